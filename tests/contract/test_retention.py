@@ -90,6 +90,17 @@ async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engine
     assert await bench.store.quarantined(Filter(), 10) == []
 
 
+async def test_arrival_whose_body_was_deleted_meanwhile_is_not_released(bench: engines.Bench) -> None:
+    """The body goes after the release has read it."""
+    await bench.accept(samples.quarantined("q", body_days=1))
+    (found,) = await bench.store.quarantined(Filter(), 10)
+    found.if_visit = (samples.plan(),)
+    await later(bench, 3)
+    assert await bench.store.release([found], bench.clock.now) == 0
+    assert await bench.counts() == {"quarantined": 1}
+    assert await bench.visits(state="released") == []
+
+
 async def test_replayed_deliveries_are_deleted_with_their_arrival(bench: engines.Bench) -> None:
     await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
     await bench.store.replay(Filter(), NOW)

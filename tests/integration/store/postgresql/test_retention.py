@@ -12,9 +12,11 @@ from contract import engines, samples
 from contract.test_books import prune_all, violations
 from support import databases, waiting
 from usher_gateway import model
+from usher_gateway.store.base import Filter
 from usher_gateway.store.postgresql import prune
 
 Gateways = list[engines.Bench]
+ANY = Filter()
 NOW, DAY = samples.NOW, samples.DAY
 SettledAs = model.SettledAs
 
@@ -86,6 +88,21 @@ async def test_locked_arrival_is_deleted_by_a_later_walk(gateways: Gateways) -> 
         assert visit["bodyKept"] is True
     assert await prune_all(bench) == 1
     assert await bench.visits() == []
+
+
+async def test_release_waits_for_the_slice_that_deletes_the_body(gateways: Gateways) -> None:
+    bench, _ = gateways
+    await bench.accept(samples.quarantined("q"))
+    (found,) = await bench.store.quarantined(ANY, 10)
+    found.if_visit = (samples.plan(),)
+    waiters = WAITING.format(databases.name_of(bench.place))
+    async with locked(
+        bench, "update bodies set body = null where key in (select key from arrivals for update) returning key"
+    ):
+        released = asyncio.create_task(bench.store.release([found], NOW))
+        await waiting.until(lambda: rows(bench, waiters))
+    assert await released == 0
+    assert await bench.deliveries() == []
 
 
 async def test_visit_times_of_kept_arrivals_stay(gateways: Gateways) -> None:

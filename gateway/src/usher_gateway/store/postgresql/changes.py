@@ -67,7 +67,8 @@ _ARRIVAL = """
 """
 _RELEASE = f"""
     update arrivals set flags = flags | {FLAG_RELEASED} where key = $1 and counted_as = 5
-    and flags & {FLAG_RELEASED} = 0 and reason <> all($2::smallint[]) returning listener, persons
+    and flags & {FLAG_RELEASED} = 0 and reason <> all($2::smallint[])
+    and exists (select 1 from bodies where bodies.key = arrivals.key and body is not null) returning listener, persons
 """  # noqa: S608 - a number
 _MARK = "insert into once_marks (mark, until) values ($1, $2) on conflict do nothing returning mark"
 
@@ -233,9 +234,10 @@ def _arrival(row: Record) -> model.Arrival:
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
     """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
 
-    The routes were prepared.
+    The routes were prepared. Retention may have deleted a body since the arrival was read.
     """
     made: list[tuple[Any, ...]] = []
+    await transaction.connection.execute(_LOCK_ARRIVALS, [arrival.key for arrival in arrivals])
     for arrival in sorted(arrivals, key=lambda one: one.key):
         made += await _release_one(transaction, arrival, now)
     await transaction.connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Released), now)

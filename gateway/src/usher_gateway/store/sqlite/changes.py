@@ -199,7 +199,10 @@ def _arrival(connection: sqlite3.Connection, key: int) -> model.Arrival:
 
 
 def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
-    """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many."""
+    """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
+
+    Retention may have deleted a body since the arrival was read.
+    """
     made: list[database.Row] = []
     for arrival in arrivals:
         made += _release_one(transaction, arrival, now)
@@ -210,7 +213,8 @@ def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: in
 def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> list[database.Row]:
     statement = (
         f"update arrivals set flags = flags | {FLAG_RELEASED} where key = ? and counted_as = 5"  # noqa: S608
-        f" and flags & {FLAG_RELEASED} = 0 and reason not in (?, ?) returning listener"
+        f" and flags & {FLAG_RELEASED} = 0 and reason not in (?, ?)"
+        " and exists (select 1 from bodies where bodies.key = arrivals.key and body is not null) returning listener"
     )
     values = (arrival.key, *map(int, NOT_RELEASABLE))
     found = transaction.connection.execute(statement, values).fetchall()
