@@ -176,3 +176,16 @@ async def test_first_line_commits_what_failed_in_the_second(bench: Bench) -> Non
     bench.committer.end(0)
     assert all(future.done() for future in futures)
     assert bench.commits.is_available
+
+
+async def test_outage_is_reported_while_no_commit_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a lost connection, a commit lasts until the database says whether it took effect."""
+    monkeypatch.setattr(group_commit, "_OUTAGE_SECONDS", 0.0)
+    await bench.accept(1)
+    await asyncio.sleep(0.001)
+    assert bench.commits.outage is None
+    await bench.accept(MANY_WAITING)
+    await asyncio.sleep(0.001)
+    assert "no commit has ended" in (bench.commits.outage or "")
+    bench.committer.end(1)
+    assert bench.commits.outage is None

@@ -215,9 +215,16 @@ class GroupCommit:
 
     @property
     def outage(self) -> str | None:
-        """Why arrivals cannot be committed, if commits of any line fail for longer than arrivals wait."""
-        seconds = self._loop.time() - min(line.failing_since for line in self._lines)
-        return f"commits fail since {seconds:.0f} s: {self._failure}" if seconds > _OUTAGE_SECONDS else None
+        """Why arrivals cannot be committed, if it lasts for longer than arrivals wait.
+
+        Either the commits of a line fail, or no line has ended its commit. A commit lasts while its outcome is unknown.
+        """
+        now = self._loop.time()
+        seconds = now - min(line.failing_since for line in self._lines)
+        if seconds > _OUTAGE_SECONDS:
+            return f"commits fail since {seconds:.0f} s: {self._failure}"
+        seconds = now - max(line.in_flight.begun_at if line.in_flight else now for line in self._lines)
+        return f"no commit has ended for {seconds:.0f} s" if seconds > _OUTAGE_SECONDS else None
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
