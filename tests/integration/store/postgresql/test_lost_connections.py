@@ -117,6 +117,23 @@ async def test_commit_that_waits_for_a_lock_does_not_delay_many_others(bench: en
     assert first.result().counted_as is model.CountedAs.Visit
 
 
+async def test_queries_of_people_leave_connections_to_the_commits(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    somebody = await asyncpg.connect(databases.server().dsn(databases.name_of(bench.place)))
+    try:
+        transaction = somebody.transaction()
+        await transaction.start()
+        await somebody.execute("lock table attempts in access exclusive mode")
+        queries = [asyncio.create_task(bench.store.attempts(accepted.deliveries[0].id)) for _ in range(20)]
+        await asyncio.sleep(0)  # they begin before the visit comes
+        assert await bench.words(samples.arrival("b")) == ["Visit"]
+        assert not any(query.done() for query in queries)
+        await transaction.rollback()
+    finally:
+        await somebody.close()
+    assert await asyncio.gather(*queries) == [[]] * 20
+
+
 async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> None:
     statement = "alter table arrivals add check (body_size < 0) not valid"
     databases.server().execute(statement, databases.name_of(bench.place))

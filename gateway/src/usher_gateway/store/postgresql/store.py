@@ -56,6 +56,9 @@ _UPKEEP_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit, and to each step after it."""
 
+_LOOKUPS = 2
+"""Queries of people that run at a time, so that they leave connections to the commits."""
+
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
 
@@ -75,6 +78,7 @@ class PostgresStore:
         self._apply_replicas: ApplyReplicas | None = None
         self._prune_walk = prune.PruneWalk()
         self._tasks: list[asyncio.Task[None]] = []
+        self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
@@ -246,6 +250,18 @@ class PostgresStore:
         async with snapshot(self._pool) as connection:
             return await query(connection)
 
+    async def _look_up(self, query: Callable[[Connection], Awaitable[T]]) -> T:
+        """Return the result of a query that a person asked for, once few others run."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._lookups.acquire()
+        except TimeoutError as error:
+            raise model.StoreUnavailableError("other queries take too long") from error
+        try:
+            return await self._read(query)
+        finally:
+            self._lookups.release()
+
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
         return await self._run(
             lambda transaction: delivery_queue.claim(transaction, destination, limit, max_bytes, now)
@@ -360,34 +376,34 @@ class PostgresStore:
             names = await meters.listener_names(connection)
             return [UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
 
-        return sorted(await self._read(query), key=lambda row: (row.period, row.listener))
+        return sorted(await self._look_up(query), key=lambda row: (row.period, row.listener))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
-        return await self._read(lambda connection: meters.open_deliveries(connection, at))
+        return await self._look_up(lambda connection: meters.open_deliveries(connection, at))
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        return await self._read(lambda connection: listings.visits(connection, where, cursor, limit))
+        return await self._look_up(lambda connection: listings.visits(connection, where, cursor, limit))
 
     async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        return await self._read(lambda connection: listings.deliveries(connection, where, cursor, limit))
+        return await self._look_up(lambda connection: listings.deliveries(connection, where, cursor, limit))
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
-        return await self._read(lambda connection: listings.body(connection, arrival))
+        return await self._look_up(lambda connection: listings.body(connection, arrival))
 
     async def visit_bodies(self, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
-        return await self._read(lambda connection: listings.visit_bodies(connection, where, limit, after))
+        return await self._look_up(lambda connection: listings.visit_bodies(connection, where, limit, after))
 
     async def answer(self, delivery: bytes) -> bytes:
-        return await self._read(lambda connection: listings.answer(connection, delivery))
+        return await self._look_up(lambda connection: listings.answer(connection, delivery))
 
     async def attempts(self, delivery: bytes) -> list[AttemptRecord]:
-        return await self._read(lambda connection: listings.attempts(connection, delivery))
+        return await self._look_up(lambda connection: listings.attempts(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        return await self._read(lambda connection: listings.person_ids(connection, namespace, tenant, keys))
+        return await self._look_up(lambda connection: listings.person_ids(connection, namespace, tenant, keys))
 
     async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
-        return await self._read(lambda connection: changes.quarantined(connection, where, limit, after))
+        return await self._look_up(lambda connection: changes.quarantined(connection, where, limit, after))
 
     # Changes that people and retention make
 
@@ -513,7 +529,7 @@ class PostgresStore:
         where: Filter,
         cursor: str | None,
     ) -> tuple[list[T], str | None]:
-        return await self._read(lambda connection: query(connection, where, cursor))
+        return await self._look_up(lambda connection: query(connection, where, cursor))
 
     # Background work
 
