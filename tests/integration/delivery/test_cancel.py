@@ -10,7 +10,7 @@ from unit.delivery import samples as delivery_samples
 from unit.ingest import samples as ingest_samples
 from usher_gateway import documents, model, timing
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
-from usher_gateway.delivery.outcome import AttemptResult
+from usher_gateway.delivery.outcome import AttemptResult, Outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
@@ -27,6 +27,8 @@ class Bench:
         self.may_answer = asyncio.Event()
         self.answers: list[model.SettledAs] = []
         """The results of the first attempts; after that, each delivers."""
+        self.failure: Outcome | None = None
+        """The result of each attempt once it may answer; without it, each delivers."""
         self.claimed: list[int] = []
         """Keys of the deliveries that the dispatcher claimed from the backlog."""
 
@@ -62,6 +64,9 @@ class Bench:
                 settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered
                 if settled_as is model.SettledAs.Delivered:
                     await bench.may_answer.wait()
+                if bench.failure is not None:
+                    retried = samples.settlement(delivery, model.SettledAs.Retry, due_at=clock.now() + samples.HOUR)
+                    return AttemptResult(retried, bench.failure)
                 return AttemptResult(samples.settlement(delivery, settled_as, due_at=samples.NOW))
 
         return Worker(

@@ -231,6 +231,8 @@ class Dispatcher:
             self._outdated.discard(key)
             if settlement.settled_as is model.SettledAs.Retry:
                 settlement, outcome = msgspec.structs.replace(settlement, due_at=settlement.at), None
+        if self._documents.destination(entry.destination) is None:
+            outcome = None  # an open circuit would keep its deliveries in the backlog, where nothing holds them
         self._store.settle(settlement)
         self._claimed.discard(key)
         self._cancelled.discard(key)
