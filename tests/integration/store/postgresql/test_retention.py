@@ -42,6 +42,10 @@ async def accept_settled(bench: engines.Bench, settled_as: SettledAs, *arrivals:
     await bench.store.flush()
 
 
+def fingerprint(arrival: model.Arrival) -> bytes:
+    return arrival.fingerprint
+
+
 async def rows(bench: engines.Bench, query: str) -> list[Any]:
     return await asyncio.to_thread(databases.server().rows, query, databases.name_of(bench.place))
 
@@ -103,6 +107,32 @@ async def test_release_waits_for_the_slice_that_deletes_the_body(gateways: Gatew
         await waiting.until(lambda: rows(bench, waiters))
     assert await released == 0
     assert await bench.deliveries() == []
+
+
+async def test_slice_locks_contents_in_the_order_of_accepted_visits(gateways: Gateways) -> None:
+    """Otherwise each could wait for a content that the other has locked.
+
+    Of a table with so many rows, PostgreSQL reads all to delete some.
+    """
+    bench, _ = gateways
+    arrivals = sorted([samples.arrival(f"{number}", if_visit=()) for number in range(60)], key=fingerprint)
+    low, high = arrivals[0], arrivals[-1]
+    await bench.accept(*arrivals[30:])  # their rows lie before the others
+    await bench.accept(*arrivals[:30])
+    others = "select decode(md5(number::text), 'hex'), -number, 1, false from generate_series(1, 500) number"
+    databases.server().execute(f"insert into prints {others}; analyze prints", databases.name_of(bench.place))
+    bench.clock.now = NOW + 40 * DAY
+    lock = "select from prints where fingerprint = $1 for update nowait"
+    somebody = await asyncpg.connect(databases.server().dsn(databases.name_of(bench.place)))
+    try:
+        async with somebody.transaction():
+            await somebody.execute(lock, low.fingerprint)
+            slice_ = asyncio.create_task(bench.store.prune(bench.clock.now))
+            await waiting.until(lambda: rows(bench, WAITING.format(databases.name_of(bench.place))))
+            await somebody.execute(lock, high.fingerprint)
+    finally:
+        await somebody.close()
+    assert await slice_ == 60
 
 
 async def test_visit_times_of_kept_arrivals_stay(gateways: Gateways) -> None:

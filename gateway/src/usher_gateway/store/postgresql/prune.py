@@ -58,8 +58,9 @@ _EMPTY = """
     from unnest($1::bigint[], $2::integer[]) as new (key, day) where bodies.key = new.key
 """
 _FORGET_CONTENTS = """
-    delete from prints using unnest($1::bytea[], $2::bigint[]) as gone (fingerprint, arrival)
-    where prints.fingerprint = gone.fingerprint and prints.arrival = gone.arrival
+    delete from prints where fingerprint = any(array(select fingerprint from prints
+        join unnest($1::bytea[], $2::bigint[]) as gone (fingerprint, arrival) using (fingerprint, arrival)
+        order by fingerprint for update of prints))
 """
 _LOCK_VISITORS = "select visitor from sightings where visitor = any($1::bytea[]) order by visitor for update"
 
