@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 
+import asyncpg
 import pytest
 
 from contract import engines, samples
 from integration.gateways import wait_until
-from support import databases
+from support import databases, slow_proxy
 from usher_gateway.delivery import circuit
-from usher_gateway.delivery.shared_circuits import CircuitNews, SharedCircuits
+from usher_gateway.delivery.shared_circuits import _MAX_CHANGES, CircuitNews, SharedCircuits
 from usher_gateway.store.base import CircuitChange, CircuitEvent, OpenCircuit, TrialTimes
+from usher_gateway.store.postgresql import circuits
+from usher_gateway.store.postgresql.connections import CONNECT_SECONDS
 from usher_gateway.timing import Clock
 
 Gateways = list[engines.Bench]
@@ -133,6 +136,23 @@ async def test_trial_is_due_after_the_clock_of_the_server_was_set_back(known: Ga
     assert found is not None
     assert found.is_claimed
     assert 60 < await trial_in(first) <= 65
+
+
+async def test_many_changes_are_told_in_time_if_each_answer_takes_long(known: Gateways) -> None:
+    """Thousands of destinations may begin to fail at once, because they are behind the same provider."""
+    name = databases.name_of(known[0].place)
+    keys = [f"agency/crm-{number}" for number in range(_MAX_CHANGES)]
+    databases.server().execute(f"insert into destinations (key) select unnest('{{{','.join(keys)}}}'::text[])", name)
+    async with slow_proxy.SlowProxy(databases.server().port) as proxy:
+        connection = await asyncpg.connect(f"postgresql://gateway@127.0.0.1:{proxy.port}/{name}")
+        proxy.delay_seconds = 0.1
+        for event in CircuitEvent:
+            async with asyncio.timeout(CONNECT_SECONDS), connection.transaction():
+                changes = [CircuitChange(key, event, event.value) for key in keys]
+                found = await circuits.exchange(connection, 1, changes, [], TIMES)
+            errors = [] if event is CircuitEvent.Closed else [event.value] * _MAX_CHANGES
+            assert [one.error for one in found] == errors
+        await connection.close()
 
 
 class Follower:

@@ -4,6 +4,7 @@ Of all gateways that want to make a trial, one gets its row: the update moves th
 skip the row. Gateways lock the rows in the order of the destinations.
 """
 
+import itertools
 from collections.abc import Collection, Sequence
 
 from usher_gateway.store.base import CircuitChange, CircuitEvent, OpenCircuit, TrialTimes
@@ -61,12 +62,13 @@ async def exchange(
 
     In a transaction, unless it writes nothing.
     """
-    for change in sorted(changes, key=lambda one: one.destination):
-        if change.event is CircuitEvent.Closed:
-            await connection.execute(_CLOSE, change.destination)
+    ordered = sorted(changes, key=lambda one: one.destination)
+    for event, same in itertools.groupby(ordered, key=lambda one: one.event):  # one round trip for each run of changes
+        if event is CircuitEvent.Closed:
+            await connection.executemany(_CLOSE, [(change.destination,) for change in same])
         else:
-            statement = _OPEN if change.event is CircuitEvent.Opened else _FAIL
-            await connection.execute(statement, change.destination, times.every_seconds, gateway, change.error)
+            values = [(change.destination, times.every_seconds, gateway, change.error) for change in same]
+            await connection.executemany(_OPEN if event is CircuitEvent.Opened else _FAIL, values)
     claimed: set[str] = set()
     after = times.every_seconds + times.claim_seconds
     if trials:
