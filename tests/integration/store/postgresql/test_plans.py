@@ -35,7 +35,7 @@ STATEMENTS = {
     "accept: contents and visitors": accept._LOCK_KEYS,
     "accept: replace contents": accept._REPLACE_CONTENTS,
     "accept: visit times": accept._SET_TIMES,
-    "accept: marks": accept._ADD_MARKS,
+    "accept: marks": accept.ADD_MARKS,
     "accept: quota": accept._MONTH_VISITS,
     "settle": delivery_queue._SETTLE,
     "claim: lock": delivery_queue._LOCK_DUE,

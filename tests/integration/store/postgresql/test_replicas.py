@@ -11,7 +11,7 @@ import structlog
 from contract import engines, samples
 from contract.test_books import violations
 from integration.gateways import wait_until
-from support import databases
+from support import databases, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
 from usher_gateway.store.postgresql import incarnations, opening, ownership
@@ -105,6 +105,30 @@ async def test_once_per_mark_at_two_gateways_allows_one_delivery(gateways: Gatew
             ]
         )
         assert sorted(len(accepted.deliveries) for batch in found for accepted in batch) == [0, 1]
+
+
+async def test_release_locks_marks_in_the_order_of_accepted_visits(gateways: Gateways) -> None:
+    """Otherwise each could wait for a mark that the other has written."""
+    bench, _ = gateways
+    low, high = sorted([samples.digest("a"), samples.digest("b")])
+    await bench.accept(samples.quarantined("q"), samples.quarantined("r"))
+    found = await bench.store.quarantined(Filter(), 10)
+    for arrival, mark in zip(found, (high, low), strict=True):
+        arrival.if_visit = (samples.plan(once_key=mark, once_until=samples.NOW + samples.DAY),)
+    name, server = databases.name_of(bench.place), databases.server()
+    waiters = f"select pid from pg_stat_activity where datname = '{name}' and wait_event_type = 'Lock'"
+    somebody = await asyncpg.connect(server.dsn(name), server_settings={"lock_timeout": "1s"})
+    try:
+        transaction = somebody.transaction()
+        await transaction.start()
+        await somebody.execute("insert into once_marks values ($1, 1)", low)
+        released = asyncio.create_task(bench.store.release(found, samples.NOW))
+        await waiting.until(lambda: asyncio.to_thread(server.rows, waiters))
+        await somebody.execute("insert into once_marks values ($1, 1)", high)
+        await transaction.rollback()
+    finally:
+        await somebody.close()
+    assert await released == 2
 
 
 async def test_retry_at_another_gateway_is_a_redelivery(gateways: Gateways) -> None:

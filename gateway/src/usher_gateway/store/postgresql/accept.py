@@ -59,13 +59,13 @@ _SET_TIMES = """
 _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 """Take back visitors of whom no visit was accepted."""
 
-_ADD_MARKS = """
+ADD_MARKS = """
     insert into once_marks (mark, until) select * from unnest($1::bytea[], $2::bigint[])
     on conflict do nothing returning mark
 """
 """Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
 
-_DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
+DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
 """Take back marks for which no delivery was made."""
 
 _INSERT = """
@@ -141,7 +141,7 @@ class Acceptance(ArrivalRows):
         await self._write_visitors(facts)
         unused = self._own_marks - new_marks
         if unused:
-            await self._connection.execute(_DROP_MARKS, sorted(unused))
+            await self._connection.execute(DROP_MARKS, sorted(unused))
         return self.accepted
 
     # Content and visitors
@@ -227,7 +227,7 @@ class Acceptance(ArrivalRows):
         }
         if not candidates:
             return set()
-        found = await self._connection.fetch(_ADD_MARKS, *columns(self.marks(candidates), 2))
+        found = await self._connection.fetch(ADD_MARKS, *columns(self.marks(candidates), 2))
         self._own_marks = {mark for (mark,) in found}
         return candidates - self._own_marks
 

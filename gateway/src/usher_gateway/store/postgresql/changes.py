@@ -22,6 +22,7 @@ from usher_gateway.store.encodings import (
 )
 from usher_gateway.store.listing_rows import HELD, UNRELEASED, cursor_of, key_of_cursor, matching_verdicts
 from usher_gateway.store.postgresql import listings
+from usher_gateway.store.postgresql.accept import ADD_MARKS, DROP_MARKS
 from usher_gateway.store.postgresql.connections import Connection, Record
 from usher_gateway.store.postgresql.transaction import Transaction, columns
 from usher_gateway.store.requests import ENDED, NOT_RELEASABLE, SLICE, Holds, SkippedVerdict
@@ -70,7 +71,6 @@ _RELEASE = f"""
     and flags & {FLAG_RELEASED} = 0 and reason <> all($2::smallint[])
     and exists (select 1 from bodies where bodies.key = arrivals.key and body is not null) returning listener, persons
 """  # noqa: S608 - a number
-_MARK = "insert into once_marks (mark, until) values ($1, $2) on conflict do nothing returning mark"
 
 _encode = msgspec.msgpack.encode
 
@@ -238,13 +238,27 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     """
     made: list[tuple[Any, ...]] = []
     await transaction.connection.execute(_LOCK_ARRIVALS, [arrival.key for arrival in arrivals])
+    marks = await _add_marks(transaction, arrivals)
     for arrival in sorted(arrivals, key=lambda one: one.key):
-        made += await _release_one(transaction, arrival, now)
+        made += await _release_one(transaction, arrival, now, marks)
+    if marks:
+        await transaction.connection.execute(DROP_MARKS, sorted(marks))
     await transaction.connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Released), now)
     return len(made)
 
 
-async def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> list[tuple[Any, ...]]:
+async def _add_marks(transaction: Transaction, arrivals: Sequence[model.Arrival]) -> set[bytes]:
+    """Write all once-per marks that the arrivals may need, in the order of accepting; return those that are new."""
+    plans = [plan for arrival in arrivals for plan in arrival.if_visit]
+    until = {plan.once_key: plan.once_until for plan in plans if plan.once_key and plan.skip is None}
+    found = await transaction.connection.fetch(ADD_MARKS, *columns(sorted(until.items()), 2)) if until else []
+    return {mark for (mark,) in found}
+
+
+async def _release_one(
+    transaction: Transaction, arrival: model.Arrival, now: int, marks: set[bytes]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of an arrival's deliveries, and take their marks from the new ones."""
     row = await transaction.connection.fetchrow(_RELEASE, arrival.key, [int(reason) for reason in NOT_RELEASABLE])
     if row is None:
         return []
@@ -253,7 +267,7 @@ async def _release_one(transaction: Transaction, arrival: model.Arrival, now: in
     verdicts: list[tuple[int, int, int]] = []
     for plan in arrival.if_visit:
         route = transaction.names.route(plan.route).number
-        skip = plan.skip or await _once_per(transaction, plan)
+        skip = plan.skip or _once_per(plan, marks)
         if skip is not None:
             verdicts.append((route, int(skip), 0))
             continue
@@ -267,12 +281,12 @@ async def _release_one(transaction: Transaction, arrival: model.Arrival, now: in
     return made
 
 
-async def _once_per(transaction: Transaction, plan: model.RoutePlan) -> model.SkipReason | None:
-    """Write the mark of a once-per rule together with its delivery; return the skip reason if it exists already."""
-    if not plan.once_key:
-        return None
-    is_new = await transaction.connection.fetchval(_MARK, plan.once_key, plan.once_until)
-    return None if is_new else model.SkipReason.OncePer
+def _once_per(plan: model.RoutePlan, marks: set[bytes]) -> model.SkipReason | None:
+    """Use the mark of a once-per rule for its delivery; return the skip reason if it was used already."""
+    if plan.once_key and plan.once_key not in marks:
+        return model.SkipReason.OncePer
+    marks.discard(plan.once_key)
+    return None
 
 
 async def _note_released(
