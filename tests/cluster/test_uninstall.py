@@ -45,7 +45,7 @@ async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, t
             asked = ",".join(set(kinds.split()) - {"events", "events.events.k8s.io"})
 
             async def left() -> dict[str, set[str]]:
-                """What is left of a namespace. Kubernetes deletes pods and other parts of workloads a while later."""
+                """Return what is left. Kubernetes deletes pods and other parts of workloads a while later."""
                 found = {}
                 for namespace in (release_processes.SYSTEM, "hotels"):
                     names = await cluster.kubectl("get", asked, f"--namespace={namespace}", "--output=name")

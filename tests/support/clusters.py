@@ -116,7 +116,7 @@ class Restorable:
     def restart(self, backup: Path | None = None) -> None:
         """Restart the control plane, with the data of a backup if one is given, until it serves Usher's kinds again.
 
-        A starting API server knows the rights of an account later than those of its own administrator.
+        A starting API server knows its own administrator earlier than the rights of other accounts.
         """
         self.plane.restart(backup)
         waiting.poll(self._serves_account, limit_seconds=control_plane.LIMIT_SECONDS)

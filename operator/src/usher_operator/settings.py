@@ -93,7 +93,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 16
     """Number of keys reconciled at the same time."""
     logs_every_line: bool = False
-    """Whether the log names every change, or only the first ones of a window and the number of the others."""
+    """True: the log names every change. False: only the first ones of a window, and the number of the others."""
     timing: OperatorTiming = OperatorTiming()
 
     @property

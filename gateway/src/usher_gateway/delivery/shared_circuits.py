@@ -42,7 +42,7 @@ _MAX_CHANGES = 200
 
 
 class CircuitNews(msgspec.Struct, frozen=True):
-    """What an exchange found."""
+    """The result of an exchange."""
 
     open: Mapping[str, OpenCircuit]
     """By destination."""

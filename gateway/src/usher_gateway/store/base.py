@@ -214,7 +214,7 @@ ApplyReplicas = Callable[[Replicas], bool]
 
 
 class CircuitEvent(enum.Enum):
-    """What happened to a destination's circuit at a gateway."""
+    """A change of a destination's circuit at a gateway."""
 
     Opened = "Opened"
     Failed = "Failed"
@@ -223,7 +223,7 @@ class CircuitEvent(enum.Enum):
 
 
 class CircuitChange(msgspec.Struct, frozen=True):
-    """What a gateway tells the others of a destination's circuit."""
+    """A change of a destination's circuit that a gateway tells the others."""
 
     destination: str
     event: CircuitEvent
@@ -327,15 +327,15 @@ class Store(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """Whether other gateways may use the data at the same time. If not, nobody calls ``exchange_circuits``."""
+        """True if other gateways may use the data at the same time. Otherwise nobody calls ``exchange_circuits``."""
 
     async def exchange_circuits(
         self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
     ) -> list[OpenCircuit]:
         """Tell the other gateways about circuits, claim due trials, and return the circuits that are open.
 
-        Of all gateways, one gets a trial. The next one is due ``every_seconds`` after its failure is told, or after
-        the end of the claim if nothing is told.
+        Only one gateway gets a trial. The next trial is due ``every_seconds`` after that gateway tells of a failure,
+        or after the end of its claim if it tells nothing.
         """
 
     async def watch_ownership(self) -> None:

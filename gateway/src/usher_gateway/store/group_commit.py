@@ -253,7 +253,7 @@ class GroupCommit:
     def _may_draw(self, line: _Line) -> bool:
         """Return whether a line may begin a commit now.
 
-        All but the first begin only if it is worth it, and if nobody waits until nothing is left.
+        The other lines begin only while the first is busy, and leave the rest to it while somebody waits in ``flush``.
         """
         if line.in_flight is not None:
             return False
