@@ -17,7 +17,7 @@ from support import databases
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
-GATEWAYS = 3
+GATEWAYS = 4
 CONNECTIONS = 12
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 DISCONNECT = (
