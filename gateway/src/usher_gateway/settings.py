@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store_password_file: Path | None = None
     """File with the password of the database."""
     store_durability: Literal["Local", "Replicated"] = "Local"
-    """Whether an acknowledged visit survives only a crash of the database server, or also its loss."""
+    """Local: an acknowledged visit survives a crash of the database server. Replicated: also the loss of the server."""
     migrate: bool = True
     """Make the migrations that the database lacks at the start; False: refuse to start without them."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)

@@ -327,15 +327,15 @@ class Store(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """True if other gateways may use the data at the same time. Otherwise nobody calls ``exchange_circuits``."""
+        """True if other gateways may use the data at the same time. Only then ``exchange_circuits`` is called."""
 
     async def exchange_circuits(
         self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
     ) -> list[OpenCircuit]:
         """Tell the other gateways about circuits, claim due trials, and return the circuits that are open.
 
-        Only one gateway gets a trial. The next trial is due ``every_seconds`` after that gateway tells of a failure,
-        or after the end of its claim if it tells nothing.
+        Only one gateway gets a trial. The next trial is due ``every_seconds`` after that gateway reports a failure,
+        or after the end of its claim if it reports nothing.
         """
 
     async def watch_ownership(self) -> None:

@@ -156,7 +156,7 @@ async def test_many_changes_are_told_in_time_if_each_answer_takes_long(known: Ga
 
 
 class Follower:
-    """What a gateway knows about the circuits."""
+    """A gateway that keeps the news about circuits."""
 
     def __init__(self, bench: engines.Bench) -> None:
         self.news: list[CircuitNews] = []

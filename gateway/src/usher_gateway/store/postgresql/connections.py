@@ -49,7 +49,7 @@ UNAVAILABLE = (
 
 
 Durability: TypeAlias = Literal["Local", "Replicated"]
-"""Whether a commit survives only a crash of the server, or also its loss."""
+"""Local: a commit survives a crash of the server. Replicated: also the loss of the server."""
 
 
 _SERVER_SETTINGS = """
