@@ -85,7 +85,7 @@ def durability_problem(found: Mapping[str, str], durability: Durability) -> str 
 
 
 class PoolBounds(msgspec.Struct, frozen=True):
-    """The size of the pool. One connection commits, the others read and do upkeep."""
+    """The size of the pool. Two connections commit (``writer.LINES``), the others read and do upkeep."""
 
     least: int = 2
     most: int = 6
