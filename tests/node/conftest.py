@@ -51,6 +51,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if kubeconfig is not None:
         image = sites.given_image()
         if image is None:
+            # A node of that cluster runs the chart, and it can only fetch what a registry has.
             pytest.skip(f"set {sites.IMAGE} to an image of this checkout that the cluster can fetch")
         given = sites.Site(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"), image, folder, None)
         # The tests install the definitions, and delete them at the end.

@@ -27,6 +27,7 @@ def test_full_volume_refuses_visits_until_it_has_space_again(
 ) -> None:
     local = release.site.local
     if local is None:
+        # The test fills the volume through the node's own file system, which another cluster does not give.
         pytest.skip("only the volume of a local node can be filled")
     acknowledged = [webhook.start_visits(50).wait()]
 
