@@ -1,6 +1,7 @@
 """Run a real `usher run` for tests: its manifests, process, connections and store file."""
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
@@ -321,13 +322,13 @@ class StoreData:
         """``select count(*) from …``."""
         return int(self.rows(f"select count(*) from {table_and_condition}")[0][0])
 
-    def meters(self) -> dict[model.Counter, int]:
-        """Return every meter, summed over listeners and slots, folded or not."""
-        found: dict[model.Counter, int] = {}
+    def meters(self) -> collections.Counter[model.Counter]:
+        """Return every meter, summed over listeners and slots, folded or not; 0 for what was never counted."""
+        sums: collections.Counter[model.Counter] = collections.Counter()
         for slot, counter, count in self.counted():
             if slot >= 0:  # stored bytes are in another slot
-                found[model.Counter(counter)] = found.get(model.Counter(counter), 0) + count
-        return found
+                sums[model.Counter(counter)] += count
+        return sums
 
     def open_deliveries(self) -> int:
         """Return the number of deliveries that are not delivered, dead or cancelled."""
@@ -382,10 +383,8 @@ class StoreDatabase(StoreData):
         return found
 
 
-def balance(meters: dict[model.Counter, int]) -> int:
+def balance(meters: collections.Counter[model.Counter]) -> int:
     """Return the number of open deliveries according to the meters."""
     counter = model.Counter
-    opened = sum(
-        meters.get(each, 0) for each in (counter.created, counter.released, counter.replayed, counter.redriven)
-    )
-    return opened - sum(meters.get(each, 0) for each in (counter.delivered, counter.died, counter.cancelled))
+    opened = sum(meters[each] for each in (counter.created, counter.released, counter.replayed, counter.redriven))
+    return opened - sum(meters[each] for each in (counter.delivered, counter.died, counter.cancelled))

@@ -185,12 +185,12 @@ def check_books(store: gateways.StoreData) -> None:
         (counter.repeats, counted.Repeat),
         (counter.redeliveries, counted.Redelivery),
     ):
-        assert meters.get(meter, 0) == words.get(int(word), 0)
+        assert meters[meter] == words.get(int(word), 0)
     assert meters[counter.created] == store.count("deliveries")
     assert meters[counter.delivered] == store.count("deliveries where state = 1")
     assert gateways.balance(meters) == store.open_deliveries() == 0
     skipped = sum(count for meter, count in meters.items() if meter.name.startswith("skipped_"))
-    assert meters[counter.routed] == 3 * (meters[counter.visits] + meters.get(counter.repeats, 0))
+    assert meters[counter.routed] == 3 * (meters[counter.visits] + meters[counter.repeats])
     assert meters[counter.routed] == meters[counter.created] + skipped
 
 

@@ -159,7 +159,7 @@ def check(store: gateways.StoreData, peer: receiver.Receiver, chaos: Chaos) -> N
     assert sorted(visits) == sorted(gateways.visit(number) for number in chaos.acknowledged)
     meters = store.meters()
     assert meters[counter.visits] == len(visits)
-    assert sum(meters.get(each, 0) for each in (counter.visits, counter.repeats, counter.redeliveries)) == len(ledger)
+    assert sum(meters[each] for each in (counter.visits, counter.repeats, counter.redeliveries)) == len(ledger)
     assert meters[counter.created] == meters[counter.delivered] == store.count("deliveries where state = 1")
     assert gateways.balance(meters) == 0
     taken = {identifier: times for path in ("/crm", "/mail") for identifier, times in peer.taken_ids(path).items()}
