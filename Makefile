@@ -111,7 +111,7 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 	cd requirements && $(COMPILE) --constraint dev.txt --output-file build.txt build.in
 	cd requirements && $(COMPILE) --output-file go.txt go.in
 
-clean: ## remove the environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
+clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help venv run run-kubernetes test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean

@@ -12,6 +12,12 @@ from usher_gateway.store.base import Filter, VisitBody
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 
 
+def with_another_end(text: str) -> bytes:
+    """Return an id that differs from a given one only in its last, random bit."""
+    identifier = model.parse_id(text)
+    return identifier[:-1] + bytes([identifier[-1] ^ 1])
+
+
 async def fill(bench: engines.Bench) -> None:
     """Accept one arrival an hour, for two tenants with three listeners."""
     for number in range(12):
@@ -167,9 +173,18 @@ async def test_body_is_returned_only_for_the_whole_id(bench: engines.Bench) -> N
     identifier = model.parse_id(visit["id"])
     assert await bench.store.body(identifier) == (samples.arrival("a").body, b"application/json")
     with pytest.raises(model.NotFoundError):
-        await bench.store.body(identifier[:-1] + bytes([identifier[-1] ^ 1]))
+        await bench.store.body(with_another_end(visit["id"]))
     with pytest.raises(model.NotFoundError):
         await bench.store.answer(identifier)
+
+
+async def test_id_that_differs_in_its_random_part_selects_nothing(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    (visit,), (delivery,) = await bench.visits(), await bench.deliveries()
+    other_visit, other_delivery = with_another_end(visit["id"]), with_another_end(delivery["id"])
+    assert await bench.visits(ids=(other_visit,)) == []
+    assert await bench.deliveries(ids=(other_delivery,)) == []
+    assert await bench.store.cancel(Filter(ids=(other_delivery,)), NOW, lambda _: None) == 0
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 200])

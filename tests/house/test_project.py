@@ -49,6 +49,19 @@ def test_make_help_lists_every_target() -> None:
     assert set(phony[1].split()) == targets
 
 
+def test_make_clean_leaves_the_data_folder_of_usher_run(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    assert make
+    (tmp_path / "Makefile").write_text(MAKEFILE)
+    install_key, cache = tmp_path / "data" / "install.key", tmp_path / ".mypy_cache" / "cached"
+    for file in (install_key, cache):
+        file.parent.mkdir()
+        file.touch()
+    subprocess.run([make, "clean"], cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    assert install_key.exists()
+    assert not cache.exists()
+
+
 def test_ci_runs_make_test_and_the_tests_on_a_node() -> None:
     run = (source.ROOT / ".ci" / "run").read_text("utf-8")
     assert re.findall(r"^ *(make .+)$", run, re.MULTILINE) == ["make test", "make test-node"]

@@ -185,6 +185,12 @@ class RowScope(msgspec.Struct):
         self.terms.append(term.format(*[f"${first + number}" for number in range(len(values))]))
         self.values += values
 
+    def add_ids(self, ids: tuple[bytes, ...]) -> None:
+        """Require one of some ids, if there are any; compare also their random bits, which a key does not have."""
+        if ids:
+            self.keys = [model.key_of(identifier) for identifier in ids]
+            self.add("id = any({}::bytea[])", list(ids))
+
     async def add_period(self, connection: Connection, column: str, since: int | None, until: int | None) -> None:
         """Require an instant in [since, until)."""
         if since is not None:
@@ -228,7 +234,8 @@ async def arrivals_scope(connection: Connection, where: Filter) -> RowScope:
     """
     if where.visit is not None:
         raise ValueError("visit selects deliveries; select visits with their ids")
-    scope = RowScope("arrivals", keys=_keys(where.ids))
+    scope = RowScope("arrivals")
+    scope.add_ids(where.ids)
     counted_as = member(model.CountedAs, where.counted_as, "countedAs")
     if where.reason is not None:
         if where.reason in model.QuarantineReason.__members__:
@@ -257,7 +264,8 @@ async def deliveries_scope(connection: Connection, where: Filter) -> RowScope:
         ValueError: the filter has an unknown name of a state.
         NotFoundError: the visit does not exist.
     """
-    scope = RowScope("deliveries", keys=_keys(where.ids))
+    scope = RowScope("deliveries")
+    scope.add_ids(where.ids)
     if where.visit is not None:
         made = await deliveries_of_visit(connection, where.visit)
         scope.keys = [key for key in made if scope.keys is None or key in scope.keys]
@@ -297,10 +305,6 @@ async def deliveries_of_visit(connection: Connection, visit: bytes) -> list[int]
         raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
     later = await connection.fetch("select key from deliveries where origin > 0 and arrival = $1", arrival)
     return [*(delivery for _, _, delivery in _decode(verdicts) if delivery), *(key for (key,) in later)]
-
-
-def _keys(ids: tuple[bytes, ...]) -> list[int] | None:
-    return [model.key_of(identifier) for identifier in ids] if ids else None
 
 
 async def listener_numbers(

@@ -208,6 +208,12 @@ class RowScope(msgspec.Struct):
         self.terms.append(term)
         self.values += values
 
+    def add_ids(self, ids: tuple[bytes, ...]) -> None:
+        """Require one of some ids, if there are any; compare also their random bits, which a key does not have."""
+        if ids:
+            self.keys = [model.key_of(identifier) for identifier in ids]
+            self.add(f"id in ({','.join('?' * len(ids))})", *ids)
+
     def add_numbers(self, column: str, numbers: "list[int] | set[int]") -> None:
         """Require that a column has one of some numbers."""
         self.terms.append(f"{column} in ({','.join([str(int(number)) for number in sorted(numbers)])})")
@@ -254,7 +260,8 @@ def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
     """
     if where.visit is not None:
         raise ValueError("visit selects deliveries; select visits with their ids")
-    scope = RowScope("arrivals", keys=_keys(where.ids))
+    scope = RowScope("arrivals")
+    scope.add_ids(where.ids)
     counted_as = member(model.CountedAs, where.counted_as, "countedAs")
     skip = None
     if where.reason is not None:
@@ -305,7 +312,8 @@ def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
         ValueError: the filter has an unknown name of a state.
         NotFoundError: the visit does not exist.
     """
-    scope = RowScope("deliveries", keys=_keys(where.ids))
+    scope = RowScope("deliveries")
+    scope.add_ids(where.ids)
     if where.visit is not None:
         made = deliveries_of_visit(connection, where.visit)
         scope.keys = [key for key in made if scope.keys is None or key in scope.keys]
@@ -377,10 +385,6 @@ def held_pairs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     while (row := connection.execute(statement, found[-1] if found else (0, 0)).fetchone()) is not None:
         found.append(row)
     return found
-
-
-def _keys(ids: tuple[bytes, ...]) -> list[int] | None:
-    return [model.key_of(identifier) for identifier in ids] if ids else None
 
 
 def listener_numbers(
