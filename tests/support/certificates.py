@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import oid
 
 
-def make(name: str, *hostnames: str, days: int = 1, since_days: int = -1) -> tuple[bytes, bytes]:
+def make(name: str, *hostnames: str, days: float = 1, since_days: float = -1) -> tuple[bytes, bytes]:
     """Make a certificate and key in PEM for hostnames or ``localhost``; ``name`` tells certificates apart.
 
     It is valid from ``since_days`` to ``days`` from now.

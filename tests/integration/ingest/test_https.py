@@ -142,6 +142,43 @@ async def test_folder_without_its_certificates_keeps_what_was_served(tmp_path: P
         assert await _serves(gateway, acme[0], ACME)
 
 
+async def test_missing_certificate_is_served_until_its_name_has_another(tmp_path: Path) -> None:
+    globex, renewed = certificates.make("g", GLOBEX), certificates.make("r", GLOBEX, days=0.5)
+    mounted = _secret(tmp_path, "globex", globex)
+    _secret(tmp_path, "acme", certificates.make("a", ACME))
+    async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
+        with structlog.testing.capture_logs() as lines:
+            (mounted / "tls.crt").unlink()
+            (mounted / "tls.key").unlink()
+            await gateways.wait_until(lambda: [line for line in lines if line["event"] == "certificate_missing"])
+            assert await _serves(gateway, globex[0], GLOBEX)
+        _secret(tmp_path, "moved", renewed)
+        await _wait_served(gateway, renewed[0], GLOBEX)
+    assert [line["file"] for line in lines if line["event"] == "certificate_missing"] == [str(mounted / "tls.crt")]
+
+
+async def test_missing_certificate_is_dropped_once_it_has_expired(tmp_path: Path) -> None:
+    mounted = _secret(tmp_path, "expired", certificates.make("e", GLOBEX, since_days=-2, days=-1))
+    _secret(tmp_path, "acme", certificates.make("a", ACME))
+    async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
+        (mounted / "tls.crt").unlink()
+        served = certificates_of(gateway)
+        await gateways.wait_until(lambda: list(served.expiry_times) == [str(tmp_path / "acme" / "tls.crt")])
+
+
+async def test_unknown_name_gets_no_customers_certificate(tmp_path: Path) -> None:
+    _secret(tmp_path, "acme", certificates.make("a", ACME))
+    trusting_all = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting_all.check_hostname = False
+    trusting_all.verify_mode = ssl.CERT_NONE
+    async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # the end of the connection may overtake the alert
+            async with wire.connect(gateway.port, trusting_all, GLOBEX):
+                pass
+        async with wire.connect(gateway.port, trusting_all, ACME):
+            pass
+
+
 def test_folder_without_a_certificate_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(model.ConfigurationError, match="has no certificate") as caught:
         ingest_certificates.Certificates(None, tmp_path)

@@ -1,7 +1,7 @@
 """The certificates of the public port: one for every connection, or several, chosen by the name that a client asks for.
 
-Renewed files are loaded for new connections, without a restart. Files that cannot be used change nothing: the
-certificate that was loaded before is served on, and a customer's unusable file does not affect other names.
+Renewed files are loaded for new connections, without a restart. Files that cannot be used, or that are missing, change
+nothing: the certificate that was loaded before is served on, and a customer's unusable file affects no other names.
 """
 
 import asyncio
@@ -114,7 +114,8 @@ class Certificates:
     """Chooses the certificate of each connection to the public port, and follows renewals.
 
     Args:
-        default: served to clients that ask for no name or for an unknown one; None: the first file of the folder.
+        default: served to clients that ask for no name or for an unknown one. None: clients without a name get the
+            first of the folder, and those with an unknown name get an alert, because it would be another customer's.
         folder: has further certificates, each served for its own names.
 
     Raises:
@@ -126,6 +127,8 @@ class Certificates:
         self._loaded: dict[CertificateFiles, LoadedCertificate] = {}
         self._by_name: dict[str, LoadedCertificate] = {}
         self._rejected: dict[CertificateFiles, _Rejection] = {}
+        self._missing: set[CertificateFiles] = set()
+        """Loaded certificates whose chain is not in the folder any more."""
         self._load(self._wanted())
         unusable = default if default in self._rejected else next(iter(self._rejected), None)
         if unusable is not None and (unusable == default or not self._loaded):
@@ -157,29 +160,40 @@ class Certificates:
         """Prepare the choice by name, at once, because handshakes go on in another thread.
 
         Of certificates with the same name, the default is served, so that no file of a customer can replace it. Of
-        several in the folder it is one that is valid now, and of those the one that expires last.
+        several in the folder it is one that is valid now, of those one whose files exist, and of those the one that
+        expires last.
         """
         now = time.time()
-        ranked = sorted(
-            self._loaded.values(),
-            key=lambda one: (one.files == self._default, one.valid_from <= now < one.expires_at, one.expires_at),
-        )
+
+        def rank(certificate: LoadedCertificate) -> tuple[bool, bool, bool, float]:
+            is_valid = certificate.valid_from <= now < certificate.expires_at
+            has_files = certificate.files not in self._missing
+            return certificate.files == self._default, is_valid, has_files, certificate.expires_at
+
+        ranked = sorted(self._loaded.values(), key=rank)
         self._by_name = {name: loaded for loaded in ranked for name in loaded.names}
 
     @property
     def _first(self) -> LoadedCertificate:
         return next(iter(self._loaded.values()))
 
-    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        """Give a handshake its certificate: that of the name, of its wildcard, or the default (RFC 6066, section 3)."""
-        found = None
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+        """Give a handshake its certificate: that of the name, of its wildcard, or the default (RFC 6066, section 3).
+
+        Returns the alert that ends the handshake, or None.
+        """
+        certificate = self._first
         if name:
             lowered = name.lower()
-            found = self._by_name.get(lowered) or self._by_name.get("*." + lowered.partition(".")[2])
-        connection.context = (found or self._first).context
+            named = self._by_name.get(lowered) or self._by_name.get("*." + lowered.partition(".")[2])
+            if named is None and self._default is None:
+                return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            certificate = named or certificate
+        connection.context = certificate.context
+        return None
 
     async def follow(self) -> None:
-        """Load new and renewed certificates, and drop those whose files are gone. Runs until cancelled."""
+        """Load new and renewed certificates. Runs until cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await asyncio.to_thread(self.load_changed)  # 2,000 new files take seconds, in which arrivals must not wait
@@ -194,14 +208,21 @@ class Certificates:
         self._load(wanted)
 
     def _load(self, wanted: list[CertificateFiles]) -> None:
-        """Load what is new or changed, and serve it if any certificate is left."""
+        """Load what is new or changed. A certificate whose chain is missing is kept until it expires."""
         loaded = {files: found for files in wanted if (found := self._load_if_changed(files)) is not None}
         self._rejected = {files: self._rejected[files] for files in wanted if files in self._rejected}
-        if loaded:
-            self._loaded = loaded
+        now = time.time()
+        missing = {
+            files: certificate
+            for files, certificate in self._loaded.items()
+            if files not in loaded and now < certificate.expires_at
+        }
+        for files in missing.keys() - self._missing:
+            _log.error("certificate_missing", file=str(files.chain))
+        self._missing = set(missing)
+        if loaded or missing:
+            self._loaded = loaded | missing
             self._index()
-        elif self._loaded:
-            _log.error("certificates_not_found", folder=str(self._folder))
 
     def _load_if_changed(self, files: CertificateFiles) -> LoadedCertificate | None:
         known, rejected = self._loaded.get(files), self._rejected.get(files)
