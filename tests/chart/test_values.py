@@ -219,7 +219,7 @@ def values() -> set[str]:
 
 
 def test_every_value_is_in_one_of_the_tables() -> None:
-    elsewhere = {"image.tag", "store.type"}
+    elsewhere = {"image.tag", "store.type", "store.confirmChangeTo"}
     assert EFFECTS.keys() | POSTGRESQL_EFFECTS.keys() | SWITCHES.keys() | elsewhere == values()
 
 

@@ -113,6 +113,31 @@ async def test_second_release_is_installed_and_removed_beside_the_first(installe
     assert await installed("get", "clusterroles", "usher-agency", "usher-view", "usher-operator", "--output=name")
 
 
+async def test_change_of_the_store_needs_a_confirmation_in_either_direction(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART))
+    postgresql = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
+    with pytest.raises(
+        charts.HelmError, match="in SQLite .*data-usher-gateway-0.* set store.confirmChangeTo=PostgreSQL"
+    ):
+        helm(installed, *upgrade, postgresql)
+    assert "statefulset.apps/usher-gateway" in await names(installed, "statefulset")
+    helm(installed, *upgrade, postgresql, "--set=store.confirmChangeTo=PostgreSQL")
+    assert "deployment.apps/usher-gateway" in await names(installed, "deployment")
+    helm(installed, *upgrade, postgresql)
+    with pytest.raises(charts.HelmError, match="in PostgreSQL .* set store.confirmChangeTo=SQLite"):
+        helm(installed, *upgrade, "--reset-values")
+    helm(installed, *upgrade, "--set=store.confirmChangeTo=SQLite")
+    assert "statefulset.apps/usher-gateway" in await names(installed, "statefulset")
+
+
+async def test_volume_of_an_uninstalled_release_is_not_left_behind_silently(installed: kubectls.Kubectl) -> None:
+    await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda found: len(found) == 1)
+    helm(installed, "uninstall", "usher")
+    install = ("install", "usher", str(charts.CHART), "--set=store.type=PostgreSQL")
+    with pytest.raises(charts.HelmError, match="PersistentVolumeClaim data-usher-gateway-0"):
+        helm(installed, *install, "--set=store.postgresql.secret.name=database")
+
+
 async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "hotels")
     spec = "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com,agencies={hotels}"
