@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from support import agencies, api, waiting
+from usher_operator import children
 
 pytestmark = agencies.SHARED
 
@@ -83,6 +84,29 @@ async def test_class_reports_a_missing_certificate_until_it_exists(
         await agency.wait("Listener", "lobby", "CertificateReady", "True", "Provided")
         found = agencies.says("CertificateReady", "True", "Provided")
         await agency.platform.server.wait(api.of(klass), found)
+
+
+async def test_ingress_that_somebody_else_made_is_never_written(agency: agencies.Agency) -> None:
+    server, install = agency.platform.server, agency.platform.install
+    async with edge_class(agency) as klass:
+        hostname = f"taken-{klass['spec']['hostname']}"
+        theirs = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "Ingress",
+            "metadata": {"name": children.object_name(hostname), "namespace": install.system},
+            "spec": {"defaultBackend": {"service": {"name": "theirs", "port": {"number": 80}}}},
+        }
+        before = await server.create(theirs)
+        await agency.apply({**klass, "spec": {**klass["spec"], "hostname": hostname}})
+        found = await agency.wait("Listener", "lobby", "Exposed", "False", "ObjectNameTaken")
+        assert children.object_name(hostname) in api.condition(found, "Exposed")["message"]
+        after = await server.get(api.of(theirs))
+        assert (after["spec"], after["metadata"]["resourceVersion"]) == (
+            before["spec"],
+            before["metadata"]["resourceVersion"],
+        )
+        await server.delete(api.of(theirs))
+        await waiting.until(lambda: agency.platform.children("Ingress", hostname))
 
 
 async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:

@@ -180,11 +180,15 @@ def named_addresses(
 MAX_PATHS_PER_ROUTE = 64
 """Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items."""
 
-_FORBIDDEN = re.compile(r"//|/\.\.?(/|$)|%2f", re.IGNORECASE)
+_ROUTABLE_PATH = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*")
+"""Characters that a path may contain without percent-encoding. Source: RFC 3986, section 3.3.
+
+A route has no percent-encoding, because some controllers decode it into their own configuration, and others compare the
+path with the decoded path of the request, which never matches."""
+
+_FORBIDDEN = re.compile(r"//|/\.\.?(/|$)")
 """Sequences that neither an Ingress nor an HTTPRoute accepts in an exact path. Source: Kubernetes' validation of
 Ingress and the rules of HTTPPathMatch."""
-
-_BAD_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 class RoutePart(msgspec.Struct, frozen=True):
@@ -198,10 +202,15 @@ class RoutePart(msgspec.Struct, frozen=True):
     """Every path below it is routed; ``""`` means only the exact paths."""
 
 
+_NAME_HASH_LENGTH = 26
+"""Characters of base32, 130 bits: nobody can search for a hostname that gets the name of another hostname's objects."""
+
+
 def object_name(hostname: str) -> str:
-    """Name of the objects of a hostname: readable, short enough, and unique by a hash."""
-    readable = re.sub(r"[^a-z0-9]+", "-", hostname)[:36].strip("-")
-    return f"usher-{readable}-{hashlib.sha256(hostname.encode()).hexdigest()[:8]}"
+    """Name of the objects of a hostname: readable, unique by a hash, and short enough for a label with a suffix."""
+    readable = re.sub(r"[^a-z0-9]+", "-", hostname)[:20].strip("-")
+    digest = base64.b32encode(hashlib.sha256(hostname.encode()).digest()).decode("ascii").lower()
+    return f"usher-{readable}-{digest[:_NAME_HASH_LENGTH]}"
 
 
 def whole_hostname(hostname: str) -> list[RoutePart]:
@@ -237,7 +246,7 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
 
 def is_path_routable(path: str) -> bool:
     """True if an Ingress or HTTPRoute accepts an exact path."""
-    return not _FORBIDDEN.search(path) and not _BAD_PERCENT.search(path)
+    return bool(_ROUTABLE_PATH.fullmatch(path)) and not _FORBIDDEN.search(path)
 
 
 def is_host_routable(hostname: str) -> bool:

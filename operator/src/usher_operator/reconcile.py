@@ -17,7 +17,7 @@ from usher_operator.removals import RemovalGuard
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan, WriteFailure
 from usher_operator.workqueue import PauseGate, Workqueue, in_turns
-from usher_operator.writer import ChildRemover, ChildWriter
+from usher_operator.writer import NAME_TAKEN, ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
@@ -154,7 +154,10 @@ class Reconciler:
     def _with_failure(self, wanted: Plan, failures: list[ApiError]) -> Plan:
         """Note whether the children of a plan could be written; returns a plan whose status says so."""
         error = failures[0] if failures else None
-        failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN) if error is not None else None
+        failure = None
+        if error is not None:
+            is_name_taken = error.reason == NAME_TAKEN
+            failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN, is_name_taken=is_name_taken)
         changed = self._cache.set_write_failure(wanted.key, failure)
         for other in changed - {wanted.key}:
             self._queue.add(other)

@@ -333,6 +333,8 @@ class WriteFailure(msgspec.Struct, frozen=True):
     """Request, status and reason."""
     is_forbidden: bool = False
     """True if the API server refused it (403), so that another attempt does not help."""
+    is_name_taken: bool = False
+    """True if an object that is not the key's has the name of a child."""
 
 
 class View(Protocol):

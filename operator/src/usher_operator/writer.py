@@ -34,6 +34,10 @@ from usher_operator.workqueue import Workqueue
 _log = structlog.get_logger(__name__)
 
 _INVALID = 422
+
+NAME_TAKEN = "NameTaken"
+"""Reason of the error if an object that is not the key's has the name of a child. It is never written."""
+
 _HOSTNAME_DELAY_SECONDS = 0.1
 """Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
 hostname cause one write."""
@@ -124,17 +128,19 @@ class ChildWriter:
         """Write one child of a key.
 
         Raises:
-            ApiError: the API server did not accept it, or another install's object has its name.
+            ApiError: the API server did not accept it, or an object of somebody else has its name (`NAME_TAKEN`).
         """
         kind = self._cache.kind_of(ref)
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.child_index.foreign:
             self._note_taken(ref)
-            raise ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
+            raise _name_taken(path, "a child of another install has this name")
         # read before the write, because the watch may report the write before the answer arrives
         before = self._cache.child_index.by_ref.get(ref)
+        if before is not None and key.kind == "Hostname" and before.key != key:
+            raise _name_taken(path, "the object of another hostname has this name")
         if before is None and ref.namespace != self._cache.install.config_namespace:
-            await self._refuse_foreign(path, ref)
+            await self._refuse_foreign(path, ref, key)
         try:
             raw = await self._api.apply(path, manifest)
         except ApiError as error:
@@ -183,8 +189,8 @@ class ChildWriter:
         _log.warning("child_recreated", path=path)
         return True
 
-    async def _refuse_foreign(self, path: str, ref: ObjectRef) -> None:
-        """Raise if an object of that name exists that this operator did not make.
+    async def _refuse_foreign(self, path: str, ref: ObjectRef, key: Key) -> None:
+        """Raise if an object of that name exists that this operator did not make, or made for another hostname.
 
         An object whose labels were removed but that this operator applied earlier is ours. The configuration namespace
         belongs to the operator alone, so this is not called for it.
@@ -197,7 +203,10 @@ class ChildWriter:
         install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
         if kinds.FIELD_MANAGER not in managers or install != self._install_label:
             self._note_taken(ref)
-            raise ApiError(409, "NotOurs", f"apply {path}", "an object that this operator did not make has this name")
+            raise _name_taken(path, "an object that this operator did not make has this name")
+        owner = children.owner_of(raw["metadata"].get("annotations") or {})
+        if key.kind == "Hostname" and owner not in {None, key}:
+            raise _name_taken(path, "the object of another hostname has this name")
 
     def _note_taken(self, ref: ObjectRef) -> None:
         """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
@@ -352,6 +361,10 @@ class ChildRemover:
         envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
         await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
         self._queue.add_after(key, self._tombstone_seconds_left(ref, written_at))
+
+
+def _name_taken(path: str, message: str) -> ApiError:
+    return ApiError(409, NAME_TAKEN, f"apply {path}", message)
 
 
 def _wants_document(plan: Plan) -> bool:

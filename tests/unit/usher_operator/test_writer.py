@@ -107,6 +107,34 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     assert event_logger.is_new == [True]
 
 
+class ReadingServer:
+    """Stores one object that the cache may not have yet, and accepts no write."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self._raw = raw
+
+    async def get(self, _path: str, *, missing_ok: bool) -> dict[str, Any]:
+        assert missing_ok
+        return self._raw
+
+    async def apply(self, path: str, _manifest: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError(f"wrote {path}")
+
+
+@pytest.mark.parametrize("is_in_cache", [True, False])
+async def test_object_of_another_hostname_is_never_written(is_in_cache: bool) -> None:
+    theirs = ingress()
+    theirs["metadata"]["annotations"] = children.annotations(hostname_key("other.example.com"))
+    theirs["metadata"]["managedFields"] = [{"manager": kinds.FIELD_MANAGER}]
+    cache = Cache(OperatorSettings())
+    if is_in_cache:
+        cache.put(kinds.INGRESS, theirs)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    writes = child_writer(ReadingServer(theirs), cache, queue)
+    failures = await writes.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    assert [failure.reason for failure in failures] == [writer.NAME_TAKEN]
+
+
 class CertificateServer:
     """Stores one Certificate."""
 

@@ -61,6 +61,7 @@ class OperatorReason(enum.StrEnum):
     Failed = "Failed"
     Exposed = "Exposed"
     NotExposed = "NotExposed"
+    ObjectNameTaken = "ObjectNameTaken"
     GatewayAPIMissing = "GatewayAPIMissing"
     IngressClassNotFound = "IngressClassNotFound"
     NotAllowedByListeners = "NotAllowedByListeners"

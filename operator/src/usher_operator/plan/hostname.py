@@ -248,7 +248,10 @@ def unroutable(
     if not children.is_host_routable(host):
         message = f"`{host}` must be a hostname: Usher cannot expose an IP address"
     elif is_by_path(spec) and not all(map(children.is_path_routable, paths)):
-        message = f"a path at `{host}` must not have `//`, `/./`, `/../` or `%2F`, nor a `%` without two hex digits"
+        message = (
+            f"a path at `{host}` must not have `%`, `//`, `/./` or `/../`, because the class routes exact paths "
+            "(`exposure.scope: Path`)"
+        )
     else:
         return []
     reason = conditions.Reason.UnsupportedValue

@@ -189,6 +189,12 @@ def _write_state(view: View, host: str) -> ConditionState | None:
         return None
     if failure.is_forbidden:
         return ConditionState("False", OperatorReason.WriteForbidden, common.forbidden_message(failure.error))
+    if failure.is_name_taken:
+        message = (
+            f"the route or the certificate of `{host}` is not written, because an object that is not this hostname's "
+            f"has its name ({failure.error}); the platform's owner must delete that object"
+        )
+        return ConditionState("False", OperatorReason.ObjectNameTaken, message)
     return ConditionState("Unknown", common.PENDING, f"`{host}` could not be exposed yet: {failure.error}")
 
 

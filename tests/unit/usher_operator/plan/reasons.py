@@ -289,9 +289,11 @@ LOBBY = Key("Listener", "default", "lobby")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def write_fails(key: Key, *, is_forbidden: bool = False) -> Callable[[MemoryView], None]:
+def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = False) -> Callable[[MemoryView], None]:
     def happens(built: MemoryView) -> None:
-        built.failures[key] = WriteFailure("apply /a/b: 403 Forbidden", is_forbidden=is_forbidden)
+        built.failures[key] = WriteFailure(
+            "apply /a/b: 403 Forbidden", is_forbidden=is_forbidden, is_name_taken=is_name_taken
+        )
 
     return happens
 
@@ -350,6 +352,7 @@ _LISTENER = [
         with_route(("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "BackendNotFound")),
     ),
     ("Exposed", "False", "WriteForbidden", write_fails(HOSTNAME, is_forbidden=True)),
+    ("Exposed", "False", "ObjectNameTaken", write_fails(HOSTNAME, is_name_taken=True)),
     ("Exposed", "Unknown", "Pending", write_fails(HOSTNAME)),
     ("Programmed", "True", "Programmed", nothing),
     ("Programmed", "Unknown", "Pending", edit(silence={"afterSeconds": 60})),
