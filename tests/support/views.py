@@ -305,7 +305,7 @@ class MemoryView(View):
         seen = self.seen.get(wanted.key)
         if wanted.status is not None and seen is not None:
             self.seen[wanted.key] = msgspec.structs.replace(
-                seen, conditions=wanted.status.conditions, fields=wanted.status.fields
+                seen, conditions=tuple(wanted.status.conditions.values()), fields=wanted.status.fields
             )
         if wanted.is_behind:
             self.behind.setdefault(wanted.key, self.now)
@@ -365,7 +365,7 @@ def shown(wanted: Plan) -> dict[str, Any]:
         readable["status"] = {
             "observedGeneration": wanted.status.observed_generation,
             **wanted.status.fields,
-            "conditions": [_line(one) for one in wanted.status.conditions],
+            "conditions": [_line(one) for one in wanted.status.conditions.values()],
         }
     for name in ("is_behind", "again_at", "unknown_secrets", "unread_namespace"):
         value = getattr(wanted, name)

@@ -75,7 +75,7 @@ class EventRecorder:
         """The conditions to report now. ``status`` was written over the stored status in ``record``."""
         stored = {one.type: one for one in record.found.conditions}
         found = []
-        for one in status.conditions:
+        for one in status.conditions.values():
             before = stored.get(one.type)
             if one.type not in _REPORTED or not _is_news(before, one):
                 continue

@@ -180,8 +180,8 @@ class StatusWriter:
 def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozenset[str]:
     """Types of the conditions that differ, plus ``status`` if anything else differs."""
     stored = {one.type: one for one in record.found.conditions}
-    wanted = {one.type: one for one in status.conditions}
-    found = {type_ for type_ in stored.keys() | wanted.keys() if stored.get(type_) != wanted.get(type_)}
+    types_of_both = stored.keys() | status.conditions.keys()
+    found = {type_ for type_ in types_of_both if stored.get(type_) != status.condition(type_)}
     if record.observed_generation != status.observed_generation or dict(record.found.fields) != status.fields:
         found.add("status")
     return frozenset(found)
@@ -191,7 +191,7 @@ def body_of(key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now:
     """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
     stored = {one.type: one.status for one in record.found.conditions}
     conditions = []
-    for one in status.conditions:
+    for one in status.conditions.values():
         is_same = stored.get(one.type) == one.status and record.times.get(one.type)
         conditions.append(
             {

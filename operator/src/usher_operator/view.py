@@ -117,14 +117,15 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     """The whole status that the operator writes for one resource."""
 
     observed_generation: int
-    conditions: tuple[StatusCondition, ...]
-    """In a fixed order. The writer removes the operator's conditions that are not in it."""
+    conditions: Mapping[str, StatusCondition]
+    """By type, because the API server rejects a status that has a type twice. In a fixed order. The writer removes the
+    operator's conditions that are not in it."""
     fields: dict[str, Any] = {}
     """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
 
     def condition(self, type_: str) -> StatusCondition | None:
         """The condition of a type."""
-        return next((one for one in self.conditions if one.type == type_), None)
+        return self.conditions.get(type_)
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ def record(*conditions: StatusCondition) -> kinds.ResourceRecord:
 
 
 def status(*conditions: StatusCondition) -> ResourceStatus:
-    return ResourceStatus(1, conditions)
+    return ResourceStatus(1, {one.type: one for one in conditions})
 
 
 def reported(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:

@@ -39,7 +39,7 @@ def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> 
 
 
 def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> ResourceStatus:
-    return ResourceStatus(generation, conditions, fields)
+    return ResourceStatus(generation, {one.type: one for one in conditions}, fields)
 
 
 def test_order_of_conditions_is_no_difference() -> None:

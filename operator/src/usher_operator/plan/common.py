@@ -206,7 +206,8 @@ class ConditionBuilder:
         needed = [one for one in parts if one.type not in INFORMATIONAL_CONDITIONS]
         informational = [one for one in parts if one.type in INFORMATIONAL_CONDITIONS]
         ready = self.ready(needed, suspended)
-        return ResourceStatus(self._generation, (*needed, ready, *informational), fields or {})
+        conditions = {condition.type: condition for condition in (*needed, ready, *informational)}
+        return ResourceStatus(self._generation, conditions, fields or {})
 
     def _condition(self, type_: str, status: ConditionStatus, reason: str, message: str) -> StatusCondition:
         return StatusCondition(type_, status, str(reason), message[:_MAX_MESSAGE], self._generation)

@@ -7,6 +7,8 @@
 
 import urllib.parse
 
+import msgspec
+
 from usher_gateway import model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.listener_class import check_class
@@ -142,7 +144,7 @@ def _with_listeners(
         ready = builder.pending(_Type.Ready, f"waiting for {_named_listeners(unready['Unknown'])}")
     else:
         return status
-    return ResourceStatus(status.observed_generation, (*status.conditions[:-1], ready))
+    return msgspec.structs.replace(status, conditions={**status.conditions, ready.type: ready})
 
 
 def _ready_status(state: ListenerState, *, is_tenant_suspended: bool) -> str:

@@ -198,7 +198,7 @@ def test_kept_condition_keeps_its_observed_generation() -> None:
     built.set(keys=None)
     status = plan.plan(built, KEY).status
     assert status is not None
-    found = {one.type: one.observed_generation for one in status.conditions}
+    found = {one.type: one.observed_generation for one in status.conditions.values()}
     assert (found["Accepted"], found["Ready"], found["ResolvedRefs"], found["Programmed"]) == (2, 2, 1, 1)
 
 
@@ -210,7 +210,7 @@ def test_unreadable_listener_keeps_children_and_conditions() -> None:
     assert found.children is None
     assert found.status is not None
     assert found.status.fields == before.fields
-    assert {one.type for one in before.conditions} == {one.type for one in found.status.conditions}
+    assert {one.type for one in before.conditions} == set(found.status.conditions)
 
 
 def test_deleted_resource_has_no_children_and_no_status() -> None:
@@ -631,3 +631,15 @@ def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, e
     built.settle()
     message = built.condition("ListenerClass", "public", "Accepted").message
     assert message.endswith(expected or f'"{digest}" for Listener `b` in namespace `a`')
+
+
+def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once() -> None:
+    built = samples.agency()
+    reasons.company_is_shared(built)
+    reasons.listener_fails(built)
+    tenant_plan = views.shown(plan.plan(built, Key("Tenant", "default", "acme")))
+    assert [line.split(" ")[0] for line in tenant_plan["status"]["conditions"]] == [
+        "Accepted=True",
+        "Ready=False",
+        "CompanyShared=True",
+    ]

@@ -49,7 +49,9 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> 
             continue
         ready = status.condition("Ready")
         assert ready is not None
-        needed = [one for one in status.conditions if one.type not in INFORMATIONAL_CONDITIONS and one is not ready]
+        needed = [
+            one for one in status.conditions.values() if one.type not in INFORMATIONAL_CONDITIONS and one is not ready
+        ]
         assert (ready.status == "True") == all(one.status == "True" for one in needed)
 
 
