@@ -117,14 +117,14 @@ async def test_change_of_the_store_needs_a_confirmation_in_either_direction(inst
     upgrade = ("upgrade", "usher", str(charts.CHART))
     postgresql = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
     with pytest.raises(
-        charts.HelmError, match="in SQLite .*data-usher-gateway-0.* set store.confirmChangeTo=PostgreSQL"
+        charts.HelmError, match=r"in SQLite .*data-usher-gateway-0.* set store.confirmChangeTo=PostgreSQL"
     ):
         helm(installed, *upgrade, postgresql)
     assert "statefulset.apps/usher-gateway" in await names(installed, "statefulset")
     helm(installed, *upgrade, postgresql, "--set=store.confirmChangeTo=PostgreSQL")
     assert "deployment.apps/usher-gateway" in await names(installed, "deployment")
     helm(installed, *upgrade, postgresql)
-    with pytest.raises(charts.HelmError, match="in PostgreSQL .* set store.confirmChangeTo=SQLite"):
+    with pytest.raises(charts.HelmError, match=r"in PostgreSQL .* set store.confirmChangeTo=SQLite"):
         helm(installed, *upgrade, "--reset-values")
     helm(installed, *upgrade, "--set=store.confirmChangeTo=SQLite")
     assert "statefulset.apps/usher-gateway" in await names(installed, "statefulset")

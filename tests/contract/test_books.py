@@ -186,7 +186,9 @@ class Operations:
         await self.bench.store.release(found, self.now)
 
     async def replay(self, number: int) -> None:
-        await self.bench.store.replay(Filter(route=["crm", "welcome", None][number % 3]), self.now)
+        await self.bench.store.replay(
+            Filter(route=["crm", "welcome", None][number % 3]), list(model.SkipReason), self.now
+        )
 
     async def redrive(self, number: int) -> None:
         await self.bench.store.redrive(Filter(destination=["agency/crm", None][number % 2]), self.now)

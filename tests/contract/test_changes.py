@@ -8,11 +8,12 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter, ReplayReport
+from usher_gateway.store.base import Filter, MarkOf, ReplayReport
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
 ANY = Filter()
+EVERY_REASON = list(model.SkipReason)
 
 
 async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
@@ -90,6 +91,22 @@ async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Be
         await bench.store.redrive(Filter(state="delivered"), NOW)
 
 
+async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engines.Bench) -> None:
+    await dead(bench, "dead")
+    await dead(bench, "expired", if_visit=(samples.plan(expires_at=NOW + HOUR),))
+    late, due = [one.deliveries[0] for one in await bench.accept(samples.arrival("late"), samples.arrival("due"))]
+    bench.store.settle(samples.settlement(late, SettledAs.Retry, due_at=NOW + DAY, error="Timeout"))
+    bench.store.settle(samples.settlement(due, SettledAs.Retry, due_at=NOW, error="Timeout"))
+    await bench.store.flush()
+    preview = bench.store.preview
+    assert await preview("redrive", ANY, NOW) == {"Status": 2}
+    assert await preview("redrive", ANY, NOW + HOUR) == {"Status": 1}
+    assert await preview("retry", ANY, NOW) == {"Timeout": 1}
+    assert await preview("cancel", Filter(route="crm"), NOW) == {"Timeout": 2}
+    assert await bench.store.cancel(Filter(ids=(late.id,)), NOW, ignore) == 1
+    assert await preview("redrive", Filter(state="cancelled"), NOW) == {"OnRequest": 1}
+
+
 async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
     await dead(bench, if_visit=(samples.plan(expires_at=NOW + HOUR),))
     assert await bench.store.redrive(ANY, NOW + HOUR) == 0
@@ -102,9 +119,8 @@ async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
 @pytest.mark.parametrize("reason", list(model.SkipReason))
 async def test_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
-    where = Filter(reason=reason.name)
-    assert await bench.store.replay(where, NOW) == ReplayReport(replayed=1)
-    assert await bench.store.replay(where, NOW) == ReplayReport(replayed_before=1)
+    assert await bench.store.replay(ANY, [reason], NOW) == ReplayReport(reasons={reason.name: 1})
+    assert await bench.store.replay(ANY, [reason], NOW) == ReplayReport(replayed_before=1)
     (claimed,) = await bench.claim()
     assert claimed.body == samples.arrival("a").body
     counts = await bench.counts()
@@ -117,20 +133,52 @@ async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.
     await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
     (newest, *_) = await bench.visits()
     replay = bench.store.replay
-    assert (await replay(Filter(reason="Stale"), NOW)).replayed == 0
-    assert (await replay(Filter(reason="Filter", route="welcome"), NOW)).replayed == 0
-    assert (await replay(Filter(until=NOW), NOW)).replayed == 0
-    assert (await replay(Filter(ids=(model.parse_id(newest["id"]),)), NOW)).replayed == 2
-    assert (await replay(Filter(destination="agency/mailer"), NOW)).replayed == 2
-    assert (await replay(ANY, NOW)).replayed == 2
-    with pytest.raises(ValueError, match="reason must be one of"):
-        await replay(Filter(reason="NoUser"), NOW)
+    assert (await replay(ANY, [model.SkipReason.Stale], NOW)).replayed == 0
+    assert (await replay(Filter(route="welcome"), [model.SkipReason.Filter], NOW)).replayed == 0
+    assert (await replay(Filter(until=NOW), EVERY_REASON, NOW)).replayed == 0
+    assert (await replay(Filter(ids=(model.parse_id(newest["id"]),)), EVERY_REASON, NOW)).replayed == 2
+    assert (await replay(Filter(destination="agency/mailer"), EVERY_REASON, NOW)).replayed == 2
+    assert (await replay(ANY, [model.SkipReason.Filter, model.SkipReason.Paused], NOW)).replayed == 2
+
+
+async def test_preview_of_a_replay_counts_by_reason_and_changes_nothing(bench: engines.Bench) -> None:
+    skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
+    await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(130)])
+    preview = await bench.store.replay(ANY, EVERY_REASON, NOW, is_preview=True)
+    assert preview == ReplayReport(reasons={"Filter": 130, "Paused": 130})
+    assert await bench.deliveries() == []
+    assert await bench.store.replay(ANY, EVERY_REASON, NOW) == preview
+
+
+def mark_of_route(definition: model.RouteDefinition) -> MarkOf | None:
+    """Return the rule of the route welcome: once per visitor."""
+    return (lambda arrival: (arrival.visitor_key, NOW + DAY)) if definition.route == "welcome" else None
+
+
+async def test_replay_creates_one_delivery_for_each_once_per_mark(bench: engines.Bench) -> None:
+    marked = samples.plan(samples.MAILER, once_key=samples.digest("visitor"), once_until=NOW + DAY)
+    skips = (samples.skip(model.SkipReason.Paused), samples.skip(model.SkipReason.Paused, samples.MAILER))
+    await bench.accept(samples.arrival("mailed", if_visit=(marked,), visitor_key=samples.digest("visitor")))
+    bench.clock.now = NOW + HOUR * 2
+    for content, visitor in (("a", "visitor"), ("b", "other"), ("c", "other")):
+        bench.clock.now += HOUR * 2
+        await bench.accept(
+            samples.arrival(content, bench.clock.now, if_visit=skips, visitor_key=samples.digest(visitor))
+        )
+    paused = [model.SkipReason.Paused]
+    preview = await bench.store.replay(ANY, paused, NOW, mark_of_route=mark_of_route, is_preview=True)
+    assert preview == ReplayReport(reasons={"Paused": 4}, once_per=2)
+    assert await bench.store.replay(ANY, paused, NOW, mark_of_route=mark_of_route) == preview
+    assert len(await bench.deliveries(route="welcome")) == 2
+    again = await bench.store.replay(Filter(route="welcome"), paused, NOW, mark_of_route=mark_of_route)
+    assert again == ReplayReport(replayed_before=1, once_per=2)
+    assert (await bench.store.replay(ANY, paused, NOW)).replayed == 2, "without the rules"
 
 
 async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter),) * 1
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
-    assert (await bench.store.replay(Filter(reason="Filter"), NOW)).replayed == 230
+    assert (await bench.store.replay(ANY, EVERY_REASON, NOW)).replayed == 230
     assert len(await bench.claim(limit=1000)) == 230
 
 
@@ -260,7 +308,9 @@ async def test_redriven_and_replayed_deliveries_are_held_like_fresh_ones(bench: 
     await dead(bench, "a")
     await bench.accept(samples.arrival("b", if_visit=(samples.skip(model.SkipReason.Paused),)))
     assert await bench.store.redrive(ANY, NOW + HOUR, paused) == 1
-    assert await bench.store.replay(ANY, NOW + HOUR, paused) == ReplayReport(replayed=1)
+    assert await bench.store.replay(ANY, EVERY_REASON, NOW + HOUR, holds_of=paused) == ReplayReport(
+        reasons={"Paused": 1}
+    )
     rows = await bench.deliveries(state="held")
     assert [(row["held"], row["heldSince"]) for row in rows] == [
         ("DestinationPaused", model.format_time(NOW + HOUR))
@@ -274,14 +324,14 @@ async def test_hold_of_an_arrival_holds_its_redriven_deliveries_only(bench: engi
     await dead(bench, "b", token_held=True)
     await bench.accept(samples.arrival("c", if_visit=(skip,)), samples.arrival("d", if_visit=(skip,), token_held=True))
     assert await bench.store.redrive(ANY, NOW, old_address) == 2
-    assert await bench.store.replay(ANY, NOW, old_address) == ReplayReport(replayed=2)
+    assert await bench.store.replay(ANY, EVERY_REASON, NOW, holds_of=old_address) == ReplayReport(reasons={"Paused": 2})
     assert [row["held"] for row in await bench.deliveries(state="held")] == ["TokenHeld"] * 2
     assert len(await bench.claim()) == 2
 
 
 async def test_replayed_verdict_shows_its_delivery(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Paused),)))
-    await bench.store.replay(ANY, NOW + HOUR)
+    await bench.store.replay(ANY, EVERY_REASON, NOW + HOUR)
     (delivery,) = await bench.deliveries()
     (visit,) = await bench.visits()
     (verdict,) = visit["verdicts"]
@@ -298,7 +348,7 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
         samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(hold=model.HoldReason.QuotaExceeded),))
     )
     cancelled: list[int] = []
-    assert await bench.store.count_pending(ANY) == 2
+    assert await bench.store.preview("cancel", ANY, NOW) == {"NotTried": 1, "QuotaExceeded": 1}
     assert await bench.store.cancel(ANY, NOW + HOUR, cancelled.extend) == 2
     assert set(cancelled) >= {lane.deliveries[0].key}
     rows = {row["id"]: row for row in await bench.deliveries(state="cancelled")}
@@ -321,7 +371,7 @@ async def test_cancel_changes_only_deliveries_that_the_filter_selects(bench: eng
     with pytest.raises(ValueError, match="only pending deliveries"):
         await bench.store.cancel(Filter(state="dead"), NOW, ignore)
     with pytest.raises(ValueError, match="only pending deliveries"):
-        await bench.store.count_pending(Filter(state="dead"))
+        await bench.store.preview("cancel", Filter(state="dead"), NOW)
 
 
 async def test_cancelled_on_request_can_be_redriven(bench: engines.Bench) -> None:

@@ -128,7 +128,7 @@ async def test_deliveries_of_a_visit_include_replayed_ones(bench: engines.Bench)
     visit = (await bench.visits(tenant="globex"))[0]
     where = Filter(visit=model.parse_id(visit["id"]))
     assert [row["visit"] for row in (await bench.store.deliveries(where, None, 10)).rows] == [visit["id"]]
-    await bench.store.replay(Filter(ids=(model.parse_id(visit["id"]),)), NOW)
+    await bench.store.replay(Filter(ids=(model.parse_id(visit["id"]),)), list(model.SkipReason), NOW)
     both = (await bench.store.deliveries(where, None, 10)).rows
     assert [(row["route"], row["visit"]) for row in both] == [("welcome", visit["id"]), ("crm", visit["id"])]
     crm = model.parse_id(str(both[1]["id"]))

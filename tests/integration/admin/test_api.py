@@ -2,7 +2,6 @@ import asyncio
 import csv
 import datetime
 import io
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -361,20 +360,44 @@ async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> 
     assert (line["action"], line["selection"], line["count"]) == ("redrive", {"tenant": "acme", "route": "crm"}, 1)
 
 
-async def test_dry_run_of_cancel_counts_and_changes_nothing(served: serving.Served) -> None:
+async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: serving.Served) -> None:
     await serving.fill(served)
-    assert await served.post("/api/deliveries/cancel", state="held", dryRun=True) == {"cancelled": 0, "selected": 1}
-    assert len((await served.get("/api/deliveries?state=held"))["rows"]) == 1
-    for path, selection in (("cancel", {}), ("redrive", {"tenant": "acme"})):
-        data = json.dumps({**selection, "dryRun": True})
-        assert (await served.ask("POST", f"/api/deliveries/{path}", data=data))[0] == 400
+    served.mend(user=("/visitor/ref",))
+    before = await served.get("/api/deliveries"), await served.get("/api/visits")
+    cancelled = {"cancelled": 0, "selected": 1, "reasons": {"DestinationPaused": 1}}
+    assert await served.post("/api/deliveries/cancel", state="held", dryRun=True) == cancelled
+    redriven = {"redriven": 0, "selected": 1, "reasons": {"Status": 1}}
+    assert await served.post("/api/deliveries/redrive", tenant="acme", dryRun=True) == redriven
+    retried = {"retried": 0, "selected": 0, "reasons": {}}
+    assert await served.post("/api/deliveries/retry", all=True, dryRun=True) == retried
+    released = {"released": 0, "deliveries": 0, "unfit": {}, "selected": 1, "reasons": {"NoUser": 1}}
+    assert await served.post("/api/quarantine/release", all=True, dryRun=True) == released
+    replay = await served.post("/api/visits/replay", all=True, dryRun=True)
+    assert (replay["replayed"], replay["selected"], replay["reasons"]) == (0, 1, {"Filter": 1})
+    assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == before
+
+
+async def test_dry_run_without_a_selection_is_refused(served: serving.Served) -> None:
+    status, _ = await served.ask("POST", "/api/deliveries/cancel", json={"dryRun": True})
+    assert status == 400
 
 
 async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:
     await serving.fill(served)
-    nothing = {"replayed": 0, "replayedBefore": 0, "withoutBody": 0}
+    nothing = {"replayed": 0, "replayedBefore": 0, "withoutBody": 0, "oncePer": 0}
     assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayed": 1}
     assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayedBefore": 1}
+
+
+async def test_replay_needs_the_names_of_the_skip_reasons(served: serving.Served) -> None:
+    await serving.fill(served)
+    status, problem = await served.ask("POST", "/api/visits/replay", json={"tenant": "acme"})
+    assert (status, "name the skip reasons" in problem["detail"]) == (400, True)
+    status, problem = await served.ask("POST", "/api/visits/replay", json={"reason": "Paused,Filt"})
+    assert (status, "Filter" in problem["hint"]) == (400, True)
+    assert (await served.post("/api/visits/replay", reason="Paused,Filter"))["replayed"] == 1
+    status, _ = await served.ask("POST", "/api/deliveries/retry", json={"all": True, "ignoreOncePer": True})
+    assert status == 400
 
 
 async def test_release_delivers_what_the_corrected_listener_accepts(served: serving.Served) -> None:

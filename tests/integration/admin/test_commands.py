@@ -232,29 +232,56 @@ async def test_usage_of_a_namespace_leaves_out_the_others(served: serving.Served
 
 
 async def test_redrive_replay_and_release_print_their_counts(served: serving.Served) -> None:
-    assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm")
-    assert "Due again: 0 deliveries." in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
-    assert "`--state cancelled` selects cancelled ones" in await done(served, "dead", "redrive", "--route", "crm")
-    assert "Created from skipped verdicts: 1 delivery." in await done(served, "visits", "replay", "--reason", "Filter")
-    assert "Replayed before, so not again: 1 verdict." in await done(served, "visits", "replay", "--reason", "Filter")
+    assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm", "--yes")
+    redriven = await done(served, "deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
+    assert "Due again: 0 deliveries." in redriven
+    assert "`--state cancelled` selects cancelled ones" in await done(served, "dead", "redrive", "--all", "--yes")
+    replay = ("visits", "replay", "--yes", "--reason")
+    assert "Created from skipped verdicts: 1 delivery." in await done(served, *replay, "Filter")
+    assert "Replayed before, so not again: 1 verdict." in await done(served, *replay, "Filter")
     assert "crm: skipped Filter, replayed: pending" in await done(served, "visits", "list", "--reason", "Filter")
-    assert "no skipped verdict" in await done(served, "visits", "replay", "--reason", "OncePer")
-    unfit = await ask(served, "quarantine", "release", "--tenant", "agency/acme")
+    assert "no skipped verdict" in await done(served, *replay, "OncePer")
+    unfit = await ask(served, "quarantine", "release", "--tenant", "agency/acme", "--yes")
     assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
     served.mend(user=("/visitor/ref",))
     (row,) = (await served.get("/api/quarantine"))["rows"]
-    assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"])
+    assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"], "--yes")
 
 
 async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> None:
-    retried = await done(served, "deliveries", "retry", "--destination", "agency/crm")
+    retried = await done(served, "deliveries", "retry", "--destination", "agency/crm", "--yes")
     assert "Due now: 0 deliveries." in retried
     assert "None waits for a later retry" in retried
-    run = await ask(served, "deliveries", "cancel", "--all")
-    assert (run.code, "--yes" in run.err) == (2, True)
-    assert "would cancel 1 delivery" in run.err
     assert "Cancelled: 1 delivery." in await done(served, "deliveries", "cancel", "--all", "--state", "held", "--yes")
     assert "OnRequest" in await done(served, "deliveries", "list", "--state", "cancelled", "-o", "json")
+
+
+@pytest.mark.parametrize(
+    ("command", "reasons", "total"),
+    [
+        ("dead redrive --route crm", "Status: 1 delivery", "this would redrive 1 delivery"),
+        ("deliveries redrive --all", "Status: 1 delivery", "this would redrive 1 delivery"),
+        ("deliveries cancel --all", "DestinationPaused: 1 delivery", "this would cancel 1 delivery"),
+        ("deliveries retry --all", "", "this would retry 0 deliveries"),
+        ("visits replay --tenant acme", "Filter: 1 delivery", "this would create 1 delivery"),
+        ("quarantine release --all", "Still no visit: 1 arrival (NoUser)", "this would release 0 arrivals"),
+    ],
+)
+async def test_command_without_yes_prints_what_it_would_change(
+    served: serving.Served, command: str, reasons: str, total: str
+) -> None:
+    before = await served.get("/api/deliveries")
+    run = await ask(served, *command.split())
+    assert run.code == 2
+    assert run.out.strip() == reasons
+    assert total in run.err
+    assert "--yes" in run.err
+    assert await served.get("/api/deliveries") == before
+
+
+async def test_replay_with_yes_needs_the_reasons(served: serving.Served) -> None:
+    run = await ask(served, "visits", "replay", "--tenant", "acme", "--yes")
+    assert (run.code, "--yes needs the skip reasons" in run.err) == (2, True)
 
 
 async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: serving.Served) -> None:

@@ -54,7 +54,7 @@ async def test_destinations_show_what_waits_and_what_died(served: serving.Served
 
 
 async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: serving.Served) -> None:
-    await done(served, "dead", "redrive", "--route", "crm")
+    await done(served, "dead", "redrive", "--route", "crm", "--yes")
     served.bench.clock.now += 60 * model.MICROSECONDS
     (row,) = json.loads(await done(served, "destinations", "list", "-o", "json"))["rows"]
     assert (row["backlog"], row["nextDueAt"]) == (1, model.format_time(served.bench.clock()))

@@ -9,6 +9,7 @@ import pytest
 
 from support import gateway as gateways
 from support import wire
+from usher_gateway import model
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import evaluation_limits
 from usher_gateway.store.base import Filter
@@ -210,6 +211,8 @@ async def test_replayed_visits_over_the_quota_are_held(tmp_path: Path) -> None:
         for user in (1, 2, 3):
             assert (await gateway.post(visit(user))).acknowledges
         store, now = gateway.gateway.store, gateway.gateway.clock.now()
-        report = await store.replay(Filter(), now, gateway.gateway.hold_reviewer.current_holds)
+        report = await store.replay(
+            Filter(), list(model.SkipReason), now, holds_of=gateway.gateway.hold_reviewer.current_holds
+        )
         assert report.replayed == 3
         assert await held(gateway) == {"QuotaExceeded": 2}

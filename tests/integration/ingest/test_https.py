@@ -150,11 +150,11 @@ async def test_missing_certificate_is_served_until_its_name_has_another(tmp_path
         with structlog.testing.capture_logs() as lines:
             (mounted / "tls.crt").unlink()
             (mounted / "tls.key").unlink()
-            await gateways.wait_until(lambda: [line for line in lines if line["event"] == "certificate_missing"])
+            await gateways.wait_until(lambda: [line for line in lines if line["event"] == "certificate_file_lost"])
             assert await _serves(gateway, globex[0], GLOBEX)
         _secret(tmp_path, "moved", renewed)
         await _wait_served(gateway, renewed[0], GLOBEX)
-    assert [line["file"] for line in lines if line["event"] == "certificate_missing"] == [str(mounted / "tls.crt")]
+    assert [line["file"] for line in lines if line["event"] == "certificate_file_lost"] == [str(mounted / "tls.crt")]
 
 
 async def test_missing_certificate_is_dropped_once_it_has_expired(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import datetime
 from pathlib import Path
 
+import aiohttp
+
 from integration import gateways
 from usher_gateway import model
 
@@ -23,3 +25,39 @@ async def test_visitor_whom_two_webhooks_report_gets_one_mail_a_day(tmp_path: Pa
         await gateway.store.flush()
         meters = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3").meters()
     assert (meters[model.Counter.created], meters[model.Counter.skipped_once_per]) == (2, 2)
+
+
+async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Path) -> None:
+    rule = {"per": ["User"], "every": "Day"}
+
+    def manifests(state: str) -> list[gateways.Manifest]:
+        mail = gateways.route("mail", "mail", oncePer=rule, state=state)
+        unlimited = {"per": ["User", "Venue"], "windowSeconds": 0}
+        return [
+            gateways.TENANT,
+            gateways.listener("wifi", [mail], dedupe=unlimited),
+            gateways.destination("mail", "http://127.0.0.1:1/", state="Paused"),
+        ]
+
+    async with gateways.running(tmp_path, manifests("Active")) as gateway:
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        assert (
+            await gateways.post(gateway.port, "/wifi", gateways.visit(1, user=1, loginDatetime=now))
+        ).is_acknowledgement
+        gateways.write_manifests(tmp_path / "usher.yaml", manifests("Paused"))
+        listeners = gateway.registry
+        await gateways.wait_until(
+            lambda: [one.document.routes[0].state for one in listeners.listeners.values()] == ["Paused"]
+        )
+        for number, user in ((2, 1), (3, 2), (4, 2)):
+            body = gateways.visit(number, user=user, loginDatetime=now)
+            assert (await gateways.post(gateway.port, "/wifi", body)).is_acknowledgement
+        headers = {"Authorization": f"Bearer {(tmp_path / 'data' / 'operate.token').read_text().strip()}"}
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.admin.port}", headers=headers) as admin:
+            answers = []
+            for selection in ({"dryRun": True}, {}, {"ignoreOncePer": True}):
+                async with admin.post("/api/visits/replay", json={"reason": "Paused", **selection}) as answer:
+                    answers.append(await answer.json())
+    counts = [(answer["replayed"], answer["replayedBefore"], answer["oncePer"]) for answer in answers]
+    assert counts == [(0, 0, 2), (1, 0, 2), (2, 1, 0)]
+    assert answers[0]["reasons"] == {"Paused": 1}

@@ -221,7 +221,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
             opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]
         ),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
-        lambda opened: changes.replay(opened, [(arrival, group.route)], NOW, {}),
+        lambda opened: changes.replay(opened, [(arrival, group.route, 1)], NOW, {}, {}),
         fold_all,
         lambda opened: prune.prune(opened, NOW, {}, requests.MeterWalk()),
         lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, requests.MeterWalk()),
@@ -290,7 +290,7 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
     assert len(await bench.visits()) == 20
     assert len(await bench.visits(reason="Filter")) == 5
     assert len(await bench.deliveries(route="crm")) == 15
-    assert (await bench.store.replay(Filter(reason="Filter"), NOW)).replayed == 5
+    assert (await bench.store.replay(Filter(), [model.SkipReason.Filter], NOW)).replayed == 5
 
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,9 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     all: bool = False
     """Every row. Required if no other field selects rows."""
     dry_run: bool = False
-    """Change nothing, and answer how many rows are selected."""
+    """Change nothing, and answer how many rows would change, by reason."""
+    ignore_once_per: bool = False
+    """Replay also verdicts for whose visitor the route's once-per rule allows no more deliveries."""
 
 
 class Paging(msgspec.Struct, frozen=True):
@@ -188,7 +190,7 @@ def parse_selection(body: bytes) -> Selection:
         selection = msgspec.json.decode(body or b"{}", type=Selection)
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is not a selection: {error}") from error
-    if msgspec.structs.replace(selection, dry_run=False) == Selection():
+    if msgspec.structs.replace(selection, dry_run=False, ignore_once_per=False) == Selection():
         raise ValueError('select rows, or send {"all": true} for every row')
     return selection
 

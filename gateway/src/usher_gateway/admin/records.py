@@ -1,6 +1,7 @@
 """Handlers over what the store recorded: visits, deliveries and quarantine row by row, and the meters as usage."""
 
 import asyncio
+import collections
 import csv
 import datetime
 import io
@@ -14,11 +15,22 @@ from aiohttp import web
 from usher_gateway import documents, model
 from usher_gateway.admin import api, names
 from usher_gateway.ingest import body_reading
-from usher_gateway.ingest.pipeline import rebuild_arrival
+from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.model import Counter
 from usher_gateway.store import books
-from usher_gateway.store.base import Filter, HoldsOf, ListingPage, Period, Store, UsageRow, VisitBody
+from usher_gateway.store.base import (
+    Change,
+    Filter,
+    HoldsOf,
+    ListingPage,
+    MarkOf,
+    Period,
+    Store,
+    UsageRow,
+    VisitBody,
+    no_marks,
+)
 
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
@@ -58,9 +70,10 @@ _ListRows = Callable[[Filter, str | None, int], Awaitable[ListingPage]]
 
 
 class _Released(msgspec.Struct):
-    arrivals: int = 0
+    reasons: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
+    """Quarantine reason -> arrivals that are visits now."""
     deliveries: int = 0
-    unfit: dict[str, int] = msgspec.field(default_factory=dict)
+    unfit: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
     """Reason -> arrivals that are still not visits."""
 
 
@@ -189,64 +202,94 @@ class RecordHandlers:
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""
-        with api.parsing():
-            selection, where = await self._read_selection(request, names.DELIVERY_REASONS)
-            count = await self._store.redrive(where, self._now(), self._holds_of)
-        api.audit(request, "redrive", selection, count)
-        return api.json_response({"redriven": count})
+        return await self._change(
+            request, "redrive", "redriven", lambda where: self._store.redrive(where, self._now(), self._holds_of)
+        )
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/deliveries/cancel``; with ``dryRun`` only count what it would cancel."""
-        with api.parsing():
-            selection, where = await self._read_selection(request, names.DELIVERY_REASONS, may_be_dry_run=True)
-            if "dryRun" in selection:
-                return api.json_response({"cancelled": 0, "selected": await self._store.count_pending(where)})
-            count = await self._store.cancel(where, self._now(), self._forget_cancelled)
-        api.audit(request, "cancel", selection, count)
-        return api.json_response({"cancelled": count})
+        """Answer ``POST /api/deliveries/cancel``."""
+        return await self._change(
+            request, "cancel", "cancelled", lambda where: self._store.cancel(where, self._now(), self._forget_cancelled)
+        )
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/retry``."""
-        with api.parsing():
-            selection, where = await self._read_selection(request, names.DELIVERY_REASONS)
-            count = await self._store.retry(where, self._now())
+        answer = await self._change(request, "retry", "retried", lambda where: self._store.retry(where, self._now()))
         self._ask_store()
-        api.audit(request, "retry", selection, count)
-        return api.json_response({"retried": count})
+        return answer
+
+    async def _change(
+        self, request: web.Request, change: Change, counted: str, apply: Callable[[Filter], Awaitable[int]]
+    ) -> web.StreamResponse:
+        """Change the selected deliveries; with ``dryRun`` only count them by reason."""
+        with api.parsing():
+            selection, audited, where = await self._read_selection(request, names.DELIVERY_REASONS)
+            if selection.dry_run:
+                return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
+            count = await apply(where)
+        api.audit(request, change, audited, count)
+        return api.json_response({counted: count})
 
     async def replay(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/visits/replay``."""
+        """Answer ``POST /api/visits/replay``: replay the skip reasons that ``reason`` names, with commas between."""
         with api.parsing():
-            selection, where = await self._read_selection(request, names.SKIP_REASONS)
-            report = await self._store.replay(where, self._now(), self._holds_of)
-        api.audit(request, "replay", selection, report.replayed)
-        left_out = {"replayedBefore": report.replayed_before, "withoutBody": report.without_body}
+            selection, audited, where = await self._read_selection(request, names.SKIP_REASONS, is_replay=True)
+            if selection.reason is None and not selection.dry_run:
+                raise ValueError("name the skip reasons to replay in `reason`, such as Paused,Filter")
+            reasons = selection.reason.split(",") if selection.reason else model.SkipReason.__members__
+            now = self._now()
+            report = await self._store.replay(
+                msgspec.structs.replace(where, reason=None),
+                {model.SkipReason[name] for name in reasons},
+                now,
+                holds_of=self._holds_of,
+                mark_of_route=no_marks if selection.ignore_once_per else lambda route: self._once_marker(route, now),
+                is_preview=selection.dry_run,
+            )
+        left_out = {
+            "replayedBefore": report.replayed_before,
+            "withoutBody": report.without_body,
+            "oncePer": report.once_per,
+        }
+        if selection.dry_run:
+            return _preview_response({"replayed": 0, **left_out}, report.reasons)
+        api.audit(request, "replay", audited, report.replayed)
         return api.json_response({"replayed": report.replayed, **left_out})
+
+    def _once_marker(self, definition: model.RouteDefinition, now: int) -> MarkOf | None:
+        listener = self._listeners().get(definition.listener.key)
+        if listener is None or listener.name != definition.listener:
+            return None
+        return once_marker(listener, definition.route, now)
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
-            selection, where = await self._read_selection(request, names.QUARANTINE_REASONS)
+            selection, audited, where = await self._read_selection(request, names.QUARANTINE_REASONS)
             async with self._releasing:
-                released = await self._release(where)
-        api.audit(request, "release", selection, released.arrivals)
-        return api.json_response(
-            {"released": released.arrivals, "deliveries": released.deliveries, "unfit": released.unfit}
-        )
+                released = await self._release(where, is_preview=selection.dry_run)
+        if selection.dry_run:
+            nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
+            return _preview_response(nothing, released.reasons)
+        count = sum(released.reasons.values())
+        api.audit(request, "release", audited, count)
+        return api.json_response({"released": count, "deliveries": released.deliveries, "unfit": released.unfit})
 
-    async def _release(self, where: Filter) -> _Released:
+    async def _release(self, where: Filter, *, is_preview: bool) -> _Released:
         result, after = _Released(), 0
-        while found := await self._store.quarantined(where, _RELEASE_SLICE, after):
-            after = found[-1].key
+        while quarantined := await self._store.quarantined(where, _RELEASE_SLICE, after):
+            after = quarantined[-1].key
             fit = []
-            for arrival in found:
+            for arrival in quarantined:
                 parsed = self._parse_again(arrival)
                 if isinstance(parsed, model.Arrival):
                     fit.append(parsed)
+                    assert arrival.quarantine is not None
+                    result.reasons[arrival.quarantine.name] += 1
                 else:
-                    result.unfit[parsed] = result.unfit.get(parsed, 0) + 1
-            result.deliveries += await self._store.release(fit, self._now())
-            result.arrivals += len(fit)
+                    result.unfit[parsed] += 1
+            if not is_preview:
+                result.deliveries += await self._store.release(fit, self._now())
         return result
 
     def _parse_again(self, arrival: model.Arrival) -> model.Arrival | str:
@@ -258,22 +301,28 @@ class RecordHandlers:
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
     async def _read_selection(
-        self, request: web.Request, reasons: frozenset[str], *, may_be_dry_run: bool = False
-    ) -> tuple[dict[str, object], Filter]:
-        """Return the selection as the audit log records it, and as a store filter.
+        self, request: web.Request, reasons: frozenset[str], *, is_replay: bool = False
+    ) -> tuple[api.Selection, dict[str, object], Filter]:
+        """Return the selection, what the audit log records of it, and its store filter.
 
-        ``reasons``: those that the selection may have.
+        ``reasons``: those that the selection may have; a replay may have several, with commas between.
         """
         selection = api.parse_selection(await request.read())
-        if selection.dry_run and not may_be_dry_run:
-            raise ValueError("only cancel has a dry run")
+        if selection.ignore_once_per and not is_replay:
+            raise ValueError("only replay has ignoreOncePer")
         audited = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
         if "ids" in audited:
             audited["ids"] = len(selection.ids)
         where = api.filter_from_selection(selection)
-        names.check_reason(where.reason, reasons)
+        for reason in where.reason.split(",") if is_replay and where.reason else [where.reason]:
+            names.check_reason(reason, reasons)
         await self._check_names(where)
-        return audited, where
+        return selection, audited, where
+
+
+def _preview_response(nothing: Row, reasons: Mapping[str, int]) -> web.StreamResponse:
+    """Answer a request with ``dryRun``: what it would change, in all and by reason."""
+    return api.json_response({**nothing, "selected": sum(reasons.values()), "reasons": reasons})
 
 
 class _VenueCounts:

@@ -1,11 +1,13 @@
 """The commands over stored rows: ``usher visits``, ``deliveries``, ``dead`` and ``quarantine``.
 
 Each group lists rows and shows one row. ``replay``, ``redrive`` and ``release`` start deliveries for selected rows,
-``cancel`` and ``retry`` change pending ones.
+``cancel`` and ``retry`` change pending ones. Without ``--yes``, these five print what they would change, by reason, and
+change nothing.
 """
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +45,10 @@ _Body = Annotated[bool, typer.Option("--body", help="Print only the body, as it 
 _Answer = Annotated[bool, typer.Option("--answer", help="Print only the destination's last answer.")]
 _DeliveryState = Annotated[str | None, typer.Option(help="pending, held, delivered, dead or cancelled.")]
 _PendingState = Annotated[str, typer.Option(help="pending (held ones too) or held.")]
-_Yes = Annotated[bool, typer.Option("--yes", help="Confirm that the selected deliveries are not to be sent.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, by reason.")]
+_IgnoreOncePer = Annotated[
+    bool, typer.Option("--ignore-once-per", help="Also send what the route's oncePer rule allows no more.")
+]
 _EndedState = Annotated[str, typer.Option(help="dead or cancelled.")]
 _QuarantineState = Annotated[str | None, typer.Option(help="released or unreleased.")]
 
@@ -54,7 +59,8 @@ def register(app: typer.Typer) -> None:
     dead.command("list", epilog=_DEAD_LIST_EXAMPLE)(list_dead)
     dead.command("show", epilog="Example:  usher dead show 01920000-0000-7000-8000-000000000002 --answer")(show_dead)
     dead.command(
-        "redrive", epilog="Example:  usher dead redrive --destination agency/crm   or   usher dead redrive ID ID"
+        "redrive",
+        epilog="Example:  usher dead redrive --destination agency/crm --yes   or   usher dead redrive ID --yes",
     )(redrive_dead)
     app.add_typer(dead, name="dead")
 
@@ -64,12 +70,14 @@ def register(app: typer.Typer) -> None:
         show_delivery
     )
     deliveries.command(
-        "redrive", epilog="Example:  usher deliveries redrive --destination agency/crm --since 2026-11-24"
+        "redrive", epilog="Example:  usher deliveries redrive --destination agency/crm --since 2026-11-24 --yes"
     )(redrive_deliveries)
     deliveries.command(
         "cancel", epilog="Example:  usher deliveries cancel --destination agency/crm --state held --yes"
     )(cancel_deliveries)
-    deliveries.command("retry", epilog="Example:  usher deliveries retry --destination agency/crm")(retry_deliveries)
+    deliveries.command("retry", epilog="Example:  usher deliveries retry --destination agency/crm --yes")(
+        retry_deliveries
+    )
     app.add_typer(deliveries, name="deliveries")
 
     quarantine = typer.Typer(
@@ -81,7 +89,7 @@ def register(app: typer.Typer) -> None:
     quarantine.command("show", epilog="Example:  usher quarantine show 01920000-0000-7000-8000-000000000001 --body")(
         show_visit
     )
-    quarantine.command("release", epilog="Example:  usher quarantine release --listener lobby --reason NoUser")(
+    quarantine.command("release", epilog="Example:  usher quarantine release --listener lobby --reason NoUser --yes")(
         release_quarantined
     )
     app.add_typer(quarantine, name="quarantine")
@@ -91,7 +99,7 @@ def register(app: typer.Typer) -> None:
     visits.command("show", epilog="Example:  usher visits show 01920000-0000-7000-8000-000000000001 --body")(show_visit)
     visits.command(
         "replay",
-        epilog="Example:  usher visits replay --tenant acme --route welcome --reason Paused --since 2026-11-24",
+        epilog="Example:  usher visits replay --tenant acme --route welcome --reason Paused --since 2026-11-24 --yes",
     )(replay_visits)
     app.add_typer(visits, name="visits")
 
@@ -206,6 +214,28 @@ def _print_row(row: tables.Row, output: tables.OutputFormat) -> None:
         tables.print_rows([row], [(name, tables.text_cell(name)) for name in row], output, "")
 
 
+def _change(
+    client: AdminClient, path: str, selection: dict[str, object], verb: str, noun: str, *, yes: bool
+) -> dict[str, Any]:
+    """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command."""
+    if not yes:
+        preview = client.post(path, {**selection, "dryRun": True})
+        _print_reasons(preview["reasons"], noun)
+        _print_unfit(preview.get("unfit", {}))
+        fail(f"this would {verb} {tables.counted(preview['selected'], noun)}", "give --yes to do it", USAGE)
+    return dict(client.post(path, selection))
+
+
+def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
+    for reason, count in sorted(reasons.items()):
+        typer.echo(f"{reason}: {tables.counted(count, noun)}")
+
+
+def _print_unfit(unfit: Mapping[str, int]) -> None:
+    for reason, count in sorted(unfit.items()):
+        typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({reason})")
+
+
 def replay_visits(
     *,
     ids: Ids = None,
@@ -218,12 +248,15 @@ def replay_visits(
     until: Until = None,
     reason: Reason = None,
     everything: All = False,
+    ignore_once_per: _IgnoreOncePer = False,
+    yes: _Yes = False,
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
     """Deliver what routes skipped: each skipped verdict once, while its body is stored.
 
-    --reason is a skip reason: Filter, OncePer, Stale, Repeat, Paused or Shadow. A route's time limit does not count.
+    --yes needs --reason: Filter, OncePer, Stale, Repeat, Paused or Shadow, with commas between several. A route's time
+    limit does not count, but its oncePer rule does.
     """
     selection = make_selection(
         ids,
@@ -237,12 +270,28 @@ def replay_visits(
         until=parse_moment(until),
         reason=reason,
     )
-    answer = AdminClient(admin, data, operate=True).post("/api/visits/replay", selection)
-    typer.echo(f"Created from skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
+    client = AdminClient(admin, data, operate=True)
+    if yes and reason is None:
+        fail(
+            "--yes needs the skip reasons to replay",
+            "without --yes the command counts them: --reason Paused,Filter",
+            USAGE,
+        )
+    path = "/api/visits/replay"
+    answer = client.post(path, selection | {"dryRun": not yes, "ignoreOncePer": ignore_once_per})
+    if yes:
+        typer.echo(f"Created from skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
+    else:
+        _print_reasons(answer["reasons"], "delivery")
     if answer["replayedBefore"]:
         typer.echo(f"Replayed before, so not again: {tables.counted(answer['replayedBefore'], 'verdict')}.")
+    if answer["oncePer"]:
+        typer.echo(f"Left out by oncePer (--ignore-once-per): {tables.counted(answer['oncePer'], 'verdict')}.")
     if answer["withoutBody"]:
         typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
+    if not yes:
+        hint = "give --yes to do it" if reason is not None else "give --yes, and --reason with those to replay"
+        fail(f"this would create {tables.counted(answer['selected'], 'delivery')}", hint, USAGE)
     if not any(answer.values()):
         typer.echo("The selection has no skipped verdict.")
 
@@ -337,6 +386,7 @@ def redrive_deliveries(
     state: _EndedState = "dead",
     reason: Reason = None,
     everything: All = False,
+    yes: _Yes = False,
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -358,7 +408,9 @@ def redrive_deliveries(
         until=parse_moment(until),
         reason=reason,
     )
-    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/redrive", {**selection, "state": state})
+    selection["state"] = state
+    client = AdminClient(admin, data, operate=True)
+    answer = _change(client, "/api/deliveries/redrive", selection, "redrive", "delivery", yes=yes)
     typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")
     if not answer["redriven"]:
         other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
@@ -383,7 +435,7 @@ def cancel_deliveries(
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """Cancel pending deliveries, held ones too, so that they are not sent; needs --yes.
+    """Cancel pending deliveries, held ones too, so that they are not sent.
 
     An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back.
     """
@@ -402,14 +454,7 @@ def cancel_deliveries(
     )
     selection["state"] = state
     client = AdminClient(admin, data, operate=True)
-    if not yes:
-        count = client.post("/api/deliveries/cancel", {**selection, "dryRun": True})["selected"]
-        fail(
-            f"this would cancel {tables.counted(count, 'delivery')}: they are not sent then",
-            "give --yes to confirm",
-            USAGE,
-        )
-    answer = client.post("/api/deliveries/cancel", selection)
+    answer = _change(client, "/api/deliveries/cancel", selection, "cancel", "delivery", yes=yes)
     typer.echo(f"Cancelled: {tables.counted(answer['cancelled'], 'delivery')}.")
 
 
@@ -426,6 +471,7 @@ def retry_deliveries(
     until: Until = None,
     reason: Reason = None,
     everything: All = False,
+    yes: _Yes = False,
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -446,7 +492,8 @@ def retry_deliveries(
         until=parse_moment(until),
         reason=reason,
     )
-    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/retry", selection)
+    client = AdminClient(admin, data, operate=True)
+    answer = _change(client, "/api/deliveries/retry", selection, "retry", "delivery", yes=yes)
     typer.echo(f"Due now: {tables.counted(answer['retried'], 'delivery')}.")
     if not answer["retried"]:
         typer.echo("None waits for a later retry: `usher deliveries list` shows which are held, due or not pending.")
@@ -514,6 +561,7 @@ def redrive_dead(
     until: Until = None,
     reason: Reason = None,
     everything: All = False,
+    yes: _Yes = False,
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -529,6 +577,7 @@ def redrive_dead(
         until=until,
         reason=reason,
         everything=everything,
+        yes=yes,
         admin=admin,
         data=data,
     )
@@ -573,6 +622,7 @@ def release_quarantined(
     until: Until = None,
     reason: Reason = None,
     everything: All = False,
+    yes: _Yes = False,
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -590,13 +640,13 @@ def release_quarantined(
         until=parse_moment(until),
         reason=reason,
     )
-    answer = AdminClient(admin, data, operate=True).post("/api/quarantine/release", selection)
+    client = AdminClient(admin, data, operate=True)
+    answer = _change(client, "/api/quarantine/release", selection, "release", "arrival", yes=yes)
     typer.echo(
         f"Released: {tables.counted(answer['released'], 'arrival')},"
         f" with {tables.counted(answer['deliveries'], 'delivery')}."
     )
     if not answer["released"] and not answer["unfit"]:
         typer.echo("There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so.")
-    for name, count in sorted(answer["unfit"].items()):
-        typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({name})")
+    _print_unfit(answer["unfit"])
     raise typer.Exit(WRONG if answer["unfit"] else 0)

@@ -218,7 +218,7 @@ class Certificates:
             if files not in loaded and now < certificate.expires_at
         }
         for files in missing.keys() - self._missing:
-            _log.error("certificate_missing", file=str(files.chain))
+            _log.error("certificate_file_lost", file=str(files.chain))
         self._missing = set(missing)
         if loaded or missing:
             self._loaded = loaded | missing

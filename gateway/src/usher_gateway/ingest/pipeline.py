@@ -353,6 +353,22 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     return arrival
 
 
+def once_marker(listener: LiveListener, route: str, now: int) -> Callable[[model.Arrival], tuple[bytes, int]] | None:
+    """Return how a route's once-per marks are made from stored arrivals; None if the route has no such rule now."""
+    marker = listener.planner.marker(route)
+    if marker is None:
+        return None
+
+    def mark(stored: model.Arrival) -> tuple[bytes, int]:
+        document = body.parse(stored.body, stored.content_type.decode("utf-8", "surrogateescape")).document
+        identified = identity.Identity(
+            stored.fingerprint, stored.visitor_key, stored.person_keys, stored.visit_time, stored.time_trusted
+        )
+        return marker({} if document is None else listener.identifier.extract(document), identified, now)
+
+    return mark
+
+
 def _quarantine_of(
     listener: LiveListener,
     document: dict[str, object],

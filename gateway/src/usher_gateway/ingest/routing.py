@@ -6,7 +6,7 @@ depend on earlier arrivals. The planner therefore prepares both results and neve
 
 import datetime
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ from usher_gateway.ingest.evaluation_limits import ArrivalBudget, NamespaceBudge
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
-"""A once-per mark is kept this long after its period and its visit, because late visits may still arrive."""
+"""A once-per mark is kept this long after its period and its delivery, because late visits may still arrive."""
 
 _TEXT_FIELDS = {
     "user": "userId",
@@ -36,6 +36,9 @@ _TEXT_FIELDS = {
 """Field of documents.DEFAULT_FIELDS -> its name in expressions."""
 
 Plans = tuple[model.RoutePlan, ...]
+
+Marker = Callable[[Mapping[str, object], identity.Identity, int], tuple[bytes, int]]
+"""Makes the once-per mark from (fields of the body, identity, present time); also returns until when it is kept."""
 
 _NOBODY = identity.Identity(b"", b"", (), 0, time_trusted=False)
 
@@ -118,6 +121,10 @@ class Planner:
         """Names of the routes whose filter, or transform in a shadow route, is too slow to be evaluated."""
         return {route.name for route in self._routes if route.is_too_slow}
 
+    def marker(self, route: str) -> Marker | None:
+        """Return how once-per marks of a route are made; None if it has no such rule."""
+        return next((one.mark for one in self._routes if one.name == route and one.has_marks), None)
+
     def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
         """Return (plans for a visit, plans for a repeat), with one plan per route."""
         if self.is_constant:
@@ -175,6 +182,10 @@ class _PlannedRoute:
         return self._route.name
 
     @property
+    def has_marks(self) -> bool:
+        return self._route.once_per is not None
+
+    @property
     def is_too_slow(self) -> bool:
         return self._filter_cost.is_too_slow or self._shadow_cost.is_too_slow
 
@@ -194,7 +205,7 @@ class _PlannedRoute:
         if self._route.state == "Shadow":
             self._render_shadow(visit, context.body, budget)
             return self._skip(model.SkipReason.Shadow)
-        mark, until = self._mark(context)
+        mark, until = self.mark(context.fields, context.identity, context.received_at)
         return model.RoutePlan(
             self._definition, hold=filter_hold or hold, once_key=mark, once_until=until, expires_at=expires_at
         )
@@ -235,19 +246,18 @@ class _PlannedRoute:
         if evaluation.error_code:
             self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
 
-    def _mark(self, context: RoutingContext) -> tuple[bytes, int]:
+    def mark(self, fields: Mapping[str, object], identified: identity.Identity, now: int) -> tuple[bytes, int]:
+        """Return the mark of the once-per rule, and until when it is kept; an empty one if there is no rule."""
         rule = self._route.once_per
         if rule is None:
             return b"", 0
-        period, ends_at = period_of(context.identity.visit_time, rule.every, self._zone)
-        fields = dict(context.fields)
+        period, ends_at = period_of(identified.visit_time, rule.every, self._zone)
+        ids = dict(fields)
         for part in rule.per:
             # All visitors without an id would share one mark, so the fingerprint replaces a missing id.
-            if not identity.as_text(fields.get(identity.FIELD_OF[part])):
-                fields[identity.FIELD_OF[part]] = context.identity.fingerprint.hex()
-        return self._identifier.once_key(self._route.name, rule, fields, period), max(
-            ends_at, context.received_at
-        ) + _MARK_KEPT
+            if not identity.as_text(ids.get(identity.FIELD_OF[part])):
+                ids[identity.FIELD_OF[part]] = identified.fingerprint.hex()
+        return self._identifier.once_key(self._route.name, rule, ids, period), max(ends_at, now) + _MARK_KEPT
 
 
 def definition_of(listener: documents.ListenerDocument, route: documents.Route) -> model.RouteDefinition:

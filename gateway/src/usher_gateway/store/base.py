@@ -168,14 +168,33 @@ _ANY = Filter()
 
 
 class ReplayReport(msgspec.Struct):
-    """The result of a replay for the skipped verdicts that it selected."""
+    """The result of a replay, or of its preview, for the skipped verdicts that it selected."""
 
-    replayed: int = 0
-    """Verdicts for which it created a delivery."""
+    reasons: dict[str, int] = msgspec.field(default_factory=dict)
+    """Skip reason -> verdicts for which it creates a delivery."""
     replayed_before: int = 0
     """Verdicts that have a delivery already, from an earlier replay."""
     without_body: int = 0
     """Verdicts whose body was deleted."""
+    once_per: int = 0
+    """Verdicts that it leaves out because the mark of their route's once-per rule exists."""
+
+    @property
+    def replayed(self) -> int:
+        """The verdicts for which it creates a delivery."""
+        return sum(self.reasons.values())
+
+    def add(self, other: "ReplayReport") -> None:
+        """Add the counts of another part of the selection."""
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.replayed_before += other.replayed_before
+        self.without_body += other.without_body
+        self.once_per += other.once_per
+
+
+Change = Literal["redrive", "cancel", "retry"]
+"""A change of deliveries that a person requests."""
 
 
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]
@@ -188,6 +207,18 @@ TokenHeld and QuotaExceeded hold only deliveries of arrivals that came with them
 async def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
     """Hold nothing."""
     return ()
+
+
+MarkOf = Callable[[model.Arrival], tuple[bytes, int]]
+"""Returns the mark of a once-per rule for an arrival, and the instant from which the store may delete it."""
+
+MarkOfRoute = Callable[[model.RouteDefinition], MarkOf | None]
+"""Returns how the marks of a route are made; None if the route has no once-per rule now."""
+
+
+def no_marks(_: model.RouteDefinition) -> MarkOf | None:
+    """Ignore the once-per rules."""
+    return None
 
 
 AbandonedCallback = Callable[[model.Accepted | None], None]
@@ -502,11 +533,13 @@ class Store(Protocol):
             ValueError: ``state`` asks for deliveries that are not pending.
         """
 
-    async def count_pending(self, where: Filter) -> int:
-        """Return how many deliveries ``cancel`` would cancel.
+    async def preview(self, change: Change, where: Filter, now: int) -> Mapping[str, int]:
+        """Return how many deliveries a change would change: by hold or cancel reason, or by the error's code.
+
+        Those that were never tried count as ``NotTried``.
 
         Raises:
-            ValueError: ``state`` asks for deliveries that are not pending.
+            ValueError: ``state`` asks for deliveries that the change does not select.
         """
 
     async def retry(self, where: Filter, now: int) -> int:
@@ -529,10 +562,20 @@ class Store(Protocol):
         The plans become the arrival's verdicts, and the store adds the person keys of the given arrivals.
         """
 
-    async def replay(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> ReplayReport:
+    async def replay(
+        self,
+        where: Filter,
+        reasons: Collection[model.SkipReason],
+        now: int,
+        *,
+        holds_of: HoldsOf = no_holds,
+        mark_of_route: MarkOfRoute = no_marks,
+        is_preview: bool = False,
+    ) -> ReplayReport:
         """Create deliveries, without a time limit, for skipped verdicts that have none yet. They are due, or held.
 
-        ``reason`` is a skip reason.
+        Selects verdicts with one of the reasons. A once-per mark is written together with its delivery. A preview
+        changes nothing.
         """
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:

@@ -4,13 +4,14 @@ Each job is a short transaction over rows with given keys. A query selects the r
 rows in the order of their keys and checks them again before it changes them.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import Filter, ReplayReport
+from usher_gateway.store.base import Change, Filter, ReplayReport
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
     FLAG_LATE,
@@ -25,7 +26,17 @@ from usher_gateway.store.postgresql import listings
 from usher_gateway.store.postgresql.accept import ADD_MARKS, DROP_MARKS
 from usher_gateway.store.postgresql.connections import Connection, Record
 from usher_gateway.store.postgresql.transaction import Transaction, columns
-from usher_gateway.store.requests import ENDED, NOT_RELEASABLE, SLICE, Holds, SkippedVerdict
+from usher_gateway.store.requests import (
+    ENDED,
+    NOT_RELEASABLE,
+    SLICE,
+    Holds,
+    OnceMarks,
+    ReplayCandidate,
+    SkippedVerdict,
+    choose_replays,
+    reason_name,
+)
 
 _LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
 
@@ -45,10 +56,18 @@ _CANCEL = """
 """
 _RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2 returning key"
 
-_REPLAYABLE = """
-    select a.key, new.route, a.flags, b.body is not null,
+_CHANGEABLE: Mapping[Change, str] = {
+    "redrive": """state >= 2 and (expires_at = 0 or expires_at > $2)
+        and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null)""",
+    "cancel": "state = 0",
+    "retry": "waiting and due_at > $2",
+}
+"""The conditions of redrive(), cancel() and retry()."""
+
+_CANDIDATES = """
+    select a.key, new.route, new.reason, a.flags, b.body is not null,
         exists (select 1 from deliveries where arrival = a.key and route = new.route and origin > 0)
-    from unnest($1::bigint[], $2::integer[]) with ordinality as new (key, route, number)
+    from unnest($1::bigint[], $2::integer[], $3::smallint[]) with ordinality as new (key, route, reason, number)
     join arrivals a on a.key = new.key left join bodies b on b.key = a.key order by new.number
 """
 _LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by key for no key update"
@@ -63,7 +82,8 @@ _INSERT = """
 _ARRIVAL = """
     select a.key, l.namespace, l.tenant, l.listener, received_at, visit_time, flags, fingerprint, visitor, persons,
         b.body, b.content_type, hops, reason, body_size
-    from arrivals a join listeners l on l.number = a.listener join bodies b on b.key = a.key
+    from arrivals a join listeners l on l.number = a.listener
+    join bodies b on b.key = a.key and b.body is not null
     where a.key = any($1::bigint[]) order by a.key
 """
 _RELEASE = f"""
@@ -133,17 +153,18 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
     return len(await transaction.connection.fetch(_RETRY, keys, now))
 
 
-async def replayable(
-    connection: Connection, where: Filter, cursor: str | None
-) -> tuple[list[SkippedVerdict], str | None]:
-    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice.
+async def count_changeable(connection: Connection, change: Change, keys: Sequence[int], now: int) -> Counter[str]:
+    """Count by reason the deliveries with given keys that a change would change."""
+    condition = _CHANGEABLE[change]
+    statement = f"select hold, cancel, error from deliveries d where d.key = any($1::bigint[]) and {condition}"  # noqa: S608
+    rows = await connection.fetch(statement, keys, *([now] if "$2" in condition else []))
+    return Counter([reason_name(*row) for row in rows])
 
-    Raises:
-        ValueError: the reason is not a skip reason.
-    """
-    if where.reason is not None and where.reason not in model.SkipReason.__members__:
-        raise ValueError(f"reason must be one of {', '.join(model.SkipReason.__members__)}")
-    skip = model.SkipReason[where.reason] if where.reason is not None else None
+
+async def replayable(
+    connection: Connection, where: Filter, cursor: str | None, reasons: Collection[model.SkipReason]
+) -> tuple[list[SkippedVerdict], str | None]:
+    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice."""
     scope = await listings.arrivals_scope(connection, where)
     if cursor is not None:
         scope.high = min(scope.high, key_of_cursor(cursor))
@@ -152,33 +173,55 @@ async def replayable(
         "select key, verdicts from arrivals where key = any($1::bigint[]) order by key", keys
     )
     skipped = [
-        (key, route)
+        (key, route, reason)
         for key, packed in found
-        for route, _, _ in matching_verdicts(packed, scope.routes, skip, any_skip=True)
+        for route, reason, _ in matching_verdicts(packed, scope.routes, None, any_skip=True)
+        if reason in reasons
     ]
     return skipped, cursor_of(below)
 
 
-async def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds) -> ReplayReport:
-    """Create deliveries for skipped verdicts, once each, and only if there is a body."""
-    report, made = ReplayReport(), []
-    connection = transaction.connection
-    await connection.execute(_LOCK_ARRIVALS, [arrival for arrival, _ in skipped])  # two replays cannot both find none
-    found = await connection.fetch(_REPLAYABLE, *columns(skipped, 2))
-    await transaction.names.load_routes(connection, [route for _, route in skipped])
-    seen: set[SkippedVerdict] = set()
-    for arrival, route, flags, has_body, has_delivery in found:
-        if has_delivery or (arrival, route) in seen:
-            report.replayed_before += 1
-        elif not has_body:
-            report.without_body += 1
-        else:
-            seen.add((arrival, route))
-            made.append(_new_row(transaction, arrival, route, hold=first_hold(flags, holds.get(route, ()))))
-            report.replayed += 1
-    await connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Replayed), now)
-    await _meter(transaction, [route for _, route in seen], now, model.Counter.replayed)
+async def stored_arrivals(connection: Connection, keys: Collection[int]) -> list[model.Arrival]:
+    """Return the arrivals with given keys that have a body, without plans."""
+    return [_arrival(row) for row in await connection.fetch(_ARRIVAL, list(keys))]
+
+
+async def preview_replay(
+    connection: Connection, skipped: Sequence[SkippedVerdict], marks: OnceMarks, taken: set[bytes]
+) -> ReplayReport:
+    """Count what replay() would do. ``taken``: the marks of earlier slices."""
+    report = ReplayReport()
+    statement = "select mark from once_marks where mark = any($1::bytea[])"
+    taken |= {mark for (mark,) in await connection.fetch(statement, [mark for mark, _ in marks.values()])}
+    choose_replays(await _candidates(connection, skipped), marks, taken, report)
     return report
+
+
+async def replay(
+    transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds, marks: OnceMarks
+) -> ReplayReport:
+    """Create deliveries for skipped verdicts, once each, and only if there is a body."""
+    report = ReplayReport()
+    connection = transaction.connection
+    await connection.execute(_LOCK_ARRIVALS, [key for key, _, _ in skipped])  # two replays cannot both find none
+    candidates = await _candidates(connection, skipped)
+    verdicts = [(one.arrival, one.route) for one in candidates if one.can_be_replayed]
+    # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
+    until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
+    added = await connection.fetch(ADD_MARKS, *columns(sorted(until.items()), 2)) if until else []
+    chosen = choose_replays(candidates, marks, until.keys() - {mark for (mark,) in added}, report)
+    await transaction.names.load_routes(connection, [one.route for one in chosen])
+    made = [
+        _new_row(transaction, one.arrival, one.route, hold=first_hold(one.flags, holds.get(one.route, ())))
+        for one in chosen
+    ]
+    await connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Replayed), now)
+    await _meter(transaction, [one.route for one in chosen], now, model.Counter.replayed)
+    return report
+
+
+async def _candidates(connection: Connection, skipped: Sequence[SkippedVerdict]) -> list[ReplayCandidate]:
+    return [ReplayCandidate(*row) for row in await connection.fetch(_CANDIDATES, *columns(skipped, 3))]
 
 
 async def quarantined(connection: Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
@@ -196,7 +239,7 @@ async def quarantined(connection: Connection, where: Filter, limit: int, after: 
     """  # noqa: S608 - numbered values
     found = await connection.fetch(statement, *scope.all_values())
     keys = [key for key, packed in found if _fits(packed, scope)]
-    return [_arrival(row) for row in await connection.fetch(_ARRIVAL, keys)]
+    return await stored_arrivals(connection, keys)
 
 
 def _fits(verdicts: bytes, scope: listings.RowScope) -> bool:
@@ -225,7 +268,7 @@ def _arrival(row: Record) -> model.Arrival:
         redelivery=0,
         if_visit=(),
         if_repeat=(),
-        quarantine=model.QuarantineReason(reason),
+        quarantine=model.QuarantineReason(reason) if reason else None,
         body_size=size,
         key=key,
     )

@@ -6,7 +6,9 @@
 import asyncio
 import contextlib
 import datetime
+import functools
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -20,6 +22,7 @@ from usher_gateway.store.base import (
     ApplyReplicas,
     AttemptRecord,
     Backlog,
+    Change,
     CircuitChange,
     DueDestination,
     Filter,
@@ -27,6 +30,7 @@ from usher_gateway.store.base import (
     HoldsOf,
     ListenerActivity,
     ListingPage,
+    MarkOfRoute,
     OpenCircuit,
     OpenCounts,
     OpenReport,
@@ -38,6 +42,7 @@ from usher_gateway.store.base import (
     UsageRow,
     VisitBody,
     no_holds,
+    no_marks,
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.postgresql import activity as listener_activity
@@ -447,12 +452,13 @@ class PostgresStore:
     async def _cancel_slice(self, keys: Sequence[int], now: int) -> list[int]:
         return await self._run(lambda transaction: changes.cancel(transaction, keys, now))
 
-    async def count_pending(self, where: Filter) -> int:
-        total = 0
+    async def preview(self, change: Change, where: Filter, now: int) -> Mapping[str, int]:
+        query = changes.redrivable if change == "redrive" else changes.pending
+        total: Counter[str] = Counter()
         cursor: str | None = None
         while True:
-            keys, cursor = await self._find(changes.pending, where, cursor)
-            total += len(keys)
+            keys, cursor = await self._find(query, where, cursor)
+            total += await self._look_up(functools.partial(changes.count_changeable, change=change, keys=keys, now=now))
             if cursor is None:
                 return total
 
@@ -469,25 +475,52 @@ class PostgresStore:
     async def _retry_slice(self, keys: Sequence[int], now: int) -> int:
         return await self._run(lambda transaction: changes.retry(transaction, keys, now))
 
-    async def replay(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> ReplayReport:
+    async def replay(
+        self,
+        where: Filter,
+        reasons: Collection[model.SkipReason],
+        now: int,
+        *,
+        holds_of: HoldsOf = no_holds,
+        mark_of_route: MarkOfRoute = no_marks,
+        is_preview: bool = False,
+    ) -> ReplayReport:
         total = ReplayReport()
         cursor: str | None = None
         holds: requests.Holds = {}
+        taken: set[bytes] = set()
+        query = functools.partial(changes.replayable, reasons=reasons)
         while True:
-            skipped, cursor = await self._find(changes.replayable, where, cursor)
-            await self._add_holds(holds, (route for _, route in skipped), holds_of)
+            skipped, cursor = await self._find(query, where, cursor)
+            await self._add_holds(holds, (route for _, route, _ in skipped), holds_of)
             for start in range(0, len(skipped), requests.SLICE):
-                found = await self._replay_slice(skipped[start : start + requests.SLICE], now, holds)
-                total.replayed += found.replayed
-                total.replayed_before += found.replayed_before
-                total.without_body += found.without_body
+                part = skipped[start : start + requests.SLICE]
+                marks = await self._once_marks(part, mark_of_route)
+                if is_preview:
+                    preview = functools.partial(changes.preview_replay, skipped=part, marks=marks, taken=taken)
+                    total.add(await self._look_up(preview))
+                else:
+                    total.add(await self._replay_slice(part, now, holds, marks))
             if cursor is None:
                 return total
 
+    async def _once_marks(
+        self, skipped: Sequence[requests.SkippedVerdict], mark_of_route: MarkOfRoute
+    ) -> requests.OnceMarks:
+        routes = {route for _, route, _ in skipped}
+        rules = {route: rule for route in routes if (rule := mark_of_route(self.route(route))) is not None}
+        keys = {key for key, route, _ in skipped if route in rules}
+        arrivals = await self._look_up(functools.partial(changes.stored_arrivals, keys=keys)) if keys else []
+        return await requests.make_marks(skipped, arrivals, rules)
+
     async def _replay_slice(
-        self, skipped: Sequence[requests.SkippedVerdict], now: int, holds: requests.Holds
+        self,
+        skipped: Sequence[requests.SkippedVerdict],
+        now: int,
+        holds: requests.Holds,
+        marks: requests.OnceMarks,
     ) -> ReplayReport:
-        return await self._run(lambda transaction: changes.replay(transaction, skipped, now, holds))
+        return await self._run(lambda transaction: changes.replay(transaction, skipped, now, holds, marks))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
         await self._prepare([], [plan.route for arrival in arrivals for plan in arrival.if_visit])

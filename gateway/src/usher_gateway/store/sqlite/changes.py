@@ -5,13 +5,14 @@ rows again before it changes them.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import listing_rows
-from usher_gateway.store.base import Filter, ReplayReport
+from usher_gateway.store.base import Change, Filter, ReplayReport
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
     FLAG_LATE,
@@ -21,7 +22,17 @@ from usher_gateway.store.encodings import (
     split_person_keys,
     unpack_body,
 )
-from usher_gateway.store.requests import ENDED, NOT_RELEASABLE, SLICE, Holds, SkippedVerdict
+from usher_gateway.store.requests import (
+    ENDED,
+    NOT_RELEASABLE,
+    SLICE,
+    Holds,
+    OnceMarks,
+    ReplayCandidate,
+    SkippedVerdict,
+    choose_replays,
+    reason_name,
+)
 from usher_gateway.store.sqlite import database, listings
 from usher_gateway.store.sqlite.transaction import Transaction, add_persons
 
@@ -101,17 +112,26 @@ def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
     return sum([transaction.connection.execute(statement, (now, key)).rowcount for key in keys])
 
 
-def replayable(
-    connection: sqlite3.Connection, where: Filter, cursor: str | None
-) -> tuple[list[SkippedVerdict], str | None]:
-    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice.
+_CHANGEABLE: Mapping[Change, str] = {
+    "redrive": "state >= 2 and (expires_at = 0 or expires_at > :now)"
+    " and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null)",
+    "cancel": "state = 0",
+    "retry": "waiting = 1 and due_at > :now",
+}
+"""The conditions of redrive(), cancel() and retry()."""
 
-    Raises:
-        ValueError: the reason is not a skip reason.
-    """
-    if where.reason is not None and where.reason not in model.SkipReason.__members__:
-        raise ValueError(f"reason must be one of {', '.join(model.SkipReason.__members__)}")
-    skip = model.SkipReason[where.reason] if where.reason is not None else None
+
+def count_changeable(connection: sqlite3.Connection, change: Change, keys: Sequence[int], now: int) -> Counter[str]:
+    """Count by reason the deliveries with given keys that a change would change."""
+    statement = f"select hold, cancel, error from deliveries d where d.key = :key and {_CHANGEABLE[change]}"  # noqa: S608
+    rows = [row for key in keys for row in connection.execute(statement, {"key": key, "now": now})]
+    return Counter([reason_name(*row) for row in rows])
+
+
+def replayable(
+    connection: sqlite3.Connection, where: Filter, cursor: str | None, reasons: Collection[model.SkipReason]
+) -> tuple[list[SkippedVerdict], str | None]:
+    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice."""
     routes = listings.route_numbers(connection, None, where.route, where.destination)
     scope = listings.arrivals_scope(connection, where)
     if cursor is not None:
@@ -119,35 +139,62 @@ def replayable(
     keys, below = listings.newest(connection, scope, SLICE)
     found = database.rows_by_key(connection, "select key, verdicts from arrivals where key in ({})", keys)
     skipped = [
-        (key, route)
+        (key, route, reason)
         for key in sorted(found)
-        for route, _, _ in listing_rows.matching_verdicts(found[key][1], routes, skip, any_skip=True)
+        for route, reason, _ in listing_rows.matching_verdicts(found[key][1], routes, None, any_skip=True)
+        if reason in reasons
     ]
     return skipped, listing_rows.cursor_of(below)
 
 
-def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds) -> ReplayReport:
+def stored_arrivals(connection: sqlite3.Connection, keys: Collection[int]) -> list[model.Arrival]:
+    """Return the arrivals with given keys that have a body, without plans."""
+    return [arrival for key in sorted(keys) if (arrival := _arrival(connection, key)) is not None]
+
+
+def preview_replay(
+    connection: sqlite3.Connection, skipped: Sequence[SkippedVerdict], marks: OnceMarks, taken: set[bytes]
+) -> ReplayReport:
+    """Count what replay() would do. ``taken``: the marks of earlier slices."""
+    report = ReplayReport()
+    taken |= _existing_marks(connection, marks)
+    choose_replays(_candidates(connection, skipped), marks, taken, report)
+    return report
+
+
+def replay(
+    transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds, marks: OnceMarks
+) -> ReplayReport:
     """Create deliveries for skipped verdicts, once each, and only if there is a body."""
     report, made = ReplayReport(), []
+    connection = transaction.connection
+    candidates = _candidates(connection, skipped)
+    for chosen in choose_replays(candidates, marks, _existing_marks(connection, marks), report):
+        hold = first_hold(chosen.flags, holds.get(chosen.route, ()))
+        made.append(_new_row(transaction, chosen.arrival, chosen.route, now, model.Origin.Replayed, hold=hold)[1])
+        listener = transaction.names.listener_of_route(chosen.route)
+        transaction.meter(listener, model.slot_of(now), model.Counter.replayed)
+        _add_mark(transaction, *marks.get((chosen.arrival, chosen.route), (b"", 0)))
+    database.insert_rows(connection, "insert into deliveries", _ROW, made)
+    return report
+
+
+def _candidates(connection: sqlite3.Connection, skipped: Sequence[SkippedVerdict]) -> list[ReplayCandidate]:
     statement = (
         "select a.flags, b.body is not null,"
         " exists (select 1 from deliveries where arrival = ?1 and route = ?2 and origin > 0)"
         " from arrivals a left join bodies b on b.key = a.key where a.key = ?1"
     )
-    for arrival, route in skipped:
-        for flags, has_body, has_delivery in transaction.connection.execute(statement, (arrival, route)).fetchall():
-            if has_delivery:
-                report.replayed_before += 1
-            elif not has_body:
-                report.without_body += 1
-            else:
-                hold = first_hold(flags, holds.get(route, ()))
-                made.append(_new_row(transaction, arrival, route, now, model.Origin.Replayed, hold=hold)[1])
-                listener = transaction.names.listener_of_route(route)
-                transaction.meter(listener, model.slot_of(now), model.Counter.replayed)
-                report.replayed += 1
-    database.insert_rows(transaction.connection, "insert into deliveries", _ROW, made)
-    return report
+    return [
+        ReplayCandidate(arrival, route, reason, flags, bool(has_body), bool(is_replayed))
+        for arrival, route, reason in skipped
+        for flags, has_body, is_replayed in connection.execute(statement, (arrival, route)).fetchall()
+    ]
+
+
+def _existing_marks(connection: sqlite3.Connection, marks: OnceMarks) -> set[bytes]:
+    keys = sorted({mark for mark, _ in marks.values()})
+    return {mark for (mark,) in database.select_in(connection, "select mark from once_marks where mark in ({})", keys)}
 
 
 def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
@@ -164,16 +211,20 @@ def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after
         " order by key limit ?"
     )
     keys = connection.execute(statement, (*scope.values, after, scope.low, scope.high, limit)).fetchall()
-    return [_arrival(connection, key) for (key,) in keys]
+    return stored_arrivals(connection, [key for (key,) in keys])
 
 
-def _arrival(connection: sqlite3.Connection, key: int) -> model.Arrival:
+def _arrival(connection: sqlite3.Connection, key: int) -> model.Arrival | None:
     statement = (
         "select l.namespace, l.tenant, l.listener, received_at, visit_time, flags, fingerprint, visitor, persons,"
         " b.body, b.content_type, hops, reason, body_size from arrivals a"
-        " join listeners l on l.number = a.listener join bodies b on b.key = a.key where a.key = ?"
+        " join listeners l on l.number = a.listener"
+        " join bodies b on b.key = a.key and b.body is not null where a.key = ?"
     )
-    namespace, tenant, listener, *rest = connection.execute(statement, (key,)).fetchone()
+    row = connection.execute(statement, (key,)).fetchone()
+    if row is None:
+        return None
+    namespace, tenant, listener, *rest = row
     received_at, visit_time, flags, fingerprint, visitor, packed, body, content_type, hops, reason, size = rest
     return model.Arrival(
         listener=model.ListenerName(namespace, tenant, listener),
@@ -192,7 +243,7 @@ def _arrival(connection: sqlite3.Connection, key: int) -> model.Arrival:
         redelivery=0,
         if_visit=(),
         if_repeat=(),
-        quarantine=model.QuarantineReason(reason),
+        quarantine=model.QuarantineReason(reason) if reason else None,
         body_size=size,
         key=key,
     )
@@ -243,11 +294,15 @@ def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> 
 
 def _once_per(transaction: Transaction, plan: model.RoutePlan) -> model.SkipReason | None:
     """Write the mark of a once-per rule together with its delivery; return the skip reason if it exists already."""
-    if not plan.once_key:
+    if not plan.once_key or _add_mark(transaction, plan.once_key, plan.once_until):
         return None
+    return model.SkipReason.OncePer
+
+
+def _add_mark(transaction: Transaction, mark: bytes, until: int) -> bool:
+    """Write the mark of a once-per rule, if there is a rule; return whether the mark is new."""
     statement = "insert or ignore into once_marks (mark, until) values (?, ?)"
-    is_new = transaction.connection.execute(statement, (plan.once_key, plan.once_until)).rowcount
-    return None if is_new else model.SkipReason.OncePer
+    return bool(mark and transaction.connection.execute(statement, (mark, until)).rowcount)
 
 
 def _note_released(transaction: Transaction, arrival: model.Arrival, verdicts: list[tuple[int, int, int]]) -> None:
