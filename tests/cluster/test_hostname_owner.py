@@ -76,6 +76,40 @@ async def test_hostname_survives_a_namespace_that_loses_its_permission(make_agen
         await server.delete(api.of(klass))
 
 
+async def test_edit_and_revert_of_a_class_hostname_give_no_hostname_away(make_agency: agencies.Make) -> None:
+    owner, rival = await make_agency(), await make_agency()
+    server, name = owner.platform.server, f"edited-{owner.namespace}"
+    hostname = f"{owner.namespace}.customers.example"
+    klass = owner.platform.install.klass(
+        hostname=f"{name}.example", allowedHostnames=[{"hostname": "*.customers.example"}]
+    )
+    klass["metadata"]["name"] = name
+    await server.apply(klass)
+    try:
+        # the claim of the rival is the older one, but without its Tenant it gets nothing
+        await rival.apply(rival.destination(), claim(rival, hostname, listenerClassName=name))
+        await rival.wait("Listener", "lobby", "ResolvedRefs", "False", "TenantNotFound")
+        await owner.apply(owner.tenant(), owner.destination(), claim(owner, hostname, listenerClassName=name))
+        await owner.wait_ready("listeners.usher.dev/lobby")
+        await rival.apply(rival.tenant(), rival.listener("shared", listenerClassName=name))
+        await rival.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+        await rival.wait_ready("listeners.usher.dev/shared")
+
+        await server.apply({**klass, "spec": {**klass["spec"], "hostname": hostname}})
+        await owner.wait("Listener", "lobby", "Accepted", "False", "HostnameReserved")
+        shared = await rival.url("shared", lambda url: hostname in url)
+        assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+        await server.apply(klass)
+        await owner.wait_ready("listeners.usher.dev/lobby")
+        await rival.url("shared", lambda url: hostname not in url)
+        await rival.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+        assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(2))).acknowledges
+        await owner.until_received(1, 2)
+        assert (await rival.post(shared, b"{}")).acknowledges, "a retired URL of the class is served for a while"
+    finally:
+        await server.delete(api.of(klass))
+
+
 async def test_retired_url_is_served_and_reported(make_agency: agencies.Make) -> None:
     owner, rival, hostname = await contest(make_agency)
     await owner.apply(owner.listener(authentication={"type": "None"}))

@@ -128,9 +128,7 @@ class MemoryView(View):
 
     def _rank_of_hostname(self, key: Key) -> int:
         places: dict[str, tuple[object, ...]] = {}
-        in_force = {
-            address.host for one in self._documents() if one.namespace == key.namespace for address in one.addresses
-        } - {one.resource.spec.hostname for one in self.classes.values()}
+        in_force = {host for one in self._documents() if one.namespace == key.namespace for host in one.own_hostnames}
         for one in self._in(Key("Listener", key.namespace, "")):
             for address in one.resource.spec.addresses or ():
                 host = address.hostname
@@ -177,12 +175,22 @@ class MemoryView(View):
         return bool(self.listeners_at(hostname))
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        found = [self.listener(document.key) for document in self.listeners_at(hostname)]
-        return iter(sorted((one for one in found if one is not None), key=compiling.age))
+        def is_left(document: documents.ListenerDocument) -> bool:
+            at_host = [address for address in document.live_addresses if address.host == hostname]
+            return all(address.is_class_address for address in at_host)
+
+        found = [(is_left(one), self.listener(one.key)) for one in self.listeners_at(hostname)]
+        present = [(left, one) for left, one in found if one is not None]
+        return (one for _, one in sorted(present, key=lambda pair: (pair[0], compiling.age(pair[1]))))
+
+    @property
+    def shared_hostnames(self) -> Collection[str]:
+        return {address.host for one in self._documents() for address in one.addresses if address.is_class_address}
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[tuple[str, str]]:
         path = besides.path if besides is not None else None
-        return {(one.namespace, one.tenant.name) for one in self.listeners_at(hostname) if one.key != path}
+        holding = (one for one in self._documents() if hostname in one.own_hostnames)
+        return {(one.namespace, one.tenant.name) for one in holding if one.key != path}
 
     def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():

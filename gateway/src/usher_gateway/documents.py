@@ -55,6 +55,8 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retired_at: int = 0
     """Microseconds: when an edit took it out of the configuration, or a later arrival. The gateway serves it as before.
     0: it is not retired."""
+    is_class_address: bool = False
+    """True if the listener has it from its class, whose hostname all listeners of the class share."""
 
     @property
     def id(self) -> str:
@@ -161,6 +163,11 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def live_addresses(self) -> tuple[Address, ...]:
         """The addresses that are not retired."""
         return tuple(address for address in self.addresses if not address.retired_at)
+
+    @property
+    def own_hostnames(self) -> frozenset[str]:
+        """The hostnames that belong to the tenant. A class's hostname belongs to none."""
+        return frozenset(address.host for address in self.addresses if not address.is_class_address)
 
     @property
     def retired_addresses(self) -> tuple[Address, ...]:

@@ -179,12 +179,17 @@ class Cache(View):
         found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
         return [document for document in found if document is not None]
 
+    @property
+    def shared_hostnames(self) -> Collection[str]:
+        """The hostnames at which published documents have addresses of a class, retired or not."""
+        return self.child_index.shared_hosts
+
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
         return bool(self.child_index.published_at(hostname))
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners with a published document at a hostname, the oldest first."""
+        """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
         found = (self.listener(key.path) for key in self._siblings.oldest_at(hostname))
         return (one for one in found if one is not None)
 
@@ -505,7 +510,7 @@ class Cache(View):
         return concerned | {key} | self._rivals(key, former, frozenset())
 
     def _set_class(self, key: Key, found: object) -> KeySet:
-        """Set a class; returns the Listeners for which its hostname now counts in another way."""
+        """Set a class; returns the Listeners that name a hostname that is reserved now, or not any more."""
         reserved = self._class_hostnames
         self._classes.pop(key.name, None)
         if isinstance(found, CachedResource):
@@ -518,8 +523,8 @@ class Cache(View):
                 "Hostname": [one.hostnames_per_namespace for one in ours],
             }
         )
-        at = frozenset().union(*map(self.child_index.published_at, reserved ^ self._class_hostnames))
-        return frozenset().union(*map(self._rearrange, at))
+        changed = reserved ^ self._class_hostnames
+        return frozenset().union(*(self._references.users("Hostname", host) for host in changed))
 
     @property
     def _class_hostnames(self) -> frozenset[str]:
@@ -543,16 +548,23 @@ class Cache(View):
                 return _NO_KEYS
         record = self.records.get(key)
         cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
-        hosts = self.child_index.hosts_of(key)
         if key.kind == "Listener":
-            self._siblings.expose(key, cached, hosts)
+            self._siblings.expose(key, cached, self._exposed_by(key))
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None
         concerned = self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
-            concerned |= self._siblings.rank_hostnames(key, cached, hosts - self._class_hostnames)
+            concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
             concerned |= self._siblings.summarize(key, cached)
         return concerned
+
+    def _exposed_by(self, key: Key) -> dict[str, bool]:
+        """Hostname in the published document of a Listener -> whether it has a live address of its own there."""
+        document = self.child_index.listener_document(key)
+        if document is None:
+            return {}
+        own = {address.host for address in document.live_addresses if not address.is_class_address}
+        return {address.host: address.host in own for address in document.addresses}
 
     def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> Place | None:
         """The place of a resource among its siblings; None if it does not count.
@@ -638,6 +650,7 @@ class Cache(View):
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         before = self.child_index.by_ref.get(ref)
         hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
+        shared = frozenset(self.child_index.shared_hosts)
         addresses = self.child_index.addresses_of(before.key) if before is not None else frozenset()
         child = self.child_index.put(ref, raw, self._keys)
         self._ignored.pop(ref, None)
@@ -645,6 +658,8 @@ class Cache(View):
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
         owners = {one.key for one in (before, child) if one is not None and one.is_config}
         concerned = frozenset().union(*map(self._rearrange, owners))
+        for host in shared ^ self.child_index.shared_hosts:
+            concerned |= self._references.users("Hostname", host)
         if ref.kind == kinds.CERTIFICATE.name:
             concerned |= self._count_certificate(before, child)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):

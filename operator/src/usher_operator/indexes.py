@@ -1,9 +1,9 @@
 """Indexes that the cache keeps: existing children, references between resources, Secrets, and optional APIs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +26,71 @@ from usher_operator.view import (
 )
 
 _NO_KEYS: frozenset[Key] = frozenset()
+Group = TypeVar("Group", bound=Hashable)
+
+
+class GroupIndex(Generic[Group]):
+    """Keys in groups; a key may be in several."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Group, set[Key]] = {}
+        self._groups: dict[Key, frozenset[Group]] = {}
+
+    def set(self, key: Key, groups: Iterable[Group]) -> None:
+        """Set the groups of a key; empty if it is in no group any more."""
+        before, after = self._groups.get(key, frozenset()), frozenset(groups)
+        for group in before - after:
+            keys = self._keys[group]
+            keys.discard(key)
+            if not keys:
+                del self._keys[group]
+        for group in after - before:
+            self._keys.setdefault(group, set()).add(key)
+        if after:
+            self._groups[key] = after
+        else:
+            self._groups.pop(key, None)
+
+    @property
+    def groups(self) -> AbstractSet[Group]:
+        """Every group that has a key. Do not keep or change the result."""
+        return self._keys.keys()
+
+    def groups_of(self, key: Key) -> frozenset[Group]:
+        """The groups of a key."""
+        return self._groups.get(key, frozenset())
+
+    def keys_of(self, group: Group) -> AbstractSet[Key]:
+        """The keys of a group. Do not keep or change the result."""
+        return self._keys.get(group, _NO_KEYS)
+
+
+class HolderIndex:
+    """The tenants that hold hostnames, by the Listeners that say so."""
+
+    def __init__(self) -> None:
+        self._hosts: GroupIndex[str] = GroupIndex()
+        self._owners: dict[Key, Owner] = {}
+
+    def set(self, key: Key, owner: Owner, hostnames: Iterable[str]) -> None:
+        """Set the hostnames that a tenant holds by a Listener; empty if it holds none any more."""
+        self._hosts.set(key, hostnames)
+        if self._hosts.groups_of(key):
+            self._owners[key] = owner
+        else:
+            self._owners.pop(key, None)
+
+    def hostnames_of(self, key: Key) -> frozenset[str]:
+        """The hostnames that a tenant holds by a Listener."""
+        return self._hosts.groups_of(key)
+
+    def keys_of(self, hostname: str) -> AbstractSet[Key]:
+        """The Listeners by which tenants hold a hostname. Do not keep or change the result."""
+        return self._hosts.keys_of(hostname)
+
+    def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
+        """The tenants that hold a hostname, without those of one Listener."""
+        return frozenset(self._owners[key] for key in self._hosts.keys_of(hostname) if key != besides)
 
 
 class ChildIndex:
@@ -40,22 +105,25 @@ class ChildIndex:
         self.foreign: set[ObjectRef] = set()
         """Children of other installs, which this operator never writes."""
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
-        self._hosts: dict[str, set[Key]] = {}
-        self._at: dict[str, set[Key]] = {}
-        """Path of an address (`address_path`) -> the Listeners whose published document has it."""
-        self._in_force: dict[tuple[Kind, str], set[Key]] = {}
+        self._hosts: GroupIndex[str] = GroupIndex()
+        """Listeners by the hostnames in their published document."""
+        self._at: GroupIndex[str] = GroupIndex()
+        """Listeners by the paths (`address_path`) of the addresses in their published document."""
+        self._shared: GroupIndex[str] = GroupIndex()
+        """Listeners by the hostnames at which their published document has addresses of a class."""
+        self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
         self._addresses: Counter[str] = Counter()
         """Number of addresses of each namespace that are in force and not retired."""
         self.listeners_in_force = 0
         """Number of published documents of Listeners."""
-        self._holders: dict[str, dict[Key, Owner]] = {}
-        """Hostname -> the tenants that hold it, by the Listener whose document or tombstone says so."""
+        self._holders = HolderIndex()
+        """The tenants that hold hostnames by a document or a tombstone."""
 
     @property
     def hosts(self) -> Iterable[str]:
         """Hostnames in published documents."""
-        return self._hosts
+        return self._hosts.groups
 
     @property
     def keys(self) -> Iterable[Key]:
@@ -84,42 +152,50 @@ class ChildIndex:
 
     def hosts_of(self, key: Key) -> frozenset[str]:
         """Hostnames in the published document of a Listener."""
+        return self._hosts.groups_of(key)
+
+    def own_hosts_of(self, key: Key) -> frozenset[str]:
+        """Hostnames in the published document of a Listener that belong to its tenant."""
         document = self.listener_document(key)
-        return frozenset(address.host for address in document.addresses) if document is not None else frozenset()
+        return document.own_hostnames if document is not None else frozenset()
+
+    @property
+    def shared_hosts(self) -> AbstractSet[str]:
+        """Hostnames at which published documents have addresses of a class. Do not keep or change the result."""
+        return self._shared.groups
 
     def addresses_of(self, key: Key) -> frozenset[str]:
         """Paths (`address_path`) of the addresses in the published document of a Listener."""
-        document = self.listener_document(key)
-        return frozenset(address_path(key.namespace, one) for one in document.addresses) if document else frozenset()
+        return self._at.groups_of(key)
 
     def published_with(self, address: str) -> AbstractSet[Key]:
         """Listeners whose published document has an address (`address_path`). Do not keep or change the result."""
-        return self._at.get(address, _NO_KEYS)
+        return self._at.keys_of(address)
 
     def published_at(self, hostname: str) -> AbstractSet[Key]:
         """Listeners whose published document has a hostname. Do not keep or change the result."""
-        return self._hosts.get(hostname, _NO_KEYS)
+        return self._hosts.keys_of(hostname)
 
     def namespaces_with(self, kind: Kind) -> frozenset[str]:
         """The namespaces with a published document of a kind."""
-        return frozenset(namespace for found, namespace in self._in_force if found == kind)
+        return frozenset(namespace for found, namespace in self._in_force.groups if found == kind)
 
     def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
         """Number of published documents of a namespace, and of addresses in them that are not retired."""
         return {
-            "Listener": len(self._in_force.get(("Listener", namespace), ())),
-            "Destination": len(self._in_force.get(("Destination", namespace), ())),
+            "Listener": len(self._in_force.keys_of(("Listener", namespace))),
+            "Destination": len(self._in_force.keys_of(("Destination", namespace))),
             "Address": self._addresses[namespace],
         }
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
         """The tenants that hold a hostname by a document or a tombstone, without those of one Listener."""
-        return frozenset(owner for key, owner in self._holders.get(hostname, {}).items() if key != besides)
+        return self._holders.holders(hostname, besides=besides)
 
     def only_other_holder(self, hostname: str, key: Key) -> frozenset[Key]:
         """The Listener that holds a hostname besides one; empty if none does, or several."""
-        holding = self._holders.get(hostname, {})
-        others = holding.keys() - {key} if len(holding) <= 2 else ()
+        holding = self._holders.keys_of(hostname)
+        others = holding - {key} if len(holding) <= 2 else ()
         return frozenset(others) if len(others) == 1 else _NO_KEYS
 
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
@@ -135,18 +211,11 @@ class ChildIndex:
             return None
         self.by_ref[ref] = child
         self._by_key.setdefault(child.key, {})[ref] = child
-        if child.is_config:
-            for host in self.hosts_of(child.key):
-                self._hosts.setdefault(host, set()).add(child.key)
-            for address in self.addresses_of(child.key):
-                self._at.setdefault(address, set()).add(child.key)
         if child.published is not None:
-            self._in_force.setdefault((child.key.kind, child.key.namespace), set()).add(child.key)
             self.listeners_in_force += child.key.kind == "Listener"
             self._addresses[child.key.namespace] += _address_count(child)
-        if child.held is not None:
-            for host in child.held.hostnames:
-                self._holders.setdefault(host, {})[child.key] = child.key.namespace, child.held.tenant
+        if child.is_config:
+            self._index_config(child.key)
         return child
 
     def _is_where_we_write(self, child: kinds.ChildRecord) -> bool:
@@ -166,31 +235,28 @@ class ChildIndex:
         before = self.by_ref.get(ref)
         if before is None:
             return
-        if before.is_config:
-            for host in self.hosts_of(before.key):
-                self._hosts[host].discard(before.key)
-                if not self._hosts[host]:
-                    del self._hosts[host]
-            for address in self.addresses_of(before.key):
-                self._at[address].discard(before.key)
-                if not self._at[address]:
-                    del self._at[address]
         if before.published is not None:
-            group = before.key.kind, before.key.namespace
-            self._in_force[group].discard(before.key)
-            if not self._in_force[group]:
-                del self._in_force[group]
             self.listeners_in_force -= before.key.kind == "Listener"
             self._addresses[before.key.namespace] -= _address_count(before)
-        for host in before.held.hostnames if before.held is not None else ():
-            del self._holders[host][before.key]
-            if not self._holders[host]:
-                del self._holders[host]
         del self.by_ref[ref]
         siblings = self._by_key[before.key]
         del siblings[ref]
         if not siblings:
             del self._by_key[before.key]
+        if before.is_config:
+            self._index_config(before.key)
+
+    def _index_config(self, key: Key) -> None:
+        """Index the present config Secret of a key."""
+        child, document = self.config_of(key), self.listener_document(key)
+        addresses = document.addresses if document is not None else ()
+        self._hosts.set(key, (address.host for address in addresses))
+        self._at.set(key, (address_path(key.namespace, address) for address in addresses))
+        self._shared.set(key, (address.host for address in addresses if address.is_class_address))
+        is_in_force = child is not None and child.published is not None
+        self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
+        held = child.held if child is not None else None
+        self._holders.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
 
 
 def _address_count(child: kinds.ChildRecord) -> int:

@@ -292,8 +292,7 @@ def _held_hostnames(envelope: config_secret.Envelope) -> config_secret.HeldHostn
     document = envelope.document
     if not isinstance(document, documents.ListenerDocument):
         return envelope.held
-    hostnames = sorted({address.host for address in document.addresses})
-    return config_secret.HeldHostnames(document.tenant.name, tuple(hostnames))
+    return config_secret.HeldHostnames(document.tenant.name, tuple(sorted(document.own_hostnames)))
 
 
 def _share_defaults(document: config_secret.Document) -> config_secret.Document:

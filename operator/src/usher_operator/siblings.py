@@ -86,9 +86,9 @@ class Siblings:
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
         self._hosts_in_force: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners by namespace and hostname in their published document, except for the hostnames of classes."""
+        """Listeners by namespace and hostname in their published document, except for addresses of a class."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
-        """Listeners by the hostnames in their published document, the oldest first."""
+        """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
         self._certificates: dict[str, str] = {}
         """Hostname -> the namespace for which its Certificate counts."""
 
@@ -112,7 +112,7 @@ class Siblings:
         return self._namers.iterate((_ANY_NAMESPACE, hostname))
 
     def oldest_at(self, hostname: str) -> Iterator[Key]:
-        """The Listeners with a published document at a hostname, the oldest first."""
+        """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
         return self._exposed.iterate(hostname)
 
     def set_limits(self, limits: Mapping[str, Iterable[int | None]]) -> None:
@@ -129,9 +129,12 @@ class Siblings:
         found = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
         return frozenset(found - {key})
 
-    def expose(self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Iterable[str]) -> None:
-        """Set the hostnames in the published document of a Listener."""
-        self._exposed.set(key, dict.fromkeys(hostnames, (cached.created,)) if cached is not None else {})
+    def expose(
+        self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Mapping[str, bool]
+    ) -> None:
+        """Set the hostnames in the published document of a Listener, and whether it has live addresses of its own."""
+        places = {host: (not is_own, cached.created) for host, is_own in hostnames.items()} if cached else {}
+        self._exposed.set(key, places)
 
     def reorder(self, key: Key, place: Place | None) -> frozenset[Key]:
         """Set the place of a key among its siblings; returns the others for which a limit now differs."""
@@ -153,7 +156,7 @@ class Siblings:
     ) -> frozenset[Key]:
         """Update the order of a Listener's hostnames: those that it names or named, and those that it still has.
 
-        ``in_force``: the hostnames in its published document, except for those of classes. Returns the Listeners
+        ``in_force``: the hostnames in its published document, except for addresses of its class. Returns the Listeners
         concerned.
         """
         named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()

@@ -408,11 +408,18 @@ class View(Protocol):
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""
 
+    @property
+    def shared_hostnames(self) -> Collection[str]:
+        """The hostnames at which published documents have addresses of a class, retired or not."""
+
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners whose published document has an address at a hostname, the oldest first."""
+        """The Listeners whose published document has an address at a hostname.
+
+        First come those with an address of their own that is not retired, then the oldest.
+        """
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
         """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written.

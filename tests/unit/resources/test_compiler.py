@@ -86,7 +86,7 @@ def test_token_address_is_derived_from_the_install_key() -> None:
     result = compiled(CLASS, TENANT, LISTENER)
     token = model.url_token(KEYS.install, "default", "acme", "lobby", 0)
     assert result.snapshot.listeners["default/lobby"].addresses == (
-        documents.Address("hooks.example.com", f"/v1/{token}"),
+        documents.Address("hooks.example.com", f"/v1/{token}", is_class_address=True),
     )
 
 
@@ -200,6 +200,28 @@ def test_class_hostname_is_reserved_even_if_a_pattern_matches() -> None:
     own = CLASS.replace("hooks.example.com", "hooks.example.org")
     result = compiled(own, TENANT, LISTENER + "  addresses: [{name: a, hostname: hooks.example.org}]\n")
     assert (result.snapshot.listeners, reasons(result)) == ({}, ["HostnameReserved"])
+
+
+def test_former_class_hostname_is_reserved_until_its_retired_addresses_end() -> None:
+    before = compiled(CLASS.replace("hooks.example.com", "old.example.org"), TENANT, LISTENER, now=NOW).snapshot
+    named = LISTENER.replace("lobby", "named") + "  addresses: [{name: a, hostname: old.example.org}]\n"
+    after = compiled(CLASS, TENANT, LISTENER, named, previous=before, now=NOW)
+    assert reasons(after) == ["HostnameReserved"]
+    assert [one.host for one in after.snapshot.listeners["default/lobby"].retired_addresses] == ["old.example.org"]
+    end = NOW + 7 * 86_400 * model.MICROSECONDS
+    ended = compiled(CLASS, TENANT, LISTENER, named, previous=after.snapshot, now=end)
+    assert (reasons(ended), list(ended.snapshot.listeners)) == ([], ["default/lobby", "default/named"])
+
+
+def test_class_that_had_the_hostname_of_a_tenant_for_a_moment_does_not_reserve_it() -> None:
+    named = LISTENER.replace("lobby", "named") + "  addresses: [{name: a, hostname: a.example.org}]\n"
+    before = compiled(CLASS, TENANT, LISTENER, named, now=NOW).snapshot
+    edited_class = CLASS.replace("hooks.example.com", "a.example.org")
+    edited = compiled(edited_class, TENANT, LISTENER, named, previous=before, now=NOW)
+    assert reasons(edited) == ["HostnameReserved"]
+    reverted = compiled(CLASS, TENANT, LISTENER, named, previous=edited.snapshot, now=NOW)
+    assert reasons(reverted) == []
+    assert reverted.snapshot.listeners["default/named"].live_addresses == before.listeners["default/named"].addresses
 
 
 def test_path_conflict_removes_only_that_address() -> None:

@@ -57,10 +57,16 @@ def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str,
 
 
 def config(
-    host: str = "hooks.example.com", tenant: str = "acme", listener: str = "lobby", **meta: Any
+    host: str = "hooks.example.com",
+    tenant: str = "acme",
+    listener: str = "lobby",
+    *,
+    is_class_address: bool = False,
+    **meta: Any,
 ) -> dict[str, Any]:
+    address = documents.Address(host, "/v1/token", is_class_address=is_class_address)
     document = documents.ListenerDocument(
-        "agency", listener, documents.TenantDocument(tenant), (documents.Address(host, "/v1/token"),), generation=1
+        "agency", listener, documents.TenantDocument(tenant), (address,), generation=1
     )
     envelope = config_secret.envelope_of(document, f"uid-{listener}", KEYS.document)
     return config_secret_of(envelope, Key("Listener", "agency", listener), **meta)
@@ -367,12 +373,38 @@ def test_hostname_that_returns_costs_nothing_more(cache: Cache) -> None:
 def test_hostname_of_a_class_does_not_count(cache: Cache) -> None:
     cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
     cache.put(kinds.LISTENER, listener("lobby"))
-    cache.put(kinds.SECRET, config())
+    cache.put(kinds.SECRET, config(is_class_address=True))
     cache.put(kinds.LISTENER, aged(1, "b.example.com"))
     assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
-    moved = klass(maximums={"hostnamesPerNamespace": 1}, hostname="new.example.com")
-    assert numbered(1) in cache.put(kinds.LISTENER_CLASS, moved)
-    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}, hostname="new.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
+
+
+def test_class_address_gives_no_hold_on_its_hostname(full: Cache) -> None:
+    full.put(kinds.SECRET, config(is_class_address=True))
+    assert full.holders("hooks.example.com") == set()
+    assert set(full.shared_hostnames) == {"hooks.example.com"}
+
+
+def test_edit_of_a_class_hostname_concerns_the_listeners_that_name_it(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "new.example.com"))
+    assert BAR in full.put(kinds.LISTENER_CLASS, klass(hostname="new.example.com"))
+    assert BAR in full.put(kinds.LISTENER_CLASS, klass())
+
+
+def test_end_of_the_last_class_address_concerns_the_listeners_that_name_the_hostname(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "hooks.example.com"))
+    full.put(kinds.SECRET, config(is_class_address=True))
+    full.put(kinds.LISTENER_CLASS, klass(hostname="new.example.com"))
+    assert BAR in full.put(kinds.SECRET, config("new.example.com", is_class_address=True))
+
+
+def test_exposed_hostname_is_decided_by_the_listener_with_its_own_address(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("lobby", creationTimestamp="2026-01-01T00:00:00Z"))
+    full.put(kinds.LISTENER, listener("bar", "www.example.com", creationTimestamp="2026-02-01T00:00:00Z"))
+    full.put(kinds.SECRET, config("www.example.com", is_class_address=True))
+    full.put(kinds.SECRET, config("www.example.com", listener="bar"))
+    assert [one.resource.metadata.name for one in full.oldest_at("www.example.com")] == ["bar", "lobby"]
 
 
 def test_other_holder_of_a_hostname_concerns_a_listener_that_is_alone_without_it(cache: Cache) -> None:

@@ -35,7 +35,10 @@ _IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=
 _DAY = 86_400 * model.MICROSECONDS
 
 _REFUSALS = {
-    Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
+    Reason.HostnameReserved: (
+        "is the hostname of a class, or was until its retired URLs end; leave `addresses` out to be served at the "
+        "class's hostname"
+    ),
     Reason.HostnameNotAllowed: (
         "is not among the class's allowedHostnames for this namespace; the platform's owner can add it to the class"
     ),
@@ -85,7 +88,8 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     previous: documents.Snapshot = documents.Snapshot({}, {})
     """The documents in force, for the cases in which the last good one stays."""
     reserved_hostnames: frozenset[str] | None = None
-    """The hostnames of all ListenerClasses, also of other installs; None: of ``Resources.classes``."""
+    """The hostnames that no listener may name: those of all ListenerClasses, also of other installs, and those that
+    classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
     now: int = 0
     """The present time in microseconds. 0: no address is retired."""
     arrivals: Mapping[str, int] = {}
@@ -132,6 +136,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         *(found for each in resources.classes.values() for found in check_class(each)),
         *(found for tenant in resources.tenants.values() for found in check_tenant(tenant)),
     ]
+    context = msgspec.structs.replace(context, reserved_hostnames=_reserved(resources, context))
     destinations: dict[str, documents.DestinationDocument] = {}
     ranks = _ranks(resources.destinations, context.previous.destinations)
     for key, destination in resources.destinations.items():
@@ -177,17 +182,15 @@ def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, 
 
     Those in force come first, then those that have only retired addresses. Hostnames of classes do not count.
     """
-    reserved = _reserved(resources, context) | {hostnames.IMPLICIT_HOSTNAME}
     named = {
         f"{listener.metadata.namespace}/{address.hostname}": True
         for listener in resources.listeners.values()
         for address in listener.spec.addresses or ()
     }
     in_force = {
-        f"{document.namespace}/{address.host}": True
+        f"{document.namespace}/{host}": True
         for document in context.previous.listeners.values()
-        for address in document.addresses
-        if address.host not in reserved
+        for host in document.own_hostnames
     }
     return _ranks(named | in_force, in_force)
 
@@ -240,10 +243,26 @@ def policy_of(listener: Listener, resources: Resources, context: CompileContext)
 
 
 def _reserved(resources: Resources, context: CompileContext) -> frozenset[str]:
-    """Return the hostnames of all classes."""
+    """Return the hostnames that no listener may name."""
     if context.reserved_hostnames is not None:
         return context.reserved_hostnames
-    return frozenset(each.spec.hostname for each in resources.classes.values())
+    return frozenset(each.spec.hostname for each in resources.classes.values()) | _former(resources, context)
+
+
+def _former(resources: Resources, context: CompileContext) -> frozenset[str]:
+    """Return the hostnames that classes had and that only retired addresses of them have."""
+    former: set[str] = set()
+    for key, document in context.previous.listeners.items() if context.now else ():
+        listener = resources.listeners.get(key)
+        if listener is not None:
+            days = _retired_address_days(listener, resources)
+            former.update(
+                address.host
+                for address in document.addresses
+                if address.is_class_address and _as_retired(address, days, context) is not None
+            )
+    own = (document.own_hostnames for document in context.previous.listeners.values())
+    return frozenset(former).difference(*own) if former else frozenset()
 
 
 def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[tuple[str, hostnames.Owner]]:
@@ -371,31 +390,42 @@ def retire_addresses(
     previous, owner = context.previous.listeners.get(listener.key), resources.tenant_of(listener)
     if not context.now or previous is None or owner is None or previous.tenant.name != owner.metadata.name:
         return document
-    found_class = resources.classes.get(listener.class_name)
-    days = types.value_or_default(
-        found_class.spec.retired_address_days if found_class else None, "ListenerClass.spec.retiredAddressDays"
-    )
+    days = _retired_address_days(listener, resources)
     live = document.live_addresses if document is not None else ()
     known = {hostnames.address_key(address) for address in live}
     candidates = []
     for address in previous.addresses:
-        retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
-        is_over = days == 0 or context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
-        if hostnames.address_key(address) in known or is_over:
-            continue
-        candidates.append(msgspec.structs.replace(address, retired_at=retired_at))
+        retired = _as_retired(address, days, context)
+        if retired is not None and hostnames.address_key(address) not in known:
+            candidates.append(retired)
     if len(candidates) > _MAX_RETIRED_ADDRESSES:
         candidates.sort(key=lambda address: address.retired_at, reverse=True)
-    retired = [
+    kept = [
         address
         for address in candidates[:_MAX_RETIRED_ADDRESSES]
-        if claims.may_have(address.host, listener.owner) and claims.take(address, listener.key)
+        if claims.may_keep(address, listener.owner) and claims.take(address, listener.key)
     ]
-    if not live and not retired:
+    if not live and not kept:
         return None
     if document is None:
         document = msgspec.structs.replace(previous, tenant=tenant_document(owner))
-    return msgspec.structs.replace(document, addresses=(*live, *retired))
+    return msgspec.structs.replace(document, addresses=(*live, *kept))
+
+
+def _retired_address_days(listener: Listener, resources: Resources) -> int:
+    """Return how long a listener's retired addresses are served after their last arrival."""
+    found_class = resources.classes.get(listener.class_name)
+    days: int = types.value_or_default(
+        found_class.spec.retired_address_days if found_class else None, "ListenerClass.spec.retiredAddressDays"
+    )
+    return days
+
+
+def _as_retired(address: documents.Address, days: int, context: CompileContext) -> documents.Address | None:
+    """Return an address that is not configured any more as a retired one; None if it is not served any longer."""
+    retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
+    is_over = days == 0 or context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
+    return None if is_over else msgspec.structs.replace(address, retired_at=retired_at)
 
 
 def _last_good(
@@ -409,7 +439,7 @@ def _last_good(
     kept = tuple(
         address
         for address in previous.addresses
-        if claims.may_have(address.host, pair) and claims.take(address, previous.key)
+        if claims.may_keep(address, pair) and claims.take(address, previous.key)
     )
     if not kept:
         return None
@@ -424,7 +454,12 @@ def _grant_addresses(
     has_token = not declared or any(address.path is None for address in declared)
     tokens = token_paths(listener, keys.install) if has_token else []
     if not declared:
-        own = [documents.Address(policy.spec.hostname, path.path, (), path.action, path.until) for path in tokens]
+        own = [
+            documents.Address(
+                policy.spec.hostname, path.path, action=path.action, until=path.until, is_class_address=True
+            )
+            for path in tokens
+        ]
         return tuple(address for address in own if claims.take(address, listener.key)), []
     granted: list[documents.Address] = []
     findings: list[Finding] = []

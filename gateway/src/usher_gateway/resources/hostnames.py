@@ -2,8 +2,9 @@
 
 The hostname of a ListenerClass is reserved for its listeners without ``addresses``. Every other hostname belongs to one
 tenant: to the one that holds it already, else to the first that asks. A tenant holds a hostname while a document of
-it has an address there, whether or not its resources exist at this moment. Within a hostname an address (path and
-query) belongs to the first listener that takes it.
+it has an address there, whether or not its resources exist at this moment. An address at its class's hostname gives a
+tenant no hold on that hostname. Within a hostname an address (path and query) belongs to the first listener that takes
+it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,7 +30,7 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
     spec: listener_class.ListenerClassSpec
     namespace_labels: Mapping[str, str]
     reserved: frozenset[str] = frozenset()
-    """The hostnames of all ListenerClasses."""
+    """The hostnames that classes have, or had while retired addresses are there."""
     is_implicit: bool = False
     """True if the files have no ListenerClass, so that every hostname is allowed."""
 
@@ -70,6 +71,10 @@ class AddressClaims:
     def may_have(self, hostname: str, owner: Owner) -> bool:
         """Return True if a hostname belongs to this tenant or to no tenant."""
         return self._owners.get(hostname, owner) == owner
+
+    def may_keep(self, address: documents.Address, owner: Owner) -> bool:
+        """Return True if a tenant may keep an address that it had. Nobody else gets an address from a class."""
+        return address.is_class_address or self.may_have(address.host, owner)
 
     def is_over_limit(self, hostname: str, namespace: str, spec: listener_class.ListenerClassSpec) -> bool:
         """Return True if a namespace has as many other hostnames already as its class allows."""

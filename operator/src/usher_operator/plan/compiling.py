@@ -213,8 +213,14 @@ def age(seen: CachedResource[Any]) -> tuple[str, str]:
 
 
 def _reserved(view: View) -> frozenset[str]:
-    """The hostnames of all classes, including those of other installs."""
-    return frozenset(one.resource.spec.hostname for one in view.classes.values())
+    """The hostnames that no listener may name: those of all classes, and those that classes had.
+
+    A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit of
+    a class and its revert take no hostname from a tenant.
+    """
+    present = {one.resource.spec.hostname for one in view.classes.values()}
+    former = {host for host in view.shared_hostnames if host not in present and not view.holders(host)}
+    return frozenset(present | former)
 
 
 def _claims(
@@ -235,7 +241,7 @@ def _claims(
     fixed = {hostnames.address_key(address) for address in fixed_addresses(one)}
     had = previous.addresses if previous else ()
     for address in (*_declared_addresses(one, keys), *had):
-        if address.host not in reserved and claims.may_have(address.host, one.owner):
+        if address.host not in reserved and claims.may_keep(address, one.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
     for host in named:
         if claims.may_have(host, one.owner):

@@ -270,7 +270,7 @@ def plan(view: View, key: Key) -> Plan:
         # without a class, published documents stay exposed as they are
         return Plan(key, None if view.has_listeners_at(key.name) else ())
     spec = found.resource.spec
-    if key.name != spec.hostname and _is_retired(view, key.name):
+    if key.name != spec.hostname and _is_left(view, key.name):
         # its route and its certificate stay as they were, as the retired addresses do
         return Plan(key, None)
     if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
@@ -280,10 +280,15 @@ def plan(view: View, key: Key) -> Plan:
     return Plan(key, wanted, staying=_old_routes(view, key, wanted, spec))
 
 
-def _is_retired(view: View, hostname: str) -> bool:
-    """True if documents have addresses at a hostname, and all of them are retired."""
+def _is_left(view: View, hostname: str) -> bool:
+    """True if documents have addresses at a hostname that is no class's now, and all of them are about to end.
+
+    These are retired addresses, and addresses of a class that had the hostname until now.
+    """
     at_host = (address for one in view.listeners_at(hostname) for address in one.addresses if address.host == hostname)
-    return view.has_listeners_at(hostname) and all(address.retired_at for address in at_host)
+    return view.has_listeners_at(hostname) and all(
+        address.retired_at or address.is_class_address for address in at_host
+    )
 
 
 def _old_routes(
@@ -315,11 +320,15 @@ def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec)
 
 
 def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
-    """The namespace whose limit of hostnames a hostname counts against; ``""`` if the class has no such limit."""
+    """The namespace whose limit of hostnames a hostname counts against.
+
+    ``""`` if the class has no such limit, and for a hostname of a class.
+    """
     is_limited = spec.maximums is not None and spec.maximums.hostnames_per_namespace is not None
     if hostname == spec.hostname or not is_limited:
         return ""
-    return min(one.namespace for one in view.listeners_at(hostname))
+    holding = (one.namespace for one in view.listeners_at(hostname) if hostname in one.own_hostnames)
+    return min(holding, default="")
 
 
 def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:

@@ -394,15 +394,65 @@ def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
     assert "default" not in accepted.message
 
 
-def test_hostname_of_documents_of_several_tenants_cannot_be_claimed() -> None:
-    """The former hostname of a class: every tenant of the class still has an address there."""
+def shared_with_a_rival() -> views.MemoryView:
+    """Return an agency and an older rival whose listeners both have addresses at the class's hostname."""
     built = claimed_by_a_rival()
-    built.add(samples.tenant("third"))
-    built.add(samples.listener("third", tenant="third"))
+    built.seen[KEY] = msgspec.structs.replace(built.seen[KEY], created="2026-02-01T00:00:00Z")
+    built.add(samples.listener("shared"))
+    built.add(samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
     built.settle()
-    built.edit("ListenerClass", "public", hostname="new.example.org", allowedHostnames=[{"hostname": "*.example.com"}])
+    return built
+
+
+def test_former_class_hostname_stays_reserved_until_its_retired_addresses_end() -> None:
+    built = shared_with_a_rival()
+    allowed = [{"hostname": "*.example.com"}]
+    built.edit("ListenerClass", "public", hostname="new.example.org", allowedHostnames=allowed)
     built.edit("Listener", RIVAL.path, addresses=[{"name": "a", "hostname": "hooks.example.com"}])
+    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    built.settle()
+    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org", "hooks.example.com"]
+    built.set(now=views.NOW + 7 * DAY)
+    assert addresses(built, RIVAL) == ["hooks.example.com"]
+    assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org"]
+
+
+def test_edit_and_revert_of_a_class_hostname_change_no_holder() -> None:
+    built = shared_with_a_rival()
+    built.edit("ListenerClass", "public", hostname="www.example.org")
+    built.settle()
+    assert built.condition("Listener", samples.LISTENER, "Accepted").reason == "HostnameReserved"
+    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    built.edit("ListenerClass", "public", hostname="hooks.example.com")
+    built.settle()
     assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
+    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "True"
+    assert addresses(built) == ["www.example.org", "hooks.example.com"]
+    assert addresses(built, Key("Listener", "attacker", "shared")) == ["hooks.example.com", "www.example.org"]
+
+
+def test_route_of_a_former_class_hostname_stays_while_documents_change() -> None:
+    built = samples.agency()
+    certificate = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=certificate)
+    built.settle()
+    built.edit("ListenerClass", "public", hostname="new.example.com")
+    assert plan.plan(built, HOSTNAME).children is None
+    built.settle()
+    assert plan.plan(built, HOSTNAME).children is None
+
+
+def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> None:
+    built = shared_with_a_rival()
+    built.edit("ListenerClass", "public", tls=samples.PER_HOSTNAME, maximums={"hostnamesPerNamespace": 9})
+    built.edit("ListenerClass", "public", hostname="www.example.org")
+    built.settle()
+    built.edit("ListenerClass", "public", hostname="hooks.example.com")
+    built.settle()
+    found = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
+    (certificate,) = [child.manifest for child in found if child.ref.kind == "Certificate"]
+    assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
 
 
 def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names() -> None:
