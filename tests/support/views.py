@@ -141,10 +141,18 @@ class MemoryView(View):
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         namespace, _, name = tenant_path.partition("/")
         found: dict[ListenerState, list[str]] = {}
-        for one in self._in(Key("Listener", namespace, "")):
-            if one.resource.spec.tenant_ref.name == name:
+        for one in self._all("Listener"):
+            if one.resource.metadata.namespace == namespace and one.resource.spec.tenant_ref.name == name:
                 found.setdefault(ListenerState.of(one), []).append(one.resource.metadata.name)
         return {state: sorted(names)[:limit] for state, names in found.items()}
+
+    def classes_using(self, key: Key) -> Collection[str]:
+        def refers(listener: resources.Listener) -> bool:
+            names = {"Tenant": {listener.spec.tenant_ref.name}}
+            names["Destination"] = {route.destination_ref.name for route in listener.spec.routes or ()}
+            return listener.metadata.namespace == key.namespace and key.name in names[key.kind]
+
+        return {one.resource.class_name for one in self._all("Listener") if refers(one.resource)}
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         found = [

@@ -32,6 +32,7 @@ _CONDITIONS = {
     "DeliveriesHeld": ("Listener",),
     "TimesUntrusted": ("Listener",),
     "CompanyShared": ("Tenant",),
+    "HostnamesShared": ("ListenerClass",),
     "AddressRetired": ("Listener",),
     "Healthy": ("Destination",),
 }

@@ -97,7 +97,7 @@ class Operator:
         self.api = Client(
             self._access,
             limits=ClientLimits(page_bytes=_PAGE_BYTES),
-            field_manager=kinds.FIELD_MANAGER,
+            field_manager=kinds.field_manager(settings.controller_name),
             count_request=self.metrics.count_request,
             may_write=lambda: self.lease.may_write,
         )

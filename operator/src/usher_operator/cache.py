@@ -162,8 +162,12 @@ class Cache(View):
         return self._siblings.tenants_of(namespace, company_id, limit)
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
-        """The first names of the Tenant's Listeners, by state."""
+        """The first names of the Tenant's Listeners, of all installs, by state."""
         return self._siblings.listeners_of(tenant_path, limit)
+
+    def classes_using(self, key: Key) -> Collection[str]:
+        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
+        return self._references.classes_using(key)
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname, the oldest first."""
@@ -491,7 +495,7 @@ class Cache(View):
         former = self._references.targets(key)
         found = record.found
         now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
-        self._secrets.set_references(key, now)
+        concerned |= self._set_references(key, now)
         if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
             dependants = self._dependants(key)
             concerned |= self._with_rivals(dependants) if key.kind == "ListenerClass" else dependants
@@ -506,12 +510,20 @@ class Cache(View):
         concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
         concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
-        self._secrets.set_references(key, frozenset())
+        concerned |= self._set_references(key, frozenset())
         return concerned | {key} | self._rivals(key, former, frozenset())
 
+    def _set_references(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
+        """Set the targets of a key; returns the Tenants and Destinations that may have another owner now."""
+        former = self._references.targets(key)
+        concerned = indexes.owned_by_class(key.namespace, former ^ targets) if key.kind == "Listener" else ()
+        classes = {one: frozenset(self.classes_using(one)) for one in concerned}
+        self._secrets.set_references(key, targets)
+        return frozenset(one for one in concerned if classes[one] != self.classes_using(one) and one in self.records)
+
     def _set_class(self, key: Key, found: object) -> KeySet:
-        """Set a class; returns the Listeners that name a hostname that is reserved now, or not any more."""
-        reserved = self._class_hostnames
+        """Set a class; returns the keys for which its hostname or its install now counts in another way."""
+        reserved, former = self._class_hostnames, self._classes.get(key.name)
         self._classes.pop(key.name, None)
         if isinstance(found, CachedResource):
             self._classes[key.name] = found
@@ -524,7 +536,17 @@ class Cache(View):
             }
         )
         changed = reserved ^ self._class_hostnames
-        return frozenset().union(*(self._references.users("Hostname", host) for host in changed))
+        concerned = frozenset().union(*(self._references.users("Hostname", host) for host in changed))
+        present = self._classes.get(key.name)
+        if _patterns(former) != _patterns(present):
+            concerned |= frozenset(Key("ListenerClass", "", name) for name in self._classes)
+        if _owner_and_age(former) != _owner_and_age(present):  # rare, and may change the owner of any resource
+            concerned |= frozenset(one for one in self.records if one.kind != "Listener" or self._has_no_class(one))
+        return concerned
+
+    def _has_no_class(self, key: Key) -> bool:
+        listener = self.listener(key.path)
+        return listener is None or listener.resource.class_name not in self._classes
 
     @property
     def _class_hostnames(self) -> frozenset[str]:
@@ -548,14 +570,15 @@ class Cache(View):
                 return _NO_KEYS
         record = self.records.get(key)
         cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
+        concerned = _NO_KEYS
         if key.kind == "Listener":
             self._siblings.expose(key, cached, self._exposed_by(key))
+            concerned = self._siblings.summarize(key, cached)
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None
-        concerned = self._siblings.reorder(key, self._place_of(key, cached))
+        concerned |= self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
             concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
-            concerned |= self._siblings.summarize(key, cached)
         return concerned
 
     def _exposed_by(self, key: Key) -> dict[str, bool]:
@@ -645,7 +668,12 @@ class Cache(View):
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = labels
-        return self._with_rivals(self._references.users("Namespace", name)) if before != labels else _NO_KEYS
+        if before == labels:
+            return _NO_KEYS
+        concerned = self._with_rivals(self._references.users("Namespace", name))
+        if before is None:  # at the start there are too many namespaces to search the records for each
+            return concerned
+        return concerned | {key for key in self.records if key.kind == "Tenant" and key.namespace == name}
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         before = self.child_index.by_ref.get(ref)
@@ -732,6 +760,17 @@ def hostname_key(hostname: str) -> Key:
 def ref_of(kind: kinds.WatchedKind, namespace: str, name: str) -> ObjectRef:
     """Identify an object of a kind."""
     return ObjectRef(kind.api_version, kind.name, namespace, name)
+
+
+def _owner_and_age(cached: CachedResource[resources.ListenerClass] | None) -> tuple[object, ...]:
+    """The part of a class that decides which install owns other resources."""
+    if cached is None:
+        return ()
+    return cached.created, cached.resource.spec.controller_name, cached.resource.spec.namespaces
+
+
+def _patterns(cached: CachedResource[resources.ListenerClass] | None) -> list[str]:
+    return cached.resource.spec.hostname_patterns if cached is not None else []
 
 
 def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:

@@ -36,6 +36,7 @@ _NEGATIVE = frozenset(
         _Type.TimesUntrusted,
         _Type.AddressRetired,
         _Type.CompanyShared,
+        _Type.HostnamesShared,
     }
 )
 """Conditions that exist only while something is wrong."""

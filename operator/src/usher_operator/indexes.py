@@ -281,10 +281,15 @@ class ReferenceIndex:
     def __init__(self) -> None:
         self._targets: dict[Key, frozenset[Target]] = {}
         self._users: dict[Target, set[Key]] = {}
+        self._classes: dict[Key, Counter[str]] = {}
+        """How many Listeners of each ListenerClass refer to a Tenant or a Destination."""
 
     def set(self, key: Key, targets: frozenset[Target]) -> None:
         """Set the objects to which a key refers; empty if it refers to none any more."""
         before = self._targets.get(key, frozenset())
+        if key.kind == "Listener":
+            self._count_classes(key.namespace, before, -1)
+            self._count_classes(key.namespace, targets, 1)
         for gone in before - targets:
             users = self._users[gone]
             users.discard(key)
@@ -296,6 +301,21 @@ class ReferenceIndex:
             self._targets[key] = targets
         else:
             self._targets.pop(key, None)
+
+    def _count_classes(self, namespace: str, targets: frozenset[Target], count: int) -> None:
+        classes = [path for kind, path in targets if kind == "ListenerClass"]
+        for key in owned_by_class(namespace, targets):
+            counts = self._classes.setdefault(key, Counter())
+            for name in classes:
+                counts[name] += count
+                if not counts[name]:
+                    del counts[name]
+            if not counts:
+                del self._classes[key]
+
+    def classes_using(self, key: Key) -> AbstractSet[str]:
+        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination. Do not keep the result."""
+        return self._classes.get(key, Counter()).keys()
 
     def targets(self, key: Key) -> frozenset[Target]:
         """The objects to which a key refers."""
@@ -433,6 +453,15 @@ class SecretIndex:
 def _cut(value: Any) -> Any:
     """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
     return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
+
+
+def owned_by_class(namespace: str, targets: Iterable[Target]) -> list[Key]:
+    """The Tenants and Destinations among the targets of a Listener: its class may decide which install owns them."""
+    return [
+        Key(kind, namespace, path.partition("/")[2])
+        for kind, path in targets
+        if kind == "Tenant" or kind == "Destination"  # noqa: PLR1714 - mypy does not narrow by `in`
+    ]
 
 
 def class_name(one: resources.Listener) -> str:

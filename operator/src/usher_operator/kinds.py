@@ -25,7 +25,7 @@ from usher_operator.view import (
 )
 
 FIELD_MANAGER = "usher-operator"
-"""Owner of the fields that the operator writes."""
+"""Owner of the fields that commands write."""
 
 Feature = Literal["", "gateway_api", "cert_manager"]
 
@@ -127,6 +127,11 @@ RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), fou
 """Name of a kind -> the type of its resources."""
 
 
+def field_manager(controller_name: str) -> str:
+    """Owner of the fields that the operator of an install writes."""
+    return f"{FIELD_MANAGER}-{config_secret.install_label(controller_name)}"
+
+
 # Parsing
 
 
@@ -193,8 +198,15 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
         resource = convert(raw, RESOURCES[kind])
         found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
     except msgspec.ValidationError as error:
-        message = _without_values(str(error))
-        found = UnreadableResource(generation=metadata.get("generation", 0), message=message, **common)
+        given = raw.get("spec")
+        spec: dict[str, Any] = given if isinstance(given, dict) else {}
+        found = UnreadableResource(
+            generation=metadata.get("generation", 0),
+            message=_without_values(str(error)),
+            controller_name=str(spec.get("controllerName", "")),
+            class_name=str(spec.get("listenerClassName", types.DEFAULTS["Listener.spec.listenerClassName"])),
+            **common,
+        )
     return ResourceRecord(
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],

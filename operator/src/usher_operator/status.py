@@ -1,11 +1,14 @@
 """Writes statuses, and posts the Events about them.
 
 A status is written only if it differs from the stored one, and an Event reports a condition that changed.
+
+Only the install that owns a resource writes its status, so two installs never write one. If something else changes a
+status again and again, each write waits for twice as long as the one before.
 """
 
 import asyncio
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -33,10 +36,56 @@ _log = structlog.get_logger(__name__)
 INFORMATIONAL_PER_SECOND = 5.0
 """Statuses written per second in which only informational conditions differ."""
 
+FIRST_REWRITE_SECONDS = 1.0
+"""Delay before a status is written for the second time because something else changed it; it doubles each time."""
+
+LAST_REWRITE_SECONDS = 300.0
+"""Longest delay before such a write."""
+
 _MAX_QUEUED_EVENTS = 50
 """Events of one namespace that wait; further ones are dropped."""
 
 _EVENT_INTERVAL_SECONDS = 0.1
+
+
+class RewriteBackoff:
+    """Delays writes of statuses that something else changes again and again after this operator wrote them. Pure."""
+
+    def __init__(self) -> None:
+        self._writes: dict[Key, tuple[int, float, int]] = {}
+        """Hash of the status that was written, when, and how many writes in a row replaced somebody's change."""
+
+    def seconds_left(self, key: Key, record: kinds.ResourceRecord, now: float) -> float:
+        """Seconds until the stored status may be replaced; zero or negative if it may be now.
+
+        The first replacement needs no delay.
+        """
+        content, written_at, replaced = self._writes.get(key, (0, 0.0, 0))
+        if not replaced or _hash_of_stored(record) == content:
+            return 0.0
+        return written_at + min(FIRST_REWRITE_SECONDS * 2.0 ** min(replaced - 1, 30), LAST_REWRITE_SECONDS) - now
+
+    def written(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: float) -> None:
+        """Note that a status was written over the stored one in ``record``."""
+        content, written_at, replaced = self._writes.get(key, (_hash_of_stored(record), now, 0))
+        if _hash_of_stored(record) != content:
+            replaced += 1
+        elif now - written_at > LAST_REWRITE_SECONDS:
+            replaced = 0
+        written = _hash_of(status.conditions.values(), status.fields, status.observed_generation)
+        self._writes[key] = written, now, replaced
+
+    def forget(self, key: Key) -> None:
+        """Forget a resource whose status this operator does not write any more."""
+        self._writes.pop(key, None)
+
+
+def _hash_of_stored(record: kinds.ResourceRecord) -> int:
+    return _hash_of(record.found.conditions, record.found.fields, record.observed_generation)
+
+
+def _hash_of(conditions: Iterable[StatusCondition], fields: Mapping[str, Any], generation: int) -> int:
+    return hash((frozenset(conditions), msgspec.json.encode(fields, order="sorted"), generation))
 
 
 class StatusWriter:
@@ -75,6 +124,7 @@ class StatusWriter:
         self._events: Lanes[dict[str, Any]] = Lanes()
         """Events to post; namespaces take turns."""
         self._has_events = asyncio.Event()
+        self._rewrites = RewriteBackoff()
 
     async def write(self, plan: Plan) -> None:
         """Write the status that a plan wants, unless it is stored already or the stored one is newer.
@@ -85,6 +135,7 @@ class StatusWriter:
         record = self._cache.records.get(plan.key)
         if plan.status is None or record is None:
             self._event_recorder.overdue(plan.key, None, self._clock())
+            self._rewrites.forget(plan.key)
             return
         is_released = plan.key in self._released
         self._released.discard(plan.key)
@@ -102,17 +153,24 @@ class StatusWriter:
         changed = differences(status, record)
         if not changed:
             return "noop"
+        seconds = self._rewrites.seconds_left(key, record, self._clock())
+        if seconds > 0:
+            self._queue.add_after(key, seconds)
+            return "delayed"
         if changed <= INFORMATIONAL_CONDITIONS and not is_released and not self._may_write_informational(key):
             return "deferred"
         kind = kinds.BY_NAME[key.kind]
         try:
             body = body_of(key, status, record, _now())
             raw = await self._api.apply(kind.path(key.namespace, key.name), body, is_status=True)
+            if leftover_types(raw, status):
+                raw = await self._api.merge_status(kind.path(key.namespace, key.name), without_leftovers(raw, status))
         except ApiError as error:
             if error.status == 404:  # the resource was deleted meanwhile
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
+        self._rewrites.written(key, status, record, self._clock())
         # if the answer shows an edit, reconcile the key too: the cache has the edit, so no event will report it
         is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
         changed_keys = self._cache.take_answer(kind, raw, record.resource_version)
@@ -185,6 +243,22 @@ def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozens
     if record.observed_generation != status.observed_generation or dict(record.found.fields) != status.fields:
         found.add("status")
     return frozenset(found)
+
+
+def leftover_types(raw: dict[str, Any], status: ResourceStatus) -> frozenset[str]:
+    """The operator's conditions in the answer of an apply that the status does not have.
+
+    Another field manager wrote them, such as the install that owned the resource before, and an apply leaves them.
+    """
+    stored = {condition["type"] for condition in raw.get("status", {}).get("conditions") or ()}
+    return frozenset(stored.intersection(ConditionType) - status.conditions.keys())
+
+
+def without_leftovers(raw: dict[str, Any], status: ResourceStatus) -> dict[str, Any]:
+    """The body of the merge that removes these conditions from the version that the answer shows."""
+    leftovers = leftover_types(raw, status)
+    conditions = [condition for condition in raw["status"]["conditions"] if condition["type"] not in leftovers]
+    return {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "status": {"conditions": conditions}}
 
 
 def body_of(key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class ConditionType(enum.StrEnum):
     TimesUntrusted = "TimesUntrusted"
     AddressRetired = "AddressRetired"
     CompanyShared = "CompanyShared"
+    HostnamesShared = "HostnamesShared"
     Healthy = "Healthy"
 
 
@@ -95,6 +96,7 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.TimesUntrusted,
         ConditionType.AddressRetired,
         ConditionType.CompanyShared,
+        ConditionType.HostnamesShared,
         ConditionType.Healthy,
     }
 )
@@ -136,7 +138,8 @@ class Plan(msgspec.Struct, frozen=True):
     """All children of this key. The writer removes existing children that are not in it (a config Secret by way of a
     tombstone, under the removal limit). None: every child stays as it is."""
     status: ResourceStatus | None = None
-    """None if no status is to be written: the resource is gone or another install's, or the key is a Hostname."""
+    """None if no status is to be written: the resource is gone, another install owns it (``plan.ownership``), or the
+    key is a Hostname."""
     is_behind: bool = False
     """True if some gateway does not run the wanted document. The cache remembers since when (View.behind_since)."""
     again_at: int | None = None
@@ -196,6 +199,10 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     message: str
     """Which field is wrong and why; without values."""
+    controller_name: str = ""
+    """The install that serves a ListenerClass; ``""``: not readable."""
+    class_name: str = ""
+    """The ListenerClass of a Listener; ``""``: not readable."""
     conditions: tuple[StatusCondition, ...] = ()
     fields: Mapping[str, Any] = {}
 
@@ -397,7 +404,10 @@ class View(Protocol):
         """The first names of the Tenants of a namespace that have a company id."""
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
-        """The Listeners of a Tenant that this install serves: the first names of each state, at most ``limit``."""
+        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
+
+    def classes_using(self, key: Key) -> Collection[str]:
+        """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname in ``addresses``, the oldest first, except those of other installs."""

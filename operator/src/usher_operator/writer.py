@@ -201,7 +201,7 @@ class ChildWriter:
         labels = raw["metadata"].get("labels") or {}
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
         install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
-        if kinds.FIELD_MANAGER not in managers or install != self._install_label:
+        if kinds.field_manager(self._cache.install.controller_name) not in managers or install != self._install_label:
             self._note_taken(ref)
             raise _name_taken(path, "an object that this operator did not make has this name")
         owner = children.owner_of(raw["metadata"].get("annotations") or {})

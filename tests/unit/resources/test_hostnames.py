@@ -20,6 +20,26 @@ def test_wildcard_matches_one_or_more_labels(pattern: str, hostname: str, matche
 
 
 @pytest.mark.parametrize(
+    ("pattern", "other", "overlaps"),
+    [
+        ("a.example", "a.example", True),
+        ("a.example", "b.example", False),
+        ("www.a.example", "*.a.example", True),
+        ("*.a.example", "x.www.a.example", True),
+        ("a.example", "*.a.example", False),
+        ("*.a.example", "a.example", False),
+        ("*.a.example", "*.a.example", True),
+        ("*.a.example", "*.www.a.example", True),
+        ("*.www.a.example", "*.a.example", True),
+        ("*.a.example", "*.b.example", False),
+        ("*.a.example", "www.ba.example", False),
+    ],
+)
+def test_patterns_overlap_if_they_allow_a_common_hostname(pattern: str, other: str, overlaps: bool) -> None:
+    assert hostnames.first_overlap(["own.example", pattern], [other]) == (pattern if overlaps else None)
+
+
+@pytest.mark.parametrize(
     ("operator", "values", "labels", "chosen"),
     [
         ("In", ["a"], {"k": "a"}, True),

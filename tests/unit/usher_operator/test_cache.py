@@ -183,6 +183,22 @@ def test_class_change_concerns_its_listeners(full: Cache) -> None:
     assert full.put(kinds.LISTENER_CLASS, klass(hostname="other.example.com")) == {PUBLIC, LOBBY}
 
 
+def test_class_of_another_install_concerns_everything_that_it_may_own(full: Cache) -> None:
+    other = raw(
+        "ListenerClass", "other", {"controllerName": "example.com/other", "hostname": "a.example"}, namespace=""
+    )
+    assert full.put(kinds.LISTENER_CLASS, other) == {Key("ListenerClass", "", "other"), PUBLIC, ACME, CRM}
+
+
+def test_listener_of_another_class_concerns_the_resources_that_it_refers_to(full: Cache) -> None:
+    bar = listener("bar")
+    bar["spec"]["listenerClassName"] = "other"
+    assert full.put(kinds.LISTENER, bar) == {BAR, ACME, CRM}
+    assert full.classes_using(ACME) == full.classes_using(CRM) == {"public", "other"}
+    assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, ACME, CRM}
+    assert full.classes_using(CRM) == {"public"}
+
+
 def test_removed_route_ends_the_reference(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["routes"] = []

@@ -12,7 +12,14 @@ from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
-from usher_operator.status import StatusWriter, body_of, differences
+from usher_operator.status import (
+    RewriteBackoff,
+    StatusWriter,
+    body_of,
+    differences,
+    leftover_types,
+    without_leftovers,
+)
 from usher_operator.view import (
     ConditionStatus,
     Key,
@@ -74,6 +81,44 @@ def test_status_body_names_the_uid_of_the_object() -> None:
         "name": "lobby",
         "namespace": "agency",
         "uid": "uid",
+    }
+
+
+def test_first_rewrite_waits_for_nothing_and_each_further_one_twice_as_long() -> None:
+    backoff, wanted, foreign = RewriteBackoff(), status(condition()), record(condition(status="False"))
+    now, waits = 0.0, []
+    for _ in range(12):
+        wait = backoff.seconds_left(LOBBY, foreign, now)
+        waits.append(wait)
+        now += wait
+        backoff.written(LOBBY, wanted, foreign, now)
+    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
+
+
+def test_own_change_of_a_status_never_waits() -> None:
+    backoff, states = RewriteBackoff(), [status(condition(reason=f"Reason{number}")) for number in range(20)]
+    stored = record()
+    for number, wanted in enumerate(states):
+        assert backoff.seconds_left(LOBBY, stored, float(number)) == 0
+        backoff.written(LOBBY, wanted, stored, float(number))
+        stored = record(*wanted.conditions.values())
+
+
+def test_rewrites_count_from_the_start_again_after_a_quiet_time() -> None:
+    backoff, wanted, foreign = RewriteBackoff(), status(condition()), record(condition(status="False"))
+    for now in (0.0, 0.0, 1.0):
+        backoff.written(LOBBY, wanted, foreign, now)
+    backoff.written(LOBBY, status(condition(reason="Suspended")), record(condition()), 400.0)
+    assert backoff.seconds_left(LOBBY, foreign, 400.0) == 0
+
+
+def test_condition_of_another_manager_is_left_out_of_the_next_version() -> None:
+    stored = [{"type": name} for name in ("Ready", "Healthy", "example.com/Own")]
+    raw = {"metadata": {"resourceVersion": "7"}, "status": {"conditions": stored}}
+    assert leftover_types(raw, status(condition())) == {"Healthy"}
+    assert without_leftovers(raw, status(condition())) == {
+        "metadata": {"resourceVersion": "7"},
+        "status": {"conditions": [{"type": "Ready"}, {"type": "example.com/Own"}]},
     }
 
 

@@ -29,6 +29,7 @@ _NO_STATUS = 0
 
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
 _METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 JsonObject = dict[str, Any]
@@ -319,6 +320,20 @@ class Client:
                 body=body,
                 is_fenced=True,
                 content_type=_APPLY,
+            )
+        )
+
+    async def merge_status(self, path: str, body: JsonObject) -> JsonObject:
+        """Merge a body into the status of the version that it names; status 409 if there is a newer one."""
+        return await self._request_object(
+            _Request(
+                verb="merge_status",
+                method="PATCH",
+                path=f"{path}/status",
+                query={"fieldManager": self._field_manager},
+                body=body,
+                is_fenced=True,
+                content_type=_MERGE,
             )
         )
 

@@ -114,6 +114,24 @@ def matches(pattern: str, hostname: str) -> bool:
     return hostname.endswith(pattern[1:]) if pattern.startswith("*.") else hostname == pattern
 
 
+def first_overlap(patterns: Iterable[str], others: Collection[str]) -> str | None:
+    """Return the first pattern that allows a hostname that one of the others allows too; None if none does."""
+    suffixes = {other[2:] for other in others if other.startswith("*.")}
+    parents_of_others = {parent for other in others for parent in _parents(other.removeprefix("*."))}
+    for pattern in patterns:
+        name = pattern.removeprefix("*.")
+        is_below_other = any(parent in suffixes for parent in _parents(name))
+        is_above_other = name != pattern and name in parents_of_others
+        if pattern in others or is_below_other or is_above_other:
+            return pattern
+    return None
+
+
+def _parents(hostname: str) -> list[str]:
+    labels = hostname.split(".")
+    return [".".join(labels[start:]) for start in range(1, len(labels))]
+
+
 def permits(namespaces: listener_class.Namespaces | None, labels: Mapping[str, str]) -> bool:
     """Return True if ``namespaces`` of a ListenerClass selects a namespace with these labels. None selects all."""
     if namespaces is None or namespaces.from_ == "All":

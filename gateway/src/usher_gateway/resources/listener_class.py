@@ -335,6 +335,11 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
 
+    @property
+    def hostname_patterns(self) -> list[str]:
+        """The class's own hostname, and those that its listeners may name."""
+        return [self.hostname, *(allowed.hostname for allowed in self.allowed_hostnames or ())]
+
 
 class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
     """How listeners are exposed. It is cluster-scoped, and the platform team owns it."""

@@ -6,7 +6,9 @@ order the changes came.
 
 from collections.abc import Callable
 
-from usher_operator.plan import hostname, listener, simple_kinds
+import msgspec
+
+from usher_operator.plan import hostname, listener, ownership, simple_kinds
 from usher_operator.view import Key, Kind, Plan, View
 
 _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
@@ -19,5 +21,8 @@ _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
 
 
 def plan(view: View, key: Key) -> Plan:
-    """The plan of one key. Takes at most about a millisecond."""
-    return _PLANS[key.kind](view, key)
+    """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
+    wanted = _PLANS[key.kind](view, key)
+    if wanted.status is None or ownership.owner_of(view, key) == view.install.controller_name:
+        return wanted
+    return msgspec.structs.replace(wanted, status=None)

@@ -88,6 +88,7 @@ class OperatorReason(enum.StrEnum):
     AddressRetired = "AddressRetired"
     RetiredAddressUsed = "RetiredAddressUsed"
     CompanyShared = "CompanyShared"
+    HostnamesShared = "HostnamesShared"
     Healthy = "Healthy"
     NotTried = "NotTried"
     CircuitOpen = "CircuitOpen"

@@ -76,15 +76,6 @@ def is_foreign(view: View, one: resources.Listener) -> bool:
     return found is not None and not is_ours(view, found)
 
 
-def is_foreign_namespace(view: View, namespace: str) -> bool:
-    """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
-    labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
-    may = [
-        is_ours(view, one) for one in view.classes.values() if hostnames.permits(one.resource.spec.namespaces, labels)
-    ]
-    return bool(may) and not any(may)
-
-
 def compile_listener(view: View, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
     """Compile a listener, with just the resources that it refers to."""
     one = cached.resource

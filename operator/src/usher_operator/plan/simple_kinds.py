@@ -10,11 +10,11 @@ import urllib.parse
 import msgspec
 
 from usher_gateway import model, resources
-from usher_gateway.resources import types
+from usher_gateway.resources import hostnames, types
 from usher_gateway.resources.listener_class import check_class
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, describe_halts, describe_unmatched
 from usher_gateway.resources.tenant import check_tenant
-from usher_operator.plan import common, compiling, hostname, reports
+from usher_operator.plan import common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import (
     FINGERPRINT_FIELD,
@@ -54,6 +54,7 @@ def plan_listener_class(view: View, key: Key) -> Plan:
         builder.from_state(
             _Type.Exposed, hostname.exposed_state(view, cached.resource.spec, cached.resource.spec.hostname)
         ),
+        *_hostnames_shared(view, cached.resource, builder),
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
     status = builder.status(parts, fields=_class_fields(view, cached))
@@ -84,6 +85,21 @@ def _class_accepted(view: View, one: resources.ListenerClass, builder: Condition
     return accepted
 
 
+def _hostnames_shared(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> list[StatusCondition]:
+    """HostnamesShared, while a class of another install allows some of the hostnames of this class."""
+    for name, other in sorted(view.classes.items()):
+        pattern = hostnames.first_overlap(one.spec.hostname_patterns, other.resource.spec.hostname_patterns)
+        if pattern is None or compiling.is_ours(view, other):
+            continue
+        message = (
+            f"`{pattern}` overlaps with a hostname of ListenerClass `{name}` of another install "
+            f"(`{other.resource.spec.controller_name}`), so both could serve one hostname for different tenants: "
+            "`hostname` and `allowedHostnames` of one of the two must be changed"
+        )
+        return [builder.true(_Type.HostnamesShared, OperatorReason.HostnamesShared, message)]
+    return []
+
+
 def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
     return (
         "removals wait, because too many objects or addresses of a namespace or all listeners would go out of service "
@@ -97,7 +113,7 @@ def plan_tenant(view: View, key: Key) -> Plan:
     cached = view.tenant(key.path)
     if cached is None:
         return common.plan_absent(view, key, ())
-    if compiling.is_foreign_namespace(view, key.namespace):
+    if ownership.is_foreign_namespace(view, key.namespace):
         return Plan(key)
     held_back = common.publishing_state(view)
     if held_back is not None:
@@ -165,7 +181,7 @@ def plan_destination(view: View, key: Key) -> Plan:
     cached = view.destination(key.path)
     if cached is None:
         return common.plan_absent(view, key, _KEPT_OF_DESTINATION)
-    if compiling.is_foreign_namespace(view, key.namespace):
+    if ownership.is_foreign_namespace(view, key.namespace):
         return Plan(key)
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):

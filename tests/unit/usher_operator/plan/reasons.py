@@ -200,6 +200,10 @@ def company_is_shared(built: MemoryView) -> None:
     built.edit("Tenant", "default/globex", companyID="77")
 
 
+def hostnames_are_shared(built: MemoryView) -> None:
+    built.add(samples.listener_class("other", "example.com/other", "hooks.example.com"))
+
+
 def visited(built: MemoryView) -> None:
     """Let the gateways report a visit at every present address of the listener."""
     published = built.published(Key("Listener", *samples.LISTENER.split("/")))
@@ -404,6 +408,7 @@ CASES = [
     Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
     Case("Ready", "Unknown", "Pending", lambda built: built.add(samples.listener("new")), "Tenant", TENANT),
     Case("CompanyShared", "True", "CompanyShared", company_is_shared, "Tenant", TENANT),
+    Case("HostnamesShared", "True", "HostnamesShared", hostnames_are_shared, "ListenerClass", "public"),
     Case("Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", samples.DESTINATION),
     Case(
         "ResolvedRefs",

@@ -87,3 +87,13 @@ apiVersion: usher.dev/v1alpha1
 kind: Tenant
 metadata: {{name: {name}, namespace: {namespace}}}
 """
+
+
+def listener_class(name: str, controller: str, hostname: str, *, created: str = "02") -> str:
+    """Return the manifest of a ListenerClass of an install, which permits every namespace."""
+    return f"""
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {{name: {name}, creationTimestamp: "2026-01-{created}T00:00:00Z"}}
+spec: {{controllerName: {controller}, hostname: {hostname}}}
+"""

@@ -1,0 +1,61 @@
+"""Says which install owns a resource. Only the owner writes its status and its Events. Pure.
+
+Every install computes the owner from the same resources, and an install knows of another one only the controllerName in
+its classes:
+
+- A ListenerClass names its install. A Listener belongs to the install of its class.
+- A Tenant or a Destination belongs to the install of the oldest ListenerClass among those of the Listeners that refer
+  to it.
+- If no class is left by that, the oldest class that permits the namespace decides, else the oldest class of all.
+
+Classes of the same second are ordered by name. Each install publishes the documents that its own gateways need,
+whoever owns the status.
+
+Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs of two versions
+may disagree while one of them cannot read a class. ``status.RewriteBackoff`` bounds what these two cases cost.
+"""
+
+from collections.abc import Iterable
+
+from usher_gateway import resources
+from usher_gateway.resources import hostnames, types
+from usher_operator.view import CachedResource, Key, View
+
+_Class = CachedResource[resources.ListenerClass]
+
+
+def owner_of(view: View, key: Key) -> str:
+    """The controllerName of the install that owns a resource."""
+    unreadable = view.unreadable(key)
+    match key.kind:
+        case "ListenerClass":
+            own_class = view.classes.get(key.name)
+            named = own_class.resource.spec.controller_name if own_class else unreadable and unreadable.controller_name
+            return named or view.install.controller_name
+        case "Listener":
+            listener = view.listener(key.path)
+            class_name = listener.resource.class_name if listener else unreadable.class_name if unreadable else ""
+            if class_name in view.classes:
+                return view.classes[class_name].resource.spec.controller_name
+            used: Iterable[str] = ()
+        case _:
+            used = view.classes_using(key)
+    permitted = _permitting(view, key.namespace)
+    used_and_permitted = [each for each in permitted if each.resource.metadata.name in used]
+    oldest = min(used_and_permitted or permitted or view.classes.values(), key=_age, default=None)
+    return oldest.resource.spec.controller_name if oldest is not None else view.install.controller_name
+
+
+def is_foreign_namespace(view: View, namespace: str) -> bool:
+    """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
+    names = {each.resource.spec.controller_name for each in _permitting(view, namespace)}
+    return bool(names) and view.install.controller_name not in names
+
+
+def _permitting(view: View, namespace: str) -> list[_Class]:
+    labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
+    return [each for each in view.classes.values() if hostnames.permits(each.resource.spec.namespaces, labels)]
+
+
+def _age(listener_class: _Class) -> tuple[str, str]:
+    return listener_class.created, listener_class.resource.metadata.name

@@ -1,0 +1,82 @@
+"""Which install owns a Tenant, a Destination or a Listener."""
+
+from support import views
+from unit.usher_operator.plan import samples
+from usher_operator import plan
+from usher_operator.plan.ownership import owner_of
+from usher_operator.view import Install, Key, Kind, UnreadableResource
+
+OURS, OTHER = "usher.dev/usher", "example.com/other"
+TENANT = Key("Tenant", "default", "acme")
+DESTINATION = Key("Destination", "default", "crm")
+LISTENER = Key("Listener", "default", "lobby")
+
+
+def with_other_class(*, created: str) -> views.MemoryView:
+    """The agency of our class, which is of 1 January, and a class of another install."""
+    built = samples.agency()
+    built.add(samples.listener_class("other", OTHER, "other.example.com", created=created))
+    return built
+
+
+def test_class_of_the_listeners_decides_although_another_class_is_older() -> None:
+    built = with_other_class(created="01")
+    built.edit("Listener", samples.LISTENER, listenerClassName="other")
+    built.edit("ListenerClass", "public", hostname="new.example.com")
+    assert [owner_of(built, key) for key in (TENANT, DESTINATION, LISTENER)] == [OTHER, OTHER, OTHER]
+
+
+def test_oldest_class_decides_between_listeners_of_two_installs() -> None:
+    built = with_other_class(created="02")
+    built.add(samples.listener("bar", "listenerClassName: other\n  routes: [{name: crm, destinationRef: {name: crm}}]"))
+    assert owner_of(built, TENANT) == OURS
+    assert owner_of(built, DESTINATION) == OURS
+
+
+def test_name_decides_between_classes_of_the_same_second() -> None:
+    built = samples.agency()
+    built.add(samples.listener_class("another", OTHER, "other.example.com", created="01"))
+    built.add(samples.tenant("globex"))
+    assert owner_of(built, Key("Tenant", "default", "globex")) == OTHER
+
+
+def test_oldest_class_that_permits_the_namespace_decides_without_listeners() -> None:
+    built = with_other_class(created="02")
+    built.add(samples.tenant("globex"))
+    assert owner_of(built, Key("Tenant", "default", "globex")) == OURS
+    built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": {"matchLabels": {"a": "b"}}})
+    assert owner_of(built, Key("Tenant", "default", "globex")) == OTHER
+
+
+def test_listener_of_an_absent_class_belongs_to_the_oldest_class() -> None:
+    built = with_other_class(created="02")
+    built.add(samples.listener("bar", "listenerClassName: absent"))
+    assert owner_of(built, Key("Listener", "default", "bar")) == OURS
+
+
+def test_unreadable_resources_belong_to_the_install_that_they_name() -> None:
+    built = with_other_class(created="02")
+    unreadable = UnreadableResource(uid="uid", generation=1, message="", controller_name=OTHER, class_name="other")
+    keys = Key("ListenerClass", "", "newer"), Key("Listener", "default", "newer")
+    built.broken.update(dict.fromkeys(keys, unreadable))
+    assert [owner_of(built, key) for key in keys] == [OTHER, OTHER]
+    assert [plan.plan(built, key).status for key in keys] == [None, None]
+
+
+def test_install_without_ownership_publishes_and_writes_no_status() -> None:
+    built = with_other_class(created="02")
+    built.edit("Listener", samples.LISTENER, listenerClassName="other")
+    wanted = plan.plan(built, DESTINATION)
+    assert wanted.status is None
+    assert wanted.children
+
+
+def test_every_install_computes_the_same_owner() -> None:
+    built = with_other_class(created="02")
+    built.add(samples.listener("bar", "listenerClassName: other\n  routes: [{name: crm, destinationRef: {name: crm}}]"))
+    built.add(samples.tenant("globex"))
+    kinds: tuple[Kind, ...] = ("Tenant", "Destination", "Listener", "ListenerClass")
+    keys = [key for key in built.every_key() if key.kind in kinds]
+    before = [owner_of(built, key) for key in keys]
+    built.set(install=Install(controller_name=OTHER))
+    assert [owner_of(built, key) for key in keys] == before
