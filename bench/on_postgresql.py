@@ -265,7 +265,7 @@ def _sizes(server: PostgresServer, database: str) -> dict[str, int]:
 
 async def _fill(server: PostgresServer, database: str, file: str, **values: int) -> None:
     """Run a script with some words replaced by values. Then bring the tables into the state of old ones."""
-    script = (run.HERE / file).read_text("utf-8")
+    script = (run.HERE / "numbers.sql").read_text("utf-8") + (run.HERE / file).read_text("utf-8")
     for word, value in values.items():
         script = script.replace(word, str(value))
     connection = await asyncpg.connect(server.dsn(database), server_settings={"synchronous_commit": "off"})

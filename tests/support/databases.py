@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from postgresql.server import PostgresServer
+from support import waiting
 from usher_gateway.store.postgresql import schema
 
 PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"
@@ -95,3 +96,27 @@ def let_gateways_die(name: str) -> None:
 def drop(name: str) -> None:
     """Drop a database, if it exists."""
     server().drop(name)
+
+
+def save(name: str) -> str:
+    """Keep a copy of a database; return the name of the copy. Its connections end."""
+    copy = f"{name}_saved"
+    _refuse_connections(name)
+    server().execute(f"create database {copy} template {name} strategy file_copy")
+    server().execute(f"alter database {name} allow_connections true")
+    return copy
+
+
+def restore(name: str, copy: str) -> None:
+    """Put a copy in the place of a database, on a server that goes on running. Its connections end."""
+    _refuse_connections(name)
+    server().execute(f"drop database {name} with (force)")
+    server().execute(f"alter database {copy} rename to {name}")
+
+
+def _refuse_connections(name: str) -> None:
+    """End all connections to a database, and let none begin."""
+    server().disconnect(name)
+    server().execute(f"alter database {name} allow_connections false")
+    end = f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}'"
+    waiting.poll(lambda: server().rows(end), lambda rows: not rows, every_seconds=0.01)

@@ -143,8 +143,12 @@ class PostgresServer:
 
     def drop(self, database: str) -> None:
         """Drop a database, if it exists, with everything connected to it."""
-        self._wait(self._disconnect(database))
+        self.disconnect(database)
         self.execute(f'drop database if exists "{database}" with (force)')
+
+    def disconnect(self, database: str) -> None:
+        """End this object's own connection to a database."""
+        self._wait(self._disconnect(database))
 
     def require_password(
         self, role: str, password: str, *, attributes: str = "superuser", clients: str = "127.0.0.1/32"

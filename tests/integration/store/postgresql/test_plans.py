@@ -8,11 +8,15 @@ import pytest
 
 from contract import engines
 from support import databases
-from usher_gateway.store.postgresql import accept, changes, circuits, delivery_queue, incarnations, prune
+from usher_gateway.store.postgresql import accept, changes, circuits, delivery_queue, incarnations, prune, writer
 
 ROWS = 20_000
 FILL = f"""
     insert into destinations (key) values ('agency/dead'), ('agency/crm');
+    insert into listeners (namespace, tenant, listener) select 'agency', 'acme', key::text
+        from generate_series(1, {ROWS}) key;
+    insert into routes (hash, listener, name, destination, definition)
+        select sha256(int8send(key)), key, 'crm', 2, ''::bytea from generate_series(1, {ROWS}) key;
     insert into incarnations (slot, beat_at, ended_at) values (63, now(), now());
     insert into arrivals select key, ''::bytea, 1, key, key, 1, 0, 0, 0, 10, sha256(int8send(key)),
         sha256(int8send(key)), int8send(key), ''::bytea from generate_series(1, {ROWS}) key;
@@ -36,6 +40,8 @@ STATEMENTS = {
     "accept: replace contents": accept._REPLACE_CONTENTS,
     "accept: visit times": accept._SET_TIMES,
     "accept: marks": accept.ADD_MARKS,
+    "accept: insert": accept._INSERT,
+    "commit": writer._INSERT_COMMIT,
     "accept: quota": accept._MONTH_VISITS,
     "settle": delivery_queue._SETTLE,
     "claim: lock": delivery_queue._LOCK_DUE,
@@ -69,7 +75,18 @@ STATEMENTS = {
     "prune: visit times": prune._FORGET_TIMES,
     "prune: rows": prune._FORGET,
 }
-LARGE = ("arrivals", "bodies", "deliveries", "prints", "sightings", "persons", "once_marks", "attempts")
+LARGE = (
+    "arrivals",
+    "bodies",
+    "deliveries",
+    "prints",
+    "sightings",
+    "persons",
+    "once_marks",
+    "attempts",
+    "listeners",
+    "routes",
+)
 
 
 @pytest.fixture

@@ -396,7 +396,7 @@ async def test_listing_shows_the_visits_of_all_gateways(gateways: Gateways) -> N
 async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway tries to start every few seconds, and a slot is free again after 10 minutes only."""
 
-    async def fail(_: object) -> None:
+    async def fail(*_: object) -> None:
         raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
 
     engine = engines.Postgresql()

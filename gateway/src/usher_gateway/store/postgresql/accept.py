@@ -14,6 +14,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
+from usher_gateway.store.postgresql.names import NAMES_EXIST
 from usher_gateway.store.postgresql.transaction import Transaction, columns
 
 MOST_TIMES = 1_000
@@ -68,7 +69,7 @@ ADD_MARKS = """
 DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
 """Take back marks for which no delivery was made."""
 
-_INSERT = """
+_INSERT = f"""
     with
     arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::integer[], $4::bigint[],
         $5::bigint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[],
@@ -84,8 +85,9 @@ _INSERT = """
             as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
     insert into commits (incarnation, number, counts)
     select number, $32, $33 from incarnations where number = $31 and ended_at is null
+    and {NAMES_EXIST.format("$34", "$35", "$36", "$37", "$38", "$39")}
     returning number
-"""
+"""  # noqa: S608 - numbered values
 """Insert the rows of all arrivals, and the row of the commit, in one statement."""
 
 _MARK_UNACKNOWLEDGED = f"update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[])"  # noqa: S608
@@ -113,7 +115,7 @@ class Acceptance(ArrivalRows):
         self, transaction: Transaction, arrivals: Sequence[model.Arrival], unacknowledged: Sequence[model.Arrival]
     ) -> None:
         super().__init__(
-            arrivals, now=transaction.now, names=transaction.names, ids=transaction.ids, meters=transaction.meters
+            arrivals, now=transaction.now, names=transaction, ids=transaction.ids, meters=transaction.meters
         )
         self._transaction = transaction
         self._connection = transaction.connection
@@ -188,7 +190,7 @@ class Acceptance(ArrivalRows):
         keys = sorted(arrival.key for arrival in self._unacknowledged)
         await self._connection.execute(_MARK_UNACKNOWLEDGED, keys)
         for arrival in self._unacknowledged:
-            listener, slot = transaction.names.listener(arrival.listener), model.slot_of(arrival.received_at)
+            listener, slot = transaction.listener(arrival.listener), model.slot_of(arrival.received_at)
             transaction.meter(listener, slot, model.Counter.unacknowledged)
 
     async def _replace_contents(self, facts: DedupeFacts) -> None:
@@ -279,5 +281,6 @@ class Acceptance(ArrivalRows):
             transaction.incarnation,
             transaction.number,
             transaction.packed_meters(),
+            *transaction.used.columns(),
         )
-        transaction.note_commit_row(number)
+        await transaction.note_commit_row(number)

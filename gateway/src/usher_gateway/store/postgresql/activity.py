@@ -38,7 +38,7 @@ async def read(connection: Connection) -> dict[model.ListenerName, ListenerActiv
 async def save(transaction: Transaction, found: Mapping[model.ListenerName, ListenerActivity]) -> None:
     """Add the activity of some listeners, whose names were prepared, to what the gateways have saved."""
     connection = transaction.connection
-    numbers = {transaction.names.listener(name): one for name, one in found.items()}
+    numbers = {transaction.listener(name): one for name, one in found.items()}
     merged = dict(numbers)
     for listener, last, visits, retired in await connection.fetch(_LOCK, sorted(numbers)):
         merged[listener] = _merged(ListenerActivity(last, _decode(visits), _decode(retired)), numbers[listener])

@@ -117,15 +117,8 @@ async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds
     found = await transaction.connection.fetch(_REDRIVABLE, keys, now)
     rows = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags in found]
     await transaction.connection.execute(_REDRIVE, *columns(rows, 2), now)
-    await _meter(transaction, [route for _, route, _ in found], now, model.Counter.redriven)
+    await transaction.meter_routes([route for _, route, _ in found], now, model.Counter.redriven)
     return len(rows)
-
-
-async def _meter(transaction: Transaction, routes: Sequence[int], now: int, counter: model.Counter) -> None:
-    """Count one for each of some routes."""
-    await transaction.names.load_routes(transaction.connection, routes)
-    for route in routes:
-        transaction.meter(transaction.names.listener_of_route(route), model.slot_of(now), counter)
 
 
 async def pending(connection: Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
@@ -143,7 +136,7 @@ async def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> lis
     await transaction.connection.execute(_LOCK, keys)
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.OnRequest)
     found = await transaction.connection.fetch(_CANCEL, keys, state, now, reason)
-    await _meter(transaction, [route for _, route in found], now, model.Counter.cancelled)
+    await transaction.meter_routes([route for _, route in found], now, model.Counter.cancelled)
     return [key for key, _ in found]
 
 
@@ -204,19 +197,21 @@ async def replay(
     report = ReplayReport()
     connection = transaction.connection
     await connection.execute(_LOCK_ARRIVALS, [key for key, _, _ in skipped])  # two replays cannot both find none
+    await transaction.names.load_routes(connection, [route for _, route, _ in skipped])
+    # Nothing could deliver a verdict whose route has no definition any more.
+    skipped = [verdict for verdict in skipped if transaction.names.destination_of_route(verdict[1])]
     candidates = await _candidates(connection, skipped)
     verdicts = [(one.arrival, one.route) for one in candidates if one.can_be_replayed]
     # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
     until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
     added = await connection.fetch(ADD_MARKS, *columns(sorted(until.items()), 2)) if until else []
     chosen = choose_replays(candidates, marks, until.keys() - {mark for (mark,) in added}, report)
-    await transaction.names.load_routes(connection, [one.route for one in chosen])
     made = [
         _new_row(transaction, one.arrival, one.route, hold=first_hold(one.flags, holds.get(one.route, ())))
         for one in chosen
     ]
     await connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Replayed), now)
-    await _meter(transaction, [one.route for one in chosen], now, model.Counter.replayed)
+    await transaction.meter_routes([one.route for one in chosen], now, model.Counter.replayed)
     return report
 
 
@@ -309,7 +304,7 @@ async def _release_one(
     made: list[tuple[Any, ...]] = []
     verdicts: list[tuple[int, int, int]] = []
     for plan in arrival.if_visit:
-        route = transaction.names.route(plan.route).number
+        route = transaction.route(plan.route).number
         skip = plan.skip or _once_per(plan, marks)
         if skip is not None:
             verdicts.append((route, int(skip), 0))

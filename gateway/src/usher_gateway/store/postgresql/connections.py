@@ -2,7 +2,7 @@
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
@@ -54,12 +54,16 @@ Durability: TypeAlias = Literal["Local", "Replicated"]
 
 _SERVER_SETTINGS = """
     select current_setting('fsync') as fsync, current_setting('synchronous_commit') as synchronous_commit,
-        current_setting('synchronous_standby_names') as synchronous_standby_names
+        current_setting('synchronous_standby_names') as synchronous_standby_names,
+        pg_postmaster_start_time()::text as identity
 """
 
 
-async def require_durable(connection: Connection, durability: Durability) -> None:
+async def require_durable(connection: Connection, durability: Durability) -> str:
     """Check that commits on a connection are as durable as they must be.
+
+    Returns:
+        The identity of the server: another server has another one, and so has the same server after a restart.
 
     Raises:
         NotDurableError: they are not.
@@ -69,6 +73,7 @@ async def require_durable(connection: Connection, durability: Durability) -> Non
     problem = durability_problem(dict(found), durability)
     if problem is not None:
         raise NotDurableError(problem)
+    return str(found["identity"])
 
 
 def durability_problem(found: Mapping[str, str], durability: Durability) -> str | None:
@@ -92,9 +97,15 @@ class PoolBounds(msgspec.Struct, frozen=True):
 
 
 async def open_pool(
-    dsn: str, password: str | None, bounds: PoolBounds, durability: Durability | None = None
+    dsn: str,
+    password: str | None,
+    bounds: PoolBounds,
+    durability: Durability | None = None,
+    connected: Callable[[str], None] = lambda _: None,
 ) -> "asyncpg.Pool[Any]":
     """Connect to a database. Every connection is checked for ``durability`` before its first use, if it is given.
+
+    ``connected`` then gets the identity of the server (``require_durable``).
 
     Raises:
         StoreUnavailableError: the server cannot be reached now.
@@ -103,7 +114,7 @@ async def open_pool(
 
     async def check(connection: Connection) -> None:
         if durability is not None:
-            await require_durable(connection, durability)
+            connected(await require_durable(connection, durability))
 
     try:
         return await asyncpg.create_pool(

@@ -49,7 +49,8 @@ _LOADED = """
 """The columns of _delivery()."""
 
 _LOCK_DUE = """
-    select key from deliveries where destination = $1 and waiting and due_at <= $2
+    select key from deliveries where destination = (select number from destinations where key = $1)
+        and waiting and due_at <= $2
     order by due_at, route limit $3 for no key update skip locked
 """
 """Lock the backlog of a destination, the longest due first; other gateways skip these rows."""
@@ -98,7 +99,10 @@ _EXPIRE_HELD = """
 """
 """Cancel a slice of the held deliveries that are past their time limit."""
 
-_LATE = "select key from deliveries where destination = $1 and waiting and due_at > $2 order by due_at limit $3"
+_LATE = """
+    select key from deliveries where destination = (select number from destinations where key = $1)
+        and waiting and due_at > $2 order by due_at limit $3
+"""
 """Find a slice of a destination's backlog that waits for a later retry."""
 
 _LATE_FORBIDDEN = """
@@ -164,12 +168,10 @@ async def _settle_round(transaction: Transaction, settlements: dict[int, model.S
     for key, route in found:
         settlement = settlements[key]
         counter = SETTLED[settlement.settled_as][1]
-        await transaction.names.load_routes(transaction.connection, [route])
-        listener, slot = transaction.names.listener_of_route(route), model.slot_of(settlement.at)
         if counter:
-            transaction.meter(listener, slot, counter)
+            await transaction.meter_routes([route], settlement.at, counter)
         if settlement.attempts > settlement.attempts_before:
-            transaction.meter(listener, slot, model.Counter.attempts)
+            await transaction.meter_routes([route], settlement.at, model.Counter.attempts)
             logs.append((key, pack_attempt(settlement)))
     if logs:
         await transaction.connection.execute(_APPEND_ATTEMPTS, *columns(sorted(logs), 2))
@@ -201,10 +203,9 @@ async def claim(
     transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int
 ) -> list[model.Delivery]:
     """Claim due deliveries of a destination from the backlog, the longest due first."""
-    number = await _destination(transaction, destination)
     claimed: list[model.Delivery] = []
     size = 0
-    for delivery in await _load(transaction, await transaction.connection.fetch(_LOCK_DUE, number, now, limit)):
+    for delivery in await _load(transaction, await transaction.connection.fetch(_LOCK_DUE, destination, now, limit)):
         size += len(delivery.body or b"")
         if claimed and size > max_bytes:
             break
@@ -224,13 +225,6 @@ async def _load(transaction: Transaction, rows: Sequence[Record]) -> list[model.
     return [_delivery(found[key]) for key in keys]
 
 
-async def _destination(transaction: Transaction, key: str) -> int:
-    """Return the number of a destination; 0 if no delivery was ever made for it."""
-    if not transaction.names.destination(key):
-        await transaction.names.load_routes(transaction.connection)
-    return transaction.names.destination(key)
-
-
 async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None:
     """Return claimed deliveries to the backlog, due at once even if the clock was set back since they were due."""
     await transaction.connection.execute(_DEFER, sorted(keys), transaction.incarnation, now)
@@ -239,8 +233,7 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
 
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:
     """Make a slice of a destination's backlog due at once; return how many changed."""
-    number = await _destination(transaction, destination)
-    found = await transaction.connection.fetch(_LATE, number, now, HOLD_SLICE)
+    found = await transaction.connection.fetch(_LATE, destination, now, HOLD_SLICE)
     return _count(await transaction.connection.execute(_HASTEN, now, [key for (key,) in found]))
 
 
@@ -274,7 +267,7 @@ async def claim_held(
     transaction: Transaction, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
 ) -> list[model.Delivery]:
     """Claim held deliveries of a group, under another route definition, which was prepared."""
-    route = transaction.names.route(definition)
+    route = transaction.route(definition)
     rows = await transaction.connection.fetch(_LOCK_HELD, int(group.reason), group.route, limit)
     claimed = await _load(transaction, rows)
     for delivery in claimed:
@@ -292,10 +285,7 @@ async def cancel_held(
     state = int(model.DeliveryState.Cancelled)
     values = (state, int(cancel), now, int(group.reason), group.route, held_before, HOLD_SLICE)
     count = _count(await transaction.connection.execute(_CANCEL_HELD, *values))
-    if count:
-        await transaction.names.load_routes(transaction.connection, [group.route])
-        listener = transaction.names.listener_of_route(group.route)
-        transaction.meter(listener, model.slot_of(now), model.Counter.cancelled, count)
+    await transaction.meter_routes([group.route] * count, now, model.Counter.cancelled)
     return count
 
 
@@ -303,10 +293,7 @@ async def expire_held(transaction: Transaction, now: int) -> int:
     """Cancel a slice of the held deliveries that are past their time limit; return how many."""
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
     expired = await transaction.connection.fetch(_EXPIRE_HELD, state, reason, now, HOLD_SLICE)
-    await transaction.names.load_routes(transaction.connection, [route for (route,) in expired])
-    for (route,) in expired:
-        listener = transaction.names.listener_of_route(route)
-        transaction.meter(listener, model.slot_of(now), model.Counter.cancelled)
+    await transaction.meter_routes([route for (route,) in expired], now, model.Counter.cancelled)
     return len(expired)
 
 

@@ -58,7 +58,15 @@ _FREE_SLOT = """
     select slot from generate_series(0, $1 - 1) slot where slot not in (select slot from incarnations)
     order by slot limit 1
 """
-_BEGIN = "insert into incarnations (slot, beat_at) values ($1, clock_timestamp()) returning number"
+_BEGIN = """
+    insert into incarnations (number, slot, beat_at) overriding system value
+    select greatest((extract(epoch from clock_timestamp()) * 1000000)::bigint, (select max(number) + 1
+        from incarnations)), $1, clock_timestamp()
+    returning number
+"""
+"""The number is a time, so that a database that went back does not give out the number of a run that it lost. A gateway
+with that number would commit as the other one."""
+
 _BEAT = """
     update incarnations set beat_at = clock_timestamp(), seen = $2 where number = $1 and ended_at is null
     returning number

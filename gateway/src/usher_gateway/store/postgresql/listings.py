@@ -30,6 +30,7 @@ from usher_gateway.store.listing_rows import (
     member,
 )
 from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.names import unknown_route
 
 _WINDOW = 10_000
 """Rows per window; the walk checks the clock after each window."""
@@ -38,8 +39,9 @@ _HIGHEST = (1 << 63) - 1
 
 _ARRIVALS = """
     select a.key, a.id, a.received_at, a.visit_time, a.counted_as, a.flags, a.reason, a.hops, a.body_size,
-        a.verdicts, l.namespace, l.tenant, l.listener, (select body is not null from bodies b where b.key = a.key)
-    from arrivals a join listeners l on l.number = a.listener where a.key = any($1)
+        a.verdicts, coalesce(l.namespace, '?'), coalesce(l.tenant, '?'), coalesce(l.listener, '#' || a.listener),
+        (select body is not null from bodies b where b.key = a.key)
+    from arrivals a left join listeners l on l.number = a.listener where a.key = any($1)
 """
 _DELIVERIES = """
     select d.key, d.id, d.route, d.state, d.hold, d.waiting, d.attempts, d.due_at, d.created_at, d.started_at,
@@ -88,7 +90,13 @@ async def _arrival_rows(connection: Connection, keys: list[int]) -> list[JSONRow
 
 async def _route_names(connection: Connection, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
     """Return number -> (number, namespace, tenant, listener, route, destination)."""
-    return {row[0]: tuple(row) for row in await connection.fetch(_ROUTE_NAMES, list(numbers))}
+    wanted = list(numbers)
+    names = {row[0]: tuple(row) for row in await connection.fetch(_ROUTE_NAMES, wanted)}
+    for number in wanted:
+        if number not in names:
+            route = unknown_route(number)
+            names[number] = (number, *msgspec.structs.astuple(route.listener), route.route, route.destination)
+    return names
 
 
 # One row's content

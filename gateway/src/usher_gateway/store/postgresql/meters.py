@@ -16,6 +16,7 @@ from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.listings import listener_numbers
+from usher_gateway.store.postgresql.names import unknown_listener
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP, columns
 
 _GATHERED_COMMITS = 1_024
@@ -145,4 +146,4 @@ async def open_deliveries(connection: Connection, at: int) -> dict[model.Listene
     for listener, counter, count in counted:
         found[listener] = found.get(listener, 0) - books.OPEN_SIGNS.get(counter, 0) * count
     names = await listener_names(connection)
-    return {names[listener]: count for listener, count in found.items() if count}
+    return {names.get(listener) or unknown_listener(listener): count for listener, count in found.items() if count}

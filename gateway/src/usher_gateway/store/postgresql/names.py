@@ -1,79 +1,248 @@
 """The numbers of listeners, destinations and route definitions: each name is stored once, so that rows stay small.
 
-New names are written in statements of their own before the transaction that uses them. So a rollback does not take back
-a number that is cached, and no transaction waits for the names of another one.
+A gateway writes new names in statements of their own before the transaction that uses them, and remembers their
+numbers. After a failover or a restore the database may lack a name that a gateway remembers. Three rules keep each
+stored row under the right name:
+
+- The transaction that writes numbers checks, in the statement that inserts the row of its commit, that the database
+  still has each of them with the same name (``NAMES_EXIST``). If it lacks one, the writer rolls back, forgets the
+  numbers, writes the names again and repeats the batch. The names come before the commit in the write-ahead log. So
+  whatever keeps the commit (a crash, a standby) keeps its names too, although they are written in statements of their
+  own whose wait for a standby may be cancelled.
+- Numbers are random, so that the database does not give the number of a name that it lost to another name. What a
+  gateway remembers of a number stays true, such as the definition of a route whose deliveries are in lanes.
+- A gateway forgets the numbers of names when it connects to another server, or to a server that was restarted.
+
+Earlier releases could store rows whose number has no name. Readers show these under ``unknown_listener``, an alert
+tells of them, and ``usher repair`` gives them names.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+import secrets
+import time
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
+import structlog
 
 from usher_gateway import model
 from usher_gateway.store.acceptance import RouteNumbers
 from usher_gateway.store.postgresql.connections import Connection
 
+_log = structlog.get_logger(__name__)
+
+_HIGHEST_NUMBER = 2**30
+"""Numbers are below this. A column of a number has 31 bits; an import to SQLite continues above its highest number."""
+
+_TRIES = 3
+"""How often a name gets another number, because a random number was in use."""
+
+_LOG_AGAIN_SECONDS = 600.0
+
+_KEEP_UNKNOWN_SECONDS = 3_600.0
+"""A number without a name that no reader has met for this long is forgotten, because its rows may be deleted."""
+
+_MOST_UNKNOWN = 1_000
+
 _ADD_LISTENERS = """
-    insert into listeners (namespace, tenant, listener) select * from unnest($1::text[], $2::text[], $3::text[])
-    on conflict do nothing
+    insert into listeners (number, namespace, tenant, listener) overriding system value
+    select * from unnest($4::integer[], $1::text[], $2::text[], $3::text[]) on conflict do nothing
 """
 _FIND_LISTENERS = """
     select number, namespace, tenant, listener from listeners
     where (namespace, tenant, listener) in (select * from unnest($1::text[], $2::text[], $3::text[]))
 """
-_ADD_DESTINATIONS = "insert into destinations (key) select unnest($1::text[]) on conflict do nothing"
+_ADD_DESTINATIONS = """
+    insert into destinations (number, key) overriding system value
+    select * from unnest($2::integer[], $1::text[]) on conflict do nothing
+"""
 _FIND_DESTINATIONS = "select number, key from destinations where key = any($1::text[])"
 _ADD_ROUTES = """
-    insert into routes (hash, listener, name, destination, definition)
-    select * from unnest($1::bytea[], $2::integer[], $3::text[], $4::integer[], $5::bytea[]) on conflict do nothing
+    insert into routes (number, hash, listener, name, destination, definition) overriding system value
+    select new.number, hash, new.listener, name, new.destination, definition
+    from unnest($1::integer[], $2::bytea[], $3::integer[], $4::text[], $5::integer[], $6::bytea[], $7::text[],
+            $8::text[], $9::text[], $10::text[])
+        as new (number, hash, listener, name, destination, definition, namespace, tenant, listener_name, key)
+    join listeners l on l.number = new.listener
+        and (l.namespace, l.tenant, l.listener) = (new.namespace, new.tenant, new.listener_name)
+    join destinations d on d.number = new.destination and d.key = new.key
+    on conflict do nothing
 """
+"""Add route definitions whose listener and destination the database has under the numbers that the gateway knows."""
+
 _FIND_ROUTES = "select number, hash from routes where hash = any($1::bytea[])"
 _ALL_ROUTES = """
     select r.number, r.listener, r.destination, r.definition, d.key from routes r
-    join destinations d on d.number = r.destination
+    left join destinations d on d.number = r.destination
 """
 
 _ROUTE_CACHE_SIZE = 100_000
+
+NAMES_EXIST = """
+    (select count(*) from unnest({}::integer[], {}::text[], {}::text[], {}::text[])
+            as used (number, namespace, tenant, listener) where not exists (select 1 from listeners l
+        where l.number = used.number
+            and (l.namespace, l.tenant, l.listener) = (used.namespace, used.tenant, used.listener))) = 0
+    and (select count(*) from unnest({}::integer[], {}::bytea[]) as used (number, hash) where not exists (select 1
+        from routes r where r.number = used.number and r.hash = used.hash)) = 0
+"""
+"""A condition: the database has all names of ``UsedNames.columns()`` with their numbers."""
+
+
+class NamesLostError(model.StoreUnavailableError):
+    """The database lacks a name whose number this gateway remembered, or the number was forgotten meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("the database lacks names that it had, because it failed over or was restored")
+
+
+def unknown_listener(number: int) -> model.ListenerName:
+    """Return the name under which rows are shown whose listener has no name. No resource can have such a name."""
+    return model.ListenerName("?", "?", f"#{number}")
+
+
+def unknown_route(number: int) -> model.RouteDefinition:
+    """Return the definition under which deliveries are shown whose route has none. It has no destination."""
+    return model.RouteDefinition(unknown_listener(number), f"#{number}", "?/?")
+
+
+class UsedNames:
+    """The numbers that a transaction writes."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[int, model.ListenerName] = {}
+        self.routes: dict[int, bytes] = {}
+        """Number -> digest of the definition."""
+
+    def columns(self) -> list[list[object]]:
+        """Return the values of ``NAMES_EXIST``."""
+        names = self.listeners.values()
+        return [
+            list(self.listeners),
+            [name.namespace for name in names],
+            [name.tenant for name in names],
+            [name.listener for name in names],
+            list(self.routes),
+            list(self.routes.values()),
+        ]
+
+
+class UnknownNumbers:
+    """Numbers without a name that readers met lately."""
+
+    def __init__(self) -> None:
+        self._met_at: dict[tuple[str, int], float] = {}
+        self._logged_at = -_LOG_AGAIN_SECONDS
+
+    def __len__(self) -> int:
+        return len(self._met_at)
+
+    def note(self, kind: str, number: int) -> None:
+        """Note a number of a listener or a route, and log it, at most every 10 minutes."""
+        now = time.monotonic()
+        if len(self._met_at) < _MOST_UNKNOWN:
+            self._met_at[kind, number] = now
+        if now - self._logged_at >= _LOG_AGAIN_SECONDS:
+            self._logged_at = now
+            hint = "The database lost names. Run `usher repair`, see the runbook StoreNamesUnknown."
+            _log.error("store_names_missed", kind=kind, number=number, hint=hint)
+
+    def keep(self, listeners: Collection[int], routes: Collection[int]) -> None:
+        """Forget the numbers that have a name now, and those that no reader has met for an hour."""
+        named, oldest = {"listener": listeners, "route": routes}, time.monotonic() - _KEEP_UNKNOWN_SECONDS
+        self._met_at = {
+            (kind, number): met_at
+            for (kind, number), met_at in self._met_at.items()
+            if number not in named[kind] and met_at > oldest
+        }
 
 
 class NameNumbers:
     """The numbers of all names that this gateway has met."""
 
     def __init__(self) -> None:
+        self._server: object = None
+        # Numbers by name, until they are forgotten
         self._listeners: dict[model.ListenerName, int] = {}
-        self._tenants: dict[int, tuple[str, str]] = {}
         self._destinations: dict[str, int] = {}
-        self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
+        self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers, bytes]] = {}
         """Numbers by the identity of a definition, because hashing the fields for every arrival would cost more."""
+        # Names by number, which stay true
+        self._names: dict[int, model.ListenerName] = {}
         self._numbers: dict[int, RouteNumbers] = {}
         self.definitions: dict[int, model.RouteDefinition] = {}
         """Every known definition by number."""
+        self.unknown = UnknownNumbers()
+
+    def forget(self) -> None:
+        """Forget the numbers of names, because the database may lack them."""
+        self._listeners.clear()
+        self._destinations.clear()
+        self._routes.clear()
+
+    def connected(self, server: object) -> None:
+        """Note to which server a connection leads (``connections.server_identity``)."""
+        if server != self._server:
+            self.forget()
+            self._server = server
 
     # For transactions: everything was prepared before
 
-    def listener(self, name: model.ListenerName) -> int:
-        """Return the number of a listener that was prepared."""
-        return self._listeners[name]
+    def listener(self, name: model.ListenerName, used: UsedNames) -> int:
+        """Return the number of a listener that was prepared, and note its use.
 
-    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
-        """Return the numbers of a route definition that was prepared."""
-        return self._routes[id(definition)][1]
+        Raises:
+            NamesLostError: another commit has made this gateway forget it.
+        """
+        number = self._listeners.get(name)
+        if number is None:
+            raise NamesLostError
+        used.listeners[number] = name
+        return number
+
+    def route(self, definition: model.RouteDefinition, used: UsedNames) -> RouteNumbers:
+        """Return the numbers of a route definition that was prepared, and note its use.
+
+        Raises:
+            NamesLostError: another commit has made this gateway forget it.
+        """
+        cached = self._routes.get(id(definition))
+        if cached is None:
+            raise NamesLostError
+        _, numbers, digest = cached
+        used.routes[numbers.number] = digest
+        return numbers
 
     def tenant_of(self, listener: int) -> tuple[str, str]:
         """Return namespace and name of the tenant of a listener."""
-        return self._tenants[listener]
+        name = self.listener_name(listener)
+        return (name.namespace, name.tenant)
 
-    def listener_of_route(self, route: int) -> int:
-        """Return the number of the listener that a route belongs to."""
-        return self._numbers[route].listener
+    def listener_name(self, listener: int, names: Mapping[int, model.ListenerName] | None = None) -> model.ListenerName:
+        """Return the name of a listener, from ``names`` if they are given."""
+        name = (self._names if names is None else names).get(listener)
+        if name is None:
+            self.unknown.note("listener", listener)
+            return unknown_listener(listener)
+        return name
+
+    def listener_of_route(self, route: int) -> int | None:
+        """Return the number of the listener that a route belongs to; None if the route has no definition."""
+        numbers = self._numbers.get(route)
+        return None if numbers is None else numbers.listener
 
     def destination_of_route(self, route: int) -> int:
-        """Return the number of the destination that a route belongs to."""
-        return self._numbers[route].destination
+        """Return the number of the destination that a route belongs to; 0 if the route has no definition."""
+        numbers = self._numbers.get(route)
+        return 0 if numbers is None else numbers.destination
 
-    def destination(self, key: str) -> int:
-        """Return the number of a destination; 0 if no delivery was ever made for it."""
-        return self._destinations.get(key, 0)
+    def definition(self, route: int) -> model.RouteDefinition:
+        """Return the definition of a route."""
+        definition = self.definitions.get(route)
+        if definition is None:
+            self.unknown.note("route", route)
+            return unknown_route(route)
+        return definition
 
     # Preparing
 
@@ -84,7 +253,7 @@ class NameNumbers:
 
     async def load_listeners(self, connection: Connection, needed: Collection[int]) -> None:
         """Read the listeners that other gateways added, if one of these is unknown."""
-        if not all(number in self._tenants for number in needed):
+        if not all(number in self._names for number in needed):
             await self._load_listeners(connection)
 
     async def _load_listeners(self, connection: Connection) -> None:
@@ -95,11 +264,18 @@ class NameNumbers:
         """Read the definitions that other gateways added; ``needed``: only if one of these is unknown."""
         if needed is not None and all(number in self._numbers for number in needed):
             return
-        found = await connection.fetch(f"{_ALL_ROUTES} where r.number <> all($1::integer[])", list(self._numbers))
-        for number, listener, destination, packed, key in found:
-            self._destinations[key] = destination
+        rows = await connection.fetch(f"{_ALL_ROUTES} where r.number <> all($1::integer[])", list(self._numbers))
+        for number, listener, destination, packed, key in rows:
+            if key is not None:
+                self._destinations[key] = destination
             self._numbers[number] = RouteNumbers(number, listener, destination)
             self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
+
+    async def review_unknown(self, connection: Connection) -> None:
+        """Find out which of the unknown numbers have a name now."""
+        if self.unknown:
+            await self.load(connection)
+            self.unknown.keep(self._names, self._numbers)
 
     async def prepare(
         self,
@@ -107,49 +283,91 @@ class NameNumbers:
         listeners: Iterable[model.ListenerName],
         definitions: Iterable[model.RouteDefinition] = (),
     ) -> None:
-        """Make sure that names have numbers."""
+        """Make sure that names have numbers.
+
+        Raises:
+            NamesLostError: the database lost names meanwhile.
+        """
         new = {}
         for definition in definitions:
             cached = self._routes.get(id(definition))
             if cached is None or cached[0] is not definition:
                 new[id(definition)] = definition
-        wanted = {name for name in listeners if name not in self._listeners}
-        wanted.update(one.listener for one in new.values() if one.listener not in self._listeners)
-        if wanted:
-            await self._prepare_listeners(connection, sorted(wanted))
+        names = {name for name in listeners if name not in self._listeners}
+        names.update(route.listener for route in new.values() if route.listener not in self._listeners)
+        if names:
+            await self._prepare_listeners(connection, sorted(names))
         if new:
             await self._prepare_routes(connection, list(new.values()))
 
     async def _prepare_listeners(self, connection: Connection, names: list[model.ListenerName]) -> None:
-        columns = [[getattr(name, field) for name in names] for field in ("namespace", "tenant", "listener")]
-        await connection.execute(_ADD_LISTENERS, *columns)
-        for number, *parts in await connection.fetch(_FIND_LISTENERS, *columns):
-            self._add_listener(number, model.ListenerName(*parts))
+        for _ in range(_TRIES):
+            columns = [[getattr(name, field) for name in names] for field in ("namespace", "tenant", "listener")]
+            await connection.execute(_ADD_LISTENERS, *columns, _new_numbers(len(names)))
+            for number, *parts in await connection.fetch(_FIND_LISTENERS, *columns):
+                self._add_listener(number, model.ListenerName(*parts))
+            names = [name for name in names if name not in self._listeners]
+            if not names:
+                return
+        raise NamesLostError
 
     def _add_listener(self, number: int, name: model.ListenerName) -> None:
         self._listeners[name] = number
-        self._tenants[number] = (name.namespace, name.tenant)
+        self._names[number] = name
+
+    async def _prepare_destinations(self, connection: Connection, keys: list[str]) -> None:
+        for _ in range(_TRIES):
+            await connection.execute(_ADD_DESTINATIONS, keys, _new_numbers(len(keys)))
+            for number, key in await connection.fetch(_FIND_DESTINATIONS, keys):
+                self._destinations[key] = number
+            keys = [key for key in keys if key not in self._destinations]
+            if not keys:
+                return
+        raise NamesLostError
 
     async def _prepare_routes(self, connection: Connection, definitions: list[model.RouteDefinition]) -> None:
-        destinations = sorted({one.destination for one in definitions} - self._destinations.keys())
+        destinations = sorted({route.destination for route in definitions} - self._destinations.keys())
         if destinations:
-            await connection.execute(_ADD_DESTINATIONS, destinations)
-            for number, key in await connection.fetch(_FIND_DESTINATIONS, destinations):
-                self._destinations[key] = number
-        rows = {}
+            await self._prepare_destinations(connection, destinations)
+        rows: dict[bytes, tuple[object, ...]] = {}
         digests = {}
-        for one in definitions:
-            packed = msgspec.json.encode(one)
-            digest = digests[id(one)] = hashlib.blake2b(packed, digest_size=16).digest()
-            listener, destination = self._listeners[one.listener], self._destinations[one.destination]
-            rows[digest] = (digest, listener, one.route, destination, packed)
-        await connection.execute(_ADD_ROUTES, *zip(*[rows[digest] for digest in sorted(rows)], strict=True))
-        numbers = {digest: number for number, digest in await connection.fetch(_FIND_ROUTES, list(rows))}
+        for route in definitions:
+            packed = msgspec.json.encode(route)
+            digest = digests[id(route)] = hashlib.blake2b(packed, digest_size=16).digest()
+            listener, destination = self._listeners.get(route.listener), self._destinations.get(route.destination)
+            if listener is None or destination is None:
+                raise NamesLostError  # another commit has made this gateway forget them
+            name = route.listener
+            identity = (name.namespace, name.tenant, name.listener, route.destination)
+            rows[digest] = (digest, listener, route.route, destination, packed, *identity)
+        numbers = await self._add_routes(connection, rows)
         if len(self._routes) > _ROUTE_CACHE_SIZE:
             self._routes.clear()
-        for one in definitions:
-            _, listener, _, destination, _ = rows[digests[id(one)]]
-            number = numbers[digests[id(one)]]
-            found = self._numbers[number] = RouteNumbers(number, listener, destination)
-            self._routes[id(one)] = (one, found)
-            self.definitions.setdefault(number, one)
+        for route in definitions:
+            digest = digests[id(route)]
+            number = numbers[digest]
+            listener, destination = self._listeners.get(route.listener), self._destinations.get(route.destination)
+            if listener is None or destination is None:
+                raise NamesLostError
+            made = self._numbers[number] = RouteNumbers(number, listener, destination)
+            self._routes[id(route)] = (route, made, digest)
+            self.definitions.setdefault(number, route)
+
+    async def _add_routes(self, connection: Connection, rows: Mapping[bytes, tuple[object, ...]]) -> dict[bytes, int]:
+        """Add the definitions that are new; return the number of each one by its digest."""
+        ordered = [rows[digest] for digest in sorted(rows)]
+        for _ in range(_TRIES):
+            await connection.execute(_ADD_ROUTES, _new_numbers(len(ordered)), *zip(*ordered, strict=True))
+            numbers = {digest: number for number, digest in await connection.fetch(_FIND_ROUTES, list(rows))}
+            if len(numbers) == len(rows):
+                return numbers
+        raise NamesLostError
+
+
+def new_number() -> int:
+    """Return a random number for a name."""
+    return 1 + secrets.randbelow(_HIGHEST_NUMBER - 1)
+
+
+def _new_numbers(count: int) -> list[int]:
+    return [new_number() for _ in range(count)]

@@ -63,9 +63,10 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
     Raises:
         UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
     """
-    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability)
+    names = NameNumbers()
+    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability, names.connected)
     try:
-        return await _open(pool, settings, now)
+        return await _open(pool, names, settings, now)
     except asyncpg.InsufficientPrivilegeError:
         pool.terminate()
         raise model.ConfigurationError(
@@ -80,9 +81,11 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
         raise
 
 
-async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
+async def _open(
+    pool: "asyncpg.Pool[Any]", names: NameNumbers, settings: PostgresSettings, now: Callable[[], int]
+) -> OpenedStore:
     async with pool.acquire() as connection:
-        names, lost = NameNumbers(), asyncio.Event()
+        lost = asyncio.Event()
         if settings.may_migrate:
             await schema.migrate(connection)
         else:
@@ -99,7 +102,7 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             await names.load(connection)
             highest = await connection.fetchval(_HIGHEST_KEY)
             confirmed_at = int(await schema.meta(connection, "confirmed_at") or 0)
-            stored_bytes = await read_stored_bytes(connection)
+            stored_bytes = await read_stored_bytes(connection, names)
             # Last, because a start that fails after it would use up a slot for minutes.
             begun_at = asyncio.get_running_loop().time()
             incarnation = await incarnations.begin(connection)
@@ -143,12 +146,12 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
         pool.terminate()
 
 
-async def read_stored_bytes(connection: Connection) -> dict[tuple[str, str], int]:
+async def read_stored_bytes(connection: Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
     """Return tenant -> bytes that it stores, at all gateways."""
     by_listener = await meters.stored_bytes(connection)
-    listeners = await meters.listener_names(connection)
+    await names.load_listeners(connection, by_listener)
     found: dict[tuple[str, str], int] = {}
     for number, count in by_listener.items():
-        tenant = (listeners[number].namespace, listeners[number].tenant)
+        tenant = names.tenant_of(number)
         found[tenant] = found.get(tenant, 0) + count
     return found

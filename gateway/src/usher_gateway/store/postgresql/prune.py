@@ -181,10 +181,7 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
     held = [key for key, _, hold in locked if hold]
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Retention)
     cancelled = await connection.fetch(_CANCEL, held, state, reason, now)
-    await transaction.names.load_routes(connection, [route for (route,) in cancelled])
-    for (route,) in cancelled:
-        listener = transaction.names.listener_of_route(route)
-        transaction.meter(listener, model.slot_of(now), model.Counter.cancelled)
+    await transaction.meter_routes([route for (route,) in cancelled], now, model.Counter.cancelled)
     return undelivered - {key for key, state, hold in locked if state or hold}
 
 

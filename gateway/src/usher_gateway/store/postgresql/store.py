@@ -48,6 +48,7 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.postgresql import activity as listener_activity
 from usher_gateway.store.postgresql import changes, circuits, delivery_queue, incarnations, listings, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
+from usher_gateway.store.postgresql.names import NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
 from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.transaction import Transaction
@@ -66,6 +67,9 @@ _LOOKUPS = 2
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
+
+_NAME_TRIES = 3
+"""How often a job is repeated because the database lost names that it uses."""
 
 _ANY = Filter()
 
@@ -101,6 +105,7 @@ class PostgresStore:
             durability=self.settings.durability,
             lost=opened.lost,
             now=self._now,
+            connected=self._names.connected,
         )
         if self._apply_replicas is not None:
             self.ownership.follow_replicas(self._apply_replicas)
@@ -232,6 +237,7 @@ class PostgresStore:
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
             batch_sizes=commits.batch_sizes,
+            unknown_names=len(self._names.unknown),
         )
 
     # Claimed deliveries, the backlog, held deliveries
@@ -240,15 +246,23 @@ class PostgresStore:
         """Run a job in a separate transaction."""
         return await self._commits.run_job(cast("Callable[[Any], T]", job))  # the writer awaits it
 
-    async def _prepare(
-        self, listeners: Iterable[model.ListenerName], definitions: Iterable[model.RouteDefinition] = ()
-    ) -> None:
-        """Make sure that names have numbers before a job needs them."""
-        try:
-            async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                await self._names.prepare(connection, listeners, definitions)
-        except UNAVAILABLE as error:
-            raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
+    async def _run_with_names(
+        self,
+        job: Callable[[Transaction], Awaitable[T]],
+        listeners: Collection[model.ListenerName],
+        definitions: Collection[model.RouteDefinition] = (),
+    ) -> T:
+        """Run a job that uses names, which get numbers before it. If the database loses them meanwhile, repeat it."""
+        for _ in range(_NAME_TRIES):
+            try:
+                async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                    await self._names.prepare(connection, listeners, definitions)
+                return await self._run(job)
+            except NamesLostError:
+                self._names.forget()
+            except UNAVAILABLE as error:
+                raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
+        raise NamesLostError
 
     async def _read(self, query: Callable[[Connection], Awaitable[T]]) -> T:
         """Return the result of a query over one snapshot."""
@@ -295,13 +309,12 @@ class PostgresStore:
     async def claim_held(
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
-        await self._prepare([], [definition])
-        return await self._run(
-            lambda transaction: delivery_queue.claim_held(transaction, group, definition, limit, now)
+        return await self._run_with_names(
+            lambda transaction: delivery_queue.claim_held(transaction, group, definition, limit, now), (), [definition]
         )
 
     def route(self, number: int) -> model.RouteDefinition:
-        return self._names.definitions[number]
+        return self._names.definition(number)
 
     def routes(self) -> Collection[model.RouteDefinition]:
         return self._names.definitions.values()
@@ -352,8 +365,7 @@ class PostgresStore:
         return await self._read(listener_activity.read)
 
     async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
-        await self._prepare(activity)
-        await self._run(lambda transaction: listener_activity.save(transaction, activity))
+        await self._run_with_names(lambda transaction: listener_activity.save(transaction, activity), list(activity))
 
     async def _in_slices(self, job: Callable[[Transaction], Awaitable[int]]) -> int:
         """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
@@ -379,7 +391,10 @@ class PostgresStore:
         async def query(connection: Connection) -> list[UsageRow]:
             found = await meters.usage(connection, first, end, where, period, zone)
             names = await meters.listener_names(connection)
-            return [UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
+            return [
+                UsageRow(self._names.listener_name(listener, names), start, counts)
+                for (start, listener), counts in found.items()
+            ]
 
         return sorted(await self._look_up(query), key=lambda row: (row.period, row.listener))
 
@@ -523,14 +538,16 @@ class PostgresStore:
         return await self._run(lambda transaction: changes.replay(transaction, skipped, now, holds, marks))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        await self._prepare([], [plan.route for arrival in arrivals for plan in arrival.if_visit])
         total = 0
         for start in range(0, len(arrivals), _RELEASE_SLICE):
             total += await self._release_slice(arrivals[start : start + _RELEASE_SLICE], now)
         return total
 
     async def _release_slice(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        return await self._run(lambda transaction: changes.release(transaction, arrivals, now))
+        definitions = [plan.route for arrival in arrivals for plan in arrival.if_visit]
+        return await self._run_with_names(
+            lambda transaction: changes.release(transaction, arrivals, now), (), definitions
+        )
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
@@ -575,7 +592,8 @@ class PostgresStore:
     async def _read_others(self, transaction: Transaction) -> None:
         """Read what other gateways changed. As a job, so that few commits of this gateway happen meanwhile."""
         await self._names.load_routes(transaction.connection)
-        self.writer.stored_bytes = await read_stored_bytes(transaction.connection)
+        self.writer.stored_bytes = await read_stored_bytes(transaction.connection, self._names)
+        await self._names.review_unknown(transaction.connection)
 
     async def _run_upkeep(self) -> None:
         while True:

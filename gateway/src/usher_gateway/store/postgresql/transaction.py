@@ -5,15 +5,18 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.acceptance import RouteNumbers
 from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
-from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.names import NameNumbers, NamesLostError, UsedNames
 
 COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
+
+_IS_OWNER = "select exists (select 1 from incarnations where number = $1 and ended_at is null)"
 
 
 class OwnershipLostError(model.StoreUnavailableError):
@@ -40,11 +43,28 @@ class Transaction:
         self.has_commit_row = False
         self.ids = ids
         self.names = names
+        self.used = UsedNames()
         self.now = now
         self.meters: dict[tuple[int, int, int], int] = {}
         """(listener number, slot, counter) -> count."""
         self.noted_at = 0
         """The time at which this transaction lets a delivery wait; 0: it does not."""
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener that was prepared, to write it."""
+        return self.names.listener(name, self.used)
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition that was prepared, to write them."""
+        return self.names.route(definition, self.used)
+
+    async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
+        """Add one for each of some routes, which rows of the database name. Unknown routes have no meters."""
+        await self.names.load_routes(self.connection, routes)
+        for route in routes:
+            listener = self.names.listener_of_route(route)
+            if listener is not None:
+                self.meter(listener, model.slot_of(at), counter)
 
     def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
         """Add to the meters."""
@@ -63,13 +83,16 @@ class Transaction:
         """Return the counts of this transaction for the row of its commit."""
         return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
 
-    def note_commit_row(self, number: int | None) -> None:
+    async def note_commit_row(self, number: int | None) -> None:
         """Note that the row of the commit is inserted; after that, nothing may be counted any more.
 
         Raises:
-            OwnershipLostError: it is not (None).
+            OwnershipLostError: it is not (None), because this incarnation has ended.
+            NamesLostError: it is not (None), because the database lacks a name that this transaction uses.
         """
         if number is None:
+            if await self.connection.fetchval(_IS_OWNER, self.incarnation):
+                raise NamesLostError
             raise OwnershipLostError("another gateway took over this one's deliveries", "Restart this gateway.")
         self.has_commit_row = True
 

@@ -20,7 +20,7 @@ from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.postgresql import delivery_queue
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
-from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.names import NAMES_EXIST, NameNumbers, NamesLostError
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP, OwnershipLostError, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -37,12 +37,14 @@ _DATA_ERRORS = (
 _PAUSE_FIRST_SECONDS = 0.05
 _PAUSE_LONGEST_SECONDS = 1.0
 
-_INSERT_COMMIT = """
+_INSERT_COMMIT = f"""
     insert into commits (incarnation, number, counts)
     select number, $2, $3 from incarnations where number = $1 and ended_at is null
+    and {NAMES_EXIST.format("$4", "$5", "$6", "$7", "$8", "$9")}
     returning number
-"""
-"""Insert the row of a commit, but only while no other gateway has taken over this incarnation's deliveries."""
+"""  # noqa: S608 - numbered values
+"""Insert the row of a commit, but only while no other gateway has taken over this incarnation's deliveries, and if the
+database has the names that the transaction uses."""
 
 _NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
 
@@ -64,6 +66,9 @@ _IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
 
 _WRITE = "update incarnations set noted_at = noted_at where number = $1"
 """Make a transaction wait for the standby, as one without a write would not."""
+
+_NAME_TRIES = 3
+"""How often a batch writes lost names again, before it fails and waits like one during an outage."""
 
 LINES = 2
 """Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
@@ -183,11 +188,24 @@ class Writer:
     # One transaction
 
     async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
-        """Apply a batch in one transaction. If it raises, nothing is committed and no cache has changed.
+        """Apply a batch in one transaction. If it raises, nothing is committed.
+
+        If the database has lost names, write them again and repeat the transaction.
 
         Returns:
             What was accepted, and the result of the job.
         """
+        for _ in range(_NAME_TRIES):
+            try:
+                return await self._commit_transaction(batch)
+            except NamesLostError as error:
+                _log.warning("store_names_lost", reason=str(error))
+                self.names.forget()
+                if batch.job is not None:
+                    raise  # its caller prepared the names
+        raise NamesLostError
+
+    async def _commit_transaction(self, batch: Batch) -> tuple[list[model.Accepted], object]:
         self._numbers[batch.line] += COMMIT_STEP
         number = self._numbers[batch.line]
         opened: Transaction | None = None
@@ -233,7 +251,7 @@ class Writer:
 
     async def _prepare_names(self, connection: Connection, batch: Batch) -> None:
         plans = [plan for arrival in batch.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
-        listeners = [arrival.listener for arrival in batch.arrivals]
+        listeners = [arrival.listener for arrival in (*batch.arrivals, *batch.unacknowledged)]
         listeners += [name for name, _, _, _ in batch.counts]
         await self.names.prepare(connection, listeners, [plan.route for plan in plans])
 
@@ -244,7 +262,7 @@ class Writer:
             job_result = await batch.job(opened)
         await delivery_queue.settle(opened, batch.settlements)
         for name, slot, counter, count in batch.counts:
-            opened.meter(self.names.listener(name), slot, counter, count)
+            opened.meter(opened.listener(name), slot, counter, count)
         if batch.arrivals or batch.unacknowledged:  # last, because it also inserts the row of the commit
             accepted = await Acceptance(opened, batch.arrivals, batch.unacknowledged).run()
         return accepted, job_result
@@ -253,8 +271,8 @@ class Writer:
         if opened.noted_at:
             await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
         if not opened.has_commit_row:
-            values = (self.incarnation, opened.number, opened.packed_meters())
-            opened.note_commit_row(await opened.connection.fetchval(_INSERT_COMMIT, *values))
+            values = (self.incarnation, opened.number, opened.packed_meters(), *opened.used.columns())
+            await opened.note_commit_row(await opened.connection.fetchval(_INSERT_COMMIT, *values))
 
     @staticmethod
     async def _finish(connection: Connection, commit: str) -> None:

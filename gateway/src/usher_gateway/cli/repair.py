@@ -1,0 +1,62 @@
+"""``usher repair``: gives names to the rows of a PostgreSQL store that lost names."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from usher_gateway.cli import admin_client, store_options
+
+_EPILOG = """\
+Example:  usher repair --store postgresql://owner@db.example.com/usher
+
+Write the names:  usher repair --store postgresql://owner@db.example.com/usher --yes
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def repair(
+        *,
+        store: Annotated[
+            str,
+            typer.Option(
+                envvar="USHER_STORE",
+                help="PostgreSQL database, postgresql://USER@HOST/DATABASE. USER owns the tables.",
+            ),
+        ],
+        store_password_file: store_options.StorePasswordFile = None,
+        yes: Annotated[
+            bool, typer.Option("--yes", envvar="USHER_REPAIR_YES", help="Write the names; without it, nothing changes.")
+        ] = False,
+    ) -> None:
+        """Give names to stored visits and deliveries of listeners and routes whose names a PostgreSQL store lost.
+
+        Names that other rows prove come back; the others are shown under the tenant "?". Without --yes the command
+        only says what it would do. It reads all visits, which takes minutes in a large store, while gateways may run.
+        Exit code 0: nothing is left to do, or it was only asked; 1: the database is away, so try again; 2: a flag, the
+        password or the rights of the user are wrong.
+        """
+        from usher_gateway import logs, model, settings
+        from usher_gateway.store.postgresql import repair
+
+        logs.configure(as_json=None, level="warning")
+        try:
+            settings.check_store_address(store)
+            password = settings.read_store_password(store_password_file)
+            found = asyncio.run(repair.repair(store, password, may_write=yes))
+        except model.UsherError as error:
+            wrong_usage = isinstance(error, model.ConfigurationError)
+            admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)
+        if not found.is_needed:
+            typer.echo("the store has all names")
+            return
+        for number, name in sorted(found.listeners.items()):
+            typer.echo(f"listener {number}: {name.key} of tenant {name.tenant}")
+        typer.echo(f"listeners without a name: {len(found.listeners)}")
+        typer.echo(f"routes without a definition: {len(found.routes)}")
+        typer.echo(f"destinations without a name: {len(found.destinations)}")
+        typer.echo(f"visits whose routes belong to another listener: {len(found.mixed)}")
+        typer.echo("the names are written" if yes else "nothing has changed; run it with --yes to write these names")

@@ -1,0 +1,288 @@
+"""A database that goes back to a state without names whose numbers gateways remember."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from contract.test_books import violations
+from integration.store.postgresql.conftest import Gateways
+from postgresql.server import PostgresServer, StandbyServer
+from support import databases, waiting
+from usher_gateway import model
+from usher_gateway.store.base import Filter, ListenerActivity
+from usher_gateway.store.postgresql import repair
+from usher_gateway.store.postgresql.connections import Durability
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.postgresql.store import PostgresStore
+
+BAR_ROUTE = samples.route("crm", samples.BAR, "agency/bar")
+SPA = model.ListenerName("agency", "initech", "spa")
+SPA_ROUTE = samples.route("crm", SPA, "agency/spa")
+
+
+def at(route: model.RouteDefinition, content: str) -> model.Arrival:
+    """Return an arrival at the listener of a route, with one delivery."""
+    return samples.arrival(content, listener=route.listener, if_visit=(samples.plan(route),), if_repeat=())
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[engines.Bench]:
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    await bench.open()
+    yield bench
+    await bench.store.close()
+    engine.forget(bench.place)
+
+
+async def go_back(bench: engines.Bench, copy: str) -> None:
+    await asyncio.to_thread(databases.restore, databases.name_of(bench.place), copy)
+
+
+async def save(bench: engines.Bench) -> str:
+    return await asyncio.to_thread(databases.save, databases.name_of(bench.place))
+
+
+async def test_names_that_the_database_lost_are_written_again(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("kept"))
+    copy = await save(bench)
+    await bench.accept(at(BAR_ROUTE, "lost"))
+    await go_back(bench, copy)
+    assert await bench.words(at(BAR_ROUTE, "after"), samples.arrival("lobby")) == ["Visit", "Visit"]
+    assert [row["tenant"] for row in await bench.visits()] == ["acme", "globex", "acme"]
+    (delivery,) = await bench.deliveries(tenant="globex")
+    assert (delivery["route"], delivery["destination"]) == ("crm", "agency/bar")
+    assert await bench.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
+    assert await violations(bench) == []
+    await bench.reopen()
+    assert [row["tenant"] for row in await bench.visits()] == ["acme", "globex", "acme"]
+
+
+async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: Gateways) -> None:
+    """Another gateway writes a new name first, for which a counter of the database would give out the same number."""
+    first, second = gateways
+    await first.accept(samples.arrival("kept"))
+    copy = await save(first)
+    await first.accept(at(BAR_ROUTE, "lost"))
+    await go_back(first, copy)
+    await second.accept(at(SPA_ROUTE, "spa"))
+    await first.accept(at(BAR_ROUTE, "bar"))
+    assert [row["tenant"] for row in await first.visits()] == ["globex", "initech", "acme"]
+    assert await first.counts(SPA) == {"visits": 1, "routed": 1, "created": 1}
+    assert await second.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
+
+
+async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: Gateways) -> None:
+    first, second = gateways
+    await first.accept(samples.arrival("kept"))
+    copy = await save(first)
+    (accepted,) = await first.accept(at(BAR_ROUTE, "lost"))
+    await go_back(first, copy)
+    await second.accept(at(SPA_ROUTE, "spa"))
+    await first.accept(at(BAR_ROUTE, "bar"), at(SPA_ROUTE, "second spa"))
+    assert first.store.route(accepted.deliveries[0].route) == BAR_ROUTE
+
+
+async def test_backlog_is_claimed_by_a_gateway_that_remembers_another_number(gateways: Gateways) -> None:
+    first, second = gateways
+    await first.accept(samples.arrival("kept"))
+    copy = await save(first)
+    await first.accept(at(BAR_ROUTE, "lost"))
+    await go_back(first, copy)
+    (accepted,) = await second.accept(at(BAR_ROUTE, "bar"))
+    await second.store.defer([accepted.deliveries[0].key])
+    (claimed,) = await first.claim("agency/bar")
+    assert claimed.key == accepted.deliveries[0].key
+    assert first.store.route(claimed.route) == BAR_ROUTE
+
+
+async def test_counts_and_activity_of_a_lost_listener_are_written(bench: engines.Bench) -> None:
+    copy = await save(bench)
+    await bench.accept(at(BAR_ROUTE, "lost"))
+    await go_back(bench, copy)
+    bench.store.count(samples.BAR, model.Counter.probes, samples.NOW)
+    await bench.store.flush()
+    assert await bench.counts(samples.BAR) == {"probes": 1}
+    await bench.store.save_activity({samples.BAR: ListenerActivity(samples.NOW)})
+    assert await bench.store.activity() == {samples.BAR: ListenerActivity(samples.NOW)}
+
+
+async def test_release_under_a_route_that_the_database_lost(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("q", listener=samples.BAR))
+    copy = await save(bench)
+    await bench.accept(at(BAR_ROUTE, "lost"))
+    await go_back(bench, copy)
+    (found,) = await bench.store.quarantined(Filter(), 10)
+    found.if_visit = (samples.plan(BAR_ROUTE),)
+    assert await bench.store.release([found], samples.NOW) == 1
+    (delivery,) = await bench.deliveries()
+    assert (delivery["tenant"], delivery["destination"]) == ("globex", "agency/bar")
+
+
+# Failovers
+
+
+async def replicating(primary: PostgresServer) -> None:
+    """Wait until commits of a server wait for its standby."""
+
+    async def look() -> list[Any]:
+        return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
+
+    await waiting.until(look, lambda found: [row[0] for row in found] == ["sync"])
+
+
+async def name_written(primary: PostgresServer) -> None:
+    """Wait until a server has the new name, while somebody gives up every wait for the standby."""
+    waits = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
+
+    async def look() -> list[Any]:
+        await asyncio.to_thread(primary.rows, waits)
+        return await asyncio.to_thread(primary.rows, "select from listeners where listener = 'bar'")
+
+    await waiting.until(look)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("durability", ["Local", "Replicated"])
+async def test_failover_without_the_last_names_mixes_no_tenants(durability: Durability) -> None:
+    """The standby is away while a new listener gets its first visit, and becomes the primary without it."""
+    async with contextlib.AsyncExitStack() as stack:
+        primary = stack.enter_context(PostgresServer(is_durable=True))
+        standby = stack.enter_context(StandbyServer(primary))
+        await replicating(primary)
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        settings = PostgresSettings(f"postgresql://usher@{hosts}/postgres", "k", durability=durability)
+        store = PostgresStore(settings, engines.Clock())
+        await store.open()
+        await store.accept(samples.arrival("kept"))
+        await asyncio.to_thread(standby.kill)
+        if durability == "Local":
+            await asyncio.to_thread(primary.execute, "alter system reset synchronous_standby_names")
+            await asyncio.to_thread(primary.execute, "select pg_reload_conf()")
+        lost = store.accept(at(BAR_ROUTE, "lost"))
+        await name_written(primary)
+        if durability == "Local":
+            await lost
+        else:
+            assert not lost.done()
+        await asyncio.to_thread(primary.kill)
+        await asyncio.to_thread(standby.start)
+        await asyncio.to_thread(standby.promote)
+        if durability == "Replicated":
+            stack.enter_context(StandbyServer(standby))
+        spa = store.accept(at(SPA_ROUTE, "spa"))
+        bar = store.accept(at(BAR_ROUTE, "bar"))
+        done = await asyncio.wait_for(asyncio.gather(spa, bar), 100)
+        assert [accepted.counted_as for accepted in done] == [model.CountedAs.Visit] * 2
+        await asyncio.wait_for(lost, 100)
+        await check_tenants(store, ["acme", *(["globex"] if durability == "Replicated" else []), "globex", "initech"])
+        await store.close()
+        again = PostgresStore(settings, engines.Clock())
+        await again.open()
+        await check_tenants(again, ["acme", *(["globex"] if durability == "Replicated" else []), "globex", "initech"])
+        await again.close()
+
+
+async def check_tenants(store: PostgresStore, tenants: list[str]) -> None:
+    rows = (await store.visits(Filter(), None, 10)).rows
+    assert sorted(str(row["tenant"]) for row in rows) == tenants
+    usage = await store.usage(0, 1 << 62)
+    visits = [row.listener.tenant for row in usage for _ in range(row.counts.get(model.Counter.visits, 0))]
+    assert sorted(visits) == tenants
+
+
+# A database with numbers that have no name, as early releases left them
+
+FORGET_BAR = """
+    delete from listeners where listener = 'bar';
+    delete from routes where name = 'crm' and convert_from(definition, 'UTF8') like '%globex%';
+    delete from destinations where key = 'agency/bar';
+"""
+
+
+async def without_bar(bench: engines.Bench) -> int:
+    """Delete the names of a listener with a visit and a delivery in the backlog; return the number of the listener."""
+    (accepted, _) = await bench.accept(at(BAR_ROUTE, "bar"), samples.arrival("lobby"))
+    await bench.store.defer([accepted.deliveries[0].key])
+    await bench.store.flush()
+    name = databases.name_of(bench.place)
+    ((number,),) = databases.server().rows("select number from listeners where listener = 'bar'", name)
+    databases.server().execute(FORGET_BAR, name)
+    return int(number)
+
+
+async def test_rows_without_a_name_are_shown_as_unknown(bench: engines.Bench) -> None:
+    number = await without_bar(bench)
+    await bench.reopen()
+    assert [row["tenant"] for row in await bench.visits()] == ["acme", "?"]
+    assert [row["tenant"] for row in await bench.deliveries()] == ["acme", "?"]
+    unknown = model.ListenerName("?", "?", f"#{number}")
+    assert await bench.counts(unknown) == {"visits": 1, "routed": 1, "created": 1}
+    assert [row["tenant"] for row in await bench.visits(namespace="agency")] == ["acme"]
+    (backlog,) = [row for row in await bench.store.backlog_by_route() if bench.store.route(row.route).route != "crm"]
+    assert bench.store.route(backlog.route).destination == "?/?"
+    assert bench.store.statistics().unknown_names == 2
+
+
+async def test_gateway_notices_rows_without_a_name_while_it_runs(bench: engines.Bench) -> None:
+    await without_bar(bench)
+    await bench.reopen()
+
+    async def unknown() -> int:
+        return bench.store.statistics().unknown_names
+
+    await waiting.until(unknown)
+
+
+async def test_retention_and_cancelling_go_on_without_names(bench: engines.Bench) -> None:
+    await without_bar(bench)
+    await bench.reopen()
+    cancelled: list[int] = []
+    assert await bench.store.cancel(Filter(), bench.clock.now, cancelled.extend) == 2
+    bench.clock.now += 40 * samples.DAY
+    while await bench.store.prune(bench.clock.now):
+        pass
+    assert await bench.visits() == []
+
+
+async def repaired(bench: engines.Bench, *, may_write: bool) -> repair.Repair:
+    return await repair.repair(databases.owner_dsn(databases.name_of(bench.place)), None, may_write=may_write)
+
+
+async def test_repair_names_what_the_database_lost(bench: engines.Bench) -> None:
+    number = await without_bar(bench)
+    found = await repaired(bench, may_write=False)
+    assert found.listeners == {number: model.ListenerName("?", "?", f"#{number}")}
+    assert (len(found.routes), len(found.destinations), found.mixed) == (1, 1, [])
+    await repaired(bench, may_write=True)
+    assert not (await repaired(bench, may_write=False)).is_needed
+    await bench.reopen()
+    assert [row["tenant"] for row in await bench.visits(tenant="?")] == ["?"]
+    (delivery,) = await bench.deliveries(tenant="?")
+    assert delivery["destination"] == "?/?"
+    assert bench.store.statistics().unknown_names == 0
+
+
+async def test_repair_finds_the_tenant_that_routes_prove(bench: engines.Bench) -> None:
+    await bench.accept(at(BAR_ROUTE, "bar"))
+    name = databases.name_of(bench.place)
+    databases.server().execute("delete from listeners where listener = 'bar'", name)
+    await repaired(bench, may_write=True)
+    assert [row["listener"] for row in await bench.visits(tenant="globex")] == ["bar"]
+
+
+async def test_repair_shows_visits_of_mixed_tenants_to_nobody(bench: engines.Bench) -> None:
+    """The number of a lost listener was given to another one: neither sees the visit."""
+    (accepted, _) = await bench.accept(at(BAR_ROUTE, "bar"), samples.arrival("lobby"))
+    await bench.store.defer([accepted.deliveries[0].key])
+    name = databases.name_of(bench.place)
+    databases.server().execute("update listeners set tenant = 'initech', listener = 'spa' where listener = 'bar'", name)
+    assert len((await repaired(bench, may_write=True)).mixed) == 1
+    await bench.reopen()
+    assert [row["tenant"] for row in await bench.visits()] == ["acme", "?"]
+    assert [row["destination"] for row in await bench.deliveries(tenant="?")] == ["?/?"]
