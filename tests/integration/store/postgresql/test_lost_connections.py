@@ -148,6 +148,25 @@ async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> Non
     assert writer.is_uncertain is False
 
 
+async def test_gateway_without_heartbeats_is_not_ready(bench: engines.Bench) -> None:
+    calls = 0
+
+    def apply(_: object) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise ZeroDivisionError
+        return True
+
+    bench.store.follow_replicas(apply)
+    assert await bench.store.outage() is None
+
+    async def outage() -> str | None:
+        return await bench.store.outage()
+
+    assert await waiting.until(outage) == "the heartbeats have ended"
+
+
 # The server
 
 

@@ -62,6 +62,7 @@ STATEMENTS = {
     "circuit: claim a trial": circuits._CLAIM,
     "circuits": circuits._OPEN_CIRCUITS,
     "take over": incarnations._TAKE_OVER,
+    "due times of wrong clocks": incarnations._HASTEN_WRONG,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,
     "prune: find": prune._EXPIRED,

@@ -1,6 +1,7 @@
 """Several gateways on one database: one visit per arrival, one owner per delivery."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -440,3 +441,22 @@ async def test_quota_counts_each_visit_once_beside_folds(tmp_path: Path, monkeyp
     assert len(accepted.deliveries) == 1
     await bench.store.close()
     bench.engine.forget(bench.place)
+
+
+async def test_wrong_clock_of_a_dead_gateway_delays_no_delivery(gateways: Gateways) -> None:
+    """Its clock was three days ahead. A delivery that another gateway lets wait keeps its time."""
+    first, second = gateways
+    now = second.clock.now = time.time_ns() // 1000
+    first.clock.now = now + 3 * samples.DAY
+    (late,) = await first.accept(samples.arrival("late", first.clock.now))
+    (soon,) = await second.accept(samples.arrival("soon", now, if_visit=(samples.plan(samples.MAILER),)))
+    for bench, accepted, wait in ((first, late, 5 * samples.SECOND), (second, soon, 7 * samples.HOUR)):
+        due_at = bench.clock.now + wait
+        retry = samples.settlement(accepted.deliveries[0], model.SettledAs.Retry, bench.clock.now, due_at=due_at)
+        bench.store.settle(retry)
+        await bench.store.flush()
+    await first.engine.crash(first.store)
+    await engines.postgresql(second.store).ownership.beat()
+    due = {one.destination: one.next_due_at for one in await second.store.due()}
+    assert now <= due["agency/crm"] < now + samples.HOUR
+    assert due["agency/mailer"] == now + 7 * samples.HOUR

@@ -22,6 +22,9 @@ from usher_gateway.store.postgresql.incarnations import DEAD_SECONDS, HEARTBEAT_
 
 _log = structlog.get_logger(__name__)
 
+_HASTEN_SECONDS = 60.0
+"""How often deliveries are looked for that a wrong clock lets wait for too long."""
+
 _JOINING_SECONDS = 1.0
 """Interval of the heartbeats while this gateway waits for its shares, or others for this one."""
 
@@ -51,6 +54,8 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._judges_from = 0.0
         """Loop time from which on this gateway may declare others dead."""
+        self._hastens_from = 0.0
+        """Loop time of the next look for due times that are too far ahead."""
         self._durability = durability
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
@@ -149,3 +154,15 @@ class Ownership:
                 recovered = await incarnations.take_over(connection, self._now())
                 if recovered:
                     _log.warning("deliveries_recovered", count=recovered)
+        await self._hasten_wrong()
+
+    async def _hasten_wrong(self) -> None:
+        """Correct the times of a gateway whose clock is or was wrong, once a minute."""
+        if self._loop.time() < self._hastens_from:
+            return
+        self._hastens_from = self._loop.time() + _HASTEN_SECONDS
+        async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+            hastened = await incarnations.hasten_wrong(connection, self._now())
+        if hastened:
+            self._hastens_from = 0.0  # there may be more
+            _log.warning("due_times_corrected", count=hastened, hint="A gateway's clock is or was wrong: check NTP.")

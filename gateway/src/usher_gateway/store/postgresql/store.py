@@ -111,11 +111,16 @@ class PostgresStore:
             self.ownership.follow_replicas(self._apply_replicas)
         self._commits.start_writing(self.writer)
         self._is_open = True
-        self._tasks = [
-            asyncio.create_task(self.ownership.run(), name="store-heartbeat"),
-            asyncio.create_task(self._run_upkeep(), name="store-upkeep"),
-        ]
+        self._heartbeats = asyncio.create_task(self.ownership.run(), name="store-heartbeat")
+        self._heartbeats.add_done_callback(self._note_heartbeats_ended)
+        self._tasks = [self._heartbeats, asyncio.create_task(self._run_upkeep(), name="store-upkeep")]
         return opened.report
+
+    def _note_heartbeats_ended(self, task: asyncio.Task[None]) -> None:
+        """Log why no heartbeat follows. Other gateways take over after 60 s, and this one then ends."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("store_heartbeat_ended", error=describe(error), exc_info=error)
 
     async def close(self) -> None:
         if not self._is_open:
@@ -123,8 +128,7 @@ class PostgresStore:
         self._is_open = False
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._is_lost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_SECONDS):
@@ -223,6 +227,8 @@ class PostgresStore:
     async def outage(self) -> str | None:
         if self._is_lost:
             return "another gateway took over this one's deliveries"
+        if self._heartbeats.done():
+            return "the heartbeats have ended"
         return self.ownership.undurable or self._commits.outage
 
     async def flush(self) -> None:
