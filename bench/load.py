@@ -89,8 +89,14 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
-        if self._load.may_send(self._sent_at) and not self._transport.is_closing():
+        if not self._load.may_send(self._sent_at):
+            return
+        if not self._transport.is_closing():
             self._transport.write(self._load.request())
+        elif self._interval:
+            self._load.sent += 1
+            self._load.bad += 1
+            self._next()
 
 
 async def _run(arguments: argparse.Namespace) -> None:
@@ -106,12 +112,15 @@ async def _run(arguments: argparse.Namespace) -> None:
     while time.perf_counter() < load.end and (not load.limit or load.good + load.bad < load.limit):
         await asyncio.sleep(0.01)
     seconds = time.perf_counter() - load.begin
-    await asyncio.sleep(0.3)
+    patience = time.perf_counter() + arguments.grace
+    while time.perf_counter() < patience and load.good + load.bad < load.sent:
+        await asyncio.sleep(0.01)
     ordered = sorted(load.latencies) or [0.0]
     json.dump(
         {
             "good": load.good,
             "bad": load.bad,
+            "sent": load.sent,
             "seconds": seconds,
             "rate": load.good / seconds,
             "p50_ms": ordered[len(ordered) // 2] * 1000,
@@ -130,5 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--requests", type=int, default=0, help="stop after this number of requests; 0: no limit")
     parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: as fast as they are answered")
+    parser.add_argument("--grace", type=float, default=0.3, help="how long to wait for the last answers")
     parser.add_argument("--first", type=int, default=0, help="number of the first visitor")
     uvloop.run(_run(parser.parse_args()))

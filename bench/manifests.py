@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_CLASS = """\
+_DESTINATION = """\
 apiVersion: usher.dev/v1alpha1
 kind: Destination
 metadata: {{name: warehouse, namespace: bench}}
@@ -10,6 +10,18 @@ spec:
   type: HTTP
   concurrency: 64
   http: {{url: "http://127.0.0.1:{port}/in"}}
+"""
+
+_LISTENER_CLASS = """\
+---
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {name: public}
+spec:
+  controllerName: usher.dev/usher
+  hostname: hooks.example.com
+  allowedHostnames: [{hostname: "*.example.com"}]
+  maximums: {requestsPerSecond: 100000}
 """
 
 _TENANT = """\
@@ -33,7 +45,9 @@ spec:
 """
 
 
-def write(folder: Path, listeners: int, *, tenants: int = 0, forward_to: int = 0) -> Path:
+def write(
+    folder: Path, listeners: int, *, tenants: int = 0, forward_to: int = 0, has_default_rate: bool = False
+) -> Path:
     """Write a file of manifests.
 
     Args:
@@ -41,9 +55,10 @@ def write(folder: Path, listeners: int, *, tenants: int = 0, forward_to: int = 0
         listeners: how many there are.
         tenants: how many tenants share them; 0: each listener has its own.
         forward_to: port of a receiver, if one runs.
+        has_default_rate: leave the rate of each listener at its default, instead of allowing every rate.
     """
     tenants = tenants or listeners
-    parts = [_CLASS.format(port=forward_to or 9)]
+    parts = [_DESTINATION.format(port=forward_to or 9), *(() if has_default_rate else (_LISTENER_CLASS,))]
     parts += [_TENANT.format(number=number) for number in range(tenants)]
     parts += [_LISTENER.format(number=number, tenant=number % tenants) for number in range(listeners)]
     file = folder / "bench.yaml"

@@ -74,6 +74,7 @@ def released() -> Iterator[model.QuarantineReason]:
         model.QuarantineReason.BadEncoding: (b"\x1f\x8b", ""),
         model.QuarantineReason.TooDeep: (b'{"user":{"id":1},"a":' + b"[" * 100 + b"]" * 100 + b"}", ""),
         model.QuarantineReason.TooManyNodes: (b'{"user":{"id":1},"a":[' + b"0," * 3_000 + b"0]}", ""),
+        model.QuarantineReason.IntegerTooLong: (b'{"user":{"id":1},"a":%s}' % (b"9" * 41), ""),
     }
     for reason in model.QuarantineReason:
         content, content_type = bodies.get(reason, (test_pipeline.BODY, "application/json"))

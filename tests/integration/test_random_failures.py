@@ -31,8 +31,9 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.ingest.body_budgets import BodyBudgets
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import Request
@@ -180,7 +181,7 @@ class GatewayRun:
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.connection)
         client = cast("DestinationClient", self.scenario.peers)
         newest = RouteDocuments(keys=samples.KEYS)
-        budgets = NamespaceBudgets()
+        budgets = CpuBudgets()
         worker = DeliveryWorker(
             store=self.store, client=client, clock=self.clock, route_documents=newest, budgets=budgets
         )
@@ -205,6 +206,7 @@ class GatewayRun:
             clock=self.clock,
             keys=samples.KEYS,
             counters=self.counters,
+            budgets=BodyBudgets(),
             deliver=self.dispatcher.offer,
         )
         self.apply()

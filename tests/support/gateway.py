@@ -25,6 +25,7 @@ spec:
   controllerName: usher.dev/usher
   hostname: hooks.test
   allowedHostnames: [{hostname: "*.test"}]
+  maximums: {requestsPerSecond: 100000}
 ---
 """
 

@@ -34,8 +34,9 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest import certificates
+from usher_gateway.ingest.body_budgets import BodyBudgets
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
@@ -130,7 +131,7 @@ class Gateway:
             guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
         )
         route_documents = RouteDocuments(keys=self._keys)
-        budgets = NamespaceBudgets()
+        budgets = CpuBudgets()
         self.worker = DeliveryWorker(
             store=self.store,
             client=self.destination_client,
@@ -167,6 +168,7 @@ class Gateway:
             clock=self.clock,
             keys=self._keys,
             counters=self.counters,
+            budgets=BodyBudgets(),
             deliver=self.dispatcher.offer,
         )
         self.server = PublicServer(

@@ -139,8 +139,8 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_address_from: Literal["Connection", "XForwardedFor"] = "Connection"
     trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: int = 256 * 1024
-    requests_per_second: int = 0
-    """The maximum of the class; 0 means no limit."""
+    requests_per_second: int = 500
+    """The maximum of the class."""
     max_stored_bytes: int = 0
     """Bytes that the tenant may store; 0 means a share of the free space."""
     fields: dict[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: dict(DEFAULT_FIELDS))

@@ -18,7 +18,7 @@ from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.store import base
 
@@ -43,9 +43,7 @@ class Served:
         self.state = health.RunState()
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
-        self.registry = ListenerRegistry(
-            keys=KEYS, expressions=Silent(), counters=self.arrivals, budgets=NamespaceBudgets()
-        )
+        self.registry = ListenerRegistry(keys=KEYS, expressions=Silent(), counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
         self.sample_sender: Any = mock.Mock()
         self.mend()

@@ -13,7 +13,7 @@ from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.store.base import Filter
 
 
@@ -74,7 +74,7 @@ class Bench:
             client=cast("Any", Client()),
             clock=clock,
             route_documents=newest,
-            budgets=NamespaceBudgets(),
+            budgets=CpuBudgets(),
         )
 
     async def accept(self, contents: str) -> list[model.Delivery]:

@@ -13,7 +13,7 @@ from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 
 LIMITS = DispatcherLimits(lane_bytes=10_000)
 OTHER = samples.route("other", destination="agency/other")
@@ -47,7 +47,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
         client=cast("Any", Client()),
         clock=clock,
         route_documents=newest,
-        budgets=NamespaceBudgets(),
+        budgets=CpuBudgets(),
     )
     dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]

@@ -15,7 +15,7 @@ from usher_gateway.destinations import DestinationAnswer, DestinationRequest, Se
 from usher_gateway.ingest.evaluation_limits import (
     SLOW_SECONDS,
     TRANSFORM_BURST_SECONDS,
-    NamespaceBudgets,
+    CpuBudgets,
     TransformPacer,
 )
 
@@ -67,7 +67,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=route_documents,
-        budgets=NamespaceBudgets(),
+        budgets=CpuBudgets(),
     )
     made.apply(snapshot())
     return made
@@ -111,7 +111,7 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=newest,
-        budgets=NamespaceBudgets(),
+        budgets=CpuBudgets(),
         pacer=TransformPacer(now=lambda: moment),
     )
     worker.apply(snapshot())

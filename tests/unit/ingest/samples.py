@@ -6,7 +6,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.ingest.identity import Identifier, Identity
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.ingest.routing import Planner, Plans, RoutingContext
@@ -43,9 +43,7 @@ def destination(**changes: Any) -> documents.DestinationDocument:
 
 
 def registry() -> ListenerRegistry:
-    return ListenerRegistry(
-        keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
-    )
+    return ListenerRegistry(keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters(), budgets=CpuBudgets())
 
 
 def live(document: documents.ListenerDocument, *destinations: documents.DestinationDocument) -> LiveListener:
@@ -61,19 +59,17 @@ def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> I
 def planner(
     *routes: documents.Route,
     watcher: RecordingWatcher | None = None,
-    budgets: NamespaceBudgets | None = None,
+    budgets: CpuBudgets | None = None,
     **changes: Any,
 ) -> "Planning":
     document = listener(routes=routes, **changes)
-    return Planning(document, watcher or RecordingWatcher(), budgets or NamespaceBudgets())
+    return Planning(document, watcher or RecordingWatcher(), budgets or CpuBudgets())
 
 
 class Planning:
     """A planner with its identifier: from a body to plans."""
 
-    def __init__(
-        self, document: documents.ListenerDocument, watcher: RecordingWatcher, budgets: NamespaceBudgets
-    ) -> None:
+    def __init__(self, document: documents.ListenerDocument, watcher: RecordingWatcher, budgets: CpuBudgets) -> None:
         self.identifier = Identifier(document, KEYS)
         destinations = {"agency/crm": destination()}
         self.planner = Planner(

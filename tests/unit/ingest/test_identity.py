@@ -97,7 +97,7 @@ def test_json_spelling_does_not_change_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b'{"user":{},"n":1%s}' % (b"0" * 400),
+        b'{"user":{},"n":1%s}' % (b"0" * 39),
         b'{"user":{},"n":NaN}',
         b'{"user":{"id":"\\ud800"}}',
         b'{"user":{"id":1e999}}',
@@ -404,3 +404,31 @@ def test_pointer_numbers_index_lists(items: object, found: dict[str, object]) ->
 )
 def test_absent_field_is_left_out(body: object) -> None:
     assert extract(body) == {}
+
+
+def _fingerprint_seconds(names: list[str]) -> float:
+    """Return the CPU time for the identity of an object with these members, the best of five."""
+    members = ",".join(f'"{name}":1' for name in names)
+    parsed = parse(f'{{"user":{{"id":1}},{members}}}'.encode(), "")
+    assert parsed.document is not None
+    identifier = Identifier(samples.listener(), samples.KEYS)
+    seconds = []
+    for _ in range(5):
+        began = time.thread_time()
+        identifier.identify(parsed.document, parsed.is_plain, {}, samples.NOON, is_wide=parsed.is_wide)
+        seconds.append(time.thread_time() - began)
+    return min(seconds)
+
+
+def test_order_of_many_keys_does_not_change_the_cost() -> None:
+    names = [f"{'a' * 115}{number:04d}" for number in range(1_980)]
+    assert _fingerprint_seconds(names) < 5 * _fingerprint_seconds(names[::-1])
+
+
+def test_order_of_many_keys_does_not_change_the_fingerprint() -> None:
+    names = [f"k{number:04d}" for number in range(1_000)]
+    bodies = [{"user": {"id": 1}, "list": [dict.fromkeys(order, 1)]} for order in (names, names[::-1])]
+    identifier = Identifier(samples.listener(), samples.KEYS)
+    wide = [identifier.identify(body, plain=True, fields={}, received_at=1, is_wide=True) for body in bodies]
+    plain = identifier.identify(bodies[0], plain=True, fields={}, received_at=1)
+    assert {one.fingerprint for one in wide} == {plain.fingerprint}

@@ -5,8 +5,8 @@ import pytest
 from usher_gateway import documents, model
 from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
-from usher_gateway.ingest.pipeline import build_arrival, rebuild_arrival
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.pipeline import build_arrival, identify_body, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener, Match
 
 NOW = 1_764_072_000 * model.MICROSECONDS
@@ -41,7 +41,7 @@ def listener(**changes: Any) -> LiveListener:
         keys=KEYS,
         expressions=Silent(),
         counters=ArrivalCounters(),
-        budgets=NamespaceBudgets(),
+        budgets=CpuBudgets(),
         now=0.0,
     )
 
@@ -131,6 +131,8 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     content = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}' % company
     of_acme = listener(tenant=tenant, fields=documents.DEFAULT_FIELDS)
     address = documents.Address("hooks.test", "/x")
-    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, body.parse(content, ""), NOW, NOW)
+    parsed = body.parse(content, "")
+    identified = identify_body(of_acme, {}, content, parsed, NOW)
+    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, parsed, NOW, NOW, identified=identified)
     assert (found.quarantine, found.company_mismatch) == (quarantine, mismatch)
     assert of_acme.counters.company_mismatches == 0

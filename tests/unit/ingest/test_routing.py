@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unit.ingest import samples
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 
 SECOND = model.MICROSECONDS
 HOUR = 3600 * SECOND
@@ -141,7 +141,7 @@ class _Evaluated:
 
 
 def slow_route(
-    costs: list[float], budgets: NamespaceBudgets | None = None, **changes: Any
+    costs: list[float], budgets: CpuBudgets | None = None, **changes: Any
 ) -> tuple[samples.Planning, samples.RecordingWatcher, _Evaluated]:
     watch, expression = samples.RecordingWatcher(), _Evaluated(costs)
     planning = samples.planner(crm(when=FALSE), watcher=watch, budgets=budgets, **changes)
@@ -190,7 +190,7 @@ def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> No
 
 
 def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None:
-    budgets = NamespaceBudgets(now=lambda: 0.0)
+    budgets = CpuBudgets(now=lambda: 0.0)
     one, _, _ = slow_route([0.003] * 100, budgets)
     two, watch, _ = slow_route([0.003] * 100, budgets, name="guests")
     neighbour, _, _ = slow_route([0.003] * 100, budgets, namespace="other")
@@ -201,7 +201,7 @@ def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None
     assert watch.held == [("agency/guests", "crm")]
 
 
-def many_filters(cost: float, budgets: NamespaceBudgets) -> tuple[samples.Planning, _Evaluated]:
+def many_filters(cost: float, budgets: CpuBudgets) -> tuple[samples.Planning, _Evaluated]:
     expression = _Evaluated([cost] * 10_000)
     routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
     planning = samples.planner(*routes, budgets=budgets)
@@ -218,7 +218,7 @@ def evaluations_of(planning: samples.Planning, expression: _Evaluated) -> int:
 
 def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
     now = 0.0
-    budgets = NamespaceBudgets(now=lambda: now)
+    budgets = CpuBudgets(now=lambda: now)
     planning, expression = many_filters(0.0009, budgets)
     counts = [evaluations_of(planning, expression) for _ in range(30)]
     assert counts == [23] * 25 + [2] * 5  # 20 ms each until half a second is spent
@@ -228,7 +228,7 @@ def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
 
 
 def test_cheap_filters_do_not_use_the_budget_of_their_namespace() -> None:
-    planning, expression = many_filters(0.00003, NamespaceBudgets(now=lambda: 0.0))
+    planning, expression = many_filters(0.00003, CpuBudgets(now=lambda: 0.0))
     assert [evaluations_of(planning, expression) for _ in range(300)] == [32] * 300
 
 
@@ -392,7 +392,7 @@ def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
         rule = msgspec.structs.replace(once("Day"), name=name)
         document = samples.listener(name=listener, routes=(documents.Route(route, "agency/crm", once_per=rule),))
         document = msgspec.structs.replace(document, tenant=documents.TenantDocument(tenant))
-        planning = samples.Planning(document, samples.RecordingWatcher(), NamespaceBudgets())
+        planning = samples.Planning(document, samples.RecordingWatcher(), CpuBudgets())
         return planning.first(BODY).once_key
 
     shared = mark("wifi", "acme", "mail", "daily-mail")

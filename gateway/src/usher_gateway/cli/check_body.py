@@ -52,7 +52,7 @@ def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocumen
     from usher_gateway import documents, model
     from usher_gateway.ingest import body_reading
     from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-    from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+    from usher_gateway.ingest.evaluation_limits import CpuBudgets
     from usher_gateway.ingest.registry import ListenerRegistry
 
     try:
@@ -61,7 +61,7 @@ def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocumen
         admin_client.fail(f"{path} cannot be read", "name a file that holds one body", admin_client.USAGE)
     keys = model.derive_keys(bytes(32))
     registry = ListenerRegistry(
-        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
+        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=CpuBudgets()
     )
     nameless = documents.ListenerDocument("", "", documents.TenantDocument(""), addresses=())
     now = time.time_ns() // 1000

@@ -13,7 +13,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.evaluation_limits import ArrivalBudget, NamespaceBudgets, RouteCost
+from usher_gateway.ingest.evaluation_limits import ArrivalBudget, CpuBudgets, RouteCost
 from usher_gateway.store.base import Filter, HeldGroup, Store
 from usher_gateway.timing import Clock
 
@@ -60,7 +60,7 @@ class HoldReviewer:
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
         has_slow_transform: Callable[[model.ListenerName, str], bool],
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
     ) -> None:
         """``offer`` puts deliveries into lanes; ``has_slow_transform`` says whether a route is held for that."""
         self._store = store

@@ -16,7 +16,7 @@ from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost, TransformPacer
+from usher_gateway.ingest.evaluation_limits import CpuBudgets, RouteCost, TransformPacer
 from usher_gateway.store import base
 from usher_gateway.timing import Clock
 
@@ -65,7 +65,7 @@ class DeliveryWorker:
         client: DestinationClient,
         clock: Clock,
         route_documents: RouteDocuments,
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
         pacer: TransformPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()

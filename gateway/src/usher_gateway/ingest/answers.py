@@ -26,6 +26,7 @@ _STATUS = {
     model.RefusedReason.TooLarge: 413,
     model.RefusedReason.BodyTimeout: 408,
     model.RefusedReason.RateLimited: 503,
+    model.RefusedReason.TooCostly: 503,
     model.RefusedReason.QueueFull: 503,
     model.RefusedReason.StoreUnavailable: 503,
     model.RefusedReason.LowDisk: 503,

@@ -21,6 +21,15 @@ MAX_DEPTH = 64
 MAX_NODES = 2_000
 """The most values (objects, arrays, strings, numbers) in a body that is not quarantined."""
 
+WIDE_KEYS = 200
+"""An object with more members counts as wide: the fast encoder takes quadratic time for its keys (`canonical`)."""
+
+MAX_INTEGER_DIGITS = 40
+"""The most digits of an integer in a body that is not quarantined, because converting one takes quadratic time."""
+
+_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else 0 for byte in range(256))
+_TOO_MANY_DIGITS = b"0" * (MAX_INTEGER_DIGITS + 1)
+
 _HAS_TOO_MANY_NODES = re.compile(rb"""(?:(?:[^",]++|"(?:[^"\\]++|\\.)*+"|")*+,){%d}""" % MAX_NODES, re.DOTALL).match
 """Finds as many commas outside of strings as a body with too many nodes has. Its time is linear."""
 
@@ -31,6 +40,16 @@ def _to_float(text: str) -> float:
     if math.isinf(value):
         raise ValueError("the number is out of range")
     return value
+
+
+class _IntegerTooLongError(ValueError):
+    """An integer has more than ``MAX_INTEGER_DIGITS`` digits."""
+
+
+def _to_integer(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_INTEGER_DIGITS:
+        raise _IntegerTooLongError
+    return int(text)
 
 
 _decode = msgspec.json.Decoder(float_hook=_to_float).decode
@@ -126,12 +145,14 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     """A body parsed as a JSON object, or the reason for its quarantine.
 
     ``is_plain``: the fast parser (msgspec) accepted it. Only then may the fast encoder be used on ``document``.
+    ``is_wide``: an object may have more than ``WIDE_KEYS`` members.
     """
 
     document: dict[str, object] | None = None
     is_plain: bool = True
     quarantine: model.QuarantineReason | None = None
     is_probe: bool = False
+    is_wide: bool = False
 
 
 PROBE = ParsedBody(is_probe=True)
@@ -159,7 +180,8 @@ def parse(raw: bytes, content_type: str) -> ParsedBody:
             return _QUARANTINED[model.QuarantineReason.BadCharset]
         raw = decoded
     # Before parsing, because 256 KiB of numbers, lists or objects (400 bytes of gzip) take 25 ms to parse.
-    if raw.count(b",") >= MAX_NODES and _HAS_TOO_MANY_NODES(raw):
+    commas = raw.count(b",")
+    if commas >= MAX_NODES and _HAS_TOO_MANY_NODES(raw):
         return _QUARANTINED[model.QuarantineReason.TooManyNodes]
     loaded = _load(raw)
     if isinstance(loaded, ParsedBody):
@@ -170,24 +192,32 @@ def parse(raw: bytes, content_type: str) -> ParsedBody:
     if not document:
         return PROBE
     reason = _over_limits(raw, document, is_plain)
-    return _QUARANTINED[reason] if reason is not None else ParsedBody(document, is_plain)
+    return _QUARANTINED[reason] if reason is not None else ParsedBody(document, is_plain, is_wide=commas >= WIDE_KEYS)
 
 
 def _load(raw: bytes) -> tuple[object, bool] | ParsedBody:
-    """Return what a JSON text contains and whether the fast parser accepted it, or the result for an invalid one."""
-    try:
-        return _decode(raw), True
-    except RecursionError:
-        return _QUARANTINED[model.QuarantineReason.TooDeep]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    """Return what a JSON text contains and whether the fast parser accepted it, or the result for an invalid one.
+
+    Only the standard library's parser can refuse a long integer before it converts it. So it also gets the bodies that
+    have as many digits in a row anywhere, such as in a text.
+    """
+    if _TOO_MANY_DIGITS not in raw.translate(_DIGITS_AS_ZEROS):
         try:
-            return json.loads(raw), False
+            return _decode(raw), True
         except RecursionError:
             return _QUARANTINED[model.QuarantineReason.TooDeep]
-        except UnicodeDecodeError:
-            return _QUARANTINED[model.QuarantineReason.BadCharset]
-        except ValueError:
-            return _QUARANTINED[model.QuarantineReason.NotJSON] if raw.strip() else PROBE
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    try:
+        return json.loads(raw, parse_int=_to_integer), False
+    except RecursionError:
+        return _QUARANTINED[model.QuarantineReason.TooDeep]
+    except UnicodeDecodeError:
+        return _QUARANTINED[model.QuarantineReason.BadCharset]
+    except _IntegerTooLongError:
+        return _QUARANTINED[model.QuarantineReason.IntegerTooLong]
+    except ValueError:
+        return _QUARANTINED[model.QuarantineReason.NotJSON] if raw.strip() else PROBE
 
 
 def _to_utf8(raw: bytes, content_type: str) -> bytes | None:

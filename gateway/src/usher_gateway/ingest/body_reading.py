@@ -65,7 +65,9 @@ def read_body(
     if parsed.is_probe:
         return BodyReading("Probe")
     match = Match(listener, documents.Address(host="", path=""), "")
-    arrival = pipeline.build_arrival(match, {"Content-Type": content_type}, content, parsed, received_at, received_at)
+    headers = {"Content-Type": content_type}
+    identified = pipeline.identify_body(listener, headers, content, parsed, received_at)
+    arrival = pipeline.build_arrival(match, headers, content, parsed, received_at, received_at, identified=identified)
     outcome = arrival.quarantine.name if arrival.quarantine is not None else "Visit"
     if parsed.document is None:
         return BodyReading(outcome)

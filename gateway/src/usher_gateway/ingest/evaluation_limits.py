@@ -6,7 +6,7 @@ these limits bound the sum:
 
 - A route has at most ``SLOW_EVALUATIONS`` slow evaluations among the last ``WINDOW`` (`RouteCost`).
 - The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
-- The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`NamespaceBudgets`). Beyond it
+- The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`CpuBudgets`). Beyond it
   a route with an expensive evaluation is held, and each arrival has ``EXPENSIVE_SECONDS``.
 - All transforms of a namespace's deliveries take at most ``TRANSFORM_SHARE`` of a core (`TransformPacer`). Beyond it
   they wait, because no sender waits for a delivery.
@@ -46,8 +46,11 @@ TRANSFORM_BURST_SECONDS = 0.05
 """Short, because the event loop may stop for all of it."""
 
 
-class NamespaceBudgets:
-    """The rest of each namespace's time: ``share`` of a core. ``now`` returns monotonic seconds."""
+class CpuBudgets:
+    """The rest of the CPU time of each owner, such as a namespace: ``share`` of a core.
+
+    ``now`` returns monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -60,24 +63,24 @@ class NamespaceBudgets:
         self._share = share
         self._burst_seconds = burst_seconds
         self._left: dict[str, tuple[float, float]] = {}
-        """Namespace -> (seconds left, at this time). They may be negative."""
+        """Owner -> (seconds left, at this time). They may be negative."""
 
-    def spend(self, namespace: str, cpu_seconds: float) -> None:
-        """Subtract the time of evaluations."""
-        left, now = self._left_now(namespace)
-        self._left[namespace] = (left - cpu_seconds, now)
+    def spend(self, owner: str, cpu_seconds: float) -> None:
+        """Subtract CPU time; a negative one gives it back."""
+        left, now = self._left_now(owner)
+        self._left[owner] = (left - cpu_seconds, now)
 
-    def is_spent(self, namespace: str) -> bool:
-        """True if a namespace has used up its time."""
-        return namespace in self._left and self._left_now(namespace)[0] <= 0
+    def is_spent(self, owner: str) -> bool:
+        """True if an owner has used up its time."""
+        return owner in self._left and self._left_now(owner)[0] <= 0
 
-    def seconds_until_left(self, namespace: str) -> float:
-        """Return how long until a namespace has time again; 0.0 if it has."""
-        return max(0.0, -self._left_now(namespace)[0] / self._share)
+    def seconds_until_left(self, owner: str) -> float:
+        """Return how long until an owner has time again; 0.0 if it has."""
+        return max(0.0, -self._left_now(owner)[0] / self._share)
 
-    def _left_now(self, namespace: str) -> tuple[float, float]:
+    def _left_now(self, owner: str) -> tuple[float, float]:
         now = self._now()
-        left, at = self._left.get(namespace, (self._burst_seconds, now))
+        left, at = self._left.get(owner, (self._burst_seconds, now))
         return min(self._burst_seconds, left + (now - at) * self._share), now
 
 
@@ -85,7 +88,7 @@ class TransformPacer:
     """Delays the transforms of a namespace beyond its share. The tenants of a namespace wait separately."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._budgets = NamespaceBudgets(now, share=TRANSFORM_SHARE, burst_seconds=TRANSFORM_BURST_SECONDS)
+        self._budgets = CpuBudgets(now, share=TRANSFORM_SHARE, burst_seconds=TRANSFORM_BURST_SECONDS)
         self._turns: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def wait(self, namespace: str, tenant: str) -> None:
@@ -105,7 +108,7 @@ class RouteCost:
 
     __slots__ = ("_budgets", "_evaluations", "_namespace", "_slow", "is_too_slow")
 
-    def __init__(self, namespace: str, budgets: NamespaceBudgets) -> None:
+    def __init__(self, namespace: str, budgets: CpuBudgets) -> None:
         self._namespace = namespace
         self._budgets = budgets
         self._evaluations = 0
@@ -138,7 +141,7 @@ class ArrivalBudget:
 
     __slots__ = ("_budgets", "_cheap_seconds", "_namespace", "_seconds_left")
 
-    def __init__(self, namespace: str, budgets: NamespaceBudgets) -> None:
+    def __init__(self, namespace: str, budgets: CpuBudgets) -> None:
         self._namespace = namespace
         self._budgets = budgets
         self._seconds_left = EXPENSIVE_SECONDS if budgets.is_spent(namespace) else ARRIVAL_SECONDS

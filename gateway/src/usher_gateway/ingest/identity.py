@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from usher_gateway import documents, model
+from usher_gateway.ingest.body import WIDE_KEYS
 
 _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
@@ -21,8 +22,9 @@ _OLDEST = 946_684_800
 """The start of the year 2000. An older time cannot be the time of an authentication."""
 _MILLISECONDS_FROM = 100_000_000_000
 
-_LONGEST_NORMALISED = 1_000
-"""Longer texts are not normalised, because that takes quadratic time. An e-mail address has at most 320 characters."""
+_LONGEST_NORMALISED = 400
+"""Longer texts are not normalised, because that takes up to quadratic time. An e-mail address has at most 320
+characters."""
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -61,9 +63,17 @@ class Identifier:
         """Return the fields of a body that identity needs."""
         return self._extractor.extract(body)
 
-    def identify(self, body: dict[str, object], plain: bool, fields: dict[str, object], received_at: int) -> Identity:
-        """Identify a valid body. ``fields``: from `extract`; ``plain``: `ParsedBody.is_plain`."""
-        fingerprint = _digest(self._fingerprint, canonical(body, plain))
+    def identify(
+        self,
+        body: dict[str, object],
+        plain: bool,
+        fields: dict[str, object],
+        received_at: int,
+        *,
+        is_wide: bool = False,
+    ) -> Identity:
+        """Identify a valid body. ``fields``: from `extract`; ``plain``, ``is_wide``: as in `ParsedBody`."""
+        fingerprint = _digest(self._fingerprint, canonical(_descending(body) if is_wide else body, plain))
         told = self._time_in(fields.get("occurredAt"))
         is_trusted = 0 < told <= received_at + _AHEAD
         return Identity(
@@ -115,11 +125,22 @@ class Identifier:
         return _digest(self._visitor, _join(ids)) if all(ids) else b""
 
 
-def canonical(body: dict[str, object], plain: bool) -> bytes:
+def canonical(body: object, plain: bool) -> bytes:
     """Return one encoding for equal JSON content: keys sorted, no white space."""
     if plain:
         return _encode_sorted(body)
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _descending(value: object) -> object:
+    """Return a JSON value with the keys of its large objects in descending order.
+
+    msgspec's sort takes quadratic time for keys in ascending order (5 ms for 1,980), and least for descending ones.
+    """
+    if type(value) is dict:
+        keys = sorted(value, reverse=True) if len(value) > WIDE_KEYS else value
+        return {key: _descending(value[key]) for key in keys}
+    return [_descending(inner) for inner in value] if type(value) is list else value
 
 
 def as_text(value: object) -> str:
@@ -185,11 +206,15 @@ FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
 
 def _digits(text: str) -> str:
     digits = text.lstrip("+")
+    if len(digits) > _LONGEST_NORMALISED:
+        return digits
     return digits if digits.isdigit() else "".join([letter for letter in text if letter.isdigit()])
 
 
 def _hexadecimal(text: str) -> str:
     digits = text.replace(":", "").replace("-", "").lower()
+    if len(digits) > _LONGEST_NORMALISED:
+        return digits
     return digits if digits.isalnum() else "".join([letter for letter in digits if letter in "0123456789abcdef"])
 
 

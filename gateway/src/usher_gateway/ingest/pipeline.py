@@ -3,13 +3,15 @@
 import asyncio
 import concurrent.futures
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from usher_gateway import documents, model, timing
-from usher_gateway.ingest import answers, auth, body, identity, routing
+from usher_gateway.ingest import answers, auth, body, body_budgets, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
 from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, HARD_LIMIT_BYTES, Request
@@ -53,6 +55,7 @@ class ArrivalPipeline:
         clock: wall clock in microseconds.
         keys: of this installation.
         counters: counts every arrival.
+        budgets: limit the CPU time that bodies take.
         deliver: takes the deliveries of a committed arrival.
     """
 
@@ -64,6 +67,7 @@ class ArrivalPipeline:
         clock: timing.Clock,
         keys: model.Keys,
         counters: ArrivalCounters,
+        budgets: body_budgets.BodyBudgets,
         deliver: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
         self._registry = registry
@@ -71,6 +75,7 @@ class ArrivalPipeline:
         self._clock = clock
         self._keys = keys
         self._counters = counters
+        self._budgets = budgets
         self._deliver = deliver
         self._commits: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
@@ -89,12 +94,19 @@ class ArrivalPipeline:
             self._authenticate(match.listener, request)
             if match.address.retired_at:
                 self._counters.add_retired(match.listener.counters, match.address, now)
-            content, parsed = await self._read(match.listener, request)
+            content, parsed, began = await self._read(match.listener, request)
             if parsed.is_probe:
+                self._budgets.charge(match.listener.name, time.thread_time() - began)
                 self._count_probe(match, now)
                 return answers.accepted()
-            arrival = await self._build(match, request, content, parsed, now)
-            del parsed  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
+            identified = await self._identify(match.listener, request, content, parsed, now, began)
+            arrival = build_arrival(
+                match, request.headers, content, parsed, now, self._clock.confirmed(), identified=identified
+            )
+            del (
+                parsed,
+                identified,
+            )  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
             accepted = await self._commit(arrival, request.deadline)
             self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
             self._deliver(accepted.deliveries)
@@ -138,24 +150,30 @@ class ArrivalPipeline:
             reason = auth.credentials_refused(document.authentication, request.headers, self._keys.credential)
             if reason is not None:
                 raise answers.RefusedError(reason)
-        if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
+        if not listener.bucket.take(asyncio.get_running_loop().time()):
             raise answers.RefusedError(model.RefusedReason.RateLimited)
 
-    async def _read(self, listener: LiveListener, request: Request) -> tuple[bytes, body.ParsedBody]:
-        """Read, inflate and parse the body.
+    async def _read(self, listener: LiveListener, request: Request) -> tuple[bytes, body.ParsedBody, float]:
+        """Read, inflate and parse the body, if the listener's budget allows it.
+
+        Returns:
+            The inflated body, what it contains, and the thread's CPU time since which the event loop worked on it.
 
         Raises:
-            RefusedError: MethodNotAllowed, TooLarge, BodyTimeout, Disconnected, QueueFull.
+            RefusedError: MethodNotAllowed, TooLarge, BodyTimeout, Disconnected, QueueFull, TooCostly.
         """
         if request.method in _PROBE_METHODS:
-            return b"", body.PROBE
+            return b"", body.PROBE, time.thread_time()
         if request.method not in _BODY_METHODS:
             raise answers.RefusedError(model.RefusedReason.MethodNotAllowed)
         content = await request.read_body()
+        if self._budgets.is_spent(listener.name):
+            raise answers.RefusedError(model.RefusedReason.TooCostly)
+        began = time.thread_time()
         is_broken = False
         if content and "Content-Encoding" in request.headers:
             encoding = ",".join(request.headers.getall("Content-Encoding"))
-            inflated = await _inflate(content, encoding, request.deadline)
+            inflated, began = await self._inflate(listener, content, encoding, request.deadline, began)
             if inflated is body.InflateFailure.TooLarge:
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
             if inflated is body.InflateFailure.Broken:
@@ -163,20 +181,57 @@ class ArrivalPipeline:
             else:
                 content = inflated
         if len(content) > listener.max_body_bytes:
-            return content, body.quarantined(model.QuarantineReason.Truncated)
+            return content, body.quarantined(model.QuarantineReason.Truncated), began
         if is_broken:
-            return content, body.quarantined(model.QuarantineReason.BadEncoding)
-        return content, body.parse(content, request.headers.get("Content-Type", ""))
+            return content, body.quarantined(model.QuarantineReason.BadEncoding), began
+        return content, body.parse(content, request.headers.get("Content-Type", "")), began
 
-    async def _build(
-        self, match: Match, request: Request, content: bytes, parsed: body.ParsedBody, now: int
-    ) -> model.Arrival:
-        """Identify the visitor and plan the routes. Raises RefusedError: BodyTimeout."""
+    async def _inflate(
+        self, listener: LiveListener, sent: bytes, encoding: str, deadline: float, began: float
+    ) -> tuple[bytes | body.InflateFailure, float]:
+        """Inflate a body; large ones in a thread, so that they do not block the event loop.
+
+        Returns the inflated body, and ``began`` or the CPU time after the thread's work, which is charged here.
+
+        Raises:
+            RefusedError: BodyTimeout.
+        """
+        if len(sent) <= _INFLATE_INLINE_BYTES:
+            inflated = body.inflate(sent, encoding, _INFLATE_INLINE_BYTES)
+            if inflated is not body.InflateFailure.TooLarge:
+                return inflated, began
+            self._budgets.charge(listener.name, time.thread_time() - began)
+        work = functools.partial(body.inflate, sent, encoding, HARD_LIMIT_BYTES)
+        return await self._run_in_thread(listener, _INFLATERS, work, deadline), time.thread_time()
+
+    async def _identify(
+        self, listener: LiveListener, request: Request, content: bytes, parsed: body.ParsedBody, now: int, began: float
+    ) -> "IdentifiedBody":
+        """Identify the visitor, and charge the body to the listener's budget. Raises RefusedError: BodyTimeout."""
         if parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES:
-            return build_arrival(match, request.headers, content, parsed, now, self._clock.confirmed())
-        confirmed = self._clock.confirmed()
-        work = functools.partial(build_arrival, match, request.headers, content, parsed, now, confirmed)
-        return await _run_in_thread(_DIGESTERS, work, request.deadline)
+            identified = identify_body(listener, request.headers, content, parsed, now)
+            self._budgets.charge(listener.name, time.thread_time() - began)
+            return identified
+        work = functools.partial(identify_body, listener, request.headers, content, parsed, now)
+        return await self._run_in_thread(listener, _DIGESTERS, work, request.deadline)
+
+    async def _run_in_thread(
+        self, listener: LiveListener, threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float
+    ) -> T:
+        """Run work on a large body in a thread, and charge its time to the listener's budget.
+
+        Raises:
+            RefusedError: BodyTimeout: it was not done before the deadline.
+        """
+        self._budgets.reserve(listener.name)
+        result = asyncio.get_running_loop().run_in_executor(threads, _timed, work)
+        try:
+            async with asyncio.timeout_at(deadline - ANSWER_RESERVE_SECONDS):
+                value, cpu_seconds = await result
+        except TimeoutError:
+            raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
+        self._budgets.settle(listener.name, cpu_seconds)
+        return value
 
     async def _commit(self, arrival: model.Arrival, deadline: float) -> model.Accepted:
         """Wait until the store has committed the arrival.
@@ -265,17 +320,22 @@ class ArrivalPipeline:
 _NO_TIME = (None, "")
 
 
-def build_arrival(
-    match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int, confirmed: int
-) -> model.Arrival:
-    """Build the arrival of a body (pure).
+class IdentifiedBody(msgspec.Struct, frozen=True, gc=False):
+    """Who a body is about, and whether it is a visit of its listener."""
 
-    ``content``: the inflated body. ``now``: microseconds. ``confirmed``: the time by which a visit may be stale
-    (``Clock.confirmed``).
-    """
-    listener, document = match.listener, parsed.document
+    fields: dict[str, object]
+    identity: identity.Identity
+    hops: int
+    is_other_company: bool
+    quarantine: model.QuarantineReason | None
+
+
+def identify_body(
+    listener: LiveListener, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
+) -> IdentifiedBody:
+    """Identify an inflated body (pure). ``now``: microseconds."""
+    document, quarantine = parsed.document, parsed.quarantine
     hops = _hops(headers.get("Usher-Hops", ""))
-    quarantine = parsed.quarantine
     fields: dict[str, object] = {}
     is_other_company = False
     if document is not None:
@@ -285,8 +345,28 @@ def build_arrival(
     if document is None or quarantine in {model.QuarantineReason.Truncated, model.QuarantineReason.NoUser}:
         identified = listener.identifier.identify_unparsed(content, now, fields)
     else:
-        identified = listener.identifier.identify(document, parsed.is_plain, fields, now)
-    late = now - identified.visit_time > listener.late_after
+        identified = listener.identifier.identify(document, parsed.is_plain, fields, now, is_wide=parsed.is_wide)
+    return IdentifiedBody(fields, identified, hops, is_other_company, quarantine)
+
+
+def build_arrival(
+    match: Match,
+    headers: Mapping[str, str],
+    content: bytes,
+    parsed: body.ParsedBody,
+    now: int,
+    confirmed: int,
+    *,
+    identified: IdentifiedBody,
+) -> model.Arrival:
+    """Plan the routes of a body, and build its arrival (pure).
+
+    ``content``: the inflated body. ``now``: microseconds. ``confirmed``: the time by which a visit may be stale
+    (``Clock.confirmed``).
+    """
+    listener, document = match.listener, parsed.document
+    person, quarantine, fields = identified.identity, identified.quarantine, identified.fields
+    late = now - person.visit_time > listener.late_after
     if_visit: routing.Plans = ()
     if_repeat: routing.Plans = ()
     if quarantine is None and document is not None:
@@ -294,31 +374,31 @@ def build_arrival(
         if listener.planner.is_constant:
             if_visit, if_repeat = listener.planner.constant(hold)
         else:
-            context = routing.RoutingContext(document, fields, identified, now, confirmed, late, hold)
+            context = routing.RoutingContext(document, fields, person, now, confirmed, late, hold)
             if_visit, if_repeat = listener.planner.plan(context)
     is_truncated = quarantine is model.QuarantineReason.Truncated
     content_type = headers.get("Content-Type", "").encode("utf-8", "surrogateescape")
     return model.Arrival(
         listener=listener.name,
         received_at=now,
-        visit_time=identified.visit_time,
-        time_trusted=identified.time_trusted,
+        visit_time=person.visit_time,
+        time_trusted=person.time_trusted,
         late=late,
-        fingerprint=identified.fingerprint,
-        visitor_key=identified.visitor_key,
-        person_keys=identified.person_keys,
+        fingerprint=person.fingerprint,
+        visitor_key=person.visitor_key,
+        person_keys=person.person_keys,
         body=content[:TRUNCATED_BYTES] if is_truncated else content,
         content_type=content_type[:_MAX_CONTENT_TYPE_BYTES],
-        future_time=identified.future_time,
-        hops=min(hops, _MAX_STORED_HOPS),
+        future_time=person.future_time,
+        hops=min(identified.hops, _MAX_STORED_HOPS),
         body_days=listener.body_days,
         window=listener.window,
         redelivery=listener.redelivery,
         if_visit=if_visit,
         if_repeat=if_repeat,
         quarantine=quarantine,
-        company_mismatch=is_other_company and quarantine is None,
-        has_untrusted_time=not identified.time_trusted and fields.get("occurredAt") not in _NO_TIME,
+        company_mismatch=identified.is_other_company and quarantine is None,
+        has_untrusted_time=not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
         quota_month=listener.month(now) if listener.quota else (0, 0),
@@ -345,7 +425,9 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
     match = Match(listener, documents.Address(host="", path=""), "")
-    arrival = build_arrival(match, {"Content-Type": content_type}, stored.body, parsed, stored.received_at, now)
+    headers, received_at = {"Content-Type": content_type}, stored.received_at
+    identified = identify_body(listener, headers, stored.body, parsed, received_at)
+    arrival = build_arrival(match, headers, stored.body, parsed, received_at, now, identified=identified)
     if arrival.quarantine is not None:
         return arrival.quarantine
     arrival.key = stored.key
@@ -406,25 +488,7 @@ def _hops(text: str) -> int:
     return int(digits) if len(digits) < 4 else _MAX_STORED_HOPS
 
 
-async def _inflate(sent: bytes, encoding: str, deadline: float) -> bytes | body.InflateFailure:
-    """Inflate a body; large ones in a thread, so that they do not block the event loop."""
-    if len(sent) <= _INFLATE_INLINE_BYTES:
-        inflated = body.inflate(sent, encoding, _INFLATE_INLINE_BYTES)
-        if inflated is not body.InflateFailure.TooLarge:
-            return inflated
-    work = functools.partial(body.inflate, sent, encoding, HARD_LIMIT_BYTES)
-    return await _run_in_thread(_INFLATERS, work, deadline)
-
-
-async def _run_in_thread(threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float) -> T:
-    """Run work on a large body in a thread; many of them delay only each other.
-
-    Raises:
-        RefusedError: BodyTimeout: it was not done before the deadline.
-    """
-    result = asyncio.get_running_loop().run_in_executor(threads, work)
-    try:
-        async with asyncio.timeout_at(deadline - ANSWER_RESERVE_SECONDS):
-            return await result
-    except TimeoutError:
-        raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result of work and the CPU time that it took."""
+    began = time.thread_time()
+    return work(), time.thread_time() - began

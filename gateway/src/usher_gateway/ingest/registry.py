@@ -10,7 +10,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.timing import TokenBucket
 
 
@@ -52,7 +52,7 @@ class LiveListener:
         keys: model.Keys,
         expressions: routing.ExpressionWatcher,
         counters: ArrivalCounters,
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
         now: float,
     ) -> None:
         """Prepare a listener. ``now``: a monotonic time in seconds, for its rate limit.
@@ -71,7 +71,7 @@ class LiveListener:
         self.trusted_proxies = auth.networks(document.trusted_proxies)
         self.is_open = document.authentication.type == "None"
         rate = document.requests_per_second
-        self.bucket = TokenBucket(rate, burst=rate, now=now) if rate else None
+        self.bucket = TokenBucket(rate, burst=rate, now=now)
         self.hold = _hold_of(document)
         self.late_after = _shared(document.late_after_seconds * model.MICROSECONDS)
         self.window = _shared(document.window_seconds * model.MICROSECONDS)
@@ -121,7 +121,7 @@ class ListenerRegistry:
         keys: model.Keys,
         expressions: routing.ExpressionWatcher,
         counters: ArrivalCounters,
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
     ) -> None:
         self._keys = keys
         self._budgets = budgets

@@ -13,7 +13,7 @@ import msgspec
 
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
-from usher_gateway.ingest.evaluation_limits import ArrivalBudget, NamespaceBudgets, RouteCost
+from usher_gateway.ingest.evaluation_limits import ArrivalBudget, CpuBudgets, RouteCost
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
@@ -95,7 +95,7 @@ class Planner:
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionWatcher,
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
     ) -> None:
         self._namespace = listener.namespace
         self._budgets = budgets
@@ -156,7 +156,7 @@ class _PlannedRoute:
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionWatcher,
-        budgets: NamespaceBudgets,
+        budgets: CpuBudgets,
     ) -> None:
         self._route = route
         self._identifier = identifier

@@ -42,6 +42,7 @@ class QuarantineReason(enum.IntEnum):
     CompanyMismatch = 9
     Loop = 10
     Unstorable = 11
+    IntegerTooLong = 12
 
 
 class RefusedReason(enum.StrEnum):
@@ -56,6 +57,7 @@ class RefusedReason(enum.StrEnum):
     TooLarge = "TooLarge"
     BodyTimeout = "BodyTimeout"
     RateLimited = "RateLimited"
+    TooCostly = "TooCostly"
     QueueFull = "QueueFull"
     StoreUnavailable = "StoreUnavailable"
     LowDisk = "LowDisk"

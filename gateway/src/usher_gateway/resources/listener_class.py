@@ -211,8 +211,7 @@ class Maximums(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=1,
                 le=100_000,
-                description="Requests per second of one listener. The gateway answers more with 503. No "
-                "limit if left out.",
+                description="Requests per second of one listener. The gateway answers more with 503.",
             ),
         ]
         | None

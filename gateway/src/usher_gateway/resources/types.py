@@ -432,7 +432,7 @@ DEFAULTS: dict[str, Any] = {
     "ListenerClass.spec.allowedHostnames[].namespaces.from": "All",
     "ListenerClass.spec.clientAddress.from": "Connection",
     "ListenerClass.spec.maximums.maxBodyBytes": 256 * 1024,
-    "ListenerClass.spec.maximums.requestsPerSecond": 0,
+    "ListenerClass.spec.maximums.requestsPerSecond": 500,
     "ListenerClass.spec.maximums.storedBytesPerTenant": 0,
     "ListenerClass.spec.retiredAddressDays": 7,
     "Tenant.spec.companyID": "",
