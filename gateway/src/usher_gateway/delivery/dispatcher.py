@@ -22,6 +22,7 @@ from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
 from usher_gateway.delivery.shared_circuits import CircuitNews, SharedCircuits
+from usher_gateway.delivery.unknown_destinations import UnknownDestinations
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import CircuitEvent, Replicas, Store
 from usher_gateway.timing import Clock
@@ -103,6 +104,7 @@ class Dispatcher:
         self._circuits = SharedCircuits(
             store=store, clock=clock, apply=self._apply_circuits, try_alone=self._claim_trials
         )
+        self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
         store.follow_replicas(self._apply_replicas)
 
@@ -121,6 +123,7 @@ class Dispatcher:
             self.scheduler.reset(key, now)  # the attempts only hold the deliveries
             self._forget_circuit(key)
         self._worker.apply(snapshot)
+        self._unknown.apply(snapshot.destinations)
         self._configured.set()
         self.ask_store()
         self._schedule_pump()
@@ -227,6 +230,11 @@ class Dispatcher:
     def _settle(self, entry: LaneEntry, result: AttemptResult) -> None:
         """Hand a result to the store and free its slot. If the circuit opens, empty its lane."""
         key, settlement, outcome = entry.delivery.key, result.settlement, result.outcome
+        if settlement.hold is model.HoldReason.DestinationNotFound and self._unknown.is_left_to_others(
+            entry.destination
+        ):
+            self._return(entry)
+            return
         if key in self._outdated:
             self._outdated.discard(key)
             if settlement.settled_as is model.SettledAs.Retry:
@@ -247,6 +255,17 @@ class Dispatcher:
             self._circuits.ask()
         if entry.destination in self._due or self._deferred:
             self._wake.set()
+        self._schedule_pump()
+
+    def _return(self, entry: LaneEntry) -> None:
+        """Return a delivery to the backlog, due at once, for a gateway that knows its destination."""
+        key = entry.delivery.key
+        self._outdated.discard(key)
+        self._cancelled.discard(key)
+        self._claimed.discard(key)
+        self._deferred.append(key)
+        self.scheduler.done(key, None, self._clock.steady())
+        self._wake.set()
         self._schedule_pump()
 
     def _circuit_opened(self, destination: str, error: str) -> None:
@@ -372,6 +391,7 @@ class Dispatcher:
                 await self._store.hasten(destination, self._clock.now())
                 self._changed.discard(destination)
                 self._ask_store = True
+            await self._unknown.tell()
             await self._defer()
             if self._ask_store or self._loop.time() >= self._next_poll:
                 self._next_poll = self._loop.time() + _POLL_SECONDS
@@ -412,8 +432,11 @@ class Dispatcher:
         now = self._clock.now()
         destinations = [key for key, due_at in self._due.items() if due_at <= now]
         await self._refresh_circuits(destinations)
+        await self._unknown.look_up([key for key in destinations if self._documents.destination(key) is None])
         for destination in destinations:
             if self._documents.destination(destination) is None:
+                if self._unknown.is_left_to_others(destination):
+                    continue
                 limit, size = _CLAIM_ROWS, self._limits.lane_bytes // 8
             else:
                 room = self.scheduler.room(destination, self._clock.steady())

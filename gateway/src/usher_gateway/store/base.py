@@ -371,6 +371,12 @@ class Store(Protocol):
         or after the end of its claim if it reports nothing.
         """
 
+    async def tell_destinations(self, destinations: Collection[str]) -> None:
+        """Tell the other gateways which destinations this one knows. Called only if ``is_shared``."""
+
+    async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
+        """Return for each other gateway that runs which of some destinations it knows. Called only if ``is_shared``."""
+
     async def watch_ownership(self) -> None:
         """Wait until this process loses the ownership of its deliveries; after that it can commit nothing.
 

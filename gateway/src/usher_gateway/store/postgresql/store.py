@@ -46,7 +46,16 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.postgresql import activity as listener_activity
-from usher_gateway.store.postgresql import changes, circuits, delivery_queue, incarnations, listings, meters, prune
+from usher_gateway.store.postgresql import (
+    changes,
+    circuits,
+    delivery_queue,
+    incarnations,
+    known_destinations,
+    listings,
+    meters,
+    prune,
+)
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.names import NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
@@ -216,6 +225,24 @@ class PostgresStore:
                 return await circuits.exchange(connection, self.incarnation.number, changes, trials, times)
         except UNAVAILABLE as error:
             raise model.StoreUnavailableError(f"circuits are not shared: {describe(error)}") from error
+
+    async def tell_destinations(self, destinations: Collection[str]) -> None:
+        await self._exchange(
+            lambda connection: known_destinations.tell(connection, self.incarnation.number, destinations)
+        )
+
+    async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
+        return await self._exchange(
+            lambda connection: known_destinations.known(connection, self.incarnation.number, destinations)
+        )
+
+    async def _exchange(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run one statement for what the gateways tell each other."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), self._pool.acquire() as connection:
+                return await statement(connection)
+        except UNAVAILABLE as error:
+            raise model.StoreUnavailableError(f"destinations are not shared: {describe(error)}") from error
 
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()

@@ -216,6 +216,12 @@ class SqliteStore:
     ) -> list[OpenCircuit]:
         raise NotImplementedError
 
+    async def tell_destinations(self, destinations: Collection[str]) -> None:
+        raise NotImplementedError
+
+    async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
+        raise NotImplementedError
+
     async def watch_ownership(self) -> None:
         await asyncio.Event().wait()  # the lock of the folder lasts as long as the process
 

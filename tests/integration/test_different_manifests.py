@@ -1,0 +1,126 @@
+"""Two gateways on one database with different manifests, as during a rolling update."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+from aiohttp import web
+
+from integration import gateways
+
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+class Peer:
+    """A receiver whose paths answer a status, or not at all before ``answers`` is set."""
+
+    def __init__(self) -> None:
+        self.statuses = {"/crm": 200, "/other": 200}
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.requests = {"/crm": 0, "/other": 0}
+
+    async def __aenter__(self) -> Self:
+        application = web.Application()
+        application.router.add_post("/{name}", self._answer)
+        self._runner = web.AppRunner(application)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.answers.set()
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.requests[request.path] += 1
+        await self.answers.wait()
+        return web.Response(status=self.statuses[request.path])
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with Peer() as peer:
+        yield peer
+
+
+def manifests(peer: Peer, *names: str, missing: tuple[str, ...] = ()) -> list[gateways.Manifest]:
+    """Build a listener with a destination for each name, except for those that are missing."""
+    present = [name for name in names if name not in missing]
+    listeners = [gateways.listener(name, [gateways.route(name, name)]) for name in names]
+    limits = {"timeoutSeconds": 2}
+    destinations = [gateways.destination(name, f"{peer.url}/{name}", limits, concurrency=2) for name in present]
+    return [gateways.TENANT, *listeners, *destinations]
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, database: str) -> AsyncIterator[list[gateways.Gateway]]:
+    """Two gateways on one database that are not started yet."""
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        found.append(gateways.Gateway(tmp_path / name, [], database=database))
+    yield found
+    for gateway in found:
+        await gateway.close()
+
+
+async def start(pair: list[gateways.Gateway]) -> None:
+    for gateway in pair:
+        await gateway.start(USHER_INSTALL_KEY=KEY)
+    joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
+    await gateways.wait_until(lambda: pair[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
+
+
+async def test_gateway_leaves_a_destination_that_only_another_one_knows(
+    pair: list[gateways.Gateway], peer: Peer
+) -> None:
+    first, second = pair
+    first.configure(manifests(peer, "crm"))
+    second.configure(manifests(peer, "other"))
+    await start(pair)
+    peer.statuses = {"/crm": 503, "/other": 503}
+    crm = (
+        "select waiting, hold from deliveries d join destinations n on n.number = destination where n.key like '%/crm'"
+    )
+    is_due = f"{crm} and waiting and due_at < extract(epoch from clock_timestamp()) * 1e6"
+
+    assert (await gateways.post(first.port, "/crm", gateways.visit(1))).is_acknowledgement
+    await gateways.wait_until(lambda: first.store.rows(crm) == [(True, 0)], 60, "a delivery that waits for its retry")
+    assert first.process is not None
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        await gateways.wait_until(lambda: first.store.rows(is_due) != [], 60, "the time of the retry")
+        assert (await gateways.post(second.port, "/other", gateways.visit(2))).is_acknowledgement
+        await gateways.wait_until(lambda: peer.requests["/other"] == 1, 60, "the first attempt")
+        peer.statuses["/other"] = 200
+        await gateways.wait_until(lambda: peer.requests["/other"] == 2, 60, "a retry, due after the other one")
+        assert first.store.rows(crm) == [(True, 0)]
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    peer.statuses["/crm"] = 200
+    await gateways.wait_until(lambda: first.store.rows(crm) == [(False, 0)], 60, "the delivery by the first gateway")
+
+
+async def test_deliveries_in_lanes_of_a_removed_destination_go_to_a_gateway_that_knows_it(
+    pair: list[gateways.Gateway], peer: Peer
+) -> None:
+    first, second = pair
+    for gateway in pair:
+        gateway.configure(manifests(peer, "crm"))
+    await start(pair)
+    peer.answers.clear()
+    for number in range(4):
+        assert (await gateways.post(second.port, "/crm", gateways.visit(number))).is_acknowledgement
+    await gateways.wait_until(lambda: peer.requests["/crm"] == 1, 60, "the attempt that the others wait for")
+
+    second.configure(manifests(peer, "crm", missing=("crm",)))
+    delivered = "select count(*) from deliveries where state = 1 and started_at = created_at"
+    await gateways.wait_until(lambda: peer.requests["/crm"] == 2, 60, "an attempt of the first gateway")
+    peer.answers.set()
+    await gateways.wait_until(lambda: first.store.rows(delivered) == [(4,)], 60, "deliveries that were never held")
