@@ -76,6 +76,73 @@ async def test_hostname_survives_a_namespace_that_loses_its_permission(make_agen
         await server.delete(api.of(klass))
 
 
+async def contest_with_older_claims(make_agency: agencies.Make) -> tuple[agencies.Agency, list[agencies.Agency], str]:
+    """Return an agency with a served hostname, two whose older claims are refused, and the hostname."""
+    owner, *rivals = [await make_agency() for _ in range(3)]
+    hostname = f"{owner.namespace}.customers.example"
+    for rival in rivals:  # a claim without its Tenant gets nothing
+        await rival.apply(rival.destination(), claim(rival, hostname))
+        await rival.wait("Listener", "lobby", "ResolvedRefs", "False", "TenantNotFound")
+    await owner.apply(owner.tenant(), owner.destination(), claim(owner, hostname))
+    await owner.wait_ready("listeners.usher.dev/lobby")
+    for rival in rivals:
+        await rival.apply(rival.tenant())
+        await rival.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+    return owner, rivals, hostname
+
+
+async def delete_config_secrets(platform: agencies.Platform) -> None:
+    """Delete every config Secret at once."""
+    await platform.install.cluster.kubectl("delete", "secrets", "--all", f"--namespace={platform.install.config}")
+
+
+async def recreate(agency: agencies.Agency, hostname: str) -> str:
+    """Create a claim again, without its status; return the time of its creation in whole seconds."""
+    await agency.platform.server.delete(api.of(claim(agency, hostname)))
+    created = await agency.platform.server.create(claim(agency, hostname))
+    return str(created["metadata"]["creationTimestamp"])
+
+
+async def assert_owner_keeps(owner: agencies.Agency, rivals: list[agencies.Agency], hostname: str) -> None:
+    """Wait until the owner's document is there again; no rival ever got one."""
+    listener = f"Listener {owner.namespace}/lobby"
+    await waiting.until(owner.platform.install.documents, lambda seen: listener in seen)
+    for rival in rivals:
+        await assert_refused(rival, hostname, silence=2000)
+        assert publications(rival) == []
+    await owner.wait_ready("listeners.usher.dev/lobby")
+    assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+    await owner.until_received(1)
+
+
+async def test_holder_keeps_its_hostname_when_all_config_secrets_are_deleted(make_agency: agencies.Make) -> None:
+    owner, rivals, hostname = await contest_with_older_claims(make_agency)
+    await delete_config_secrets(owner.platform)
+    await assert_owner_keeps(owner, rivals, hostname)
+
+
+async def test_holder_keeps_its_hostname_when_the_operator_restarts_without_config_secrets(
+    make_agency: agencies.Make,
+) -> None:
+    owner, rivals, hostname = await contest_with_older_claims(make_agency)
+    await owner.platform.operator.stop()
+    await delete_config_secrets(owner.platform)
+    await owner.platform.restart_operator()
+    await assert_owner_keeps(owner, rivals, hostname)
+
+
+async def test_gateway_says_who_holds_a_hostname_without_config_secrets_and_statuses(
+    make_agency: agencies.Make,
+) -> None:
+    owner, rivals, hostname = await contest_with_older_claims(make_agency)
+    await owner.platform.operator.stop()
+    await delete_config_secrets(owner.platform)
+    created = [await recreate(rival, hostname) for rival in rivals]
+    await waiting.until(lambda: recreate(owner, hostname), lambda youngest: youngest > max(created))
+    await owner.platform.restart_operator()
+    await assert_owner_keeps(owner, rivals, hostname)
+
+
 async def test_edit_and_revert_of_a_class_hostname_give_no_hostname_away(make_agency: agencies.Make) -> None:
     owner, rival = await make_agency(), await make_agency()
     server, name = owner.platform.server, f"edited-{owner.namespace}"

@@ -80,7 +80,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HeldHostnames(msgspec.Struct, frozen=True):
-    """The hostnames of a removed listener. No other tenant gets them before the tombstone is deleted."""
+    """Hostnames that belong to a tenant. After a removal no other tenant gets them before the tombstone is deleted."""
 
     tenant: str
     hostnames: tuple[str, ...]
@@ -106,6 +106,13 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self) -> Identity:
         """The identity of the document."""
         return self.kind, self.owner.key
+
+    @property
+    def holds(self) -> HeldHostnames | None:
+        """The hostnames that belong to a tenant by this document or tombstone; None for a destination."""
+        if not isinstance(self.document, documents.ListenerDocument):
+            return self.held
+        return HeldHostnames(self.document.tenant.name, tuple(sorted(self.document.own_hostnames)))
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

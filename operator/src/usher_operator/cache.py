@@ -15,10 +15,11 @@ from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator import children, indexes, kinds
-from usher_operator.indexes import ChildIndex, OptionalApis, ReferenceIndex, SecretIndex
+from usher_operator.indexes import ChildIndex, HolderIndex, OptionalApis, ReferenceIndex, SecretIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.siblings import Place, Siblings
 from usher_operator.view import (
+    ADDRESSES_FIELD,
     CachedResource,
     ChildState,
     ClusterFeatures,
@@ -82,6 +83,11 @@ class Cache(View):
         self._references = ReferenceIndex()
         self._secrets = SecretIndex(self._references, clock)
         self._granted: dict[str, tuple[Key, Owner]] = {}
+        self._stored_holders = HolderIndex()
+        """The tenants that hold hostnames by the stored status of a Listener."""
+        self._reported: dict[Key, config_secret.HeldHostnames] = {}
+        """The hostnames of documents that gateways run although their config Secrets are gone."""
+        self._reported_holders = HolderIndex()
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
@@ -198,11 +204,17 @@ class Cache(View):
         return (one for one in found if one is not None)
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
-        """The tenants that have a hostname by a document that is being written, else by documents and tombstones."""
+        """The tenants that have a hostname: by a document that is being written, else by the best evidence.
+
+        A later index is only read if no Listener has the hostname in an earlier one.
+        """
         granted = self._granted.get(hostname)
         if granted is not None and granted[0] != besides:
             return frozenset({granted[1]})
-        return self.child_index.holders(hostname, besides=besides)
+        for index in (self.child_index.held, self._stored_holders, self._reported_holders):
+            if index.keys_of(hostname):
+                return index.holders(hostname, besides=besides)
+        return frozenset()
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """Give hostnames to a Listener while its document is written."""
@@ -401,9 +413,24 @@ class Cache(View):
             return self._with_rivals(self._references.users("Namespace", namespace))
         return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
 
-    def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
-        """Set what the gateways report. The caller knows which keys that concerns."""
+    def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
+        """Set what the gateways report; returns the Listeners that name a hostname whose holder may differ now.
+
+        The caller knows which other keys the reports concern.
+        """
         self._gateways = gateways
+        before = self._reported
+        self._reported = {key: held for one in gateways if one.reachable for key, held in one.held.items()}
+        changed: set[str] = set()
+        for key in before.keys() | self._reported.keys():
+            held = self._reported.get(key)
+            if held != before.get(key):
+                changed |= self._reported_holders.hostnames_of(key)
+                self._reported_holders.set(
+                    key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
+                )
+                changed |= self._reported_holders.hostnames_of(key)
+        return frozenset().union(*(self._references.users("Hostname", host) for host in changed))
 
     def stale_uid(self, key: Key) -> str:
         """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
@@ -579,7 +606,20 @@ class Cache(View):
         concerned |= self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
             concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
+            concerned |= self._note_stored_hostnames(key, cached)
         return concerned
+
+    def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
+        """Note the hostnames that a Listener names and that its stored status has; returns the Listeners concerned."""
+        former = self._stored_holders.hostnames_of(key)
+        if cached is None:
+            self._stored_holders.set(key, (key.namespace, ""), ())
+        else:
+            owner = key.namespace, cached.resource.spec.tenant_ref.name
+            self._stored_holders.set(key, owner, _stored_hostnames(cached))
+        changed = former ^ self._stored_holders.hostnames_of(key)
+        vacant = [host for host in changed if not self.child_index.held.keys_of(host)]
+        return frozenset().union(*(self._references.users("Hostname", host) for host in vacant)) - {key}
 
     def _exposed_by(self, key: Key) -> dict[str, bool]:
         """Hostname in the published document of a Listener -> whether it has a live address of its own there."""
@@ -739,7 +779,7 @@ class Cache(View):
         """The hostnames that a tenant holds only since a child changed, or does not hold any more."""
         child = after or before
         for host in _held(before) | _held(after):
-            others = self.child_index.holders(host, besides=child.key if child is not None else None)
+            others = self.child_index.held.holders(host, besides=child.key if child is not None else None)
             if others | _holder(before, host) != others | _holder(after, host):
                 yield host
 
@@ -771,6 +811,13 @@ def _owner_and_age(cached: CachedResource[resources.ListenerClass] | None) -> tu
 
 def _patterns(cached: CachedResource[resources.ListenerClass] | None) -> list[str]:
     return cached.resource.spec.hostname_patterns if cached is not None else []
+
+
+def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[str]:
+    """The hostnames that a Listener names and that its stored status shows as its own."""
+    named = {address.hostname for address in cached.resource.spec.addresses or ()}
+    shown = cached.fields.get(ADDRESSES_FIELD) or ()
+    return frozenset(named & {one.get("hostname") for one in shown if isinstance(one, dict)})
 
 
 def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ import structlog
 import yarl
 
 from usher_gateway import model
+from usher_gateway.config_secret import HeldHostnames
 from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
@@ -55,6 +56,8 @@ class _Vanished(msgspec.Struct):
     since: datetime.datetime | None = None
     uid: str = ""
     install: str = ""
+    tenant: str | None = None
+    hostnames: tuple[str, ...] = ()
 
 
 class _DegradedRoute(msgspec.Struct):
@@ -126,6 +129,7 @@ class GatewayAnswers:
         self._listeners: dict[str, ListenerReport] = {}
         self._destinations: dict[str, DestinationReport] = {}
         self._stale: dict[Key, str] = {}
+        self._held: dict[Key, HeldHostnames] = {}
 
     def take(self, answer: ConfigReport) -> set[Key]:
         """Take an answer; returns the keys whose state changed."""
@@ -152,6 +156,11 @@ class GatewayAnswers:
                 circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone, tried=found.tried
             )
         self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
+        self._held = {
+            _key(one.kind, one.key): HeldHostnames(one.tenant, one.hostnames)
+            for one in answer.vanished
+            if one.tenant and one.install == self._install
+        }
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
         self.refuses_token = False
         return {key for key, state in before.items() if self._state(key) != state}
@@ -176,6 +185,7 @@ class GatewayAnswers:
             listeners=self._listeners,
             destinations=self._destinations,
             stale=self._stale,
+            held=self._held,
         )
 
 
@@ -279,7 +289,7 @@ class GatewayObserver:
         answers = await asyncio.gather(*(self._ask(session, one) for one in states))
         changed: set[Key] = set().union(*answers)
         after = [(one.url, one.has_answered, one.is_reachable, one.refuses_token) for one in states]
-        self._cache.set_gateways(tuple(one.report() for one in states))
+        changed |= self._cache.set_gateways(tuple(one.report() for one in states))
         for state, is_reachable in (("reachable", True), ("unreachable", False)):
             self._metrics.gateways.labels(state).set(sum(one.is_reachable is is_reachable for one in states))
         if is_first or gone or before != after:

@@ -117,7 +117,7 @@ class ChildIndex:
         """Number of addresses of each namespace that are in force and not retired."""
         self.listeners_in_force = 0
         """Number of published documents of Listeners."""
-        self._holders = HolderIndex()
+        self.held = HolderIndex()
         """The tenants that hold hostnames by a document or a tombstone."""
 
     @property
@@ -188,13 +188,9 @@ class ChildIndex:
             "Address": self._addresses[namespace],
         }
 
-    def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
-        """The tenants that hold a hostname by a document or a tombstone, without those of one Listener."""
-        return self._holders.holders(hostname, besides=besides)
-
     def only_other_holder(self, hostname: str, key: Key) -> frozenset[Key]:
         """The Listener that holds a hostname besides one; empty if none does, or several."""
-        holding = self._holders.keys_of(hostname)
+        holding = self.held.keys_of(hostname)
         others = holding - {key} if len(holding) <= 2 else ()
         return frozenset(others) if len(others) == 1 else _NO_KEYS
 
@@ -256,7 +252,7 @@ class ChildIndex:
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
         held = child.held if child is not None else None
-        self._holders.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
+        self.held.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
 
 
 def _address_count(child: kinds.ChildRecord) -> int:

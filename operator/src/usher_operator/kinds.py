@@ -264,7 +264,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         if envelope is not None and document
         else None,
         tombstone=envelope.tombstone if envelope is not None else "",
-        held=_held_hostnames(envelope) if envelope is not None else None,
+        held=envelope.holds if envelope is not None else None,
         is_config=is_config,
         owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
         owner_generation=envelope.generation if envelope is not None else 0,
@@ -298,13 +298,6 @@ def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | Non
         return config_secret.decode_data(raw.get("data"), keys.document)
     except model.UsherError:
         return None
-
-
-def _held_hostnames(envelope: config_secret.Envelope) -> config_secret.HeldHostnames | None:
-    document = envelope.document
-    if not isinstance(document, documents.ListenerDocument):
-        return envelope.held
-    return config_secret.HeldHostnames(document.tenant.name, tuple(sorted(document.own_hostnames)))
 
 
 def _share_defaults(document: config_secret.Document) -> config_secret.Document:

@@ -11,9 +11,13 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from usher_gateway import documents, model, resources
+from usher_gateway.config_secret import HeldHostnames
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
+
+ADDRESSES_FIELD = "addresses"
+"""Status field of a Listener: its addresses with shortened URLs."""
 
 FINGERPRINT_FIELD = "installKeyFingerprint"
 """Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived."""
@@ -330,8 +334,10 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     """By ``namespace/name``."""
     destinations: Mapping[str, DestinationReport] = {}
     stale: Mapping[Key, str] = {}
-    """Documents of this install that the gateway runs although their config Secrets are gone, with their owners'
-    uids."""
+    """Documents of this install that the gateway runs although their config Secrets are gone for a while, with their
+    owners' uids."""
+    held: Mapping[Key, HeldHostnames] = {}
+    """Listeners of this install whose documents the gateway runs although their config Secrets are gone."""
 
 
 class WriteFailure(msgspec.Struct, frozen=True):
@@ -432,11 +438,14 @@ class View(Protocol):
         """
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
-        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written.
+        """The tenants that have a hostname by a document that is being written, or else by documents and tombstones.
+
+        If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
+        the gateways that run documents without a config Secret.
 
         Args:
             hostname: The hostname.
-            besides: A Listener whose document or tombstone does not count.
+            besides: A Listener by which nobody holds it.
         """
 
     def published(self, key: Key) -> PublishedDocument | None:

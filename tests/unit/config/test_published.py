@@ -154,6 +154,17 @@ def test_vanished_document_stays_and_is_reported() -> None:
     assert shown.vanished
 
 
+def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
+    state = made()
+    own = documents.Address("www.example.com", "/own")
+    shared = documents.Address("hooks.example.com", "/v1/token", is_class_address=True)
+    document = samples.listener(addresses=(own, shared))
+    state.put(samples.secret(document))
+    state.remove_secret(samples.secret(document).name, 7)
+    held = state.vanished_documents[WIFI].holds
+    assert held == config_secret.HeldHostnames(document.tenant.name, ("www.example.com",))
+
+
 def test_vanished_document_may_return() -> None:
     for again in (samples.secret(samples.listener()), samples.secret(samples.listener(max_body_bytes=9), "2")):
         state = made()

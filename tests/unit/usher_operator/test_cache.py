@@ -11,7 +11,7 @@ from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache, hostname_key
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import Install, Key
+from usher_operator.view import GatewayReport, Install, Key, Plan
 
 KEYS = model.derive_keys(bytes(32))
 LOBBY = Key("Listener", "agency", "lobby")
@@ -609,6 +609,90 @@ def test_tombstone_keeps_its_hostnames_until_it_is_deleted(full: Cache) -> None:
     name = config_secret.secret_name("Listener", "agency/lobby")
     assert BAR in full.remove(kinds.SECRET, "usher-config", name)
     assert full.holders("www.example.com") == set()
+
+
+WWW = "www.example.com"
+CONFIG_NAME = config_secret.secret_name("Listener", "agency/lobby")
+
+
+def served(name: str, *hostnames: str, **meta: Any) -> dict[str, Any]:
+    """A listener whose stored status has the addresses that it names."""
+    shown = [{"name": f"a{index}", "hostname": host, "url": "https://…"} for index, host in enumerate(hostnames)]
+    return {**listener(name, *hostnames, **meta), "status": {"addresses": shown}}
+
+
+def running(host: str, tenant: str = "acme", key: Key = LOBBY, **state: Any) -> tuple[GatewayReport, ...]:
+    """The report of a gateway that runs a document without a config Secret."""
+    held = {key: config_secret.HeldHostnames(tenant, (host,))}
+    return (GatewayReport(name="gateway-0", held=held, **state),)
+
+
+def test_stored_status_says_who_holds_a_hostname_without_a_config_secret(full: Cache) -> None:
+    full.put(kinds.LISTENER, served("lobby", WWW))
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival"))
+    full.put(kinds.SECRET, config(WWW))
+    full.remove(kinds.SECRET, "usher-config", CONFIG_NAME)
+    assert full.holders(WWW) == {("agency", "acme")}
+    assert full.holders(WWW, besides=LOBBY) == set()
+
+
+def test_document_and_tombstone_come_before_stored_statuses(full: Cache) -> None:
+    full.put(kinds.LISTENER, served("bar", WWW, tenant="rival"))
+    for secret_ in (config(WWW), tombstone(WWW)):
+        full.put(kinds.SECRET, secret_)
+        assert full.holders(WWW) == {("agency", "acme")}
+    full.remove(kinds.SECRET, "usher-config", CONFIG_NAME)
+    assert full.holders(WWW) == {("agency", "rival")}
+
+
+def test_stored_status_of_a_hostname_that_is_not_named_any_more_holds_nothing(full: Cache) -> None:
+    full.put(kinds.LISTENER, served("lobby", WWW))
+    left = {**listener("lobby", "other.example.com"), "status": served("lobby", WWW)["status"]}
+    full.put(kinds.LISTENER, left)
+    assert full.holders(WWW) == set()
+    shared = {**listener("lobby"), "status": served("lobby", "hooks.example.com")["status"]}
+    full.put(kinds.LISTENER, shared)
+    assert full.holders("hooks.example.com") == set()
+
+
+def test_end_of_a_stored_status_concerns_the_other_claimants(full: Cache) -> None:
+    full.put(kinds.LISTENER, served("lobby", WWW))
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival"))
+    assert BAR in full.put(kinds.LISTENER, listener("lobby", WWW))
+    full.put(kinds.LISTENER, served("lobby", WWW))
+    assert BAR in full.remove(kinds.LISTENER, "agency", "lobby")
+
+
+def test_gateway_says_who_holds_a_hostname_without_a_stored_status(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival"))
+    assert full.set_gateways(running(WWW)) == {BAR}
+    assert full.holders(WWW) == {("agency", "acme")}
+    assert full.set_gateways(running(WWW)) == set()
+    full.put(kinds.LISTENER, served("bar", WWW, tenant="rival"))
+    assert full.holders(WWW) == {("agency", "rival")}
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival"))
+    assert full.set_gateways(running(WWW, reachable=False)) == {BAR}
+    assert full.holders(WWW) == set()
+
+
+def test_vacant_hostname_of_two_claims_waits_for_the_first_answer_of_the_gateways(full: Cache) -> None:
+    full.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+    full.put(kinds.TENANT, raw("Tenant", "rival", {}))
+    full.set_secret_access("", "Permitted")
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival", creationTimestamp="2026-01-01T00:00:00Z"))
+    full.put(kinds.LISTENER, listener("lobby", WWW, creationTimestamp="2026-02-01T00:00:00Z"))
+    assert [plan.plan(full, key) for key in (BAR, LOBBY)] == [Plan(BAR, None), Plan(LOBBY, None)]
+    full.set_gateways(running(WWW))
+    assert not plan.plan(full, BAR).children
+    assert plan.plan(full, LOBBY).granted == (WWW,)
+
+
+def test_hostname_of_one_claim_does_not_wait_for_the_gateways(full: Cache) -> None:
+    full.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+    full.set_secret_access("", "Permitted")
+    full.put(kinds.LISTENER, listener("lobby", WWW))
+    full.put(kinds.LISTENER, listener("bar", WWW))
+    assert plan.plan(full, LOBBY).granted == (WWW,)
 
 
 def test_own_write_of_a_document_concerns_no_key(full: Cache) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from support import work
+from usher_gateway import config_secret
 from usher_operator import gateways
 from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
 
@@ -77,6 +78,14 @@ def test_document_without_a_secret_is_stale_after_a_while(report: gateways.Gatew
 def test_document_of_another_install_is_not_stale(report: gateways.GatewayAnswers, fields: dict[str, str]) -> None:
     report.take(answer(now="2027-01-31T13:00:00Z", vanished=[vanished(**fields)]))
     assert report.report().stale == {}
+
+
+def test_document_without_a_secret_holds_its_hostnames_at_once(report: gateways.GatewayAnswers) -> None:
+    told = {**vanished(), "tenant": "acme", "hostnames": ["www.example.com"]}
+    report.take(answer(now="2027-01-31T12:00:00Z", vanished=[told]))
+    assert report.report().held == {LOBBY: config_secret.HeldHostnames("acme", ("www.example.com",))}
+    report.take(answer(now="2027-01-31T12:00:05Z", vanished=[{**told, "install": "usher.dev_other"}]))
+    assert report.report().held == {}
 
 
 def test_answer_is_read_into_listener_and_destination_reports(report: gateways.GatewayAnswers) -> None:

@@ -284,9 +284,17 @@ def _problem(found: conditions.Problem) -> JsonObject:
 
 
 def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonObject:
-    owner = status.vanished_owners[kind, key]
-    since = _time(status.vanished[kind, key])
-    return {"kind": kind, "key": key, "since": since, "uid": owner.uid, "install": owner.install}
+    envelope = status.vanished_documents[kind, key]
+    owner, holds = envelope.owner, envelope.holds
+    return {
+        "kind": kind,
+        "key": key,
+        "since": _time(status.vanished[kind, key]),
+        "uid": owner.uid,
+        "install": owner.install,
+        "tenant": holds.tenant if holds is not None else None,
+        "hostnames": holds.hostnames if holds is not None else (),
+    }
 
 
 def _time(instant: int) -> str | None:

@@ -35,8 +35,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is in force yet because the source was read and has nothing, as in a new install."""
     vanished: Mapping[config_secret.Identity, int] = {}
     """Documents in force whose Secret disappeared, and since when (microseconds)."""
-    vanished_owners: Mapping[config_secret.Identity, config_secret.Owner] = {}
-    """The owners of these documents."""
+    vanished_documents: Mapping[config_secret.Identity, config_secret.Envelope] = {}
+    """These documents, with their owners."""
     removals_halted: str | None = None
     """The digest that confirms removals that wait for a person."""
     everything_read: bool = True

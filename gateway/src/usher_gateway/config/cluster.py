@@ -157,7 +157,7 @@ class ClusterSource:
             waits_for=self._waits_for(),
             is_empty=self._is_empty,
             vanished=self._published.vanished,
-            vanished_owners=self._published.vanished_owners,
+            vanished_documents=self._published.vanished_documents,
             heard_at=self._heard_at,
         )
 

@@ -105,9 +105,9 @@ class PublishedDocuments:
         return self._versions
 
     @property
-    def vanished_owners(self) -> dict[config_secret.Identity, config_secret.Owner]:
-        """The owners of the vanished documents."""
-        return {identity: self._in_force[identity].owner for identity in self._vanished}
+    def vanished_documents(self) -> dict[config_secret.Identity, config_secret.Envelope]:
+        """The vanished documents, with their owners."""
+        return {identity: self._in_force[identity] for identity in self._vanished}
 
     @property
     def in_force(self) -> Collection[config_secret.Envelope]:

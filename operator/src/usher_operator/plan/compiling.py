@@ -1,6 +1,6 @@
 """Compiles one listener or destination, with just the other resources that it needs. Pure.
 
-A hostname belongs to the tenant that holds it by a document or a tombstone, else to the oldest listener that claims it.
+A hostname belongs to the tenant that holds it (``View.holders``), else to the oldest listener that claims it.
 If several listeners of a tenant want the same address, or a namespace has more than its limit, the ones that are
 already published come first, then the oldest (creationTimestamp, then uid).
 """
@@ -256,6 +256,23 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
         return next(iter(holders))
     claims = (found.resource.owner for found in view.claimants(host) if _can_claim(view, found.resource, host))
     return next((owner for owner in claims if not holders or owner in holders), min(holders, default=None))
+
+
+def awaits_gateways(view: View, one: resources.Listener) -> bool:
+    """True if tenants compete for a hostname that a gateway may still serve for one of them.
+
+    That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
+    """
+    if view.gateways is not None:
+        return False
+    vacant = {address.hostname for address in one.spec.addresses or ()} - _reserved(view)
+    return any(not view.holders(host) and _is_contested(view, one.owner, host) for host in vacant)
+
+
+def _is_contested(view: View, owner: hostnames.Owner, host: str) -> bool:
+    """True if a listener of another tenant may claim a hostname too."""
+    others = (found.resource for found in view.claimants(host) if found.resource.owner != owner)
+    return any(_can_claim(view, other, host) for other in others)
 
 
 def _can_claim(view: View, one: resources.Listener, host: str) -> bool:

@@ -8,10 +8,7 @@ from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
-from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
-
-ADDRESSES_FIELD = "addresses"
-"""Status field of a Listener: its addresses with shortened URLs."""
+from usher_operator.view import ADDRESSES_FIELD, CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _WAITS = (
     "the previous configuration stays in force while Usher checks whether it may take addresses out of service; if "
@@ -52,6 +49,8 @@ def plan(view: View, key: Key) -> Plan:
 
 def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    if compiling.awaits_gateways(view, cached.resource):
+        return Plan(key, None)  # the first answer of the gateways queues every Listener
     compiled = compiling.compile_listener(view, cached, keys)
     retiring = _retiring(view, key, cached, compiled)
     if view.may_retire(key, frozenset(one.address for one in retiring)):
