@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from usher_gateway.store.postgresql.store import PostgresStore
 
 
+AGE_ROUTES = f"update routes set used_key = used_key - {4 * model.KEYS_PER_DAY}"
+
+
 class Clock:
     """A clock that changes only when a test sets it."""
 
@@ -39,6 +42,9 @@ class Engine(Protocol):
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         """Make the database refuse every body that contains a text."""
+
+    def age_routes(self, place: Path) -> None:
+        """Let four days pass for the route definitions, after which no arrival has referred to them any more."""
 
     async def upkeep(self, store: Store) -> None:
         """Do the regular background work of the engine now."""
@@ -63,6 +69,10 @@ class Sqlite:
                 f"create trigger refuse before insert on bodies when instr(new.body, cast('{fragment}' as blob))"
                 " begin select raise(abort, 'refused'); end"
             )
+
+    def age_routes(self, place: Path) -> None:
+        with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
+            connection.executescript(AGE_ROUTES)
 
     async def upkeep(self, store: Store) -> None:
         assert isinstance(store, SqliteStore)
@@ -109,6 +119,9 @@ class Postgresql:
             """,
             databases.name_of(place),
         )
+
+    def age_routes(self, place: Path) -> None:
+        databases.server().execute(AGE_ROUTES, databases.name_of(place))
 
     async def upkeep(self, store: Store) -> None:
         await postgresql(store).fold_meters()

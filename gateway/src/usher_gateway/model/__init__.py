@@ -45,11 +45,20 @@ from usher_gateway.model.errors import (
     StoreUnavailableError,
     UsherError,
 )
-from usher_gateway.model.identifiers import IdFactory, ListenerName, format_id, key_of, milliseconds_of, parse_id
+from usher_gateway.model.identifiers import (
+    KEYS_PER_DAY,
+    IdFactory,
+    ListenerName,
+    format_id,
+    key_of,
+    milliseconds_of,
+    parse_id,
+)
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
 from usher_gateway.model.meters import MICROSECONDS, SLOT_SECONDS, Counter, Counts, format_time, slot_of
 
 __all__ = [
+    "KEYS_PER_DAY",
     "MICROSECONDS",
     "REDELIVERY_KEEP_SECONDS",
     "REDELIVERY_NOT_BEFORE_SECONDS",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract import engines, samples
-from contract.test_books import violations
+from contract.test_books import prune_all, violations
 from integration.store.postgresql.conftest import Gateways
 from postgresql.server import PostgresServer, StandbyServer
 from support import databases, waiting
@@ -122,6 +122,18 @@ async def test_release_under_a_route_that_the_database_lost(bench: engines.Bench
     assert await bench.store.release([found], samples.NOW) == 1
     (delivery,) = await bench.deliveries()
     assert (delivery["tenant"], delivery["destination"]) == ("globex", "agency/bar")
+
+
+async def test_route_definition_that_retention_deleted_is_written_again(bench: engines.Bench) -> None:
+    """Another gateway runs retention, and this one still remembers the number."""
+    await bench.accept(at(BAR_ROUTE, "first"))
+    await bench.store.cancel(Filter(), bench.clock.now, lambda _: None)
+    bench.clock.now += 40 * samples.DAY
+    await prune_all(bench)
+    databases.server().execute("delete from routes", databases.name_of(bench.place))
+    await bench.accept(at(BAR_ROUTE, "second"))
+    (visit,) = await bench.visits()
+    assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]
 
 
 # Failovers

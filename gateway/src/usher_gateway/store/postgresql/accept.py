@@ -85,7 +85,7 @@ _INSERT = f"""
             as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
     insert into commits (incarnation, number, counts)
     select number, $32, $33 from incarnations where number = $31 and ended_at is null
-    and {NAMES_EXIST.format("$34", "$35", "$36", "$37", "$38", "$39")}
+    and {NAMES_EXIST.format("$34", "$35", "$36", "$37", "$38", "$39", "$40")}
     returning number
 """  # noqa: S608 - numbered values
 """Insert the rows of all arrivals, and the row of the commit, in one statement."""
@@ -268,6 +268,7 @@ class Acceptance(ArrivalRows):
     # Rows
 
     async def _insert(self) -> None:
+        self._transaction.used.highest_key = self.keys[-1]
         persons = sorted(
             {(person, row[0]) for row in self.arrival_rows for person in split_person_keys(row[12])}  # type: ignore[arg-type]
         )

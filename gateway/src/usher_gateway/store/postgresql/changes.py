@@ -279,6 +279,7 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     marks = await _add_marks(transaction, arrivals)
     for arrival in sorted(arrivals, key=lambda one: one.key):
         made += await _release_one(transaction, arrival, now, marks)
+    await transaction.keep_routes([arrival.key for arrival in arrivals])
     if marks:
         await transaction.connection.execute(DROP_MARKS, sorted(marks))
     await transaction.connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Released), now)

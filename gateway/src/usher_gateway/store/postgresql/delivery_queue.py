@@ -272,6 +272,7 @@ async def claim_held(
     claimed = await _load(transaction, rows)
     for delivery in claimed:
         delivery.route = route.number
+    await transaction.keep_routes([delivery.arrival for delivery in claimed])
     keys = [delivery.key for delivery in claimed]
     values = (keys, route.number, route.destination, transaction.incarnation, now)
     await transaction.connection.execute(_TAKE_HELD, *values)

@@ -173,6 +173,8 @@ class PostgresMove:
                 await connection.execute(
                     f"select setval(pg_get_serial_sequence('{table}', 'number'), max(number)) from {table}"  # noqa: S608
                 )
+            statement = "update routes set used_key = coalesce((select max(key) from arrivals), 0) + $1"
+            await connection.execute(statement, model.KEYS_PER_DAY)
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
     async def end_import(self) -> None:

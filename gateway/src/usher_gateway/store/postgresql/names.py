@@ -13,6 +13,10 @@ stored row under the right name:
   gateway remembers of a number stays true, such as the definition of a route whose deliveries are in lanes.
 - A gateway forgets the numbers of names when it connects to another server, or to a server that was restarted.
 
+Retention deletes a route definition when no arrival refers to it. For that the row has the highest row key that an
+arrival with it may have (``used_key``). A gateway moves it on by a day before it is reached, and the check of the names
+covers it.
+
 Earlier releases could store rows whose number has no name. Readers show these under ``unknown_listener``, an alert
 tells of them, and ``usher repair`` gives them names.
 """
@@ -39,6 +43,9 @@ _TRIES = 3
 
 _LOG_AGAIN_SECONDS = 600.0
 
+_MARGIN = model.KEYS_PER_DAY // 24
+"""A transaction gets its row keys after the names are prepared."""
+
 _KEEP_UNKNOWN_SECONDS = 3_600.0
 """A number without a name that no reader has met for this long is forgotten, because its rows may be deleted."""
 
@@ -58,8 +65,8 @@ _ADD_DESTINATIONS = """
 """
 _FIND_DESTINATIONS = "select number, key from destinations where key = any($1::text[])"
 _ADD_ROUTES = """
-    insert into routes (number, hash, listener, name, destination, definition) overriding system value
-    select new.number, hash, new.listener, name, new.destination, definition
+    insert into routes (number, hash, listener, name, destination, definition, used_key) overriding system value
+    select new.number, hash, new.listener, name, new.destination, definition, $11
     from unnest($1::integer[], $2::bytea[], $3::integer[], $4::text[], $5::integer[], $6::bytea[], $7::text[],
             $8::text[], $9::text[], $10::text[])
         as new (number, hash, listener, name, destination, definition, namespace, tenant, listener_name, key)
@@ -70,7 +77,13 @@ _ADD_ROUTES = """
 """
 """Add route definitions whose listener and destination the database has under the numbers that the gateway knows."""
 
-_FIND_ROUTES = "select number, hash from routes where hash = any($1::bytea[])"
+_FIND_ROUTES = "select number, hash, used_key < $2 from routes where hash = any($1::bytea[])"
+USE_ROUTES = """
+    update routes set used_key = $2 where number = any(array(select number from routes
+        where number = any($1::integer[]) and used_key < $2 order by number for no key update))
+"""
+"""Let arrivals up to a row key refer to routes."""
+
 _ALL_ROUTES = """
     select r.number, r.listener, r.destination, r.definition, d.key from routes r
     left join destinations d on d.number = r.destination
@@ -84,9 +97,9 @@ NAMES_EXIST = """
         where l.number = used.number
             and (l.namespace, l.tenant, l.listener) = (used.namespace, used.tenant, used.listener))) = 0
     and (select count(*) from unnest({}::integer[], {}::bytea[]) as used (number, hash) where not exists (select 1
-        from routes r where r.number = used.number and r.hash = used.hash)) = 0
+        from routes r where r.number = used.number and r.hash = used.hash and r.used_key >= {})) = 0
 """
-"""A condition: the database has all names of ``UsedNames.columns()`` with their numbers."""
+"""A condition: the database has all names of ``UsedNames.columns()`` with their numbers, and keeps the routes."""
 
 
 class NamesLostError(model.StoreUnavailableError):
@@ -113,8 +126,10 @@ class UsedNames:
         self.listeners: dict[int, model.ListenerName] = {}
         self.routes: dict[int, bytes] = {}
         """Number -> digest of the definition."""
+        self.highest_key = 0
+        """The highest row key of the arrivals that refer to these routes."""
 
-    def columns(self) -> list[list[object]]:
+    def columns(self) -> list[object]:
         """Return the values of ``NAMES_EXIST``."""
         names = self.listeners.values()
         return [
@@ -124,7 +139,18 @@ class UsedNames:
             [name.listener for name in names],
             list(self.routes),
             list(self.routes.values()),
+            self.highest_key,
         ]
+
+
+class _PreparedRoute(msgspec.Struct, frozen=True):
+    """A route definition whose numbers this gateway remembers."""
+
+    definition: model.RouteDefinition
+    numbers: RouteNumbers
+    digest: bytes
+    used_key: int
+    """Arrivals up to this row key may refer to it."""
 
 
 class UnknownNumbers:
@@ -165,8 +191,8 @@ class NameNumbers:
         # Numbers by name, until they are forgotten
         self._listeners: dict[model.ListenerName, int] = {}
         self._destinations: dict[str, int] = {}
-        self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers, bytes]] = {}
-        """Numbers by the identity of a definition, because hashing the fields for every arrival would cost more."""
+        self._routes: dict[int, _PreparedRoute] = {}
+        """By the identity of a definition, because hashing the fields for every arrival would cost more."""
         # Names by number, which stay true
         self._names: dict[int, model.ListenerName] = {}
         self._numbers: dict[int, RouteNumbers] = {}
@@ -209,9 +235,8 @@ class NameNumbers:
         cached = self._routes.get(id(definition))
         if cached is None:
             raise NamesLostError
-        _, numbers, digest = cached
-        used.routes[numbers.number] = digest
-        return numbers
+        used.routes[cached.numbers.number] = cached.digest
+        return cached.numbers
 
     def tenant_of(self, listener: int) -> tuple[str, str]:
         """Return namespace and name of the tenant of a listener."""
@@ -271,6 +296,14 @@ class NameNumbers:
             self._numbers[number] = RouteNumbers(number, listener, destination)
             self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
 
+    async def drop_deleted(self, connection: Connection) -> None:
+        """Forget the definitions that retention has deleted, at this or another gateway."""
+        numbers = set(self._numbers)  # before the query, because commits may add others during it
+        kept = {number for (number,) in await connection.fetch("select number from routes")}
+        for number in numbers - kept:
+            del self._numbers[number]
+            self.definitions.pop(number, None)
+
     async def review_unknown(self, connection: Connection) -> None:
         """Find out which of the unknown numbers have a name now."""
         if self.unknown:
@@ -282,8 +315,9 @@ class NameNumbers:
         connection: Connection,
         listeners: Iterable[model.ListenerName],
         definitions: Iterable[model.RouteDefinition] = (),
+        key: int = 0,
     ) -> None:
-        """Make sure that names have numbers.
+        """Make sure that names have numbers, and that arrivals with row keys near ``key`` may refer to the routes.
 
         Raises:
             NamesLostError: the database lost names meanwhile.
@@ -291,14 +325,14 @@ class NameNumbers:
         new = {}
         for definition in definitions:
             cached = self._routes.get(id(definition))
-            if cached is None or cached[0] is not definition:
+            if cached is None or cached.definition is not definition or cached.used_key < key + _MARGIN:
                 new[id(definition)] = definition
         names = {name for name in listeners if name not in self._listeners}
         names.update(route.listener for route in new.values() if route.listener not in self._listeners)
         if names:
             await self._prepare_listeners(connection, sorted(names))
         if new:
-            await self._prepare_routes(connection, list(new.values()))
+            await self._prepare_routes(connection, list(new.values()), key + model.KEYS_PER_DAY)
 
     async def _prepare_listeners(self, connection: Connection, names: list[model.ListenerName]) -> None:
         for _ in range(_TRIES):
@@ -325,7 +359,9 @@ class NameNumbers:
                 return
         raise NamesLostError
 
-    async def _prepare_routes(self, connection: Connection, definitions: list[model.RouteDefinition]) -> None:
+    async def _prepare_routes(
+        self, connection: Connection, definitions: list[model.RouteDefinition], used_key: int
+    ) -> None:
         destinations = sorted({route.destination for route in definitions} - self._destinations.keys())
         if destinations:
             await self._prepare_destinations(connection, destinations)
@@ -340,7 +376,7 @@ class NameNumbers:
             name = route.listener
             identity = (name.namespace, name.tenant, name.listener, route.destination)
             rows[digest] = (digest, listener, route.route, destination, packed, *identity)
-        numbers = await self._add_routes(connection, rows)
+        numbers = await self._add_routes(connection, rows, used_key)
         if len(self._routes) > _ROUTE_CACHE_SIZE:
             self._routes.clear()
         for route in definitions:
@@ -350,17 +386,22 @@ class NameNumbers:
             if listener is None or destination is None:
                 raise NamesLostError
             made = self._numbers[number] = RouteNumbers(number, listener, destination)
-            self._routes[id(route)] = (route, made, digest)
+            self._routes[id(route)] = _PreparedRoute(route, made, digest, used_key)
             self.definitions.setdefault(number, route)
 
-    async def _add_routes(self, connection: Connection, rows: Mapping[bytes, tuple[object, ...]]) -> dict[bytes, int]:
+    async def _add_routes(
+        self, connection: Connection, rows: Mapping[bytes, tuple[object, ...]], used_key: int
+    ) -> dict[bytes, int]:
         """Add the definitions that are new; return the number of each one by its digest."""
         ordered = [rows[digest] for digest in sorted(rows)]
         for _ in range(_TRIES):
-            await connection.execute(_ADD_ROUTES, _new_numbers(len(ordered)), *zip(*ordered, strict=True))
-            numbers = {digest: number for number, digest in await connection.fetch(_FIND_ROUTES, list(rows))}
-            if len(numbers) == len(rows):
-                return numbers
+            await connection.execute(_ADD_ROUTES, _new_numbers(len(ordered)), *zip(*ordered, strict=True), used_key)
+            existing = await connection.fetch(_FIND_ROUTES, list(rows), used_key)
+            if len(existing) == len(rows):
+                ending = [number for number, _, is_ending in existing if is_ending]
+                if ending:
+                    await connection.execute(USE_ROUTES, ending, used_key)
+                return {digest: number for number, digest, _ in existing}
         raise NamesLostError
 
 

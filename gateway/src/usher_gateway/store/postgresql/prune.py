@@ -87,6 +87,19 @@ _FORGET = """
 """
 """Delete arrivals with the rows that nothing else uses, in one statement."""
 
+_FORGET_ROUTES = """
+    delete from routes where number = any(array(select number from routes where used_key < least(
+            (select min(key) from arrivals), ((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
+        order by used_key limit $1 for update skip locked))
+"""
+"""Delete route definitions to which no arrival refers.
+
+One of the last two days stays also if there is no arrival yet, because a commit that is running may refer to it. So a
+gateway whose clock is days behind could lose the route of an arrival only if it were its first one in as many days.
+"""
+
+_ROUTES_STAY_MILLISECONDS = 2 * 86_400_000
+
 _decode = msgspec.msgpack.decode
 
 
@@ -111,7 +124,7 @@ def next_size(size: int, seconds: float) -> int:
 
 
 async def prune(transaction: Transaction, now: int, months: Mapping[str, int], walk: PruneWalk) -> int:
-    """Delete one slice: of bodies and ledger, else of marks, else of meters; return the rows touched."""
+    """Delete one slice: of bodies and ledger, else of marks, meters or routes; return the rows touched."""
     connection = transaction.connection
     if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.PRUNE_LOCK):
         return 0
@@ -122,6 +135,9 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
         count = await _prune_marks(connection, now, walk.size)
     if not count:
         count = await _prune_meters(connection, now, months, walk.meters)
+    if not count:
+        status = await connection.execute(_FORGET_ROUTES, walk.size, _ROUTES_STAY_MILLISECONDS)
+        count = int(status.rpartition(" ")[2])
     if transaction.meters:
         sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
         await meters.add(connection, sums)

@@ -229,8 +229,8 @@ async def _add_route(connection: Connection, number: int, listener: int, definit
     packed = msgspec.json.encode(definition)
     digest = hashlib.blake2b(packed, digest_size=16).digest()
     statement = """
-        insert into routes (number, hash, listener, name, destination, definition) overriding system value
-        values ($1, $2, $3, $4, $5, $6)
+        insert into routes (number, hash, listener, name, destination, definition, used_key) overriding system value
+        values ($1, $2, $3, $4, $5, $6, coalesce((select max(key) from arrivals), 0))
         on conflict (hash) do update set name = excluded.name returning number
     """
     return int(await connection.fetchval(statement, number, digest, listener, definition.route, destination, packed))

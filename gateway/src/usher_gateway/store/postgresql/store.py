@@ -68,6 +68,9 @@ _log = structlog.get_logger(__name__)
 _UPKEEP_SECONDS = 5.0
 """Interval at which counts are moved into the meters, and what other gateways changed is read."""
 
+_DROP_SECONDS = 3_600.0
+"""Interval at which deleted route definitions leave the memory."""
+
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit, and to each step after it."""
 
@@ -97,6 +100,8 @@ class PostgresStore:
         self._prune_walk = prune.PruneWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._lookups = asyncio.Semaphore(_LOOKUPS)
+        self._drops_from = 0.0
+        """Monotonic time of the next look for route definitions that were deleted."""
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
@@ -289,7 +294,7 @@ class PostgresStore:
         for _ in range(_NAME_TRIES):
             try:
                 async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                    await self._names.prepare(connection, listeners, definitions)
+                    await self._names.prepare(connection, listeners, definitions, self.writer.ids.last)
                 return await self._run(job)
             except NamesLostError:
                 self._names.forget()
@@ -626,6 +631,9 @@ class PostgresStore:
         """Read what other gateways changed. As a job, so that few commits of this gateway happen meanwhile."""
         await self._names.load_routes(transaction.connection)
         self.writer.stored_bytes = await read_stored_bytes(transaction.connection, self._names)
+        if time.monotonic() > self._drops_from:
+            self._drops_from = time.monotonic() + _DROP_SECONDS
+            await self._names.drop_deleted(transaction.connection)
         await self._names.review_unknown(transaction.connection)
 
     async def _run_upkeep(self) -> None:

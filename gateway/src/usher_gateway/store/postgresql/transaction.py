@@ -8,7 +8,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import RouteNumbers
 from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
-from usher_gateway.store.postgresql.names import NameNumbers, NamesLostError, UsedNames
+from usher_gateway.store.postgresql.names import USE_ROUTES, NameNumbers, NamesLostError, UsedNames
 
 COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
@@ -57,6 +57,12 @@ class Transaction:
     def route(self, definition: model.RouteDefinition) -> RouteNumbers:
         """Return the numbers of a route definition that was prepared, to write them."""
         return self.names.route(definition, self.used)
+
+    async def keep_routes(self, arrivals: Sequence[int]) -> None:
+        """Let arrivals, which may be older or newer than this gateway's, refer to the routes of this transaction."""
+        if arrivals and self.used.routes:
+            key = max(arrivals) + model.KEYS_PER_DAY
+            await self.connection.execute(USE_ROUTES, sorted(self.used.routes), key)
 
     async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
         """Add one for each of some routes, which rows of the database name. Unknown routes have no meters."""

@@ -40,7 +40,7 @@ _PAUSE_LONGEST_SECONDS = 1.0
 _INSERT_COMMIT = f"""
     insert into commits (incarnation, number, counts)
     select number, $2, $3 from incarnations where number = $1 and ended_at is null
-    and {NAMES_EXIST.format("$4", "$5", "$6", "$7", "$8", "$9")}
+    and {NAMES_EXIST.format("$4", "$5", "$6", "$7", "$8", "$9", "$10")}
     returning number
 """  # noqa: S608 - numbered values
 """Insert the row of a commit, but only while no other gateway has taken over this incarnation's deliveries, and if the
@@ -253,7 +253,7 @@ class Writer:
         plans = [plan for arrival in batch.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
         listeners = [arrival.listener for arrival in (*batch.arrivals, *batch.unacknowledged)]
         listeners += [name for name, _, _, _ in batch.counts]
-        await self.names.prepare(connection, listeners, [plan.route for plan in plans])
+        await self.names.prepare(connection, listeners, [plan.route for plan in plans], self.ids.next_key())
 
     async def _apply(self, opened: Transaction, batch: Batch) -> tuple[list[model.Accepted], object]:
         accepted: list[model.Accepted] = []

@@ -47,6 +47,7 @@ class Acceptance(ArrivalRows):
         super().__init__(arrivals, now=now, names=transaction.names, ids=transaction.ids, meters=transaction.meters)
         self._transaction = transaction
         self._names = transaction.names
+        self._names.use_until(self.keys[-1])
         self._recent: list[RecentArrival] = []
 
     def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:

@@ -26,13 +26,15 @@ _decode = msgspec.msgpack.decode
 
 
 def prune(transaction: Transaction, now: int, months: Mapping[str, int], meter_walk: MeterWalk) -> int:
-    """Delete one slice: of bodies and ledger, else of marks, else of meters; return the rows touched."""
+    """Delete one slice: of bodies and ledger, else of marks, meters or routes; return the rows touched."""
     transaction.connection.execute("insert or replace into meta values ('confirmed_at', ?)", (now,))
     count = _prune_arrivals(transaction, now)
     if not count:
         count = _prune_marks(transaction.connection, now)
     if not count:
         count = _prune_meters(transaction.connection, now, months, meter_walk)
+    if not count:
+        count = _prune_routes(transaction)
     return count
 
 
@@ -160,6 +162,23 @@ def _prune_meters(connection: sqlite3.Connection, now: int, months: Mapping[str,
         if deleted >= _SLICE:
             return deleted
     return 1
+
+
+def _prune_routes(transaction: Transaction) -> int:
+    """Delete route definitions to which no arrival refers; return how many.
+
+    The highest number stays, because SQLite would use it again, and lanes remember destinations by number.
+    """
+    statement = (
+        "select number from routes where used_key < (select coalesce(min(key), ?) from arrivals)"
+        " and number < (select max(number) from routes) limit ?"
+    )
+    values = (transaction.ids.last - model.KEYS_PER_DAY, _SLICE)
+    transaction.deleted_routes = [number for (number,) in transaction.connection.execute(statement, values)]
+    transaction.connection.executemany(
+        "delete from routes where number = ?", [(number,) for number in transaction.deleted_routes]
+    )
+    return len(transaction.deleted_routes)
 
 
 def _prune_slot(connection: sqlite3.Connection, slot: int, listeners: set[int]) -> int:

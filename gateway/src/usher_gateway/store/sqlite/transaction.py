@@ -36,11 +36,29 @@ class NameNumbers:
         self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
         self._listener_of_route: dict[int, int] = {}
         self._tenants: dict[int, tuple[str, str]] = {}
+        self._used_key = 0
+        """Arrivals up to this row key may refer to the routes of the cache."""
         self.definitions: dict[int, model.RouteDefinition] = {
             number: msgspec.json.decode(packed, type=model.RouteDefinition)
             for number, packed in connection.execute("select number, definition from routes")
         }
         """Every definition by number. Other threads may read it."""
+
+    def use_until(self, key: int) -> None:
+        """Let arrivals up to a row key refer to the routes that are looked up from now on.
+
+        Retention deletes a definition when all arrivals have higher row keys than its column ``used_key``. A day is
+        added to it, so that a definition is written once a day.
+        """
+        if key > self._used_key:
+            self._used_key = key + model.KEYS_PER_DAY
+            self._routes.clear()
+
+    def drop(self, routes: Sequence[int]) -> None:
+        """Forget definitions that retention has deleted."""
+        for number in routes:
+            self.definitions.pop(number, None)
+            self._listener_of_route.pop(number, None)
 
     def forget(self) -> None:
         """Clear the caches after a rollback, because the transaction may have added numbers."""
@@ -115,9 +133,12 @@ class NameNumbers:
         digest = hashlib.blake2b(packed, digest_size=16).digest()
         listener, destination = self.listener(definition.listener), self.destination(definition.destination)
         self._connection.execute(
-            "insert or ignore into routes (hash, listener, name, destination, definition) values (?, ?, ?, ?, ?)",
-            (digest, listener, definition.route, destination, packed),
+            "insert or ignore into routes (hash, listener, name, destination, definition, used_key)"
+            " values (?, ?, ?, ?, ?, ?)",
+            (digest, listener, definition.route, destination, packed, self._used_key),
         )
+        statement = "update routes set used_key = ? where hash = ? and used_key < ?"
+        self._connection.execute(statement, (self._used_key, digest, self._used_key))
         (number,) = self._connection.execute("select number from routes where hash = ?", (digest,)).fetchone()
         self.definitions[number] = definition
         return RouteNumbers(number, listener, destination)
@@ -152,6 +173,8 @@ class Transaction:
         """Keys of the deliveries that this transaction claims for the lanes of this process."""
         self.returned: list[int] = []
         """Keys of the claimed deliveries that this transaction returns to the backlog, or ends."""
+        self.deleted_routes: list[int] = []
+        """Numbers of the definitions that this transaction deletes."""
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
 

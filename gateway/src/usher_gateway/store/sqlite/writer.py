@@ -170,6 +170,7 @@ class Writer:
             claimed=self.claimed,
             lanes_from=self.lanes_from,
         )
+        self.names.use_until(self._ids.last)
         accepted: list[model.Accepted] = []
         recent: list[RecentArrival] = []
         job_result: object = None
@@ -198,6 +199,7 @@ class Writer:
             self._roll_back(batch)
             raise
         self.commit_number = number
+        self.names.drop(opened.deleted_routes)
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
