@@ -104,6 +104,7 @@ def usher(
     neighbours: int = 0,
     store: str = "",
     has_default_rate: bool = False,
+    tls: tuple[Path, Path] | None = None,
 ) -> Iterator[Process]:
     """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts.
 
@@ -123,6 +124,9 @@ def usher(
         command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]
         if store:
             command.append(store)
+        if tls is not None:
+            command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
+            command += ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])]
         if forward_to:
             command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
         with Process(command, cores, port, admin, folder / "data") as process:
@@ -352,18 +356,52 @@ UNFINISHED_CONNECTIONS = 12_000
 def floods(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Measure a tenant's answers while bodies that are expensive or never end come to another tenant's listener."""
     del rounds
+    with usher("0", 2) as process:
+        alone = load(process.port, "--seconds", seconds * 2, "--rate", 50, "--connections", 16, "--grace", 10)
+    yield report.Result("p99 without a flood", f"{alone['p99_ms']:.0f} ms", "")
     for kind, connections in (
         ("integers", FLOOD_CONNECTIONS),
         ("keys", FLOOD_CONNECTIONS),
         ("inflating", FLOOD_CONNECTIONS),
         ("unfinished", UNFINISHED_CONNECTIONS),
     ):
-        with usher("0", 2, has_default_rate=True) as process:
+        with usher("0", 2, has_default_rate=kind != "unfinished") as process:
             answers, beside = flood(process, kind, connections, seconds)
         failed = beside["sent"] - beside["good"]
-        shown = f"{beside['p99_ms']:.0f} ms, {failed:.0f} of {beside['sent']:.0f} failed; flood: {answers}"
+        times = f"{beside['p99_ms']:.0f} ms (p50 {beside['p50_ms']:.0f} ms)"
+        shown = f"{times}, {failed:.0f} of {beside['sent']:.0f} failed; flood: {answers}"
         is_met = beside["p99_ms"] < 1_000 and not failed
         yield report.Result(f"neighbour's p99, {connections:,} connections: {kind}", shown, "< 1 s", is_met)
+
+
+HANDSHAKES = 10_000
+
+
+def handshakes(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure the memory of a gateway while TLS handshakes come that never end, and whether visits get through."""
+    del rounds
+    folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
+    try:
+        cert, key = folder / "cert.pem", folder / "key.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-subj", "/CN=h0.example.com", "-days", "2", "-keyout", str(key), "-out", str(cert)]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        with usher("0", 2, tls=(cert, key)) as process:
+            before = process.resident_bytes() / 1e6
+            command = ["taskset", "-c", "1", sys.executable, str(HERE / "flood.py"), "handshakes"]
+            command += ["--port", str(process.port), "--connections", str(HANDSHAKES)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+                assert running.stdout is not None
+                running.stdout.readline()
+                end, most = time.monotonic() + seconds * 2, 0.0
+                while time.monotonic() < end:
+                    most = max(most, process.resident_bytes() / 1e6)
+                    time.sleep(0.05)
+                running.communicate()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    shown = f"{most:.0f} MB, {before:.0f} MB before"
+    yield report.Result(f"memory with {HANDSHAKES:,} handshakes that never end", shown, "< 300 MB", most < 300)
 
 
 def flood(process: Process, kind: str, connections: int, seconds: float) -> tuple[str, dict[str, float]]:
@@ -390,6 +428,7 @@ BENCHMARKS = {
     "memory": memory,
     "neighbours": neighbours,
     "floods": floods,
+    "handshakes": handshakes,
 }
 
 

@@ -11,7 +11,6 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
-import functools
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -33,7 +32,7 @@ from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
-from usher_gateway.ingest import certificates
+from usher_gateway.ingest import acceptor, certificates
 from usher_gateway.ingest.body_budgets import BodyBudgets
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.evaluation_limits import CpuBudgets
@@ -327,8 +326,8 @@ class Gateway:
             tasks = self._start_tasks()
             stack.push_async_callback(self._stop_tasks, tasks)
             await _wait_for(self.state.configured, tasks, _FIRST_CONFIGURATION_SECONDS)
-            listening = await self._open_public_port()
-            stack.push_async_callback(self._close_public_port, listening)
+            accepting = await self._open_public_port()
+            stack.push_async_callback(self._close_public_port, accepting)
             self._log_started()
             self.started.set()
             await _wait_for(self._stopped, tasks)
@@ -387,26 +386,22 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _open_public_port(self) -> asyncio.Server:
+    async def _open_public_port(self) -> acceptor.Acceptor:
         settings = self.settings
-        factory = (
-            functools.partial(self.server.with_tls, self.certificates.context) if self.certificates else self.server
-        )
         try:
-            listening = await asyncio.get_running_loop().create_server(
-                factory, settings.listen.host, settings.listen.port, backlog=1024
-            )
+            sockets = acceptor.bind(settings.listen.host, settings.listen.port)
         except OSError as error:
             raise cannot_listen("--listen", settings.listen, error) from error
-        self.port = listening.sockets[0].getsockname()[1]
+        self.port = sockets[0].getsockname()[1]
+        accepting = acceptor.Acceptor(self.server, sockets, self.certificates.context if self.certificates else None)
         self.state.open_public_port()
-        return listening
+        return accepting
 
-    async def _close_public_port(self, listening: asyncio.Server) -> None:
+    async def _close_public_port(self, accepting: acceptor.Acceptor) -> None:
         """Stop accepting connections and drain the open ones; the tasks still enforce their deadlines meanwhile."""
         self.state.start_draining()
         self._drain_until = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        listening.close()
+        accepting.close()
         await self.server.drain(self.settings.drain_seconds)
 
     async def _follow_configuration(self) -> None:

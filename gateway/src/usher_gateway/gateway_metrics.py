@@ -97,6 +97,12 @@ class IngestMetrics:
             [],
             {(): float(server.displaced)},
         )
+        yield metrics.counter(
+            "usher_handshakes_displaced",
+            "Unfinished TLS handshakes that were closed because there were too many.",
+            [],
+            {(): float(server.displaced_handshakes)},
+        )
         yield metrics.gauge(
             "usher_certificate_expiry_timestamp_seconds",
             "When a certificate that the public port serves expires.",
@@ -121,11 +127,13 @@ class IngestMetrics:
         listeners = self._registry.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
+        displaced: dict[tuple[str, ...], float] = {}
         if len(listeners) <= _MAX_LISTENERS:
             for live in listeners.values():
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
                 last[key] = live.counters.last_accepted / model.MICROSECONDS
                 refused[key] = float(live.counters.refused_in_a_row)
+                displaced[key] = float(self._server.displaced_bodies.get(live.name.key, 0))
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",
@@ -138,6 +146,12 @@ class IngestMetrics:
             "Refusals since something was accepted last. Up to 200 listeners.",
             labels,
             refused,
+        )
+        yield metrics.counter(
+            "usher_listener_bodies_displaced",
+            "Unfinished bodies that were refused because there were too many. Up to 200 listeners.",
+            labels,
+            displaced,
         )
 
 

@@ -1,6 +1,5 @@
 """A gateway that reports ready accepts visits."""
 
-import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -8,6 +7,7 @@ import pytest
 
 from support import gateway as gateways
 from usher_gateway import app
+from usher_gateway.ingest.acceptor import Acceptor
 
 
 async def readiness(gateway: app.Gateway) -> tuple[int, str]:
@@ -21,7 +21,7 @@ async def test_gateway_is_not_ready_before_its_public_port_is_open(
     before: list[tuple[int, str]] = []
     open_public_port = app.Gateway._open_public_port
 
-    async def ask_first(self: app.Gateway) -> asyncio.Server:
+    async def ask_first(self: app.Gateway) -> Acceptor:
         await self.state.configured.wait()
         before.append(await readiness(self))
         return await open_public_port(self)

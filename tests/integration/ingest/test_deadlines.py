@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import json
 import time
@@ -249,18 +250,47 @@ async def test_one_source_cannot_use_up_all_connections(tmp_path: Path) -> None:
         assert (await gateway.post(visit(1))).acknowledges
 
 
-async def test_bodies_being_read_share_one_limit(tmp_path: Path) -> None:
-    limits = server.ServerLimits(reading_bytes=1_000_000)
+async def test_largest_unfinished_body_of_a_listener_gives_way(tmp_path: Path) -> None:
+    limits = server.ServerLimits(reading_bytes=8_000_000)  # 1 MB for each listener
     async with gateways.running(tmp_path, limits=limits) as gateway:
-        async with wire.connect(gateway.port) as first, wire.connect(gateway.port) as second:
-            await first.send(wire.request(gateway.target(), b"x" * 1_500_000)[:900_000])
-            await gateways.wait_until(lambda: gateway.gateway.server.reading_bytes > 800_000)
-            sending = asyncio.create_task(second.send(wire.request(gateway.target(), b"x" * 1_500_000)[:900_000]))
-            assert (await second.answer()).status == 503
-            await asyncio.gather(sending, return_exceptions=True)
-        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
-        assert gateway.gateway.server.reading_bytes == 0
-        assert gateway.counted() == {"refused:QueueFull": 1, "refused:Disconnected": 1}
+        public = gateway.gateway.server
+        async with wire.connect(gateway.port) as large, wire.connect(gateway.port) as small:
+            await large.send(wire.request(gateway.target(), b"x" * 2_000_000)[:900_000])
+            await gateways.wait_until(lambda: public.reading_bytes > 800_000)
+            await small.send(wire.request(gateway.target(), b"x" * 2_000_000)[:300_000])
+            assert (await large.answer()).status == 408
+            await gateways.wait_until(lambda: 200_000 < public.reading_bytes < 400_000)
+        await gateways.wait_until(lambda: not public.connections)
+        assert public.reading_bytes == 0
+        assert public.displaced_bodies == {"agency/wifi": 1}
+        assert gateway.counted() == {"refused:BodyTimeout": 1, "refused:Disconnected": 1}
+
+
+async def test_oldest_unfinished_body_of_a_listener_gives_way(tmp_path: Path) -> None:
+    limits = server.ServerLimits(connections=32, answer_seconds=60.0)  # 4 unfinished bodies for each listener
+    manifests = gateways.MANIFESTS + gateways.LISTENER.replace("{name: wifi,", "{name: other,")
+    async with gateways.running(tmp_path, manifests, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        public = gateway.gateway.server
+
+        def began(count: int) -> bool:
+            return len(public.bodies) + sum(public.displaced_bodies.values()) == count
+
+        slow = await stack.enter_async_context(wire.connect(gateway.port))
+        await slow.send(wire.request(gateway.target("agency/other"), visit(1))[:-1])
+        await gateways.wait_until(lambda: began(1))
+        unfinished = []
+        for number in range(6):
+            connection = await stack.enter_async_context(wire.connect(gateway.port))
+            await connection.send(wire.request(gateway.target(), visit(number))[:-1])
+            await gateways.wait_until(functools.partial(began, number + 2))
+            unfinished.append(connection)
+        assert [(await connection.answer()).status for connection in unfinished[:2]] == [408, 408]
+        for connection in (*unfinished[2:], slow):
+            await connection.send(b"}")
+            assert (await connection.answer()).acknowledges
+        assert public.displaced_bodies == {"agency/wifi": 2}
+        assert gateway.counted() == {"visit": 5, "refused:BodyTimeout": 2}
+        assert (await gateway.meters())["refused"] == 2
 
 
 def overloaded(public: server.PublicServer) -> int:

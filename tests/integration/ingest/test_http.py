@@ -238,12 +238,25 @@ async def test_rtsp_after_an_answered_request_gets_400(gateway: gateways.Running
     assert gateway.counted() == {"visit": 1, "refused:BadRequest": 1}
 
 
-async def test_request_in_one_segment_with_rtsp_is_not_acknowledged(gateway: gateways.RunningGateway) -> None:
+async def test_rtsp_in_one_segment_with_a_request_gets_400(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit()) + rtsp(gateway.target()))
+        assert (await connection.answer()).acknowledges
         assert (await connection.answer()).status == 400
         assert await connection.is_closed()
-    assert gateway.counted() == {"refused:BadRequest": 1}
+    assert gateway.counted() == {"visit": 1, "refused:BadRequest": 1}
+
+
+async def test_body_with_lines_of_rtsp_is_a_body(gateway: gateways.RunningGateway) -> None:
+    lines = f"DESCRIBE rtsp://camera/1 RTSP/1.0\r\nPOST {gateway.target()} RTSP/1.0\r\n RTSP/1.0\r\n".encode()
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), lines * 1_000))
+        assert (await connection.answer()).acknowledges
+        await connection.send(wire.request(gateway.target(), visit()))
+        assert (await connection.answer()).acknowledges
+        await connection.send(rtsp(gateway.target()))
+        assert (await connection.answer()).status == 400
+    assert gateway.counted() == {"visit": 1, "quarantined": 1, "quarantined:NotJSON": 1, "refused:BadRequest": 1}
 
 
 async def test_visitor_named_like_rtsp_is_a_visit(gateway: gateways.RunningGateway) -> None:

@@ -1,6 +1,7 @@
 """HTTPS: a renewed certificate is followed without a restart."""
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -281,6 +282,27 @@ async def test_unfinished_handshake_is_closed(tmp_path: Path) -> None:
     ):
         await connection.send(b"\x16\x03\x01\x02\x00")
         assert await asyncio.wait_for(connection.reader.read(), 60) == b""
+
+
+async def test_oldest_unfinished_handshake_of_a_source_gives_way(tmp_path: Path) -> None:
+    certificate = certificates.make("gateway")
+    cert, key = certificates.write(tmp_path, *certificate)
+    limits = server.ServerLimits(handshakes=8, header_seconds=60.0)  # 4 for each source
+    async with (
+        gateways.running(tmp_path, tls_cert=cert, tls_key=key, limits=limits) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        public = gateway.gateway.server
+        silent = []
+        for _ in range(4):
+            silent.append(await stack.enter_async_context(wire.connect(gateway.port)))
+            await gateways.wait_until(lambda: len(public.handshakes) == len(silent))
+        async with wire.connect(gateway.port, certificates.trusting(certificate[0])) as connection:
+            assert await asyncio.wait_for(silent[0].reader.read(), 60) == b""
+            await connection.send(wire.request(gateway.target(), VISIT))
+            assert (await connection.answer()).acknowledges
+        assert public.displaced_handshakes == 1
+        assert len(public.handshakes) == 3
 
 
 async def test_body_cut_off_over_tls_is_refused(tmp_path: Path) -> None:

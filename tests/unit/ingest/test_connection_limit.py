@@ -2,7 +2,7 @@
 
 import pytest
 
-from usher_gateway.ingest.connection_limit import ConnectionLimit, source_of
+from usher_gateway.ingest.connection_limit import ConnectionLimit, UnfinishedLimit, source_of
 
 
 def limit_of(connections: int, per_source: int = 1_000) -> ConnectionLimit[str]:
@@ -67,3 +67,56 @@ def test_removed_connection_leaves_room() -> None:
 )
 def test_source_is_an_address_or_a_network_of_64_bits(address: str, source: str) -> None:
     assert source_of(address) == source
+
+
+def unfinished_of(total: int, total_bytes: int = 1_000_000) -> UnfinishedLimit[str]:
+    return UnfinishedLimit((total, total_bytes), {"listener": 1 / 4, "source": 1 / 2})
+
+
+def test_oldest_body_of_a_listener_over_its_limit_gives_way() -> None:
+    limit = unfinished_of(8)
+    limit.add("other", {"listener": "b", "source": "s"})
+    for name in ("first", "second"):
+        limit.add(name, {"listener": "a", "source": "s"})
+        assert limit.in_excess(name) is None
+    limit.add("third", {"listener": "a", "source": "s"})
+    assert limit.in_excess("third") == "first"
+    limit.remove("first")
+    assert limit.in_excess("third") is None
+
+
+def test_oldest_body_of_a_source_over_its_limit_gives_way() -> None:
+    limit = unfinished_of(8)
+    for number in range(4):
+        limit.add(f"s{number}", {"listener": f"l{number}", "source": "s"})
+        assert limit.in_excess(f"s{number}") is None
+    limit.add("elsewhere", {"listener": "l9", "source": "t"})
+    assert limit.in_excess("elsewhere") is None
+    limit.add("s4", {"listener": "l4", "source": "s"})
+    assert limit.in_excess("s4") == "s0"
+
+
+def test_owner_with_most_bodies_gives_way_over_the_limit_in_total() -> None:
+    limit = unfinished_of(4)
+    limit.add("alone", {"listener": "a", "source": "1"})
+    limit.add("first", {"listener": "b", "source": "2"})
+    limit.add("second", {"listener": "c", "source": "2"})
+    limit.add("third", {"listener": "d", "source": "3"})
+    assert limit.in_excess("third") is None
+    limit.add("fourth", {"listener": "e", "source": "4"})
+    assert limit.in_excess("fourth") == "first"
+
+
+def test_largest_body_gives_way_over_a_limit_of_bytes() -> None:
+    limit = unfinished_of(100, total_bytes=1_000)
+    limit.add("small", {"listener": "a", "source": "1"}, 10)
+    limit.add("large", {"listener": "a", "source": "1"}, 200)
+    limit.grow("small", 30)
+    assert limit.in_excess("small") is None
+    limit.grow("small", 11)
+    assert limit.in_excess("small") == "large"
+    limit.remove("large")
+    limit.remove("large")
+    limit.grow("large", 500)
+    assert limit.in_excess("small") is None
+    assert len(limit) == 1

@@ -427,7 +427,9 @@ def test_order_of_many_keys_does_not_change_the_cost() -> None:
 
 def test_order_of_many_keys_does_not_change_the_fingerprint() -> None:
     names = [f"k{number:04d}" for number in range(1_000)]
-    bodies = [{"user": {"id": 1}, "list": [dict.fromkeys(order, 1)]} for order in (names, names[::-1])]
+    bodies: list[dict[str, object]] = [
+        {"user": {"id": 1}, "list": [dict.fromkeys(order, 1)]} for order in (names, names[::-1])
+    ]
     identifier = Identifier(samples.listener(), samples.KEYS)
     wide = [identifier.identify(body, plain=True, fields={}, received_at=1, is_wide=True) for body in bodies]
     plain = identifier.identify(bodies[0], plain=True, fields={}, received_at=1)

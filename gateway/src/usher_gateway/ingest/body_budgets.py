@@ -16,9 +16,12 @@ from usher_gateway.ingest.evaluation_limits import CpuBudgets
 
 ORDINARY_SECONDS = 0.00025
 
+_SECONDS_PER_STORED_BYTE = 1e-8
+"""CPU time of the store's writer, which compresses large bodies."""
+
 LISTENER_SHARE = 0.05
 LISTENER_BURST_SECONDS = 0.1
-"""Enough for about 100 bodies of 100 KiB at once, and 50 of them a second."""
+"""Enough for about 50 bodies of 100 KiB at once, and 25 of them a second."""
 
 TENANT_SHARE = 0.1
 TENANT_BURST_SECONDS = 0.2
@@ -33,13 +36,18 @@ class BodyBudgets:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._listeners = CpuBudgets(now, share=LISTENER_SHARE, burst_seconds=LISTENER_BURST_SECONDS)
         self._tenants = CpuBudgets(now, share=TENANT_SHARE, burst_seconds=TENANT_BURST_SECONDS)
+        self._has_expensive = False
+        """False until a body was expensive; until then no names are built and looked up."""
 
     def is_spent(self, listener: model.ListenerName) -> bool:
         """True if the listener or its tenant has used up its time."""
+        if not self._has_expensive:
+            return False
         return self._listeners.is_spent(listener.key) or self._tenants.is_spent(_tenant_key(listener))
 
-    def charge(self, listener: model.ListenerName, cpu_seconds: float) -> None:
-        """Subtract the time of an arrival beyond that of an ordinary one."""
+    def charge(self, listener: model.ListenerName, cpu_seconds: float, stored_bytes: int = 0) -> None:
+        """Subtract the time of an arrival beyond that of an ordinary one, with the time to store its body."""
+        cpu_seconds += stored_bytes * _SECONDS_PER_STORED_BYTE
         if cpu_seconds > ORDINARY_SECONDS:
             self._spend(listener, cpu_seconds - ORDINARY_SECONDS)
 
@@ -52,6 +60,7 @@ class BodyBudgets:
         self._spend(listener, cpu_seconds - _RESERVED_SECONDS)
 
     def _spend(self, listener: model.ListenerName, cpu_seconds: float) -> None:
+        self._has_expensive = True
         self._listeners.spend(listener.key, cpu_seconds)
         self._tenants.spend(_tenant_key(listener), cpu_seconds)
 

@@ -5,10 +5,13 @@ the port is full, the connection that has waited longest gives way to a new one.
 a known listener give way first, so that a stranger who holds thousands of connections cannot shut Purple out. Each
 source (an IPv4 address, or the /64 network of an IPv6 address) has its own limit; at that limit its own connections
 give way.
+
+A connection in the middle of a TLS handshake or of a body has a second limit (`UnfinishedLimit`), because it takes
+memory, and a sender can keep it so on purpose.
 """
 
 import ipaddress
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
@@ -72,8 +75,83 @@ class ConnectionLimit(Generic[C]):
                 del self._open[source]
                 self._waiting.pop(source, None)
 
+    def source(self, connection: C) -> str:
+        """Return the source of an open connection; ``""`` if it was closed."""
+        return self._sources.get(connection, "")
+
     def _is_source_full(self, source: str) -> bool:
         return self._open.get(source, 0) >= self._per_source
+
+
+class UnfinishedLimit(Generic[C]):
+    """Limits unfinished bodies or handshakes, in number and bytes: in total, and by each of their owners.
+
+    An owner is a source or a listener. Over an owner's limit, its own members give way. Over the limit in total, those
+    of the owner with the most do. Of several, the one that has been unfinished longest gives way, or over a limit of
+    bytes, the largest.
+
+    Args:
+        total: members, and bytes.
+        shares: kind of owner -> the part of the total that one owner may take, such as 1/8.
+    """
+
+    def __init__(self, total: tuple[int, int], shares: Mapping[str, float]) -> None:
+        self._total = total
+        self._limits = {kind: tuple(max(1, int(limit * share)) for limit in total) for kind, share in shares.items()}
+        self._sizes: dict[C, int] = {}
+        """Member -> its bytes, longest first."""
+        self._owners: dict[C, Mapping[str, str]] = {}
+        """Member -> kind -> owner."""
+        self._members: dict[tuple[str, str], dict[C, None]] = {}
+        """(kind, owner) -> its members, longest first."""
+        self._bytes: dict[tuple[str, str], int] = {}
+        self._all_bytes = 0
+
+    def __len__(self) -> int:
+        """Return how many are unfinished."""
+        return len(self._sizes)
+
+    def add(self, member: C, owners: Mapping[str, str], size: int = 0) -> None:
+        """Add a member. ``owners``: kind -> owner."""
+        self._sizes[member] = 0
+        self._owners[member] = owners
+        for owner in owners.items():
+            self._members.setdefault(owner, {})[member] = None
+            self._bytes.setdefault(owner, 0)
+        self.grow(member, size)
+
+    def grow(self, member: C, size: int) -> None:
+        """Note that a member takes so many bytes more. Does nothing if it was removed."""
+        if member in self._sizes:
+            self._sizes[member] += size
+            self._all_bytes += size
+            for owner in self._owners[member].items():
+                self._bytes[owner] += size
+
+    def remove(self, member: C) -> None:
+        """Forget a member that is finished or closed. Idempotent."""
+        self.grow(member, -self._sizes.get(member, 0))
+        self._sizes.pop(member, None)
+        for owner in self._owners.pop(member, {}).items():
+            del self._members[owner][member]
+            if not self._members[owner]:
+                del self._members[owner], self._bytes[owner]
+
+    def in_excess(self, member: C) -> C | None:
+        """Return who gives way because of a member that was added or that grew; None if no limit is exceeded."""
+        for owner in self._owners.get(member, {}).items():
+            most, most_bytes = self._limits[owner[0]]
+            if len(self._members[owner]) > most:
+                return next(iter(self._members[owner]))
+            if self._bytes[owner] > most_bytes:
+                return max(self._members[owner], key=self._sizes.__getitem__)
+        if len(self._sizes) > self._total[0]:
+            owner = max(self._members, key=lambda one: len(self._members[one]))
+            return next(iter(self._members[owner]))
+        if self._all_bytes > self._total[1]:
+            owner = max(self._bytes, key=self._bytes.__getitem__)
+            return max(self._members[owner], key=self._sizes.__getitem__)
+        return None
 
 
 def source_of(address: str) -> str:

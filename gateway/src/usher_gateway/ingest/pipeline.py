@@ -40,6 +40,16 @@ _DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
 
 _DEADLINE_CHECK_SECONDS = 0.1
 
+_FLOODING = {model.RefusedReason.RateLimited, model.RefusedReason.TooCostly}
+_REFUSAL_SECONDS = 1.0
+"""A listener over its rate or its budget gets its 503 this late, because refusals at full speed delay others too."""
+
+_LATE_REFUSALS = 2_000
+"""Refusals that wait at the same time. Further ones are answered at once."""
+
+_LATE_REFUSAL_BYTES = 16 * 1024
+"""Requests with more bytes are refused at once, so that those that wait use at most 32 MiB."""
+
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
@@ -79,6 +89,7 @@ class ArrivalPipeline:
         self._deliver = deliver
         self._commits: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
+        self._late_refusals = 0
 
     @property
     def uncommitted(self) -> int:
@@ -113,6 +124,8 @@ class ArrivalPipeline:
             return answers.accepted()
         except answers.RefusedError as refusal:
             self._count_refused_request(match, refusal.reason)
+            if refusal.reason in _FLOODING:
+                await self._wait_to_refuse(request)
             return answers.refused(refusal.reason)
         except Exception as error:  # noqa: BLE001 - the top of the path: answer 500 and keep the connection
             _log.error("arrival_failed", listener=match.listener.name.key if match else "", exc_info=error)
@@ -128,7 +141,7 @@ class ArrivalPipeline:
         match = self._registry.find(*request.host_and_target, now)
         if match is None:
             raise answers.RefusedError(model.RefusedReason.NotFound)
-        request.note_listener()
+        request.note_listener(match.listener.name.key)
         return match
 
     def _authenticate(self, listener: LiveListener, request: Request) -> None:
@@ -210,7 +223,7 @@ class ArrivalPipeline:
         """Identify the visitor, and charge the body to the listener's budget. Raises RefusedError: BodyTimeout."""
         if parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES:
             identified = identify_body(listener, request.headers, content, parsed, now)
-            self._budgets.charge(listener.name, time.thread_time() - began)
+            self._budgets.charge(listener.name, time.thread_time() - began, len(content))
             return identified
         work = functools.partial(identify_body, listener, request.headers, content, parsed, now)
         return await self._run_in_thread(listener, _DIGESTERS, work, request.deadline)
@@ -262,7 +275,17 @@ class ArrivalPipeline:
         finally:
             del self._commits[future]
 
-    # deadlines
+    # refusals and deadlines
+
+    async def _wait_to_refuse(self, request: Request) -> None:
+        """Slow down a sender that floods a listener."""
+        seconds = request.deadline - asyncio.get_running_loop().time()
+        if self._late_refusals < _LATE_REFUSALS and request.content.total_bytes <= _LATE_REFUSAL_BYTES:
+            self._late_refusals += 1
+            try:
+                await asyncio.sleep(min(_REFUSAL_SECONDS, max(0.0, seconds)))
+            finally:
+                self._late_refusals -= 1
 
     async def watch_deadlines(self) -> None:
         """End waits at their deadline: one task for all, instead of a timer for each arrival. Runs until cancelled."""

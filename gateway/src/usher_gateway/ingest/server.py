@@ -9,17 +9,10 @@ a proxy in front might read them differently (§11.2, request smuggling).
 aiohttp takes a request up one turn of the event loop after its header is parsed, and the next pipelined one in the turn
 after an answer. So two turns later a connection without a request has nothing left to answer
 (`Connection.end_if_answered`).
-
-A TLS connection counts from its acceptance. asyncio's own TLS server shows a connection only after its handshake, so
-that unfinished handshakes could use up the descriptors of the process (`TlsHandshake`).
 """
 
 import asyncio
-import contextlib
-import os
 import re
-import socket
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -56,6 +49,9 @@ _CHUNK_SLACK = 64
 _SEGMENT_SECONDS = 0.05
 """Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
 
+_WARN_AGAIN_SECONDS = 60.0
+"""The log names a listener whose bodies give way as often as this."""
+
 _VERSIONS = {(1, 0), (1, 1)}
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -74,6 +70,8 @@ class ServerLimits(msgspec.Struct, frozen=True):
     """Half of all, because behind a proxy every connection comes from the proxy's address."""
     reading_bytes: int = 256 * 1024 * 1024
     """Bytes received but not answered yet, on all connections together."""
+    handshakes: int = 1_000
+    """TLS handshakes that are not complete. Each takes about 100 KB."""
     lingering: int = 1_000
     """Connections that are answered and kept until the sender has read the answer."""
 
@@ -122,12 +120,24 @@ class Request(web.BaseRequest):
         """
         coding = self.headers.get("Transfer-Encoding")
         return (
-            self.connection.has_rtsp
+            self._is_rtsp
             or self.version not in _VERSIONS
             or not self.raw_path.isascii()
             or not _HOST.fullmatch(self.headers.get("Host", ""))
             or (coding is not None and (self.version == (1, 0) or coding.lower() != "chunked"))
         )
+
+    @property
+    def _is_rtsp(self) -> bool:
+        """True if the request may be RTSP, because a line with its target and its version came, which says RTSP.
+
+        aiohttp does not say where a request begins. A body may contain such a line with another target or version.
+        """
+        lines = self.connection.rtsp_lines
+        if not lines:
+            return False
+        line = (self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version)
+        return line in lines or len(lines) > _MAX_RTSP_LINES
 
     @property
     def wire_bytes(self) -> int:
@@ -148,6 +158,7 @@ class Request(web.BaseRequest):
             raise answers.RefusedError(model.RefusedReason.TooLarge)
         if self.version == (1, 1) and self.headers.get("Expect", "").lower() == "100-continue":
             self.connection.ask_for_body()
+        self.connection.begin_body()
         try:
             async with asyncio.timeout_at(self.deadline - ANSWER_RESERVE_SECONDS):
                 return await self._read_pieces()
@@ -155,6 +166,8 @@ class Request(web.BaseRequest):
             raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
         except (OSError, RuntimeError, web.RequestPayloadError):
             raise answers.RefusedError(self.failure) from None
+        finally:
+            self.connection.end_body()
 
     async def _read_pieces(self) -> bytes:
         body = bytearray()
@@ -164,9 +177,9 @@ class Request(web.BaseRequest):
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
         return bytes(body)
 
-    def note_listener(self) -> None:
-        """Note that the request names a known listener."""
-        self.connection.has_known_listener = True
+    def note_listener(self, key: str) -> None:
+        """Note the listener that the request names: ``namespace/listener``."""
+        self.connection.listener = key
 
     def abandon_body(self, reason: model.RefusedReason) -> None:
         """Make `read_body` fail, because the rest of the body will not come or is not wanted."""
@@ -181,13 +194,14 @@ CountRefused = Callable[[model.RefusedReason], None]
 """Counts a refusal that no handler sees."""
 
 
-_RTSP_LINE_END = re.compile(rb" RTSP/\d\.\d\r\n")
-"""The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version.
+_RTSP_LINE_END = re.compile(rb" RTSP/(1\.[01])\r\n")
+"""The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version."""
 
-No body that is a visit contains it, because JSON has no line end inside of a text.
-"""
+_LINE_BYTES = 8_300
+"""The longest request line that aiohttp accepts, with some room."""
 
-_RTSP_LINE_END_BYTES = len(b" RTSP/1.0\r\n")
+_MAX_RTSP_LINES = 200
+"""A connection with more different lines like those of RTSP gets no further requests."""
 
 
 class Connection(web.RequestHandler):
@@ -208,8 +222,8 @@ class Connection(web.RequestHandler):
         """The transport; unlike aiohttp's `transport` it stays until the connection is lost."""
         self.request: Request | None = None
         """The request that is being answered."""
-        self.handshake: asyncio.Task[None] | None = None
-        """The TLS handshake; None without TLS."""
+        self.opening: asyncio.Task[None] | None = None
+        """Opens the connection, and shakes hands over TLS; None afterwards."""
         self.answered = 0
         """Requests answered so far."""
         self.answered_at_last_check = 0
@@ -218,12 +232,13 @@ class Connection(web.RequestHandler):
         self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
-        self.has_known_listener = False
-        """True once a request named a known listener; such a connection gives way last."""
-        self.has_rtsp = False
-        """True once an RTSP request came; no request that begins later is accepted, not even one in front of it."""
-        self.last_bytes = b""
-        """The last bytes that came, in which an RTSP request line may have begun."""
+        self.listener = ""
+        """The listener that a request named last, ``""`` before; a connection with a listener gives way last."""
+        self.has_unfinished_body = False
+        self.rtsp_lines: set[tuple[bytes, bytes]] = set()
+        """(target, version) of the lines that came and are those of RTSP requests, or look like them in a body."""
+        self.last_line = b""
+        """The end of the bytes that came, in which an RTSP request line may have begun."""
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
@@ -248,8 +263,8 @@ class Connection(web.RequestHandler):
 
     def force_close(self) -> None:
         """Close at once, also during the TLS handshake."""
-        if self.handshake is not None:
-            self.handshake.cancel()
+        if self.opening is not None:
+            self.opening.cancel()
         super().force_close()
 
     def data_received(self, data: bytes) -> None:
@@ -278,6 +293,8 @@ class Connection(web.RequestHandler):
             segments.append((now, size))
         self.unanswered_bytes += size
         server.reading_bytes += size
+        if self.has_unfinished_body:
+            server.grow_body(self, size)
         super().data_received(data)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio: True keeps the transport open
@@ -338,6 +355,22 @@ class Connection(web.RequestHandler):
         self.request = request
         self.server.limit.work(self)
         request.begin(self, self.began_at)
+
+    def begin_body(self) -> None:
+        """Count the body as unfinished. Another one, or this one, may have to give way."""
+        self.has_unfinished_body = True
+        self.server.begin_body(self)
+
+    def end_body(self) -> None:
+        """Note that the body is complete, or will not be."""
+        self.has_unfinished_body = False
+        self.server.bodies.remove(self)
+
+    def abandon_body(self) -> None:
+        """End the unfinished body with 408, because there are too many."""
+        self.is_discarding = True
+        if self.request is not None:
+            self.request.abandon_body(model.RefusedReason.BodyTimeout)
 
     def ask_for_body(self) -> None:
         """Write 100 Continue (RFC 9110 §10.1.1)."""
@@ -417,10 +450,13 @@ class Connection(web.RequestHandler):
     # bytes
 
     def _look_for_rtsp(self, data: bytes) -> None:
-        """Note an RTSP request. aiohttp does not say where a request begins, so all bytes are searched."""
-        data = self.last_bytes + data
-        self.has_rtsp = self.has_rtsp or _RTSP_LINE_END.search(data) is not None
-        self.last_bytes = data[1 - _RTSP_LINE_END_BYTES :]
+        """Note the lines of RTSP requests."""
+        data = self.last_line + data
+        for found in _RTSP_LINE_END.finditer(data):
+            if len(self.rtsp_lines) <= _MAX_RTSP_LINES:
+                target = data[data.rfind(b" ", 0, found.start()) + 1 : found.start()]
+                self.rtsp_lines.add((target[-_LINE_BYTES:], found[1]))
+        self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
 
     def _is_too_much(self, size: int) -> bool:
         server, request = self.server, self.request
@@ -448,6 +484,7 @@ class Connection(web.RequestHandler):
         if left < slack:
             left = 0
             self.segments.clear()
+            self.last_line = self.last_line[-slack:]
         segments, total = self.segments, sum([size for _, size in self.segments])
         while segments and total - segments[0][1] >= left:
             total -= segments.popleft()[1]
@@ -455,7 +492,7 @@ class Connection(web.RequestHandler):
         self.server.reading_bytes -= self.unanswered_bytes - left
         self.unanswered_bytes = left
         self.request = None
-        self.server.limit.wait(self, is_known=self.has_known_listener)
+        self.server.limit.wait(self, is_known=bool(self.listener))
         self.answered += 1
         if left:
             self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, left)
@@ -494,48 +531,6 @@ class Connection(web.RequestHandler):
             self.ended.set_result(None)
 
 
-class TlsHandshake(asyncio.Protocol):
-    """A new connection to the TLS port, which counts towards the limits before its handshake begins.
-
-    A transport cannot start TLS before it reads, so the handshake gets a new transport with a duplicate of the socket.
-    """
-
-    def __init__(self, server: "PublicServer", context: ssl.SSLContext) -> None:
-        self._server = server
-        self._context = context
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the connection and begin its handshake, or close it beyond the limit."""
-        server = self._server
-        connection = server()
-        if server.admit(connection, _address_of(transport)):
-            try:
-                accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-            except OSError:  # no descriptor is left
-                server.forget(connection)
-            else:
-                connection.handshake = server.loop.create_task(self._shake_hands(connection, accepted))
-        else:
-            server.count_refused(model.RefusedReason.QueueFull)
-        cast("asyncio.Transport", transport).abort()
-
-    async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
-        server = self._server
-        accepted.setblocking(False)
-        try:
-            with contextlib.suppress(OSError):  # the client gave up, was too slow, or does not speak TLS
-                await server.loop.connect_accepted_socket(
-                    lambda: connection,
-                    accepted,
-                    ssl=self._context,
-                    ssl_handshake_timeout=server.limits.header_seconds,
-                )
-        finally:
-            if connection.transport is None:
-                server.forget(connection)
-                accepted.close()
-
-
 def _address_of(transport: asyncio.BaseTransport) -> str:
     """Return the address of the peer; ``""`` if it has left."""
     peer = transport.get_extra_info("peername")
@@ -552,8 +547,22 @@ class PublicServer:
         self.limit: connection_limit.ConnectionLimit[Connection] = connection_limit.ConnectionLimit(
             connections=limits.connections, per_source=limits.connections_per_source
         )
+        self.bodies: connection_limit.UnfinishedLimit[Connection] = connection_limit.UnfinishedLimit(
+            (limits.connections // 2, limits.reading_bytes // 2), {"listener": 1 / 4, "source": 1 / 2}
+        )
+        """The connections whose body is incomplete."""
+        self.handshakes: connection_limit.UnfinishedLimit[Connection] = connection_limit.UnfinishedLimit(
+            (limits.handshakes, 0), {"source": 1 / 2}
+        )
+        """The connections whose TLS handshake is incomplete."""
         self.displaced = 0
         """Connections that gave way to new ones."""
+        self.displaced_handshakes = 0
+        """TLS handshakes that gave way to new ones."""
+        self.displaced_bodies: dict[str, int] = {}
+        """Listener -> unfinished bodies that gave way to others."""
+        self._warned_at: dict[str, float] = {}
+        """Listener -> when the log said that its bodies gave way."""
         self.reading_bytes = 0
         self.lingering = 0
         self.is_draining = False
@@ -567,10 +576,6 @@ class PublicServer:
     def __call__(self) -> Connection:
         """A protocol for a new connection: the factory that loop.create_server() needs."""
         return Connection(self, self._manager, self.loop)
-
-    def with_tls(self, context: ssl.SSLContext) -> TlsHandshake:
-        """A protocol for a new connection to a TLS port."""
-        return TlsHandshake(self, context)
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Register a new connection; if the port is full, close a waiting one. Returns False if all are busy."""
@@ -586,8 +591,42 @@ class PublicServer:
         self.connections.add(connection)
         return True
 
+    def admit_handshake(self, connection: Connection, address: str) -> bool:
+        """Register a new TLS connection; if there are too many handshakes, the oldest one gives way."""
+        if not self.admit(connection, address):
+            return False
+        self.handshakes.add(connection, {"source": self.limit.source(connection)})
+        displaced = self.handshakes.in_excess(connection)
+        if displaced is not None:
+            self.displaced_handshakes += 1
+            self.forget(displaced)
+            displaced.force_close()
+        return True
+
+    def begin_body(self, connection: Connection) -> None:
+        """Register an unfinished body, and let others give way to it."""
+        owners = {"listener": connection.listener, "source": self.limit.source(connection)}
+        self.bodies.add(connection, owners, connection.unanswered_bytes)
+        self._displace_bodies(connection)
+
+    def grow_body(self, connection: Connection, size: int) -> None:
+        """Note that an unfinished body has grown."""
+        self.bodies.grow(connection, size)
+        self._displace_bodies(connection)
+
+    def _displace_bodies(self, connection: Connection) -> None:
+        while (displaced := self.bodies.in_excess(connection)) is not None:
+            self.bodies.remove(displaced)
+            displaced.abandon_body()
+            listener = displaced.listener
+            self.displaced_bodies[listener] = self.displaced_bodies.get(listener, 0) + 1
+            if self.loop.time() >= self._warned_at.get(listener, 0.0) + _WARN_AGAIN_SECONDS:
+                self._warned_at[listener] = self.loop.time()
+                _log.warning("unfinished_bodies_displaced", listener=listener, total=self.displaced_bodies[listener])
+
     def forget(self, connection: Connection) -> None:
         """Forget a connection that ends. Idempotent."""
+        self.handshakes.remove(connection)
         self.limit.remove(connection)
         self.connections.discard(connection)
 
