@@ -115,7 +115,14 @@ async def test_visits_are_delivered_once_over_a_move(
 async def usher_retries(gateway: gateways.Gateway) -> None:
     """Make the deliveries due that wait for a retry."""
     code, output = await usher(
-        "deliveries", "retry", "--all", "--data", str(gateway.data), "--admin", f"http://127.0.0.1:{gateway.admin}"
+        "deliveries",
+        "retry",
+        "--all",
+        "--yes",
+        "--data",
+        str(gateway.data),
+        "--admin",
+        f"http://127.0.0.1:{gateway.admin}",
     )
     assert code == 0, output
 
@@ -191,6 +198,49 @@ def test_running_export_is_left_alone(
     assert f"another export writes {file}.partial" in tries[0][1]
     assert reason in tries[1][1]
     assert reason in tries[2][1]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_undo_of_an_export_needs_a_confirmation(tmp_path: Path, database_name: str, engine: str) -> None:
+    await asyncio.to_thread(make_store, engine, tmp_path)
+    flags = flags_of(engine, tmp_path, database_name)
+    undo = ("export", "--undo", *flags)
+    assert await usher(*undo) == (0, "The store was not exported.\n")
+    code, output = await usher("export", str(tmp_path / "file"), *flags)
+    assert code == 0, output
+    code, output = await usher(*undo)
+    assert (code, "both stores would send the same deliveries" in output, "--yes" in output) == (2, True, True)
+    assert await usher(*undo, "--yes") == (0, "Gateways may serve the store again.\n")
+    assert await usher(*undo) == (0, "The store was not exported.\n")
+
+
+async def test_store_in_the_folder_of_a_gateway_on_another_store_cannot_be_used(
+    tmp_path: Path, database_name: str
+) -> None:
+    await asyncio.to_thread(make_store, "sqlite", tmp_path)
+    data, key = tmp_path / "sqlite" / "data", ENVIRONMENT["USHER_INSTALL_KEY"]
+    flags = flags_of("sqlite", tmp_path, database_name)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old = gateways.Gateway(tmp_path / "old", [gateways.TENANT], data=data)
+    new = gateways.Gateway(tmp_path / "new", [gateways.TENANT], data=data, database=database_name)
+    async with old, new:
+        await old.start(USHER_INSTALL_KEY=key)
+        await new.launch(USHER_INSTALL_KEY=key)
+        assert await new.exit_code() == 1
+        assert "uses the SQLite store" in new.log_tail()
+        assert await old.terminate() == 0
+        await new.start(USHER_INSTALL_KEY=key)
+        assert "unused_store_found" in new.log_tail()
+        assert await new.terminate() == 0
+
+        code, output = await usher("export", str(tmp_path / "file"), *flags)
+        assert code == 0, output
+        (tmp_path / "new" / "gateway.log").unlink()
+        await new.start(USHER_INSTALL_KEY=key)
+        assert "unused_store_found" not in new.log_tail()
+        code, output = await usher("export", "--undo", "--yes", *flags)
+        assert (code, "another gateway, or a command, uses" in output) == (1, True)
 
 
 def test_draft_of_a_killed_export_is_replaced(tmp_path: Path) -> None:

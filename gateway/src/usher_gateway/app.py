@@ -42,6 +42,7 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
 from usher_gateway.store.base import OpenReport, Store
 from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.moving import unused_store
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.timing import Clock
 
@@ -306,6 +307,8 @@ class Gateway:
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
+            if self.settings.store is not None:
+                stack.enter_context(unused_store(self.settings.data))
             recovery = await self._open_store()
             if recovery is None:
                 return

@@ -43,17 +43,22 @@ def register(app: typer.Typer) -> None:
                 "--undo", envvar="USHER_UNDO", help="Write no file, and let gateways serve the exported store again."
             ),
         ] = False,
+        yes: Annotated[
+            bool, typer.Option("--yes", help="With --undo: confirm that no gateway ran on the imported data.")
+        ] = False,
     ) -> None:
         """Write all data of a store to a file, for usher import. Stop the gateways first.
 
         The file contains personal data, and only its owner may read it. From then on gateways refuse the store, so
-        that nothing is delivered twice. --undo takes that back: use it only if no gateway ran on the imported data.
+        that nothing is delivered twice. --undo takes that back; --yes confirms that no gateway ran on imported data.
         """
         if (file is None) != undo:
             admin_client.fail("give either a file or --undo", "", admin_client.USAGE)
+        if yes and not undo:
+            admin_client.fail("--yes belongs to --undo", "", admin_client.USAGE)
         with _errors_as_messages():
             if file is None:
-                asyncio.run(_undo(data, store, store_password_file))
+                asyncio.run(_undo(data, store, store_password_file, yes=yes))
             else:
                 _export(file, data, store, store_password_file)
 
@@ -128,10 +133,21 @@ async def _opened(
         await opened.close()
 
 
-async def _undo(data: pathlib.Path, store: str | None, password_file: pathlib.Path | None) -> None:
+async def _undo(data: pathlib.Path, store: str | None, password_file: pathlib.Path | None, *, yes: bool) -> None:
     async with _opened(data, store, password_file, may_create=False) as opened:
-        was_moved = await opened.undo_export()
-    typer.echo("Gateways may serve the store again." if was_moved else "The store was not exported.")
+        exported_at = await opened.exported_at()
+        if exported_at is None:
+            typer.echo("The store was not exported.")
+            return
+        if not yes:
+            admin_client.fail(
+                f"the data of this store were exported at {exported_at}: if they were imported and a gateway ran on the"
+                " new store, both stores would send the same deliveries",
+                "Give --yes if no gateway ran on it. Otherwise export the new store, and import its data.",
+                admin_client.USAGE,
+            )
+        await opened.undo_export()
+    typer.echo("Gateways may serve the store again.")
 
 
 def _export(file: pathlib.Path, data: pathlib.Path, store: str | None, password_file: pathlib.Path | None) -> None:

@@ -87,6 +87,9 @@ class MovableStore(Protocol):
             StoreLockedError: a gateway serves the store, or it has an unfinished import.
         """
 
+    async def exported_at(self) -> str | None:
+        """Return when the store was marked as moved; None if it is not."""
+
     async def undo_export(self) -> bool:
         """Remove the mark; return False if there is none."""
 

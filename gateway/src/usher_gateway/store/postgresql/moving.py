@@ -117,6 +117,11 @@ class PostgresMove:
                 "Stop them first. A gateway that was killed counts as stopped after 60 s.",
             )
 
+    async def exported_at(self) -> str | None:
+        """Return the mark."""
+        async with self._locked() as connection:
+            return await schema.meta(connection, MOVED)
+
     async def undo_export(self) -> bool:
         """Remove the mark."""
         async with self._locked() as connection:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from usher_gateway import model
 from usher_gateway.store import moving
@@ -27,7 +28,41 @@ _DUMPED = {
 }
 """Kinds that are only a part of a table."""
 
+_log = structlog.get_logger(__name__)
+
 _SET_META = "insert or replace into meta values (?, ?)"
+
+
+@contextlib.contextmanager
+def unused_store(folder: Path) -> Iterator[None]:
+    """Keep a SQLite store in a folder from being served while a gateway on another store uses the folder.
+
+    Otherwise both would send the same deliveries if one store has the data of the other. Warns if the data of the store
+    were not exported.
+
+    Raises:
+        StoreLockedError: a gateway serves it, or a command uses it.
+    """
+    path = folder / database.FILE_NAME
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(database.shared_lock(path))
+            if not _is_exported(path):
+                _log.warning("unused_store_found", file=str(path), hint=_UNUSED_HINT)
+        yield
+
+
+_UNUSED_HINT = (
+    "This gateway uses --store. Move the visits and pending deliveries with `usher export`, or move the file away."
+)
+
+
+def _is_exported(path: Path) -> bool:
+    try:
+        with contextlib.closing(database.connect(path, read_only=True)) as connection:
+            return connection.execute("select 1 from meta where name = ?", (MOVED,)).fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 class SqliteMove:
@@ -73,6 +108,11 @@ class SqliteMove:
                 sums[key] = sums.get(key, 0) + count
         meters.add(self._connection, [(*key, count) for key, count in sorted(sums.items())])
         self._connection.execute("delete from meter_batches")
+
+    async def exported_at(self) -> str | None:
+        """Return the mark."""
+        with database.explained_errors(self._folder):
+            return self._meta(MOVED)
 
     async def undo_export(self) -> bool:
         """Remove the mark."""
