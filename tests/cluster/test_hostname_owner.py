@@ -1,9 +1,12 @@
 """A tenant keeps its hostname against a waiting claim of another agency, whatever happens to its own resources."""
 
+import asyncio
 import functools
+import json
+import operator
 from typing import Any
 
-from support import agencies, api, waiting
+from support import agencies, api, installs, waiting
 
 pytestmark = agencies.SHARED
 
@@ -74,6 +77,44 @@ async def test_hostname_survives_a_namespace_that_loses_its_permission(make_agen
         await owner.until_received(1)
     finally:
         await server.delete(api.of(klass))
+
+
+async def test_listeners_of_a_tenant_swap_hostnames_without_a_gap(make_agency: agencies.Make) -> None:
+    agency = await make_agency()
+    hostnames = [f"{name}.{agency.namespace}.customers.example" for name in ("left", "right")]
+    refused: list[tuple[str, int]] = []
+
+    def listeners(first: str, second: str) -> list[dict[str, Any]]:
+        found = {"first": claim(agency, first), "second": claim(agency, second)}
+        return [{**one, "metadata": {**one["metadata"], "name": name}} for name, one in found.items()]
+
+    async def served() -> list[list[tuple[str, bool]]]:
+        """The hostname of each address in both documents, and whether the address is retired."""
+        secrets = await agency.platform.install.documents()
+        found = [secrets[f"Listener {agency.namespace}/{name}"] for name in ("first", "second")]
+        contents = [json.loads(installs.decoded(secret)["config.json"])["document"] for secret in found]
+        return [[(one["host"], one["retired_at"] > 0) for one in content["addresses"]] for content in contents]
+
+    async def probe(hostname: str) -> None:
+        while True:
+            answer = await agency.post(f"https://{hostname}{PATH}", b"{}")
+            if answer.status != 200:
+                refused.append((hostname, answer.status))
+            await asyncio.sleep(0)
+
+    await agency.apply(agency.tenant(), agency.destination(), *listeners(*hostnames))
+    for hostname in hostnames:
+        await agency.until_answers(f"https://{hostname}{PATH}", 200)
+    probes = [asyncio.create_task(probe(hostname)) for hostname in hostnames]
+    for _ in range(20):
+        hostnames.reverse()
+        await agency.apply(*listeners(*hostnames))
+        swapped = [[(hostname, False)] for hostname in hostnames]
+        await waiting.until(served, functools.partial(operator.eq, swapped))
+    for one in probes:
+        one.cancel()
+    await asyncio.gather(*probes, return_exceptions=True)
+    assert refused == []
 
 
 async def contest_with_older_claims(make_agency: agencies.Make) -> tuple[agencies.Agency, list[agencies.Agency], str]:

@@ -719,7 +719,6 @@ class Cache(View):
         before = self.child_index.by_ref.get(ref)
         hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
         shared = frozenset(self.child_index.shared_hosts)
-        addresses = self.child_index.addresses_of(before.key) if before is not None else frozenset()
         child = self.child_index.put(ref, raw, self._keys)
         self._ignored.pop(ref, None)
         if child is None and raw is not None:
@@ -732,7 +731,7 @@ class Cache(View):
             concerned |= self._count_certificate(before, child)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return concerned
-        return concerned | self._on_child(before, child, hosts, addresses)
+        return concerned | self._on_child(before, child, hosts)
 
     def _count_certificate(self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None) -> KeySet:
         """Count the hostname of a Certificate for its namespace; returns the Listeners concerned."""
@@ -748,7 +747,6 @@ class Cache(View):
         before: kinds.ChildRecord | None,
         after: kinds.ChildRecord | None,
         hosts: frozenset[str],
-        addresses: frozenset[str],
     ) -> KeySet:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
@@ -769,8 +767,8 @@ class Cache(View):
                 found |= self._references.users("Hostname", host)
             for host in _held(before) ^ _held(after):  # the only other listener there is alone now, or not any more
                 found |= self.child_index.only_other_holder(host, owner)
-            for address in addresses ^ (self.child_index.addresses_of(after.key) if after is not None else frozenset()):
-                found |= self._references.users("Address", address)
+            for address, _is_retired in _addresses(before) ^ _addresses(after):
+                found |= self._references.users("Address", address) | self.child_index.published_with(address)
         return frozenset(found)
 
     def _hosts_with_other_holders(
@@ -847,6 +845,15 @@ def _holder(child: kinds.ChildRecord | None, hostname: str) -> frozenset[Owner]:
     if child is None or child.held is None or hostname not in child.held.hostnames:
         return frozenset()
     return frozenset({(child.key.namespace, child.held.tenant)})
+
+
+def _addresses(child: kinds.ChildRecord | None) -> frozenset[tuple[str, bool]]:
+    """Path (`address_path`) of each address in a published document, and whether the address is retired."""
+    document = child.published.document if child is not None and child.published is not None else None
+    if child is None or not isinstance(document, documents.ListenerDocument):
+        return frozenset()
+    namespace = child.key.namespace
+    return frozenset((indexes.address_path(namespace, one), one.retired_at > 0) for one in document.addresses)
 
 
 def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:

@@ -164,10 +164,6 @@ class ChildIndex:
         """Hostnames at which published documents have addresses of a class. Do not keep or change the result."""
         return self._shared.groups
 
-    def addresses_of(self, key: Key) -> frozenset[str]:
-        """Paths (`address_path`) of the addresses in the published document of a Listener."""
-        return self._at.groups_of(key)
-
     def published_with(self, address: str) -> AbstractSet[Key]:
         """Listeners whose published document has an address (`address_path`). Do not keep or change the result."""
         return self._at.keys_of(address)

@@ -62,9 +62,10 @@ def config(
     listener: str = "lobby",
     *,
     is_class_address: bool = False,
+    retired_at: int = 0,
     **meta: Any,
 ) -> dict[str, Any]:
-    address = documents.Address(host, "/v1/token", is_class_address=is_class_address)
+    address = documents.Address(host, "/v1/token", retired_at=retired_at, is_class_address=is_class_address)
     document = documents.ListenerDocument(
         "agency", listener, documents.TenantDocument(tenant), (address,), generation=1
     )
@@ -246,6 +247,13 @@ def test_change_of_an_address_concerns_the_listeners_that_name_or_have_it(full: 
     full.put(kinds.LISTENER, at("other", "/shop"))
     assert full.put(kinds.LISTENER, at("bar", "/shop")) == {BAR, Key("Listener", "agency", "other"), ACME}
     assert full.put(kinds.LISTENER, at("bar", "/v1/token")) == {BAR, Key("Listener", "agency", "other"), LOBBY}
+
+
+def test_address_that_goes_into_service_concerns_the_listener_that_keeps_it_until_then(full: Cache) -> None:
+    full.put(kinds.SECRET, config("www.example.com", retired_at=1))
+    full.put(kinds.SECRET, config("www.example.com", listener="bar", retired_at=1))
+    full.put(kinds.SECRET, config("www.example.com", listener="third"))
+    assert LOBBY in full.put(kinds.SECRET, config("www.example.com", listener="bar"))
 
 
 def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:

@@ -306,17 +306,26 @@ def _take_before(
 ) -> None:
     """Give an address to another listener of the tenant that names it and comes first.
 
-    If this listener does not name it (``is_fixed``), any other one comes first.
+    If this listener does not name it any more (``is_fixed``), another one comes first once its own document has the
+    address. Until then this listener's document keeps it, because a gateway reads one document after the other, and
+    the address must be in one of them while listeners swap their hostnames.
     """
     key = hostnames.address_key(address)
     mine = _precedence(view, cached, key)
     for other in view.namers(cached.resource.metadata.namespace, address):
         if other.uid == cached.uid or other.resource.owner != cached.resource.owner:
             continue
-        is_first = not is_fixed or _precedence(view, other, key) < mine
+        is_first = _precedence(view, other, key) < mine if is_fixed else _serves(view, other, key)
         if is_first and _can_claim(view, other.resource, address.host):
             claims.take(address, other.resource.key)
             return
+
+
+def _serves(view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey) -> bool:
+    """True if the published document of a listener has an address that is not retired."""
+    meta = cached.resource.metadata
+    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)
+    return document is not None and address in map(hostnames.address_key, document.live_addresses)
 
 
 def _take_for_absent(

@@ -1,6 +1,7 @@
 """Plans of resources and hostnames: which children they keep and remove."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -392,6 +393,39 @@ def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
     assert accepted is not None
     assert (accepted.reason, wanted.children) == ("HostnameConflict", ())
     assert "default" not in accepted.message
+
+
+def on_hostname(hostname: str) -> dict[str, Any]:
+    """Return the fields of a listener with a fixed path at a hostname."""
+    return {
+        "addresses": [{"name": "a", "hostname": hostname, "path": "/hook"}],
+        "authentication": {"type": "None"},
+    }
+
+
+def served(built: views.MemoryView) -> set[str]:
+    """Return the hostnames at which a document in force has the fixed path."""
+    found = [built.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
+    listeners = [one.document for one in found if one and isinstance(one.document, documents.ListenerDocument)]
+    return {address.host for one in listeners for address in one.addresses if address.path == "/hook"}
+
+
+@pytest.mark.parametrize("order", [("lobby", "second", "lobby"), ("second", "lobby", "second")])
+def test_listeners_that_swap_hostnames_leave_none_unserved(order: tuple[str, ...]) -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, **on_hostname("a.example.org"))
+    built.add(samples.listener("second", "state: Active"))
+    built.edit("Listener", "default/second", **on_hostname("b.example.org"))
+    built.settle()
+    built.edit("Listener", samples.LISTENER, **on_hostname("b.example.org"))
+    built.apply(plan.plan(built, KEY))
+    built.edit("Listener", "default/second", **on_hostname("a.example.org"))
+    for name in order:
+        built.apply(plan.plan(built, Key("Listener", "default", name)))
+        assert served(built) == {"a.example.org", "b.example.org"}
+    built.settle()
+    assert addresses(built) == ["b.example.org", "hooks.example.com"]
+    assert addresses(built, Key("Listener", "default", "second")) == ["a.example.org"]
 
 
 def shared_with_a_rival() -> views.MemoryView:
