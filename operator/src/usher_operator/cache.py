@@ -5,6 +5,7 @@ operator's own write or a new resourceVersion alone, returns none. No method awa
 plan is made.
 """
 
+import collections
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -40,6 +41,9 @@ from usher_operator.view import (
 KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 _NO_KEYS: KeySet = frozenset()
+
+_DELETED_UIDS = 1000
+"""More deletions than watches report between a write and its answer."""
 
 
 def _monotonic_microseconds() -> int:
@@ -95,6 +99,8 @@ class Cache(View):
         """Every existing child of this install."""
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
+        self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
+        """Of the children that were deleted last."""
         self._retirements: dict[Key, frozenset[str]] = {}
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
@@ -330,7 +336,7 @@ class Cache(View):
         return self.put(kind, raw)
 
     def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], before: str) -> KeySet:
-        """Take the answer to a write, unless the watch has reported a later state since the write began.
+        """Take the answer to a write, unless the watch has reported a later state or the end since the write began.
 
         Args:
             kind: of the object.
@@ -339,7 +345,8 @@ class Cache(View):
         """
         about = raw["metadata"]
         uid, version = self.version_of(kind, about.get("namespace", ""), about["name"])
-        if version != before and uid == about["uid"] and is_older(about["resourceVersion"], version):
+        is_late = version != before and uid == about["uid"] and is_older(about["resourceVersion"], version)
+        if is_late or about["uid"] in self._deleted_uids:
             return frozenset()
         return self.take(kind, raw)
 
@@ -375,6 +382,7 @@ class Cache(View):
         if kind in kinds.OWN:
             return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
         if kind in kinds.CHILDREN:
+            self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
             return self._put_child(ref_of(kind, namespace, name), None)
         if kind is kinds.AGENCY_SECRET:
             return self._remove_agency_secret(namespace, name)

@@ -93,6 +93,23 @@ async def test_answer_does_not_replace_a_later_state_that_the_watch_reported() -
     assert cache.child_index.by_ref[REF].state.status == READY
 
 
+async def test_answer_does_not_bring_back_a_child_that_was_deleted_meanwhile() -> None:
+    cache = Cache(OperatorSettings())
+
+    def create_and_delete() -> None:
+        cache.put(kinds.INGRESS, ingress("2"))
+        cache.remove(kinds.INGRESS, REF.namespace, REF.name)
+
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    writes = child_writer(Server(ingress("2"), create_and_delete), cache, queue)
+    await writes.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    assert cache.child_index.of(KEY) == ()
+    await child_writer(
+        Server({**ingress("4"), "metadata": {**ingress("4")["metadata"], "uid": "new"}}), cache, queue
+    ).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    assert [child.uid for child in cache.child_index.of(KEY)] == ["new"]
+
+
 async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
     raw = test_cache.config()

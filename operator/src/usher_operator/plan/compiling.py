@@ -265,13 +265,15 @@ def awaits_gateways(view: View, one: resources.Listener) -> bool:
     """
     if view.gateways is not None:
         return False
-    vacant = {address.hostname for address in one.spec.addresses or ()} - _reserved(view)
-    return any(not view.holders(host) and _is_contested(view, one.owner, host) for host in vacant)
+    named = {address.hostname for address in one.spec.addresses or ()}
+    return any(not view.holders(host) and _is_contested(view, one, host) for host in named)
 
 
-def _is_contested(view: View, owner: hostnames.Owner, host: str) -> bool:
-    """True if a listener of another tenant may claim a hostname too."""
-    others = (found.resource for found in view.claimants(host) if found.resource.owner != owner)
+def _is_contested(view: View, one: resources.Listener, host: str) -> bool:
+    """True if a listener may claim a hostname, and a listener of another tenant too."""
+    if not _can_claim(view, one, host):
+        return False
+    others = (found.resource for found in view.claimants(host) if found.resource.owner != one.owner)
     return any(_can_claim(view, other, host) for other in others)
 
 
