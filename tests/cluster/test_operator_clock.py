@@ -90,3 +90,23 @@ async def test_clock_jump_does_not_delay_gateway_unavailable(
     await install.server.wait(
         lobby, lambda seen: api.condition(seen, "Programmed").get("reason") == "GatewayUnavailable", limit_seconds=60
     )
+
+
+async def test_replica_whose_clock_is_days_ahead_ends_no_retired_url_and_no_tombstone(
+    install: installs.Install, namespace: str, clock: moving_clock.Clock
+) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, "lobby", "bar")
+    lobby, bar = (api.Resource("Listener", name, namespace) for name in ("lobby", "bar"))
+    await install.server.merge(api.of(install.klass()), {"spec": {"hostname": f"{namespace}.example.com"}})
+    await install.server.wait(lobby, lambda seen: api.condition(seen, "AddressRetired"))
+    await install.server.delete(bar)
+    owner = f"Listener {namespace}/bar"
+    await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)
+    await first.stop()
+    clock.set(8 * DAY)
+    await install.start_operator(clock=clock)
+    await install.server.merge(lobby, {"spec": {"silence": {"afterSeconds": 60}}})
+    await install.server.wait(lobby, is_told)
+    assert api.condition(await install.server.get(lobby), "AddressRetired")["status"] == "True"
+    assert owner in await install.documents()

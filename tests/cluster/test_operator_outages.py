@@ -203,3 +203,47 @@ async def test_cert_manager_may_appear_and_disappear_at_run_time(
 def _of_cert_manager() -> list[Path]:
     wanted = ("_certificates", "_issuers", "_clusterissuers")
     return [file for file in foreign.files(foreign.CERT_MANAGER) if file.stem.endswith(wanted)]
+
+
+def watches_of_namespaces(asked: faulty_proxy.Asked) -> bool:
+    return asked.watches and asked.path == "/api/v1/namespaces"
+
+
+def reads_of_namespaces(asked: faulty_proxy.Asked) -> bool:
+    return asked.path == "/api/v1/namespaces" and not asked.writes
+
+
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("where", [watches_of_namespaces, reads_of_namespaces])
+async def test_refused_watch_of_the_platform_does_not_end_the_operator(
+    install: installs.Install,
+    namespace: str,
+    proxy: faulty_proxy.Proxy,
+    tmp_path: Path,
+    status: int,
+    where: faulty_proxy.Where,
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    operator = await install.start_operator("--resync-seconds", "3600", account=through)
+    selector = {"from": "Selector", "selector": {"matchLabels": {"usher-test": "admitted"}}}
+    await install.server.apply(install.klass(namespaces=selector))
+    for document in (installs.tenant(namespace), installs.listener(install, namespace, "lobby")):
+        await install.server.apply(document)
+    lobby = api.Resource("Listener", "lobby", namespace)
+    await install.server.wait(lobby, lambda seen: api.condition(seen, "Accepted").get("reason") == "ClassNotPermitted")
+    await _open_watch(proxy)
+    with proxy.refuse(status, where) as fault:
+        proxy.cut(watches_of_namespaces)
+        await waiting.until(lambda: _value(fault.met), lambda met: met >= 2)
+    await _open_watch(proxy)
+    labels = {"metadata": {"labels": {"usher-test": "admitted"}}}
+    await install.server.merge(api.Resource("Namespace", namespace), labels)
+    await install.server.wait(lobby, lambda seen: api.condition(seen, "Accepted")["status"] == "True")
+    assert operator.process.returncode is None
+
+
+async def _open_watch(proxy: faulty_proxy.Proxy) -> None:
+    async def look() -> int:
+        return sum(map(watches_of_namespaces, proxy.open_watches))
+
+    await waiting.until(look)

@@ -35,6 +35,7 @@ from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
 from usher_operator.removals import AgeClock, PendingRemovals, RemovalGuard
+from usher_operator.server_clock import ServerClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key
@@ -94,12 +95,14 @@ class Operator:
         self.admin = HealthServer(
             settings.admin, health=self.health, metrics=self.metrics, before_scrape=self._update_gauges
         )
+        self.clock = ServerClock()
         self.api = Client(
             self._access,
             limits=ClientLimits(page_bytes=_PAGE_BYTES),
             field_manager=kinds.field_manager(settings.controller_name),
             count_request=self.metrics.count_request,
             may_write=lambda: self.lease.may_write,
+            saw_date=self.clock.saw_date,
         )
         self.watch_api = Client(
             self._access,
@@ -113,7 +116,7 @@ class Operator:
         )
         """Reads the Secrets of agencies, with a connection for each namespace."""
         self.lease = leader.LeaderLease(self.api, settings, time.monotonic)
-        self.cache = Cache(settings, expect_event=self.health.expect_event)
+        self.cache = Cache(settings, wall_clock=self.clock.now, expect_event=self.health.expect_event)
         self.queue: Workqueue[Key] = Workqueue(
             clock=time.monotonic,
             random=random.random,

@@ -50,11 +50,19 @@ def _monotonic_microseconds() -> int:
     return time.monotonic_ns() // 1000
 
 
+def _wall_microseconds() -> int:
+    return time.time_ns() // 1000
+
+
 class Cache(View):
     """Keeps the present state of the cluster, and says which keys a change concerns.
 
-    Args: settings: the install that the operator serves. clock: monotonic microseconds. expect_event: called with the
-    kind of an object when a write or a list shows a change that its watch has to report.
+    Args:
+        settings: the install that the operator serves.
+        clock: monotonic microseconds.
+        wall_clock: the time of day in microseconds.
+        expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
+            report.
     """
 
     def __init__(
@@ -62,10 +70,11 @@ class Cache(View):
         settings: OperatorSettings,
         *,
         clock: Callable[[], int] = _monotonic_microseconds,
+        wall_clock: Callable[[], int] = _wall_microseconds,
         expect_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._expect_event = expect_event
-        self._clock = clock
+        self._clock, self._wall_clock = clock, wall_clock
         self._install = Install(
             controller_name=settings.controller_name,
             operator_namespace=settings.namespace,
@@ -116,7 +125,7 @@ class Cache(View):
     @property
     def time(self) -> int:
         """The wall clock in microseconds."""
-        return time.time_ns() // 1000
+        return self._wall_clock()
 
     @property
     def install(self) -> Install:

@@ -15,6 +15,9 @@ resync.py finds them. Kopf does not notice that versions went backwards, so the 
 
 import asyncio
 import base64
+import contextlib
+import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +39,14 @@ _log = structlog.get_logger(__name__)
 
 _PAGE_ROWS = 500
 _POLL_SECONDS = 1.0
+
+_KOPF_FOLDER = f"{pathlib.Path(kopf.__file__).parent}/"
+_CANCEL_ROUNDS = 5
+_CANCEL_SECONDS = 1.0
+
+_FIRST_KOPF_DELAY_SECONDS = 1.0
+_LAST_KOPF_DELAY_SECONDS = 60.0
+"""Delays before kopf is started again after it failed."""
 
 
 class EventHandler:
@@ -224,15 +235,20 @@ class KopfRunner:
         self._is_stopping = False
 
     async def run(self, *, on_started: Callable[[], None]) -> None:
-        """Run kopf until `stop`.
+        """Run kopf until `stop`. If kopf fails, run it again after a delay, which doubles with each failure in a row.
+
+        Kopf fails if the API server answers 404 or 410 to one of its requests. Meanwhile the checks in resync.py find
+        changes, and if they find some that kopf does not report, the operator counts as not alive.
 
         Not `kopf.operator`, which at its end cancels all tasks of the event loop that began after it.
 
         Args:
             on_started: called after each start of kopf, which installs its own signal handlers.
         """
+        delay = _FIRST_KOPF_DELAY_SECONDS
         while not self._is_stopping:
             self._end.clear()
+            began = time.monotonic()
             tasks = await kopf.spawn_tasks(
                 registry=self._registry,
                 settings=_kopf_settings(),
@@ -244,14 +260,27 @@ class KopfRunner:
             )
             on_started()
             try:
-                ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._end.set()  # otherwise kopf would kill this process when it does not end soon
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks)
-            for task in ended:
-                task.result()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            failure = next((result for result in results if isinstance(result, Exception)), None)
+            await _cancel_orphans()
+            if failure is not None and not self._is_stopping:
+                lasted = time.monotonic() - began
+                delay = _FIRST_KOPF_DELAY_SECONDS if lasted > _LAST_KOPF_DELAY_SECONDS else delay
+                _log.warning("kopf_failed", error=type(failure).__name__, retry_in=delay, exc_info=failure)
+                await self._wait(delay)
+                delay = min(2 * delay, _LAST_KOPF_DELAY_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, at most until `stop` or `restart`."""
+        self._end.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._end.wait()
 
     def restart(self) -> None:
         """Start all watches again, from new lists."""
@@ -269,6 +298,26 @@ class KopfRunner:
             self._access.reject()
         self._has_logged_in = True
         return connection_info(await self._access.connection())
+
+
+async def _cancel_orphans() -> None:
+    """Cancel the watches that kopf leaves running when one of them fails. When it is cancelled, it leaves none."""
+    for _ in range(_CANCEL_ROUNDS):
+        orphans = [task for task in asyncio.all_tasks() if _is_of_kopf(task)]
+        if not orphans:
+            return
+        for task in orphans:
+            # A watch takes the end of its pause-waiter for a pause, and begins again instead of ending. So only the
+            # watch is cancelled, which then cancels its pause-waiter.
+            if not task.get_name().startswith("pause-waiter"):
+                task.cancel()
+        await asyncio.wait(orphans, timeout=_CANCEL_SECONDS)
+    _log.error("kopf_not_ended", tasks=[task.get_name() for task in orphans])
+
+
+def _is_of_kopf(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and code.co_filename.startswith(_KOPF_FOLDER)
 
 
 def connection_info(connection: ApiConnection) -> kopf.ConnectionInfo:

@@ -324,20 +324,25 @@ class ChildRemover:
             raw = await self._api.get(kinds.CERTIFICATE.path(ref.namespace, ref.name), missing_ok=True)
             if raw is None:
                 return  # the watch will report it
-            since = _now()
+            since = self._timestamp()
             unused = children.build_unused_certificate(
                 child.key.name, raw["spec"], self._cache.install, counts_for=child.counts_for, since=since
             )
             await self._writer.write(child.key, ref, unused.manifest)
-        wall = datetime.datetime.now(datetime.UTC)
-        left = self._unused_certificates.seconds_left(ref, since, wall, time.monotonic())
+        left = self._unused_certificates.seconds_left(ref, since, self._wall(), time.monotonic())
         if left > 0:
             self._queue.add_after(child.key, left)
         else:
             await self._delete(child)
 
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
-        return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
+        return self._tombstones.seconds_left(ref, written_at, self._wall(), time.monotonic())
+
+    def _wall(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._cache.time / 1e6, datetime.UTC)
+
+    def _timestamp(self) -> str:
+        return self._wall().isoformat(timespec="seconds").replace("+00:00", "Z")
 
     async def _delete(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
@@ -351,7 +356,7 @@ class ChildRemover:
         self._event_logger.deleted(ref)
 
     async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:
-        keys, kind, install, written_at = self._cache.keys, key.kind, self._cache.install, _now()
+        keys, kind, install, written_at = self._cache.keys, key.kind, self._cache.install, self._timestamp()
         assert keys is not None
         assert kind in {"Listener", "Destination"}
         label = config_secret.install_label(install.controller_name)
@@ -378,7 +383,3 @@ def removal_of(key: Key, owner_uid: str = "", version: str = "") -> Removal | No
         case "Listener" | "Destination":
             return Removal(key.kind, key.namespace, key.name, uid=owner_uid, version=version)
     return None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
