@@ -314,3 +314,22 @@ async def test_deleted_install_key_is_not_recreated_while_documents_exist(
     await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key was deleted" in seen[1])
     assert await install.server.get(secret) is None
     assert await live(install, namespace) == before
+
+
+async def test_deleted_resources_with_a_foreign_finalizer_are_taken_out_of_service(
+    install: installs.Install, namespace: str
+) -> None:
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby", "bar")
+    kept = api.Resource("Listener", "lobby", namespace), api.Resource("Destination", "crm", namespace)
+    for resource in kept:
+        await install.server.merge(resource, {"metadata": {"finalizers": ["example.com/hold"]}})
+        await install.server.delete(resource)
+    await waiting.until(lambda: live(install, namespace), lambda names: names == {"bar"})
+    assert all(["deletionTimestamp" in (await install.server.get(resource))["metadata"] for resource in kept])
+    for resource in kept:
+        await install.server.merge(resource, {"metadata": {"finalizers": []}})
+    await install.server.apply(installs.destination(namespace))
+    await install.server.apply(installs.listener(install, namespace, "lobby"))
+    await wait_live(install, namespace, "lobby", "bar")
+    assert operator.taken_for_gone(namespace) == []

@@ -89,6 +89,9 @@ class Cache(View):
         self._halted: tuple[HaltedRemovals, ...] = ()
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
+        self._ending: dict[Key, tuple[str, str]] = {}
+        """(uid, resourceVersion) of resources that somebody deleted and another program's finalizer still keeps. Plans
+        treat them as gone. A deleted ListenerClass counts until it is gone, because its Listeners need it."""
         self._edited: dict[Key, int] = {}
         """Generation of each resource after its last edit while the operator runs."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
@@ -363,7 +366,12 @@ class Cache(View):
         """Take the present state of an object."""
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
-            return self._put_own(Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            if kind is not kinds.LISTENER_CLASS and "deletionTimestamp" in raw["metadata"]:
+                self._ending[key] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
+                return self._remove_own(key)
+            self._ending.pop(key, None)
+            return self._put_own(key, raw)
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), raw)
         if kind is kinds.AGENCY_SECRET:
@@ -376,8 +384,9 @@ class Cache(View):
     def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
         """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
         if kind in kinds.OWN:
-            record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
-            return (record.uid, record.resource_version) if record is not None else ("", "")
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            record = self.records.get(key)
+            return (record.uid, record.resource_version) if record is not None else self._ending.get(key, ("", ""))
         if kind is kinds.AGENCY_SECRET:
             return self._secrets.version_of(namespace, name)
         if kind not in kinds.CHILDREN:
@@ -389,7 +398,9 @@ class Cache(View):
     def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
         """Forget an object that was deleted."""
         if kind in kinds.OWN:
-            return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            self._ending.pop(key, None)
+            return self._remove_own(key)
         if kind in kinds.CHILDREN:
             self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
             return self._put_child(ref_of(kind, namespace, name), None)
@@ -403,7 +414,7 @@ class Cache(View):
     def versions(self, kind: kinds.WatchedKind) -> dict[tuple[str, str], tuple[str, str]]:
         """(namespace, name) -> (uid, resourceVersion) of every object of a kind that was last seen, used or not."""
         if kind in kinds.OWN:
-            names = [(key.namespace, key.name) for key in self.records if key.kind == kind.name]
+            names = [(key.namespace, key.name) for key in (*self.records, *self._ending) if key.kind == kind.name]
         elif kind in kinds.CHILDREN:
             refs = (*self.child_index.by_ref, *self._ignored)
             names = [(ref.namespace, ref.name) for ref in refs if self.kind_of(ref) is kind]
