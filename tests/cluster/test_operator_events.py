@@ -6,10 +6,6 @@ from typing import Any
 
 from support import api, installs, waiting
 
-WARNS_AFTER_A_SECOND = {"timing": {"warning_delay_seconds": 1.0}}
-_WARNED_AFTER_SECONDS = 120.0
-"""More than the test takes on a slow machine."""
-
 
 async def events(install: installs.Install, namespace: str) -> list[tuple[str, str, str, str]]:
     """(kind, name, type, reason) of every Event of a namespace."""
@@ -24,7 +20,7 @@ def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:
 
 
 async def test_event_warns_once_about_a_resource_that_never_worked(install: installs.Install, namespace: str) -> None:
-    operator = await install.start_operator(changes=WARNS_AFTER_A_SECOND)
+    operator = await install.start_operator()
     await install.server.apply(install.klass())
     await install.server.apply(installs.tenant(namespace))
     await install.server.apply(installs.listener(install, namespace))
@@ -36,7 +32,7 @@ async def test_event_warns_once_about_a_resource_that_never_worked(install: inst
     tenant = ("Tenant", "acme", "Warning", "ListenersNotReady")
     before = await waiting.until(lambda: events(install, namespace), lambda seen: tenant in seen)
     await operator.stop()
-    second = await install.start_operator(changes=WARNS_AFTER_A_SECOND)
+    second = await install.start_operator()
     await install.server.apply(installs.tenant(namespace, "other", timeZone="Nowhere/Land"))
     later = ("Tenant", "other", "Warning", "UnsupportedValue")
     after = await waiting.until(lambda: events(install, namespace), lambda seen: later in seen)
@@ -44,16 +40,17 @@ async def test_event_warns_once_about_a_resource_that_never_worked(install: inst
     assert second.process.returncode is None
 
 
-async def test_event_does_not_warn_about_a_short_absence(install: installs.Install, namespace: str) -> None:
-    operator = await install.start_operator(changes={"timing": {"warning_delay_seconds": _WARNED_AFTER_SECONDS}})
-    resource = api.Resource("Listener", "lobby", namespace)
-    await install.server.apply(installs.listener(install, namespace))  # before its class, tenant and destination
-    for document in (install.klass(), installs.tenant(namespace), installs.destination(namespace)):
-        await waiting.until(lambda: install.server.get(resource), lambda found: api.condition(found, "Ready"))
-        await install.server.apply(document)
-    await install.server.wait(resource, lambda found: api.condition(found, "ResolvedRefs")["status"] == "True")
-    assert [one for one in await events(install, namespace) if one[2] == "Warning"] == []
-    await operator.stop()
+async def test_event_names_each_problem_of_a_new_resource_at_once(install: installs.Install, namespace: str) -> None:
+    await install.server.apply(install.klass())
+    await install.start_operator()
+    await install.server.apply(installs.listener(install, namespace))
+    for reason, missing in (
+        ("TenantNotFound", installs.tenant(namespace)),
+        ("DestinationNotFound", installs.destination(namespace)),
+    ):
+        warned = ("Listener", "lobby", "Warning", reason)
+        await waiting.until(lambda: events(install, namespace), lambda posted, event=warned: event in posted)
+        await install.server.apply(missing)
 
 
 async def test_log_names_published_edited_removed_and_ready_resources(

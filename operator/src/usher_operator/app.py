@@ -29,7 +29,7 @@ from usher_operator import (
 )
 from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger, EventRecorder
+from usher_operator.events import EventLogger
 from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
@@ -235,7 +235,6 @@ class Operator:
             queue=self.queue,
             metrics=self.metrics,
             event_logger=self.event_logger,
-            event_recorder=EventRecorder(timing.warning_delay_seconds),
             clock=time.monotonic,
         )
 

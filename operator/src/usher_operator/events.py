@@ -1,9 +1,7 @@
 """Reports what changed: Events on resources, and lines in the log.
 
-``EventRecorder`` decides which conditions get a Kubernetes Event, and when. A condition that held and stops holding is
-reported at once. A condition that never held is reported only after a while, because much is missing for a moment while
-a new agency is applied manifest by manifest. The stored status is what was reported, so a restart
-reports nothing twice.
+``conditions_to_report()`` decides which conditions get a Kubernetes Event. The stored status is what was reported, so a
+restart reports nothing twice.
 
 ``EventLogger`` logs single documents and resources while they are few, and counts the rest. A start with 10,000
 resources writes some lines and some sums; at level debug, every line.
@@ -20,9 +18,6 @@ from usher_gateway.resources import types
 from usher_operator import kinds
 from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
-
-MAX_WAITING_RESOURCES = 100
-"""Resources of one namespace that the recorder remembers because it may have to warn about them later."""
 
 _Type = ConditionType
 _Reason = OperatorReason
@@ -56,81 +51,20 @@ def is_wrong(condition: StatusCondition | None) -> bool:
     return condition.status == "False" and condition.reason not in _NO_ACTION_NEEDED
 
 
-class EventRecorder:
-    """Decides which conditions get an Event. Pure: times are monotonic seconds.
-
-    Args:
-        grace_seconds: delay before a warning about a condition that never held.
-    """
-
-    def __init__(self, grace_seconds: float) -> None:
-        self._grace = grace_seconds
-        self._waiting: dict[Key, dict[str, float]] = {}
-        """Per resource: the types of conditions that do not hold yet, and when to warn about each."""
-        self._counts: collections.Counter[str] = collections.Counter()
-        """Number of these resources by namespace."""
-
-    def written(
-        self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: float
-    ) -> list[StatusCondition]:
-        """The conditions to report now. ``status`` was written over the stored status in ``record``."""
-        stored = {one.type: one for one in record.found.conditions}
-        found = []
-        for one in status.conditions.values():
-            before = stored.get(one.type)
-            if one.type not in _REPORTED or not _is_news(before, one):
-                continue
-            if _may_wait(before, one):
-                self._wait(key, one.type, now)
-            else:
-                found.append(one)
-        return found
-
-    def overdue(self, key: Key, status: ResourceStatus | None, now: float) -> list[StatusCondition]:
-        """The conditions whose delay is over and that still do not hold. ``status``: None if the resource is gone."""
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            return []
-        found = []
-        for type_, due in list(waiting.items()):
-            condition = status.condition(type_) if status is not None else None
-            is_over = now >= due
-            if condition is not None and is_wrong(condition) and is_over:
-                found.append(condition)
-            if is_over or not is_wrong(condition):
-                del waiting[type_]
-        if not waiting:
-            del self._waiting[key]
-            self._counts[key.namespace] -= 1
-        return found
-
-    def due_in(self, key: Key, now: float) -> float | None:
-        """Seconds until ``overdue`` has to be called for a key; None if no warning waits."""
-        waiting = self._waiting.get(key)
-        return max(0.0, min(waiting.values()) - now) if waiting else None
-
-    def _wait(self, key: Key, type_: str, now: float) -> None:
-        if key not in self._waiting:
-            if self._counts[key.namespace] >= MAX_WAITING_RESOURCES:
-                return
-            self._counts[key.namespace] += 1
-        self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
+def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -> list[StatusCondition]:
+    """The conditions that get an Event when ``status`` replaces the stored one in ``record``."""
+    stored = {one.type: one for one in record.found.conditions}
+    conditions = status.conditions.values()
+    return [one for one in conditions if one.type in _REPORTED and _is_news(stored.get(one.type), one)]
 
 
 def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """True if a condition flipped, or now needs a person. A condition that is absent or Unknown is not news."""
+    """True if a condition flipped, or now needs a person for another reason. Absent or Unknown conditions are not news."""
     if is_wrong(now):
-        return not is_wrong(before)
+        return before is None or not is_wrong(before) or before.reason != now.reason
     if before is None or now.status in {before.status, "Unknown"}:
         return False
     return now.status == "True" or before.status == "True"
-
-
-def _may_wait(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """True if the report can wait, because the condition never held or because the listeners report it themselves."""
-    if not is_wrong(now) or now.type in _NEGATIVE:
-        return False
-    return before is None or before.status != "True" or now.reason == _Reason.ListenersNotReady
 
 
 def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[str, Any]:

@@ -57,8 +57,6 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
     """A leader that could not renew the Lease for this long ends itself."""
     lease_retry_seconds: float = 2.0
     """Interval between two renewals, and between two attempts to get the Lease."""
-    warning_delay_seconds: float = 30.0
-    """Delay before an Event warns about a condition that never held."""
     max_watch_silence_seconds: float = 150.0
     """The operator is not alive if a watch has not reported a change for this long."""
     max_loop_lag_seconds: float = 10.0

@@ -19,7 +19,7 @@ from usher_gateway.resources import types
 from usher_gateway.timing import TokenBucket
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger, EventRecorder, event_of
+from usher_operator.events import EventLogger, conditions_to_report, event_of
 from usher_operator.health import OperatorMetrics
 from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,
@@ -97,7 +97,6 @@ class StatusWriter:
         queue: keys that are written later, or that an answer changed, are added here.
         metrics: the operator's metrics.
         event_logger: logs resources whose Ready condition changed.
-        event_recorder: decides which conditions get an Event.
         clock: monotonic seconds.
     """
 
@@ -109,11 +108,10 @@ class StatusWriter:
         queue: Workqueue[Key],
         metrics: OperatorMetrics,
         event_logger: EventLogger,
-        event_recorder: EventRecorder,
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
-        self._metrics, self._event_logger, self._event_recorder = metrics, event_logger, event_recorder
+        self._metrics, self._event_logger = metrics, event_logger
         self._bucket = TokenBucket(INFORMATIONAL_PER_SECOND, INFORMATIONAL_PER_SECOND, clock())
         self._deferred: Lanes[Key] = Lanes()
         """Keys whose informational write waits for the rate limit; namespaces take turns."""
@@ -134,17 +132,12 @@ class StatusWriter:
         """
         record = self._cache.records.get(plan.key)
         if plan.status is None or record is None:
-            self._event_recorder.overdue(plan.key, None, self._clock())
             self._rewrites.forget(plan.key)
             return
         is_released = plan.key in self._released
         self._released.discard(plan.key)
         result = await self._write(plan.key, plan.status, record, is_released=is_released)
         self._metrics.status_updates.labels(plan.key.kind, result).inc()
-        self._queue_events(plan.key, record.uid, self._event_recorder.overdue(plan.key, plan.status, self._clock()))
-        due = self._event_recorder.due_in(plan.key, self._clock())
-        if due is not None:
-            self._queue.add_after(plan.key, due)
 
     async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, *, is_released: bool) -> str:
         """Write a status; returns the label of the metric."""
@@ -177,7 +170,7 @@ class StatusWriter:
         for other in changed_keys - (frozenset() if is_edited else {key}):
             self._queue.add(other)
         self._log_ready(key, status, record)
-        self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))
+        self._queue_events(key, record.uid, conditions_to_report(status, record))
         return "success"
 
     def _may_write_informational(self, key: Key) -> bool:

@@ -1,4 +1,4 @@
-"""Events report a flip at once, report a condition that never held after a while, and report nothing twice."""
+"""Events report changed conditions at once, and nothing twice."""
 
 import pytest
 import structlog
@@ -7,7 +7,6 @@ from usher_operator import events, kinds
 from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus, StatusCondition, UnreadableResource
 
 KEY = Key("Listener", "agency", "lobby")
-GRACE = 30.0
 
 
 def condition(status: ConditionStatus, reason: str = "TenantNotFound", type_: str = "Ready") -> StatusCondition:
@@ -33,79 +32,38 @@ def status(*conditions: StatusCondition) -> ResourceStatus:
     return ResourceStatus(1, {one.type: one for one in conditions})
 
 
-def reported(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:
-    """(reasons reported at once, reasons reported after the grace period)."""
-    flips = events.EventRecorder(GRACE)
-    first = flips.written(KEY, status(now), record(*([before] if before else [])), 100.0)
-    assert flips.overdue(KEY, status(now), 100.0 + GRACE - 1) == []
-    later = flips.overdue(KEY, status(now), 100.0 + GRACE)
-    assert flips.due_in(KEY, 200.0) is None
-    return [one.reason for one in first], [one.reason for one in later]
-
-
 @pytest.mark.parametrize(
-    ("before", "now", "at_once", "later"),
+    ("before", "now", "reasons"),
     [
-        (READY, WRONG, ["TenantNotFound"], []),
-        (READY, UNASSIGNED, ["AddressNotAssigned"], []),
-        (PENDING, READY, ["Ready"], []),
-        (WRONG, READY, ["Ready"], []),
-        (READY, PENDING, [], []),
-        (WRONG, PENDING, [], []),
-        (None, READY, [], []),
-        (None, PENDING, [], []),
-        (None, ISSUING, [], []),
-        (None, UNASSIGNED, [], []),
-        (PENDING, UNASSIGNED, [], []),
-        (PENDING, ISSUING, [], []),
-        (None, WRONG, [], ["TenantNotFound"]),
-        (PENDING, WRONG, [], ["TenantNotFound"]),
-        (ISSUING, condition("False", "Failed"), [], ["Failed"]),
-        (None, UNREADY, [], ["ListenersNotReady"]),
-        (READY, UNREADY, [], ["ListenersNotReady"]),
-        (WRONG, condition("False", "SecretNotFound"), [], []),
-        (WRONG, WRONG, [], []),
-        (None, condition("False", "NoVisitYet", "Receiving"), [], []),
-        (None, condition("True", "Quarantining", "Quarantining"), ["Quarantining"], []),
-        (READY, condition("False", "X", "Accepted"), [], []),
+        (READY, WRONG, ["TenantNotFound"]),
+        (READY, UNASSIGNED, ["AddressNotAssigned"]),
+        (PENDING, READY, ["Ready"]),
+        (WRONG, READY, ["Ready"]),
+        (READY, PENDING, []),
+        (WRONG, PENDING, []),
+        (None, READY, []),
+        (None, PENDING, []),
+        (None, ISSUING, []),
+        (None, UNASSIGNED, []),
+        (PENDING, UNASSIGNED, []),
+        (PENDING, ISSUING, []),
+        (None, WRONG, ["TenantNotFound"]),
+        (PENDING, WRONG, ["TenantNotFound"]),
+        (ISSUING, condition("False", "Failed"), ["Failed"]),
+        (None, UNREADY, ["ListenersNotReady"]),
+        (READY, UNREADY, ["ListenersNotReady"]),
+        (WRONG, condition("False", "SecretNotFound"), ["SecretNotFound"]),
+        (WRONG, WRONG, []),
+        (None, condition("False", "NoVisitYet", "Receiving"), []),
+        (None, condition("True", "Quarantining", "Quarantining"), ["Quarantining"]),
+        (READY, condition("False", "X", "Accepted"), []),
     ],
 )
-def test_condition_change_is_reported_at_once_or_after_the_grace_period(
-    before: StatusCondition | None, now: StatusCondition, at_once: list[str], later: list[str]
+def test_changed_condition_is_reported_at_once(
+    before: StatusCondition | None, now: StatusCondition, reasons: list[str]
 ) -> None:
-    assert reported(before, now) == (at_once, later)
-
-
-def test_condition_that_holds_within_the_grace_period_gives_no_warning() -> None:
-    flips = events.EventRecorder(GRACE)
-    flips.written(KEY, status(WRONG), record(), 0.0)
-    assert flips.due_in(KEY, 10.0) == 20.0
-    assert flips.overdue(KEY, status(PENDING), 10.0) == []
-    assert flips.due_in(KEY, 10.0) is None
-    assert flips.overdue(KEY, status(WRONG), GRACE) == []
-
-
-def test_warning_is_given_once_and_not_again_after_a_restart() -> None:
-    flips = events.EventRecorder(GRACE)
-    flips.written(KEY, status(WRONG), record(), 0.0)
-    flips.written(KEY, status(WRONG), record(WRONG), 5.0)
-    assert flips.overdue(KEY, status(WRONG), GRACE) == [WRONG]
-    assert flips.overdue(KEY, status(WRONG), 2 * GRACE) == []
-    after = events.EventRecorder(GRACE)
-    assert after.written(KEY, status(WRONG), record(WRONG), 0.0) == []
-    assert after.due_in(KEY, 0.0) is None
-
-
-def test_recorder_forgets_deleted_resources_and_is_bounded_per_namespace() -> None:
-    flips = events.EventRecorder(GRACE)
-    for number in range(events.MAX_WAITING_RESOURCES + 1):
-        flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
-    last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MAX_WAITING_RESOURCES, 0))
-    flips.written(Key("Listener", "other", "lobby"), status(WRONG), record(), 0.0)
-    assert flips.due_in(last, 0.0) is None
-    assert flips.due_in(first, 0.0) == flips.due_in(Key("Listener", "other", "lobby"), 0.0) == GRACE
-    assert flips.overdue(first, None, 0.0) == []
-    assert flips.due_in(first, 0.0) is None
+    reported = events.conditions_to_report(status(now), record(*([before] if before else [])))
+    assert [one.reason for one in reported] == reasons
 
 
 def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:

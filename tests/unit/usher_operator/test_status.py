@@ -9,7 +9,7 @@ import pytest
 from unit.usher_operator import test_cache
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger, EventRecorder
+from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import (
@@ -143,7 +143,6 @@ def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Ca
         queue=queue,
         metrics=OperatorMetrics(),
         event_logger=EventLogger(lambda: 0.0),
-        event_recorder=EventRecorder(30.0),
         clock=clock,
     )
 
