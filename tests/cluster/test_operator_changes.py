@@ -110,6 +110,7 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     for name in names:
         await install.server.delete(api.Resource("Listener", name, namespace))
     digest = await halted_digest(install, set())
+    await wait_event(install, namespace, "RemovalsHalted", f"usher.dev/confirm-removals={digest}")
     await install.server.delete(api.Resource("Listener", "bar", other))
     await wait_live(install, other, "lobby")
     assert await live(install, namespace) == everything
@@ -141,6 +142,16 @@ async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
     await install.server.wait(
         api.of(moved), lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted"
     )
+
+
+async def wait_event(install: installs.Install, namespace: str, reason: str, text: str) -> None:
+    """Wait until a namespace has an Event with a reason and a text."""
+
+    async def notes() -> list[str]:
+        events = await install.server.list(api.Resource("Event", "", namespace))
+        return [event["note"] for event in events if event["reason"] == reason]
+
+    await waiting.until(notes, lambda posted: any(text in note for note in posted))
 
 
 async def hosts(install: installs.Install, namespace: str) -> dict[str, set[str]]:

@@ -40,6 +40,12 @@ async def test_event_warns_once_about_a_resource_that_never_worked(install: inst
     assert second.process.returncode is None
 
 
+async def until_warned(install: installs.Install, namespace: str, reason: str) -> None:
+    """Wait for a Warning about the Listener `lobby`."""
+    warned = ("Listener", "lobby", "Warning", reason)
+    await waiting.until(lambda: events(install, namespace), lambda posted: warned in posted)
+
+
 async def test_event_names_each_problem_of_a_new_resource_at_once(install: installs.Install, namespace: str) -> None:
     await install.server.apply(install.klass())
     await install.start_operator()
@@ -48,8 +54,7 @@ async def test_event_names_each_problem_of_a_new_resource_at_once(install: insta
         ("TenantNotFound", installs.tenant(namespace)),
         ("DestinationNotFound", installs.destination(namespace)),
     ):
-        warned = ("Listener", "lobby", "Warning", reason)
-        await waiting.until(lambda: events(install, namespace), lambda posted, event=warned: event in posted)
+        await until_warned(install, namespace, reason)
         await install.server.apply(missing)
 
 

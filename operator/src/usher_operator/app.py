@@ -201,6 +201,14 @@ class Operator:
     def _build_writers(self) -> None:
         timing = self.settings.timing
         self.event_logger = EventLogger(time.monotonic, logs_every_line=self.settings.logs_every_line)
+        self.statuses = StatusWriter(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            metrics=self.metrics,
+            event_logger=self.event_logger,
+            clock=time.monotonic,
+        )
         self.pending_removals = PendingRemovals(
             settle_seconds=timing.removal_settle_seconds, max_settle_seconds=timing.max_removal_settle_seconds
         )
@@ -211,6 +219,7 @@ class Operator:
             gate=self.gate,
             installation=self.installation,
             metrics=self.metrics,
+            warn=self.statuses.queue_event,
         )
         self.children = ChildWriter(
             api=self.api,
@@ -228,14 +237,6 @@ class Operator:
             removals=self.pending_removals,
             tombstones=AgeClock(timing.tombstone_seconds),
             event_logger=self.event_logger,
-        )
-        self.statuses = StatusWriter(
-            api=self.api,
-            cache=self.cache,
-            queue=self.queue,
-            metrics=self.metrics,
-            event_logger=self.event_logger,
-            clock=time.monotonic,
         )
 
     def _kinds(self) -> tuple[kinds.WatchedKind, ...]:

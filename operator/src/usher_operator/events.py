@@ -59,7 +59,7 @@ def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -
 
 
 def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """True if a condition flipped, or now needs a person for another reason. Absent or Unknown conditions are not news."""
+    """True if a condition flipped, or needs a person for another reason. An absent or Unknown condition is not news."""
     if is_wrong(now):
         return before is None or not is_wrong(before) or before.reason != now.reason
     if before is None or now.status in {before.status, "Unknown"}:

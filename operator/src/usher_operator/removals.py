@@ -27,6 +27,7 @@ from usher_gateway.resources.removal_limit import (
     RemovalBounds,
     RemovalDecision,
     RemovalKind,
+    confirm_command,
     decide,
     describe_removals,
     exceeds_limit,
@@ -36,7 +37,7 @@ from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.plan.common import OperatorReason
-from usher_operator.view import Key, ObjectRef, Plan
+from usher_operator.view import Key, ObjectRef, Plan, StatusCondition
 from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -342,7 +343,20 @@ class RemovalGuard:
         gate: PauseGate,
         installation: Installation,
         metrics: OperatorMetrics,
+        warn: Callable[[Key, str, StatusCondition], None],
     ) -> None:
+        """Prepare the guard.
+
+        Args:
+            pending: the requested removals.
+            cache: what is known of the cluster.
+            queue: keys whose removal is allowed are added here.
+            gate: the guard decides nothing while it is closed.
+            installation: the guard decides nothing without the right install key.
+            metrics: the operator's metrics.
+            warn: called with an object, its uid and what its Event has to say.
+        """
+        self._warn = warn
         self._pending, self._cache, self._queue = pending, cache, queue
         self._gate, self._installation, self._metrics = gate, installation, metrics
         self._wake = asyncio.Event()
@@ -448,9 +462,26 @@ class RemovalGuard:
                     removals=describe_removals(one),
                     digest=one.digest,
                 )
+                self._warn_in_namespace(one)
         self._metrics.removals_halted.set(sum(len(one.removals) for one in halted))
         for key in self._cache.set_halted(halted):
             self._queue.add(key)
+
+    def _warn_in_namespace(self, halt: HaltedRemovals) -> None:
+        """Post an Event about one of the objects, because an agency sees its own namespace and no ListenerClass."""
+        removal = min(halt.removals, key=_names_first)
+        key = Key("Destination" if removal.kind == "Destination" else "Listener", removal.namespace, removal.name)
+        class_name = min((one.resource.metadata.name for one in self._cache.our_classes()), default="NAME")
+        message = (
+            f"{len(halt.removals)} removals wait ({describe_removals(halt)}), because they exceed the removal limit, "
+            "and gateways still serve what they remove; to undo them, apply the objects again; to confirm them, the "
+            f"platform's owner must run: {confirm_command(class_name, halt)}"
+        )
+        self._warn(key, removal.uid, StatusCondition("Ready", "False", OperatorReason.RemovalsHalted, message, 0))
+
+
+def _names_first(removal: Removal) -> tuple[bool, Removal]:
+    return removal.kind == "Destination", removal
 
 
 def _listener_keys(removals: Iterable[Removal]) -> set[Key]:

@@ -170,7 +170,8 @@ class StatusWriter:
         for other in changed_keys - (frozenset() if is_edited else {key}):
             self._queue.add(other)
         self._log_ready(key, status, record)
-        self._queue_events(key, record.uid, conditions_to_report(status, record))
+        for condition in conditions_to_report(status, record):
+            self.queue_event(key, record.uid, condition)
         return "success"
 
     def _may_write_informational(self, key: Key) -> bool:
@@ -203,14 +204,13 @@ class StatusWriter:
         if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
             self._event_logger.ready(key, ready)
 
-    def _queue_events(self, key: Key, uid: str, conditions: list[StatusCondition]) -> None:
-        """Queue Events for the background task; drop those over the limit, so that they never delay a write."""
-        for condition in conditions:
-            event = event_of(key, uid, condition, _now())
-            lane = event["metadata"]["namespace"]
-            if self._events.depth(lane) < _MAX_QUEUED_EVENTS:
-                self._events.add(lane, event)
-                self._has_events.set()
+    def queue_event(self, key: Key, uid: str, condition: StatusCondition) -> None:
+        """Queue an Event for the background task; drop it over the limit, so that Events never delay a write."""
+        event = event_of(key, uid, condition, _now())
+        lane = event["metadata"]["namespace"]
+        if self._events.depth(lane) < _MAX_QUEUED_EVENTS:
+            self._events.add(lane, event)
+            self._has_events.set()
 
     async def post_events(self) -> None:
         """Post the queued Events, until cancelled."""

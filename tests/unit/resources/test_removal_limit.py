@@ -115,7 +115,7 @@ def test_description_names_each_namespace_with_its_hash() -> None:
     one, other = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(1, namespace="a"))
     assert describe_halts([one, other]) == (
         f'"{other.digest}" for Listener `x000` in namespace `a`; '
-        f'"{one.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and others in namespace `b`'
+        f'"{one.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`'
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import datetime
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from usher_operator import children, kinds, removals
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import Key, ObjectRef
+from usher_operator.view import Key, ObjectRef, StatusCondition
 from usher_operator.workqueue import PauseGate, Workqueue
 
 
@@ -336,7 +336,11 @@ def cache_with(*listeners_in_force: tuple[str, str]) -> Cache:
     return found
 
 
-async def decided(cache: Cache, requested: list[Removal]) -> tuple[set[str], set[str]]:
+async def decided(
+    cache: Cache,
+    requested: list[Removal],
+    warn: Callable[[Key, str, StatusCondition], None] = lambda *_: None,
+) -> tuple[set[str], set[str]]:
     """Run the guard until it has decided; returns the halted namespaces, and the queued listeners."""
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     pending = removals.PendingRemovals(settle_seconds=0, max_settle_seconds=0)
@@ -348,6 +352,7 @@ async def decided(cache: Cache, requested: list[Removal]) -> tuple[set[str], set
         gate=PauseGate(),
         installation=installation,
         metrics=OperatorMetrics(),
+        warn=warn,
     )
     want(pending, requested, -1.0)
     running = asyncio.create_task(guard.run())
@@ -372,6 +377,20 @@ async def test_guard_halts_namespaces_that_together_have_every_listener() -> Non
 async def test_guard_halts_listeners_that_only_a_stale_gateway_has() -> None:
     assert await decided(cache_with(), listeners(2, namespace="a")) == ({"a"}, set())
     assert await decided(cache_with(("b", "l0")), listeners(2, namespace="a")) == (set(), {"a/l0", "a/l1"})
+
+
+async def test_halt_warns_in_its_namespace_with_the_command_that_confirms_it() -> None:
+    cache = cache_with(("a", "l0"), ("a", "l1"))
+    warnings: list[tuple[Key, str, StatusCondition]] = []
+    requested = [Removal("Destination", "a", "crm", uid="uid-crm"), *listeners(2, namespace="a")]
+    await decided(cache, requested, warn=lambda *warning: warnings.append(warning))
+    ((key, uid, condition),) = warnings
+    assert (key, uid) == (Key("Listener", "a", "l0"), requested[1].uid)
+    assert condition.reason == "RemovalsHalted"
+    assert condition.message.startswith("3 removals wait (Listener `l0`, Listener `l1`, Destination `crm`")
+    assert condition.message.endswith(
+        f"listenerclasses.usher.dev NAME usher.dev/confirm-removals={cache.halted[0].digest}"
+    )
 
 
 async def test_rest_of_a_halted_set_waits_again_after_a_restart() -> None:

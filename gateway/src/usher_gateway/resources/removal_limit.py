@@ -177,8 +177,7 @@ _MAX_FURTHER_NAMESPACES = 10
 def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
     """Return the namespaces with halted removals in order, each with a few names and the hash that confirms it.
 
-    If they are many, the text names some without a hash, and says where all hashes are. It has no count, because a
-    status has no counters.
+    If they are many, the text names some without a hash, and says where all hashes are.
     """
     text, further = "", []
     for one in sorted(halts):
@@ -191,6 +190,12 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
         text += f"; also removals {', '.join(further[:_MAX_FURTHER_NAMESPACES])}{more}: "
         text += "the operator's log (removals_halted) has their hashes"
     return text
+
+
+def confirm_command(class_name: str, halt: HaltedRemovals) -> str:
+    """Return the command that confirms halted removals."""
+    annotation = f"{types.CONFIRM_REMOVALS}={halt.digest}"
+    return f"kubectl annotate --overwrite listenerclasses.usher.dev {class_name} {annotation}"
 
 
 def describe_unmatched(confirmations: Collection[str], halts: Iterable[HaltedRemovals]) -> str:
@@ -209,10 +214,10 @@ def namespaces_in(description: str) -> frozenset[str]:
 
 
 def describe_removals(halted: HaltedRemovals) -> str:
-    """Return a few names of halted removals, listeners first, and their namespace."""
+    """Return a few names of halted removals, listeners first, how many more there are, and their namespace."""
     listeners_first = sorted(halted.removals, key=lambda removal: removal.kind == "Destination")
     names = list(dict.fromkeys(_describe(removal) for removal in listeners_first))
-    more = " and others" if len(names) > _MAX_NAMES else ""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"{', '.join(names[:_MAX_NAMES])}{more} in namespace `{halted.namespace}`"
 
 

@@ -12,7 +12,13 @@ import msgspec
 from usher_gateway import model, resources
 from usher_gateway.resources import hostnames, types
 from usher_gateway.resources.listener_class import check_class
-from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, describe_halts, describe_unmatched
+from usher_gateway.resources.removal_limit import (
+    HaltedRemovals,
+    confirm_command,
+    confirmations_of,
+    describe_halts,
+    describe_unmatched,
+)
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
@@ -79,7 +85,7 @@ def _class_accepted(view: View, one: resources.ListenerClass, builder: Condition
         return builder.from_state(_Type.Accepted, held_back)
     if view.halted:
         unmatched = describe_unmatched(confirmations_of(one.metadata.annotations), view.halted)
-        message = _halted(view.halted) + (f"; {unmatched}" if unmatched else "")
+        message = _halted(one.metadata.name, view.halted) + (f"; {unmatched}" if unmatched else "")
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
     (accepted,) = builder.from_findings(check_class(one), [_Type.Accepted])
     return accepted
@@ -100,11 +106,12 @@ def _hostnames_shared(view: View, one: resources.ListenerClass, builder: Conditi
     return []
 
 
-def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
+def _halted(class_name: str, halts: tuple[HaltedRemovals, ...]) -> str:
+    command = confirm_command(class_name, min(halts))
+    other = "; to confirm several, put their hashes there with commas between them" if len(halts) > 1 else ""
     return (
         "removals wait, because too many objects or addresses of a namespace or all listeners would go out of service "
-        f"at once; to confirm them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to "
-        f"several with commas between them: {describe_halts(halts)}"
+        f"at once; to confirm those named first, run: {command}{other}; the hashes: {describe_halts(halts)}"
     )
 
 
