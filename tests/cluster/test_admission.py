@@ -3,8 +3,10 @@
 import shlex
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
+from local_cluster import kubectl as kubectls
 from support import accounts, agencies, api
 
 pytestmark = agencies.SHARED
@@ -35,6 +37,19 @@ async def test_namespace_is_admitted_by_the_command_in_the_condition(stranger: a
     await stranger.post(await stranger.url(), agencies.visit(1))
     (received,) = await stranger.until_received(1)
     assert received.headers["authorization"] == "Bearer open-sesame-7"
+
+
+async def test_admin_of_a_namespace_can_admit_it_and_an_editor_cannot(stranger: agencies.Agency) -> None:
+    refused = await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    command = shlex.split(message_of(refused).partition("kubectl ")[2])
+    kubectl = stranger.platform.install.cluster.kubectl
+    for role in ("edit", "admin"):
+        binding = f"--clusterrole={role}", f"--user={role}-of-{stranger.namespace}"
+        await kubectl("create", "rolebinding", role, f"--namespace={stranger.namespace}", *binding)
+    with pytest.raises(kubectls.KubectlError, match="forbidden"):
+        await kubectl(*command, f"--as=edit-of-{stranger.namespace}")
+    await kubectl(*command, f"--as=admin-of-{stranger.namespace}")
+    await stranger.wait_ready("listeners.usher.dev/lobby")
 
 
 async def test_withdrawn_admission_leaves_the_listener_in_service(agency: agencies.Agency) -> None:

@@ -51,6 +51,23 @@ async def test_edited_config_secret_is_restored(install: installs.Install, names
     await install.server.wait(api.of({"kind": "Secret", **before}), lambda found: found["data"] == before["data"])
 
 
+async def test_replayed_document_and_tombstone_are_replaced(install: installs.Install, namespace: str) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby", "bar")
+    owner, lobby = f"Listener {namespace}/lobby", api.Resource("Listener", "lobby", namespace)
+    older = (await install.documents())[owner]["data"]
+    await install.server.delete(lobby)
+    found = await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]))
+    tombstone = found[owner]["data"]
+    again = installs.listener(install, namespace, "lobby", silence={"afterSeconds": 60})
+    await install.server.apply(again)
+    present = await waiting.until(install.documents, lambda seen: "document" in content(seen[owner]))
+    for replayed in (older, tombstone):
+        secret = api.of({"kind": "Secret", **present[owner]})
+        await install.server.merge(secret, {"data": replayed})
+        await install.server.wait(secret, lambda seen: seen["data"] == present[owner]["data"])
+
+
 async def test_deleted_config_secret_and_removed_label_are_restored(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
