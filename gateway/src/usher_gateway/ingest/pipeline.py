@@ -114,10 +114,8 @@ class ArrivalPipeline:
             arrival = build_arrival(
                 match, request.headers, content, parsed, now, self._clock.confirmed(), identified=identified
             )
-            del (
-                parsed,
-                identified,
-            )  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
+            # They may be hundreds of objects, which must not live until the commit (docs/performance.md).
+            del parsed, identified
             accepted = await self._commit(arrival, request.deadline)
             self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
             self._deliver(accepted.deliveries)
