@@ -79,6 +79,18 @@ async def test_rate_limit_affects_only_the_flooded_listener(tmp_path: Path) -> N
         assert await gateway.meters("wifi") == {"visits": 100}
 
 
+async def test_listener_over_its_rate_is_refused_after_a_second(tmp_path: Path) -> None:
+    manifests = gateways.MANIFESTS.replace("requestsPerSecond: 100000", "requestsPerSecond: 1")
+    async with gateways.running(tmp_path, manifests) as gateway:
+        started = time.monotonic()
+        posts = [asyncio.create_task(gateway.post(visit(number))) for number in range(10)]
+        refused = [answer for answer in await asyncio.gather(*posts) if answer.status == 503]
+        assert refused
+        assert all(answer.headers["retry-after"] for answer in refused)
+        assert time.monotonic() - started >= 1.0
+        assert gateway.counted()["refused:RateLimited"] == len(refused)
+
+
 async def test_decompression_bombs_do_not_stop_other_tenants(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, MANIFESTS) as gateway:
         is_over = asyncio.Event()

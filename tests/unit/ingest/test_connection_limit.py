@@ -69,54 +69,51 @@ def test_source_is_an_address_or_a_network_of_64_bits(address: str, source: str)
     assert source_of(address) == source
 
 
-def unfinished_of(total: int, total_bytes: int = 1_000_000) -> UnfinishedLimit[str]:
-    return UnfinishedLimit((total, total_bytes), {"listener": 1 / 4, "source": 1 / 2})
+def unfinished_of(members: int, total_bytes: int = 1_000_000) -> UnfinishedLimit[str]:
+    return UnfinishedLimit(members=members, total_bytes=total_bytes)
 
 
-def test_oldest_body_of_a_listener_over_its_limit_gives_way() -> None:
-    limit = unfinished_of(8)
-    limit.add("other", {"listener": "b", "source": "s"})
-    for name in ("first", "second"):
-        limit.add(name, {"listener": "a", "source": "s"})
+def test_oldest_body_of_an_owner_over_its_half_gives_way() -> None:
+    limit = unfinished_of(4)
+    limit.add("other", ("b", "10.0.0.2"))
+    for name, source in (("first", "10.0.0.1"), ("second", "10.0.0.3")):
+        limit.add(name, ("a", source))
         assert limit.in_excess(name) is None
-    limit.add("third", {"listener": "a", "source": "s"})
+    limit.add("third", ("a", "10.0.0.4"))
     assert limit.in_excess("third") == "first"
     limit.remove("first")
     assert limit.in_excess("third") is None
 
 
-def test_oldest_body_of_a_source_over_its_limit_gives_way() -> None:
-    limit = unfinished_of(8)
-    for number in range(4):
-        limit.add(f"s{number}", {"listener": f"l{number}", "source": "s"})
-        assert limit.in_excess(f"s{number}") is None
-    limit.add("elsewhere", {"listener": "l9", "source": "t"})
-    assert limit.in_excess("elsewhere") is None
-    limit.add("s4", {"listener": "l4", "source": "s"})
-    assert limit.in_excess("s4") == "s0"
-
-
 def test_owner_with_most_bodies_gives_way_over_the_limit_in_total() -> None:
     limit = unfinished_of(4)
-    limit.add("alone", {"listener": "a", "source": "1"})
-    limit.add("first", {"listener": "b", "source": "2"})
-    limit.add("second", {"listener": "c", "source": "2"})
-    limit.add("third", {"listener": "d", "source": "3"})
+    limit.add("alone", ("a", "10.0.0.1"))
+    limit.add("first", ("b", "10.0.0.2"))
+    limit.add("second", ("c", "10.0.0.2"))
+    limit.add("third", ("d", "10.0.0.3"))
     assert limit.in_excess("third") is None
-    limit.add("fourth", {"listener": "e", "source": "4"})
+    limit.add("fourth", ("e", "10.0.0.4"))
     assert limit.in_excess("fourth") == "first"
 
 
 def test_largest_body_gives_way_over_a_limit_of_bytes() -> None:
     limit = unfinished_of(100, total_bytes=1_000)
-    limit.add("small", {"listener": "a", "source": "1"}, 10)
-    limit.add("large", {"listener": "a", "source": "1"}, 200)
-    limit.grow("small", 30)
+    limit.add("small", ("a", "10.0.0.1"), 100)
+    limit.add("large", ("a", "10.0.0.2"), 350)
+    limit.grow("small", 50)
     assert limit.in_excess("small") is None
-    limit.grow("small", 11)
+    limit.grow("small", 1)
     assert limit.in_excess("small") == "large"
     limit.remove("large")
     limit.remove("large")
     limit.grow("large", 500)
     assert limit.in_excess("small") is None
     assert len(limit) == 1
+
+
+def test_owner_with_most_bytes_gives_way_over_the_limit_in_total() -> None:
+    limit = unfinished_of(100, total_bytes=1_000)
+    limit.add("most", ("a", "10.0.0.1"), 450)
+    limit.add("less", ("b", "10.0.0.2"), 300)
+    limit.add("least", ("c", "10.0.0.3"), 251)
+    assert limit.in_excess("least") == "most"

@@ -11,7 +11,7 @@ memory, and a sender can keep it so on purpose.
 """
 
 import ipaddress
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
@@ -84,74 +84,70 @@ class ConnectionLimit(Generic[C]):
 
 
 class UnfinishedLimit(Generic[C]):
-    """Limits unfinished bodies or handshakes, in number and bytes: in total, and by each of their owners.
+    """Limits unfinished bodies or handshakes in number and bytes. An owner (a source, a listener) may have half.
 
-    An owner is a source or a listener. Over an owner's limit, its own members give way. Over the limit in total, those
-    of the owner with the most do. Of several, the one that has been unfinished longest gives way, or over a limit of
-    bytes, the largest.
-
-    Args:
-        total: members, and bytes.
-        shares: kind of owner -> the part of the total that one owner may take, such as 1/8.
+    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of
+    several, the one that has been unfinished longest gives way, or over a limit of bytes, the largest.
     """
 
-    def __init__(self, total: tuple[int, int], shares: Mapping[str, float]) -> None:
-        self._total = total
-        self._limits = {kind: tuple(max(1, int(limit * share)) for limit in total) for kind, share in shares.items()}
+    def __init__(self, *, members: int, total_bytes: int) -> None:
+        self._limit, self._limit_bytes = members, total_bytes
         self._sizes: dict[C, int] = {}
-        """Member -> its bytes, longest first."""
-        self._owners: dict[C, Mapping[str, str]] = {}
-        """Member -> kind -> owner."""
-        self._members: dict[tuple[str, str], dict[C, None]] = {}
-        """(kind, owner) -> its members, longest first."""
-        self._bytes: dict[tuple[str, str], int] = {}
-        self._all_bytes = 0
+        """Member -> its bytes."""
+        self._bytes = 0
+        self._owners: dict[C, tuple[str, ...]] = {}
+        self._members_of: dict[str, dict[C, None]] = {}
+        """Owner -> its members, longest first."""
+        self._bytes_of: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Return how many are unfinished."""
         return len(self._sizes)
 
-    def add(self, member: C, owners: Mapping[str, str], size: int = 0) -> None:
-        """Add a member. ``owners``: kind -> owner."""
+    def add(self, member: C, owners: tuple[str, ...], size: int = 0) -> None:
+        """Add a member."""
         self._sizes[member] = 0
         self._owners[member] = owners
-        for owner in owners.items():
-            self._members.setdefault(owner, {})[member] = None
-            self._bytes.setdefault(owner, 0)
+        for owner in owners:
+            self._members_of.setdefault(owner, {})[member] = None
+            self._bytes_of.setdefault(owner, 0)
         self.grow(member, size)
 
     def grow(self, member: C, size: int) -> None:
         """Note that a member takes so many bytes more. Does nothing if it was removed."""
         if member in self._sizes:
             self._sizes[member] += size
-            self._all_bytes += size
-            for owner in self._owners[member].items():
-                self._bytes[owner] += size
+            self._bytes += size
+            for owner in self._owners[member]:
+                self._bytes_of[owner] += size
 
     def remove(self, member: C) -> None:
         """Forget a member that is finished or closed. Idempotent."""
         self.grow(member, -self._sizes.get(member, 0))
         self._sizes.pop(member, None)
-        for owner in self._owners.pop(member, {}).items():
-            del self._members[owner][member]
-            if not self._members[owner]:
-                del self._members[owner], self._bytes[owner]
+        for owner in self._owners.pop(member, ()):
+            del self._members_of[owner][member]
+            if not self._members_of[owner]:
+                del self._members_of[owner], self._bytes_of[owner]
 
     def in_excess(self, member: C) -> C | None:
         """Return who gives way because of a member that was added or that grew; None if no limit is exceeded."""
-        for owner in self._owners.get(member, {}).items():
-            most, most_bytes = self._limits[owner[0]]
-            if len(self._members[owner]) > most:
-                return next(iter(self._members[owner]))
-            if self._bytes[owner] > most_bytes:
-                return max(self._members[owner], key=self._sizes.__getitem__)
-        if len(self._sizes) > self._total[0]:
-            owner = max(self._members, key=lambda one: len(self._members[one]))
-            return next(iter(self._members[owner]))
-        if self._all_bytes > self._total[1]:
-            owner = max(self._bytes, key=self._bytes.__getitem__)
-            return max(self._members[owner], key=self._sizes.__getitem__)
+        for owner in self._owners.get(member, ()):
+            if 2 * len(self._members_of[owner]) > self._limit:
+                return self._oldest(owner)
+            if 2 * self._bytes_of[owner] > self._limit_bytes:
+                return self._largest(owner)
+        if len(self._sizes) > self._limit:
+            return self._oldest(max(self._members_of, key=lambda owner: len(self._members_of[owner])))
+        if self._bytes > self._limit_bytes:
+            return self._largest(max(self._bytes_of, key=self._bytes_of.__getitem__))
         return None
+
+    def _oldest(self, owner: str) -> C:
+        return next(iter(self._members_of[owner]))
+
+    def _largest(self, owner: str) -> C:
+        return max(self._members_of[owner], key=self._sizes.__getitem__)
 
 
 def source_of(address: str) -> str:

@@ -548,11 +548,11 @@ class PublicServer:
             connections=limits.connections, per_source=limits.connections_per_source
         )
         self.bodies: connection_limit.UnfinishedLimit[Connection] = connection_limit.UnfinishedLimit(
-            (limits.connections // 2, limits.reading_bytes // 2), {"listener": 1 / 4, "source": 1 / 2}
+            members=limits.connections // 2, total_bytes=limits.reading_bytes // 2
         )
         """The connections whose body is incomplete."""
         self.handshakes: connection_limit.UnfinishedLimit[Connection] = connection_limit.UnfinishedLimit(
-            (limits.handshakes, 0), {"source": 1 / 2}
+            members=limits.handshakes, total_bytes=0
         )
         """The connections whose TLS handshake is incomplete."""
         self.displaced = 0
@@ -595,7 +595,7 @@ class PublicServer:
         """Register a new TLS connection; if there are too many handshakes, the oldest one gives way."""
         if not self.admit(connection, address):
             return False
-        self.handshakes.add(connection, {"source": self.limit.source(connection)})
+        self.handshakes.add(connection, (self.limit.source(connection),))
         displaced = self.handshakes.in_excess(connection)
         if displaced is not None:
             self.displaced_handshakes += 1
@@ -605,7 +605,7 @@ class PublicServer:
 
     def begin_body(self, connection: Connection) -> None:
         """Register an unfinished body, and let others give way to it."""
-        owners = {"listener": connection.listener, "source": self.limit.source(connection)}
+        owners = (connection.listener, self.limit.source(connection))
         self.bodies.add(connection, owners, connection.unanswered_bytes)
         self._displace_bodies(connection)
 
