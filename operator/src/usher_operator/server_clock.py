@@ -1,15 +1,16 @@
-"""The wall clock that all replicas share: the API server's, from the header ``Date`` of its responses.
+"""A wall clock that is right on every replica: checked against the API server's, by ``Date`` of its responses.
 
-A replica whose own clock is days ahead would end retired URLs, tombstones and unused Certificates days early. Between
-responses the monotonic clock counts, so a jump of the machine's own clock changes nothing.
+A replica whose own clock is days ahead would end retired URLs, tombstones and unused Certificates days early. So if the
+machine's clock differs from the API server's by more than a minute, the API server's counts, and the monotonic clock
+between two responses. Otherwise the machine's own clock counts, because ``Date`` has whole seconds only.
 """
 
 import email.utils
 import time
 from collections.abc import Callable
 
-_TOLERANCE_MICROSECONDS = 2_000_000
-"""``Date`` has whole seconds and the response took some time, so a smaller difference does not move the clock."""
+_TOLERANCE_MICROSECONDS = 60_000_000
+"""A machine's clock that differs by less counts as right."""
 
 
 def _monotonic() -> int:
@@ -21,7 +22,7 @@ def _wall() -> int:
 
 
 class ServerClock:
-    """The API server's wall clock; the machine's own before the first response. All times are in microseconds.
+    """The machine's wall clock, or the API server's if they differ. All times are in microseconds.
 
     Args:
         monotonic: counts between two responses.
@@ -31,7 +32,7 @@ class ServerClock:
     def __init__(self, *, monotonic: Callable[[], int] = _monotonic, wall: Callable[[], int] = _wall) -> None:
         self._monotonic, self._wall = monotonic, wall
         self._offset: int | None = None
-        """Difference between the server's clock and the monotonic one."""
+        """Difference between the server's clock and the monotonic one, by the last response."""
 
     def saw_date(self, date: str) -> None:
         """Take the header ``Date`` of a response that arrives now. Ignores a text that is no date."""
@@ -39,10 +40,12 @@ class ServerClock:
             server_time = round(email.utils.parsedate_to_datetime(date).timestamp() * 1_000_000)
         except (TypeError, ValueError, OverflowError):
             return
-        offset = server_time - self._monotonic()
-        if self._offset is None or abs(offset - self._offset) > _TOLERANCE_MICROSECONDS:
-            self._offset = offset
+        self._offset = server_time - self._monotonic()
 
     def now(self) -> int:
         """The present time."""
-        return self._wall() if self._offset is None else self._monotonic() + self._offset
+        wall = self._wall()
+        if self._offset is None:
+            return wall
+        server_time = self._monotonic() + self._offset
+        return wall if abs(wall - server_time) <= _TOLERANCE_MICROSECONDS else server_time
