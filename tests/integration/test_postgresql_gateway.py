@@ -10,7 +10,7 @@ import pytest
 
 from integration import gateways, test_kill
 from postgresql.server import PostgresServer
-from support import certificates, leaks
+from support import certificates, databases, leaks
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
@@ -216,3 +216,25 @@ async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
         await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
         assert await gateway.exit_code() == 2
         assert "fails the check of its certificate: it has no TLS" in gateway.log.read_text()
+
+
+async def test_gateway_starts_without_names_and_warns_of_them(tmp_path: Path, database: str) -> None:
+    """Early releases left such databases. Deliveries of an unknown route are held."""
+    gateway = gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), database=database)
+    async with gateway:
+        await gateway.start(USHER_INSTALL_KEY=KEY)
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        assert await gateway.terminate() == 0
+        databases.server().execute("delete from listeners; delete from routes", database)
+        await gateway.start(USHER_INSTALL_KEY=KEY)
+
+        async def is_warned_of() -> bool:
+            status, text = await gateway.readiness()
+            assert status == 200
+            return "the database lost the names of" in text
+
+        await gateways.wait_until(is_warned_of, 60, "a warning")
+        store = gateway.store
+        await gateways.wait_until(lambda: store.count("deliveries where hold = 8") == 1, 60, "a hold")
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(2))).is_acknowledgement
+        assert await gateway.terminate() == 0
