@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from integration import gateways
+from usher_gateway import model
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -124,3 +125,22 @@ async def test_deliveries_in_lanes_of_a_removed_destination_go_to_a_gateway_that
     await gateways.wait_until(lambda: peer.requests["/crm"] == 2, 60, "an attempt of the first gateway")
     peer.answers.set()
     await gateways.wait_until(lambda: first.store.rows(delivered) == [(4,)], 60, "deliveries that were never held")
+
+
+async def test_gateway_that_is_alone_holds_the_deliveries_of_a_removed_destination(
+    pair: list[gateways.Gateway], peer: Peer
+) -> None:
+    gateway = pair[0]
+    gateway.configure(manifests(peer, "crm"))
+    await gateway.start(USHER_INSTALL_KEY=KEY)
+    peer.statuses["/crm"] = 503
+    assert (await gateways.post(gateway.port, "/crm", gateways.visit(1))).is_acknowledgement
+    await gateways.wait_until(lambda: peer.requests["/crm"] == 1, 60, "the first attempt")
+
+    gateway.configure(manifests(peer, "crm", missing=("crm",)))
+    not_found = int(model.HoldReason.DestinationNotFound)
+    state = "select state, hold from deliveries"
+    await gateways.wait_until(lambda: gateway.store.rows(state) == [(0, not_found)], 60, "a held delivery")
+    peer.statuses["/crm"] = 200
+    gateway.configure(manifests(peer, "crm"))
+    await gateways.wait_until(lambda: gateway.store.rows(state) == [(1, 0)], 60, "the delivery")

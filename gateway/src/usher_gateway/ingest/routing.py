@@ -123,7 +123,7 @@ class Planner:
 
     def marker(self, route: str) -> Marker | None:
         """Return how once-per marks of a route are made; None if it has no such rule."""
-        return next((one.mark for one in self._routes if one.name == route and one.has_marks), None)
+        return next((planned.mark for planned in self._routes if planned.name == route and planned.has_marks), None)
 
     def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
         """Return (plans for a visit, plans for a repeat), with one plan per route."""

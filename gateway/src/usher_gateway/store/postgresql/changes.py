@@ -201,17 +201,17 @@ async def replay(
     # Nothing could deliver a verdict whose route has no definition any more.
     skipped = [verdict for verdict in skipped if transaction.names.destination_of_route(verdict[1])]
     candidates = await _candidates(connection, skipped)
-    verdicts = [(one.arrival, one.route) for one in candidates if one.can_be_replayed]
+    verdicts = [(candidate.arrival, candidate.route) for candidate in candidates if candidate.can_be_replayed]
     # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
     until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
     added = await connection.fetch(ADD_MARKS, *columns(sorted(until.items()), 2)) if until else []
     chosen = choose_replays(candidates, marks, until.keys() - {mark for (mark,) in added}, report)
-    made = [
-        _new_row(transaction, one.arrival, one.route, hold=first_hold(one.flags, holds.get(one.route, ())))
-        for one in chosen
-    ]
+    made = []
+    for candidate in chosen:
+        hold = first_hold(candidate.flags, holds.get(candidate.route, ()))
+        made.append(_new_row(transaction, candidate.arrival, candidate.route, hold=hold))
     await connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Replayed), now)
-    await transaction.meter_routes([one.route for one in chosen], now, model.Counter.replayed)
+    await transaction.meter_routes([candidate.route for candidate in chosen], now, model.Counter.replayed)
     return report
 
 
