@@ -86,6 +86,31 @@ async def test_class_reports_a_missing_certificate_until_it_exists(
         await agency.platform.server.wait(api.of(klass), found)
 
 
+async def test_former_hostname_keeps_its_ingress_until_its_retired_urls_end(
+    agency: agencies.Agency, make_agency: agencies.Make
+) -> None:
+    server, other = agency.platform.server, await make_agency()
+    async with edge_class(agency) as klass:
+        former, old_url = klass["spec"]["hostname"], await agency.url()
+        (before,) = await agency.platform.children("Ingress", former)
+        moved = {**klass["spec"], "hostname": f"new-{former}", "allowedHostnames": [{"hostname": "*.example.com"}]}
+        await server.apply({**klass, "spec": moved})
+        await agency.wait("Listener", "lobby", "AddressRetired", "True", "AddressRetired")
+        address = {"name": "former", "hostname": former, "path": "/hooks/purple.php"}
+        claim = other.listener(
+            listenerClassName=klass["metadata"]["name"], addresses=[address], authentication={"type": "None"}
+        )
+        await other.apply(other.tenant(), other.destination(), claim)
+        await other.wait("Listener", "lobby", "Accepted", "False", "HostnameReserved")
+        assert (await agency.post(old_url, b"{}")).acknowledges
+        (after,) = await agency.platform.children("Ingress", former)
+        assert (after["metadata"]["uid"], after["spec"]) == (before["metadata"]["uid"], before["spec"])
+        await server.apply({**klass, "spec": {**moved, "retiredAddressDays": 0}})
+        await agency.until_answers(old_url, 404)
+        await other.wait("Listener", "lobby", "Accepted", "True", "Accepted")
+        await other.until_answers(f"https://{former}/hooks/purple.php", 200)
+
+
 async def test_ingress_that_somebody_else_made_is_never_written(agency: agencies.Agency) -> None:
     server, install = agency.platform.server, agency.platform.install
     async with edge_class(agency) as klass:
