@@ -119,31 +119,7 @@ def unknown_route(number: int) -> model.RouteDefinition:
     return model.RouteDefinition(unknown_listener(number), f"#{number}", "?/?")
 
 
-class UsedNames:
-    """The numbers that a transaction writes."""
-
-    def __init__(self) -> None:
-        self.listeners: dict[int, model.ListenerName] = {}
-        self.routes: dict[int, bytes] = {}
-        """Number -> digest of the definition."""
-        self.highest_key = 0
-        """The highest row key of the arrivals that refer to these routes."""
-
-    def columns(self) -> list[object]:
-        """Return the values of ``NAMES_EXIST``."""
-        names = self.listeners.values()
-        return [
-            list(self.listeners),
-            [name.namespace for name in names],
-            [name.tenant for name in names],
-            [name.listener for name in names],
-            list(self.routes),
-            list(self.routes.values()),
-            self.highest_key,
-        ]
-
-
-class _PreparedRoute(msgspec.Struct, frozen=True):
+class PreparedRoute(msgspec.Struct, frozen=True):
     """A route definition whose numbers this gateway remembers."""
 
     definition: model.RouteDefinition
@@ -151,6 +127,40 @@ class _PreparedRoute(msgspec.Struct, frozen=True):
     digest: bytes
     used_key: int
     """Arrivals up to this row key may refer to it."""
+
+
+class UsedNames:
+    """The numbers that a transaction writes."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[model.ListenerName, int] = {}
+        self.routes: dict[int, PreparedRoute] = {}
+        """By the identity of the definition."""
+        self.highest_key = 0
+        """The highest row key of the arrivals that refer to these routes."""
+
+    def route_numbers(self) -> list[int]:
+        """Return the numbers of the routes."""
+        return sorted({route.numbers.number for route in self.routes.values()})
+
+    def columns(self) -> list[object]:
+        """Return the values of ``NAMES_EXIST``.
+
+        The listener of a route needs no check of its own: a database that has the route has the listener, which is
+        older and is never deleted.
+        """
+        routes = list(self.routes.values())
+        with_route = {route.numbers.listener for route in routes}
+        names = [name for name, number in self.listeners.items() if number not in with_route]
+        return [
+            [self.listeners[name] for name in names],
+            [name.namespace for name in names],
+            [name.tenant for name in names],
+            [name.listener for name in names],
+            [route.numbers.number for route in routes],
+            [route.digest for route in routes],
+            self.highest_key,
+        ]
 
 
 class UnknownNumbers:
@@ -191,7 +201,7 @@ class NameNumbers:
         # Numbers by name, until they are forgotten
         self._listeners: dict[model.ListenerName, int] = {}
         self._destinations: dict[str, int] = {}
-        self._routes: dict[int, _PreparedRoute] = {}
+        self._routes: dict[int, PreparedRoute] = {}
         """By the identity of a definition, because hashing the fields for every arrival would cost more."""
         # Names by number, which stay true
         self._names: dict[int, model.ListenerName] = {}
@@ -214,8 +224,8 @@ class NameNumbers:
 
     # For transactions: everything was prepared before
 
-    def listener(self, name: model.ListenerName, used: UsedNames) -> int:
-        """Return the number of a listener that was prepared, and note its use.
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener that was prepared.
 
         Raises:
             NamesLostError: another commit has made this gateway forget it.
@@ -223,20 +233,18 @@ class NameNumbers:
         number = self._listeners.get(name)
         if number is None:
             raise NamesLostError
-        used.listeners[number] = name
         return number
 
-    def route(self, definition: model.RouteDefinition, used: UsedNames) -> RouteNumbers:
-        """Return the numbers of a route definition that was prepared, and note its use.
+    def route(self, definition: model.RouteDefinition) -> PreparedRoute:
+        """Return a route definition that was prepared.
 
         Raises:
             NamesLostError: another commit has made this gateway forget it.
         """
-        cached = self._routes.get(id(definition))
-        if cached is None:
+        route = self._routes.get(id(definition))
+        if route is None:
             raise NamesLostError
-        used.routes[cached.numbers.number] = cached.digest
-        return cached.numbers
+        return route
 
     def tenant_of(self, listener: int) -> tuple[str, str]:
         """Return namespace and name of the tenant of a listener."""
@@ -323,9 +331,10 @@ class NameNumbers:
             NamesLostError: the database lost names meanwhile.
         """
         new = {}
+        needed = key + _MARGIN
         for definition in definitions:
             cached = self._routes.get(id(definition))
-            if cached is None or cached.definition is not definition or cached.used_key < key + _MARGIN:
+            if cached is None or cached.definition is not definition or cached.used_key < needed:
                 new[id(definition)] = definition
         names = {name for name in listeners if name not in self._listeners}
         names.update(route.listener for route in new.values() if route.listener not in self._listeners)
@@ -386,7 +395,7 @@ class NameNumbers:
             if listener is None or destination is None:
                 raise NamesLostError
             made = self._numbers[number] = RouteNumbers(number, listener, destination)
-            self._routes[id(route)] = _PreparedRoute(route, made, digest, used_key)
+            self._routes[id(route)] = PreparedRoute(route, made, digest, used_key)
             self.definitions.setdefault(number, route)
 
     async def _add_routes(

@@ -52,17 +52,23 @@ class Transaction:
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener that was prepared, to write it."""
-        return self.names.listener(name, self.used)
+        number = self.used.listeners.get(name)
+        if number is None:
+            number = self.used.listeners[name] = self.names.listener(name)
+        return number
 
     def route(self, definition: model.RouteDefinition) -> RouteNumbers:
         """Return the numbers of a route definition that was prepared, to write them."""
-        return self.names.route(definition, self.used)
+        route = self.used.routes.get(id(definition))
+        if route is None:
+            route = self.used.routes[id(definition)] = self.names.route(definition)
+        return route.numbers
 
     async def keep_routes(self, arrivals: Sequence[int]) -> None:
         """Let arrivals, which may be older or newer than this gateway's, refer to the routes of this transaction."""
         if arrivals and self.used.routes:
             key = max(arrivals) + model.KEYS_PER_DAY
-            await self.connection.execute(USE_ROUTES, sorted(self.used.routes), key)
+            await self.connection.execute(USE_ROUTES, self.used.route_numbers(), key)
 
     async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
         """Add one for each of some routes, which rows of the database name. Unknown routes have no meters."""
