@@ -295,6 +295,12 @@ def test_integer_of_more_than_40_digits_is_quarantined(raw: bytes) -> None:
     assert parse_json(raw).quarantine is Reason.IntegerTooLong
 
 
+def test_long_integer_is_quarantined_wherever_it_stands() -> None:
+    for before in range(45):
+        raw = b'{"user":{},' + b" " * before + b'"n":%s}' % (b"7" * 41)
+        assert parse_json(raw).quarantine is Reason.IntegerTooLong
+
+
 def test_integer_of_40_digits_and_digits_in_texts_and_fractions_are_accepted() -> None:
     document = {"user": {"id": int("9" * 40)}, "text": "9" * 500, "9" * 60: -int("1" * 40)}
     assert parse_json(json.dumps(document).encode()).document == document

@@ -372,6 +372,16 @@ class Connection(web.RequestHandler):
         if self.request is not None:
             self.request.abandon_body(model.RefusedReason.BodyTimeout)
 
+    def stop_reading(self) -> None:
+        """Read nothing more from the socket until `read_again`."""
+        if self.socket is not None and not self.socket.is_closing():
+            self.socket.pause_reading()
+
+    def read_again(self) -> None:
+        """Read from the socket again."""
+        if self.socket is not None and not self.socket.is_closing():
+            self.socket.resume_reading()
+
     def ask_for_body(self) -> None:
         """Write 100 Continue (RFC 9110 §10.1.1)."""
         if self.transport is not None:
