@@ -571,7 +571,7 @@ class Cache(View):
     def _set_references(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
         """Set the targets of a key; returns the Tenants and Destinations that may have another owner now."""
         former = self._references.targets(key)
-        concerned = indexes.owned_by_class(key.namespace, former ^ targets) if key.kind == "Listener" else ()
+        concerned = indexes.owned_by_class(key.namespace, former | targets) if key.kind == "Listener" else ()
         classes = {one: frozenset(self.classes_using(one)) for one in concerned}
         self._secrets.set_references(key, targets)
         return frozenset(one for one in concerned if classes[one] != self.classes_using(one) and one in self.records)

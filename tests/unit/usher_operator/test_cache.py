@@ -200,6 +200,13 @@ def test_listener_of_another_class_concerns_the_resources_that_it_refers_to(full
     assert full.classes_using(CRM) == {"public"}
 
 
+def test_listener_that_returns_with_another_class_concerns_what_it_refers_to(full: Cache) -> None:
+    again = listener(uid="uid-again")
+    again["spec"]["listenerClassName"] = "other"
+    assert full.put(kinds.LISTENER, again) >= {LOBBY, ACME, CRM}
+    assert full.classes_using(CRM) == {"other"}
+
+
 def test_removed_route_ends_the_reference(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["routes"] = []
