@@ -163,7 +163,7 @@ def check(server: PostgresServer, acknowledged: set[tuple[str, int]]) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("durability", ["Local", "Replicated"])
+@pytest.mark.parametrize("durability", ["Local"])
 async def test_failovers_under_load_mix_no_listeners(tmp_path: Path, durability: Durability) -> None:
     await run(tmp_path, durability, seed=0, failovers=1)
 
@@ -171,6 +171,6 @@ async def test_failovers_under_load_mix_no_listeners(tmp_path: Path, durability:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("durability", ["Local", "Replicated"])
+@pytest.mark.parametrize("durability", ["Local"])
 async def test_many_failovers_under_load_mix_no_listeners(tmp_path: Path, durability: Durability, seed: int) -> None:
     await run(tmp_path, durability, seed=seed, failovers=5)
