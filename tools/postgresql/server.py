@@ -40,6 +40,10 @@ _FAST = {"autovacuum": "off", "max_wal_size": "256MB"}
 """For tests that kill no server. Gateways refuse a server without fsync, which costs little in memory."""
 
 
+_PATIENT = {"max_standby_streaming_delay": "-1", "max_standby_archive_delay": "-1"}
+"""Let a standby's replay wait for queries, which it would cancel otherwise ("conflict with recovery")."""
+
+
 def _ending_with_parent() -> list[str]:
     """Return the command that ends a program when its parent is killed, where the machine has it (util-linux)."""
     return ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
@@ -287,7 +291,7 @@ class StandbyServer(PostgresServer):
     """A standby of another server, to which every commit of that server is replicated before it is confirmed."""
 
     def __init__(self, primary: PostgresServer) -> None:
-        super().__init__(is_durable=True)
+        super().__init__(is_durable=True, settings=_PATIENT)
         self._primary = primary
 
     def __enter__(self) -> Self:
@@ -297,8 +301,17 @@ class StandbyServer(PostgresServer):
         return self
 
     def promote(self) -> None:
-        """Make this the primary. The old one must be dead."""
-        self.execute("select pg_promote()")
+        """Make this the primary, and wait until it is. The old one must be dead.
+
+        Raises:
+            PostgresError: it is not in time.
+        """
+        self.execute("select pg_promote(wait => false)")  # a query that waits could keep up the replay before it
+        end = time.monotonic() + _START_SECONDS
+        while self.rows("select pg_is_in_recovery()")[0][0]:
+            if time.monotonic() > end:
+                raise PostgresError((self.folder / "log").read_text()[-4000:])
+            time.sleep(0.02)
 
     def _make_data(self) -> None:
         address = f"host=127.0.0.1 port={self._primary.port} user=usher"
