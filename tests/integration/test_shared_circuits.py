@@ -137,7 +137,9 @@ async def test_trials_go_on_when_gateways_are_killed_started_and_suspended(
     before = len(peer.times)
     await peer.wait_for_requests(before + 1)
     ((claimed_by,),) = fleet[0].store.rows("select claimed_by from circuits")
-    trying, suspended = fleet[claimed_by - 1], fleet[claimed_by % COUNT]
+    numbers = [number for (number,) in fleet[0].store.rows("select number from incarnations order by number")]
+    place = numbers.index(claimed_by)
+    trying, suspended = fleet[place], fleet[(place + 1) % COUNT]
     await trying.kill()
     peer.answers.set()
     await peer.wait_for_requests(before + 2)

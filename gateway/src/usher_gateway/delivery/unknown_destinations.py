@@ -76,7 +76,7 @@ class UnknownDestinations:
 
     def is_left_to_others(self, destination: str) -> bool:
         """Return whether deliveries of a destination stay in the backlog instead of being held."""
-        if not self._store.is_shared or destination in self._known:
+        if not self._store.is_shared or destination in self._known or destination == model.UNKNOWN_DESTINATION:
             return False
         since = self._missing_since.get(destination)
         return since is None or self._now() - since < HOLD_AFTER_SECONDS

@@ -16,6 +16,7 @@ from usher_gateway.model.arrival import (
     Visit,
 )
 from usher_gateway.model.delivery import (
+    UNKNOWN_DESTINATION,
     CancelReason,
     Delivery,
     DeliveryState,
@@ -64,6 +65,7 @@ __all__ = [
     "REDELIVERY_NOT_BEFORE_SECONDS",
     "SLOT_SECONDS",
     "TRUSTED_AHEAD_SECONDS",
+    "UNKNOWN_DESTINATION",
     "Accepted",
     "Arrival",
     "CancelReason",

@@ -63,6 +63,10 @@ class SkipReason(enum.IntEnum):
     Shadow = 6
 
 
+UNKNOWN_DESTINATION = "?/?"
+"""The destination of a delivery whose route the database lost. No resource can have this name."""
+
+
 class RouteDefinition(msgspec.Struct, frozen=True):
     """The part of a route that a delivery needs while it is open, also after the route was removed.
 

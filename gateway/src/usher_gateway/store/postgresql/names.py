@@ -116,7 +116,7 @@ def unknown_listener(number: int) -> model.ListenerName:
 
 def unknown_route(number: int) -> model.RouteDefinition:
     """Return the definition under which deliveries are shown whose route has none. It has no destination."""
-    return model.RouteDefinition(unknown_listener(number), f"#{number}", "?/?")
+    return model.RouteDefinition(unknown_listener(number), f"#{number}", model.UNKNOWN_DESTINATION)
 
 
 class PreparedRoute(msgspec.Struct, frozen=True):

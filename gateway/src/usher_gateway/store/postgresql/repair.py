@@ -25,7 +25,7 @@ _SLICE = 10_000
 _SECONDS = 3_600.0
 
 MIXED = model.ListenerName("?", "?", "mixed")
-_MIXED_ROUTE = model.RouteDefinition(MIXED, "mixed", "?/?")
+_MIXED_ROUTE = model.RouteDefinition(MIXED, "mixed", model.UNKNOWN_DESTINATION)
 
 _USED_LISTENERS = """
     select distinct listener from arrivals union select listener from meters union select listener from activity
