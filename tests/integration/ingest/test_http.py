@@ -269,6 +269,38 @@ async def test_visitor_named_like_rtsp_is_a_visit(gateway: gateways.RunningGatew
     assert gateway.counted() == {"visit": 2}
 
 
+async def test_body_with_lines_of_rtsp_spoils_no_later_request(gateway: gateways.RunningGateway) -> None:
+    """A proxy sends the requests of strangers and of all tenants over one connection."""
+    lines = f"POST {gateway.target()} RTSP/1.1\r\n".encode() * 100
+    data = wire.request(gateway.target(), b" " * 1_000 + lines + b" " * 100)
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(data[:500])
+        await gateways.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
+        await connection.send(data[500:])
+        assert (await connection.answer()).acknowledges
+        await connection.send(wire.request(gateway.target(), visit()))
+        assert (await connection.answer()).acknowledges
+    assert gateway.counted() == {"visit": 1, "quarantined": 1, "quarantined:NotJSON": 1}
+
+
+@pytest.mark.parametrize("first", [500, None], ids=["in two segments", "in one segment"])
+async def test_many_lines_of_rtsp_end_the_connection_with_the_answer(
+    gateway: gateways.RunningGateway, first: int | None
+) -> None:
+    lines = "".join(f"POST /{number} RTSP/1.0\r\n" for number in range(300)).encode()
+    data = wire.request(gateway.target(), lines)
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(data[:first])
+        if first is not None:
+            await gateways.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
+            await connection.send(data[first:])
+        answer = await connection.answer()
+        assert answer.acknowledges
+        assert answer.headers["connection"] == "close"
+        assert await connection.is_closed()
+    assert gateway.counted() == {"quarantined": 1, "quarantined:NotJSON": 1}
+
+
 async def test_bad_http_after_an_answered_request_gets_400(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit()))

@@ -134,10 +134,7 @@ class Request(web.BaseRequest):
         aiohttp does not say where a request begins. A body may contain such a line with another target or version.
         """
         lines = self.connection.rtsp_lines
-        if not lines:
-            return False
-        line = (self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version)
-        return line in lines or len(lines) > _MAX_RTSP_LINES
+        return bool(lines) and (self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version) in lines
 
     @property
     def wire_bytes(self) -> int:
@@ -201,7 +198,7 @@ _LINE_BYTES = 8_300
 """The longest request line that aiohttp accepts, with some room."""
 
 _MAX_RTSP_LINES = 200
-"""A connection with more different lines like those of RTSP gets no further requests."""
+"""A connection with more different lines like those of RTSP ends with its next answer."""
 
 
 class Connection(web.RequestHandler):
@@ -235,8 +232,12 @@ class Connection(web.RequestHandler):
         self.listener = ""
         """The listener that a request named last, ``""`` before; a connection with a listener gives way last."""
         self.has_unfinished_body = False
-        self.rtsp_lines: set[tuple[bytes, bytes]] = set()
-        """(target, version) of the lines that came and are those of RTSP requests, or look like them in a body."""
+        self.rtsp_lines: dict[tuple[bytes, bytes], int] = {}
+        """(target, version) of a line that is that of an RTSP request, or looks like it in a body -> where it ends.
+
+        Lines before the next request are forgotten, because a proxy sends the requests of many over one connection.
+        """
+        self.received_bytes = 0
         self.last_line = b""
         """The end of the bytes that came, in which an RTSP request line may have begun."""
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
@@ -461,11 +462,13 @@ class Connection(web.RequestHandler):
 
     def _look_for_rtsp(self, data: bytes) -> None:
         """Note the lines of RTSP requests."""
+        self.received_bytes += len(data)
         data = self.last_line + data
         for found in _RTSP_LINE_END.finditer(data):
             if len(self.rtsp_lines) <= _MAX_RTSP_LINES:
                 target = data[data.rfind(b" ", 0, found.start()) + 1 : found.start()]
-                self.rtsp_lines.add((target[-_LINE_BYTES:], found[1]))
+                ends_at = self.received_bytes - len(data) + found.end()
+                self.rtsp_lines[target[-_LINE_BYTES:], found[1]] = ends_at
         self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
 
     def _is_too_much(self, size: int) -> bool:
@@ -491,6 +494,9 @@ class Connection(web.RequestHandler):
             slack += request.content.total_bytes // _CHUNK_SLACK
         left = self.unanswered_bytes - max(request.wire_bytes, self.partial_bytes)
         self.partial_bytes = 0
+        if self.rtsp_lines:
+            begins_at = self.received_bytes - max(left, 0) - slack
+            self.rtsp_lines = {line: ends_at for line, ends_at in self.rtsp_lines.items() if ends_at > begins_at}
         if left < slack:
             left = 0
             self.segments.clear()
@@ -659,6 +665,7 @@ class PublicServer:
             and "Upgrade" not in request.headers
             and request.method != "CONNECT"
             and not self.is_draining
+            and len(connection.rtsp_lines) <= _MAX_RTSP_LINES
         )
         return answer if is_kept else answer.closing
 
