@@ -85,6 +85,48 @@ def test_oldest_body_of_an_owner_over_its_half_gives_way() -> None:
     assert limit.in_excess("third") is None
 
 
+def test_oldest_body_of_a_source_over_its_limit_gives_way() -> None:
+    limit = unfinished_of(8)
+    for number in range(4):
+        limit.add(f"s{number}", (f"l{number}", "s"))
+        assert limit.in_excess(f"s{number}") is None
+    limit.add("elsewhere", ("l9", "t"))
+    assert limit.in_excess("elsewhere") is None
+    limit.add("s4", ("l4", "s"))
+    assert limit.in_excess("s4") == "s0"
+
+
+def test_listener_with_most_bodies_gives_way_over_the_limit_of_a_source() -> None:
+    """All tenants have one source behind a proxy, and a sender may know the URLs of several listeners."""
+    limit = unfinished_of(16)
+    limit.add("neighbour", ("n", "proxy"))
+    for name in ("a1", "b1", "a2", "b2", "a3", "b3", "a4"):
+        limit.add(name, (name[0], "proxy"))
+        assert limit.in_excess(name) is None
+    limit.add("b4", ("b", "proxy"))
+    assert limit.in_excess("b4") == "a1"
+
+
+def test_source_with_most_bodies_gives_way_over_the_limit_of_a_listener() -> None:
+    limit = unfinished_of(6)
+    limit.add("purple", ("a", "p"))
+    limit.add("first", ("a", "s"))
+    limit.add("second", ("a", "s"))
+    assert limit.in_excess("second") is None
+    limit.add("third", ("a", "s"))
+    assert limit.in_excess("third") == "first"
+
+
+def test_listener_with_most_bytes_gives_way_over_a_sources_limit_of_bytes() -> None:
+    limit = unfinished_of(100, total_bytes=1_000)
+    limit.add("neighbour", ("n", "proxy"), 90)
+    for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
+        limit.add(name, (name[0], "proxy"), 68)
+        assert limit.in_excess(name) is None
+    limit.grow("b3", 3)
+    assert limit.in_excess("b3") == "b3"
+
+
 def test_owner_with_most_bodies_gives_way_over_the_limit_in_total() -> None:
     limit = unfinished_of(4)
     limit.add("alone", ("a", "10.0.0.1"))

@@ -16,6 +16,9 @@ from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
 
+_Group = tuple[str, ...]
+"""All owners of a member."""
+
 
 class ConnectionLimit(Generic[C]):
     """Counts open connections, and orders those that wait. Each operation takes constant time."""
@@ -86,8 +89,10 @@ class ConnectionLimit(Generic[C]):
 class UnfinishedLimit(Generic[C]):
     """Limits unfinished bodies or handshakes in number and bytes. An owner (a source, a listener) may have half.
 
-    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of
-    several, the one that has been unfinished longest gives way, or over a limit of bytes, the largest.
+    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of an
+    owner's members, those that share all their owners with the most others give way: behind a proxy all tenants have
+    one source, and a sender who holds the URLs of several listeners must not displace the bodies of a neighbour. Of
+    these, the one that has been unfinished longest gives way, or over a limit of bytes, the largest.
     """
 
     def __init__(self, *, members: int, total_bytes: int) -> None:
@@ -95,10 +100,12 @@ class UnfinishedLimit(Generic[C]):
         self._sizes: dict[C, int] = {}
         """Member -> its bytes."""
         self._bytes = 0
-        self._owners: dict[C, tuple[str, ...]] = {}
-        self._members_of: dict[str, dict[C, None]] = {}
-        """Owner -> its members, longest first."""
-        self._bytes_of: dict[str, int] = {}
+        self._groups: dict[C, _Group] = {}
+        self._groups_of: dict[str, dict[_Group, None]] = {}
+        """Owner -> the groups of its members."""
+        self._members_of: dict[str | _Group, dict[C, None]] = {}
+        """Owner or group -> its members, longest first."""
+        self._bytes_of: dict[str | _Group, int] = {}
 
     def __len__(self) -> int:
         """Return how many are unfinished."""
@@ -107,10 +114,12 @@ class UnfinishedLimit(Generic[C]):
     def add(self, member: C, owners: tuple[str, ...], size: int = 0) -> None:
         """Add a member."""
         self._sizes[member] = 0
-        self._owners[member] = owners
+        self._groups[member] = owners
+        for key in (*owners, owners):
+            self._members_of.setdefault(key, {})[member] = None
+            self._bytes_of.setdefault(key, 0)
         for owner in owners:
-            self._members_of.setdefault(owner, {})[member] = None
-            self._bytes_of.setdefault(owner, 0)
+            self._groups_of.setdefault(owner, {})[owners] = None
         self.grow(member, size)
 
     def grow(self, member: C, size: int) -> None:
@@ -118,36 +127,50 @@ class UnfinishedLimit(Generic[C]):
         if member in self._sizes:
             self._sizes[member] += size
             self._bytes += size
-            for owner in self._owners[member]:
-                self._bytes_of[owner] += size
+            owners = self._groups[member]
+            for key in (*owners, owners):
+                self._bytes_of[key] += size
 
     def remove(self, member: C) -> None:
         """Forget a member that is finished or closed. Idempotent."""
-        self.grow(member, -self._sizes.get(member, 0))
-        self._sizes.pop(member, None)
-        for owner in self._owners.pop(member, ()):
-            del self._members_of[owner][member]
-            if not self._members_of[owner]:
-                del self._members_of[owner], self._bytes_of[owner]
+        if member not in self._sizes:
+            return
+        self.grow(member, -self._sizes[member])
+        del self._sizes[member]
+        owners = self._groups.pop(member)
+        for key in (*owners, owners):
+            del self._members_of[key][member]
+            if not self._members_of[key]:
+                del self._members_of[key], self._bytes_of[key]
+        for owner in owners:
+            if owners not in self._members_of:
+                del self._groups_of[owner][owners]
+            if owner not in self._members_of:
+                del self._groups_of[owner]
 
     def in_excess(self, member: C) -> C | None:
         """Return who gives way because of a member that was added or that grew; None if no limit is exceeded."""
-        for owner in self._owners.get(member, ()):
+        for owner in self._groups.get(member, ()):
             if 2 * len(self._members_of[owner]) > self._limit:
                 return self._oldest(owner)
             if 2 * self._bytes_of[owner] > self._limit_bytes:
                 return self._largest(owner)
         if len(self._sizes) > self._limit:
-            return self._oldest(max(self._members_of, key=lambda owner: len(self._members_of[owner])))
+            return self._oldest(max(self._groups_of, key=self._count))
         if self._bytes > self._limit_bytes:
-            return self._largest(max(self._bytes_of, key=self._bytes_of.__getitem__))
+            return self._largest(max(self._groups_of, key=self._bytes_of.__getitem__))
         return None
 
+    def _count(self, key: str | _Group) -> int:
+        return len(self._members_of[key])
+
     def _oldest(self, owner: str) -> C:
-        return next(iter(self._members_of[owner]))
+        group = max(self._groups_of[owner], key=self._count)
+        return next(iter(self._members_of[group]))
 
     def _largest(self, owner: str) -> C:
-        return max(self._members_of[owner], key=self._sizes.__getitem__)
+        group = max(self._groups_of[owner], key=self._bytes_of.__getitem__)
+        return max(self._members_of[group], key=self._sizes.__getitem__)
 
 
 def source_of(address: str) -> str:
