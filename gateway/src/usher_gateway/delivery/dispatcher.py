@@ -73,8 +73,6 @@ class Dispatcher:
         self._documents = route_documents
         self._clock = clock
         self._limits = limits
-        self._route_targets: dict[int, tuple[str, str]] = {}
-        """The store's number of a route -> its destination and tenant. The store never reuses a number."""
         self._claimed: set[int] = set()
         """Keys of the claimed deliveries: those in lanes and attempts."""
         self._cancelled: set[int] = set()
@@ -156,9 +154,10 @@ class Dispatcher:
         """Put claimed deliveries into lanes. Those without room go back to the store."""
         now = self._clock.steady()
         for delivery in deliveries:
-            destination, tenant = self._route_targets.get(delivery.route) or self._look_up_target(delivery.route)
+            definition = self._store.route(delivery.route)
+            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
-            entry = LaneEntry(delivery, destination, tenant, fresh, size)
+            entry = LaneEntry(delivery, definition.destination, tenant, fresh, size)
             # A cancelled and redriven delivery may still be in its lane or in an attempt. It waits for that to end.
             if delivery.key not in self._claimed and self.scheduler.offer(entry, now):
                 self._claimed.add(delivery.key)
@@ -175,13 +174,6 @@ class Dispatcher:
         """Make no attempt of deliveries in lanes that were cancelled in the store. Running attempts continue."""
         self._cancelled.update(self._claimed.intersection(keys))
         self._schedule_pump()
-
-    def _look_up_target(self, route: int) -> tuple[str, str]:
-        """Return destination and tenant of a route, and remember them."""
-        definition = self._store.route(route)
-        tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
-        self._route_targets[route] = target = (definition.destination, tenant)
-        return target
 
     def ask_store(self) -> None:
         """Ask the store for due deliveries soon, because another part changed something there."""

@@ -192,3 +192,38 @@ async def test_slice_that_fails_is_followed_by_a_small_one(gateways: Gateways) -
 )
 def test_slices_take_a_tenth_of_a_second(size: int, seconds: float, expected: int) -> None:
     assert prune.next_size(size, seconds) == expected
+
+
+async def end_route(bench: engines.Bench) -> None:
+    """Let the route of a visit have no arrivals any more."""
+    await accept_settled(bench, SettledAs.Delivered, samples.arrival("a"))
+    bench.clock.now = NOW + 40 * DAY
+    await prune_all(bench)
+    assert await bench.visits() == []
+    await asyncio.to_thread(bench.engine.age_routes, bench.place)
+    await prune_all(bench)
+
+
+async def test_number_of_a_route_is_free_a_day_after_gateways_have_to_forget_it(gateways: Gateways) -> None:
+    """A gateway that remembers a number would send the visits of its next route to the destination of the old one."""
+    first, second = gateways
+    await end_route(first)
+    assert len(await rows(first, "select from routes")) == 1
+    await second.reopen()
+    assert set(second.store.routes()) == set()
+    await second.store.close()
+    await asyncio.to_thread(first.engine.age_routes, first.place)
+    await prune_all(first)
+    assert await rows(first, "select from routes") == []
+
+
+async def test_route_that_is_used_again_before_its_number_is_free_stays(gateways: Gateways) -> None:
+    first, second = gateways
+    await end_route(first)
+    await second.reopen()
+    await second.accept(samples.arrival("b", first.clock.now))
+    await second.store.close()
+    await prune_all(first)
+    assert await rows(first, "select used_key > 0 from routes") == [(True,)]
+    (visit,) = await first.visits()
+    assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]

@@ -15,7 +15,7 @@ stored row under the right name:
 
 Retention deletes a route definition when no arrival refers to it. For that the row has the highest row key that an
 arrival with it may have (``used_key``). A gateway moves it on by a day before it is reached, and the check of the names
-covers it.
+covers it. A definition is first marked by a negative key, so that all gateways forget its number before it is free.
 
 Earlier releases could store rows whose number has no name. Readers show these under ``unknown_listener``, an alert
 tells of them, and ``usher repair`` gives them names.
@@ -84,10 +84,12 @@ USE_ROUTES = """
 """
 """Let arrivals up to a row key refer to routes."""
 
-_ALL_ROUTES = """
+_NEW_ROUTES = """
     select r.number, r.listener, r.destination, r.definition, d.key from routes r
     left join destinations d on d.number = r.destination
+    where r.number <> all($1::integer[]) and (r.used_key >= 0 or r.number = any($2::integer[]))
 """
+"""Read route definitions that a gateway does not know, except for those that will be deleted."""
 
 _ROUTE_CACHE_SIZE = 100_000
 
@@ -297,7 +299,7 @@ class NameNumbers:
         """Read the definitions that other gateways added; ``needed``: only if one of these is unknown."""
         if needed is not None and all(number in self._numbers for number in needed):
             return
-        rows = await connection.fetch(f"{_ALL_ROUTES} where r.number <> all($1::integer[])", list(self._numbers))
+        rows = await connection.fetch(_NEW_ROUTES, list(self._numbers), list(needed or ()))
         for number, listener, destination, packed, key in rows:
             if key is not None:
                 self._destinations[key] = destination
@@ -305,9 +307,10 @@ class NameNumbers:
             self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
 
     async def drop_deleted(self, connection: Connection) -> None:
-        """Forget the definitions that retention has deleted, at this or another gateway."""
+        """Forget the definitions that retention deletes, at this or another gateway."""
         numbers = set(self._numbers)  # before the query, because commits may add others during it
-        kept = {number for (number,) in await connection.fetch("select number from routes")}
+        kept = {number for (number,) in await connection.fetch("select number from routes where used_key >= 0")}
+        kept.update(route.numbers.number for route in self._routes.values())  # they may be used again during it
         for number in numbers - kept:
             del self._numbers[number]
             self.definitions.pop(number, None)

@@ -87,18 +87,32 @@ _FORGET = """
 """
 """Delete arrivals with the rows that nothing else uses, in one statement."""
 
-_FORGET_ROUTES = """
-    delete from routes where number = any(array(select number from routes where used_key < least(
-            (select min(key) from arrivals), ((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
+_END_ROUTES = """
+    with clock (now) as (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
+    update routes set used_key = -((select now from clock) << 15)
+    where number = any(array(select number from routes where used_key >= 0 and used_key < least(
+            (select min(key) from arrivals), ((select now from clock) - $2) << 15)
         order by used_key limit $1 for update skip locked))
 """
-"""Delete route definitions to which no arrival refers.
+"""Mark route definitions to which no arrival refers, by the negative key of this moment. A use takes the mark away.
 
 One of the last two days stays also if there is no arrival yet, because a commit that is running may refer to it. So a
 gateway whose clock is days behind could lose the route of an arrival only if it were its first one in as many days.
 """
 
+_FORGET_ROUTES = """
+    delete from routes where number = any(array(select number from routes
+        where used_key < 0 and used_key > -(((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
+        order by used_key limit $1 for update skip locked))
+"""
+"""Delete route definitions that have had the mark for a day.
+
+Until then all gateways have forgotten their numbers. Only then may another definition get such a number: a gateway that
+remembered the old one would send its visits to another tenant's destination.
+"""
+
 _ROUTES_STAY_MILLISECONDS = 2 * 86_400_000
+_NUMBERS_STAY_MILLISECONDS = 86_400_000
 
 _decode = msgspec.msgpack.decode
 
@@ -136,7 +150,10 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     if not count:
         count = await _prune_meters(connection, now, months, walk.meters)
     if not count:
-        status = await connection.execute(_FORGET_ROUTES, walk.size, _ROUTES_STAY_MILLISECONDS)
+        status = await connection.execute(_END_ROUTES, walk.size, _ROUTES_STAY_MILLISECONDS)
+        count = int(status.rpartition(" ")[2])
+    if not count:
+        status = await connection.execute(_FORGET_ROUTES, walk.size, _NUMBERS_STAY_MILLISECONDS)
         count = int(status.rpartition(" ")[2])
     if transaction.meters:
         sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}

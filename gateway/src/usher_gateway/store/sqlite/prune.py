@@ -167,7 +167,7 @@ def _prune_meters(connection: sqlite3.Connection, now: int, months: Mapping[str,
 def _prune_routes(transaction: Transaction) -> int:
     """Delete route definitions to which no arrival refers; return how many.
 
-    The highest number stays, because SQLite would use it again, and lanes remember destinations by number.
+    The highest number stays, because SQLite would use it again.
     """
     statement = (
         "select number from routes where used_key < (select coalesce(min(key), ?) from arrivals)"
