@@ -94,6 +94,11 @@ def test_every_variable_that_a_page_names_is_read_by_code() -> None:
 VARIABLES_OF_SHORT_COMMANDS = {"USHER_ADMIN", "USHER_DATA", "USHER_LIMIT", "USHER_OUTPUT"}
 
 
+def test_no_variable_confirms() -> None:
+    for name, command in COMMANDS.items():
+        assert {variable(option) for option in options(command) if option.name == "yes"} <= {""}, name
+
+
 def test_flags_have_variables_except_those_that_select_rows_or_confirm() -> None:
     for name, command in COMMANDS.items():
         found = {variable(option) for option in options(command) if option.name != "yes"}

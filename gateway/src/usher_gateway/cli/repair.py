@@ -28,9 +28,7 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         store_password_file: store_options.StorePasswordFile = None,
-        yes: Annotated[
-            bool, typer.Option("--yes", envvar="USHER_REPAIR_YES", help="Write the names; without it, nothing changes.")
-        ] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Write the names; without it, nothing changes.")] = False,
     ) -> None:
         """Give names to stored visits and deliveries of listeners and routes whose names a PostgreSQL store lost.
 
