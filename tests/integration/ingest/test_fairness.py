@@ -1,6 +1,7 @@
 """Tenants do not affect each other's arrivals: floods, decompression bombs, and bodies that the store rejects."""
 
 import asyncio
+import contextlib
 import gc
 import gzip
 import json
@@ -13,7 +14,7 @@ import pytest
 
 from support import gateway as gateways
 from support import hold, wire
-from usher_gateway.ingest import body_budgets
+from usher_gateway.ingest import body_budgets, pipeline, server
 
 RATE = 20
 """Requests a second that the class allows each listener, few enough that a slow machine exceeds them."""
@@ -89,6 +90,59 @@ async def test_listener_over_its_rate_is_refused_after_a_second(tmp_path: Path) 
         assert all(answer.headers["retry-after"] for answer in refused)
         assert time.monotonic() - started >= 1.0
         assert gateway.counted()["refused:RateLimited"] == len(refused)
+
+
+async def test_refusals_of_a_flood_wait_and_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered at full speed, 9,000 connections of a stranger delay the visits of all tenants by more than 8 s."""
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 0.001)
+    limits = server.ServerLimits(connections=3, answer_seconds=60)
+    async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        floods = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(3)]
+        for flood in floods:
+            await flood.send(wire.request("/nowhere", visit(1)))
+        await gateways.wait_until(lambda: gateway.counted() == {"refused:NotFound": 3})
+        async with wire.connect(gateway.port) as connection:
+            await connection.send(wire.request(gateway.target(), visit(2)))
+            assert (await connection.answer()).acknowledges
+            public = gateway.gateway.server
+            assert public.displaced == 1
+            assert sorted(one.answered for one in public.connections) == [0, 0, 1]
+            closings = [asyncio.create_task(flood.is_closed()) for flood in floods]
+            done, waiting = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
+            assert [closing.result() for closing in done] == [True]
+            for closing in waiting:
+                closing.cancel()
+
+
+async def test_requests_behind_a_refusal_that_waits_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 0.2)
+    refused = wire.request("/nowhere", visit(1))
+    async with gateways.running(tmp_path) as gateway, wire.connect(gateway.port) as connection:
+        public = gateway.gateway.server
+        await connection.send(refused)
+        await gateways.wait_until(lambda: gateway.counted() == {"refused:NotFound": 1})
+        await connection.send(wire.request(gateway.target(), visit(2)))
+        assert (await gateway.post(visit(3))).acknowledges
+        assert public.reading_bytes == len(refused)
+        assert (await connection.answer()).status == 404
+        assert (await connection.answer()).acknowledges
+
+
+async def test_refusal_of_an_incomplete_body_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 0.001)
+    limits = server.ServerLimits(answer_seconds=600)
+    async with gateways.running(tmp_path, limits=limits) as gateway, wire.connect(gateway.port) as connection:
+        await connection.send(wire.request("/nowhere", visit(1))[:-1])
+        answer = await connection.answer()
+        assert (answer.status, answer.headers["connection"]) == (404, "close")
+
+
+async def test_single_refusals_are_answered_at_once(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, MANIFESTS, server.ServerLimits(answer_seconds=600)) as gateway:
+        for _ in range(3):
+            assert (await wire.exchange(gateway.port, wire.request("/nowhere", visit(1)))).status == 404
 
 
 async def test_decompression_bombs_do_not_stop_other_tenants(tmp_path: Path) -> None:

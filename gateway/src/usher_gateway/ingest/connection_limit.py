@@ -115,7 +115,7 @@ class UnfinishedLimit(Generic[C]):
         """Add a member."""
         self._sizes[member] = 0
         self._groups[member] = owners
-        for key in (*owners, owners):
+        for key in _keys(owners):
             self._members_of.setdefault(key, {})[member] = None
             self._bytes_of.setdefault(key, 0)
         for owner in owners:
@@ -127,8 +127,7 @@ class UnfinishedLimit(Generic[C]):
         if member in self._sizes:
             self._sizes[member] += size
             self._bytes += size
-            owners = self._groups[member]
-            for key in (*owners, owners):
+            for key in _keys(self._groups[member]):
                 self._bytes_of[key] += size
 
     def remove(self, member: C) -> None:
@@ -138,7 +137,7 @@ class UnfinishedLimit(Generic[C]):
         self.grow(member, -self._sizes[member])
         del self._sizes[member]
         owners = self._groups.pop(member)
-        for key in (*owners, owners):
+        for key in _keys(owners):
             del self._members_of[key][member]
             if not self._members_of[key]:
                 del self._members_of[key], self._bytes_of[key]
@@ -171,6 +170,11 @@ class UnfinishedLimit(Generic[C]):
     def _largest(self, owner: str) -> C:
         group = max(self._groups_of[owner], key=self._bytes_of.__getitem__)
         return max(self._members_of[group], key=self._sizes.__getitem__)
+
+
+def _keys(owners: _Group) -> "list[str | _Group]":
+    """Return each owner and their group."""
+    return [*owners, owners]
 
 
 def source_of(address: str) -> str:

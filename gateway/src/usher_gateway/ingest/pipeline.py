@@ -45,16 +45,19 @@ _DEADLINE_CHECK_SECONDS = 0.1
 
 _FLOODING = {model.RefusedReason.RateLimited, model.RefusedReason.TooCostly}
 _REFUSAL_SECONDS = 1.0
-"""A listener over its rate or its budget gets its 503 this late, because refusals at full speed delay others too. Up to
-twice as late, so that connections which are refused together do not come back together."""
+"""A listener over its rate or its budget gets its 503 this late, and later in turn (`_REFUSALS_PER_SECOND`), so that
+connections which are refused together do not come back together."""
 
-_REFUSAL_STEPS = 32
+_REFUSALS_PER_SECOND = 1_000
+"""Further refusals wait, whatever their reason. A refusal takes 0.1 to 0.2 ms, and an arrival takes several turns of the
+event loop: 9,000 connections that are refused at full speed would delay each turn by a second."""
 
-_LATE_REFUSALS = 2_000
-"""Refusals that wait at the same time. Further ones are answered at once."""
+_REFUSED_AT_ONCE_SECONDS = 0.25
+"""A refusal that would wait for less than this is answered at once."""
 
-_LATE_REFUSAL_BYTES = 16 * 1024
-"""Requests with more bytes are refused at once, so that those that wait use at most 32 MiB."""
+_LATE_REFUSAL_BYTES = 64 * 1024 * 1024
+"""Bytes of all connections whose refusals wait. Beyond that, refusals do not wait, and their connections end. So do
+those of requests whose bodies are incomplete."""
 
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -95,7 +98,9 @@ class ArrivalPipeline:
         self._deliver = deliver
         self._commits: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
-        self._late_refusals = 0
+        self._next_refusal_at = 0.0
+        """When the next refusal may be answered, on the event loop's clock."""
+        self._late_refusal_bytes = 0
 
     @property
     def uncommitted(self) -> int:
@@ -128,9 +133,8 @@ class ArrivalPipeline:
             return answers.accepted()
         except answers.RefusedError as refusal:
             self._count_refused_request(match, refusal.reason)
-            if refusal.reason in _FLOODING:
-                await self._wait_to_refuse(request)
-            return answers.refused(refusal.reason)
+            answer = answers.refused(refusal.reason)
+            return answer if await self._wait_to_refuse(request, refusal.reason) else answer.closing
         except Exception as error:  # noqa: BLE001 - the top of the path: answer 500 and keep the connection
             _log.error("arrival_failed", listener=match.listener.name.key if match else "", exc_info=error)
             self._count_refused_request(match, model.RefusedReason.InternalError)
@@ -288,20 +292,26 @@ class ArrivalPipeline:
 
     # refusals and deadlines
 
-    async def _wait_to_refuse(self, request: Request) -> None:
-        """Slow down a sender that floods a listener. Meanwhile nothing is read from it, so that it uses no memory."""
-        content, connection = request.content, request.connection
-        if self._late_refusals >= _LATE_REFUSALS or not content.is_eof() or content.total_bytes > _LATE_REFUSAL_BYTES:
-            return
-        late_seconds = _REFUSAL_SECONDS * (1 + self._late_refusals % _REFUSAL_STEPS / _REFUSAL_STEPS)
-        seconds = min(late_seconds, request.deadline - asyncio.get_running_loop().time())
-        self._late_refusals += 1
-        connection.stop_reading()
+    async def _wait_to_refuse(self, request: Request, reason: model.RefusedReason) -> bool:
+        """Slow down senders that flood. Returns False if the connection has to end, because it must not wait."""
+        now, size = asyncio.get_running_loop().time(), request.connection.unanswered_bytes
+        self._next_refusal_at = max(self._next_refusal_at, now) + 1 / _REFUSALS_PER_SECOND
+        seconds, longest = self._next_refusal_at - now, request.deadline - now - ANSWER_RESERVE_SECONDS
+        if reason in _FLOODING:
+            seconds += _REFUSAL_SECONDS
+        elif seconds < _REFUSED_AT_ONCE_SECONDS:
+            return True
+        if seconds > longest:
+            seconds = max(0.0, longest)
+            self._next_refusal_at = min(self._next_refusal_at, now + seconds + _REFUSED_AT_ONCE_SECONDS)
+        if not request.content.is_eof() or self._late_refusal_bytes + size > _LATE_REFUSAL_BYTES:
+            return False
+        self._late_refusal_bytes += size
         try:
-            await asyncio.sleep(max(0.0, seconds))
+            await request.wait_and_give_way(seconds)
         finally:
-            connection.read_again()
-            self._late_refusals -= 1
+            self._late_refusal_bytes -= size
+        return True
 
     async def watch_deadlines(self) -> None:
         """End waits at their deadline: one task for all, instead of a timer for each arrival. Runs until cancelled."""

@@ -174,6 +174,20 @@ class Request(web.BaseRequest):
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
         return bytes(body)
 
+    async def wait_and_give_way(self, seconds: float) -> None:
+        """Wait, or until the connection is lost. Meanwhile it is among the first to give way to new ones.
+
+        Nothing more is read, so that no request behind this one fills the memory.
+        """
+        connection = self.connection
+        connection.server.limit.wait(connection, is_known=False)
+        connection.ended = connection.server.loop.create_future()
+        connection.stop_reading()
+        if seconds:
+            await asyncio.wait([connection.ended], timeout=seconds)
+        connection.read_again()
+        connection.server.limit.work(connection)
+
     def note_listener(self, key: str) -> None:
         """Note the listener that the request names: ``namespace/listener``."""
         self.connection.listener = key
