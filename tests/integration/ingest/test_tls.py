@@ -14,7 +14,7 @@ import pytest
 
 from support import certificates, segments, tls_wire, wire
 from support import gateway as gateways
-from usher_gateway.ingest import server
+from usher_gateway.ingest import pipeline, server
 
 SHORT = server.ServerLimits(answer_seconds=1.5, header_seconds=0.5, idle_seconds=30)
 STUCK_BYTES = 64 * 1024
@@ -124,8 +124,11 @@ async def test_tls_answers_equal_plain_answers_for_any_segments(port: Port, seed
 
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("sends_on", [False, True])
-async def test_sender_that_reads_no_answers_is_disconnected(tmp_path: Path, *, is_tls: bool, sends_on: bool) -> None:
+async def test_sender_that_reads_no_answers_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool, sends_on: bool
+) -> None:
     """This includes a sender that stops with a few answers unsent, for which a plain close would wait."""
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 1_000_000)  # the answers are refusals
     limits = msgspec.structs.replace(SHORT, idle_seconds=1.0)
     async with serving(tmp_path, limits) as port:
         files = open_sockets()

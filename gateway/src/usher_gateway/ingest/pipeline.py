@@ -49,8 +49,11 @@ _REFUSAL_SECONDS = 1.0
 connections which are refused together do not come back together."""
 
 _REFUSALS_PER_SECOND = 1_000
-"""Further refusals wait, whatever their reason. A refusal takes 0.1 to 0.2 ms, and an arrival takes several turns of the
-event loop: 9,000 connections that are refused at full speed would delay each turn by a second."""
+"""Further refusals wait, whatever their reason.
+
+A refusal takes 0.1 to 0.2 ms, so 9,000 connections that are refused at full speed make a turn of the event loop last a
+second. An arrival takes several turns.
+"""
 
 _REFUSED_AT_ONCE_SECONDS = 0.25
 """A refusal that would wait for less than this is answered at once."""
