@@ -162,13 +162,16 @@ class MemoryView(View):
         ]
         return iter(sorted(found, key=compiling.age))
 
-    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+    def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        return (one for one in self.claimants(hostname) if one.resource.metadata.namespace == namespace)
+
+    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
         wanted = hostnames.address_key(address)
-        return [
+        return (
             one
             for one in self._in(Key("Listener", namespace, ""))
             if wanted in map(hostnames.address_key, fixed_addresses(one.resource))
-        ]
+        )
 
     def _documents(self) -> Iterable[documents.ListenerDocument]:
         for key in self.in_place:

@@ -194,11 +194,14 @@ class Cache(View):
         return self._references.classes_using(key)
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners that name a hostname, the oldest first."""
-        found = (self.listener(key.path) for key in self._siblings.claimants(hostname))
-        return (one for one in found if one is not None)
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
+        return self._listeners(self._siblings.claimants(hostname))
 
-    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+    def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners of a namespace that name a hostname, the oldest first."""
+        return self._listeners(self._siblings.claimants_in(namespace, hostname))
+
+    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners of a namespace that name an address."""
         return self._listeners(self._references.users("Address", indexes.address_path(namespace, address)))
 
@@ -218,8 +221,7 @@ class Cache(View):
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
-        found = (self.listener(key.path) for key in self._siblings.oldest_at(hostname))
-        return (one for one in found if one is not None)
+        return self._listeners(self._siblings.oldest_at(hostname))
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
         """The tenants that have a hostname: by a document that is being written, else by the best evidence.
@@ -532,9 +534,9 @@ class Cache(View):
         assert isinstance(record.found.resource, type_)
         return record.found
 
-    def _listeners(self, keys: Iterable[Key]) -> list[CachedResource[resources.Listener]]:
-        found = [self.listener(key.path) for key in keys if key.kind == "Listener"]
-        return [one for one in found if one is not None]
+    def _listeners(self, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
+        found = (self.listener(key.path) for key in keys if key.kind == "Listener")
+        return (one for one in found if one is not None)
 
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
         record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
@@ -542,6 +544,8 @@ class Cache(View):
         if before is not None and before.uid == record.uid and before.generation < record.generation:
             self._edited[key] = record.generation
         concerned = self._set_class(key, record.found) if key.kind == "ListenerClass" else _NO_KEYS
+        if key.kind == "Tenant" and before is None:
+            self._set_claims_of_tenant(key)
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NO_KEYS
         concerned |= self._rearrange(key)
@@ -563,6 +567,8 @@ class Cache(View):
         self._behind.pop(key, None)
         self._write_failures.pop(key, None)
         concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
+        if key.kind == "Tenant":
+            self._set_claims_of_tenant(key)
         concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
         concerned |= self._set_references(key, frozenset())
@@ -634,8 +640,22 @@ class Cache(View):
         concerned |= self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
             concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
+            self._set_claims(key, cached)
             concerned |= self._note_stored_hostnames(key, cached)
         return concerned
+
+    def _set_claims(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
+        """Set the claims of a Listener. Without its Tenant or a class of this install it has none."""
+        own_class = self._classes.get(cached.resource.class_name) if cached is not None else None
+        is_ours = own_class is not None and own_class.resource.spec.controller_name == self._install.controller_name
+        tenant = Key("Tenant", key.namespace, cached.resource.spec.tenant_ref.name) if cached is not None else None
+        self._siblings.claim(key, cached if is_ours and tenant in self.records else None)
+
+    def _set_claims_of_tenant(self, key: Key) -> None:
+        """Set the claims of the Listeners of a Tenant that came or went."""
+        for user in self._references.users("Tenant", key.path):
+            if user.kind == "Listener":
+                self._set_claims(user, self.listener(user.path))
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
         """Note the hostnames that a Listener names and that its stored status has; returns the Listeners concerned."""

@@ -61,13 +61,50 @@ class OrderedGroups(Generic[Group]):
         return (members[index][1] for index in range(first, len(members)))
 
 
-_ANY_NAMESPACE = ""
 _LISTENER_STATES = tuple(
     ListenerState(ready, is_held=is_held, is_suspended=is_suspended)
     for ready in typing.get_args(ConditionStatus)
     for is_held in (False, True)
     for is_suspended in (False, True)
 )
+
+
+class ClaimIndex:
+    """The Listeners that name hostnames and whose Tenant and class exist, by hostname, namespace and class.
+
+    Whether one of them may claim the hostname depends on nothing else. So the oldest of each group is enough to find
+    the oldest claim, however many Listeners name a hostname.
+    """
+
+    def __init__(self) -> None:
+        self._order: OrderedGroups[tuple[str, str, str]] = OrderedGroups()
+        self._groups: dict[str, set[tuple[str, str, str]]] = {}
+        """The groups of each hostname."""
+
+    def set(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
+        """Set the hostnames that a Listener names; None: it does not count."""
+        places: dict[tuple[str, str, str], Place] = {}
+        if cached is not None:
+            names = {address.hostname for address in cached.resource.spec.addresses or ()}
+            places = {(host, key.namespace, cached.resource.class_name): _age(cached) for host in names}
+        changed = self._order.groups_of(key) ^ places.keys()
+        self._order.set(key, places)
+        for group in changed:
+            groups = self._groups.setdefault(group[0], set())
+            if self._order.first_place(group) is not None:
+                groups.add(group)
+            else:
+                groups.discard(group)
+            if not groups:
+                del self._groups[group[0]]
+
+    def oldest(self, hostname: str) -> list[Key]:
+        """The oldest Listener of each namespace and class that names a hostname, the oldest first."""
+        firsts = [
+            (self._order.first_place(group), next(self._order.iterate(group)))
+            for group in self._groups.get(hostname, ())
+        ]
+        return [key for _, key in sorted(firsts)]
 
 
 class Siblings:
@@ -84,7 +121,8 @@ class Siblings:
         self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Tenants by namespace and company id."""
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
+        """Listeners by namespace and hostname that they name, the oldest first."""
+        self._claims = ClaimIndex()
         self._hosts_in_force: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace and hostname in their published document, except for addresses of a class."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
@@ -107,9 +145,17 @@ class Siblings:
             for state in _LISTENER_STATES
         }
 
-    def claimants(self, hostname: str) -> Iterator[Key]:
-        """The Listeners that name a hostname, the oldest first."""
-        return self._namers.iterate((_ANY_NAMESPACE, hostname))
+    def claimants(self, hostname: str) -> Sequence[Key]:
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
+        return self._claims.oldest(hostname)
+
+    def claimants_in(self, namespace: str, hostname: str) -> Iterator[Key]:
+        """The Listeners of a namespace that name a hostname, the oldest first."""
+        return self._namers.iterate((namespace, hostname))
+
+    def claim(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
+        """Set a Listener whose Tenant and class exist; None: it does not count."""
+        self._claims.set(key, cached)
 
     def oldest_at(self, hostname: str) -> Iterator[Key]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
@@ -228,8 +274,11 @@ def _places_of_namer(
     namespace: str, hostnames: Iterable[str], cached: CachedResource[Any]
 ) -> dict[tuple[str, str], Place]:
     """The places of a Listener among those that name the same hostnames."""
-    age = cached.created, cached.uid
-    return {(place, host): age for host in hostnames for place in (namespace, _ANY_NAMESPACE)}
+    return dict.fromkeys(((namespace, host) for host in hostnames), _age(cached))
+
+
+def _age(cached: CachedResource[Any]) -> Place:
+    return cached.created, cached.uid
 
 
 def _tenant_path(listener: resources.Listener) -> str:

@@ -416,9 +416,15 @@ class View(Protocol):
         """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners that name a hostname in ``addresses``, the oldest first, except those of other installs."""
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
 
-    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+        The oldest comes first. The Listeners of other installs are left out.
+        """
+
+    def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
+
+    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners of a namespace that name an address with its path in ``addresses``, in any order."""
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:

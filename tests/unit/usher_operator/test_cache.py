@@ -223,7 +223,7 @@ def test_namespace_labels_concern_the_resources_in_it(full: Cache) -> None:
 def test_claim_that_ends_at_a_vacant_hostname_concerns_the_other_claimants(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
     assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, ACME}
-    assert [one.resource.metadata.name for one in full.claimants("www.example.com")] == ["bar", "lobby"]
+    assert [one.resource.metadata.name for one in full.claimants_in("agency", "www.example.com")] == ["bar", "lobby"]
     assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
 
 
@@ -599,6 +599,34 @@ def test_work_does_not_grow_with_the_claims_at_a_hostname(what: str) -> None:
             "publish the holder": lambda: cache.put(kinds.SECRET, config(host, resourceVersion="2", uid="2")),
             "edit a claimant": lambda: cache.put(kinds.LISTENER, mob(9, "shop.example.com")),
             "plan a claimant": lambda: plan.plan(cache, claim),
+        }
+        return work.instructions(calls[what])
+
+    assert cost(1000) < 1.3 * cost(100)
+
+
+@pytest.mark.parametrize("what", ["plan a claimant", "plan a claimant of another namespace", "create a claimant"])
+def test_work_does_not_grow_with_the_claims_of_listeners_without_a_tenant(what: str) -> None:
+    host = "www.example.com"
+
+    def mob(number: int) -> dict[str, Any]:
+        return listener(f"l{number}", host, namespace="rival", tenant="missing")
+
+    def cost(claims: int) -> int:
+        cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+        cache.set_keys(KEYS)
+        cache.set_secret_access("", "Permitted")
+        cache.set_gateways(())
+        cache.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+        cache.put(kinds.TENANT, raw("Tenant", "acme", {}))
+        for number in range(claims):
+            cache.put(kinds.LISTENER, mob(number))
+        cache.put(kinds.LISTENER, listener("lobby", host))
+        plan.plan(cache, LOBBY)  # fills the caches of the modules
+        calls = {
+            "plan a claimant": lambda: plan.plan(cache, Key("Listener", "rival", "l9")),
+            "plan a claimant of another namespace": lambda: plan.plan(cache, LOBBY),
+            "create a claimant": lambda: cache.put(kinds.LISTENER, mob(claims)),
         }
         return work.instructions(calls[what])
 

@@ -5,7 +5,8 @@ If several listeners of a tenant want the same address, or a namespace has more 
 already published come first, then the oldest (creationTimestamp, then uid).
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -254,8 +255,19 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     holders = view.holders(host)
     if len(holders) == 1:
         return next(iter(holders))
-    claims = (found.resource.owner for found in view.claimants(host) if _can_claim(view, found.resource, host))
-    return next((owner for owner in claims if not holders or owner in holders), min(holders, default=None))
+    if not holders:
+        claims = (found.resource for found in view.claimants(host) if _can_claim(view, found.resource, host))
+        return next((claim.owner for claim in claims), None)
+    return _oldest_of(view, holders, host) or min(holders)
+
+
+def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
+    """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
+    namespaces = {namespace for namespace, _ in holders}
+    claims = (found for namespace in namespaces for found in view.claimants_in(namespace, host))
+    of_holders = (found for found in claims if found.resource.owner in holders)
+    oldest = min((found for found in of_holders if _can_claim(view, found.resource, host)), key=age, default=None)
+    return oldest.resource.owner if oldest is not None else None
 
 
 def awaits_gateways(view: View, one: resources.Listener) -> bool:
@@ -273,7 +285,9 @@ def _is_contested(view: View, one: resources.Listener, host: str) -> bool:
     """True if a listener may claim a hostname, and a listener of another tenant too."""
     if not _can_claim(view, one, host):
         return False
-    others = (found.resource for found in view.claimants(host) if found.resource.owner != one.owner)
+    # the claims of the own namespace too, because the oldest one hides those of its other tenants
+    claims = itertools.chain(view.claimants(host), view.claimants_in(one.metadata.namespace, host))
+    others = (found.resource for found in claims if found.resource.owner != one.owner)
     return any(_can_claim(view, other, host) for other in others)
 
 
