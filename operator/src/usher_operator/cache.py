@@ -681,11 +681,10 @@ class Cache(View):
         """The place of a resource among its siblings; None if it does not count.
 
         A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
-        deletions that the removal limit halts.
+        deletions that the removal limit halts, also if Listeners of another install have the names now.
         """
         is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
-        is_counted = cached is not None or (is_published and key not in self.records)
-        return (not is_published, created) if is_counted else None
+        return (not is_published, created) if cached is not None or is_published else None
 
     def _is_foreign(self, one: resources.Listener) -> bool:
         """True if another install serves a Listener."""

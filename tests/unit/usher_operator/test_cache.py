@@ -633,6 +633,21 @@ def test_work_does_not_grow_with_the_claims_of_listeners_without_a_tenant(what: 
     assert cost(1000) < 1.3 * cost(100)
 
 
+def test_recreated_listener_of_another_install_counts_until_its_document_is_removed(cache: Cache) -> None:
+    limited(cache, 1)
+    other = {"controllerName": "usher.dev/other", "hostname": "other.example.com"}
+    cache.put(kinds.LISTENER_CLASS, raw("ListenerClass", "other", other, namespace=""))
+    cache.put(kinds.LISTENER, listener("lobby"))
+    cache.put(kinds.SECRET, config())
+    cache.remove(kinds.LISTENER, "agency", "lobby")
+    recreated = listener("lobby", uid="second")
+    recreated["spec"]["listenerClassName"] = "other"
+    cache.put(kinds.LISTENER, recreated)
+    assert cache.rank(numbered(0)) == 1
+    cache.remove(kinds.SECRET, "usher-config", CONFIG_NAME)
+    assert cache.rank(numbered(0)) == 0
+
+
 def test_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("bar", "www.example.com"))
     keys = full.put(kinds.SECRET, config("www.example.com"))
