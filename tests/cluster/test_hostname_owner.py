@@ -318,3 +318,27 @@ async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(ma
         await rival.until_received(2)
     finally:
         await platform.restart_operator()
+
+
+async def test_route_of_a_hostname_survives_the_loss_of_all_config_secrets(make_agency: agencies.Make) -> None:
+    agency = await make_agency()
+    platform, name = agency.platform, f"routed-{agency.namespace}"
+    server, hostname = platform.server, f"{agency.namespace}.customers.example"
+    exposure = {"type": "Ingress", "scope": "Hostname", "ingress": {"className": name}}
+    allowed = [{"hostname": "*.customers.example"}]
+    klass = platform.install.klass(hostname=f"{name}.example", allowedHostnames=allowed, exposure=exposure)
+    klass["metadata"]["name"] = name
+    await server.apply(klass)
+    listener = f"Listener {agency.namespace}/lobby"
+    try:
+        await agency.apply(agency.tenant(), agency.destination(), claim(agency, hostname, listenerClassName=name))
+        (route,) = await waiting.until(functools.partial(platform.children, "Ingress", hostname))
+        before = (await platform.install.documents())[listener]["metadata"]["uid"]
+        await delete_config_secrets(platform)
+        await waiting.until(
+            platform.install.documents, lambda seen: listener in seen and seen[listener]["metadata"]["uid"] != before
+        )
+        (kept,) = await waiting.until(functools.partial(platform.children, "Ingress", hostname))
+        assert kept["metadata"]["uid"] == route["metadata"]["uid"]
+    finally:
+        await server.delete(api.of(klass))

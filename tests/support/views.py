@@ -15,6 +15,7 @@ from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, plan
 from usher_operator.plan import compiling
 from usher_operator.view import (
+    ADDRESSES_FIELD,
     AppliedDocument,
     CachedResource,
     ChildState,
@@ -184,6 +185,10 @@ class MemoryView(View):
 
     def has_listeners_at(self, hostname: str) -> bool:
         return bool(self.listeners_at(hostname))
+
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        shown = (entry for one in self._all("Listener") for entry in one.fields.get(ADDRESSES_FIELD) or ())
+        return not self.holders(hostname) and any(entry["hostname"] == hostname for entry in shown)
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         def is_left(document: documents.ListenerDocument) -> bool:

@@ -219,6 +219,11 @@ class Cache(View):
         """True if a published document has an address at a hostname."""
         return bool(self.child_index.published_at(hostname))
 
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        """True if neither a document nor a tombstone has a hostname, but a stored status or a gateway has it."""
+        evidence = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
+        return bool(evidence) and not self.child_index.held.keys_of(hostname)
+
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
         return self._listeners(self._siblings.oldest_at(hostname))
@@ -658,7 +663,7 @@ class Cache(View):
                 self._set_claims(user, self.listener(user.path))
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
-        """Note the hostnames that a Listener names and that its stored status has; returns the Listeners concerned."""
+        """Note the hostnames that a Listener names and that its stored status has; returns the keys concerned."""
         former = self._stored_holders.hostnames_of(key)
         if cached is None:
             self._stored_holders.set(key, (key.namespace, ""), ())
@@ -667,7 +672,8 @@ class Cache(View):
             self._stored_holders.set(key, owner, _stored_hostnames(cached))
         changed = former ^ self._stored_holders.hostnames_of(key)
         vacant = [host for host in changed if not self.child_index.held.keys_of(host)]
-        return frozenset().union(*(self._references.users("Hostname", host) for host in vacant)) - {key}
+        namers = (self._references.users("Hostname", host) for host in vacant)
+        return frozenset(map(hostname_key, vacant)).union(*namers) - {key}
 
     def _exposed_by(self, key: Key) -> dict[str, bool]:
         """Hostname in the published document of a Listener -> whether it has a live address of its own there."""

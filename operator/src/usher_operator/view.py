@@ -437,6 +437,9 @@ class View(Protocol):
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
 
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        """True if neither a document nor a tombstone has a hostname, but a stored status or a gateway has it."""
+
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners whose published document has an address at a hostname.
 

@@ -267,8 +267,9 @@ def plan(view: View, key: Key) -> Plan:
         return Plan(key, None)
     found = class_of(view, key.name)
     if found is None:
-        # without a class, published documents stay exposed as they are
-        return Plan(key, None if view.has_listeners_at(key.name) else ())
+        # without a class, published documents stay exposed as they are, and so do those whose config Secrets are lost
+        is_in_use = view.has_listeners_at(key.name) or view.has_lost_listeners_at(key.name)
+        return Plan(key, None if is_in_use else ())
     spec = found.resource.spec
     if key.name != spec.hostname and _is_left(view, key.name):
         # its route and its certificate stay as they were, as the retired addresses do
