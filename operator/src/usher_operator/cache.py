@@ -865,10 +865,13 @@ def _patterns(cached: CachedResource[resources.ListenerClass] | None) -> list[st
 
 
 def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[str]:
-    """The hostnames that a Listener names and that its stored status shows as its own."""
+    """The hostnames that a Listener names and that its stored status shows as its own.
+
+    The status of a Listener that had the address of its class until now may still show the class's hostname.
+    """
     named = {address.hostname for address in cached.resource.spec.addresses or ()}
-    shown = cached.fields.get(ADDRESSES_FIELD) or ()
-    return frozenset(named & {one.get("hostname") for one in shown if isinstance(one, dict)})
+    shown = [one for one in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(one, dict)]
+    return frozenset(named & {one.get("hostname") for one in shown if one.get("name") != children.CLASS_ADDRESS})
 
 
 def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:

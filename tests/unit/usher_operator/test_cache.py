@@ -713,6 +713,13 @@ def test_stored_status_of_a_hostname_that_is_not_named_any_more_holds_nothing(fu
     assert full.holders("hooks.example.com") == set()
 
 
+def test_stored_class_address_gives_no_hold_on_a_hostname_that_is_named_later(full: Cache) -> None:
+    at_class = {"addresses": [{"name": "class", "hostname": "hooks.example.com", "url": "https://…"}]}
+    full.put(kinds.LISTENER, {**listener("lobby"), "status": at_class})
+    full.put(kinds.LISTENER, {**listener("lobby", "hooks.example.com", generation=2), "status": at_class})
+    assert full.holders("hooks.example.com") == set()
+
+
 def test_end_of_a_stored_status_concerns_the_hostname_and_its_claimants(full: Cache) -> None:
     full.put(kinds.LISTENER, served("lobby", WWW))
     full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival"))
