@@ -166,11 +166,13 @@ class MemoryView(View):
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         return (one for one in self.claimants(hostname) if one.resource.metadata.namespace == namespace)
 
-    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
+    def namers(
+        self, owner: tuple[str, str], address: documents.Address
+    ) -> Iterator[CachedResource[resources.Listener]]:
         wanted = hostnames.address_key(address)
         return (
             one
-            for one in self._in(Key("Listener", namespace, ""))
+            for one in self._in(Key("Listener", owner[0], ""))
             if wanted in map(hostnames.address_key, fixed_addresses(one.resource))
         )
 

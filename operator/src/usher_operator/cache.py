@@ -201,9 +201,14 @@ class Cache(View):
         """The Listeners of a namespace that name a hostname, the oldest first."""
         return self._listeners(self._siblings.claimants_in(namespace, hostname))
 
-    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners of a namespace that name an address."""
-        return self._listeners(self._references.users("Address", indexes.address_path(namespace, address)))
+    def namers(self, owner: Owner, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners that name an address: those whose documents have it, and a tenant's oldest of each class."""
+        namespace, tenant = owner
+        path = indexes.address_path(namespace, address)
+        published = (
+            key for key in self.child_index.published_with(path) if ("Address", path) in self._references.targets(key)
+        )
+        return self._listeners(dict.fromkeys((*published, *self._siblings.claimants((tenant, path)))))
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname, including those whose removal is halted."""
@@ -220,9 +225,8 @@ class Cache(View):
         return bool(self.child_index.published_at(hostname))
 
     def has_lost_listeners_at(self, hostname: str) -> bool:
-        """True if neither a document nor a tombstone has a hostname, but a stored status or a gateway has it."""
-        evidence = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
-        return bool(evidence) and not self.child_index.held.keys_of(hostname)
+        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
+        return bool(self._stored_holders.keys_of(hostname)) and not self.child_index.held.keys_of(hostname)
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
@@ -550,7 +554,7 @@ class Cache(View):
             self._edited[key] = record.generation
         concerned = self._set_class(key, record.found) if key.kind == "ListenerClass" else _NO_KEYS
         if key.kind == "Tenant" and before is None:
-            self._set_claims_of_tenant(key)
+            self._set_claims_of_users(key)
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NO_KEYS
         concerned |= self._rearrange(key)
@@ -573,7 +577,7 @@ class Cache(View):
         self._write_failures.pop(key, None)
         concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
         if key.kind == "Tenant":
-            self._set_claims_of_tenant(key)
+            self._set_claims_of_users(key)
         concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
         concerned |= self._set_references(key, frozenset())
@@ -585,6 +589,8 @@ class Cache(View):
         concerned = indexes.owned_by_class(key.namespace, former | targets) if key.kind == "Listener" else ()
         classes = {one: frozenset(self.classes_using(one)) for one in concerned}
         self._secrets.set_references(key, targets)
+        if key.kind == "Listener":
+            self._set_claims(key)
         return frozenset(one for one in concerned if classes[one] != self.classes_using(one) and one in self.records)
 
     def _set_class(self, key: Key, found: object) -> KeySet:
@@ -625,6 +631,7 @@ class Cache(View):
         """
         match key.kind:
             case "ListenerClass":  # its listeners count only if the class is ours
+                self._set_claims_of_users(key)
                 users = self._references.users("ListenerClass", key.name)
                 return frozenset().union(*map(self._rearrange, users))
             case "Tenant":
@@ -645,22 +652,26 @@ class Cache(View):
         concerned |= self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
             concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
-            self._set_claims(key, cached)
             concerned |= self._note_stored_hostnames(key, cached)
         return concerned
 
-    def _set_claims(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
-        """Set the claims of a Listener. Without its Tenant or a class of this install it has none."""
+    def _set_claims(self, key: Key) -> None:
+        """Set what a Listener claims: nothing without its Tenant or without a class of this install."""
+        cached = self.listener(key.path)
         own_class = self._classes.get(cached.resource.class_name) if cached is not None else None
         is_ours = own_class is not None and own_class.resource.spec.controller_name == self._install.controller_name
-        tenant = Key("Tenant", key.namespace, cached.resource.spec.tenant_ref.name) if cached is not None else None
-        self._siblings.claim(key, cached if is_ours and tenant in self.records else None)
+        tenant = cached.resource.spec.tenant_ref.name if cached is not None else ""
+        has_claims = is_ours and Key("Tenant", key.namespace, tenant) in self.records
+        targets = self._references.targets(key)
+        hosts = (path for kind, path in targets if kind == "Hostname")
+        addresses = ((tenant, path) for kind, path in targets if kind == "Address")
+        self._siblings.claim(key, cached if has_claims else None, (*hosts, *addresses))
 
-    def _set_claims_of_tenant(self, key: Key) -> None:
-        """Set the claims of the Listeners of a Tenant that came or went."""
-        for user in self._references.users("Tenant", key.path):
+    def _set_claims_of_users(self, key: Key) -> None:
+        """Set the claims of the Listeners that refer to a Tenant or a class."""
+        for user in self._references.users("Tenant" if key.kind == "Tenant" else "ListenerClass", key.path):
             if user.kind == "Listener":
-                self._set_claims(user, self.listener(user.path))
+                self._set_claims(user)
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
         """Note the hostnames that a Listener names and that its stored status has; returns the keys concerned."""

@@ -69,24 +69,27 @@ _LISTENER_STATES = tuple(
 )
 
 
-class ClaimIndex:
-    """The Listeners that name hostnames and whose Tenant and class exist, by hostname, namespace and class.
+Claim = str | tuple[str, str]
+"""What a Listener names: a hostname, or an address (`indexes.address_path`) with its tenant."""
 
-    Whether one of them may claim the hostname depends on nothing else. So the oldest of each group is enough to find
-    the oldest claim, however many Listeners name a hostname.
+
+class ClaimIndex:
+    """The Listeners whose Tenant and class exist, by what they name, their namespace and their class.
+
+    Whether one of them may have what it names depends on nothing else. So the oldest of each group is enough to find
+    the first claim, however many Listeners name the same.
     """
 
     def __init__(self) -> None:
-        self._order: OrderedGroups[tuple[str, str, str]] = OrderedGroups()
-        self._groups: dict[str, set[tuple[str, str, str]]] = {}
-        """The groups of each hostname."""
+        self._order: OrderedGroups[tuple[Claim, str, str]] = OrderedGroups()
+        self._groups: dict[Claim, set[tuple[Claim, str, str]]] = {}
+        """The groups of each hostname and address."""
 
-    def set(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
-        """Set the hostnames that a Listener names; None: it does not count."""
-        places: dict[tuple[str, str, str], Place] = {}
+    def set(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
+        """Set what a Listener names; None: it does not count."""
+        places: dict[tuple[Claim, str, str], Place] = {}
         if cached is not None:
-            names = {address.hostname for address in cached.resource.spec.addresses or ()}
-            places = {(host, key.namespace, cached.resource.class_name): _age(cached) for host in names}
+            places = {(claim, key.namespace, cached.resource.class_name): _age(cached) for claim in claims}
         changed = self._order.groups_of(key) ^ places.keys()
         self._order.set(key, places)
         for group in changed:
@@ -98,12 +101,10 @@ class ClaimIndex:
             if not groups:
                 del self._groups[group[0]]
 
-    def oldest(self, hostname: str) -> list[Key]:
-        """The oldest Listener of each namespace and class that names a hostname, the oldest first."""
-        firsts = [
-            (self._order.first_place(group), next(self._order.iterate(group)))
-            for group in self._groups.get(hostname, ())
-        ]
+    def oldest(self, claim: Claim) -> list[Key]:
+        """The oldest Listener of each namespace and class that names a hostname or an address, the oldest first."""
+        groups = self._groups.get(claim, ())
+        firsts = [(self._order.first_place(group), next(self._order.iterate(group))) for group in groups]
         return [key for _, key in sorted(firsts)]
 
 
@@ -145,17 +146,17 @@ class Siblings:
             for state in _LISTENER_STATES
         }
 
-    def claimants(self, hostname: str) -> Sequence[Key]:
-        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
-        return self._claims.oldest(hostname)
+    def claimants(self, claim: Claim) -> Sequence[Key]:
+        """The oldest Listener of each namespace and class with a claim, whose Tenant and class exist."""
+        return self._claims.oldest(claim)
 
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
         return self._namers.iterate((namespace, hostname))
 
-    def claim(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
-        """Set a Listener whose Tenant and class exist; None: it does not count."""
-        self._claims.set(key, cached)
+    def claim(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
+        """Set the claims of a Listener whose Tenant and class exist; None: it does not count."""
+        self._claims.set(key, cached, claims)
 
     def oldest_at(self, hostname: str) -> Iterator[Key]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""

@@ -424,8 +424,11 @@ class View(Protocol):
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
 
-    def namers(self, namespace: str, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners of a namespace that name an address with its path in ``addresses``, in any order."""
+    def namers(self, owner: Owner, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners that name an address with its path in ``addresses`` and may come first, in any order.
+
+        These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
+        """
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""
@@ -438,7 +441,7 @@ class View(Protocol):
         """True if a published document has an address at a hostname."""
 
     def has_lost_listeners_at(self, hostname: str) -> bool:
-        """True if neither a document nor a tombstone has a hostname, but a stored status or a gateway has it."""
+        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners whose published document has an address at a hostname.

@@ -633,6 +633,34 @@ def test_work_does_not_grow_with_the_claims_of_listeners_without_a_tenant(what: 
     assert cost(1000) < 1.3 * cost(100)
 
 
+@pytest.mark.parametrize("what", ["plan the oldest", "plan the newest", "plan another tenant's"])
+def test_work_does_not_grow_with_the_listeners_that_name_an_address(what: str) -> None:
+    def at(name: str, tenant: str = "acme", **meta: Any) -> dict[str, Any]:
+        one = listener(name, "www.example.com", tenant=tenant, **meta)
+        one["spec"]["addresses"][0]["path"] = "/shop"
+        return one
+
+    def cost(count: int) -> int:
+        cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+        cache.set_keys(KEYS)
+        cache.set_secret_access("", "Permitted")
+        cache.set_gateways(())
+        cache.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+        for tenant in ("acme", "other"):
+            cache.put(kinds.TENANT, raw("Tenant", tenant, {}))
+        cache.put(kinds.LISTENER, at("oldest", creationTimestamp="2025-01-01T00:00:00Z"))
+        cache.put(kinds.LISTENER, at("others", "other", creationTimestamp="2026-06-01T00:00:00Z"))
+        for number in range(count):
+            cache.put(kinds.LISTENER, at(f"l{number}", creationTimestamp="2026-01-01T00:00:00Z"))
+        cache.put(kinds.LISTENER, at("newest", creationTimestamp="2026-02-01T00:00:00Z"))
+        names = {"plan the oldest": "oldest", "plan the newest": "newest", "plan another tenant's": "others"}
+        key = Key("Listener", "agency", names[what])
+        plan.plan(cache, key)  # fills the caches of the modules
+        return work.instructions(lambda: plan.plan(cache, key))
+
+    assert cost(1000) < 1.3 * cost(100)
+
+
 def test_recreated_listener_of_another_install_counts_until_its_document_is_removed(cache: Cache) -> None:
     limited(cache, 1)
     other = {"controllerName": "usher.dev/other", "hostname": "other.example.com"}

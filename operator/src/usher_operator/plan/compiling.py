@@ -328,7 +328,7 @@ def _take_before(
     """
     key = hostnames.address_key(address)
     mine = _precedence(view, cached, key)
-    for other in view.namers(cached.resource.metadata.namespace, address):
+    for other in view.namers(cached.resource.owner, address):
         if other.uid == cached.uid or other.resource.owner != cached.resource.owner:
             continue
         is_first = _precedence(view, other, key) < mine if is_fixed else _serves(view, other, key)
