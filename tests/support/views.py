@@ -185,6 +185,9 @@ class MemoryView(View):
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         return [one for one in self._documents() if any(address.host == hostname for address in one.addresses)]
 
+    def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        return [one for one in self.listeners_at(hostname) if self.listener(one.key) is None]
+
     def has_listeners_at(self, hostname: str) -> bool:
         return bool(self.listeners_at(hostname))
 

@@ -104,6 +104,8 @@ class Cache(View):
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """The hostnames of documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
+        self._absent: indexes.GroupIndex[str] = indexes.GroupIndex()
+        """Listeners that do not exist, by the hostnames in their published documents."""
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
@@ -213,6 +215,11 @@ class Cache(View):
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname, including those whose removal is halted."""
         found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
+        return [document for document in found if document is not None]
+
+    def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        """The published documents with an address at a hostname whose Listeners cannot be found."""
+        found = [self.child_index.listener_document(key) for key in self._absent.keys_of(hostname)]
         return [document for document in found if document is not None]
 
     @property
@@ -645,7 +652,9 @@ class Cache(View):
         cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
         concerned = _NO_KEYS
         if key.kind == "Listener":
-            self._siblings.expose(key, cached, self._exposed_by(key))
+            exposed = self._exposed_by(key)
+            self._siblings.expose(key, cached, exposed)
+            self._absent.set(key, exposed if cached is None else ())
             concerned = self._siblings.summarize(key, cached)
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None

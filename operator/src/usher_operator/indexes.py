@@ -72,14 +72,27 @@ class HolderIndex:
     def __init__(self) -> None:
         self._hosts: GroupIndex[str] = GroupIndex()
         self._owners: dict[Key, Owner] = {}
+        self._counts: dict[str, Counter[Owner]] = {}
+        """By how many Listeners each tenant holds a hostname."""
 
     def set(self, key: Key, owner: Owner, hostnames: Iterable[str]) -> None:
         """Set the hostnames that a tenant holds by a Listener; empty if it holds none any more."""
+        self._count(key, -1)
         self._hosts.set(key, hostnames)
         if self._hosts.groups_of(key):
             self._owners[key] = owner
         else:
             self._owners.pop(key, None)
+        self._count(key, 1)
+
+    def _count(self, key: Key, change: int) -> None:
+        for hostname in self._hosts.groups_of(key):
+            counts, owner = self._counts.setdefault(hostname, Counter()), self._owners[key]
+            counts[owner] += change
+            if not counts[owner]:
+                del counts[owner]
+            if not counts:
+                del self._counts[hostname]
 
     def hostnames_of(self, key: Key) -> frozenset[str]:
         """The hostnames that a tenant holds by a Listener."""
@@ -90,8 +103,10 @@ class HolderIndex:
         return self._hosts.keys_of(hostname)
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
-        """The tenants that hold a hostname, without those of one Listener."""
-        return frozenset(self._owners[key] for key in self._hosts.keys_of(hostname) if key != besides)
+        """The tenants that hold a hostname, without one that holds it by the Listener ``besides`` only."""
+        counts: Mapping[Owner, int] = self._counts.get(hostname, {})
+        left_out = self._owners[besides] if besides is not None and besides in self.keys_of(hostname) else None
+        return frozenset(owner for owner, count in counts.items() if count > (owner == left_out))
 
 
 class ChildIndex:

@@ -433,6 +433,9 @@ class View(Protocol):
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""
 
+    def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        """The published documents that have an address at a hostname and whose Listeners cannot be found."""
+
     @property
     def shared_hostnames(self) -> Collection[str]:
         """The hostnames at which published documents have addresses of a class, retired or not."""

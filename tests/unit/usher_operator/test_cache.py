@@ -61,11 +61,12 @@ def config(
     tenant: str = "acme",
     listener: str = "lobby",
     *,
+    path: str = "/v1/token",
     is_class_address: bool = False,
     retired_at: int = 0,
     **meta: Any,
 ) -> dict[str, Any]:
-    address = documents.Address(host, "/v1/token", retired_at=retired_at, is_class_address=is_class_address)
+    address = documents.Address(host, path, retired_at=retired_at, is_class_address=is_class_address)
     document = documents.ListenerDocument(
         "agency", listener, documents.TenantDocument(tenant), (address,), generation=1
     )
@@ -657,6 +658,23 @@ def test_work_does_not_grow_with_the_listeners_that_name_an_address(what: str) -
         key = Key("Listener", "agency", names[what])
         plan.plan(cache, key)  # fills the caches of the modules
         return work.instructions(lambda: plan.plan(cache, key))
+
+    assert cost(1000) < 1.3 * cost(100)
+
+
+def test_work_does_not_grow_with_the_published_listeners_at_a_hostname() -> None:
+    def cost(count: int) -> int:
+        cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+        cache.set_keys(KEYS)
+        cache.set_secret_access("", "Permitted")
+        cache.set_gateways(())
+        cache.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+        cache.put(kinds.TENANT, raw("Tenant", "acme", {}))
+        for number in range(count):
+            cache.put(kinds.LISTENER, listener(f"l{number}", "www.example.com"))
+            cache.put(kinds.SECRET, config("www.example.com", listener=f"l{number}", path=f"/v1/{number}"))
+        plan.plan(cache, numbered(9))  # fills the caches of the modules
+        return work.instructions(lambda: plan.plan(cache, numbered(9)))
 
     assert cost(1000) < 1.3 * cost(100)
 

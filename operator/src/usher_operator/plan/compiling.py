@@ -348,9 +348,8 @@ def _take_for_absent(
     view: View, cached: CachedResource[resources.Listener], host: str, claims: hostnames.AddressClaims
 ) -> None:
     """Leave addresses to listeners of the tenant that do not exist now and whose documents are in force."""
-    for document in view.listeners_at(host):
-        is_same_tenant = (document.namespace, document.tenant.name) == cached.resource.owner
-        if is_same_tenant and view.listener(document.key) is None:
+    for document in view.absent_at(host):
+        if (document.namespace, document.tenant.name) == cached.resource.owner:
             for address in document.addresses:
                 if address.host == host:
                     claims.take(address, document.key)
