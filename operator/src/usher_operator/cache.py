@@ -197,7 +197,7 @@ class Cache(View):
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
-        return self._listeners(self._siblings.claimants(hostname))
+        return self._listeners(self._siblings.claimants(hostname, self._can_have_claims))
 
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
@@ -210,7 +210,8 @@ class Cache(View):
         published = (
             key for key in self.child_index.published_with(path) if ("Address", path) in self._references.targets(key)
         )
-        return self._listeners(dict.fromkeys((*published, *self._siblings.claimants((tenant, path)))))
+        oldest = self._siblings.claimants((tenant, path), self._can_have_claims)
+        return self._listeners(dict.fromkeys((*published, *oldest)))
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname, including those whose removal is halted."""
@@ -560,8 +561,6 @@ class Cache(View):
         if before is not None and before.uid == record.uid and before.generation < record.generation:
             self._edited[key] = record.generation
         concerned = self._set_class(key, record.found) if key.kind == "ListenerClass" else _NO_KEYS
-        if key.kind == "Tenant" and before is None:
-            self._set_claims_of_users(key)
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NO_KEYS
         concerned |= self._rearrange(key)
@@ -583,8 +582,6 @@ class Cache(View):
         self._behind.pop(key, None)
         self._write_failures.pop(key, None)
         concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
-        if key.kind == "Tenant":
-            self._set_claims_of_users(key)
         concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
         concerned |= self._set_references(key, frozenset())
@@ -597,7 +594,11 @@ class Cache(View):
         classes = {one: frozenset(self.classes_using(one)) for one in concerned}
         self._secrets.set_references(key, targets)
         if key.kind == "Listener":
-            self._set_claims(key)
+            cached = self.listener(key.path)
+            tenant = cached.resource.spec.tenant_ref.name if cached is not None else ""
+            hosts = (path for kind, path in targets if kind == "Hostname")
+            addresses = ((tenant, path) for kind, path in targets if kind == "Address")
+            self._siblings.claim(key, cached, (*hosts, *addresses))
         return frozenset(one for one in concerned if classes[one] != self.classes_using(one) and one in self.records)
 
     def _set_class(self, key: Key, found: object) -> KeySet:
@@ -638,7 +639,6 @@ class Cache(View):
         """
         match key.kind:
             case "ListenerClass":  # its listeners count only if the class is ours
-                self._set_claims_of_users(key)
                 users = self._references.users("ListenerClass", key.name)
                 return frozenset().union(*map(self._rearrange, users))
             case "Tenant":
@@ -664,23 +664,11 @@ class Cache(View):
             concerned |= self._note_stored_hostnames(key, cached)
         return concerned
 
-    def _set_claims(self, key: Key) -> None:
-        """Set what a Listener claims: nothing without its Tenant or without a class of this install."""
-        cached = self.listener(key.path)
-        own_class = self._classes.get(cached.resource.class_name) if cached is not None else None
+    def _can_have_claims(self, namespace: str, tenant: str, class_name: str) -> bool:
+        """True if a Tenant and a class of this install exist."""
+        own_class = self._classes.get(class_name)
         is_ours = own_class is not None and own_class.resource.spec.controller_name == self._install.controller_name
-        tenant = cached.resource.spec.tenant_ref.name if cached is not None else ""
-        has_claims = is_ours and Key("Tenant", key.namespace, tenant) in self.records
-        targets = self._references.targets(key)
-        hosts = (path for kind, path in targets if kind == "Hostname")
-        addresses = ((tenant, path) for kind, path in targets if kind == "Address")
-        self._siblings.claim(key, cached if has_claims else None, (*hosts, *addresses))
-
-    def _set_claims_of_users(self, key: Key) -> None:
-        """Set the claims of the Listeners that refer to a Tenant or a class."""
-        for user in self._references.users("Tenant" if key.kind == "Tenant" else "ListenerClass", key.path):
-            if user.kind == "Listener":
-                self._set_claims(user)
+        return is_ours and Key("Tenant", namespace, tenant) in self.records
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
         """Note the hostnames that a Listener names and that its stored status has; returns the keys concerned."""

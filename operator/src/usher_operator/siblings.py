@@ -6,7 +6,7 @@ Each change returns the keys whose plan reads another result now, and costs the 
 import bisect
 import itertools
 import typing
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Generic, TypeVar
 
@@ -72,24 +72,29 @@ _LISTENER_STATES = tuple(
 Claim = str | tuple[str, str]
 """What a Listener names: a hostname, or an address (`indexes.address_path`) with its tenant."""
 
+_ClaimGroup = tuple[Claim, str, str, str]
+"""Claim, namespace, Tenant and class."""
+
 
 class ClaimIndex:
-    """The Listeners whose Tenant and class exist, by what they name, their namespace and their class.
+    """The Listeners by what they name, their namespace, their Tenant and their class.
 
     Whether one of them may have what it names depends on nothing else. So the oldest of each group is enough to find
     the first claim, however many Listeners name the same.
     """
 
     def __init__(self) -> None:
-        self._order: OrderedGroups[tuple[Claim, str, str]] = OrderedGroups()
-        self._groups: dict[Claim, set[tuple[Claim, str, str]]] = {}
+        self._order: OrderedGroups[_ClaimGroup] = OrderedGroups()
+        self._groups: dict[Claim, set[_ClaimGroup]] = {}
         """The groups of each hostname and address."""
 
     def set(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
-        """Set what a Listener names; None: it does not count."""
-        places: dict[tuple[Claim, str, str], Place] = {}
+        """Set what a Listener names; None: it does not exist."""
+        places: dict[_ClaimGroup, Place] = {}
         if cached is not None:
-            places = {(claim, key.namespace, cached.resource.class_name): _age(cached) for claim in claims}
+            listener = cached.resource
+            of_listener = key.namespace, listener.spec.tenant_ref.name, listener.class_name
+            places = {(claim, *of_listener): _age(cached) for claim in claims}
         changed = self._order.groups_of(key) ^ places.keys()
         self._order.set(key, places)
         for group in changed:
@@ -101,11 +106,21 @@ class ClaimIndex:
             if not groups:
                 del self._groups[group[0]]
 
-    def oldest(self, claim: Claim) -> list[Key]:
-        """The oldest Listener of each namespace and class that names a hostname or an address, the oldest first."""
-        groups = self._groups.get(claim, ())
-        firsts = [(self._order.first_place(group), next(self._order.iterate(group))) for group in groups]
-        return [key for _, key in sorted(firsts)]
+    def oldest(self, claim: Claim, is_counted: Callable[[str, str, str], bool]) -> list[Key]:
+        """The oldest Listener of each namespace and class that names a hostname or an address, the oldest first.
+
+        Args:
+            claim: the hostname or the address.
+            is_counted: whether the Listeners of a namespace, a Tenant and a class count.
+        """
+        firsts: dict[tuple[str, str], tuple[Place, Key]] = {}
+        for group in self._groups.get(claim, ()):
+            _, namespace, tenant, class_name = group
+            place = self._order.first_place(group)
+            if place is not None and is_counted(namespace, tenant, class_name):
+                first = place, next(self._order.iterate(group))
+                firsts[namespace, class_name] = min(first, firsts.get((namespace, class_name), first))
+        return [key for _, key in sorted(firsts.values())]
 
 
 class Siblings:
@@ -146,16 +161,16 @@ class Siblings:
             for state in _LISTENER_STATES
         }
 
-    def claimants(self, claim: Claim) -> Sequence[Key]:
-        """The oldest Listener of each namespace and class with a claim, whose Tenant and class exist."""
-        return self._claims.oldest(claim)
+    def claimants(self, claim: Claim, is_counted: Callable[[str, str, str], bool]) -> Sequence[Key]:
+        """The oldest Listener of each namespace and class with a claim; see `ClaimIndex.oldest`."""
+        return self._claims.oldest(claim, is_counted)
 
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
         return self._namers.iterate((namespace, hostname))
 
     def claim(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
-        """Set the claims of a Listener whose Tenant and class exist; None: it does not count."""
+        """Set the claims of a Listener; None: it does not exist."""
         self._claims.set(key, cached, claims)
 
     def oldest_at(self, hostname: str) -> Iterator[Key]:
