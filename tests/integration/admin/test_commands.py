@@ -262,9 +262,7 @@ async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> No
         ("dead redrive --route crm", "Status: 1 delivery", "this would redrive 1 delivery"),
         ("deliveries redrive --all", "Status: 1 delivery", "this would redrive 1 delivery"),
         ("deliveries cancel --all", "DestinationPaused: 1 delivery", "this would cancel 1 delivery"),
-        ("deliveries retry --all", "", "this would retry 0 deliveries"),
         ("visits replay --tenant acme", "Filter: 1 delivery", "this would create 1 delivery"),
-        ("quarantine release --all", "Still no visit: 1 arrival (NoUser)", "this would release 0 arrivals"),
     ],
 )
 async def test_command_without_yes_prints_what_it_would_change(
@@ -277,6 +275,38 @@ async def test_command_without_yes_prints_what_it_would_change(
     assert total in run.err
     assert "--yes" in run.err
     assert await served.get("/api/deliveries") == before
+
+
+@pytest.mark.parametrize(
+    ("command", "reasons", "total", "hint"),
+    [
+        ("dead redrive --reason Timeout", "", "this would redrive 0", "No selected delivery is dead"),
+        ("deliveries cancel --reason Timeout", "", "this would cancel 0", "No selected delivery is pending"),
+        ("deliveries retry --all", "", "this would retry 0", "None waits for a later retry"),
+        ("visits replay --reason OncePer", "", "this would create 0", "no skipped verdict to replay"),
+        (
+            "quarantine release --all",
+            "Still no visit: 1 arrival (NoUser)",
+            "this would release 0",
+            "nothing to release",
+        ),
+    ],
+)
+async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
+    served: serving.Served, command: str, reasons: str, total: str, hint: str
+) -> None:
+    run = await ask(served, *command.split())
+    assert (run.code, run.out.strip()) == (2, reasons)
+    assert total in run.err
+    assert hint in run.err
+    assert "--yes" not in run.err
+
+
+async def test_cancel_of_an_ended_delivery_says_that_none_is_pending(served: serving.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    cancelled = await done(served, "deliveries", "cancel", dead["id"], "--yes")
+    assert "Cancelled: 0 deliveries." in cancelled
+    assert "No selected delivery is pending" in cancelled
 
 
 async def test_replay_with_yes_needs_the_reasons(served: serving.Served) -> None:

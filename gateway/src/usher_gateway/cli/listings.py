@@ -7,7 +7,7 @@ change nothing.
 
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -214,16 +214,32 @@ def _print_row(row: tables.Row, output: tables.OutputFormat) -> None:
         tables.print_rows([row], [(name, tables.text_cell(name)) for name in row], output, "")
 
 
+_NOTHING_TO_CANCEL = "No selected delivery is {state}: `usher deliveries list` shows their states."
+_NOTHING_TO_REDRIVE = "No selected delivery is {state} and still has its body{other}."
+_NOTHING_TO_RELEASE = (
+    "There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so."
+)
+_NOTHING_TO_REPLAY = "The selection has no skipped verdict to replay."
+_NOTHING_TO_RETRY = "None waits for a later retry: `usher deliveries list` shows which are held, due or not pending."
+
+
 def _change(
-    client: AdminClient, path: str, selection: dict[str, object], verb: str, noun: str, *, yes: bool
+    client: AdminClient, path: str, selection: dict[str, object], verb: str, noun: str, nothing: str, *, yes: bool
 ) -> dict[str, Any]:
-    """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command."""
+    """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command.
+
+    ``nothing`` says why the selection has no row to change: the hint of such a preview.
+    """
     if not yes:
         preview = client.post(path, {**selection, "dryRun": True})
         _print_reasons(preview["reasons"], noun)
         _print_unfit(preview.get("unfit", {}))
-        fail(f"this would {verb} {tables.counted(preview['selected'], noun)}", "give --yes to do it", USAGE)
+        _end_preview(verb, preview["selected"], noun, nothing)
     return dict(client.post(path, selection))
+
+
+def _end_preview(verb: str, count: int, noun: str, nothing: str, hint: str = "give --yes to do it") -> NoReturn:
+    fail(f"this would {verb} {tables.counted(count, noun)}", hint if count else nothing, USAGE)
 
 
 def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
@@ -274,7 +290,7 @@ def replay_visits(
     if yes and reason is None:
         fail(
             "--yes needs the skip reasons to replay",
-            "without --yes the command counts them: --reason Paused,Filter",
+            "name them, such as --reason Paused,Filter; without --yes the command counts them",
             USAGE,
         )
     path = "/api/visits/replay"
@@ -291,9 +307,9 @@ def replay_visits(
         typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
     if not yes:
         hint = "give --yes to do it" if reason is not None else "give --yes, and --reason with those to replay"
-        fail(f"this would create {tables.counted(answer['selected'], 'delivery')}", hint, USAGE)
+        _end_preview("create", answer["selected"], "delivery", _NOTHING_TO_REPLAY, hint)
     if not any(answer.values()):
-        typer.echo("The selection has no skipped verdict.")
+        typer.echo(_NOTHING_TO_REPLAY)
 
 
 def _why(row: tables.Row) -> str:
@@ -410,11 +426,12 @@ def redrive_deliveries(
     )
     selection["state"] = state
     client = AdminClient(admin, data, operate=True)
-    answer = _change(client, "/api/deliveries/redrive", selection, "redrive", "delivery", yes=yes)
+    other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
+    nothing = _NOTHING_TO_REDRIVE.format(state=state, other=other)
+    answer = _change(client, "/api/deliveries/redrive", selection, "redrive", "delivery", nothing, yes=yes)
     typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")
     if not answer["redriven"]:
-        other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
-        typer.echo(f"No selected delivery is {state} and still has its body{other}.")
+        typer.echo(nothing)
 
 
 def cancel_deliveries(
@@ -454,8 +471,11 @@ def cancel_deliveries(
     )
     selection["state"] = state
     client = AdminClient(admin, data, operate=True)
-    answer = _change(client, "/api/deliveries/cancel", selection, "cancel", "delivery", yes=yes)
+    nothing = _NOTHING_TO_CANCEL.format(state=state)
+    answer = _change(client, "/api/deliveries/cancel", selection, "cancel", "delivery", nothing, yes=yes)
     typer.echo(f"Cancelled: {tables.counted(answer['cancelled'], 'delivery')}.")
+    if not answer["cancelled"]:
+        typer.echo(nothing)
 
 
 def retry_deliveries(
@@ -493,10 +513,10 @@ def retry_deliveries(
         reason=reason,
     )
     client = AdminClient(admin, data, operate=True)
-    answer = _change(client, "/api/deliveries/retry", selection, "retry", "delivery", yes=yes)
+    answer = _change(client, "/api/deliveries/retry", selection, "retry", "delivery", _NOTHING_TO_RETRY, yes=yes)
     typer.echo(f"Due now: {tables.counted(answer['retried'], 'delivery')}.")
     if not answer["retried"]:
-        typer.echo("None waits for a later retry: `usher deliveries list` shows which are held, due or not pending.")
+        typer.echo(_NOTHING_TO_RETRY)
 
 
 def list_dead(
@@ -641,12 +661,12 @@ def release_quarantined(
         reason=reason,
     )
     client = AdminClient(admin, data, operate=True)
-    answer = _change(client, "/api/quarantine/release", selection, "release", "arrival", yes=yes)
+    answer = _change(client, "/api/quarantine/release", selection, "release", "arrival", _NOTHING_TO_RELEASE, yes=yes)
     typer.echo(
         f"Released: {tables.counted(answer['released'], 'arrival')},"
         f" with {tables.counted(answer['deliveries'], 'delivery')}."
     )
     if not answer["released"] and not answer["unfit"]:
-        typer.echo("There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so.")
+        typer.echo(_NOTHING_TO_RELEASE)
     _print_unfit(answer["unfit"])
     raise typer.Exit(WRONG if answer["unfit"] else 0)
