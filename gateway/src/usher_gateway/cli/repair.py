@@ -28,14 +28,16 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         store_password_file: store_options.StorePasswordFile = None,
-        yes: Annotated[bool, typer.Option("--yes", help="Write the names; without it, nothing changes.")] = False,
+        yes: Annotated[
+            bool, typer.Option("--yes", help="Write the names. Without it, print what would change.")
+        ] = False,
     ) -> None:
         """Give names to stored visits and deliveries of listeners and routes whose names a PostgreSQL store lost.
 
         Names that other rows prove come back; the others are shown under the tenant "?". Without --yes the command
         only says what it would do. It reads all visits, which takes minutes in a large store, while gateways may run.
-        Exit code 0: nothing is left to do, or it was only asked; 1: the database is away, so try again; 2: a flag, the
-        password or the rights of the user are wrong.
+        Exit code 0: the names are complete, or the command printed what it would do; 1: the database cannot be reached,
+        or its tables are too old; 2: a flag, the password or the rights of the user are wrong.
         """
         from usher_gateway import logs, model, settings
         from usher_gateway.store.postgresql import repair

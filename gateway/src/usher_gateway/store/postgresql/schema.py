@@ -151,7 +151,7 @@ async def require_newest(connection: Connection) -> None:
     if lacking:
         numbers = ", ".join(str(migration.number) for migration in lacking)
         raise model.SchemaTooOldError(
-            f"the database of --store lacks migrations ({numbers}), and --no-migrate forbids the gateway to make them",
+            f"the database of --store lacks migrations ({numbers})",
             "Run `usher migrate` of this release as the owner of the tables.",
         )
 
