@@ -314,6 +314,17 @@ async def test_replay_with_yes_needs_the_reasons(served: serving.Served) -> None
     assert (run.code, "--yes needs the skip reasons" in run.err) == (2, True)
 
 
+@pytest.mark.parametrize("reasons", [["--reason", "Filter", "--reason", "Paused"], ["--reason", "Filter, Paused"]])
+async def test_replay_takes_several_reasons_in_each_form(served: serving.Served, reasons: list[str]) -> None:
+    run = await ask(served, "visits", "replay", *reasons)
+    assert (run.code, run.out.strip()) == (2, "Filter: 1 delivery"), run.err
+
+
+async def test_replay_refuses_an_empty_reason(served: serving.Served) -> None:
+    run = await ask(served, "visits", "replay", "--all", "--reason", "", "--yes")
+    assert (run.code, "there is no reason ``" in run.err) == (2, True)
+
+
 async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: serving.Served) -> None:
     (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
     shown = await done(served, "deliveries", "show", held["id"])

@@ -49,6 +49,10 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what
 _IgnoreOncePer = Annotated[
     bool, typer.Option("--ignore-once-per", help="Also send what the route's oncePer rule allows no more.")
 ]
+_SkipReasons = Annotated[
+    list[str] | None,
+    typer.Option("--reason", help="For this skip reason; for several, use commas or repeat the flag.", metavar="<str>"),
+]
 _EndedState = Annotated[str, typer.Option(help="dead or cancelled.")]
 _QuarantineState = Annotated[str | None, typer.Option(help="released or unreleased.")]
 
@@ -262,7 +266,7 @@ def replay_visits(
     destination: Destination = None,
     since: Since = None,
     until: Until = None,
-    reason: Reason = None,
+    reason: _SkipReasons = None,
     everything: All = False,
     ignore_once_per: _IgnoreOncePer = False,
     yes: _Yes = False,
@@ -271,9 +275,10 @@ def replay_visits(
 ) -> None:
     """Deliver what routes skipped: each skipped verdict once, while its body is stored.
 
-    --yes needs --reason: Filter, OncePer, Stale, Repeat, Paused or Shadow, with commas between several. A route's time
-    limit does not count, but its oncePer rule does.
+    --yes needs --reason: Filter, OncePer, Stale, Repeat, Paused or Shadow. A route's time limit
+    does not count, but its oncePer rule does.
     """
+    reasons = [name.strip() for names in reason or [] for name in names.split(",")]
     selection = make_selection(
         ids,
         everything=everything,
@@ -284,10 +289,10 @@ def replay_visits(
         destination=destination,
         since=parse_moment(since),
         until=parse_moment(until),
-        reason=reason,
+        reason=",".join(reasons) if reasons else None,
     )
     client = AdminClient(admin, data, operate=True)
-    if yes and reason is None:
+    if yes and not reasons:
         fail(
             "--yes needs the skip reasons to replay",
             "name them, such as --reason Paused,Filter; without --yes the command counts them",
@@ -306,7 +311,7 @@ def replay_visits(
     if answer["withoutBody"]:
         typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
     if not yes:
-        hint = "give --yes to do it" if reason is not None else "give --yes, and --reason with those to replay"
+        hint = "give --yes to do it" if reasons else "give --yes, and --reason with those to replay"
         _end_preview("create", answer["selected"], "delivery", _NOTHING_TO_REPLAY, hint)
     if not any(answer.values()):
         typer.echo(_NOTHING_TO_REPLAY)
