@@ -156,10 +156,10 @@ async def test_suspended_leader_starts_no_write_when_it_resumes(
         first.process.send_signal(signal.SIGCONT)
     async with asyncio.timeout(60):
         assert await first.process.wait() == 1
-    late = [(one.method, one.path) for one in writes(proxy)[written:] if not one.path.endswith("/events")]
-    assert len(late) <= 1, (
-        late
-    )  # its one worker may have been stopped between the check of the clock and the write to the socket
+    harmless = ("/events", "/selfsubjectaccessreviews")  # a review only asks for the rights of the operator
+    late = [(one.method, one.path) for one in writes(proxy)[written:] if not one.path.endswith(harmless)]
+    # Its one worker may have been stopped between the check of the clock and the write to the socket.
+    assert len(late) <= 1, late
     await wait_whole(install, namespace)
 
 

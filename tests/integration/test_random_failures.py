@@ -111,6 +111,8 @@ class PostedRequest:
 
     method = "POST"
     remote = "127.0.0.1"
+    is_complete = True
+    unanswered_bytes = 0
 
     def __init__(self, path: str, body: bytes, *, is_connected: bool) -> None:
         self.headers: CIMultiDict[str] = CIMultiDict()
@@ -124,6 +126,9 @@ class PostedRequest:
 
     async def read_body(self) -> bytes:
         return self.body
+
+    async def wait_and_give_way(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 def snapshot(chance: random.Random, *, healthy: bool) -> documents.Snapshot:

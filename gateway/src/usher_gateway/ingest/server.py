@@ -174,6 +174,16 @@ class Request(web.BaseRequest):
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
         return bytes(body)
 
+    @property
+    def is_complete(self) -> bool:
+        """True if the whole body has been received."""
+        return self.content.is_eof()
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """The bytes in memory of this request and of those behind it on its connection."""
+        return self.connection.unanswered_bytes
+
     async def wait_and_give_way(self, seconds: float) -> None:
         """Wait, or until the connection is lost. Meanwhile it is among the first to give way to new ones.
 
