@@ -149,6 +149,7 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     name = databases.name_of(tmp_path)
     options = f"size=40m,uid={pwd.getpwnam('nobody').pw_uid}"  # The server runs as this user.
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=False).returncode:
+        # Containers without CAP_SYS_ADMIN do not let root mount one either.
         pytest.skip("this machine mounts no file systems")
     try:
         databases.server().execute(f"create tablespace {name} location '{place}'")

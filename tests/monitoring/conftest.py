@@ -11,4 +11,5 @@ def prometheus_programs() -> None:
     try:
         debian.programs()
     except debian.NotDebianError as error:
+        # Only promtool and Prometheus can judge rules, and only Debian's packages have them without a download.
         pytest.skip(str(error))

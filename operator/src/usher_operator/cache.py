@@ -684,7 +684,7 @@ class Cache(View):
         return frozenset(map(hostname_key, vacant)).union(*namers) - {key}
 
     def _exposed_by(self, key: Key) -> dict[str, bool]:
-        """Hostname in the published document of a Listener -> whether it has a live address of its own there."""
+        """Map each hostname in a Listener's published document to True if the Listener owns a live address there."""
         document = self.child_index.listener_document(key)
         if document is None:
             return {}

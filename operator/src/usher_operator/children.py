@@ -203,7 +203,7 @@ class RoutePart(msgspec.Struct, frozen=True):
 
 
 _NAME_HASH_LENGTH = 26
-"""Characters of base32, 130 bits: nobody can search for a hostname that gets the name of another hostname's objects."""
+"""Characters of base32. They carry 130 bits, so that a search for two hostnames with the same name is hopeless."""
 
 
 def object_name(hostname: str) -> str:

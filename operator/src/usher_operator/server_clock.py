@@ -35,7 +35,7 @@ class ServerClock:
         """Difference between the server's clock and the monotonic one, by the last response."""
 
     def saw_date(self, date: str) -> None:
-        """Take the header ``Date`` of a response that arrives now. Ignores a text that is no date."""
+        """Take the header ``Date`` of a response that arrives now. Ignores a text that is not a date."""
         try:
             server_time = round(email.utils.parsedate_to_datetime(date).timestamp() * 1_000_000)
         except (TypeError, ValueError, OverflowError):

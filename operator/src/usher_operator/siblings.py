@@ -70,7 +70,7 @@ _LISTENER_STATES = tuple(
 
 
 Claim = str | tuple[str, str]
-"""What a Listener names: a hostname, or an address (`indexes.address_path`) with its tenant."""
+"""A hostname that a Listener names, or an address (`indexes.address_path`) with its tenant."""
 
 _ClaimGroup = tuple[Claim, str, str, str]
 """Claim, namespace, Tenant and class."""
@@ -194,7 +194,7 @@ class Siblings:
     def expose(
         self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Mapping[str, bool]
     ) -> None:
-        """Set the hostnames in the published document of a Listener, and whether it has live addresses of its own."""
+        """Set the hostnames in the published document of a Listener: True for those where it owns a live address."""
         places = {host: (not is_own, cached.created) for host, is_own in hostnames.items()} if cached else {}
         self._exposed.set(key, places)
 

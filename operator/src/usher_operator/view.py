@@ -460,7 +460,7 @@ class View(Protocol):
 
         Args:
             hostname: The hostname.
-            besides: A Listener by which nobody holds it.
+            besides: A Listener whose claim does not count.
         """
 
     def published(self, key: Key) -> PublishedDocument | None:

@@ -27,7 +27,7 @@ TENANT_SHARE = 0.1
 TENANT_BURST_SECONDS = 0.2
 
 _RESERVED_SECONDS = 0.02
-"""What a body counts while a thread inflates or hashes it. 8 MiB take about this long."""
+"""The gateway charges a body with this while a thread inflates or hashes it. 8 MiB take about this long."""
 
 
 class BodyBudgets:

@@ -373,7 +373,7 @@ _NO_TIME = (None, "")
 
 
 class IdentifiedBody(msgspec.Struct, frozen=True, gc=False):
-    """Who a body is about, and whether it is a visit of its listener."""
+    """The visitor that a body names, and the reason if it is not a visit of its listener."""
 
     fields: dict[str, object]
     identity: identity.Identity

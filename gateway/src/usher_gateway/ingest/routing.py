@@ -247,7 +247,7 @@ class _PlannedRoute:
             self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
 
     def mark(self, fields: Mapping[str, object], identified: identity.Identity, now: int) -> tuple[bytes, int]:
-        """Return the mark of the once-per rule, and until when it is kept; an empty one if there is no rule."""
+        """Return the mark of the once-per rule, and when the store may delete it; an empty mark if there is no rule."""
         rule = self._route.once_per
         if rule is None:
             return b"", 0

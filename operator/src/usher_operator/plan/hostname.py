@@ -282,7 +282,7 @@ def plan(view: View, key: Key) -> Plan:
 
 
 def _is_left(view: View, hostname: str) -> bool:
-    """True if documents have addresses at a hostname that is no class's now, and all of them are about to end.
+    """True if documents have addresses at a hostname without a class, and all of these addresses will end.
 
     These are retired addresses, and addresses of a class that had the hostname until now.
     """

@@ -8,8 +8,8 @@ its classes:
   to it.
 - If no class is left by that, the oldest class that permits the namespace decides, else the oldest class of all.
 
-Classes of the same second are ordered by name. Each install publishes the documents that its own gateways need,
-whoever owns the status.
+Classes of the same second are ordered by name. Each install publishes the documents that its own gateways need, also
+for resources whose status another install writes.
 
 Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs of two versions
 may disagree while one of them cannot read a class. ``status.RewriteBackoff`` bounds what these two cases cost.

@@ -9,8 +9,8 @@ stored row under the right name:
   numbers, writes the names again and repeats the batch. The names come before the commit in the write-ahead log. So
   whatever keeps the commit (a crash, a standby) keeps its names too, although they are written in statements of their
   own whose wait for a standby may be cancelled.
-- Numbers are random, so that the database does not give the number of a name that it lost to another name. What a
-  gateway remembers of a number stays true, such as the definition of a route whose deliveries are in lanes.
+- Numbers are random, so that a lost number is not issued again for another name. So the facts that a gateway remembers
+  by number stay true, such as the definition of a route whose deliveries are in lanes.
 - A gateway forgets the numbers of names when it connects to another server, or to a server that was restarted.
 
 Retention deletes a route definition when no arrival refers to it. For that the row has the highest row key that an
@@ -18,7 +18,7 @@ arrival with it may have (``used_key``). A gateway moves it on by a day before i
 covers it. A definition is first marked by a negative key, so that all gateways forget its number before it is free.
 
 Earlier releases could store rows whose number has no name. Readers show these under ``unknown_listener``, an alert
-tells of them, and ``usher repair`` gives them names.
+reports them, and ``usher repair`` gives them names.
 """
 
 import hashlib
@@ -148,8 +148,8 @@ class UsedNames:
     def columns(self) -> list[object]:
         """Return the values of ``NAMES_EXIST``.
 
-        The listener of a route needs no check of its own: a database that has the route has the listener, which is
-        older and is never deleted.
+        The listener of a route needs no second check: a database that has the route also has the listener, because
+        listeners are written before their routes and are never deleted.
         """
         routes = list(self.routes.values())
         with_route = {route.numbers.listener for route in routes}

@@ -96,8 +96,8 @@ _END_ROUTES = """
 """
 """Mark route definitions to which no arrival refers, by the negative key of this moment. A use takes the mark away.
 
-One of the last two days stays also if there is no arrival yet, because a commit that is running may refer to it. So a
-gateway whose clock is days behind could lose the route of an arrival only if it were its first one in as many days.
+A definition that was used in the last two days stays even if no arrival refers to it, because a running commit may do
+so. A gateway can lose the route of an arrival only if its clock is days behind and the route was unused for as long.
 """
 
 _FORGET_ROUTES = """

@@ -77,7 +77,7 @@ async def repair(dsn: str, password: str | None, *, may_write: bool) -> Repair:
 
 
 class _Evidence:
-    """What the rows of a database prove about the numbers that have no name."""
+    """Collects the names that the rows of a database prove for numbers without a name."""
 
     def __init__(self, names: dict[int, model.ListenerName], definitions: dict[int, model.RouteDefinition]) -> None:
         self.names = names

@@ -301,7 +301,7 @@ def shared_lock(path: Path) -> IO[bytes]:
     """Lock a database file so that no gateway can serve it; several processes can hold this lock.
 
     Raises:
-        OSError: there is no such file, or it cannot be locked.
+        OSError: the file does not exist, or it cannot be locked.
         StoreLockedError: a gateway or a command uses it.
     """
     file = path.open("rb")
