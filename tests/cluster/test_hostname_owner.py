@@ -111,8 +111,8 @@ async def test_listeners_of_a_tenant_swap_hostnames_without_a_gap(make_agency: a
         await agency.apply(*listeners(*hostnames))
         swapped = [[(hostname, False)] for hostname in hostnames]
         await waiting.until(served, functools.partial(operator.eq, swapped))
-    for one in probes:
-        one.cancel()
+    for task in probes:
+        task.cancel()
     await asyncio.gather(*probes, return_exceptions=True)
     assert refused == []
 

@@ -27,8 +27,12 @@ async def second(
 
 def status_writes(namespace: str, *writers: installs.Install) -> int:
     users = {install.operator.user for install in writers}
-    requests = [one for one in writers[0].cluster.audit.since() if one.namespace == namespace and one.user in users]
-    return sum(one.writes and one.resource.endswith("/status") for one in requests)
+    requests = [
+        request
+        for request in writers[0].cluster.audit.since()
+        if request.namespace == namespace and request.user in users
+    ]
+    return sum(request.writes and request.resource.endswith("/status") for request in requests)
 
 
 async def until_settled(namespace: str, *writers: installs.Install) -> None:
@@ -55,10 +59,10 @@ def by(install: installs.Install, resource: dict[str, Any]) -> bool:
 
 async def until_reason(server: api.Api, resource: api.Resource, reason: str) -> dict[str, Any]:
     """Wait until Ready of a resource has a reason, and return the resource."""
-    found: dict[str, Any] = await server.wait(
+    raw: dict[str, Any] = await server.wait(
         resource, lambda raw: raw and (api.condition(raw, "Ready") or {}).get("reason") == reason
     )
-    return found
+    return raw
 
 
 async def test_two_installs_settle_with_an_unready_listener_and_a_secret(
@@ -108,10 +112,10 @@ async def test_resource_whose_listener_changes_install_is_taken_over_whole(
     for manifest in (installs.destination(namespace), listener):
         await server.apply(manifest)
     await install.start_operator()
-    before = await second.start_operator()
+    former = await second.start_operator()
     acme = api.Resource("Tenant", "acme", namespace)
     await server.wait(acme, lambda raw: by(second, raw) and api.condition(raw, "CompanyShared"))
-    await before.stop()
+    await former.stop()
     await server.delete(api.of(shared))
     await server.delete(api.of(listener))
     await server.apply(installs.listener(install, namespace))
@@ -128,9 +132,9 @@ async def test_classes_of_two_installs_with_one_hostname_say_so(
     await server.apply(second.klass(allowedHostnames=[{"hostname": "www.customers.example.com"}]))
     await install.start_operator()
     await second.start_operator()
-    for one in (install, second):
-        klass = await server.wait(api.of(one.klass()), lambda raw: api.condition(raw, "HostnamesShared"))
+    for installed in (install, second):
+        klass = await server.wait(api.of(installed.klass()), lambda raw: api.condition(raw, "HostnamesShared"))
         assert "customers.example.com` overlaps" in api.condition(klass, "HostnamesShared")["message"]
     await server.apply(second.klass(allowedHostnames=[]))
-    for one in (install, second):
-        await server.wait(api.of(one.klass()), lambda raw: not api.condition(raw, "HostnamesShared"))
+    for installed in (install, second):
+        await server.wait(api.of(installed.klass()), lambda raw: not api.condition(raw, "HostnamesShared"))

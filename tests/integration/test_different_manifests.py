@@ -62,12 +62,12 @@ def manifests(peer: Peer, *names: str, missing: tuple[str, ...] = ()) -> list[ga
 @pytest.fixture
 async def pair(tmp_path: Path, database: str) -> AsyncIterator[list[gateways.Gateway]]:
     """Two gateways on one database that are not started yet."""
-    found = []
+    fleet = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        found.append(gateways.Gateway(tmp_path / name, [], database=database))
-    yield found
-    for gateway in found:
+        fleet.append(gateways.Gateway(tmp_path / name, [], database=database))
+    yield fleet
+    for gateway in fleet:
         await gateway.close()
 
 

@@ -41,8 +41,8 @@ WITHOUT_ROUTE = """
 def manifests(listeners: int, state: str) -> list[gateways.Manifest]:
     """Return listeners with a destination that does not answer, in a given state."""
     routes = [gateways.route("crm", "crm")]
-    made = [gateways.listener(f"l{number}", routes) for number in range(listeners)]
-    return [gateways.TENANT, gateways.destination("crm", "http://127.0.0.1:1", state=state), *made]
+    declared = [gateways.listener(f"l{number}", routes) for number in range(listeners)]
+    return [gateways.TENANT, gateways.destination("crm", "http://127.0.0.1:1", state=state), *declared]
 
 
 class Load:
@@ -147,8 +147,8 @@ async def run(folder: Path, durability: Durability, *, seed: int, failovers: int
             own = folder / f"gateway-{place}"
             own.mkdir()
             flags = ("--store", f"postgresql://usher@{hosts}/postgres", "--store-durability", durability)
-            made = gateways.Gateway(own, manifests(FIRST_LISTENERS, state), *flags)
-            fleet.append(await stack.enter_async_context(made))
+            gateway = gateways.Gateway(own, manifests(FIRST_LISTENERS, state), *flags)
+            fleet.append(await stack.enter_async_context(gateway))
         new_gateway = fleet.pop()
         stack.enter_context(servers[1])
         await replicating(primary)

@@ -220,8 +220,8 @@ class Cache(View):
 
     def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname whose Listeners cannot be found."""
-        found = [self.child_index.listener_document(key) for key in self._absent.keys_of(hostname)]
-        return [document for document in found if document is not None]
+        published = [self.child_index.listener_document(key) for key in self._absent.keys_of(hostname)]
+        return [document for document in published if document is not None]
 
     @property
     def shared_hostnames(self) -> Collection[str]:
@@ -466,12 +466,12 @@ class Cache(View):
         The caller knows which other keys the reports concern.
         """
         self._gateways = gateways
-        before = self._reported
-        self._reported = {key: held for one in gateways if one.reachable for key, held in one.held.items()}
+        former = self._reported
+        self._reported = {key: held for gateway in gateways if gateway.reachable for key, held in gateway.held.items()}
         changed: set[str] = set()
-        for key in before.keys() | self._reported.keys():
+        for key in former.keys() | self._reported.keys():
             held = self._reported.get(key)
-            if held != before.get(key):
+            if held != former.get(key):
                 changed |= self._reported_holders.hostnames_of(key)
                 self._reported_holders.set(
                     key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
@@ -552,8 +552,8 @@ class Cache(View):
         return record.found
 
     def _listeners(self, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
-        found = (self.listener(key.path) for key in keys if key.kind == "Listener")
-        return (one for one in found if one is not None)
+        listeners = (self.listener(key.path) for key in keys if key.kind == "Listener")
+        return (listener for listener in listeners if listener is not None)
 
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
         record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
@@ -591,7 +591,7 @@ class Cache(View):
         """Set the targets of a key; returns the Tenants and Destinations that may have another owner now."""
         former = self._references.targets(key)
         concerned = indexes.owned_by_class(key.namespace, former | targets) if key.kind == "Listener" else ()
-        classes = {one: frozenset(self.classes_using(one)) for one in concerned}
+        former_classes = {used: frozenset(self.classes_using(used)) for used in concerned}
         self._secrets.set_references(key, targets)
         if key.kind == "Listener":
             cached = self.listener(key.path)
@@ -599,7 +599,9 @@ class Cache(View):
             hosts = (path for kind, path in targets if kind == "Hostname")
             addresses = ((tenant, path) for kind, path in targets if kind == "Address")
             self._siblings.claim(key, cached, (*hosts, *addresses))
-        return frozenset(one for one in concerned if classes[one] != self.classes_using(one) and one in self.records)
+        return frozenset(
+            used for used in concerned if former_classes[used] != self.classes_using(used) and used in self.records
+        )
 
     def _set_class(self, key: Key, found: object) -> KeySet:
         """Set a class; returns the keys for which its hostname or its install now counts in another way."""
@@ -621,7 +623,7 @@ class Cache(View):
         if _patterns(former) != _patterns(present):
             concerned |= frozenset(Key("ListenerClass", "", name) for name in self._classes)
         if _owner_and_age(former) != _owner_and_age(present):  # rare, and may change the owner of any resource
-            concerned |= frozenset(one for one in self.records if one.kind != "Listener" or self._has_no_class(one))
+            concerned |= frozenset(own for own in self.records if own.kind != "Listener" or self._has_no_class(own))
         return concerned
 
     def _has_no_class(self, key: Key) -> bool:
@@ -878,8 +880,8 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
     The status of a Listener that had the address of its class until now may still show the class's hostname.
     """
     named = {address.hostname for address in cached.resource.spec.addresses or ()}
-    shown = [one for one in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(one, dict)]
-    return frozenset(named & {one.get("hostname") for one in shown if one.get("name") != children.CLASS_ADDRESS})
+    shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
+    return frozenset(named & {entry.get("hostname") for entry in shown if entry.get("name") != children.CLASS_ADDRESS})
 
 
 def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:

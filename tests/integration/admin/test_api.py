@@ -363,7 +363,7 @@ async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> 
 async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: serving.Served) -> None:
     await serving.fill(served)
     served.mend(user=("/visitor/ref",))
-    before = await served.get("/api/deliveries"), await served.get("/api/visits")
+    unchanged = await served.get("/api/deliveries"), await served.get("/api/visits")
     cancelled = {"cancelled": 0, "selected": 1, "reasons": {"DestinationPaused": 1}}
     assert await served.post("/api/deliveries/cancel", state="held", dryRun=True) == cancelled
     redriven = {"redriven": 0, "selected": 1, "reasons": {"Status": 1}}
@@ -374,7 +374,7 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     assert await served.post("/api/quarantine/release", all=True, dryRun=True) == released
     replay = await served.post("/api/visits/replay", all=True, dryRun=True)
     assert (replay["replayed"], replay["selected"], replay["reasons"]) == (0, 1, {"Filter": 1})
-    assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == before
+    assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == unchanged
 
 
 async def test_dry_run_without_a_selection_is_refused(served: serving.Served) -> None:

@@ -268,13 +268,13 @@ async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> No
 async def test_command_without_yes_prints_what_it_would_change(
     served: serving.Served, command: str, reasons: str, total: str
 ) -> None:
-    before = await served.get("/api/deliveries")
+    unchanged = await served.get("/api/deliveries")
     run = await ask(served, *command.split())
     assert run.code == 2
     assert run.out.strip() == reasons
     assert total in run.err
     assert "--yes" in run.err
-    assert await served.get("/api/deliveries") == before
+    assert await served.get("/api/deliveries") == unchanged
 
 
 @pytest.mark.parametrize(

@@ -46,17 +46,17 @@ def register(app: typer.Typer) -> None:
         try:
             settings.check_store_address(store)
             password = settings.read_store_password(store_password_file)
-            found = asyncio.run(repair.repair(store, password, may_write=yes))
+            missing = asyncio.run(repair.repair(store, password, may_write=yes))
         except model.UsherError as error:
             wrong_usage = isinstance(error, model.ConfigurationError)
             admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)
-        if not found.is_needed:
+        if not missing.is_needed:
             typer.echo("the store has all names")
             return
-        for number, name in sorted(found.listeners.items()):
+        for number, name in sorted(missing.listeners.items()):
             typer.echo(f"listener {number}: {name.key} of tenant {name.tenant}")
-        typer.echo(f"listeners without a name: {len(found.listeners)}")
-        typer.echo(f"routes without a definition: {len(found.routes)}")
-        typer.echo(f"destinations without a name: {len(found.destinations)}")
-        typer.echo(f"visits whose routes belong to another listener: {len(found.mixed)}")
+        typer.echo(f"listeners without a name: {len(missing.listeners)}")
+        typer.echo(f"routes without a definition: {len(missing.routes)}")
+        typer.echo(f"destinations without a name: {len(missing.destinations)}")
+        typer.echo(f"visits whose routes belong to another listener: {len(missing.mixed)}")
         typer.echo("the names are written" if yes else "nothing has changed; run it with --yes to write these names")

@@ -39,9 +39,9 @@ class UnknownDestinations:
         self._missing_since: dict[str, float] = {}
         """Destination -> when this gateway first saw that no gateway knows it."""
 
-    def apply(self, known: Collection[str]) -> None:
+    def apply(self, destinations: Collection[str]) -> None:
         """Note the destinations that this gateway knows from now on."""
-        self._known = frozenset(known)
+        self._known = frozenset(destinations)
         for destination in self._known & self._missing_since.keys():
             del self._missing_since[destination]
 
@@ -49,13 +49,13 @@ class UnknownDestinations:
         """Tell the other gateways what this one knows, if that changed."""
         if self._store.is_shared and self._known != self._told and self._now() >= self._tell_at:
             self._tell_at = self._now() + _TELL_SECONDS
-            known = self._known
+            told = self._known
             try:
-                await self._store.tell_destinations(known)
+                await self._store.tell_destinations(told)
             except model.StoreUnavailableError as error:
                 _log.warning("destinations_not_shared", reason=str(error))
                 return
-            self._told = known
+            self._told = told
 
     async def look_up(self, unknown: Collection[str]) -> None:
         """Find out whether other gateways know destinations with due deliveries. If that fails, these wait."""
@@ -69,7 +69,7 @@ class UnknownDestinations:
             _log.warning("destinations_not_shared", reason=str(error))
             return
         for destination in unknown:
-            if any(destination in known for known in others):
+            if any(destination in theirs for theirs in others):
                 self._missing_since.pop(destination, None)
             else:
                 self._missing_since.setdefault(destination, now if others else now - HOLD_AFTER_SECONDS)

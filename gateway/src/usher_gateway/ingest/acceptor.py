@@ -26,8 +26,8 @@ _PAUSE_SECONDS = 0.1
 
 def bind(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for all addresses of a host. Raises: OSError."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    resolved = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, address) for family, _, _, _, address in resolved)
     sockets: list[socket.socket] = []
     try:
         for family, address in addresses:

@@ -488,11 +488,11 @@ class Connection(web.RequestHandler):
         """Note the lines of RTSP requests."""
         self.received_bytes += len(data)
         data = self.last_line + data
-        for found in _RTSP_LINE_END.finditer(data):
+        for line_end in _RTSP_LINE_END.finditer(data):
             if len(self.rtsp_lines) <= _MAX_RTSP_LINES:
-                target = data[data.rfind(b" ", 0, found.start()) + 1 : found.start()]
-                ends_at = self.received_bytes - len(data) + found.end()
-                self.rtsp_lines[target[-_LINE_BYTES:], found[1]] = ends_at
+                target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
+                ends_at = self.received_bytes - len(data) + line_end.end()
+                self.rtsp_lines[target[-_LINE_BYTES:], line_end[1]] = ends_at
         self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
 
     def _is_too_much(self, size: int) -> bool:

@@ -117,9 +117,9 @@ async def test_release_under_a_route_that_the_database_lost(bench: engines.Bench
     copy = await save(bench)
     await bench.accept(at(BAR_ROUTE, "lost"))
     await go_back(bench, copy)
-    (found,) = await bench.store.quarantined(Filter(), 10)
-    found.if_visit = (samples.plan(BAR_ROUTE),)
-    assert await bench.store.release([found], samples.NOW) == 1
+    (quarantined,) = await bench.store.quarantined(Filter(), 10)
+    quarantined.if_visit = (samples.plan(BAR_ROUTE),)
+    assert await bench.store.release([quarantined], samples.NOW) == 1
     (delivery,) = await bench.deliveries()
     assert (delivery["tenant"], delivery["destination"]) == ("globex", "agency/bar")
 
@@ -268,9 +268,9 @@ async def repaired(bench: engines.Bench, *, may_write: bool) -> repair.Repair:
 
 async def test_repair_names_what_the_database_lost(bench: engines.Bench) -> None:
     number = await without_bar(bench)
-    found = await repaired(bench, may_write=False)
-    assert found.listeners == {number: model.ListenerName("?", "?", f"#{number}")}
-    assert (len(found.routes), len(found.destinations), found.mixed) == (1, 1, [])
+    missing = await repaired(bench, may_write=False)
+    assert missing.listeners == {number: model.ListenerName("?", "?", f"#{number}")}
+    assert (len(missing.routes), len(missing.destinations), missing.mixed) == (1, 1, [])
     await repaired(bench, may_write=True)
     assert not (await repaired(bench, may_write=False)).is_needed
     await bench.reopen()

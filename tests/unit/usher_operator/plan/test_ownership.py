@@ -66,9 +66,9 @@ def test_unreadable_resources_belong_to_the_install_that_they_name() -> None:
 def test_install_without_ownership_publishes_and_writes_no_status() -> None:
     built = with_other_class(created="02")
     built.edit("Listener", samples.LISTENER, listenerClassName="other")
-    wanted = plan.plan(built, DESTINATION)
-    assert wanted.status is None
-    assert wanted.children
+    planned = plan.plan(built, DESTINATION)
+    assert planned.status is None
+    assert planned.children
 
 
 def test_every_install_computes_the_same_owner() -> None:
@@ -77,6 +77,6 @@ def test_every_install_computes_the_same_owner() -> None:
     built.add(samples.tenant("globex"))
     kinds: tuple[Kind, ...] = ("Tenant", "Destination", "Listener", "ListenerClass")
     keys = [key for key in built.every_key() if key.kind in kinds]
-    before = [owner_of(built, key) for key in keys]
+    owners = [owner_of(built, key) for key in keys]
     built.set(install=Install(controller_name=OTHER))
-    assert [owner_of(built, key) for key in keys] == before
+    assert [owner_of(built, key) for key in keys] == owners

@@ -206,11 +206,11 @@ async def replay(
     until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
     added = await connection.fetch(ADD_MARKS, *columns(sorted(until.items()), 2)) if until else []
     chosen = choose_replays(candidates, marks, until.keys() - {mark for (mark,) in added}, report)
-    made = []
+    rows = []
     for candidate in chosen:
         hold = first_hold(candidate.flags, holds.get(candidate.route, ()))
-        made.append(_new_row(transaction, candidate.arrival, candidate.route, hold=hold))
-    await connection.execute(_INSERT, *columns(made, 7), int(model.Origin.Replayed), now)
+        rows.append(_new_row(transaction, candidate.arrival, candidate.route, hold=hold))
+    await connection.execute(_INSERT, *columns(rows, 7), int(model.Origin.Replayed), now)
     await transaction.meter_routes([candidate.route for candidate in chosen], now, model.Counter.replayed)
     return report
 

@@ -90,9 +90,9 @@ async def _arrival_rows(connection: Connection, keys: list[int]) -> list[JSONRow
 
 async def _route_names(connection: Connection, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
     """Return number -> (number, namespace, tenant, listener, route, destination)."""
-    wanted = list(numbers)
-    names = {row[0]: tuple(row) for row in await connection.fetch(_ROUTE_NAMES, wanted)}
-    for number in wanted:
+    ordered = list(numbers)
+    names = {row[0]: tuple(row) for row in await connection.fetch(_ROUTE_NAMES, ordered)}
+    for number in ordered:
         if number not in names:
             route = unknown_route(number)
             names[number] = (number, *msgspec.structs.astuple(route.listener), route.route, route.destination)

@@ -397,8 +397,8 @@ class NameNumbers:
             listener, destination = self._listeners.get(route.listener), self._destinations.get(route.destination)
             if listener is None or destination is None:
                 raise NamesLostError
-            made = self._numbers[number] = RouteNumbers(number, listener, destination)
-            self._routes[id(route)] = PreparedRoute(route, made, digest, used_key)
+            route_numbers = self._numbers[number] = RouteNumbers(number, listener, destination)
+            self._routes[id(route)] = PreparedRoute(route, route_numbers, digest, used_key)
             self.definitions.setdefault(number, route)
 
     async def _add_routes(

@@ -66,10 +66,10 @@ async def repair(dsn: str, password: str | None, *, may_write: bool) -> Repair:
             await schema.require_newest(connection)
             await connection.execute("set local statement_timeout = 0")
             await connection.execute("set local idle_in_transaction_session_timeout = 0")
-            found = await _find(connection)
+            missing = await _find(connection)
             if may_write:
-                await _write(connection, found)
-            return found
+                await _write(connection, missing)
+            return missing
     except UNAVAILABLE as error:
         raise model.StoreUnavailableError(f"the repair failed: {describe(error)}") from None
     finally:
@@ -133,26 +133,26 @@ async def _find(connection: Connection) -> Repair:
 
 def _repair(evidence: _Evidence) -> Repair:
     """Choose the names (pure)."""
-    found = Repair(mixed=evidence.mixed)
+    missing = Repair(mixed=evidence.mixed)
     taken = set(evidence.names.values())
     for number in sorted(evidence.names_of):
-        found.listeners[number] = name = _proven_name(number, evidence.names_of[number], taken)
+        missing.listeners[number] = name = _proven_name(number, evidence.names_of[number], taken)
         taken.add(name)
-    names = evidence.names | found.listeners
+    names = evidence.names | missing.listeners
     for route, listeners in evidence.listeners_of.items():
-        found.routes[route] = definition = unknown_route(route)
+        missing.routes[route] = definition = unknown_route(route)
         if len(listeners) == 1:
             name = names[min(listeners)]
-            found.routes[route] = msgspec.structs.replace(definition, listener=name)
-    return found
+            missing.routes[route] = msgspec.structs.replace(definition, listener=name)
+    return missing
 
 
-async def _with_destinations(connection: Connection, found: Repair) -> Repair:
+async def _with_destinations(connection: Connection, missing: Repair) -> Repair:
     keys = {number for (number,) in await connection.fetch("select number from destinations")}
     for (number,) in await connection.fetch(_USED_DESTINATIONS, timeout=_SECONDS):
         if number and number not in keys:
-            found.destinations[number] = f"?/#{number}"
-    return found
+            missing.destinations[number] = f"?/#{number}"
+    return missing
 
 
 def _proven_name(
@@ -168,8 +168,8 @@ def _proven_name(
     return name
 
 
-async def _write(connection: Connection, found: Repair) -> None:
-    listeners = [(number, name.namespace, name.tenant, name.listener) for number, name in found.listeners.items()]
+async def _write(connection: Connection, missing: Repair) -> None:
+    listeners = [(number, name.namespace, name.tenant, name.listener) for number, name in missing.listeners.items()]
     await connection.execute(
         """
         insert into listeners (number, namespace, tenant, listener) overriding system value
@@ -182,18 +182,18 @@ async def _write(connection: Connection, found: Repair) -> None:
         insert into destinations (number, key) overriding system value
         select * from unnest($1::integer[], $2::text[])
         """,
-        *columns(list(found.destinations.items()), 2),
+        *columns(list(missing.destinations.items()), 2),
     )
-    numbers = {name: number for number, name in found.listeners.items()}
+    numbers = {name: number for number, name in missing.listeners.items()}
     for number, *parts in await connection.fetch("select number, namespace, tenant, listener from listeners"):
         numbers[model.ListenerName(*parts)] = number
-    for number, definition in found.routes.items():
+    for number, definition in missing.routes.items():
         listener = numbers.get(definition.listener)
         if listener is None:
             listener = await _add_listener(connection, definition.listener)
         await _add_route(connection, number, listener, definition)
-    if found.mixed:
-        await _separate(connection, found.mixed)
+    if missing.mixed:
+        await _separate(connection, missing.mixed)
 
 
 async def _separate(connection: Connection, arrivals: list[int]) -> None:
@@ -202,12 +202,12 @@ async def _separate(connection: Connection, arrivals: list[int]) -> None:
     route = await _add_route(connection, new_number(), listener, _MIXED_ROUTE)
     statement = "update arrivals set listener = $1 where key = any($2::bigint[]) returning verdicts"
     moved = await connection.fetch(statement, listener, arrivals, timeout=_SECONDS)
-    made = [delivery for (packed,) in moved for _, _, delivery in msgspec.msgpack.decode(packed) if delivery]
+    deliveries = [delivery for (packed,) in moved for _, _, delivery in msgspec.msgpack.decode(packed) if delivery]
     statement = """
         update deliveries set route = $1 where state = 0
         and (key = any($2::bigint[]) or (origin > 0 and arrival = any($3::bigint[])))
     """
-    await connection.execute(statement, route, made, arrivals, timeout=_SECONDS)
+    await connection.execute(statement, route, deliveries, arrivals, timeout=_SECONDS)
 
 
 async def _add_listener(connection: Connection, name: model.ListenerName) -> int:
