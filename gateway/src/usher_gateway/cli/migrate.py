@@ -1,11 +1,11 @@
 """``usher migrate``: brings the tables of a PostgreSQL store up to date."""
 
-import asyncio
+import functools
 from typing import Annotated
 
 import typer
 
-from usher_gateway.cli import admin_client, store_options
+from usher_gateway.cli import store_options
 
 _EPILOG = """\
 Example:  usher migrate --store postgresql://owner@db.example.com/usher --store-password-file /run/secrets/owner
@@ -20,13 +20,7 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def migrate(
         *,
-        store: Annotated[
-            str,
-            typer.Option(
-                envvar="USHER_STORE",
-                help="PostgreSQL database, postgresql://USER@HOST/DATABASE. USER owns the tables.",
-            ),
-        ],
+        store: store_options.Database,
         store_password_file: store_options.StorePasswordFile = None,
         dry_run: Annotated[
             bool,
@@ -42,20 +36,13 @@ def register(app: typer.Typer) -> None:
         release that the gateways will get, before they get it. Exit code 0: the tables are up to date; 1: the database
         is away or locked, so try again; 2: a flag, the password or the rights of the user are wrong.
         """
-        from usher_gateway import logs, model, settings
         from usher_gateway.store.postgresql import opening
 
-        logs.configure(as_json=None, level="warning")
-        try:
-            settings.check_store_address(store)
-            password = settings.read_store_password(store_password_file)
-            found = asyncio.run(opening.migrate(store, password, dry_run=dry_run))
-        except model.UsherError as error:
-            wrong_usage = isinstance(error, model.ConfigurationError)
-            admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)
-        for migration in found:
+        work = functools.partial(opening.migrate, dry_run=dry_run)
+        migrations = store_options.run_on_database(store, store_password_file, work)
+        for migration in migrations:
             typer.echo(f"{'would make' if dry_run else 'made'} migration {migration.number}: {migration.title}")
             if sql:
                 typer.echo(f"\n{migration.sql}")
-        if not found:
+        if not migrations:
             typer.echo("the tables are up to date")

@@ -1,11 +1,11 @@
 """``usher repair``: gives names to the rows of a PostgreSQL store that lost names."""
 
-import asyncio
+import functools
 from typing import Annotated
 
 import typer
 
-from usher_gateway.cli import admin_client, store_options
+from usher_gateway.cli import store_options
 
 _EPILOG = """\
 Example:  usher repair --store postgresql://owner@db.example.com/usher
@@ -20,13 +20,7 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def repair(
         *,
-        store: Annotated[
-            str,
-            typer.Option(
-                envvar="USHER_STORE",
-                help="PostgreSQL database, postgresql://USER@HOST/DATABASE. USER owns the tables.",
-            ),
-        ],
+        store: store_options.Database,
         store_password_file: store_options.StorePasswordFile = None,
         yes: Annotated[
             bool, typer.Option("--yes", help="Write the names. Without it, print what would change.")
@@ -39,17 +33,10 @@ def register(app: typer.Typer) -> None:
         Exit code 0: the names are complete, or the command printed what it would do; 1: the database cannot be reached,
         or its tables are too old; 2: a flag, the password or the rights of the user are wrong.
         """
-        from usher_gateway import logs, model, settings
         from usher_gateway.store.postgresql import repair
 
-        logs.configure(as_json=None, level="warning")
-        try:
-            settings.check_store_address(store)
-            password = settings.read_store_password(store_password_file)
-            missing = asyncio.run(repair.repair(store, password, may_write=yes))
-        except model.UsherError as error:
-            wrong_usage = isinstance(error, model.ConfigurationError)
-            admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)
+        work = functools.partial(repair.repair, may_write=yes)
+        missing = store_options.run_on_database(store, store_password_file, work)
         if not missing.is_needed:
             typer.echo("the store has all names")
             return
