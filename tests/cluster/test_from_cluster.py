@@ -14,8 +14,7 @@ from urllib import parse
 import aiohttp
 import pytest
 
-from integration import gateways
-from support import accounts, api, faulty_proxy, leaks, waiting
+from support import accounts, api, faulty_proxy, gateways, leaks, waiting
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import engines
+from support import engines
 
 
 @pytest.fixture(params=sorted(engines.ENGINES))

@@ -1,6 +1,6 @@
 """The activity of listeners, which their conditions need after a restart."""
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway.store.base import ListenerActivity
 
 

@@ -9,25 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
 
 NOW, DAY, HOUR = samples.NOW, samples.DAY, samples.HOUR
-FOREVER = 1 << 62
 
 ROUTES = {
     listener: (samples.route("crm", listener), samples.route("welcome", listener, "agency/mailer"))
     for listener in (samples.LOBBY, samples.BAR)
 }
-
-
-async def violations(bench: engines.Bench) -> list[books.Violation]:
-    """Return the equations that do not hold, over all meters and all deliveries."""
-    usage = await bench.store.usage(0, FOREVER)
-    open_after = await bench.store.open_deliveries(FOREVER)
-    return books.check(usage, {}, open_after)
 
 
 async def test_meters_agree_with_rows_at_every_slot_border(bench: engines.Bench) -> None:
@@ -38,10 +30,14 @@ async def test_meters_agree_with_rows_at_every_slot_border(bench: engines.Bench)
             settled_as = model.SettledAs.Delivered
             bench.store.settle(samples.settlement(accepted.deliveries[0], settled_as, at + HOUR // 2))
     await bench.store.flush()
-    borders = [NOW - HOUR, *[NOW + hour * HOUR + offset for hour in range(4) for offset in (0, HOUR // 4)], FOREVER]
+    borders = [
+        NOW - HOUR,
+        *[NOW + hour * HOUR + offset for hour in range(4) for offset in (0, HOUR // 4)],
+        engines.FOREVER,
+    ]
     found = [(await bench.store.open_deliveries(at)).get(samples.LOBBY, 0) for at in borders]
     assert found == [0, 0, 1, 0, 1, 0, 1, 1, 2, 1]
-    assert await violations(bench) == []
+    assert await bench.violations() == []
 
 
 @pytest.mark.parametrize("period", ["slot", "day", "month"])
@@ -49,7 +45,7 @@ async def test_usage_has_the_same_total_for_every_period(bench: engines.Bench, p
     times = [NOW, NOW + HOUR, NOW + DAY, NOW + 40 * DAY]
     for at in times:
         await bench.accept(samples.arrival(f"{at}", at))
-    rows = await bench.store.usage(NOW, FOREVER, Filter(), period)
+    rows = await bench.store.usage(NOW, engines.FOREVER, Filter(), period)
     assert len(rows) == {"slot": 4, "day": 3, "month": 2}[period]
     assert sum(row.counts[model.Counter.visits] for row in rows) == 4
     assert all(books.first_second(row.period, period) == row.period for row in rows)
@@ -68,7 +64,7 @@ async def test_days_and_months_of_a_time_zone_begin_at_its_midnight(bench: engin
         "day": [(2026, 10, 25), (2026, 10, 31), (2026, 11, 1)],
         "month": [(2026, 10, 1), (2026, 11, 1)],
     }.items():
-        rows = await bench.store.usage(0, FOREVER, Filter(), cast("Period", period), zone)
+        rows = await bench.store.usage(0, engines.FOREVER, Filter(), cast("Period", period), zone)
         assert [row.period for row in rows] == [datetime.datetime(*day, tzinfo=zone).timestamp() for day in starts]
         assert sum(row.counts[model.Counter.visits] for row in rows) == 3
 
@@ -82,8 +78,8 @@ async def test_usage_covers_only_the_requested_time_and_tenant(bench: engines.Be
     (row,) = await bench.store.usage(border, border + 1, acme)
     assert (row.listener, row.counts[model.Counter.visits]) == (samples.LOBBY, 1)
     assert await bench.store.usage(border - HOUR, border, acme) == []
-    assert len(await bench.store.usage(border, FOREVER, acme)) == 2
-    assert await bench.store.usage(0, FOREVER, Filter(tenant="nobody")) == []
+    assert len(await bench.store.usage(border, engines.FOREVER, acme)) == 2
+    assert await bench.store.usage(0, engines.FOREVER, Filter(tenant="nobody")) == []
 
 
 async def test_ledger_has_as_many_rows_as_the_meters_count(bench: engines.Bench) -> None:
@@ -121,9 +117,9 @@ async def _follow(engine: engines.Engine, fold_rows: int, script: list[Step]) ->
         operations = Operations(bench)
         for action, number in script:
             await getattr(operations, action.replace(" ", "_"))(number)
-            assert await violations(bench) == [], (action, number)
+            assert await bench.violations() == [], (action, number)
             pending = await bench.deliveries(state="pending")
-            assert len(pending) == sum((await bench.store.open_deliveries(FOREVER)).values())
+            assert len(pending) == sum((await bench.store.open_deliveries(engines.FOREVER)).values())
             assert await bench.store.open_deliveries(0) == {}
 
 
@@ -241,7 +237,7 @@ class Operations:
         self.bench.clock.now += [HOUR // 4, DAY, 9 * DAY, 62 * DAY][number % 4]
 
     async def prune(self, number: int) -> None:
-        await prune_all(self.bench, {"agency/acme": 1, "agency/globex": number % 2 + 1})
+        await self.bench.prune_all({"agency/acme": 1, "agency/globex": number % 2 + 1})
 
     async def reopen(self, _: int) -> None:
         await self.bench.reopen()
@@ -253,14 +249,3 @@ class Operations:
 
     async def fold(self, _: int) -> None:
         await self.bench.engine.upkeep(self.bench.store)
-
-
-async def prune_all(bench: engines.Bench, months: dict[str, int] | None = None) -> int:
-    """Prune until nothing is left."""
-    total = 0
-    for _ in range(5_000):
-        touched = await bench.store.prune(bench.clock.now, months)
-        if not touched:
-            return total
-        total += touched
-    raise AssertionError("retention comes to no end")

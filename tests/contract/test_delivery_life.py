@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 

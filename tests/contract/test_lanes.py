@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 
 NOW = samples.NOW

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, VisitBody
 

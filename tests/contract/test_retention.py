@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
-from contract.test_books import prune_all, violations
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, ReplayReport
 
@@ -22,7 +21,7 @@ async def settled(bench: engines.Bench, content: str = "a", **changes: Any) -> N
 
 async def later(bench: engines.Bench, days: int) -> int:
     bench.clock.now = NOW + days * DAY
-    return await prune_all(bench)
+    return await bench.prune_all()
 
 
 async def test_body_is_deleted_after_its_retention(bench: engines.Bench) -> None:
@@ -53,7 +52,7 @@ async def test_retention_leaves_only_the_meters_of_an_arrival(engine: engines.En
         assert await bench.deliveries() == []
         assert await bench.store.find_person("agency", "acme", [key]) == []
         assert (await bench.counts())["visits"] == 1
-        assert await violations(bench) == []
+        assert await bench.violations() == []
         assert await later(bench, 9) == 0
 
 
@@ -75,7 +74,7 @@ async def test_held_delivery_is_cancelled_when_its_body_is_deleted(bench: engine
     (row,) = await bench.deliveries()
     assert (row["state"], row["cancelled"], row["held"]) == ("cancelled", "Retention", None)
     assert (await bench.counts())["cancelled"] == 1
-    assert await violations(bench) == []
+    assert await bench.violations() == []
 
 
 async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engines.Bench) -> None:
@@ -127,13 +126,13 @@ async def test_meters_are_kept_for_the_months_of_the_tenant(bench: engines.Bench
     bench.clock.now = NOW + 40 * DAY  # 25 November + 40 days: the first days of January
     months = {"agency/acme": 1, "agency/globex": 2}
     await bench.engine.upkeep(bench.store)
-    await prune_all(bench, months)
+    await bench.prune_all(months)
     assert await bench.counts(samples.LOBBY) == {}
     assert (await bench.counts(samples.BAR))["visits"] == 1
     bench.clock.now = NOW + 75 * DAY
-    await prune_all(bench, months)
+    await bench.prune_all(months)
     assert await bench.counts(samples.BAR) == {"carried": 1}
-    assert await violations(bench) == []
+    assert await bench.violations() == []
 
 
 async def test_prune_deletes_small_slices(bench: engines.Bench) -> None:
@@ -148,18 +147,18 @@ async def test_route_definition_ends_when_no_arrival_refers_to_it(engine: engine
     new = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="visit.email != ''")
     async with engines.opened(engine, fold_rows=1) as bench:
         await bench.accept(samples.arrival("a", if_visit=(samples.plan(old), samples.plan(same))))
-        await prune_all(bench)
+        await bench.prune_all()
         assert set(bench.store.routes()) == {old, same}
         await bench.store.cancel(Filter(), bench.clock.now, lambda _: None)
         bench.clock.now = NOW + 40 * DAY
-        await prune_all(bench)
+        await bench.prune_all()
         assert await bench.visits() == []
         await bench.store.close()
         engine.age_routes(bench.place)
         await bench.reopen()
         edited = samples.arrival("b", bench.clock.now, if_visit=(samples.plan(new), samples.plan(same)), if_repeat=())
         await bench.accept(edited)
-        await prune_all(bench)
+        await bench.prune_all()
         await bench.reopen()
         assert set(bench.store.routes()) == {new, same}
         (visit,) = await bench.visits()

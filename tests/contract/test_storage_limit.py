@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from house import source
-from support import promtool
+from support import promtool, source
 
 PAGE = source.DOCS / "alerts.md"
 

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from definitions import definition, output
-from house import source
-from unit.usher_operator.plan import reasons
+from support import plan_reasons, source
 from usher_gateway.resources import conditions, types
 from usher_gateway.resources.manifests import MAX_OBJECT_BYTES, load_manifests
 
@@ -92,11 +91,11 @@ def test_reference_pages_list_exactly_the_reasons_of_each_kind() -> None:
     own_reasons = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
     differing = [
         (case.kind, case.type, case.reason)
-        for case in reasons.CASES
+        for case in plan_reasons.CASES
         if (f"| `{case.type}` | {case.status} | `{case.reason}` |" in MADE[f"docs/reference/{case.kind.lower()}.md"])
         != (case.type != "Ready" or case.reason in own_reasons)
     ]
-    assert reasons.CASES
+    assert plan_reasons.CASES
     assert differing == []
 
 

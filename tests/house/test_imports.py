@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from house import source
+from support import source
 
 
 def test_operator_folder_is_not_a_package() -> None:

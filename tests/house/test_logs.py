@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from house import source
+from support import source
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 IRREGULAR_PARTICIPLES = frozenset({"found", "held", "left", "lost", "read", "sent", "set", "written"})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from house import source
 from local_cluster import ports
+from support import source
 from usher_gateway import app
 from usher_gateway import settings as all_settings
 

@@ -7,7 +7,7 @@ from typing import Any
 import prometheus_client
 import typer.main
 
-from house import source
+from support import source
 from usher_operator import cli
 from usher_operator.health import OperatorMetrics
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from house import source
 from house.test_settings_page import COMMANDS, options
+from support import source
 
 PAGES = source.pages()
 ARCHITECTURE = source.ROOT / "ARCHITECTURE.md"

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from house import source
+from support import source
 
 MAKEFILE = (source.ROOT / "Makefile").read_text("utf-8")
 REQUIREMENTS = source.ROOT / "requirements"

@@ -4,7 +4,7 @@ import enum
 import re
 from collections.abc import Iterator
 
-from house import source
+from support import source
 from unit.ingest import test_pipeline
 from usher_gateway import model
 from usher_gateway.ingest.pipeline import rebuild_arrival

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from house import source
+from support import source
 
 PAGE = source.DOCS / "security.md"
 MANIFESTS = sorted((source.ROOT / "operator" / "rbac").glob("*.yaml"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from house import source
 from house.test_settings_page import COMMANDS
+from support import source
 
 RUNBOOKS = sorted((source.DOCS / "runbooks").glob("*.md"))
 KUBECTL = Path(sys.executable).parent / "kubectl"

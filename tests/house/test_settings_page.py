@@ -11,7 +11,7 @@ from typing import Any
 
 import typer.main
 
-from house import source
+from support import source
 from usher_gateway import settings as all_settings
 from usher_gateway.cli import main
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import gateways
-from support import moving_clock
+from support import gateways, moving_clock
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 

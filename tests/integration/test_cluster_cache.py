@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import api_server, followers
-from unit.config import config_samples as samples
+from support import api_server, config_samples, followers
 from usher_gateway.config import cache
 
 
@@ -23,17 +22,17 @@ async def test_gateway_starts_from_its_cache_during_an_outage(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     for name in ("a", "b", "c"):
-        server.put(followers.wrap(samples.listener(name)))
+        server.put(followers.wrap(config_samples.listener(name)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a", "b", "c")
-        server.put(followers.tombstone(samples.listener("c")))
+        server.put(followers.tombstone(config_samples.listener("c")))
         await follower.until_runs("a", "b")
     await server.stop()
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a", "b")
         assert follower.source.status().origin == "cache"
-        server.put(followers.wrap(samples.listener("d")))
-        server.put(followers.tombstone(samples.listener("a")))
+        server.put(followers.wrap(config_samples.listener("d")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         await server.start()
         await follower.until_runs("b", "d")
         assert follower.source.status().origin == "cluster"
@@ -43,7 +42,7 @@ async def test_gateway_starts_from_its_cache_during_an_outage(
 async def test_gateway_starts_from_its_cache_if_lists_fail(
     server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
 ) -> None:
-    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
     server.faults += [fault] * 1000
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a")
@@ -63,24 +62,24 @@ async def test_stop_writes_the_newest_set_after_an_unfinished_write(
         write(*arguments)
 
     monkeypatch.setattr(cache, "write", slow_write)
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(is_writing.is_set)
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until_runs("a", "b")
         closing = asyncio.create_task(follower.close())
         await asyncio.wait({closing}, timeout=0.1)
         assert not closing.done()
         may_go_on.set()
         await closing
-    kept = cache.read(tmp_path, samples.KEYS.cache)
+    kept = cache.read(tmp_path, config_samples.KEYS.cache)
     assert kept is not None
     assert sorted(one.owner.name for one in kept) == ["a", "b"]
 
 
 async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
-    server.put(followers.wrap(samples.listener("a", late_after_seconds=7)))
+    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
+    server.put(followers.wrap(config_samples.listener("a", late_after_seconds=7)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         assert follower.snapshots[0].listeners["acme/a"].late_after_seconds == 7
@@ -90,8 +89,8 @@ async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer
 async def test_document_that_vanished_while_stopped_stays_in_force(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
-    server.put(followers.wrap(samples.listener("b")))
+    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
+    server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a", "b")
         assert list(follower.source.status().vanished) == [("Listener", "acme/a")]
@@ -102,10 +101,10 @@ async def test_unreadable_cache_is_ignored(
     server: api_server.ApiServer, tmp_path: pathlib.Path, content: bytes
 ) -> None:
     (tmp_path / cache.FILE_NAME).write_bytes(content)
-    server.put(followers.wrap(samples.listener("b")))
+    server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("b")
-        await follower.until(lambda: cache.read(tmp_path, samples.KEYS.cache) if _is_ours(tmp_path) else None)
+        await follower.until(lambda: cache.read(tmp_path, config_samples.KEYS.cache) if _is_ours(tmp_path) else None)
 
 
 def _is_ours(data: pathlib.Path) -> bool:
@@ -113,17 +112,17 @@ def _is_ours(data: pathlib.Path) -> bool:
 
 
 async def test_cache_of_another_install_key_is_ignored(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.OTHER_KEYS.cache)
-    server.put(followers.wrap(samples.listener("b")))
+    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.OTHER_KEYS.cache)
+    server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("b")
 
 
 async def test_failed_cache_write_stops_nothing(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     no_folder = tmp_path / "file"
     no_folder.write_text("")
     async with followers.following(server, no_folder / "data") as follower:
         await follower.until_runs("a")
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until_runs("a", "b")

@@ -12,8 +12,7 @@ import aiohttp
 import pytest
 import structlog
 
-from integration import gateways
-from support import api_server
+from support import api_server, gateways
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
 from usher_gateway.admin import health

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 import structlog
 
-from support import api_server, followers
-from unit.config import config_samples as samples
+from support import api_server, config_samples, followers
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
@@ -25,7 +24,7 @@ async def server() -> AsyncIterator[api_server.ApiServer]:
 async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     names = [f"l{number}" for number in range(10)]
     for name in names:
-        server.put(followers.wrap(samples.listener(name)))
+        server.put(followers.wrap(config_samples.listener(name)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs(*names)
         assert len(follower.snapshots) == 1
@@ -40,9 +39,9 @@ async def test_empty_namespace_is_not_a_configuration(server: api_server.ApiServ
         await follower.until(lambda: server.open_watches)
         assert "has no document yet" in follower.source.status().waits_for
         assert follower.snapshots == []
-        server.put(followers.wrap(samples.listener("a")))
+        server.put(followers.wrap(config_samples.listener("a")))
         await follower.until_runs("a")
-        server.put(followers.tombstone(samples.listener("a")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         await follower.until_runs()
 
 
@@ -50,15 +49,15 @@ async def test_rejecting_every_document_is_not_a_configuration(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     """An empty snapshot would answer 404 to every visit."""
-    foreign = config_secret.envelope_of(samples.listener("a"), "uid", samples.OTHER_KEYS.document)
+    foreign = config_secret.envelope_of(config_samples.listener("a"), "uid", config_samples.OTHER_KEYS.document)
     server.put(foreign)
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: follower.states().get(("Listener", "acme/a")))
         assert follower.snapshots == []
         told = follower.source.status().waits_for
-        assert model.key_fingerprint(samples.KEYS.install) in told
+        assert model.key_fingerprint(config_samples.KEYS.install) in told
         assert "USHER_INSTALL_KEY" in told
-        server.put(followers.wrap(samples.listener("a")))
+        server.put(followers.wrap(config_samples.listener("a")))
         await follower.until_runs("a")
         assert follower.source.status().waits_for == ""
 
@@ -67,7 +66,7 @@ async def test_other_install_key_is_logged_once_for_all_documents(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     for name in ("a", "b", "c"):
-        server.put(config_secret.envelope_of(samples.listener(name), "uid", samples.OTHER_KEYS.document))
+        server.put(config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.OTHER_KEYS.document))
     with structlog.testing.capture_logs() as logs:
         async with followers.following(server, tmp_path) as follower:
             await follower.until(lambda: len(follower.source.status().rejected) == 3)
@@ -78,7 +77,7 @@ async def test_other_install_key_is_logged_once_for_all_documents(
 async def test_status_says_what_the_first_configuration_waits_for(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    server.put(followers.wrap(msgspec.structs.replace(samples.listener("a"), max_body_bytes=1)))
+    server.put(followers.wrap(msgspec.structs.replace(config_samples.listener("a"), max_body_bytes=1)))
     server.faults += [api_server.Answer(403)] * 1000
     async with followers.following(server, tmp_path) as follower:
         assert "was not read yet" in follower.source.status().waits_for
@@ -87,18 +86,18 @@ async def test_status_says_what_the_first_configuration_waits_for(
 
 
 async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         seconds, names = [], ["a"]
         for name in ("b", "c", "d", "e", "f"):
             names.append(name)
             before = time.monotonic()
-            server.put(followers.wrap(samples.listener(name)))
+            server.put(followers.wrap(config_samples.listener(name)))
             await follower.until_runs(*names)
             seconds.append(time.monotonic() - before)
         assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
-        server.put(followers.tombstone(samples.listener("a")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         await follower.until_runs(*names[1:])
 
 
@@ -106,7 +105,7 @@ async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         for number in range(200):
-            server.put(followers.wrap(samples.listener(f"l{number}")))
+            server.put(followers.wrap(config_samples.listener(f"l{number}")))
         await follower.until(lambda: len(follower.listeners) == 200)
         assert len(follower.snapshots) < 100
 
@@ -114,15 +113,15 @@ async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer
 async def test_bad_document_leaves_the_last_good_one_in_force(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    name = server.put(followers.wrap(samples.listener("a")))
+    name = server.put(followers.wrap(config_samples.listener("a")))
     identity: config_secret.Identity = ("Listener", "acme/a")
-    good = documents.content_hash(samples.listener("a"), samples.KEYS.document)
+    good = documents.content_hash(config_samples.listener("a"), config_samples.KEYS.document)
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         for data in (
             {},
             {"config.json": "e30="},
-            config_secret.secret_data(followers.wrap(samples.listener("a", max_body_bytes=1))),
+            config_secret.secret_data(followers.wrap(config_samples.listener("a", max_body_bytes=1))),
         ):
             server.put_raw(name, data, "acme/a")
             await follower.until(lambda: follower.source.status().rejected)
@@ -130,7 +129,7 @@ async def test_bad_document_leaves_the_last_good_one_in_force(
             state = follower.states()[identity]
             assert state is not None
             assert state.hash == good
-            server.put(followers.wrap(samples.listener("a")))
+            server.put(followers.wrap(config_samples.listener("a")))
             await follower.until(lambda: not follower.source.status().rejected)
         assert len(follower.snapshots) == 1
 
@@ -138,14 +137,14 @@ async def test_bad_document_leaves_the_last_good_one_in_force(
 async def test_vanished_document_stays_until_its_tombstone(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    name = server.put(followers.wrap(samples.listener("a")))
-    server.put(followers.wrap(samples.listener("b")))
+    name = server.put(followers.wrap(config_samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.delete(name)
         await follower.until(lambda: ("Listener", "acme/a") in follower.source.status().vanished)
         assert follower.listeners == ["a", "b"]
-        server.put(followers.tombstone(samples.listener("a")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         await follower.until_runs("b")
         server.delete(name)
         server.bookmark()
@@ -156,8 +155,8 @@ async def test_vanished_document_stays_until_its_tombstone(
 async def test_document_that_vanishes_during_an_outage_stays(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    name = server.put(followers.wrap(samples.listener("a")))
-    server.put(followers.wrap(samples.listener("b")))
+    name = server.put(followers.wrap(config_samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.delete(name)
@@ -169,27 +168,27 @@ async def test_document_that_vanishes_during_an_outage_stays(
 
 
 async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         listed = len(server.lists)
         for number in range(5):
             server.cut()
             await follower.until(lambda: not server.open_watches)
-            server.put(followers.wrap(samples.listener(f"b{number}")))
+            server.put(followers.wrap(config_samples.listener(f"b{number}")))
             await follower.until(lambda n=number: f"b{n}" in follower.listeners)  # type: ignore[misc]
         assert len(server.lists) == listed
 
 
 async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.watch_faults.append(api_server.Answer(410))
         server.cut()
         await follower.until(lambda: not server.open_watches)
-        server.put(followers.wrap(samples.listener("b")))
-        server.put(followers.tombstone(samples.listener("a")))
+        server.put(followers.wrap(config_samples.listener("b")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         server.compact()
         await follower.until_runs("b")
         assert len(server.lists) >= 2
@@ -197,7 +196,7 @@ async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiSer
 
 async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     for number in range(10):
-        server.put(followers.wrap(samples.listener(f"l{number}")))
+        server.put(followers.wrap(config_samples.listener(f"l{number}")))
     server.faults += [None, None, api_server.Answer(410)]
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: len(follower.listeners) == 10)
@@ -222,14 +221,14 @@ async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer
 async def test_failed_request_is_retried(
     server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
 ) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     server.faults += [fault, fault]
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         server.watch_faults += [fault, fault]
         server.cut()
         await follower.until(lambda: not server.open_watches)
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until_runs("a", "b")
         assert not server.faults
         assert not server.watch_faults
@@ -237,7 +236,7 @@ async def test_failed_request_is_retried(
 
 
 async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     server.faults.append(api_server.Answer(429, headers={"Retry-After": "1"}))
     before = time.monotonic()
     async with followers.following(server, tmp_path) as follower:
@@ -247,7 +246,7 @@ async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: 
 
 
 async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     server.watch_faults += [api_server.Answer(200)] * 1000
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
@@ -268,19 +267,19 @@ async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiSer
 async def test_unreadable_event_is_followed_by_a_new_list(
     server: api_server.ApiServer, tmp_path: pathlib.Path, line: bytes
 ) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.say(line)
         await follower.until(lambda: len(server.lists) >= 2)
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until_runs("a", "b")
 
 
 async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
-        server.put(followers.wrap(samples.destination("large", headers=(("X-Large", "x" * 900_000),))))
+        server.put(followers.wrap(config_samples.destination("large", headers=(("X-Large", "x" * 900_000),))))
         await follower.until(lambda: follower.snapshots and "acme/large" in follower.snapshots[-1].destinations)
         assert len(server.lists) == 1
 
@@ -289,7 +288,7 @@ async def test_oversized_page_is_requested_in_smaller_pages(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     for number in range(8):
-        server.put(followers.wrap(samples.destination(f"d{number}", headers=(("X-Large", "x" * 30_000),))))
+        server.put(followers.wrap(config_samples.destination(f"d{number}", headers=(("X-Large", "x" * 30_000),))))
     limits = client.ClientLimits(page_rows=8, page_bytes=100_000)
     async with followers.following(server, tmp_path, limits) as follower:
         await follower.until(lambda: follower.snapshots and len(follower.snapshots[-1].destinations) == 8)
@@ -298,14 +297,14 @@ async def test_oversized_page_is_requested_in_smaller_pages(
 async def test_stalled_watch_is_restarted_without_a_new_list(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: len(server.watches) >= 3)
         assert len(server.lists) == 1
 
 
 async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.version += 50
@@ -317,27 +316,27 @@ async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_p
 
 
 async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     backup = server.back_up()
-    server.put(followers.wrap(samples.listener("a", max_body_bytes=9)))
-    server.put(followers.wrap(samples.listener("new")))
+    server.put(followers.wrap(config_samples.listener("a", max_body_bytes=9)))
+    server.put(followers.wrap(config_samples.listener("new")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.restore(backup)
-        await follower.until(lambda: follower.snapshots[-1].listeners["acme/a"] == samples.listener("a"))
+        await follower.until(lambda: follower.snapshots[-1].listeners["acme/a"] == config_samples.listener("a"))
         assert follower.listeners == ["a", "new"]  # a document without a Secret stays in force
-        server.put(followers.wrap(samples.listener("after")))
+        server.put(followers.wrap(config_samples.listener("after")))
         await follower.until_runs("a", "after", "new")
 
 
 async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     """The restored server wrote so much that its versions are past those that the gateway knows."""
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path, check_seconds=0.2) as follower:
         await follower.until(lambda: server.open_watches)
         server.forget_watches()
-        server.put(followers.wrap(samples.listener("a", max_body_bytes=9)))
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("a", max_body_bytes=9)))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until_runs("a", "b")
         assert follower.snapshots[-1].listeners["acme/a"].max_body_bytes == 9
         lists, checks = len(server.lists), len(server.checks)
@@ -346,7 +345,7 @@ async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, t
 
 
 async def test_check_without_a_difference_counts_as_heard(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path, check_seconds=0.05) as follower:
         await follower.until(lambda: server.open_watches)
         heard = follower.source.status().heard_at
@@ -354,11 +353,11 @@ async def test_check_without_a_difference_counts_as_heard(server: api_server.Api
 
 
 async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     token = tmp_path / "token"
     token.write_text("old")
     options = cluster.ClusterOptions(
-        keys=samples.KEYS, namespace=api_server.NAMESPACE, data=tmp_path, timing=followers.TIMING
+        keys=config_samples.KEYS, namespace=api_server.NAMESPACE, data=tmp_path, timing=followers.TIMING
     )
 
     def load(_: bool) -> access.ApiConnection:
@@ -382,20 +381,20 @@ def costly(name: str) -> documents.ListenerDocument:
     routes = tuple(
         documents.Route(f"r{number}", "crm", transform=f"['{name}{number}', {chain}]") for number in range(16)
     )
-    return samples.listener(name, namespace="noisy", routes=routes)
+    return config_samples.listener(name, namespace="noisy", routes=routes)
 
 
 async def test_costly_expressions_of_one_namespace_delay_no_other(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         for number in range(10):
             server.put(followers.wrap(costly(f"costly{number}")))
         routes = (documents.Route("crm", "crm", when="visit.email == 'new'"),)
-        server.put(followers.wrap(samples.listener("a", routes=routes)))
-        server.put(followers.wrap(samples.listener("b")))
+        server.put(followers.wrap(config_samples.listener("a", routes=routes)))
+        server.put(followers.wrap(config_samples.listener("b")))
         await follower.until(lambda: "noisy/costly9" in follower.snapshots[-1].listeners)
         assert any(
             one.listeners["acme/a"].routes == routes and "acme/b" in one.listeners
@@ -407,14 +406,14 @@ async def test_costly_expressions_of_one_namespace_delay_no_other(
 async def test_newest_version_of_a_waiting_document_counts(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    server.put(followers.wrap(samples.listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         for name in ("first", "edited", "removed"):
             server.put(followers.wrap(costly(name)))
-        edited = samples.listener("edited", namespace="noisy")
+        edited = config_samples.listener("edited", namespace="noisy")
         server.put(followers.wrap(edited))
-        server.put(followers.tombstone(samples.listener("removed", namespace="noisy")))
+        server.put(followers.tombstone(config_samples.listener("removed", namespace="noisy")))
         await follower.until_runs("a", "edited", "first")
         assert follower.snapshots[-1].listeners["noisy/edited"] == edited
         assert not any("noisy/removed" in one.listeners for one in follower.snapshots)

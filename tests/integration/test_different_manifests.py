@@ -9,7 +9,7 @@ from typing import Self
 import pytest
 from aiohttp import web
 
-from integration import gateways
+from support import gateways
 from usher_gateway import model
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import gateways
+from support import gateways
 from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import encodings
 

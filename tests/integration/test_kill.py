@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from integration import gateways
-from support import databases
+from support import databases, gateways
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import gateways
-from support import certificates, tls_wire, wire
+from support import certificates, gateways, tls_wire, wire
 from usher_gateway import logs
 from usher_gateway.simulator import receiver, receiving
 

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from contract import engines
-from contract.samples import NOW, arrival
-from integration import gateways
-from support import databases
+from support import databases, engines, gateways
+from support.samples import NOW, arrival
 from usher_gateway import model
 from usher_gateway.cli import main
 from usher_gateway.simulator import receiver

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from integration import gateways
+from support import gateways
 from usher_gateway import app, model
 from usher_gateway.simulator import receiver, receiving
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import gateways
-from support import databases
+from support import databases, gateways
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 

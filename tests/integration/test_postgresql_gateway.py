@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from integration import gateways, test_kill
+from integration import test_kill
 from postgresql.server import PostgresServer
-from support import certificates, databases, leaks
+from support import certificates, databases, gateways, leaks
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 

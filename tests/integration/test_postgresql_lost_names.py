@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from integration import gateways
 from postgresql.server import PostgresServer, StandbyServer
-from support import waiting
+from support import gateways, waiting
 from usher_gateway.store.postgresql.connections import Durability
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -17,9 +17,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from integration import gateways
 from integration.test_postgresql_gateway import manifests
-from support import databases, slow_proxy
+from support import databases, gateways, slow_proxy
 from usher_gateway import model
 
 IN_TIME_SECONDS = 8.5

@@ -21,9 +21,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
-from contract import engines
-from integration import gateways
-from unit.ingest import samples
+from support import engines, gateways, ingest_samples
 from usher_gateway import documents, model, timing
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.holds import HoldReviewer
@@ -144,7 +142,7 @@ def snapshot(chance: random.Random, *, healthy: bool) -> documents.Snapshot:
         routes.append(documents.Route("all", "agency/good", repeats="Forward", deliver_within_seconds=100_000))
         if number % 4 == 0:
             routes.append(documents.Route("once", "agency/flaky", once_per=documents.OncePer(("User",), "Day")))
-        document = samples.listener(name=f"l{number}", routes=tuple(routes))
+        document = ingest_samples.listener(name=f"l{number}", routes=tuple(routes))
         address = documents.Address("hooks.test", f"/l{number}")
         listeners[document.key] = msgspec.structs.replace(
             document, tenant=tenant, addresses=(address,), max_body_bytes=2_500
@@ -154,7 +152,7 @@ def snapshot(chance: random.Random, *, healthy: bool) -> documents.Snapshot:
         if healthy or chance.random() < 0.8:
             state: Any = "Active" if healthy or chance.random() < 0.8 else "Paused"
             timeout = 30 if healthy else 10
-            one = samples.destination(
+            one = ingest_samples.destination(
                 name=name, url=f"https://peer.test/{name}", state=state, timeout_seconds=timeout, concurrency=3
             )
             destinations[one.key] = one
@@ -185,7 +183,7 @@ class GatewayRun:
         self.connection = FailingConnection(writer.connection, random.Random(self.scenario.chance.random()))
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.connection)
         client = cast("DestinationClient", self.scenario.peers)
-        newest = RouteDocuments(keys=samples.KEYS)
+        newest = RouteDocuments(keys=ingest_samples.KEYS)
         budgets = CpuBudgets()
         worker = DeliveryWorker(
             store=self.store, client=client, clock=self.clock, route_documents=newest, budgets=budgets
@@ -203,13 +201,16 @@ class GatewayRun:
         )
         self.counters = ArrivalCounters()
         self.registry = ListenerRegistry(
-            keys=samples.KEYS, expressions=samples.RecordingWatcher(), counters=self.counters, budgets=budgets
+            keys=ingest_samples.KEYS,
+            expressions=ingest_samples.RecordingWatcher(),
+            counters=self.counters,
+            budgets=budgets,
         )
         self.pipeline = ArrivalPipeline(
             registry=self.registry,
             store=self.store,
             clock=self.clock,
-            keys=samples.KEYS,
+            keys=ingest_samples.KEYS,
             counters=self.counters,
             budgets=BodyBudgets(),
             deliver=self.dispatcher.offer,

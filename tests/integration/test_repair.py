@@ -4,8 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from contract import engines, samples
-from support import databases
+from support import databases, engines, samples
 
 
 async def test_repair_says_what_it_would_do_and_acts_when_it_is_confirmed(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from integration import gateways
-from support import databases
+from support import databases, gateways
 from usher_gateway import model
 from usher_gateway.delivery import circuit
 from usher_gateway.simulator import receiver

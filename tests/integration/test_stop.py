@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from integration import gateways
+from support import gateways
 from usher_gateway import app, model, timing
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import aiohttp
 
-from integration import gateways
+from support import gateways
 
 MIB = 1024**2
 OTHER_HOST = "other.example"

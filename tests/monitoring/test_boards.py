@@ -9,8 +9,7 @@ import promql_parser
 import pytest
 
 from boards import output
-from house import source
-from support import promtool
+from support import promtool, source
 
 ROOT = Path(__file__).parents[2]
 BOARDS = {name: json.loads(text) for name, text in output.files().items()}

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from support import api_server
-from unit.config import config_samples as samples
+from support import api_server, config_samples
 from usher_gateway import config_secret, documents
 from usher_gateway.config import DocumentStatus, cluster
 from usher_gateway.kube import access, client, reflector
@@ -22,12 +21,14 @@ TIMING = reflector.ReflectorTiming(first_pause_seconds=0.02, longest_pause_secon
 
 
 def wrap(document: config_secret.Document) -> config_secret.Envelope:
-    return config_secret.envelope_of(document, "uid", samples.KEYS.document)
+    return config_secret.envelope_of(document, "uid", config_samples.KEYS.document)
 
 
 def tombstone(document: config_secret.Document) -> config_secret.Envelope:
     envelope = wrap(document)
-    return config_secret.tombstone_of(envelope.kind, envelope.owner, 1, samples.SAID_AT, samples.KEYS.document)
+    return config_secret.tombstone_of(
+        envelope.kind, envelope.owner, 1, config_samples.SAID_AT, config_samples.KEYS.document
+    )
 
 
 class Follower:
@@ -77,7 +78,7 @@ async def following(
     check_seconds: float = 60.0,
 ) -> AsyncIterator[Follower]:
     options = cluster.ClusterOptions(
-        keys=samples.KEYS,
+        keys=config_samples.KEYS,
         namespace=api_server.NAMESPACE,
         data=data,
         timing=TIMING,

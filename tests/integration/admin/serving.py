@@ -8,7 +8,7 @@ from unittest import mock
 
 import aiohttp
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.admin.metrics_page import MetricsPage

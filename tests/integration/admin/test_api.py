@@ -11,9 +11,8 @@ import msgspec
 import pytest
 import structlog.testing
 
-from contract import samples, test_books
 from integration.admin import serving
-from support import leaks
+from support import leaks, samples
 from usher_gateway import documents, model
 from usher_gateway.admin import server, tokens
 
@@ -323,7 +322,7 @@ async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: serving.S
         samples.arrival("a", body_days=1, if_visit=()), samples.arrival("b", body_days=90, if_visit=())
     )
     served.bench.clock.now += 40 * DAY
-    await test_books.prune_all(served.bench)
+    await served.bench.prune_all()
     answer = await served.get("/api/usage/venues?from=2025-11&to=2025-12")
     assert answer["withoutBody"] == 1
 

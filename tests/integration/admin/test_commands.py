@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from contract import samples
 from integration.admin import serving
+from support import samples
 from usher_gateway import model
 from usher_gateway.admin import tokens
 

@@ -4,10 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, cast
 
-from contract import engines, samples
-from integration import gateways
-from unit.delivery import samples as delivery_samples
-from unit.ingest import samples as ingest_samples
+from support import delivery_samples, engines, gateways, ingest_samples, samples
 from usher_gateway import documents, model, timing
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from integration import gateways
 from integration.destinations import peers
-from support import event_sdks
-from unit.delivery import samples
+from support import delivery_samples, event_sdks, gateways
 from usher_gateway import model
 from usher_gateway.delivery import payload
 from usher_gateway.destinations import DestinationRequest
@@ -104,10 +102,10 @@ def test_sdk_reads_the_event_that_a_gateway_sends(
     assert event.data == json.loads(BODY)
 
 
-def rendered(form: str, route: model.RouteDefinition = samples.ROUTE, **changes: Any) -> bytes:
+def rendered(form: str, route: model.RouteDefinition = delivery_samples.ROUTE, **changes: Any) -> bytes:
     """Return the bytes of a request for a delivery that no manifest can cause as easily."""
-    target = payload.prepare(samples.destination(format=form))
-    request = payload.render(target, samples.delivery(**changes), route, samples.RECEIVED_AT)
+    target = payload.prepare(delivery_samples.destination(format=form))
+    request = payload.render(target, delivery_samples.delivery(**changes), route, delivery_samples.RECEIVED_AT)
     assert isinstance(request, DestinationRequest)
     headers = [("host", "crm.example"), ("content-length", str(len(request.body))), *request.headers]
     head = "".join([f"{name}: {value}\r\n" for name, value in headers])
@@ -140,7 +138,7 @@ def test_sdk_reads_a_body_that_is_not_json(reader: Reader, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
 def test_sdk_reads_an_attribute_outside_of_ascii(reader: Reader, form: str) -> None:
-    route = model.RouteDefinition(samples.ROUTE.listener, "Zürich-李", "agency/crm")
+    route = model.RouteDefinition(delivery_samples.ROUTE.listener, "Zürich-李", "agency/crm")
     name = reader(rendered(form, route)).attributes["usherroute"]
     if form == "CloudEventsBinary":
         # CloudEvents encodes such characters in headers. Of the SDKs, only PyPI's newer interface decodes them.

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from integration import gateways
 from integration.delivery.test_cancel import Bench
+from support import gateways
 from usher_gateway import documents
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import Outcome, OutcomeKind

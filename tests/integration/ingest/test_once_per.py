@@ -5,7 +5,7 @@ from pathlib import Path
 
 import aiohttp
 
-from integration import gateways
+from support import gateways
 from usher_gateway import model
 
 

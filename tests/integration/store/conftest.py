@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines
+from support import engines
 
 
 @pytest.fixture

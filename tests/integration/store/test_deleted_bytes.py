@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 
 MARKER = b"zqxjv-deleted"

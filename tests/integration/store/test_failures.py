@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
-from integration import gateways
+from support import engines, gateways, samples
 from usher_gateway import model
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS

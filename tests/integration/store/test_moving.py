@@ -10,9 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contract import engines, samples
-from contract.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival, digest, plan, quarantined, settlement
-from support import databases
+from support import databases, engines, samples
+from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival, digest, plan, quarantined, settlement
 from usher_gateway import model
 from usher_gateway.model import SettledAs
 from usher_gateway.store import moving

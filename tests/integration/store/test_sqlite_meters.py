@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
+from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.sqlite import accept, database
 

@@ -4,17 +4,17 @@ import pathlib
 
 import pytest
 
-from unit.config import config_samples as samples
+from support import config_samples
 from usher_gateway import config_secret, model
 from usher_gateway.config import cache
 
 KEPT = [
-    config_secret.envelope_of(samples.listener(), "uid-1", samples.KEYS.document),
+    config_secret.envelope_of(config_samples.listener(), "uid-1", config_samples.KEYS.document),
     config_secret.envelope_of(
-        samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", samples.KEYS.document
+        config_samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", config_samples.KEYS.document
     ),
 ]
-KEY = samples.KEYS.cache
+KEY = config_samples.KEYS.cache
 NONCE = bytes(range(12))
 
 
@@ -34,7 +34,7 @@ def test_cache_is_encrypted() -> None:
 
 def test_other_install_key_cannot_read_the_cache() -> None:
     with pytest.raises(model.ConfigurationError, match="another install key"):
-        cache.unseal(cache.seal(KEPT, KEY, NONCE), samples.OTHER_KEYS.cache)
+        cache.unseal(cache.seal(KEPT, KEY, NONCE), config_samples.OTHER_KEYS.cache)
 
 
 def test_every_changed_byte_is_an_error() -> None:

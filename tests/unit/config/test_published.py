@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from unit.config import config_samples as samples
+from support import config_samples
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import DocumentStatus, published
 
@@ -16,7 +16,7 @@ def accept_all(document: config_secret.Document) -> None:
 
 
 def made(check: published.DocumentCheck = accept_all) -> published.PublishedDocuments:
-    return published.PublishedDocuments(key=samples.KEYS.document, check=check)
+    return published.PublishedDocuments(key=config_samples.KEYS.document, check=check)
 
 
 def is_changed(state: published.PublishedDocuments) -> bool:
@@ -24,31 +24,31 @@ def is_changed(state: published.PublishedDocuments) -> bool:
 
 
 def garbage(of: config_secret.Document, version: str = "2") -> published.PublishedSecret:
-    return msgspec.structs.replace(samples.secret(of, version), data={"config.json": "e30="})
+    return msgspec.structs.replace(config_samples.secret(of, version), data={"config.json": "e30="})
 
 
 def test_documents_come_into_force() -> None:
     state = made()
-    assert state.put(samples.secret(samples.listener())) is None
-    assert state.put(samples.secret(samples.destination())) is None
+    assert state.put(config_samples.secret(config_samples.listener())) is None
+    assert state.put(config_samples.secret(config_samples.destination())) is None
     snapshot = state.snapshot()
-    assert snapshot.listeners == {"acme/wifi": samples.listener()}
-    assert snapshot.destinations == {"acme/crm": samples.destination()}
+    assert snapshot.listeners == {"acme/wifi": config_samples.listener()}
+    assert snapshot.destinations == {"acme/crm": config_samples.destination()}
     assert state.take_touched() == {
-        WIFI: DocumentStatus(documents.content_hash(samples.listener(), samples.KEYS.document)),
-        CRM: DocumentStatus(documents.content_hash(samples.destination(), samples.KEYS.document)),
+        WIFI: DocumentStatus(documents.content_hash(config_samples.listener(), config_samples.KEYS.document)),
+        CRM: DocumentStatus(documents.content_hash(config_samples.destination(), config_samples.KEYS.document)),
     }
     assert state.take_touched() == {}
 
 
 def test_unchanged_document_stays_the_same_object() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
-    state.put(samples.secret(samples.destination()))
+    state.put(config_samples.secret(config_samples.listener()))
+    state.put(config_samples.secret(config_samples.destination()))
     before = state.snapshot()
-    state.put(samples.secret(samples.listener(), version="2"))
+    state.put(config_samples.secret(config_samples.listener(), version="2"))
     assert not is_changed(state)
-    state.put(samples.secret(samples.destination(concurrency=3), version="3"))
+    state.put(config_samples.secret(config_samples.destination(concurrency=3), version="3"))
     assert is_changed(state)
     after = state.snapshot()
     assert after.listeners["acme/wifi"] is before.listeners["acme/wifi"]
@@ -58,24 +58,24 @@ def test_unchanged_document_stays_the_same_object() -> None:
 
 def test_bad_document_leaves_the_last_good_one_in_force() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
+    state.put(config_samples.secret(config_samples.listener()))
     state.snapshot()
-    rejected = state.put(garbage(samples.listener()))
+    rejected = state.put(garbage(config_samples.listener()))
     assert rejected is not None
     assert (rejected.identity, rejected.code) == (WIFI, "DocumentUnreadable")
     assert not is_changed(state)
-    assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
+    assert state.snapshot().listeners == {"acme/wifi": config_samples.listener()}
     shown = state.take_touched()[WIFI]
     assert shown is not None
-    assert shown.hash == documents.content_hash(samples.listener(), samples.KEYS.document)
+    assert shown.hash == documents.content_hash(config_samples.listener(), config_samples.KEYS.document)
     assert shown.rejected is not None
 
 
 def test_corrected_document_is_no_longer_rejected() -> None:
     state = made()
-    state.put(garbage(samples.listener()))
+    state.put(garbage(config_samples.listener()))
     assert len(state.rejected) == 1
-    state.put(samples.secret(samples.listener(), version="3"))
+    state.put(config_samples.secret(config_samples.listener(), version="3"))
     assert len(state.rejected) == 0
     shown = state.take_touched()[WIFI]
     assert shown is not None
@@ -84,22 +84,22 @@ def test_corrected_document_is_no_longer_rejected() -> None:
 
 def test_rejected_document_is_identified_by_its_owner() -> None:
     state = made()
-    state.put(garbage(samples.listener()))
+    state.put(garbage(config_samples.listener()))
     shown = state.take_touched()
     assert shown[WIFI] is not None
     assert shown[WIFI].hash is None  # type: ignore[union-attr]
 
 
 def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
-    rejected = made().put(msgspec.structs.replace(garbage(samples.listener()), owner="acme/other"))
+    rejected = made().put(msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
     assert rejected is not None
     assert rejected.identity is None
 
 
 def test_document_of_another_install_key_changes_nothing() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
-    rejected = state.put(samples.tombstone(samples.listener(), "2", samples.OTHER_KEYS))
+    state.put(config_samples.secret(config_samples.listener()))
+    rejected = state.put(config_samples.tombstone(config_samples.listener(), "2", config_samples.OTHER_KEYS))
     assert rejected is not None
     assert rejected.code == "DocumentHash"
     assert list(state.snapshot().listeners) == ["acme/wifi"]
@@ -107,7 +107,7 @@ def test_document_of_another_install_key_changes_nothing() -> None:
 
 def test_copy_under_another_name_is_rejected() -> None:
     state = made()
-    copied = msgspec.structs.replace(samples.secret(samples.listener()), name="listener-copy")
+    copied = msgspec.structs.replace(config_samples.secret(config_samples.listener()), name="listener-copy")
     rejected = state.put(copied)
     assert rejected is not None
     assert "name" in rejected.message
@@ -121,31 +121,31 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
             raise error
 
     state = made(refuse)
-    state.put(samples.secret(samples.listener()))
-    rejected = state.put(samples.secret(samples.listener(max_body_bytes=1), version="2"))
+    state.put(config_samples.secret(config_samples.listener()))
+    rejected = state.put(config_samples.secret(config_samples.listener(max_body_bytes=1), version="2"))
     assert rejected is not None
     assert "s3cret" not in rejected.message + rejected.hint
-    assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
+    assert state.snapshot().listeners == {"acme/wifi": config_samples.listener()}
 
 
 def test_tombstone_removes_its_document() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
-    state.put(samples.secret(samples.destination()))
+    state.put(config_samples.secret(config_samples.listener()))
+    state.put(config_samples.secret(config_samples.destination()))
     state.take_touched()
-    assert state.put(samples.tombstone(samples.listener())) is None
+    assert state.put(config_samples.tombstone(config_samples.listener())) is None
     assert state.snapshot().listeners == {}
     assert list(state.snapshot().destinations) == ["acme/crm"]
     assert state.take_touched() == {WIFI: None}
-    assert state.remove_secret(samples.tombstone(samples.listener()).name, 5) is None
+    assert state.remove_secret(config_samples.tombstone(config_samples.listener()).name, 5) is None
     assert state.vanished == {}
 
 
 def test_vanished_document_stays_and_is_reported() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
+    state.put(config_samples.secret(config_samples.listener()))
     state.snapshot()
-    assert state.remove_secret(samples.secret(samples.listener()).name, 7) == WIFI
+    assert state.remove_secret(config_samples.secret(config_samples.listener()).name, 7) == WIFI
     assert state.vanished == {WIFI: 7}
     assert not is_changed(state)
     assert list(state.snapshot().listeners) == ["acme/wifi"]
@@ -158,17 +158,20 @@ def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
     state = made()
     own = documents.Address("www.example.com", "/own")
     shared = documents.Address("hooks.example.com", "/v1/token", is_class_address=True)
-    document = samples.listener(addresses=(own, shared))
-    state.put(samples.secret(document))
-    state.remove_secret(samples.secret(document).name, 7)
+    document = config_samples.listener(addresses=(own, shared))
+    state.put(config_samples.secret(document))
+    state.remove_secret(config_samples.secret(document).name, 7)
     held = state.vanished_documents[WIFI].holds
     assert held == config_secret.HeldHostnames(document.tenant.name, ("www.example.com",))
 
 
 def test_vanished_document_may_return() -> None:
-    for again in (samples.secret(samples.listener()), samples.secret(samples.listener(max_body_bytes=9), "2")):
+    for again in (
+        config_samples.secret(config_samples.listener()),
+        config_samples.secret(config_samples.listener(max_body_bytes=9), "2"),
+    ):
         state = made()
-        state.put(samples.secret(samples.listener()))
+        state.put(config_samples.secret(config_samples.listener()))
         state.remove_secret(again.name, 7)
         assert not state.is_known(again)
         state.put(again)
@@ -177,16 +180,19 @@ def test_vanished_document_may_return() -> None:
 
 def test_tombstone_removes_a_vanished_document() -> None:
     state = made()
-    state.put(samples.secret(samples.listener()))
-    state.remove_secret(samples.secret(samples.listener()).name, 7)
-    state.put(samples.tombstone(samples.listener()))
+    state.put(config_samples.secret(config_samples.listener()))
+    state.remove_secret(config_samples.secret(config_samples.listener()).name, 7)
+    state.put(config_samples.tombstone(config_samples.listener()))
     assert state.vanished == {}
     assert state.snapshot().listeners == {}
 
 
 def test_list_without_a_secret_removes_nothing() -> None:
     state = made()
-    kept, gone = samples.secret(samples.listener("kept")), samples.secret(samples.listener("gone"))
+    kept, gone = (
+        config_samples.secret(config_samples.listener("kept")),
+        config_samples.secret(config_samples.listener("gone")),
+    )
     state.put(kept)
     state.put(gone)
     assert state.retain({kept.name}, 7) == [("Listener", "acme/gone")]
@@ -198,20 +204,20 @@ def test_list_without_a_secret_removes_nothing() -> None:
 def test_vanished_listener_loses_an_address_that_another_has() -> None:
     state = made()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
-    old = samples.listener("a-old", addresses=(shared, own))
-    state.put(samples.secret(old))
-    state.remove_secret(samples.secret(old).name, 7)
-    state.put(samples.secret(samples.listener("new", addresses=(shared,))))
+    old = config_samples.listener("a-old", addresses=(shared, own))
+    state.put(config_samples.secret(old))
+    state.remove_secret(config_samples.secret(old).name, 7)
+    state.put(config_samples.secret(config_samples.listener("new", addresses=(shared,))))
     snapshot = state.snapshot()
     assert snapshot.listeners["acme/a-old"].addresses == (own,)
     assert snapshot.listeners["acme/new"].addresses == (shared,)
-    state.put(samples.tombstone(samples.listener("new")))
+    state.put(config_samples.tombstone(config_samples.listener("new")))
     assert state.snapshot().listeners == {"acme/a-old": old}
 
 
 def test_version_that_was_read_is_known() -> None:
     state = made()
-    secret = samples.secret(samples.listener())
+    secret = config_samples.secret(config_samples.listener())
     assert not state.is_known(secret)
     state.put(secret)
     assert state.is_known(secret)
@@ -220,7 +226,7 @@ def test_version_that_was_read_is_known() -> None:
 
 def test_deleted_secret_is_no_longer_rejected() -> None:
     state = made()
-    secret = garbage(samples.listener())
+    secret = garbage(config_samples.listener())
     state.put(secret)
     state.remove_secret(secret.name, 7)
     assert len(state.rejected) == 0
@@ -229,12 +235,15 @@ def test_deleted_secret_is_no_longer_rejected() -> None:
 
 def test_cached_documents_are_in_force_until_the_first_list() -> None:
     state = made()
-    kept = [config_secret.envelope_of(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b", "c")]
+    kept = [
+        config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
+        for name in ("a", "b", "c")
+    ]
     assert state.restore(kept) == []
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
-    state.put(samples.secret(samples.listener("a")))
-    state.put(samples.tombstone(samples.listener("b")))
-    names = {samples.secret(samples.listener(name)).name for name in ("a", "b")}
+    state.put(config_samples.secret(config_samples.listener("a")))
+    state.put(config_samples.tombstone(config_samples.listener("b")))
+    names = {config_samples.secret(config_samples.listener(name)).name for name in ("a", "b")}
     assert state.retain(names, 7) == [("Listener", "acme/c")]
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
 
@@ -245,18 +254,21 @@ def test_cached_document_that_cannot_be_run_is_left_out() -> None:
             raise ValueError
 
     state = made(refuse)
-    kept = [config_secret.envelope_of(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b")]
+    kept = [
+        config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
+        for name in ("a", "b")
+    ]
     assert state.restore(kept) == [("Listener", "acme/b")]
     assert list(state.snapshot().listeners) == ["acme/a"]
 
 
 def test_proxies_of_gateway_and_document_are_both_trusted() -> None:
     state = published.PublishedDocuments(
-        key=samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
+        key=config_samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
     )
-    state.put(samples.secret(samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
+    state.put(config_samples.secret(config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
     found = state.snapshot().listeners["acme/wifi"]
     assert found.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")
     assert found.client_address_from == "XForwardedFor"
     [kept] = state.in_force
-    assert kept.document == samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))
+    assert kept.document == config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import model
 from usher_gateway.delivery import outcome, payload, retry
 from usher_gateway.destinations import DestinationRequest, SendError
@@ -54,8 +54,11 @@ def test_page_explains_no_unknown_error_code() -> None:
 
 def content_type(sent: bytes, transformed: Any = payload.NOT_TRANSFORMED, **changes: Any) -> str:
     """Return the content type of a request."""
-    target, delivery = payload.prepare(samples.destination(**changes)), samples.delivery(content_type=sent)
-    request = payload.render(target, delivery, samples.ROUTE, delivery.received_at, transformed)
+    target, delivery = (
+        payload.prepare(delivery_samples.destination(**changes)),
+        delivery_samples.delivery(content_type=sent),
+    )
+    request = payload.render(target, delivery, delivery_samples.ROUTE, delivery.received_at, transformed)
     assert isinstance(request, DestinationRequest)
     return dict(request.headers)["content-type"]
 
@@ -86,8 +89,15 @@ def test_description_of_max_age_says_when_the_time_starts() -> None:
         assert "from the time when Usher accepted the visit, or when a user redrove the delivery" in words
         assert "visit time" not in words
     hour = 3600 * model.MICROSECONDS
-    week_old = samples.delivery(visit_time=samples.RECEIVED_AT - 200 * hour, started_at=samples.RECEIVED_AT - hour)
-    limits: dict[str, Any] = {"slow": False, "retry_after": 0, "confirmed": samples.RECEIVED_AT, "randomness": 0.5}
-    decided = retry.decide(week_old, max_age_seconds=2 * 3600, now=samples.RECEIVED_AT, **limits)
+    week_old = delivery_samples.delivery(
+        visit_time=delivery_samples.RECEIVED_AT - 200 * hour, started_at=delivery_samples.RECEIVED_AT - hour
+    )
+    limits: dict[str, Any] = {
+        "slow": False,
+        "retry_after": 0,
+        "confirmed": delivery_samples.RECEIVED_AT,
+        "randomness": 0.5,
+    }
+    decided = retry.decide(week_old, max_age_seconds=2 * 3600, now=delivery_samples.RECEIVED_AT, **limits)
     assert decided.step is retry.NextStep.Retry
-    assert retry.decide(week_old, max_age_seconds=3600, now=samples.RECEIVED_AT, **limits) == retry.DEAD
+    assert retry.decide(week_old, max_age_seconds=3600, now=delivery_samples.RECEIVED_AT, **limits) == retry.DEAD

@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import model
 from usher_gateway.delivery import outcome
 from usher_gateway.destinations import DestinationAnswer, SendError
 
-NOW = samples.RECEIVED_AT
+NOW = delivery_samples.RECEIVED_AT
 HOUR = 3600 * 1_000_000
 
 
 def classified(status: int = 0, error: SendError | None = None, **headers: str) -> outcome.Outcome:
     named = multidict.CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return outcome.classify(DestinationAnswer(status, named, b"", error), samples.destination(), NOW)
+    return outcome.classify(DestinationAnswer(status, named, b"", error), delivery_samples.destination(), NOW)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -68,7 +68,7 @@ def test_unknown_status_is_retried(status: int) -> None:
     ],
 )
 def test_required_success_header_must_be_present(sent: dict[str, str], kind: outcome.OutcomeKind) -> None:
-    destination = samples.destination(success_header=("wifiWebhookListener", "1"))
+    destination = delivery_samples.destination(success_header=("wifiWebhookListener", "1"))
     answer = DestinationAnswer(200, multidict.CIMultiDict(sent))
     assert outcome.classify(answer, destination, NOW).kind is kind
 
@@ -101,7 +101,7 @@ def test_retry_after_is_ignored_for_dead_deliveries() -> None:
 
 def settled(answer: DestinationAnswer, **changes: object) -> model.Settlement:
     return outcome.conclude(
-        samples.delivery(attempts=2, **changes), answer, samples.destination(), NOW, 0.5, NOW
+        delivery_samples.delivery(attempts=2, **changes), answer, delivery_samples.destination(), NOW, 0.5, NOW
     ).settlement
 
 
@@ -135,27 +135,31 @@ def test_delivery_expires_if_its_next_attempt_would_be_too_late() -> None:
 
 @pytest.mark.parametrize("reason", list(model.HoldReason))
 def test_held_delivery_counts_no_attempt(reason: model.HoldReason) -> None:
-    result = outcome.held(samples.delivery(attempts=2), reason, NOW).settlement
+    result = outcome.held(delivery_samples.delivery(attempts=2), reason, NOW).settlement
     assert (result.settled_as, result.hold, result.attempts) == (model.SettledAs.Held, reason, 2)
 
 
 def test_expired_delivery_counts_no_attempt() -> None:
-    result = outcome.expired(samples.delivery(attempts=2), NOW).settlement
+    result = outcome.expired(delivery_samples.delivery(attempts=2), NOW).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert (result.attempts_before, result.attempts) == (2, 2)
 
 
 def test_result_contains_the_outcome_for_the_circuit() -> None:
-    made = outcome.conclude(samples.delivery(), DestinationAnswer(410), samples.destination(), NOW, 0.5, NOW)
+    made = outcome.conclude(
+        delivery_samples.delivery(), DestinationAnswer(410), delivery_samples.destination(), NOW, 0.5, NOW
+    )
     assert made.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True)
 
 
 def test_dead_outcome_is_dead_at_the_first_attempt() -> None:
-    result = outcome.conclude(samples.delivery(), DestinationAnswer(400), samples.destination(), NOW, 0.5, NOW)
+    result = outcome.conclude(
+        delivery_samples.delivery(), DestinationAnswer(400), delivery_samples.destination(), NOW, 0.5, NOW
+    )
     assert result.settlement.settled_as is model.SettledAs.Dead
 
 
 def test_internal_error_counts_no_attempt_and_retries_in_ten_minutes() -> None:
-    result = outcome.internal_error(samples.delivery(attempts=2), NOW).settlement
+    result = outcome.internal_error(delivery_samples.delivery(attempts=2), NOW).settlement
     assert (result.settled_as, result.attempts, result.error) == (model.SettledAs.Retry, 2, "InternalError")
     assert result.due_at == NOW + 600 * 1_000_000

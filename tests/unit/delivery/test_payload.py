@@ -8,19 +8,19 @@ import standardwebhooks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import model
 from usher_gateway.delivery import payload
 from usher_gateway.destinations import DestinationRequest
 
-NOW = samples.RECEIVED_AT + 250_000
+NOW = delivery_samples.RECEIVED_AT + 250_000
 
 
 def request_for(
     delivery: model.Delivery, transformed: Any = payload.NOT_TRANSFORMED, **changes: Any
 ) -> DestinationRequest:
-    target = payload.prepare(samples.destination(**changes))
-    request = payload.render(target, delivery, samples.ROUTE, NOW, transformed)
+    target = payload.prepare(delivery_samples.destination(**changes))
+    request = payload.render(target, delivery, delivery_samples.ROUTE, NOW, transformed)
     assert isinstance(request, DestinationRequest)
     return request
 
@@ -34,21 +34,21 @@ def headers_of(request: DestinationRequest) -> dict[str, str]:
 @settings(max_examples=50)
 @given(st.binary(max_size=200))
 def test_verbatim_sends_the_body_unchanged(body: bytes) -> None:
-    assert request_for(samples.delivery(body=body)).body == body
+    assert request_for(delivery_samples.delivery(body=body)).body == body
 
 
 def test_verbatim_keeps_the_content_type() -> None:
-    delivery = samples.delivery(content_type=b"application/json; charset=latin-1")
+    delivery = delivery_samples.delivery(content_type=b"application/json; charset=latin-1")
     assert headers_of(request_for(delivery))["content-type"] == "application/json; charset=latin-1"
 
 
 @pytest.mark.parametrize("sent", [b"", b"text/\r\nx-evil: 1", b"t\xe9xt", b"a" * 257, b"a\x00b"])
 def test_unusable_content_type_becomes_json(sent: bytes) -> None:
-    assert headers_of(request_for(samples.delivery(content_type=sent)))["content-type"] == "application/json"
+    assert headers_of(request_for(delivery_samples.delivery(content_type=sent)))["content-type"] == "application/json"
 
 
 def test_request_has_every_promised_header() -> None:
-    delivery = samples.delivery(attempts=2, hops=1, late=True)
+    delivery = delivery_samples.delivery(attempts=2, hops=1, late=True)
     headers = headers_of(request_for(delivery))
     assert headers | {"user-agent": ""} == {
         "webhook-id": model.format_id(delivery.id),
@@ -70,19 +70,19 @@ def test_signature_covers_the_sent_body() -> None:
     secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
     now = int(datetime.datetime.now(datetime.UTC).timestamp())
     for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
-        target = payload.prepare(samples.destination(format=form, signing_secrets=(secret,)))
-        request = payload.render(target, samples.delivery(), samples.ROUTE, now * 1_000_000)
+        target = payload.prepare(delivery_samples.destination(format=form, signing_secrets=(secret,)))
+        request = payload.render(target, delivery_samples.delivery(), delivery_samples.ROUTE, now * 1_000_000)
         assert isinstance(request, DestinationRequest)
         standardwebhooks.Webhook(secret).verify(request.body, headers_of(request))
 
 
 def test_request_without_signing_secrets_has_no_signature() -> None:
-    assert "webhook-signature" not in headers_of(request_for(samples.delivery()))
+    assert "webhook-signature" not in headers_of(request_for(delivery_samples.delivery()))
 
 
 def test_static_headers_may_set_content_type_and_user_agent() -> None:
     static = (("Authorization", "Bearer s3cret"), ("Content-Type", "text/plain"), ("User-Agent", "mine"))
-    headers = headers_of(request_for(samples.delivery(), headers=static))
+    headers = headers_of(request_for(delivery_samples.delivery(), headers=static))
     assert headers["authorization"] == "Bearer s3cret"
     assert (headers["content-type"], headers["user-agent"]) == ("text/plain", "mine")
 
@@ -90,7 +90,7 @@ def test_static_headers_may_set_content_type_and_user_agent() -> None:
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m", "a\ud800b"])
 def test_unsafe_header_value_is_rejected_without_being_shown(value: str) -> None:
     with pytest.raises(model.ConfigurationError, match="x-key") as caught:
-        payload.prepare(samples.destination(headers=(("X-Key", value),)))
+        payload.prepare(delivery_samples.destination(headers=(("X-Key", value),)))
     assert value.strip() not in str(caught.value) or value.strip() == "a"
 
 
@@ -99,14 +99,14 @@ def test_unsafe_header_value_is_rejected_without_being_shown(value: str) -> None
 )
 def test_invalid_or_reserved_header_name_is_rejected(name: str) -> None:
     with pytest.raises(model.ConfigurationError):
-        payload.prepare(samples.destination(headers=((name, "1"),)))
+        payload.prepare(delivery_samples.destination(headers=((name, "1"),)))
 
 
 @settings(max_examples=100)
 @given(st.text(max_size=20))
 def test_accepted_header_value_stays_in_one_line(value: str) -> None:
     try:
-        request = request_for(samples.delivery(), headers=(("X-Key", value),))
+        request = request_for(delivery_samples.delivery(), headers=(("X-Key", value),))
     except model.ConfigurationError:
         return
     head = "".join([f"{name}: {value}\r\n" for name, value in request.headers]).encode()
@@ -115,25 +115,25 @@ def test_accepted_header_value_stays_in_one_line(value: str) -> None:
 
 
 def test_transform_sends_its_value_as_json() -> None:
-    request = request_for(samples.delivery(), {"to": "jane@example.com", "n": None})
+    request = request_for(delivery_samples.delivery(), {"to": "jane@example.com", "n": None})
     assert json.loads(request.body) == {"to": "jane@example.com", "n": None}
     assert headers_of(request)["content-type"] == "application/json"
 
 
 def test_transform_may_evaluate_to_null() -> None:
-    assert request_for(samples.delivery(), None).body == b"null"
+    assert request_for(delivery_samples.delivery(), None).body == b"null"
 
 
 @pytest.mark.parametrize("value", [{"a": object()}, "\ud800", {1.5j: 1}, [{"x": {1, object()}}]])
 def test_transform_value_without_json_form_is_a_format_error(value: object) -> None:
-    target = payload.prepare(samples.destination())
-    result = payload.render(target, samples.delivery(), samples.ROUTE, NOW, value)
+    target = payload.prepare(delivery_samples.destination())
+    result = payload.render(target, delivery_samples.delivery(), delivery_samples.ROUTE, NOW, value)
     assert result == payload.FormatError("TransformNotJSON")
 
 
 def test_structured_event_has_required_attributes_and_data() -> None:
     body = b'{"user":{"id":7.10, "n":123456789012345678901234567890}}'
-    delivery = samples.delivery(body=body)
+    delivery = delivery_samples.delivery(body=body)
     request = request_for(delivery, format="CloudEvents")
     event = json.loads(request.body)
     assert headers_of(request)["content-type"] == "application/cloudevents+json"
@@ -149,7 +149,7 @@ def test_structured_event_has_required_attributes_and_data() -> None:
 
 @pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
 def test_event_attribute_names_follow_cloudevents_rules(form: str) -> None:
-    request = request_for(samples.delivery(), format=form)
+    request = request_for(delivery_samples.delivery(), format=form)
     names = [name[3:] for name, _ in request.headers if name.startswith("ce-")]
     if form == "CloudEvents":
         names = [name for name in json.loads(request.body) if name != "data"]
@@ -159,7 +159,7 @@ def test_event_attribute_names_follow_cloudevents_rules(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
 def test_event_attributes_contain_no_personal_data(form: str) -> None:
-    request = request_for(samples.delivery(), format=form)
+    request = request_for(delivery_samples.delivery(), format=form)
     text = str(request.headers)
     if form == "CloudEvents":
         text += str({name: value for name, value in json.loads(request.body).items() if name != "data"})
@@ -168,7 +168,7 @@ def test_event_attributes_contain_no_personal_data(form: str) -> None:
 
 @pytest.mark.parametrize("body", [b"\x00\xff", b"not json", b'{"a":NaN}', b"", b'{"a":1}x', b'"\xff"'])
 def test_structured_event_encodes_other_content_in_base64(body: bytes) -> None:
-    event = json.loads(request_for(samples.delivery(body=body), format="CloudEvents").body)
+    event = json.loads(request_for(delivery_samples.delivery(body=body), format="CloudEvents").body)
     assert base64.b64decode(event["data_base64"]) == body
     assert "data" not in event
 
@@ -178,11 +178,11 @@ def test_structured_event_encodes_other_content_in_base64(body: bytes) -> None:
     [(b'\xef\xbb\xbf{"a":1}', {"a": 1}), ('{"a":"é"}'.encode("utf-16"), {"a": "é"}), (b'"\\ud800"', "\ud800")],
 )
 def test_structured_event_accepts_lenient_json(body: bytes, data: object) -> None:
-    assert json.loads(request_for(samples.delivery(body=body), format="CloudEvents").body)["data"] == data
+    assert json.loads(request_for(delivery_samples.delivery(body=body), format="CloudEvents").body)["data"] == data
 
 
 def test_binary_event_has_attributes_as_headers_and_the_body_unchanged() -> None:
-    delivery = samples.delivery(body=b'{"a": 1}', late=True)
+    delivery = delivery_samples.delivery(body=b'{"a": 1}', late=True)
     request = request_for(delivery, format="CloudEventsBinary")
     headers = headers_of(request)
     assert request.body == b'{"a": 1}'
@@ -205,13 +205,13 @@ def test_binary_event_has_attributes_as_headers_and_the_body_unchanged() -> None
     ],
 )
 def test_binary_event_sends_json_as_utf_8(body: bytes, content_type: bytes, sent: bytes) -> None:
-    request = request_for(samples.delivery(body=body, content_type=content_type), format="CloudEventsBinary")
+    request = request_for(delivery_samples.delivery(body=body, content_type=content_type), format="CloudEventsBinary")
     assert request.body == sent
     assert headers_of(request)["content-type"] == "application/json"
 
 
 def test_binary_event_sends_other_content_unchanged() -> None:
-    delivery = samples.delivery(body=b"\xffnot json", content_type=b"text/plain; charset=latin-1")
+    delivery = delivery_samples.delivery(body=b"\xffnot json", content_type=b"text/plain; charset=latin-1")
     request = request_for(delivery, format="CloudEventsBinary")
     assert request.body == b"\xffnot json"
     assert headers_of(request)["content-type"] == "text/plain; charset=latin-1"
@@ -219,23 +219,23 @@ def test_binary_event_sends_other_content_unchanged() -> None:
 
 def test_binary_event_header_is_percent_encoded() -> None:
     route = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), 'Euro € "50%" x', "agency/crm")
-    target = payload.prepare(samples.destination(format="CloudEventsBinary"))
-    request = payload.render(target, samples.delivery(), route, NOW)
+    target = payload.prepare(delivery_samples.destination(format="CloudEventsBinary"))
+    request = payload.render(target, delivery_samples.delivery(), route, NOW)
     assert isinstance(request, DestinationRequest)
     assert headers_of(request)["ce-usherroute"] == "Euro%20%E2%82%AC%20%2250%25%22%20x"
 
 
 def test_event_of_a_transformed_visit_contains_the_transform_value() -> None:
-    event = json.loads(request_for(samples.delivery(), {"x": 1}, format="CloudEvents").body)
+    event = json.loads(request_for(delivery_samples.delivery(), {"x": 1}, format="CloudEvents").body)
     assert event["data"] == {"x": 1}
 
 
 def test_attempts_share_the_id_but_not_the_timestamp() -> None:
-    delivery = samples.delivery()
-    target = payload.prepare(samples.destination())
-    first = payload.render(target, delivery, samples.ROUTE, NOW)
+    delivery = delivery_samples.delivery()
+    target = payload.prepare(delivery_samples.destination())
+    first = payload.render(target, delivery, delivery_samples.ROUTE, NOW)
     delivery.attempts = 1
-    second = payload.render(target, delivery, samples.ROUTE, NOW + 5_000_000)
+    second = payload.render(target, delivery, delivery_samples.ROUTE, NOW + 5_000_000)
     assert isinstance(first, DestinationRequest)
     assert isinstance(second, DestinationRequest)
     assert headers_of(first)["webhook-id"] == headers_of(second)["webhook-id"]

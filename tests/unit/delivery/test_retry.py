@@ -1,11 +1,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import model
 from usher_gateway.delivery import retry
 
-NOW = samples.RECEIVED_AT
+NOW = delivery_samples.RECEIVED_AT
 SECOND = 1_000_000
 WEEK = 7 * 86_400
 
@@ -44,7 +44,7 @@ def test_slow_retry_waits_at_least_ten_minutes_and_the_schedule() -> None:
 def test_retry_is_due_within_the_age_unless_retry_after_is_later(
     attempts: int, age: int, spread: float, asked: int
 ) -> None:
-    delivery = samples.delivery(attempts=attempts, started_at=NOW - age)
+    delivery = delivery_samples.delivery(attempts=attempts, started_at=NOW - age)
     decision = decided(delivery, retry_after=asked, spread=spread)
     if age >= WEEK * SECOND:
         assert decision.step is retry.NextStep.Dead
@@ -56,7 +56,7 @@ def test_retry_is_due_within_the_age_unless_retry_after_is_later(
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 10 * WEEK * SECOND), max_size=30), randomness)
 def test_time_on_hold_does_not_count_against_the_age(holds: list[int], spread: float) -> None:
-    delivery = samples.delivery(started_at=NOW)
+    delivery = delivery_samples.delivery(started_at=NOW)
     now, tried, attempts = NOW, 0, 0
     for attempts in range(200):
         held = holds[attempts] if attempts < len(holds) else 0
@@ -72,30 +72,30 @@ def test_time_on_hold_does_not_count_against_the_age(holds: list[int], spread: f
 
 
 def test_retry_after_the_routes_time_limit_expires() -> None:
-    delivery = samples.delivery(expires_at=NOW + 20 * SECOND)
+    delivery = delivery_samples.delivery(expires_at=NOW + 20 * SECOND)
     assert decided(delivery).step is retry.NextStep.Retry
     delivery.attempts = 1
     assert decided(delivery).step is retry.NextStep.Expired
 
 
 def test_delivery_expires_exactly_at_its_time_limit() -> None:
-    assert not retry.is_expired(samples.delivery(expires_at=NOW), NOW - 1)
-    assert retry.is_expired(samples.delivery(expires_at=NOW), NOW)
-    assert not retry.is_expired(samples.delivery(expires_at=0), NOW)
+    assert not retry.is_expired(delivery_samples.delivery(expires_at=NOW), NOW - 1)
+    assert retry.is_expired(delivery_samples.delivery(expires_at=NOW), NOW)
+    assert not retry.is_expired(delivery_samples.delivery(expires_at=0), NOW)
 
 
 def test_retry_without_retry_after_follows_the_schedule() -> None:
-    decision = decided(samples.delivery(attempts=3))
+    decision = decided(delivery_samples.delivery(attempts=3))
     assert decision.due_at - NOW == 600 * SECOND
 
 
 def test_slow_outcome_waits_at_least_ten_minutes() -> None:
-    assert decided(samples.delivery(), slow=True).due_at - NOW == 600 * SECOND
+    assert decided(delivery_samples.delivery(), slow=True).due_at - NOW == 600 * SECOND
 
 
 def test_delivery_ends_by_the_confirmed_time_and_is_due_by_the_clock() -> None:
     ahead = NOW + 20 * 52 * WEEK * SECOND
-    delivery = samples.delivery(started_at=NOW, expires_at=NOW + 3600 * SECOND)
+    delivery = delivery_samples.delivery(started_at=NOW, expires_at=NOW + 3600 * SECOND)
     for confirmed, expected in ((NOW, retry.NextStep.Retry), (NOW + WEEK * SECOND, retry.NextStep.Dead)):
         decision = retry.decide(
             delivery, slow=False, retry_after=0, max_age_seconds=WEEK, now=ahead, confirmed=confirmed, randomness=0.5

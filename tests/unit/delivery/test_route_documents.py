@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import documents, model
 from usher_gateway.delivery.route_documents import RouteDocuments
 
@@ -17,7 +17,7 @@ def snapshot(transform: str = "", **destination: Any) -> documents.Snapshot:
     listener = documents.ListenerDocument(
         "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
     )
-    return documents.Snapshot({listener.key: listener}, {"agency/crm": samples.destination(**destination)})
+    return documents.Snapshot({listener.key: listener}, {"agency/crm": delivery_samples.destination(**destination)})
 
 
 @pytest.fixture
@@ -28,32 +28,32 @@ def newest() -> RouteDocuments:
 
 
 def test_destination_with_an_unusable_header_cannot_be_sent_to(newest: RouteDocuments) -> None:
-    assert newest.can_send(samples.ROUTE)
+    assert newest.can_send(delivery_samples.ROUTE)
     newest.apply(snapshot(headers=(("x-key", "a\x01b"),)))
-    assert not newest.can_send(samples.ROUTE)
+    assert not newest.can_send(delivery_samples.ROUTE)
     newest.apply(snapshot(headers=(("x-key", "ab"),)))
-    assert newest.can_send(samples.ROUTE)
+    assert newest.can_send(delivery_samples.ROUTE)
 
 
 def test_edition_counts_only_changes_of_expressions(newest: RouteDocuments) -> None:
-    assert newest.expression_edition(samples.ROUTE) == 0
+    assert newest.expression_edition(delivery_samples.ROUTE) == 0
     newest.apply(snapshot(state="Paused"))
-    assert newest.expression_edition(samples.ROUTE) == 0
+    assert newest.expression_edition(delivery_samples.ROUTE) == 0
     newest.apply(snapshot('{"u": visit.email}'))
-    assert newest.expression_edition(samples.ROUTE) == 1
+    assert newest.expression_edition(delivery_samples.ROUTE) == 1
     newest.apply(documents.Snapshot({}, {}))
-    assert newest.live_route(samples.ROUTE) is None
+    assert newest.live_route(delivery_samples.ROUTE) is None
     newest.apply(snapshot('{"u": visit.email}'))
-    assert newest.expression_edition(samples.ROUTE) == 1
+    assert newest.expression_edition(delivery_samples.ROUTE) == 1
 
 
 def test_listener_of_another_tenant_is_not_the_one_of_a_route(newest: RouteDocuments) -> None:
-    before = newest.live_route(samples.ROUTE)
+    before = newest.live_route(delivery_samples.ROUTE)
     lobby = snapshot().listeners["agency/lobby"]
     moved = msgspec.structs.replace(lobby, tenant=documents.TenantDocument("globex"))
     newest.apply(documents.Snapshot({moved.key: moved}, {}))
     assert before is not None
-    assert newest.live_route(samples.ROUTE) is None
+    assert newest.live_route(delivery_samples.ROUTE) is None
 
 
 def test_apply_names_the_changed_documents(newest: RouteDocuments) -> None:

@@ -6,7 +6,7 @@ import hypothesis.stateful
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway.delivery import circuit, outcome
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, NextDelivery
 
@@ -16,7 +16,7 @@ REJECTED = outcome.Outcome(outcome.OutcomeKind.Dead, "Rejected")
 
 
 def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, size: int = 100) -> LaneEntry:
-    return LaneEntry(samples.delivery(), destination, tenant, fresh, size)
+    return LaneEntry(delivery_samples.delivery(), destination, tenant, fresh, size)
 
 
 def started(scheduler: LaneScheduler, now: int) -> list[LaneEntry]:

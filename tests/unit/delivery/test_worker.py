@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from unit.delivery import samples
+from support import delivery_samples
 from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
@@ -28,14 +28,14 @@ def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapsh
     listener = documents.ListenerDocument(
         "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
     )
-    return documents.Snapshot({listener.key: listener}, {"agency/crm": samples.destination(**destination)})
+    return documents.Snapshot({listener.key: listener}, {"agency/crm": delivery_samples.destination(**destination)})
 
 
 class Surroundings:
     """The store and the client of a worker: one route, and a destination that answers 200."""
 
     def __init__(self) -> None:
-        self.definition = samples.ROUTE
+        self.definition = delivery_samples.ROUTE
         self.sent: list[DestinationRequest] = []
         self.answer = DestinationAnswer(200)
 
@@ -74,7 +74,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
 
 
 async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
-    return (await worker.attempt(samples.delivery())).settlement.hold
+    return (await worker.attempt(delivery_samples.delivery())).settlement.hold
 
 
 async def test_slow_transform_holds_its_route_until_it_changes(
@@ -123,12 +123,12 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         return expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)
 
     monkeypatch.setattr(newest, "evaluate", evaluate)
-    attempts = [asyncio.create_task(worker.attempt(samples.delivery())) for _ in range(20)]
+    attempts = [asyncio.create_task(worker.attempt(delivery_samples.delivery())) for _ in range(20)]
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
     worker.apply(snapshot(""))  # deliveries without a transform do not wait
     before = len(surroundings.sent)
-    await worker.attempt(samples.delivery())
+    await worker.attempt(delivery_samples.delivery())
     assert len(surroundings.sent) == before + 1
     moment = 1_000.0
     await asyncio.gather(*attempts)
@@ -146,7 +146,7 @@ async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
     worker: DeliveryWorker, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing.Clock, "confirmed", lambda _: 1_000)
-    result = (await worker.attempt(samples.delivery(expires_at=1_001))).settlement
+    result = (await worker.attempt(delivery_samples.delivery(expires_at=1_001))).settlement
     assert (result.settled_as, result.attempts) == (model.SettledAs.Retry, result.attempts_before)
     assert result.due_at == result.at + 60_000_000
     assert surroundings.sent == []
@@ -154,7 +154,7 @@ async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
 
 async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
     worker.apply(snapshot(state="Paused"))
-    result = (await worker.attempt(samples.delivery(expires_at=1))).settlement
+    result = (await worker.attempt(delivery_samples.delivery(expires_at=1))).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert await hold_of_attempt(worker) is model.HoldReason.DestinationPaused
 
@@ -165,8 +165,8 @@ async def test_change_of_another_listener_keeps_a_slow_transform_held(
     seconds = SLOW_SECONDS
     monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
     for _ in range(4):
-        await worker.attempt(samples.delivery())
-    assert worker.is_too_slow(samples.ROUTE.listener, "crm")
+        await worker.attempt(delivery_samples.delivery())
+    assert worker.is_too_slow(delivery_samples.ROUTE.listener, "crm")
     before = snapshot()
     other = documents.ListenerDocument("agency", "other", documents.TenantDocument("acme"), addresses=())
     worker.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
@@ -176,14 +176,14 @@ async def test_change_of_another_listener_keeps_a_slow_transform_held(
 async def test_delivery_of_a_former_listener_uses_its_own_route(
     worker: DeliveryWorker, surroundings: Surroundings
 ) -> None:
-    mine = msgspec.structs.replace(samples.ROUTE, transform=TRANSFORM)
+    mine = msgspec.structs.replace(delivery_samples.ROUTE, transform=TRANSFORM)
     theirs = documents.Route("crm", "agency/crm", transform='{"mail": visit.email}')
     moved = documents.ListenerDocument(
         "agency", "lobby", documents.TenantDocument("globex", state="Suspended"), addresses=(), routes=(theirs,)
     )
-    worker.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))
+    worker.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": delivery_samples.destination()}))
     surroundings.definition = mine
-    await worker.attempt(samples.delivery())
+    await worker.attempt(delivery_samples.delivery())
     assert surroundings.sent[0].body == b'{"u":"7"}'
 
 
@@ -198,8 +198,8 @@ async def test_name_of_a_forbidden_address_is_known_after_the_first_attempt(
     worker: DeliveryWorker, surroundings: Surroundings
 ) -> None:
     surroundings.answer = DestinationAnswer(error=SendError.AddressForbidden)
-    await worker.attempt(samples.delivery())
+    await worker.attempt(delivery_samples.delivery())
     assert worker.forbidden == {"agency/crm"}
     surroundings.answer = DestinationAnswer(200)
-    await worker.attempt(samples.delivery())
+    await worker.attempt(delivery_samples.delivery())
     assert worker.forbidden == set()

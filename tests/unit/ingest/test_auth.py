@@ -3,11 +3,11 @@ from unittest import mock
 
 import pytest
 
-from unit.ingest import samples
+from support import ingest_samples
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth
 
-KEY = samples.KEYS.credential
+KEY = ingest_samples.KEYS.credential
 
 
 def rule(kind: str, header: str, value: bytes) -> documents.Authentication:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from unit.ingest import samples
+from support import ingest_samples
 from usher_gateway.ingest import body_reading
 
 BODY: dict[str, Any] = {
@@ -22,9 +22,9 @@ BODY: dict[str, Any] = {
 
 
 def read(document: object, **changes: Any) -> body_reading.BodyReading:
-    listener = samples.live(samples.listener(**changes))
+    listener = ingest_samples.live(ingest_samples.listener(**changes))
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return body_reading.read_body(listener, content, "application/json", samples.NOON, samples.KEYS)
+    return body_reading.read_body(listener, content, "application/json", ingest_samples.NOON, ingest_samples.KEYS)
 
 
 def test_fields_have_place_and_class_and_no_personal_value() -> None:
@@ -40,7 +40,7 @@ def test_fields_have_place_and_class_and_no_personal_value() -> None:
 
 
 def test_value_at_a_path_of_the_listener_is_never_shown() -> None:
-    fields = {**samples.listener().fields, "venueName": ("/user/email",)}
+    fields = {**ingest_samples.listener().fields, "venueName": ("/user/email",)}
     found = {one.field: one for one in read(BODY, fields=fields).fields}
     assert (found["venueName"].path, found["venueName"].value) == ("/user/email", "")
     assert "sam@" not in repr(read(BODY, fields=fields))

@@ -1,6 +1,6 @@
 """Counters for metrics and conditions."""
 
-from contract import samples
+from support import samples
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.store.base import ListenerActivity

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.ingest import samples
+from support import ingest_samples
 from usher_gateway import model
 from usher_gateway.ingest.body import parse
 from usher_gateway.ingest.identity import Extractor, Identifier, as_text
@@ -48,20 +48,20 @@ def shuffled(value: Any, reverse: bool) -> Any:
 @given(BODIES)
 def test_order_of_names_does_not_change_the_fingerprint(body: dict[str, Any]) -> None:
     forward, backward = shuffled(body, reverse=False), shuffled(body, reverse=True)
-    assert samples.identity(forward).fingerprint == samples.identity(backward).fingerprint
+    assert ingest_samples.identity(forward).fingerprint == ingest_samples.identity(backward).fingerprint
 
 
 @settings(max_examples=60)
 @given(BODIES, BODIES)
 def test_different_content_has_a_different_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
     is_equal = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (samples.identity(one).fingerprint == samples.identity(other).fingerprint) is is_equal
+    assert (ingest_samples.identity(one).fingerprint == ingest_samples.identity(other).fingerprint) is is_equal
 
 
 @settings(max_examples=40)
 @given(KEYS, JSON)
 def test_unknown_field_changes_the_fingerprint_but_not_the_visitor(name: str, value: Any) -> None:
-    plain, more = samples.identity(BODY), samples.identity({**BODY, f"new {name}": value})
+    plain, more = ingest_samples.identity(BODY), ingest_samples.identity({**BODY, f"new {name}": value})
     assert plain.fingerprint != more.fingerprint
     assert (plain.visitor_key, plain.person_keys) == (more.visitor_key, more.person_keys)
 
@@ -69,9 +69,9 @@ def test_unknown_field_changes_the_fingerprint_but_not_the_visitor(name: str, va
 @settings(max_examples=60)
 @given(st.integers(0, 2**60), st.integers(0, 2**60))
 def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> None:
-    numbers = samples.identity({"user": {"id": user, "venue": {"id": venue}}})
-    texts = samples.identity({"user": {"id": str(user), "venue": {"id": str(venue)}}})
-    floats = samples.identity({"user": {"id": user, "venue": {"id": float(venue)}}}) if venue < 2**53 else texts
+    numbers = ingest_samples.identity({"user": {"id": user, "venue": {"id": venue}}})
+    texts = ingest_samples.identity({"user": {"id": str(user), "venue": {"id": str(venue)}}})
+    floats = ingest_samples.identity({"user": {"id": user, "venue": {"id": float(venue)}}}) if venue < 2**53 else texts
     assert numbers.visitor_key == texts.visitor_key == floats.visitor_key
     assert numbers.person_keys == texts.person_keys
 
@@ -81,7 +81,7 @@ def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> 
 def test_joined_ids_do_not_collide(one: tuple[str, str], other: tuple[str, str]) -> None:
     if all((*one, *other)) and one != other:
         first, second = ({"user": {"id": user, "venue": {"id": venue}}} for user, venue in (one, other))
-        assert samples.identity(first).visitor_key != samples.identity(second).visitor_key
+        assert ingest_samples.identity(first).visitor_key != ingest_samples.identity(second).visitor_key
 
 
 def test_json_spelling_does_not_change_the_fingerprint() -> None:
@@ -90,7 +90,7 @@ def test_json_spelling_does_not_change_the_fingerprint() -> None:
     for raw in spellings:
         parsed = parse(raw, "")
         assert parsed.document is not None
-        prints.add(samples.identity(parsed.document).fingerprint)
+        prints.add(ingest_samples.identity(parsed.document).fingerprint)
     assert len(prints) == 1
 
 
@@ -106,33 +106,35 @@ def test_json_spelling_does_not_change_the_fingerprint() -> None:
 def test_every_parsed_body_has_an_identity(raw: bytes) -> None:
     parsed = parse(raw, "")
     assert parsed.document is not None
-    identifier = Identifier(samples.listener(), samples.KEYS)
+    identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
     fields = identifier.extract(parsed.document)
-    assert len(identifier.identify(parsed.document, parsed.is_plain, fields, samples.NOON).fingerprint) == 16
+    assert len(identifier.identify(parsed.document, parsed.is_plain, fields, ingest_samples.NOON).fingerprint) == 16
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 2**64, 1e308, float("inf"), float("nan"), True, None, [], {}])
 def test_odd_values_count_neither_as_ids_nor_as_times(value: Any) -> None:
     body = {"user": {"id": value, "email": value, "mobile": value, "device": {"mac": value}}, "timestamp": value}
-    identifier = Identifier(samples.listener(), samples.KEYS)
-    found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=samples.NOON)
+    identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
+    found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=ingest_samples.NOON)
     assert not found.time_trusted
-    assert found.visit_time == samples.NOON
+    assert found.visit_time == ingest_samples.NOON
 
 
 def test_digests_are_bound_to_listener_tenant_and_install() -> None:
-    here = samples.identity(BODY)
+    here = ingest_samples.identity(BODY)
     changes: dict[str, Any]
     changed: list[dict[str, Any]] = [{"name": "other"}, {"namespace": "elsewhere"}]
     for changes in changed:
-        there = samples.identity(BODY, **changes)
+        there = ingest_samples.identity(BODY, **changes)
         assert here.fingerprint != there.fingerprint
         assert here.visitor_key != there.visitor_key
-    assert samples.identity(BODY, name="other").person_keys == here.person_keys, "a person is found over listeners"
-    assert set(samples.identity(BODY, namespace="elsewhere").person_keys).isdisjoint(here.person_keys)
+    assert ingest_samples.identity(BODY, name="other").person_keys == here.person_keys, (
+        "a person is found over listeners"
+    )
+    assert set(ingest_samples.identity(BODY, namespace="elsewhere").person_keys).isdisjoint(here.person_keys)
     keys = model.derive_keys(b"o" * 32)
-    identifier = Identifier(samples.listener(), keys)
-    other = identifier.identify(BODY, plain=True, fields=identifier.extract(BODY), received_at=samples.NOON)
+    identifier = Identifier(ingest_samples.listener(), keys)
+    other = identifier.identify(BODY, plain=True, fields=identifier.extract(BODY), received_at=ingest_samples.NOON)
     assert other.fingerprint != here.fingerprint
     assert set(other.person_keys).isdisjoint(here.person_keys)
 
@@ -145,16 +147,16 @@ def test_digests_are_bound_to_listener_tenant_and_install() -> None:
 def test_spellings_of_an_email_give_one_person_key(form: str, email: str) -> None:
     given = unicodedata.normalize(form, email)  # type: ignore[arg-type]
     assert (
-        samples.identity(with_user(email=given)).person_keys
-        == samples.identity(with_user(email="zoë@example.test")).person_keys
+        ingest_samples.identity(with_user(email=given)).person_keys
+        == ingest_samples.identity(with_user(email="zoë@example.test")).person_keys
     )
 
 
 @pytest.mark.parametrize("mobile", ["+4901701", "4901701", "+49 0170 1", "+49-0170-1", "(+49) 0170/1"])
 def test_mobile_number_is_reduced_to_its_digits(mobile: str) -> None:
     assert (
-        samples.identity(with_user(mobile=mobile)).person_keys
-        == samples.identity(with_user(mobile="4901701")).person_keys
+        ingest_samples.identity(with_user(mobile=mobile)).person_keys
+        == ingest_samples.identity(with_user(mobile="4901701")).person_keys
     )
 
 
@@ -162,33 +164,36 @@ def test_mobile_number_is_reduced_to_its_digits(mobile: str) -> None:
 def test_mac_is_reduced_to_its_hexadecimal_digits(mac: str) -> None:
     device = {"mac": "aabbcc001122"}
     assert (
-        samples.identity(with_user(device={"mac": mac})).person_keys
-        == samples.identity(with_user(device=device)).person_keys
+        ingest_samples.identity(with_user(device={"mac": mac})).person_keys
+        == ingest_samples.identity(with_user(device=device)).person_keys
     )
 
 
 def test_equal_values_of_different_fields_give_different_person_keys() -> None:
-    ids = samples.identity({"user": {"id": "123"}}).person_keys
-    mobiles = samples.identity({"user": {"mobile": "123"}}).person_keys
+    ids = ingest_samples.identity({"user": {"id": "123"}}).person_keys
+    mobiles = ingest_samples.identity({"user": {"mobile": "123"}}).person_keys
     assert len(ids) == len(mobiles) == 1
     assert ids != mobiles
 
 
 @pytest.mark.parametrize("value", ["", " ", None, [], {}, True])
 def test_empty_values_give_no_person_key(value: Any) -> None:
-    assert samples.identity({"user": {"id": value, "email": value, "mobile": value, "mac": value}}).person_keys == ()
+    assert (
+        ingest_samples.identity({"user": {"id": value, "email": value, "mobile": value, "mac": value}}).person_keys
+        == ()
+    )
 
 
 @settings(max_examples=60)
 @given(st.text(max_size=12))
 def test_any_text_gives_a_person_key(text: str) -> None:
-    samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
+    ingest_samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
 
 
 def test_very_long_email_is_handled_in_linear_time() -> None:
     body = with_user(email="a" + "\u0301\u0316" * 60_000)
     started = time.process_time()
-    samples.identity(body)
+    ingest_samples.identity(body)
     assert time.process_time() - started < 0.5
 
 
@@ -197,34 +202,36 @@ def test_very_long_email_is_handled_in_linear_time() -> None:
 
 @pytest.mark.parametrize("per", [("User",), ("Venue",), ("Device",), ("User", "Venue"), ("User", "Venue", "Device")])
 def test_visitor_key_follows_dedupe_per(per: tuple[str, ...]) -> None:
-    plain = samples.identity(BODY, dedupe_per=per).visitor_key
+    plain = ingest_samples.identity(BODY, dedupe_per=per).visitor_key
     changed = {"User": with_user(id=8), "Venue": with_user(venue={"id": 8}), "Device": with_user(device={"mac": "C:D"})}
     for part, body in changed.items():
-        assert (samples.identity(body, dedupe_per=per).visitor_key != plain) is (part in per)
+        assert (ingest_samples.identity(body, dedupe_per=per).visitor_key != plain) is (part in per)
 
 
 @pytest.mark.parametrize("missing", ["id", "venue"])
 @pytest.mark.parametrize("value", [None, "", {}, []])
 def test_visitor_key_is_the_fingerprint_if_an_id_is_missing(missing: str, value: Any) -> None:
-    found = samples.identity(with_user(**{missing: value}))
+    found = ingest_samples.identity(with_user(**{missing: value}))
     assert found.visitor_key == found.fingerprint
-    assert samples.identity(BODY).visitor_key != samples.identity(BODY).fingerprint
+    assert ingest_samples.identity(BODY).visitor_key != ingest_samples.identity(BODY).fingerprint
 
 
 def test_unparsed_body_is_identified_by_its_bytes() -> None:
-    identifier = Identifier(samples.listener(), samples.KEYS)
-    one, same, other = (identifier.identify_unparsed(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
+    identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
+    one, same, other = (identifier.identify_unparsed(raw, ingest_samples.NOON, {}) for raw in (b"x", b"x", b"y"))
     assert one == same
     assert one.fingerprint == one.visitor_key != other.fingerprint
-    assert one.visit_time == samples.NOON
+    assert one.visit_time == ingest_samples.NOON
     assert not one.time_trusted
 
 
 # Times
 
 
-def time_of(value: Any, zone: str = "", received_at: int = samples.NOON) -> int | None:
-    return Identifier(samples.listener(occurred_at_zone=zone), samples.KEYS).occurred_at(value, received_at)
+def time_of(value: Any, zone: str = "", received_at: int = ingest_samples.NOON) -> int | None:
+    return Identifier(ingest_samples.listener(occurred_at_zone=zone), ingest_samples.KEYS).occurred_at(
+        value, received_at
+    )
 
 
 def iso(text: str) -> int:
@@ -275,7 +282,7 @@ def test_local_time_is_read_in_the_configured_zone(text: str, zone: str, utc: st
 
 @pytest.mark.parametrize(("ahead", "is_trusted"), [(0, True), (120, True), (121, False), (86_400, False)])
 def test_time_up_to_two_minutes_ahead_is_trusted(ahead: int, is_trusted: bool) -> None:
-    value = samples.NOON // SECOND + ahead
+    value = ingest_samples.NOON // SECOND + ahead
     assert (time_of(value) == value * SECOND) is is_trusted
     assert (time_of(value) is None) is not is_trusted
 
@@ -329,17 +336,17 @@ def test_implausible_time_is_not_trusted(value: Any, zone: str) -> None:
 @given(st.text(alphabet="0123456789-T:+Z. ", max_size=26) | st.integers() | st.floats())
 def test_any_value_gives_a_time_within_limits_or_none(value: Any) -> None:
     found = time_of(value, "Europe/Paris")
-    assert found is None or iso("2000-01-01T00:00:00+00:00") <= found <= samples.NOON + 120 * SECOND
+    assert found is None or iso("2000-01-01T00:00:00+00:00") <= found <= ingest_samples.NOON + 120 * SECOND
 
 
 def test_untrusted_time_is_replaced_by_the_arrival_time() -> None:
-    found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
-    assert (found.visit_time, found.time_trusted) == (samples.NOON, False)
-    found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
-    assert (found.visit_time, found.time_trusted, found.future_time) == (samples.NOON - 7200 * SECOND, True, 0)
-    found = samples.identity({**BODY, "timestamp": "2025-11-25 13:00:00Z"})
-    future = samples.NOON + 3600 * SECOND
-    assert (found.visit_time, found.time_trusted, found.future_time) == (samples.NOON, False, future)
+    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
+    assert (found.visit_time, found.time_trusted) == (ingest_samples.NOON, False)
+    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
+    assert (found.visit_time, found.time_trusted, found.future_time) == (ingest_samples.NOON - 7200 * SECOND, True, 0)
+    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 13:00:00Z"})
+    future = ingest_samples.NOON + 3600 * SECOND
+    assert (found.visit_time, found.time_trusted, found.future_time) == (ingest_samples.NOON, False, future)
 
 
 @pytest.mark.parametrize(
@@ -411,11 +418,11 @@ def _fingerprint_seconds(names: list[str]) -> float:
     members = ",".join(f'"{name}":1' for name in names)
     parsed = parse(f'{{"user":{{"id":1}},{members}}}'.encode(), "")
     assert parsed.document is not None
-    identifier = Identifier(samples.listener(), samples.KEYS)
+    identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
     seconds = []
     for _ in range(5):
         began = time.thread_time()
-        identifier.identify(parsed.document, parsed.is_plain, {}, samples.NOON, is_wide=parsed.is_wide)
+        identifier.identify(parsed.document, parsed.is_plain, {}, ingest_samples.NOON, is_wide=parsed.is_wide)
         seconds.append(time.thread_time() - began)
     return min(seconds)
 
@@ -430,7 +437,7 @@ def test_order_of_many_keys_does_not_change_the_fingerprint() -> None:
     bodies: list[dict[str, object]] = [
         {"user": {"id": 1}, "list": [dict.fromkeys(order, 1)]} for order in (names, names[::-1])
     ]
-    identifier = Identifier(samples.listener(), samples.KEYS)
+    identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
     wide = [identifier.identify(body, plain=True, fields={}, received_at=1, is_wide=True) for body in bodies]
     plain = identifier.identify(bodies[0], plain=True, fields={}, received_at=1)
     assert {one.fingerprint for one in wide} == {plain.fingerprint}

@@ -3,19 +3,19 @@ from typing import Any
 
 import pytest
 
-from unit.ingest import samples
+from support import ingest_samples
 from usher_gateway import documents
 from usher_gateway.ingest.registry import ListenerRegistry
 
 
 def registry_of(*listeners: documents.ListenerDocument) -> ListenerRegistry:
-    registry = samples.registry()
+    registry = ingest_samples.registry()
     registry.apply(documents.Snapshot({one.key: one for one in listeners}, {}), now=0.0)
     return registry
 
 
 def registry_at(*addresses: documents.Address) -> ListenerRegistry:
-    return registry_of(samples.listener(addresses=addresses))
+    return registry_of(ingest_samples.listener(addresses=addresses))
 
 
 def address(host: str = "hooks.test", path: str = "/v1/t", **more: object) -> documents.Address:
@@ -96,7 +96,9 @@ def test_expired_address_gives_way_to_a_less_specific_one() -> None:
 
 def test_listeners_of_one_host_are_distinguished_by_path() -> None:
     names = ("a", "b", "c")
-    registry = registry_of(*[samples.listener(name=name, addresses=(address(path=f"/v1/{name}"),)) for name in names])
+    registry = registry_of(
+        *[ingest_samples.listener(name=name, addresses=(address(path=f"/v1/{name}"),)) for name in names]
+    )
     for name in names:
         match = registry.find("hooks.test", f"/v1/{name}", 0)
         assert match is not None
@@ -104,9 +106,9 @@ def test_listeners_of_one_host_are_distinguished_by_path() -> None:
 
 
 def test_removed_listener_leaves_the_others_at_its_path() -> None:
-    first = samples.listener(addresses=(address(),), name="first")
+    first = ingest_samples.listener(addresses=(address(),), name="first")
     with_query = (address(query=(("k", "7"),)), address(path="/other"))
-    second = samples.listener(addresses=with_query, name="second")
+    second = ingest_samples.listener(addresses=with_query, name="second")
     registry = registry_of(first, second)
     registry.apply(documents.Snapshot({first.key: first}, {}), now=0.0)
     match = registry.find("hooks.test", "/v1/t?k=7", 0)
@@ -118,7 +120,7 @@ def test_removed_listener_leaves_the_others_at_its_path() -> None:
 
 
 def test_precedence_at_one_address_does_not_depend_on_order() -> None:
-    rivals = [samples.listener(addresses=(address(),), name=name) for name in ("b", "a", "c")]
+    rivals = [ingest_samples.listener(addresses=(address(),), name=name) for name in ("b", "a", "c")]
     for order in (rivals, rivals[::-1]):
         match = registry_of(*order).find("hooks.test", "/v1/t", 0)
         assert match is not None
@@ -126,8 +128,8 @@ def test_precedence_at_one_address_does_not_depend_on_order() -> None:
 
 
 def test_retired_address_gives_way_to_the_listener_that_claims_it() -> None:
-    retired = samples.listener(addresses=(address(retired_at=1),), name="a")
-    present = samples.listener(addresses=(address(),), name="b")
+    retired = ingest_samples.listener(addresses=(address(retired_at=1),), name="a")
+    present = ingest_samples.listener(addresses=(address(),), name="b")
     match = registry_of(retired, present).find("hooks.test", "/v1/t", 0)
     assert match is not None
     assert match.listener.document is present
@@ -136,7 +138,7 @@ def test_retired_address_gives_way_to_the_listener_that_claims_it() -> None:
 def listener(name: str, destination: str = "crm", **changes: Any) -> documents.ListenerDocument:
     routes = (documents.Route("r", f"agency/{destination}"),)
     addresses = (documents.Address("hooks.test", f"/{name}"),)
-    return samples.listener(name=name, routes=routes, **({"addresses": addresses} | changes))
+    return ingest_samples.listener(name=name, routes=routes, **({"addresses": addresses} | changes))
 
 
 def snapshot(
@@ -146,9 +148,9 @@ def snapshot(
 
 
 def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
-    found = samples.registry()
+    found = ingest_samples.registry()
     a, b, c = listener("a"), listener("b"), listener("c", "mailer")
-    crm, mailer = samples.destination(name="crm"), samples.destination(name="mailer")
+    crm, mailer = ingest_samples.destination(name="crm"), ingest_samples.destination(name="mailer")
     assert found.apply(snapshot([a, b, c], [crm, mailer]), now=0.0) == 3
     before = dict(found.listeners)
 
@@ -156,7 +158,7 @@ def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
     assert found.listeners["agency/a"] is before["agency/a"]
     assert found.listeners["agency/b"].window == 7_000_000
 
-    paused = samples.destination(name="mailer", state="Paused")
+    paused = ingest_samples.destination(name="mailer", state="Paused")
     assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, paused]), now=0.0) == 1
     assert found.listeners["agency/a"] is before["agency/a"]
     assert found.listeners["agency/c"] is not before["agency/c"]
@@ -166,7 +168,7 @@ def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
 
 def test_many_changes_end_in_the_same_state_as_one() -> None:
     random_ = random.Random(7)
-    found = samples.registry()
+    found = ingest_samples.registry()
     listeners: dict[str, documents.ListenerDocument] = {}
     destinations: dict[str, documents.DestinationDocument] = {}
     for _ in range(300):
@@ -179,10 +181,10 @@ def test_many_changes_end_in_the_same_state_as_one() -> None:
         if random_.random() < 0.3:
             destinations.pop(other, None)
         else:
-            destinations[other] = samples.destination(name=other, state=random_.choice(["Active", "Paused"]))
+            destinations[other] = ingest_samples.destination(name=other, state=random_.choice(["Active", "Paused"]))
         wanted = snapshot(list(listeners.values()), list(destinations.values()))
         found.apply(wanted, now=0.0)
-        fresh = samples.registry()
+        fresh = ingest_samples.registry()
         fresh.apply(wanted, now=0.0)
         assert {key: live.document for key, live in found.listeners.items()} == wanted.listeners
         for place in "123456":

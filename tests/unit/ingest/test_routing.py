@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.ingest import samples
+from support import ingest_samples
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.evaluation_limits import CpuBudgets
@@ -24,7 +24,7 @@ def crm(**changes: Any) -> documents.Route:
 
 
 def at(hours_ago: float) -> dict[str, Any]:
-    return {**BODY, "timestamp": samples.NOON // SECOND - int(hours_ago * 3600)}
+    return {**BODY, "timestamp": ingest_samples.NOON // SECOND - int(hours_ago * 3600)}
 
 
 def once(every: str, *per: str) -> documents.OncePer:
@@ -35,13 +35,13 @@ def once(every: str, *per: str) -> documents.OncePer:
 
 
 def test_visit_is_delivered_and_repeat_is_skipped() -> None:
-    if_visit, if_repeat = samples.planner(crm()).plan(BODY)
+    if_visit, if_repeat = ingest_samples.planner(crm()).plan(BODY)
     assert [plan.skip for plan in if_visit] == [None]
     assert [plan.skip for plan in if_repeat] == [Skip.Repeat]
 
 
 def test_route_can_forward_repeats() -> None:
-    if_visit, if_repeat = samples.planner(crm(repeats="Forward")).plan(BODY)
+    if_visit, if_repeat = ingest_samples.planner(crm(repeats="Forward")).plan(BODY)
     assert if_visit == if_repeat
     assert if_repeat[0].skip is None
 
@@ -60,34 +60,34 @@ FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x
     ],
 )
 def test_first_reason_to_skip_is_recorded(wanted: model.SkipReason | None, changes: dict[str, Any]) -> None:
-    plan = samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
+    plan = ingest_samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
     assert plan.skip is wanted
     assert bool(plan.once_key) is (wanted is None), "a visit that is skipped does not use its period up"
 
 
 def test_paused_route_skips_repeats_as_paused() -> None:
-    _, if_repeat = samples.planner(crm(state="Paused")).plan(BODY)
+    _, if_repeat = ingest_samples.planner(crm(state="Paused")).plan(BODY)
     assert if_repeat[0].skip is Skip.Paused
 
 
 @pytest.mark.parametrize(("hours", "skip"), [(0.99, None), (1.0, Skip.Stale), (5, Skip.Stale)])
 def test_old_visit_is_stale_by_its_own_time(hours: float, skip: model.SkipReason | None) -> None:
-    plan = samples.planner(crm(deliver_within_seconds=3600)).first(at(hours))
+    plan = ingest_samples.planner(crm(deliver_within_seconds=3600)).first(at(hours))
     assert plan.skip is skip
     if skip is None:
-        assert plan.expires_at == samples.NOON - int(hours * 3600) * SECOND + HOUR
+        assert plan.expires_at == ingest_samples.NOON - int(hours * 3600) * SECOND + HOUR
 
 
 def test_arrival_without_a_trusted_time_is_not_stale() -> None:
-    plan = samples.planner(crm(deliver_within_seconds=60)).first({**BODY, "timestamp": "2025-11-20 10:00:00"})
-    assert (plan.skip, plan.expires_at) == (None, samples.NOON + 60 * SECOND)
+    plan = ingest_samples.planner(crm(deliver_within_seconds=60)).first({**BODY, "timestamp": "2025-11-20 10:00:00"})
+    assert (plan.skip, plan.expires_at) == (None, ingest_samples.NOON + 60 * SECOND)
 
 
 # Holds
 
 
 def test_hold_of_the_listener_holds_every_route() -> None:
-    if_visit, if_repeat = samples.planner(crm(), crm(repeats="Forward")).plan(BODY, hold=Hold.TenantSuspended)
+    if_visit, if_repeat = ingest_samples.planner(crm(), crm(repeats="Forward")).plan(BODY, hold=Hold.TenantSuspended)
     assert [plan.hold for plan in if_visit] == [Hold.TenantSuspended] * 2
     assert [plan.hold for plan in if_repeat] == [None, Hold.TenantSuspended]
 
@@ -96,12 +96,12 @@ def test_hold_of_the_listener_holds_every_route() -> None:
     ("found", "hold"),
     [
         (None, Hold.DestinationNotFound),
-        (samples.destination(tenant="other"), Hold.DestinationNotFound),
-        (samples.destination(tenant="acme"), None),
-        (samples.destination(state="Paused"), Hold.DestinationPaused),
-        (samples.destination(unresolved="SecretNotFound"), Hold.SecretNotFound),
-        (samples.destination(unresolved="SecretKeyNotFound"), Hold.SecretNotFound),
-        (samples.destination(), None),
+        (ingest_samples.destination(tenant="other"), Hold.DestinationNotFound),
+        (ingest_samples.destination(tenant="acme"), None),
+        (ingest_samples.destination(state="Paused"), Hold.DestinationPaused),
+        (ingest_samples.destination(unresolved="SecretNotFound"), Hold.SecretNotFound),
+        (ingest_samples.destination(unresolved="SecretKeyNotFound"), Hold.SecretNotFound),
+        (ingest_samples.destination(), None),
     ],
 )
 def test_unusable_destination_holds_the_delivery(found: documents.DestinationDocument | None, hold: Any) -> None:
@@ -109,21 +109,21 @@ def test_unusable_destination_holds_the_delivery(found: documents.DestinationDoc
 
 
 def test_missing_destination_holds_and_does_not_skip() -> None:
-    plan = samples.planner(documents.Route("gone", "agency/gone")).first(BODY)
+    plan = ingest_samples.planner(documents.Route("gone", "agency/gone")).first(BODY)
     assert (plan.skip, plan.hold) == (None, Hold.DestinationNotFound)
 
 
 @pytest.mark.parametrize("when", [FAILING, "visit.email", "int(visit.userId + 'x') == 1"])
 def test_failed_filter_holds_and_is_reported(when: str) -> None:
-    watch = samples.RecordingWatcher()
-    plan = samples.planner(crm(when=when), watcher=watch).first(BODY)
+    watch = ingest_samples.RecordingWatcher()
+    plan = ingest_samples.planner(crm(when=when), watcher=watch).first(BODY)
     assert (plan.skip, plan.hold) == (None, Hold.FilterError)
     assert [(listener, name) for listener, name, _ in watch.failed] == [("agency/wifi", "crm")]
 
 
 def test_shadow_route_reports_a_failed_transform() -> None:
-    watch = samples.RecordingWatcher()
-    plan = samples.planner(crm(state="Shadow", transform="body.missing.x"), watcher=watch).first(BODY)
+    watch = ingest_samples.RecordingWatcher()
+    plan = ingest_samples.planner(crm(state="Shadow", transform="body.missing.x"), watcher=watch).first(BODY)
     assert plan.skip is Skip.Shadow
     assert len(watch.failed) == 1
 
@@ -142,9 +142,9 @@ class _Evaluated:
 
 def slow_route(
     costs: list[float], budgets: CpuBudgets | None = None, **changes: Any
-) -> tuple[samples.Planning, samples.RecordingWatcher, _Evaluated]:
-    watch, expression = samples.RecordingWatcher(), _Evaluated(costs)
-    planning = samples.planner(crm(when=FALSE), watcher=watch, budgets=budgets, **changes)
+) -> tuple[ingest_samples.Planning, ingest_samples.RecordingWatcher, _Evaluated]:
+    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated(costs)
+    planning = ingest_samples.planner(crm(when=FALSE), watcher=watch, budgets=budgets, **changes)
     planning.planner._routes[0]._when = expression  # type: ignore[assignment]
     return planning, watch, expression
 
@@ -176,9 +176,9 @@ def test_route_with_rare_slow_evaluations_is_not_held() -> None:
 
 
 def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> None:
-    watch, expression = samples.RecordingWatcher(), _Evaluated([0.004] * 33)
+    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated([0.004] * 33)
     routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
-    planning = samples.planner(*routes, watcher=watch)
+    planning = ingest_samples.planner(*routes, watcher=watch)
     for route in planning.planner._routes:
         route._when = expression  # type: ignore[assignment]
     plans, _ = planning.plan(BODY)
@@ -201,16 +201,16 @@ def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None
     assert watch.held == [("agency/guests", "crm")]
 
 
-def many_filters(cost: float, budgets: CpuBudgets) -> tuple[samples.Planning, _Evaluated]:
+def many_filters(cost: float, budgets: CpuBudgets) -> tuple[ingest_samples.Planning, _Evaluated]:
     expression = _Evaluated([cost] * 10_000)
     routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
-    planning = samples.planner(*routes, budgets=budgets)
+    planning = ingest_samples.planner(*routes, budgets=budgets)
     for route in planning.planner._routes:
         route._when = expression  # type: ignore[assignment]
     return planning, expression
 
 
-def evaluations_of(planning: samples.Planning, expression: _Evaluated) -> int:
+def evaluations_of(planning: ingest_samples.Planning, expression: _Evaluated) -> int:
     before = expression.calls
     planning.plan(BODY)
     return expression.calls - before
@@ -233,8 +233,8 @@ def test_cheap_filters_do_not_use_the_budget_of_their_namespace() -> None:
 
 
 def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch, expression = samples.RecordingWatcher(), _Evaluated([0.006] * 3)
-    planning = samples.planner(crm(state="Shadow", transform="visit.email"), watcher=watch)
+    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated([0.006] * 3)
+    planning = ingest_samples.planner(crm(state="Shadow", transform="visit.email"), watcher=watch)
     monkeypatch.setattr(expressions, "compile_expression", lambda *_: expression)
     assert [planning.first(BODY).skip for _ in range(5)] == [Skip.Shadow] * 5
     assert expression.calls == 3
@@ -246,8 +246,8 @@ def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.Monk
 
 
 def test_constant_routes_are_planned_once() -> None:
-    planning = samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
-    one, other = planning.plan(BODY), planning.plan(at(3), samples.NOON + HOUR)
+    planning = ingest_samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
+    one, other = planning.plan(BODY), planning.plan(at(3), ingest_samples.NOON + HOUR)
     assert one is other
     assert planning.plan(BODY, hold=Hold.TokenHeld) is not one
     assert [plan.hold for plan in planning.plan(BODY, hold=Hold.TokenHeld)[0]] == [Hold.TokenHeld, None, Hold.TokenHeld]
@@ -263,13 +263,13 @@ def test_constant_routes_are_planned_once() -> None:
     ],
 )
 def test_routes_that_depend_on_the_visit_are_planned_each_time(changes: dict[str, Any]) -> None:
-    planning = samples.planner(crm(**changes))
+    planning = ingest_samples.planner(crm(**changes))
     assert planning.plan(BODY) is not planning.plan(BODY)
 
 
 def test_plans_have_the_order_of_routes() -> None:
     names = ["c", "a", "b"]
-    plans, _ = samples.planner(*[documents.Route(name, "agency/crm") for name in names]).plan(BODY)
+    plans, _ = ingest_samples.planner(*[documents.Route(name, "agency/crm") for name in names]).plan(BODY)
     assert [plan.route.route for plan in plans] == names
 
 
@@ -365,12 +365,14 @@ def test_periods_cover_every_instant_without_overlap(now: int, zone: str, every:
     assert later > end
 
 
-def marks(planning: samples.Planning, bodies: list[dict[str, Any]], received_at: int = samples.NOON) -> list[bytes]:
+def marks(
+    planning: ingest_samples.Planning, bodies: list[dict[str, Any]], received_at: int = ingest_samples.NOON
+) -> list[bytes]:
     return [planning.first(body, received_at).once_key for body in bodies]
 
 
 def test_once_per_mark_depends_on_user_and_period() -> None:
-    planning = samples.planner(crm(once_per=once("Day")))
+    planning = ingest_samples.planner(crm(once_per=once("Day")))
     today, earlier, yesterday = marks(planning, [at(0), at(11), at(13)])
     assert today == earlier != yesterday
     other = planning.first({"user": {"id": 8, "venue": {"id": 9}}}).once_key
@@ -381,7 +383,7 @@ def test_once_per_mark_depends_on_user_and_period() -> None:
 @pytest.mark.parametrize("every", ["Day", "Week", "Month"])
 def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
     found = [
-        samples.planner(documents.Route(name, "agency/crm", once_per=once(kind))).first(BODY).once_key
+        ingest_samples.planner(documents.Route(name, "agency/crm", once_per=once(kind))).first(BODY).once_key
         for name, kind in itertools.product(("a", "b"), {"Day", "Week", "Month", every})
     ]
     assert len(set(found)) == 6
@@ -390,9 +392,9 @@ def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
 def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
     def mark(listener: str, tenant: str, route: str, name: str) -> bytes:
         rule = msgspec.structs.replace(once("Day"), name=name)
-        document = samples.listener(name=listener, routes=(documents.Route(route, "agency/crm", once_per=rule),))
+        document = ingest_samples.listener(name=listener, routes=(documents.Route(route, "agency/crm", once_per=rule),))
         document = msgspec.structs.replace(document, tenant=documents.TenantDocument(tenant))
-        planning = samples.Planning(document, samples.RecordingWatcher(), CpuBudgets())
+        planning = ingest_samples.Planning(document, ingest_samples.RecordingWatcher(), CpuBudgets())
         return planning.first(BODY).once_key
 
     shared = mark("wifi", "acme", "mail", "daily-mail")
@@ -406,27 +408,27 @@ def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
 
 
 def test_once_per_period_uses_the_tenant_time_zone() -> None:
-    late_evening = samples.NOON + 11 * HOUR + HOUR // 2  # 23:30 UTC
-    utc = samples.planner(crm(once_per=once("Day")))
-    paris = samples.planner(crm(once_per=once("Day")), tenant={"time_zone": "Europe/Paris"})
-    assert utc.first(BODY, late_evening).once_key == utc.first(BODY, samples.NOON).once_key
-    assert paris.first(BODY, late_evening).once_key != paris.first(BODY, samples.NOON).once_key
+    late_evening = ingest_samples.NOON + 11 * HOUR + HOUR // 2  # 23:30 UTC
+    utc = ingest_samples.planner(crm(once_per=once("Day")))
+    paris = ingest_samples.planner(crm(once_per=once("Day")), tenant={"time_zone": "Europe/Paris"})
+    assert utc.first(BODY, late_evening).once_key == utc.first(BODY, ingest_samples.NOON).once_key
+    assert paris.first(BODY, late_evening).once_key != paris.first(BODY, ingest_samples.NOON).once_key
 
 
 def test_visitors_without_an_id_do_not_share_a_mark() -> None:
-    planning = samples.planner(crm(once_per=once("Day")))
+    planning = ingest_samples.planner(crm(once_per=once("Day")))
     nobody = [{"user": {"firstName": name, "venue": {"id": 9}}} for name in ("A", "B")]
     assert len(set(marks(planning, nobody))) == 2
 
 
 def test_once_per_mark_outlives_late_visits() -> None:
-    plan = samples.planner(crm(once_per=once("Day"))).first(BODY)
-    assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
+    plan = ingest_samples.planner(crm(once_per=once("Day"))).first(BODY)
+    assert plan.once_until >= ingest_samples.NOON + 7 * 24 * HOUR
 
 
 def test_mark_of_a_very_late_visit_is_kept() -> None:
-    plan = samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
-    assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
+    plan = ingest_samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
+    assert plan.once_until >= ingest_samples.NOON + 7 * 24 * HOUR
 
 
 def visit(body: dict[str, Any], **fields: tuple[str, ...]) -> model.Visit:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract import samples
+from support import samples
 from usher_gateway import model
 from usher_gateway.store.decide import DedupeFacts, decide
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract import samples
+from support import samples
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract import samples
-from support import waiting
+from support import samples, waiting
 from usher_gateway import model
 from usher_gateway.store import group_commit
 from usher_gateway.store.arrival_queue import QueueLimits

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import views
-from unit.usher_operator.plan import samples
+from support import plan_samples, views
 from usher_gateway import documents
 from usher_operator import children, plan
 from usher_operator.view import ClusterFeatures, Key
@@ -115,9 +114,9 @@ def test_child_is_ours_only_with_the_label_of_this_install() -> None:
 
 
 def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     (before, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
-    built.edit("Destination", samples.DESTINATION, concurrency=3)
+    built.edit("Destination", plan_samples.DESTINATION, concurrency=3)
     (after, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
     assert before.ref == after.ref
     assert before.desired != after.desired
@@ -126,8 +125,8 @@ def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
 
 
 def test_child_has_no_label_of_gitops_tools() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
     found = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
     assert {child.ref.kind for child in found} == {"Secret", "Ingress", "Certificate"}
@@ -137,7 +136,7 @@ def test_child_has_no_label_of_gitops_tools() -> None:
 
 @pytest.mark.parametrize("controller", children.INGRESS_ANNOTATIONS)
 def test_ingress_has_controller_annotations_that_the_class_may_override(controller: str) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     known = children.INGRESS_ANNOTATIONS[controller]
     first = next(iter(known))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
@@ -149,13 +148,13 @@ def test_ingress_has_controller_annotations_that_the_class_may_override(controll
 
 
 def test_url_secret_leaves_out_older_and_retired_tokens() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()
     found = built.published(Key("Listener", "default", "lobby"))
     assert found is not None
     assert isinstance(found.document, documents.ListenerDocument)
-    seen = built.listener(samples.LISTENER)
+    seen = built.listener(plan_samples.LISTENER)
     assert seen is not None
     named = children.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
     assert [one.retired_at > 0 for one in found.document.addresses] == [False, False, True]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import engines
+from support import engines
 
 Gateways = list[engines.Bench]
 

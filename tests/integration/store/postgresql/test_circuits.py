@@ -6,9 +6,8 @@ import contextlib
 import asyncpg
 import pytest
 
-from contract import engines, samples
-from integration.gateways import wait_until
-from support import databases, slow_proxy
+from support import databases, engines, samples, slow_proxy
+from support.gateways import wait_until
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.shared_circuits import _MAX_CHANGES, CircuitNews, SharedCircuits
 from usher_gateway.store.base import CircuitChange, CircuitEvent, OpenCircuit, TrialTimes

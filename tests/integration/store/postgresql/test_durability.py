@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
 from postgresql.server import PostgresServer
-from support import waiting
+from support import engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.postgresql import connections
 from usher_gateway.store.postgresql.opening import PostgresSettings

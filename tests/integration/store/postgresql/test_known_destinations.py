@@ -1,6 +1,6 @@
 """Gateways on one database tell each other which destinations they know."""
 
-from contract import engines
+from support import engines
 from usher_gateway.delivery.unknown_destinations import HOLD_AFTER_SECONDS, UnknownDestinations
 
 Gateways = list[engines.Bench]

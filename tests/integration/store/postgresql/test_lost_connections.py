@@ -9,10 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contract import engines, samples
-from contract.test_books import violations
 from postgresql.server import PostgresServer, StandbyServer
-from support import databases, waiting
+from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import MANY_WAITING, Batch
@@ -60,7 +58,7 @@ async def test_visit_is_stored_once_if_the_server_ends_the_commit(bench: engines
     assert (await future).counted_as is model.CountedAs.Visit
     assert len(await bench.visits()) == 1
     assert await bench.counts() == {"visits": 1, "routed": 1, "created": 1}
-    assert await violations(bench) == []
+    assert await bench.violations() == []
 
 
 async def test_commit_whose_answer_is_lost_is_not_repeated(bench: engines.Bench) -> None:

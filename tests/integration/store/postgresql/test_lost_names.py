@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
-from contract.test_books import prune_all, violations
 from integration.store.postgresql.conftest import Gateways
 from postgresql.server import PostgresServer, StandbyServer
-from support import databases, waiting
+from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter, ListenerActivity
 from usher_gateway.store.postgresql import repair
@@ -58,7 +56,7 @@ async def test_names_that_the_database_lost_are_written_again(bench: engines.Ben
     (delivery,) = await bench.deliveries(tenant="globex")
     assert (delivery["route"], delivery["destination"]) == ("crm", "agency/bar")
     assert await bench.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
-    assert await violations(bench) == []
+    assert await bench.violations() == []
     await bench.reopen()
     assert [row["tenant"] for row in await bench.visits()] == ["acme", "globex", "acme"]
 
@@ -129,7 +127,7 @@ async def test_route_definition_that_retention_deleted_is_written_again(bench: e
     await bench.accept(at(BAR_ROUTE, "first"))
     await bench.store.cancel(Filter(), bench.clock.now, lambda _: None)
     bench.clock.now += 40 * samples.DAY
-    await prune_all(bench)
+    await bench.prune_all()
     databases.server().execute("delete from routes", databases.name_of(bench.place))
     await bench.accept(at(BAR_ROUTE, "second"))
     (visit,) = await bench.visits()

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract import engines, samples
-from support import databases, waiting
+from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.postgresql import connections, schema
 from usher_gateway.store.postgresql.opening import PostgresSettings

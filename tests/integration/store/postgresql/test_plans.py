@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import engines
-from support import databases
+from support import databases, engines
 from usher_gateway.store.postgresql import accept, changes, circuits, delivery_queue, incarnations, prune, writer
 
 ROWS = 20_000

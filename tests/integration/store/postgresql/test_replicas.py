@@ -9,10 +9,8 @@ import asyncpg
 import pytest
 import structlog
 
-from contract import engines, samples
-from contract.test_books import violations
-from integration.gateways import wait_until
-from support import databases, waiting
+from support import databases, engines, samples, waiting
+from support.gateways import wait_until
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
 from usher_gateway.store.postgresql import incarnations, opening, ownership
@@ -63,7 +61,7 @@ async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) 
                 assert sorted([one, other]) == ["Repeat", "Visit"]
     assert logs == [], "a deadlock would be logged as a failed commit"
     assert (await first.counts())["visits"] == 8 * ROUNDS
-    assert await violations(second) == []
+    assert await second.violations() == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +78,7 @@ async def test_identical_arrivals_at_the_same_instant_are_one_visit(gateways: Ga
         assert sorted(word for words in found for word in words) == ["Repeat", "Visit"]
     counts = await gateways[0].counts()
     assert (counts["visits"], counts["repeats"], counts["created"]) == (pairs, pairs, pairs)
-    assert await violations(gateways[1]) == []
+    assert await gateways[1].violations() == []
 
 
 async def test_visitor_at_two_gateways_is_one_visit(gateways: Gateways) -> None:
@@ -161,7 +159,7 @@ async def test_only_the_owner_settles_a_delivery(gateways: Gateways) -> None:
     second.store.settle(samples.settlement(claimed, model.SettledAs.Delivered))
     await second.store.flush()
     assert [row["state"] for row in await first.deliveries()] == ["delivered"]
-    assert await violations(first) == []
+    assert await first.violations() == []
 
 
 async def test_route_of_another_gateway_is_known(gateways: Gateways) -> None:
@@ -372,7 +370,7 @@ async def test_usage_is_whole_while_another_gateway_folds(gateways: Gateways) ->
         folding = asyncio.create_task(engines.postgresql(second.store).fold_meters())
         assert (await first.counts())["visits"] == number + 1
         await folding
-    assert await violations(second) == []
+    assert await second.violations() == []
 
 
 async def test_storage_limit_counts_what_other_gateways_store(gateways: Gateways) -> None:

@@ -8,9 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contract import engines, samples
-from contract.test_books import prune_all, violations
-from support import databases, waiting
+from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.postgresql import prune
@@ -72,11 +70,11 @@ async def test_body_stays_while_its_dead_delivery_is_locked(gateways: Gateways) 
     await accept_settled(bench, SettledAs.Dead, samples.arrival("a"))
     bench.clock.now = NOW + 40 * DAY
     async with locked(bench, "select from deliveries for no key update"):
-        await prune_all(bench)
+        await bench.prune_all()
         (visit,) = await bench.visits()
         assert visit["bodyKept"] is True
     bench.clock.now += DAY
-    await prune_all(bench)
+    await bench.prune_all()
     assert await bench.visits() == []
 
 
@@ -87,10 +85,10 @@ async def test_locked_arrival_is_deleted_by_a_later_walk(gateways: Gateways) -> 
     await bench.accept(*arrivals)
     bench.clock.now = NOW + 40 * DAY
     async with locked(bench, f"select from arrivals where key = {arrivals[10].key} for no key update"):
-        assert await prune_all(bench) == 199
+        assert await bench.prune_all() == 199
         (visit,) = await bench.visits()
         assert visit["bodyKept"] is True
-    assert await prune_all(bench) == 1
+    assert await bench.prune_all() == 1
     assert await bench.visits() == []
 
 
@@ -143,7 +141,7 @@ async def test_visit_times_of_kept_arrivals_stay(gateways: Gateways) -> None:
         await bench.accept(samples.arrival(f"{number}", at, visitor_key=visitor, if_visit=()))
     await bench.accept(samples.arrival("other", if_visit=()))
     bench.clock.now = NOW + 40 * DAY
-    assert await prune_all(bench) == 3
+    assert await bench.prune_all() == 3
     assert [tuple(row) for row in await rows(bench, "select visitor, times from sightings")] == [(visitor, times[2:])]
 
 
@@ -152,10 +150,10 @@ async def test_rows_that_only_another_gateway_knows_are_deleted(gateways: Gatewa
     held = samples.plan(samples.route("bar", samples.BAR), hold=model.HoldReason.DestinationPaused)
     await first.accept(samples.arrival("a", listener=samples.BAR, if_visit=(held,)))
     second.clock.now = NOW + 40 * DAY
-    await prune_all(second)
+    await second.prune_all()
     assert await second.visits() == []
     assert (await second.counts(samples.BAR))["cancelled"] == 1
-    assert await violations(second) == []
+    assert await second.violations() == []
 
 
 REFUSE = """
@@ -175,7 +173,7 @@ async def test_slice_that_fails_is_followed_by_a_small_one(gateways: Gateways) -
         await bench.store.prune(bench.clock.now)
     await rows(bench, "drop trigger refuse on arrivals")
     assert await bench.store.prune(bench.clock.now) == 64
-    assert await prune_all(bench) == 136
+    assert await bench.prune_all() == 136
 
 
 @pytest.mark.parametrize(
@@ -198,10 +196,10 @@ async def end_route(bench: engines.Bench) -> None:
     """Let the route of a visit have no arrivals any more."""
     await accept_settled(bench, SettledAs.Delivered, samples.arrival("a"))
     bench.clock.now = NOW + 40 * DAY
-    await prune_all(bench)
+    await bench.prune_all()
     assert await bench.visits() == []
     await asyncio.to_thread(bench.engine.age_routes, bench.place)
-    await prune_all(bench)
+    await bench.prune_all()
 
 
 async def test_number_of_a_route_is_free_a_day_after_gateways_have_to_forget_it(gateways: Gateways) -> None:
@@ -213,7 +211,7 @@ async def test_number_of_a_route_is_free_a_day_after_gateways_have_to_forget_it(
     assert set(second.store.routes()) == set()
     await second.store.close()
     await asyncio.to_thread(first.engine.age_routes, first.place)
-    await prune_all(first)
+    await first.prune_all()
     assert await rows(first, "select from routes") == []
 
 
@@ -223,7 +221,7 @@ async def test_route_that_is_used_again_before_its_number_is_free_stays(gateways
     await second.reopen()
     await second.accept(samples.arrival("b", first.clock.now))
     await second.store.close()
-    await prune_all(first)
+    await first.prune_all()
     assert await rows(first, "select used_key > 0 from routes") == [(True,)]
     (visit,) = await first.visits()
     assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]

@@ -6,9 +6,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from contract import engines, samples
 from postgresql.server import PostgresServer
-from support import certificates
+from support import certificates, engines, samples
 from usher_gateway import model
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore

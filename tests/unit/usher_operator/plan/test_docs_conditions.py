@@ -1,7 +1,6 @@
 """docs/conditions.md explains exactly the reasons that plans give, each with its condition and status."""
 
-from house import source
-from unit.usher_operator.plan import reasons
+from support import plan_reasons, source
 
 OF_READY = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
 
@@ -11,7 +10,7 @@ def test_conditions_page_has_exactly_the_reachable_reasons() -> None:
     shown = [(row[0].strip("`"), row[1], row[2].strip("`")) for row in rows]
     reached = {
         (case.type, str(case.status), case.reason)
-        for case in reasons.CASES
+        for case in plan_reasons.CASES
         if case.type != "Ready" or case.reason in OF_READY  # Ready repeats the others' reasons
     }
     assert set(shown) == reached

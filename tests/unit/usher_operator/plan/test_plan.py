@@ -7,8 +7,7 @@ import msgspec
 import pytest
 import yaml
 
-from support import views
-from unit.usher_operator.plan import reasons, samples
+from support import plan_reasons, plan_samples, views
 from usher_gateway import documents, model
 from usher_operator import children, plan
 from usher_operator.view import CachedResource, Key, Kind, ListenerReport, Plan, UnreadableResource
@@ -39,72 +38,72 @@ def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
 
 
 def test_listener_without_its_first_credentials_fails_closed() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     del built.secrets["default/purple"]
-    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     assert authentication(built).type == "Unresolved"
 
 
 def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong() -> None:
-    built = samples.agency()
-    reasons.key_changed(built)
+    built = plan_samples.agency()
+    plan_reasons.key_changed(built)
     spec = {"controllerName": "usher.dev/usher", "hostname": "second.example.com"}
     built.put({"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec})
     built.settle()
     built.set(keys=views.KEYS)
     built.settle()
     assert built.classes["new"].fields == built.classes["public"].fields
-    assert built.condition("Listener", samples.LISTENER, "Ready").status == "True"
+    assert built.condition("Listener", plan_samples.LISTENER, "Ready").status == "True"
 
 
 def test_message_about_a_wrong_install_key_names_the_secret_and_the_class() -> None:
-    built = samples.agency()
-    reasons.key_changed(built)
-    message = built.condition("Listener", samples.LISTENER, "Accepted").message
+    built = plan_samples.agency()
+    plan_reasons.key_changed(built)
+    message = built.condition("Listener", plan_samples.LISTENER, "Accepted").message
     assert "Secret `usher-system/usher-install-key`" in message
     assert "ListenerClass `public`" in message
 
 
 @pytest.mark.parametrize("labels", [{}, {"usher.dev/watch": "true"}])
 def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: dict[str, str]) -> None:
-    built = samples.agency()
-    reasons.url_secret_name_taken(built)
+    built = plan_samples.agency()
+    plan_reasons.url_secret_name_taken(built)
     foreign = {"name": "lobby-url", "labels": labels}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
     wanted = plan.plan(built, KEY)
     assert wanted.children is not None
     assert [child.ref.namespace for child in wanted.children] == ["usher-config"]
-    assert built.condition("Listener", samples.LISTENER, "Accepted").reason == "SecretNameTaken"
-    assert "paste" not in built.condition("Listener", samples.LISTENER, "Receiving").message
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
+    assert "paste" not in built.condition("Listener", plan_samples.LISTENER, "Receiving").message
 
 
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.access["default"] = "Unknown"
     assert plan.plan(built, KEY) == Plan(KEY, None, unread_namespace="default")
 
 
 def test_namespace_without_admission_keeps_what_is_published() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     before = document(built)
     built.access["default"] = "Denied"
-    built.edit("Listener", samples.LISTENER, state="Suspended")
-    built.add(samples.listener("new"))
+    built.edit("Listener", plan_samples.LISTENER, state="Suspended")
+    built.add(plan_samples.listener("new"))
     assert document(built) == before
     assert built.published(Key("Listener", "default", "new")) is None
 
 
 def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.access["default"] = "Denied"
-    assert built.condition("Listener", samples.LISTENER, "Accepted").message.endswith(
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").message.endswith(
         "kubectl create rolebinding usher-agency --namespace=default --clusterrole=usher-agency "
         "--serviceaccount=usher-system:usher-operator"
     )
 
 
 def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     before = plan.plan(built, KEY)
     built.apply(before)
     listener_is_absent(built)
@@ -114,24 +113,24 @@ def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> 
 
 
 def test_destination_without_secrets_needs_no_admission() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.access["default"] = "Denied"
-    assert built.condition("Destination", samples.DESTINATION, "Accepted").status == "True"
+    assert built.condition("Destination", plan_samples.DESTINATION, "Accepted").status == "True"
 
 
 def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     before = authentication(built)
     del built.secrets["default/purple"]
     assert before.digest
     assert authentication(built) == before
-    assert built.condition("Listener", samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
+    assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
 
 
 def test_rotated_secret_changes_the_document() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     before = authentication(built)
     labels = {"usher.dev/watch": "true"}
     data = {"username": "cHVycGxl", "password": "bmV3"}
@@ -140,30 +139,30 @@ def test_rotated_secret_changes_the_document() -> None:
 
 
 def test_unknown_secret_is_looked_up_first() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     del built.secrets["default/purple"]
     built.states["default/purple"] = None  # type: ignore[assignment]
     assert plan.plan(built, KEY).unknown_secrets == ("default/purple",)
 
 
 def test_too_large_document_leaves_the_last_good_one_in_force() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     before = document(built, DESTINATION)
-    reasons.too_large(built)
+    plan_reasons.too_large(built)
     assert plan.plan(built, DESTINATION).children is None
     assert document(built, DESTINATION) == before
-    assert built.condition("Destination", samples.DESTINATION, "Programmed").status == "Unknown"
+    assert built.condition("Destination", plan_samples.DESTINATION, "Programmed").status == "Unknown"
 
 
 def test_deleted_tenant_removes_its_listeners() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     del built.seen[Key("Tenant", "default", "acme")]
     assert plan.plan(built, KEY).children == ()
 
 
 def test_unreadable_tenant_removes_nothing() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     key = Key("Tenant", "default", "acme")
     seen = built.seen.pop(key)
     built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
@@ -177,10 +176,10 @@ def test_unreadable_tenant_removes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "path", "type_"),
-    [("ListenerClass", "public", "Accepted"), ("Destination", samples.DESTINATION, "ResolvedRefs")],
+    [("ListenerClass", "public", "Accepted"), ("Destination", plan_samples.DESTINATION, "ResolvedRefs")],
 )
 def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, type_: str) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     namespace, _, name = path.rpartition("/")
     key = Key(kind, namespace, name)
     seen = built.seen.pop(key)
@@ -194,8 +193,8 @@ def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, 
 
 
 def test_kept_condition_keeps_its_observed_generation() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
     built.set(keys=None)
     status = plan.plan(built, KEY).status
     assert status is not None
@@ -204,9 +203,9 @@ def test_kept_condition_keeps_its_observed_generation() -> None:
 
 
 def test_unreadable_listener_keeps_children_and_conditions() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     before = built.seen[KEY]
-    reasons.unreadable(built)
+    plan_reasons.unreadable(built)
     found = plan.plan(built, KEY)
     assert found.children is None
     assert found.status is not None
@@ -215,13 +214,13 @@ def test_unreadable_listener_keeps_children_and_conditions() -> None:
 
 
 def test_deleted_resource_has_no_children_and_no_status() -> None:
-    found = plan.plan(samples.agency(), Key("Listener", "default", "never-there"))
+    found = plan.plan(plan_samples.agency(), Key("Listener", "default", "never-there"))
     assert found == Plan(Key("Listener", "default", "never-there"))
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
 def test_missing_or_wrong_install_key_changes_no_child(keys: model.Keys | None) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.set(keys=keys)
     gone = Key("Listener", "default", "gone")
     for key in (*built.every_key(), gone):
@@ -230,7 +229,7 @@ def test_missing_or_wrong_install_key_changes_no_child(keys: model.Keys | None) 
 
 
 def test_recreated_class_accepts_the_present_install_key() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.set(keys=model.derive_keys(bytes(32)))
     key = Key("ListenerClass", "", "public")
     assert built.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
@@ -239,8 +238,8 @@ def test_recreated_class_accepts_the_present_install_key() -> None:
 
 
 def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
-    built = samples.agency()
-    reasons.class_is_gone(built)
+    built = plan_samples.agency()
+    plan_reasons.class_is_gone(built)
     built.edit("Tenant", "default/acme", state="Suspended")
     found = document(built)
     assert isinstance(found, documents.ListenerDocument)
@@ -249,34 +248,34 @@ def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
 
 
 def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
-    built = samples.agency()
-    built.add(samples.tenant("rival"))
+    built = plan_samples.agency()
+    built.add(plan_samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
-    built.add(samples.listener("young", spec, tenant="rival", created="20"))
+    built.add(plan_samples.listener("young", spec, tenant="rival", created="20"))
     built.settle()
-    built.add(samples.listener("old", spec, created="01"))
+    built.add(plan_samples.listener("old", spec, created="01"))
     assert addresses(built, Key("Listener", "default", "young")) == ["www.example.org"]
     assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
 def test_listener_that_gets_another_tenant_keeps_its_hostname() -> None:
-    built = samples.agency()
-    built.add(samples.tenant("rival"))
-    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built = plan_samples.agency()
+    built.add(plan_samples.tenant("rival"))
+    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
     built.settle()
-    built.add(samples.listener("waiting", WWW, tenant="rival", created="00"))
-    built.add(samples.tenant("successor"))
-    built.edit("Listener", samples.LISTENER, tenantRef={"name": "successor"})
+    built.add(plan_samples.listener("waiting", WWW, tenant="rival", created="00"))
+    built.add(plan_samples.tenant("successor"))
+    built.edit("Listener", plan_samples.LISTENER, tenantRef={"name": "successor"})
     built.apply(plan.plan(built, KEY))
     assert addresses(built) == ["www.example.org"]
 
 
 def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends() -> None:
-    built = samples.agency()
-    built.add(samples.tenant("rival"))
+    built = plan_samples.agency()
+    built.add(plan_samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
-    built.add(samples.listener("first", spec, tenant="rival", created="01"))
-    built.add(samples.listener("waiting", spec, created="02"))
+    built.add(plan_samples.listener("first", spec, tenant="rival", created="01"))
+    built.add(plan_samples.listener("waiting", spec, created="02"))
     built.settle()
     built.edit("Listener", "default/first", addresses=None)
     built.settle()
@@ -288,14 +287,14 @@ def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends()
 
 
 def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
     children = built.in_place[HOSTNAME]
     built.edit("ListenerClass", "public", hostname="new.example.com")
     assert addresses(built) == ["new.example.com", "hooks.example.com"]
     assert built.in_place[HOSTNAME] == children
-    retired = built.condition("Listener", samples.LISTENER, "AddressRetired")
+    retired = built.condition("Listener", plan_samples.LISTENER, "AddressRetired")
     assert "hooks.example.com/v1/" in retired.message
     assert "new.example.com/v1/" in retired.message
     (shown,) = built.seen[KEY].fields["addresses"]
@@ -303,15 +302,15 @@ def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
 
 
 def test_arrival_at_a_retired_address_prolongs_it() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.edit("ListenerClass", "public", hostname="new.example.com")
     found = document(built)
     assert isinstance(found, documents.ListenerDocument)
     (retired,) = found.retired_addresses
     built.set(now=views.NOW + 6 * DAY)
     report = ListenerReport(retired_arrivals={retired.id: views.NOW + 6 * DAY})
-    built.gateways_run_it(listeners={samples.LISTENER: report})
-    assert built.condition("Listener", samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
+    built.gateways_run_it(listeners={plan_samples.LISTENER: report})
+    assert built.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
     built.settle()
     built.gateways_run_it()
     built.set(now=views.NOW + 13 * DAY - 1)
@@ -321,7 +320,7 @@ def test_arrival_at_a_retired_address_prolongs_it() -> None:
 
 
 def test_retired_address_ends_at_once_with_zero_days() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.edit("ListenerClass", "public", hostname="new.example.com", retiredAddressDays=0)
     assert addresses(built) == ["new.example.com"]
 
@@ -331,17 +330,17 @@ def test_class_that_narrows_rights_retires_addresses(refuse: str) -> None:
     built = claimed_by_a_rival()
     globals()[refuse](built)
     assert addresses(built) == ["www.example.org", "hooks.example.com"]
-    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "False"
-    assert built.condition("Listener", samples.LISTENER, "AddressRetired").status == "True"
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "False"
+    assert built.condition("Listener", plan_samples.LISTENER, "AddressRetired").status == "True"
     assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
 
 
 def test_address_that_another_listener_of_the_tenant_claims_is_not_retired() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
     built.settle()
-    built.edit("Listener", samples.LISTENER, addresses=None)
-    built.add(samples.listener("second", WWW))
+    built.edit("Listener", plan_samples.LISTENER, addresses=None)
+    built.add(plan_samples.listener("second", WWW))
     assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
     assert addresses(built) == ["hooks.example.com"]
 
@@ -352,11 +351,11 @@ WWW = "addresses: [{name: a, hostname: www.example.org, path: /hook}]\n  authent
 
 def claimed_by_a_rival() -> views.MemoryView:
     """Return an agency whose listener has a hostname that an older listener of another namespace claims too."""
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
     built.settle()
-    built.add(samples.tenant("evil", "attacker"))
-    built.add(samples.listener("rival", WWW, namespace="attacker", tenant="evil", created="01"))
+    built.add(plan_samples.tenant("evil", "attacker"))
+    built.add(plan_samples.listener("rival", WWW, namespace="attacker", tenant="evil", created="01"))
     return built
 
 
@@ -412,12 +411,12 @@ def served(built: views.MemoryView) -> set[str]:
 
 @pytest.mark.parametrize("order", [("lobby", "second", "lobby"), ("second", "lobby", "second")])
 def test_listeners_that_swap_hostnames_leave_none_unserved(order: tuple[str, ...]) -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, **on_hostname("a.example.org"))
-    built.add(samples.listener("second", "state: Active"))
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, **on_hostname("a.example.org"))
+    built.add(plan_samples.listener("second", "state: Active"))
     built.edit("Listener", "default/second", **on_hostname("b.example.org"))
     built.settle()
-    built.edit("Listener", samples.LISTENER, **on_hostname("b.example.org"))
+    built.edit("Listener", plan_samples.LISTENER, **on_hostname("b.example.org"))
     built.apply(plan.plan(built, KEY))
     built.edit("Listener", "default/second", **on_hostname("a.example.org"))
     for name in order:
@@ -432,8 +431,8 @@ def shared_with_a_rival() -> views.MemoryView:
     """Return an agency and an older rival whose listeners both have addresses at the class's hostname."""
     built = claimed_by_a_rival()
     built.seen[KEY] = msgspec.structs.replace(built.seen[KEY], created="2026-02-01T00:00:00Z")
-    built.add(samples.listener("shared"))
-    built.add(samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
+    built.add(plan_samples.listener("shared"))
+    built.add(plan_samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
     built.settle()
     return built
 
@@ -456,20 +455,20 @@ def test_edit_and_revert_of_a_class_hostname_change_no_holder() -> None:
     built = shared_with_a_rival()
     built.edit("ListenerClass", "public", hostname="www.example.org")
     built.settle()
-    assert built.condition("Listener", samples.LISTENER, "Accepted").reason == "HostnameReserved"
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "HostnameReserved"
     assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
     built.edit("ListenerClass", "public", hostname="hooks.example.com")
     built.settle()
     assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
-    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "True"
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
     assert addresses(built) == ["www.example.org", "hooks.example.com"]
     assert addresses(built, Key("Listener", "attacker", "shared")) == ["hooks.example.com", "www.example.org"]
 
 
 def test_route_of_a_former_class_hostname_stays_while_documents_change() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     certificate = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=certificate)
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=certificate)
     built.settle()
     built.edit("ListenerClass", "public", hostname="new.example.com")
     assert plan.plan(built, HOSTNAME).children is None
@@ -479,7 +478,7 @@ def test_route_of_a_former_class_hostname_stays_while_documents_change() -> None
 
 def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> None:
     built = shared_with_a_rival()
-    built.edit("ListenerClass", "public", tls=samples.PER_HOSTNAME, maximums={"hostnamesPerNamespace": 9})
+    built.edit("ListenerClass", "public", tls=plan_samples.PER_HOSTNAME, maximums={"hostnamesPerNamespace": 9})
     built.edit("ListenerClass", "public", hostname="www.example.org")
     built.settle()
     built.edit("ListenerClass", "public", hostname="hooks.example.com")
@@ -490,49 +489,49 @@ def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> 
 
 
 def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     for namespace, name, created in (("a", "a", "03"), ("z", "z", "02"), ("m", "m", "04")):
-        built.add(samples.tenant("acme", namespace))
-        built.add(samples.listener(name, WWW, namespace=namespace, created=created))
+        built.add(plan_samples.tenant("acme", namespace))
+        built.add(plan_samples.listener(name, WWW, namespace=namespace, created=created))
     for namespace, reason in (("a", "HostnameConflict"), ("z", "Accepted"), ("m", "HostnameConflict")):
         assert built.condition("Listener", f"{namespace}/{namespace}", "Accepted").reason == reason
 
 
 def test_address_of_an_absent_listener_stays_with_it_within_a_tenant() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
     built.settle()
-    built.add(samples.listener("second", WWW, created="01"))
+    built.add(plan_samples.listener("second", WWW, created="01"))
     listener_is_absent(built)
     assert built.condition("Listener", "default/second", "Accepted").reason == "PathConflict"
 
 
 def test_published_listener_keeps_its_address_against_an_older_one() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
-    built.add(samples.listener("young", spec, created="20"))
+    built.add(plan_samples.listener("young", spec, created="20"))
     built.settle()
-    built.add(samples.listener("old", spec, created="01"))
+    built.add(plan_samples.listener("old", spec, created="01"))
     built.settle()
     assert built.condition("Listener", "default/young", "Accepted").status == "True"
     assert built.condition("Listener", "default/old", "Accepted").reason == "PathConflict"
 
 
 def test_published_listeners_come_first_under_a_lowered_limit() -> None:
-    built = samples.agency()
-    built.add(samples.listener("oldest", created="01"))
+    built = plan_samples.agency()
+    built.add(plan_samples.listener("oldest", created="01"))
     built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
-    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "True"
+    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
     assert built.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
 
 
 def test_hostnames_of_a_namespace_are_limited() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
-    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
     built.settle()
     both = "addresses: [{name: a, hostname: other.example.org}, {name: b, hostname: www.example.org}]"
-    built.add(samples.listener("older", both, created="01"))
+    built.add(plan_samples.listener("older", both, created="01"))
     built.settle()
     assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
     assert addresses(built, Key("Listener", "default", "older")) == ["www.example.org"]
@@ -542,11 +541,11 @@ def test_hostnames_of_a_namespace_are_limited() -> None:
 
 
 def test_retired_hostname_counts_against_the_limit() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
-    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]"))
+    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]"))
     built.settle()
-    built.add(samples.listener("second", "addresses: [{name: a, hostname: other.example.org}]"))
+    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: other.example.org}]"))
     built.settle()
     assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
     refused = built.condition("Listener", "default/second", "Accepted")
@@ -568,9 +567,9 @@ def test_retired_hostname_counts_against_the_limit() -> None:
 def test_certificate_says_for_which_namespace_its_hostname_counts(
     hostname: str, maximums: dict[str, int] | None, counts_for: str | None
 ) -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", maximums=maximums, tls=samples.PER_HOSTNAME)
-    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", maximums=maximums, tls=plan_samples.PER_HOSTNAME)
+    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
     built.settle()
     found = plan.plan(built, Key("Hostname", "", hostname)).children or ()
     (certificate,) = [child.manifest for child in found if child.ref.kind == "Certificate"]
@@ -578,30 +577,30 @@ def test_certificate_says_for_which_namespace_its_hostname_counts(
 
 
 def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
     before = plan.plan(built, HOSTNAME)
-    built.add(samples.listener("second"))
+    built.add(plan_samples.listener("second"))
     built.settle()
     assert before.children
     assert plan.plan(built, HOSTNAME) == before
 
 
 def test_old_ingress_stays_while_the_gateway_api_is_missing() -> None:
-    built = samples.agency()
-    reasons.without(reasons.EXTERNAL, samples.HTTP_ROUTE, gateway_api=False)(built)
+    built = plan_samples.agency()
+    plan_reasons.without(plan_reasons.EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)(built)
     assert plan.plan(built, HOSTNAME).children is None
 
 
 def test_old_ingress_stays_until_the_http_route_is_accepted() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    built.edit("ListenerClass", "public", exposure=samples.HTTP_ROUTE, tls=reasons.EXTERNAL)
+    built.edit("ListenerClass", "public", exposure=plan_samples.HTTP_ROUTE, tls=plan_reasons.EXTERNAL)
     built.settle()
     assert kinds_of(built) == {"Ingress", "Certificate", "HTTPRoute"}
-    built.controllers_say("HTTPRoute", reasons.parent(("Accepted", "True", "Accepted")))
+    built.controllers_say("HTTPRoute", plan_reasons.parent(("Accepted", "True", "Accepted")))
     built.settle()
     assert kinds_of(built) == {"HTTPRoute"}
 
@@ -611,9 +610,9 @@ def kinds_of(built: views.MemoryView) -> set[str]:
 
 
 def test_hostname_without_listeners_loses_its_children() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
-    built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
+    built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
     built.settle()
     key = Key("Hostname", "", "www.example.org")
     assert plan.plan(built, key).children
@@ -623,8 +622,8 @@ def test_hostname_without_listeners_loses_its_children() -> None:
 
 
 def test_older_of_two_classes_decides_about_their_hostname() -> None:
-    built = samples.agency()
-    text = samples.OBJECTS.split("---", maxsplit=1)[0]
+    built = plan_samples.agency()
+    text = plan_samples.OBJECTS.split("---", maxsplit=1)[0]
     text = text.replace("{name: public}", '{name: another, creationTimestamp: "2025-01-01T00:00:00Z"}')
     built.add(text.replace("{type: None}", "{type: Ingress, ingress: {className: nginx}}"))
     built.settle()
@@ -633,42 +632,42 @@ def test_older_of_two_classes_decides_about_their_hostname() -> None:
 
 
 def test_hostname_of_another_install_changes_no_child() -> None:
-    built = samples.agency()
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
-    text = samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
+    built = plan_samples.agency()
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
+    text = plan_samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
     built.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
     assert plan.plan(built, Key("ListenerClass", "", "theirs")).status is None
     assert plan.plan(built, HOSTNAME).children is None
 
 
 def test_class_certificate_covers_no_other_hostname() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     tls = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
-    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=tls)
-    built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
+    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=tls)
+    built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
     built.settle()
-    found = built.condition("Listener", samples.LISTENER, "CertificateReady")
+    found = built.condition("Listener", plan_samples.LISTENER, "CertificateReady")
     assert (found.reason, "PerHostname" in found.message) == ("Failed", True)
     children = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
 
 
 def test_tenant_message_names_three_listeners_and_no_count() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     for name in "abcde":
-        built.add(samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
+        built.add(plan_samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
     built.settle()
     message = built.condition("Tenant", "default/acme", "Ready").message
     assert "listeners `a`, `b`, `c` and others" in message
 
 
 def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.settle()
     before = document(built)
     assert isinstance(before, documents.ListenerDocument)
     built.waiting.add(KEY)
-    built.edit("Listener", samples.LISTENER, token={"generation": 2}, state="Suspended")
+    built.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
     waiting = plan.plan(built, KEY)
     assert waiting.children is None
     assert [(one.kind, one.name, one.address, one.version) for one in waiting.retiring] == [
@@ -685,10 +684,10 @@ def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> N
 
 
 def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.settle()
     built.waiting.add(KEY)
-    built.edit("Listener", samples.LISTENER, state="Suspended")
+    built.edit("Listener", plan_samples.LISTENER, state="Suspended")
     built.settle()
     assert document(built).state == "Suspended"
 
@@ -702,8 +701,8 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
     ],
 )
 def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, expected: str) -> None:
-    built = samples.agency()
-    reasons.halted(built)
+    built = plan_samples.agency()
+    plan_reasons.halted(built)
     digest = built.halted[0].digest
     cached = built.classes["public"]
     metadata = msgspec.structs.replace(
@@ -718,9 +717,9 @@ def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, e
 
 
 def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once() -> None:
-    built = samples.agency()
-    reasons.company_is_shared(built)
-    reasons.listener_fails(built)
+    built = plan_samples.agency()
+    plan_reasons.company_is_shared(built)
+    plan_reasons.listener_fails(built)
     tenant_plan = views.shown(plan.plan(built, Key("Tenant", "default", "acme")))
     assert [line.split(" ")[0] for line in tenant_plan["status"]["conditions"]] == [
         "Accepted=True",

@@ -3,8 +3,7 @@
 import msgspec
 import pytest
 
-from support import views
-from unit.usher_operator.plan import reasons, samples
+from support import plan_reasons, plan_samples, views
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
 from usher_operator import plan
@@ -12,9 +11,9 @@ from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
 
 
-@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_each_cause_gives_its_reason(case: reasons.Case) -> None:
-    built = samples.agency()
+@pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_each_cause_gives_its_reason(case: plan_reasons.Case) -> None:
+    built = plan_samples.agency()
     case.happens(built)
     condition = built.condition(case.kind, case.path, case.type)
     assert (condition.status, condition.reason) == (case.status, case.reason)
@@ -22,7 +21,7 @@ def test_each_cause_gives_its_reason(case: reasons.Case) -> None:
     assert condition.message or case.status == "True", "a condition that is not True says what to do"
 
 
-def _generation(built: views.MemoryView, case: reasons.Case) -> int:
+def _generation(built: views.MemoryView, case: plan_reasons.Case) -> int:
     namespace, _, name = case.path.rpartition("/")
     key = Key(case.kind, namespace, name)
     found = built.seen.get(key)
@@ -32,16 +31,16 @@ def _generation(built: views.MemoryView, case: reasons.Case) -> int:
 def test_each_reason_has_a_case() -> None:
     words = {str(one) for one in OperatorReason} | {str(one) for one in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
-    assert words - notices == {case.reason for case in reasons.CASES} - {"ResolvedRefs"}
+    assert words - notices == {case.reason for case in plan_reasons.CASES} - {"ResolvedRefs"}
 
 
 def test_each_condition_has_a_case() -> None:
-    assert {case.type for case in reasons.CASES} == {str(one) for one in ConditionType}
+    assert {case.type for case in plan_reasons.CASES} == {str(one) for one in ConditionType}
 
 
-@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> None:
-    built = samples.agency()
+@pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_ready_is_true_only_if_every_needed_condition_is(case: plan_reasons.Case) -> None:
+    built = plan_samples.agency()
     case.happens(built)
     for key in built.every_key():
         status = plan.plan(built, key).status
@@ -55,10 +54,10 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> 
         assert (ready.status == "True") == all(one.status == "True" for one in needed)
 
 
-@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_status_contains_no_secret_and_no_whole_url(case: reasons.Case) -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+@pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_status_contains_no_secret_and_no_whole_url(case: plan_reasons.Case) -> None:
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     case.happens(built)
     token = model.url_token(views.INSTALL_KEY, "default", "acme", "lobby", 0)
     for key in built.every_key():

@@ -2,8 +2,7 @@
 
 import pytest
 
-from support import views
-from unit.usher_operator.plan import samples
+from support import plan_samples, views
 from usher_gateway import documents, model
 from usher_operator import plan
 from usher_operator.plan import reports
@@ -14,7 +13,7 @@ KEY = Key("Listener", "default", "lobby")
 
 def report(built: views.MemoryView, **about: object) -> None:
     one = ListenerReport(**about)  # type: ignore[arg-type]
-    built.gateways_run_it(listeners={samples.LISTENER: one})
+    built.gateways_run_it(listeners={plan_samples.LISTENER: one})
 
 
 def addresses(built: views.MemoryView) -> tuple[str, ...]:
@@ -26,13 +25,13 @@ def addresses(built: views.MemoryView) -> tuple[str, ...]:
 
 
 def condition(built: views.MemoryView, type_: str) -> tuple[str, str]:
-    found = built.condition("Listener", samples.LISTENER, type_)
+    found = built.condition("Listener", plan_samples.LISTENER, type_)
     return found.status, found.reason
 
 
 @pytest.mark.parametrize(("word", "status"), [("Receiving", "True"), ("Silent", "False")])
 def test_restarted_gateway_does_not_reset_receiving_and_verified(word: str, status: str) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.settle()
     report(built, receiving=word, verified_addresses=addresses(built))
     built.settle()
@@ -42,12 +41,12 @@ def test_restarted_gateway_does_not_reset_receiving_and_verified(word: str, stat
 
 
 def test_new_address_starts_verified_over() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.settle()
     report(built, verified_addresses=addresses(built))
     built.settle()
     assert condition(built, "Verified") == ("True", "Verified")
-    built.edit("Listener", samples.LISTENER, token={"generation": 2})
+    built.edit("Listener", plan_samples.LISTENER, token={"generation": 2})
     built.settle()
     assert condition(built, "Verified") == ("False", "NoVisitYet")
     report(built, verified_addresses=addresses(built))
@@ -55,41 +54,41 @@ def test_new_address_starts_verified_over() -> None:
 
 
 def test_verified_waits_for_every_address_of_the_listener() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     own = {"name": "own", "hostname": "www.example.org", "path": "/hook"}
     both = [own, {**own, "name": "old", "path": "/old"}]
-    built.edit("Listener", samples.LISTENER, addresses=both, authentication={"type": "None"})
+    built.edit("Listener", plan_samples.LISTENER, addresses=both, authentication={"type": "None"})
     built.settle()
     report(built, verified_addresses=(documents.Address("www.example.org", "/hook").id,))
     assert condition(built, "Verified") == ("False", "NoVisitYet")
-    assert "`https://www.example.org/old`" in built.condition("Listener", samples.LISTENER, "Verified").message
+    assert "`https://www.example.org/old`" in built.condition("Listener", plan_samples.LISTENER, "Verified").message
 
 
 def test_message_after_a_probe_names_the_next_step_at_the_portal() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.settle()
     report(built, probed_addresses=addresses(built))
-    message = built.condition("Listener", samples.LISTENER, "Verified").message
+    message = built.condition("Listener", plan_samples.LISTENER, "Verified").message
     assert "add the webhook to a LogicFlow or journey" in message
-    assert built.condition("Listener", samples.LISTENER, "Receiving").message == message
+    assert built.condition("Listener", plan_samples.LISTENER, "Receiving").message == message
 
 
 def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.set(gateways=())
-    assert "Secret `lobby-url`" in built.condition("Listener", samples.LISTENER, "Verified").message
-    built.add(samples.listener("new"))
+    assert "Secret `lobby-url`" in built.condition("Listener", plan_samples.LISTENER, "Verified").message
+    built.add(plan_samples.listener("new"))
     built.edit("Listener", "default/new", listenerClassName="nope")
     for type_ in ("Verified", "Receiving"):
         assert built.condition("Listener", "default/new", type_).message.startswith("there is no URL yet")
 
 
 def test_one_receiving_gateway_is_enough_for_receiving() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     words = ("Silent", "Receiving", "NoVisitYet")
     built.set(
         gateways=tuple(
-            built.gateway(word, listeners={samples.LISTENER: ListenerReport(receiving=word)})  # type: ignore[arg-type]
+            built.gateway(word, listeners={plan_samples.LISTENER: ListenerReport(receiving=word)})  # type: ignore[arg-type]
             for word in words
         )
     )
@@ -97,7 +96,7 @@ def test_one_receiving_gateway_is_enough_for_receiving() -> None:
 
 
 def test_refusing_ends_when_a_visit_is_accepted() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     report(built, refusing=True)
     built.settle()
     assert condition(built, "Receiving") == ("False", "Refusing")
@@ -106,7 +105,7 @@ def test_refusing_ends_when_a_visit_is_accepted() -> None:
 
 
 def test_negative_conditions_disappear_when_they_end() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     report(built, quarantined_share=0.5, slow_routes=("crm",))
     built.settle()
     report(built, quarantined_share=0.05)
@@ -117,13 +116,13 @@ def test_negative_conditions_disappear_when_they_end() -> None:
 
 
 def test_informational_conditions_never_change_ready() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     report(built, refusing=True, quarantined_share=1.0, slow_routes=("crm",), company_mismatch=True)
     assert condition(built, "Ready") == ("True", "Ready")
 
 
 def test_conditions_stay_without_reports() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     report(built, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
     built.settle()
     before = plan.plan(built, KEY).status
@@ -132,23 +131,23 @@ def test_conditions_stay_without_reports() -> None:
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy() -> None:
-    built = samples.agency()
-    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(tried=True)})
+    built = plan_samples.agency()
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(tried=True)})
     built.settle()
-    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(tried=False)})
-    assert built.condition("Destination", samples.DESTINATION, "Healthy").reason == "Healthy"
-    built.edit("Destination", samples.DESTINATION, http={"url": "https://other.example.com/"})
-    found = built.condition("Destination", samples.DESTINATION, "Healthy")
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(tried=False)})
+    assert built.condition("Destination", plan_samples.DESTINATION, "Healthy").reason == "Healthy"
+    built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://other.example.com/"})
+    found = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
     assert (found.status, found.reason) == ("Unknown", "NotTried")
 
 
 def test_destination_without_reports_keeps_healthy() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     gone = DestinationReport(gone=True)
-    built.gateways_run_it(destinations={samples.DESTINATION: gone})
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: gone})
     built.settle()
     built.gateways_run_it()
-    assert built.condition("Destination", samples.DESTINATION, "Healthy").reason == "Gone"
+    assert built.condition("Destination", plan_samples.DESTINATION, "Healthy").reason == "Gone"
 
 
 @pytest.mark.parametrize(
@@ -159,22 +158,22 @@ def test_destination_without_reports_keeps_healthy() -> None:
     ],
 )
 def test_open_circuit_message_names_the_error(error: str, says: str) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     one = DestinationReport(circuit_open=True, error=error)
-    built.gateways_run_it(destinations={samples.DESTINATION: one})
-    assert says in built.condition("Destination", samples.DESTINATION, "Healthy").message
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: one})
+    assert says in built.condition("Destination", plan_samples.DESTINATION, "Healthy").message
 
 
 def test_forbidden_address_is_reported_before_the_first_attempt() -> None:
-    built = samples.agency()
-    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(error="AddressForbidden")})
-    found = built.condition("Destination", samples.DESTINATION, "Healthy")
+    built = plan_samples.agency()
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(error="AddressForbidden")})
+    found = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
     assert (found.status, found.reason) == ("False", "AddressForbidden")
     assert "must allow the address with `--allow-destination`" in found.message
 
 
 def programmed(built: views.MemoryView) -> tuple[str, str]:
-    found = built.condition("Listener", samples.LISTENER, "Programmed")
+    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     return found.status, found.reason
 
 
@@ -184,8 +183,8 @@ def a_gateway_falls_behind(built: views.MemoryView) -> None:
 
 
 def test_edit_is_pending_until_the_gateways_run_it() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
     built.settle()
     assert programmed(built) == ("Unknown", "Pending")
     built.gateways_run_it()
@@ -193,7 +192,7 @@ def test_edit_is_pending_until_the_gateways_run_it() -> None:
 
 
 def test_programmed_stays_true_for_the_grace_period() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     a_gateway_falls_behind(built)
     built.settle()
     assert programmed(built) == ("True", "Programmed")
@@ -204,18 +203,18 @@ def test_programmed_stays_true_for_the_grace_period() -> None:
 
 
 def test_failed_write_is_named_once_the_grace_period_is_over() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
     built.failures[KEY] = WriteFailure("apply /api/v1/…: 500 InternalError")
     built.settle()
     assert programmed(built) == ("Unknown", "Pending")
     built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
     assert programmed(built) == ("False", "GatewayUnavailable")
-    assert "500 InternalError" in built.condition("Listener", samples.LISTENER, "Programmed").message
+    assert "500 InternalError" in built.condition("Listener", plan_samples.LISTENER, "Programmed").message
 
 
 def test_forbidden_write_is_forgotten_once_it_succeeded() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     a_gateway_falls_behind(built)
     built.failures[KEY] = WriteFailure("apply /api/v1/…: 403 Forbidden", is_forbidden=True)
     built.settle()
@@ -225,12 +224,12 @@ def test_forbidden_write_is_forgotten_once_it_succeeded() -> None:
 
 
 def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
 
     def ready() -> list[tuple[str, str]]:
         built.settle()
         conditions = [
-            built.condition("Listener", samples.LISTENER, "Ready"),
+            built.condition("Listener", plan_samples.LISTENER, "Ready"),
             built.condition("Tenant", "default/acme", "Ready"),
         ]
         return [(one.status, one.reason) for one in conditions]
@@ -246,7 +245,7 @@ def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
 
 
 def test_waiting_plan_says_when_to_plan_again() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     a_gateway_falls_behind(built)
     first = plan.plan(built, KEY)
     assert (first.is_behind, first.again_at) == (True, views.NOW + reports.GRACE_MICROSECONDS)
@@ -259,7 +258,7 @@ def test_waiting_plan_says_when_to_plan_again() -> None:
 
 
 def test_status_stays_before_the_gateways_are_asked() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     before = plan.plan(built, KEY).status
     built.set(gateways=None)
     found = plan.plan(built, KEY)
@@ -267,7 +266,7 @@ def test_status_stays_before_the_gateways_are_asked() -> None:
 
 
 def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     built.gateways_run_it(reachable=False)
     built.settle()
     built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
@@ -276,12 +275,12 @@ def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
 
 @pytest.mark.parametrize(("others", "reason"), [((), "GatewayUnavailable"), (("gateway-1",), "PartiallyProgrammed")])
 def test_gateway_that_refuses_the_token_must_be_restarted(others: tuple[str, ...], reason: str) -> None:
-    built = samples.agency()
+    built = plan_samples.agency()
     refusing = built.gateway("gateway-0", reachable=False, refuses_token=True)
     built.set(gateways=(refusing, *(built.gateway(name) for name in others)))
     built.settle()
     built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
-    found = built.condition("Listener", samples.LISTENER, "Programmed")
+    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (found.status, found.reason) == ("False", reason)
     assert found.message == (
         "gateway `gateway-0` must accept the operator's token: it reads Secret usher-admin-tokens only when it starts, "
@@ -290,11 +289,11 @@ def test_gateway_that_refuses_the_token_must_be_restarted(others: tuple[str, ...
 
 
 def test_last_good_document_is_not_programmed() -> None:
-    built = samples.agency()
-    built.edit("Listener", samples.LISTENER, fields={"occurredAtZone": "Mars/Olympus"})
+    built = plan_samples.agency()
+    built.edit("Listener", plan_samples.LISTENER, fields={"occurredAtZone": "Mars/Olympus"})
     built.settle()
     built.gateways_run_it()
-    found = built.condition("Listener", samples.LISTENER, "Programmed")
+    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (found.status, found.reason) == ("Unknown", "Pending")
     assert "last good" in found.message
     assert not plan.plan(built, KEY).is_behind

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from contract import samples
-from support import databases
+from support import databases, samples
 from usher_gateway import model
+from usher_gateway.store import books
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport, Store
 from usher_gateway.store.sqlite import database
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 AGE_ROUTES = f"""
     update routes set used_key = used_key + case when used_key < 0 then 4 else -4 end * {model.KEYS_PER_DAY}
 """
+
+FOREVER = 1 << 62
+"""Later than every time in a test."""
 
 
 class Clock:
@@ -158,6 +161,22 @@ class Bench:
         self.engine, self.place, self.settings = engine_under_test, place, settings
         self.clock = Clock()
         self.store: Store = self.engine.make(place, self.clock, **self.settings)
+
+    async def violations(self) -> list[books.Violation]:
+        """Return the equations that do not hold, over all meters and all deliveries."""
+        usage = await self.store.usage(0, FOREVER)
+        open_after = await self.store.open_deliveries(FOREVER)
+        return books.check(usage, {}, open_after)
+
+    async def prune_all(self, months: dict[str, int] | None = None) -> int:
+        """Prune until nothing is left; return the rows touched."""
+        total = 0
+        for _ in range(5_000):
+            touched = await self.store.prune(self.clock.now, months)
+            if not touched:
+                return total
+            total += touched
+        raise AssertionError("retention comes to no end")
 
     async def open(self) -> OpenReport:
         return await self.store.open()

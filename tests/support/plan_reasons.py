@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from support import views
-from unit.usher_operator.plan import samples
+from support import plan_samples, views
 from usher_gateway import documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator.view import (
@@ -32,7 +31,7 @@ class Case(msgspec.Struct, frozen=True):
     reason: str
     happens: Callable[[MemoryView], object]
     kind: Kind = "Listener"
-    path: str = samples.LISTENER
+    path: str = plan_samples.LISTENER
 
 
 def nothing(_: MemoryView) -> None:
@@ -40,7 +39,7 @@ def nothing(_: MemoryView) -> None:
 
 
 def edit(**spec: Any) -> Callable[[MemoryView], None]:
-    return lambda built: built.edit("Listener", samples.LISTENER, **spec)
+    return lambda built: built.edit("Listener", plan_samples.LISTENER, **spec)
 
 
 def edit_class(**spec: Any) -> Callable[[MemoryView], None]:
@@ -65,19 +64,19 @@ def gone(kind: Kind, name: str) -> Callable[[MemoryView], None]:
 
 def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[MemoryView], None]:
     def happens(built: MemoryView) -> None:
-        built.add(samples.tenant("rival"))
+        built.add(plan_samples.tenant("rival"))
         tenant = "acme" if same_tenant else "rival"
         spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
-        built.add(samples.listener("first", spec, tenant=tenant, created="01"))
+        built.add(plan_samples.listener("first", spec, tenant=tenant, created="01"))
         built.settle()
-        built.edit("Listener", samples.LISTENER, **address("www.example.org", "/x"))
+        built.edit("Listener", plan_samples.LISTENER, **address("www.example.org", "/x"))
 
     return happens
 
 
 def limited(built: MemoryView) -> None:
     built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
-    built.add(samples.listener("second"))
+    built.add(plan_samples.listener("second"))
 
 
 def too_large(built: MemoryView) -> None:
@@ -86,7 +85,7 @@ def too_large(built: MemoryView) -> None:
     headers = [
         {"name": f"X-{number}", "valueFrom": {"secretKeyRef": {"name": "big", "key": "big"}}} for number in range(20)
     ]
-    built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
+    built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
 
 
 _WATCH = {"usher.dev/watch": "true"}
@@ -109,12 +108,12 @@ def key_changed(built: MemoryView) -> None:
 
 
 def secret_unlabelled(built: MemoryView) -> None:
-    built.edit("Listener", samples.LISTENER, authentication=BASIC)
+    built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
 
 
 def secret_gone(built: MemoryView) -> None:
-    built.edit("Listener", samples.LISTENER, authentication=BASIC)
+    built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
     del built.secrets["default/purple"]
 
 
@@ -131,10 +130,10 @@ def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Calla
 
 
 def without(
-    tls: dict[str, Any], exposure: dict[str, Any] = samples.INGRESS, **features: Any
+    tls: dict[str, Any], exposure: dict[str, Any] = plan_samples.INGRESS, **features: Any
 ) -> Callable[[MemoryView], None]:
     def happens(built: MemoryView) -> None:
-        built.set(features=msgspec.structs.replace(samples.FEATURES, **features))
+        built.set(features=msgspec.structs.replace(plan_samples.FEATURES, **features))
         exposed(exposure, tls)(built)
 
     return happens
@@ -159,7 +158,7 @@ FAILED = {
 def provided(state: SecretState) -> Callable[[MemoryView], None]:
     def happens(built: MemoryView) -> None:
         built.states["usher-system/wildcard"] = state
-        exposed(samples.INGRESS, PROVIDED)(built)
+        exposed(plan_samples.INGRESS, PROVIDED)(built)
 
     return happens
 
@@ -168,7 +167,7 @@ def late(*names: str, **about: Any) -> Callable[[MemoryView], None]:
     """Make an edit that no gateway, or only ``names``, has applied for over 30 s."""
 
     def happens(built: MemoryView) -> None:
-        built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+        built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
         old = built.gateway("gateway-old", **about)
         built.settle()
         built.set(gateways=(old, *(built.gateway(name) for name in names)))
@@ -191,22 +190,22 @@ def no_gateway(built: MemoryView) -> None:
 
 def reports(**about: Any) -> Callable[[MemoryView], None]:
     report = ListenerReport(**about)
-    return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
+    return lambda built: built.gateways_run_it(listeners={plan_samples.LISTENER: report})
 
 
 def company_is_shared(built: MemoryView) -> None:
     built.edit("Tenant", TENANT, companyID="77")
-    built.add(samples.tenant("globex"))
+    built.add(plan_samples.tenant("globex"))
     built.edit("Tenant", "default/globex", companyID="77")
 
 
 def hostnames_are_shared(built: MemoryView) -> None:
-    built.add(samples.listener_class("other", "example.com/other", "hooks.example.com"))
+    built.add(plan_samples.listener_class("other", "example.com/other", "hooks.example.com"))
 
 
 def visited(built: MemoryView) -> None:
     """Let the gateways report a visit at every present address of the listener."""
-    published = built.published(Key("Listener", *samples.LISTENER.split("/")))
+    published = built.published(Key("Listener", *plan_samples.LISTENER.split("/")))
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
     reports(verified_addresses=tuple(address.id for address in published.document.live_addresses))(built)
@@ -224,7 +223,7 @@ def retired_address_is_used(built: MemoryView) -> None:
 
 def destination_reports(**about: Any) -> Callable[[MemoryView], None]:
     report = DestinationReport(**about)
-    return lambda built: built.gateways_run_it(destinations={samples.DESTINATION: report})
+    return lambda built: built.gateways_run_it(destinations={plan_samples.DESTINATION: report})
 
 
 def and_run(happens: Callable[[MemoryView], object]) -> Callable[[MemoryView], None]:
@@ -244,7 +243,7 @@ def edit_tenant(**spec: Any) -> Callable[[MemoryView], None]:
 
 
 def edit_destination(**spec: Any) -> Callable[[MemoryView], None]:
-    return lambda built: built.edit("Destination", samples.DESTINATION, **spec)
+    return lambda built: built.edit("Destination", plan_samples.DESTINATION, **spec)
 
 
 def halted(built: MemoryView) -> None:
@@ -262,7 +261,7 @@ def url_secret_name_taken(built: MemoryView) -> None:
 
 def not_admitted_and_a_secret_referenced(built: MemoryView) -> None:
     token = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
-    built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
+    built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
     not_admitted(built)
 
 
@@ -276,17 +275,17 @@ def routed(**what: Any) -> list[dict[str, Any]]:
 
 
 def with_ingress(**says: Any) -> Callable[[MemoryView], None]:
-    return exposed(samples.INGRESS, EXTERNAL, **says)
+    return exposed(plan_samples.INGRESS, EXTERNAL, **says)
 
 
 def with_certificate(*said: dict[str, Any]) -> Callable[[MemoryView], None]:
     says = {"Certificate": said[0]} if said else {}
-    return exposed(samples.INGRESS, samples.PER_HOSTNAME, **says)
+    return exposed(plan_samples.INGRESS, plan_samples.PER_HOSTNAME, **says)
 
 
 def with_route(*conditions: tuple[str, str, str]) -> Callable[[MemoryView], None]:
     says = {"HTTPRoute": parent(*conditions)} if conditions else {}
-    return exposed(samples.HTTP_ROUTE, EXTERNAL, **says)
+    return exposed(plan_samples.HTTP_ROUTE, EXTERNAL, **says)
 
 
 LOBBY = Key("Listener", "default", "lobby")
@@ -303,7 +302,7 @@ def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = F
 
 
 def listener_fails(built: MemoryView) -> None:
-    built.edit("Listener", samples.LISTENER, **address("www.elsewhere.example"))
+    built.edit("Listener", plan_samples.LISTENER, **address("www.elsewhere.example"))
     built.settle()
 
 
@@ -335,16 +334,16 @@ _LISTENER = [
     ("CertificateReady", "Unknown", "Pending", with_certificate(ISSUING)),
     ("CertificateReady", "False", "Failed", with_certificate(FAILED)),
     ("CertificateReady", "Unknown", "Pending", with_certificate()),
-    ("CertificateReady", "False", "CertManagerMissing", without(samples.PER_HOSTNAME, cert_manager=False)),
-    ("CertificateReady", "False", "IssuerNotFound", without(samples.PER_HOSTNAME, issuers=frozenset())),
-    ("CertificateReady", "False", "IssuerNotFound", exposed(samples.INGRESS, {"mode": "Class"})),
+    ("CertificateReady", "False", "CertManagerMissing", without(plan_samples.PER_HOSTNAME, cert_manager=False)),
+    ("CertificateReady", "False", "IssuerNotFound", without(plan_samples.PER_HOSTNAME, issuers=frozenset())),
+    ("CertificateReady", "False", "IssuerNotFound", exposed(plan_samples.INGRESS, {"mode": "Class"})),
     ("Exposed", "True", "NotExposed", nothing),
-    ("Exposed", "Unknown", "Pending", edit_class(exposure=samples.INGRESS)),
+    ("Exposed", "Unknown", "Pending", edit_class(exposure=plan_samples.INGRESS)),
     ("Exposed", "False", "AddressNotAssigned", with_ingress()),
     ("Exposed", "True", "Exposed", with_ingress(Ingress=ADDRESS)),
     ("Exposed", "False", "IngressClassNotFound", without(EXTERNAL, ingress_classes={})),
     ("Exposed", "False", "IngressClassNotFound", without(EXTERNAL, {"type": "Ingress", "ingress": {}})),
-    ("Exposed", "False", "GatewayAPIMissing", without(EXTERNAL, samples.HTTP_ROUTE, gateway_api=False)),
+    ("Exposed", "False", "GatewayAPIMissing", without(EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)),
     ("Exposed", "Unknown", "Pending", with_route()),
     ("Exposed", "True", "Exposed", with_route(("Accepted", "True", "Accepted"))),
     ("Exposed", "False", "NotAllowedByListeners", with_route(("Accepted", "False", "NotAllowedByListeners"))),
@@ -387,18 +386,18 @@ _LISTENER = [
 CASES = [
     *(Case(type_, status, reason, happens) for type_, status, reason, happens in _LISTENER),  # type: ignore[arg-type]
     Case("Accepted", "False", "LimitExceeded", limited, path="default/second"),
-    Case("Accepted", "False", "ConfigTooLarge", too_large, "Destination", samples.DESTINATION),
+    Case("Accepted", "False", "ConfigTooLarge", too_large, "Destination", plan_samples.DESTINATION),
     Case("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus"), "Tenant", TENANT),
     Case("Accepted", "False", "InstallKeyChanged", key_changed, "ListenerClass", "public"),
     Case("Accepted", "False", "InstallKeyChanged", key_changed, "Tenant", TENANT),
-    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Destination", samples.DESTINATION),
+    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Destination", plan_samples.DESTINATION),
     Case(
         "Accepted",
         "False",
         "NamespaceNotPermitted",
         not_admitted_and_a_secret_referenced,
         "Destination",
-        samples.DESTINATION,
+        plan_samples.DESTINATION,
     ),
     Case("Accepted", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
     Case("Ready", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
@@ -406,25 +405,34 @@ CASES = [
     Case("Ready", "True", "Ready", nothing, "Tenant", TENANT),
     Case("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended")), "Tenant", TENANT),
     Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
-    Case("Ready", "Unknown", "Pending", lambda built: built.add(samples.listener("new")), "Tenant", TENANT),
+    Case("Ready", "Unknown", "Pending", lambda built: built.add(plan_samples.listener("new")), "Tenant", TENANT),
     Case("CompanyShared", "True", "CompanyShared", company_is_shared, "Tenant", TENANT),
     Case("HostnamesShared", "True", "HostnamesShared", hostnames_are_shared, "ListenerClass", "public"),
-    Case("Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", samples.DESTINATION),
+    Case(
+        "Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", plan_samples.DESTINATION
+    ),
     Case(
         "ResolvedRefs",
         "False",
         "TenantNotFound",
         edit_destination(tenantRef={"name": "nobody"}),
         "Destination",
-        samples.DESTINATION,
+        plan_samples.DESTINATION,
     ),
-    Case("Healthy", "True", "Healthy", destination_reports(), "Destination", samples.DESTINATION),
-    Case("Healthy", "Unknown", "NotTried", destination_reports(tried=False), "Destination", samples.DESTINATION),
-    Case("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True), "Destination", samples.DESTINATION),
+    Case("Healthy", "True", "Healthy", destination_reports(), "Destination", plan_samples.DESTINATION),
+    Case("Healthy", "Unknown", "NotTried", destination_reports(tried=False), "Destination", plan_samples.DESTINATION),
+    Case(
+        "Healthy",
+        "False",
+        "CircuitOpen",
+        destination_reports(circuit_open=True),
+        "Destination",
+        plan_samples.DESTINATION,
+    ),
     Case(
         *("Healthy", "False", "AddressForbidden"),
         destination_reports(error="AddressForbidden"),
-        *("Destination", samples.DESTINATION),
+        *("Destination", plan_samples.DESTINATION),
     ),
     Case(
         "Healthy",
@@ -432,6 +440,6 @@ CASES = [
         "Gone",
         destination_reports(gone=True, circuit_open=True),
         "Destination",
-        samples.DESTINATION,
+        plan_samples.DESTINATION,
     ),
 ]
