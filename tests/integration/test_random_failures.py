@@ -119,7 +119,7 @@ class PostedRequest:
         self.is_connected = is_connected
         self.deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
 
-    def note_listener(self, key: str) -> None:
+    def note_listener(self, listener: model.ListenerName) -> None:
         pass
 
     async def read_body(self) -> bytes:

@@ -11,6 +11,7 @@ feeds the scheduler and starts attempts:
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Collection, Sequence
 
 import msgspec
@@ -49,6 +50,12 @@ class DispatcherLimits(msgspec.Struct, frozen=True):
     in_flight: int = 512
     unsettled: int = 4_096
     """No attempt starts while this many results wait for the store."""
+
+
+@functools.lru_cache(10_000)
+def _tenant_key(namespace: str, tenant: str) -> str:
+    """Return ``namespace/tenant``, the same object for all deliveries of a tenant."""
+    return f"{namespace}/{tenant}"
 
 
 class Dispatcher:
@@ -155,7 +162,7 @@ class Dispatcher:
         now = self._clock.steady()
         for delivery in deliveries:
             definition = self._store.route(delivery.route)
-            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
+            tenant = _tenant_key(definition.listener.namespace, definition.listener.tenant)
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
             entry = LaneEntry(delivery, definition.destination, tenant, fresh, size)
             # A cancelled and redriven delivery may still be in its lane or in an attempt. It waits for that to end.

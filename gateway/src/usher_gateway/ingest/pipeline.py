@@ -124,7 +124,12 @@ class ArrivalPipeline:
                 self._charge(match.listener, began)
                 self._count_probe(match, now)
                 return answers.accepted()
-            identified = await self._identify(match.listener, request, content, parsed, now, began)
+            if _is_hashed_inline(parsed, content):
+                identified = identify_body(match.listener, request.headers, content, parsed, now)
+                self._charge(match.listener, began, len(content))
+            else:
+                work = functools.partial(identify_body, match.listener, request.headers, content, parsed, now)
+                identified = await self._run_in_thread(match.listener, _DIGESTERS, work, request.deadline)
             arrival = build_arrival(
                 match, request.headers, content, parsed, now, self._clock.confirmed(), identified=identified
             )
@@ -152,7 +157,7 @@ class ArrivalPipeline:
         match = self._registry.find(*request.host_and_target, now)
         if match is None:
             raise answers.RefusedError(model.RefusedReason.NotFound)
-        request.note_listener(match.listener.name.key)
+        request.note_listener(match.listener.name)
         return match
 
     def _authenticate(self, listener: LiveListener, request: Request) -> None:
@@ -229,17 +234,6 @@ class ArrivalPipeline:
             self._charge(listener, began)
         work = functools.partial(body.inflate, sent, encoding, HARD_LIMIT_BYTES)
         return await self._run_in_thread(listener, _INFLATERS, work, deadline), time.thread_time()
-
-    async def _identify(
-        self, listener: LiveListener, request: Request, content: bytes, parsed: body.ParsedBody, now: int, began: float
-    ) -> "IdentifiedBody":
-        """Identify the visitor, and charge the body to the listener's budget. Raises RefusedError: BodyTimeout."""
-        if parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES:
-            identified = identify_body(listener, request.headers, content, parsed, now)
-            self._charge(listener, began, len(content))
-            return identified
-        work = functools.partial(identify_body, listener, request.headers, content, parsed, now)
-        return await self._run_in_thread(listener, _DIGESTERS, work, request.deadline)
 
     def _charge(self, listener: LiveListener, began: float, stored_bytes: int = 0) -> None:
         """Charge the event loop's work on a body to the listener's budget. ``began``: as `_read` returns it."""
@@ -367,6 +361,10 @@ class ArrivalPipeline:
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
             self._counters.add_uncommitted(listener, model.CountedAs.Refused)
+
+
+def _is_hashed_inline(parsed: body.ParsedBody, content: bytes) -> bool:
+    return parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES
 
 
 _NO_TIME = (None, "")

@@ -120,7 +120,7 @@ class Request(web.BaseRequest):
         """
         coding = self.headers.get("Transfer-Encoding")
         return (
-            self._is_rtsp
+            (bool(self.connection.rtsp_lines) and self._is_rtsp)
             or self.version not in _VERSIONS
             or not self.raw_path.isascii()
             or not _HOST.fullmatch(self.headers.get("Host", ""))
@@ -133,8 +133,8 @@ class Request(web.BaseRequest):
 
         aiohttp does not say where a request begins. A body may contain such a line with another target or version.
         """
-        lines = self.connection.rtsp_lines
-        return bool(lines) and (self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version) in lines
+        line = self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version
+        return line in self.connection.rtsp_lines
 
     @property
     def wire_bytes(self) -> int:
@@ -198,9 +198,9 @@ class Request(web.BaseRequest):
         connection.read_again()
         connection.server.limit.work(connection)
 
-    def note_listener(self, key: str) -> None:
-        """Note the listener that the request names: ``namespace/listener``."""
-        self.connection.listener = key
+    def note_listener(self, listener: model.ListenerName) -> None:
+        """Note the listener that the request names."""
+        self.connection.listener = listener
 
     def abandon_body(self, reason: model.RefusedReason) -> None:
         """Make `read_body` fail, because the rest of the body will not come or is not wanted."""
@@ -253,8 +253,8 @@ class Connection(web.RequestHandler):
         self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
-        self.listener = ""
-        """The listener that a request named last, ``""`` before; a connection with a listener gives way last."""
+        self.listener: model.ListenerName | None = None
+        """The listener that a request named last. A connection with a listener gives way last."""
         self.has_unfinished_body = False
         self.rtsp_lines: dict[tuple[bytes, bytes], int] = {}
         """(target, version) of a line that is that of an RTSP request, or looks like it in a body -> where it ends.
@@ -487,8 +487,9 @@ class Connection(web.RequestHandler):
     def _look_for_rtsp(self, data: bytes) -> None:
         """Note the lines of RTSP requests."""
         self.received_bytes += len(data)
-        data = self.last_line + data
-        for line_end in _RTSP_LINE_END.finditer(data):
+        if self.last_line:
+            data = self.last_line + data
+        for line_end in _RTSP_LINE_END.finditer(data) if b" RTSP/1." in data else ():
             if len(self.rtsp_lines) <= _MAX_RTSP_LINES:
                 target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
                 ends_at = self.received_bytes - len(data) + line_end.end()
@@ -532,7 +533,7 @@ class Connection(web.RequestHandler):
         self.server.reading_bytes -= self.unanswered_bytes - left
         self.unanswered_bytes = left
         self.request = None
-        self.server.limit.wait(self, is_known=bool(self.listener))
+        self.server.limit.wait(self, is_known=self.listener is not None)
         self.answered += 1
         if left:
             self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, left)
@@ -645,7 +646,8 @@ class PublicServer:
 
     def begin_body(self, connection: Connection) -> None:
         """Register an unfinished body, and let others give way to it."""
-        owners = (connection.listener, self.limit.source(connection))
+        listener = connection.listener.key if connection.listener is not None else ""
+        owners = (listener, self.limit.source(connection))
         self.bodies.add(connection, owners, connection.unanswered_bytes)
         self._displace_bodies(connection)
 
@@ -658,7 +660,7 @@ class PublicServer:
         while (displaced := self.bodies.in_excess(connection)) is not None:
             self.bodies.remove(displaced)
             displaced.abandon_body()
-            listener = displaced.listener
+            listener = displaced.listener.key if displaced.listener is not None else ""
             self.displaced_bodies[listener] = self.displaced_bodies.get(listener, 0) + 1
             if self.loop.time() >= self._warned_at.get(listener, 0.0) + _WARN_AGAIN_SECONDS:
                 self._warned_at[listener] = self.loop.time()
