@@ -147,6 +147,30 @@ async def test_body_in_tiny_chunks_takes_the_memory_of_its_bytes(gateway: gatewa
         assert (await connection.answer()).acknowledges
 
 
+@pytest.mark.parametrize("end", ["reset", "displaced"])
+async def test_body_that_will_not_be_complete_is_released_at_once(gateway: gateways.RunningGateway, end: str) -> None:
+    """The garbage collector runs rarely, and a sender can leave such a body behind 100 times a second."""
+    public = gateway.gateway.server
+    part = b"x" * 4_000_000
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            async with wire.connect(gateway.port) as connection:
+                await connection.send(wire.request(gateway.target(), part + b"x")[:-1])
+                await gateways.wait_until(lambda: public.reading_bytes > len(part))
+                if end == "displaced":
+                    next(iter(public.connections)).abandon_body()
+                    assert (await connection.answer()).status == 408
+                connection.abort()
+            await gateways.wait_until(lambda: not public.connections)
+        assert tracemalloc.get_traced_memory()[0] < len(part)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
 async def test_bytes_that_aiohttp_drops_are_not_counted_for_ever(gateway: gateways.RunningGateway) -> None:
     """Else one kept connection could use up the limit of all connections together."""
     public = gateway.gateway.server

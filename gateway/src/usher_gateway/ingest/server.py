@@ -161,7 +161,10 @@ class Request(web.BaseRequest):
                 return await self._read_pieces()
         except TimeoutError:
             raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
-        except (OSError, RuntimeError, web.RequestPayloadError):
+        except (OSError, RuntimeError, web.RequestPayloadError) as error:
+            # The stream keeps the error, whose traceback keeps the frame with the body and the stream. The garbage
+            # collector runs too rarely for this cycle: a sender that hangs up could fill the memory with bodies.
+            error.__traceback__ = None
             raise answers.RefusedError(self.failure) from None
         finally:
             self.connection.end_body()
