@@ -225,7 +225,7 @@ _LINE_BYTES = 8_300
 """The longest request line that aiohttp accepts, with some room."""
 
 _MAX_RTSP_LINES = 200
-"""A connection with more different lines like those of RTSP ends with its next answer."""
+"""Further different lines like those of RTSP are not noted, because the connection ends with its next answer."""
 
 
 class Connection(web.RequestHandler):
@@ -259,12 +259,12 @@ class Connection(web.RequestHandler):
         self.listener: model.ListenerName | None = None
         """The listener that a request named last. A connection with a listener gives way last."""
         self.has_unfinished_body = False
-        self.rtsp_lines: dict[tuple[bytes, bytes], int] = {}
-        """(target, version) of a line that is that of an RTSP request, or looks like it in a body -> where it ends.
+        self.rtsp_lines: set[tuple[bytes, bytes]] = set()
+        """(target, version) of lines that are those of RTSP requests, or look like them in a header or a body.
 
-        Lines before the next request are forgotten, because a proxy sends the requests of many over one connection.
+        The connection ends with its next answer. A proxy may send the next tenant's request over it, and a line at the
+        end of a body would make that look like RTSP.
         """
-        self.received_bytes = 0
         self.last_line = b""
         """The end of the bytes that came, in which an RTSP request line may have begun."""
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
@@ -489,14 +489,12 @@ class Connection(web.RequestHandler):
 
     def _look_for_rtsp(self, data: bytes) -> None:
         """Note the lines of RTSP requests."""
-        self.received_bytes += len(data)
         if self.last_line:
             data = self.last_line + data
         for line_end in _RTSP_LINE_END.finditer(data) if b" RTSP/1." in data else ():
-            if len(self.rtsp_lines) <= _MAX_RTSP_LINES:
+            if len(self.rtsp_lines) < _MAX_RTSP_LINES:
                 target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
-                ends_at = self.received_bytes - len(data) + line_end.end()
-                self.rtsp_lines[target[-_LINE_BYTES:], line_end[1]] = ends_at
+                self.rtsp_lines.add((target[-_LINE_BYTES:], line_end[1]))
         self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
 
     def _is_too_much(self, size: int) -> bool:
@@ -522,9 +520,6 @@ class Connection(web.RequestHandler):
             slack += request.content.total_bytes // _CHUNK_SLACK
         left = self.unanswered_bytes - max(request.wire_bytes, self.partial_bytes)
         self.partial_bytes = 0
-        if self.rtsp_lines:
-            begins_at = self.received_bytes - max(left, 0) - slack
-            self.rtsp_lines = {line: ends_at for line, ends_at in self.rtsp_lines.items() if ends_at > begins_at}
         if left < slack:
             left = 0
             self.segments.clear()
@@ -694,7 +689,7 @@ class PublicServer:
             and "Upgrade" not in request.headers
             and request.method != "CONNECT"
             and not self.is_draining
-            and len(connection.rtsp_lines) <= _MAX_RTSP_LINES
+            and not connection.rtsp_lines
         )
         return answer if is_kept else answer.closing
 
