@@ -107,6 +107,36 @@ def test_listener_with_most_bodies_gives_way_over_the_limit_of_a_source() -> Non
     assert limit.in_excess("b4") == "a1"
 
 
+def test_tenant_with_most_bodies_gives_way_however_many_listeners_it_has() -> None:
+    limit = unfinished_of(16, total_bytes=1_600)
+    for name in ("n1", "n2"):
+        limit.add(name, ("n", "neighbour", "proxy"), 150)
+    for number in range(6):
+        limit.add(f"a{number}", (f"l{number}", "acme", "proxy"), 80)
+        assert limit.in_excess(f"a{number}") is None
+    limit.add("a6", ("l6", "acme", "proxy"))
+    assert limit.in_excess("a6") == "a0"
+    limit.remove("a0")
+    limit.grow("a6", 130)
+    assert limit.in_excess("a6") == "a6"
+
+
+def test_oldest_body_of_a_tenant_over_its_half_gives_way() -> None:
+    limit = unfinished_of(4)
+    limit.add("other", ("b", "agency", "10.0.0.2"))
+    for number in range(3):
+        limit.add(f"a{number}", (f"l{number}", "acme", f"10.0.0.{number}"))
+    assert limit.in_excess("a2") == "a0"
+
+
+def test_body_of_another_listener_does_not_give_way_over_the_limit_of_a_listener() -> None:
+    limit = unfinished_of(4)
+    limit.add("other", ("b", "acme", "10.0.0.1"))
+    for number in range(3):
+        limit.add(f"a{number}", ("a", "acme", "10.0.0.1"))
+    assert limit.in_excess("a2") == "a0"
+
+
 def test_source_with_most_bodies_gives_way_over_the_limit_of_a_listener() -> None:
     limit = unfinished_of(6)
     limit.add("purple", ("a", "p"))

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 C = TypeVar("C", bound=Hashable)
 
 _Group = tuple[str, ...]
-"""All owners of a member."""
+"""The owners that members share: all of them, or the last two."""
 
 
 class ConnectionLimit(Generic[C]):
@@ -87,12 +87,13 @@ class ConnectionLimit(Generic[C]):
 
 
 class UnfinishedLimit(Generic[C]):
-    """Limits unfinished bodies or handshakes in number and bytes. An owner (a source, a listener) may have half.
+    """Limits unfinished bodies or handshakes in number and bytes. An owner (listener, tenant, source) may have half.
 
-    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of an
-    owner's members, those that share all their owners with the most others give way: behind a proxy all tenants have
-    one source, and a sender who holds the URLs of several listeners must not displace the bodies of a neighbour. Of
-    these, the one that has been unfinished longest gives way, or over a limit of bytes, the largest.
+    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of the
+    members of a source or a tenant, those of the tenant at one source with the most give way: behind a proxy all
+    tenants have one source, and a tenant with thousands of listeners must not displace the bodies of a neighbour. Of
+    a listener's members, those of the source with the most give way. Of these, the one that has been unfinished longest
+    gives way, or over a limit of bytes, the largest.
     """
 
     def __init__(self, *, members: int, total_bytes: int) -> None:
@@ -112,14 +113,14 @@ class UnfinishedLimit(Generic[C]):
         return len(self._sizes)
 
     def add(self, member: C, owners: tuple[str, ...], size: int = 0) -> None:
-        """Add a member."""
+        """Add a member. ``owners``: from the narrowest to the widest, such as listener, tenant and source."""
         self._sizes[member] = 0
         self._groups[member] = owners
         for key in _keys(owners):
             self._members_of.setdefault(key, {})[member] = None
             self._bytes_of.setdefault(key, 0)
         for owner in owners:
-            self._groups_of.setdefault(owner, {})[owners] = None
+            self._groups_of.setdefault(owner, {})[_group_in(owner, owners)] = None
         self.grow(member, size)
 
     def grow(self, member: C, size: int) -> None:
@@ -142,8 +143,9 @@ class UnfinishedLimit(Generic[C]):
             if not self._members_of[key]:
                 del self._members_of[key], self._bytes_of[key]
         for owner in owners:
-            if owners not in self._members_of:
-                del self._groups_of[owner][owners]
+            group = _group_in(owner, owners)
+            if group not in self._members_of:
+                del self._groups_of[owner][group]
             if owner not in self._members_of:
                 del self._groups_of[owner]
 
@@ -172,9 +174,14 @@ class UnfinishedLimit(Generic[C]):
         return max(self._members_of[group], key=self._sizes.__getitem__)
 
 
-def _keys(owners: _Group) -> "list[str | _Group]":
-    """Return each owner and their group."""
-    return [*owners, owners]
+def _group_in(owner: str, owners: _Group) -> _Group:
+    """Return the group in which a member competes with the other members of one of its owners."""
+    return owners if owner == owners[0] else owners[-2:]
+
+
+def _keys(owners: _Group) -> "set[str | _Group]":
+    """Return each owner and the groups."""
+    return {*owners, owners, owners[-2:]}
 
 
 def source_of(address: str) -> str:

@@ -644,8 +644,8 @@ class PublicServer:
 
     def begin_body(self, connection: Connection) -> None:
         """Register an unfinished body, and let others give way to it."""
-        listener = connection.listener.key if connection.listener is not None else ""
-        owners = (listener, self.limit.source(connection))
+        name, source = connection.listener, self.limit.source(connection)
+        owners = (name.key, f"{name.namespace}/{name.tenant}/", source) if name is not None else ("", source)
         self.bodies.add(connection, owners, connection.unanswered_bytes)
         self._displace_bodies(connection)
 
