@@ -129,22 +129,24 @@ async def test_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -
         assert all(one.content.at_eof() for one in held)
 
 
-async def test_body_in_tiny_chunks_takes_the_memory_of_its_bytes(gateway: gateways.RunningGateway) -> None:
-    """If each two-byte piece were kept as an object, the body would take twenty times its size."""
-    chunk = b"2\r\nxx\r\n"
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_body_in_thousands_of_tiny_chunks_is_refused(gateway: gateways.RunningGateway, is_known: bool) -> None:
+    """Each chunk takes as long as 100 bytes of a body, so a few senders could stop the event loop."""
+    target = gateway.target() if is_known else "/nobody"
     async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.chunked(gateway.target(), [])[:-5])
-        await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
-        tracemalloc.start()
-        try:
-            for _ in range(10):
-                await connection.send(chunk * 10_000)
-            await gateways.wait_until(lambda: gateway.gateway.server.reading_bytes >= 700_000)
-            assert tracemalloc.get_traced_memory()[0] < 1_500_000
-        finally:
-            tracemalloc.stop()
-        await connection.send(b"0\r\n\r\n")
+        connection.writer.write(wire.chunked(target, [b"x"] * 100_000))
+        answer = await connection.answer()
+        assert answer.status == (503 if is_known else 404)
+        assert answer.headers["connection"] == "close"
+    assert gateway.counted() == {"refused:TooCostly" if is_known else "refused:NotFound": 1}
+
+
+async def test_body_in_some_tiny_chunks_and_many_ordinary_ones_is_read(gateway: gateways.RunningGateway) -> None:
+    pieces = [b" "] * 500 + [b" " * 1_000] * 2_000 + [segments.visit(1)]
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.chunked(gateway.target(), pieces))
         assert (await connection.answer()).acknowledges
+    assert "refused:TooCostly" not in gateway.counted()
 
 
 @pytest.mark.parametrize("end", ["reset", "displaced"])

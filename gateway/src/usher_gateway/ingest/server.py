@@ -33,7 +33,16 @@ ANSWER_RESERVE_SECONDS = 0.1
 """A body has to be complete this long before the deadline, because the answer takes its time too."""
 
 _LINGER_SECONDS = 2.0
-_READ_BUFFER_BYTES = 64 * 1024
+_READ_BUFFER_BYTES = 4 * 1024
+"""aiohttp parses at most 1/16 of this number of chunks before the body is read, and each chunk takes 1 to 2 us."""
+
+_MAX_SMALL_CHUNKS = 512
+_CHUNK_BYTES = 256
+"""A body is refused if it has more than ``_MAX_SMALL_CHUNKS`` chunks that are smaller than this on average.
+
+In chunks of one byte, 5 MB/s would take all the time of the event loop.
+"""
+
 _UNREAD_ANSWER_BYTES = 64 * 1024
 """A sender that leaves more answers unread gets no further ones until it reads."""
 
@@ -146,7 +155,7 @@ class Request(web.BaseRequest):
         """The body as sent. It can be read once.
 
         Raises:
-            RefusedError: TooLarge, BodyTimeout, Disconnected, QueueFull.
+            RefusedError: TooLarge, TooCostly, BodyTimeout, Disconnected, QueueFull.
         """
         content = self.content
         if content.is_eof() and content.exception() is None and content.total_bytes <= HARD_LIMIT_BYTES:
@@ -170,11 +179,15 @@ class Request(web.BaseRequest):
             self.connection.end_body()
 
     async def _read_pieces(self) -> bytes:
-        body = bytearray()
-        while piece := await self.content.readany():
+        body, chunks = bytearray(), 0
+        while (received := await self.content.readchunk()) != (b"", False):
+            piece, ends_chunk = received
             body += piece
+            chunks += ends_chunk
             if len(body) > HARD_LIMIT_BYTES:
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
+            if chunks > _MAX_SMALL_CHUNKS + len(body) // _CHUNK_BYTES:
+                raise answers.RefusedError(model.RefusedReason.TooCostly)
         return bytes(body)
 
     @property
