@@ -54,6 +54,18 @@ async def test_hanging_peer_is_a_timeout(client: DestinationClient) -> None:
         assert (await attempt(client, peer.url())).error is SendError.Timeout
 
 
+async def test_thousands_of_answers_to_one_request_take_little_memory(client: DestinationClient) -> None:
+    """aiohttp builds an object of 2 KB for each answer, and reads all of them at once."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    async with peers.serving(peers.answering(answer * 1_500)) as peer:
+        tracemalloc.start()
+        try:
+            assert (await client.send(DestinationRequest("POST", peer.url(), [], b"{}"), LIMIT_SECONDS)).status == 200
+            assert tracemalloc.get_traced_memory()[1] < MEGABYTE
+        finally:
+            tracemalloc.stop()
+
+
 async def test_peer_that_drips_its_head_is_a_timeout(client: DestinationClient) -> None:
     drip = [bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 500]
     async with peers.serving(peers.answering(*drip, pause_seconds=0.01)) as peer:

@@ -21,6 +21,7 @@ import errno
 import functools
 import io
 import ipaddress
+import re
 import select
 import socket
 import ssl
@@ -49,6 +50,12 @@ MAX_IDLE_PER_DESTINATION = 64
 
 MAX_RECEIVED_BYTES = 64 * 1024
 """Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together."""
+
+_MAX_HEADS = 32
+"""Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each."""
+
+_HEAD_START = re.compile(rb"(?:HTTP|RTSP|ICE)/")
+"""Where aiohttp's parser may see the head of an answer."""
 
 BODY_SECONDS = 1.0
 """How long the client waits for the rest of an answer after its head, because the status decides the outcome."""
@@ -449,6 +456,8 @@ class _ReceiveLimiter(asyncio.Protocol):
         self.destination = destination
         self.received_bytes = 0
         """Bytes received for the current or last request."""
+        self._heads = 0
+        """Heads received for the current or last request, with lines of its body that look like them."""
         transport, protocol = connection.transport, connection.protocol
         assert transport is not None
         assert protocol is not None
@@ -477,7 +486,7 @@ class _ReceiveLimiter(asyncio.Protocol):
     def begin(self) -> None:
         """Expect the answer to a request."""
         self._is_in_use = True
-        self.received_bytes = 0
+        self.received_bytes = self._heads = 0
 
     def end(self) -> None:
         """Expect nothing more until the next request."""
@@ -495,6 +504,11 @@ class _ReceiveLimiter(asyncio.Protocol):
             return
         allowed = MAX_RECEIVED_BYTES - self.received_bytes
         self.received_bytes += len(data)
+        for start in _HEAD_START.finditer(data, 0, max(0, allowed)):
+            self._heads += 1
+            if self._heads > _MAX_HEADS:
+                allowed = start.start()
+                break
         for piece in _split_after_heads(data[: max(0, allowed)]):
             if self._transport.is_closing():  # aiohttp found an error
                 return
