@@ -320,6 +320,37 @@ async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(ma
         await platform.restart_operator()
 
 
+async def test_replayed_document_takes_no_hostname_from_its_present_holder(make_agency: agencies.Make) -> None:
+    owner, rival = await make_agency(), await make_agency()
+    platform, hostname = owner.platform, f"{owner.namespace}.customers.example"
+    document = f"Listener {rival.namespace}/lobby"
+    for agency in (owner, rival):
+        await agency.apply(agency.tenant(), agency.destination())
+    await platform.restart_operator("--tombstone-seconds", "1")
+    try:
+        await rival.apply(claim(rival, hostname))
+        await rival.wait_ready("listeners.usher.dev/lobby")
+        older = (await platform.install.documents())[document]["data"]
+        await platform.server.delete(api.of(claim(rival, hostname)))
+        await waiting.until(platform.install.documents, lambda seen: document not in seen)
+        await rival.apply(rival.listener())
+        await rival.wait_ready("listeners.usher.dev/lobby")
+        await owner.apply(claim(owner, hostname))
+        await owner.wait_ready("listeners.usher.dev/lobby")
+        await rival.apply(claim(rival, hostname))
+        await rival.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+        present = (await platform.install.documents())[document]
+        secret = api.of({**present, "kind": "Secret"})
+        await platform.server.merge(secret, {"data": older})
+        await platform.server.wait(secret, lambda seen: not seen or seen["data"] != older)
+        await owner.apply(claim(owner, hostname, silence={"afterSeconds": 1000}))
+        await owner.wait_ready("listeners.usher.dev/lobby")
+        assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+        await owner.until_received(1)
+    finally:
+        await platform.restart_operator()
+
+
 async def test_route_of_a_hostname_survives_the_loss_of_all_config_secrets(make_agency: agencies.Make) -> None:
     agency = await make_agency()
     platform, name = agency.platform, f"routed-{agency.namespace}"

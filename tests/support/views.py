@@ -213,6 +213,14 @@ class MemoryView(View):
         holding = (one for one in self._documents() if hostname in one.own_hostnames)
         return {(one.namespace, one.tenant.name) for one in holding if one.key != path}
 
+    def shown_holders(self, hostname: str) -> Collection[tuple[str, str]]:
+        return {
+            one.resource.owner
+            for one in self._all("Listener")
+            if hostname in {address.hostname for address in one.resource.spec.addresses or ()}
+            and hostname in {entry["hostname"] for entry in one.fields.get(ADDRESSES_FIELD) or ()}
+        }
+
     def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():
             if config_secret.CONFIG_LABEL in manifest["metadata"]["labels"]:

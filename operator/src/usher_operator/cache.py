@@ -253,6 +253,10 @@ class Cache(View):
                 return index.holders(hostname, besides=besides)
         return frozenset()
 
+    def shown_holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
+        return self._stored_holders.holders(hostname)
+
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """Give hostnames to a Listener while its document is written."""
         seen_ = self.listener(key.path)

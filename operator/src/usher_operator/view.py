@@ -463,6 +463,9 @@ class View(Protocol):
             besides: A Listener whose claim does not count.
         """
 
+    def shown_holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
+
     def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a Listener or Destination."""
 

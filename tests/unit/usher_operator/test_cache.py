@@ -806,6 +806,27 @@ def test_hostname_of_one_claim_does_not_wait_for_the_gateways(full: Cache) -> No
     assert plan.plan(full, LOBBY).granted == (WWW,)
 
 
+def test_replayed_document_takes_no_hostname_from_the_tenant_that_is_served(full: Cache) -> None:
+    full.put(kinds.LISTENER_CLASS, klass(allowedHostnames=[{"hostname": "*.example.com"}]))
+    full.put(kinds.TENANT, raw("Tenant", "rival", {}))
+    full.set_secret_access("", "Permitted")
+    full.put(kinds.LISTENER, listener("bar", WWW, tenant="rival", creationTimestamp="2026-01-01T00:00:00Z"))
+    full.put(kinds.LISTENER, served("lobby", WWW, creationTimestamp="2026-02-01T00:00:00Z"))
+    full.put(kinds.SECRET, config(WWW))
+    replayed = config(WWW, tenant="rival", listener="bar")
+    replayed["metadata"]["name"] = config_secret.secret_name("Listener", BAR.path)
+    assert {BAR, LOBBY} <= full.put(kinds.SECRET, replayed)
+    assert accepted(full, BAR) == "HostnameConflict"
+    assert accepted(full, LOBBY) == "Accepted"
+
+
+def accepted(cache: Cache, key: Key) -> str:
+    """The reason of the condition Accepted in the plan of a listener."""
+    status = plan.plan(cache, key).status
+    assert status is not None
+    return status.conditions["Accepted"].reason
+
+
 def test_own_write_of_a_document_concerns_no_key(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     assert full.put(kinds.SECRET, config(resourceVersion="2")) == frozenset()

@@ -258,7 +258,9 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     if not holders:
         claims = (found.resource for found in view.claimants(host) if _can_claim(view, found.resource, host))
         return next((claim.owner for claim in claims), None)
-    return _oldest_of(view, holders, host) or min(holders)
+    # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
+    shown = [holder for holder in view.shown_holders(host) if holder in holders]
+    return shown[0] if len(shown) == 1 else _oldest_of(view, holders, host) or min(holders)
 
 
 def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
