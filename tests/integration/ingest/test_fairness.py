@@ -139,6 +139,21 @@ async def test_refusal_of_an_incomplete_body_does_not_wait(tmp_path: Path, monke
         assert (answer.status, answer.headers["connection"]) == (404, "close")
 
 
+async def test_refusals_of_incomplete_bodies_take_no_turn_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered at once, so a flood of them would let the refusals of all tenants wait."""
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 0.01)
+    monkeypatch.setattr(pipeline, "_REFUSED_AT_ONCE_SECONDS", 150)
+    limits = server.ServerLimits(answer_seconds=600)
+    async with gateways.running(tmp_path, limits=limits) as gateway:
+        for _ in range(3):
+            async with wire.connect(gateway.port) as connection:
+                await connection.send(wire.request("/nowhere", visit(1))[:-1])
+                assert (await connection.answer()).status == 404
+        assert (await wire.exchange(gateway.port, wire.request("/nowhere", visit(1)))).status == 404
+
+
 async def test_single_refusals_are_answered_at_once(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, MANIFESTS, server.ServerLimits(answer_seconds=600)) as gateway:
         for _ in range(3):

@@ -292,6 +292,8 @@ class ArrivalPipeline:
     async def _wait_to_refuse(self, request: Request, reason: model.RefusedReason) -> bool:
         """Slow down senders that flood. Returns False if the connection has to end, because it must not wait."""
         now, size = asyncio.get_running_loop().time(), request.unanswered_bytes
+        if not request.is_complete or self._late_refusal_bytes + size > _LATE_REFUSAL_BYTES:
+            return False  # its connection ends, which slows the sender down without a turn of others
         self._next_refusal_at = max(self._next_refusal_at, now) + 1 / _REFUSALS_PER_SECOND
         seconds, longest = self._next_refusal_at - now, request.deadline - now - ANSWER_RESERVE_SECONDS
         if reason in _FLOODING:
@@ -301,8 +303,6 @@ class ArrivalPipeline:
         if seconds > longest:
             seconds = max(0.0, longest)
             self._next_refusal_at = min(self._next_refusal_at, now + seconds + _REFUSED_AT_ONCE_SECONDS)
-        if not request.is_complete or self._late_refusal_bytes + size > _LATE_REFUSAL_BYTES:
-            return False
         self._late_refusal_bytes += size
         try:
             await request.wait_and_give_way(seconds)
