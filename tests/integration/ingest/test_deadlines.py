@@ -327,25 +327,22 @@ async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path)
     assert public.reading_bytes == 0
 
 
-@pytest.mark.parametrize(("requests", "is_too_much"), [(9, False), (20, True)])
-async def test_connection_may_pipeline_up_to_1_mib(tmp_path: Path, requests: int, is_too_much: bool) -> None:
-    """Each request has 100 kB. Beyond the limit, the connection gets the answer in progress, one 503, and is closed."""
+@pytest.mark.parametrize("size", [20, 2_000, 100_000])
+async def test_pipelined_requests_are_read_as_far_as_they_are_answered(tmp_path: Path, size: int) -> None:
     async with gateways.running(tmp_path) as gateway, wire.connect(gateway.port) as connection:
         public, pipeline = gateway.gateway.server, gateway.gateway.pipeline
-        pipelined = [wire.request(gateway.target(), segments.visit(user, 100_000)) for user in range(1, requests + 1)]
+        count = 900_000 // size
         async with hold.held_before_commits(gateway.gateway.store):
             await connection.send(wire.request(gateway.target(), segments.visit(0)))
             await gateways.wait_until(lambda: pipeline.uncommitted == 1)
+            pipelined = [wire.request(gateway.target(), segments.visit(user, size)) for user in range(count)]
             sending = asyncio.create_task(connection.send(b"".join(pipelined)))
-            wanted = 1 if is_too_much else 900_000
-            await gateways.wait_until(lambda: public.reading_bytes >= wanted and overloaded(public) == is_too_much)
-            assert public.reading_bytes < 1.5 * 1024 * 1024  # the limit, and what one read from the socket brings
-        assert (await connection.answer()).acknowledges
-        statuses = [(await connection.answer()).status for _ in range(1 if is_too_much else requests)]
-        assert statuses == ([503] if is_too_much else [200] * requests)
-        assert await connection.is_closed(limit=4 if is_too_much else 0.1) == is_too_much
+            await gateways.wait_until(lambda: public.reading_bytes > 10_000)
+            assert (await gateway.post(b"")).acknowledges
+            assert public.reading_bytes < 400_000  # what one read from the socket brings, and a little more
+        assert [(await connection.answer()).status for _ in range(10)] == [200] * 10
+        sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-    assert public.reading_bytes == 0
 
 
 async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> None:
@@ -363,16 +360,18 @@ async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> 
 async def test_flood_of_bombs_is_answered_in_time_and_delays_no_others(tmp_path: Path) -> None:
     bomb = gzip.compress(b" " * (8 * 1024 * 1024 - 1), 1, mtime=0)
     limits = server.ServerLimits(answer_seconds=4.0, header_seconds=3.0)
-    async with gateways.running(tmp_path, limits=limits) as gateway:
+    flooded = gateways.LISTENER.replace("{name: wifi,", "{name: flooded,").replace("acme", "flood")
+    manifests = gateways.MANIFESTS + gateways.TENANT.replace("acme", "flood") + flooded
+    async with gateways.running(tmp_path, manifests, limits=limits) as gateway:
 
-        async def ask(body: bytes, **headers: str) -> tuple[int, float]:
+        async def ask(body: bytes, listener: str, **headers: str) -> tuple[int, float]:
             started = time.monotonic()
-            answer = await gateway.post(body, **headers)
+            answer = await gateway.post(body, listener, **headers)
             return answer.status, time.monotonic() - started
 
-        flood = [asyncio.create_task(ask(bomb, Content_Encoding="gzip")) for _ in range(400)]
-        await asyncio.sleep(0.5)
-        status, _ = await ask(visit(1))
+        flood = [asyncio.create_task(ask(bomb, "agency/flooded", Content_Encoding="gzip")) for _ in range(400)]
+        await gateways.wait_until(lambda: sum(gateway.counted().values()) >= 10)
+        status, _ = await ask(visit(1), "agency/wifi")
         answers = await asyncio.gather(*flood)
         assert status == 200
         assert {status for status, _ in answers} <= {200, 408, 503}

@@ -46,9 +46,6 @@ In chunks of one byte, 5 MB/s would take all the time of the event loop.
 _UNREAD_ANSWER_BYTES = 64 * 1024
 """A sender that leaves more answers unread gets no further ones until it reads."""
 
-_PIPELINED_BYTES = 1024 * 1024
-"""A connection with more bytes than this waiting behind the current request is answered 503 and closed."""
-
 _SLACK_BYTES = 64
 """Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
@@ -317,7 +314,7 @@ class Connection(web.RequestHandler):
             return
         self._look_for_rtsp(data)
         server, size = self.server, len(data)
-        if self._is_too_much(size):
+        if server.reading_bytes + size > server.limits.reading_bytes:
             self._overload()
             return
         now = server.loop.time()
@@ -509,14 +506,6 @@ class Connection(web.RequestHandler):
                 target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
                 self.rtsp_lines.add((target[-_LINE_BYTES:], line_end[1]))
         self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
-
-    def _is_too_much(self, size: int) -> bool:
-        server, request = self.server, self.request
-        if server.reading_bytes + size > server.limits.reading_bytes:
-            return True
-        if request is None or not request.content.is_eof():
-            return False
-        return self.unanswered_bytes - request.content.total_bytes > _PIPELINED_BYTES
 
     def _overload(self) -> None:
         """Take no more bytes. The current request is answered, unless its body is incomplete; the next one gets 503."""
