@@ -12,10 +12,11 @@ from support import databases, samples
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.arrival_queue import QueueLimits
-from usher_gateway.store.base import Filter, OpenReport, Store
+from usher_gateway.store.base import Filter, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.store.sqlite.writer_thread import WriterThread
+from usher_gateway.store.store import Store
 
 if TYPE_CHECKING:
     from usher_gateway.store.postgresql.store import PostgresStore

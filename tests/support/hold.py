@@ -5,9 +5,9 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 
-from usher_gateway.store.base import Store
 from usher_gateway.store.sqlite.store import SqliteStore
 from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.store import Store
 
 _LONGEST_SECONDS = 60.0
 

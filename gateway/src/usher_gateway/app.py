@@ -40,10 +40,11 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
-from usher_gateway.store.base import OpenReport, Store
+from usher_gateway.store.base import OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.moving import unused_store
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)

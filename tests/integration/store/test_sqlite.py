@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import io
 import pathlib
 import sqlite3
@@ -16,7 +17,10 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import Job
-from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, transaction
+from usher_gateway.store.jobs import changes, claims, holds, listings, meters, scopes
+from usher_gateway.store.session import Session, run_to_end
+from usher_gateway.store.sqlite import database, settle, transaction
+from usher_gateway.store.sqlite import meters as folding
 from usher_gateway.store.sqlite.accept import Acceptance
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import Transaction
@@ -171,7 +175,9 @@ async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
         def traced(opened: Transaction, job: Job = job) -> None:
             opened.connection.set_trace_callback(said.add)
             try:
-                job(opened)
+                result = job(opened)
+                if inspect.iscoroutine(result):
+                    run_to_end(result)
             finally:
                 opened.connection.set_trace_callback(None)
 
@@ -212,20 +218,18 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     deliveries = [model.key_of(model.parse_id(row["id"])) for row in await bench.deliveries()]
     said = await statements_of(
         bench,
-        lambda opened: delivery_queue.claim(opened, "agency/crm", 10, 1000, NOW),
-        lambda opened: delivery_queue.defer(opened, deliveries, NOW),
-        lambda opened: delivery_queue.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
-        lambda opened: delivery_queue.claim_held(opened, group, samples.CRM, 0, NOW),
-        lambda opened: delivery_queue.unhold(opened, group, NOW),
-        lambda opened: delivery_queue.unhold(
-            opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]
-        ),
+        lambda opened: claims.claim(opened, "agency/crm", 10, 1000, NOW),
+        lambda opened: claims.defer(opened, deliveries, NOW),
+        lambda opened: holds.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
+        lambda opened: holds.claim_held(opened, group, samples.CRM, 0, NOW),
+        lambda opened: holds.unhold(opened, group, NOW),
+        lambda opened: holds.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: changes.replay(opened, [(arrival, group.route, 1)], NOW, {}, {}),
         fold_all,
         lambda opened: prune.prune(opened, NOW, {}, requests.MeterWalk()),
         lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, requests.MeterWalk()),
-        lambda opened: delivery_queue.settle(
+        lambda opened: settle.settle(
             opened,
             [
                 model.Settlement(key, how, NOW, 0, 1)
@@ -233,33 +237,33 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
                 for how in (model.SettledAs.Dead, model.SettledAs.Delivered)
             ],
         ),
-        lambda opened: reads_of(opened.connection),
+        lambda opened: reads_of(opened.session),
     )
     assert len(said) > 25
     assert scans(bench.place, said) == []
 
 
 def fold_all(opened: Transaction) -> None:
-    gathered = meters.gather(opened.connection)
-    meters.fold(opened, gathered)
-    meters.fold_part(opened, (0, gathered.parts[0]))
+    gathered = folding.gather(opened.connection)
+    folding.fold(opened, gathered)
+    folding.fold_part(opened, (0, gathered.parts[0]))
 
 
-def reads_of(connection: sqlite3.Connection) -> None:
-    delivery_queue.due(connection)
-    meters.open_deliveries(connection, 1 << 62)
+async def reads_of(session: Session) -> None:
+    await claims.due(session)
+    await meters.open_deliveries(session, 1 << 62)
     for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
-        listings.deliveries(connection, Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
+        await listings.deliveries(session, Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
     for counted_as in (None, "quarantined", "visit"):
-        listings.visits(connection, Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
-    changes.quarantined(connection, Filter(), 10, 0)
+        await listings.visits(session, Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
+    await changes.quarantined(session, Filter(), 10, 0)
 
 
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        ("select key from deliveries d where d.destination = 1 and d.waiting = 1 and d.due_at <= 5", "backlog"),
-        ("select route, count(*) from deliveries where waiting = 1 group by route", "backlog"),
+        ("select key from deliveries d where d.destination = 1 and d.waiting and d.due_at <= 5", "backlog"),
+        ("select route, count(*) from deliveries where waiting group by route", "backlog"),
         ("select key from deliveries where state >= 2 and state = 2 and key < 5 order by key desc", "ended"),
         ("select key from deliveries where hold = 1 and route = 1 and hold > 0 order by key desc", "held"),
         (
@@ -282,7 +286,7 @@ def test_query_uses_its_index_without_sorting(tmp_path: Path, statement: str, in
 
 
 async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "_WINDOW", 3)
+    monkeypatch.setattr(scopes, "_WINDOW", 3)
     skipped = (samples.skip(model.SkipReason.Filter),)
     for number in range(20):
         plans = skipped if number % 4 == 0 else (samples.plan(),)
@@ -294,8 +298,8 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
 
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "_WINDOW", 3)
-    monkeypatch.setattr(listings, "PAGE_SECONDS", -1.0)
+    monkeypatch.setattr(scopes, "_WINDOW", 3)
+    monkeypatch.setattr(scopes, "PAGE_SECONDS", -1.0)
     await bench.accept(samples.quarantined("oldest"))
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))
@@ -365,7 +369,9 @@ async def test_redrive_checks_each_delivery_again_before_the_change(bench: engin
     bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
     await bench.store.flush()
     before = await bench.deliveries()
-    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
+    changed = await run_job(
+        bench, lambda opened: run_to_end(changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
+    )
     assert changed == 0
     assert await bench.deliveries() == before
 
@@ -417,7 +423,7 @@ async def test_claim_after_a_failed_transaction_is_recovered(bench: engines.Benc
     await store.note_oldest_claimed()
 
     def fail(opened: Transaction) -> None:
-        delivery_queue.claim(opened, "agency/crm", 1, 1000, NOW)
+        run_to_end(claims.claim(opened, "agency/crm", 1, 1000, NOW))
         raise LookupError
 
     with pytest.raises(LookupError):

@@ -7,7 +7,8 @@ from usher_gateway.admin import api
 from usher_gateway.delivery import outcome
 from usher_gateway.destinations import SendError
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter, Store
+from usher_gateway.store.base import Filter
+from usher_gateway.store.store import Store
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)

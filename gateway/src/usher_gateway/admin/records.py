@@ -26,11 +26,11 @@ from usher_gateway.store.base import (
     ListingPage,
     MarkOf,
     Period,
-    Store,
     UsageRow,
     VisitBody,
     no_marks,
 )
+from usher_gateway.store.store import Store
 
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""

@@ -13,7 +13,8 @@ from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantK
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter, Store, UsageRow
+from usher_gateway.store.base import Filter, UsageRow
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _DAY = 86_400 * model.MICROSECONDS

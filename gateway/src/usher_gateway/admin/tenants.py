@@ -13,7 +13,8 @@ from usher_gateway.admin import health
 from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
-from usher_gateway.store.base import Filter, Store
+from usher_gateway.store.base import Filter
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)

@@ -25,7 +25,8 @@ from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneSchedule
 from usher_gateway.delivery.shared_circuits import CircuitNews, SharedCircuits
 from usher_gateway.delivery.unknown_destinations import UnknownDestinations
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.store.base import CircuitEvent, Replicas, Store
+from usher_gateway.store.base import CircuitEvent, Replicas
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)

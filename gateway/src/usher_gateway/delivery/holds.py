@@ -14,7 +14,8 @@ from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.evaluation_limits import ArrivalBudget, CpuBudgets, RouteCost
-from usher_gateway.store.base import Filter, HeldGroup, Store
+from usher_gateway.store.base import Filter, HeldGroup
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS

@@ -20,7 +20,8 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.delivery import circuit
-from usher_gateway.store.base import CircuitChange, CircuitEvent, OpenCircuit, Store, TrialTimes
+from usher_gateway.store.base import CircuitChange, CircuitEvent, OpenCircuit, TrialTimes
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.base import Store
+from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)
 

@@ -80,6 +80,12 @@ def first_second(slot: int, period: Period, zone: datetime.tzinfo = datetime.UTC
     return int(datetime.datetime.combine(day, datetime.time(), zone).timestamp())
 
 
+def add(total: model.Counts, counts: model.Counts) -> None:
+    """Add counts to a total."""
+    for counter, count in counts.items():
+        total[counter] = total.get(counter, 0) + count
+
+
 def arrivals(counts: model.Counts) -> int:
     """Return the number of arrivals that reached a gateway."""
     return sum([counts.get(counter, 0) for counter in ARRIVALS])

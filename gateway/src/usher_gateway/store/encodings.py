@@ -100,3 +100,16 @@ def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
     """Return the first reason that holds a delivery of an arrival with these flags, or 0."""
     lasting = [reason for reason in reasons if reason not in HOLD_FLAGS or flags & HOLD_FLAGS[reason]]
     return int(lasting[0]) if lasting else 0
+
+
+# Names that the database has lost
+
+
+def unknown_listener(number: int) -> model.ListenerName:
+    """Return the name under which rows are shown whose listener has no name. No resource can have such a name."""
+    return model.ListenerName("?", "?", f"#{number}")
+
+
+def unknown_route(number: int) -> model.RouteDefinition:
+    """Return the definition under which deliveries are shown whose route has none. It has no destination."""
+    return model.RouteDefinition(unknown_listener(number), f"#{number}", model.UNKNOWN_DESTINATION)

@@ -141,7 +141,7 @@ async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> Non
         await transaction.connection.execute("insert into meta values ('key_fingerprint', 'jane@example.com')")
 
     with pytest.raises(model.StoreUnavailableError) as raised:
-        await engines.postgresql(bench.store)._run(job)
+        await engines.postgresql(bench.store)._change(job)
     assert "jane" not in str(raised.value)
     assert writer.is_uncertain is False
 

@@ -203,6 +203,6 @@ def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 1
-    assert "lacks migrations (1, " in done.stderr
+    assert "lacks migrations (1)" in done.stderr
     assert "Run `usher migrate`" in done.stderr
     assert tables(empty) == set()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from support import databases, engines
-from usher_gateway.store.postgresql import accept, changes, circuits, delivery_queue, incarnations, prune, writer
+from usher_gateway.store.jobs import changes, claims, holds
+from usher_gateway.store.postgresql import accept, circuits, incarnations, prune, settle, writer
 
 ROWS = 20_000
 FILL = f"""
@@ -38,23 +39,23 @@ STATEMENTS = {
     "accept: contents and visitors": accept._LOCK_KEYS,
     "accept: replace contents": accept._REPLACE_CONTENTS,
     "accept: visit times": accept._SET_TIMES,
-    "accept: marks": accept.ADD_MARKS,
+    "accept: marks": changes.ADD_MARKS,
     "accept: insert": accept._INSERT,
     "commit": writer._INSERT_COMMIT,
     "accept: quota": accept._MONTH_VISITS,
-    "settle": delivery_queue._SETTLE,
-    "claim: lock": delivery_queue._LOCK_DUE,
-    "claim: load": delivery_queue._LOAD,
-    "claim: take": delivery_queue._TAKE,
-    "defer": delivery_queue._DEFER,
-    "due destinations": delivery_queue._DUE_DESTINATIONS,
-    "held: lock": delivery_queue._LOCK_HELD,
-    "held: cancel": delivery_queue._CANCEL_HELD,
-    "held: release": delivery_queue._UNHOLD.format(still_held="0"),
-    "held: expire": delivery_queue._EXPIRE_HELD,
-    "hasten": delivery_queue._HASTEN,
-    "late": delivery_queue._LATE,
-    "late and forbidden": delivery_queue._LATE_FORBIDDEN,
+    "settle": settle._SETTLE,
+    "claim: lock": claims._LOCK_DUE,
+    "claim: load": claims._LOAD,
+    "claim: take": claims._CLAIM,
+    "defer": claims._DEFER,
+    "due destinations": claims._DUE_DESTINATIONS,
+    "held: lock": holds._LOCK_GROUP,
+    "held: cancel": holds._CANCEL,
+    "held: release": holds._UNHOLD.format(still_held="0"),
+    "held: expire": holds._EXPIRE,
+    "hasten": claims._HASTEN,
+    "late": claims._LATE,
+    "late and forbidden": claims._LATE_FORBIDDEN,
     "circuit: open": circuits._OPEN,
     "circuit: fail": circuits._FAIL,
     "circuit: close": circuits._CLOSE,

@@ -14,8 +14,10 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
+from usher_gateway.store.jobs.changes import ADD_MARKS, DELETE_MARKS
 from usher_gateway.store.postgresql.names import NAMES_EXIST
-from usher_gateway.store.postgresql.transaction import Transaction, columns
+from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.session import columns
 
 MOST_TIMES = 1_000
 """Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week."""
@@ -59,15 +61,6 @@ _SET_TIMES = """
 
 _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 """Take back visitors of whom no visit was accepted."""
-
-ADD_MARKS = """
-    insert into once_marks (mark, until) select * from unnest($1::bytea[], $2::bigint[])
-    on conflict do nothing returning mark
-"""
-"""Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
-
-DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
-"""Take back marks for which no delivery was made."""
 
 _INSERT = f"""
     with
@@ -143,7 +136,7 @@ class Acceptance(ArrivalRows):
         await self._write_visitors(facts)
         unused = self._own_marks - new_marks
         if unused:
-            await self._connection.execute(DROP_MARKS, sorted(unused))
+            await self._connection.execute(DELETE_MARKS, sorted(unused))
         return self.accepted
 
     # Content and visitors
@@ -279,7 +272,7 @@ class Acceptance(ArrivalRows):
             *columns(self.body_rows, 4),
             *columns(persons, 2),
             *columns(self.delivery_rows, 10),
-            transaction.incarnation,
+            transaction.owner,
             transaction.number,
             transaction.packed_meters(),
             *transaction.used.columns(),

@@ -14,7 +14,7 @@ from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
 from usher_gateway.store.postgresql.opening import PostgresSettings
-from usher_gateway.store.postgresql.transaction import columns
+from usher_gateway.store.session import columns
 
 _SLICE = 1_000
 _BODIES = 16

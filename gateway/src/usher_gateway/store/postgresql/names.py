@@ -31,6 +31,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store.acceptance import RouteNumbers
+from usher_gateway.store.encodings import unknown_listener, unknown_route
 from usher_gateway.store.postgresql.connections import Connection
 
 _log = structlog.get_logger(__name__)
@@ -109,16 +110,6 @@ class NamesLostError(model.StoreUnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the database lacks names that it had, because it failed over or was restored")
-
-
-def unknown_listener(number: int) -> model.ListenerName:
-    """Return the name under which rows are shown whose listener has no name. No resource can have such a name."""
-    return model.ListenerName("?", "?", f"#{number}")
-
-
-def unknown_route(number: int) -> model.RouteDefinition:
-    """Return the definition under which deliveries are shown whose route has none. It has no destination."""
-    return model.RouteDefinition(unknown_listener(number), f"#{number}", model.UNKNOWN_DESTINATION)
 
 
 class PreparedRoute(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store import moving
 from usher_gateway.store.base import OpenReport, Replicas
-from usher_gateway.store.postgresql import incarnations, meters, schema
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.postgresql import incarnations, schema
 from usher_gateway.store.postgresql.connections import (
     UNAVAILABLE,
     Connection,
@@ -23,6 +24,7 @@ from usher_gateway.store.postgresql.connections import (
 from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.schema import Migration
+from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -148,7 +150,7 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
 
 async def read_stored_bytes(connection: Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
     """Return tenant -> bytes that it stores, at all gateways."""
-    by_listener = await meters.stored_bytes(connection)
+    by_listener = await meters.stored_bytes(PostgresSession(connection))
     await names.load_listeners(connection, by_listener)
     found: dict[tuple[str, str], int] = {}
     for number, count in by_listener.items():

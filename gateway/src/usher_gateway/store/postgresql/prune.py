@@ -15,10 +15,13 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.encodings import row_bytes, split_person_keys
+from usher_gateway.store.jobs import meters as job_meters
 from usher_gateway.store.postgresql import meters, schema
 from usher_gateway.store.postgresql.connections import Connection, Record
-from usher_gateway.store.postgresql.transaction import Transaction, columns
+from usher_gateway.store.postgresql.session import PostgresSession
+from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.requests import LEDGER_DAYS, METER_MONTHS, MeterWalk, months_before
+from usher_gateway.store.session import columns
 
 _LEAST, _MOST = 64, 1_000
 """Bounds of a slice."""
@@ -261,7 +264,7 @@ async def _prune_meters(connection: Connection, now: int, months: Mapping[str, i
         meter_walk.slot = 0
     cutoffs = {
         number: months_before(now, months.get(f"{name.namespace}/{name.tenant}", METER_MONTHS))
-        for number, name in (await meters.listener_names(connection)).items()
+        for number, name in (await job_meters.listener_names(PostgresSession(connection))).items()
     }
     youngest = max(cutoffs.values(), default=0)
     for _ in range(_METER_SLICE):

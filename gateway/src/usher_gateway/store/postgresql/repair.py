@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.encodings import unknown_listener, unknown_route
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
-from usher_gateway.store.postgresql.names import new_number, unknown_listener, unknown_route
-from usher_gateway.store.postgresql.transaction import columns
+from usher_gateway.store.postgresql.names import new_number
+from usher_gateway.store.session import columns
 
 _SLICE = 10_000
 _SECONDS = 3_600.0

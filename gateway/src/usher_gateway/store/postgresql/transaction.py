@@ -1,6 +1,6 @@
 """The open transaction that all steps of a commit and all jobs get."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -9,6 +9,7 @@ from usher_gateway.store.acceptance import RouteNumbers
 from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.names import USE_ROUTES, NameNumbers, NamesLostError, UsedNames
+from usher_gateway.store.postgresql.session import PostgresSession
 
 COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
@@ -37,7 +38,8 @@ class Transaction:
         now: int,
     ) -> None:
         self.connection = connection
-        self.incarnation = incarnation
+        self.session = PostgresSession(connection)
+        self.owner = incarnation
         self.number = number
         """The number of its commit; None if it does without a row in `commits`."""
         self.has_commit_row = False
@@ -49,6 +51,23 @@ class Transaction:
         """(listener number, slot, counter) -> count."""
         self.noted_at = 0
         """The time at which this transaction lets a delivery wait; 0: it does not."""
+
+    async def load_routes(self, routes: Collection[int]) -> None:
+        """Read the definitions that other gateways added."""
+        await self.names.load_routes(self.connection, routes)
+
+    def destination_of_route(self, route: int) -> int:
+        """Return the number of a loaded route's destination; 0 if the database has lost the route."""
+        return self.names.destination_of_route(route)
+
+    def note_oldest_claimed(self) -> None:
+        """Do nothing, because an index finds the claimed deliveries."""
+
+    def add_claimed(self, keys: Sequence[int]) -> None:
+        """Do nothing, because the column ``owner`` says whose the claimed deliveries are."""
+
+    def remove_claimed(self, keys: Sequence[int]) -> None:
+        """Do nothing, as add_claimed()."""
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener that was prepared, to write it."""
@@ -103,7 +122,7 @@ class Transaction:
             NamesLostError: it is not (None), because the database lacks a name that this transaction uses.
         """
         if number is None:
-            if await self.connection.fetchval(_IS_OWNER, self.incarnation):
+            if await self.connection.fetchval(_IS_OWNER, self.owner):
                 raise NamesLostError
             raise OwnershipLostError("another gateway took over this one's deliveries", "Restart this gateway.")
         self.has_commit_row = True
@@ -115,8 +134,3 @@ class Transaction:
             for (listener, _, counter), count in self.meters.items()
             if counter == model.Counter.stored_bytes
         ]
-
-
-def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    """Return rows as arrays, one per column, for ``unnest``."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -17,7 +17,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.acceptance import unstorable
 from usher_gateway.store.group_commit import Batch, BatchResult
-from usher_gateway.store.postgresql import delivery_queue
+from usher_gateway.store.postgresql import settle
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
 from usher_gateway.store.postgresql.names import NAMES_EXIST, NameNumbers, NamesLostError
@@ -260,7 +260,7 @@ class Writer:
         job_result: object = None
         if batch.job is not None:
             job_result = await batch.job(opened)
-        await delivery_queue.settle(opened, batch.settlements)
+        await settle.settle(opened, batch.settlements)
         for name, slot, counter, count in batch.counts:
             opened.meter(opened.listener(name), slot, counter, count)
         if batch.arrivals or batch.unacknowledged:  # last, because it also inserts the row of the commit

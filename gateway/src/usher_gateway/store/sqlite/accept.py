@@ -21,7 +21,7 @@ MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? a
 """The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal."""
 
 _ARRIVAL = f"({','.join('?' * 14)})"
-_DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
+_DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, without attempts."""
 
 _SIGHTING_IN_WINDOW = (

@@ -48,7 +48,7 @@ FoundRow = tuple[Any, ...]
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 10
+_SCHEMA_VERSION = 1
 _MIN_GATEWAY = "0.1.0"
 """The oldest gateway that can run on this schema."""
 

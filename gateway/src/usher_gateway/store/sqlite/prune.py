@@ -12,9 +12,12 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.encodings import row_bytes, split_person_keys
+from usher_gateway.store.jobs import meters as job_meters
 from usher_gateway.store.requests import LEDGER_DAYS, METER_MONTHS, MeterWalk, months_before
+from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import short_key
+from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import Transaction, segment_of
 
 _SLICE = 64
@@ -149,7 +152,7 @@ def _prune_meters(connection: sqlite3.Connection, now: int, months: Mapping[str,
         meter_walk.slot = 0
     cutoffs = {
         number: months_before(now, months.get(f"{name.namespace}/{name.tenant}", METER_MONTHS))
-        for number, name in meters.listener_names(connection).items()
+        for number, name in run_to_end(job_meters.listener_names(SqliteSession(connection))).items()
     }
     youngest = max(cutoffs.values(), default=0)
     for _ in range(_SLICE):

@@ -7,7 +7,7 @@ which they add.
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import msgspec
@@ -16,6 +16,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import RouteNumbers
 from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.sqlite.recent_index import RecentIndex
+from usher_gateway.store.sqlite.session import SqliteSession
 
 SEGMENT_ARRIVALS = 1_024
 """Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
@@ -159,7 +160,9 @@ class Transaction:
         lanes_from: int,
     ) -> None:
         self.connection = connection
+        self.session = SqliteSession(connection)
         self.ids = ids
+        self.owner = 0  # the lock of the folder proves that all claimed deliveries are this process's
         self.names = names
         self.recent_index = recent_index
         self.month_visits = month_visits
@@ -177,6 +180,29 @@ class Transaction:
         """Numbers of the definitions that this transaction deletes."""
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
+
+    async def load_routes(self, routes: Collection[int]) -> None:
+        """Do nothing, because no other gateway adds routes."""
+
+    def destination_of_route(self, route: int) -> int:
+        """Return the number of a route's destination."""
+        return self.names.destination(self.names.definitions[route].destination)
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener."""
+        return self.names.listener(name)
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition."""
+        return self.names.route(definition)
+
+    async def keep_routes(self, arrivals: Sequence[int]) -> None:
+        """Do nothing, because ``NameNumbers.use_until`` covers all row keys of this store."""
+
+    async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
+        """Count one for the listener of each of some routes."""
+        for route in routes:
+            self.meter(self.names.listener_of_route(route), model.slot_of(at), counter)
 
     def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
         """Add to the meters."""
@@ -235,21 +261,14 @@ def fold_persons(connection: sqlite3.Connection) -> None:
     connection.execute("insert or replace into meta values ('persons_to', ?)", (str(last),))
 
 
-def persons_folded_to(connection: sqlite3.Connection) -> int:
-    """Return the key of the last arrival whose person keys are in a segment."""
-    row = connection.execute("select value from meta where name = 'persons_to'").fetchone()
-    return int(row[0]) if row else 0
-
-
-def add_persons(connection: sqlite3.Connection, arrival: int, keys: Sequence[bytes]) -> None:
-    """Add person keys of an arrival that is in the ledger already to its segment, if it has one."""
-    if arrival <= persons_folded_to(connection):
-        values = [(segment_of(connection, arrival), person, arrival) for person in keys]
-        connection.executemany("insert or ignore into persons values (?, ?, ?)", values)
-
-
 def segment_of(connection: sqlite3.Connection, arrival: int) -> int:
     """Return the segment with the person keys of an arrival; 0 if there is none."""
     statement = "select segment from person_segments where segment <= ? order by segment desc limit 1"
     row = connection.execute(statement, (arrival,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def persons_folded_to(connection: sqlite3.Connection) -> int:
+    """Return the key of the last arrival whose person keys are in a segment."""
+    row = connection.execute("select value from meta where name = 'persons_to'").fetchone()
     return int(row[0]) if row else 0

@@ -17,8 +17,11 @@ from usher_gateway.store.base import OpenReport
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
-from usher_gateway.store.sqlite import accept, database, delivery_queue, meters, transaction
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.session import run_to_end
+from usher_gateway.store.sqlite import accept, database, settle, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
+from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -52,8 +55,8 @@ _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 """Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database."""
 
 _RECOVER_CLAIMED = (
-    "update deliveries set waiting = 1, due_at = min(due_at, ?)"
-    " where key >= ? and state = 0 and hold = 0 and waiting = 0"
+    "update deliveries set waiting = true, due_at = min(due_at, ?)"
+    " where key >= ? and state = 0 and hold = 0 and not waiting"
 )
 """Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
@@ -182,7 +185,7 @@ class Writer:
                 accepted, recent = accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
                 job_result = batch.job(opened)
-            delivery_queue.settle(opened, batch.settlements)
+            settle.settle(opened, batch.settlements)
             has_folded = self._fold_recent()
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
@@ -346,7 +349,7 @@ def _number(connection: sqlite3.Connection, name: str) -> int:
 
 def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
-    for listener, count in meters.stored_bytes(connection):
+    for listener, count in run_to_end(meters.stored_bytes(SqliteSession(connection))).items():
         tenant = names.tenant_of(listener)
         found[tenant] = found.get(tenant, 0) + count
     return found
@@ -357,7 +360,7 @@ def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
     noted = connection.execute("select value from meta where name = 'noted_at'").fetchone()
     behind = int(noted[0]) - now if noted else 0
     if behind > 0:
-        connection.execute("update deliveries set due_at = due_at - ? where waiting = 1", (behind,))
+        connection.execute("update deliveries set due_at = due_at - ? where waiting", (behind,))
     connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
 
 

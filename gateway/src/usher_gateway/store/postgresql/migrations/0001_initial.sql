@@ -10,7 +10,20 @@ create table incarnations (
     slot smallint not null unique,      -- part of the row keys that it makes, so that two gateways never make the same
     beat_at timestamptz not null,       -- the last heartbeat
     ended_at timestamptz,               -- when it stopped, or another gateway found it dead; it may commit nothing since
-    noted_at bigint not null default 0  -- the latest time at which this gateway let a delivery wait, by its own clock
+    noted_at bigint not null default 0, -- the latest time at which this gateway let a delivery wait, by its own clock
+    seen bigint not null default 0      -- the newest run for which it has lowered its shares of the destinations' limits
+);
+-- The destinations in the configuration of each gateway. A gateway leaves deliveries to others that know their destination.
+create table known_destinations (
+    incarnation bigint primary key references incarnations on delete cascade,
+    destinations text[] not null        -- namespace/name
+);
+-- The circuits that are open, at all gateways.
+create table circuits (
+    destination integer primary key,
+    trial_at timestamptz not null,      -- when a gateway may claim the next trial
+    claimed_by bigint not null,         -- the run that claimed the last trial; 0: none
+    error text not null                 -- of the last failed attempt
 );
 
 -- Names, each once, so that rows stay slim.
@@ -24,8 +37,11 @@ create table routes (
     number integer generated always as identity primary key,
     hash bytea not null unique,         -- digest of the definition
     listener integer not null, name text not null, destination integer not null,
-    definition bytea not null           -- model.RouteDefinition as JSON
+    definition bytea not null,          -- model.RouteDefinition as JSON
+    -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
+    used_key bigint not null default 9223372036854775807
 );
+create index routes_used on routes (used_key);
 
 -- The ledger: one row per accepted arrival.
 create table arrivals (
@@ -95,6 +111,9 @@ create table deliveries (
     error text not null default '',     -- a code
     answer bytea
 );
+-- A claim walks over the index entries of deliveries that left the backlog since the last vacuum: about one page for 120.
+-- With ten million deliveries, the default (20 %) would let a million of them gather.
+alter table deliveries set (autovacuum_vacuum_scale_factor = 0.02);
 create index deliveries_backlog on deliveries (destination, due_at, route) where waiting;
 create index deliveries_claimed on deliveries (owner, route) where state = 0 and hold = 0 and not waiting;
 create index deliveries_held on deliveries (hold, route, key) where hold > 0;

@@ -14,8 +14,11 @@ create table routes (
     number integer primary key,
     hash blob not null unique,          -- digest of the definition
     listener integer not null, name text not null, destination integer not null,
-    definition blob not null            -- model.RouteDefinition as JSON
+    definition blob not null,           -- model.RouteDefinition as JSON
+    -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
+    used_key integer not null default 9223372036854775807
 );
+create index routes_used on routes (used_key);
 
 -- The ledger: one row per accepted arrival, only ever appended (but for the mark unacknowledged, and retention).
 create table arrivals (
@@ -34,6 +37,7 @@ create table arrivals (
     persons blob not null,              -- person keys, 8 bytes each
     verdicts blob not null              -- [[route, skip reason or 0, delivery key or 0], ...] as MessagePack
 );
+create index arrivals_quarantined on arrivals (counted_as) where counted_as = 5;
 
 -- Bodies are apart from the ledger, so that walking the ledger does not read them. A body outlives its pending
 -- deliveries; afterwards body becomes null, and the row stays until its arrival may be forgotten too.
@@ -69,25 +73,34 @@ create table deliveries (
     arrival integer not null,
     route integer not null,
     destination integer not null,
-    state integer not null,
+    state integer not null default 0,
     hold integer not null,              -- model.HoldReason, or 0
     waiting integer not null,           -- 1: in the backlog; 0: in a lane, held or settled
-    attempts integer not null,
+    owner integer not null default 0,   -- 0, because only one gateway uses this store
+    attempts integer not null default 0,
     due_at integer not null,            -- while held: since when
     created_at integer not null,
     started_at integer not null,
     expires_at integer not null,
-    settled_at integer not null,
-    origin integer not null,
-    cancel integer not null,
-    status integer not null,
-    error text not null,                -- a code
+    settled_at integer not null default 0,
+    origin integer not null default 0,
+    cancel integer not null default 0,
+    status integer not null default 0,
+    error text not null default '',     -- a code
     answer blob
 );
-create index deliveries_backlog on deliveries (destination, due_at) where waiting = 1;
+-- Each index is partial, over rows that are rare or that are written after the answer has gone out, so that accepting
+-- does not pay for it. (SQLite keeps the row key as last part of every index.)
+create index deliveries_backlog on deliveries (destination, due_at, route) where waiting;
 create index deliveries_held on deliveries (hold, route) where hold > 0;
-create index deliveries_dead on deliveries (destination, key) where state = 2;
+create index deliveries_held_expiry on deliveries (expires_at) where hold > 0 and expires_at > 0;
+create index deliveries_ended on deliveries (state) where state >= 2;
+create index deliveries_dead_by_route on deliveries (route) where state = 2;
 create index deliveries_extra on deliveries (arrival, route) where origin > 0;
+create index deliveries_forbidden on deliveries (due_at) where waiting and error = 'AddressForbidden';
+
+-- The last attempts of a delivery (store/encodings.py).
+create table attempts (delivery integer primary key, log blob not null);
 
 -- Each commit appends one row with its counts; a folder moves them into meters.
 create table meter_batches (number integer primary key, counts blob not null);
@@ -95,3 +108,13 @@ create table meters (
     listener integer not null, slot integer not null, counter integer not null, count integer not null,
     primary key (slot, listener, counter)
 ) without rowid;
+-- Visits (counter 1) by listener: a month is counted for a quota without a look at each of its quarter hours.
+create index meters_visits on meters (listener, slot, count) where counter = 1;
+
+-- When each listener was used, which its conditions need after a restart. One row per listener, rewritten as a whole.
+create table activity (
+    listener integer primary key,
+    last_arrival_at integer not null,
+    first_visits blob not null,         -- {Address.id: microseconds} as MessagePack
+    retired_arrivals blob not null      -- {Address.id: microseconds} as MessagePack
+);

@@ -6,8 +6,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import ListenerActivity
-from usher_gateway.store.postgresql.connections import Connection
-from usher_gateway.store.postgresql.transaction import Transaction, columns
+from usher_gateway.store.session import Session, Transaction, columns
 
 _READ = """
     select namespace, tenant, l.listener, last_arrival_at, first_visits, retired_arrivals
@@ -15,10 +14,11 @@ _READ = """
 """
 _LOCK = """
     select listener, last_arrival_at, first_visits, retired_arrivals from activity
-    where listener = any($1) order by listener for update
+    where listener = any($1::integer[]) order by listener for update
 """
 _WRITE = """
-    insert into activity select * from unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bytea[])
+    insert into activity (listener, last_arrival_at, first_visits, retired_arrivals)
+    select * from unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bytea[]) where true
     on conflict (listener) do update set last_arrival_at = excluded.last_arrival_at,
         first_visits = excluded.first_visits, retired_arrivals = excluded.retired_arrivals
 """
@@ -27,26 +27,25 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
-async def read(connection: Connection) -> dict[model.ListenerName, ListenerActivity]:
+async def read(session: Session) -> dict[model.ListenerName, ListenerActivity]:
     """Return the activity of every listener that was ever used."""
     return {
         model.ListenerName(namespace, tenant, listener): ListenerActivity(last, _decode(visits), _decode(retired))
-        for namespace, tenant, listener, last, visits, retired in await connection.fetch(_READ)
+        for namespace, tenant, listener, last, visits, retired in await session.fetch(_READ)
     }
 
 
-async def save(transaction: Transaction, found: Mapping[model.ListenerName, ListenerActivity]) -> None:
-    """Add the activity of some listeners, whose names were prepared, to what the gateways have saved."""
-    connection = transaction.connection
-    numbers = {transaction.listener(name): one for name, one in found.items()}
-    merged = dict(numbers)
-    for listener, last, visits, retired in await connection.fetch(_LOCK, sorted(numbers)):
-        merged[listener] = _merged(ListenerActivity(last, _decode(visits), _decode(retired)), numbers[listener])
+async def save(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
+    """Add the activity of some listeners, which were given to the transaction, to what the gateways have saved."""
+    new = {transaction.listener(name): used for name, used in activity.items()}
+    merged = dict(new)
+    for listener, last, visits, retired in await transaction.session.fetch(_LOCK, sorted(new)):
+        merged[listener] = _merged(ListenerActivity(last, _decode(visits), _decode(retired)), new[listener])
     rows = [
-        (listener, one.last_arrival_at, _encode(one.first_visits), _encode(one.retired_arrivals))
-        for listener, one in sorted(merged.items())
+        (listener, used.last_arrival_at, _encode(used.first_visits), _encode(used.retired_arrivals))
+        for listener, used in sorted(merged.items())
     ]
-    await connection.execute(_WRITE, *columns(rows, 4))
+    await transaction.session.execute(_WRITE, *columns(rows, 4))
 
 
 def _merged(saved: ListenerActivity, new: ListenerActivity) -> ListenerActivity:

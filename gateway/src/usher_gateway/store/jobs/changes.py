@@ -1,0 +1,384 @@
+"""Changes that people request: redrive, cancel, retry, replay, release.
+
+Each job is a short transaction over rows with given keys. A query selects the rows beforehand, so each job locks the
+rows in the order of their keys and checks them again before it changes them.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.base import Change, Filter, ReplayReport
+from usher_gateway.store.encodings import (
+    DELIVERY_BYTES,
+    FLAG_LATE,
+    FLAG_RELEASED,
+    FLAG_TRUSTED,
+    first_hold,
+    split_person_keys,
+    unpack_body,
+)
+from usher_gateway.store.jobs import scopes
+from usher_gateway.store.listing_rows import HELD, UNRELEASED, cursor_of, matching_verdicts
+from usher_gateway.store.requests import (
+    ENDED,
+    NOT_RELEASABLE,
+    SLICE,
+    Holds,
+    OnceMarks,
+    ReplayCandidate,
+    SkippedVerdict,
+    choose_replays,
+    reason_name,
+)
+from usher_gateway.store.session import Row, Session, Statement, Transaction, columns
+
+_LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
+
+_REDRIVABLE = """
+    select d.key, d.route, a.flags from deliveries d join arrivals a on a.key = d.arrival
+    join bodies b on b.key = d.arrival and b.body is not null
+    where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2) order by d.key
+"""
+_REDRIVE = """
+    update deliveries as d set state = 0, hold = new.hold, waiting = new.hold = 0, owner = 0, attempts = 0, due_at = $3,
+        started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
+    from unnest($1::bigint[], $2::smallint[]) as new (key, hold) where d.key = new.key
+"""
+_CANCEL = """
+    update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
+    where key = any($1::bigint[]) and state = 0 returning key, route
+"""
+_RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2"
+
+_CHANGEABLE: Mapping[Change, str] = {
+    "redrive": """state >= 2 and (expires_at = 0 or expires_at > $2)
+        and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null)""",
+    "cancel": "state = 0 and $2::bigint is not null",
+    "retry": "waiting and due_at > $2",
+}
+"""The conditions of redrive(), cancel() and retry()."""
+
+_CANDIDATES = """
+    select a.key, new.route, new.reason, a.flags, b.body is not null,
+        exists (select 1 from deliveries where arrival = a.key and route = new.route and origin > 0)
+    from unnest($1::bigint[], $2::integer[], $3::smallint[]) as new (key, route, reason)
+    join arrivals a on a.key = new.key left join bodies b on b.key = a.key
+"""
+_LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by key for no key update"
+
+_EXISTING_MARKS = "select mark from once_marks where mark = any($1::bytea[])"
+
+ADD_MARKS = """
+    insert into once_marks (mark, until) select mark, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
+    where true on conflict do nothing returning mark
+"""
+"""Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
+
+DELETE_MARKS = "delete from once_marks where mark = any($1::bytea[])"
+
+_INSERT = """
+    insert into deliveries
+        (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at, expires_at, origin)
+    select key, id, arrival, route, destination, hold, hold = 0, 0, $9, $9, $9, expires_at, $8
+    from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::integer[], $5::integer[], $6::smallint[], $7::bigint[])
+        as new (key, id, arrival, route, destination, hold, expires_at)
+"""
+_ARRIVALS = """
+    select a.key, l.namespace, l.tenant, l.listener, received_at, visit_time, flags, fingerprint, visitor, persons,
+        b.body, b.content_type, hops, reason, body_size
+    from arrivals a join listeners l on l.number = a.listener
+    join bodies b on b.key = a.key and b.body is not null
+    where a.key = any($1::bigint[])
+"""
+_RELEASABLE = f"reason not in ({', '.join(str(int(reason)) for reason in NOT_RELEASABLE)})"
+
+_QUARANTINED = f"""
+    select key, verdicts from arrivals where {{}} and {_RELEASABLE}
+    and exists (select 1 from bodies where bodies.key = arrivals.key and body is not null)
+    order by key limit {{}}
+"""  # noqa: S608 - constants
+
+_RELEASE = f"""
+    update arrivals set flags = flags | {FLAG_RELEASED} where key = $1 and counted_as = 5
+    and flags & {FLAG_RELEASED} = 0 and {_RELEASABLE}
+    and exists (select 1 from bodies where bodies.key = arrivals.key and body is not null) returning listener, persons
+"""  # noqa: S608 - constants
+
+_NOTE_RELEASED = "update arrivals set verdicts = $2, persons = $3 where key = $1"
+
+_ADD_PERSONS = Statement(
+    postgresql="""
+        insert into persons (person, arrival) select person, $1 from unnest($2::bytea[]) as new (person)
+        on conflict do nothing
+    """,
+    sqlite="""
+        insert or ignore into persons (segment, person, arrival)
+        select (select segment from person_segments where segment <= $1 order by segment desc limit 1), person, $1
+        from unnest($2::bytea[]) as new (person)
+        where $1 <= coalesce((select cast(value as integer) from meta where name = 'persons_to'), 0)
+    """,
+)
+"""Add person keys of an arrival. SQLite has those of the newest arrivals in the ledger only."""
+
+_encode = msgspec.msgpack.encode
+
+
+# Deliveries: redrive, cancel, retry
+
+
+async def redrivable(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
+    """Return the keys of a slice of the deliveries that a redrive selects, and the cursor of the next slice."""
+    state = (where.state or "dead").lower()
+    if state not in ENDED:
+        raise ValueError("only dead and cancelled deliveries can be redriven")
+    chosen = msgspec.structs.replace(where, state=state)
+    keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
+    return keys, cursor_of(below)
+
+
+async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
+    """Return the route numbers of deliveries."""
+    rows = await session.fetch("select distinct route from deliveries where key = any($1::bigint[])", keys)
+    return {route for (route,) in rows}
+
+
+async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> int:
+    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return how many."""
+    session = transaction.session
+    await session.fetch(_LOCK, keys)
+    rows = await session.fetch(_REDRIVABLE, keys, now)
+    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags in rows]
+    await session.execute(_REDRIVE, *columns(new_holds, 2), now)
+    await transaction.meter_routes([route for _, route, _ in rows], now, model.Counter.redriven)
+    return len(rows)
+
+
+async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
+    """Return the keys of a slice of the pending deliveries that a filter selects, and the cursor of the next slice."""
+    state = (where.state or "pending").lower()
+    if state not in {"pending", HELD}:
+        raise ValueError("only pending deliveries (pending, or held) can be cancelled or retried")
+    chosen = msgspec.structs.replace(where, state=state)
+    keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
+    return keys, cursor_of(below)
+
+
+async def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> list[int]:
+    """Cancel pending deliveries on request; return the keys of those that were still pending."""
+    await transaction.session.fetch(_LOCK, keys)
+    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.OnRequest)
+    rows = await transaction.session.fetch(_CANCEL, keys, state, now, reason)
+    await transaction.meter_routes([route for _, route in rows], now, model.Counter.cancelled)
+    cancelled = [key for key, _ in rows]
+    transaction.remove_claimed(cancelled)
+    return cancelled
+
+
+async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
+    """Make deliveries of the backlog due that wait for a later retry; return how many."""
+    await transaction.session.fetch(_LOCK, keys)
+    return await transaction.session.execute(_RETRY, keys, now)
+
+
+async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[str]:
+    """Count by reason the deliveries with given keys that a change would change."""
+    condition = _CHANGEABLE[change]
+    statement = f"select hold, cancel, error from deliveries d where d.key = any($1::bigint[]) and {condition}"  # noqa: S608
+    return Counter([reason_name(*row) for row in await session.fetch(statement, keys, now)])
+
+
+# Skipped verdicts: replay
+
+
+async def replayable(
+    session: Session, where: Filter, cursor: str | None, reasons: Collection[model.SkipReason]
+) -> tuple[list[SkippedVerdict], str | None]:
+    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice."""
+    scope = await scopes.arrivals_scope(session, where)
+    keys, below = await scopes.newest(session, scope, cursor, SLICE)
+    verdicts = dict(await session.fetch("select key, verdicts from arrivals where key = any($1::bigint[])", keys))
+    skipped = [
+        (key, route, reason)
+        for key in sorted(verdicts)
+        for route, reason, _ in matching_verdicts(verdicts[key], scope.routes, None, any_skip=True)
+        if reason in reasons
+    ]
+    return skipped, cursor_of(below)
+
+
+async def stored_arrivals(session: Session, keys: Collection[int]) -> list[model.Arrival]:
+    """Return the arrivals with given keys that have a body, without plans, oldest first."""
+    return [_arrival(row) for row in sorted(await session.fetch(_ARRIVALS, sorted(keys)), key=lambda row: row[0])]
+
+
+async def preview_replay(
+    session: Session, skipped: Sequence[SkippedVerdict], marks: OnceMarks, taken: set[bytes]
+) -> ReplayReport:
+    """Count what replay() would do. ``taken``: the marks of earlier slices."""
+    report = ReplayReport()
+    rows = await session.fetch(_EXISTING_MARKS, sorted({mark for mark, _ in marks.values()}))
+    taken |= {mark for (mark,) in rows}
+    choose_replays(await _candidates(session, skipped), marks, taken, report)
+    return report
+
+
+async def replay(
+    transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds, marks: OnceMarks
+) -> ReplayReport:
+    """Create deliveries for skipped verdicts, once each, and only if there is a body."""
+    report = ReplayReport()
+    session = transaction.session
+    # Two replays at two gateways cannot both find that there is no delivery yet.
+    await session.fetch(_LOCK_ARRIVALS, sorted({key for key, _, _ in skipped}))
+    await transaction.load_routes([route for _, route, _ in skipped])
+    # Nothing could deliver a verdict whose route has no definition any more.
+    skipped = [verdict for verdict in skipped if transaction.destination_of_route(verdict[1])]
+    candidates = await _candidates(session, skipped)
+    verdicts = [(candidate.arrival, candidate.route) for candidate in candidates if candidate.can_be_replayed]
+    # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
+    until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
+    new_marks = await _add_marks(session, until)
+    chosen = choose_replays(candidates, marks, until.keys() - new_marks, report)
+    deliveries = [
+        _new_delivery(
+            transaction,
+            candidate.arrival,
+            candidate.route,
+            hold=first_hold(candidate.flags, holds.get(candidate.route, ())),
+        )
+        for candidate in chosen
+    ]
+    await session.execute(_INSERT, *columns(deliveries, 7), int(model.Origin.Replayed), now)
+    await transaction.meter_routes([candidate.route for candidate in chosen], now, model.Counter.replayed)
+    return report
+
+
+async def _candidates(session: Session, skipped: Sequence[SkippedVerdict]) -> list[ReplayCandidate]:
+    """Return the verdicts as the store has them now, in the same order."""
+    rows = await session.fetch(_CANDIDATES, *columns(skipped, 3))
+    place = {verdict: number for number, verdict in enumerate(skipped)}
+    return sorted([ReplayCandidate(*row) for row in rows], key=lambda candidate: place[candidate[:3]])
+
+
+async def _add_marks(session: Session, until: Mapping[bytes, int]) -> set[bytes]:
+    """Write once-per marks, in the order in which commits write them; return those that are new."""
+    return {mark for (mark,) in await session.fetch(ADD_MARKS, *columns(sorted(until.items()), 2))}
+
+
+# Quarantined arrivals: release
+
+
+async def quarantined(session: Session, where: Filter, limit: int, after: int) -> list[model.Arrival]:
+    """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
+    scope = await scopes.arrivals_scope(
+        session, msgspec.structs.replace(where, counted_as="Quarantined", state=UNRELEASED)
+    )
+    if scope.keys is not None:
+        scope.add_numbers("key", scope.keys)
+    scope.low = max(scope.low, after + 1)
+    rows = await session.fetch(_QUARANTINED.format(scope.condition(), limit), *scope.all_values())
+    return await stored_arrivals(session, [key for key, packed in rows if scopes.has_verdict(packed, scope)])
+
+
+def _arrival(row: Row) -> model.Arrival:
+    key, namespace, tenant, listener, received_at, visit_time, flags, fingerprint, visitor, packed, *rest = row
+    body, content_type, hops, reason, size = rest
+    return model.Arrival(
+        listener=model.ListenerName(namespace, tenant, listener),
+        received_at=received_at,
+        visit_time=visit_time,
+        time_trusted=bool(flags & FLAG_TRUSTED),
+        late=bool(flags & FLAG_LATE),
+        fingerprint=fingerprint,
+        visitor_key=visitor,
+        person_keys=split_person_keys(packed),
+        body=unpack_body(body),
+        content_type=content_type or b"",
+        hops=hops,
+        body_days=0,
+        window=0,
+        redelivery=0,
+        if_visit=(),
+        if_repeat=(),
+        quarantine=model.QuarantineReason(reason) if reason else None,
+        body_size=size,
+        key=key,
+    )
+
+
+async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
+    """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
+
+    The routes were given to the transaction. Retention may have deleted a body since the arrival was read.
+    """
+    session = transaction.session
+    deliveries: list[tuple[Any, ...]] = []
+    await session.fetch(_LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))
+    plans = [plan for arrival in arrivals for plan in arrival.if_visit]
+    # All marks at once, because two gateways that write them in different orders could wait for each other.
+    marks = await _add_marks(
+        session, {plan.once_key: plan.once_until for plan in plans if plan.once_key and plan.skip is None}
+    )
+    for arrival in sorted(arrivals, key=lambda arrival: arrival.key):
+        deliveries += await _release_arrival(transaction, arrival, now, marks)
+    await transaction.keep_routes([arrival.key for arrival in arrivals])
+    await session.execute(DELETE_MARKS, sorted(marks))
+    await session.execute(_INSERT, *columns(deliveries, 7), int(model.Origin.Released), now)
+    return len(deliveries)
+
+
+async def _release_arrival(
+    transaction: Transaction, arrival: model.Arrival, now: int, marks: set[bytes]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of an arrival's deliveries, and take their marks from the new ones."""
+    rows = await transaction.session.fetch(_RELEASE, arrival.key)
+    if not rows:
+        return []
+    ((listener, persons),) = rows
+    deliveries: list[tuple[Any, ...]] = []
+    verdicts: list[tuple[int, int, int]] = []
+    for plan in arrival.if_visit:
+        route = transaction.route(plan.route).number
+        skip = plan.skip or _once_per(plan, marks)
+        if skip is not None:
+            verdicts.append((route, int(skip), 0))
+            continue
+        delivery = _new_delivery(transaction, arrival.key, route, hold=int(plan.hold or 0), expires_at=plan.expires_at)
+        deliveries.append(delivery)
+        verdicts.append((route, 0, delivery[0]))
+    if deliveries:
+        transaction.meter(listener, model.slot_of(now), model.Counter.released, len(deliveries))
+        transaction.add_stored_bytes(listener, DELIVERY_BYTES * len(deliveries))
+    await _note_released(transaction.session, arrival, persons, verdicts)
+    return deliveries
+
+
+def _once_per(plan: model.RoutePlan, marks: set[bytes]) -> model.SkipReason | None:
+    """Use the mark of a once-per rule for its delivery; return the skip reason if it was used already."""
+    if plan.once_key and plan.once_key not in marks:
+        return model.SkipReason.OncePer
+    marks.discard(plan.once_key)
+    return None
+
+
+async def _note_released(
+    session: Session, arrival: model.Arrival, packed: bytes, verdicts: list[tuple[int, int, int]]
+) -> None:
+    """Store the verdicts, and the person keys that the first reading of the body did not find."""
+    stored = split_person_keys(packed)
+    new = [person for person in dict.fromkeys(arrival.person_keys) if person not in stored]
+    await session.execute(_NOTE_RELEASED, arrival.key, _encode(verdicts), b"".join([*stored, *new]))
+    await session.execute(_ADD_PERSONS, arrival.key, sorted(new))
+
+
+def _new_delivery(
+    transaction: Transaction, arrival: int, route: int, *, hold: int = 0, expires_at: int = 0
+) -> tuple[Any, ...]:
+    """Return the values of a new delivery for _INSERT, due at once or held."""
+    key = transaction.ids.next_key()
+    destination = transaction.destination_of_route(route)
+    return (key, transaction.ids.id_of(key), arrival, route, destination, hold, expires_at)

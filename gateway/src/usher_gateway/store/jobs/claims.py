@@ -1,0 +1,184 @@
+"""Claims: deliveries that this process takes from the backlog, and the backlog itself.
+
+A pending delivery is claimed (in a lane or an attempt of its owner), in the backlog (``waiting``), or held
+(``hold > 0``, see ``jobs/holds.py``). A job that moves many rows moves at most a slice of 2,000 and locks them in the
+order of their keys, because arrivals wait for its transaction, and other gateways may move them too.
+
+Several statements find the keys of a slice in ``array(select …)``, because the planner of PostgreSQL then looks up each
+row by its key, whatever it thinks about the limit.
+"""
+
+from collections.abc import Sequence
+
+from usher_gateway import model
+from usher_gateway.store.base import Backlog, DueDestination, OpenCounts, RouteBacklog
+from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, unpack_body
+from usher_gateway.store.session import Row, Session, Transaction
+
+SLICE = 2_000
+"""The most rows that one job may change."""
+
+_LOCK_DUE = """
+    select key from deliveries where destination = (select number from destinations where key = $1)
+        and waiting and due_at <= $2
+    order by due_at, route limit $3 for no key update skip locked
+"""
+"""Lock the backlog of a destination, the longest due first; other gateways skip these rows."""
+
+_LOAD = """
+    select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,
+        a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type
+    from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
+    where d.key = any($1::bigint[])
+"""
+"""Load deliveries with their bodies."""
+
+_CLAIM = "update deliveries set waiting = false, owner = $2 where key = any($1::bigint[])"
+
+_DEFER = """
+    update deliveries set waiting = true, due_at = least(due_at, $3)
+    where key = any(array(select key from deliveries
+        where key = any($1::bigint[]) and state = 0 and hold = 0 and owner = $2 order by key for no key update))
+"""
+
+_LATE = """
+    select key from deliveries where destination = (select number from destinations where key = $1)
+        and waiting and due_at > $2 order by due_at limit $3
+"""
+"""Find a slice of a destination's backlog that waits for a later retry."""
+
+_LATE_FORBIDDEN = """
+    select key from deliveries where waiting and error = 'AddressForbidden' and due_at > $1
+    order by due_at limit $2
+"""
+"""Find a slice of the deliveries that wait because their address was forbidden."""
+
+_HASTEN = """
+    update deliveries set due_at = $1 where key = any(array(select key from deliveries
+        where key = any($2::bigint[]) and waiting and due_at > $1 order by key for no key update))
+"""
+
+_DUE_DESTINATIONS = """
+    with recursive found (number) as (
+        select * from (select destination from deliveries where waiting order by destination limit 1) lowest
+        union all
+        select (select destination from deliveries where waiting and destination > found.number
+            order by destination limit 1)
+        from found where found.number is not null
+    )
+    select key, (select due_at from deliveries d where d.destination = found.number and waiting
+        order by due_at limit 1) from found join destinations on destinations.number = found.number
+"""
+"""Jump through the index of the backlog from one destination to the next."""
+
+_BACKLOGS = """
+    select d.key, w.number, w.due_at from (select destination, count(*) as number, min(due_at) as due_at
+        from deliveries where waiting group by destination) w
+    join destinations d on d.number = w.destination
+"""
+_BACKLOG_BY_ROUTE = """
+    select w.route, w.number, d.created_at from (select route, count(*) as number, min(key) as oldest
+        from deliveries where waiting group by route) w
+    join deliveries d on d.key = w.oldest
+"""
+"""Count in the index alone. The lowest row key of a route is its oldest row."""
+
+
+async def claim(
+    transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int
+) -> list[model.Delivery]:
+    """Claim due deliveries of a destination from the backlog, the longest due first (``Store.claim``)."""
+    claimed: list[model.Delivery] = []
+    size = 0
+    due_keys = [key for (key,) in await transaction.session.fetch(_LOCK_DUE, destination, now, limit)]
+    for delivery in await load(transaction.session, due_keys):
+        size += len(delivery.body or b"")
+        if claimed and size > max_bytes:
+            break
+        claimed.append(delivery)
+    keys = sorted([delivery.key for delivery in claimed])
+    if keys:
+        await transaction.session.execute(_CLAIM, keys, transaction.owner)
+        await transaction.load_routes([delivery.route for delivery in claimed])
+        transaction.add_claimed(keys)
+    return claimed
+
+
+async def load(session: Session, keys: Sequence[int]) -> list[model.Delivery]:
+    """Return deliveries with their bodies, in the order of the keys."""
+    rows = {row[0]: row for row in await session.fetch(_LOAD, keys)} if keys else {}
+    return [_delivery(rows[key]) for key in keys]
+
+
+def _delivery(row: Row) -> model.Delivery:
+    key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
+    received_at, visit_time, flags, hops, body, content_type = rest
+    return model.Delivery(
+        key=key,
+        id=identifier,
+        arrival=arrival,
+        route=route,
+        created_at=created_at,
+        received_at=received_at,
+        visit_time=visit_time,
+        late=bool(flags & FLAG_LATE),
+        hops=hops,
+        attempts=attempts,
+        started_at=started_at,
+        expires_at=expires_at,
+        hold=None,
+        body=unpack_body(body) if body is not None else None,
+        content_type=content_type,
+        arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
+    )
+
+
+async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None:
+    """Return claimed deliveries to the backlog, due at once even if the clock was set back since they were due."""
+    await transaction.session.execute(_DEFER, sorted(keys), transaction.owner, now)
+    transaction.remove_claimed(keys)
+    transaction.note_time(now)
+
+
+async def hasten(transaction: Transaction, destination: str, now: int) -> int:
+    """Make a slice of a destination's backlog due at once; return how many changed."""
+    return await _hasten(transaction, await transaction.session.fetch(_LATE, destination, now, SLICE), now)
+
+
+async def hasten_forbidden(transaction: Transaction, now: int) -> int:
+    """Make a slice of the deliveries whose address was forbidden due at once; return how many changed."""
+    return await _hasten(transaction, await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE), now)
+
+
+async def _hasten(transaction: Transaction, rows: Sequence[Row], now: int) -> int:
+    return await transaction.session.execute(_HASTEN, now, [key for (key,) in rows])
+
+
+async def due(session: Session) -> list[DueDestination]:
+    """Return the destinations with deliveries in the backlog, with the time at which the first is due."""
+    return [DueDestination(key, due_at) for key, due_at in await session.fetch(_DUE_DESTINATIONS)]
+
+
+async def backlogs(session: Session) -> list[Backlog]:
+    """Return the destinations with deliveries in the backlog, with their number."""
+    return [Backlog(key, count, due_at) for key, count, due_at in await session.fetch(_BACKLOGS)]
+
+
+async def backlog_by_route(session: Session) -> list[RouteBacklog]:
+    """Count the backlog by route."""
+    return [RouteBacklog(*row) for row in await session.fetch(_BACKLOG_BY_ROUTE)]
+
+
+async def dead_by_route(session: Session) -> dict[int, int]:
+    """Count the dead deliveries by route, in the index alone."""
+    rows = await session.fetch("select route, count(*) from deliveries where state = 2 group by route")
+    return {route: count for route, count in rows}  # noqa: C416 - a row is not a tuple in every engine
+
+
+async def open_counts(session: Session) -> OpenCounts:
+    """Count the backlog and the held deliveries. The lowest row key is the oldest row."""
+    ((backlog, oldest),) = await session.fetch("select count(*), min(key) from deliveries where waiting")
+    rows = await session.fetch("select hold, count(*) from deliveries where hold > 0 group by hold")
+    held = {model.HoldReason(hold).name: count for hold, count in rows}
+    identifiers = await session.fetch("select id from deliveries where key = $1", oldest)
+    return OpenCounts(backlog, held, identifiers[0][0] if identifiers else b"")

@@ -1,0 +1,164 @@
+"""Listings: pages of the ledger and of the deliveries as JSON, one body or answer, and the arrivals of a person.
+
+Listings contain no bodies and no person keys. ``jobs/scopes.py`` selects their rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.base import AttemptRecord, Filter, ListingPage, VisitBody
+from usher_gateway.store.encodings import split_person_keys, unknown_route, unpack_attempts, unpack_body
+from usher_gateway.store.jobs import scopes
+from usher_gateway.store.listing_rows import JSONRow, arrival_row, cursor_of, delivery_row
+from usher_gateway.store.session import Row, Session, Statement
+
+_ARRIVALS = """
+    select a.key, a.id, a.received_at, a.visit_time, a.counted_as, a.flags, a.reason, a.hops, a.body_size,
+        a.verdicts, coalesce(l.namespace, '?'), coalesce(l.tenant, '?'), coalesce(l.listener, '#' || a.listener),
+        (select body is not null from bodies b where b.key = a.key)
+    from arrivals a left join listeners l on l.number = a.listener where a.key = any($1::bigint[])
+"""
+_DELIVERIES = """
+    select d.key, d.id, d.route, d.state, d.hold, d.waiting, d.attempts, d.due_at, d.created_at, d.started_at,
+        d.expires_at, d.settled_at, d.origin, d.cancel, d.status, d.error, length(d.answer), a.id
+    from deliveries d join arrivals a on a.key = d.arrival where d.key = any($1::bigint[])
+"""
+_DELIVERY_STATES = "select key, id, state, hold from deliveries where key = any($1::bigint[])"
+_REPLAYS = """
+    select arrival, route, id, state, hold, created_at from deliveries
+    where origin > 0 and origin = 2 and arrival = any($1::bigint[])
+"""
+_ROUTE_NAMES = """
+    select r.number, l.namespace, l.tenant, l.listener, r.name, d.key from routes r
+    join listeners l on l.number = r.listener join destinations d on d.number = r.destination
+    where r.number = any($1::integer[])
+"""
+_VISIT_BODIES = """
+    select a.key, l.namespace, l.tenant, l.listener, a.counted_as, b.content_type, b.body
+    from (select key, listener, counted_as from arrivals where {} order by key limit {}) a
+    join listeners l on l.number = a.listener left join bodies b on b.key = a.key order by a.key
+"""
+_BODY = """
+    select b.body, b.content_type from bodies b join arrivals a on a.key = b.key
+    where b.key = $1 and a.id = $2 and b.body is not null
+"""
+_ARRIVALS_OF_PERSON = Statement(
+    postgresql="select arrival from persons where person = any($1::bytea[])",
+    sqlite="""
+        select p.arrival from person_segments s join persons p on p.segment = s.segment
+        where p.person = any($1::bytea[])
+        union select key from arrivals
+        where key > coalesce((select cast(value as integer) from meta where name = 'persons_to'), 0)
+    """,
+)
+"""Find candidates for the arrivals of a person. SQLite has those of the newest ones in the ledger only."""
+
+_PERSON_KEYS = """
+    select a.key, a.id, a.persons from arrivals a join listeners l on l.number = a.listener
+    where l.namespace = $2 and l.tenant = $3 and a.key = any($1::bigint[])
+"""
+
+_decode = msgspec.msgpack.decode
+
+
+async def visits(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+    """Return a page of arrivals with their verdicts, newest first (``Store.visits``)."""
+    keys, below = await scopes.newest(session, await scopes.arrivals_scope(session, where), cursor, limit)
+    return ListingPage(await _arrival_rows(session, keys), cursor_of(below))
+
+
+async def deliveries(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+    """Return a page of deliveries, newest first (``Store.deliveries``)."""
+    keys, below = await scopes.delivery_keys(session, where, cursor, limit)
+    rows = _by_key(await session.fetch(_DELIVERIES, keys))
+    names = await _route_names(session, {row[2] for row in rows.values()})
+    return ListingPage([delivery_row(rows[key], names[rows[key][2]]) for key in keys if key in rows], cursor_of(below))
+
+
+async def _arrival_rows(session: Session, keys: list[int]) -> list[JSONRow]:
+    rows = _by_key(await session.fetch(_ARRIVALS, keys))
+    verdicts = {key: _decode(row[9]) for key, row in rows.items()}
+    names = await _route_names(session, {route for listed in verdicts.values() for route, _, _ in listed})
+    created = [delivery for listed in verdicts.values() for _, _, delivery in listed if delivery]
+    states = _by_key(await session.fetch(_DELIVERY_STATES, created))
+    replays = {(row[0], row[1]): tuple(row) for row in await session.fetch(_REPLAYS, list(rows))}
+    return [arrival_row(rows[key], verdicts[key], names, states, replays) for key in keys if key in rows]
+
+
+async def _route_names(session: Session, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
+    """Return number -> (number, namespace, tenant, listener, route, destination)."""
+    ordered = sorted(numbers)
+    names = _by_key(await session.fetch(_ROUTE_NAMES, ordered))
+    for number in ordered:
+        if number not in names:
+            route = unknown_route(number)
+            names[number] = (number, *msgspec.structs.astuple(route.listener), route.route, route.destination)
+    return names
+
+
+def _by_key(rows: Iterable[Row]) -> dict[int, tuple[Any, ...]]:
+    return {row[0]: tuple(row) for row in rows}
+
+
+# One row's content
+
+
+async def visit_bodies(session: Session, where: Filter, limit: int, after: int) -> list[VisitBody]:
+    """Return the bodies of visits and repeats (``Store.visit_bodies``)."""
+    scope = await scopes.arrivals_scope(session, where)
+    scope.add_numbers("counted_as", [int(model.CountedAs.Visit), int(model.CountedAs.Repeat)])
+    scope.low = max(scope.low, after + 1)
+    return [
+        VisitBody(
+            key,
+            model.ListenerName(namespace, tenant, listener),
+            model.CountedAs(counted_as),
+            content_type or b"",
+            unpack_body(body) if body is not None else None,
+        )
+        for key, namespace, tenant, listener, counted_as, content_type, body in await session.fetch(
+            _VISIT_BODIES.format(scope.condition(), limit), *scope.all_values()
+        )
+    ]
+
+
+async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
+    """Return body and content type of an arrival (``Store.body``)."""
+    rows = await session.fetch(_BODY, model.key_of(arrival), arrival)
+    if not rows:
+        raise model.NotFoundError("there is no such arrival, or its body was deleted")
+    return unpack_body(rows[0][0]), rows[0][1] or b""
+
+
+async def answer(session: Session, delivery: bytes) -> bytes:
+    """Return the last answer to a dead delivery (``Store.answer``)."""
+    statement = "select answer from deliveries where key = $1 and id = $2 and answer is not null"
+    rows = await session.fetch(statement, model.key_of(delivery), delivery)
+    if not rows:
+        raise model.NotFoundError("there is no such delivery, or it has no answer")
+    return bytes(rows[0][0])
+
+
+async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
+    """Return the last attempts of a delivery, the oldest first (``Store.attempts``)."""
+    statement = """
+        select log from deliveries left join attempts on attempts.delivery = deliveries.key
+        where deliveries.key = $1 and deliveries.id = $2
+    """
+    rows = await session.fetch(statement, model.key_of(delivery), delivery)
+    if not rows:
+        raise model.NotFoundError("there is no such delivery")
+    return unpack_attempts(rows[0][0] or b"")
+
+
+async def person_ids(session: Session, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
+    """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
+    candidates = sorted({arrival for (arrival,) in await session.fetch(_ARRIVALS_OF_PERSON, list(keys))})
+    rows = _by_key(await session.fetch(_PERSON_KEYS, candidates, namespace, tenant))
+    person_keys = set(keys)
+    return [
+        rows[key][1] for key in sorted(rows, reverse=True) if person_keys.intersection(split_person_keys(rows[key][2]))
+    ]

@@ -1,0 +1,139 @@
+"""Meters: usage, stored bytes and open deliveries, from folded and unfolded counts in one snapshot.
+
+Every commit adds one row with its counts, because updating a meter for each arrival would cost more. A background task
+of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
+"""
+
+import datetime
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store import books
+from usher_gateway.store.base import Filter, Period
+from usher_gateway.store.encodings import STORED_SLOT, unknown_listener
+from usher_gateway.store.jobs.scopes import listener_numbers
+from usher_gateway.store.session import Session, Statement
+
+_FEW_LISTENERS = 200
+"""Up to this many listeners are looked up slot by slot; for more, a query reads all meters of the period."""
+
+_UNFOLDED = Statement(
+    postgresql="select counts from commits where counts <> ''", sqlite="select counts from meter_batches"
+)
+_BOUNDS = """
+    select (select min(slot) from meters where slot > 0), (select max(slot) from meters where slot > 0)
+"""
+_USAGE = "select listener, slot, counter, count from meters where slot >= $1 and slot < $2"
+
+_USAGE_OF_FEW = f"""
+    with recursive slots (slot) as (
+        select $1::bigint where $1::bigint < $2::bigint
+        union all select slot + {model.SLOT_SECONDS} from slots where slot + {model.SLOT_SECONDS} < $2
+    )
+    select m.listener, m.slot, m.counter, m.count from slots join meters m on m.slot = slots.slot
+    where m.listener = any($3::integer[])
+"""  # noqa: S608 - constants
+"""Jump through the index of the meters, which is sorted by slot and then by listener."""
+
+_STORED_BYTES = "select listener, count from meters where slot = $1 and counter = $2"
+
+_PENDING = Statement(
+    postgresql="""
+        select r.listener, count(*) from (
+            select route from deliveries where waiting
+            union all select route from deliveries where hold > 0
+            union all select route from deliveries where state = 0 and hold = 0 and not waiting
+        ) open join routes r on r.number = open.route group by r.listener
+    """,
+    sqlite="""
+        select r.listener, sum(open.number) from (
+            select route, count(*) as number from deliveries where waiting group by route
+            union all select route, count(*) from deliveries where hold > 0 group by route
+            union all select route, count(*) from deliveries
+                where key >= coalesce((select cast(value as integer) from meta where name = 'lanes_from'), 0)
+                and state = 0 and hold = 0 and not waiting group by route
+        ) open join routes r on r.number = open.route group by r.listener
+    """,
+)
+"""Count the pending deliveries: in the backlog, held, and claimed; each by an index and without a scan."""
+
+_SINCE = "select listener, counter, sum(count)::bigint from meters where slot >= $1 group by listener, counter"
+
+_decode = msgspec.msgpack.decode
+
+Counted = tuple[int, int, int, int]
+"""(listener number, slot, counter, count)."""
+
+
+def parts(since: int, until: int, seconds: int) -> Iterator[tuple[int, int]]:
+    """Yield [since, until), cut at multiples of some seconds."""
+    while since < until:
+        end = min(until, (since // seconds + 1) * seconds)
+        yield since, end
+        since = end
+
+
+async def bounds(session: Session) -> tuple[int, int]:
+    """Return the first slot with counts and the end of the last one (seconds); (0, 0) if there are none."""
+    ((first, last),) = await session.fetch(_BOUNDS)
+    slots = [slot for slot in (first, last) if slot is not None]
+    slots += [slot for _, slot, _, _ in await unfolded(session) if slot > 0]
+    return (min(slots), max(slots) + model.SLOT_SECONDS) if slots else (0, 0)
+
+
+async def usage(
+    session: Session, since: int, until: int, where: Filter, period: Period, zone: datetime.tzinfo
+) -> dict[tuple[int, int], model.Counts]:
+    """Return (first second of the period, listener number) -> counts, for the slots in [since, until) (seconds)."""
+    listeners = await listener_numbers(session, where)
+    if listeners is None or len(listeners) > _FEW_LISTENERS:
+        rows = await session.fetch(_USAGE, since, until)
+    else:
+        first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
+        rows = await session.fetch(_USAGE_OF_FEW, first, until, sorted(listeners))
+    counted = [tuple(row) for row in rows]
+    counted += [row for row in await unfolded(session) if since <= row[1] < until]
+    totals: dict[tuple[int, int], model.Counts] = {}
+    for listener, slot, counter, count in counted:
+        if slot >= 0 and (listeners is None or listener in listeners):
+            counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
+            counts[counter] = counts.get(counter, 0) + count
+    return totals
+
+
+async def unfolded(session: Session) -> Iterator[Counted]:
+    """Return the counts of commits that are not folded yet."""
+    rows = await session.fetch(_UNFOLDED)
+    return (counted for (packed,) in rows for counted in _decode(packed))
+
+
+async def stored_bytes(session: Session) -> dict[int, int]:
+    """Return listener number -> bytes that it stores."""
+    counter = int(model.Counter.stored_bytes)
+    totals: dict[int, int] = dict(await session.fetch(_STORED_BYTES, STORED_SLOT, counter))
+    for listener, _, counted_as, count in await unfolded(session):
+        if counted_as == counter:
+            totals[listener] = totals.get(listener, 0) + count
+    return totals
+
+
+async def listener_names(session: Session) -> dict[int, model.ListenerName]:
+    """Return every listener by number."""
+    rows = await session.fetch("select number, namespace, tenant, listener from listeners")
+    return {number: model.ListenerName(*names) for number, *names in rows}
+
+
+async def open_deliveries(session: Session, at: int) -> dict[model.ListenerName, int]:
+    """Count the deliveries open at a slot border: the pending rows without the changes since then, by the meters."""
+    totals: dict[int, int] = dict(await session.fetch(_PENDING))
+    border = model.slot_of(at)
+    counted: list[Sequence[int]] = [*await session.fetch(_SINCE, border)]
+    counted += [
+        (listener, counter, count) for listener, slot, counter, count in await unfolded(session) if slot >= border
+    ]
+    for listener, counter, count in counted:
+        totals[listener] = totals.get(listener, 0) - books.OPEN_SIGNS.get(counter, 0) * count
+    names = await listener_names(session)
+    return {names.get(listener) or unknown_listener(listener): count for listener, count in totals.items() if count}

@@ -1,0 +1,300 @@
+"""Selects rows: a filter becomes a ``RowScope``, and a walk finds the keys of its rows.
+
+The walk goes from the newest row down, in windows. If a filter matches few rows, the walk ends early, so that no query
+lasts long. Row keys grow with time, so a period is a range of keys. It is found by binary search, because clocks of
+earlier processes made the keys.
+"""
+
+import heapq
+import time
+from collections.abc import Collection
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.base import Filter
+from usher_gateway.store.encodings import FLAG_RELEASED
+from usher_gateway.store.listing_rows import (
+    HELD,
+    LONGEST_PAGE,
+    PAGE_SECONDS,
+    RELEASED,
+    SLACK,
+    UNRELEASED,
+    key_of_cursor,
+    matching_verdicts,
+    member,
+)
+from usher_gateway.store.session import Session
+
+_WINDOW = 10_000
+"""Rows per window; the walk checks the clock after each window."""
+
+_HIGHEST = (1 << 63) - 1
+
+_LISTENER_NUMBERS = """
+    select number from listeners where ($1::text is null or namespace = $1)
+    and ($2::text is null or tenant = $2) and ($3::text is null or listener = $3)
+"""
+_ROUTE_NUMBERS = """
+    select r.number from routes r join destinations d on d.number = r.destination
+    join listeners l on l.number = r.listener
+    where ($1::text is null or l.namespace = $1) and ($2::text is null or l.tenant = $2)
+    and ($3::text is null or l.listener = $3) and ($4::text is null or r.name = $4)
+    and ($5::text is null or d.key = $5)
+"""
+_NEXT_HELD_GROUP = """
+    select hold, route from deliveries where hold > 0 and (hold, route) > ($1, $2) order by hold, route limit 1
+"""
+
+_decode = msgspec.msgpack.decode
+
+
+class RowScope(msgspec.Struct):
+    """The rows of a table that a filter selects."""
+
+    table: str
+    index_terms: str = "true"
+    """Conditions that select a partial index; then the walk goes over that index and not over the table."""
+    terms: list[str] = msgspec.field(default_factory=list)
+    """More conditions, with numbered values."""
+    values: list[object] = msgspec.field(default_factory=list)
+    low: int = 0
+    high: int = _HIGHEST
+    """Only keys in [low, high)."""
+    keys: list[int] | None = None
+    """The only keys to consider; None: any."""
+    routes: set[int] | None = None
+    """Arrivals: only those with a verdict of one of these routes."""
+    skip: model.SkipReason | None = None
+    """Arrivals: only those with a verdict that skipped for this reason."""
+
+    def add(self, term: str, *values: object) -> None:
+        """Add a condition, with ``{}`` for each value."""
+        first = len(self.values) + 3  # 1 and 2 are the bounds of the key
+        self.terms.append(term.format(*[f"${first + number}" for number in range(len(values))]))
+        self.values += values
+
+    def add_ids(self, ids: tuple[bytes, ...]) -> None:
+        """Require one of some ids, if there are any; compare also their random bits, which a key does not have."""
+        if ids:
+            self.keys = [model.key_of(identifier) for identifier in ids]
+            self.add(f"id in ({', '.join(['{}'] * len(ids))})", *ids)
+
+    def add_numbers(self, column: str, numbers: Collection[int]) -> None:
+        """Require that a column has one of some numbers."""
+        self.terms.append(f"{column} in ({', '.join(map(str, sorted(numbers)))})" if numbers else "false")
+
+    async def add_period(self, session: Session, column: str, since: int | None, until: int | None) -> None:
+        """Require an instant in [since, until)."""
+        if since is not None:
+            self.low = max(self.low, await key_at(session, self.table, column, since - SLACK))
+            self.add(f"{column} >= {{}}", since)
+        if until is not None:
+            self.high = min(self.high, await key_at(session, self.table, column, until + SLACK))
+            self.add(f"{column} < {{}}", until)
+
+    def condition(self) -> str:
+        """Return all conditions, with those on the key."""
+        return " and ".join([self.index_terms, "key >= $1", "key < $2", *self.terms])
+
+    def all_values(self, low: int | None = None, high: int | None = None) -> list[object]:
+        """Return the values of all conditions; ``low`` and ``high`` override the bounds of the key."""
+        return [self.low if low is None else low, self.high if high is None else high, *self.values]
+
+
+async def arrivals_scope(session: Session, where: Filter) -> RowScope:
+    """Return the scope of the arrivals that a filter selects.
+
+    Raises:
+        ValueError: the filter has an unknown name of a reason or a state, or selects deliveries of a visit.
+    """
+    if where.visit is not None:
+        raise ValueError("visit selects deliveries; select visits with their ids")
+    scope = RowScope("arrivals")
+    scope.add_ids(where.ids)
+    counted_as = member(model.CountedAs, where.counted_as, "countedAs")
+    if where.reason is not None:
+        if where.reason in model.QuarantineReason.__members__:
+            counted_as = model.CountedAs.Quarantined
+            scope.add("reason = {}", int(model.QuarantineReason[where.reason]))
+        else:
+            scope.skip = member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
+    if counted_as is model.CountedAs.Quarantined:
+        scope.index_terms = "counted_as = 5"
+    elif counted_as is not None:
+        scope.add("counted_as = {}", int(counted_as))
+    if where.state is not None:
+        if where.state not in {RELEASED, UNRELEASED}:
+            raise ValueError(f"state must be {RELEASED} or {UNRELEASED}")
+        scope.add(f"flags & {FLAG_RELEASED} {'>' if where.state == RELEASED else '='} 0")
+    listeners = await listener_numbers(session, where)
+    if listeners is not None:
+        scope.add_numbers("listener", listeners)
+    scope.routes = await route_numbers(session, Filter(route=where.route, destination=where.destination))
+    await scope.add_period(session, "received_at", where.since, where.until)
+    return scope
+
+
+async def deliveries_scope(session: Session, where: Filter) -> RowScope:
+    """Return the scope of the deliveries that a filter selects.
+
+    Raises:
+        ValueError: the filter has an unknown name of a state.
+        NotFoundError: the visit does not exist.
+    """
+    scope = RowScope("deliveries")
+    scope.add_ids(where.ids)
+    if where.visit is not None:
+        deliveries = await deliveries_of_visit(session, where.visit)
+        scope.keys = [key for key in deliveries if scope.keys is None or key in scope.keys]
+    if where.state == HELD:
+        scope.add("hold > 0")
+    elif where.state is not None:
+        state = int(member(model.DeliveryState, where.state, "state", HELD))
+        if state >= model.DeliveryState.Dead:
+            scope.index_terms = f"state >= 2 and state = {state}"
+        else:
+            scope.add("state = {}", state)
+    if where.reason is not None:
+        _add_delivery_reason(scope, where.reason)
+    routes = await route_numbers(session, where)
+    if routes is not None:
+        scope.add_numbers("route", routes)
+    await scope.add_period(session, "created_at", where.since, where.until)
+    return scope
+
+
+def _add_delivery_reason(scope: RowScope, reason: str) -> None:
+    if reason in model.HoldReason.__members__:
+        scope.add("hold = {}", int(model.HoldReason[reason]))
+    elif reason in model.CancelReason.__members__:
+        scope.add("cancel = {}", int(model.CancelReason[reason]))
+    else:
+        scope.add("error = {}", reason)
+
+
+async def deliveries_of_visit(session: Session, visit: bytes) -> list[int]:
+    """Return the keys of the deliveries of an arrival, also of those that a release or a replay created.
+
+    Raises:
+        NotFoundError: the arrival does not exist.
+    """
+    arrival = model.key_of(visit)
+    rows = await session.fetch("select verdicts from arrivals where key = $1 and id = $2", arrival, visit)
+    if not rows:
+        raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
+    later = await session.fetch("select key from deliveries where origin > 0 and arrival = $1", arrival)
+    return [*[delivery for _, _, delivery in _decode(rows[0][0]) if delivery], *[key for (key,) in later]]
+
+
+async def listener_numbers(session: Session, where: Filter) -> set[int] | None:
+    """Return the numbers of the listeners with the names in a filter; None if it has none of these names."""
+    names = (where.namespace, where.tenant, where.listener)
+    if names == (None, None, None):
+        return None
+    return {number for (number,) in await session.fetch(_LISTENER_NUMBERS, *names)}
+
+
+async def route_numbers(session: Session, where: Filter) -> set[int] | None:
+    """Return the numbers of the route definitions that a filter selects by names; None means all of them."""
+    names = (where.namespace, where.tenant, where.listener, where.route, where.destination)
+    if not any(name is not None for name in names):
+        return None
+    return {number for (number,) in await session.fetch(_ROUTE_NUMBERS, *names)}
+
+
+# From a scope to the keys of its rows
+
+
+async def delivery_keys(
+    session: Session, where: Filter, cursor: str | None, limit: int
+) -> tuple[list[int], int | None]:
+    """Return the keys of the deliveries that a filter selects, newest first, and the key below which to go on."""
+    scope = await deliveries_scope(session, where)
+    if where.state == HELD and scope.keys is None:
+        return await _newest_held(session, scope, cursor, limit)
+    return await newest(session, scope, cursor, limit)
+
+
+async def newest(session: Session, scope: RowScope, cursor: str | None, limit: int) -> tuple[list[int], int | None]:
+    """Return a page of keys below a cursor, newest first, and the key below which to go on.
+
+    The second value is None at the end.
+    """
+    limit = min(max(limit, 1), LONGEST_PAGE)
+    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
+    if scope.keys is not None:
+        scope.add_numbers("key", scope.keys)
+        keys = await _matching(session, scope, scope.low, high, len(scope.keys))
+        return keys[:limit], keys[limit - 1] if len(keys) > limit else None
+    keys = []
+    end = time.monotonic() + PAGE_SECONDS
+    while high > scope.low:
+        low = await _window_end(session, scope, high)
+        keys += await _matching(session, scope, low, high, limit + 1 - len(keys))
+        if len(keys) > limit:
+            return keys[:limit], keys[limit - 1]
+        high = low
+        if time.monotonic() > end:
+            return keys, high if high > scope.low else None
+    return keys, None
+
+
+async def _window_end(session: Session, scope: RowScope, high: int) -> int:
+    statement = f"""
+        select key from {scope.table} where {scope.index_terms} and key >= $1 and key < $2
+        order by key desc limit 1 offset $3
+    """  # noqa: S608 - constants
+    rows = await session.fetch(statement, scope.low, high, _WINDOW - 1)
+    return int(rows[0][0]) if rows else scope.low
+
+
+async def _matching(session: Session, scope: RowScope, low: int, high: int, limit: int) -> list[int]:
+    """Return at most ``limit`` keys of a window, newest first."""
+    values = scope.all_values(low, high)
+    if scope.routes is None and scope.skip is None:
+        statement = f"select key from {scope.table} where {scope.condition()} order by key desc limit {limit}"  # noqa: S608
+        return [key for (key,) in await session.fetch(statement, *values)]
+    statement = f"select key, verdicts from {scope.table} where {scope.condition()} order by key desc"  # noqa: S608
+    return [key for key, packed in await session.fetch(statement, *values) if has_verdict(packed, scope)][:limit]
+
+
+def has_verdict(verdicts: bytes, scope: RowScope) -> bool:
+    """Return whether an arrival has a verdict with a route and a skip reason that a scope selects."""
+    if scope.routes is None and scope.skip is None:
+        return True
+    return bool(matching_verdicts(verdicts, scope.routes, scope.skip, any_skip=False))
+
+
+async def _newest_held(
+    session: Session, scope: RowScope, cursor: str | None, limit: int
+) -> tuple[list[int], int | None]:
+    """Merge the held deliveries from their groups, because the index is sorted by group."""
+    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
+    limit = min(max(limit, 1), LONGEST_PAGE)
+    keys: list[int] = []
+    group = (0, 0)
+    while rows := await session.fetch(_NEXT_HELD_GROUP, *group):
+        group = tuple(rows[0])
+        terms = f"hold = {group[0]} and route = {group[1]} and {scope.condition()}"
+        statement = f"select key from deliveries where {terms} order by key desc limit {limit + 1}"  # noqa: S608
+        group_keys = [key for (key,) in await session.fetch(statement, *scope.all_values(scope.low, high))]
+        keys = heapq.nlargest(limit + 1, [*keys, *group_keys])
+    return keys[:limit], keys[limit - 1] if len(keys) > limit else None
+
+
+async def key_at(session: Session, table: str, column: str, instant: int) -> int:
+    """Return the first key whose row has at least this instant, by binary search."""
+    # Two statements, because SQLite looks up one extreme, but walks the table for both.
+    ((low,),) = await session.fetch(f"select coalesce(min(key), 0) from {table}")  # noqa: S608
+    ((high,),) = await session.fetch(f"select coalesce(max(key), 0) + 1 from {table}")  # noqa: S608
+    statement = f"select key, {column} from {table} where key >= $1 and key < $2 order by key limit 1"  # noqa: S608
+    while low < high:
+        middle = (low + high) // 2
+        rows = await session.fetch(statement, middle, high)
+        if not rows or rows[0][1] >= instant:
+            high = middle
+        else:
+            low = rows[0][0] + 1
+    return int(low)

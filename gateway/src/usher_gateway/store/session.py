@@ -1,0 +1,181 @@
+"""Sessions and statements: how a job of the store uses an engine.
+
+A job is an ``async`` function. It gets a ``Session`` (one snapshot) or a ``Transaction``, and runs statements there.
+PostgreSQL's session waits for its server. SQLite's session never suspends, so ``run_to_end`` runs a whole job in the
+thread of the writer or of a reader.
+
+A statement is written once, for PostgreSQL. ``for_sqlite`` translates what SQLite spells differently:
+
+- ``$1`` becomes ``?1``. Casts (``::bigint``) and row locks (``for no key update``) go, because SQLite has one writer.
+- A list of keys, ``any($1::bigint[])``, and rows, ``unnest($1::bigint[], $2::text[]) as new (key, name)``, become one
+  placeholder for each value. SQLite runs such a statement for 64 rows at a time, so it must not add up or limit rows.
+  A statement has one list or one group of rows.
+
+If the engines need different statements, a job names both in a ``Statement``.
+"""
+
+import functools
+import re
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from usher_gateway import model
+from usher_gateway.store.acceptance import RouteNumbers
+
+T = TypeVar("T")
+
+Row = Any
+"""A row that a statement returned: a sequence of its values."""
+
+
+class Statement(NamedTuple):
+    """A statement that the engines need in different forms. Values have the same numbers in both."""
+
+    postgresql: str
+    sqlite: str
+
+
+class Session(Protocol):
+    """Runs statements in one transaction or over one snapshot."""
+
+    async def fetch(self, statement: str | Statement, *values: object) -> list[Row]:
+        """Return the rows of a statement."""
+
+    async def execute(self, statement: str | Statement, *values: object) -> int:
+        """Run a statement; return how many rows it changed."""
+
+
+class Transaction(Protocol):
+    """The open transaction of a job, with the numbers of names and the counts that it adds to the meters."""
+
+    @property
+    def session(self) -> Session:
+        """Runs the statements of the transaction."""
+
+    @property
+    def ids(self) -> model.IdFactory:
+        """Makes the row keys."""
+
+    @property
+    def owner(self) -> int:
+        """The number of this gateway's run, to which the deliveries belong that it claims."""
+
+    async def load_routes(self, routes: Collection[int]) -> None:
+        """Read the route definitions that other gateways added."""
+
+    def destination_of_route(self, route: int) -> int:
+        """Return the number of a loaded route's destination; 0 if the database has lost the route."""
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition that was given to the transaction."""
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener that was given to the transaction."""
+
+    async def keep_routes(self, arrivals: Sequence[int]) -> None:
+        """Let older arrivals refer to the routes that this transaction has written."""
+
+    async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
+        """Count one for the listener of each of some routes."""
+
+    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
+        """Add to the meters of a listener."""
+
+    def add_stored_bytes(self, listener: int, count: int) -> None:
+        """Count bytes that a listener stores, or (negative) that retention deleted."""
+
+    def note_time(self, now: int) -> None:
+        """Record the time, so that a start notices that the clock was set back."""
+
+    def note_oldest_claimed(self) -> None:
+        """Record the row key of the oldest claimed delivery, if the engine needs it to find them at a start."""
+
+    def add_claimed(self, keys: Sequence[int]) -> None:
+        """Note that this process claims deliveries."""
+
+    def remove_claimed(self, keys: Sequence[int]) -> None:
+        """Note that deliveries are not claimed any more."""
+
+
+def run_to_end(job: Coroutine[Any, Any, T]) -> T:
+    """Run a job that never suspends, without an event loop, and return its result."""
+    try:
+        job.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    job.close()
+    raise RuntimeError("a job of the SQLite store waited for something")
+
+
+def columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    """Return rows as one list per column, which are the values of ``unnest``."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+# Translation to SQLite
+
+_LOCK = re.compile(r"\s+for (?:no key )?update(?: skip locked)?")
+_ARRAY_OF_ROWS = re.compile(r"= any\(array\((.*?)\)\)", re.DOTALL)
+_ROWS = re.compile(r"unnest\(((?:\$\d+::\w+\[\](?:,\s*)?)+)\)(?:\s+as (\w+) \(([^)]*)\))?")
+_LIST = re.compile(r"= any\(\$(\d+)::\w+\[\]\)")
+_CAST = re.compile(r"::\w+(?:\[\])?")
+_VALUE = re.compile(r"\$(\d+)")
+
+
+class SqliteStatement(NamedTuple):
+    """A statement in SQLite's form."""
+
+    text: str
+    """With ``{rows}`` where the placeholders of the list or of the rows go."""
+    lists: tuple[int, ...]
+    """The numbers of the values that are lists: one for a list, one per column for rows."""
+    is_rows: bool
+    first_number: int
+    """The number of the first placeholder of the list or of the rows."""
+
+    def with_rows(self, count: int) -> str:
+        """Return the text with the placeholders of this many rows."""
+        return _with_rows(self, count)
+
+
+@functools.lru_cache(maxsize=512)
+def for_sqlite(statement: str | Statement) -> SqliteStatement:
+    """Translate a statement; see the module's text."""
+    text = statement.sqlite if isinstance(statement, Statement) else statement
+    lists: list[int] = []
+    is_rows = False
+
+    def rows(found: re.Match[str]) -> str:
+        nonlocal is_rows
+        is_rows = True
+        lists[:] = [int(number) for number in _VALUE.findall(found[1])]
+        names = [name.strip() for name in (found[3] or "").split(",")] if found[3] else []
+        chosen = ", ".join([f"column{number} as {name}" for number, name in enumerate(names, 1)])
+        return f"(select {chosen or '*'} from (values {{rows}})) {'as ' + found[2] if found[2] else ''}"  # noqa: S608 - names of columns
+
+    def listed(found: re.Match[str]) -> str:
+        lists[:] = [int(found[1])]
+        return "in ({rows})"
+
+    text = _LOCK.sub("", text)
+    text = _ARRAY_OF_ROWS.sub(r"in (\1)", text)
+    text = _ROWS.sub(rows, text)
+    text = _LIST.sub(listed, text)
+    text = _CAST.sub("", text).replace("greatest(", "max(").replace("least(", "min(")
+    scalars = [int(number) for number in _VALUE.findall(text)]
+    text = _VALUE.sub(r"?\1", text)
+    return SqliteStatement(text, tuple(lists), is_rows, max([0, *scalars]) + 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def _with_rows(statement: SqliteStatement, count: int) -> str:
+    number = statement.first_number
+    if not statement.is_rows:
+        return statement.text.replace("{rows}", ",".join([f"?{number + step}" for step in range(count)]))
+    rows = []
+    for _ in range(count):
+        width = len(statement.lists)
+        rows.append("(" + ",".join([f"?{number + column}" for column in range(width)]) + ")")
+        number += width
+    return statement.text.replace("{rows}", ",".join(rows))
