@@ -58,45 +58,6 @@ def test_failure_while_recovering_restarts_slow_start() -> None:
     assert circuit.failed(state, 0).limit == 1
 
 
-def test_trial_that_must_be_claimed_starts_only_while_it_is_claimed() -> None:
-    state = circuit.CLOSED
-    for _ in range(circuit.OPENS_AFTER):
-        state = circuit.failed(state, 0, claims_trials=True)
-    assert not circuit.needs_claim(state, MINUTE - 1)
-    assert circuit.needs_claim(state, MINUTE)
-    assert not circuit.may_start(state, 0, MINUTE)
-    state = circuit.claimed(state, MINUTE, MINUTE + 5)
-    assert circuit.may_start(state, 0, MINUTE + 4)
-    assert not circuit.may_start(state, 1, MINUTE + 4), "one at a time"
-    assert not circuit.needs_claim(state, MINUTE + 4)
-    assert not circuit.may_start(state, 0, MINUTE + 5)
-    assert circuit.needs_claim(state, MINUTE + 5)
-    assert not circuit.may_start(circuit.failed(state, MINUTE + 1, claims_trials=True), 0, 3 * MINUTE)
-
-
-def test_trial_that_needs_no_claim_is_never_claimed() -> None:
-    assert not circuit.needs_claim(opened(), 10 * MINUTE)
-    assert not circuit.needs_claim(circuit.CLOSED, 10 * MINUTE)
-
-
-def test_circuit_that_opened_elsewhere_waits_for_the_trial_of_all() -> None:
-    state = circuit.followed(circuit.failed(circuit.CLOSED, 0), 0, trial_at=7)
-    assert state.state is circuit.CircuitState.Open
-    assert not circuit.needs_claim(state, 6)
-    assert circuit.needs_claim(state, 7)
-    assert circuit.needs_claim(circuit.followed(state, 0, trial_at=9), 9)
-
-
-def test_claimed_trial_is_kept_until_it_ends() -> None:
-    """The other gateways wait for the trial after it, which the claim has moved."""
-    state = circuit.claimed(circuit.followed(circuit.CLOSED, 0, trial_at=7), 7, 12)
-    state = circuit.followed(state, 8, trial_at=72)
-    assert circuit.may_start(state, 0, 8)
-    state = circuit.followed(state, 12, trial_at=72)
-    assert not circuit.needs_claim(state, 71)
-    assert circuit.needs_claim(state, 72)
-
-
 class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
     """In any order of results, an open circuit allows one attempt a minute and can close again."""
 

@@ -329,61 +329,6 @@ def test_lane_starts_slowly_after_a_successful_trial() -> None:
     assert widths == [1, 2, 4, 8, 8]
 
 
-def test_trial_that_must_be_claimed_starts_after_the_claim() -> None:
-    scheduler = LaneScheduler(1 << 20, 100, claims_trials=True)
-    open_circuit(scheduler, "n/a", 0)
-    due = circuit.TRIAL_EVERY
-    assert not scheduler.needs_trial("n/a", due - 1)
-    assert scheduler.needs_trial("n/a", due)
-    assert scheduler.room("n/a", due).rows == 0
-    assert not scheduler.offer(entry(), due)
-    scheduler.claim_trial("n/a", due, due + SECOND)
-    assert scheduler.room("n/a", due).rows == 1
-    assert scheduler.offer(entry(), due)
-    assert not scheduler.offer(entry(), due), "one at a time"
-    running = started(scheduler, due)
-    assert len(running) == 1
-    assert not scheduler.needs_trial("n/a", due + 2 * SECOND), "it runs"
-    assert not finish(scheduler, running, FAILED, due + 3 * SECOND)
-    assert not scheduler.needs_trial("n/a", due + 4 * SECOND)
-
-
-def test_delivery_whose_claim_ended_is_drained() -> None:
-    """It waited for a slot. The scheduler asks for no turn, because only the next claim lets it start."""
-    scheduler = LaneScheduler(1 << 20, 100, claims_trials=True)
-    open_circuit(scheduler, "n/a", 0)
-    due = circuit.TRIAL_EVERY
-    scheduler.claim_trial("n/a", due, due + SECOND)
-    assert scheduler.offer(entry(), due)
-    assert scheduler.next_ready(due + SECOND) == NextDelivery(None)
-    assert not scheduler.follow_open("n/a", 2 * due, due), "it may start"
-    assert scheduler.follow_open("n/a", 2 * due, due + SECOND)
-    assert len(scheduler.drain("n/a")) == 1
-    assert scheduler.needs_trial("n/a", 2 * due)
-
-
-def test_circuit_that_another_gateway_opened_keeps_the_lane_closed() -> None:
-    scheduler = LaneScheduler(1 << 20, 100, claims_trials=True)
-    for _ in range(3):
-        assert scheduler.offer(entry(), 0)
-    assert scheduler.follow_open("n/a", 7 * SECOND, 0)
-    scheduler.drain("n/a")
-    assert not scheduler.offer(entry(), 0)
-    assert scheduler.needs_trial("n/a", 7 * SECOND)
-    scheduler.follow_closed("n/a", 0)
-    assert scheduler.circuit_of("n/a").state is circuit.CircuitState.Recovering
-    for _ in range(3):
-        assert scheduler.offer(entry(), 0)
-    assert len(started(scheduler, 0)) == 1
-
-
-def test_gateway_without_a_share_claims_no_trial() -> None:
-    scheduler = LaneScheduler(1 << 20, 100, claims_trials=True)
-    open_circuit(scheduler, "n/a", 0)
-    scheduler.share("n/a", LaneLimits(concurrency=0), 0)
-    assert not scheduler.needs_trial("n/a", circuit.TRIAL_EVERY)
-
-
 def test_unsent_attempt_does_not_change_the_circuit() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     open_circuit(scheduler, "n/a", 0)

@@ -6,13 +6,12 @@ feeds the scheduler and starts attempts:
 - ``offer`` puts accepted deliveries into lanes. Deliveries without room go back to the store.
 - ``run`` claims due deliveries from the store, as many as the lanes have room for.
 - ``_pump`` starts an attempt for each delivery that may start now. It runs at most once per turn of the loop.
-- ``SharedCircuits`` opens and closes circuits together with the other gateways of the store.
 """
 
 import asyncio
 import contextlib
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -22,10 +21,9 @@ from usher_gateway.delivery import circuit, shares
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
-from usher_gateway.delivery.shared_circuits import CircuitNews, SharedCircuits
 from usher_gateway.delivery.unknown_destinations import UnknownDestinations
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.store.base import CircuitEvent, Replicas
+from usher_gateway.store.base import Replicas
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
@@ -71,7 +69,7 @@ class Dispatcher:
         clock: Clock,
         limits: DispatcherLimits,
     ) -> None:
-        self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight, claims_trials=store.is_shared)
+        self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
         self.lag = 0
         """Microseconds from acceptance to the last first attempt."""
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
@@ -107,9 +105,6 @@ class Dispatcher:
         self._configured = asyncio.Event()
         self._next_poll = self._next_note_claimed = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
-        self._circuits = SharedCircuits(
-            store=store, clock=clock, apply=self._apply_circuits, try_alone=self._claim_trials
-        )
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
         store.follow_replicas(self._apply_replicas)
@@ -121,23 +116,18 @@ class Dispatcher:
             before = self._documents.destination(key)
             self.scheduler.configure(key, self._share_of(destination), now)
             self.scheduler.reset(key, now)
-            self._forget_circuit(key)
+            self.open_circuits.pop(key, None)
             if before is not None:
                 self._changed.add(key)
                 self._outdated.update(self.scheduler.running(key))
         for key in [key for key in self.open_circuits if key not in snapshot.destinations]:
             self.scheduler.reset(key, now)  # the attempts only hold the deliveries
-            self._forget_circuit(key)
+            self.open_circuits.pop(key, None)
         self._worker.apply(snapshot)
         self._unknown.apply(snapshot.destinations)
         self._configured.set()
         self.ask_store()
         self._schedule_pump()
-
-    def _forget_circuit(self, destination: str) -> None:
-        """Forget at all gateways that a destination failed, because its document has changed."""
-        if self.open_circuits.pop(destination, None) is not None:
-            self._circuits.note(destination, CircuitEvent.Closed)
 
     def _share_of(self, destination: documents.DestinationDocument) -> LaneLimits:
         """Return this gateway's share of a destination's limits."""
@@ -191,15 +181,6 @@ class Dispatcher:
     async def run(self) -> None:
         """Move deliveries until ``stop``. Wait for the first ``apply``: until then every destination is missing."""
         await self._configured.wait()
-        if not self._store.is_shared:
-            await self._run_moves()
-            return
-        async with asyncio.TaskGroup() as group:
-            sharing = group.create_task(self._circuits.run(), name="circuits")
-            await self._run_moves()
-            sharing.cancel()
-
-    async def _run_moves(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             async with self._moving:
@@ -224,7 +205,6 @@ class Dispatcher:
         await asyncio.gather(*self._attempts, return_exceptions=True)
         with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
             async with asyncio.timeout(_DEFER_SECONDS), self._moving:
-                await self._circuits.tell_last()
                 await self._store.defer([*self._claimed, *self._deferred])
 
     def _settle(self, entry: LaneEntry, result: AttemptResult) -> None:
@@ -251,8 +231,6 @@ class Dispatcher:
             self._circuit_opened(entry.destination, settlement.error)
         elif entry.destination in self.open_circuits and outcome is not None:
             self._note_trial(entry.destination, settlement.error)
-        elif outcome is not None and outcome.blames_destination:
-            self._circuits.ask()
         if entry.destination in self._due or self._deferred:
             self._wake.set()
         self._schedule_pump()
@@ -272,7 +250,6 @@ class Dispatcher:
         self.open_circuits[destination] = error
         _log.warning("circuit_opened", destination=destination, error=error)
         self._empty_lane(destination)
-        self._circuits.note(destination, CircuitEvent.Opened, error)
 
     def _empty_lane(self, destination: str) -> None:
         """Return the deliveries of a lane to the store."""
@@ -284,40 +261,9 @@ class Dispatcher:
     def _note_trial(self, destination: str, error: str) -> None:
         if self.scheduler.circuit_of(destination).state is circuit.CircuitState.Open:
             self.open_circuits[destination] = error
-            self._circuits.note(destination, CircuitEvent.Failed, error)
         else:
             del self.open_circuits[destination]
             _log.info("circuit_closed", destination=destination)
-            self._circuits.note(destination, CircuitEvent.Closed)
-
-    def _apply_circuits(self, news: CircuitNews) -> None:
-        """Open and close circuits as the other gateways did, and start the trials that this one has claimed."""
-        now = self._clock.steady()
-        for destination in self.open_circuits.keys() - news.open.keys() - set(news.changing):
-            self._wake.set()
-            del self.open_circuits[destination]
-            self.scheduler.follow_closed(destination, now)
-            _log.info("circuit_closed", destination=destination, by="another gateway")
-        for destination, found in news.open.items():
-            if destination in news.changing or self._documents.destination(destination) is None:
-                continue
-            if destination not in self.open_circuits:
-                _log.warning("circuit_opened", destination=destination, error=found.error, by="another gateway")
-            self.open_circuits[destination] = found.error
-            if found.is_claimed:
-                self._claim_trials([destination], news.claimed_until)
-            trial_at = now + int(found.trial_in_seconds * self._clock.scale * model.MICROSECONDS)
-            if self.scheduler.follow_open(destination, trial_at, now):
-                self._empty_lane(destination)
-        self._schedule_pump()
-
-    def _claim_trials(self, destinations: Collection[str], until: int) -> None:
-        """Allow the trials of some open circuits that start before a moment."""
-        for destination in destinations:
-            if destination in self.open_circuits:
-                self.scheduler.claim_trial(destination, self._clock.steady(), until)
-                self._wake.set()
-        self._schedule_pump()
 
     def until_trial(self, destination: str) -> int:
         """Return in how many microseconds an open circuit allows its next attempt; 0: now, or it is closed."""
@@ -335,7 +281,7 @@ class Dispatcher:
         if self._stopping.is_set():
             return
         now = self._clock.steady()
-        while self._circuits.is_ready and self._store.may_attempt and self._store.unsettled < self._limits.unsettled:
+        while self._store.may_attempt and self._store.unsettled < self._limits.unsettled:
             ready = self.scheduler.next_ready(now)
             if ready.entry is None:
                 self._pump_at(ready.ask_again_at, now)
@@ -417,7 +363,6 @@ class Dispatcher:
 
     async def _defer(self) -> None:
         if self._deferred:
-            await self._circuits.tell()  # so that another gateway that claims them knows why
             keys = self._deferred
             self._deferred = []
             try:
@@ -431,7 +376,6 @@ class Dispatcher:
         """Claim due deliveries that have room, one destination after another, because each claim is a transaction."""
         now = self._clock.now()
         destinations = [key for key, due_at in self._due.items() if due_at <= now]
-        await self._refresh_circuits(destinations)
         await self._unknown.look_up([key for key in destinations if self._documents.destination(key) is None])
         for destination in destinations:
             if self._documents.destination(destination) is None:
@@ -453,19 +397,6 @@ class Dispatcher:
             if len(found) < limit:
                 self._due.pop(destination, None)
                 self._ask_store = True
-
-    async def _refresh_circuits(self, destinations: Collection[str]) -> None:
-        """Claim the trials of some destinations, and learn which circuits are open, before deliveries are claimed.
-
-        The gateway whose circuit opened has told so before it returned its deliveries to the store.
-        """
-        if not self._store.is_shared:
-            return
-        now = self._clock.steady()
-        known = [destination for destination in destinations if self._documents.destination(destination) is not None]
-        trials = [destination for destination in known if self.scheduler.needs_trial(destination, now)]
-        if trials or any(self.scheduler.room(destination, now).rows > 0 for destination in known):
-            await self._circuits.refresh(trials)
 
     def _note_due(self, destination: str, due_at: int) -> None:
         before = self._due.get(destination)

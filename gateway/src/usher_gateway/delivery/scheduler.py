@@ -242,10 +242,8 @@ class _Lane:
 class LaneScheduler:
     """The lanes of all destinations."""
 
-    def __init__(self, max_bytes: int, max_in_flight: int, *, claims_trials: bool = False) -> None:
-        """``claims_trials``: a trial of an open circuit starts only after ``claim_trial``."""
+    def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self._max_bytes = max_bytes
-        self._claims_trials = claims_trials
         self._shared_bytes = max_bytes - max_bytes // _EMPTY_LANES_SHARE
         self._reserve = SlotPool(max_in_flight // _RESERVE_SHARE)
         self._shared = SlotPool(max_in_flight - max_in_flight // _RESERVE_SHARE)
@@ -403,7 +401,7 @@ class LaneScheduler:
         self._bytes -= entry.size
         was_open = lane.circuit.state is circuit.CircuitState.Open
         if result is not None and result.blames_destination:
-            lane.circuit = circuit.failed(lane.circuit, now, claims_trials=self._claims_trials)
+            lane.circuit = circuit.failed(lane.circuit, now)
         elif result is not None:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
         self._join_round(lane, now)
@@ -413,32 +411,6 @@ class LaneScheduler:
         """Close a destination's circuit, so that it is tried at once after its document has changed."""
         lane = self._lane(destination)
         lane.reset()
-        self._join_round(lane, now)
-
-    def needs_trial(self, destination: str, now: int) -> bool:
-        """Return whether this gateway could make the next trial of a circuit now if it claimed it."""
-        lane = self._lane(destination)
-        return lane.in_flight == 0 and lane.limits.concurrency > 0 and circuit.needs_claim(lane.circuit, now)
-
-    def claim_trial(self, destination: str, now: int, until: int) -> None:
-        """Allow the next trial of an open circuit if it starts before ``until``."""
-        lane = self._lane(destination)
-        lane.circuit = circuit.claimed(lane.circuit, now, until)
-        self._join_round(lane, now)
-
-    def follow_open(self, destination: str, trial_at: int, now: int) -> bool:
-        """Open a circuit that is open at other gateways, or move its next trial.
-
-        Returns True if its lane has to be drained, because it has no trial now.
-        """
-        lane = self._lane(destination)
-        lane.circuit = circuit.followed(lane.circuit, now, trial_at)
-        return not circuit.is_trial_time(lane.circuit, now) and lane.count > 0
-
-    def follow_closed(self, destination: str, now: int) -> None:
-        """Close an open circuit that another gateway has closed."""
-        lane = self._lane(destination)
-        lane.circuit = circuit.RECOVERING
         self._join_round(lane, now)
 
     def drain(self, destination: str) -> list[LaneEntry]:
@@ -484,7 +456,7 @@ class LaneScheduler:
             return None
         if not lane.has_slot(now):
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
-                self._sleep(lane, lane.circuit.trial_at)  # after that time, it returns when it has claimed the trial
+                self._sleep(lane, lane.circuit.trial_at)
             return None
         if not lane.take_token(now):
             self._sleep(lane, lane.token_at(now))

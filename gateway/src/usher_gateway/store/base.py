@@ -1,6 +1,5 @@
 """The values that the store's callers give and get. All times are microseconds UTC."""
 
-import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
@@ -234,42 +233,3 @@ class Replicas(msgspec.Struct, frozen=True):
 
 
 ApplyReplicas = Callable[[Replicas], bool]
-
-
-class CircuitEvent(enum.Enum):
-    """A change of a destination's circuit at a gateway."""
-
-    Opened = "Opened"
-    Failed = "Failed"
-    """An attempt failed while it was open."""
-    Closed = "Closed"
-
-
-class CircuitChange(msgspec.Struct, frozen=True):
-    """A change of a destination's circuit that a gateway tells the others."""
-
-    destination: str
-    event: CircuitEvent
-    error: str = ""
-    """The code of the failed attempt."""
-
-
-class TrialTimes(msgspec.Struct, frozen=True):
-    """When trials of open circuits may start, in seconds of the database's clock."""
-
-    every_seconds: float
-    """How long after a failure the next trial may start."""
-    claim_seconds: float
-    """How long a gateway that has claimed a trial may wait until it starts it."""
-
-
-class OpenCircuit(msgspec.Struct, frozen=True):
-    """A destination's circuit that is open at all gateways."""
-
-    destination: str
-    error: str
-    """The code of the last failed attempt."""
-    trial_in_seconds: float
-    """When the next trial may be claimed. Below 0: now."""
-    is_claimed: bool
-    """This gateway has just claimed a trial."""

@@ -23,7 +23,6 @@ from usher_gateway.store.base import (
     AttemptRecord,
     Backlog,
     Change,
-    CircuitChange,
     DueDestination,
     Filter,
     HeldGroup,
@@ -31,14 +30,12 @@ from usher_gateway.store.base import (
     ListenerActivity,
     ListingPage,
     MarkOfRoute,
-    OpenCircuit,
     OpenCounts,
     OpenReport,
     Period,
     ReplayReport,
     RouteBacklog,
     StoreStatistics,
-    TrialTimes,
     UsageRow,
     VisitBody,
     no_holds,
@@ -214,17 +211,7 @@ class Store(abc.ABC):
     @property
     @abc.abstractmethod
     def is_shared(self) -> bool:
-        """True if other gateways may use the data at the same time. Only then ``exchange_circuits`` is called."""
-
-    @abc.abstractmethod
-    async def exchange_circuits(
-        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
-    ) -> list[OpenCircuit]:
-        """Tell the other gateways about circuits, claim due trials, and return the circuits that are open.
-
-        Only one gateway gets a trial. The next trial is due ``every_seconds`` after that gateway reports a failure,
-        or after the end of its claim if it reports nothing.
-        """
+        """True if other gateways may use the data at the same time."""
 
     @abc.abstractmethod
     async def tell_destinations(self, destinations: Collection[str]) -> None:

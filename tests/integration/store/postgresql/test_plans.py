@@ -8,7 +8,7 @@ import pytest
 
 from support import databases, engines
 from usher_gateway.store.jobs import changes, claims, holds
-from usher_gateway.store.postgresql import accept, circuits, incarnations, prune, settle, writer
+from usher_gateway.store.postgresql import accept, incarnations, prune, settle, writer
 
 ROWS = 20_000
 FILL = f"""
@@ -56,11 +56,6 @@ STATEMENTS = {
     "hasten": claims._HASTEN,
     "late": claims._LATE,
     "late and forbidden": claims._LATE_FORBIDDEN,
-    "circuit: open": circuits._OPEN,
-    "circuit: fail": circuits._FAIL,
-    "circuit: close": circuits._CLOSE,
-    "circuit: claim a trial": circuits._CLAIM,
-    "circuits": circuits._OPEN_CIRCUITS,
     "take over": incarnations._TAKE_OVER,
     "due times of wrong clocks": incarnations._HASTEN_WRONG,
     "redrive": changes._REDRIVABLE,

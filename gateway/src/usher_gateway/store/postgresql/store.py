@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -16,14 +16,11 @@ from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     ApplyReplicas,
-    CircuitChange,
-    OpenCircuit,
     OpenReport,
     StoreStatistics,
-    TrialTimes,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.postgresql import circuits, incarnations, known_destinations, meters, prune
+from usher_gateway.store.postgresql import incarnations, known_destinations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.names import NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
@@ -150,19 +147,6 @@ class PostgresStore(Store):
     @property
     def is_shared(self) -> bool:
         return True
-
-    async def exchange_circuits(
-        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
-    ) -> list[OpenCircuit]:
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(asyncio.timeout(CONNECT_SECONDS))
-                connection = await stack.enter_async_context(self._pool.acquire())
-                if changes or trials:
-                    await stack.enter_async_context(connection.transaction())
-                return await circuits.exchange(connection, self.incarnation.number, changes, trials, times)
-        except UNAVAILABLE as error:
-            raise model.StoreUnavailableError(f"circuits are not shared: {describe(error)}") from error
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         await self._exchange(

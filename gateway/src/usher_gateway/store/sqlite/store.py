@@ -5,7 +5,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,9 @@ from usher_gateway.store import requests
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     ApplyReplicas,
-    CircuitChange,
-    OpenCircuit,
     OpenReport,
     Replicas,
     StoreStatistics,
-    TrialTimes,
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.session import run_to_end
@@ -150,11 +147,6 @@ class SqliteStore(Store):
     @property
     def is_shared(self) -> bool:
         return False
-
-    async def exchange_circuits(
-        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
-    ) -> list[OpenCircuit]:
-        raise NotImplementedError
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         raise NotImplementedError

@@ -18,13 +18,6 @@ create table known_destinations (
     incarnation bigint primary key references incarnations on delete cascade,
     destinations text[] not null        -- namespace/name
 );
--- The circuits that are open, at all gateways.
-create table circuits (
-    destination integer primary key,
-    trial_at timestamptz not null,      -- when a gateway may claim the next trial
-    claimed_by bigint not null,         -- the run that claimed the last trial; 0: none
-    error text not null                 -- of the last failed attempt
-);
 
 -- Names, each once, so that rows stay slim.
 create table listeners (
