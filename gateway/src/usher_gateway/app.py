@@ -42,7 +42,7 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.sqlite import database
-from usher_gateway.store.sqlite.moving import unused_store
+from usher_gateway.store.sqlite.copy import unused_store
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock

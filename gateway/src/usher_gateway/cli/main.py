@@ -5,7 +5,7 @@ import inspect
 import typer
 
 import usher_gateway
-from usher_gateway.cli import check, listings, migrate, move, overview, receive, repair, run, simulate, top, url, usage
+from usher_gateway.cli import check, copy, listings, migrate, overview, receive, repair, run, simulate, top, url, usage
 
 
 def build() -> typer.Typer:
@@ -25,7 +25,7 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (run, migrate, check, url, simulate, receive, usage, top, overview, listings, move, repair):
+    for module in (run, migrate, check, url, simulate, receive, usage, top, overview, listings, copy, repair):
         module.register(app)
     _set_help(app)
     return app

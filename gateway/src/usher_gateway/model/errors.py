@@ -82,16 +82,9 @@ class StoreBusyError(StoreUnavailableError):
 
 
 class StoreLockedError(UsherError):
-    """Another process uses the data, or they were exported, or their import is unfinished."""
+    """Another process uses the data, or they were copied to another store, or a copy to them is unfinished."""
 
     code = "StoreLocked"
-    permanent = True
-
-
-class ExportFileError(UsherError):
-    """A file of ``usher export`` is damaged, or not the one that is needed."""
-
-    code = "ExportFile"
     permanent = True
 
 

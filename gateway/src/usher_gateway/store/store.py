@@ -132,7 +132,7 @@ class Store(abc.ABC):
         """Take ownership of the data, migrate the schema, and recover from a crash.
 
         Raises:
-            StoreLockedError: another gateway owns the data, or they were exported, or their import is unfinished.
+            StoreLockedError: another gateway owns the data, or they were copied, or a copy to them is unfinished.
             StoreCorruptError: the data are damaged or not Usher's.
             InstallKeyError: another install key made the data.
             ConfigurationError: the folder cannot be used (a network file system, missing rights).

@@ -9,8 +9,8 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store import moving
 from usher_gateway.store.base import OpenReport, Replicas
+from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import incarnations, schema
 from usher_gateway.store.postgresql.connections import (
@@ -96,8 +96,7 @@ async def _open(
             await connection.execute(schema.LOCK_LIMITS)
             await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK, timeout=35)
             await schema.check_key(connection, settings.key_fingerprint)
-            moved, position = [await schema.meta(connection, name) for name in (moving.MOVED, moving.POSITION)]
-            moving.refuse_moved(moved, position)
+            refuse_unusable(await schema.meta(connection, COPIED), await schema.meta(connection, UNFINISHED))
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())

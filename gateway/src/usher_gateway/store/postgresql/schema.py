@@ -27,8 +27,8 @@ FOLD_LOCK = 0x55736872_0002
 PRUNE_LOCK = 0x55736872_0003
 """Advisory lock: one gateway at a time deletes expired data."""
 
-MOVE_LOCK = 0x55736872_0004
-"""Advisory lock of a session: one export, import or end of an export at a time."""
+COPY_LOCK = 0x55736872_0004
+"""Advisory lock of a session: one copy at a time uses the database."""
 
 LOCK_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 """Limits of a transaction that waits for MIGRATION_LOCK."""

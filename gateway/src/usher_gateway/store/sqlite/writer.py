@@ -11,9 +11,9 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store import moving
 from usher_gateway.store.acceptance import unstorable
 from usher_gateway.store.base import OpenReport
+from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
@@ -313,7 +313,7 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
     try:
         with database.explained_errors(folder):
             found = dict(owned.connection.execute("select name, value from meta"))
-            moving.refuse_moved(found.get(moving.MOVED), found.get(moving.POSITION))
+            refuse_unusable(found.get(COPIED), found.get(UNFINISHED))
             return recover(owned, fold_rows, now)
     except BaseException:
         owned.release()

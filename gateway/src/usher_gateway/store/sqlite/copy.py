@@ -1,4 +1,4 @@
-"""Export and import of a SQLite store (see store/moving.py)."""
+"""A SQLite store as the source or the target of a copy (see store/copy.py)."""
 
 import contextlib
 import sqlite3
@@ -9,8 +9,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store import moving
-from usher_gateway.store.moving import COLUMNS, IMPORTED, MOVED, POSITION, TABLES
+from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
 from usher_gateway.store.sqlite.transaction import fold_persons
@@ -30,6 +29,10 @@ _DUMPED = {
 
 _log = structlog.get_logger(__name__)
 
+_TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
+
+_FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'noted_at', 'folded_to', 'persons_to', 'lanes_from')"
+
 _SET_META = "insert or replace into meta values (?, ?)"
 
 
@@ -38,7 +41,7 @@ def unused_store(folder: Path) -> Iterator[None]:
     """Keep a SQLite store in a folder from being served while a gateway on another store uses the folder.
 
     Otherwise both would send the same deliveries if one store has the data of the other. Warns if the data of the store
-    were not exported.
+    were not copied to another store.
 
     Raises:
         StoreLockedError: a gateway serves it, or a command uses it.
@@ -47,26 +50,26 @@ def unused_store(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             stack.enter_context(database.shared_lock(path))
-            if not _is_exported(path):
+            if not _is_copied(path):
                 _log.warning("unused_store_found", file=str(path), hint=_UNUSED_HINT)
         yield
 
 
 _UNUSED_HINT = (
-    "This gateway uses --store. Move the visits and pending deliveries with `usher export`, or move the file away."
+    "This gateway uses --store. Copy the visits and pending deliveries with `usher copy`, or move the file away."
 )
 
 
-def _is_exported(path: Path) -> bool:
+def _is_copied(path: Path) -> bool:
     try:
         with contextlib.closing(database.connect(path, read_only=True)) as connection:
-            return connection.execute("select 1 from meta where name = ?", (MOVED,)).fetchone() is not None
+            return connection.execute("select 1 from meta where name = ?", (COPIED,)).fetchone() is not None
     except sqlite3.Error:
         return False
 
 
-class SqliteMove:
-    """The store in a folder, owned for an export or an import."""
+class SqliteCopy:
+    """The store in a folder, owned to be copied or filled (``store.copy.CopyableStore``)."""
 
     def __init__(self, folder: Path, key_fingerprint: str, *, may_create: bool) -> None:
         """Take ownership.
@@ -84,10 +87,15 @@ class SqliteMove:
         """Give up ownership."""
         self._owned.close()
 
-    async def begin_export(self, now: int) -> None:
+    async def copied_at(self) -> str | None:
+        """Return the mark."""
+        with database.explained_errors(self._folder):
+            return self._meta(COPIED)
+
+    async def begin_reading(self, now: int) -> None:
         """Mark, recover and fold in two transactions; the second one has the mark."""
         with database.explained_errors(self._folder):
-            moving.refuse_moved(None, self._meta(POSITION))
+            refuse_unusable(None, self._meta(UNFINISHED))
             writer = recover(self._owned, FOLD_ROWS, now)
             with self._transaction():
                 generation = writer.recent_index.growing
@@ -98,7 +106,7 @@ class SqliteMove:
                 if generation.size:
                     self._connection.execute(_SET_META, ("folded_to", str(generation.last_key)))
                 self._fold_meters()
-                self._connection.execute("insert or ignore into meta values (?, ?)", (MOVED, model.format_time(now)))
+                self._connection.execute("insert or ignore into meta values (?, ?)", (COPIED, model.format_time(now)))
 
     def _fold_meters(self) -> None:
         sums: dict[tuple[int, int, int], int] = {}
@@ -109,42 +117,31 @@ class SqliteMove:
         meters.add(self._connection, [(*key, count) for key, count in sorted(sums.items())])
         self._connection.execute("delete from meter_batches")
 
-    async def exported_at(self) -> str | None:
-        """Return the mark."""
-        with database.explained_errors(self._folder):
-            return self._meta(MOVED)
-
-    async def undo_export(self) -> bool:
+    async def undo(self) -> bool:
         """Remove the mark."""
         with self._transaction():
-            return self._connection.execute("delete from meta where name = ?", (MOVED,)).rowcount > 0
+            return self._connection.execute("delete from meta where name = ?", (COPIED,)).rowcount > 0
 
-    async def begin_import(self) -> str:
-        """Return or set the position."""
+    async def begin_writing(self) -> bool:
+        """Set the mark, or delete all rows but those of the table meta that belong to the file."""
         with database.explained_errors(self._folder):
-            position = self._meta(POSITION)
-            if position is not None:
-                return position
-            is_empty = not any(self._has_rows(table) for table in (*TABLES.values(), "meter_batches"))
-        if not is_empty:
-            raise model.StoreLockedError(
-                f"the store in {self._folder} is not empty", "Give --data a folder without a store."
-            )
-        with self._transaction():
-            self._connection.execute(_SET_META, (POSITION, moving.BEGINNING))
-        return moving.BEGINNING
+            refuse_unusable(self._meta(COPIED), None)
+            tables = [name for (name,) in self._connection.execute(_TABLE_NAMES)]
+            if self._meta(UNFINISHED) is None and any(self._has_rows(table) for table in tables):
+                return False
+            with self._transaction():
+                for table in tables:
+                    self._connection.execute(f"delete from {table}")  # noqa: S608 - a table of the schema
+                self._connection.execute(_FORGET_LOADED)
+                self._connection.execute(_SET_META, (UNFINISHED, "1"))
+        return True
 
     def _has_rows(self, table: str) -> bool:
         return self._connection.execute(f"select 1 from {table} limit 1").fetchone() is not None  # noqa: S608
 
-    async def load(self, kind: str, rows: list[moving.Row], *, before: str, after: str) -> None:
+    async def load(self, kind: str, rows: list[Row]) -> None:
         """Add rows."""
         with self._transaction():
-            moved = self._connection.execute(
-                "update meta set value = ? where name = ? and value = ?", (after, POSITION, before)
-            )
-            if moved.rowcount != 1:
-                raise model.StoreLockedError("another import uses this store", "Wait until it ends.")
             if kind == "time":
                 self._connection.executemany(_SET_META, rows)
             elif kind == "print":
@@ -160,7 +157,7 @@ class SqliteMove:
             if self._owned.log_file.stat().st_size > _CHECKPOINT_BYTES:
                 self._connection.execute("pragma wal_checkpoint(truncate)")
 
-    def _add_lookups(self, arrivals: list[moving.Row]) -> None:
+    def _add_lookups(self, arrivals: list[Row]) -> None:
         """Add sightings and person keys of arrivals, and record that they are folded."""
         sightings = sorted((short_key(row[11]), row[4]) for row in arrivals if row[5] == model.CountedAs.Visit)
         self._connection.executemany("insert or ignore into sightings values (?, ?)", sightings)
@@ -175,18 +172,12 @@ class SqliteMove:
             self._connection.execute(_SET_META, ("lanes_from", str(highest + 1)))
             self._connection.execute("update routes set used_key = ?", (highest + model.KEYS_PER_DAY,))
 
-    async def end_import(self) -> None:
-        """Rename the position."""
+    async def end_writing(self) -> None:
+        """Remove the mark."""
         with self._transaction():
-            self._connection.execute("update meta set name = ? where name = ?", (IMPORTED, POSITION))
+            self._connection.execute("delete from meta where name = ?", (UNFINISHED,))
 
-    async def imported(self) -> str | None:
-        """Return the position of the complete import."""
-        with database.explained_errors(self._folder):
-            moving.refuse_exported(self._meta(MOVED))
-            return self._meta(IMPORTED)
-
-    async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:
+    async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
         """Yield all rows."""
         with database.explained_errors(self._folder):
             self._connection.execute("begin")

@@ -1,4 +1,4 @@
-"""Export and import of a PostgreSQL store (see store/moving.py)."""
+"""A PostgreSQL store as the source or the target of a copy (see store/copy.py)."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -7,9 +7,8 @@ from typing import Any
 import asyncpg
 
 from usher_gateway import model
-from usher_gateway.store import moving
+from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, TIMES, UNFINISHED, Row, refuse_unusable
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
-from usher_gateway.store.moving import COLUMNS, IMPORTED, MOVED, POSITION, TABLES, TIMES
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
@@ -25,8 +24,8 @@ _STATEMENT_SECONDS = 3_600.0
 _DUMPED = {
     "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold = 0)::integer"),
 }
-"""Columns that are not moved as they are. No gateway lives, so what is pending and not held is in the backlog, also if
-another session locked its row while the export took it over."""
+"""Columns that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
+another session locked its row while the copy took it over."""
 
 _DUMP_TIMES = "select name, value from meta where name = any($1::text[]) order by name"
 
@@ -46,19 +45,19 @@ _ADD_SIGHTINGS = """
 """Add visit times of visitors, and keep the newest. No batch has the number 0."""
 
 _ADD_PERSONS = "insert into persons select * from unnest($1::bytea[], $2::bigint[]) on conflict do nothing"
-_MOVE_POSITION = "update meta set value = $3 where name = $1 and value = $2 returning name"
+_ALL_TABLES = (*TABLES.values(), "sightings", "persons", "commits")
 _LIVE = "select count(*) from incarnations where ended_at is null"
 
 
-class PostgresMove:
-    """A database without live gateways, for an export or an import."""
+class PostgresCopy:
+    """A database without live gateways, to be copied or filled (``store.copy.CopyableStore``)."""
 
     def __init__(self, settings: PostgresSettings, *, may_create: bool) -> None:
         self._settings = settings
         self._may_create = may_create
 
     async def open(self) -> None:
-        """Connect, keep other commands of a move away, and migrate the schema.
+        """Connect, keep other copies away, and migrate the schema.
 
         Raises:
             UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
@@ -79,29 +78,34 @@ class PostgresMove:
             await schema.require_key(connection, self._settings.key_fingerprint)
         elif not self._may_create:
             raise model.ConfigurationError(
-                "there is no store in the database of --store", "Give the --store of `usher run`."
+                "there is no store in the database of --from", "Give the --store of `usher run`."
             )
 
     async def _lock(self, connection: Connection) -> None:
         """Wait a few seconds, because the session of a killed command ends a little later; the pool keeps this one."""
         try:
-            await connection.execute("select pg_advisory_lock($1)", schema.MOVE_LOCK)
+            await connection.execute("select pg_advisory_lock($1)", schema.COPY_LOCK)
         except asyncpg.LockNotAvailableError:
-            raise model.StoreLockedError("another export or import uses this database", "Wait until it ends.") from None
+            raise model.StoreLockedError("another copy uses this database", "Wait until it ends.") from None
 
     async def close(self) -> None:
         """Disconnect."""
         self._pool.terminate()
 
-    async def begin_export(self, now: int) -> None:
+    async def copied_at(self) -> str | None:
+        """Return the mark."""
+        async with self._locked() as connection:
+            return await schema.meta(connection, COPIED)
+
+    async def begin_reading(self, now: int) -> None:
         """Set the mark while no gateway can start; the counts of ended gateways are folded after it."""
         async with self._locked() as connection:
-            moving.refuse_moved(None, await schema.meta(connection, POSITION))
+            refuse_unusable(None, await schema.meta(connection, UNFINISHED))
             await self._refuse_live(connection)
             await incarnations.adjust_backlog(connection, now)
             await incarnations.take_over(connection, now)
-            if await schema.meta(connection, MOVED) is None:
-                await schema.set_meta(connection, MOVED, model.format_time(now))
+            if await schema.meta(connection, COPIED) is None:
+                await schema.set_meta(connection, COPIED, model.format_time(now))
         async with self._connected() as connection, connection.transaction():
             await connection.execute(schema.LOCK_LIMITS)
             await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK, timeout=35)
@@ -117,36 +121,29 @@ class PostgresMove:
                 "Stop them first. A gateway that was killed counts as stopped after 60 s.",
             )
 
-    async def exported_at(self) -> str | None:
-        """Return the mark."""
-        async with self._locked() as connection:
-            return await schema.meta(connection, MOVED)
-
-    async def undo_export(self) -> bool:
+    async def undo(self) -> bool:
         """Remove the mark."""
         async with self._locked() as connection:
-            deleted = await connection.fetchval("delete from meta where name = $1 returning name", MOVED)
+            deleted = await connection.fetchval("delete from meta where name = $1 returning name", COPIED)
         return deleted is not None
 
-    async def begin_import(self) -> str:
-        """Return or set the position."""
+    async def begin_writing(self) -> bool:
+        """Set the mark, or delete all rows."""
         async with self._locked() as connection:
-            position = await schema.meta(connection, POSITION)
-            if position is not None:
-                return position
+            refuse_unusable(await schema.meta(connection, COPIED), None)
             await self._refuse_live(connection)
-            for table in (*TABLES.values(), "commits"):
-                if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
-                    raise model.StoreLockedError("the database of --store is not empty", "Create an empty database.")
-            await schema.set_meta(connection, POSITION, moving.BEGINNING)
-            return moving.BEGINNING
+            if await schema.meta(connection, UNFINISHED) is None:
+                for table in _ALL_TABLES:
+                    if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
+                        return False
+            await connection.execute(f"truncate {', '.join(_ALL_TABLES)}")
+            await schema.set_meta(connection, UNFINISHED, "1")
+        return True
 
-    async def load(self, kind: str, rows: list[moving.Row], *, before: str, after: str) -> None:
+    async def load(self, kind: str, rows: list[Row]) -> None:
         """Add rows."""
         async with self._connected() as connection, connection.transaction():
             await connection.execute("set local statement_timeout = 0")
-            if await connection.fetchval(_MOVE_POSITION, POSITION, before, after) is None:
-                raise model.StoreLockedError("another import uses this database", "Wait until it ends.")
             if kind == "time":
                 for name, value in rows:
                     await schema.set_meta(connection, name, value)
@@ -157,7 +154,7 @@ class PostgresMove:
             else:
                 await self._copy(connection, kind, rows)
 
-    async def _copy(self, connection: Connection, kind: str, rows: list[moving.Row]) -> None:
+    async def _copy(self, connection: Connection, kind: str, rows: list[Row]) -> None:
         names = COLUMNS[kind].split(", ")
         if kind == "delivery":
             waiting = names.index("waiting")
@@ -182,18 +179,12 @@ class PostgresMove:
             await connection.execute(statement, model.KEYS_PER_DAY)
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
-    async def end_import(self) -> None:
-        """Rename the position."""
+    async def end_writing(self) -> None:
+        """Remove the mark."""
         async with self._locked() as connection:
-            await connection.execute("update meta set name = $1 where name = $2", IMPORTED, POSITION)
+            await connection.execute("delete from meta where name = $1", UNFINISHED)
 
-    async def imported(self) -> str | None:
-        """Return the position of the complete import."""
-        async with self._locked() as connection:
-            moving.refuse_exported(await schema.meta(connection, MOVED))
-            return await schema.meta(connection, IMPORTED)
-
-    async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:
+    async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
         """Yield all rows."""
         async with (
             self._connected() as connection,

@@ -1,0 +1,220 @@
+"""Copies all data of a store to another one, of any engine.
+
+Both engines give and take the same rows (COLUMNS). Numbers of names and row keys stay the same, so rows refer to each
+other as before. From these rows, an engine builds its indexes for dedupe and persons.
+
+The source is marked as copied before its first row is read, and a gateway refuses it from then on. So a delivery is
+never sent from both stores. The target is marked as unfinished until all its rows are equal to those of the source. A
+copy that was interrupted begins again: it deletes what it had copied.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from usher_gateway import model
+
+COLUMNS = {
+    "listener": "number, namespace, tenant, listener",
+    "destination": "number, key",
+    "route": "number, hash, listener, name, destination, definition",
+    "arrival": "key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size, fingerprint,"
+    " visitor, persons, verdicts",
+    "body": "key, expires_day, content_type, body",
+    "delivery": "key, id, arrival, route, destination, state, hold, waiting, attempts, due_at, created_at, started_at,"
+    " expires_at, settled_at, origin, cancel, status, error, answer",
+    "attempt": "delivery, log",
+    "print": "fingerprint, arrival",
+    "mark": "mark, until",
+    "activity": "listener, last_arrival_at, first_visits, retired_arrivals",
+    "meter": "listener, slot, counter, count",
+    "time": "name, value",
+}
+"""Kind -> the columns of its rows, in the order in which the kinds are copied.
+
+The columns are those of the tables in the migrations. Arrivals come in the order of their keys, because SQLite indexes
+persons up to a key. ``waiting`` is 0 or 1, and a pending delivery is in the backlog
+or held. ``print``: the arrival by which dedupe knows a content. ``time``: the times in the table meta.
+"""
+
+TABLES = {
+    "listener": "listeners",
+    "destination": "destinations",
+    "route": "routes",
+    "arrival": "arrivals",
+    "body": "bodies",
+    "delivery": "deliveries",
+    "attempt": "attempts",
+    "print": "prints",
+    "mark": "once_marks",
+    "activity": "activity",
+    "meter": "meters",
+}
+"""Kind -> its table, in both engines."""
+
+TIMES = ("confirmed_at", "noted_at")
+"""The names of the kind ``time``."""
+
+COPIED = "copied"
+"""The name in the table meta that marks a store as copied to another one; its value is the time."""
+
+UNFINISHED = "copy_unfinished"
+"""The name in the table meta that marks a store to which a copy is unfinished."""
+
+Row = Sequence[Any]
+"""A row of a kind."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class CopyableStore(Protocol):
+    """A store that no gateway serves, opened to be copied or to be filled."""
+
+    async def copied_at(self) -> str | None:
+        """Return when the store was marked as copied; None if it is not."""
+
+    async def begin_reading(self, now: int) -> None:
+        """Mark the store as copied, move what gateways had claimed to the backlog, and fold the counts.
+
+        Raises:
+            StoreLockedError: a gateway serves the store, or a copy to it is unfinished.
+        """
+
+    async def undo(self) -> bool:
+        """Remove the mark; return False if there is none."""
+
+    async def begin_writing(self) -> bool:
+        """Mark the store as unfinished, and delete what an interrupted copy left; return False if it has other data.
+
+        Raises:
+            StoreLockedError: a gateway serves the store, or it was copied to another one.
+        """
+
+    def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
+        """Yield the rows of all kinds, in slices, from one snapshot."""
+
+    async def load(self, kind: str, rows: list[Row]) -> None:
+        """Add rows."""
+
+    async def finish_loading(self) -> None:
+        """Prepare the store for new rows."""
+
+    async def end_writing(self) -> None:
+        """Remove the mark, so that gateways may serve the store."""
+
+
+def refuse_unusable(copied_at: str | None, unfinished: str | None) -> None:
+    """Check that a gateway may serve a store with these values in its table meta.
+
+    Raises:
+        StoreLockedError: it may not.
+    """
+    if unfinished is not None:
+        raise model.StoreLockedError(
+            "a copy to this store is unfinished", "Run `usher copy` again with the same stores."
+        )
+    if copied_at is not None:
+        raise model.StoreLockedError(
+            f"the data of this store were copied to another one at {copied_at}",
+            "Serve the other one. If no gateway ran on it yet, you can run `usher copy --undo` for this one.",
+        )
+
+
+class Tally(msgspec.Struct):
+    """The number of rows of each kind, and a digest that does not depend on their order."""
+
+    counts: dict[str, int] = {}
+    digests: dict[str, int] = {}
+    listeners: dict[int, str] = {}
+    """Number -> ``namespace/tenant/listener``."""
+    books: dict[int, int] = {}
+    """Listener number -> digest of its meters in all quarter hours."""
+
+    def add(self, kind: str, rows: Sequence[Row]) -> None:
+        """Add rows of a kind."""
+        for row in rows:
+            self._add_row(kind, row)
+
+    def _add_row(self, kind: str, row: Row) -> None:
+        packed = _encode(row)
+        digest = int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest())
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.digests[kind] = (self.digests.get(kind, 0) + digest) % (1 << 128)
+        if kind == "meter":
+            self.books[row[0]] = (self.books.get(row[0], 0) + digest) % (1 << 128)
+        elif kind == "listener":
+            self.listeners[row[0]] = "/".join(row[1:])
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """The rows in both stores."""
+
+    source: Tally
+    target: Tally
+
+    @property
+    def different_books(self) -> list[str]:
+        """The listeners whose books differ in any quarter of an hour."""
+        source, target = self.source, self.target
+        names = target.listeners | source.listeners
+        return sorted(
+            names.get(number, str(number))
+            for number in source.books.keys() | target.books.keys()
+            if source.books.get(number) != target.books.get(number)
+        )
+
+    def is_equal(self, kind: str) -> bool:
+        """Return whether all rows of a kind are equal."""
+        pairs = [(tally.counts.get(kind), tally.digests.get(kind)) for tally in (self.source, self.target)]
+        return pairs[0] == pairs[1]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if both stores have the same rows."""
+        return all(self.is_equal(kind) for kind in COLUMNS)
+
+
+Progress = Callable[[str, str, int], None]
+"""Receives what is done (``copied`` or ``compared``), a kind, and how many of its rows are done."""
+
+
+async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progress: Progress) -> Comparison:
+    """Copy all rows to an empty store, then compare both. If they differ, the target keeps the mark.
+
+    If the target was copied from the source before and not used since, this only compares both.
+
+    Raises:
+        StoreLockedError: a gateway serves one of the stores, or the target has other data.
+    """
+    is_writable = await target.begin_writing()
+    if not is_writable and await source.copied_at() is None:
+        raise _not_empty()
+    await source.begin_reading(now)
+    tally = Tally()
+    async for kind, rows in source.dump():
+        if is_writable:
+            await target.load(kind, rows)
+        tally.add(kind, rows)
+        progress("copied" if is_writable else "compared", kind, tally.counts[kind])
+    if is_writable:
+        await target.finish_loading()
+    comparison = Comparison(tally, await _count(target, progress))
+    if comparison.is_complete and is_writable:
+        await target.end_writing()
+    elif not is_writable and not comparison.is_complete:
+        raise _not_empty()
+    return comparison
+
+
+async def _count(store: CopyableStore, progress: Progress) -> Tally:
+    tally = Tally()
+    async for kind, rows in store.dump():
+        tally.add(kind, rows)
+        progress("compared", kind, tally.counts[kind])
+    return tally
+
+
+def _not_empty() -> model.StoreLockedError:
+    return model.StoreLockedError("the store of --to has other data", "Name a new folder or an empty database.")

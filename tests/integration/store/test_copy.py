@@ -1,0 +1,409 @@
+"""Copy a store from one engine to the other and back: nothing is lost, added or changed."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from support import databases, engines, samples
+from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival, digest, plan, quarantined, settlement
+from usher_gateway import model
+from usher_gateway.model import SettledAs
+from usher_gateway.store import copy
+from usher_gateway.store.base import ListenerActivity
+from usher_gateway.store.postgresql import schema
+from usher_gateway.store.postgresql.copy import PostgresCopy
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.copy import SqliteCopy
+
+DIRECTIONS = [("sqlite", "postgresql"), ("postgresql", "sqlite")]
+_TABLES = "select tablename from pg_tables where schemaname = 'public'"
+_WAITS_FOR_LOCK = "select exists (select 1 from pg_locks where locktype = 'advisory' and not granted)"
+
+
+@pytest.fixture
+async def places(tmp_path: Path) -> AsyncIterator[Path]:
+    yield tmp_path
+    for name in ("first", "second", "third"):
+        databases.drop(databases.name_of(tmp_path / name))
+
+
+def bench_of(engine: str, place: Path) -> engines.Bench:
+    return engines.Bench(engines.ENGINES[engine](), place)
+
+
+async def opened(engine: str, place: Path, key: str = "k", *, may_create: bool = True) -> Any:
+    """Open a place as the source or the target of a copy."""
+    if engine == "sqlite":
+        return SqliteCopy(place, key, may_create=may_create)
+    name = databases.name_of(place)
+    databases.create(name)
+    store = PostgresCopy(PostgresSettings(databases.owner_dsn(name), key), may_create=may_create)
+    await store.open()
+    return store
+
+
+def no_progress(_verb: str, _kind: str, _rows: int) -> None:
+    pass
+
+
+async def copied(source: tuple[str, Path], target: tuple[str, Path]) -> copy.Comparison:
+    """Copy between two (engine, place)."""
+    async with contextlib.AsyncExitStack() as stack:
+        stores = []
+        for engine, place in (source, target):
+            stores.append(await opened(engine, place))
+            stack.push_async_callback(stores[-1].close)
+        return await copy.copy(*stores, now=NOW, progress=no_progress)
+
+
+async def undo(engine: str, place: Path) -> bool:
+    store = await opened(engine, place)
+    try:
+        return bool(await store.undo())
+    finally:
+        await store.close()
+
+
+async def fill_some(engine: str, place: Path, *contents: str) -> engines.Bench:
+    """Create a store with some visits, and close it."""
+    bench = bench_of(engine, place)
+    await bench.open()
+    if contents:
+        await bench.accept(*[arrival(content) for content in contents])
+    await bench.store.close()
+    return bench
+
+
+async def fill(bench: engines.Bench) -> None:
+    """Let the store contain each kind of row, and each state of a delivery."""
+    store = bench.store
+    await bench.accept(*[arrival(f"many {number}", NOW - HOUR, if_visit=()) for number in range(1200)])
+    body = b'{"text":"' + b"x" * 40_000 + b'"}'
+    marked = plan(once_key=digest("once"), once_until=NOW + 9 * HOUR)
+    visits = [
+        arrival("delivered", body=body),
+        arrival("dead"),
+        arrival("retried"),
+        arrival("held"),
+        arrival("cancelled"),
+        arrival("marked", if_visit=(marked, plan(MAILER))),
+        arrival("claimed", listener=POOL, if_visit=(plan(samples.route(listener=POOL)),)),
+        arrival("token", token_held=True, if_visit=(plan(hold=model.HoldReason.TokenHeld),)),
+        arrival("two persons", person_keys=(digest("one", 8), digest("two", 8))),
+    ]
+    accepted = await bench.accept(*visits)
+    delivered, dead, retried, held, cancelled = [each.deliveries[0] for each in accepted[:5]]
+    store.settle(settlement(delivered, SettledAs.Delivered, status=204, milliseconds=7))
+    store.settle(settlement(dead, SettledAs.Dead, status=410, error="Gone", answer=b"no such hook"))
+    store.settle(settlement(retried, SettledAs.Retry, due_at=NOW + HOUR, status=503, error="ServerError"))
+    store.settle(settlement(held, SettledAs.Held, hold=model.HoldReason.DestinationPaused))
+    store.settle(settlement(cancelled, SettledAs.Cancelled, cancel=model.CancelReason.Expired))
+    await store.flush()
+    assert await bench.words(arrival("dead", NOW + 60 * SECOND)) == ["Repeat"]
+    assert await bench.words(quarantined("odd")) == ["Quarantined"]
+    unsent = arrival("unsent")
+    await bench.accept(unsent)
+    store.unacknowledged(unsent)
+    store.count(LOBBY, model.Counter.probes, NOW)
+    await store.save_activity({LOBBY: ListenerActivity(NOW, {"a": NOW - HOUR}, {"b": NOW})})
+    await store.flush()
+
+
+async def contents(bench: engines.Bench) -> dict[str, Any]:
+    """Return all that people can see in a store."""
+    store = bench.store
+    deliveries = await bench.deliveries()
+    identifiers = [model.identifiers.parse_id(row["id"]) for row in deliveries]
+    visits = await bench.visits()
+    return {
+        "visits": visits,
+        "bodies": [await store.body(model.identifiers.parse_id(row["id"])) for row in visits[:40]],
+        "deliveries": deliveries,
+        "attempts": [await store.attempts(one) for one in identifiers],
+        "answers": [
+            await store.answer(one) for one, row in zip(identifiers, deliveries, strict=True) if row["state"] == "dead"
+        ],
+        "usage": await store.usage(0, 1 << 62),
+        "open": await store.open_deliveries(NOW + 9 * HOUR),
+        "unbalanced": await store.open_deliveries(0),
+        "activity": await store.activity(),
+        "routes": sorted(store.routes(), key=repr),
+        "persons": await store.find_person("agency", "acme", [digest("two", 8), digest("person many 3", 8)]),
+    }
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_store_is_equal_after_a_copy_and_back(places: Path, source: str, target: str) -> None:
+    first, second, third = [
+        bench_of(engine, places / name) for engine, name in ((source, "first"), (target, "second"), (source, "third"))
+    ]
+    await first.open()
+    await fill(first)
+    await first.store.close()
+    comparison = await copied((source, first.place), (target, second.place))
+    assert comparison.is_complete
+    assert comparison.source.counts == comparison.target.counts
+    assert set(comparison.source.counts) == set(copy.COLUMNS)
+    assert (await copied((target, second.place), (source, third.place))).is_complete
+
+    found = []
+    for engine, bench in ((source, first), (target, second), (source, third)):
+        await undo(engine, bench.place)
+        await bench.open()
+        found.append(await contents(bench))
+        await bench.store.close()
+    assert found[0]["unbalanced"] == {}
+    assert len(found[0]["visits"]) == 1212
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_dedupe_and_marks_work_after_a_copy(places: Path, source: str, target: str) -> None:
+    first, second = bench_of(source, places / "first"), bench_of(target, places / "second")
+    await first.open()
+    await fill(first)
+    await first.store.close()
+    await copied((source, first.place), (target, second.place))
+    await second.open()
+    try:
+        later = NOW + 8_000 * SECOND
+        again = arrival("other", NOW + HOUR, if_visit=(plan(once_key=digest("once"), once_until=NOW + 9 * HOUR),))
+        assert await second.words(arrival("many 7", later)) == ["Redelivery"]
+        assert await second.words(arrival("many 8", NOW - HOUR + SECOND)) == ["Repeat"]
+        assert await second.words(arrival("unsent", NOW + SECOND)) == ["Redelivery"]
+        assert await second.words(arrival("delivered", NOW + 2 * SECOND)) == ["Repeat"]
+        assert (await second.accept(again))[0].skipped == (model.SkipReason.OncePer,)
+        newest = (await second.visits())[0]
+        assert newest["id"] == max(row["id"] for row in await second.visits())
+        assert await second.words(
+            arrival("new route", if_visit=(plan(samples.route("new", destination="agency/new")),))
+        )
+    finally:
+        await second.store.close()
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_pending_deliveries_can_be_claimed_once_after_a_copy(places: Path, source: str, target: str) -> None:
+    first, second = bench_of(source, places / "first"), bench_of(target, places / "second")
+    await first.open()
+    await fill(first)
+    pending = {row["id"] for row in await first.deliveries(state="pending")}
+    pending -= {row["id"] for row in await first.deliveries(state="held")}
+    await first.engine.crash(first.store)
+    await copied((source, first.place), (target, second.place))
+    with pytest.raises(model.StoreLockedError, match="were copied"):
+        await first.open()
+    await second.open()
+    try:
+        second.clock.now = NOW + 2 * HOUR
+        claimed = [delivery for name in ("agency/crm", "agency/mailer") for delivery in await second.claim(name)]
+        assert sorted(model.format_id(delivery.id) for delivery in claimed) == sorted(pending)
+        assert await second.claim() == []
+        assert {group.reason.name: group.count for group in await second.store.held_groups()} == {
+            "DestinationPaused": 1,
+            "TokenHeld": 1,
+        }
+    finally:
+        await second.store.close()
+
+
+async def test_every_person_is_found_after_a_copy_of_a_table_in_another_order(places: Path) -> None:
+    first, second = bench_of("postgresql", places / "first"), bench_of("sqlite", places / "second")
+    await first.open()
+    for start in range(0, 2_400, 400):
+        await first.accept(*[arrival(f"v{number}", if_visit=()) for number in range(start, start + 400)])
+    await first.store.close()
+    # An update moves a row to the end of the table, as later visits fill the gaps that retention leaves.
+    databases.server().execute(
+        "update arrivals set hops = hops where key in (select key from arrivals order by key limit 1200)",
+        databases.name_of(first.place),
+    )
+    assert (await copied(("postgresql", first.place), ("sqlite", second.place))).is_complete
+    await second.open()
+    try:
+        for number in (0, 1_150, 2_399):
+            found = await second.store.find_person("agency", "acme", [digest(f"person v{number}", 8)])
+            assert len(found) == 1, number
+    finally:
+        await second.store.close()
+
+
+async def test_copy_waits_for_counts_that_another_process_folds(places: Path) -> None:
+    bench = await fill_some("postgresql", places / "first", "a", "b")
+    connection = await asyncpg.connect(databases.owner_dsn(databases.name_of(bench.place)))
+    try:
+        async with asyncio.TaskGroup() as group, connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK)
+            copying = group.create_task(copied(("postgresql", bench.place), ("sqlite", places / "second")))
+            while not (await asyncio.wait({copying}, timeout=0.01))[0]:
+                if await connection.fetchval(_WAITS_FOR_LOCK):
+                    break
+        assert copying.result().source.counts["meter"] > 0
+    finally:
+        await connection.close()
+
+
+async def test_delivery_that_another_session_locks_is_not_lost_in_a_copy(places: Path) -> None:
+    first, second = bench_of("postgresql", places / "first"), bench_of("sqlite", places / "second")
+    await first.open()
+    await first.accept(arrival("a"), arrival("b"))
+    await first.engine.crash(first.store)
+    connection = await asyncpg.connect(databases.owner_dsn(databases.name_of(first.place)))
+    try:
+        async with connection.transaction():
+            await connection.execute("select from deliveries order by key limit 1 for update")
+            await copied(("postgresql", first.place), ("sqlite", second.place))
+    finally:
+        await connection.close()
+    await second.open()
+    try:
+        assert len(await second.claim()) == 2
+    finally:
+        await second.store.close()
+
+
+class StoppedError(Exception):
+    """Raised instead of a batch."""
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_interrupted_copy_can_be_repeated(
+    places: Path, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = bench_of(source, places / "first"), bench_of(target, places / "second")
+    await first.open()
+    await fill(first)
+    await first.store.close()
+    copier = SqliteCopy if target == "sqlite" else PostgresCopy
+    original = copier.load
+    for last_kind in copy.COLUMNS:
+
+        async def load_until(self: Any, kind: str, rows: list[Any], last_kind: str = last_kind) -> None:
+            await original(self, kind, rows)
+            if kind == last_kind:
+                raise StoppedError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(copier, "load", load_until)
+            with pytest.raises(StoppedError):
+                await copied((source, first.place), (target, second.place))
+        with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
+            await second.open()
+    assert (await copied((source, first.place), (target, second.place))).is_complete
+    await second.open()
+    await second.store.close()
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
+async def test_copy_that_was_complete_is_only_compared(places: Path, target: str) -> None:
+    first = await fill_some("sqlite", places / "first", "a")
+    second = places / "second"
+    assert (await copied(("sqlite", first.place), (target, second))).is_complete
+    assert (await copied(("sqlite", first.place), (target, second))).is_complete
+    bench = await fill_some(target, second, "later")
+    with pytest.raises(model.StoreLockedError, match="other data"):
+        await copied(("sqlite", first.place), (target, second))
+    await bench.open()
+    assert len(await bench.visits()) == 2
+    await bench.store.close()
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
+async def test_difference_after_a_copy_keeps_the_target_unusable(places: Path, target: str) -> None:
+    first = await fill_some("sqlite", places / "first", "a", "b")
+    bench = bench_of(target, places / "second")
+    await (await opened(target, bench.place)).close()
+    if target == "sqlite":
+        with sqlite3.connect(bench.place / database.FILE_NAME) as connection:
+            connection.execute(
+                "create trigger change after insert on meters begin"
+                " update meters set count = count + 1 where slot = new.slot and counter = new.counter; end"
+            )
+        connection.close()
+    else:
+        databases.server().execute(
+            "create function change() returns trigger language plpgsql as"
+            " $$ begin new.count = new.count + 1; return new; end $$;"
+            " create trigger change before insert on meters for each row execute function change()",
+            databases.name_of(bench.place),
+        )
+    comparison = await copied(("sqlite", first.place), (target, bench.place))
+    assert not comparison.is_complete
+    assert [kind for kind in copy.COLUMNS if not comparison.is_equal(kind)] == ["meter"]
+    assert comparison.different_books == ["agency/acme/lobby"]
+    with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
+        await bench.open()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_live_or_full_stores_are_refused(places: Path, engine: str) -> None:
+    first, other = await fill_some("sqlite", places / "third", "a"), places / "first"
+    bench = bench_of(engine, other)
+    await bench.open()
+    with pytest.raises(model.StoreLockedError):
+        await copied((engine, other), ("sqlite", places / "second"))
+    with pytest.raises(model.StoreLockedError):
+        await copied(("sqlite", first.place), (engine, other))
+    await bench.accept(arrival("b"))
+    await bench.store.close()
+    with pytest.raises(model.StoreLockedError, match="other data"):
+        await copied(("sqlite", first.place), (engine, other))
+    await first.open()  # the refused copies have not marked it
+    await first.store.close()
+    await copied((engine, other), ("sqlite", places / "second"))
+    with pytest.raises(model.StoreLockedError, match="were copied to another one"):
+        await copied(("sqlite", first.place), (engine, other))
+
+
+async def test_copy_by_a_user_without_rights_says_who_may(places: Path) -> None:
+    name = databases.name_of(places / "first")
+    databases.create(name)
+    databases.server().execute("revoke all on meta from gateway", name)
+    store = PostgresCopy(PostgresSettings(databases.gateway_dsn(name), "k"), may_create=False)
+    with pytest.raises(model.ConfigurationError, match="lacks rights") as refused:
+        await store.open()
+    assert refused.value.hint == "Connect as the owner of the tables."
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_source_can_be_served_again_after_undo(places: Path, engine: str) -> None:
+    bench = await fill_some(engine, places / "first", "a")
+    await copied((engine, bench.place), ("sqlite", places / "second"))
+    assert [await undo(engine, bench.place), await undo(engine, bench.place)] == [True, False]
+    await bench.open()
+    assert len(await bench.claim(CRM.destination)) == 1
+    await bench.store.close()
+
+
+async def test_failed_read_of_an_sqlite_store_says_what_to_check(places: Path) -> None:
+    bench = await fill_some("sqlite", places / "first")
+    with sqlite3.connect(bench.place / database.FILE_NAME) as connection:
+        connection.execute("alter table once_marks rename to lost")
+    connection.close()
+    with pytest.raises(model.ConfigurationError, match="no such table: once_marks") as failed:
+        await copied(("sqlite", bench.place), ("sqlite", places / "second"))
+    assert failed.value.hint
+
+
+async def test_empty_database_as_a_source_stays_empty(places: Path) -> None:
+    name = databases.name_of(places / "first")
+    databases.create_empty(name)
+    store = PostgresCopy(PostgresSettings(databases.owner_dsn(name), "k"), may_create=False)
+    with pytest.raises(model.ConfigurationError, match="there is no store"):
+        await store.open()
+    assert databases.server().rows(_TABLES, name) == []
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_store_of_another_install_key_is_refused(places: Path, engine: str) -> None:
+    bench = await fill_some(engine, places / "first")
+    with pytest.raises(model.InstallKeyError, match="another install key made this store"):
+        await opened(engine, bench.place, key="other")
