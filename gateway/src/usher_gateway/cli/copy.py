@@ -84,7 +84,10 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         undo: Annotated[
-            bool, typer.Option("--undo", help="Copy nothing, and let gateways serve the store of --from again.")
+            bool,
+            typer.Option(
+                "--undo", envvar="USHER_UNDO", help="Copy nothing, and let gateways serve the store of --from again."
+            ),
         ] = False,
         yes: Annotated[
             bool, typer.Option("--yes", help="With --undo: confirm that no gateway ran on the copy.")
