@@ -204,7 +204,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
 
 
 async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
-    from usher_gateway.store import requests
+    from usher_gateway.store.jobs import retention
     from usher_gateway.store.sqlite import prune
 
     store: Any = bench.store
@@ -227,8 +227,8 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: changes.replay(opened, [(arrival, group.route, 1)], NOW, {}, {}),
         fold_all,
-        lambda opened: prune.prune(opened, NOW, {}, requests.MeterWalk()),
-        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, requests.MeterWalk()),
+        lambda opened: prune.prune(opened, NOW, {}, retention.RetentionWalk()),
+        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, retention.RetentionWalk()),
         lambda opened: settle.settle(
             opened,
             [

@@ -1,10 +1,7 @@
-"""Shared code of the engines for changes that people request, and for retention. Pure."""
+"""Shared code of the engines for changes that people request. Pure."""
 
-import datetime
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
-
-import msgspec
 
 from usher_gateway import model, timing
 from usher_gateway.store.base import MarkOf, ReplayReport
@@ -26,12 +23,6 @@ NOT_TRIED = "NotTried"
 
 ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
 NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
-
-LEDGER_DAYS = 8
-"""The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time."""
-
-METER_MONTHS = 25
-"""Months that meters are kept for tenants that are not (any more) in the configuration."""
 
 
 class ReplayCandidate(NamedTuple):
@@ -99,17 +90,3 @@ def reason_name(hold: int, cancel: int, error: str) -> str:
     if hold:
         return model.HoldReason(hold).name
     return model.CancelReason(cancel).name if cancel else error or NOT_TRIED
-
-
-class MeterWalk(msgspec.Struct):
-    """How far retention has checked the meters today; it does not check kept rows twice a day."""
-
-    day: int = -1
-    slot: int = 0
-
-
-def months_before(now: int, months: int) -> int:
-    """Return the first second (UTC) of the month that is ``months`` months before the current one."""
-    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, datetime.UTC)
-    month = day.year * 12 + day.month - 1 - months
-    return int(datetime.datetime(month // 12, month % 12 + 1, 1, tzinfo=datetime.UTC).timestamp())

@@ -60,6 +60,9 @@ class Transaction(Protocol):
     def owner(self) -> int:
         """The number of this gateway's run, to which the deliveries belong that it claims."""
 
+    async def load_listeners(self, listeners: Collection[int]) -> None:
+        """Read the names of listeners that other gateways added."""
+
     async def load_routes(self, routes: Collection[int]) -> None:
         """Read the route definitions that other gateways added."""
 
@@ -115,7 +118,7 @@ def columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
 
 # Translation to SQLite
 
-_LOCK = re.compile(r"\s+for (?:no key )?update(?: skip locked)?")
+_LOCK = re.compile(r"\s+for (?:no key )?update(?: of \w+)?(?: skip locked)?")
 _ARRAY_OF_ROWS = re.compile(r"= any\(array\((.*?)\)\)", re.DOTALL)
 _ROWS = re.compile(r"unnest\(((?:\$\d+::\w+\[\](?:,\s*)?)+)\)(?:\s+as (\w+) \(([^)]*)\))?")
 _LIST = re.compile(r"= any\(\$(\d+)::\w+\[\]\)")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import databases, engines
-from usher_gateway.store.jobs import changes, claims, holds
+from usher_gateway.store.jobs import changes, claims, holds, retention
 from usher_gateway.store.postgresql import accept, incarnations, prune, settle, writer
 
 ROWS = 20_000
@@ -60,11 +60,11 @@ STATEMENTS = {
     "due times of wrong clocks": incarnations._HASTEN_WRONG,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,
-    "prune: find": prune._EXPIRED,
-    "prune: cancel": prune._CANCEL,
-    "prune: empty": prune._EMPTY,
-    "prune: undelivered": prune._UNDELIVERED,
-    "prune: lock undelivered": prune._LOCK_UNDELIVERED,
+    "prune: find": retention._EXPIRED,
+    "prune: cancel": retention._CANCEL,
+    "prune: empty": retention._EMPTY,
+    "prune: undelivered": retention._UNDELIVERED,
+    "prune: lock undelivered": retention._LOCK_UNDELIVERED,
     "prune: contents": prune._FORGET_CONTENTS,
     "prune: lock visitors": prune._LOCK_VISITORS,
     "prune: visitors": prune._FORGET_VISITORS,

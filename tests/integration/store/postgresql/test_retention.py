@@ -167,7 +167,7 @@ async def test_slice_that_fails_is_followed_by_a_small_one(gateways: Gateways) -
     bench, _ = gateways
     await bench.accept(*[samples.arrival(f"{number}", if_visit=()) for number in range(200)])
     bench.clock.now = NOW + 40 * DAY
-    engines.postgresql(bench.store)._prune_walk.size = 150
+    engines.postgresql(bench.store)._retention_walk.size = 150
     await asyncio.to_thread(databases.server().execute, REFUSE, databases.name_of(bench.place))
     with pytest.raises(model.StoreUnavailableError):
         await bench.store.prune(bench.clock.now)

@@ -5,7 +5,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,7 @@ from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
 from usher_gateway.store.encodings import STORED_SLOT, unknown_listener
 from usher_gateway.store.jobs.scopes import listener_numbers
-from usher_gateway.store.session import Session, Statement
+from usher_gateway.store.session import Session, Statement, columns
 
 _FEW_LISTENERS = 200
 """Up to this many listeners are looked up slot by slot; for more, a query reads all meters of the period."""
@@ -61,6 +61,12 @@ _PENDING = Statement(
 
 _SINCE = "select listener, counter, sum(count)::bigint from meters where slot >= $1 group by listener, counter"
 
+_ADD = """
+    insert into meters (slot, listener, counter, count)
+    select * from unnest($1::bigint[], $2::integer[], $3::smallint[], $4::bigint[]) where true
+    on conflict (slot, listener, counter) do update set count = meters.count + excluded.count
+"""
+
 _decode = msgspec.msgpack.decode
 
 Counted = tuple[int, int, int, int]
@@ -101,6 +107,11 @@ async def usage(
             counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
             counts[counter] = counts.get(counter, 0) + count
     return totals
+
+
+async def add(session: Session, counts: Mapping[tuple[int, int, int], int]) -> None:
+    """Add (slot, listener, counter) -> count to the meters, in the order of the table."""
+    await session.execute(_ADD, *columns([(*key, counts[key]) for key in sorted(counts)], 4))
 
 
 async def unfolded(session: Session) -> Iterator[Counted]:

@@ -5,8 +5,10 @@ No two commits write the same row. An advisory lock lets one gateway at a time f
 
 import msgspec
 
+from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP
 from usher_gateway.store.session import columns
 
@@ -30,12 +32,6 @@ _CLEAN_ENDED = """
     delete from commits where counts = '' and not exists
         (select 1 from incarnations where incarnations.number = commits.incarnation)
 """
-_ADD = """
-    insert into meters (slot, listener, counter, count)
-    select * from unnest($1::bigint[], $2::integer[], $3::smallint[], $4::bigint[])
-    on conflict (slot, listener, counter) do update set count = meters.count + excluded.count
-"""
-
 _decode = msgspec.msgpack.decode
 
 
@@ -54,13 +50,8 @@ async def fold(connection: Connection) -> bool:
                 key = (slot, listener, counter)
                 sums[key] = sums.get(key, 0) + count
         if found:
-            await add(connection, sums)
+            await meters.add(PostgresSession(connection), sums)
             await connection.execute(_EMPTY, *columns([(row[0], row[1]) for row in found], 2))
         await connection.execute(_CLEAN)
         await connection.execute(_CLEAN_ENDED)
     return len(found) == _GATHERED_COMMITS
-
-
-async def add(connection: Connection, sums: dict[tuple[int, int, int], int]) -> None:
-    """Add (slot, listener, counter) -> count to the meters."""
-    await connection.execute(_ADD, *columns([(*key, sums[key]) for key in sorted(sums)], 4))

@@ -35,7 +35,6 @@ _USED_LISTENERS = """
 _USED_ROUTES = "select distinct route from deliveries where route <> all($1::integer[])"
 _USED_DESTINATIONS = """
     select distinct destination from deliveries union select destination from routes
-    union select destination from circuits
 """
 
 

@@ -20,6 +20,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, known_destinations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.names import NamesLostError
@@ -60,7 +61,7 @@ class PostgresStore(Store):
         super().__init__(commits=GroupCommit(limits=limits or QueueLimits(), now=now, lines=LINES), now=now)
         self._is_open = False
         self._apply_replicas: ApplyReplicas | None = None
-        self._prune_walk = prune.PruneWalk()
+        self._retention_walk = RetentionWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._drops_from = 0.0
@@ -247,7 +248,7 @@ class PostgresStore(Store):
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
-        walk = self._prune_walk
+        walk = self._retention_walk
         try:
             async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 began = time.perf_counter()

@@ -52,6 +52,10 @@ class Transaction:
         self.noted_at = 0
         """The time at which this transaction lets a delivery wait; 0: it does not."""
 
+    async def load_listeners(self, listeners: Collection[int]) -> None:
+        """Read the names of listeners that other gateways added."""
+        await self.names.load_listeners(self.connection, listeners)
+
     async def load_routes(self, routes: Collection[int]) -> None:
         """Read the definitions that other gateways added."""
         await self.names.load_routes(self.connection, routes)

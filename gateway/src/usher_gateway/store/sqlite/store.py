@@ -13,7 +13,6 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store import requests
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     ApplyReplicas,
@@ -22,6 +21,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
@@ -70,7 +70,7 @@ class SqliteStore(Store):
         super().__init__(commits=GroupCommit(limits=settings.limits, now=now), now=now)
         self._disk = database.DiskSpace(settings.folder, settings.disk_bounds)
         self._is_open = False
-        self._meter_walk = requests.MeterWalk()
+        self._retention_walk = RetentionWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
         self._reusable_bytes = 0
@@ -196,7 +196,9 @@ class SqliteStore(Store):
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         months = meter_months or {}
-        return await self._commits.run_job(lambda transaction: prune.prune(transaction, now, months, self._meter_walk))
+        return await self._commits.run_job(
+            lambda transaction: run_to_end(prune.prune(transaction, now, months, self._retention_walk))
+        )
 
     # Background work
 

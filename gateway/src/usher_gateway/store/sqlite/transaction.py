@@ -181,6 +181,9 @@ class Transaction:
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
 
+    async def load_listeners(self, listeners: Collection[int]) -> None:
+        """Do nothing, because no other gateway adds listeners."""
+
     async def load_routes(self, routes: Collection[int]) -> None:
         """Do nothing, because no other gateway adds routes."""
 
