@@ -133,8 +133,6 @@ class Arrival(msgspec.Struct, gc=False):
     """The month (in the tenant's zone) that the quota counts: its first instant and that of the next month."""
     token_held: bool = False
     """True if it came by an address whose visits are held."""
-    over_quota: bool = False
-    """True if it took its tenant's month over the quota; the store sets it when it decides the arrival."""
     max_stored_bytes: int = 0
     """Bytes that its tenant may store; 0 means a share of the free space."""
     body_size: int = 0

@@ -53,11 +53,11 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
     return list(counters.items())
 
 
-def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
+def _flags(arrival: model.Arrival, *, is_first: bool, is_over_quota: bool) -> int:
     flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
     if arrival.token_held:
         flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
-    if arrival.over_quota:
+    if is_over_quota:
         flags |= HOLD_FLAGS[model.HoldReason.QuotaExceeded]
     return flags
 
@@ -167,7 +167,8 @@ class ArrivalRows:
         tally[meter] = tally.get(meter, 0) + 1
         self.accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
-        self.add_arrival(arrival, listener, counted_as, verdicts, is_first=is_first)
+        flags = _flags(arrival, is_first=is_first, is_over_quota=decision.is_over_quota)
+        self.add_arrival(arrival, listener, counted_as, verdicts, flags)
 
     def _add_delivery(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
         """Add the row of a new delivery, and return the delivery as it is claimed."""
@@ -211,8 +212,7 @@ class ArrivalRows:
         listener: int,
         counted_as: model.CountedAs,
         verdicts: list[tuple[int, int, int]],
-        *,
-        is_first: bool,
+        flags: int,
     ) -> None:
         """Add the rows of an arrival. An engine may extend this."""
         key, received_at, visit_time = arrival.key, arrival.received_at, arrival.visit_time
@@ -225,7 +225,7 @@ class ArrivalRows:
                 received_at,
                 visit_time,
                 counted_as.value,
-                _flags(arrival, is_first=is_first),
+                flags,
                 0 if quarantine is None else quarantine.value,
                 arrival.hops,
                 arrival.body_size,

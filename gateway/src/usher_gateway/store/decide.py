@@ -27,6 +27,8 @@ class ArrivalDecision(msgspec.Struct, frozen=True, gc=False):
 
     counted_as: model.CountedAs
     verdicts: tuple[model.RoutePlan, ...] = ()
+    is_over_quota: bool = False
+    """True if its tenant has used up the visits of the month."""
 
 
 class DedupeFacts(msgspec.Struct):
@@ -55,9 +57,9 @@ def decide(arrival: model.Arrival, facts: DedupeFacts) -> ArrivalDecision:
     if arrival.quarantine is not None:
         return _QUARANTINED
     if _is_repeat(arrival, facts):
-        return ArrivalDecision(model.CountedAs.Repeat, _verdicts(arrival.if_repeat, arrival, facts, new_visits=0))
+        return _decided(model.CountedAs.Repeat, arrival.if_repeat, arrival, facts)
     facts.sightings.setdefault(arrival.visitor_key, []).append(arrival.visit_time)
-    return ArrivalDecision(model.CountedAs.Visit, _verdicts(arrival.if_visit, arrival, facts, new_visits=1))
+    return _decided(model.CountedAs.Visit, arrival.if_visit, arrival, facts)
 
 
 def _is_redelivery(arrival: model.Arrival, known: KnownContent) -> bool:
@@ -80,20 +82,19 @@ def _is_repeat(arrival: model.Arrival, facts: DedupeFacts) -> bool:
     return times is not None and any(abs(arrival.visit_time - time) < arrival.window for time in times)
 
 
-def _verdicts(
-    plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: DedupeFacts, new_visits: int
-) -> tuple[model.RoutePlan, ...]:
-    over_quota = arrival.quota > 0 and _count_visits(arrival, facts, new_visits) > arrival.quota
-    arrival.over_quota = over_quota
-    if not over_quota and not arrival.has_marks:
-        return plans
-    return tuple([_verdict(plan, facts, over_quota) for plan in plans])
+def _decided(
+    counted_as: model.CountedAs, plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: DedupeFacts
+) -> ArrivalDecision:
+    is_over_quota = arrival.quota > 0 and _count_visits(counted_as, arrival, facts) > arrival.quota
+    if is_over_quota or arrival.has_marks:
+        plans = tuple([_verdict(plan, facts, is_over_quota) for plan in plans])
+    return ArrivalDecision(counted_as, plans, is_over_quota)
 
 
-def _count_visits(arrival: model.Arrival, facts: DedupeFacts, new_visits: int) -> int:
+def _count_visits(counted_as: model.CountedAs, arrival: model.Arrival, facts: DedupeFacts) -> int:
     """Return the visits of the tenant's month, including this arrival."""
     month = quota_key(arrival)
-    facts.month_visits[month] = count = facts.month_visits.get(month, 0) + new_visits
+    facts.month_visits[month] = count = facts.month_visits.get(month, 0) + (counted_as is model.CountedAs.Visit)
     return count
 
 
@@ -102,13 +103,13 @@ def quota_key(arrival: model.Arrival) -> tuple[str, str, int]:
     return (arrival.listener.namespace, arrival.listener.tenant, arrival.quota_month[0])
 
 
-def _verdict(plan: model.RoutePlan, facts: DedupeFacts, over_quota: bool) -> model.RoutePlan:
+def _verdict(plan: model.RoutePlan, facts: DedupeFacts, is_over_quota: bool) -> model.RoutePlan:
     if plan.skip is not None:
         return plan
     if plan.once_key:
         if plan.once_key in facts.once_marks:
             return msgspec.structs.replace(plan, skip=model.SkipReason.OncePer)
         facts.once_marks.add(plan.once_key)
-    if over_quota and plan.hold is None:
+    if is_over_quota and plan.hold is None:
         return msgspec.structs.replace(plan, hold=model.HoldReason.QuotaExceeded)
     return plan

@@ -10,9 +10,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
-from usher_gateway.store.encodings import (
-    FLAG_UNACKNOWLEDGED,
-)
+from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
 from usher_gateway.store.sqlite.transaction import Transaction
@@ -63,11 +61,10 @@ class Acceptance(ArrivalRows):
         listener: int,
         counted_as: model.CountedAs,
         verdicts: list[tuple[int, int, int]],
-        *,
-        is_first: bool,
+        flags: int,
     ) -> None:
         """Add the rows of an arrival, and its entry for the recent index."""
-        super().add_arrival(arrival, listener, counted_as, verdicts, is_first=is_first)
+        super().add_arrival(arrival, listener, counted_as, verdicts, flags)
         is_visit = counted_as is model.CountedAs.Visit
         self._recent.append(
             RecentArrival(
@@ -77,7 +74,7 @@ class Acceptance(ArrivalRows):
                 arrival.visitor_key,
                 arrival.visit_time,
                 is_visit,
-                is_first,
+                bool(flags & FLAG_FIRST),
             )
         )
 
