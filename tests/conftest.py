@@ -10,6 +10,7 @@ from support import leaks, schedule
 
 # No test asserts the speed of an example, because test machines differ.
 hypothesis.settings.register_profile("usher", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("usher")
 
 
