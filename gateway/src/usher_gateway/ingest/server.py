@@ -205,10 +205,11 @@ class Request(web.BaseRequest):
         connection = self.connection
         connection.server.limit.wait(connection, is_known=False)
         connection.ended = connection.server.loop.create_future()
-        connection.stop_reading()
+        was_reading = connection.stop_reading()
         if seconds:
             await asyncio.wait([connection.ended], timeout=seconds)
-        connection.read_again()
+        if was_reading:
+            connection.read_again()
         connection.server.limit.work(connection)
 
     def note_listener(self, listener: model.ListenerName) -> None:
@@ -410,10 +411,15 @@ class Connection(web.RequestHandler):
         if self.request is not None:
             self.request.abandon_body(model.RefusedReason.BodyTimeout)
 
-    def stop_reading(self) -> None:
-        """Read nothing more from the socket until `read_again`."""
-        if self.socket is not None and not self.socket.is_closing():
-            self.socket.pause_reading()
+    def stop_reading(self) -> bool:
+        """Read nothing more from the socket until `read_again`. Returns False if aiohttp reads nothing already.
+
+        aiohttp stops while requests wait behind the current one. It would keep all further bytes.
+        """
+        if self.socket is None or self.socket.is_closing() or not self.socket.is_reading():
+            return False
+        self.socket.pause_reading()
+        return True
 
     def read_again(self) -> None:
         """Read from the socket again."""
