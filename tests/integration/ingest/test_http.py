@@ -278,6 +278,16 @@ async def test_body_with_lines_of_rtsp_ends_the_connection_with_the_answer(
     assert gateway.counted() == {"quarantined": 1, "quarantined:NotJSON": 1}
 
 
+async def test_few_lines_of_rtsp_in_a_body_are_looked_at(gateway: gateways.RunningGateway) -> None:
+    """8 MiB of such lines, different or equal, would otherwise take a second of the event loop."""
+    lines = b"POST / RTSP/1.1\r\n" * 10_000
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), lines)[:-1])
+        await gateways.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
+        noted = [each.rtsp_lines for each in gateway.gateway.server.connections]
+        assert [len(rtsp_lines) for rtsp_lines in noted] == [200]
+
+
 async def test_header_with_a_line_of_rtsp_ends_the_connection_with_the_answer(
     gateway: gateways.RunningGateway,
 ) -> None:

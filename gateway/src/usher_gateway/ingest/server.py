@@ -12,6 +12,7 @@ after an answer. So two turns later a connection without a request has nothing l
 """
 
 import asyncio
+import itertools
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -236,7 +237,7 @@ _LINE_BYTES = 8_300
 """The longest request line that aiohttp accepts, with some room."""
 
 _MAX_RTSP_LINES = 200
-"""Further different lines like those of RTSP are not noted, because the connection ends with its next answer."""
+"""Further lines like those of RTSP are not looked for, because the connection ends with its next answer."""
 
 
 class Connection(web.RequestHandler):
@@ -270,7 +271,7 @@ class Connection(web.RequestHandler):
         self.listener: model.ListenerName | None = None
         """The listener that a request named last. A connection with a listener gives way last."""
         self.has_unfinished_body = False
-        self.rtsp_lines: set[tuple[bytes, bytes]] = set()
+        self.rtsp_lines: list[tuple[bytes, bytes]] = []
         """(target, version) of lines that are those of RTSP requests, or look like them in a header or a body.
 
         The connection ends with its next answer. A proxy may send the next tenant's request over it, and a line at the
@@ -507,10 +508,11 @@ class Connection(web.RequestHandler):
         """Note the lines of RTSP requests."""
         if self.last_line:
             data = self.last_line + data
-        for line_end in _RTSP_LINE_END.finditer(data) if b" RTSP/1." in data else ():
-            if len(self.rtsp_lines) < _MAX_RTSP_LINES:
-                target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
-                self.rtsp_lines.add((target[-_LINE_BYTES:], line_end[1]))
+        lines_left = _MAX_RTSP_LINES - len(self.rtsp_lines)
+        line_ends = _RTSP_LINE_END.finditer(data) if lines_left and b" RTSP/1." in data else ()
+        for line_end in itertools.islice(line_ends, lines_left):
+            target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
+            self.rtsp_lines.append((target[-_LINE_BYTES:], line_end[1]))
         self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
 
     def _overload(self) -> None:
