@@ -60,7 +60,10 @@ _REFUSED_AT_ONCE_SECONDS = 0.25
 
 _LATE_REFUSAL_BYTES = 64 * 1024 * 1024
 """Bytes of all connections whose refusals wait. Beyond that, refusals do not wait, and their connections end. So do
-those of requests whose bodies are incomplete."""
+those of requests that are large or incomplete."""
+
+_LARGEST_LATE_REFUSAL_BYTES = 64 * 1024
+"""A larger request takes several times its bytes of memory while its refusal waits."""
 
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -292,7 +295,8 @@ class ArrivalPipeline:
     async def _wait_to_refuse(self, request: Request, reason: model.RefusedReason) -> bool:
         """Slow down senders that flood. Returns False if the connection has to end, because it must not wait."""
         now, size = asyncio.get_running_loop().time(), request.unanswered_bytes
-        if not request.is_complete or self._late_refusal_bytes + size > _LATE_REFUSAL_BYTES:
+        most = min(_LARGEST_LATE_REFUSAL_BYTES, _LATE_REFUSAL_BYTES - self._late_refusal_bytes)
+        if not request.is_complete or size > most:
             return False  # its connection ends, which slows the sender down without a turn of others
         self._next_refusal_at = max(self._next_refusal_at, now) + 1 / _REFUSALS_PER_SECOND
         seconds, longest = self._next_refusal_at - now, request.deadline - now - ANSWER_RESERVE_SECONDS

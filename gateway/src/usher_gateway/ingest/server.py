@@ -47,6 +47,13 @@ In chunks of one byte, 5 MB/s would take all the time of the event loop.
 _UNREAD_ANSWER_BYTES = 64 * 1024
 """A sender that leaves more answers unread gets no further ones until it reads."""
 
+_MOST_BYTES_BEYOND_BODY = 64 * 1024
+"""A connection ends with its answer if more bytes than these came that are not in the body of the request.
+
+They are header fields or further requests. Otherwise a few hundred connections could make each turn of the event loop
+parse a quarter of a megabyte from each of them.
+"""
+
 _SLACK_BYTES = 64
 """Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
@@ -700,6 +707,7 @@ class PublicServer:
             and request.method != "CONNECT"
             and not self.is_draining
             and not connection.rtsp_lines
+            and connection.unanswered_bytes - request.content.total_bytes < _MOST_BYTES_BEYOND_BODY
         )
         return answer if is_kept else answer.closing
 
