@@ -131,41 +131,41 @@ class AgencySecrets:
         The list is right about every Secret that did not change in the cache meanwhile, even if the cache has a later
         version, as after a restore of etcd.
         """
-        kind, before = kinds.AGENCY_SECRET, self._cache.agency_secrets(namespace)
-        found: set[tuple[str, str]] = set()
+        kind, cached_versions = kinds.AGENCY_SECRET, self._cache.agency_secrets(namespace)
+        listed: set[tuple[str, str]] = set()
         version = ""
         async for page in self._client.pages(kind.collection(namespace), JsonObject, selector=kind.selector):
             version = version or page.resource_version
             for raw in page.items:
                 name = raw["metadata"]["namespace"], raw["metadata"]["name"]
-                found.add(name)
+                listed.add(name)
                 present = self._cache.version_of(kind, *name)
-                if present == before.get(name) or not is_older(raw["metadata"]["resourceVersion"], present[1]):
+                if present == cached_versions.get(name) or not is_older(raw["metadata"]["resourceVersion"], present[1]):
                     self._add(self._cache.put(kind, raw))
-        for name in before.keys() - found:
-            if self._cache.version_of(kind, *name) == before[name]:
+        for name in cached_versions.keys() - listed:
+            if self._cache.version_of(kind, *name) == cached_versions[name]:
                 self._add(self._cache.remove(kind, *name))
         self._set(namespace, "Permitted")
         return version
 
     async def _is_admitted(self, namespace: str) -> bool:
-        wanted = {"verb": "list", "resource": "secrets", "namespace": namespace}
+        attributes = {"verb": "list", "resource": "secrets", "namespace": namespace}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": wanted},
+            "spec": {"resourceAttributes": attributes},
         }
         answer = await self._client.create(_REVIEWS, review, is_fenced=False)
         return bool(answer["status"]["allowed"])
 
     def _set(self, namespace: str, access: SecretAccess) -> None:
-        before = self._cache.secret_access(namespace)
-        if access == before:
+        former_access = self._cache.secret_access(namespace)
+        if access == former_access:
             return
         if namespace:
-            _log.info("namespace_admission_changed", namespace=namespace, access=access, before=before)
+            _log.info("namespace_admission_changed", namespace=namespace, access=access, before=former_access)
         elif access == "Permitted":
-            for other in [one for one in self._tasks if one]:
+            for other in [admitted for admitted in self._tasks if admitted]:
                 self._stop(other)
         self._denied.pop(namespace, None)
         self._add(self._cache.set_secret_access(namespace, access))
@@ -190,7 +190,9 @@ class AgencySecrets:
     async def _ask_again(self) -> None:
         while True:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            for namespace in [one for one in self._tasks if one and not self._cache.has_documents_of(one)]:
+            for namespace in [
+                watched for watched in self._tasks if watched and not self._cache.has_documents_of(watched)
+            ]:
                 self._stop(namespace)
                 self._forget(namespace)
                 self._set(namespace, "Unknown")

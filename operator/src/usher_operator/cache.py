@@ -164,20 +164,20 @@ class Cache(View):
 
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         """By ``namespace/name``."""
-        return self._seen("Tenant", path, resources.Tenant)
+        return self._cached("Tenant", path, resources.Tenant)
 
     def listener(self, path: str) -> CachedResource[resources.Listener] | None:
         """By ``namespace/name``."""
-        return self._seen("Listener", path, resources.Listener)
+        return self._cached("Listener", path, resources.Listener)
 
     def destination(self, path: str) -> CachedResource[resources.Destination] | None:
         """By ``namespace/name``."""
-        return self._seen("Destination", path, resources.Destination)
+        return self._cached("Destination", path, resources.Destination)
 
     def unreadable(self, key: Key) -> UnreadableResource | None:
         """A resource that exists but that this version cannot parse."""
         record = self.records.get(key)
-        return record.found if record is not None and isinstance(record.found, UnreadableResource) else None
+        return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
 
     def rank(self, key: Key) -> int:
         """How many Listeners, or Destinations, of its namespace come before one."""
@@ -215,8 +215,8 @@ class Cache(View):
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname, including those whose removal is halted."""
-        found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
-        return [document for document in found if document is not None]
+        published = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
+        return [document for document in published if document is not None]
 
     def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname whose Listeners cannot be found."""
@@ -259,9 +259,9 @@ class Cache(View):
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """Give hostnames to a Listener while its document is written."""
-        seen_ = self.listener(key.path)
-        if seen_ is not None:
-            owner = key.namespace, seen_.resource.spec.tenant_ref.name
+        listener = self.listener(key.path)
+        if listener is not None:
+            owner = key.namespace, listener.resource.spec.tenant_ref.name
             self._granted.update(dict.fromkeys(hostnames, (key, owner)))
 
     def end_grant(self, key: Key) -> KeySet:
@@ -333,7 +333,9 @@ class Cache(View):
 
     def lane_of(self, key: Key) -> str:
         """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
-        if key.kind != "Hostname" or any(one.resource.spec.hostname == key.name for one in self._classes.values()):
+        if key.kind != "Hostname" or any(
+            listener_class.resource.spec.hostname == key.name for listener_class in self._classes.values()
+        ):
             return key.namespace
         namespaces = {namespace for namespace, _ in self.holders(key.name)}
         return namespaces.pop() if len(namespaces) == 1 else ""
@@ -343,23 +345,29 @@ class Cache(View):
         return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, self.child_index.hosts)))
 
     def published_keys(self) -> list[Key]:
-        """KeySet whose document is in force."""
+        """The keys whose document is in force."""
         return [child.key for child in self.child_index.by_ref.values() if child.published is not None]
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
-        wanted = self._install.controller_name
-        return [one for one in self._classes.values() if one.resource.spec.controller_name == wanted]
+        controller_name = self._install.controller_name
+        return [
+            listener_class
+            for listener_class in self._classes.values()
+            if listener_class.resource.spec.controller_name == controller_name
+        ]
 
     def confirmations(self) -> frozenset[str]:
         """Digests of the removals that users confirmed on classes of this install."""
-        found = [confirmations_of(one.resource.metadata.annotations) for one in self.our_classes()]
-        return frozenset().union(*found)
+        digests = [
+            confirmations_of(listener_class.resource.metadata.annotations) for listener_class in self.our_classes()
+        ]
+        return frozenset().union(*digests)
 
     @property
     def removal_limit(self) -> int | None:
         """The removal limit of the install; None means the usual one."""
-        return smallest_limit(one.resource.spec.removal_limit for one in self.our_classes())
+        return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
 
     # Changes; each returns the keys to plan again.
 
@@ -370,17 +378,17 @@ class Cache(View):
             self._expect_event(kind.name)
         return self.put(kind, raw)
 
-    def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], before: str) -> KeySet:
+    def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> KeySet:
         """Take the answer to a write, unless the watch has reported a later state or the end since the write began.
 
         Args:
             kind: of the object.
             raw: the object as the server answered.
-            before: the resourceVersion in the cache when the write began.
+            version_at_start: the resourceVersion in the cache when the write began.
         """
         about = raw["metadata"]
         uid, version = self.version_of(kind, about.get("namespace", ""), about["name"])
-        is_late = version != before and uid == about["uid"] and is_older(about["resourceVersion"], version)
+        is_late = version != version_at_start and uid == about["uid"] and is_older(about["resourceVersion"], version)
         if is_late or about["uid"] in self._deleted_uids:
             return frozenset()
         return self.take(kind, raw)
@@ -485,8 +493,8 @@ class Cache(View):
 
     def stale_uid(self, key: Key) -> str:
         """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
-        found = [one.stale.get(key, "") for one in self._gateways or () if one.reachable]
-        return max(found, default="")
+        uids = [gateway.stale.get(key, "") for gateway in self._gateways or () if gateway.reachable]
+        return max(uids, default="")
 
     def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
         """Set the removals that wait for a confirmation, by namespace."""
@@ -520,7 +528,7 @@ class Cache(View):
 
     @property
     def behind(self) -> Collection[Key]:
-        """KeySet whose document is not in force on every gateway."""
+        """The keys whose document is not in force on every gateway."""
         return self._behind.keys()
 
     def note_missing(self, path: str, state: SecretState) -> None:
@@ -534,10 +542,10 @@ class Cache(View):
 
     def missed_by(self, path: str) -> KeySet:
         """Keys that may need a Secret: those that refer to it; in the data plane's namespace those with a hostname."""
-        found = self._users_of_secret(path)
+        users = self._users_of_secret(path)
         if path.partition("/")[0] == self._install.data_plane_namespace:
-            found |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
-        return found
+            users |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
+        return users
 
     def forget_missing(self) -> KeySet:
         """Forget the results of all lookups; returns the keys that need one of the Secrets."""
@@ -547,34 +555,42 @@ class Cache(View):
 
     # Implementation.
 
-    def _seen(self, kind: Kind, path: str, type_: type[ResourceT]) -> CachedResource[ResourceT] | None:
+    def _cached(self, kind: Kind, path: str, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
         namespace, _, name = path.partition("/")
         record = self.records.get(Key(kind, namespace, name))
-        if record is None or not isinstance(record.found, CachedResource):
+        if record is None or not isinstance(record.parsed, CachedResource):
             return None
-        assert isinstance(record.found.resource, type_)
-        return record.found
+        assert isinstance(record.parsed.resource, resource_type)
+        return record.parsed
 
     def _listeners(self, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
         listeners = (self.listener(key.path) for key in keys if key.kind == "Listener")
         return (listener for listener in listeners if listener is not None)
 
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
-        record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
+        record, previous_record = kinds.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
-        if before is not None and before.uid == record.uid and before.generation < record.generation:
+        if (
+            previous_record is not None
+            and previous_record.uid == record.uid
+            and previous_record.generation < record.generation
+        ):
             self._edited[key] = record.generation
-        concerned = self._set_class(key, record.found) if key.kind == "ListenerClass" else _NO_KEYS
-        if before is not None and before.uid == record.uid and before.found == record.found:
+        concerned = self._set_class(key, record.parsed) if key.kind == "ListenerClass" else _NO_KEYS
+        if (
+            previous_record is not None
+            and previous_record.uid == record.uid
+            and previous_record.parsed == record.parsed
+        ):
             return _NO_KEYS
         concerned |= self._rearrange(key)
-        if before is not None and _declared(before) == _declared(record):
+        if previous_record is not None and _declared(previous_record) == _declared(record):
             return concerned | {key}
         former = self._references.targets(key)
-        found = record.found
-        now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
+        parsed = record.parsed
+        now = indexes.targets_of(parsed.resource) if isinstance(parsed, CachedResource) else former
         concerned |= self._set_references(key, now)
-        if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
+        if key.kind != "Destination" or previous_record is None or _tenant_ref(previous_record) != _tenant_ref(record):
             dependants = self._dependants(key)
             concerned |= self._with_rivals(dependants) if key.kind == "ListenerClass" else dependants
         return concerned | {key} | self._rivals(key, former, now)
@@ -607,18 +623,22 @@ class Cache(View):
             used for used in concerned if former_classes[used] != self.classes_using(used) and used in self.records
         )
 
-    def _set_class(self, key: Key, found: object) -> KeySet:
+    def _set_class(self, key: Key, parsed: object) -> KeySet:
         """Set a class; returns the keys for which its hostname or its install now counts in another way."""
         reserved, former = self._class_hostnames, self._classes.get(key.name)
         self._classes.pop(key.name, None)
-        if isinstance(found, CachedResource):
-            self._classes[key.name] = found
-        ours = [one.resource.spec.maximums for one in self.our_classes() if one.resource.spec.maximums]
+        if isinstance(parsed, CachedResource):
+            self._classes[key.name] = parsed
+        ours = [
+            listener_class.resource.spec.maximums
+            for listener_class in self.our_classes()
+            if listener_class.resource.spec.maximums
+        ]
         self._siblings.set_limits(
             {
-                "Listener": [one.listeners_per_namespace for one in ours],
-                "Destination": [one.destinations_per_namespace for one in ours],
-                "Hostname": [one.hostnames_per_namespace for one in ours],
+                "Listener": [maximums.listeners_per_namespace for maximums in ours],
+                "Destination": [maximums.destinations_per_namespace for maximums in ours],
+                "Hostname": [maximums.hostnames_per_namespace for maximums in ours],
             }
         )
         changed = reserved ^ self._class_hostnames
@@ -636,7 +656,7 @@ class Cache(View):
 
     @property
     def _class_hostnames(self) -> frozenset[str]:
-        return frozenset(one.resource.spec.hostname for one in self._classes.values())
+        return frozenset(listener_class.resource.spec.hostname for listener_class in self._classes.values())
 
     def _rearrange(self, key: Key) -> KeySet:
         """Put a key in its place among its siblings; returns the keys whose plan reads another result now.
@@ -655,7 +675,7 @@ class Cache(View):
             case _:
                 return _NO_KEYS
         record = self.records.get(key)
-        cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
+        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
         concerned = _NO_KEYS
         if key.kind == "Listener":
             exposed = self._exposed_by(key)
@@ -706,10 +726,12 @@ class Cache(View):
         is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
         return (not is_published, created) if cached is not None or is_published else None
 
-    def _is_foreign(self, one: resources.Listener) -> bool:
+    def _is_foreign(self, listener: resources.Listener) -> bool:
         """True if another install serves a Listener."""
-        found = self._classes.get(one.class_name)
-        return found is not None and found.resource.spec.controller_name != self._install.controller_name
+        listener_class = self._classes.get(listener.class_name)
+        return (
+            listener_class is not None and listener_class.resource.spec.controller_name != self._install.controller_name
+        )
 
     def _dependants(self, key: Key) -> KeySet:
         """Keys that refer to a resource."""
@@ -719,7 +741,7 @@ class Cache(View):
             case "ListenerClass":
                 listeners = self._references.users("ListenerClass", key.name)
                 return listeners.union(
-                    *({hostname_key(host) for host in self.child_index.hosts_of(one)} for one in listeners)
+                    *({hostname_key(host) for host in self.child_index.hosts_of(listener)} for listener in listeners)
                 )
         return _NO_KEYS
 
@@ -751,10 +773,10 @@ class Cache(View):
         labels = metadata.get("labels") or {}
         self._secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
         is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
-        found = self._put_child(ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
+        concerned = self._put_child(ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
         is_credential = labels.get(types.WATCH_LABEL) == "true"
         has_changed = self._secrets.put(path, raw) if is_credential else self._secrets.remove(path)
-        return found | self._users_of_secret(path) if has_changed else found
+        return concerned | self._users_of_secret(path) if has_changed else concerned
 
     def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
         path = f"{namespace}/{name}"
@@ -765,96 +787,94 @@ class Cache(View):
     def _users_of_secret(self, path: str) -> KeySet:
         """The keys that refer to a Secret, and the Listener for whose URL its name is reserved."""
         namespace, _, name = path.partition("/")
-        found = self._references.users("Secret", path)
+        users = self._references.users("Secret", path)
         owner = Key("Listener", namespace, name.removesuffix(children.URL_SUFFIX))
-        return found | {owner} if name.endswith(children.URL_SUFFIX) and owner in self.records else found
+        return users | {owner} if name.endswith(children.URL_SUFFIX) and owner in self.records else users
 
     def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:
-        before = self._namespaces.get(name)
+        previous_labels = self._namespaces.get(name)
         if labels is None:
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = labels
-        if before == labels:
+        if previous_labels == labels:
             return _NO_KEYS
         concerned = self._with_rivals(self._references.users("Namespace", name))
-        if before is None:  # at the start there are too many namespaces to search the records for each
+        if previous_labels is None:  # at the start there are too many namespaces to search the records for each
             return concerned
         return concerned | {key for key in self.records if key.kind == "Tenant" and key.namespace == name}
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
-        before = self.child_index.by_ref.get(ref)
-        hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
+        previous_child = self.child_index.by_ref.get(ref)
+        hosts = self.child_index.hosts_of(previous_child.key) if previous_child is not None else frozenset()
         shared = frozenset(self.child_index.shared_hosts)
         child = self.child_index.put(ref, raw, self._keys)
         self._ignored.pop(ref, None)
         if child is None and raw is not None:
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-        owners = {one.key for one in (before, child) if one is not None and one.is_config}
+        owners = {record.key for record in (previous_child, child) if record is not None and record.is_config}
         concerned = frozenset().union(*map(self._rearrange, owners))
         for host in shared ^ self.child_index.shared_hosts:
             concerned |= self._references.users("Hostname", host)
         if ref.kind == kinds.CERTIFICATE.name:
-            concerned |= self._count_certificate(before, child)
-        if before is not None and child is not None and _as_planned(before) == _as_planned(child):
+            concerned |= self._count_certificate(previous_child, child)
+        if previous_child is not None and child is not None and _as_planned(previous_child) == _as_planned(child):
             return concerned
-        return concerned | self._on_child(before, child, hosts)
+        return concerned | self._on_child(previous_child, child, hosts)
 
-    def _count_certificate(self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None) -> KeySet:
+    def _count_certificate(self, previous: kinds.ChildRecord | None, present: kinds.ChildRecord | None) -> KeySet:
         """Count the hostname of a Certificate for its namespace; returns the Listeners concerned."""
         concerned = _NO_KEYS
-        if before is not None and (after is None or after.key != before.key):
-            concerned |= self._siblings.count_certificate(before.key.name, "")
-        if after is not None:
-            concerned |= self._siblings.count_certificate(after.key.name, after.counts_for)
+        if previous is not None and (present is None or present.key != previous.key):
+            concerned |= self._siblings.count_certificate(previous.key.name, "")
+        if present is not None:
+            concerned |= self._siblings.count_certificate(present.key.name, present.counts_for)
         return concerned
 
     def _on_child(
         self,
-        before: kinds.ChildRecord | None,
-        after: kinds.ChildRecord | None,
+        previous: kinds.ChildRecord | None,
+        present: kinds.ChildRecord | None,
         hosts: frozenset[str],
     ) -> KeySet:
-        found: set[Key] = {one.key for one in (before, after) if one is not None}
-        for key in list(found):
+        concerned: set[Key] = {child.key for child in (previous, present) if child is not None}
+        for key in list(concerned):
             if key.kind == "Hostname":  # listeners and classes report the state of their hostnames
-                found |= self.child_index.published_at(key.name)
-                found |= {
+                concerned |= self.child_index.published_at(key.name)
+                concerned |= {
                     Key("ListenerClass", "", name)
-                    for name, one in self._classes.items()
-                    if one.resource.spec.hostname == key.name
+                    for name, listener_class in self._classes.items()
+                    if listener_class.resource.spec.hostname == key.name
                 }
-        owner = next((one.key for one in (before, after) if one is not None and one.is_config), None)
+        owner = next((child.key for child in (previous, present) if child is not None and child.is_config), None)
         if owner is not None:
-            now = self.child_index.hosts_of(after.key) if after is not None else frozenset()
-            changed = before is None or after is None or _routed(before) != _routed(after)
+            now = self.child_index.hosts_of(present.key) if present is not None else frozenset()
+            changed = previous is None or present is None or _routed(previous) != _routed(present)
             for host in (hosts | now) if changed else ():
-                found.add(hostname_key(host))
-            for host in self._hosts_with_other_holders(before, after):
-                found |= self._references.users("Hostname", host)
-            for host in _held(before) ^ _held(after):  # the only other listener there is alone now, or not any more
-                found |= self.child_index.only_other_holder(host, owner)
-            for address, _is_retired in _addresses(before) ^ _addresses(after):
-                found |= self._references.users("Address", address) | self.child_index.published_with(address)
-        return frozenset(found)
+                concerned.add(hostname_key(host))
+            for host in self._hosts_with_other_holders(previous, present):
+                concerned |= self._references.users("Hostname", host)
+            for host in _held(previous) ^ _held(present):  # the only other listener there is alone now, or not any more
+                concerned |= self.child_index.only_other_holder(host, owner)
+            for address, _is_retired in _addresses(previous) ^ _addresses(present):
+                concerned |= self._references.users("Address", address) | self.child_index.published_with(address)
+        return frozenset(concerned)
 
     def _hosts_with_other_holders(
-        self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None
+        self, previous: kinds.ChildRecord | None, present: kinds.ChildRecord | None
     ) -> Iterator[str]:
         """The hostnames that a tenant holds only since a child changed, or does not hold any more."""
-        child = after or before
-        for host in _held(before) | _held(after):
+        child = present or previous
+        for host in _held(previous) | _held(present):
             others = self.child_index.held.holders(host, besides=child.key if child is not None else None)
-            if others | _holder(before, host) != others | _holder(after, host):
+            if others | _holder(previous, host) != others | _holder(present, host):
                 yield host
 
     def _on_features(self, changed: bool) -> KeySet:
         """Keys whose exposure may change: all classes, listeners and hostnames."""
-        return (
-            frozenset(key for key in self.all_keys() if key.kind in {"ListenerClass", "Listener", "Hostname"})
-            if (changed)
-            else _NO_KEYS
-        )
+        if not changed:
+            return _NO_KEYS
+        return frozenset(key for key in self.all_keys() if key.kind in {"ListenerClass", "Listener", "Hostname"})
 
 
 def hostname_key(hostname: str) -> Key:
@@ -890,16 +910,16 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
 
 def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:
     """The part of a resource that users write, without its status."""
-    found = record.found
-    if isinstance(found, CachedResource):
-        return record.uid, found.resource, found.fields
-    return record.uid, found.generation, found.message
+    parsed = record.parsed
+    if isinstance(parsed, CachedResource):
+        return record.uid, parsed.resource, parsed.fields
+    return record.uid, parsed.generation, parsed.message
 
 
 def _tenant_ref(record: kinds.ResourceRecord) -> object:
     """The Tenant that a Destination names, which is all that Listeners read of it; unique if it cannot be read."""
-    found = record.found
-    return found.resource.spec.tenant_ref if isinstance(found, CachedResource) else record
+    parsed = record.parsed
+    return parsed.resource.spec.tenant_ref if isinstance(parsed, CachedResource) else record
 
 
 def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:
@@ -923,12 +943,14 @@ def _addresses(child: kinds.ChildRecord | None) -> frozenset[tuple[str, bool]]:
     if child is None or not isinstance(document, documents.ListenerDocument):
         return frozenset()
     namespace = child.key.namespace
-    return frozenset((indexes.address_path(namespace, one), one.retired_at > 0) for one in document.addresses)
+    return frozenset(
+        (indexes.address_path(namespace, address), address.retired_at > 0) for address in document.addresses
+    )
 
 
 def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:
     """The fields of a published document on which hostnames and their children depend."""
-    found = child.published
-    if found is None or not isinstance(found.document, documents.ListenerDocument):
+    published = child.published
+    if published is None or not isinstance(published.document, documents.ListenerDocument):
         return ()
-    return found.document.addresses, found.document.tenant.name, found.document.max_body_bytes
+    return published.document.addresses, published.document.tenant.name, published.document.max_body_bytes

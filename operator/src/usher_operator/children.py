@@ -43,11 +43,11 @@ _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination",
 
 def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
     """The labels of a child that is not a config Secret."""
-    found = {
+    child_labels = {
         config_secret.MANAGED_LABEL: "true",
         config_secret.INSTALL_LABEL: config_secret.install_label(controller_name),
     }
-    return {**found, config_secret.OWNER_UID_LABEL: owner_uid} if owner_uid else found
+    return {**child_labels, config_secret.OWNER_UID_LABEL: owner_uid} if owner_uid else child_labels
 
 
 def annotations(key: Key) -> dict[str, str]:
@@ -123,30 +123,30 @@ def url_secret_name(listener: str) -> str:
 
 
 def build_url_secret(
-    seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
+    cached: CachedResource[resources.Listener], addresses: dict[str, documents.Address], controller_name: str
 ) -> DesiredChild:
     """The Secret ``<listener>-url`` with the whole URLs, which are credentials.
 
     Its entry ``url`` holds the first URL; each URL is also in an entry ``<address>.url``.
     """
-    meta = seen.resource.metadata
+    meta = cached.resource.metadata
     key = Key("Listener", meta.namespace, meta.name)
-    urls = [address.url for address in found.values()]
-    data = {"url": urls[0], **{f"{name}.url": url for name, url in zip(found, urls, strict=True)}}
+    urls = [address.url for address in addresses.values()]
+    data = {"url": urls[0], **{f"{name}.url": url for name, url in zip(addresses, urls, strict=True)}}
     manifest: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
             "name": url_secret_name(meta.name),
             "namespace": meta.namespace,
-            "labels": {**labels(controller_name, seen.uid), types.WATCH_LABEL: URL_VALUE},
+            "labels": {**labels(controller_name, cached.uid), types.WATCH_LABEL: URL_VALUE},
             "annotations": annotations(key),
             "ownerReferences": [
                 {
-                    "apiVersion": seen.resource.api_version,
+                    "apiVersion": cached.resource.api_version,
                     "kind": "Listener",
                     "name": meta.name,
-                    "uid": seen.uid,
+                    "uid": cached.uid,
                     "controller": True,
                 }
             ],
@@ -158,23 +158,23 @@ def build_url_secret(
 
 
 def named_addresses(
-    one: resources.Listener, document: documents.ListenerDocument, install_key: bytes
+    listener: resources.Listener, document: documents.ListenerDocument, install_key: bytes
 ) -> dict[str, documents.Address]:
     """The addresses to paste into the portal: one for each declared address that the document has.
 
     Addresses of older tokens that the gateway still accepts are left out.
     """
-    token = token_paths(one, install_key)[0].path
-    if not one.spec.addresses:
+    token = token_paths(listener, install_key)[0].path
+    if not listener.spec.addresses:
         return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
-    known = {(address.host, address.path, address.query): address for address in document.live_addresses}
-    found = {}
-    for declared in one.spec.addresses:
+    live = {(address.host, address.path, address.query): address for address in document.live_addresses}
+    named = {}
+    for declared in listener.spec.addresses:
         query = tuple((pair.name, pair.value) for pair in declared.query or ())
-        address = known.get((declared.hostname, declared.path or token, query))
+        address = live.get((declared.hostname, declared.path or token, query))
         if address is not None:
-            found[declared.name] = address
-    return found
+            named[declared.name] = address
+    return named
 
 
 MAX_PATHS_PER_ROUTE = 64
@@ -229,11 +229,11 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
     limit.
     """
     paths = set(paths)
-    found = {path for path in paths if is_path_routable(path) and not path.startswith(TOKEN_PREFIX)}
+    exact_paths = {path for path in paths if is_path_routable(path) and not path.startswith(TOKEN_PREFIX)}
     count = 1
     while True:
         buckets: dict[int, list[str]] = {}
-        for path in sorted(found):
+        for path in sorted(exact_paths):
             buckets.setdefault(_digest(path) % count, []).append(path)
         if all(len(bucket) <= MAX_PATHS_PER_ROUTE for bucket in buckets.values()):
             break
@@ -362,7 +362,7 @@ def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install:
             "hostnames": [part.hostname],
             "rules": [
                 {
-                    "matches": [{"path": {"type": type_, "value": path}} for type_, path in paths],
+                    "matches": [{"path": {"type": match_type, "value": path}} for match_type, path in paths],
                     "backendRefs": [
                         {
                             "group": "",
@@ -381,8 +381,8 @@ def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install:
 
 def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
     """The Gateway to which a class's routes attach, with every default, as controllers repeat it in the status."""
-    found = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
-    return {**found, "sectionName": parent.section_name} if parent.section_name else found
+    reference = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
+    return {**reference, "sectionName": parent.section_name} if parent.section_name else reference
 
 
 CERT_MANAGER_GROUP = "cert-manager.io"

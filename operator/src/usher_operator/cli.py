@@ -187,9 +187,9 @@ def check_install(
 
     async def check() -> bool:
         environ = dict(os.environ)
-        found = access.find_access(kubeconfig, environ, access.default_kubeconfig(environ))
+        connection = access.find_access(kubeconfig, environ, access.default_kubeconfig(environ))
         is_good = True
-        async with Client(found, field_manager=kinds.FIELD_MANAGER) as api:
+        async with Client(connection, field_manager=kinds.FIELD_MANAGER) as api:
             async for result in install_check.check_install(api, namespace, ready or ()):
                 typer.echo(f"failed: {result.name}: {result.problem}" if result.problem else f"ok: {result.name}")
                 is_good = is_good and not result.problem

@@ -53,18 +53,22 @@ def is_wrong(condition: StatusCondition | None) -> bool:
 
 def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -> list[StatusCondition]:
     """The conditions that get an Event when ``status`` replaces the stored one in ``record``."""
-    stored = {one.type: one for one in record.found.conditions}
+    stored = {condition.type: condition for condition in record.parsed.conditions}
     conditions = status.conditions.values()
-    return [one for one in conditions if one.type in _REPORTED and _is_news(stored.get(one.type), one)]
+    return [
+        condition
+        for condition in conditions
+        if condition.type in _REPORTED and _is_news(stored.get(condition.type), condition)
+    ]
 
 
-def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
+def _is_news(previous: StatusCondition | None, now: StatusCondition) -> bool:
     """True if a condition flipped, or needs a person for another reason. An absent or Unknown condition is not news."""
     if is_wrong(now):
-        return before is None or not is_wrong(before) or before.reason != now.reason
-    if before is None or now.status in {before.status, "Unknown"}:
+        return previous is None or not is_wrong(previous) or previous.reason != now.reason
+    if previous is None or now.status in {previous.status, "Unknown"}:
         return False
-    return now.status == "True" or before.status == "True"
+    return now.status == "True" or previous.status == "True"
 
 
 def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[str, Any]:

@@ -134,12 +134,12 @@ class GatewayAnswers:
     def take(self, answer: ConfigReport) -> set[Key]:
         """Take an answer; returns the keys whose state changed."""
         told: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
-        named = {_key(one.kind, one.key) for one in told}
+        named = {_key(entry.kind, entry.key) for entry in told}
         named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *self._stale}
         if answer.complete:
-            known = (map(_listener_key, self._listeners), map(_destination_key, self._destinations))
-            named = named.union(self._applied, *known)
-        before = {key: self._state(key) for key in named}
+            previously_reported = (map(_listener_key, self._listeners), map(_destination_key, self._destinations))
+            named = named.union(self._applied, *previously_reported)
+        previous_states = {key: self._state(key) for key in named}
         if answer.complete:
             self._applied.clear()
             self._listeners.clear()
@@ -147,33 +147,42 @@ class GatewayAnswers:
         for gone in answer.removed:
             self._applied.pop(_key(gone.kind, gone.key), None)
             (self._listeners if gone.kind == "Listener" else self._destinations).pop(gone.key, None)
-        for one in answer.documents:
-            self._applied[_key(one.kind, one.key)] = AppliedDocument(one.hash or "", one.rejected or "")
+        for document in answer.documents:
+            self._applied[_key(document.kind, document.key)] = AppliedDocument(
+                document.hash or "", document.rejected or ""
+            )
         for path, state in answer.listeners.items():
             self._listeners[path] = _listener(state)
-        for path, found in answer.destinations.items():
+        for path, destination in answer.destinations.items():
             self._destinations[path] = DestinationReport(
-                circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone, tried=found.tried
+                circuit_open=destination.circuit == "Open",
+                error=destination.error or "",
+                gone=destination.gone,
+                tried=destination.tried,
             )
-        self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
+        self._stale = {
+            _key(vanished.kind, vanished.key): vanished.uid
+            for vanished in answer.vanished
+            if self._is_stale(vanished, answer.now)
+        }
         self._held = {
-            _key(one.kind, one.key): HeldHostnames(one.tenant, one.hostnames)
-            for one in answer.vanished
-            if one.tenant and one.install == self._install
+            _key(vanished.kind, vanished.key): HeldHostnames(vanished.tenant, vanished.hostnames)
+            for vanished in answer.vanished
+            if vanished.tenant and vanished.install == self._install
         }
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
         self.refuses_token = False
-        return {key for key, state in before.items() if self._state(key) != state}
+        return {key for key, state in previous_states.items() if self._state(key) != state}
 
     def _state(self, key: Key) -> tuple[object, ...]:
         reports = self._listeners if key.kind == "Listener" else self._destinations
         return self._applied.get(key), reports.get(key.path), self._stale.get(key)
 
-    def _is_stale(self, one: _Vanished, now: datetime.datetime | None) -> bool:
+    def _is_stale(self, vanished: _Vanished, now: datetime.datetime | None) -> bool:
         """Return whether a document of this install vanished long ago, by the gateway's own clock."""
-        if one.since is None or now is None or not one.uid or one.install != self._install:
+        if vanished.since is None or now is None or not vanished.uid or vanished.install != self._install:
             return False
-        return (now - one.since).total_seconds() >= self._stale_seconds
+        return (now - vanished.since).total_seconds() >= self._stale_seconds
 
     def report(self) -> GatewayReport:
         """The state as plan() reads it. The maps are shared: they change only between plans."""
@@ -197,9 +206,9 @@ def _listener(state: _Listener) -> ListenerReport:
         probed_addresses=tuple(state.probed_addresses),
         refusing=state.refusing,
         quarantined_share=state.quarantined_share,
-        slow_routes=tuple(one.route for one in state.degraded_routes if one.reason == "ExpressionTooSlow"),
+        slow_routes=tuple(route.route for route in state.degraded_routes if route.reason == "ExpressionTooSlow"),
         company_mismatch=state.company_mismatch,
-        held_routes=tuple((one.route, one.reason) for one in state.held_deliveries),
+        held_routes=tuple((held.route, held.reason) for held in state.held_deliveries),
         times_untrusted=state.times_untrusted,
         retired_arrivals={
             address: int(at.timestamp()) * model.MICROSECONDS for address, at in state.retired_arrivals.items()
@@ -285,14 +294,18 @@ class GatewayObserver:
         for url in gone:
             del self._states[url]
         states = [self._states.setdefault(url, self._new_answers(url)) for url in urls]
-        before = [(one.url, one.has_answered, one.is_reachable, one.refuses_token) for one in states]
-        answers = await asyncio.gather(*(self._ask(session, one) for one in states))
+        previous = [
+            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in states
+        ]
+        answers = await asyncio.gather(*(self._ask(session, gateway) for gateway in states))
         changed: set[Key] = set().union(*answers)
-        after = [(one.url, one.has_answered, one.is_reachable, one.refuses_token) for one in states]
-        changed |= self._cache.set_gateways(tuple(one.report() for one in states))
+        present = [
+            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in states
+        ]
+        changed |= self._cache.set_gateways(tuple(gateway.report() for gateway in states))
         for state, is_reachable in (("reachable", True), ("unreachable", False)):
-            self._metrics.gateways.labels(state).set(sum(one.is_reachable is is_reachable for one in states))
-        if is_first or gone or before != after:
+            self._metrics.gateways.labels(state).set(sum(gateway.is_reachable is is_reachable for gateway in states))
+        if is_first or gone or previous != present:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         for key in changed:
             self._queue.add(key)
@@ -353,15 +366,15 @@ def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
         slices: the EndpointSlices of one Service.
         port: name or number of the port; ``""`` means the port called ``admin``, or the only port.
     """
-    found = set()
-    for one in slices:
-        ports = {str(entry.get("name") or ""): entry.get("port") for entry in one.get("ports") or ()}
+    urls = set()
+    for endpoint_slice in slices:
+        ports = {str(entry.get("name") or ""): entry.get("port") for entry in endpoint_slice.get("ports") or ()}
         number = int(port) if port.isdecimal() else ports.get(port or "admin")
         if number is None and not port and len(ports) == 1:
             number = next(iter(ports.values()))
-        for endpoint in one.get("endpoints") or () if number is not None else ():
+        for endpoint in endpoint_slice.get("endpoints") or () if number is not None else ():
             if (endpoint.get("conditions") or {}).get("ready", True):
                 address = endpoint["addresses"][0]
                 host = f"[{address}]" if ":" in address else address
-                found.add(f"http://{host}:{number}")
-    return found
+                urls.add(f"http://{host}:{number}")
+    return urls

@@ -166,10 +166,12 @@ class OperatorMetrics:
         objects: collections.Counter[tuple[str, str]] = collections.Counter()
         not_ready: dict[tuple[str, str], int] = {}
         for key, record in cache.records.items():
-            ready = next((one.status for one in record.found.conditions if one.type == "Ready"), "Unknown")
+            ready = next(
+                (condition.status for condition in record.parsed.conditions if condition.type == "Ready"), "Unknown"
+            )
             objects[key.kind, ready] += 1
-            if key.kind == "Listener" and isinstance(record.found, CachedResource):
-                tenant = key.namespace, record.found.resource.spec.tenant_ref.name
+            if key.kind == "Listener" and isinstance(record.parsed, CachedResource):
+                tenant = key.namespace, record.parsed.resource.spec.tenant_ref.name
                 not_ready[tenant] = not_ready.get(tenant, 0) + (ready != "True")
         documents: collections.Counter[tuple[str, str]] = collections.Counter()
         self.certificates.clear()

@@ -39,16 +39,16 @@ class GroupIndex(Generic[Group]):
 
     def set(self, key: Key, groups: Iterable[Group]) -> None:
         """Set the groups of a key; empty if it is in no group any more."""
-        before, after = self.groups_of(key), frozenset(groups)
-        for group in before - after:
+        former, present = self.groups_of(key), frozenset(groups)
+        for group in former - present:
             keys = self._keys[group]
             keys.discard(key)
             if not keys:
                 del self._keys[group]
-        for group in after - before:
+        for group in present - former:
             self._keys.setdefault(group, set()).add(key)
-        if after:
-            self._groups[key] = tuple(after)
+        if present:
+            self._groups[key] = tuple(present)
         else:
             self._groups.pop(key, None)
 
@@ -163,8 +163,12 @@ class ChildIndex:
 
     def listener_document(self, key: Key) -> documents.ListenerDocument | None:
         """The published document of a Listener."""
-        found = self.published(key)
-        return found.document if found is not None and isinstance(found.document, documents.ListenerDocument) else None
+        published = self.published(key)
+        return (
+            published.document
+            if published is not None and isinstance(published.document, documents.ListenerDocument)
+            else None
+        )
 
     def hosts_of(self, key: Key) -> frozenset[str]:
         """Hostnames in the published document of a Listener."""
@@ -190,7 +194,7 @@ class ChildIndex:
 
     def namespaces_with(self, kind: Kind) -> frozenset[str]:
         """The namespaces with a published document of a kind."""
-        return frozenset(namespace for found, namespace in self._in_force.groups if found == kind)
+        return frozenset(namespace for kind_in_force, namespace in self._in_force.groups if kind_in_force == kind)
 
     def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
         """Number of published documents of a namespace, and of addresses in them that are not retired."""
@@ -240,19 +244,19 @@ class ChildIndex:
         return (ref.namespace, ref.name) == (child.key.namespace, children.url_secret_name(child.key.name))
 
     def _drop(self, ref: ObjectRef) -> None:
-        before = self.by_ref.get(ref)
-        if before is None:
+        child = self.by_ref.get(ref)
+        if child is None:
             return
-        if before.published is not None:
-            self.listeners_in_force -= before.key.kind == "Listener"
-            self._addresses[before.key.namespace] -= _address_count(before)
+        if child.published is not None:
+            self.listeners_in_force -= child.key.kind == "Listener"
+            self._addresses[child.key.namespace] -= _address_count(child)
         del self.by_ref[ref]
-        siblings = self._by_key[before.key]
+        siblings = self._by_key[child.key]
         del siblings[ref]
         if not siblings:
-            del self._by_key[before.key]
-        if before.is_config:
-            self._index_config(before.key)
+            del self._by_key[child.key]
+        if child.is_config:
+            self._index_config(child.key)
 
     def _index_config(self, key: Key) -> None:
         """Index the present config Secret of a key."""
@@ -294,16 +298,16 @@ class ReferenceIndex:
 
     def set(self, key: Key, targets: frozenset[Target]) -> None:
         """Set the objects to which a key refers; empty if it refers to none any more."""
-        before = self._targets.get(key, frozenset())
+        former = self._targets.get(key, frozenset())
         if key.kind == "Listener":
-            self._count_classes(key.namespace, before, -1)
+            self._count_classes(key.namespace, former, -1)
             self._count_classes(key.namespace, targets, 1)
-        for gone in before - targets:
+        for gone in former - targets:
             users = self._users[gone]
             users.discard(key)
             if not users:
                 del self._users[gone]
-        for new in targets - before:
+        for new in targets - former:
             self._users.setdefault(new, set()).add(key)
         if targets:
             self._targets[key] = targets
@@ -414,13 +418,13 @@ class SecretIndex:
         }
         metadata = {"name": name, "namespace": namespace, "labels": {types.WATCH_LABEL: "true"}}
         try:
-            found = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
+            secret = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
         except msgspec.ValidationError:
             return self.remove(path)
-        before = self._found.get(path)
-        self._found[path] = found
+        former = self._found.get(path)
+        self._found[path] = secret
         self._misses.pop(path, None)
-        return before != found
+        return former != secret
 
     def remove(self, path: str) -> bool:
         """Forget a Secret that is gone or not labelled any more; returns whether it was known."""
@@ -440,9 +444,9 @@ class SecretIndex:
         for kind, path in former - targets:
             secret, _, unused = path.rpartition("/")
             if kind == "SecretKey" and secret in self._found and not self._references.has_users(kind, path):
-                before = self._found[secret]
-                kept = {name: value for name, value in before.data.items() if name != unused}
-                self._found[secret] = msgspec.structs.replace(before, data=kept)
+                cached = self._found[secret]
+                kept = {name: value for name, value in cached.data.items() if name != unused}
+                self._found[secret] = msgspec.structs.replace(cached, data=kept)
 
     def note_missing(self, path: str, state: SecretState) -> None:
         """Note the result of a lookup of a missing Secret."""
@@ -472,9 +476,9 @@ def owned_by_class(namespace: str, targets: Iterable[Target]) -> list[Key]:
     ]
 
 
-def class_name(one: resources.Listener) -> str:
+def class_name(listener: resources.Listener) -> str:
     """The ListenerClass of a Listener."""
-    return str(types.value_or_default(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
+    return str(types.value_or_default(listener.spec.listener_class_name, "Listener.spec.listenerClassName"))
 
 
 def address_path(namespace: str, address: documents.Address) -> str:
@@ -482,31 +486,31 @@ def address_path(namespace: str, address: documents.Address) -> str:
     return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
 
 
-def targets_of(one: resources.Resource) -> frozenset[Target]:
+def targets_of(resource: resources.Resource) -> frozenset[Target]:
     """Every object to which a Listener or Destination refers; none for other resources."""
-    return frozenset(_targets_of(one))
+    return frozenset(_targets_of(resource))
 
 
-def _targets_of(one: resources.Resource) -> Iterator[Target]:
-    match one:
+def _targets_of(resource: resources.Resource) -> Iterator[Target]:
+    match resource:
         case resources.Listener():
-            namespace = one.metadata.namespace
-            yield "Tenant", f"{namespace}/{one.spec.tenant_ref.name}"
-            yield "ListenerClass", class_name(one)
-            for route in one.spec.routes or ():
+            namespace = resource.metadata.namespace
+            yield "Tenant", f"{namespace}/{resource.spec.tenant_ref.name}"
+            yield "ListenerClass", class_name(resource)
+            for route in resource.spec.routes or ():
                 yield "Destination", f"{namespace}/{route.destination_ref.name}"
-            for address in one.spec.addresses or ():
+            for address in resource.spec.addresses or ():
                 yield "Hostname", address.hostname
-            for fixed in fixed_addresses(one):
+            for fixed in fixed_addresses(resource):
                 yield "Address", address_path(namespace, fixed)
         case resources.Destination():
-            namespace = one.metadata.namespace
-            if one.spec.tenant_ref is not None:
-                yield "Tenant", f"{namespace}/{one.spec.tenant_ref.name}"
+            namespace = resource.metadata.namespace
+            if resource.spec.tenant_ref is not None:
+                yield "Tenant", f"{namespace}/{resource.spec.tenant_ref.name}"
         case _:
             return
     yield "Namespace", namespace
-    for name, key in types.secret_keys(one.spec):
+    for name, key in types.secret_keys(resource.spec):
         yield "Secret", f"{namespace}/{name}"
         yield "SecretKey", f"{namespace}/{name}/{key}"
 
@@ -561,7 +565,7 @@ class OptionalApis:
         return self._refresh()
 
     def _refresh(self) -> bool:
-        before = self.features
+        former = self.features
         has_certificates = self.is_served(kinds.CERTIFICATE)
         defaults = sorted(name for name, (_, is_default) in self._classes.items() if is_default)
         self.features = ClusterFeatures(
@@ -571,12 +575,12 @@ class OptionalApis:
             default_ingress_class=defaults[0] if defaults else "",
             issuers=self._usable_issuers() if has_certificates else None,
         )
-        return msgspec.structs.astuple(before) != msgspec.structs.astuple(self.features)
+        return msgspec.structs.astuple(former) != msgspec.structs.astuple(self.features)
 
     def _usable_issuers(self) -> frozenset[tuple[str, str]]:
         return frozenset(
             (kind, name)
-            for kind, found in self._issuers.items()
-            for namespace, name in found
+            for kind, issuers in self._issuers.items()
+            for namespace, name in issuers
             if kind == kinds.CLUSTER_ISSUER.name or namespace == self._namespace
         )

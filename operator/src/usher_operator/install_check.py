@@ -38,10 +38,10 @@ async def check_install(api: Client, namespace: str, ready_urls: Iterable[str]) 
 
 async def _find_missing_kinds(api: Client) -> str:
     try:
-        found = await api.get(kinds.TENANT.root, missing_ok=True) or {}
+        api_resources = await api.get(kinds.TENANT.root, missing_ok=True) or {}
     except ApiError as error:
         return str(error)
-    served = {one["name"] for one in found.get("resources", ())}
+    served = {resource["name"] for resource in api_resources.get("resources", ())}
     missing = [kind.plural for kind in kinds.OWN if kind.plural not in served]
     return f"it does not serve {', '.join(missing)}: {_CRD_HINT}" if missing else ""
 

@@ -52,8 +52,8 @@ class Installation:
         """True if the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
         if self._key is None:
             return False
-        known = fingerprints(self._cache)
-        return not known or known == {model.key_fingerprint(self._key)}
+        recorded = fingerprints(self._cache)
+        return not recorded or recorded == {model.key_fingerprint(self._key)}
 
     async def ensure(self) -> bool:
         """Read the Secrets, and create the absent ones; False without a usable install key.
@@ -130,8 +130,8 @@ class Installation:
     async def _tokens(self) -> str:
         data = await self._read(TOKENS_SECRET)
         if data is None:
-            made = {name: secrets.token_urlsafe(32).encode() + b"\n" for name in (OBSERVE_ENTRY, OPERATE_ENTRY)}
-            data = await self._create(TOKENS_SECRET, made)
+            tokens = {name: secrets.token_urlsafe(32).encode() + b"\n" for name in (OBSERVE_ENTRY, OPERATE_ENTRY)}
+            data = await self._create(TOKENS_SECRET, tokens)
         token = data.get(OBSERVE_ENTRY, b"").decode("ascii", "replace").strip()
         if not token:
             _log.error("observe_token_not_found", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
@@ -158,16 +158,16 @@ class Installation:
         except ApiError as error:
             if error.status != 409:
                 raise
-            found = await self._api.get(kinds.SECRET.path(self._namespace, name))
-            assert found is not None
-            raw = found
+            existing = await self._api.get(kinds.SECRET.path(self._namespace, name))
+            assert existing is not None
+            raw = existing
         return _decoded(raw)
 
 
 def fingerprints(cache: Cache) -> set[str]:
     """Fingerprints of install keys in the statuses of this install's classes."""
-    found = {str(one.fields.get(FINGERPRINT_FIELD, "")) for one in cache.our_classes()}
-    return found - {""}
+    recorded = {str(listener_class.fields.get(FINGERPRINT_FIELD, "")) for listener_class in cache.our_classes()}
+    return recorded - {""}
 
 
 def _decoded(raw: JsonObject) -> dict[str, bytes]:

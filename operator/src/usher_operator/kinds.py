@@ -120,10 +120,12 @@ WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER)
 ALL = (*WATCHED_BY_REFLECTORS, *WATCHED_BY_KOPF)
 """All kinds that the operator reads and watches, except the Secrets of agencies."""
 
-BY_NAME = {one.name: one for one in (*ALL, AGENCY_SECRET)}
+BY_NAME = {kind.name: kind for kind in (*ALL, AGENCY_SECRET)}
 """Name of a kind -> the kind."""
 
-RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), found in resources.KINDS.items()}
+RESOURCES: dict[str, type[resources.Resource]] = {
+    kind: resource_type for (_, kind), resource_type in resources.KINDS.items()
+}
 """Name of a kind -> the type of its resources."""
 
 
@@ -152,7 +154,7 @@ class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     resource_version: str
     generation: int
-    found: CachedResource[Any] | UnreadableResource
+    parsed: CachedResource[Any] | UnreadableResource
     observed_generation: int = 0
     """``status.observedGeneration``."""
     times: dict[str, str] = {}
@@ -187,20 +189,20 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
 def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
     """Parse a custom resource."""
     metadata, status = raw["metadata"], raw.get("status") or {}
-    stored = [one for one in status.get("conditions") or () if one.get("type") in _OURS]
+    stored = [condition for condition in status.get("conditions") or () if condition.get("type") in _OURS]
     common: dict[str, Any] = {
         "uid": metadata["uid"],
-        "conditions": tuple(_condition(one) for one in stored),
+        "conditions": tuple(_condition(condition) for condition in stored),
         "fields": {name: value for name, value in status.items() if name not in {"conditions", "observedGeneration"}},
     }
-    found: CachedResource[Any] | UnreadableResource
+    parsed: CachedResource[Any] | UnreadableResource
     try:
         resource = convert(raw, RESOURCES[kind])
-        found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
+        parsed = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
     except msgspec.ValidationError as error:
         given = raw.get("spec")
         spec: dict[str, Any] = given if isinstance(given, dict) else {}
-        found = UnreadableResource(
+        parsed = UnreadableResource(
             generation=metadata.get("generation", 0),
             message=_without_values(str(error)),
             controller_name=str(spec.get("controllerName", "")),
@@ -211,13 +213,13 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
-        found=found,
+        parsed=parsed,
         observed_generation=status.get("observedGeneration", 0),
-        times={one["type"]: one.get("lastTransitionTime", "") for one in stored},
+        times={condition["type"]: condition.get("lastTransitionTime", "") for condition in stored},
     )
 
 
-def convert(raw: JsonObject, wanted: type[ResourceT]) -> ResourceT:
+def convert(raw: JsonObject, resource_type: type[ResourceT]) -> ResourceT:
     """Convert the fields of a raw object that its type has, without metadata that no plan reads.
 
     Users can put hundreds of kilobytes into the labels and annotations of each object.
@@ -231,11 +233,11 @@ def convert(raw: JsonObject, wanted: type[ResourceT]) -> ResourceT:
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     if types.WATCH_LABEL in labels:
         slim["metadata"]["labels"] = {types.WATCH_LABEL: labels[types.WATCH_LABEL]}
-    if types.CONFIRM_REMOVALS in annotations and wanted is resources.ListenerClass:
+    if types.CONFIRM_REMOVALS in annotations and resource_type is resources.ListenerClass:
         slim["metadata"]["annotations"] = {types.CONFIRM_REMOVALS: annotations[types.CONFIRM_REMOVALS]}
-    for field, known in zip(("apiVersion", "kind"), _api_version_and_kind(wanted), strict=True):
-        slim.setdefault(field, known)  # the API server omits them in lists of core objects
-    return msgspec.convert(slim, wanted)
+    for field, value in zip(("apiVersion", "kind"), _api_version_and_kind(resource_type), strict=True):
+        slim.setdefault(field, value)  # the API server omits them in lists of core objects
+    return msgspec.convert(slim, resource_type)
 
 
 def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) -> ChildRecord | None:
@@ -318,8 +320,8 @@ def _condition(raw: JsonObject) -> StatusCondition:
     )
 
 
-def _api_version_and_kind(wanted: type[Any]) -> tuple[str, str]:
-    return next(names for names, found in resources.KINDS.items() if found is wanted)
+def _api_version_and_kind(resource_type: type[Any]) -> tuple[str, str]:
+    return next(names for names, candidate in resources.KINDS.items() if candidate is resource_type)
 
 
 def _without_values(message: str) -> str:

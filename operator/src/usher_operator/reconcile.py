@@ -117,29 +117,29 @@ class Reconciler:
         if seconds:
             self._queue.add_after(key, seconds)
             return
-        wanted = await self._plan(key)
-        if self._removal_guard.review_retirements(wanted):
-            wanted = await self._plan(key)
-        if wanted.unread_namespace:
-            self._read_secrets(wanted.unread_namespace)  # the key is planned again once they were read
+        planned = await self._plan(key)
+        if self._removal_guard.review_retirements(planned):
+            planned = await self._plan(key)
+        if planned.unread_namespace:
+            self._read_secrets(planned.unread_namespace)  # the key is planned again once they were read
             return
         # no await between the plan and the grant, because another worker may plan for the same hostname
-        self._cache.grant(key, wanted.granted)
-        self._cache.set_behind(key, is_behind=wanted.is_behind)
-        self._remover.withdraw(wanted)
+        self._cache.grant(key, planned.granted)
+        self._cache.set_behind(key, is_behind=planned.is_behind)
+        self._remover.withdraw(planned)
         is_late = self._queue.depth > _LONG_QUEUE and self._queue.depth_beside(key) > 0
         try:
-            failures = await self._children.apply(wanted, documents_only=is_late)
+            failures = await self._children.apply(planned, documents_only=is_late)
         finally:
             for other in self._cache.end_grant(key):
                 self._queue.add(other)
         if is_late:
             self._queue.add_last(key)
         else:
-            failures += await self._remover.remove(wanted)
-            await self._statuses.write(self._with_failure(wanted, failures))
-        if wanted.again_at is not None:
-            self._queue.add_after(key, max(0.05, (wanted.again_at - self._cache.now) / 1e6))
+            failures += await self._remover.remove(planned)
+            await self._statuses.write(self._with_failure(planned, failures))
+        if planned.again_at is not None:
+            self._queue.add_after(key, max(0.05, (planned.again_at - self._cache.now) / 1e6))
         if failures:
             raise failures[0]
 
@@ -151,27 +151,27 @@ class Reconciler:
         sources = ((source, where) for _, source, where in cached.resource.expressions)
         return await self._turns.take(key.namespace, sources)
 
-    def _with_failure(self, wanted: Plan, failures: list[ApiError]) -> Plan:
+    def _with_failure(self, planned: Plan, failures: list[ApiError]) -> Plan:
         """Note whether the children of a plan could be written; returns a plan whose status says so."""
         error = failures[0] if failures else None
         failure = None
         if error is not None:
             is_name_taken = error.reason == NAME_TAKEN
             failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN, is_name_taken=is_name_taken)
-        changed = self._cache.set_write_failure(wanted.key, failure)
-        for other in changed - {wanted.key}:
+        changed = self._cache.set_write_failure(planned.key, failure)
+        for other in changed - {planned.key}:
             self._queue.add(other)
-        return plan(self._cache, wanted.key) if wanted.key in changed else wanted
+        return plan(self._cache, planned.key) if planned.key in changed else planned
 
     async def _plan(self, key: Key) -> Plan:
         """Plan a key, and look up the Secrets that the plan asks for."""
-        found = plan(self._cache, key)
+        planned = plan(self._cache, key)
         for _ in range(_MAX_LOOKUPS):
-            if not found.unknown_secrets:
+            if not planned.unknown_secrets:
                 break
-            await asyncio.gather(*(self._look_up(path) for path in found.unknown_secrets))
-            found = plan(self._cache, key)
-        return found
+            await asyncio.gather(*(self._look_up(path) for path in planned.unknown_secrets))
+            planned = plan(self._cache, key)
+        return planned
 
     async def look_up_missing_secrets(self) -> None:
         """Look up missing Secrets at an interval, until cancelled. Many of one namespace do not delay another's."""

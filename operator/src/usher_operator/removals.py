@@ -106,27 +106,27 @@ class _NamespaceRemovals:
         is_own_edit: bool,
     ) -> bool:
         """See ``PendingRemovals.retire``."""
-        wanted = {one.identity: one for one in removals}
-        for identity in self._retiring.pop(name, frozenset()) - wanted.keys():
+        retiring = {removal.identity: removal for removal in removals}
+        for identity in self._retiring.pop(name, frozenset()) - retiring.keys():
             self.withdraw(identity, now)
         self._serving.pop(name, None)
-        if not wanted:
+        if not retiring:
             return False
-        self._retiring[name], self._serving[name] = frozenset(wanted), serving
-        new = [one for identity, one in wanted.items() if identity not in self.allowed]
+        self._retiring[name], self._serving[name] = frozenset(retiring), serving
+        new = [removal for identity, removal in retiring.items() if identity not in self.allowed]
         if is_own_edit and self.halted is None and not self._are_too_many(new, now, bounds):
-            for one in new:
-                self.requested.pop(one.identity, None)
-                self.allowed[one.identity] = one
+            for removal in new:
+                self.requested.pop(removal.identity, None)
+                self.allowed[removal.identity] = removal
             self._forget_returning(new)
-            self._recent += [(now, one) for one in new]
-        answers = [self.request(one, now) for one in wanted.values()]
+            self._recent += [(now, removal) for removal in new]
+        answers = [self.request(removal, now) for removal in retiring.values()]
         return all(answers)
 
     def _are_too_many(self, addresses: Iterable[Removal], now: float, bounds: RemovalBounds) -> bool:
         """Return whether addresses exceed the limit together with those that wait and those of the last minute."""
         self._forget_old(now)
-        waiting = [one for one in self.requested.values() if one.kind == "Address"]
+        waiting = [removal for removal in self.requested.values() if removal.kind == "Address"]
         return exceeds_limit({*addresses, *waiting}, bounds, recent=self._out_of_service())
 
     def due_at(self, settle_seconds: float, max_settle_seconds: float) -> float | None:
@@ -144,18 +144,18 @@ class _NamespaceRemovals:
 
     def is_confirmed(self, confirmed: Collection[str]) -> bool:
         """True if users confirmed removals that are halted now."""
-        confirmed_sets = [one for one in self._named if one.digest in confirmed]
+        confirmed_sets = [halt for halt in self._named if halt.digest in confirmed]
         if not confirmed_sets or self.halted is None:
             return False
         halted = frozenset(self.halted.removals)
-        return any(not halted.isdisjoint(one.removals) for one in confirmed_sets)
+        return any(not halted.isdisjoint(halt.removals) for halt in confirmed_sets)
 
     def decide(self, now: float, bounds: RemovalBounds, confirmed: Collection[str]) -> RemovalDecision:
         """See ``PendingRemovals.decide``."""
         self._forget_old(now)
 
         def is_too_much(rest: frozenset[Removal]) -> bool:
-            is_suspected = bool(self.suspected & {one.kind for one in rest})
+            is_suspected = bool(self.suspected & {removal.kind for removal in rest})
             return is_suspected or exceeds_limit(rest, bounds, recent=self._out_of_service())
 
         decision = decide(
@@ -183,8 +183,12 @@ class _NamespaceRemovals:
 
     def _forget_returning(self, allowed: Iterable[Removal]) -> None:
         """Forget the addresses that return because others retire."""
-        names = {one.name for one in allowed if one.kind == "Address"}
-        self._recent = [one for one in self._recent if one[1].name not in names or not self._is_returning(one[1])]
+        names = {removal.name for removal in allowed if removal.kind == "Address"}
+        self._recent = [
+            (then, removal)
+            for then, removal in self._recent
+            if removal.name not in names or not self._is_returning(removal)
+        ]
 
     def _is_returning(self, removal: Removal) -> bool:
         return removal.kind == "Address" and removal.address in self._serving.get(removal.name, ())
@@ -211,9 +215,9 @@ class PendingRemovals:
 
     def withdraw(self, removal: Removal, now: float) -> None:
         """Forget a removal, because it is done or because a plan does not want it any more."""
-        found = self._namespaces.get(removal.namespace)
-        if found is not None:
-            found.withdraw(removal.identity, now)
+        pending = self._namespaces.get(removal.namespace)
+        if pending is not None:
+            pending.withdraw(removal.identity, now)
             self._forget_if_empty(removal.namespace, now)
 
     def retire(
@@ -244,8 +248,8 @@ class PendingRemovals:
         """
         if not removals and namespace not in self._namespaces:
             return False
-        found = self._of(namespace)
-        may_retire = found.retire(name, removals, now, bounds, serving=serving, is_own_edit=is_own_edit)
+        pending = self._of(namespace)
+        may_retire = pending.retire(name, removals, now, bounds, serving=serving, is_own_edit=is_own_edit)
         self._forget_if_empty(namespace, now)
         return may_retire
 
@@ -257,14 +261,14 @@ class PendingRemovals:
     def end_suspicion(self, namespaces: Iterable[str], now: float) -> None:
         """Stop to suspect namespaces that requested nothing."""
         for namespace in namespaces:
-            found = self._namespaces.get(namespace)
-            if found is not None and not found.requested:
-                found.suspected.clear()
+            pending = self._namespaces.get(namespace)
+            if pending is not None and not pending.requested:
+                pending.suspected.clear()
                 self._forget_if_empty(namespace, now)
 
     def due_in(self, now: float) -> float | None:
         """Seconds until a namespace has to be decided; None if none waits for a decision."""
-        due = [found for one in self._namespaces.values() if (found := self._due_at(one)) is not None]
+        due = [due_at for pending in self._namespaces.values() if (due_at := self._due_at(pending)) is not None]
         return max(0.0, min(due) - now) if due else None
 
     def due(
@@ -279,21 +283,24 @@ class PendingRemovals:
         """
         return [
             namespace
-            for namespace, one in self._namespaces.items()
-            if one.is_confirmed(confirmed)
-            or one.is_due(now, self._settle_seconds, self._max_settle_seconds, is_busy=is_busy(namespace))
+            for namespace, pending in self._namespaces.items()
+            if pending.is_confirmed(confirmed)
+            or pending.is_due(now, self._settle_seconds, self._max_settle_seconds, is_busy=is_busy(namespace))
         ]
 
     @property
     def undecided(self) -> dict[str, list[Removal]]:
         """The removals that wait for a decision, due or not, by namespace."""
-        found = self._namespaces.items()
-        return {namespace: list(one.requested.values()) for namespace, one in found if one.is_undecided}
+        return {
+            namespace: list(pending.requested.values())
+            for namespace, pending in self._namespaces.items()
+            if pending.is_undecided
+        }
 
     @property
     def allowed(self) -> list[Removal]:
         """The removals that may go ahead and are not done yet."""
-        return [removal for one in self._namespaces.values() for removal in one.allowed.values()]
+        return [removal for pending in self._namespaces.values() for removal in pending.allowed.values()]
 
     def decide(
         self, namespace: str, now: float, bounds: RemovalBounds, confirmed: Collection[str] = ()
@@ -313,12 +320,12 @@ class PendingRemovals:
     @property
     def halted(self) -> tuple[HaltedRemovals, ...]:
         """The removals that wait for a confirmation, by namespace."""
-        return tuple(sorted(one.halted for one in self._namespaces.values() if one.halted is not None))
+        return tuple(sorted(pending.halted for pending in self._namespaces.values() if pending.halted is not None))
 
     def is_waiting(self, removal: Removal) -> bool:
         """True if a removal is halted or not yet decided."""
-        found = self._namespaces.get(removal.namespace)
-        return found is not None and removal.identity in found.requested
+        pending = self._namespaces.get(removal.namespace)
+        return pending is not None and removal.identity in pending.requested
 
     def _of(self, namespace: str) -> _NamespaceRemovals:
         return self._namespaces.setdefault(namespace, _NamespaceRemovals())
@@ -327,8 +334,8 @@ class PendingRemovals:
         if self._namespaces[namespace].is_empty(now):
             del self._namespaces[namespace]
 
-    def _due_at(self, one: _NamespaceRemovals) -> float | None:
-        return one.due_at(self._settle_seconds, self._max_settle_seconds)
+    def _due_at(self, pending: _NamespaceRemovals) -> float | None:
+        return pending.due_at(self._settle_seconds, self._max_settle_seconds)
 
 
 class RemovalGuard:
@@ -387,7 +394,7 @@ class RemovalGuard:
             is_own_edit=self._cache.is_edited(key),
         )
         self._cache.allow_retirement(
-            key, frozenset(one.address for one in plan.retiring) if may_retire else frozenset()
+            key, frozenset(removal.address for removal in plan.retiring) if may_retire else frozenset()
         )
         return may_retire and plan.children is None
 
@@ -396,8 +403,8 @@ class RemovalGuard:
 
         The conditions of the classes name the namespaces. If one requests nothing soon, its resources are back.
         """
-        stored = [one for klass in self._cache.our_classes() for one in klass.conditions]
-        messages = [one.message for one in stored if one.reason == OperatorReason.RemovalsHalted]
+        stored = [condition for listener_class in self._cache.our_classes() for condition in listener_class.conditions]
+        messages = [condition.message for condition in stored if condition.reason == OperatorReason.RemovalsHalted]
         namespaces = frozenset().union(*map(namespaces_in, messages))
         for kind in typing.get_args(RemovalKind):
             self._pending.suspect(kind, namespaces)
@@ -423,7 +430,7 @@ class RemovalGuard:
 
     def _decide(self, due: list[str]) -> None:
         confirmed, now = self._cache.confirmations(), time.monotonic()
-        before = self._pending.halted
+        previous_halts = self._pending.halted
         removes_every_listener = self._removes_every_listener()
         # if so, halt all namespaces together, because each one alone would leave the listeners of the others
         together = self._pending.undecided if removes_every_listener else ()
@@ -433,7 +440,7 @@ class RemovalGuard:
             for removal in decision.allowed:
                 kind: DocumentKind = "Destination" if removal.kind == "Destination" else "Listener"
                 self._queue.add(Key(kind, removal.namespace, removal.name))
-        self._report(before)
+        self._report(previous_halts)
 
     def _bounds_of(self, namespace: str, *, removes_every_listener: bool = False) -> RemovalBounds:
         in_force = self._cache.child_index.count_in_force(namespace)
@@ -444,26 +451,26 @@ class RemovalGuard:
 
         A listener that only a stale gateway has is not in force, but its removal counts.
         """
-        undecided = _listener_keys(removal for found in self._pending.undecided.values() for removal in found)
+        undecided = _listener_keys(removal for removals in self._pending.undecided.values() for removal in removals)
         index = self._cache.child_index
         if not undecided:
             return False
         leaving = undecided | _listener_keys(self._pending.allowed)
         return sum(index.published(key) is not None for key in leaving) == index.listeners_in_force
 
-    def _report(self, before: Collection[HaltedRemovals]) -> None:
+    def _report(self, previous_halts: Collection[HaltedRemovals]) -> None:
         halted = self._pending.halted
-        for one in halted:
-            if one not in before:
+        for halt in halted:
+            if halt not in previous_halts:
                 _log.error(
                     "removals_halted",
-                    namespace=one.namespace,
-                    count=len(one.removals),
-                    removals=describe_removals(one),
-                    digest=one.digest,
+                    namespace=halt.namespace,
+                    count=len(halt.removals),
+                    removals=describe_removals(halt),
+                    digest=halt.digest,
                 )
-                self._warn_in_namespace(one)
-        self._metrics.removals_halted.set(sum(len(one.removals) for one in halted))
+                self._warn_in_namespace(halt)
+        self._metrics.removals_halted.set(sum(len(halt.removals) for halt in halted))
         for key in self._cache.set_halted(halted):
             self._queue.add(key)
 
@@ -471,7 +478,9 @@ class RemovalGuard:
         """Post an Event about one of the objects, because an agency sees its own namespace and no ListenerClass."""
         removal = min(halt.removals, key=_names_first)
         key = Key("Destination" if removal.kind == "Destination" else "Listener", removal.namespace, removal.name)
-        class_name = min((one.resource.metadata.name for one in self._cache.our_classes()), default="NAME")
+        class_name = min(
+            (listener_class.resource.metadata.name for listener_class in self._cache.our_classes()), default="NAME"
+        )
         message = (
             f"{len(halt.removals)} removals wait ({describe_removals(halt)}), because they exceed the removal limit, "
             "and gateways still serve what they remove; to undo them, apply the objects again; to confirm them, the "
@@ -485,7 +494,7 @@ def _names_first(removal: Removal) -> tuple[bool, Removal]:
 
 
 def _listener_keys(removals: Iterable[Removal]) -> set[Key]:
-    return {Key("Listener", one.namespace, one.name) for one in removals if one.kind == "Listener"}
+    return {Key("Listener", removal.namespace, removal.name) for removal in removals if removal.kind == "Listener"}
 
 
 class AgeClock:
@@ -510,11 +519,11 @@ class AgeClock:
             wall: the present wall-clock time.
             monotonic: the present time by the monotonic clock, in seconds.
         """
-        known = self._ends.get(ref)
-        if known is None or known[0] != written_at:
-            known = (written_at, monotonic + self._seconds - max(0.0, _age_seconds(written_at, wall)))
-            self._ends[ref] = known
-        return known[1] - monotonic
+        counted = self._ends.get(ref)
+        if counted is None or counted[0] != written_at:
+            counted = (written_at, monotonic + self._seconds - max(0.0, _age_seconds(written_at, wall)))
+            self._ends[ref] = counted
+        return counted[1] - monotonic
 
     def forget(self, ref: ObjectRef) -> None:
         """Forget an object that was deleted."""

@@ -140,9 +140,9 @@ class Resync:
                 requested, self.requested = self.requested, set()
                 await self._read_some(requested & set(self.kinds))
 
-    async def _read_some(self, wanted: Collection[kinds.WatchedKind]) -> bool:
+    async def _read_some(self, requested: Collection[kinds.WatchedKind]) -> bool:
         """Read kinds, and request those again that could not be read; returns whether all could."""
-        failed = {kind for kind in wanted if not await self.read(kind) and not self.is_absent(kind)}
+        failed = {kind for kind in requested if not await self.read(kind) and not self.is_absent(kind)}
         if failed:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._request_all, failed)
         return not failed
@@ -178,16 +178,16 @@ class Resync:
 
     async def read(self, kind: kinds.WatchedKind, *, is_start: bool = False) -> str:
         """Read a kind; returns its resourceVersion, or `""` if that failed or the cluster does not serve the kind."""
-        before, seen = self._cache.versions(kind), self._seen.get(kind, "")
-        found: set[Name] = set()
+        cached_versions, last_version = self._cache.versions(kind), self._seen.get(kind, "")
+        listed: set[Name] = set()
         version = ""
         try:
             async for page in self._client.pages(self.collection(kind), JsonObject, selector=kind.selector):
-                version = version or self._see_list(kind, page.resource_version, seen)
+                version = version or self._see_list(kind, page.resource_version, last_version)
                 for raw in page.items:
                     name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
-                    found.add(name)
-                    self._put(kind, raw, before.get(name, _NO_VERSION), is_start=is_start)
+                    listed.add(name)
+                    self._put(kind, raw, cached_versions.get(name, _NO_VERSION), is_start=is_start)
         except ApiError as error:
             self._handle_failure(kind, error, is_start=is_start)
             return ""
@@ -195,7 +195,7 @@ class Resync:
         if kind.feature:
             self._add(self._cache.set_served(kind, served=True))
         self._listed(kind)
-        gone = {name: known for name, known in before.items() if name not in found}
+        gone = {name: cached_version for name, cached_version in cached_versions.items() if name not in listed}
         if gone:
             await self._remove_gone(kind, gone)
         if is_start:
@@ -216,7 +216,7 @@ class Resync:
 
     async def check(self, kind: kinds.WatchedKind) -> None:
         """Request a reading if an object differs from a list and has not changed in the cache since before the list."""
-        before, seen = self._cache.versions(kind), self._seen.get(kind, "")
+        cached_versions, last_version = self._cache.versions(kind), self._seen.get(kind, "")
         listed: dict[Name, Version] = {}
         version = ""
         try:
@@ -224,7 +224,7 @@ class Resync:
                 self.collection(kind), _ListedObject, selector=kind.selector, is_metadata_only=True
             )
             async for page in pages:
-                version = version or self._see_list(kind, page.resource_version, seen)
+                version = version or self._see_list(kind, page.resource_version, last_version)
                 for item in page.items:
                     about = item.metadata
                     listed[about.namespace, about.name] = about.uid, about.resource_version
@@ -233,22 +233,22 @@ class Resync:
             return
         self._listed(kind)
         different = {
-            name: before.get(name, _NO_VERSION)
-            for name in before.keys() | listed.keys()
-            if before.get(name) != listed.get(name)
+            name: cached_versions.get(name, _NO_VERSION)
+            for name in cached_versions.keys() | listed.keys()
+            if cached_versions.get(name) != listed.get(name)
         }
         if not different:
             return
         await asyncio.sleep(_GRACE_SECONDS)
-        if any(self._cache.version_of(kind, *name) == known for name, known in different.items()):
+        if any(self._cache.version_of(kind, *name) == cached_version for name, cached_version in different.items()):
             _log.warning("watch_missed_changes", kind=kind.name)
             self.request(kind)
             self._on_missed_changes()
 
-    def _see_list(self, kind: kinds.WatchedKind, version: str, seen: str) -> str:
-        """Note and return the version of a list. `seen`: the last version before it; a later one means a restore."""
-        if is_older(version, seen):
-            _log.error("older_versions_found", kind=kind.name, known=seen, present=version)
+    def _see_list(self, kind: kinds.WatchedKind, version: str, last_version: str) -> str:
+        """Note and return the version of a list. If the last version before it is a later one, etcd was restored."""
+        if is_older(version, last_version):
+            _log.error("older_versions_found", kind=kind.name, known=last_version, present=version)
             self._gate.pause(_RESTORE, "versions went backwards, as after a restore of etcd: everything is read again")
             self._seen.clear()
             self._is_restored = True
@@ -274,12 +274,12 @@ class Resync:
         else:
             _log.error("relist_failed", kind=kind.name, status=error.status, reason=error.reason)
 
-    def _put(self, kind: kinds.WatchedKind, raw: JsonObject, before: Version, *, is_start: bool) -> None:
-        """Take an object from a list. `before`: its version in the cache before the list."""
+    def _put(self, kind: kinds.WatchedKind, raw: JsonObject, cached_version: Version, *, is_start: bool) -> None:
+        """Take an object from a list. `cached_version`: its version in the cache before the list."""
         metadata = raw["metadata"]
         present = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
         is_same_object = present[0] == metadata["uid"]
-        if present != before and is_same_object and is_older(metadata["resourceVersion"], present[1]):
+        if present != cached_version and is_same_object and is_older(metadata["resourceVersion"], present[1]):
             return  # an event or the answer to a write was faster
         if is_start:
             self._cache.put(kind, raw)  # everything is added to the queue after everything was read
@@ -289,8 +289,8 @@ class Resync:
     async def _remove_gone(self, kind: kinds.WatchedKind, gone: Mapping[Name, Version]) -> None:
         """Remove objects that a list does not have, unless they changed in the cache since before the list."""
         await asyncio.sleep(_GRACE_SECONDS)
-        for name, before in gone.items():
-            if self._cache.version_of(kind, *name) == before:
+        for name, cached_version in gone.items():
+            if self._cache.version_of(kind, *name) == cached_version:
                 self._metrics.divergence.labels(kind.name).inc()
                 _log.warning("missed_deletion_found", kind=kind.name, namespace=name[0], name=name[1])
                 self._add(self._cache.remove(kind, *name))

@@ -142,12 +142,12 @@ def parse_service(text: str) -> GatewayService:
     Raises:
         ConfigurationError: the text has another form.
     """
-    found = re.fullmatch(r"([-a-z0-9]{1,63})/([-a-z0-9]{1,63})(?::([-a-z0-9]{1,63}))?", text)
-    if found is None:
+    match = re.fullmatch(r"([-a-z0-9]{1,63})/([-a-z0-9]{1,63})(?::([-a-z0-9]{1,63}))?", text)
+    if match is None:
         raise model.ConfigurationError(
             f"{text!r} is not NAMESPACE/NAME[:PORT]", "Write it like usher-system/usher-gateway:admin."
         )
-    return GatewayService(found[1], found[2], found[3] or "")
+    return GatewayService(match[1], match[2], match[3] or "")
 
 
 def parse_backend(text: str) -> BackendService:

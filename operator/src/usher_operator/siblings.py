@@ -27,15 +27,15 @@ class OrderedGroups(Generic[Group]):
 
     def set(self, key: Key, places: Mapping[Group, Place]) -> None:
         """Set the groups of a key, with its place in each; empty if it is in no group any more."""
-        before = self._places.get(key, {})
-        for group, place in before.items():
+        former = self._places.get(key, {})
+        for group, place in former.items():
             if places.get(group) != place:
                 members = self._groups[group]
                 del members[bisect.bisect_left(members, (place, key))]
                 if not members:
                     del self._groups[group]
         for group, place in places.items():
-            if before.get(group) != place:
+            if former.get(group) != place:
                 bisect.insort(self._groups.setdefault(group, []), (place, key))
         if places:
             self._places[key] = places
@@ -179,17 +179,17 @@ class Siblings:
 
     def set_limits(self, limits: Mapping[str, Iterable[int | None]]) -> None:
         """Set the limits of our classes, by the kind that they limit; None is no limit."""
-        self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
+        self._limits = {kind: {limit for limit in of_kind if limit is not None} for kind, of_kind in limits.items()}
 
     def group_by_company(self, key: Key, company_id: str | None) -> frozenset[Key]:
         """Put a Tenant into the group of its company; returns the Tenants that share it with one more or one less."""
-        before = self._companies.groups_of(key)
-        after = {(key.namespace, company_id): ()} if company_id else {}
-        touched = set(before) ^ after.keys()
-        self._companies.set(key, after)
+        former = self._companies.groups_of(key)
+        present = {(key.namespace, company_id): ()} if company_id else {}
+        touched = set(former) ^ present.keys()
+        self._companies.set(key, present)
         # a Tenant names the first other one of its group, so only the first ones can be concerned
-        found = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
-        return frozenset(found - {key})
+        concerned = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
+        return frozenset(concerned - {key})
 
     def expose(
         self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Mapping[str, bool]
@@ -237,24 +237,24 @@ class Siblings:
 
         Returns the Listeners concerned.
         """
-        before = self._certificates.get(host, "")
-        if before == namespace:
+        former = self._certificates.get(host, "")
+        if former == namespace:
             return frozenset()
         self._certificates[host] = namespace
         if not namespace:
             del self._certificates[host]
         concerned: set[Key] = set()
-        for one in filter(None, (before, namespace)):
-            for other in self._reorder_hostname(one, host):
-                concerned.update(self._namers.iterate((one, other.name)))
+        for affected in filter(None, (former, namespace)):
+            for other in self._reorder_hostname(affected, host):
+                concerned.update(self._namers.iterate((affected, other.name)))
         return frozenset(concerned)
 
     def _reorder_hostname(self, namespace: str, host: str) -> frozenset[Key]:
         """Update the place of a hostname; returns the hostnames for which a limit now differs, this one among them."""
         key = Key("Hostname", namespace, host)
-        before = self._limits_met(key)
+        former = self._limits_met(key)
         others = self.reorder(key, self._place_of_hostname(namespace, host))
-        return others if self._limits_met(key) == before else others | {key}
+        return others if self._limits_met(key) == former else others | {key}
 
     def _limits_met(self, key: Key) -> AbstractSet[int]:
         """The limits within which a key is; none if it does not count."""
@@ -279,10 +279,10 @@ class Siblings:
 
     def summarize(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[Key]:
         """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""
-        before = frozenset(self._summaries.groups_of(key))
+        former = frozenset(self._summaries.groups_of(key))
         group = (_tenant_path(cached.resource), ListenerState.of(cached)) if cached is not None else None
         self._summaries.set(key, {group: ()} if group is not None else {})
-        changed = before ^ self._summaries.groups_of(key)
+        changed = former ^ self._summaries.groups_of(key)
         return frozenset(Key("Tenant", key.namespace, path.partition("/")[2]) for path, _ in changed)
 
 

@@ -81,7 +81,7 @@ class RewriteBackoff:
 
 
 def _hash_of_stored(record: kinds.ResourceRecord) -> int:
-    return _hash_of(record.found.conditions, record.found.fields, record.observed_generation)
+    return _hash_of(record.parsed.conditions, record.parsed.fields, record.observed_generation)
 
 
 def _hash_of(conditions: Iterable[StatusCondition], fields: Mapping[str, Any], generation: int) -> int:
@@ -200,8 +200,10 @@ class StatusWriter:
 
     def _log_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
         ready = status.condition(ConditionType.Ready)
-        before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
-        if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
+        previous = next(
+            (condition for condition in record.parsed.conditions if condition.type == ConditionType.Ready), None
+        )
+        if ready is not None and ready.status != "Unknown" and (previous is None or previous.status != ready.status):
             self._event_logger.ready(key, ready)
 
     def queue_event(self, key: Key, uid: str, condition: StatusCondition) -> None:
@@ -230,12 +232,16 @@ class StatusWriter:
 
 def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozenset[str]:
     """Types of the conditions that differ, plus ``status`` if anything else differs."""
-    stored = {one.type: one for one in record.found.conditions}
+    stored = {condition.type: condition for condition in record.parsed.conditions}
     types_of_both = stored.keys() | status.conditions.keys()
-    found = {type_ for type_ in types_of_both if stored.get(type_) != status.condition(type_)}
-    if record.observed_generation != status.observed_generation or dict(record.found.fields) != status.fields:
-        found.add("status")
-    return frozenset(found)
+    differing = {
+        condition_type
+        for condition_type in types_of_both
+        if stored.get(condition_type) != status.condition(condition_type)
+    }
+    if record.observed_generation != status.observed_generation or dict(record.parsed.fields) != status.fields:
+        differing.add("status")
+    return frozenset(differing)
 
 
 def leftover_types(raw: dict[str, Any], status: ResourceStatus) -> frozenset[str]:
@@ -256,18 +262,18 @@ def without_leftovers(raw: dict[str, Any], status: ResourceStatus) -> dict[str, 
 
 def body_of(key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: str) -> dict[str, Any]:
     """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
-    stored = {one.type: one.status for one in record.found.conditions}
+    stored = {condition.type: condition.status for condition in record.parsed.conditions}
     conditions = []
-    for one in status.conditions.values():
-        is_same = stored.get(one.type) == one.status and record.times.get(one.type)
+    for condition in status.conditions.values():
+        is_same = stored.get(condition.type) == condition.status and record.times.get(condition.type)
         conditions.append(
             {
-                "type": one.type,
-                "status": one.status,
-                "reason": one.reason,
-                "message": one.message,
-                "observedGeneration": one.observed_generation,
-                "lastTransitionTime": record.times[one.type] if is_same else now,
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "observedGeneration": condition.observed_generation,
+                "lastTransitionTime": record.times[condition.type] if is_same else now,
             }
         )
     metadata = {"name": key.name, "uid": record.uid, **({"namespace": key.namespace} if key.namespace else {})}

@@ -129,9 +129,9 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     fields: dict[str, Any] = {}
     """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
 
-    def condition(self, type_: str) -> StatusCondition | None:
+    def condition(self, condition_type: str) -> StatusCondition | None:
         """The condition of a type."""
-        return self.conditions.get(type_)
+        return self.conditions.get(condition_type)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -224,7 +224,7 @@ class ListenerState(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerState":
         """The state of a Listener."""
-        ready = next((one for one in cached.conditions if one.type == ConditionType.Ready), None)
+        ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
         state = types.value_or_default(cached.resource.spec.state, "Listener.spec.state")
         return cls(
             ready=ready.status if ready is not None else "Unknown",

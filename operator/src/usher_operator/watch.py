@@ -72,13 +72,13 @@ class EventHandler:
         self._cache, self._queue, self._health, self._metrics = cache, queue, health, metrics
         self._on_class_changed = on_class_changed
 
-    def handle(self, kind: kinds.WatchedKind, type_: str | None, raw: JsonObject) -> None:
-        """Handle one event; `type_` None: kopf listed the object."""
+    def handle(self, kind: kinds.WatchedKind, event_type: str | None, raw: JsonObject) -> None:
+        """Handle one event; `event_type` None: kopf listed the object."""
         self.saw_event(kind)
         metadata = raw["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         uid, version = self._cache.version_of(kind, namespace, name)
-        if type_ == "DELETED":
+        if event_type == "DELETED":
             keys = self._cache.remove(kind, namespace, name) if uid in {"", metadata["uid"]} else frozenset()
         elif uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
             return  # the cache has the response to a later write
@@ -179,18 +179,25 @@ class CrdHandler:
         self._cache, self._queue, self._reader = cache, queue, reader
         self._watcher, self._gate, self._on_crd_deleted = watcher, gate, on_crd_deleted
 
-    def handle(self, type_: str | None, raw: JsonObject) -> None:
-        """Handle one event of a CRD; `type_` None: kopf listed it."""
+    def handle(self, event_type: str | None, raw: JsonObject) -> None:
+        """Handle one event of a CRD; `event_type` None: kopf listed it."""
         metadata, spec = raw["metadata"], raw.get("spec") or {}
         plural, group = (spec.get("names") or {}).get("plural"), spec.get("group")
-        kind = next((one for one in kinds.ALL if (one.plural, one.group) == (plural, group)), None)
+        kind = next(
+            (
+                watched_kind
+                for watched_kind in kinds.ALL
+                if (watched_kind.plural, watched_kind.group) == (plural, group)
+            ),
+            None,
+        )
         if kind is None:
             return
         topic = f"definition {plural}"
-        if type_ == "DELETED" or "deletionTimestamp" in metadata:
+        if event_type == "DELETED" or "deletionTimestamp" in metadata:
             self._handle_deleted(kind, topic)
         elif _is_established(raw):
-            if type_ is not None or topic in self._gate.reasons:  # the operator read everything at its start
+            if event_type is not None or topic in self._gate.reasons:  # the operator read everything at its start
                 self._reader.request(kind)
                 self._watcher.watch(kind)
             self._gate.resume(topic)
@@ -207,7 +214,7 @@ class CrdHandler:
 
 def _is_established(raw: JsonObject) -> bool:
     conditions = (raw.get("status") or {}).get("conditions") or ()
-    return any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions)
+    return any(condition.get("type") == "Established" and condition.get("status") == "True" for condition in conditions)
 
 
 class KopfRunner:

@@ -60,9 +60,9 @@ class Lanes(Generic[ItemT]):
 
     def discard_last(self, lane: str, item: ItemT) -> None:
         """Remove an item that ``add_last`` added."""
-        found = self._lanes[lane]
-        del found.last[item]
-        if not found.ready and not found.last:
+        queued = self._lanes[lane]
+        del queued.last[item]
+        if not queued.ready and not queued.last:
             del self._lanes[lane]
 
     def take(self, blocked: Collection[str] = ()) -> ItemT | None:
@@ -91,8 +91,8 @@ def in_turns(items: Iterable[ItemT], lane_of: Callable[[ItemT], str]) -> Iterato
     lanes: Lanes[ItemT] = Lanes()
     for item in items:
         lanes.add(lane_of(item), item)
-    while (item_ := lanes.take()) is not None:
-        yield item_
+    while (next_item := lanes.take()) is not None:
+        yield next_item
 
 
 class Workqueue(Generic[K]):

@@ -136,10 +136,10 @@ class ChildWriter:
             self._note_taken(ref)
             raise _name_taken(path, "a child of another install has this name")
         # read before the write, because the watch may report the write before the answer arrives
-        before = self._cache.child_index.by_ref.get(ref)
-        if before is not None and key.kind == "Hostname" and before.key != key:
+        previous_child = self._cache.child_index.by_ref.get(ref)
+        if previous_child is not None and key.kind == "Hostname" and previous_child.key != key:
             raise _name_taken(path, "the object of another hostname has this name")
-        if before is None and ref.namespace != self._cache.install.config_namespace:
+        if previous_child is None and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path, ref, key)
         try:
             raw = await self._api.apply(path, manifest)
@@ -154,24 +154,24 @@ class ChildWriter:
         size = len((manifest.get("data") or {}).get(config_secret.DATA_KEY, ""))
         if size > _SMALL_BYTES:
             self._pauses[key] = (size - _SMALL_BYTES) / _BYTES_PER_SECOND
-        self._take_answer(key, kind, raw, before.resource_version if before is not None else "")
+        self._take_answer(key, kind, raw, previous_child.resource_version if previous_child is not None else "")
         self._unverified.discard(ref)
         existing = self._cache.child_index.by_ref.get(ref)
         if existing is not None:
             self._verified[ref] = kinds.digest_of(raw)
-            self._report(key, before, existing)
-            if existing.state.status != (before.state.status if before is not None else {}):
+            self._report(key, previous_child, existing)
+            if existing.state.status != (previous_child.state.status if previous_child is not None else {}):
                 self._queue.add(key)  # the cache has the status from the answer, so no event will report it
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _report(self, key: Key, before: kinds.ChildRecord | None, existing: kinds.ChildRecord) -> None:
+    def _report(self, key: Key, previous_child: kinds.ChildRecord | None, existing: kinds.ChildRecord) -> None:
         if existing.is_config:
             self._metrics.published.set(time.time())
             self._on_published()
             if existing.tombstone:
                 self._event_logger.removed(key)
             else:
-                self._event_logger.published(key, is_new=before is None or bool(before.tombstone))
+                self._event_logger.published(key, is_new=previous_child is None or bool(previous_child.tombstone))
         elif existing.state.ref.kind != "Secret":
             self._event_logger.applied(existing.state.ref)
 
@@ -217,9 +217,9 @@ class ChildWriter:
     def _install_label(self) -> str:
         return config_secret.install_label(self._cache.install.controller_name)
 
-    def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any], before: str) -> None:
+    def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> None:
         """Put the server's answer into the cache, so that the next plan sees it and its watch event changes nothing."""
-        for changed in self._cache.take_answer(kind, raw, before) - {key}:
+        for changed in self._cache.take_answer(kind, raw, version_at_start) - {key}:
             if changed.kind == "Hostname":
                 self._queue.add_after(changed, _HOSTNAME_DELAY_SECONDS)
             else:
@@ -297,8 +297,10 @@ class ChildRemover:
         """True if a hostname that no listener wants still has documents whose removal is halted or not decided."""
         if plan.key.kind != "Hostname" or plan.children:
             return False
-        found = self._cache.listeners_at(plan.key.name)
-        return any(self._removals.is_waiting(Removal("Listener", one.namespace, one.name)) for one in found)
+        published = self._cache.listeners_at(plan.key.name)
+        return any(
+            self._removals.is_waiting(Removal("Listener", document.namespace, document.name)) for document in published
+        )
 
     async def _remove(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
@@ -374,7 +376,7 @@ def _name_taken(path: str, message: str) -> ApiError:
 
 def _wants_document(plan: Plan) -> bool:
     labels = [child.manifest["metadata"].get("labels", {}) for child in plan.children or ()]
-    return any(config_secret.CONFIG_LABEL in found for found in labels)
+    return any(config_secret.CONFIG_LABEL in child_labels for child_labels in labels)
 
 
 def removal_of(key: Key, owner_uid: str = "", version: str = "") -> Removal | None:

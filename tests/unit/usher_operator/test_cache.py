@@ -270,7 +270,7 @@ def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:
     one["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
     assert full.put(kinds.LISTENER, one) == {LOBBY, ACME}
     record = full.records[LOBBY]
-    assert [condition.type for condition in record.found.conditions] == ["Ready"], "others' conditions are theirs"
+    assert [condition.type for condition in record.parsed.conditions] == ["Ready"], "others' conditions are theirs"
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
 
 

@@ -24,7 +24,7 @@ UNREADY = condition("False", "ListenersNotReady")
 def record(*conditions: StatusCondition) -> kinds.ResourceRecord:
     found = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
     return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={}
+        uid="uid", resource_version="1", generation=1, parsed=found, observed_generation=1, times={}
     )
 
 

@@ -51,8 +51,8 @@ class History:
             "resourceVersion": str(self.version),
             "creationTimestamp": f"2026-01-01T00:{self.version // 60:02}:{self.version % 60:02}Z",
         }
-        if before and hasattr(before.found, "created"):
-            about["creationTimestamp"] = before.found.created
+        if before and hasattr(before.parsed, "created"):
+            about["creationTimestamp"] = before.parsed.created
         raw = {"apiVersion": "usher.dev/v1alpha1", "kind": kind.name, "metadata": about, "spec": spec}
         self.queue |= self.cache.put(kind, raw)
 

@@ -41,7 +41,7 @@ def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> 
     found = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
     times = {one.type: "then" for one in conditions}
     return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, found=found, observed_generation=generation, times=times
+        uid="uid", resource_version="1", generation=1, parsed=found, observed_generation=generation, times=times
     )
 
 

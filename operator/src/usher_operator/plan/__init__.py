@@ -22,7 +22,7 @@ _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
-    wanted = _PLANS[key.kind](view, key)
-    if wanted.status is None or ownership.owner_of(view, key) == view.install.controller_name:
-        return wanted
-    return msgspec.structs.replace(wanted, status=None)
+    planned = _PLANS[key.kind](view, key)
+    if planned.status is None or ownership.owner_of(view, key) == view.install.controller_name:
+        return planned
+    return msgspec.structs.replace(planned, status=None)

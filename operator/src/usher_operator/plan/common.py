@@ -124,59 +124,59 @@ class ConditionBuilder:
 
     def __init__(self, generation: int, previous: Iterable[StatusCondition]) -> None:
         self._generation = generation
-        self._previous = {one.type: one for one in previous}
+        self._previous = {condition.type: condition for condition in previous}
 
-    def true(self, type_: str, reason: str, message: str = "") -> StatusCondition:
+    def true(self, condition_type: str, reason: str, message: str = "") -> StatusCondition:
         """A condition that holds."""
-        return self._condition(type_, "True", reason, message)
+        return self._condition(condition_type, "True", reason, message)
 
-    def false(self, type_: str, reason: str, message: str) -> StatusCondition:
+    def false(self, condition_type: str, reason: str, message: str) -> StatusCondition:
         """A condition that does not hold; ``message`` says what must be done."""
-        return self._condition(type_, "False", reason, message)
+        return self._condition(condition_type, "False", reason, message)
 
-    def unknown(self, type_: str, reason: str, message: str) -> StatusCondition:
+    def unknown(self, condition_type: str, reason: str, message: str) -> StatusCondition:
         """A condition that depends on an event that has not happened yet."""
-        return self._condition(type_, "Unknown", reason, message)
+        return self._condition(condition_type, "Unknown", reason, message)
 
-    def pending(self, type_: str, message: str) -> StatusCondition:
+    def pending(self, condition_type: str, message: str) -> StatusCondition:
         """A condition of which the operator does not know yet whether it holds."""
-        return self._condition(type_, "Unknown", PENDING, message)
+        return self._condition(condition_type, "Unknown", PENDING, message)
 
-    def from_state(self, type_: str, state: ConditionState) -> StatusCondition:
+    def from_state(self, condition_type: str, state: ConditionState) -> StatusCondition:
         """A condition with the status, reason and message of a state."""
-        return self._condition(type_, state.status, state.reason, state.message)
+        return self._condition(condition_type, state.status, state.reason, state.message)
 
     def from_findings(self, findings: Iterable[conditions.Finding], types: Iterable[str]) -> list[StatusCondition]:
         """The conditions that follow from the findings of compile()."""
         return [
-            self._condition(one.type, one.status, one.reason, one.message)
-            for one in conditions.conditions_of(findings, types)
+            self._condition(condition.type, condition.status, condition.reason, condition.message)
+            for condition in conditions.conditions_of(findings, types)
         ]
 
-    def previous(self, type_: str) -> StatusCondition | None:
+    def previous(self, condition_type: str) -> StatusCondition | None:
         """The stored condition, with the generation that it was stored with."""
-        return self._previous.get(type_)
+        return self._previous.get(condition_type)
 
-    def carried_over(self, type_: str) -> StatusCondition | None:
+    def carried_over(self, condition_type: str) -> StatusCondition | None:
         """The stored condition, for the present generation. For conditions that do not depend on the spec."""
-        found = self._previous.get(type_)
-        return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
+        stored = self._previous.get(condition_type)
+        return msgspec.structs.replace(stored, observed_generation=self._generation) if stored else None
 
-    def previous_if_current(self, type_: str) -> StatusCondition | None:
+    def previous_if_current(self, condition_type: str) -> StatusCondition | None:
         """The stored condition if it is of the present generation."""
-        found = self._previous.get(type_)
-        return found if found is not None and found.observed_generation == self._generation else None
+        stored = self._previous.get(condition_type)
+        return stored if stored is not None and stored.observed_generation == self._generation else None
 
     def kept(self, types: Iterable[str]) -> list[StatusCondition]:
         """The stored conditions of some types, unchanged; pending where a needed one was never stored."""
-        found = []
-        for type_ in types:
-            previous = self.previous(type_)
+        kept = []
+        for condition_type in types:
+            previous = self.previous(condition_type)
             if previous is not None:
-                found.append(previous)
-            elif type_ not in INFORMATIONAL_CONDITIONS:
-                found.append(self.pending(type_, "not known yet; the other conditions say why"))
-        return found
+                kept.append(previous)
+            elif condition_type not in INFORMATIONAL_CONDITIONS:
+                kept.append(self.pending(condition_type, "not known yet; the other conditions say why"))
+        return kept
 
     def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:
         """Ready: the first part that is False, else the first that is Unknown, else True.
@@ -186,8 +186,8 @@ class ConditionBuilder:
             suspended: why the resource is suspended; ``""`` if it is not.
         """
         parts = list(parts)
-        worst = next((one for one in parts if one.status == "False"), None)
-        worst = worst or next((one for one in parts if one.status == "Unknown"), None)
+        worst = next((part for part in parts if part.status == "False"), None)
+        worst = worst or next((part for part in parts if part.status == "Unknown"), None)
         if worst is not None:
             return self._condition(_Type.Ready, worst.status, worst.reason, f"{worst.type}: {worst.message}")
         if suspended:
@@ -204,14 +204,14 @@ class ConditionBuilder:
             suspended: why the resource is suspended; ``""`` if it is not.
             fields: the fields of the status other than conditions.
         """
-        needed = [one for one in parts if one.type not in INFORMATIONAL_CONDITIONS]
-        informational = [one for one in parts if one.type in INFORMATIONAL_CONDITIONS]
+        needed = [part for part in parts if part.type not in INFORMATIONAL_CONDITIONS]
+        informational = [part for part in parts if part.type in INFORMATIONAL_CONDITIONS]
         ready = self.ready(needed, suspended)
         conditions = {condition.type: condition for condition in (*needed, ready, *informational)}
         return ResourceStatus(self._generation, conditions, fields or {})
 
-    def _condition(self, type_: str, status: ConditionStatus, reason: str, message: str) -> StatusCondition:
-        return StatusCondition(type_, status, str(reason), message[:_MAX_MESSAGE], self._generation)
+    def _condition(self, condition_type: str, status: ConditionStatus, reason: str, message: str) -> StatusCondition:
+        return StatusCondition(condition_type, status, str(reason), message[:_MAX_MESSAGE], self._generation)
 
 
 def plan_absent(view: View, key: Key, types: Iterable[str]) -> Plan:
@@ -256,8 +256,8 @@ def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], type
 
 def publishing_state(view: View) -> ConditionState | None:
     """Why nothing is published now; None if documents are published."""
-    found = keys_or_state(view)
-    return found if isinstance(found, ConditionState) else None
+    state = keys_or_state(view)
+    return state if isinstance(state, ConditionState) else None
 
 
 def keys_or_state(view: View) -> model.Keys | ConditionState:
@@ -266,12 +266,12 @@ def keys_or_state(view: View) -> model.Keys | ConditionState:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
         return ConditionState("Unknown", PENDING, message)
     present = _fingerprint(view.keys.install)
-    for one in view.classes.values():
-        expected = one.fields.get(FINGERPRINT_FIELD)
-        if expected and expected != present and compiling.is_ours(view, one):
+    for cached in view.classes.values():
+        expected = cached.fields.get(FINGERPRINT_FIELD)
+        if expected and expected != present and compiling.is_ours(view, cached):
             message = (
                 f"nothing is published, because the install key has changed: Secret `{_key_secret(view)}` holds the "
-                f"key with the fingerprint {present}, and ListenerClass `{one.resource.metadata.name}` records "
+                f"key with the fingerprint {present}, and ListenerClass `{cached.resource.metadata.name}` records "
                 f"{expected}. Restore the Secret; if every URL may change, delete and recreate the ListenerClass"
             )
             return ConditionState("False", OperatorReason.InstallKeyChanged, message)
@@ -315,8 +315,8 @@ def publish(
 ) -> Publication:
     """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force."""
     builder = ConditionBuilder(cached.resource.metadata.generation, ())
-    before = view.published(key)
-    last_good = WantedDocument(before.hash, is_last_good=True) if before else None
+    published = view.published(key)
+    last_good = WantedDocument(published.hash, is_last_good=True) if published else None
     if compiled.is_blocked:
         return Publication(wanted=last_good, stays=True)
     if compiled.document is None or view.keys is None:

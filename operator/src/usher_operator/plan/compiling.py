@@ -40,9 +40,9 @@ class _SecretLookup(Mapping[str, resources.Secret]):
         self.unknown: list[str] = []
 
     def __getitem__(self, path: str) -> resources.Secret:
-        found = self._view.secret(path)
-        if found is not None:
-            return found
+        secret = self._view.secret(path)
+        if secret is not None:
+            return secret
         state = self._view.secret_state(path)
         if state is None and path not in self.unknown:
             self.unknown.append(path)
@@ -62,111 +62,117 @@ class _SecretLookup(Mapping[str, resources.Secret]):
 
 def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] | None:
     """A ListenerClass that this install serves."""
-    found = view.classes.get(name)
-    return found if found is not None and is_ours(view, found) else None
+    cached = view.classes.get(name)
+    return cached if cached is not None and is_ours(view, cached) else None
 
 
-def is_ours(view: View, one: CachedResource[resources.ListenerClass]) -> bool:
+def is_ours(view: View, cached: CachedResource[resources.ListenerClass]) -> bool:
     """True if this install serves a class."""
-    return one.resource.spec.controller_name == view.install.controller_name
+    return cached.resource.spec.controller_name == view.install.controller_name
 
 
-def is_foreign(view: View, one: resources.Listener) -> bool:
+def is_foreign(view: View, listener: resources.Listener) -> bool:
     """True if another install serves a listener. A listener without an existing class belongs to every install."""
-    found = view.classes.get(one.class_name)
-    return found is not None and not is_ours(view, found)
+    cached = view.classes.get(listener.class_name)
+    return cached is not None and not is_ours(view, cached)
 
 
 def compile_listener(view: View, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
     """Compile a listener, with just the resources that it refers to."""
-    one = cached.resource
-    namespace = one.metadata.namespace
-    tenant = _tenant(view, namespace, one.spec.tenant_ref.name)
+    listener = cached.resource
+    namespace = listener.metadata.namespace
+    tenant = _tenant(view, namespace, listener.spec.tenant_ref.name)
     if isinstance(tenant, UnreadableResource):
-        return _blocked(one, one.spec.tenant_ref.name)
-    own_class = our_class(view, one.class_name)
+        return _blocked(listener, listener.spec.tenant_ref.name)
+    own_class = our_class(view, listener.class_name)
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Listener", namespace, one.metadata.name), documents.ListenerDocument)
+    previous = _previous(view, Key("Listener", namespace, listener.metadata.name), documents.ListenerDocument)
     declared = compiler.Resources(
-        classes={one.class_name: own_class.resource} if own_class else {},
+        classes={listener.class_name: own_class.resource} if own_class else {},
         tenants={tenant.key: tenant} if tenant else {},
-        destinations=_destinations(view, one),
+        destinations=_destinations(view, listener),
         secrets=secrets,
         namespaces={namespace: view.namespace_labels(namespace)},
     )
     context = compiler.CompileContext(
         keys=keys,
-        previous=documents.Snapshot({one.key: previous} if previous else {}, {}),
+        previous=documents.Snapshot({listener.key: previous} if previous else {}, {}),
         reserved_hostnames=_reserved(view),
         now=view.time,
-        arrivals=_retired_arrivals(view, one.key),
+        arrivals=_retired_arrivals(view, listener.key),
         trusted_proxies=view.install.trusted_proxies,
     )
     claims = _claims(view, cached, previous, keys)
     document, findings = compiler.compile_listener(
-        one,
+        listener,
         declared,
         context,
         claims=claims,
-        is_over_limit=lambda limit: view.rank(Key("Listener", namespace, one.metadata.name)) >= limit,
+        is_over_limit=lambda limit: view.rank(Key("Listener", namespace, listener.metadata.name)) >= limit,
     )
-    document = compiler.retire_addresses(one, document, declared, context, claims=claims)
+    document = compiler.retire_addresses(listener, document, declared, context, claims=claims)
     return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown))
 
 
 def _retired_arrivals(view: View, path: str) -> dict[str, int]:
     """The last arrival at each retired address that any gateway reports."""
-    found: dict[str, int] = {}
+    last_arrivals: dict[str, int] = {}
     for gateway in view.gateways or ():
         report = gateway.listeners.get(path)
         for address, at in report.retired_arrivals.items() if report is not None else ():
-            found[address] = max(at, found.get(address, 0))
-    return found
+            last_arrivals[address] = max(at, last_arrivals.get(address, 0))
+    return last_arrivals
 
 
 def compile_destination(
     view: View, cached: CachedResource[resources.Destination], keys: model.Keys
 ) -> CompiledDocument:
     """Compile a destination, with just the resources that it refers to."""
-    one = cached.resource
-    namespace = one.metadata.namespace
-    ref = one.spec.tenant_ref
+    destination = cached.resource
+    namespace = destination.metadata.namespace
+    ref = destination.spec.tenant_ref
     tenant = _tenant(view, namespace, ref.name) if ref else None
     if isinstance(tenant, UnreadableResource):
-        return _blocked(one, ref.name if ref else "")
+        return _blocked(destination, ref.name if ref else "")
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Destination", namespace, one.metadata.name), documents.DestinationDocument)
+    previous = _previous(view, Key("Destination", namespace, destination.metadata.name), documents.DestinationDocument)
     document, findings = compiler.compile_destination(
-        one,
+        destination,
         compiler.Resources(
-            classes={name: found.resource for name, found in view.classes.items() if is_ours(view, found)},
+            classes={
+                name: cached_class.resource
+                for name, cached_class in view.classes.items()
+                if is_ours(view, cached_class)
+            },
             tenants={tenant.key: tenant} if tenant else {},
             secrets=secrets,
             namespaces={namespace: view.namespace_labels(namespace)},
         ),
-        compiler.CompileContext(keys=keys, previous=documents.Snapshot({}, {one.key: previous} if previous else {})),
-        is_over_limit=lambda limit: view.rank(Key("Destination", namespace, one.metadata.name)) >= limit,
+        compiler.CompileContext(
+            keys=keys, previous=documents.Snapshot({}, {destination.key: previous} if previous else {})
+        ),
+        is_over_limit=lambda limit: view.rank(Key("Destination", namespace, destination.metadata.name)) >= limit,
     )
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
 def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
     key = Key("Tenant", namespace, name)
-    found = view.tenant(key.path)
-    return found.resource if found else view.unreadable(key)
+    cached = view.tenant(key.path)
+    return cached.resource if cached else view.unreadable(key)
 
 
-def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> CompiledDocument:
+def _blocked(resource: resources.Listener | resources.Destination, tenant: str) -> CompiledDocument:
     """The result for a tenant that this version cannot read: it is not treated as gone."""
     message = f"Tenant `{tenant}` exists, but this version of Usher cannot read it; its conditions say why"
     reason = conditions.Reason.TenantNotFound
-    found = conditions.Finding(one.kind_name, one.key, "spec.tenantRef.name", reason, message)
-    return CompiledDocument(None, [found], (), is_blocked=True)
+    finding = conditions.Finding(resource.kind_name, resource.key, "spec.tenantRef.name", reason, message)
+    return CompiledDocument(None, [finding], (), is_blocked=True)
 
 
 def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
     """The findings; one about a missing resource says so if the resource exists but cannot be read."""
-    return [_is_there(found) if _is_unreadable(view, found.missing) else found for found in findings]
+    return [_is_there(finding) if _is_unreadable(view, finding.missing) else finding for finding in findings]
 
 
 def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
@@ -174,34 +180,37 @@ def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
         return False
     kind, path = missing
     namespace, _, name = path.rpartition("/")
-    known: tuple[Kind, ...] = ("ListenerClass", "Destination")
-    return any(kind == one and view.unreadable(Key(one, namespace, name)) is not None for one in known)
+    cached_kinds: tuple[Kind, ...] = ("ListenerClass", "Destination")
+    return any(
+        kind == cached_kind and view.unreadable(Key(cached_kind, namespace, name)) is not None
+        for cached_kind in cached_kinds
+    )
 
 
-def _is_there(found: conditions.Finding) -> conditions.Finding:
-    kind, path = found.missing or ("", "")
+def _is_there(finding: conditions.Finding) -> conditions.Finding:
+    kind, path = finding.missing or ("", "")
     message = f"{kind} `{path.rpartition('/')[2]}` exists, but this version of Usher cannot read it; its"
-    return msgspec.structs.replace(found, message=f"{message} conditions say why")
+    return msgspec.structs.replace(finding, message=f"{message} conditions say why")
 
 
-def _previous(view: View, key: Key, type_: type[_DocumentT]) -> _DocumentT | None:
-    found = view.published(key)
-    return found.document if found is not None and isinstance(found.document, type_) else None
+def _previous(view: View, key: Key, document_type: type[_DocumentT]) -> _DocumentT | None:
+    published = view.published(key)
+    return published.document if published is not None and isinstance(published.document, document_type) else None
 
 
-def _destinations(view: View, one: resources.Listener) -> dict[str, resources.Destination]:
-    found = {}
-    for route in one.spec.routes or ():
-        path = f"{one.metadata.namespace}/{route.destination_ref.name}"
-        seen = view.destination(path)
-        if seen is not None:
-            found[path] = seen.resource
-    return found
+def _destinations(view: View, listener: resources.Listener) -> dict[str, resources.Destination]:
+    destinations = {}
+    for route in listener.spec.routes or ():
+        path = f"{listener.metadata.namespace}/{route.destination_ref.name}"
+        cached = view.destination(path)
+        if cached is not None:
+            destinations[path] = cached.resource
+    return destinations
 
 
-def age(seen: CachedResource[Any]) -> tuple[str, str]:
+def age(cached: CachedResource[Any]) -> tuple[str, str]:
     """Sort key: the oldest resource first. The uid decides between equal timestamps, because no user can choose it."""
-    return seen.created, seen.uid
+    return cached.created, cached.uid
 
 
 def _reserved(view: View) -> frozenset[str]:
@@ -210,7 +219,7 @@ def _reserved(view: View) -> frozenset[str]:
     A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit of
     a class and its revert take no hostname from a tenant.
     """
-    present = {one.resource.spec.hostname for one in view.classes.values()}
+    present = {cached_class.resource.spec.hostname for cached_class in view.classes.values()}
     former = {host for host in view.shared_hostnames if host not in present and not view.holders(host)}
     return frozenset(present | former)
 
@@ -222,28 +231,28 @@ def _claims(
     keys: model.Keys,
 ) -> hostnames.AddressClaims:
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
-    one, reserved = cached.resource, _reserved(view)
-    named = {address.hostname for address in one.spec.addresses or ()} - reserved
-    staying = {host for host in named if _is_alone_at(view, one, host)}
+    listener, reserved = cached.resource, _reserved(view)
+    named = {address.hostname for address in listener.spec.addresses or ()} - reserved
+    staying = {host for host in named if _is_alone_at(view, listener, host)}
     owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
-    owners |= dict.fromkeys(staying, one.owner)
+    owners |= dict.fromkeys(staying, listener.owner)
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
     )
-    fixed = {hostnames.address_key(address) for address in fixed_addresses(one)}
+    fixed = {hostnames.address_key(address) for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
-    for address in (*_declared_addresses(one, keys), *had):
-        if address.host not in reserved and claims.may_keep(address, one.owner):
+    for address in (*_declared_addresses(listener, keys), *had):
+        if address.host not in reserved and claims.may_keep(address, listener.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
     for host in named:
-        if claims.may_have(host, one.owner):
+        if claims.may_have(host, listener.owner):
             _take_for_absent(view, cached, host, claims)
     return claims
 
 
-def _is_alone_at(view: View, one: resources.Listener, host: str) -> bool:
+def _is_alone_at(view: View, listener: resources.Listener, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
-    key = Key("Listener", one.metadata.namespace, one.metadata.name)
+    key = Key("Listener", listener.metadata.namespace, listener.metadata.name)
     return bool(view.holders(host)) and not view.holders(host, besides=key)
 
 
@@ -256,7 +265,7 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     if len(holders) == 1:
         return next(iter(holders))
     if not holders:
-        claims = (found.resource for found in view.claimants(host) if _can_claim(view, found.resource, host))
+        claims = (claimant.resource for claimant in view.claimants(host) if _can_claim(view, claimant.resource, host))
         return next((claim.owner for claim in claims), None)
     # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
     shown = [holder for holder in view.shown_holders(host) if holder in holders]
@@ -266,37 +275,39 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
 def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
     """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
     namespaces = {namespace for namespace, _ in holders}
-    claims = (found for namespace in namespaces for found in view.claimants_in(namespace, host))
-    of_holders = (found for found in claims if found.resource.owner in holders)
-    oldest = min((found for found in of_holders if _can_claim(view, found.resource, host)), key=age, default=None)
+    claims = (claimant for namespace in namespaces for claimant in view.claimants_in(namespace, host))
+    of_holders = (claimant for claimant in claims if claimant.resource.owner in holders)
+    oldest = min(
+        (claimant for claimant in of_holders if _can_claim(view, claimant.resource, host)), key=age, default=None
+    )
     return oldest.resource.owner if oldest is not None else None
 
 
-def awaits_gateways(view: View, one: resources.Listener) -> bool:
+def awaits_gateways(view: View, listener: resources.Listener) -> bool:
     """True if tenants compete for a hostname that a gateway may still serve for one of them.
 
     That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
     """
     if view.gateways is not None:
         return False
-    named = {address.hostname for address in one.spec.addresses or ()}
-    return any(not view.holders(host) and _is_contested(view, one, host) for host in named)
+    named = {address.hostname for address in listener.spec.addresses or ()}
+    return any(not view.holders(host) and _is_contested(view, listener, host) for host in named)
 
 
-def _is_contested(view: View, one: resources.Listener, host: str) -> bool:
+def _is_contested(view: View, listener: resources.Listener, host: str) -> bool:
     """True if a listener may claim a hostname, and a listener of another tenant too."""
-    if not _can_claim(view, one, host):
+    if not _can_claim(view, listener, host):
         return False
     # the claims of the own namespace too, because the oldest one hides those of its other tenants
-    claims = itertools.chain(view.claimants(host), view.claimants_in(one.metadata.namespace, host))
-    others = (found.resource for found in claims if found.resource.owner != one.owner)
+    claims = itertools.chain(view.claimants(host), view.claimants_in(listener.metadata.namespace, host))
+    others = (claimant.resource for claimant in claims if claimant.resource.owner != listener.owner)
     return any(_can_claim(view, other, host) for other in others)
 
 
-def _can_claim(view: View, one: resources.Listener, host: str) -> bool:
+def _can_claim(view: View, listener: resources.Listener, host: str) -> bool:
     """True if a listener is in an admitted namespace, with a tenant and a class that permits the hostname."""
-    namespace, own_class = one.metadata.namespace, our_class(view, one.class_name)
-    if own_class is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
+    namespace, own_class = listener.metadata.namespace, our_class(view, listener.class_name)
+    if own_class is None or _tenant(view, namespace, listener.spec.tenant_ref.name) is None:
         return False
     policy = hostnames.HostnamePolicy(
         spec=own_class.resource.spec,
@@ -306,10 +317,10 @@ def _can_claim(view: View, one: resources.Listener, host: str) -> bool:
     return view.secret_access(namespace) != "Denied" and policy.can_claim(host)
 
 
-def _declared_addresses(one: resources.Listener, keys: model.Keys) -> Iterator[documents.Address]:
+def _declared_addresses(listener: resources.Listener, keys: model.Keys) -> Iterator[documents.Address]:
     """The addresses that a listener names, with its tokens."""
-    declared = one.spec.addresses or ()
-    tokens = token_paths(one, keys.install) if any(address.path is None for address in declared) else ()
+    declared = listener.spec.addresses or ()
+    tokens = token_paths(listener, keys.install) if any(address.path is None for address in declared) else ()
     for address in declared:
         yield from addresses_of(address, tokens)
 
@@ -363,5 +374,5 @@ def _precedence(
     """Lower comes first: a listener that is published with an address, else the oldest."""
     meta = cached.resource.metadata
     document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)
-    has_it = any(hostnames.address_key(one) == address for one in (document.addresses if document else ()))
+    has_it = any(hostnames.address_key(published) == address for published in (document.addresses if document else ()))
     return not has_it, age(cached)

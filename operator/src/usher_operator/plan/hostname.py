@@ -40,12 +40,12 @@ def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClas
 
     None if no class of this install decides.
     """
-    own = [one for one in view.classes.values() if one.resource.spec.hostname == hostname]
+    own = [cached for cached in view.classes.values() if cached.resource.spec.hostname == hostname]
     if own:
         first = min(own, key=compiling.age)
         return first if compiling.is_ours(view, first) else None
-    for one in view.oldest_at(hostname):
-        of_listener = compiling.our_class(view, one.resource.class_name)
+    for cached in view.oldest_at(hostname):
+        of_listener = compiling.our_class(view, cached.resource.class_name)
         if of_listener is not None:
             return of_listener
     return None
@@ -66,13 +66,13 @@ def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> Certificate
     tls = spec.tls
     if tls is None or tls.mode == "External":
         return CertificateSource()
-    made = f"{children.object_name(hostname)}-tls"
+    generated_name = f"{children.object_name(hostname)}-tls"
     if tls.mode == "PerHostname":
-        return CertificateSource(made, tls.issuer_ref)
+        return CertificateSource(generated_name, tls.issuer_ref)
     if tls.issuer_ref is None or tls.mode == "Provided":
         return CertificateSource(tls.secret_name) if tls.secret_name else CertificateSource(problem=_no_source())
     if hostname == spec.hostname:
-        return CertificateSource(tls.secret_name or made, tls.issuer_ref)
+        return CertificateSource(tls.secret_name or generated_name, tls.issuer_ref)
     return CertificateSource(
         tls.secret_name or f"{children.object_name(spec.hostname)}-tls", problem=_not_covered(hostname)
     )
@@ -122,8 +122,8 @@ def _provided(view: View, name: str) -> ConditionState:
 
 def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionState | None:
     ref = children.issuer_reference(issuer)
-    known = view.features.issuers
-    if known is None or ref["group"] != children.CERT_MANAGER_GROUP or (ref["kind"], ref["name"]) in known:
+    usable = view.features.issuers
+    if usable is None or ref["group"] != children.CERT_MANAGER_GROUP or (ref["kind"], ref["name"]) in usable:
         return None
     where = f" in namespace `{view.install.data_plane_namespace}`" if ref["kind"] == "Issuer" else ""
     message = f"{ref['kind']} `{ref['name']}` must exist{where}"
@@ -131,8 +131,8 @@ def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionSt
 
 
 def _issued(view: View, hostname: str) -> ConditionState:
-    found = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
-    reported = _conditions(found[0].status) if found else {}
+    certificates = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
+    reported = _conditions(certificates[0].status) if certificates else {}
     ready, issuing = reported.get("Ready", {}), reported.get("Issuing", {})
     if ready.get("status") == "True":
         return ConditionState("True", OperatorReason.Issued)
@@ -168,10 +168,10 @@ def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> 
 
 
 def _has_address(view: View, hostname: str) -> ConditionState:
-    found = _children_of_kind(view, hostname, "Ingress")
-    if not found:
+    ingresses = _children_of_kind(view, hostname, "Ingress")
+    if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
-    for child in found:
+    for child in ingresses:
         if not child.status.get("loadBalancer", {}).get("ingress"):
             message = (
                 f"the ingress controller must give Ingress `{child.ref.name}` an address; it must run, serve the "
@@ -185,8 +185,8 @@ def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> Co
     if not view.features.gateway_api:
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
         return ConditionState("False", OperatorReason.GatewayAPIMissing, message)
-    found = _children_of_kind(view, hostname, "HTTPRoute")
-    states = [_accepted(child, parent, view.install.data_plane_namespace) for child in found]
+    routes = _children_of_kind(view, hostname, "HTTPRoute")
+    states = [_accepted(child, parent, view.install.data_plane_namespace) for child in routes]
     return worst(states) or ConditionState("Unknown", PENDING, f"`{hostname}` has no HTTPRoute yet")
 
 
@@ -219,27 +219,30 @@ def _refused(reported: Mapping[str, Any], gateway: str) -> ConditionState:
     return ConditionState("False", OperatorReason.NoMatchingParent, message)
 
 
-def _false(reported: Mapping[str, Mapping[str, Any]], type_: str) -> Mapping[str, Any] | None:
-    found = reported.get(type_)
-    return found if found is not None and found.get("status") == "False" else None
+def _false(reported: Mapping[str, Mapping[str, Any]], condition_type: str) -> Mapping[str, Any] | None:
+    condition = reported.get(condition_type)
+    return condition if condition is not None and condition.get("status") == "False" else None
 
 
 def _is_parent(ref: Mapping[str, Any], parent: listener_class.ParentRef, namespace: str) -> bool:
-    wanted = (parent.namespace, parent.name, parent.section_name or "")
-    return (ref.get("namespace", namespace), ref.get("name"), ref.get("sectionName", "")) == wanted
+    expected = (parent.namespace, parent.name, parent.section_name or "")
+    return (ref.get("namespace", namespace), ref.get("name"), ref.get("sectionName", "")) == expected
 
 
 def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {str(one.get("type")): one for one in status.get("conditions") or ()}
+    return {str(condition.get("type")): condition for condition in status.get("conditions") or ()}
 
 
 def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
-    found = view.children(Key("Hostname", "", hostname))
-    return sorted((child for child in found if child.ref.kind == kind), key=lambda child: child.ref)
+    of_hostname = view.children(Key("Hostname", "", hostname))
+    return sorted((child for child in of_hostname if child.ref.kind == kind), key=lambda child: child.ref)
 
 
 def unroutable(
-    one: resources.Listener, document: documents.ListenerDocument, host: str, spec: listener_class.ListenerClassSpec
+    listener: resources.Listener,
+    document: documents.ListenerDocument,
+    host: str,
+    spec: listener_class.ListenerClassSpec,
 ) -> list[conditions.Finding]:
     """Findings about a hostname that the class cannot expose. They do not name the path, which may be a secret."""
     paths = [address.path for address in document.addresses if address.host == host]
@@ -255,7 +258,7 @@ def unroutable(
     else:
         return []
     reason = conditions.Reason.UnsupportedValue
-    return [conditions.Finding("Listener", one.key, "spec.addresses", reason, message)]
+    return [conditions.Finding("Listener", listener.key, "spec.addresses", reason, message)]
 
 
 _ROUTES = frozenset({"Ingress", "HTTPRoute"})
@@ -265,20 +268,20 @@ def plan(view: View, key: Key) -> Plan:
     """The plan of a hostname. It has no status."""
     if common.publishing_state(view):
         return Plan(key, None)
-    found = class_of(view, key.name)
-    if found is None:
+    cached_class = class_of(view, key.name)
+    if cached_class is None:
         # without a class, published documents stay exposed as they are, and so do those whose config Secrets are lost
         is_in_use = view.has_listeners_at(key.name) or view.has_lost_listeners_at(key.name)
         return Plan(key, None if is_in_use else ())
-    spec = found.resource.spec
+    spec = cached_class.resource.spec
     if key.name != spec.hostname and _is_left(view, key.name):
         # its route and its certificate stay as they were, as the retired addresses do
         return Plan(key, None)
     if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
         # an old Ingress stays until the cluster can have the HTTPRoute
         return Plan(key, None)
-    wanted = tuple(_children(view, key.name, spec))
-    return Plan(key, wanted, staying=_old_routes(view, key, wanted, spec))
+    desired = tuple(_children(view, key.name, spec))
+    return Plan(key, desired, staying=_old_routes(view, key, desired, spec))
 
 
 def _is_left(view: View, hostname: str) -> bool:
@@ -286,18 +289,23 @@ def _is_left(view: View, hostname: str) -> bool:
 
     These are retired addresses, and addresses of a class that had the hostname until now.
     """
-    at_host = (address for one in view.listeners_at(hostname) for address in one.addresses if address.host == hostname)
+    at_host = (
+        address
+        for document in view.listeners_at(hostname)
+        for address in document.addresses
+        if address.host == hostname
+    )
     return view.has_listeners_at(hostname) and all(
         address.retired_at or address.is_class_address for address in at_host
     )
 
 
 def _old_routes(
-    view: View, key: Key, wanted: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
+    view: View, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
 ) -> tuple[ObjectRef, ...]:
     """Children of the other kind of route, with their certificate; they stay until the new route works."""
-    kinds = {child.ref.kind for child in wanted} & _ROUTES
-    others = {child.ref for child in view.children(key)} - {child.ref for child in wanted}
+    kinds = {child.ref.kind for child in desired} & _ROUTES
+    others = {child.ref for child in view.children(key)} - {child.ref for child in desired}
     if not kinds or all(ref.kind in kinds or ref.kind not in _ROUTES for ref in others):
         return ()
     if exposed_state(view, spec, key.name).status == "True":
@@ -310,14 +318,14 @@ def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec)
     if not is_wanted:
         return []
     tls = tls_of(spec, hostname)
-    wanted = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
+    desired = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
     if tls.issuer is not None and view.features.cert_manager:
         counts_for = _namespace_of(view, hostname, spec)
         certificate = children.build_certificate(
             hostname, tls.secret_name, tls.issuer, view.install, counts_for=counts_for
         )
-        wanted.append(certificate)
-    return wanted
+        desired.append(certificate)
+    return desired
 
 
 def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
@@ -328,7 +336,7 @@ def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassS
     is_limited = spec.maximums is not None and spec.maximums.hostnames_per_namespace is not None
     if hostname == spec.hostname or not is_limited:
         return ""
-    holding = (one.namespace for one in view.listeners_at(hostname) if hostname in one.own_hostnames)
+    holding = (document.namespace for document in view.listeners_at(hostname) if hostname in document.own_hostnames)
     return min(holding, default="")
 
 
@@ -338,7 +346,7 @@ def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) ->
     if not is_by_path(spec):
         return children.whole_hostname(hostname)
     published = view.listeners_at(hostname)
-    paths = [address.path for one in published for address in one.addresses if address.host == hostname]
+    paths = [address.path for document in published for address in document.addresses if address.host == hostname]
     if hostname == spec.hostname:  # also before its first listener, so that a listener changes no route
         paths.append(children.TOKEN_PREFIX)
     return children.split_by_path(hostname, paths)

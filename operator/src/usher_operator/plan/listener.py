@@ -53,7 +53,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         return Plan(key, None)  # the first answer of the gateways queues every Listener
     compiled = compiling.compile_listener(view, cached, keys)
     retiring = _retiring(view, key, cached, compiled)
-    if view.may_retire(key, frozenset(one.address for one in retiring)):
+    if view.may_retire(key, frozenset(removal.address for removal in retiring)):
         published = common.publish(view, key, cached, compiled)
     else:
         published = _unchanged(view, key)
@@ -103,14 +103,14 @@ def _retiring(
     view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> tuple[Removal, ...]:
     """The addresses that the newest version takes out of service."""
-    before, after = view.published(key), compiled.document
-    if before is None or not isinstance(before.document, documents.ListenerDocument):
+    published, newest = view.published(key), compiled.document
+    if published is None or not isinstance(published.document, documents.ListenerDocument):
         return ()
-    if not isinstance(after, documents.ListenerDocument):
+    if not isinstance(newest, documents.ListenerDocument):
         return ()
-    leaving = documents.retiring_addresses(before.document, after, view.time)
+    leaving = documents.retiring_addresses(published.document, newest, view.time)
     return tuple(
-        Removal("Address", key.namespace, key.name, address.id, cached.uid, before.version) for address in leaving
+        Removal("Address", key.namespace, key.name, address.id, cached.uid, published.version) for address in leaving
     )
 
 
@@ -124,9 +124,9 @@ def _serving(compiled: compiling.CompiledDocument) -> frozenset[str]:
 
 def _unchanged(view: View, key: Key) -> common.Publication:
     """Leave the published document in force, because taking addresses out of service was not allowed yet."""
-    before = view.published(key)
-    wanted = common.WantedDocument(before.hash, is_last_good=True, why_last_good=_WAITS) if before else None
-    return common.Publication(wanted=wanted, stays=True)
+    published = view.published(key)
+    last_good = common.WantedDocument(published.hash, is_last_good=True, why_last_good=_WAITS) if published else None
+    return common.Publication(wanted=last_good, stays=True)
 
 
 def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
@@ -143,9 +143,9 @@ def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondit
     return builder.false(_Type.Accepted, OperatorReason.SecretNameTaken, message)
 
 
-def _granted(one: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
+def _granted(listener: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
     """The hostnames that a listener names and that its document has."""
-    named = {address.hostname for address in one.spec.addresses or ()}
+    named = {address.hostname for address in listener.spec.addresses or ()}
     return tuple(sorted(named & {address.host for address in (document.live_addresses if document else ())}))
 
 
@@ -153,8 +153,8 @@ def _in_force(
     view: View, key: Key, compiled: compiling.CompiledDocument, published: common.Publication
 ) -> documents.ListenerDocument | None:
     """The document that gateways should run."""
-    before = view.published(key) if published.stays else None
-    document = before.document if before else compiled.document
+    stored = view.published(key) if published.stays else None
+    document = stored.document if stored else compiled.document
     return document if isinstance(document, documents.ListenerDocument) else None
 
 
@@ -165,17 +165,17 @@ def _reported_suspension(
     builder: ConditionBuilder,
 ) -> str:
     """Why deliveries are held. While gateways do not all run the document, the status keeps the previous answer."""
-    before = builder.previous(_Type.Ready)
-    if not programmed.is_behind or before is None:
+    previous_ready = builder.previous(_Type.Ready)
+    if not programmed.is_behind or previous_ready is None:
         return suspension(view, cached.resource)
-    return before.message if before.reason == OperatorReason.Suspended else ""
+    return previous_ready.message if previous_ready.reason == OperatorReason.Suspended else ""
 
 
-def suspension(view: View, one: resources.Listener) -> str:
+def suspension(view: View, listener: resources.Listener) -> str:
     """Why the deliveries of a listener are held; ``""`` if they are not."""
-    if types.value_or_default(one.spec.state, "Listener.spec.state") == "Suspended":
+    if types.value_or_default(listener.spec.state, "Listener.spec.state") == "Suspended":
         return "`state` is Suspended: visits are accepted and their deliveries are held"
-    tenant = view.tenant(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
+    tenant = view.tenant(f"{listener.metadata.namespace}/{listener.spec.tenant_ref.name}")
     if tenant and types.value_or_default(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
         return "the Tenant's `state` is Suspended: visits are accepted and their deliveries are held"
     return ""
@@ -207,9 +207,11 @@ class _HostnameStates(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, view: View, one: resources.Listener, document: documents.ListenerDocument | None) -> "_HostnameStates":
+    def of(
+        cls, view: View, listener: resources.Listener, document: documents.ListenerDocument | None
+    ) -> "_HostnameStates":
         """The states of every hostname in a document."""
-        own_class = compiling.our_class(view, one.class_name)
+        own_class = compiling.our_class(view, listener.class_name)
         if document is None or own_class is None:
             return cls(None, None)
         certificates, exposed, findings = [], [], []
@@ -217,7 +219,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
             spec = (hostname.class_of(view, host) or own_class).resource.spec
             certificates.append(hostname.certificate_state(view, spec, host))
             exposed.append(_write_state(view, host) or hostname.exposed_state(view, spec, host))
-            findings += hostname.unroutable(one, document, host, spec)
+            findings += hostname.unroutable(listener, document, host, spec)
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
         return cls(hostname.worst(certificates), hostname.worst(exposed), findings, tuple(unknown))
 

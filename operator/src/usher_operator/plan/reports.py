@@ -86,9 +86,9 @@ class Programmed(msgspec.Struct, frozen=True):
     again_at: int | None = None
 
 
-def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
-    """The condition Programmed of one document. ``wanted``: None without a document."""
-    if wanted is None:
+def programmed(view: View, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
+    """The condition Programmed of one document. ``document``: None if there is none."""
+    if document is None:
         return Programmed(
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
         )
@@ -96,14 +96,14 @@ def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: Con
     if failure is not None and failure.is_forbidden:
         message = forbidden_message(failure.error)
         return Programmed(builder.false(_Type.Programmed, _Reason.WriteForbidden, message))
-    before = builder.previous_if_current(_Type.Programmed)
-    if before is not None and before.reason == _Reason.WriteForbidden:
-        before = None  # it could be written now
+    previous = builder.previous_if_current(_Type.Programmed)
+    if previous is not None and previous.reason == _Reason.WriteForbidden:
+        previous = None  # it could be written now
     if view.gateways is None:
-        return Programmed(before or _waiting(builder))
-    problem = _problem(view.gateways, key, wanted.hash)
-    if problem is None and wanted.is_last_good:
-        return Programmed(builder.pending(_Type.Programmed, wanted.why_last_good))
+        return Programmed(previous or _waiting(builder))
+    problem = _problem(view.gateways, key, document.hash)
+    if problem is None and document.is_last_good:
+        return Programmed(builder.pending(_Type.Programmed, document.why_last_good))
     if problem is None:
         return Programmed(builder.true(_Type.Programmed, _Reason.Programmed))
     if failure is not None:
@@ -114,7 +114,7 @@ def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: Con
     since = view.behind_since(key)
     until = (view.now if since is None else since) + GRACE_MICROSECONDS
     if view.now < until:
-        return Programmed(before or _waiting(builder), is_behind=True, again_at=until)
+        return Programmed(previous or _waiting(builder), is_behind=True, again_at=until)
     return Programmed(builder.false(_Type.Programmed, *problem), is_behind=True)
 
 
@@ -122,19 +122,21 @@ def _waiting(builder: ConditionBuilder) -> StatusCondition:
     return builder.pending(_Type.Programmed, "waiting for the gateways to run this configuration")
 
 
-def _problem(gateways: tuple[GatewayReport, ...], key: Key, wanted: str) -> tuple[str, str] | None:
+def _problem(gateways: tuple[GatewayReport, ...], key: Key, document_hash: str) -> tuple[str, str] | None:
     """(reason, message) why not every gateway runs a document; None if every gateway runs it."""
-    applied = {one.name: one.applied.get(key) for one in gateways}
+    applied = {gateway.name: gateway.applied.get(key) for gateway in gateways}
     for name, document in applied.items():
-        if document is not None and document.hash != wanted and document.rejected:
+        if document is not None and document.hash != document_hash and document.rejected:
             return _Reason.GatewayRejected, f"gateway `{name}` must be able to run it: {document.rejected}"
-    running = [one.name for one in gateways if one.reachable and _hash(applied[one.name]) == wanted]
-    late = sorted(one.name for one in gateways if one.name not in running)
+    running = [
+        gateway.name for gateway in gateways if gateway.reachable and _hash(applied[gateway.name]) == document_hash
+    ]
+    late = sorted(gateway.name for gateway in gateways if gateway.name not in running)
     if not gateways:
         return _Reason.GatewayUnavailable, "no gateway is ready: at least one must run and be ready"
     if not late:
         return None
-    refusing = sorted(one.name for one in gateways if one.refuses_token)
+    refusing = sorted(gateway.name for gateway in gateways if gateway.refuses_token)
     if refusing:
         message = (
             f"gateway `{refusing[0]}` must accept the operator's token: it reads Secret usher-admin-tokens only "
@@ -172,47 +174,47 @@ def of_listener(
         is_unchanged: True if the stored conditions are about the same addresses.
     """
     if view.gateways is None:
-        kept = [builder.carried_over(type_) for type_ in _OF_LISTENER]
-        return [one for one in kept if one is not None]
-    reports = [one.listeners[path] for one in view.gateways if path in one.listeners]
-    verified = {address for one in reports for address in one.verified_addresses}
+        kept = [builder.carried_over(condition_type) for condition_type in _OF_LISTENER]
+        return [condition for condition in kept if condition is not None]
+    reports = [gateway.listeners[path] for gateway in view.gateways if path in gateway.listeners]
+    verified = {address for report in reports for address in report.verified_addresses}
     waiting = [address for address in addresses if address.id not in verified]
-    before = builder.previous_if_current(_Type.Verified)
-    was_verified = is_unchanged and before is not None and before.status == "True"
+    previous = builder.previous_if_current(_Type.Verified)
+    was_verified = is_unchanged and previous is not None and previous.status == "True"
     next_step = _next_step(reports, path, waiting or addresses)
-    found = [
+    parts = [
         builder.true(_Type.Verified, _Reason.Verified)
         if was_verified or (addresses and not waiting)
         else builder.false(_Type.Verified, _Reason.NoVisitYet, next_step),
         _receiving(reports, builder, next_step),
     ]
-    if any(one.quarantined_share > QUARANTINED_SHARE for one in reports):
-        found.append(builder.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
-    return found + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
+    if any(report.quarantined_share > QUARANTINED_SHARE for report in reports):
+        parts.append(builder.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
+    return parts + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 
 
 def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
     """Healthy."""
     reports: list[DestinationReport] = [
-        one.destinations[path] for one in view.gateways or () if path in one.destinations
+        gateway.destinations[path] for gateway in view.gateways or () if path in gateway.destinations
     ]
     if not reports:
         kept = builder.carried_over(_Type.Healthy)
         return [kept] if kept else []
-    if any(one.gone for one in reports):
+    if any(report.gone for report in reports):
         message = "the destination answered 410 Gone: `spec.http.url` must be a URL that accepts visits"
         return [builder.false(_Type.Healthy, _Reason.Gone, message)]
-    if any(one.error == _Reason.AddressForbidden for one in reports):
+    if any(report.error == _Reason.AddressForbidden for report in reports):
         return [builder.false(_Type.Healthy, _Reason.AddressForbidden, _FORBIDDEN)]
-    if any(one.circuit_open for one in reports):
-        error = next((one.error for one in reports if one.circuit_open), "")
+    if any(report.circuit_open for report in reports):
+        error = next((report.error for report in reports if report.circuit_open), "")
         message = _FAILED.format(f" ({error})" if error else "")
         return [builder.false(_Type.Healthy, _Reason.CircuitOpen, message)]
-    if any(one.tried for one in reports):
+    if any(report.tried for report in reports):
         return [builder.true(_Type.Healthy, _Reason.Healthy)]
-    before = builder.previous_if_current(_Type.Healthy)
-    if before is not None and before.reason == _Reason.Healthy:
-        return [before]
+    previous = builder.previous_if_current(_Type.Healthy)
+    if previous is not None and previous.reason == _Reason.Healthy:
+        return [previous]
     return [builder.unknown(_Type.Healthy, _Reason.NotTried, _NOT_TRIED)]
 
 
@@ -227,7 +229,7 @@ def address_retired(
     more = f" and {len(retired) - _MAX_NAMED} more" if len(retired) > _MAX_NAMED else ""
     old = ", ".join(f"`{url}`" for url in shown) + more
     new = f"`{documents.shorten_url(live[0].url)}`" if live else "a URL that the other conditions let it have"
-    used = any(one.listeners[path].retired_arrivals for one in view.gateways or () if path in one.listeners)
+    used = any(gateway.listeners[path].retired_arrivals for gateway in view.gateways or () if path in gateway.listeners)
     if used:
         return [builder.true(_Type.AddressRetired, _Reason.RetiredAddressUsed, _RETIRED_USED.format(old, new))]
     return [builder.true(_Type.AddressRetired, _Reason.AddressRetired, _RETIRED.format(old, new))]
@@ -237,7 +239,7 @@ def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[doc
     """Say what a person has to do at the portal for the first of these addresses."""
     if not addresses:
         return _NO_URL_YET
-    probed = {address for one in reports for address in one.probed_addresses}
+    probed = {address for report in reports for address in report.probed_addresses}
     not_probed = [address for address in addresses if address.id not in probed]
     url = f"`{documents.shorten_url((not_probed or addresses)[0].url)}`"
     text = _NOT_PROBED_YET if not_probed else _NO_VISIT_YET
@@ -245,21 +247,21 @@ def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[doc
 
 
 def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:
-    states = {one.receiving for one in reports}
-    if any(one.refusing for one in reports):
+    states = {report.receiving for report in reports}
+    if any(report.refusing for report in reports):
         return builder.false(_Type.Receiving, _Reason.Refusing, _REFUSING)
     if "Receiving" in states:
         return builder.true(_Type.Receiving, _Reason.Receiving)
     if "Silent" in states:
         return builder.false(_Type.Receiving, _Reason.Silent, _SILENT)
-    before = builder.carried_over(_Type.Receiving)
-    if before is not None and before.reason in {_Reason.Receiving, _Reason.Silent}:
-        return before
+    previous = builder.carried_over(_Type.Receiving)
+    if previous is not None and previous.reason in {_Reason.Receiving, _Reason.Silent}:
+        return previous
     return builder.false(_Type.Receiving, _Reason.NoVisitYet, next_step)
 
 
 def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
-    routes = sorted({route for one in reports for route in one.held_routes})
+    routes = sorted({route for report in reports for route in report.held_routes})
     if not routes:
         return []
     named = ", ".join(f"`{route}` ({reason})" for route, reason in routes[:_MAX_NAMED])
@@ -268,13 +270,13 @@ def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[Stat
 
 
 def _untrusted(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
-    if not any(one.times_untrusted for one in reports):
+    if not any(report.times_untrusted for report in reports):
         return []
     return [builder.true(_Type.TimesUntrusted, _Reason.TimesUntrusted, _UNTRUSTED)]
 
 
 def _degraded(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
-    slow = sorted({route for one in reports for route in one.slow_routes})
+    slow = sorted({route for report in reports for route in report.slow_routes})
     if slow:
         names = ", ".join(f"`{route}`" for route in slow)
         message = (
@@ -282,6 +284,6 @@ def _degraded(reports: list[ListenerReport], builder: ConditionBuilder) -> list[
             "`when` or `transform` must be simpler"
         )
         return [builder.true(_Type.RoutesDegraded, _Reason.ExpressionTooSlow, message)]
-    if any(one.company_mismatch for one in reports):
+    if any(report.company_mismatch for report in reports):
         return [builder.true(_Type.RoutesDegraded, _Reason.CompanyMismatch, _MISMATCH)]
     return []

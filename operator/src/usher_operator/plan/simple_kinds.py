@@ -79,22 +79,24 @@ def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -
     return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
-def _class_accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
+def _class_accepted(view: View, declared: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
     held_back = common.publishing_state(view)
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
     if view.halted:
-        unmatched = describe_unmatched(confirmations_of(one.metadata.annotations), view.halted)
-        message = _halted(one.metadata.name, view.halted) + (f"; {unmatched}" if unmatched else "")
+        unmatched = describe_unmatched(confirmations_of(declared.metadata.annotations), view.halted)
+        message = _halted(declared.metadata.name, view.halted) + (f"; {unmatched}" if unmatched else "")
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
-    (accepted,) = builder.from_findings(check_class(one), [_Type.Accepted])
+    (accepted,) = builder.from_findings(check_class(declared), [_Type.Accepted])
     return accepted
 
 
-def _hostnames_shared(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> list[StatusCondition]:
+def _hostnames_shared(
+    view: View, declared: resources.ListenerClass, builder: ConditionBuilder
+) -> list[StatusCondition]:
     """HostnamesShared, while a class of another install allows some of the hostnames of this class."""
     for name, other in sorted(view.classes.items()):
-        pattern = hostnames.first_overlap(one.spec.hostname_patterns, other.resource.spec.hostname_patterns)
+        pattern = hostnames.first_overlap(declared.spec.hostname_patterns, other.resource.spec.hostname_patterns)
         if pattern is None or compiling.is_ours(view, other):
             continue
         message = (
@@ -203,10 +205,10 @@ def plan_destination(view: View, key: Key) -> Plan:
     programmed = reports.programmed(view, key, published.wanted, builder)
     parts += [programmed.condition, *reports.of_destination(view, key.path, builder)]
     is_paused = types.value_or_default(cached.resource.spec.state, "Destination.spec.state") == "Paused"
-    wanted = (published.child,) if published.child else ()
+    desired = (published.child,) if published.child else ()
     return Plan(
         key,
-        None if published.stays else wanted,
+        None if published.stays else desired,
         builder.status(
             parts,
             "`state` is Paused: deliveries are held" if is_paused else "",
@@ -218,8 +220,8 @@ def plan_destination(view: View, key: Key) -> Plan:
     )
 
 
-def _host(one: resources.Destination) -> str:
+def _host(destination: resources.Destination) -> str:
     try:
-        return urllib.parse.urlsplit(one.spec.http.url).netloc if one.spec.http else ""
+        return urllib.parse.urlsplit(destination.spec.http.url).netloc if destination.spec.http else ""
     except ValueError:  # the condition Accepted says what is wrong with the URL
         return ""
