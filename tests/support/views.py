@@ -25,7 +25,7 @@ from usher_operator.view import (
     Install,
     Key,
     Kind,
-    ListenerState,
+    ListenerReadiness,
     ObjectRef,
     Plan,
     PublishedDocument,
@@ -139,12 +139,12 @@ class MemoryView(View):
             places[host] = 1, "", host
         return sum(place < places[key.name] for place in places.values())
 
-    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         namespace, _, name = tenant_path.partition("/")
-        found: dict[ListenerState, list[str]] = {}
+        found: dict[ListenerReadiness, list[str]] = {}
         for one in self._all("Listener"):
             if one.resource.metadata.namespace == namespace and one.resource.spec.tenant_ref.name == name:
-                found.setdefault(ListenerState.of(one), []).append(one.resource.metadata.name)
+                found.setdefault(ListenerReadiness.of(one), []).append(one.resource.metadata.name)
         return {state: sorted(names)[:limit] for state, names in found.items()}
 
     def classes_using(self, key: Key) -> Collection[str]:

@@ -28,7 +28,7 @@ from usher_operator.view import (
     Install,
     Key,
     Kind,
-    ListenerState,
+    ListenerReadiness,
     ObjectRef,
     PublishedDocument,
     SecretAccess,
@@ -187,7 +187,7 @@ class Cache(View):
         """The first names of the Tenants of a namespace that have a company id."""
         return self._siblings.tenants_of(namespace, company_id, limit)
 
-    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The first names of the Tenant's Listeners, of all installs, by state."""
         return self._siblings.listeners_of(tenant_path, limit)
 

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Generic, TypeVar
 
 from usher_gateway import resources
-from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerState
+from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerReadiness
 
 Group = TypeVar("Group", bound=Hashable)
 Place = tuple[Any, ...]
@@ -62,7 +62,7 @@ class OrderedGroups(Generic[Group]):
 
 
 _LISTENER_STATES = tuple(
-    ListenerState(ready, is_held=is_held, is_suspended=is_suspended)
+    ListenerReadiness(ready, is_held=is_held, is_suspended=is_suspended)
     for ready in typing.get_args(ConditionStatus)
     for is_held in (False, True)
     for is_suspended in (False, True)
@@ -132,7 +132,7 @@ class Siblings:
         self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
         limit."""
-        self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
+        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()
         """Listeners by Tenant and state."""
         self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Tenants by namespace and company id."""
@@ -154,7 +154,7 @@ class Siblings:
         """The first names of the Tenants of a namespace that have a company id."""
         return [key.name for key in itertools.islice(self._companies.iterate((namespace, company_id)), limit)]
 
-    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The first names of the Tenant's Listeners, by state."""
         return {
             state: [key.name for key in itertools.islice(self._summaries.iterate((tenant_path, state)), limit)]
@@ -280,7 +280,7 @@ class Siblings:
     def summarize(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[Key]:
         """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""
         former = frozenset(self._summaries.groups_of(key))
-        group = (_tenant_path(cached.resource), ListenerState.of(cached)) if cached is not None else None
+        group = (_tenant_path(cached.resource), ListenerReadiness.of(cached)) if cached is not None else None
         self._summaries.set(key, {group: ()} if group is not None else {})
         changed = former ^ self._summaries.groups_of(key)
         return frozenset(Key("Tenant", key.namespace, path.partition("/")[2]) for path, _ in changed)

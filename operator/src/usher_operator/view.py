@@ -211,7 +211,7 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, Any] = {}
 
 
-class ListenerState(msgspec.Struct, frozen=True):
+class ListenerReadiness(msgspec.Struct, frozen=True):
     """The part of a Listener that its Tenant sums up."""
 
     ready: ConditionStatus
@@ -222,8 +222,8 @@ class ListenerState(msgspec.Struct, frozen=True):
     """True if its own ``state`` is Suspended."""
 
     @classmethod
-    def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerState":
-        """The state of a Listener."""
+    def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerReadiness":
+        """The readiness of a Listener."""
         ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
         state = types.value_or_default(cached.resource.spec.state, "Listener.spec.state")
         return cls(
@@ -409,7 +409,7 @@ class View(Protocol):
     def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
         """The first names of the Tenants of a namespace that have a company id."""
 
-    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
 
     def classes_using(self, key: Key) -> Collection[str]:

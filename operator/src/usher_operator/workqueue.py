@@ -30,7 +30,7 @@ ItemT = TypeVar("ItemT")
 K = TypeVar("K", bound=Hashable)
 
 
-class _Lane(Generic[ItemT]):
+class _NamespaceLane(Generic[ItemT]):
     def __init__(self) -> None:
         self.ready: deque[ItemT] = deque()
         self.last: OrderedDict[ItemT, None] = OrderedDict()
@@ -41,7 +41,7 @@ class Lanes(Generic[ItemT]):
     """Items in lanes, which take turns: one item of each lane, then the next one of each."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[str, _Lane[ItemT]] = OrderedDict()
+        self._lanes: OrderedDict[str, _NamespaceLane[ItemT]] = OrderedDict()
         """Lanes with items; the lane whose turn it is comes first."""
 
     def __bool__(self) -> bool:
@@ -82,8 +82,8 @@ class Lanes(Generic[ItemT]):
         """Number of items in a lane, except those that ``add_last`` added."""
         return len(self._lanes[lane].ready) if lane in self._lanes else 0
 
-    def _lane(self, name: str) -> _Lane[ItemT]:
-        return self._lanes.setdefault(name, _Lane())
+    def _lane(self, name: str) -> _NamespaceLane[ItemT]:
+        return self._lanes.setdefault(name, _NamespaceLane())
 
 
 def in_turns(items: Iterable[ItemT], lane_of: Callable[[ItemT], str]) -> Iterator[ItemT]:

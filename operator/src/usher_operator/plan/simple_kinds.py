@@ -27,7 +27,7 @@ from usher_operator.view import (
     CachedResource,
     ConditionType,
     Key,
-    ListenerState,
+    ListenerReadiness,
     Plan,
     ResourceStatus,
     StatusCondition,
@@ -172,7 +172,7 @@ def _with_listeners(
     return msgspec.structs.replace(status, conditions={**status.conditions, ready.type: ready})
 
 
-def _ready_status(state: ListenerState, *, is_tenant_suspended: bool) -> str:
+def _ready_status(state: ListenerReadiness, *, is_tenant_suspended: bool) -> str:
     """The status of a listener's Ready; Unknown while gateways have not applied a change of its suspension."""
     should_be_held = state.is_suspended or is_tenant_suspended
     return "Unknown" if state.ready == "True" and state.is_held != should_be_held else state.ready
