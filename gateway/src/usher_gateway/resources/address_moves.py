@@ -42,27 +42,29 @@ def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[Kn
 
 
 def find_moves(
-    before: Iterable[KnownAddress], listeners: Mapping[str, documents.ListenerDocument]
+    former: Iterable[KnownAddress], listeners: Mapping[str, documents.ListenerDocument]
 ) -> list[AddressMove]:
-    """Return each address of before that its listener does not have in ``listeners``, in the order of before."""
-    before = list(before)
-    old = {(one.listener, one.id) for one in before}
+    """Return each former address that its listener does not have in ``listeners``, in the order of ``former``."""
+    former = list(former)
+    old = {(address.listener, address.id) for address in former}
     now = {address.id: key for key, document in listeners.items() for address in document.live_addresses}
     moves = []
-    for one in before:
-        owner = now.get(one.id)
-        if owner == one.listener:
+    for address in former:
+        owner = now.get(address.id)
+        if owner == address.listener:
             continue
-        document = listeners.get(one.listener)
+        document = listeners.get(address.listener)
         if owner is not None:
             outcome = f"moves to listener {owner}"
         elif document is None:
             outcome = "ends, because its listener is removed"
-        elif document.tenant.name != one.tenant:
+        elif document.tenant.name != address.tenant:
             outcome = "ends, because its listener gets another Tenant"
         else:
             outcome = "is retired: served until nothing has arrived there for the class's retiredAddressDays"
         added = document.live_addresses if document is not None else ()
-        replacements = tuple([documents.shorten_url(each.url) for each in added if (one.listener, each.id) not in old])
-        moves.append(AddressMove(one.listener, one.url, outcome, replacements))
+        replacements = tuple(
+            [documents.shorten_url(each.url) for each in added if (address.listener, each.id) not in old]
+        )
+        moves.append(AddressMove(address.listener, address.url, outcome, replacements))
     return moves

@@ -114,34 +114,36 @@ class CompiledResources(msgspec.Struct, frozen=True):
 
 def collect(objects: Iterable[types.ResourceBase], namespaces: Mapping[str, dict[str, str]]) -> Resources:
     """Return resources sorted by kind. The order within a kind is kept."""
-    found: dict[type[types.ResourceBase], dict[str, Any]] = {
+    by_kind: dict[type[types.ResourceBase], dict[str, Any]] = {
         kind: {} for kind in (ListenerClass, Tenant, Listener, Destination, Secret)
     }
     for resource in objects:
-        found[type(resource)][resource.key] = resource
+        by_kind[type(resource)][resource.key] = resource
     return Resources(
-        classes=found[ListenerClass],
-        tenants=found[Tenant],
-        listeners=found[Listener],
-        destinations=found[Destination],
-        secrets=found[Secret],
+        classes=by_kind[ListenerClass],
+        tenants=by_kind[Tenant],
+        listeners=by_kind[Listener],
+        destinations=by_kind[Destination],
+        secrets=by_kind[Secret],
         namespaces=dict(namespaces),
     )
 
 
 def compile_resources(resources: Resources, context: CompileContext) -> CompiledResources:
     """Return every document of a whole set, with its conditions and the findings behind them."""
-    findings = [
-        *_implicit_class_findings(resources, context),
-        *(found for each in resources.classes.values() for found in check_class(each)),
-        *(found for tenant in resources.tenants.values() for found in check_tenant(tenant)),
-    ]
+    findings = [*_implicit_class_findings(resources, context)]
+    for declared_class in resources.classes.values():
+        findings += check_class(declared_class)
+    for tenant in resources.tenants.values():
+        findings += check_tenant(tenant)
     context = msgspec.structs.replace(context, reserved_hostnames=_reserved(resources, context))
     destinations: dict[str, documents.DestinationDocument] = {}
     ranks = _ranks(resources.destinations, context.previous.destinations)
     for key, destination in resources.destinations.items():
-        compiled, found = compile_destination(destination, resources, context, is_over_limit=_at_rank(ranks[key]))
-        findings.extend(found)
+        compiled, own_findings = compile_destination(
+            destination, resources, context, is_over_limit=_at_rank(ranks[key])
+        )
+        findings.extend(own_findings)
         if compiled is not None:
             destinations[key] = compiled
     listeners: dict[str, documents.ListenerDocument] = {}
@@ -153,8 +155,10 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
     ranks = _ranks(resources.listeners, context.previous.listeners)
     for key, listener in resources.listeners.items():
         is_over_limit = _at_rank(ranks[key])
-        document, found = compile_listener(listener, resources, context, claims=claims, is_over_limit=is_over_limit)
-        findings.extend(found)
+        document, own_findings = compile_listener(
+            listener, resources, context, claims=claims, is_over_limit=is_over_limit
+        )
+        findings.extend(own_findings)
         if document is not None:
             listeners[key] = document
     # after all listeners, because an address that any of them claims is not retired
@@ -201,8 +205,8 @@ def _at_rank(rank: int) -> Callable[[int], bool]:
 
 def _conditions(resources: Resources, findings: Iterable[Finding]) -> dict[tuple[str, str], list[CompiledCondition]]:
     by_object: dict[tuple[str, str], list[Finding]] = {}
-    for found in findings:
-        by_object.setdefault((found.kind, found.key), []).append(found)
+    for reported in findings:
+        by_object.setdefault((reported.kind, reported.key), []).append(reported)
     everything = (resources.classes, resources.tenants, resources.listeners, resources.destinations)
     return {
         (kind.kind_name, key): conditions.conditions_of(by_object.get((kind.kind_name, key), ()), names)
@@ -230,12 +234,12 @@ def _implicit_class_findings(resources: Resources, context: CompileContext) -> I
 
 def policy_of(listener: Listener, resources: Resources, context: CompileContext) -> HostnamePolicy | None:
     """Return a listener's class as its namespace sees it; None if the class does not exist."""
-    found = resources.classes.get(listener.class_name)
-    is_implicit = found is None and not resources.classes and context.allow_implicit_class
-    if found is None and not is_implicit:
+    declared_class = resources.classes.get(listener.class_name)
+    is_implicit = declared_class is None and not resources.classes and context.allow_implicit_class
+    if declared_class is None and not is_implicit:
         return None
     return HostnamePolicy(
-        spec=found.spec if found else _IMPLICIT_CLASS,
+        spec=declared_class.spec if declared_class else _IMPLICIT_CLASS,
         namespace_labels=resources.labels_of(listener.metadata.namespace),
         reserved=_reserved(resources, context),
         is_implicit=is_implicit,
@@ -338,14 +342,14 @@ def compile_listener(
     if policy is None:
         missing = (ListenerClass.kind_name, listener.class_name)
         message = f"ListenerClass `{listener.class_name}` must exist"
-        found = finding(listener, path, Reason.ClassNotFound, message, missing=missing)
-        return (_last_good(previous, owner, claims) if previous else None), [found, *own_findings]
+        not_found = finding(listener, path, Reason.ClassNotFound, message, missing=missing)
+        return (_last_good(previous, owner, claims) if previous else None), [not_found, *own_findings]
     if not policy.permits_namespace:
         message = f"ListenerClass `{listener.class_name}` may not be used from this namespace"
         return None, [finding(listener, path, Reason.ClassNotPermitted, message), *own_findings]
     addresses, findings = _grant_addresses(listener, policy, claims, context.keys)
     findings += own_findings
-    reasons = {found.reason for found in findings if found.severity == "error"}
+    reasons = {error.reason for error in findings if error.severity == "error"}
     if previous is not None and reasons & {Reason.UnsupportedValue, Reason.ExpressionInvalid}:
         return _last_good(previous, owner, claims), findings
     if not addresses or Reason.UnsupportedValue in reasons:
@@ -392,11 +396,11 @@ def retire_addresses(
         return document
     days = _retired_address_days(listener, resources)
     live = document.live_addresses if document is not None else ()
-    known = {hostnames.address_key(address) for address in live}
+    live_keys = {hostnames.address_key(address) for address in live}
     candidates = []
     for address in previous.addresses:
         retired = _as_retired(address, days, context)
-        if retired is not None and hostnames.address_key(address) not in known:
+        if retired is not None and hostnames.address_key(address) not in live_keys:
             candidates.append(retired)
     if len(candidates) > _MAX_RETIRED_ADDRESSES:
         candidates.sort(key=lambda address: address.retired_at, reverse=True)
@@ -469,9 +473,9 @@ def _grant_addresses(
         if reason is not None:
             findings.append(finding(listener, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
             continue
-        wanted = list(addresses_of(address, tokens))
-        free = [each for each in wanted if each not in granted and claims.take(each, listener.key)]
-        if len(free) < len(wanted):
+        requested = list(addresses_of(address, tokens))
+        free = [each for each in requested if each not in granted and claims.take(each, listener.key)]
+        if len(free) < len(requested):
             message = f"`{address.hostname}` {_REFUSALS[Reason.PathConflict]}"
             findings.append(finding(listener, path, Reason.PathConflict, message))
         granted.extend(free)
@@ -524,14 +528,17 @@ def _destination_findings(listener: Listener, resources: Resources) -> Iterable[
     for index, route in enumerate(listener.spec.routes or ()):
         path = f"spec.routes[{index}].destinationRef.name"
         key = f"{listener.metadata.namespace}/{route.destination_ref.name}"
-        found = resources.destinations.get(key)
+        destination = resources.destinations.get(key)
         name = route.destination_ref.name
-        if found is None:
+        if destination is None:
             message = f"Destination `{name}` must exist in this namespace for this tenant; until then deliveries wait"
             yield finding(listener, path, Reason.DestinationNotFound, message, missing=(Destination.kind_name, key))
-        elif found.spec.tenant_ref is not None and found.spec.tenant_ref.name != listener.spec.tenant_ref.name:
+        elif (
+            destination.spec.tenant_ref is not None
+            and destination.spec.tenant_ref.name != listener.spec.tenant_ref.name
+        ):
             message = (
-                f"Destination `{name}` belongs to Tenant `{found.spec.tenant_ref.name}`: name another one; "
+                f"Destination `{name}` belongs to Tenant `{destination.spec.tenant_ref.name}`: name another one; "
                 "until then deliveries wait"
             )
             yield finding(listener, path, Reason.DestinationNotFound, message)

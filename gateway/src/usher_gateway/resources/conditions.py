@@ -49,19 +49,19 @@ _MAX_COMPARED = 32
 """Of more known words, only the most similar are compared in full, because that takes 1 ms and more for each word."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known_words: Iterable[str]) -> str:
     """Return a hint that names the nearest known word, else all known words if they are at most 16, else ``""``."""
-    words = sorted(known)
+    words = sorted(known_words)
     near = nearest(word, words)
     if near is not None:
         return f"did you mean `{near}`?"
     return f"known: {', '.join(words)}" if 0 < len(words) <= 16 else ""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known_words: Iterable[str]) -> str | None:
     """Return the known word that was probably meant; None if no word is similar."""
     word = word.lower()
-    lowered = {candidate.lower(): candidate for candidate in sorted(known)}
+    lowered = {candidate.lower(): candidate for candidate in sorted(known_words)}
     candidates: Iterable[str] = lowered
     if len(lowered) > _MAX_COMPARED:
         candidates = heapq.nlargest(_MAX_COMPARED, lowered, key=lambda candidate: _common_characters(word, candidate))
@@ -76,12 +76,12 @@ def _common_characters(first: str, second: str) -> int:
 
 def _common_start(first: str, second: str) -> int:
     pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((index for index, (left, right) in pairs if left != right), min(len(first), len(second)))
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
     """Return True if any of the problems is an error."""
-    return any(found.severity == "error" for found in problems)
+    return any(problem.severity == "error" for problem in problems)
 
 
 class Reason(enum.StrEnum):
@@ -161,17 +161,19 @@ def conditions_of(
     With an error, a condition is False with the first reason and every message. Else it is True with the warnings.
     """
     findings = list(findings)
-    return [_condition(kind, [found for found in findings if _type_of(found) == kind]) for kind in types]
+    return [_condition(kind, [finding for finding in findings if _type_of(finding) == kind]) for kind in types]
 
 
-def _type_of(found: Finding) -> str:
-    return "ResolvedRefs" if found.reason in _REFERENCES else "Accepted"
+def _type_of(finding: Finding) -> str:
+    return "ResolvedRefs" if finding.reason in _REFERENCES else "Accepted"
 
 
 def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
-    errors = [found for found in findings if found.severity == "error"]
-    shown = errors or [found for found in findings if found.severity == "warning"]
-    message = "; ".join(f"`{found.path}`: {found.message}" if found.path else found.message for found in shown)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    shown = errors or [finding for finding in findings if finding.severity == "warning"]
+    message = "; ".join(
+        f"`{finding.path}`: {finding.message}" if finding.path else finding.message for finding in shown
+    )
     if errors:
         return CompiledCondition(kind, "False", str(errors[0].reason), message[:1024])
     return CompiledCondition(kind, "True", kind, message[:1024])

@@ -404,13 +404,13 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
     @property
     def expressions(self) -> list[tuple[str, str, Literal["when", "transform"]]]:
         """The expressions of the routes, as (path of the field, source, field)."""
-        found: list[tuple[str, str, Literal["when", "transform"]]] = []
+        expressions: list[tuple[str, str, Literal["when", "transform"]]] = []
         for index, route in enumerate(self.spec.routes or ()):
             if route.when is not None:
-                found.append((f"spec.routes[{index}].when", route.when, "when"))
+                expressions.append((f"spec.routes[{index}].when", route.when, "when"))
             if route.transform is not None:
-                found.append((f"spec.routes[{index}].transform", route.transform, "transform"))
-        return found
+                expressions.append((f"spec.routes[{index}].transform", route.transform, "transform"))
+        return expressions
 
 
 class TokenPath(msgspec.Struct, frozen=True):

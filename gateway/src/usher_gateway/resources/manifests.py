@@ -151,7 +151,7 @@ class _Collector:
         self._complete = True
 
     def manifests(self) -> Manifests:
-        found = Manifests(
+        manifests = Manifests(
             tuple(self._objects),
             tuple(self._problems),
             frozenset(self._invalid),
@@ -159,7 +159,7 @@ class _Collector:
             self._namespaces,
             self._complete,
         )
-        return merge_manifests([found])
+        return merge_manifests([manifests])
 
     def stop_at(self, error: Exception) -> None:
         """Report that the rest of the file cannot be parsed."""
@@ -210,7 +210,7 @@ class _Collector:
         self._problems.extend(reader.problems)
         if key:
             self._invalid.add((kind.kind_name, key))
-            mistakes = {found.path for found in reader.problems}
+            mistakes = {problem.path for problem in reader.problems}
             self._unread.append(read_unread(node, kind.kind_name, key, self._file, mistakes))
         else:
             self._complete = False
@@ -298,41 +298,42 @@ def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, m
         manifests: The files as they are now.
     """
     hints = _HintFinder(objects, manifests)
-    located = [_located(found, objects.get((found.kind, found.key)), manifests, hints) for found in findings]
-    known = objects.keys() | manifests.invalid
-    if not any(kind == "ListenerClass" for kind, _ in known):
-        known |= {("ListenerClass", name) for one in manifests.unread for _, _, name in one.references}  # implicit
+    located = [_located(finding, objects.get((finding.kind, finding.key)), manifests, hints) for finding in findings]
+    identities = objects.keys() | manifests.invalid
+    if not any(kind == "ListenerClass" for kind, _ in identities):
+        # the implicit class stands for every class that an object names
+        identities |= {("ListenerClass", name) for unread in manifests.unread for _, _, name in unread.references}
     for unread in manifests.unread:
-        located += [_located(found, unread, manifests, hints) for found in unread_findings(unread, known)]
+        located += [_located(finding, unread, manifests, hints) for finding in unread_findings(unread, identities)]
     return located
 
 
 def _located(
-    found: conditions.Finding, loaded: LoadedObject | UnreadObject | None, manifests: Manifests, hints: "_HintFinder"
+    finding: conditions.Finding, loaded: LoadedObject | UnreadObject | None, manifests: Manifests, hints: "_HintFinder"
 ) -> Problem:
-    file, line = (loaded.file, loaded.line_of(found.path)) if loaded else ("", 0)
+    file, line = (loaded.file, loaded.line_of(finding.path)) if loaded else ("", 0)
     if not file and manifests.objects:
         file, line = manifests.objects[0].file, 1
-    because = _cause(found, manifests)
+    because = _cause(finding, manifests)
     return Problem(
         file=file,
         line=line,
-        path=found.path,
-        message=found.message,
-        hint="" if because else hints.hint_for(found),
-        severity=found.severity,
-        resource=f"{found.kind} {found.key}".strip(),
-        reason=str(found.reason),
+        path=finding.path,
+        message=finding.message,
+        hint="" if because else hints.hint_for(finding),
+        severity=finding.severity,
+        resource=f"{finding.kind} {finding.key}".strip(),
+        reason=str(finding.reason),
         because=because,
     )
 
 
-def _cause(found: conditions.Finding, manifests: Manifests) -> str:
+def _cause(finding: conditions.Finding, manifests: Manifests) -> str:
     """Return the problem behind a missing object: the object has a mistake, or is in a part that cannot be read."""
-    if found.missing is None:
+    if finding.missing is None:
         return ""
-    if found.missing in manifests.invalid:
-        return " ".join(found.missing)
+    if finding.missing in manifests.invalid:
+        return " ".join(finding.missing)
     unidentified = manifests.first_unidentified
     return unidentified.file_and_line if unidentified else ""
 
@@ -356,12 +357,12 @@ class _HintFinder:
             namespaces.setdefault((kind, name), []).append(namespace)
         return names, namespaces
 
-    def hint_for(self, found: conditions.Finding) -> str:
+    def hint_for(self, finding: conditions.Finding) -> str:
         """Return the hint for a finding; ``""`` if there is none."""
-        if found.missing is None or not self._hints_left:
+        if finding.missing is None or not self._hints_left:
             return ""
         self._hints_left -= 1
-        kind, key = found.missing
+        kind, key = finding.missing
         namespace, _, name = key.rpartition("/")
         names, namespaces = self._known
         elsewhere = namespaces.get((kind, name))

@@ -70,9 +70,9 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
     @classmethod
     def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
         """Return removals of one namespace, at least one, with the digest (12 hex digits) that confirms them."""
-        found = tuple(sorted(removals))
-        lines = "\n".join("\0".join(msgspec.structs.astuple(one)) for one in found)
-        return cls(found[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:_HASH_LENGTH], found)
+        ordered = tuple(sorted(removals))
+        lines = "\n".join("\0".join(msgspec.structs.astuple(removal)) for removal in ordered)
+        return cls(ordered[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:_HASH_LENGTH], ordered)
 
 
 class RemovalBounds(msgspec.Struct, frozen=True):
@@ -115,17 +115,20 @@ def decide(
         waited: The removals that are halted so far.
         is_too_much: Says whether a pass with these removals has to wait (``exceeds_limit``).
     """
-    wanted = frozenset(requested)
-    if not wanted:
+    all_removals = frozenset(requested)
+    if not all_removals:
         return RemovalDecision()
     covered = frozenset(
-        removal for one in (*named, HaltedRemovals.of(wanted)) if one.digest in confirmed for removal in one.removals
+        removal
+        for halt in (*named, HaltedRemovals.of(all_removals))
+        if halt.digest in confirmed
+        for removal in halt.removals
     )
-    rest = wanted - covered
-    is_still_halted = rest == wanted and not rest.isdisjoint(waited)
+    rest = all_removals - covered
+    is_still_halted = rest == all_removals and not rest.isdisjoint(waited)
     if rest and (is_still_halted or is_too_much(rest)):
-        return RemovalDecision(wanted & covered, halted=HaltedRemovals.of(rest))
-    return RemovalDecision(wanted, unconfirmed=rest)
+        return RemovalDecision(all_removals & covered, halted=HaltedRemovals.of(rest))
+    return RemovalDecision(all_removals, unconfirmed=rest)
 
 
 def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, recent: Iterable[Removal] = ()) -> bool:
@@ -137,9 +140,9 @@ def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, recent:
         recent: The unconfirmed removals of the last minute, which are not in force any more.
     """
     removals = tuple(removals)
-    if bounds.removes_every_listener and any(one.kind == "Listener" for one in removals):
+    if bounds.removes_every_listener and any(removal.kind == "Listener" for removal in removals):
         return True
-    present, past = Counter(one.kind for one in removals), Counter(one.kind for one in recent)
+    present, past = Counter(removal.kind for removal in removals), Counter(removal.kind for removal in recent)
     return any(
         present[kind] + past[kind] > _limit_of(bounds.in_force.get(kind, 0) + past[kind], bounds.limit)
         for kind in sorted(present)
@@ -153,7 +156,7 @@ def _limit_of(count: int, limit: int | None) -> float:
 def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
     """Return the hashes in the annotation of a ListenerClass: one, or several with commas between them."""
     hashes = annotations.get(types.CONFIRM_REMOVALS, "").split(",")
-    return frozenset(one.strip() for one in hashes if one.strip())
+    return frozenset(digest.strip() for digest in hashes if digest.strip())
 
 
 def smallest_limit(limits: Iterable[int | None]) -> int | None:
@@ -180,11 +183,11 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
     If they are many, the text names some without a hash, and says where all hashes are.
     """
     text, further = "", []
-    for one in sorted(halts):
+    for halt in sorted(halts):
         if len(text) > _MESSAGE_CHARACTERS:
-            further.append(f"in namespace `{one.namespace}`")
+            further.append(f"in namespace `{halt.namespace}`")
         else:
-            text += f'{"; " if text else ""}"{one.digest}" for {describe_removals(one)}'
+            text += f'{"; " if text else ""}"{halt.digest}" for {describe_removals(halt)}'
     if further:
         more = " and others" if len(further) > _MAX_FURTHER_NAMESPACES else ""
         text += f"; also removals {', '.join(further[:_MAX_FURTHER_NAMESPACES])}{more}: "

@@ -72,7 +72,7 @@ class SecretResolver:
     @property
     def missing(self) -> conditions.Reason | None:
         """Why the first missing value is missing; None if every value was found."""
-        return next((found.reason for found in self.findings if found.severity == "error"), None)
+        return next((finding.reason for finding in self.findings if finding.severity == "error"), None)
 
     def text(self, ref: types.SecretKeyRef, path: str) -> str:
         """Return the value of one key as text that fits into a header; ``""`` if it is missing."""
@@ -127,9 +127,9 @@ class SecretResolver:
     ) -> str:
         """Add a finding once, and return the value of what is missing."""
         absent = (Secret.kind_name, missing) if missing else None
-        found = conditions.Finding(self._kind, self._key, path, reason, message, severity, absent)
-        if found not in self.findings:
-            self.findings.append(found)
+        finding = conditions.Finding(self._kind, self._key, path, reason, message, severity, absent)
+        if finding not in self.findings:
+            self.findings.append(finding)
         return ""
 
 

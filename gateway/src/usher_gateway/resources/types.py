@@ -398,11 +398,11 @@ def _union(rule: Union, value: Mapping[str, object]) -> Iterator[BrokenRule]:
     chosen = value.get(rule.discriminator)
     if not isinstance(chosen, str):
         return
-    wanted = rule.members.get(chosen)
-    if wanted is not None and wanted not in value:
-        yield BrokenRule(wanted, rule.discriminator, f"must have `{wanted}` if `{rule.discriminator}` is {chosen}")
+    needed = rule.members.get(chosen)
+    if needed is not None and needed not in value:
+        yield BrokenRule(needed, rule.discriminator, f"must have `{needed}` if `{rule.discriminator}` is {chosen}")
     for member in rule.members.values():
-        if member != wanted and member in value:
+        if member != needed and member in value:
             yield BrokenRule(member, member, f"must not be set if `{rule.discriminator}` is {chosen}")
 
 

@@ -62,19 +62,19 @@ def read_unread(node: yaml.Node, kind: str, key: str, file: str, mistakes: Conta
     """Return the references and expressions of an object. ``mistakes``: the paths that have a problem already."""
     lines: dict[str, int] = {}
     references = []
-    for pattern, wanted in _REFERENCES.get(kind, ()):
+    for pattern, target_kind in _REFERENCES.get(kind, ()):
         for path, scalar in _find(node, pattern.split("."), ""):
             if path not in mistakes and scalar.value:
-                shown = path.removesuffix(".name") if wanted == "Secret" else path
+                shown = path.removesuffix(".name") if target_kind == "Secret" else path
                 lines[shown] = yaml_reader.line_of(scalar)
-                references.append((shown, wanted, str(scalar.value)))
-    found: list[tuple[str, str, expressions.Where]] = []
+                references.append((shown, target_kind, str(scalar.value)))
+    sources: list[tuple[str, str, expressions.Where]] = []
     for pattern, where in _EXPRESSIONS.items() if kind == "Listener" else ():
         for path, scalar in _find(node, pattern.split("."), ""):
             if path not in mistakes:
                 lines[path] = yaml_reader.line_of(scalar)
-                found.append((path, str(scalar.value), where))
-    return UnreadObject(kind, key, file, yaml_reader.line_of(node), lines, tuple(references), tuple(found))
+                sources.append((path, str(scalar.value), where))
+    return UnreadObject(kind, key, file, yaml_reader.line_of(node), lines, tuple(references), tuple(sources))
 
 
 def _find(node: yaml.Node, pattern: Sequence[str], path: str) -> Iterator[tuple[str, yaml.ScalarNode]]:
@@ -97,17 +97,17 @@ def _find(node: yaml.Node, pattern: Sequence[str], path: str) -> Iterator[tuple[
                 yield from _find(item, pattern[1:], f"{path}[{index}]")
 
 
-def unread_findings(unread: UnreadObject, known: Container[tuple[str, str]]) -> Iterator[conditions.Finding]:
+def unread_findings(unread: UnreadObject, identities: Container[tuple[str, str]]) -> Iterator[conditions.Finding]:
     """Yield a finding for each reference to an object that does not exist, and for each problem of an expression.
 
     Args:
         unread: The object.
-        known: (kind, key) of every object of the files, also of those with mistakes.
+        identities: (kind, key) of every object of the files, also of those with mistakes.
     """
     for path, kind, name in unread.references:
         is_class = kind == "ListenerClass"
         missing = (kind, name if is_class else f"{unread.key.partition('/')[0]}/{name}")
-        if missing not in known:
+        if missing not in identities:
             message = f"{kind} `{name}` must exist" + ("" if is_class else " in the same namespace")
             yield conditions.Finding(unread.kind, unread.key, path, _REASONS[kind], message, "error", missing)
     for path, source, where in unread.expressions:

@@ -107,21 +107,21 @@ class NodeReader:
             )
         return INVALID
 
-    def read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
+    def read(self, node: yaml.Node, expected: inspect.Type, path: str) -> object:
         """Return the plain value of a node, or INVALID."""
         self.lines[path] = line_of(node)
-        return INVALID if self._is_too_much(node, path, 1) else self._read(node, wanted, path)
+        return INVALID if self._is_too_much(node, path, 1) else self._read(node, expected, path)
 
     def _is_too_much(self, node: yaml.Node, path: str, count: int) -> bool:
         """Count nodes, and return True once the object has too many. That is reported once."""
-        before = self._nodes
+        nodes_before = self._nodes
         self._nodes += count
-        if before <= _MAX_NODES < self._nodes:
+        if nodes_before <= _MAX_NODES < self._nodes:
             self.report(node, path, f"the object has more than {_MAX_NODES} values", "check its YAML aliases")
         return self._nodes > _MAX_NODES
 
-    def _read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
-        shape = _shape_of(wanted)
+    def _read(self, node: yaml.Node, expected: inspect.Type, path: str) -> object:
+        shape = _shape_of(expected)
         kind = shape.kind
         if isinstance(kind, inspect.StructType):
             return self._struct(node, shape, path)
@@ -178,12 +178,12 @@ class NodeReader:
                 pairs = (self._pairs(other, path) or {}) | pairs
         return pairs
 
-    def _list(self, node: yaml.Node, wanted: inspect.ListType, path: str, extra: Mapping[str, object]) -> object:
+    def _list(self, node: yaml.Node, expected: inspect.ListType, path: str, extra: Mapping[str, object]) -> object:
         if not isinstance(node, yaml.SequenceNode):
             return self.report(node, path, f"must be a list, not {_describe(node)}", "start each item with `- `")
-        if not self._count(node, path, wanted):
+        if not self._count(node, path, expected):
             return INVALID
-        items = [self.read(child, wanted.item_type, f"{path}[{index}]") for index, child in enumerate(node.value)]
+        items = [self.read(child, expected.item_type, f"{path}[{index}]") for index, child in enumerate(node.value)]
         self._unique(node, path, extra)
         return INVALID if INVALID in items else items
 
@@ -196,77 +196,77 @@ class NodeReader:
         field = str(keys[0]) if isinstance(keys, list) else ""
         if not field and extra.get("x-kubernetes-list-type") != "set":
             return
-        seen = set()
+        earlier_values = set()
         for index, child in enumerate(node.value):
             key = _child(child, field) if field else child
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            if key.value in seen:
+            if key.value in earlier_values:
                 where = join(f"{path}[{index}]", field) if field else f"{path}[{index}]"
                 self.report(key, where, f"`{key.value}` occurs twice in this list", "each must be different")
-            seen.add(key.value)
+            earlier_values.add(key.value)
 
-    def _dict(self, node: yaml.Node, wanted: inspect.DictType, path: str) -> object:
+    def _dict(self, node: yaml.Node, expected: inspect.DictType, path: str) -> object:
         pairs = self._pairs(node, path)
-        if pairs is None or not self._count(node, path, wanted):
+        if pairs is None or not self._count(node, path, expected):
             return INVALID
         value = {}
         for name, (key, child) in pairs.items():
-            self._text(key, name, join(path, name), wanted.key_type)
+            self._text(key, name, join(path, name), expected.key_type)
             if _is_null(child):
                 continue
-            value[name] = self.read(child, wanted.value_type, join(path, name))
+            value[name] = self.read(child, expected.value_type, join(path, name))
         return INVALID if INVALID in value.values() else value
 
-    def _scalar(self, node: yaml.Node, wanted: inspect.Type, path: str, extra: Mapping[str, object]) -> object:
+    def _scalar(self, node: yaml.Node, expected: inspect.Type, path: str, extra: Mapping[str, object]) -> object:
         if not isinstance(node, yaml.ScalarNode):
-            return self.report(node, path, f"must be {_what(wanted)}, not {_describe(node)}")
+            return self.report(node, path, f"must be {_what(expected)}, not {_describe(node)}")
         value = value_of(node)
-        if isinstance(wanted, inspect.IntType):
-            return self._integer(node, value, wanted, path)
-        if isinstance(wanted, inspect.BoolType):
+        if isinstance(expected, inspect.IntType):
+            return self._integer(node, value, expected, path)
+        if isinstance(expected, inspect.BoolType):
             return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
             # never repeat the values of a Secret
             shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
             hint = "leave the field out" if value is None else f"put it in quotes{shown}"
-            message = f"must be {_what(wanted)}, but YAML reads this as {_WORDS[type(value)]}"
+            message = f"must be {_what(expected)}, but YAML reads this as {_WORDS[type(value)]}"
             return self.report(node, path, message, hint)
-        if isinstance(wanted, inspect.LiteralType):
-            known = [str(word) for word in wanted.values]
-            if value not in known:
+        if isinstance(expected, inspect.LiteralType):
+            words = [str(word) for word in expected.values]
+            if value not in words:
                 return self.report(
-                    node, path, f"must be one of {', '.join(known)}", conditions.did_you_mean(value, known)
+                    node, path, f"must be one of {', '.join(words)}", conditions.did_you_mean(value, words)
                 )
             return value
-        return self._text(node, value, path, wanted, str(extra.get("description", "")))
+        return self._text(node, value, path, expected, str(extra.get("description", "")))
 
-    def _integer(self, node: yaml.Node, value: object, wanted: inspect.IntType, path: str) -> object:
+    def _integer(self, node: yaml.Node, value: object, expected: inspect.IntType, path: str) -> object:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             hint = "write it without quotes" if isinstance(value, str) and value.isdigit() else ""
             return self.report(node, path, "must be a whole number", hint)
-        low, high = wanted.ge, wanted.le
+        low, high = expected.ge, expected.le
         if (low is not None and value < low) or (high is not None and value > high):
             bounds = f"from {low} to {high}" if high is not None else f"at least {low}"
             return self.report(node, path, f"must be {bounds}")
         return value
 
-    def _text(self, node: yaml.Node, value: str, path: str, wanted: inspect.Type, what: str = "") -> object:
-        if isinstance(wanted, inspect.Metadata):
-            wanted = wanted.type
-        if not isinstance(wanted, inspect.StrType):
+    def _text(self, node: yaml.Node, value: str, path: str, expected: inspect.Type, what: str = "") -> object:
+        if isinstance(expected, inspect.Metadata):
+            expected = expected.type
+        if not isinstance(expected, inspect.StrType):
             return value
-        low, high = wanted.min_length or 0, wanted.max_length or len(value)
+        low, high = expected.min_length or 0, expected.max_length or len(value)
         if not low <= len(value) <= high:
             return self.report(node, path, f"must have {low} to {high} characters, has {len(value)}", what)
-        if wanted.pattern is not None and not _compiled(wanted.pattern).fullmatch(value):
-            return self.report(node, path, "does not have the right form", what or f"must match {wanted.pattern}")
+        if expected.pattern is not None and not _compiled(expected.pattern).fullmatch(value):
+            return self.report(node, path, "does not have the right form", what or f"must match {expected.pattern}")
         return value
 
-    def _count(self, node: yaml.Node, path: str, wanted: inspect.ListType | inspect.DictType) -> bool:
-        count, low, high = len(node.value), wanted.min_length or 0, wanted.max_length
+    def _count(self, node: yaml.Node, path: str, expected: inspect.ListType | inspect.DictType) -> bool:
+        count, low, high = len(node.value), expected.min_length or 0, expected.max_length
         if count >= low and (high is None or count <= high):
             return True
         bounds = f"at least {low}" if high is None or count < low else f"at most {high}"
@@ -277,7 +277,7 @@ class NodeReader:
 class _Shape(msgspec.Struct, frozen=True):
     """A type, prepared for reading nodes. It is prepared once, because there are many nodes and few types."""
 
-    wanted: inspect.Type
+    declared: inspect.Type
     kind: inspect.Type
     """The type without ``None`` and without annotations."""
     extra: Mapping[str, object]
@@ -290,29 +290,29 @@ _shapes: dict[int, _Shape] = {}
 """By ``id()`` of the type, because these types cannot be hashed. Each shape keeps its type alive."""
 
 
-def _shape_of(wanted: inspect.Type) -> _Shape:
-    known = _shapes.get(id(wanted))
-    if known is None:
-        known = _shapes[id(wanted)] = _shape_from(wanted)
-    return known
+def _shape_of(expected: inspect.Type) -> _Shape:
+    shape = _shapes.get(id(expected))
+    if shape is None:
+        shape = _shapes[id(expected)] = _shape_from(expected)
+    return shape
 
 
-def _shape_from(wanted: inspect.Type) -> _Shape:
-    kind = wanted
-    found: Mapping[str, object] = {}
+def _shape_from(expected: inspect.Type) -> _Shape:
+    kind = expected
+    extra: Mapping[str, object] = {}
     while True:
         if isinstance(kind, inspect.Metadata):
-            found = kind.extra_json_schema or found
+            extra = kind.extra_json_schema or extra
             kind = kind.type
         elif isinstance(kind, inspect.UnionType):
-            kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
         else:
             break
     if not isinstance(kind, inspect.StructType):
-        return _Shape(wanted, kind, found, {}, (), ())
+        return _Shape(expected, kind, extra, {}, (), ())
     fields = {field.encode_name: field for field in kind.fields}
     required = tuple([name for name, field in fields.items() if field.required])
-    return _Shape(wanted, kind, found, fields, required, getattr(kind.cls, "rules", ()))
+    return _Shape(expected, kind, extra, fields, required, getattr(kind.cls, "rules", ()))
 
 
 _compiled = functools.cache(re.compile)
@@ -350,13 +350,13 @@ def _describe(node: yaml.Node) -> str:
     return _WORDS[type(value_of(node))] if isinstance(node, yaml.ScalarNode) else "something else"
 
 
-def _what(wanted: inspect.Type) -> str:
+def _what(expected: inspect.Type) -> str:
     """Return the description of a type for messages."""
-    match wanted:
+    match expected:
         case inspect.Metadata():
-            return _what(wanted.type)
+            return _what(expected.type)
         case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in wanted.values)
+            return "one of " + ", ".join(str(value) for value in expected.values)
         case inspect.IntType():
             return "a whole number"
         case inspect.BoolType():
