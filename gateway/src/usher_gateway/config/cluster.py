@@ -153,7 +153,7 @@ class ClusterSource:
         """See Source."""
         return SourceStatus(
             origin=self._origin,
-            rejected=tuple(self._problem(one) for one in self._published.rejected),
+            rejected=tuple(self._problem(rejected) for rejected in self._published.rejected),
             waits_for=self._waits_for(),
             is_empty=self._is_empty,
             vanished=self._published.vanished,
@@ -181,7 +181,7 @@ class ClusterSource:
 
     def _has_other_key(self) -> bool:
         """Return whether every published document was made with another install key."""
-        codes = {one.code for one in self._published.rejected}
+        codes = {rejected.code for rejected in self._published.rejected}
         return not self._published.in_force and codes == {model.DocumentHashError.code}
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
@@ -252,7 +252,7 @@ class ClusterSource:
         version = ""
         pages = self._client.pages(self._path, _Secret, selector=config_secret.SELECTOR, attempts=1)
         async for page in pages:
-            secrets += [one.published() for one in page.items]
+            secrets += [secret.published() for secret in page.items]
             version = page.resource_version
         await self._apply_list(secrets)
         return version
@@ -264,11 +264,11 @@ class ClusterSource:
         for index, secret in enumerate(fresh):
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
-            await self._turns.take_all(one for one in decoded.expressions if one[1] == "when")
+            await self._turns.take_all(expression for expression in decoded.expressions if expression[1] == "when")
             rejected.append(self._published.take(decoded))
             if index % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        self._log_rejected([one for one in rejected if one is not None])
+        self._log_rejected([document for document in rejected if document is not None])
         self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
             _log.warning("empty_configuration_namespace_found", namespace=self._options.namespace)
@@ -290,24 +290,24 @@ class ClusterSource:
 
     async def _has_missed_changes(self) -> bool:
         """Return whether a version differs from a list and has not changed since before that list."""
-        before = self._versions()
+        earlier_versions = self._versions()
         listed: dict[str, str] = {}
         pages = self._client.pages(
             self._path, _Secret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
         )
         async for page in pages:
-            listed |= {one.metadata.name: one.version for one in page.items}
+            listed |= {item.metadata.name: item.version for item in page.items}
         self._heard_at = self._now()
         await asyncio.sleep(self._options.grace_seconds)
         present = self._versions()
         return any(
-            listed.get(name) != present.get(name) and present.get(name) == before.get(name)
-            for name in listed.keys() | before.keys()
+            listed.get(name) != present.get(name) and present.get(name) == earlier_versions.get(name)
+            for name in listed.keys() | earlier_versions.keys()
         )
 
     def _versions(self) -> dict[str, str]:
         """The version of each Secret that was last read, also of those that wait."""
-        return {**self._published.versions, **{name: one.secret.version for name, one in self._waiting.items()}}
+        return {**self._published.versions, **{name: decoded.secret.version for name, decoded in self._waiting.items()}}
 
     def _on_event(self, event: WatchEvent[_Secret]) -> None:
         self._heard_at = self._now()
@@ -342,7 +342,7 @@ class ClusterSource:
         """Compile the expressions of a namespace's waiting documents, and take each document once that is done."""
         try:
             while True:
-                decoded = next((one for one in self._waiting.values() if one.namespace == namespace), None)
+                decoded = next((waiting for waiting in self._waiting.values() if waiting.namespace == namespace), None)
                 if decoded is None:
                     return
                 seconds = await self._turns.take(namespace, decoded.expressions)
@@ -375,16 +375,16 @@ class ClusterSource:
                 hint=_KEY_HINT,
             )
             return
-        for one in rejected[:_LOGGED]:
-            kind, key = one.identity or ("", "")
+        for document in rejected[:_LOGGED]:
+            kind, key = document.identity or ("", "")
             _log.error(
                 "document_rejected",
-                secret=one.secret,
+                secret=document.secret,
                 kind=kind,
                 document=key,
-                code=one.code,
-                error=one.message,
-                hint=one.hint,
+                code=document.code,
+                error=document.message,
+                hint=document.hint,
             )
         if len(rejected) > _LOGGED:
             _log.error("more_documents_rejected", count=len(rejected) - _LOGGED)

@@ -123,8 +123,8 @@ class FileReader:
 
     def _parse(self, name: str, content: bytes) -> tuple[bytes, Manifests]:
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        known = self._parsed.get(name)
-        return known if known and known[0] == digest else (digest, load_manifests(content, name))
+        parsed = self._parsed.get(name)
+        return parsed if parsed and parsed[0] == digest else (digest, load_manifests(content, name))
 
 
 def require_paths(paths: Sequence[pathlib.Path]) -> None:
@@ -231,7 +231,7 @@ NO_CONFIGURATION = FileConfiguration({}, documents.Snapshot({}, {}))
 
 
 def apply_reading(
-    before: FileConfiguration,
+    in_force: FileConfiguration,
     manifests: Manifests,
     gaps: tuple[str, ...],
     context: compiler.CompileContext,
@@ -243,7 +243,7 @@ def apply_reading(
     """Return the configuration after a reading.
 
     Args:
-        before: The configuration in force.
+        in_force: The configuration in force.
         manifests: The reading.
         gaps: See FileReading.
         context: Options of the compiler; ``previous`` and ``allow_implicit_class`` are set here.
@@ -251,32 +251,32 @@ def apply_reading(
         removal_limit: The removal limit; None means that of the ListenerClasses, or the usual one.
         now: Time of the reading (monotonic seconds).
     """
-    objects = _merge_objects(before.objects, manifests, gaps, rank)
+    objects = _merge_objects(in_force.objects, manifests, gaps, rank)
     is_certain = manifests.complete and not gaps
-    namespaces = manifests.namespaces if is_certain else {**before.namespaces, **manifests.namespaces}
+    namespaces = manifests.namespaces if is_certain else {**in_force.namespaces, **manifests.namespaces}
     declared = compiler.collect((loaded.resource for loaded in objects.values()), namespaces)
-    may_lack_class = bool(before.objects) or _is_certain_of_classes(manifests)
+    may_lack_class = bool(in_force.objects) or _is_certain_of_classes(manifests)
     context = msgspec.structs.replace(
         context,
-        previous=before.snapshot,
+        previous=in_force.snapshot,
         allow_implicit_class=context.allow_implicit_class and may_lack_class,
     )
     compiled = compiler.compile_resources(declared, context)
     classes = tuple(declared.classes.values())
     history = removals.limit_removals(
-        before.removal_history,
-        before.snapshot,
+        in_force.removal_history,
+        in_force.snapshot,
         compiled.snapshot,
         classes=classes,
         limit=removal_limit,
         seconds=now,
         time=context.now,
     )
-    snapshot = removals.with_kept_documents(before.snapshot, compiled.snapshot, history)
+    snapshot = removals.with_kept_documents(in_force.snapshot, compiled.snapshot, history)
     located = locate(compiled.findings, objects, manifests)
     return FileConfiguration(
         objects=objects,
-        snapshot=_keep_equal_documents(before.snapshot, snapshot),
+        snapshot=_keep_equal_documents(in_force.snapshot, snapshot),
         problems=tuple(dict.fromkeys([*manifests.problems, *located, *removals.halt_problems(history, objects)])),
         namespaces=namespaces,
         removal_history=history,
@@ -286,21 +286,21 @@ def apply_reading(
 
 
 def _merge_objects(
-    before: ObjectsByIdentity, manifests: Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
+    in_force: ObjectsByIdentity, manifests: Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
 ) -> ObjectsByIdentity:
     """Return the new objects, and the old ones that cannot be taken for removed.
 
     They are in file order, because the owner of a hostname depends on it.
     """
-    now = {loaded.resource.identity: loaded for loaded in manifests.objects}
-    for identity, old in before.items():
+    objects = {loaded.resource.identity: loaded for loaded in manifests.objects}
+    for identity, old in in_force.items():
         is_kept = identity in manifests.invalid or not manifests.complete or _is_within(old.file, gaps)
-        if identity not in now and is_kept:
-            now[identity] = old
-    if not any(kind == _CLASS for kind, _ in now):
+        if identity not in objects and is_kept:
+            objects[identity] = old
+    if not any(kind == _CLASS for kind, _ in objects):
         # Keep the last class, because the implicit class would move every listener to another hostname.
-        now |= {identity: old for identity, old in before.items() if identity[0] == _CLASS}
-    return dict(sorted(now.items(), key=lambda item: (rank(item[1].file), item[1].line)))
+        objects |= {identity: old for identity, old in in_force.items() if identity[0] == _CLASS}
+    return dict(sorted(objects.items(), key=lambda item: (rank(item[1].file), item[1].line)))
 
 
 def _is_certain_of_classes(manifests: Manifests) -> bool:
@@ -312,14 +312,20 @@ def _is_within(file: str, gaps: tuple[str, ...]) -> bool:
     return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
 
 
-def _keep_equal_documents(before: documents.Snapshot, now: documents.Snapshot) -> documents.Snapshot:
+def _keep_equal_documents(in_force: documents.Snapshot, compiled: documents.Snapshot) -> documents.Snapshot:
     """Return the snapshot with the previous object for each document that did not change.
 
     The registry of listeners keeps what it built from a document as long as the document is the same object.
     """
     return documents.Snapshot(
-        {key: _previous_if_equal(before.listeners.get(key), document) for key, document in now.listeners.items()},
-        {key: _previous_if_equal(before.destinations.get(key), document) for key, document in now.destinations.items()},
+        {
+            key: _previous_if_equal(in_force.listeners.get(key), document)
+            for key, document in compiled.listeners.items()
+        },
+        {
+            key: _previous_if_equal(in_force.destinations.get(key), document)
+            for key, document in compiled.destinations.items()
+        },
     )
 
 
@@ -397,13 +403,13 @@ class FileSource:
 
     def status(self) -> SourceStatus:
         """See Source."""
-        found = self.configuration
+        configuration = self.configuration
         return SourceStatus(
             origin="files",
-            rejected=found.rejected or self._blocking,
-            waits_for=self._waits_for() if found is NO_CONFIGURATION else "",
-            removals_halted=",".join(one.digest for one in found.removal_history.halted) or None,
-            everything_read=found.complete,
+            rejected=configuration.rejected or self._blocking,
+            waits_for=self._waits_for() if configuration is NO_CONFIGURATION else "",
+            removals_halted=",".join(halt.digest for halt in configuration.removal_history.halted) or None,
+            everything_read=configuration.complete,
         )
 
     def _waits_for(self) -> str:
@@ -442,23 +448,23 @@ class FileSource:
         if self.configuration is self._reported:
             return
         self._reported = self.configuration
-        before = self._statuses
+        previous = self._statuses
         self._statuses = self._current_statuses()
-        changed = {identity: status for identity, status in self._statuses.items() if before.get(identity) != status}
-        self._touched |= changed | dict.fromkeys(before.keys() - self._statuses.keys())
+        changed = {identity: status for identity, status in self._statuses.items() if previous.get(identity) != status}
+        self._touched |= changed | dict.fromkeys(previous.keys() - self._statuses.keys())
 
     def _current_statuses(self) -> dict[config_secret.Identity, DocumentStatus]:
         snapshot, key = self._reported.snapshot, self._options.keys.document
         in_force: dict[config_secret.Identity, config_secret.Document] = {
-            **{("Listener", name): one for name, one in snapshot.listeners.items()},
-            **{("Destination", name): one for name, one in snapshot.destinations.items()},
+            **{("Listener", name): document for name, document in snapshot.listeners.items()},
+            **{("Destination", name): document for name, document in snapshot.destinations.items()},
         }
-        known = self._hashes
+        hashes = self._hashes
         self._hashes = {
-            identity: known[identity]
-            if identity in known and known[identity][0] is one
-            else (one, documents.content_hash(one, key))
-            for identity, one in in_force.items()
+            identity: hashes[identity]
+            if identity in hashes and hashes[identity][0] is document
+            else (document, documents.content_hash(document, key))
+            for identity, document in in_force.items()
         }
         statuses = {identity: DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
         for problem in self._reported.rejected:
@@ -493,7 +499,7 @@ class FileSource:
 
     async def _apply(self, reading: FileReading) -> bool:
         is_first = self.configuration is NO_CONFIGURATION
-        before = self.configuration
+        in_force = self.configuration
         self._applied_at = self._now()
         context = msgspec.structs.replace(
             self._options.compile_context, now=self._applied_at, arrivals=self._arrivals()
@@ -502,7 +508,7 @@ class FileSource:
         try:
             configuration = await asyncio.to_thread(
                 apply_reading,
-                before,
+                in_force,
                 reading.manifests,
                 reading.gaps,
                 context,
@@ -526,10 +532,10 @@ class FileSource:
             return False
         self.configuration = configuration
         self._blocking = ()
-        changes = _changes(before.snapshot, configuration.snapshot)
+        changes = _changes(in_force.snapshot, configuration.snapshot)
         _log.info("configuration_applied", rejected=len(configuration.rejected), **changes)
-        _log_problems(tuple(problem for problem in configuration.problems if problem not in before.problems))
-        return is_first or configuration.snapshot != before.snapshot
+        _log_problems(tuple(problem for problem in configuration.problems if problem not in in_force.problems))
+        return is_first or configuration.snapshot != in_force.snapshot
 
     def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
         """Return the folders to watch and whether to watch below them.
@@ -580,17 +586,17 @@ def _log_problems(problems: Sequence[Problem]) -> None:
         _log.warning("configuration_partly_applied", objects=waiting, hint=hint)
 
 
-def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, object]:
+def _changes(previous: documents.Snapshot, present: documents.Snapshot) -> dict[str, object]:
     """Return what changed, for the log; it names the first removed objects, because a typo in a name removes one."""
     removed = [
-        *(f"Listener {key}" for key in sorted(before.listeners.keys() - now.listeners.keys())),
-        *(f"Destination {key}" for key in sorted(before.destinations.keys() - now.destinations.keys())),
+        *(f"Listener {key}" for key in sorted(previous.listeners.keys() - present.listeners.keys())),
+        *(f"Destination {key}" for key in sorted(previous.destinations.keys() - present.destinations.keys())),
     ]
-    listeners = sum(before.listeners.get(key) is not one for key, one in now.listeners.items())
-    destinations = sum(before.destinations.get(key) is not one for key, one in now.destinations.items())
+    listeners = sum(previous.listeners.get(key) is not document for key, document in present.listeners.items())
+    destinations = sum(previous.destinations.get(key) is not document for key, document in present.destinations.items())
     return {
-        "listeners": len(now.listeners),
-        "destinations": len(now.destinations),
+        "listeners": len(present.listeners),
+        "destinations": len(present.destinations),
         "changed": listeners + destinations,
         "removed": len(removed),
         **({"removed_objects": removed[:_MAX_LOGGED_REMOVALS]} if removed else {}),

@@ -125,22 +125,24 @@ class PublishedDocuments:
         if not vanished:
             return {}
         taken = {
-            (one.host, one.path, one.query)
+            (address.host, address.path, address.query)
             for key, document in self._listeners.items()
             if key not in vanished
-            for one in document.addresses
+            for address in document.addresses
         }
-        found = {}
+        reduced = {}
         for key in vanished:
             document = self._listeners[key]
-            free = tuple(one for one in document.addresses if (one.host, one.path, one.query) not in taken)
+            free = tuple(
+                address for address in document.addresses if (address.host, address.path, address.query) not in taken
+            )
             if len(free) < len(document.addresses):
-                found[key] = msgspec.structs.replace(document, addresses=free)
-        return found
+                reduced[key] = msgspec.structs.replace(document, addresses=free)
+        return reduced
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """The status of each document that may have changed since the last call; None: removed."""
-        rejected = {one.identity: one for one in self._rejected.values()}
+        rejected = {document.identity: document for document in self._rejected.values()}
         touched = self._touched
         self._touched = set()
         return {identity: self._status(identity, rejected.get(identity)) for identity in touched}
@@ -209,8 +211,8 @@ class PublishedDocuments:
         return envelope
 
     def _try_new(self, envelope: config_secret.Envelope) -> None:
-        known = self._in_force.get(envelope.identity)
-        if known is None or known.hash != envelope.hash:
+        current = self._in_force.get(envelope.identity)
+        if current is None or current.hash != envelope.hash:
             self._try(envelope.document)
 
     def _try(self, document: config_secret.Document | None) -> None:
@@ -239,16 +241,16 @@ class PublishedDocuments:
     def retain(self, names: set[str], now: int) -> list[config_secret.Identity]:
         """A complete list has only these Secrets; returns the documents that are now in force without a Secret."""
         absent = (self._versions.keys() | self._identities.keys() | self._rejected.keys()) - names
-        found = [self.remove_secret(name, now) for name in sorted(absent)]
-        return [identity for identity in found if identity is not None]
+        removed = [self.remove_secret(name, now) for name in sorted(absent)]
+        return [identity for identity in removed if identity is not None]
 
     def _enforce(self, name: str, envelope: config_secret.Envelope) -> None:
         identity, document = envelope.identity, envelope.document
-        before = self._in_force.get(identity)
+        previous = self._in_force.get(identity)
         self._vanished.pop(identity, None)
         self._touched.add(identity)
         self._identities[name] = identity
-        if before is not None and before.hash == envelope.hash:
+        if previous is not None and previous.hash == envelope.hash:
             return  # keep the same objects, so that what was built from them is kept too
         self._in_force[identity] = envelope
         if isinstance(document, documents.ListenerDocument):

@@ -46,8 +46,8 @@ class RemovalHistory(msgspec.Struct, frozen=True):
 
 def limit_removals(
     history: RemovalHistory,
-    before: documents.Snapshot,
-    now: documents.Snapshot,
+    in_force: documents.Snapshot,
+    declared: documents.Snapshot,
     *,
     classes: Sequence[resources.ListenerClass],
     limit: int | None,
@@ -58,33 +58,37 @@ def limit_removals(
 
     Args:
         history: The result of the previous reading.
-        before: The documents in force.
-        now: The documents of the files.
+        in_force: The documents in force.
+        declared: The documents of the files.
         classes: The ListenerClasses of the files, with confirmations and limits.
         limit: The limit of the gateway; None means that of the classes, or the usual one.
         seconds: Time of the reading, by a monotonic clock.
         time: The same by the gateway's clock, in microseconds.
     """
-    limit = smallest_limit(one.spec.removal_limit for one in classes) if limit is None else limit
-    confirmed = frozenset().union(*(confirmations_of(one.metadata.annotations) for one in classes))
-    usable = (confirmed - history.ignored).intersection(one.digest for one in history.named)
+    limit = smallest_limit(listener_class.spec.removal_limit for listener_class in classes) if limit is None else limit
+    confirmed = frozenset().union(
+        *(confirmations_of(listener_class.metadata.annotations) for listener_class in classes)
+    )
+    usable = (confirmed - history.ignored).intersection(halt.digest for halt in history.named)
     recent = tuple(
         (then, removal)
         for then, removal in history.recent
-        if seconds - then < WINDOW_SECONDS and not _is_served(removal, before)
+        if seconds - then < WINDOW_SECONDS and not _is_served(removal, in_force)
     )
-    waited = frozenset(removal for one in history.halted for removal in one.removals)
-    removes_every_listener = not now.listeners and not any(one.kind == "Listener" for one in waited)
+    waited = frozenset(removal for halt in history.halted for removal in halt.removals)
+    removes_every_listener = not declared.listeners and not any(removal.kind == "Listener" for removal in waited)
 
     def is_too_much(rest: frozenset[Removal]) -> bool:
         namespace = next(iter(rest)).namespace
-        bounds = RemovalBounds(_count(before, namespace), limit, removes_every_listener)
-        gone = [removal for _, removal in recent if removal.namespace == namespace and not _is_served(removal, now)]
+        bounds = RemovalBounds(_count(in_force, namespace), limit, removes_every_listener)
+        gone = [
+            removal for _, removal in recent if removal.namespace == namespace and not _is_served(removal, declared)
+        ]
         return exceeds_limit(rest, bounds, recent=gone)
 
     decisions = []
-    for namespace, requested in _removed(before, now, time).items():
-        named = [one for one in history.named if one.namespace == namespace]
+    for namespace, requested in _removed(in_force, declared, time).items():
+        named = [halt for halt in history.named if halt.namespace == namespace]
         decisions.append(decide(requested, named=named, confirmed=usable, waited=waited, is_too_much=is_too_much))
     return _next_history(msgspec.structs.replace(history, recent=recent), decisions, confirmed, seconds)
 
@@ -100,13 +104,15 @@ def _is_served(removal: Removal, snapshot: documents.Snapshot) -> bool:
 def _next_history(
     history: RemovalHistory, decisions: list[RemovalDecision], confirmed: frozenset[str], seconds: float
 ) -> RemovalHistory:
-    halted = tuple(one.halted for one in decisions if one.halted is not None)
+    halted = tuple(decision.halted for decision in decisions if decision.halted is not None)
     named: list[HaltedRemovals] = []
-    for one in halted:
-        earlier = [known for known in history.named if known.namespace == one.namespace and known != one]
-        named += [*earlier[1 - _MAX_NAMED :], one]
-    new = {one.digest for one in named} - {one.digest for one in history.named}
-    unconfirmed = [(seconds, removal) for one in decisions for removal in sorted(one.unconfirmed)]
+    for halt in halted:
+        earlier = [
+            named_halt for named_halt in history.named if named_halt.namespace == halt.namespace and named_halt != halt
+        ]
+        named += [*earlier[1 - _MAX_NAMED :], halt]
+    new = {halt.digest for halt in named} - {halt.digest for halt in history.named}
+    unconfirmed = [(seconds, removal) for decision in decisions for removal in sorted(decision.unconfirmed)]
     return RemovalHistory(
         halted=halted,
         named=tuple(named),
@@ -116,27 +122,30 @@ def _next_history(
 
 
 def with_kept_documents(
-    before: documents.Snapshot, now: documents.Snapshot, history: RemovalHistory
+    in_force: documents.Snapshot, declared: documents.Snapshot, history: RemovalHistory
 ) -> documents.Snapshot:
     """Return the snapshot with the documents whose removal or change waits.
 
     They do not keep addresses that another listener has now.
     """
     if not history.halted:
-        return now
-    listeners, destinations = dict(now.listeners), dict(now.destinations)
+        return declared
+    listeners, destinations = dict(declared.listeners), dict(declared.destinations)
     changed = {
-        f"{one.namespace}/{one.name}" for halt in history.halted for one in halt.removals if one.kind == "Address"
+        f"{removal.namespace}/{removal.name}"
+        for halt in history.halted
+        for removal in halt.removals
+        if removal.kind == "Address"
     }
-    unchanged = [document for key, document in now.listeners.items() if key not in changed]
-    taken = {(one.host, one.path, one.query) for document in unchanged for one in document.addresses}
-    for removal in (removal for one in history.halted for removal in one.removals):
+    unchanged = [document for key, document in declared.listeners.items() if key not in changed]
+    taken = {(address.host, address.path, address.query) for document in unchanged for address in document.addresses}
+    for removal in (removal for halt in history.halted for removal in halt.removals):
         key = f"{removal.namespace}/{removal.name}"
         if removal.kind == "Destination":
-            destinations[key] = before.destinations[key]
+            destinations[key] = in_force.destinations[key]
             continue
-        old = before.listeners[key]
-        free = tuple(one for one in old.addresses if (one.host, one.path, one.query) not in taken)
+        old = in_force.listeners[key]
+        free = tuple(address for address in old.addresses if (address.host, address.path, address.query) not in taken)
         if free:
             listeners[key] = msgspec.structs.replace(old, addresses=free)
     return documents.Snapshot(listeners, destinations)
@@ -144,43 +153,49 @@ def with_kept_documents(
 
 def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[Problem]:
     """Return a problem for each namespace whose removals wait; it names the hash that confirms them."""
-    classes = [one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)]
+    classes = [loaded for loaded in objects.values() if isinstance(loaded.resource, resources.ListenerClass)]
     file, line = (classes[0].file, classes[0].line) if classes else ("", 0)
-    confirmed = frozenset().union(*(confirmations_of(one.resource.metadata.annotations) for one in classes))
+    confirmed = frozenset().union(*(confirmations_of(loaded.resource.metadata.annotations) for loaded in classes))
     unmatched = describe_unmatched(confirmed, history.halted)
-    found = []
-    for one in history.halted:
+    problems = []
+    for halt in history.halted:
         message = (
-            f"RemovalsHalted: {describe_removals(one)} would be taken out of service at once; none of them is, and "
+            f"RemovalsHalted: {describe_removals(halt)} would be taken out of service at once; none of them is, and "
             "edits that change addresses wait too"
         )
-        hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{one.digest}", or restart'
+        hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{halt.digest}", or restart'
         hint += f"; {unmatched}" if unmatched else ""
-        found.append(Problem(file, line, "", message, hint))
-    return found
+        problems.append(Problem(file, line, "", message, hint))
+    return problems
 
 
-def _removed(before: documents.Snapshot, now: documents.Snapshot, time: int) -> dict[str, list[Removal]]:
+def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: int) -> dict[str, list[Removal]]:
     """Return the documents and addresses that a reading would take out of service, by namespace."""
-    found: dict[str, list[Removal]] = {}
-    gone = [before.listeners[key] for key in before.listeners.keys() - now.listeners.keys()]
-    gone_destinations = [before.destinations[key] for key in before.destinations.keys() - now.destinations.keys()]
+    removals: dict[str, list[Removal]] = {}
+    gone = [in_force.listeners[key] for key in in_force.listeners.keys() - declared.listeners.keys()]
+    gone_destinations = [
+        in_force.destinations[key] for key in in_force.destinations.keys() - declared.destinations.keys()
+    ]
     for listener in gone:
-        found.setdefault(listener.namespace, []).append(Removal("Listener", listener.namespace, listener.name))
-    for one in gone_destinations:
-        found.setdefault(one.namespace, []).append(Removal("Destination", one.namespace, one.name))
-    for key in before.listeners.keys() & now.listeners.keys():
-        changed = now.listeners[key]
-        for address in documents.retiring_addresses(before.listeners[key], changed, time):
+        removals.setdefault(listener.namespace, []).append(Removal("Listener", listener.namespace, listener.name))
+    for destination in gone_destinations:
+        removals.setdefault(destination.namespace, []).append(
+            Removal("Destination", destination.namespace, destination.name)
+        )
+    for key in in_force.listeners.keys() & declared.listeners.keys():
+        changed = declared.listeners[key]
+        for address in documents.retiring_addresses(in_force.listeners[key], changed, time):
             removal = Removal("Address", changed.namespace, changed.name, address.id)
-            found.setdefault(changed.namespace, []).append(removal)
-    return found
+            removals.setdefault(changed.namespace, []).append(removal)
+    return removals
 
 
 def _count(snapshot: documents.Snapshot, namespace: str) -> dict[RemovalKind, int]:
     """Return how many documents of a namespace are in force."""
     return {
-        "Listener": sum(one.namespace == namespace for one in snapshot.listeners.values()),
-        "Destination": sum(one.namespace == namespace for one in snapshot.destinations.values()),
-        "Address": sum(len(one.live_addresses) for one in snapshot.listeners.values() if one.namespace == namespace),
+        "Listener": sum(listener.namespace == namespace for listener in snapshot.listeners.values()),
+        "Destination": sum(destination.namespace == namespace for destination in snapshot.destinations.values()),
+        "Address": sum(
+            len(listener.live_addresses) for listener in snapshot.listeners.values() if listener.namespace == namespace
+        ),
     }
