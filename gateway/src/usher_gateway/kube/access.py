@@ -220,7 +220,7 @@ class Kubeconfig:
                     persist_config=context.is_writable,  # an OIDC provider may accept each refresh token only once
                     temp_file_path=folder,
                 )
-                found = ApiConnection(
+                connection = ApiConnection(
                     server=context.server,
                     authorization=_authorization(configuration),
                     authorities=_optional(configuration.ssl_ca_cert),
@@ -232,10 +232,10 @@ class Kubeconfig:
             except Exception as error:  # noqa: BLE001
                 # Plugins and OIDC providers fail with the errors of several libraries, whose texts may hold a token.
                 raise _unusable(f"the credentials cannot be loaded: {type(error).__name__}") from None
-        if context.has_user and not found.authorization and not found.certificate and context.is_https:
+        if context.has_user and not connection.authorization and not connection.certificate and context.is_https:
             raise _unusable("its user gives no token and no client certificate", _KUBECTL_HINT)
         self._configuration = configuration
-        return found
+        return connection
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -260,7 +260,7 @@ class _Context(msgspec.Struct, frozen=True):
         named = [pathlib.Path(path).expanduser() for path in paths.split(os.pathsep) if path]
         present = [path for path in named if path.exists()] or named[:1]
         contents = [_mapping(_read(path)) for path in present]
-        current = next((one["current-context"] for one in contents if one.get("current-context")), None)
+        current = next((content["current-context"] for content in contents if content.get("current-context")), None)
         context = _named(contents, "contexts", "context", current)
         cluster = _named(contents, "clusters", "cluster", context.get("cluster"))
         user = _named(contents, "users", "user", context.get("user")) if context.get("user") else {}
@@ -292,8 +292,8 @@ def _named(contents: list[dict[Any, Any]], group: str, field: str, name: object)
         items = value.get(group)
         for item in items if isinstance(items, list) else ():
             if isinstance(item, dict) and item.get("name") == name and isinstance(item.get(field), dict):
-                found: dict[Any, Any] = item[field]
-                return found
+                entry: dict[Any, Any] = item[field]
+                return entry
     raise _unusable(f"it has no {field} {name!r}", "kubectl config get-contexts lists the contexts")
 
 

@@ -253,15 +253,15 @@ class Client:
             if len(content) < self._limits.page_bytes // 4:
                 self._page_rows = min(self._limits.page_rows, self._page_rows * 2)
             try:
-                found = decode(content)
+                page = decode(content)
             except _UNREADABLE as error:
                 raise UnreadableAnswerError(str(request), type(error).__name__) from None
-            token, items = found.metadata.token, found.items or []
-            if not found.kind.endswith("List") or not found.metadata.resource_version:
+            token, items = page.metadata.token, page.items or []
+            if not page.kind.endswith("List") or not page.metadata.resource_version:
                 raise UnreadableAnswerError(str(request), "it is not a list with a resourceVersion")
             if token and (token == query.get("continue") or not items):
                 raise UnreadableAnswerError(str(request), "the pages of the list do not end")
-            yield ListPage(items, found.metadata.resource_version, not token)
+            yield ListPage(items, page.metadata.resource_version, not token)
             if not token:
                 return
             query["continue"] = token
@@ -273,8 +273,8 @@ class Client:
             ApiError: the server did not answer, or refused.
         """
         query = {"limit": "1", **_selectors(selector, field_selector)}
-        found = await self._request_object(_Request("list", "GET", path, query, attempts=1, accept=_METADATA_LIST))
-        return str((found.get("metadata") or {}).get("resourceVersion") or "")
+        listing = await self._request_object(_Request("list", "GET", path, query, attempts=1, accept=_METADATA_LIST))
+        return str((listing.get("metadata") or {}).get("resourceVersion") or "")
 
     async def watch(
         self, path: str, item_type: type[Item], *, resource_version: str, selector: str = "", field_selector: str = ""
@@ -479,8 +479,8 @@ class _UnreadableLineError(Exception):
 
 
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
-    found = {"labelSelector": label_selector, "fieldSelector": field_selector}
-    return {name: value for name, value in found.items() if value}
+    selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {name: value for name, value in selectors.items() if value}
 
 
 class LineSplitter:
@@ -518,14 +518,14 @@ def _event(line: bytes, decode: Callable[[msgspec.Raw], Item]) -> WatchEvent[Ite
         _UnreadableLineError: it is not an event.
     """
     try:
-        found = _decode_line(line)
-        if found.type == "ERROR":
-            status = _decode_status(found.object)
+        event = _decode_line(line)
+        if event.type == "ERROR":
+            status = _decode_status(event.object)
             raise ApiError(status.code, status.reason, "watch")
-        metadata = _decode_named(found.object).metadata
-        item = decode(found.object)
+        metadata = _decode_named(event.object).metadata
+        item = decode(event.object)
     except _UNREADABLE as error:
         raise _UnreadableLineError(type(error).__name__) from None
-    if not metadata.resource_version or (not metadata.name and found.type != "BOOKMARK"):
+    if not metadata.resource_version or (not metadata.name and event.type != "BOOKMARK"):
         raise _UnreadableLineError("an event of the watch has no name or version")
-    return WatchEvent(found.type, item, metadata.resource_version)
+    return WatchEvent(event.type, item, metadata.resource_version)

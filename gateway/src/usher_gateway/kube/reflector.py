@@ -150,7 +150,7 @@ class Reflector(Generic[Item]):
 
     async def _watch(self) -> bool:
         """Watch until the server ends the stream; returns whether it sent anything."""
-        before = self._version
+        version_at_start = self._version
         events = self._client.watch(
             self._path,
             self._item_type,
@@ -163,4 +163,4 @@ class Reflector(Generic[Item]):
                 self._on_event(event)
                 self._version = event.resource_version
                 self._failures = 0
-        return self._version != before
+        return self._version != version_at_start
