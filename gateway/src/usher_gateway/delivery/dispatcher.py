@@ -113,11 +113,11 @@ class Dispatcher:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
         now = self._clock.steady()
         for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
-            before = self._documents.destination(key)
+            previous = self._documents.destination(key)
             self.scheduler.configure(key, self._share_of(destination), now)
             self.scheduler.reset(key, now)
             self.open_circuits.pop(key, None)
-            if before is not None:
+            if previous is not None:
                 self._changed.add(key)
                 self._outdated.update(self.scheduler.running(key))
         for key in [key for key in self.open_circuits if key not in snapshot.destinations]:
@@ -387,20 +387,20 @@ class Dispatcher:
                 limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
             if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
-            found, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
-            self.offer_backlog(found)
+            claimed, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
+            self.offer_backlog(claimed)
             # A claimed delivery can be larger than the room. Claiming it again at once would cost two transactions.
-            if found and len(self._deferred) == deferred + len(found):
+            if claimed and len(self._deferred) == deferred + len(claimed):
                 self._crowded[destination] = self._loop.time() + _POLL_SECONDS
             else:
                 self._crowded.pop(destination, None)
-            if len(found) < limit:
+            if len(claimed) < limit:
                 self._due.pop(destination, None)
                 self._ask_store = True
 
     def _note_due(self, destination: str, due_at: int) -> None:
-        before = self._due.get(destination)
-        if before is None or due_at < before:
+        noted = self._due.get(destination)
+        if noted is None or due_at < noted:
             self._due[destination] = due_at
             self._wake.set()
 

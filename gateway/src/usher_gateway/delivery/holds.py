@@ -105,7 +105,7 @@ class HoldReviewer:
 
     def _note_held(self, groups: Sequence[HeldGroup]) -> None:
         """Note what is held, and log each reason that is new for a listener."""
-        before, self._held = self._held, {}
+        previously_held, self._held = self._held, {}
         counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         for group in groups:
             definition = self._store.route(group.route)
@@ -115,10 +115,10 @@ class HoldReviewer:
         now = self._clock.now()
         self._logged_at = {key: then for key, then in self._logged_at.items() if abs(now - then) < _LOG_AGAIN}
         for (name, reason), count in counts.items():
-            was_held = any(reason is known for _, known in before.get(name, ()))
+            was_held = any(reason is held_reason for _, held_reason in previously_held.get(name, ()))
             if not was_held and (name, reason) not in self._logged_at:
                 self._logged_at[name, reason] = now
-                routes = sorted(route for route, known in self._held[name] if known is reason)
+                routes = sorted(route for route, held_reason in self._held[name] if held_reason is reason)
                 _log.warning(
                     "deliveries_held", listener=name.key, reason=reason.name, routes=routes[:_MAX_LOGGED], count=count
                 )
@@ -185,14 +185,14 @@ class HoldReviewer:
         # At most ``group.count``: a delivery that this edition cannot decide either returns to the same group.
         rows = _FILTER_ROWS if is_filtered else _CLAIM_ROWS
         while left > 0 and not (is_filtered and self._budgets.is_spent(namespace)):
-            found = await self._store.claim_held(group, newest, rows, self._clock.now())
-            if not found:
+            claimed = await self._store.claim_held(group, newest, rows, self._clock.now())
+            if not claimed:
                 break
-            left -= len(found)
+            left -= len(claimed)
             budget = ArrivalBudget(namespace, self._budgets)
             # No await until each claimed delivery is settled or offered, because no other part knows of it.
             passed: list[model.Delivery] = []
-            for delivery in found:
+            for delivery in claimed:
                 settlement = rerun.settlement(delivery, newest, budget) if is_filtered else None
                 other = next((reason for reason in delivery.arrival_holds if reason in lasting), None)
                 if settlement is None and other is not None:

@@ -96,11 +96,11 @@ def classify(answer: DestinationAnswer, destination: documents.DestinationDocume
         return _without_answer(answer.error)
     if 200 <= answer.status < 300:
         return DELIVERED if _confirmed(answer, destination.success_header) else _SUCCESS_HEADER_MISSING
-    found = _by_status(answer.status)
-    asked_for = answer.headers.get("retry-after", "") if found.kind is OutcomeKind.Retry else ""
+    outcome = _by_status(answer.status)
+    asked_for = answer.headers.get("retry-after", "") if outcome.kind is OutcomeKind.Retry else ""
     if not asked_for:
-        return found
-    return msgspec.structs.replace(found, retry_after=retry_after(asked_for, now))
+        return outcome
+    return msgspec.structs.replace(outcome, retry_after=retry_after(asked_for, now))
 
 
 def retry_after(value: str, now: int) -> int:
@@ -127,14 +127,14 @@ def _without_answer(error: SendError) -> Outcome:
     )
 
 
-def _confirmed(answer: DestinationAnswer, wanted: tuple[str, str] | None) -> bool:
-    return wanted is None or answer.headers.get(wanted[0].lower(), "").strip() == wanted[1]
+def _confirmed(answer: DestinationAnswer, expected: tuple[str, str] | None) -> bool:
+    return expected is None or answer.headers.get(expected[0].lower(), "").strip() == expected[1]
 
 
 def _by_status(status: int) -> Outcome:
-    found = _BY_STATUS.get(status)
-    if found is not None:
-        return found
+    outcome = _BY_STATUS.get(status)
+    if outcome is not None:
+        return outcome
     if 300 <= status < 400:
         return _REDIRECTED
     if 400 <= status < 500:
@@ -168,13 +168,13 @@ def conclude(
     """
     outcome = classify(answer, destination, now)
     if outcome.kind is OutcomeKind.Delivered:
-        before = delivery.attempts
+        attempts = delivery.attempts
         done = model.Settlement(
             delivery.key,
             model.SettledAs.Delivered,
             now,
-            before,
-            before + 1,
+            attempts,
+            attempts + 1,
             status=answer.status,
             milliseconds=milliseconds,
         )

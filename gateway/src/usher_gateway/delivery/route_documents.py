@@ -37,17 +37,17 @@ class RouteDocuments:
 
     def apply(self, snapshot: documents.Snapshot) -> ChangedKeys:
         """Use new documents from now on."""
-        before = self._snapshot
+        previous = self._snapshot
         self._snapshot = snapshot
-        destinations = documents.changed(before.destinations, snapshot.destinations).keys() | (
-            before.destinations.keys() - snapshot.destinations.keys()
+        destinations = documents.changed(previous.destinations, snapshot.destinations).keys() | (
+            previous.destinations.keys() - snapshot.destinations.keys()
         )
         for key in destinations:
             self._prepared.pop(key, None)
-        changed_listeners = documents.changed(before.listeners, snapshot.listeners)
-        listeners = changed_listeners.keys() | (before.listeners.keys() - snapshot.listeners.keys())
+        changed_listeners = documents.changed(previous.listeners, snapshot.listeners)
+        listeners = changed_listeners.keys() | (previous.listeners.keys() - snapshot.listeners.keys())
         for key in listeners:
-            self._apply_listener(key, before.listeners.get(key), changed_listeners.get(key))
+            self._apply_listener(key, previous.listeners.get(key), changed_listeners.get(key))
         return ChangedKeys(listeners, destinations)
 
     @property
@@ -71,8 +71,8 @@ class RouteDocuments:
 
     def listener(self, name: model.ListenerName) -> documents.ListenerDocument | None:
         """Return the newest document of a listener. A listener of another tenant with the same name is another one."""
-        found = self._snapshot.listeners.get(name.key)
-        return found if found is not None and found.tenant.name == name.tenant else None
+        document = self._snapshot.listeners.get(name.key)
+        return document if document is not None and document.tenant.name == name.tenant else None
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """Return the newest document of a delivery's route, or None if the route or its listener was removed."""
@@ -116,26 +116,29 @@ class RouteDocuments:
     def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:
         """Return how to read bodies of a listener: by its document, or if it is gone by what its route kept of it."""
         document = self.listener(definition.listener)
-        known = self._readers.get(definition.listener.key) if document is not None else None
-        if known is None:
+        reader = self._readers.get(definition.listener.key) if document is not None else None
+        if reader is None:
             used = document or _kept_document(definition)
-            known = (identity.Identifier(used, self._keys), routing.Normaliser(used.fields))
+            reader = (identity.Identifier(used, self._keys), routing.Normaliser(used.fields))
             if document is not None:
-                self._readers[definition.listener.key] = known
-        return known
+                self._readers[definition.listener.key] = reader
+        return reader
 
     def _apply_listener(
-        self, key: str, before: documents.ListenerDocument | None, now: documents.ListenerDocument | None
+        self, key: str, previous: documents.ListenerDocument | None, present: documents.ListenerDocument | None
     ) -> None:
         self._readers.pop(key, None)
-        old = {(key, each.name): each for each in before.routes} if before else {}
+        old = {(key, each.name): each for each in previous.routes} if previous else {}
         for name in old:
             self._routes.pop(name, None)
-        for each in now.routes if now else ():
+        for each in present.routes if present else ():
             name = (key, each.name)
             self._routes[name] = each
-            known = old.get(name)
-            if known is not None and (known.when, known.transform) != (each.when, each.transform):
+            previous_route = old.get(name)
+            if previous_route is not None and (previous_route.when, previous_route.transform) != (
+                each.when,
+                each.transform,
+            ):
                 self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
 
 

@@ -101,7 +101,7 @@ class SampleSender:
         started = time.monotonic()
         answer = await self._client.send(request, prepared.destination.timeout_seconds)
         milliseconds = int((time.monotonic() - started) * 1000)
-        found = outcome.classify(answer, prepared.destination, self._clock.now())
+        classified = outcome.classify(answer, prepared.destination, self._clock.now())
         return SampleResult(
             request=SampleRequest(
                 request.method,
@@ -110,8 +110,8 @@ class SampleSender:
                 request.body.decode("utf-8", "replace"),
             ),
             route=f"{route.listener.key}/{route.route}" if route is not None else None,
-            outcome=found.kind.value,
-            error=found.error,
+            outcome=classified.kind.value,
+            error=classified.error,
             status=answer.status,
             milliseconds=milliseconds,
             answer=_without_credentials(answer.body.decode("utf-8", "replace"), prepared.destination),

@@ -174,8 +174,8 @@ class _Lane:
 
     def note_result(self, microseconds: int) -> None:
         """Record how long an attempt took."""
-        before = microseconds if self._attempt_microseconds is None else self._attempt_microseconds
-        self._attempt_microseconds = before + (microseconds - before) / _NEWEST_ATTEMPT_SHARE
+        average = microseconds if self._attempt_microseconds is None else self._attempt_microseconds
+        self._attempt_microseconds = average + (microseconds - average) / _NEWEST_ATTEMPT_SHARE
 
     def reset(self) -> None:
         """Forget what earlier attempts showed, because the destination's document has changed."""
@@ -218,9 +218,9 @@ class _Lane:
 
     def share(self, limits: LaneLimits, now: int) -> None:
         """Use another share of the same limits. The bucket gets no tokens by that, so that all together get none."""
-        before, rate, seconds = self.limits, limits.requests_per_second, now / model.MICROSECONDS
-        if rate != before.requests_per_second:
-            tokens = before.requests_per_second if self._bucket is None else self._bucket.tokens(seconds)
+        former, rate, seconds = self.limits, limits.requests_per_second, now / model.MICROSECONDS
+        if rate != former.requests_per_second:
+            tokens = former.requests_per_second if self._bucket is None else self._bucket.tokens(seconds)
             self._bucket = TokenBucket(rate, burst=rate, now=seconds, tokens=tokens) if rate else None
         self.limits = limits
 
