@@ -47,8 +47,8 @@ _ALLOWED_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P
 
 def _parse(table: Iterable[tuple[str, str]]) -> tuple[tuple[Network, str], ...]:
     """Return networks with their reasons, the narrowest first, so that the most specific reason is found first."""
-    found = [(ipaddress.ip_network(text), reason) for reason, texts in table for text in texts.split()]
-    return tuple(sorted(found, key=lambda entry: -entry[0].prefixlen))
+    networks = [(ipaddress.ip_network(text), reason) for reason, texts in table for text in texts.split()]
+    return tuple(sorted(networks, key=lambda entry: -entry[0].prefixlen))
 
 
 _FORBIDDEN = _parse(_FORBIDDEN_TEXT)
@@ -123,7 +123,7 @@ class AddressGuard:
         Raises:
             ConfigurationError: an entry cannot be parsed.
         """
-        entries = [one for text in allow for one in (_LOOPBACK_NETWORKS if text == LOOPBACK else (text,))]
+        entries = [entry for text in allow for entry in (_LOOPBACK_NETWORKS if text == LOOPBACK else (text,))]
         self._allowed = tuple(parse_allowed(entry) for entry in entries)
         try:
             self._own_ranges = tuple(ipaddress.ip_network(text) for text in own_ranges)

@@ -540,8 +540,8 @@ class _ReceiveLimiter(asyncio.Protocol):
 def _split_after_heads(data: bytes) -> Iterator[bytes]:
     """Cut ``data`` after each empty line."""
     start = 0
-    while (found := data.find(_HEAD_END, start)) >= 0:
-        end = found + len(_HEAD_END)
+    while (at := data.find(_HEAD_END, start)) >= 0:
+        end = at + len(_HEAD_END)
         yield data[start:end]
         start = end
     if start < len(data):

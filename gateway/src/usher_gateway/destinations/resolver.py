@@ -51,8 +51,8 @@ _Name = tuple[str, int]
 
 def system_lookup(host: str, port: int) -> list[SocketAddress]:
     """Ask the system: hosts file, name servers, and every spelling of an address that it knows."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [(family, address) for family, _, _, _, address in answers if isinstance(address[0], str)]
 
 
 class _KnownName(msgspec.Struct):
@@ -94,10 +94,10 @@ class Resolver:
         Raises:
             OSError: the name has no address.
         """
-        found = await self._addresses(namespace, (host, port))
+        addresses = await self._addresses(namespace, (host, port))
         results = [
             ResolveResult(hostname=host, host=address[0], port=port, family=each, proto=socket.IPPROTO_TCP, flags=0)
-            for each, address in found[:_MAX_ADDRESSES]
+            for each, address in addresses[:_MAX_ADDRESSES]
             if family in (socket.AF_UNSPEC, each)
         ]
         if not results:
@@ -113,12 +113,12 @@ class Resolver:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _addresses(self, namespace: str, name: _Name) -> list[SocketAddress]:
-        known, now = self._known.get(name), self._clock()
-        if known is not None and now < known.next_lookup_at:
-            return known.addresses if now < known.kept_until else []
+        known_name, now = self._known.get(name), self._clock()
+        if known_name is not None and now < known_name.next_lookup_at:
+            return known_name.addresses if now < known_name.kept_until else []
         running = self._refresh(namespace, name)
-        if known is not None and now < known.kept_until:
-            return known.addresses
+        if known_name is not None and now < known_name.kept_until:
+            return known_name.addresses
         return await asyncio.shield(running)
 
     def _refresh(self, namespace: str, name: _Name) -> asyncio.Task[list[SocketAddress]]:
@@ -131,30 +131,30 @@ class Resolver:
         return running
 
     async def _look_up(self, namespace: str, name: _Name) -> list[SocketAddress]:
-        known = self._known.get(name)
-        failures = known.failures if known is not None else 0
+        known_name = self._known.get(name)
+        failures = known_name.failures if known_name is not None else 0
         slots = self._slots_after_failures if failures else self._slots
         async with slots.hold(namespace, name[0], failures):
             started = self._clock()
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, *name)
+                addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, *name)
             except (OSError, UnicodeError):
-                found = []
-            return self._note_result(name, found, is_slow=self._clock() - started > _SLOW_SECONDS)
+                addresses = []
+            return self._note_result(name, addresses, is_slow=self._clock() - started > _SLOW_SECONDS)
 
-    def _note_result(self, name: _Name, found: list[SocketAddress], *, is_slow: bool) -> list[SocketAddress]:
+    def _note_result(self, name: _Name, addresses: list[SocketAddress], *, is_slow: bool) -> list[SocketAddress]:
         """Record what a lookup found; return the addresses to use. A failure does not replace addresses still kept."""
         if name not in self._known and len(self._known) >= _MAX_NAMES:
             self._known.clear()
-        known, now = self._known.setdefault(name, _KnownName()), self._clock()
-        known.failures = 0 if found and not is_slow else known.failures + 1
-        if found:
-            known.addresses = found
-            known.next_lookup_at = now + FRESH_SECONDS
-            known.kept_until = known.next_lookup_at + STALE_SECONDS
-            return found
-        known.next_lookup_at = now + FAILURE_SECONDS
-        return known.addresses if now < known.kept_until else []
+        known_name, now = self._known.setdefault(name, _KnownName()), self._clock()
+        known_name.failures = 0 if addresses and not is_slow else known_name.failures + 1
+        if addresses:
+            known_name.addresses = addresses
+            known_name.next_lookup_at = now + FRESH_SECONDS
+            known_name.kept_until = known_name.next_lookup_at + STALE_SECONDS
+            return addresses
+        known_name.next_lookup_at = now + FAILURE_SECONDS
+        return known_name.addresses if now < known_name.kept_until else []
 
 
 class _LookupSlots:
