@@ -79,7 +79,7 @@ def read_body(
         fields=fields,
         time=trust,
         occurred_at=model.format_time(occurred_at) if occurred_at else "",
-        others=tuple(_read_others(parsed.document, {one.path for one in fields})),
+        others=tuple(_read_others(parsed.document, {field.path for field in fields})),
     )
 
 
@@ -126,7 +126,7 @@ def _read_time(
     return ("NoOffset" if in_utc.occurred_at(value, _END_OF_TIME) is not None else "NotATime"), 0
 
 
-def _read_others(document: dict[str, object], known: set[str]) -> Iterator[FieldReading]:
+def _read_others(document: dict[str, object], used_paths: set[str]) -> Iterator[FieldReading]:
     """Yield the values of a body that no field uses, up to ``MAX_OTHERS``."""
     waiting: list[tuple[str, object]] = [("", document)]
     count = 0
@@ -134,7 +134,7 @@ def _read_others(document: dict[str, object], known: set[str]) -> Iterator[Field
         path, value = waiting.pop(0)
         if isinstance(value, dict):
             waiting.extend((f"{path}/{name}", inner) for name, inner in value.items() if _PLAIN_NAME.fullmatch(name))
-        elif path not in known:
+        elif path not in used_paths:
             count += 1
             yield FieldReading("", path, _class_of(value))
 

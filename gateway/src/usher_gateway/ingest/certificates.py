@@ -79,8 +79,8 @@ class LoadedCertificate(msgspec.Struct, frozen=True):
         context.load_cert_chain(files.chain, files.key)
         certificate = x509.load_pem_x509_certificates(files.chain.read_bytes())[0]
         try:
-            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            names = found.value.get_values_for_type(x509.DNSName)
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = extension.value.get_values_for_type(x509.DNSName)
         except x509.ExtensionNotFound:
             names = []
         lowered = tuple(name.lower() for name in names)
@@ -105,8 +105,11 @@ def files_in(folder: Path) -> list[CertificateFiles]:
     Raises:
         OSError: the folder cannot be read.
     """
-    folders = [folder, *(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".."))]
-    chains = sorted(chain for one in folders for chain in one.glob("*.crt"))
+    folders = [
+        folder,
+        *(subfolder for subfolder in folder.iterdir() if subfolder.is_dir() and not subfolder.name.startswith("..")),
+    ]
+    chains = sorted(chain for searched in folders for chain in searched.glob("*.crt"))
     return [CertificateFiles(chain, chain.with_suffix(".key")) for chain in chains]
 
 
@@ -149,12 +152,12 @@ class Certificates:
     def _wanted(self) -> list[CertificateFiles]:
         """Return the files to load, the default first."""
         try:
-            found = files_in(self._folder) if self._folder is not None else []
+            in_folder = files_in(self._folder) if self._folder is not None else []
         except OSError as error:
             raise model.ConfigurationError(
                 f"the folder {self._folder} cannot be read: {_reason(error)}", "Give a folder that Usher may read."
             ) from error
-        return [self._default, *found] if self._default is not None else found
+        return [self._default, *in_folder] if self._default is not None else in_folder
 
     def _index(self) -> None:
         """Prepare the choice by name, at once, because handshakes go on in another thread.
@@ -201,16 +204,16 @@ class Certificates:
     def load_changed(self) -> None:
         """Look at the files once. A certificate whose files cannot be used is served as before."""
         try:
-            wanted = self._wanted()
+            pairs = self._wanted()
         except model.ConfigurationError as error:
             _log.error("certificates_not_found", error=str(error))
             return
-        self._load(wanted)
+        self._load(pairs)
 
-    def _load(self, wanted: list[CertificateFiles]) -> None:
+    def _load(self, pairs: list[CertificateFiles]) -> None:
         """Load what is new or changed. A certificate whose chain is missing is kept until it expires."""
-        loaded = {files: found for files in wanted if (found := self._load_if_changed(files)) is not None}
-        self._rejected = {files: self._rejected[files] for files in wanted if files in self._rejected}
+        loaded = {files: certificate for files in pairs if (certificate := self._load_if_changed(files)) is not None}
+        self._rejected = {files: self._rejected[files] for files in pairs if files in self._rejected}
         now = time.time()
         missing = {
             files: certificate
@@ -225,14 +228,14 @@ class Certificates:
             self._index()
 
     def _load_if_changed(self, files: CertificateFiles) -> LoadedCertificate | None:
-        known, rejected = self._loaded.get(files), self._rejected.get(files)
+        served, rejected = self._loaded.get(files), self._rejected.get(files)
         modified = None
         try:
             modified = files.modification_times()
-            if known is not None and known.modified == modified:
-                return known
+            if served is not None and served.modified == modified:
+                return served
             if rejected is not None and rejected.modified == modified:
-                return known
+                return served
             loaded = LoadedCertificate.load(files)
         except (OSError, ssl.SSLError, ValueError) as error:
             is_content = isinstance(error, ssl.SSLError | ValueError)
@@ -240,7 +243,7 @@ class Certificates:
             if rejected is None or rejected.reason != _reason(error):
                 file = getattr(error, "filename", None) or files.chain  # the key if it is the one that is missing
                 _log.error("certificate_not_loaded", file=str(file), error=_reason(error))
-            return known
+            return served
         self._rejected.pop(files, None)
         if self._loaded:
             _log.info("certificate_loaded", file=str(files.chain), names=list(loaded.names))

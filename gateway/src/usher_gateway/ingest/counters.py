@@ -106,15 +106,18 @@ class ArrivalCounters:
     @property
     def company_mismatches(self) -> Mapping[tuple[str, str], int]:
         """(namespace, tenant) -> accepted arrivals of another company."""
-        sums = {tenant: sum(one.company_mismatches for one in found) for tenant, found in self._by_tenant.items()}
+        sums = {
+            tenant: sum(counters.company_mismatches for counters in of_tenant)
+            for tenant, of_tenant in self._by_tenant.items()
+        }
         return {tenant: count for tenant, count in sums.items() if count}
 
     @property
     def counted(self) -> Mapping[tuple[str, str], list[int]]:
         """(namespace, tenant) -> arrivals, indexed by `model.CountedAs`."""
         return {
-            tenant: [sum(counts) for counts in zip(*[one.counted for one in found], strict=True)]
-            for tenant, found in self._by_tenant.items()
+            tenant: [sum(counts) for counts in zip(*[counters.counted for counters in of_tenant], strict=True)]
+            for tenant, of_tenant in self._by_tenant.items()
         }
 
     def take_recent(self) -> Iterator[tuple[model.ListenerName, RecentCounts]]:
@@ -148,8 +151,10 @@ class ArrivalCounters:
         for counters in unsaved:
             counters.is_unsaved = False
         return {
-            one.name: ListenerActivity(one.last_accepted, dict(one.first_visits), dict(one.retired_arrivals))
-            for one in unsaved
+            counters.name: ListenerActivity(
+                counters.last_accepted, dict(counters.first_visits), dict(counters.retired_arrivals)
+            )
+            for counters in unsaved
         }
 
     def save_again(self, names: Iterable[model.ListenerName]) -> None:
@@ -186,7 +191,11 @@ class ArrivalCounters:
     @property
     def retired_arrivals(self) -> dict[str, int]:
         """``Address.id`` of each retired address that was used -> the last request there, in microseconds."""
-        return {id_: at for counters in self._listeners.values() for id_, at in counters.retired_arrivals.items()}
+        return {
+            address_id: at
+            for counters in self._listeners.values()
+            for address_id, at in counters.retired_arrivals.items()
+        }
 
     def add_unexpected_source(self, name: model.ListenerName) -> None:
         """Count an arrival from outside ``allowedSources`` that was let in."""

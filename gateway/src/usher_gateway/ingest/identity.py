@@ -250,17 +250,17 @@ class _Node:
 class Extractor:
     """Extracts fields from a body. For each field the first of its pointers that leads to a value wins."""
 
-    def __init__(self, fields: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
-        self._root = _compiled(tuple([(field, tuple(fields.get(field, ()))) for field in wanted]))
+    def __init__(self, fields: Mapping[str, Iterable[str]], field_names: Iterable[str]) -> None:
+        self._root = _compiled(tuple([(field, tuple(fields.get(field, ()))) for field in field_names]))
 
     def extract(self, body: object) -> dict[str, object]:
         """Return field -> value, without the fields that are absent or null."""
-        found: dict[str, object] = {}
+        values: dict[str, object] = {}
         ranks: dict[str, int] = {}
         if self._root.ends:
-            _note(self._root.ends, body, found, ranks)
-        _walk(self._root, body, found, ranks)
-        return found
+            _note(self._root.ends, body, values, ranks)
+        _walk(self._root, body, values, ranks)
+        return values
 
 
 def tokens_of(pointer: str) -> list[str]:
@@ -269,9 +269,9 @@ def tokens_of(pointer: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1_024)
-def _compiled(wanted: tuple[tuple[str, tuple[str, ...]], ...]) -> _Node:
+def _compiled(mapping: tuple[tuple[str, tuple[str, ...]], ...]) -> _Node:
     """Compile once for all listeners with the same mapping, which nearly all have."""
-    ends = [(pointer, (field, rank)) for field, pointers in wanted for rank, pointer in enumerate(pointers)]
+    ends = [(pointer, (field, rank)) for field, pointers in mapping for rank, pointer in enumerate(pointers)]
     return _compile([(tokens_of(pointer), end) for pointer, end in ends])
 
 
@@ -292,33 +292,33 @@ def _compile(paths: list[tuple[list[str], tuple[str, int]]]) -> _Node:
     return node
 
 
-def _walk(node: _Node, value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
+def _walk(node: _Node, value: object, values: dict[str, object], ranks: dict[str, int]) -> None:
     if type(value) is dict:
         get = value.get
         for token, field, rank in node.last:
             inner = get(token)
             if inner is not None and (not rank or rank < ranks.get(field, rank + 1)):
-                found[field], ranks[field] = inner, rank
+                values[field], ranks[field] = inner, rank
         for token, child in node.inner:
             inner = get(token)
             if inner is not None:
                 if child.ends:
-                    _note(child.ends, inner, found, ranks)
-                _walk(child, inner, found, ranks)
+                    _note(child.ends, inner, values, ranks)
+                _walk(child, inner, values, ranks)
     elif type(value) is list:
-        _walk_list(node, value, found, ranks)
+        _walk_list(node, value, values, ranks)
 
 
-def _walk_list(node: _Node, value: list[object], found: dict[str, object], ranks: dict[str, int]) -> None:
+def _walk_list(node: _Node, value: list[object], values: dict[str, object], ranks: dict[str, int]) -> None:
     for token, field, rank in node.last:
         inner = _item(value, token)
         if inner is not None:
-            _note([(field, rank)], inner, found, ranks)
+            _note([(field, rank)], inner, values, ranks)
     for token, child in node.inner:
         inner = _item(value, token)
         if inner is not None:
-            _note(child.ends, inner, found, ranks)
-            _walk(child, inner, found, ranks)
+            _note(child.ends, inner, values, ranks)
+            _walk(child, inner, values, ranks)
 
 
 def _item(value: list[object], token: str) -> object:
@@ -326,7 +326,7 @@ def _item(value: list[object], token: str) -> object:
     return value[int(token)] if is_index and int(token) < len(value) else None
 
 
-def _note(ends: list[tuple[str, int]], value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
+def _note(ends: list[tuple[str, int]], value: object, values: dict[str, object], ranks: dict[str, int]) -> None:
     for field, rank in ends:
         if not rank or rank < ranks.get(field, rank + 1):
-            found[field], ranks[field] = value, rank
+            values[field], ranks[field] = value, rank

@@ -162,16 +162,16 @@ class ListenerRegistry:
         A listener is kept if neither its document nor one of its destinations has changed, so the cost depends on the
         size of the change. ``now``: monotonic seconds.
         """
-        before = self._snapshot
-        destinations = set(documents.changed(before.destinations, snapshot.destinations))
-        destinations |= before.destinations.keys() - snapshot.destinations.keys()
-        changed = documents.changed(before.listeners, snapshot.listeners)
+        previous = self._snapshot
+        destinations = set(documents.changed(previous.destinations, snapshot.destinations))
+        destinations |= previous.destinations.keys() - snapshot.destinations.keys()
+        changed = documents.changed(previous.listeners, snapshot.listeners)
         if destinations:
             for key, document in snapshot.listeners.items():
                 if any(route.destination in destinations for route in document.routes):
                     changed[key] = document
         built = {key: self.prepare(document, snapshot.destinations, now) for key, document in changed.items()}
-        removed = before.listeners.keys() - snapshot.listeners.keys()
+        removed = previous.listeners.keys() - snapshot.listeners.keys()
         for key in built.keys() | removed:
             if key in self._listeners:
                 self._remove_addresses(self._listeners.pop(key))

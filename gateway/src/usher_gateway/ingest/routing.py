@@ -75,9 +75,9 @@ class Normaliser:
 
     def visit(self, body: object, occurred_at: int | None) -> model.Visit:
         """Build the visit of a body. ``occurred_at``: microseconds; None if the time of the body cannot be trusted."""
-        found = self._extractor.extract(body)
-        texts = {name: identity.as_text(found.get(field)) for field, name in _TEXT_FIELDS.items()}
-        return model.Visit(**texts, visitCount=_count(found.get("visitCount")), occurredAt=occurred_at)
+        values = self._extractor.extract(body)
+        texts = {name: identity.as_text(values.get(field)) for field, name in _TEXT_FIELDS.items()}
+        return model.Visit(**texts, visitCount=_count(values.get("visitCount")), occurredAt=occurred_at)
 
 
 def _count(value: object) -> int | None:
