@@ -157,7 +157,7 @@ class Receiver:
     def set_behaviour(
         self,
         path: str,
-        wanted: receiving.Behaviour,
+        behaviour: receiving.Behaviour,
         *,
         after_seconds: float = 0.0,
         for_seconds: float | None = None,
@@ -165,7 +165,7 @@ class Receiver:
         """Set the behaviour of a path (or ``*``), optionally after a delay and for a limited time."""
         begins = time.monotonic() + after_seconds
         ends = float("inf") if for_seconds is None else begins + for_seconds
-        self._rules.add(path, receiving.Rule(behaviour=wanted, begins=begins, ends=ends))
+        self._rules.add(path, receiving.Rule(behaviour=behaviour, begins=begins, ends=ends))
 
     def command(self, command: receiving.Command) -> receiving.Behaviour:
         """Apply a command of the control endpoint; fields that it omits keep their value.
@@ -174,12 +174,12 @@ class Receiver:
             ConfigurationError: no answer can have this behaviour.
         """
         try:
-            wanted = receiving.of_command(command, self._rules.at(command.path, time.monotonic()))
+            behaviour = receiving.of_command(command, self._rules.at(command.path, time.monotonic()))
         except ValueError as error:
             raise model.ConfigurationError(str(error), "see docs/receive.md for what a receiver can do") from error
         after, duration = command.after_seconds, command.for_seconds
-        self.set_behaviour(command.path, wanted, after_seconds=after, for_seconds=duration)
-        return wanted
+        self.set_behaviour(command.path, behaviour, after_seconds=after, for_seconds=duration)
+        return behaviour
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
@@ -188,13 +188,13 @@ class Receiver:
             return web.Response(status=413)
         if path in {CONTROL_PATH, COUNTS_PATH}:
             return self._inspect(request, path, body)
-        wanted = self._rules.at(path, time.monotonic())
+        behaviour = self._rules.at(path, time.monotonic())
         identifier = self._note(request, path, body)
-        if wanted.delay_seconds and await self._closes_within(wanted.delay_seconds):
+        if behaviour.delay_seconds and await self._closes_within(behaviour.delay_seconds):
             return _cut(request)
-        if wanted.takes:
+        if behaviour.takes:
             self._tally.take(path, identifier)
-        return await self._answer(request, wanted)
+        return await self._answer(request, behaviour)
 
     def _note(self, request: web.BaseRequest, path: str, body: bytes) -> str:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -214,24 +214,24 @@ class Receiver:
                 self._on_request(received)
         return identifier
 
-    async def _answer(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> web.StreamResponse:
-        match wanted.kind:
+    async def _answer(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> web.StreamResponse:
+        match behaviour.kind:
             case "Answer":
-                return web.Response(status=wanted.status, headers=_headers(wanted))
+                return web.Response(status=behaviour.status, headers=_headers(behaviour))
             case "Huge":
-                return await self._answer_hugely(request, wanted)
+                return await self._answer_hugely(request, behaviour)
             case "Hang":
                 await self._closes_within(_HANG_SECONDS)
             case "Drip":
-                await self._drip(request, wanted)
+                await self._drip(request, behaviour)
             case "Garbage":
                 _write(request, _GARBAGE)
             case "Reset":
                 return _cut(request, reset=True)
         return _cut(request)
 
-    async def _answer_hugely(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> web.StreamResponse:
-        response = web.StreamResponse(status=wanted.status, headers=_headers(wanted))
+    async def _answer_hugely(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> web.StreamResponse:
+        response = web.StreamResponse(status=behaviour.status, headers=_headers(behaviour))
         response.content_length = HUGE_BYTES
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)
@@ -241,9 +241,9 @@ class Receiver:
                 left -= min(left, len(_CHUNK))
         return response
 
-    async def _drip(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> None:
-        head = "".join(f"{name}: {value}\r\n" for name, value in _headers(wanted).items())
-        text = f"HTTP/1.1 {wanted.status} Drip\r\n{head}Content-Length: 100000\r\n\r\n".encode() + b"." * 100_000
+    async def _drip(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> None:
+        head = "".join(f"{name}: {value}\r\n" for name, value in _headers(behaviour).items())
+        text = f"HTTP/1.1 {behaviour.status} Drip\r\n{head}Content-Length: 100000\r\n\r\n".encode() + b"." * 100_000
         for byte in text:
             if not _write(request, bytes((byte,))) or await self._closes_within(_DRIP_SECONDS):
                 return
@@ -268,12 +268,12 @@ class Receiver:
 
     def _control(self, body: bytes) -> web.Response:
         try:
-            wanted = self.command(msgspec.json.decode(body, type=receiving.Command))
+            behaviour = self.command(msgspec.json.decode(body, type=receiving.Command))
         except msgspec.MsgspecError as error:
             return web.json_response({"detail": str(error)}, status=400)
         except model.ConfigurationError as error:
             return web.json_response({"detail": f"{error}; {error.hint}"}, status=400)
-        return web.Response(body=msgspec.json.encode(wanted), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(behaviour), content_type="application/json")
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
@@ -287,13 +287,13 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     return bytes(parts) if size <= MAX_BODY_BYTES else None
 
 
-def _headers(wanted: receiving.Behaviour) -> dict[str, str]:
+def _headers(behaviour: receiving.Behaviour) -> dict[str, str]:
     headers = {}
-    if wanted.retry_after:
-        headers["Retry-After"] = wanted.retry_after
-    if wanted.location:
-        headers["Location"] = wanted.location
-    if wanted.success_header and wanted.status < 300:
+    if behaviour.retry_after:
+        headers["Retry-After"] = behaviour.retry_after
+    if behaviour.location:
+        headers["Location"] = behaviour.location
+    if behaviour.success_header and behaviour.status < 300:
         headers[books.SUCCESS_HEADER] = books.SUCCESS_VALUE
     return headers
 

@@ -98,8 +98,8 @@ class Rules:
         return self.usual
 
 
-def of_command(command: Command, before: Behaviour) -> Behaviour:
-    """Return the behaviour of a command; ``before`` is the present behaviour.
+def of_command(command: Command, present: Behaviour) -> Behaviour:
+    """Return the behaviour of a command. ``present``: the behaviour until then.
 
     Raises:
         ValueError: no HTTP answer can be like that.
@@ -114,7 +114,7 @@ def of_command(command: Command, before: Behaviour) -> Behaviour:
         delay_seconds=command.delay_seconds,
         retry_after=command.retry_after,
         location=command.location,
-        success_header=before.success_header if command.success_header is None else command.success_header,
+        success_header=present.success_header if command.success_header is None else command.success_header,
     )
 
 
@@ -164,7 +164,7 @@ def verify(
         return Signature.Missing
     content = f"{identifier}.{timestamp}.".encode("utf-8", "surrogateescape") + body
     expected = [hmac.digest(key, content, "sha256") for key in keys]
-    if not any(hmac.compare_digest(given, wanted) for given in _decoded(signatures) for wanted in expected):
+    if not any(hmac.compare_digest(given, digest) for given in _decoded(signatures) for digest in expected):
         return Signature.Bad
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_DIGITS):
         return Signature.Bad
@@ -175,16 +175,16 @@ def verify(
 
 def _decoded(signatures: str) -> list[bytes]:
     """Return the ``v1`` signatures of the header without those that cannot be decoded."""
-    found = []
+    decoded = []
     for each in signatures.split(" "):
         version, _, value = each.partition(",")
         if version != "v1":
             continue
         try:
-            found.append(base64.b64decode(value, validate=True))
+            decoded.append(base64.b64decode(value, validate=True))
         except (ValueError, binascii.Error):
             continue
-    return found
+    return decoded
 
 
 MAX_PATHS = 1_000

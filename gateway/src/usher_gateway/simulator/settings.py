@@ -135,13 +135,13 @@ def credentials(basic: str, headers: list[str]) -> tuple[tuple[str, str], ...]:
     Raises:
         ConfigurationError: a source does not exist, or a name is not valid for a header.
     """
-    found = []
+    pairs = []
     if basic:
         value = secret(basic, "--basic")
-        found.append(("Authorization", f"Basic {base64.b64encode(value.encode()).decode()}"))
+        pairs.append(("Authorization", f"Basic {base64.b64encode(value.encode()).decode()}"))
     for each in headers:
         name, separator, source = each.partition("=")
         if not separator or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise model.ConfigurationError("--header: not NAME=SOURCE", "write it as X-Key=env:ACME_KEY")
-        found.append((name, secret(source, "--header")))
-    return tuple(found)
+        pairs.append((name, secret(source, "--header")))
+    return tuple(pairs)

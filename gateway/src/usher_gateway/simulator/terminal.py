@@ -77,8 +77,8 @@ def counts_table(counts: dict[str, receiving.PathCounts], *, signatures: bool) -
         values = [each.received, each.taken, each.distinct, each.duplicates, each.without_id]
         if signatures:
             values.append(each.signatures_wrong)
-        seen = datetime.datetime.fromtimestamp(each.last_seen // model.MICROSECONDS, datetime.UTC)
-        table.add_row(rich.text.Text(path), *map(str, values), f"{seen:%H:%M:%S}")
+        last_seen = datetime.datetime.fromtimestamp(each.last_seen // model.MICROSECONDS, datetime.UTC)
+        table.add_row(rich.text.Text(path), *map(str, values), f"{last_seen:%H:%M:%S}")
     return table
 
 
