@@ -170,14 +170,14 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     Raises:
         ValueError: a parameter is unknown or cannot be parsed.
     """
-    known = {*_FIELDS, "tenant", "since", "until", "id", "visit", "countedAs", *more}
-    unknown = sorted(set(query) - known)
+    parameters = {*_FIELDS, "tenant", "since", "until", "id", "visit", "countedAs", *more}
+    unknown = sorted(set(query) - parameters)
     if unknown:
-        raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(parameters))}")
     selection = {name: query[name] for name in (*_FIELDS, "tenant", "since", "until", "visit") if name in query}
     ids = query["id"].split(",") if query.get("id") else []
-    found = filter_from_selection(msgspec.convert({**selection, "ids": ids}, Selection))
-    return msgspec.structs.replace(found, counted_as=query.get("countedAs"))
+    where = filter_from_selection(msgspec.convert({**selection, "ids": ids}, Selection))
+    return msgspec.structs.replace(where, counted_as=query.get("countedAs"))
 
 
 def parse_selection(body: bytes) -> Selection:

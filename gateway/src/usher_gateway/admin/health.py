@@ -237,16 +237,16 @@ class ChangeJournal(Generic[_Key, _Value]):
 
     def get(self, key: _Key) -> _Value | None:
         """The newest state of a key; None if there is none."""
-        found = self._present.get(key)
-        return None if found is None else found[1]
+        entry = self._present.get(key)
+        return None if entry is None else entry[1]
 
     def note(self, key: _Key, value: _Value | None) -> None:
         """Note the state of a key; None: it is removed. An equal state changes nothing."""
-        known = self._present.get(key)
+        entry = self._present.get(key)
         if value is None:
-            self._note_removed(key, known is not None)
+            self._note_removed(key, entry is not None)
             return
-        if known is not None and known[1] == value:
+        if entry is not None and entry[1] == value:
             return
         self._revision += 1
         self._removed.pop(key, None)
@@ -265,15 +265,17 @@ class ChangeJournal(Generic[_Key, _Value]):
 
     def since(self, cursor: str | None) -> Changes[_Key, _Value]:
         """Return what changed after a cursor, or everything if the cursor is None or cannot be continued."""
-        known = self._known(cursor)
-        after = 0 if known is None else known
+        cursor_revision = self._known(cursor)
+        after = 0 if cursor_revision is None else cursor_revision
         present: dict[_Key, _Value] = {}
         for key, (revision, value) in reversed(self._present.items()):
             if revision <= after:
                 break
             present[key] = value
-        removed = [key for key, revision in self._removed.items() if revision > after] if known is not None else []
-        return Changes(f"{self._incarnation}.{self._revision}", known is None, present, removed)
+        removed = (
+            [key for key, revision in self._removed.items() if revision > after] if cursor_revision is not None else []
+        )
+        return Changes(f"{self._incarnation}.{self._revision}", cursor_revision is None, present, removed)
 
     def _known(self, cursor: str | None) -> int | None:
         incarnation, _, number = (cursor or "").partition(".")
@@ -371,8 +373,8 @@ class HealthTracker:
     def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
         """Return the state of a document."""
         self._note_documents()
-        found = self._journal.get(("document", kind, key))
-        return found if isinstance(found, DocumentState) else None
+        state = self._journal.get(("document", kind, key))
+        return state if isinstance(state, DocumentState) else None
 
     def _note_touched_documents(self) -> None:
         """Note the documents that the source touched, and at once the health of their listeners and destinations."""
@@ -456,9 +458,9 @@ class HealthTracker:
 _S = TypeVar("_S", bound=State)
 
 
-def states_of_type(changes: Changes[Key, State], type_: type[_S]) -> dict[str, _S]:
+def states_of_type(changes: Changes[Key, State], state_type: type[_S]) -> dict[str, _S]:
     """Return the states of one type by ``namespace/name``."""
-    return {key: state for (_, _, key), state in changes.present.items() if isinstance(state, type_)}
+    return {key: state for (_, _, key), state in changes.present.items() if isinstance(state, state_type)}
 
 
 def document_states(changes: Changes[Key, State]) -> list[DocumentState]:

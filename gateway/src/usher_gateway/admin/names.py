@@ -47,17 +47,24 @@ class NameCheck:
             return
         snapshot, routes = self._snapshot(), self._store.routes()
         listeners = {
-            *(model.ListenerName(one.namespace, one.tenant.name, one.name) for one in snapshot.listeners.values()),
+            *(
+                model.ListenerName(document.namespace, document.tenant.name, document.name)
+                for document in snapshot.listeners.values()
+            ),
             *await self._store.listener_names(),
         }
-        destinations = snapshot.destinations.keys() | {one.destination for one in routes}
-        _check("namespace", where.namespace, {one.namespace for one in listeners} | set(_namespaces(destinations)))
-        inside = {one for one in listeners if where.namespace in {None, one.namespace}}
-        _check("tenant", where.tenant, {one.tenant for one in inside})
-        inside = {one for one in inside if where.tenant in {None, one.tenant}}
-        _check("listener", where.listener, {one.listener for one in inside})
-        route_names = {one.route for one in routes}
-        route_names |= {route.name for one in snapshot.listeners.values() for route in one.routes}
+        destinations = snapshot.destinations.keys() | {route.destination for route in routes}
+        _check(
+            "namespace",
+            where.namespace,
+            {listener.namespace for listener in listeners} | set(_namespaces(destinations)),
+        )
+        inside = {listener for listener in listeners if where.namespace in {None, listener.namespace}}
+        _check("tenant", where.tenant, {listener.tenant for listener in inside})
+        inside = {listener for listener in inside if where.tenant in {None, listener.tenant}}
+        _check("listener", where.listener, {listener.listener for listener in inside})
+        route_names = {route.route for route in routes}
+        route_names |= {route.name for document in snapshot.listeners.values() for route in document.routes}
         _check("route", where.route, route_names)
         _check("destination", where.destination, destinations)
 
@@ -66,19 +73,19 @@ def _namespaces(keys: Iterable[str]) -> Iterable[str]:
     return (key.partition("/")[0] for key in keys)
 
 
-def _check(what: str, name: str | None, known: Iterable[str]) -> None:
-    if name is None or name in known:
+def _check(what: str, name: str | None, existing: Iterable[str]) -> None:
+    if name is None or name in existing:
         return
-    hint = conditions.did_you_mean(name, known)
+    hint = conditions.did_you_mean(name, existing)
     raise api.ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
 
 
-def check_reason(reason: str | None, known: frozenset[str]) -> None:
+def check_reason(reason: str | None, reasons: frozenset[str]) -> None:
     """Check a reason in a filter; None selects any.
 
     Raises:
         ProblemError: 400; the hint has the reason that was probably meant.
     """
-    if reason is not None and reason not in known:
-        hint = conditions.did_you_mean(reason, known) or "docs/reasons.md and docs/deliveries.md explain the reasons"
+    if reason is not None and reason not in reasons:
+        hint = conditions.did_you_mean(reason, reasons) or "docs/reasons.md and docs/deliveries.md explain the reasons"
         raise api.ProblemError(400, "UnknownName", f"there is no reason `{reason}` here", hint)

@@ -191,12 +191,12 @@ class RecordHandlers:
             identifier = api.parse_id(request.match_info["id"])
         rows = [
             {
-                "at": model.format_time(one.at),
-                "status": one.status or None,
-                "error": one.error or None,
-                "milliseconds": one.milliseconds,
+                "at": model.format_time(attempt.at),
+                "status": attempt.status or None,
+                "error": attempt.error or None,
+                "milliseconds": attempt.milliseconds,
             }
-            for one in await self._store.attempts(identifier)
+            for attempt in await self._store.attempts(identifier)
         ]
         return api.json_response({"rows": rows})
 
@@ -395,10 +395,10 @@ class UsageHandlers:
             if query.get("format", "json") not in {"json", "csv"}:
                 raise ValueError("format must be json or csv")
         await self._check_names(where)
-        found = (
+        unsorted_rows = (
             await self._read_by_zone(where, query) if zone == _TENANT_ZONE else await self._read(where, asked, common)
         )
-        rows = sorted(found, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
+        rows = sorted(unsorted_rows, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
         if query.get("format") == "csv":
             return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
@@ -419,9 +419,9 @@ class UsageHandlers:
         counts = _VenueCounts()
         listeners = self._snapshot().listeners
         end, after = time.monotonic() + _VENUES_SECONDS, 0
-        while found := await self._store.visit_bodies(where, _VENUES_SLICE, after):
-            after = found[-1].key
-            for visit in found:
+        while visits := await self._store.visit_bodies(where, _VENUES_SLICE, after):
+            after = visits[-1].key
+            for visit in visits:
                 counts.add(visit, listeners.get(visit.listener.key))
             if time.monotonic() > end:
                 raise api.ProblemError(
@@ -435,20 +435,20 @@ class UsageHandlers:
     async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
         """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
         listeners = self._snapshot().listeners.values()
-        zones = {(one.namespace, one.tenant.name): one.tenant.time_zone for one in listeners}
+        zones = {(listener.namespace, listener.tenant.name): listener.tenant.time_zone for listener in listeners}
         rows: list[Row] = []
         for name in sorted({"UTC", *zones.values()}):
             zone = zoneinfo.ZoneInfo(name)
-            found = await self._read(where, api.parse_range(query, self._now(), zone), zone)
-            rows += [row for row in found if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
+            zone_rows = await self._read(where, api.parse_range(query, self._now(), zone), zone)
+            rows += [row for row in zone_rows if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
         return rows
 
     async def _read(self, where: Filter, asked: api.UsageRange, zone: datetime.tzinfo) -> list[Row]:
-        found = await self._store.usage(asked.since, asked.until, where, asked.period, zone)
-        if len(found) > _MAX_USAGE_ROWS:
-            detail = f"{len(found)} rows are too many"
+        usage = await self._store.usage(asked.since, asked.until, where, asked.period, zone)
+        if len(usage) > _MAX_USAGE_ROWS:
+            detail = f"{len(usage)} rows are too many"
             raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
-        return usage_rows(found, await self._store.open_deliveries(asked.since), asked.period, zone)
+        return usage_rows(usage, await self._store.open_deliveries(asked.since), asked.period, zone)
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/check`` with every equation that does not hold.
@@ -461,9 +461,9 @@ class UsageHandlers:
             asked = api.parse_range(request.query, self._now())
         store = self._store
         until = min(asked.until, model.slot_of(self._now() - _SETTLED) * model.MICROSECONDS)
-        found = await store.usage(asked.since, until) if asked.since < until else []
-        before, after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
-        violations = books.check(found, before, after if asked.since < until else before)
+        usage = await store.usage(asked.since, until) if asked.since < until else []
+        open_before, open_after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
+        violations = books.check(usage, open_before, open_after if asked.since < until else open_before)
         violations += books.check([], await store.open_deliveries(0), {})
         rows = [_violation_row(violation) for violation in violations]
         times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
@@ -480,15 +480,17 @@ def usage_rows(
     running = dict(open_before)
     rows: list[Row] = []
     for row in usage:
-        before = running.get(row.listener, 0)
-        running[row.listener] = after = before + books.opened(row.counts)
-        rows.append(_usage_row(name_period(row.period, period, zone), row.listener, row.counts, before, after))
+        at_start = running.get(row.listener, 0)
+        running[row.listener] = at_end = at_start + books.opened(row.counts)
+        rows.append(_usage_row(name_period(row.period, period, zone), row.listener, row.counts, at_start, at_end))
     return rows
 
 
-def _usage_row(period: str, listener: model.ListenerName, counts: model.Counts, before: int, after: int) -> Row:
+def _usage_row(
+    period: str, listener: model.ListenerName, counts: model.Counts, open_before: int, open_after: int
+) -> Row:
     name = {"namespace": listener.namespace, "tenant": listener.tenant, "listener": listener.listener}
-    return {"period": period, **name, **_counts(counts), "openBefore": before, "openAfter": after}
+    return {"period": period, **name, **_counts(counts), "openBefore": open_before, "openAfter": open_after}
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:

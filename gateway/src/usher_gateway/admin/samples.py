@@ -56,11 +56,11 @@ class SampleHandlers:
         if asked.destination not in self._snapshot().destinations:
             detail = f"the destination `{asked.destination}` is not in force any more"
             raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
-        found = self._find_route(where)
-        if found is None and (asked.listener or asked.route):
+        listener_and_route = self._find_route(where)
+        if listener_and_route is None and (asked.listener or asked.route):
             detail = f"no such route leads to the destination `{asked.destination}`"
             raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
-        definition = routing.definition_of(*found) if found is not None else None
+        definition = routing.definition_of(*listener_and_route) if listener_and_route is not None else None
         body = sample.VISIT if asked.body is None else asked.body.encode()
         try:
             result = await self._sender.send(asked.destination, definition, body)

@@ -120,7 +120,7 @@ class GatewayStatus:
                 "heardAt": _time(status.heard_at or 0),
                 "everythingRead": status.everything_read,
                 "removalsHalted": status.removals_halted,
-                "rejected": [_problem(found) for found in status.rejected],
+                "rejected": [_problem(problem) for problem in status.rejected],
                 "vanished": [_vanished(status, *identity) for identity in status.vanished],
                 "listeners": await _encode_states(self._listener_health, listeners),
                 "destinations": await _encode_states(self._applied_destination, destinations),
@@ -133,8 +133,8 @@ class GatewayStatus:
     async def listeners(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
         today = self._clock.now() // _DAY * _DAY
-        found = await self._store.usage(today, today + _DAY, Filter(), "day")
-        usage = {row.listener: [row] for row in found}
+        today_rows = await self._store.usage(today, today + _DAY, Filter(), "day")
+        usage = {row.listener: [row] for row in today_rows}
         snapshot = self._state.snapshot
         rows = (
             {
@@ -157,8 +157,8 @@ class GatewayStatus:
         }
 
     def _applied_hash(self, kind: config_secret.Kind, key: str) -> str | None:
-        found = self._tracker.document(kind, key)
-        return found.hash if found else None
+        state = self._tracker.document(kind, key)
+        return state.hash if state else None
 
     async def tenants(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/tenants``: those in force, and those that deliveries still wait for or died for."""
@@ -228,11 +228,11 @@ class GatewayStatus:
 
     def _tenants_by_destination(self) -> dict[str, set[str]]:
         """Return the tenants with a route to each destination."""
-        found: dict[str, set[str]] = {}
+        tenants: dict[str, set[str]] = {}
         for listener in self._state.snapshot.listeners.values():
             for route in listener.routes:
-                found.setdefault(route.destination, set()).add(listener.tenant.name)
-        return found
+                tenants.setdefault(route.destination, set()).add(listener.tenant.name)
+        return tenants
 
     def _destination_health(self, key: str, document: documents.DestinationDocument) -> JsonObject:
         """Return the host and not the URL, because a URL may hold a secret."""
@@ -252,8 +252,8 @@ def listener_row(live: LiveListener) -> dict[str, object]:
         "tenant": document.tenant.name,
         "state": "Suspended" if document.tenant.state == "Suspended" else document.state,
         "generation": document.generation,
-        "addresses": [documents.shorten_url(one.url).removeprefix("https://") for one in document.addresses],
-        "addressIds": [one.id for one in document.live_addresses],
+        "addresses": [documents.shorten_url(address.url).removeprefix("https://") for address in document.addresses],
+        "addressIds": [address.id for address in document.live_addresses],
         "routes": [
             {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
         ],
@@ -273,14 +273,14 @@ def _fields(state: health.State) -> dict[str, object]:
     return fields
 
 
-def _problem(found: conditions.Problem) -> JsonObject:
+def _problem(problem: conditions.Problem) -> JsonObject:
     return {
-        "resource": found.resource,
-        "file": found.file,
-        "line": found.line,
-        "field": found.path,
-        "message": found.message,
-        "hint": found.hint,
+        "resource": problem.resource,
+        "file": problem.file,
+        "line": problem.line,
+        "field": problem.path,
+        "message": problem.message,
+        "hint": problem.hint,
     }
 
 

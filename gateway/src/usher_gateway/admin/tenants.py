@@ -115,11 +115,11 @@ class TenantTracker:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        found: dict[TenantKey, DeliveryCounts] = {}
+        counts_by_tenant: dict[TenantKey, DeliveryCounts] = {}
 
         def of(route: int) -> DeliveryCounts:
             name = self._store.route(route).listener
-            return found.setdefault((name.namespace, name.tenant), DeliveryCounts())
+            return counts_by_tenant.setdefault((name.namespace, name.tenant), DeliveryCounts())
 
         for backlog in await self._store.backlog_by_route():
             counts = of(backlog.route)
@@ -130,10 +130,10 @@ class TenantTracker:
             held[group.reason.name] = held.get(group.reason.name, 0) + group.count
         for route, count in (await self._store.dead_by_route()).items():
             of(route).dead += count
-        self.deliveries = found
+        self.deliveries = counts_by_tenant
 
     async def _read_quotas(self) -> dict[TenantKey, float]:
-        found: dict[TenantKey, float] = {}
+        quotas: dict[TenantKey, float] = {}
         now = self._clock.now()
         for key, summary in self.summaries().items():
             tenant = summary.document
@@ -141,8 +141,8 @@ class TenantTracker:
                 since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
                 rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
                 visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
-                found[key] = visits / tenant.visits_per_month
-        return found
+                quotas[key] = visits / tenant.visits_per_month
+        return quotas
 
     def summaries(self) -> dict[TenantKey, ListenerSummary]:
         """Add up the listeners in force by tenant."""
