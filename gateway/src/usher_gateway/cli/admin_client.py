@@ -106,20 +106,20 @@ class AdminClient:
 
     def rows(self, path: str, limit: int, **query: str | None) -> list[Row]:
         """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed."""
-        found: list[Row] = []
+        rows: list[Row] = []
         cursor: str | None = None
         end = time.monotonic() + _SEARCH_SECONDS
-        while len(found) < limit:
-            page = self.get(path, limit=min(_PAGE, limit - len(found)), cursor=cursor, **query)
-            found += page["rows"]
+        while len(rows) < limit:
+            page = self.get(path, limit=min(_PAGE, limit - len(rows)), cursor=cursor, **query)
+            rows += page["rows"]
             cursor = page["nextCursor"]
             if cursor is None:
-                return found
+                return rows
             if time.monotonic() > end:
                 typer.echo(f"The search took {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
-                return found
+                return rows
         typer.echo(f"There are more than {limit} rows: raise --limit, or narrow the search.", err=True)
-        return found
+        return rows
 
     def _send(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}

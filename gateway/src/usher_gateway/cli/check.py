@@ -117,11 +117,15 @@ def register(app: typer.Typer) -> None:
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []
         tried = [*_try_expressions(configuration)]
-        found = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
-        found = (*found, *_shared_companies(configuration), *(_inherited_urls(old, configuration) if old else ()))
-        problems = sorted(_as_errors(found) if strict else found)
+        all_problems = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
+        all_problems = (
+            *all_problems,
+            *_shared_companies(configuration),
+            *(_inherited_urls(old, configuration) if old else ()),
+        )
+        problems = sorted(_as_errors(all_problems) if strict else all_problems)
         readings = check_body.read_body(body, configuration.snapshot.listeners.values()) if body else []
-        costs = sorted((one.cost for one in tried), key=lambda cost: -cost.microseconds)
+        costs = sorted((expression.cost for expression in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
             _print_json({"problems": problems, "moves": moves, "expressions": costs, "bodies": readings})
         else:
@@ -131,7 +135,7 @@ def register(app: typer.Typer) -> None:
                 _print_text(problems, configuration, costs)
             if against:
                 _print_moves(moves, against)
-        is_wrong = conditions.has_errors(problems) or any(one.is_wrong for one in readings)
+        is_wrong = conditions.has_errors(problems) or any(reading.is_wrong for reading in readings)
         raise typer.Exit(1 if is_wrong else 0)
 
 
@@ -156,8 +160,8 @@ def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpr
     """Try every valid expression on the sample bodies."""
     from usher_gateway import expression_samples, expressions
 
-    for resource, declared, found in _expressions_of(configuration):
-        for path, source, where in found:
+    for resource, declared, sources in _expressions_of(configuration):
+        for path, source, where in sources:
             if not expressions.check_expression(source, where):
                 result = expression_samples.try_samples(source, where)
                 microseconds = round(result.cpu_seconds * 1e6, 1)
@@ -183,21 +187,21 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
     from usher_gateway.ingest import evaluation_limits
     from usher_gateway.resources import conditions
 
-    for one in tried:
-        cost, failed = one.cost, one.result.failed
+    for expression in tried:
+        cost, failed = expression.cost, expression.result.failed
         if failed:
             code = next(iter(failed.values()))
-            where = "every sample body" if one.result.always_fails else " and on ".join(failed)
+            where = "every sample body" if expression.result.always_fails else " and on ".join(failed)
             yield conditions.Problem(
                 cost.file,
                 cost.line,
                 cost.path,
                 f"fails with {code} on {where}; deliveries would be held",
                 _CODES.get(code, "see docs/expressions.md"),
-                "error" if one.result.always_fails else "warning",
+                "error" if expression.result.always_fails else "warning",
                 cost.resource,
             )
-        if one.result.cpu_seconds >= evaluation_limits.EXPENSIVE_SECONDS:
+        if expression.result.cpu_seconds >= evaluation_limits.EXPENSIVE_SECONDS:
             message = (
                 f"takes {cost.microseconds / 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
             )
@@ -227,8 +231,8 @@ def _shared_companies(configuration: "FileConfiguration") -> "Iterator[condition
 def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions.Problem]":
     import msgspec
 
-    for found in problems:
-        yield msgspec.structs.replace(found, severity="error") if found.severity == "warning" else found
+    for problem in problems:
+        yield msgspec.structs.replace(problem, severity="error") if problem.severity == "warning" else problem
 
 
 def _out_of_reach(
@@ -287,42 +291,42 @@ def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration"
     from usher_gateway.resources import conditions
 
     for identity in old.objects.keys() & configuration.objects.keys():
-        before, after = old.objects[identity].resource, configuration.objects[identity]
-        if not isinstance(before, resources.Listener) or not isinstance(after.resource, resources.Listener):
+        former, present = old.objects[identity].resource, configuration.objects[identity]
+        if not isinstance(former, resources.Listener) or not isinstance(present.resource, resources.Listener):
             continue
-        if before.owner != after.resource.owner or before.spec.token != after.resource.spec.token:
+        if former.owner != present.resource.owner or former.spec.token != present.resource.spec.token:
             continue
-        tenant = "/".join(before.owner)
-        found = [one.objects.get(("Tenant", tenant)) for one in (old, configuration)]
-        if len({one.resource.metadata.uid for one in found if one is not None} - {""}) == 2:
+        tenant = "/".join(former.owner)
+        tenants = [side.objects.get(("Tenant", tenant)) for side in (old, configuration)]
+        if len({loaded.resource.metadata.uid for loaded in tenants if loaded is not None} - {""}) == 2:
             yield conditions.Problem(
-                after.file,
-                after.line_of("spec.tenantRef.name"),
+                present.file,
+                present.line_of("spec.tenantRef.name"),
                 "spec.tenantRef.name",
                 f"Tenant {tenant} is another object than before, and the listener inherits the URL of the former one",
                 "if the namespace has a new owner, raise `token.generation` of the listener (docs/admission.md)",
                 "warning",
-                f"Listener {after.resource.key}",
+                f"Listener {present.resource.key}",
             )
 
 
 def _moves(
     against: str, data: pathlib.Path, old: "FileConfiguration | None", configuration: "FileConfiguration"
 ) -> "list[address_moves.AddressMove]":
-    """Return the addresses of before that the manifests would take out of service."""
+    """Return the served addresses that the manifests would take out of service."""
     from usher_gateway.resources import address_moves
 
     if old is None:
         rows = admin_client.AdminClient(against, data).get("/api/listeners")["rows"]
-        before = [
+        served = [
             address_moves.KnownAddress(f"{row['namespace']}/{row['name']}", row["tenant"], identifier, f"https://{url}")
             for row in rows
             for identifier, url in zip(row["addressIds"], row["addresses"], strict=False)  # retired ones come last
         ]
     else:
-        before = address_moves.addresses_of(old.snapshot.listeners)
-    rejected = {found.resource for found in configuration.rejected}  # the gateway keeps serving them as before
-    judged = [one for one in before if f"Listener {one.listener}" not in rejected]
+        served = address_moves.addresses_of(old.snapshot.listeners)
+    rejected = {problem.resource for problem in configuration.rejected}  # the gateway keeps serving them as before
+    judged = [address for address in served if f"Listener {address.listener}" not in rejected]
     return address_moves.find_moves(judged, configuration.snapshot.listeners)
 
 
@@ -335,28 +339,28 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
 
 
-def _print_json(found: dict[str, object]) -> None:
+def _print_json(report: dict[str, object]) -> None:
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
 
 
 def _print_text(
     problems: "list[conditions.Problem]", configuration: "FileConfiguration", costs: list[ExpressionCost]
 ) -> None:
     following: dict[str, list[conditions.Problem]] = {}
-    for found in problems:
-        if found.because:
-            following.setdefault(found.because, []).append(found)
-    causes = [found for found in problems if not found.because]
-    last = {name: index for index, found in enumerate(causes) for name in _names(found)}
-    for index, found in enumerate(causes):
-        _print_problem(found)
-        for name in _names(found):
+    for problem in problems:
+        if problem.because:
+            following.setdefault(problem.because, []).append(problem)
+    causes = [problem for problem in problems if not problem.because]
+    last = {name: index for index, problem in enumerate(causes) for name in _names(problem)}
+    for index, problem in enumerate(causes):
+        _print_problem(problem)
+        for name in _names(problem):
             if name in following and last[name] == index:
                 _print_following(following[name])
     _print_costs(costs)
-    errors = sum(found.severity == "error" for found in causes)
+    errors = sum(problem.severity == "error" for problem in causes)
     snapshot = configuration.snapshot
     listeners = tables.counted(len(snapshot.listeners), "listener")
     destinations = tables.counted(len(snapshot.destinations), "destination")
@@ -378,22 +382,22 @@ def _print_costs(costs: list[ExpressionCost]) -> None:
         typer.echo(f"    {len(costs) - _SHOWN_COSTS} more take less; `--output json` lists all")
 
 
-def _names(found: "conditions.Problem") -> tuple[str, str]:
+def _names(problem: "conditions.Problem") -> tuple[str, str]:
     """Return the values of ``because`` in problems that this one causes."""
-    return found.resource, found.file_and_line
+    return problem.resource, problem.file_and_line
 
 
-def _print_problem(found: "conditions.Problem") -> None:
+def _print_problem(problem: "conditions.Problem") -> None:
     colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
-    what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
-    typer.echo(f"{found.file_and_line}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
-    if found.hint:
-        typer.echo(f"    {found.hint}")
+    what = ": ".join(part for part in (problem.resource, problem.path, problem.message) if part)
+    typer.echo(f"{problem.file_and_line}: {typer.style(problem.severity, fg=colours[problem.severity])}: {what}")
+    if problem.hint:
+        typer.echo(f"    {problem.hint}")
 
 
-def _print_following(found: "list[conditions.Problem]") -> None:
+def _print_following(problems: "list[conditions.Problem]") -> None:
     """Print the objects that only fail because of the problem above."""
-    told = dict.fromkeys(f"{one.resource} ({one.file_and_line})" for one in found)
+    told = dict.fromkeys(f"{problem.resource} ({problem.file_and_line})" for problem in problems)
     names = ", ".join(list(told)[:_FOLLOWING])
     more = f" and {len(told) - _FOLLOWING} more" if len(told) > _FOLLOWING else ""
     typer.echo(f"    because of this, something is missing for {names}{more}")

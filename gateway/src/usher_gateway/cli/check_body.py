@@ -65,14 +65,14 @@ def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocumen
     )
     nameless = documents.ListenerDocument("", "", documents.TenantDocument(""), addresses=())
     now = time.time_ns() // 1000
-    found: dict[bytes, SharedReading] = {}
+    readings: dict[bytes, SharedReading] = {}
     for document in [*listeners] or [nameless]:
         live = registry.prepare(msgspec.structs.replace(document, routes=()), {}, 0.0)
         reading = body_reading.read_body(live, content, "", now, keys)
-        shared = found.setdefault(msgspec.json.encode(reading), SharedReading([], reading))
+        shared = readings.setdefault(msgspec.json.encode(reading), SharedReading([], reading))
         if document is not nameless:
             shared.listeners.append(document.key)
-    return list(found.values())
+    return list(readings.values())
 
 
 def print_readings(path: pathlib.Path, readings: list[SharedReading]) -> None:
@@ -93,10 +93,10 @@ def print_stored(reading: object, reason: str) -> None:
     if reading is None:
         typer.echo(f"\nHow Usher reads the body is not known: {reason}")
         return
-    found = msgspec.convert(reading, body_reading.BodyReading)
-    typer.echo(f"\nUsher reads the body now as {_outcome(found)}:")
-    if found.fields:
-        _print_fields(found)
+    parsed = msgspec.convert(reading, body_reading.BodyReading)
+    typer.echo(f"\nUsher reads the body now as {_outcome(parsed)}:")
+    if parsed.fields:
+        _print_fields(parsed)
 
 
 def _outcome(reading: "body_reading.BodyReading") -> str:
@@ -115,11 +115,13 @@ def _names(listeners: list[str]) -> str:
 
 
 def _print_fields(reading: "body_reading.BodyReading") -> None:
-    rows = [(one.field, one.path, one) for one in reading.fields] + [("", one.path, one) for one in reading.others]
+    rows = [(field_reading.field, field_reading.path, field_reading) for field_reading in reading.fields] + [
+        ("", field_reading.path, field_reading) for field_reading in reading.others
+    ]
     width = max(len(path) for _, path, _ in rows)
-    for field, path, one in rows:
-        shown = f": {one.value}" if one.value else ""
-        typer.echo(f"    {field or '(no field)':<11}  {path or '-':<{width}}  {one.value_class}{shown}")
+    for field, path, field_reading in rows:
+        shown = f": {field_reading.value}" if field_reading.value else ""
+        typer.echo(f"    {field or '(no field)':<11}  {path or '-':<{width}}  {field_reading.value_class}{shown}")
     if reading.outcome == "NoUser":
         typer.echo(
             "    there is no user: set `fields.user` to the path of the user's id, if it is among the values above"

@@ -122,7 +122,7 @@ VISIT_COLUMNS: tuple[tables.Column, ...] = (
     ("LISTENER", _listener_of),
     ("COUNTED AS", lambda row: f"{row['countedAs']}{' late' if row['late'] else ''}"),
     ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
-    ("VERDICTS", lambda row: ", ".join([_verdict(one) for one in row["verdicts"]])),
+    ("VERDICTS", lambda row: ", ".join([_verdict(verdict) for verdict in row["verdicts"]])),
 )
 
 
@@ -178,12 +178,12 @@ def show_visit(
         sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
         return
     row = _find_row(client, "visits", identifier)
-    found = client.get(f"/api/visits/{quoted(identifier)}/reading")
+    answer = client.get(f"/api/visits/{quoted(identifier)}/reading")
     if output != "text":
-        _print_row(row | {"reading": found["reading"]}, output)
+        _print_row(row | {"reading": answer["reading"]}, output)
         return
     _print_row(row, output)
-    check_body.print_stored(found["reading"], found["reason"])
+    check_body.print_stored(answer["reading"], answer["reason"])
 
 
 def _find_row(client: AdminClient, group: str, identifier: str) -> tables.Row:

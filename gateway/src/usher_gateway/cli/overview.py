@@ -50,16 +50,16 @@ def register(app: typer.Typer) -> None:
 
 def select(rows: Iterable[tables.Row], *, namespace: str | None, tenant: str | None) -> list[tables.Row]:
     """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
-    found = list(rows)
+    selected = list(rows)
     if tenant is not None and "/" in tenant:
         namespace, _, tenant = tenant.partition("/")
     if namespace is not None:
-        _require("namespace", namespace, {row["namespace"] for row in found})
-        found = [row for row in found if row["namespace"] == namespace]
+        _require("namespace", namespace, {row["namespace"] for row in selected})
+        selected = [row for row in selected if row["namespace"] == namespace]
     if tenant is not None:
-        _require("tenant", tenant, {name for row in found for name in tenants_of(row)})
-        found = [row for row in found if tenant in tenants_of(row)]
-    return found
+        _require("tenant", tenant, {name for row in selected for name in tenants_of(row)})
+        selected = [row for row in selected if tenant in tenants_of(row)]
+    return selected
 
 
 def tenants_of(row: tables.Row) -> list[str]:
@@ -82,9 +82,9 @@ def nothing(what: str, *, failing: bool, silent: bool = False) -> str:
     return f"No {what} is {' and '.join(asked)}." if asked else f"No {what}s."
 
 
-def _require(what: str, name: str, known: set[str]) -> None:
-    if name not in known:
-        fail(f"there is no {what} `{name}`", conditions.did_you_mean(name, known), USAGE)
+def _require(what: str, name: str, names: set[str]) -> None:
+    if name not in names:
+        fail(f"there is no {what} `{name}`", conditions.did_you_mean(name, names), USAGE)
 
 
 # Tenants

@@ -69,9 +69,9 @@ class TenantLine(msgspec.Struct, frozen=True):
 def lines_of(answer: tables.Row, earlier: tables.Row | None) -> list[TenantLine]:
     """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
-    before = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
+    earlier_visits = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
     minutes = (now - _moment(earlier["now"])) / 60 if earlier else 0.0
-    return [_line(row, now, before.get(_path(row)), minutes) for row in answer["rows"]]
+    return [_line(row, now, earlier_visits.get(_path(row)), minutes) for row in answer["rows"]]
 
 
 def _line(row: tables.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
@@ -273,7 +273,7 @@ class _Reader:
 
     def _details(self, name: str, width: int) -> list[str]:
         namespace, _, tenant = name.partition("/")
-        found: list[str] = []
+        lines: list[str] = []
         for path, columns in (
             ("/api/listeners", overview.LISTENER_COLUMNS),
             ("/api/destinations", overview.DESTINATION_COLUMNS),
@@ -283,12 +283,12 @@ class _Reader:
                 for row in self._client.get(path)["rows"]
                 if row["namespace"] == namespace and tenant in overview.tenants_of(row)
             ]
-            found += ["", f"{path.removeprefix('/api/').upper()}"]
+            lines += ["", f"{path.removeprefix('/api/').upper()}"]
             for row in rows:
                 cells = [cell(row) for _, cell in columns]
-                found += tables.fill(cells[:2], width)
-                found += ["  " + line for line in tables.fill(cells[2:], width - 2)]
-        return found[1:]
+                lines += tables.fill(cells[:2], width)
+                lines += ["  " + line for line in tables.fill(cells[2:], width - 2)]
+        return lines[1:]
 
 
 @contextlib.contextmanager
@@ -301,7 +301,7 @@ def _keyboard() -> Iterator[Callable[[float], str]]:
     import tty
 
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
+    saved_attributes = termios.tcgetattr(terminal)
 
     def read(seconds: float) -> str:
         if not select.select([terminal], [], [], max(0.0, seconds))[0]:
@@ -315,7 +315,7 @@ def _keyboard() -> Iterator[Callable[[float], str]]:
     try:
         yield read
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, saved_attributes)
 
 
 class EndedError(Exception):

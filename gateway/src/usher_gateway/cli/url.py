@@ -55,16 +55,16 @@ def register(app: typer.Typer) -> None:
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
             )
         configuration = load_once(files, keys)
-        found = [row for one in configuration.snapshot.listeners.values() for row in _rows(one)]
+        rows = [row for listener in configuration.snapshot.listeners.values() for row in _rows(listener)]
         if output == "json":
-            _print_json(found)
+            _print_json(rows)
         else:
-            _print_text(found)
+            _print_text(rows)
         if configuration.rejected:
-            count = tables.counted(sum(not found.because for found in configuration.rejected), "mistake")
+            count = tables.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
             told = "see `usher check` with the same files"
             typer.echo(f"URLs can be missing because of {count}: {told}", err=True)
-        raise typer.Exit(1 if configuration.rejected or not found else 0)
+        raise typer.Exit(1 if configuration.rejected or not rows else 0)
 
 
 def _rows(listener: "documents.ListenerDocument") -> list[dict[str, str]]:
@@ -97,10 +97,10 @@ def _print_json(rows: list[dict[str, str]]) -> None:
 
 def _print_text(rows: list[dict[str, str]]) -> None:
     """Print plain lines, because a table would break long URLs."""
-    before = ""
+    last_title = ""
     for row in rows:
         title = f"{row['namespace']}/{row['listener']} (tenant {row['tenant']})"
-        if title != before:
+        if title != last_title:
             typer.echo(title)
-        before = title
+        last_title = title
         typer.echo(f"  {row['url']}" + (f"  ({row['note']})" if row["note"] else ""))
