@@ -467,7 +467,7 @@ class Gateway:
             await asyncio.sleep(_PRUNE_AGAIN_SECONDS if left else _PRUNE_SECONDS)
 
     def _meter_months(self) -> dict[str, int]:
-        tenants = [(one.namespace, one.tenant) for one in self.snapshot.listeners.values()]
+        tenants = [(listener.namespace, listener.tenant) for listener in self.snapshot.listeners.values()]
         return {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
 
     def _log_started(self) -> None:

@@ -139,7 +139,7 @@ class _DocumentVersion(msgspec.Struct, frozen=True):
 _decode_version = msgspec.json.Decoder(_Version).decode
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
-_decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.items()}
+_decoders = {kind: msgspec.json.Decoder(document_type).decode for kind, document_type in _TYPES.items()}
 
 
 def envelope_of(document: Document, owner_uid: str, key: bytes, *, install: str = "") -> Envelope:
@@ -245,15 +245,15 @@ def decode(content: bytes, key: bytes) -> Envelope:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
-    found = _read_document(wire.kind, document) if document else None
-    if found is not None and found.key != wire.owner.key:
+    parsed = _read_document(wire.kind, document) if document else None
+    if parsed is not None and parsed.key != wire.owner.key:
         raise model.DocumentUnreadableError("the document belongs to another resource than its owner", _READ_HINT)
     return Envelope(
         kind=wire.kind,
         owner=wire.owner,
         generation=wire.generation,
         hash=wire.hash,
-        document=found,
+        document=parsed,
         tombstone=tombstone,
         held=(wire.held or None) if tombstone else None,
     )
@@ -286,9 +286,9 @@ def _unreadable(error: Exception) -> model.DocumentUnreadableError:
     return model.DocumentUnreadableError(f"`{DATA_KEY}` is not a valid envelope{where}", _READ_HINT)
 
 
-def _too_new(what: str, version: int, known: int) -> model.DocumentTooNewError:
+def _too_new(what: str, version: int, supported: int) -> model.DocumentTooNewError:
     return model.DocumentTooNewError(
-        f"the {what} has schema version {version}, this gateway knows {known}",
+        f"the {what} has schema version {version}, this gateway knows {supported}",
         "update the gateways before the operator; until then the last good document is in force",
     )
 

@@ -218,10 +218,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 _Document = TypeVar("_Document", ListenerDocument, DestinationDocument)
 
 
-def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> dict[str, _Document]:
+def changed(previous: Mapping[str, _Document], present: Mapping[str, _Document]) -> dict[str, _Document]:
     """Return the documents that are new or different now, by key. It is fast if most are the same objects as before."""
-    different = {key: one for key, one in now.items() if before.get(key) is not one}
-    return {key: one for key, one in different.items() if before.get(key) != one}
+    different = {key: document for key, document in present.items() if previous.get(key) is not document}
+    return {key: document for key, document in different.items() if previous.get(key) != document}
 
 
 def content_hash(document: ListenerDocument | DestinationDocument, key: bytes) -> str:
@@ -234,15 +234,15 @@ def credential_digest(header_value: bytes, key: bytes) -> str:
     return hashlib.blake2b(header_value, key=key, digest_size=32).hexdigest()
 
 
-def retiring_addresses(before: ListenerDocument, after: ListenerDocument, now: int) -> tuple[Address, ...]:
+def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now: int) -> tuple[Address, ...]:
     """Return the addresses that a change of a document takes out of service.
 
     An address past its ``untilTime`` is not among them, because it ended as declared. ``now``: microseconds.
     """
-    present = {(address.host, address.path, address.query) for address in after.live_addresses}
+    present = {(address.host, address.path, address.query) for address in newest.live_addresses}
     return tuple(
         address
-        for address in before.live_addresses
+        for address in previous.live_addresses
         if (address.host, address.path, address.query) not in present and not 0 < address.until <= now
     )
 

@@ -54,7 +54,7 @@ class ExpressionTurns:
 
     def are_prepared(self, sources: Iterable[expressions.Source]) -> bool:
         """Return whether `take` would return at once."""
-        return all(self._is_prepared(*one) for one in sources)
+        return all(self._is_prepared(*source) for source in sources)
 
     async def take(self, namespace: str, sources: Iterable[expressions.Source]) -> float:
         """Prepare the expressions of a document, unless its namespace has to wait.
@@ -62,7 +62,7 @@ class ExpressionTurns:
         Returns:
             0.0 if all of them are prepared now; else the seconds after which to try again.
         """
-        missing = [one for one in dict.fromkeys(sources) if not self._is_prepared(*one)]
+        missing = [source for source in dict.fromkeys(sources) if not self._is_prepared(*source)]
         if not missing:
             return 0.0
         if namespace in self._busy:
@@ -79,14 +79,14 @@ class ExpressionTurns:
 
     async def take_all(self, sources: Iterable[expressions.Source]) -> None:
         """Prepare the expressions of a document of a complete reading, which never waits."""
-        for one in sources:
-            if not self._is_prepared(*one):
-                await self._prepare_one(one)
+        for source in sources:
+            if not self._is_prepared(*source):
+                await self._prepare_one(source)
 
     async def _prepare_paced(self, namespace: str, missing: list[expressions.Source]) -> None:
         cheap = 0.0
-        for one in missing:
-            spent = await self._prepare_one(one)
+        for source in missing:
+            spent = await self._prepare_one(source)
             if spent > CHEAP_SECONDS:
                 await asyncio.sleep(spent * PAUSE_FACTOR)
             else:
@@ -96,11 +96,11 @@ class ExpressionTurns:
             self._pauses = {name: end for name, end in self._pauses.items() if end > now}
             self._pauses[namespace] = now + cheap * PAUSE_FACTOR
 
-    async def _prepare_one(self, one: expressions.Source) -> float:
+    async def _prepare_one(self, source: expressions.Source) -> float:
         """Prepare an expression, and let other tasks run; returns the CPU time."""
         async with self._turn:
             began = self._cpu_clock()
-            self._prepare(*one)
+            self._prepare(*source)
             spent = self._cpu_clock() - began
             await asyncio.sleep(0)
         return spent

@@ -224,14 +224,14 @@ class _ProgramCache:
         """Return the program of an expression; parse the expression if it is not in the cache."""
         key = source, where
         with self._lock:
-            found = self._programs.get(key)
-            if found is not None:
+            program = self._programs.get(key)
+            if program is not None:
                 self._programs.move_to_end(key)
-                return found
-        found = Program(source, where)
+                return program
+        program = Program(source, where)
         with self._lock:
-            self._add(key, found)
-        return found
+            self._add(key, program)
+        return program
 
     def _add(self, key: Source, program: Program) -> None:
         if key in self._programs:
@@ -283,22 +283,22 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
     if len(source) > MAX_LENGTH:
         return (f"must have at most {MAX_LENGTH} characters, has {len(source)}",), None
     tokens = _tokens(source)
-    found = list(_static_problems(tokens, where))
+    problems = list(_static_problems(tokens, where))
     if any(token.depth > MAX_DEPTH for token in tokens):
-        return tuple(found), None
+        return tuple(problems), None
     try:
         program = cel.compile(source)  # before the replacement, because its errors name columns
         if any(True for _ in _match_calls(tokens)):
             program = cel.compile(_with_own_matches(source, tokens))
     except Exception as error:  # noqa: BLE001 - every error of the parser becomes a problem
-        return (_parse_problem(str(error)), *found), None
+        return (_parse_problem(str(error)), *problems), None
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        return ("cannot be parsed; write it in a simpler way", *found), None
-    found.extend(_name_problems(tokens))
-    found = found or list(_pattern_problems(tokens))
-    return tuple(found), None if found else program
+        return ("cannot be parsed; write it in a simpler way", *problems), None
+    problems.extend(_name_problems(tokens))
+    problems = problems or list(_pattern_problems(tokens))
+    return tuple(problems), None if problems else program
 
 
 def _tokens(source: str) -> list[_Token]:
@@ -430,9 +430,9 @@ logging.getLogger("cel").setLevel(logging.CRITICAL)
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
     """Yield the words that name a value, without members, functions, keywords and names of messages."""
     for index, token in enumerate(tokens):
-        before = tokens[index - 1].text if index else ""
-        after = tokens[index + 1].text if index + 1 < len(tokens) else ""
-        if token.kind == "word" and token.text not in _KEYWORDS and before != "." and after not in {"(", "{"}:
+        previous = tokens[index - 1].text if index else ""
+        following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+        if token.kind == "word" and token.text not in _KEYWORDS and previous != "." and following not in {"(", "{"}:
             yield token
 
 
@@ -445,15 +445,15 @@ def _parts(tokens: list[_Token], root: str) -> _Parts | None:
 
     Only these are converted for the core, because a conversion costs more than most expressions.
     """
-    found: _Parts = {}
+    parts: _Parts = {}
     variables = {token.at for token in _variables(tokens)}
     for index, token in enumerate(tokens):
         if token.text == root and token.at in variables:
             chain = _chain(tokens[index + 1 :])
             if not chain:
                 return None
-            _add(found, chain)
-    return found
+            _add(parts, chain)
+    return parts
 
 
 def _chain(tokens: list[_Token]) -> list[str]:
@@ -480,12 +480,12 @@ def _add(parts: _Parts, chain: list[str]) -> None:
 def _name_problems(tokens: list[_Token]) -> Iterator[str]:
     """Yield a problem for each undefined name, so that it is found before the first visit."""
     bound = {tokens[index + 2].text for index in _macros(tokens) if index + 2 < len(tokens)}
-    known = bound | _ROOTS
+    defined = bound | _ROOTS
     for name in sorted(bound & _ROOTS):
         yield f"`{name}` may not be the name of a loop's item: choose another name"
     for token in _variables(tokens):
-        if token.text not in known:
-            hint = _hint(token.text, known, "use `visit` or `body`")
+        if token.text not in defined:
+            hint = _hint(token.text, defined, "use `visit` or `body`")
             yield f"`{token.text}` is not defined (column {token.at + 1}){hint}"
     for token, after in itertools.pairwise(tokens):
         called = token.kind == "word" and token.text not in _KEYWORDS and after.text in {"(", "{"}
@@ -497,8 +497,8 @@ def _name_problems(tokens: list[_Token]) -> Iterator[str]:
             yield f"`visit` has no `{member.text}` (column {member.at + 1}){hint}"
 
 
-def _hint(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+def _hint(word: str, names: Iterable[str], otherwise: str = "") -> str:
+    close = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
     hint = f"did you mean `{close[0]}`?" if close else otherwise
     return f": {hint}" if hint else ""
 
@@ -511,12 +511,12 @@ _UNEXPECTED = re.compile(
 
 def _parse_problem(text: str) -> str:
     """Return the parser's first message that has a position, without its list of all possible tokens."""
-    found = re.search(r"<input>:(\d+):(\d+): Syntax error: ([^\n]*)", text) or re.search(
+    match = re.search(r"<input>:(\d+):(\d+): Syntax error: ([^\n]*)", text) or re.search(
         r"<input>:(\d+):(\d+): ([^\n]*)", text
     )
-    if found is None:
+    if match is None:
         return "cannot be parsed"
-    line, column, what = found.groups()
+    line, column, what = match.groups()
     unexpected = _UNEXPECTED.fullmatch(re.sub(r" expecting \{.*", "", what))
     if unexpected is not None:
         there, instead = unexpected["what"], unexpected["instead"]
@@ -583,7 +583,7 @@ class _WeighingCopier:
         return text
 
     def _item(self, item: object) -> object:
-        before = self.weight
+        weight_before = self.weight
         result = self.cut(item)
-        self.heaviest = max(self.heaviest, self.weight - before)
+        self.heaviest = max(self.heaviest, self.weight - weight_before)
         return result

@@ -57,9 +57,9 @@ class IngestMetrics:
         """Measure how late the event loop is. Runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            before = loop.time()
+            started = loop.time()
             await asyncio.sleep(0.5)
-            self.loop_lag_seconds = max(0.0, loop.time() - before - 0.5)
+            self.loop_lag_seconds = max(0.0, loop.time() - started - 0.5)
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
@@ -348,12 +348,16 @@ class StoreMetrics:
         yield from self._collect_store()
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, found = self._dispatcher.scheduler, self._open
-        total = found.backlog + sum(found.held.values()) + lanes.count + lanes.in_flight
+        lanes, open_deliveries = self._dispatcher.scheduler, self._open
+        total = open_deliveries.backlog + sum(open_deliveries.held.values()) + lanes.count + lanes.in_flight
         yield metrics.gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
         )
-        age = time.time() - model.milliseconds_of(found.oldest_in_backlog) / 1000 if found.oldest_in_backlog else 0.0
+        age = (
+            time.time() - model.milliseconds_of(open_deliveries.oldest_in_backlog) / 1000
+            if open_deliveries.oldest_in_backlog
+            else 0.0
+        )
         yield metrics.gauge(
             "usher_oldest_open_delivery_age_seconds",
             "Since the oldest delivery in the backlog was made.",

@@ -126,10 +126,10 @@ def _escaped(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _process_registry() -> prometheus_client.CollectorRegistry:
-    found = prometheus_client.CollectorRegistry()
-    prometheus_client.ProcessCollector(registry=found)
-    prometheus_client.GCCollector(registry=found)
-    return found
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=registry)
+    prometheus_client.GCCollector(registry=registry)
+    return registry
 
 
 _process = _process_registry()

@@ -75,11 +75,11 @@ def attempts_for_memory(memory_bytes: int) -> int:
 
 def memory_bytes() -> int:
     """Return the memory that this process may use: the machine's, or less if a container limits it."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in _CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # the file is missing, or holds "max"
-            found = min(found, int(file.read_text(encoding="ascii")))
-    return found
+            available = min(available, int(file.read_text(encoding="ascii")))
+    return available
 
 
 def collect_garbage_rarely() -> None:
