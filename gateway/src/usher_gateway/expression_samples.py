@@ -62,7 +62,7 @@ SAMPLES: tuple[Sample, ...] = (
 _MEASUREMENTS = 5
 
 
-class SampleResult(msgspec.Struct, frozen=True):
+class SampleEvaluation(msgspec.Struct, frozen=True):
     """The results of an expression with the samples."""
 
     failed: dict[str, str]
@@ -77,7 +77,7 @@ class SampleResult(msgspec.Struct, frozen=True):
 
 
 @functools.lru_cache(maxsize=16_384)
-def try_samples(source: str, where: expressions.Where) -> SampleResult:
+def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
     """Evaluate a valid expression on every sample, and measure it."""
     program = expressions.compile_expression(source, where)
     failed, longest = {}, 0.0
@@ -88,7 +88,7 @@ def try_samples(source: str, where: expressions.Where) -> SampleResult:
         code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")
         if code:
             failed[sample.name] = code
-    return SampleResult(failed, longest)
+    return SampleEvaluation(failed, longest)
 
 
 def _has_json_form(value: object) -> bool:

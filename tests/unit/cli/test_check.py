@@ -86,8 +86,8 @@ def test_costs_of_many_expressions_are_shortened_in_text_only() -> None:
 
 
 def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(*_: object) -> expression_samples.SampleResult:
-        return expression_samples.SampleResult({}, 0.0015)
+    def measure(*_: object) -> expression_samples.SampleEvaluation:
+        return expression_samples.SampleEvaluation({}, 0.0015)
 
     monkeypatch.setattr(expression_samples, "try_samples", measure)
     done = check_when("visit.email != ''")

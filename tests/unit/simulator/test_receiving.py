@@ -67,7 +67,7 @@ def test_only_a_complete_2xx_takes_a_request() -> None:
 
 
 def test_duplicates_are_counted_among_taken_requests() -> None:
-    counted = receiving.Tally()
+    counted = receiving.ReceiverTally()
     for identifier, taken in (("a", False), ("a", True), ("b", True), ("b", True), ("", True)):
         counted.receive("/x", identifier, 10, 5)
         if taken:
@@ -80,7 +80,7 @@ def test_duplicates_are_counted_among_taken_requests() -> None:
 
 
 def test_paths_beyond_the_limit_are_counted_together() -> None:
-    counted = receiving.Tally()
+    counted = receiving.ReceiverTally()
     for number in range(receiving.MAX_PATHS + 50):
         counted.receive(f"/{number}", "", 0, 1)
         counted.take(f"/{number}", "")

@@ -153,7 +153,7 @@ class ExpressionCost:
 @dataclass(frozen=True)
 class _TriedExpression:
     cost: ExpressionCost
-    result: "expression_samples.SampleResult"
+    result: "expression_samples.SampleEvaluation"
 
 
 def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpression]":

@@ -125,7 +125,7 @@ class _List(msgspec.Struct, Generic[Item]):
     items: list[Item] | None = None
 
 
-class _Line(msgspec.Struct):
+class _WatchLine(msgspec.Struct):
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
     object: msgspec.Raw
 
@@ -146,7 +146,7 @@ class _Status(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(JsonObject).decode
-_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_line = msgspec.json.Decoder(_WatchLine).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
 _decode_status = msgspec.json.Decoder(_Status).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -88,7 +88,7 @@ class Receiver:
         self._clock = clock or Clock()
         self._on_request = on_request
         self._rules = receiving.Rules(self._settings.usual)
-        self._tally = receiving.Tally()
+        self._tally = receiving.ReceiverTally()
         self._kept: list[Received] = []
         self._runner: web.ServerRunner | None = None
         self._closing = asyncio.Event()

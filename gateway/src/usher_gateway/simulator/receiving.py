@@ -219,7 +219,7 @@ class PathCounts(msgspec.Struct, kw_only=True):
         return self.signatures_missing + self.signatures_bad + self.signatures_stale
 
 
-class Tally:
+class ReceiverTally:
     """The counts and ids of every path. Not thread-safe."""
 
     def __init__(self) -> None:
