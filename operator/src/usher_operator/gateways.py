@@ -133,8 +133,8 @@ class GatewayAnswers:
 
     def take(self, answer: ConfigReport) -> set[Key]:
         """Take an answer; returns the keys whose state changed."""
-        told: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
-        named = {_key(entry.kind, entry.key) for entry in told}
+        entries: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
+        named = {_key(entry.kind, entry.key) for entry in entries}
         named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *self._stale}
         if answer.complete:
             previously_reported = (map(_listener_key, self._listeners), map(_destination_key, self._destinations))

@@ -397,7 +397,7 @@ def _print_problem(problem: "conditions.Problem") -> None:
 
 def _print_following(problems: "list[conditions.Problem]") -> None:
     """Print the objects that only fail because of the problem above."""
-    told = dict.fromkeys(f"{problem.resource} ({problem.file_and_line})" for problem in problems)
-    names = ", ".join(list(told)[:_FOLLOWING])
-    more = f" and {len(told) - _FOLLOWING} more" if len(told) > _FOLLOWING else ""
+    affected = dict.fromkeys(f"{problem.resource} ({problem.file_and_line})" for problem in problems)
+    names = ", ".join(list(affected)[:_FOLLOWING])
+    more = f" and {len(affected) - _FOLLOWING} more" if len(affected) > _FOLLOWING else ""
     typer.echo(f"    because of this, something is missing for {names}{more}")

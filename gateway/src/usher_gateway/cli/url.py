@@ -62,8 +62,8 @@ def register(app: typer.Typer) -> None:
             _print_text(rows)
         if configuration.rejected:
             count = tables.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
-            told = "see `usher check` with the same files"
-            typer.echo(f"URLs can be missing because of {count}: {told}", err=True)
+            hint = "see `usher check` with the same files"
+            typer.echo(f"URLs can be missing because of {count}: {hint}", err=True)
         raise typer.Exit(1 if configuration.rejected or not rows else 0)
 
 

@@ -205,6 +205,6 @@ def _print_blocks(blocks: list[tuple[str, tables.Row]], total: tables.Row, width
     keys = [key for _, key in _WIDE_NUMBERS if key not in {"arrivals", "created"}]
     for headline, counts in [*blocks, ("total", total)]:
         typer.echo(headline)
-        told = ", ".join([f"{key.removesuffix('After')} {counts[key]}" for key in keys if counts.get(key)])
-        for line in tables.fill([told or "nothing"], width - 2):
+        numbers = ", ".join([f"{key.removesuffix('After')} {counts[key]}" for key in keys if counts.get(key)])
+        for line in tables.fill([numbers or "nothing"], width - 2):
             typer.echo(f"  {line}")

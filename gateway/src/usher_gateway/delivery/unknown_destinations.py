@@ -49,13 +49,13 @@ class UnknownDestinations:
         """Tell the other gateways what this one knows, if that changed."""
         if self._store.is_shared and self._known != self._told and self._now() >= self._tell_at:
             self._tell_at = self._now() + _TELL_SECONDS
-            told = self._known
+            destinations = self._known
             try:
-                await self._store.tell_destinations(told)
+                await self._store.tell_destinations(destinations)
             except model.StoreUnavailableError as error:
                 _log.warning("destinations_not_shared", reason=str(error))
                 return
-            self._told = told
+            self._told = destinations
 
     async def look_up(self, unknown: Collection[str]) -> None:
         """Find out whether other gateways know destinations with due deliveries. If that fails, these wait."""

@@ -74,15 +74,15 @@ class Identifier:
     ) -> Identity:
         """Identify a valid body. ``fields``: from `extract`; ``plain``, ``is_wide``: as in `ParsedBody`."""
         fingerprint = _digest(self._fingerprint, canonical(_descending(body) if is_wide else body, plain))
-        told = self._time_in(fields.get("occurredAt"))
-        is_trusted = 0 < told <= received_at + _AHEAD
+        claimed_time = self._time_in(fields.get("occurredAt"))
+        is_trusted = 0 < claimed_time <= received_at + _AHEAD
         return Identity(
             fingerprint=fingerprint,
             visitor_key=self._visitor_key(fields) or fingerprint,
             person_keys=self.person_keys(fields),
-            visit_time=told if is_trusted else received_at,
+            visit_time=claimed_time if is_trusted else received_at,
             time_trusted=is_trusted,
-            future_time=0 if is_trusted else told,
+            future_time=0 if is_trusted else claimed_time,
         )
 
     def identify_unparsed(self, content: bytes, received_at: int, fields: dict[str, object]) -> Identity:
@@ -113,8 +113,8 @@ class Identifier:
 
     def occurred_at(self, value: object, received_at: int) -> int | None:
         """Return the time of the authentication in microseconds; None if it cannot be trusted."""
-        told = self._time_in(value)
-        return told if 0 < told <= received_at + _AHEAD else None
+        claimed_time = self._time_in(value)
+        return claimed_time if 0 < claimed_time <= received_at + _AHEAD else None
 
     def _time_in(self, value: object) -> int:
         """Parse the time in the body; 0 if there is none."""
