@@ -447,7 +447,7 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.clock.real_seconds(int(_HOLD_REVIEW_SECONDS * 1e6)) + 0.2):
                     await self._configuration_changed.wait()
-            self._configuration_changed.clear()
+            self._configuration_changed.clear()  # before the review, so that a change during it causes another one
             try:
                 await self.hold_reviewer.review()
                 self.dispatcher.ask_store()

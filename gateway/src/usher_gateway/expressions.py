@@ -228,6 +228,7 @@ class _ProgramCache:
             if program is not None:
                 self._programs.move_to_end(key)
                 return program
+        # Parse without the lock, because a parse is slow. Two threads may parse the same text; the first program stays.
         program = Program(source, where)
         with self._lock:
             self._add(key, program)

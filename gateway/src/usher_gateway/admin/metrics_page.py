@@ -31,6 +31,7 @@ class MetricsPage:
         self._sources = sources
         self._now = now
         self._making = asyncio.Lock()
+        """Held while the page is made, so that concurrent requests get the same page."""
         self._text = b""
         self._kept_until = 0.0
 

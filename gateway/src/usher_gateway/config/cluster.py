@@ -203,7 +203,7 @@ class ClusterSource:
             try:
                 await self._wait_for_first()
                 while True:
-                    self._touched.clear()
+                    self._touched.clear()  # before reading, so that what changes during the yield is read afterwards
                     touched = self._published.take_touched()
                     if self._published.is_changed:
                         yield self._snapshot()
@@ -344,11 +344,11 @@ class ClusterSource:
             while True:
                 decoded = next((waiting for waiting in self._waiting.values() if waiting.namespace == namespace), None)
                 if decoded is None:
-                    return
+                    return  # no await from here to the end, so that no document can begin to wait for a task that ends
                 seconds = await self._turns.take(namespace, decoded.expressions)
                 if seconds:
                     await asyncio.sleep(seconds)
-                elif self._waiting.get(decoded.secret.name) is decoded:
+                elif self._waiting.get(decoded.secret.name) is decoded:  # it was not replaced or removed meanwhile
                     del self._waiting[decoded.secret.name]
                     self._take(decoded)
         finally:
@@ -422,7 +422,7 @@ class ClusterSource:
 
     async def _write_cache(self) -> None:
         options, kept = self._options, list(self._published.in_force)
-        self._cache_is_old.clear()
+        self._cache_is_old.clear()  # before the write, so that what changes during the write causes another one
         write = asyncio.to_thread(cache.write, options.data, kept, options.keys.cache)
         self._writing = asyncio.create_task(write, name="write configuration cache file")
         try:

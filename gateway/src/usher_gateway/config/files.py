@@ -430,7 +430,7 @@ class FileSource:
         watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]
         try:
             while True:
-                self._notified.clear()
+                self._notified.clear()  # before reading, so that a change during the reading causes another one
                 if await self._read_settled():
                     yield self.configuration.snapshot
                 self._update_statuses()

@@ -182,7 +182,7 @@ class Dispatcher:
         """Move deliveries until ``stop``. Wait for the first ``apply``: until then every destination is missing."""
         await self._configured.wait()
         while not self._stopping.is_set():
-            self._wake.clear()
+            self._wake.clear()  # before the round, so that what changes during the round starts another one
             async with self._moving:
                 await self._move()
             self._schedule_pump()
@@ -204,6 +204,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
         with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
+            # The lock waits for a running round, which may have claimed deliveries that are not in the lists yet.
             async with asyncio.timeout(_DEFER_SECONDS), self._moving:
                 await self._store.defer([*self._claimed, *self._deferred])
 
@@ -315,6 +316,8 @@ class Dispatcher:
             self._settle(entry, result)
             self.attempt_seconds.observe(self._loop.time() - started)
         except asyncio.CancelledError:
+            # The destination may have processed the request or not. The delivery stays in _claimed, so stop() defers
+            # it, and the next process sends it again.
             self.scheduler.done(entry.delivery.key, None, self._clock.steady())
             raise
         except Exception as error:  # noqa: BLE001 - the task's top
@@ -353,7 +356,8 @@ class Dispatcher:
                     await self._stopping.wait()
 
     async def _poll(self) -> None:
-        self._ask_store = False
+        self._ask_store = False  # before the query, so that a change during the query asks again
+        # The answer may lack a retry that was settled during the query. The next poll finds it.
         self._due = {due.destination: due.next_due_at for due in await self._store.due()}
         apart = self._clock.now() - self._clock.steady()
         if apart < self._clock_difference - _MIN_SET_BACK:
@@ -395,6 +399,7 @@ class Dispatcher:
             else:
                 self._crowded.pop(destination, None)
             if len(claimed) < limit:
+                # This may drop a moment that was noted during the claim, so the store is asked for the next one.
                 self._due.pop(destination, None)
                 self._ask_store = True
 

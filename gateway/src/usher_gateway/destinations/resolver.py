@@ -119,7 +119,7 @@ class Resolver:
         running = self._refresh(namespace, name)
         if known_name is not None and now < known_name.kept_until:
             return known_name.addresses
-        return await asyncio.shield(running)
+        return await asyncio.shield(running)  # other callers wait for the same lookup
 
     def _refresh(self, namespace: str, name: _Name) -> asyncio.Task[list[SocketAddress]]:
         """Return the lookup of a name that runs or waits for the namespace, or start one."""

@@ -257,6 +257,7 @@ class ArrivalPipeline:
             async with asyncio.timeout_at(deadline - ANSWER_RESERVE_SECONDS):
                 value, cpu_seconds = await result
         except TimeoutError:
+            # The thread cannot be stopped and its time stays unknown, so the reserved estimate stays charged.
             raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
         self._budgets.settle(listener.name, cpu_seconds)
         return value
@@ -286,6 +287,7 @@ class ArrivalPipeline:
         except asyncio.CancelledError:
             if not future.cancelled():
                 raise
+            # `_abandon` cancelled the wait. A commit that has begun is never cancelled, and may still succeed.
             raise answers.RefusedError(model.RefusedReason.Deadline) from None
         finally:
             del self._commits[future]

@@ -94,6 +94,7 @@ class Access:
         self._loaded_at = 0.0
         self._is_rejected = False
         self._lock = asyncio.Lock()
+        """Held while the credentials are loaded, so that concurrent requests wait for one loading."""
 
     def load(self) -> ApiConnection:
         """Load now. Blocks, so call it only before the event loop has other work.

@@ -301,7 +301,7 @@ def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, m
     located = [_located(finding, objects.get((finding.kind, finding.key)), manifests, hints) for finding in findings]
     identities = objects.keys() | manifests.invalid
     if not any(kind == "ListenerClass" for kind, _ in identities):
-        # the implicit class stands for every class that an object names
+        # the implicit class exists under every name
         identities |= {("ListenerClass", name) for unread in manifests.unread for _, _, name in unread.references}
     for unread in manifests.unread:
         located += [_located(finding, unread, manifests, hints) for finding in unread_findings(unread, identities)]
