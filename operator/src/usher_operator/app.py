@@ -306,7 +306,7 @@ class Operator:
             working = self._start_tasks()
             ended |= {watching, *working}
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            await _cancel(working, self._log_failure)
+            await _cancel(working, self._log_failure)  # first, because a standby takes a released Lease at once
             await self.lease.release()
             self.kopf.stop()
             await _cancel_late(watching)

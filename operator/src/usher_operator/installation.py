@@ -72,6 +72,7 @@ class Installation:
                 await self._read_documents()
                 for changed in self._cache.all_keys():
                     self._queue.add(changed)
+            # last, because after a failed reading the next check must read again; until then the gate stays closed
             self._key = key
             _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
         self._gate.resume(_TOPIC)

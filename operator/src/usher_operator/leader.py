@@ -231,6 +231,8 @@ class LeaderLease:
         }
         metadata = {"name": NAME, "namespace": self._namespace}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        # The renewal counts from before the request. A standby counts from when it sees the new record, which is later,
+        # so this replica stops writing before a standby takes the Lease.
         asked = self._clock()
         if action == "Create":
             raw = await self._api.create(self._path, body, attempts=1, is_fenced=False)

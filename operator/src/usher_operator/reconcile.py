@@ -81,7 +81,7 @@ class Reconciler:
             await self._gate.wait()
             key = await self._queue.get()
             try:
-                if self._gate.reasons:
+                if self._gate.reasons:  # the gate closed while this worker waited for a key
                     self._queue.add(key)
                 else:
                     await self._try(key)

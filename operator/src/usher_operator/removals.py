@@ -419,7 +419,7 @@ class RemovalGuard:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pending.due_in(time.monotonic()) or _CHECK_SECONDS):
                     await self._wake.wait()
-            self._wake.clear()
+            self._wake.clear()  # before asking what is due, so that no later change is missed
             due = self._pending.due(time.monotonic(), self._cache.confirmations(), self._queue.is_busy)
             if not due:
                 continue

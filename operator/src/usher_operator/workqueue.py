@@ -223,7 +223,7 @@ class Workqueue(Generic[K]):
             key = self.take()
             if key is not None:
                 if self._waiting:
-                    self._wake.set()
+                    self._wake.set()  # for the next worker, because clear() may have taken its wake-up
                 return key
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.due_in()):

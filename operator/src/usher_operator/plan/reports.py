@@ -194,7 +194,7 @@ def of_listener(
 
 
 def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
-    """Healthy."""
+    """The condition Healthy."""
     reports: list[DestinationReport] = [
         gateway.destinations[path] for gateway in view.gateways or () if path in gateway.destinations
     ]
