@@ -11,18 +11,18 @@ class WaitingLane(Protocol):
     namespace: str
 
 
-_Lane = TypeVar("_Lane", bound=WaitingLane)
+_LaneT = TypeVar("_LaneT", bound=WaitingLane)
 
 
-class LaneRound(Generic[_Lane]):
+class LaneRound(Generic[_LaneT]):
     """Lanes that wait for a slot. Namespaces take turns, and so do the lanes of a namespace."""
 
     def __init__(self) -> None:
-        self._namespaces: collections.OrderedDict[str, collections.OrderedDict[str, _Lane]] = collections.OrderedDict()
+        self._namespaces: collections.OrderedDict[str, collections.OrderedDict[str, _LaneT]] = collections.OrderedDict()
         self.count = 0
         """Lanes in the round."""
 
-    def add(self, lane: _Lane) -> None:
+    def add(self, lane: _LaneT) -> None:
         """Add a lane at the end of its namespace's lanes. It must not be in the round."""
         lanes = self._namespaces.get(lane.namespace)
         if lanes is None:
@@ -30,7 +30,7 @@ class LaneRound(Generic[_Lane]):
         lanes[lane.name] = lane
         self.count += 1
 
-    def pop(self) -> _Lane:
+    def pop(self) -> _LaneT:
         """Remove and return the lane whose turn it is. The round must not be empty."""
         namespace, lanes = next(iter(self._namespaces.items()))
         _, lane = lanes.popitem(last=False)
@@ -41,7 +41,7 @@ class LaneRound(Generic[_Lane]):
             del self._namespaces[namespace]
         return lane
 
-    def remove(self, lane: _Lane) -> None:
+    def remove(self, lane: _LaneT) -> None:
         """Remove a lane that is in the round."""
         lanes = self._namespaces[lane.namespace]
         del lanes[lane.name]
