@@ -357,7 +357,7 @@ class SecretIndex:
 
     def __init__(self, references: ReferenceIndex, clock: Callable[[], int]) -> None:
         self._references, self._clock = references, clock
-        self._found: dict[str, resources.Secret] = {}
+        self._secrets: dict[str, resources.Secret] = {}
         self._versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._access: dict[str, SecretAccess] = {}
@@ -399,11 +399,11 @@ class SecretIndex:
 
     def get(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""
-        return self._found.get(path)
+        return self._secrets.get(path)
 
     def state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
-        if path in self._found:
+        if path in self._secrets:
             return "Found"
         state, since = self._misses.get(path, (None, 0))
         return state if self._clock() - since < _MISS_MICROSECONDS else None
@@ -421,15 +421,15 @@ class SecretIndex:
             secret = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
         except msgspec.ValidationError:
             return self.remove(path)
-        former = self._found.get(path)
-        self._found[path] = secret
+        former = self._secrets.get(path)
+        self._secrets[path] = secret
         self._misses.pop(path, None)
         return former != secret
 
     def remove(self, path: str) -> bool:
         """Forget a Secret that is gone or not labelled any more; returns whether it was known."""
         self._misses.pop(path, None)
-        return self._found.pop(path, None) is not None
+        return self._secrets.pop(path, None) is not None
 
     def set_references(self, key: Key, targets: frozenset[Target]) -> None:
         """Set the objects to which a key refers; keep no value of a Secret that is not referred to any more.
@@ -439,14 +439,14 @@ class SecretIndex:
         former = self._references.targets(key)
         for kind, path in targets - former:
             if kind == "SecretKey" and not self._references.has_users(kind, path):
-                self._found.pop(path.rpartition("/")[0], None)
+                self._secrets.pop(path.rpartition("/")[0], None)
         self._references.set(key, targets)
         for kind, path in former - targets:
             secret, _, unused = path.rpartition("/")
-            if kind == "SecretKey" and secret in self._found and not self._references.has_users(kind, path):
-                cached = self._found[secret]
+            if kind == "SecretKey" and secret in self._secrets and not self._references.has_users(kind, path):
+                cached = self._secrets[secret]
                 kept = {name: value for name, value in cached.data.items() if name != unused}
-                self._found[secret] = msgspec.structs.replace(cached, data=kept)
+                self._secrets[secret] = msgspec.structs.replace(cached, data=kept)
 
     def note_missing(self, path: str, state: SecretState) -> None:
         """Note the result of a lookup of a missing Secret."""
