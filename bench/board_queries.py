@@ -45,21 +45,21 @@ def manifests() -> str:
             "tls": {"mode": "External"},
         },
     }
-    found: list[dict[str, Any]] = [klass]
+    documents: list[dict[str, Any]] = [klass]
     for number in range(TENANTS):
         metadata = {"namespace": f"agency-{number % NAMESPACES}", "name": f"tenant-{number}"}
         quota = {"quota": {"visitsPerMonth": 100_000}}
         about = {"apiVersion": "usher.dev/v1alpha1", "metadata": metadata}
-        found.append({**about, "kind": "Tenant", "spec": quota})
+        documents.append({**about, "kind": "Tenant", "spec": quota})
         http = {"url": "http://127.0.0.1:9/crm"}
         spec = {"tenantRef": {"name": metadata["name"]}, "type": "HTTP", "http": http}
-        found.append({**about, "kind": "Destination", "spec": spec})
+        documents.append({**about, "kind": "Destination", "spec": spec})
         for listener in range(LISTENERS):
             named = {**metadata, "name": f"tenant-{number}-{listener}"}
             route = {"name": "crm", "destinationRef": {"name": metadata["name"]}}
             listed = {"tenantRef": {"name": metadata["name"]}, "routes": [route]}
-            found.append({**about, "metadata": named, "kind": "Listener", "spec": listed})
-    return "\n---\n".join(json.dumps(one) for one in found)
+            documents.append({**about, "metadata": named, "kind": "Listener", "spec": listed})
+    return "\n---\n".join(json.dumps(document) for document in documents)
 
 
 async def measure(prometheus: server.Prometheus, begun: float, board: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ async def measure(prometheus: server.Prometheus, begun: float, board: dict[str, 
         for target in panel["targets"]:
             values = {"__rate_interval": f"{4 * SCRAPE_SECONDS}s", "tenant": "tenant-7", "tenant_namespace": ".+"}
             values |= {"tenant_namespace": "agency-7"} if board["uid"] == "usher-tenant" else {}
-            expr = re.sub(r"\$(\w+)", lambda found: values.get(found[1], ".+"), target["expr"])  # noqa: B023
+            expr = re.sub(r"\$(\w+)", lambda variable: values.get(variable[1], ".+"), target["expr"])  # noqa: B023
             times = []
             for _ in range(5):
                 started, now = time.perf_counter(), time.time()

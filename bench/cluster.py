@@ -129,8 +129,8 @@ class Bench:
     async def documents(self) -> int:
         """Return the number of configuration Secrets; reads one object."""
         path = api.Resource("Secret", "", self.install.config).path
-        found = await self.install.server.request("GET", path, parameters={"limit": "1"})
-        return len(found["items"]) + int(found["metadata"].get("remainingItemCount", 0))
+        listed = await self.install.server.request("GET", path, parameters={"limit": "1"})
+        return len(listed["items"]) + int(listed["metadata"].get("remainingItemCount", 0))
 
     def position(self) -> int:
         assert self.install.cluster.audit is not None
@@ -139,11 +139,11 @@ class Bench:
     def writes(self, position: int) -> dict[str, int]:
         """Return the operator's writes since a position: resource -> count, without those that change no object."""
         assert self.install.cluster.audit is not None
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for asked in self.install.cluster.audit.since(position, self.install.operator.user):
             if asked.writes and asked.resource not in _NO_CHANGES:
-                found[asked.resource] = found.get(asked.resource, 0) + 1
-        return found
+                counts[asked.resource] = counts.get(asked.resource, 0) + 1
+        return counts
 
     async def wait_quiet(self, *, but: frozenset[str] = frozenset()) -> float:
         """Wait until the operator has written nothing for some seconds, except ``but``; return since when."""
@@ -152,8 +152,8 @@ class Bench:
         while time.monotonic() - quiet_since < _QUIET_SECONDS:
             assert time.monotonic() < end, "the operator keeps writing"
             await asyncio.sleep(0.5)
-            before, position = position, self.position()
-            if self.writes(before).keys() - but:
+            previous, position = position, self.position()
+            if self.writes(previous).keys() - but:
                 quiet_since = time.monotonic()
         return quiet_since
 
@@ -216,7 +216,7 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     # the operator is quiet before the gateway reports, and then writes thousands of statuses
     await bench.install.server.wait(
         api.Resource("Listener", "tenant-0-a", bench.namespaces[0]),
-        lambda seen: api.condition(seen, "Programmed").get("status") == "True",
+        lambda listener: api.condition(listener, "Programmed").get("status") == "True",
         limit_seconds=_LIMIT_SECONDS,
     )
     settled = await bench.wait_quiet(but=_EVENTS) - begun
@@ -228,8 +228,8 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
         "from an edit to the public port", [await edit(bench, gateway, n) for n in range(bench.sizes.edits)], 300
     )
     measured = ", ".join(
-        f"{name} {resident_megabytes(one)[0]:.0f} MB"
-        for name, one in {"operator": operator, "gateway": gateway}.items()
+        f"{name} {resident_megabytes(process)[0]:.0f} MB"
+        for name, process in {"operator": operator, "gateway": gateway}.items()
     )
     yield report.Result("resident", measured, "")
 
@@ -246,19 +246,19 @@ async def fairness(bench: Bench) -> AsyncIterator[report.Result]:
     phases: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "creates": lambda: bench.create(installs.listener(install, namespace, name) for name in names),
         "changes": lambda: together(
-            install.server.merge(one, {"spec": {"late": {"afterSeconds": 400}}}) for one in listeners
+            install.server.merge(listener, {"spec": {"late": {"afterSeconds": 400}}}) for listener in listeners
         ),
-        "deletes": lambda: together(install.server.delete(one) for one in listeners),
+        "deletes": lambda: together(install.server.delete(listener) for listener in listeners),
     }
     for verb, flood in phases.items():
         report.progress(f"another agency {verb} {count:,} listeners")
         spent, reconciled = cpu_seconds(operator), await operator.metric("usher_operator_reconcile_total")
         flooding = asyncio.create_task(flood())
-        found: list[float] = []
+        latencies: list[float] = []
         while not flooding.done() or await operator.metric("usher_operator_workqueue_depth"):
-            found.append(await edit(bench, gateway, len(found)))
+            latencies.append(await edit(bench, gateway, len(latencies)))
         await flooding
-        yield report.latency(f"the same while another agency {verb} {count:,} listeners", found, 1000)
+        yield report.latency(f"the same while another agency {verb} {count:,} listeners", latencies, 1000)
         reconciled = await operator.metric("usher_operator_reconcile_total") - reconciled
         measured = (
             f"{reconciled / count:.1f} reconciles and {(cpu_seconds(operator) - spent) / count * 1e3:.1f} ms of CPU"
@@ -292,8 +292,8 @@ async def together(todo: Iterable[Awaitable[object]]) -> None:
     remaining = iter(todo)
 
     async def work() -> None:
-        for one in remaining:
-            await one
+        for awaitable in remaining:
+            await awaitable
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_CREATORS):
@@ -321,7 +321,7 @@ async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
 
 async def idle(bench: Bench) -> AsyncIterator[report.Result]:
     """Count the writes while nothing changes."""
-    if not any(one.process.returncode is None for one in bench.install.running):
+    if not any(process.process.returncode is None for process in bench.install.running):
         await start(bench)
     await bench.wait_quiet()
     report.progress(f"idle for {_IDLE_SECONDS:.0f} s")
@@ -355,7 +355,7 @@ async def run(names: Sequence[str], sizes: Sizes) -> list[report.Result]:
     parts = {"cold": cold, "edits": edits, "fairness": fairness, "memory": memory, "idle": idle}
     with tempfile.TemporaryDirectory(prefix="usher-bench-") as folder:
         async with ready(Path(folder), sizes) as bench:
-            return [result for name in names for result in [one async for one in parts[name](bench)]]
+            return [result for name in names for result in [result async for result in parts[name](bench)]]
 
 
 def main() -> int:

@@ -34,12 +34,12 @@ _PROGRAMS = {"gateway": ("usher", "run"), "operator": ("usher-operator", "run"),
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"default: {' '.join(_PARTS)}")
-    wanted = parser.parse_args().parts or _PARTS
+    parts = parser.parse_args().parts or _PARTS
     with tempfile.TemporaryDirectory() as folder:
-        return report.show("Usher on a real node", list(measure(Path(folder), wanted)))
+        return report.show("Usher on a real node", list(measure(Path(folder), parts)))
 
 
-def measure(folder: Path, wanted: Sequence[str]) -> Iterator[report.Result]:
+def measure(folder: Path, parts: Sequence[str]) -> Iterator[report.Result]:
     """Build the image, start a node and install the chart; yield the results of the wanted parts."""
     builder = images.Builder(folder)
     with contextlib.ExitStack() as stack:
@@ -52,7 +52,7 @@ def measure(folder: Path, wanted: Sequence[str]) -> Iterator[report.Result]:
         release = releases.Release(sites.Site(local.kubectl, images.NAME, folder, local))
         report.progress("installing the chart")
         seconds = release.install(releases.ALLOW_CLUSTER)
-        if "install" in wanted:
+        if "install" in parts:
             yield report.Result(
                 "image above its base", f"{image.megabytes:.0f} MB", "under 120 MB", image.megabytes < 120
             )
@@ -62,12 +62,12 @@ def measure(folder: Path, wanted: Sequence[str]) -> Iterator[report.Result]:
         webhook.create()
         webhook.apply_class(webhooks.INGRESS | webhooks.ISSUED | {"removalLimit": 10_000})
         webhook.wait_ready()
-        if "memory" in wanted:
+        if "memory" in parts:
             yield from memory(webhook)
-        if "edits" in wanted:
+        if "edits" in parts:
             report.progress(f"{_EDITS} edits")
-            found = asyncio.run(edits(webhook))
-            yield report.latency("edit to live", found, _GOAL_EDIT_MILLISECONDS)
+            milliseconds = asyncio.run(edits(webhook))
+            yield report.latency("edit to live", milliseconds, _GOAL_EDIT_MILLISECONDS)
 
 
 def memory(webhook: webhooks.Webhook) -> Iterator[report.Result]:
@@ -100,15 +100,15 @@ def _look(sender: webhooks.Sender, highest: dict[str, list[int]]) -> None:
 
 def resident_megabytes() -> dict[str, list[int]]:
     """Return the resident memory of each program's processes."""
-    found: dict[str, list[int]] = {name: [] for name in _PROGRAMS}
+    sizes_by_program: dict[str, list[int]] = {name: [] for name in _PROGRAMS}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             words = [Path(word).name for word in (folder / "cmdline").read_text("utf-8").split("\0")[1:3]]
             for name, program in _PROGRAMS.items():
                 if words == list(program):
                     status = (folder / "status").read_text("ascii")
-                    found[name].append(int(status.partition("VmRSS:")[2].split()[0]) // 1024)
-    return {name: sorted(sizes) for name, sizes in found.items()}
+                    sizes_by_program[name].append(int(status.partition("VmRSS:")[2].split()[0]) // 1024)
+    return {name: sorted(sizes) for name, sizes in sizes_by_program.items()}
 
 
 def _joined(sizes: list[int]) -> str:

@@ -69,14 +69,14 @@ def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
             run.load(port, "--seconds", 1, "--listeners", LISTENERS)
         for number in range(rounds):
             plain.append(run.load(bare, "--seconds", seconds)["rate"])
-            for place, ((name, count), found) in enumerate(rates.items()):
+            for place, ((name, count), measured_rates) in enumerate(rates.items()):
                 first = 1_000_000 * (number + 1) + 200_000 * place
-                wanted = ("--seconds", seconds, "--first", first, "--listeners", LISTENERS, "--connections", count)
-                found.append(run.load(ports[name], *wanted)["rate"])
+                arguments = ("--seconds", seconds, "--first", first, "--listeners", LISTENERS, "--connections", count)
+                measured_rates.append(run.load(ports[name], *arguments)["rate"])
     base = statistics.median(plain)
     yield report.Result("bare aiohttp handler", f"{base:,.0f}/s", "")
-    for (name, count), found in rates.items():
-        rate, goal = statistics.median(found), GOALS[name]
+    for (name, count), measured_rates in rates.items():
+        rate, goal = statistics.median(measured_rates), GOALS[name]
         measured = f"{rate:,.0f}/s = {rate / base:.0%}"
         title = f"durable ingest, gateway and database on {name}, {count} requests in flight"
         yield report.Result(title, measured, f">= {goal:.0%}", rate / base >= goal)
@@ -92,23 +92,25 @@ def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="0,1"))
         ports = {
-            count: [one.port for one in stack.enter_context(gateways(server, f"replicas_{count}", count, "0,1"))]
+            count: [
+                gateway.port for gateway in stack.enter_context(gateways(server, f"replicas_{count}", count, "0,1"))
+            ]
             for count in rates
         }
         for number in range(rounds + 1):
             for count, (port, *more) in ports.items():
                 first = 1_000_000 * (number + 1)
-                wanted = ("--seconds", seconds, "--first", first, "--listeners", LISTENERS)
-                found = run.load(port, *wanted, more_ports=more, core="0,1")
+                arguments = ("--seconds", seconds, "--first", first, "--listeners", LISTENERS)
+                load = run.load(port, *arguments, more_ports=more, core="0,1")
                 if number:  # the first round warms up
-                    rates[count].append(found["rate"])
-                    p99[count].append(found["p99_ms"])
-    one, all_together = statistics.median(rates[1]), statistics.median(rates[REPLICAS])
+                    rates[count].append(load["rate"])
+                    p99[count].append(load["p99_ms"])
+    of_one, of_several = statistics.median(rates[1]), statistics.median(rates[REPLICAS])
     yield report.Result(
         f"{REPLICAS} replicas on two cores, against one",
-        f"{all_together:,.0f}/s against {one:,.0f}/s = {all_together / one:.0%}",
+        f"{of_several:,.0f}/s against {of_one:,.0f}/s = {of_several / of_one:.0%}",
         ">= 90%",
-        all_together >= 0.9 * one,
+        of_several >= 0.9 * of_one,
     )
     slow, fast = statistics.median(p99[REPLICAS]), statistics.median(p99[1])
     measured = f"{slow:.0f} ms against {fast:.0f} ms = {slow / fast:.1f}x"
@@ -129,10 +131,10 @@ def claims(rounds: int, seconds: float) -> Iterator[report.Result]:
     with PostgresServer(is_durable=True, settings=SERVER) as server:
         server.execute("create database claims")
         took, committed, looked = asyncio.run(_claim_all(server, "claims"))
-    for what, found in ((f"claims of {BATCH} beside {PENDING:,} pending deliveries", took), ("a commit", committed)):
-        p99 = sorted(found)[len(found) * 99 // 100] * 1000
-        measured = f"p50 {statistics.median(found) * 1000:.1f} ms, p99 {p99:.1f} ms ({len(found)})"
-        is_claim = found is took
+    for what, times in ((f"claims of {BATCH} beside {PENDING:,} pending deliveries", took), ("a commit", committed)):
+        p99 = sorted(times)[len(times) * 99 // 100] * 1000
+        measured = f"p50 {statistics.median(times) * 1000:.1f} ms, p99 {p99:.1f} ms ({len(times)})"
+        is_claim = times is took
         yield report.Result(what, measured, "p99 <= 20 ms" if is_claim else "", p99 <= 20 if is_claim else None)
     yield report.Result("finding the destinations that have due work", f"{looked * 1000:.1f} ms", "")
 
@@ -152,9 +154,9 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
         await _fill(server, database, "pending.sql", DESTINATIONS=DESTINATIONS, DUE=DUE, PENDING=PENDING)
     async with _store(server, database) as store:
         began = time.perf_counter()
-        found = await store.due()
+        due = await store.due()
         looked = time.perf_counter() - began
-        assert len(found) == DESTINATIONS + 1
+        assert len(due) == DESTINATIONS + 1
         took: list[float] = []
         committed: list[float] = []
         for _ in range(DUE // BATCH):
@@ -191,8 +193,8 @@ def retention(rounds: int, seconds: float) -> Iterator[report.Result]:
         numbers = itertools.count(1_000_000, 1_000_000)
 
         def post(seconds: float, rate: float = 0) -> dict[str, float]:
-            wanted = ("--seconds", seconds, "--rate", rate, "--first", next(numbers), "--listeners", LISTENERS)
-            return run.load(gateway.port, *wanted, core="0,1")
+            arguments = ("--seconds", seconds, "--rate", rate, "--first", next(numbers), "--listeners", LISTENERS)
+            return run.load(gateway.port, *arguments, core="0,1")
 
         def delete(is_on: bool) -> None:
             """Let retention run, or prevent it by taking its lock."""
@@ -203,27 +205,27 @@ def retention(rounds: int, seconds: float) -> Iterator[report.Result]:
         post(1)
         possible = post(seconds)["rate"]
         asyncio.run(_fill(server, "retention", "expired.sql", VISITS=VISITS, DAYS=DAYS, LISTENERS=LISTENERS))
-        before = _sizes(server, "retention")
+        sizes_before = _sizes(server, "retention")
         for _ in range(rounds):
             for is_on in (False, True):
                 if is_on:
                     delete(is_on=True)
                     first = _wait_for_deletes(server, "retention")
                     began = time.perf_counter()
-                found = post(seconds, possible * LOAD)
-                p50[is_on].append(found["p50_ms"])
-                p99[is_on].append(found["p99_ms"])
+                load = post(seconds, possible * LOAD)
+                p50[is_on].append(load["p50_ms"])
+                p99[is_on].append(load["p99_ms"])
                 if is_on:
                     passed = time.perf_counter() - began
                     deleted.append((_deleted(server, "retention") - first) / passed)
-                    accepted.append(found["rate"])
+                    accepted.append(load["rate"])
                     delete(is_on=False)
         delete(is_on=True)
         first = _wait_for_deletes(server, "retention")
         began = time.perf_counter()
         time.sleep(seconds)
         alone = (_deleted(server, "retention") - first) / (time.perf_counter() - began)
-        after = _sizes(server, "retention")
+        sizes_after = _sizes(server, "retention")
     rate = statistics.median(accepted)
     yield report.Result("accepted while retention deletes", f"{rate:,.0f}/s of {possible:,.0f}/s", "")
     slow, fast = statistics.median(p50[True]), statistics.median(p50[False])
@@ -235,14 +237,14 @@ def retention(rounds: int, seconds: float) -> Iterator[report.Result]:
     measured = f"{visits:,.0f} visits/s = {visits / rate:.1f}x what is accepted"
     yield report.Result("deleted meanwhile", measured, ">= 1x", visits >= rate)
     yield report.Result("deleted without other work", f"{alone:,.0f} visits/s", "")
-    for name, size in before.items():
-        yield report.Result(f"size of {name}", f"{size / 1e6:,.0f} MB, then {after[name] / 1e6:,.0f} MB", "")
+    for name, size in sizes_before.items():
+        yield report.Result(f"size of {name}", f"{size / 1e6:,.0f} MB, then {sizes_after[name] / 1e6:,.0f} MB", "")
 
 
 def _deleted(server: PostgresServer, database: str) -> int:
     """Return how many arrivals retention has deleted, up to a second ago."""
-    found: int = server.rows("select n_tup_del from pg_stat_user_tables where relname = 'arrivals'", database)[0][0]
-    return found
+    deleted: int = server.rows("select n_tup_del from pg_stat_user_tables where relname = 'arrivals'", database)[0][0]
+    return deleted
 
 
 def _wait_for_deletes(server: PostgresServer, database: str) -> int:
@@ -250,9 +252,9 @@ def _wait_for_deletes(server: PostgresServer, database: str) -> int:
     first = _deleted(server, database)
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        found = _deleted(server, database)
-        if found > first:
-            return found
+        deleted = _deleted(server, database)
+        if deleted > first:
+            return deleted
         time.sleep(0.1)
     raise SystemExit("retention deletes nothing")
 

@@ -59,13 +59,13 @@ def view_of(number: int, addresses: str) -> views.MemoryView:
 def measure(title: str, addresses: str = "", *, is_warm: bool = False) -> None:
     built = [view_of(number, addresses) for number in range(LISTENERS)]
     seconds = {"Listener": 0.0, "Destination": 0.0}
-    for number, one in enumerate(built):
+    for number, view in enumerate(built):
         for kind, name in (("Destination", "crm"), ("Listener", f"lobby-{number}")):
             key = Key(kind, "default", name)  # type: ignore[arg-type]
             if is_warm:
-                one.apply(plan.plan(one, key))
+                view.apply(plan.plan(view, key))
             begun = time.perf_counter()
-            plan.plan(one, key)
+            plan.plan(view, key)
             seconds[kind] += time.perf_counter() - begun
     times = ", ".join(f"{kind} {total / LISTENERS * 1000:.3f} ms" for kind, total in seconds.items())
     print(f"{title}: {times}")

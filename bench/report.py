@@ -19,11 +19,11 @@ class Result(msgspec.Struct):
     met: bool | None = None
 
 
-def latency(what: str, found: list[float], goal: float) -> Result:
+def latency(what: str, milliseconds: list[float], goal: float) -> Result:
     """Return the line of latencies in milliseconds."""
-    found = sorted(found)
-    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
-    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms ({len(found)} edits)"
+    milliseconds = sorted(milliseconds)
+    half, most = statistics.median(milliseconds), milliseconds[-(-len(milliseconds) * 99 // 100) - 1]
+    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {milliseconds[-1]:.0f} ms ({len(milliseconds)} edits)"
     return Result(what, measured, f"p99 <= {goal:.0f} ms", most <= goal)
 
 

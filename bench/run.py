@@ -67,9 +67,9 @@ class Process:
 
 def free_port() -> int:
     """Return a port that is not in use."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        return int(free_socket.getsockname()[1])
 
 
 def wait_for_port(port: int, seconds: float = 30) -> None:
@@ -88,10 +88,10 @@ def load(
     """Run the load generator and return its report."""
     ports = [str(port), *map(str, more_ports)]
     command = ["taskset", "-c", core, sys.executable, str(HERE / "load.py"), "--port", *ports, *map(str, arguments)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    if found["bad"] and not may_fail:
-        raise SystemExit(f"{found['bad']:.0f} answers were not 200")
-    return found
+    figures: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    if figures["bad"] and not may_fail:
+        raise SystemExit(f"{figures['bad']:.0f} answers were not 200")
+    return figures
 
 
 @contextlib.contextmanager
@@ -187,9 +187,9 @@ def latency(rounds: int, seconds: float) -> Iterator[report.Result]:
 def listeners(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Measure the rate with many listeners relative to one."""
     figures: dict[int, list[float]] = {1: [], 200: [], 10_000: []}
-    with usher("0,1", 1) as one, usher("0,1", 200) as some, usher("0,1", 10_000) as many:
+    with usher("0,1", 1) as single, usher("0,1", 200) as some, usher("0,1", 10_000) as many:
         for number in range(rounds):
-            for count, process in ((1, one), (200, some), (10_000, many)):
+            for count, process in ((1, single), (200, some), (10_000, many)):
                 first = 1_000_000 * (number + 1)
                 figures[count].append(
                     load(process.port, "--seconds", seconds, "--listeners", count, "--first", first)["rate"]
@@ -261,11 +261,11 @@ def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
         load(process.port, "--seconds", 1)
         for number in range(rounds):
             alone.append(parts_microseconds(plain.port, receiver.port, seconds))
-            before = process.cpu_seconds()
-            found = load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1))
+            cpu_before = process.cpu_seconds()
+            figures_of_load = load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1))
             lag.append(settle(receiver))
-            figures.append(found["good"] / (found["seconds"] + lag[-1]))
-            cpu.append((process.cpu_seconds() - before) / found["good"] * 1000)
+            figures.append(figures_of_load["good"] / (figures_of_load["seconds"] + lag[-1]))
+            cpu.append((process.cpu_seconds() - cpu_before) / figures_of_load["good"] * 1000)
     parts = {name: statistics.median([each[name] for each in alone]) for name in alone[0]}
     rate, expected = statistics.median(figures), 1e6 / sum(parts.values())
     shown = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
@@ -282,11 +282,11 @@ def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
 def settle(receiver: Process) -> float:
     """Wait until the receiver has been idle for a second; return for how many seconds it was busy."""
     began = busy_until = time.monotonic()
-    before = receiver.cpu_seconds()
+    busy_at = receiver.cpu_seconds()
     while (now := time.monotonic()) < busy_until + 1:
         time.sleep(0.05)
-        if receiver.cpu_seconds() - before >= 0.02:
-            before, busy_until = receiver.cpu_seconds(), now
+        if receiver.cpu_seconds() - busy_at >= 0.02:
+            busy_at, busy_until = receiver.cpu_seconds(), now
     return busy_until - began
 
 
@@ -345,8 +345,8 @@ def neighbours(rounds: int, seconds: float) -> Iterator[report.Result]:
 def measure(port: int, seconds: float) -> dict[str, float]:
     """Return what the receiver measured since the last call. From now on it delays its late answers by ``seconds``."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/measure?seconds={seconds}", data=b"", timeout=5) as answer:
-        found: dict[str, float] = json.load(answer)
-    return found
+        measured: dict[str, float] = json.load(answer)
+    return measured
 
 
 FLOOD_CONNECTIONS = 2_000
@@ -387,7 +387,7 @@ def handshakes(rounds: int, seconds: float) -> Iterator[report.Result]:
         command += ["-subj", "/CN=h0.example.com", "-days", "2", "-keyout", str(key), "-out", str(cert)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         with usher("0", 2, tls=(cert, key)) as process:
-            before = process.resident_bytes() / 1e6
+            megabytes_before = process.resident_bytes() / 1e6
             command = ["taskset", "-c", "1", sys.executable, str(HERE / "flood.py"), "handshakes"]
             command += ["--port", str(process.port), "--connections", str(HANDSHAKES)]
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
@@ -400,7 +400,7 @@ def handshakes(rounds: int, seconds: float) -> Iterator[report.Result]:
                 running.communicate()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    shown = f"{most:.0f} MB, {before:.0f} MB before"
+    shown = f"{most:.0f} MB, {megabytes_before:.0f} MB before"
     yield report.Result(f"memory with {HANDSHAKES:,} handshakes that never end", shown, "< 300 MB", most < 300)
 
 

@@ -59,13 +59,17 @@ class Cluster(msgspec.Struct, frozen=True):
 
     async def secrets(self, namespace: str) -> dict[str, dict[str, str]]:
         """Return name -> decoded values for every Secret of a namespace."""
-        found = await self.kubectl.json("get", "secrets", f"--namespace={namespace}")
-        return {one["metadata"]["name"]: _decoded(one.get("data") or {}) for one in found}
+        secrets = await self.kubectl.json("get", "secrets", f"--namespace={namespace}")
+        return {secret["metadata"]["name"]: _decoded(secret.get("data") or {}) for secret in secrets}
 
     async def resources(self) -> list[dict[str, Any]]:
         """Return the ListenerClass of the demonstration and the agency's resources."""
-        found: list[dict[str, Any]] = await self.kubectl.json("get", KINDS, f"--namespace={AGENCY}")
-        return [one for one in found if one["metadata"].get("namespace") or one["metadata"]["name"] == CLASS]
+        objects: list[dict[str, Any]] = await self.kubectl.json("get", KINDS, f"--namespace={AGENCY}")
+        return [
+            resource
+            for resource in objects
+            if resource["metadata"].get("namespace") or resource["metadata"]["name"] == CLASS
+        ]
 
 
 def _decoded(data: Mapping[str, str]) -> dict[str, str]:
@@ -128,12 +132,14 @@ def installed(cluster: Cluster) -> Iterator[None]:
 
 
 def _refuse_existing(call: kubectl.Kubectl) -> None:
-    found = call.run("get", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--output=name").split()
+    existing = call.run(
+        "get", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--output=name"
+    ).split()
     with contextlib.suppress(kubectl.KubectlError):  # the definition may not be installed
-        found += call.run("get", "listenerclass", CLASS, "--ignore-not-found", "--output=name").split()
-    if found:
+        existing += call.run("get", "listenerclass", CLASS, "--ignore-not-found", "--output=name").split()
+    if existing:
         raise model.ConfigurationError(
-            f"the cluster has {', '.join(found)} already",
+            f"the cluster has {', '.join(existing)} already",
             "They would be changed, and deleted at the end: take another cluster, or delete them if nobody needs them.",
         )
 

@@ -29,12 +29,14 @@ class GatewayCounts:
 
     async def counts(self) -> dict[str, Mapping[str, int]]:
         """Return tenant -> counts by their API names; ``skipped`` is the sum over all reasons."""
-        found: dict[str, Counter[str]] = {}
+        counts_by_tenant: dict[str, Counter[str]] = {}
         rows = (await self._get(f"/api/usage?from={_SINCE}&by=month"))["rows"]
         for row in rows:
             numbers = {name: value for name, value in row.items() if isinstance(value, int)}
-            found.setdefault(row["tenant"], Counter()).update(numbers | {"skipped": sum(row["skipped"].values())})
-        return dict(found)
+            counts_by_tenant.setdefault(row["tenant"], Counter()).update(
+                numbers | {"skipped": sum(row["skipped"].values())}
+            )
+        return dict(counts_by_tenant)
 
     async def clock(self, scale: float) -> Clock:
         """Return a clock that agrees with the gateway's: never ahead, and behind by at most one round trip."""
@@ -91,7 +93,9 @@ def compare(
     sent: Iterable[simulator.SenderBooks], counted: Mapping[str, Mapping[str, int]], taken: Mapping[str, int]
 ) -> list[TenantCounts]:
     """Compare the counts of each listener that the sender knows; a listener has the name of its tenant."""
-    return [TenantCounts(one.name, _lines(one, counted.get(one.name, {}), taken.get(one.name, 0))) for one in sent]
+    return [
+        TenantCounts(books.name, _lines(books, counted.get(books.name, {}), taken.get(books.name, 0))) for books in sent
+    ]
 
 
 def agree(tenants: Sequence[TenantCounts]) -> bool:

@@ -46,10 +46,10 @@ async def run_day(day: Day) -> bool | None:
     day.receivers.misbehave(day.seconds)
     sent = await sender.send(day.access, day.receivers.received, day.stop)
     await _drain(day)
-    found = await _count(day, sent)
+    tenants = await _count(day, sent)
     if day.stop.is_set():
         return None
-    return _show(day, found)
+    return _show(day, tenants)
 
 
 async def _drain(day: Day) -> None:
@@ -68,20 +68,20 @@ async def _count(day: Day, sent: simulator.SimulationBooks) -> list[counts.Tenan
     """Compare the counts until they agree, at most 60 s."""
     end = time.monotonic() + COUNT_SECONDS
     while True:
-        found = counts.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
-        if counts.agree(found) or time.monotonic() > end or day.stop.is_set():
-            return found
+        tenants = counts.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
+        if counts.agree(tenants) or time.monotonic() > end or day.stop.is_set():
+            return tenants
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _show(day: Day, found: list[counts.TenantCounts]) -> bool:
-    counts.print_table(day.console, found)
+def _show(day: Day, tenants: list[counts.TenantCounts]) -> bool:
+    counts.print_table(day.console, tenants)
     problems = day.receivers.problems()
     for problem in problems:
         day.console.print(f"[red]{problem}[/]")
     for stray in day.receivers.strays():
         day.console.print(f"[yellow]{stray}[/]", highlight=False)
-    agrees = counts.agree(found) and not problems
+    agrees = counts.agree(tenants) and not problems
     verdict = "[green]The books agree: nothing lost, nothing twice.[/]" if agrees else "[red]The books disagree.[/]"
     day.console.print(verdict)
     return agrees

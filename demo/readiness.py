@@ -32,7 +32,7 @@ def rows(resources: Iterable[Mapping[str, Any]]) -> list[ReadinessRow]:
 
 def _row(resource: Mapping[str, Any]) -> ReadinessRow:
     conditions = resource.get("status", {}).get("conditions", [])
-    ready: Mapping[str, Any] = next((one for one in conditions if one["type"] == "Ready"), {})
+    ready: Mapping[str, Any] = next((condition for condition in conditions if condition["type"] == "Ready"), {})
     if ready.get("observedGeneration") != resource["metadata"]["generation"]:
         ready = {}
     return ReadinessRow(
@@ -57,10 +57,10 @@ class ReadinessProgress:
         """True if there are resources and all of them are ready."""
         return bool(self.rows) and all(row.is_ready for row in self.rows)
 
-    def update(self, found: list[ReadinessRow]) -> None:
+    def update(self, present_rows: list[ReadinessRow]) -> None:
         """Record the present rows."""
-        self.rows = found
-        for row in found:
+        self.rows = present_rows
+        for row in present_rows:
             if row.is_ready:
                 self._ready_after.setdefault((row.kind, row.name), time.monotonic() - self._began)
 

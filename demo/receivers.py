@@ -48,26 +48,26 @@ class Receivers:
 
     def distinct(self) -> dict[str, int]:
         """Return tenant -> number of distinct deliveries that receivers accepted."""
-        found: Counter[str] = Counter()
+        distinct: Counter[str] = Counter()
         for receiver in self._receivers.values():
             for path in receiver.all_counts():
                 tenants = {
                     each.headers.get("webhook-id", ""): each.headers.get("usher-tenant", "")
                     for each in receiver.kept(path)
                 }
-                found.update(tenants[identifier] for identifier in receiver.taken_ids(path))
-        return dict(found)
+                distinct.update(tenants[identifier] for identifier in receiver.taken_ids(path))
+        return dict(distinct)
 
     def problems(self) -> list[str]:
         """Return what went wrong: bad signatures and duplicate deliveries."""
-        found = []
+        problems = []
         for name, receiver in self._receivers.items():
             for path, counts in receiver.all_counts().items():
                 if counts.signatures_bad or counts.signatures_stale:
-                    found.append(f"{name}: signatures were wrong at {path}")
+                    problems.append(f"{name}: signatures were wrong at {path}")
                 if counts.duplicates:
-                    found.append(f"{name}: {counts.duplicates} deliveries came twice at {path}")
-        return found
+                    problems.append(f"{name}: {counts.duplicates} deliveries came twice at {path}")
+        return problems
 
     def strays(self) -> list[str]:
         """Return a line per path at which requests without a ``webhook-id`` arrived. No count includes them."""

@@ -143,8 +143,8 @@ class KubernetesDemo:
         admin = await stack.enter_async_context(counts.admin_client(f"http://{self._arguments.admin}", token))
         clock = await admin.clock(self._scale)
         systems = receivers.Receivers(clock)
-        known = files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
-        await systems.start(stack, known.destinations.values())
+        agency = files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
+        await systems.start(stack, agency.destinations.values())
         access = sender.GatewayAccess(await self._urls(), (listen.host, listen.port), clock)
         return await day.run_day(day.Day(self._arguments.seconds, access, admin, systems, self._console, self._stop))
 
@@ -191,8 +191,8 @@ class KubernetesDemo:
             self._stop.set()
 
     async def _install_secrets(self) -> dict[str, dict[str, str]]:
-        found = await self._cluster.secrets(cluster.SYSTEM)
-        return found if {"usher-install-key", "usher-admin-tokens"} <= found.keys() else {}
+        secrets = await self._cluster.secrets(cluster.SYSTEM)
+        return secrets if {"usher-install-key", "usher-admin-tokens"} <= secrets.keys() else {}
 
     async def _apply(self) -> readiness.ReadinessProgress:
         """Apply the agency's manifests, and show how the resources become ready."""
@@ -205,14 +205,14 @@ class KubernetesDemo:
             return progress
 
         with rich.live.Live(console=self._console) as live:
-            await self._until("the readiness of everything", look, lambda seen: seen.is_complete)
+            await self._until("the readiness of everything", look, lambda shown: shown.is_complete)
         self._console.print()
         return progress
 
     async def _urls(self) -> dict[str, str]:
         """Return listener -> its first URL, from the Secret that the operator created for it."""
-        found = await self._cluster.secrets(cluster.AGENCY)
-        return {name.removesuffix("-url"): values["url"] for name, values in found.items() if name.endswith("-url")}
+        secrets = await self._cluster.secrets(cluster.AGENCY)
+        return {name.removesuffix("-url"): values["url"] for name, values in secrets.items() if name.endswith("-url")}
 
     async def _until(self, what: str, look: Callable[[], Awaitable[_T]], enough: Callable[[_T], object]) -> _T:
         """Call `look` until `enough` accepts its result, or the demonstration is stopping.
@@ -222,9 +222,9 @@ class KubernetesDemo:
         """
         end = time.monotonic() + LIMIT_SECONDS
         while True:
-            found = await look()
-            if enough(found) or self._stop.is_set():
-                return found
+            outcome = await look()
+            if enough(outcome) or self._stop.is_set():
+                return outcome
             if time.monotonic() > end:
                 raise TimeoutError(f"{what} took more than {LIMIT_SECONDS:.0f} s: see the logs")
             await asyncio.sleep(_LOOK_SECONDS)

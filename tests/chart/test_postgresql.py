@@ -16,8 +16,8 @@ def deployment(*arguments: str) -> Any:
 
 
 def container(workload: Any) -> Any:
-    (found,) = workload["template"]["spec"]["containers"]
-    return found
+    (only_container,) = workload["template"]["spec"]["containers"]
+    return only_container
 
 
 def test_store_type_replaces_the_stateful_set_by_a_deployment() -> None:
@@ -29,9 +29,9 @@ def test_store_type_replaces_the_stateful_set_by_a_deployment() -> None:
 
 
 def test_gateway_on_sqlite_has_one_replica_whatever_the_values_for_several_say() -> None:
-    found = charts.objects("--set=gateway.replicas=5,gateway.preStopSeconds=20")
-    assert found == charts.objects()
-    assert found[STATEFULSET]["spec"]["replicas"] == 1
+    objects = charts.objects("--set=gateway.replicas=5,gateway.preStopSeconds=20")
+    assert objects == charts.objects()
+    assert objects[STATEFULSET]["spec"]["replicas"] == 1
 
 
 def test_update_starts_a_new_pod_before_it_stops_an_old_one() -> None:
@@ -42,30 +42,30 @@ def test_update_starts_a_new_pod_before_it_stops_an_old_one() -> None:
 
 
 def test_address_of_the_database_comes_from_its_secret_only() -> None:
-    (address,) = [one for one in container(deployment())["env"] if one["name"] == "USHER_STORE"]
+    (address,) = [variable for variable in container(deployment())["env"] if variable["name"] == "USHER_STORE"]
     assert address == {"name": "USHER_STORE", "valueFrom": {"secretKeyRef": {"name": "database", "key": "uri"}}}
-    assert not [one for one in container(deployment())["args"] if "store" in one]
+    assert not [argument for argument in container(deployment())["args"] if "store" in argument]
 
 
 def test_all_replicas_wait_for_the_same_install_key() -> None:
     """An optional reference would let each pod start without it."""
-    (key,) = [one for one in container(deployment())["env"] if one["name"] == "USHER_INSTALL_KEY"]
+    (key,) = [variable for variable in container(deployment())["env"] if variable["name"] == "USHER_INSTALL_KEY"]
     assert key["valueFrom"] == {"secretKeyRef": {"name": "usher-install-key", "key": "install.key"}}
 
 
 def test_pods_keep_nothing_but_a_cache() -> None:
-    volumes = {one["name"]: one for one in deployment()["template"]["spec"]["volumes"]}
+    volumes = {volume["name"]: volume for volume in deployment()["template"]["spec"]["volumes"]}
     assert volumes.keys() == {"data", "tokens", "tmp"}
     assert volumes["data"]["emptyDir"].keys() == {"sizeLimit"}
 
 
 def test_named_authority_makes_the_gateway_verify_the_server() -> None:
-    found = container(deployment("--set=store.postgresql.caSecret.name=authority"))
-    environment = {one["name"]: one.get("value") for one in found["env"]}
-    (mount,) = [one for one in found["volumeMounts"] if one["name"] == "database-ca"]
+    gateway = container(deployment("--set=store.postgresql.caSecret.name=authority"))
+    environment = {variable["name"]: variable.get("value") for variable in gateway["env"]}
+    (mount,) = [volume_mount for volume_mount in gateway["volumeMounts"] if volume_mount["name"] == "database-ca"]
     assert environment["PGSSLMODE"] == "verify-full"
     assert environment["PGSSLROOTCERT"] == f"{mount['mountPath']}/ca.crt"
-    assert "PGSSLMODE" not in {one["name"] for one in container(deployment())["env"]}
+    assert "PGSSLMODE" not in {variable["name"] for variable in container(deployment())["env"]}
 
 
 def test_autoscaler_sets_the_replicas_instead_of_the_deployment() -> None:
@@ -75,8 +75,8 @@ def test_autoscaler_sets_the_replicas_instead_of_the_deployment() -> None:
 
 def test_budget_lets_one_of_several_gateways_be_drained() -> None:
     def budget(*values: str) -> Any:
-        found = charts.objects(POSTGRESQL, *(f"--set=gateway.{value}" for value in values)).get(BUDGET)
-        return found and found["spec"]["maxUnavailable"]
+        disruption_budget = charts.objects(POSTGRESQL, *(f"--set=gateway.{value}" for value in values)).get(BUDGET)
+        return disruption_budget and disruption_budget["spec"]["maxUnavailable"]
 
     assert budget() == 1
     assert budget("autoscaling.enabled=true") == 1
@@ -102,10 +102,10 @@ JOB = ("Job", "usher-system/usher-migration")
 
 
 def test_hook_migrates_before_the_gateways_of_a_release_start() -> None:
-    found = charts.objects(POSTGRESQL, HOOK)
+    objects = charts.objects(POSTGRESQL, HOOK)
     assert JOB not in charts.objects(POSTGRESQL)
-    assert found[JOB]["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    job, gateway = container(found[JOB]["spec"]), container(found[DEPLOYMENT]["spec"])
+    assert objects[JOB]["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    job, gateway = container(objects[JOB]["spec"]), container(objects[DEPLOYMENT]["spec"])
     assert job["args"] == ["usher", "migrate"]
     assert job["image"] == gateway["image"]
     assert "--no-migrate" in gateway["args"]

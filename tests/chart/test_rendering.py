@@ -9,8 +9,7 @@ import pytest
 import typer.main
 import yaml
 
-from house import test_rights
-from support import charts, promtool
+from support import charts, promtool, rights
 from usher_gateway.cli import main as gateway_cli
 from usher_operator import cli as operator_cli
 
@@ -25,14 +24,14 @@ GATEWAYS = ("Deployment", "usher-system/usher-gateway")
 OWN_NAMES = "--set=configurationNamespace.name=usher-config"
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+@pytest.mark.parametrize("values", CASES, ids=lambda file: file.stem)
 def test_chart_passes_helm_lint(values: Path) -> None:
     """`lint` knows no API of a cluster, so it cannot see what needs one."""
     without = ("--set=listenerClass.create=false", "--set=monitoring.kind=")
     assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART), f"--values={values}", *without)
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+@pytest.mark.parametrize("values", CASES, ids=lambda file: file.stem)
 def test_two_renderings_are_equal(values: Path) -> None:
     arguments = (f"--values={values}", *charts.OTHER_APIS)
     assert charts.render(*arguments) == charts.render(*arguments)
@@ -45,10 +44,10 @@ def test_chart_makes_no_secret() -> None:
 LABELS = {"name", "instance", "component", "version", "part-of", "managed-by"}
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+@pytest.mark.parametrize("values", CASES, ids=lambda file: file.stem)
 def test_every_object_has_the_recommended_labels(values: Path) -> None:
-    for key, one in charts.objects(f"--values={values}", *charts.OTHER_APIS).items():
-        labels = one["metadata"]["labels"]
+    for key, manifest in charts.objects(f"--values={values}", *charts.OTHER_APIS).items():
+        labels = manifest["metadata"]["labels"]
         assert labels.keys() >= {"helm.sh/chart", *(f"app.kubernetes.io/{name}" for name in LABELS)}, key
         assert labels["app.kubernetes.io/instance"] == "usher"
 
@@ -56,25 +55,25 @@ def test_every_object_has_the_recommended_labels(values: Path) -> None:
 def test_pods_are_selected_by_labels_that_no_upgrade_changes() -> None:
     objects = charts.objects("--set=gateway.podDisruptionBudget.enabled=true")
     selectors = [
-        one["spec"].get("podSelector", {}).get("matchLabels")
-        or one["spec"]["selector"].get("matchLabels", one["spec"]["selector"])
-        for (kind, _), one in objects.items()
+        manifest["spec"].get("podSelector", {}).get("matchLabels")
+        or manifest["spec"]["selector"].get("matchLabels", manifest["spec"]["selector"])
+        for (kind, _), manifest in objects.items()
         if kind in {"StatefulSet", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
     ]
     assert len(selectors) == 9
-    wanted = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
-    assert [one for one in selectors if one.keys() != wanted] == []
+    expected_labels = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
+    assert [selector for selector in selectors if selector.keys() != expected_labels] == []
 
 
 @pytest.mark.parametrize("component", ["gateway", "operator"])
 def test_replicas_spread_over_zones_and_hosts(component: str) -> None:
-    found = charts.objects(POSTGRESQL)["Deployment", f"usher-system/usher-{component}"]["spec"]
-    spread = found["template"]["spec"]["topologySpreadConstraints"]
-    assert [(one["topologyKey"], one["whenUnsatisfiable"]) for one in spread] == [
+    spec = charts.objects(POSTGRESQL)["Deployment", f"usher-system/usher-{component}"]["spec"]
+    spread = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert [(constraint["topologyKey"], constraint["whenUnsatisfiable"]) for constraint in spread] == [
         ("topology.kubernetes.io/zone", "ScheduleAnyway"),
         ("kubernetes.io/hostname", "ScheduleAnyway"),
     ]
-    assert [one["labelSelector"] for one in spread] == [found["selector"]] * 2
+    assert [constraint["labelSelector"] for constraint in spread] == [spec["selector"]] * 2
 
 
 POD_SPECS = {
@@ -108,9 +107,9 @@ def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
 
 
 def test_accounts_mount_no_token_unless_a_pod_asks_for_it() -> None:
-    found = {path: one for (kind, path), one in charts.objects().items() if kind == "ServiceAccount"}
-    assert found.keys() == {f"usher-system/usher-{name}" for name in ("gateway", "operator", "test")}
-    assert {one["automountServiceAccountToken"] for one in found.values()} == {False}
+    accounts = {path: manifest for (kind, path), manifest in charts.objects().items() if kind == "ServiceAccount"}
+    assert accounts.keys() == {f"usher-system/usher-{name}" for name in ("gateway", "operator", "test")}
+    assert {account["automountServiceAccountToken"] for account in accounts.values()} == {False}
 
 
 def command_of(name: str) -> Any:
@@ -118,12 +117,12 @@ def command_of(name: str) -> Any:
     return typer.main.get_command(builds[name]())
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+@pytest.mark.parametrize("values", CASES, ids=lambda file: file.stem)
 def test_programs_know_the_arguments_that_the_pods_give_them(values: Path) -> None:
-    found = charts.objects(f"--values={values}", *charts.OTHER_APIS)
+    objects = charts.objects(f"--values={values}", *charts.OTHER_APIS)
     pods = [
-        one["spec"].get("template", one)["spec"]
-        for (kind, _), one in found.items()
+        manifest["spec"].get("template", manifest)["spec"]
+        for (kind, _), manifest in objects.items()
         if kind in {"StatefulSet", "Deployment", "Pod"}
     ]
     assert len(pods) == 3
@@ -134,7 +133,11 @@ def test_programs_know_the_arguments_that_the_pods_give_them(values: Path) -> No
 
 
 def test_helm_test_runs_after_its_account_and_role() -> None:
-    hooks = {key: one["metadata"]["annotations"] for key, one in charts.objects().items() if charts.is_hook(one)}
+    hooks = {
+        key: manifest["metadata"]["annotations"]
+        for key, manifest in charts.objects().items()
+        if charts.is_hook(manifest)
+    }
     assert {kind for kind, _ in hooks} == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
     for (kind, _), annotations in hooks.items():
         assert annotations["helm.sh/hook"] == "test"
@@ -147,45 +150,45 @@ def is_selected(labels: dict[str, str], selector: dict[str, Any]) -> bool:
 
 
 def test_service_monitor_scrapes_the_admin_service_of_both_programs() -> None:
-    found = charts.objects("--set=monitoring.kind=ServiceMonitor", MONITORED, *charts.OTHER_APIS)
-    spec = found["ServiceMonitor", "usher-system/usher"]["spec"]
+    objects = charts.objects("--set=monitoring.kind=ServiceMonitor", MONITORED, *charts.OTHER_APIS)
+    spec = objects["ServiceMonitor", "usher-system/usher"]["spec"]
     assert spec["endpoints"] == [{"port": "admin"}]
     scraped = {
         path
-        for (kind, path), one in found.items()
+        for (kind, path), manifest in objects.items()
         if kind == "Service"
-        and is_selected(one["metadata"]["labels"], spec["selector"])
-        and "admin" in [port["name"] for port in one["spec"]["ports"]]
+        and is_selected(manifest["metadata"]["labels"], spec["selector"])
+        and "admin" in [port["name"] for port in manifest["spec"]["ports"]]
     }
     assert scraped == {"usher-system/usher-gateway-admin", "usher-system/usher-operator-admin"}
 
 
 def test_pod_monitor_scrapes_the_pods_of_both_programs() -> None:
-    found = charts.objects("--set=monitoring.kind=PodMonitor", MONITORED, *charts.OTHER_APIS)
-    spec = found["PodMonitor", "usher-system/usher"]["spec"]
+    objects = charts.objects("--set=monitoring.kind=PodMonitor", MONITORED, *charts.OTHER_APIS)
+    spec = objects["PodMonitor", "usher-system/usher"]["spec"]
     assert spec["podMetricsEndpoints"] == [{"port": "admin"}]
     for key in (("StatefulSet", "usher-system/usher-gateway"), ("Deployment", "usher-system/usher-operator")):
-        pod = found[key]["spec"]["template"]
+        pod = objects[key]["spec"]["template"]
         assert is_selected(pod["metadata"]["labels"], spec["selector"])
         assert "admin" in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
 
 
 def test_prometheus_rules_are_the_rule_files() -> None:
-    found = charts.objects("--set=monitoring.rules.enabled=true", *charts.OTHER_APIS)
+    objects = charts.objects("--set=monitoring.rules.enabled=true", *charts.OTHER_APIS)
     for file in promtool.rule_files():
-        rule = found["PrometheusRule", f"usher-system/usher-{file.stem}"]
+        rule = objects["PrometheusRule", f"usher-system/usher-{file.stem}"]
         assert rule["spec"] == yaml.safe_load(file.read_text("utf-8"))
 
 
 def test_dashboards_are_the_files_of_the_boards() -> None:
-    found = charts.objects("--set=monitoring.dashboards.enabled=true")
-    boards = {path: one for (kind, path), one in found.items() if kind == "ConfigMap"}
+    objects = charts.objects("--set=monitoring.dashboards.enabled=true")
+    boards = {path: manifest for (kind, path), manifest in objects.items() if kind == "ConfigMap"}
     files = sorted((charts.CHART / "files" / "dashboards").glob("*.json"))
     assert [f"usher-system/usher-dashboard-{file.stem}" for file in files] == sorted(boards)
-    for file, one in zip(files, (boards[path] for path in sorted(boards)), strict=True):
-        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
-        assert "annotations" not in one["metadata"]
-        assert json.loads(one["data"][f"usher-{file.name}"]) == json.loads(file.read_text("utf-8"))
+    for file, board in zip(files, (boards[path] for path in sorted(boards)), strict=True):
+        assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert "annotations" not in board["metadata"]
+        assert json.loads(board["data"][f"usher-{file.name}"]) == json.loads(file.read_text("utf-8"))
 
 
 def test_links_of_boards_lead_to_the_documentation() -> None:
@@ -199,9 +202,9 @@ def test_links_of_boards_lead_to_the_documentation() -> None:
 def rules(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], Any]:
     """The rules of roles and the subjects of bindings."""
     return {
-        key: (one.get("rules"), one.get("roleRef"), one.get("subjects"))
-        for key, one in objects.items()
-        if "Role" in key[0] and not charts.is_hook(one)
+        key: (manifest.get("rules"), manifest.get("roleRef"), manifest.get("subjects"))
+        for key, manifest in objects.items()
+        if "Role" in key[0] and not charts.is_hook(manifest)
     }
 
 
@@ -217,27 +220,35 @@ def test_rights_are_those_of_the_manifests() -> None:
 
 def test_rights_are_those_of_the_security_page() -> None:
     """`aggregate=false`: the roles for people are on the page of the definitions."""
-    found = charts.objects(OWN_NAMES, "--set=rbac.aggregate=false")
-    roles = [one for (kind, _), one in found.items() if kind in {"Role", "ClusterRole"} and not charts.is_hook(one)]
-    assert sorted(test_rights.rights_of(roles)) == sorted(test_rights.listed())
+    objects = charts.objects(OWN_NAMES, "--set=rbac.aggregate=false")
+    roles = [
+        manifest
+        for (kind, _), manifest in objects.items()
+        if kind in {"Role", "ClusterRole"} and not charts.is_hook(manifest)
+    ]
+    assert sorted(rights.rights_of(roles)) == sorted(rights.listed())
 
 
 def test_agencies_are_admitted_by_bindings() -> None:
-    found = charts.objects("--set=agencies={hotels,cafes}")
-    bindings = [one for (kind, path), one in found.items() if kind == "RoleBinding" and path.endswith("/usher-agency")]
-    assert [one["metadata"]["namespace"] for one in bindings] == ["hotels", "cafes"]
+    objects = charts.objects("--set=agencies={hotels,cafes}")
+    bindings = [
+        manifest
+        for (kind, path), manifest in objects.items()
+        if kind == "RoleBinding" and path.endswith("/usher-agency")
+    ]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["hotels", "cafes"]
     assert bindings[0]["subjects"] == [
         {"kind": "ServiceAccount", "name": "usher-operator", "namespace": "usher-system"}
     ]
-    assert ("ClusterRoleBinding", "usher-agency") not in found
+    assert ("ClusterRoleBinding", "usher-agency") not in objects
     assert ("ClusterRoleBinding", "usher-agency") in charts.objects("--set=rbac.allNamespaces=true")
 
 
 def test_definitions_are_those_of_the_repository_and_stay() -> None:
-    found = charts.objects()
+    objects = charts.objects()
     for file in sorted((ROOT / "crds").glob("*.yaml")):
         definition = yaml.safe_load(file.read_text("utf-8"))
-        rendered = found["CustomResourceDefinition", definition["metadata"]["name"]]
+        rendered = objects["CustomResourceDefinition", definition["metadata"]["name"]]
         assert rendered["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
         del rendered["metadata"]["labels"]
         assert rendered == definition
@@ -247,9 +258,9 @@ def test_definitions_are_those_of_the_repository_and_stay() -> None:
 
 def test_second_release_shares_no_object_with_the_first() -> None:
     second = charts.CHART / "ci" / "second-values.yaml"
-    one = charts.objects()
+    first = charts.objects()
     other = charts.objects(f"--values={second}", release="second", namespace="second-system")
-    assert other.keys() & one.keys() == set()
+    assert other.keys() & first.keys() == set()
 
 
 def test_every_value_has_a_comment() -> None:

@@ -56,11 +56,11 @@ def of_pod(component: str, key: tuple[str, str]) -> dict[str, tuple[tuple[str, s
             {"gateway": "webhooks", "operator": "webhooks-operator-account"},
         ),
     }
-    found = {}
-    for name, (place, wanted) in places.items():
-        differs = isinstance(wanted, dict) and wanted.keys() == {"gateway", "operator"}
-        found[f"{component}.{name}"] = (key, place, wanted[component] if differs else wanted)
-    return found
+    effects = {}
+    for name, (place, effect) in places.items():
+        differs = isinstance(effect, dict) and effect.keys() == {"gateway", "operator"}
+        effects[f"{component}.{name}"] = (key, place, effect[component] if differs else effect)
+    return effects
 
 
 EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
@@ -225,14 +225,14 @@ def test_every_value_is_in_one_of_the_tables() -> None:
 
 @pytest.mark.parametrize("value", EFFECTS)
 def test_value_has_its_effect(value: str) -> None:
-    key, place, wanted = EFFECTS[value]
-    found, before = at(full()[key], place), at(default().get(key), place)
-    if isinstance(found, list) and not isinstance(wanted, list):
-        assert wanted in found
-        assert wanted not in (before or [])
+    key, place, expected = EFFECTS[value]
+    rendered, rendered_by_default = at(full()[key], place), at(default().get(key), place)
+    if isinstance(rendered, list) and not isinstance(expected, list):
+        assert expected in rendered
+        assert expected not in (rendered_by_default or [])
     else:
-        assert found == wanted
-        assert before != wanted or value == "fullnameOverride"
+        assert rendered == expected
+        assert rendered_by_default != expected or value == "fullnameOverride"
 
 
 @functools.cache
@@ -242,9 +242,9 @@ def with_values(argument: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("value", POSTGRESQL_EFFECTS)
 def test_value_for_postgresql_has_its_effect(value: str) -> None:
-    file, key, place, wanted = POSTGRESQL_EFFECTS[value]
-    assert at(with_values(file)[key], place) == wanted
-    assert at(with_values(SMALLEST_POSTGRESQL).get(key), place) != wanted
+    file, key, place, expected = POSTGRESQL_EFFECTS[value]
+    assert at(with_values(file)[key], place) == expected
+    assert at(with_values(SMALLEST_POSTGRESQL).get(key), place) != expected
 
 
 @pytest.mark.parametrize("value", SWITCHES)
@@ -272,15 +272,15 @@ def test_people_run_usher_in_the_pod_of_the_gateway_without_naming_the_tokens() 
 
 def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None:
     peers = [
-        one["ipBlock"]
+        peer["ipBlock"]
         for rule in at(full()[GATEWAY_POLICY], "spec.egress")
-        for one in rule.get("to", ())
-        if "ipBlock" in one
+        for peer in rule.get("to", ())
+        if "ipBlock" in peer
     ]
     assert {"cidr": "10.1.0.0/16"} in peers
-    public = next(one for one in peers if one["cidr"] == "0.0.0.0/0")
+    public = next(peer for peer in peers if peer["cidr"] == "0.0.0.0/0")
     assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"} == set(public["except"])
-    assert [one for one in peers if one["cidr"] == "0.0.0.0/0" and "except" not in one] == []
+    assert [peer for peer in peers if peer["cidr"] == "0.0.0.0/0" and "except" not in peer] == []
 
 
 @pytest.mark.parametrize(
@@ -337,12 +337,12 @@ def test_empty_value_can_be_removed() -> None:
 def test_name_that_looks_like_a_number_stays_text(arguments: tuple[str, ...], about: dict[str, str]) -> None:
     def numbers(document: Any) -> list[Any]:
         if isinstance(document, list):
-            return [one for each in document for one in numbers(each)]
+            return [number for each in document for number in numbers(each)]
         if not isinstance(document, dict):
             return []
         names = {"name", "namespace", "serviceAccountName", "storageClassName", "app.kubernetes.io/instance"}
-        found = [document[key] for key in names & document.keys() if isinstance(document[key], int)]
-        return found + [one for each in document.values() for one in numbers(each)]
+        own_numbers = [document[key] for key in names & document.keys() if isinstance(document[key], int)]
+        return own_numbers + [number for each in document.values() for number in numbers(each)]
 
     assert numbers(list(charts.objects("--set=crds.install=false", *arguments, **about).values())) == []
 
@@ -439,10 +439,10 @@ def test_ranges_and_single_addresses_may_be_allowed_destinations() -> None:
         "crm.internal",
         "10.0.0.1:80",
     ]
-    found = charts.objects(
+    objects = charts.objects(
         "--set=fullnameOverride=webhooks", f"--set=gateway.allowDestinations={{{','.join(allowed)}}}"
     )
-    arguments = at(found[GATEWAY], f"{CONTAINER}.args")
-    assert [one for one in arguments if one.startswith("--allow-destination=")] == [
-        f"--allow-destination={one}" for one in allowed
+    arguments = at(objects[GATEWAY], f"{CONTAINER}.args")
+    assert [argument for argument in arguments if argument.startswith("--allow-destination=")] == [
+        f"--allow-destination={destination}" for destination in allowed
     ]

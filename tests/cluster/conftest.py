@@ -17,7 +17,6 @@ from usher_operator.view import AGENCY_ROLE
 
 FOLDER = Path(__file__).parent
 
-MakeNamespace = installs.Namespaces
 MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
@@ -85,7 +84,7 @@ async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
 
 
 @contextlib.asynccontextmanager
-async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
+async def namespaces(server: api.Api) -> AsyncIterator[installs.Namespaces]:
     """Create new namespaces, and delete them at the end without waiting."""
     make = installs.Namespaces(server)
     yield make
@@ -94,14 +93,14 @@ async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
 
 
 @pytest.fixture
-async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
+async def make_namespace(server: api.Api) -> AsyncIterator[installs.Namespaces]:
     """Create new namespaces: ``await make_namespace("agency", label="value")``."""
     async with namespaces(server) as make:
         yield make
 
 
 @pytest.fixture
-async def namespace(make_namespace: MakeNamespace) -> str:
+async def namespace(make_namespace: installs.Namespaces) -> str:
     """The name of a new namespace."""
     return await make_namespace()
 
@@ -128,7 +127,7 @@ async def proxy(cluster: clusters.Cluster, tmp_path: Path) -> AsyncIterator[faul
 
 @pytest.fixture
 async def install(
-    definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
+    definitions: clusters.Cluster, server: api.Api, make_namespace: installs.Namespaces, tmp_path: Path
 ) -> AsyncIterator[installs.Install]:
     """An install of Usher with the shipped permissions; a missing permission fails the test."""
     async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
@@ -147,7 +146,7 @@ def restorable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Re
 
 
 @pytest.fixture
-async def restorable_namespaces(restorable: clusters.Restorable) -> AsyncIterator[MakeNamespace]:
+async def restorable_namespaces(restorable: clusters.Restorable) -> AsyncIterator[installs.Namespaces]:
     """Create new namespaces in the restorable cluster."""
     own = restorable.cluster
     async with api.connected(own.endpoint, own.token) as server, namespaces(server) as make:
@@ -156,7 +155,7 @@ async def restorable_namespaces(restorable: clusters.Restorable) -> AsyncIterato
 
 @pytest.fixture
 async def restorable_install(
-    restorable: clusters.Restorable, restorable_namespaces: MakeNamespace, tmp_path: Path
+    restorable: clusters.Restorable, restorable_namespaces: installs.Namespaces, tmp_path: Path
 ) -> AsyncIterator[installs.Install]:
     """An install in the restorable cluster. Requests may be refused: a starting API server does not know all roles."""
     make = restorable_namespaces
@@ -170,15 +169,19 @@ async def assert_no_right_was_missing(install: installs.Install) -> None:
     In a namespace whose admission ended, or that was deleted, requests may fail until the operator noticed that.
     """
     refused = [
-        one for account in (install.operator, install.gateway) for one in install.cluster.audit.refusals(account.user)
+        request
+        for account in (install.operator, install.gateway)
+        for request in install.cluster.audit.refusals(account.user)
     ]
     own = {"", install.system, install.config}
-    admissions = {one.namespace: api.Resource("RoleBinding", AGENCY_ROLE, one.namespace) for one in refused}
+    admissions = {request.namespace: api.Resource("RoleBinding", AGENCY_ROLE, request.namespace) for request in refused}
     ended = {name for name, binding in admissions.items() if name not in own and not await install.server.get(binding)}
     deleted = {
-        one.name for one in install.cluster.audit.since() if one.verb == "delete" and one.resource == "namespaces"
+        request.name
+        for request in install.cluster.audit.since()
+        if request.verb == "delete" and request.resource == "namespaces"
     }
-    assert [one for one in refused if one.namespace not in ended | deleted] == []
+    assert [request for request in refused if request.namespace not in ended | deleted] == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

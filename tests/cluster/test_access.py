@@ -25,10 +25,10 @@ async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
 def policy(definitions: clusters.Cluster) -> Iterator[None]:
     """Apply the shipped policy, and remove it again unless the cluster had it before."""
     call = definitions.kubectl
-    before = call.run("get", "validatingadmissionpolicy", POLICY, "--ignore-not-found", "--output=name")
+    present_policy = call.run("get", "validatingadmissionpolicy", POLICY, "--ignore-not-found", "--output=name")
     call.run("apply", "--server-side", "--force-conflicts", f"--filename={ACCESS / 'hostnames.yaml'}")
     yield
-    if not before:
+    if not present_policy:
         call.run("delete", f"--filename={ACCESS / 'hostnames.yaml'}")
 
 
@@ -46,8 +46,8 @@ async def class_name(server: api.Api, judge: dry_run.Server, namespace: str, pol
 
 
 def expression(operator: str, values: list[str] | None = None) -> dict[str, Any]:
-    one = {"key": "tier", "operator": operator} | ({} if values is None else {"values": values})
-    return {"from": "Selector", "selector": {"matchExpressions": [one]}}
+    requirement = {"key": "tier", "operator": operator} | ({} if values is None else {"values": values})
+    return {"from": "Selector", "selector": {"matchExpressions": [requirement]}}
 
 
 ALLOWED = [
@@ -145,8 +145,8 @@ async def test_largest_class_and_listener_fit_the_cost_limit_of_a_policy(
 ) -> None:
     """They have as many hostnames, selectors and addresses as the definitions allow."""
     large = f"{class_name}-large"
-    one = {"key": "tier", "operator": "NotIn", "values": [f"v{index}" for index in range(16)]}
-    namespaces = {"from": "Selector", "selector": {"matchExpressions": [one] * 8}}
+    requirement = {"key": "tier", "operator": "NotIn", "values": [f"v{index}" for index in range(16)]}
+    namespaces = {"from": "Selector", "selector": {"matchExpressions": [requirement] * 8}}
     allowed = [{"hostname": f"*.h{index}.example", "namespaces": namespaces} for index in range(256)]
     await server.create(listener_class(large, allowed))
     try:

@@ -139,9 +139,9 @@ async def test_next_attempt_uses_the_rotated_secret(agency: agencies.Agency) -> 
     await post(agency, url, 1)
     (first,) = await agency.until_received(1)
     assert first.headers["authorization"] == "Bearer wx3secret-first"
-    before = await running_hash(agency)
+    previous_hash = await running_hash(agency)
     await agency.apply(agency.secret("crm-token", token="wx3secret-second"))
-    await waiting.until(lambda: running_hash(agency), lambda seen: seen != before)
+    await waiting.until(lambda: running_hash(agency), lambda current_hash: current_hash != previous_hash)
     await post(agency, url, 2)
     received = await agency.until_received(1, 2)
     assert received[-1].headers["authorization"] == "Bearer wx3secret-second"
@@ -150,7 +150,7 @@ async def test_next_attempt_uses_the_rotated_secret(agency: agencies.Agency) -> 
 async def running_hash(agency: agencies.Agency) -> str:
     """Hash of the Destination `crm` that the gateway runs."""
     config = await agency.platform.ask("/api/config")
-    destinations = {one["key"]: one for one in config["documents"] if one["kind"] == "Destination"}
+    destinations = {document["key"]: document for document in config["documents"] if document["kind"] == "Destination"}
     return str(destinations[f"{agency.namespace}/crm"]["hash"])
 
 
@@ -184,8 +184,8 @@ async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.M
     await incumbent.apply(incumbent.tenant(), incumbent.destination(), incumbent.listener(**theirs))
     await incumbent.wait_ready("listeners.usher.dev/lobby")
     await heir.apply(heir.tenant(), heir.destination(), heir.listener(**theirs))
-    found = await heir.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
-    assert incumbent.namespace not in api.condition(found, "Accepted")["message"].replace(hostname, "")
+    listener = await heir.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+    assert incumbent.namespace not in api.condition(listener, "Accepted")["message"].replace(hostname, "")
     await post(incumbent, url, 1)
     await incumbent.until_received(1)
 
@@ -196,7 +196,7 @@ async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.M
     await heir.wait_ready("listeners.usher.dev/lobby")
     await platform.restart_operator()
     await waiting.until(lambda: delivers_to(heir, url))
-    assert {agencies.number_of(one.body) for one in incumbent.received()} == {1}
+    assert {agencies.number_of(request.body) for request in incumbent.received()} == {1}
 
 
 async def delivers_to(agency: agencies.Agency, url: str) -> bool:
@@ -237,7 +237,9 @@ async def test_shared_destination_separates_lanes_and_books_of_tenants(agency: a
     await agency.until_received(3)
     await agency.apply(agency.tenant("acme"))
     await agency.until_received(1, 2, 3)
-    assert await waiting.until(lambda: books(agency), lambda seen: sum(one[1] for one in seen.values()) == 3) == {
+    assert await waiting.until(
+        lambda: books(agency), lambda meters: sum(counts[1] for counts in meters.values()) == 3
+    ) == {
         "acme": (2, 2),
         "globex": (1, 1),
     }

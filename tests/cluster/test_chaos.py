@@ -16,7 +16,6 @@ from typing import NoReturn
 import aiohttp
 import pytest
 
-from cluster.conftest import MakeNamespace
 from local_cluster import ports
 from support import api, clusters, installs, leaks, waiting, wire
 
@@ -104,7 +103,7 @@ class Agencies:
         await self._server.apply(self._shop(self._owner))
         await self._server.wait(
             api.Resource("Listener", "shop", self._owner),
-            lambda seen: api.condition(seen, "Accepted").get("status") == "True",
+            lambda listener: api.condition(listener, "Accepted").get("status") == "True",
         )
         await self._server.apply(self._shop(self._rival))
 
@@ -140,10 +139,10 @@ class Agencies:
 
     async def declared(self) -> dict[Address, str]:
         """The addresses in the manifests of the API server, and the namespace that owns each."""
-        found = await self._server.list(api.Resource("Listener"))
-        addresses = [(one["spec"]["addresses"][0], one["metadata"]["namespace"]) for one in found]
-        return {(one["hostname"], one["path"]): namespace for one, namespace in addresses} | (
-            {SHOP: self._owner} if any(one["metadata"]["name"] == "shop" for one in found) else {}
+        listeners = await self._server.list(api.Resource("Listener"))
+        addresses = [(listener["spec"]["addresses"][0], listener["metadata"]["namespace"]) for listener in listeners]
+        return {(address["hostname"], address["path"]): namespace for address, namespace in addresses} | (
+            {SHOP: self._owner} if any(listener["metadata"]["name"] == "shop" for listener in listeners) else {}
         )
 
 
@@ -210,20 +209,20 @@ class Chaos:
 
     async def differences(self) -> list[str]:
         """Where a gateway does not do what the manifests say, for every address that there ever was."""
-        declared, found = await self._agencies.declared(), []
+        declared, differences = await self._agencies.declared(), []
         for gateway, (address, owner) in itertools.product(self._gateways, self._agencies.addresses.items()):
-            wanted = 200 if declared.get(address) == owner else 404
+            expected = 200 if declared.get(address) == owner else 404
             status = await gateway.answer(address, owner)
-            if status != wanted:
-                found.append(f"gateway {gateway.process.admin}: {address} answered {status}, not {wanted}")
-        return found
+            if status != expected:
+                differences.append(f"gateway {gateway.process.admin}: {address} answered {status}, not {expected}")
+        return differences
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seconds", [30, pytest.param(600, marks=pytest.mark.long)])
 async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     restorable: clusters.Restorable,
-    restorable_namespaces: MakeNamespace,
+    restorable_namespaces: installs.Namespaces,
     restorable_install: installs.Install,
     tmp_path: Path,
     seconds: int,
@@ -238,12 +237,12 @@ async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     await agencies.begin()
     gateways = [Program(install, await install.start_gateway(admin=port)) for port in admin]
     chaos = Chaos(restorable, agencies, operators, gateways)
-    await waiting.until(chaos.differences, lambda found: not found, limit_seconds=CONVERGED_SECONDS)
+    await waiting.until(chaos.differences, lambda differences: not differences, limit_seconds=CONVERGED_SECONDS)
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one.keep_running()) for one in (*operators, *gateways)]
+        running = [group.create_task(program.keep_running()) for program in (*operators, *gateways)]
         running.append(group.create_task(chaos.watch_owners()))
         await chaos.run(seconds, tmp_path, chance)
-        await waiting.until(chaos.differences, lambda found: not found, limit_seconds=CONVERGED_SECONDS)
+        await waiting.until(chaos.differences, lambda differences: not differences, limit_seconds=CONVERGED_SECONDS)
         for task in running:
             task.cancel()
     assert chaos.stolen == []

@@ -32,15 +32,15 @@ def helm(call: kubectls.Kubectl, *arguments: str) -> str:
 
 
 async def names(call: kubectls.Kubectl, *kinds: str) -> set[str]:
-    found = await call("get", ",".join(kinds), f"--namespace={NAMESPACE}", "--output=name")
-    return set(found.split())
+    output = await call("get", ",".join(kinds), f"--namespace={NAMESPACE}", "--output=name")
+    return set(output.split())
 
 
 async def generations(call: kubectls.Kubectl) -> dict[str, int]:
-    found: list[dict[str, Any]] = json.loads(
+    objects: list[dict[str, Any]] = json.loads(
         await call("get", "statefulset,deployment,service", f"--namespace={NAMESPACE}", "--output=json")
     )["items"]
-    return {one["metadata"]["name"]: one["metadata"].get("generation", 0) for one in found}
+    return {resource["metadata"]["name"]: resource["metadata"].get("generation", 0) for resource in objects}
 
 
 async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kubectls.Kubectl) -> None:
@@ -59,7 +59,7 @@ async def installed(empty: kubectls.Kubectl) -> AsyncIterator[kubectls.Kubectl]:
     if "usher" in helm(empty, "list", "--short").split():
         helm(empty, "uninstall", "usher")
     kinds = ("statefulset", "deployment", "service", "pod")
-    await waiting.until(lambda: names(empty, *kinds), lambda found: not found, limit_seconds=60)
+    await waiting.until(lambda: names(empty, *kinds), lambda remaining: not remaining, limit_seconds=60)
     await empty("delete", "persistentvolumeclaim", "--all", f"--namespace={NAMESPACE}")
     gone = ("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
     await empty(*gone)
@@ -67,12 +67,12 @@ async def installed(empty: kubectls.Kubectl) -> AsyncIterator[kubectls.Kubectl]:
 
 async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None:
     # the restricted namespace accepted the pods, which wait for a node
-    pods = await waiting.until(lambda: names(installed, "pod"), lambda found: len(found) == 3)
+    pods = await waiting.until(lambda: names(installed, "pod"), lambda pod_names: len(pod_names) == 3)
     assert "pod/usher-gateway-0" in pods
-    before = await generations(installed)
+    previous_generations = await generations(installed)
     notes = helm(installed, "upgrade", "usher", str(charts.CHART))
     assert "kubectl create rolebinding usher-agency" in notes
-    assert await generations(installed) == before
+    assert await generations(installed) == previous_generations
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ async def test_gitops_tool_sees_no_difference_after_the_install(
 
 
 async def version(call: kubectls.Kubectl) -> str:
-    found: str = json.loads(await call("version", "--output=json"))["serverVersion"]["gitVersion"]
-    return found
+    git_version: str = json.loads(await call("version", "--output=json"))["serverVersion"]["gitVersion"]
+    return git_version
 
 
 async def test_monitor_appears_once_the_cluster_has_its_definition(installed: kubectls.Kubectl) -> None:
@@ -131,7 +131,7 @@ async def test_change_of_the_store_needs_a_confirmation_in_either_direction(inst
 
 
 async def test_volume_of_an_uninstalled_release_is_not_left_behind_silently(installed: kubectls.Kubectl) -> None:
-    await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda found: len(found) == 1)
+    await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda claims: len(claims) == 1)
     helm(installed, "uninstall", "usher")
     install = ("install", "usher", str(charts.CHART), "--set=store.type=PostgreSQL")
     with pytest.raises(charts.HelmError, match="PersistentVolumeClaim data-usher-gateway-0"):
@@ -149,9 +149,11 @@ async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: ku
     async def left() -> str:
         return await installed(*selected, "--output=name")
 
-    await waiting.until(left, lambda found: not found, limit_seconds=60)
+    await waiting.until(left, lambda remaining: not remaining, limit_seconds=60)
     assert await names(installed, "persistentvolumeclaim") == {"persistentvolumeclaim/data-usher-gateway-0"}
-    assert [one["metadata"]["name"] for one in await installed.json("get", "listenerclasses")] == ["public"]
+    assert [
+        listener_class["metadata"]["name"] for listener_class in await installed.json("get", "listenerclasses")
+    ] == ["public"]
 
 
 async def test_install_in_another_namespace_takes_over_the_definitions(installed: kubectls.Kubectl) -> None:

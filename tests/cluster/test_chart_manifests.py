@@ -33,7 +33,7 @@ def prepared(definitions: clusters.Cluster) -> Iterator[clusters.Cluster]:
     definitions.kubectl.run("delete", "runtimeclass", "sandboxed", "--ignore-not-found")
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+@pytest.mark.parametrize("values", CASES, ids=lambda path: path.stem)
 async def test_api_server_accepts_every_manifest(
     prepared: clusters.Cluster, make_namespace: installs.Namespaces, values: Path
 ) -> None:
@@ -68,10 +68,10 @@ async def test_api_server_accepts_every_manifest_of_the_install_page(
 def drop(place: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:
     def change(pod: dict[str, Any]) -> None:
         *parents, last = place
-        found: Any = pod["spec"]
+        node: Any = pod["spec"]
         for word in parents:
-            found = found[0][word] if isinstance(found, list) else found[word]
-        (found[0] if isinstance(found, list) else found).pop(last)
+            node = node[0][word] if isinstance(node, list) else node[word]
+        (node[0] if isinstance(node, list) else node).pop(last)
 
     return change
 
@@ -96,7 +96,11 @@ async def test_restricted_namespace_accepts_a_pod_and_misses_each_dropped_field(
     judge: dry_run.Server, server: api.Api, make_namespace: installs.Namespaces, component: str
 ) -> None:
     namespace = await make_namespace("restricted", RESTRICTED, is_admitted=False)
-    (pod,) = [one for one in pods(namespace) if one["metadata"]["labels"]["app.kubernetes.io/component"] == component]
+    (pod,) = [
+        candidate
+        for candidate in pods(namespace)
+        if candidate["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
     account = {"name": pod["spec"]["serviceAccountName"], "namespace": namespace}
     await server.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
     collection = f"/api/v1/namespaces/{namespace}/pods"
@@ -112,13 +116,13 @@ async def test_restricted_namespace_accepts_a_pod_and_misses_each_dropped_field(
 
 def pods(namespace: str) -> list[dict[str, Any]]:
     """The pods of the chart, as their controllers would create them."""
-    found = []
-    for (kind, _), one in charts.objects(namespace=namespace).items():
+    all_pods = []
+    for (kind, _), manifest in charts.objects(namespace=namespace).items():
         if kind in {"StatefulSet", "Deployment", "Pod"}:
-            template = one if kind == "Pod" else one["spec"]["template"]
+            template = manifest if kind == "Pod" else manifest["spec"]["template"]
             labels = template["metadata"]["labels"]
             metadata = {"name": "pod", "namespace": namespace, "labels": labels}
             spec = copy.deepcopy(template["spec"])
             spec.setdefault("volumes", []).append({"name": "data", "emptyDir": {}})
-            found.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    return found
+            all_pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    return all_pods

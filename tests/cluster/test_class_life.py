@@ -57,13 +57,13 @@ async def test_ingress_is_removed_once_the_http_route_is_accepted(agency: agenci
         hostname = klass["spec"]["hostname"]
         url = await agency.url()
         await agency.apply(by_gateway(klass))
-        found = await waiting.until(lambda: platform.children("HTTPRoute", hostname))
+        routes = await waiting.until(lambda: platform.children("HTTPRoute", hostname))
         await agency.wait("Listener", "lobby", "Exposed", "Unknown", "Pending")
         assert await platform.children("Ingress", hostname), "no route leads to the listener"
         assert (await agency.post(url, agencies.visit(1))).acknowledges
-        await platform.server.merge(api.of({"kind": "HTTPRoute", **found[0]}), taken(found[0]), "status")
+        await platform.server.merge(api.of({"kind": "HTTPRoute", **routes[0]}), taken(routes[0]), "status")
         await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
-        await waiting.until(lambda: platform.children("Ingress", hostname), lambda seen: not seen)
+        await waiting.until(lambda: platform.children("Ingress", hostname), lambda ingresses: not ingresses)
         assert (await agency.post(url, agencies.visit(2))).acknowledges
         assert await platform.children("HTTPRoute", hostname)
 
@@ -82,8 +82,8 @@ async def test_class_reports_a_missing_certificate_until_it_exists(
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls"}
         await agency.platform.server.create({**secret, "data": certificate})
         await agency.wait("Listener", "lobby", "CertificateReady", "True", "Provided")
-        found = agencies.says("CertificateReady", "True", "Provided")
-        await agency.platform.server.wait(api.of(klass), found)
+        is_provided = agencies.says("CertificateReady", "True", "Provided")
+        await agency.platform.server.wait(api.of(klass), is_provided)
 
 
 async def test_former_hostname_keeps_its_ingress_until_its_retired_urls_end(
@@ -92,7 +92,7 @@ async def test_former_hostname_keeps_its_ingress_until_its_retired_urls_end(
     server, other = agency.platform.server, await make_agency()
     async with edge_class(agency) as klass:
         former, old_url = klass["spec"]["hostname"], await agency.url()
-        (before,) = await agency.platform.children("Ingress", former)
+        (original,) = await agency.platform.children("Ingress", former)
         moved = {**klass["spec"], "hostname": f"new-{former}", "allowedHostnames": [{"hostname": "*.example.com"}]}
         await server.apply({**klass, "spec": moved})
         await agency.wait("Listener", "lobby", "AddressRetired", "True", "AddressRetired")
@@ -103,8 +103,8 @@ async def test_former_hostname_keeps_its_ingress_until_its_retired_urls_end(
         await other.apply(other.tenant(), other.destination(), claim)
         await other.wait("Listener", "lobby", "Accepted", "False", "HostnameReserved")
         assert (await agency.post(old_url, b"{}")).acknowledges
-        (after,) = await agency.platform.children("Ingress", former)
-        assert (after["metadata"]["uid"], after["spec"]) == (before["metadata"]["uid"], before["spec"])
+        (present,) = await agency.platform.children("Ingress", former)
+        assert (present["metadata"]["uid"], present["spec"]) == (original["metadata"]["uid"], original["spec"])
         await server.apply({**klass, "spec": {**moved, "retiredAddressDays": 0}})
         await agency.until_answers(old_url, 404)
         await other.wait("Listener", "lobby", "Accepted", "True", "Accepted")
@@ -121,14 +121,14 @@ async def test_ingress_that_somebody_else_made_is_never_written(agency: agencies
             "metadata": {"name": children.object_name(hostname), "namespace": install.system},
             "spec": {"defaultBackend": {"service": {"name": "theirs", "port": {"number": 80}}}},
         }
-        before = await server.create(theirs)
+        original = await server.create(theirs)
         await agency.apply({**klass, "spec": {**klass["spec"], "hostname": hostname}})
-        found = await agency.wait("Listener", "lobby", "Exposed", "False", "ObjectNameTaken")
-        assert children.object_name(hostname) in api.condition(found, "Exposed")["message"]
-        after = await server.get(api.of(theirs))
-        assert (after["spec"], after["metadata"]["resourceVersion"]) == (
-            before["spec"],
-            before["metadata"]["resourceVersion"],
+        listener = await agency.wait("Listener", "lobby", "Exposed", "False", "ObjectNameTaken")
+        assert children.object_name(hostname) in api.condition(listener, "Exposed")["message"]
+        present = await server.get(api.of(theirs))
+        assert (present["spec"], present["metadata"]["resourceVersion"]) == (
+            original["spec"],
+            original["metadata"]["resourceVersion"],
         )
         await server.delete(api.of(theirs))
         await waiting.until(lambda: agency.platform.children("Ingress", hostname))
@@ -160,12 +160,14 @@ async def test_deleted_namespace_with_many_listeners_waits_for_confirmation(
     server, klass = agency.platform.server, api.of(agency.platform.install.klass())
     urls = await open_rooms(agency, 6)
     await server.delete(api.Resource("Namespace", agency.namespace))
-    found = await server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted")
-    await server.wait(api.Resource("Namespace", agency.namespace), lambda seen: seen is None)
+    halted_class = await server.wait(
+        klass, lambda current: api.condition(current, "Ready").get("reason") == "RemovalsHalted"
+    )
+    await server.wait(api.Resource("Namespace", agency.namespace), lambda current: current is None)
     for url in urls:
         assert (await agency.post(url, b"{}")).acknowledges
-    digest = re.findall(r'"([0-9a-f]{12})"', api.condition(found, "Ready")["message"])[0]
+    digest = re.findall(r'"([0-9a-f]{12})"', api.condition(halted_class, "Ready")["message"])[0]
     await agency.kubectl("annotate", "listenerclass", klass.name, f"usher.dev/confirm-removals={digest}")
     for url in urls:
         await agency.until_answers(url, 404)
-    await server.wait(klass, lambda seen: api.condition(seen, "Ready")["reason"] == "Ready")
+    await server.wait(klass, lambda current: api.condition(current, "Ready")["reason"] == "Ready")

@@ -62,10 +62,10 @@ async def test_kubectl_and_the_api_client_read_the_same_objects(
     kubectl: kubectls.Kubectl, server: api.Api, namespace: str
 ) -> None:
     await kubectl.apply(in_namespace(CONFIG_MAP, namespace))
-    seen = await server.get(api.Resource("ConfigMap", "seen", namespace))
+    config_map = await server.get(api.Resource("ConfigMap", "seen", namespace))
     same = await kubectl.json("get", "configmap", "seen", f"--namespace={namespace}")
-    assert seen["data"] == same["data"] == {"word": "first"}
-    assert seen["metadata"]["uid"] == same["metadata"]["uid"]
+    assert config_map["data"] == same["data"] == {"word": "first"}
+    assert config_map["metadata"]["uid"] == same["metadata"]["uid"]
     assert await server.get(api.Resource("ConfigMap", "unseen", namespace)) is None
 
 
@@ -85,7 +85,7 @@ async def test_object_without_its_owner_is_garbage_collected(server: api.Api, na
     owned = api.Resource("ConfigMap", "owned", namespace)
     await server.create(in_namespace(CONFIG_MAP, namespace, name="owned", ownerReferences=[reference]))
     await server.delete(api.Resource("ConfigMap", "seen", namespace))
-    await server.wait(owned, lambda seen: seen is None)
+    await server.wait(owned, lambda current: current is None)
 
 
 async def test_foreign_definitions_validate_objects(
@@ -108,11 +108,11 @@ async def test_account_has_exactly_the_granted_permissions(
     await accounts.grant(server, rights)
     await server.create(in_namespace(CONFIG_MAP, config))
     async with api.connected(account.endpoint, account.token) as as_account:
-        seen = api.Resource("ConfigMap", "seen", config)
-        await waiting.until(lambda: allowed(as_account, seen))
+        readable = api.Resource("ConfigMap", "seen", config)
+        await waiting.until(lambda: allowed(as_account, readable))
         assert not await allowed(as_account, api.Resource("ConfigMap", "seen", system))
         assert not await allowed(as_account, api.Resource("Secret", "seen", config))
-    refused = await waiting.until(lambda: refusals(cluster.audit, account), lambda seen: len(seen) >= 2)
+    refused = await waiting.until(lambda: refusals(cluster.audit, account), lambda requests: len(requests) >= 2)
     assert {(each.resource, each.namespace) for each in refused} >= {("configmaps", system), ("secrets", config)}
 
 
@@ -147,8 +147,8 @@ async def test_audit_log_has_the_user_of_each_write(cluster: clusters.Cluster, s
     async def written() -> list[audit.Asked]:
         return [asked for asked in log.since(position) if asked.writes and asked.namespace == namespace]
 
-    found = await waiting.until(written, lambda seen: any(each.resource == "configmaps" for each in seen))
-    (asked,) = [each for each in found if each.resource == "configmaps"]
+    requests = await waiting.until(written, lambda requests: any(each.resource == "configmaps" for each in requests))
+    (asked,) = [each for each in requests if each.resource == "configmaps"]
     assert (asked.verb, asked.status, asked.agent) == ("create", 201, api.MANAGER)
 
 
@@ -187,7 +187,7 @@ async def test_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -> 
     async def left() -> list[str]:
         return programs_of(tmp_path)
 
-    await waiting.until(left, lambda seen: not seen)
+    await waiting.until(left, lambda programs: not programs)
 
 
 @contextlib.contextmanager

@@ -25,10 +25,10 @@ async def columns(agency: agencies.Agency, named: str) -> dict[str, str]:
     return {head[start:end].strip(): row[start:end].strip() for start, end in zip(starts, ends, strict=True)}
 
 
-async def until_shown(agency: agencies.Agency, named: str, **wanted: str) -> dict[str, str]:
+async def until_shown(agency: agencies.Agency, named: str, **values: str) -> dict[str, str]:
     """Wait until the table's row has these values, and return it."""
     return await waiting.until(
-        lambda: columns(agency, named), lambda row: wanted.items() <= {k: row[k] for k in wanted}.items()
+        lambda: columns(agency, named), lambda row: values.items() <= {k: row[k] for k in values}.items()
     )
 
 
@@ -135,7 +135,7 @@ async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agen
     with pytest.raises(kubectl.KubectlError, match="not found"):
         await agency.kubectl("get", LISTENER)
     await agency.until_answers(url, 404)
-    await agency.platform.server.wait(api.Resource("Secret", "lobby-url", agency.namespace), lambda seen: not seen)
+    await agency.platform.server.wait(api.Resource("Secret", "lobby-url", agency.namespace), lambda secret: not secret)
 
 
 async def test_category_lists_every_resource_of_an_agency(agency: agencies.Agency) -> None:
@@ -155,19 +155,19 @@ async def test_events_report_condition_flips_and_nothing_else(agency: agencies.A
     await agency.kubectl("delete", DESTINATION)
     await until_shown(agency, LISTENER, READY="False", REASON="DestinationNotFound")
     events = await waiting.until(
-        lambda: events_of(agency), lambda seen: ("Warning", "DestinationNotFound") in [one[:2] for one in seen]
+        lambda: events_of(agency), lambda events: ("Warning", "DestinationNotFound") in [event[:2] for event in events]
     )
     assert len(events) == len(set(events)), "an Event was posted twice"
-    assert {one[1] for one in events} <= {"Ready", "DestinationNotFound"}
+    assert {event[1] for event in events} <= {"Ready", "DestinationNotFound"}
     described = await agency.kubectl("describe", LISTENER)
     assert re.search(r"Warning\s+DestinationNotFound", described)
 
 
 async def events_of(agency: agencies.Agency) -> list[tuple[str, str, str]]:
     """Type, reason and note of each Event about the listener."""
-    found = await agency.platform.server.list(api.Resource("Event", "", agency.namespace))
-    about = [one for one in found if one["regarding"]["kind"] == "Listener"]
-    return [(one["type"], one["reason"], one.get("note", "")) for one in about]
+    events = await agency.platform.server.list(api.Resource("Event", "", agency.namespace))
+    about = [event for event in events if event["regarding"]["kind"] == "Listener"]
+    return [(event["type"], event["reason"], event.get("note", "")) for event in about]
 
 
 @contextlib.asynccontextmanager
@@ -202,8 +202,8 @@ async def test_long_gateway_outage_is_reported_on_every_resource(agency: agencie
     lobby = api.Resource("Listener", "lobby", agency.namespace)
     async with gateway_down(agency.platform):
         is_down = agencies.says("Programmed", "False", "GatewayUnavailable")
-        found = await agency.platform.server.wait(lobby, is_down, limit_seconds=60)
-        assert "must be reachable" in api.condition(found, "Ready")["message"]
+        listener = await agency.platform.server.wait(lobby, is_down, limit_seconds=60)
+        assert "must be reachable" in api.condition(listener, "Ready")["message"]
         await until_shown(agency, LISTENER, READY="False", REASON="GatewayUnavailable")
         await until_shown(agency, TENANT, READY="False", REASON="ListenersNotReady")
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)

@@ -36,12 +36,12 @@ def moved(text: str, namespace: str) -> str:
     return text
 
 
-def is_part(one: str, other: str) -> bool:
+def is_part(field: str, other: str) -> bool:
     """Return whether a field equals or contains the other one."""
-    return other == one or other.startswith((f"{one}.", f"{one}["))
+    return other == field or other.startswith((f"{field}.", f"{field}["))
 
 
-ASKED = [one for one in manifests.documents("bad/schema") if one.server != "not asked"]
+ASKED = [document for document in manifests.documents("bad/schema") if document.server != "not asked"]
 
 
 @pytest.mark.parametrize("document", ASKED, ids=str)
@@ -49,7 +49,7 @@ async def test_server_refuses_the_same_fields_as_files(
     judge: dry_run.Server, namespace: str, document: manifests.Document
 ) -> None:
     answer = await judge.create(collection(document, namespace), moved(document.text, namespace))
-    wrong = [one.field for one in document.expected]
+    wrong = [problem.field for problem in document.expected]
     if not wrong or document.server == "accepts":
         assert answer.is_accepted, answer.message
         return
@@ -57,7 +57,7 @@ async def test_server_refuses_the_same_fields_as_files(
     assert [name for name in answer.fields if not any(is_part(name, field) for field in wrong)] == []
     if not answer.fields:  # the text could not be read: a field that stands twice, or that there is not
         assert answer.status == 400
-        unknown = [one.field for one in document.expected if one.message == "unknown field"]
+        unknown = [problem.field for problem in document.expected if problem.message == "unknown field"]
         assert [field for field in unknown if field not in answer.message] == []
 
 
@@ -76,12 +76,14 @@ async def test_server_reads_the_same_values_from_a_good_manifest(
     """The server adds no default, drops nothing, and has the same values as files."""
     text = moved(manifests.text(path), namespace)
     loaded = load_manifests(text.encode(), path.name)
-    assert not [one for one in loaded.problems if one.severity == "error"]
-    for one in loaded.objects:
-        manifest = plain(one.resource)
+    assert not [problem for problem in loaded.problems if problem.severity == "error"]
+    for loaded_object in loaded.objects:
+        manifest = plain(loaded_object.resource)
         manifest["metadata"].pop("generation", None)
         manifest["metadata"].pop("namespace", None)
-        place = api.Resource(one.resource.kind_name, "", namespace if one.resource.namespaced else "")
+        place = api.Resource(
+            loaded_object.resource.kind_name, "", namespace if loaded_object.resource.namespaced else ""
+        )
         answer = await judge.create(place, json.dumps(manifest, ensure_ascii=False))
         assert answer.is_accepted, answer.message
         assert answer.body.get("spec") == manifest.get("spec")
@@ -107,20 +109,24 @@ def without_nothing(value: Any) -> Any:
 def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
     """Return valid custom resources with every field and branch, and their mutants."""
     loaded = [load_manifests(path.read_bytes(), path.name) for path in manifests.files("good")]
-    found: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
-    seen: set[str] = set()
-    for one in (one.resource for each in loaded for one in each.objects):
-        if not isinstance(one, resources.Secret):
-            good = plain(one) | {"metadata": {"name": "a"}}
-            found.append((one, list(mutants.mutants(good, definition.object_schema(type(one)), seen))))
-    return found
+    pairs: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
+    known_shapes: set[str] = set()
+    for resource in (resource.resource for each in loaded for resource in each.objects):
+        if not isinstance(resource, resources.Secret):
+            good = plain(resource) | {"metadata": {"name": "a"}}
+            pairs.append(
+                (resource, list(mutants.mutants(good, definition.object_schema(type(resource)), known_shapes)))
+            )
+    return pairs
 
 
 @pytest.mark.parametrize(
-    ("resource", "made"), samples(), ids=lambda one: one.kind_name if isinstance(one, resources.Resource) else ""
+    ("resource", "changes"),
+    samples(),
+    ids=lambda parameter: parameter.kind_name if isinstance(parameter, resources.Resource) else "",
 )
 async def test_files_and_server_agree_on_every_change_of_a_good_resource(
-    judge: dry_run.Server, namespace: str, resource: resources.Resource, made: list[mutants.Mutant]
+    judge: dry_run.Server, namespace: str, resource: resources.Resource, changes: list[mutants.Mutant]
 ) -> None:
     place = api.Resource(resource.kind_name, "", namespace if resource.namespaced else "")
     limit = asyncio.Semaphore(AT_ONCE)
@@ -129,31 +135,34 @@ async def test_files_and_server_agree_on_every_change_of_a_good_resource(
         text = json.dumps(changed, ensure_ascii=False).encode()
         async with limit:
             answer = await judge.create(place, text)
-        told = [f"{one.path} {one.message}" for one in load_manifests(text, "f").problems]
+        told = [f"{problem.path} {problem.message}" for problem in load_manifests(text, "f").problems]
         if answer.is_accepted == (not told):
             return ""
         return f"{what}: the server says {answer.message or 'yes'}, files say {told or 'yes'}"
 
-    assert made
-    found = await asyncio.gather(*(differs(what, changed) for what, changed in made))
-    assert [one for one in found if one] == []
+    assert changes
+    differences = await asyncio.gather(*(differs(what, changed) for what, changed in changes))
+    assert [difference for difference in differences if difference] == []
 
 
 @pytest.mark.parametrize("path", manifests.files("updates"), ids=lambda path: path.stem)
 async def test_immutable_field_cannot_be_changed(
     judge: dry_run.Server, server: api.Api, namespace: str, path: Path
 ) -> None:
-    made = set()
+    applied = set()
     try:
         for document in manifests.of(path):
             place = api.Resource(document.kind, document.name, collection(document, namespace).namespace)
-            made.add(place)
+            applied.add(place)
             answer = await judge.apply(place, document.text, keep=True)
-            assert answer.fields == [one.field for one in document.expected], (str(document), answer.message)
+            assert answer.fields == [problem.field for problem in document.expected], (str(document), answer.message)
             assert answer.is_accepted == (not document.expected), (str(document), answer.message)
-            assert all(one.message in answer.message for one in document.expected), (str(document), answer.message)
+            assert all(problem.message in answer.message for problem in document.expected), (
+                str(document),
+                answer.message,
+            )
     finally:
-        for place in made:
+        for place in applied:
             await server.delete(place)
 
 
@@ -172,8 +181,8 @@ async def test_too_large_class_is_refused_by_files_and_server(judge: dry_run.Ser
 
 def large_class(name: str, count: int) -> dict[str, Any]:
     """Build a class with a number of hostnames, each with the largest selector."""
-    one = {"key": f"{'a.' * 126}a/{'k' * 63}", "operator": "In", "values": ["v" * 63] * 16}
-    namespaces = {"from": "Selector", "selector": {"matchExpressions": [one] * 8}}
+    requirement = {"key": f"{'a.' * 126}a/{'k' * 63}", "operator": "In", "values": ["v" * 63] * 16}
+    namespaces = {"from": "Selector", "selector": {"matchExpressions": [requirement] * 8}}
     allowed = [{"hostname": f"h{index}.example", "namespaces": namespaces} for index in range(count)]
     spec = {"controllerName": "corpus.example/none", "hostname": "large.example", "allowedHostnames": allowed}
     return {"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": name}, "spec": spec}

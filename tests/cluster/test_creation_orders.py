@@ -47,43 +47,43 @@ class Numbered:
 
     async def outcome(self, documents: dict[str, dict[str, Any]]) -> str:
         """Every status and document of this order, without its number."""
-        found: list[Any] = []
+        outcomes: list[Any] = []
         for kind in ("ListenerClass", "Tenant", "Listener", "Destination"):
             document = self.document(kind)
             status = (await self._agency.platform.server.get(api.of(document)))["status"]
-            for one in status["conditions"]:
-                del one["lastTransitionTime"]
-            found.append(status)
+            for condition in status["conditions"]:
+                del condition["lastTransitionTime"]
+            outcomes.append(status)
         for kind in ("Listener", "Destination"):
             content = documents[f"{kind} {self._agency.namespace}/{self.number}"]["data"]["config.json"]
-            found.append(json.loads(base64.b64decode(content))["document"])
-        text = re.sub(r"/v1/[a-z2-7]+", "/v1/TOKEN", json.dumps(found, sort_keys=True))
+            outcomes.append(json.loads(base64.b64decode(content))["document"])
+        text = re.sub(r"/v1/[a-z2-7]+", "/v1/TOKEN", json.dumps(outcomes, sort_keys=True))
         return text.replace(self.number, "NUMBER")
 
 
 async def versions(platform: agencies.Platform, namespace: str) -> dict[str, str]:
     """resourceVersion of each object that the operator writes for a namespace, or for the class made for it."""
-    found = {}
+    versions_by_name = {}
     places = [("Secret", platform.install.config), ("ListenerClass", "")]
     for kind, where in [*places, *((kind, namespace) for kind in ("Secret", "Tenant", "Listener", "Destination"))]:
-        for one in await platform.server.list(api.Resource(kind, "", where)):
-            about = one["metadata"]
+        for stored in await platform.server.list(api.Resource(kind, "", where)):
+            about = stored["metadata"]
             owner = about.get("annotations", {}).get("usher.dev/owner", "")
             if where == namespace or owner.startswith(f"{namespace}/") or about["name"].endswith(namespace):
-                found[f"{kind} {about['name']}"] = about["resourceVersion"]
-    return found
+                versions_by_name[f"{kind} {about['name']}"] = about["resourceVersion"]
+    return versions_by_name
 
 
 async def settled(platform: agencies.Platform, namespace: str) -> dict[str, str]:
     """Wait until the versions have not changed for two seconds, because informational conditions are delayed."""
-    seen: list[dict[str, str]] = []
+    history: list[dict[str, str]] = []
 
     async def look() -> dict[str, str]:
-        seen.append(await versions(platform, namespace))
-        return seen[-1]
+        history.append(await versions(platform, namespace))
+        return history[-1]
 
     def is_settled(_: dict[str, str]) -> bool:
-        return len(seen) > SAME and all(one == seen[-1] for one in seen[-SAME:])
+        return len(history) > SAME and all(earlier == history[-1] for earlier in history[-SAME:])
 
     return await waiting.until(look, is_settled, limit_seconds=60, every_seconds=0.5)
 
@@ -99,25 +99,27 @@ async def test_each_order_of_creation_converges_to_the_same_state(
     try:
         for position in range(len(KINDS)):
             each = zip(ORDERS, numbered, strict=True)
-            await apply_all(platform.server, [one.document(order[position]) for order, one in each])
+            await apply_all(platform.server, [resources.document(order[position]) for order, resources in each])
             await waiting.until(
                 lambda: platform.operator.metric("usher_operator_workqueue_depth"), lambda depth: not depth
             )
         await waiting.until(lambda: unready(agency), lambda names: not names, limit_seconds=60)
-        before = await settled(platform, agency.namespace)
+        settled_versions = await settled(platform, agency.namespace)
         documents = await platform.install.documents()
-        outcomes = {await one.outcome(documents): order for order, one in zip(ORDERS, numbered, strict=True)}
+        outcomes = {
+            await resources.outcome(documents): order for order, resources in zip(ORDERS, numbered, strict=True)
+        }
         assert len(outcomes) == 1, outcomes
         await platform.restart_operator()
         keys = 4 * len(ORDERS)
         await waiting.until(
-            lambda: platform.operator.metric("usher_operator_reconcile_total"), lambda seen: seen >= keys
+            lambda: platform.operator.metric("usher_operator_reconcile_total"), lambda reconciled: reconciled >= keys
         )
         await waiting.until(lambda: platform.operator.metric("usher_operator_workqueue_depth"), lambda depth: not depth)
-        assert await versions(platform, agency.namespace) == before
+        assert await versions(platform, agency.namespace) == settled_versions
     finally:
-        for one in numbered:
-            await platform.server.delete(api.of(one.document("ListenerClass")))
+        for resources in numbered:
+            await platform.server.delete(api.of(resources.document("ListenerClass")))
 
 
 async def apply_all(server: api.Api, documents: list[dict[str, Any]]) -> None:
@@ -129,9 +131,11 @@ async def apply_all(server: api.Api, documents: list[dict[str, Any]]) -> None:
 async def unready(agency: agencies.Agency) -> list[str]:
     """Resources of the agency that are not Ready."""
     kinds = ("Tenant", "Listener", "Destination")
-    found = [await agency.platform.server.list(api.Resource(kind, "", agency.namespace)) for kind in kinds]
-    unready = [one for some in found for one in some if api.condition(one, "Ready").get("status") != "True"]
-    return [one["metadata"]["name"] for one in unready]
+    resources = [await agency.platform.server.list(api.Resource(kind, "", agency.namespace)) for kind in kinds]
+    unready = [
+        resource for some in resources for resource in some if api.condition(resource, "Ready").get("status") != "True"
+    ]
+    return [resource["metadata"]["name"] for resource in unready]
 
 
 async def test_one_of_two_tenants_that_claim_a_hostname_together_gets_it(make_agency: agencies.Make) -> None:
@@ -146,7 +150,7 @@ async def test_one_of_two_tenants_that_claim_a_hostname_together_gets_it(make_ag
         assert sorted(states) == [("False", "HostnameConflict"), ("True", "Accepted")]
         owner = pair[states.index(("True", "Accepted"))]
         documents = await owner.platform.install.documents()
-        serving = [name for name, one in documents.items() if hostname.encode() in content(one)]
+        serving = [name for name, secret in documents.items() if hostname.encode() in content(secret)]
         assert [name for name in serving if name.startswith("Listener")] == [
             f"Listener {owner.namespace}/{hostname.partition('.')[0]}"
         ]
@@ -163,8 +167,10 @@ def content(secret: dict[str, Any]) -> bytes:
 async def judged(agency: agencies.Agency, hostname: str) -> tuple[str, str]:
     """Wait for the condition Accepted of a claim; return its status and reason."""
     resource = api.Resource("Listener", hostname.partition(".")[0], agency.namespace)
-    found = await agency.platform.server.wait(resource, lambda seen: api.condition(seen, "Ready").get("reason") in DONE)
-    accepted = api.condition(found, "Accepted")
+    listener = await agency.platform.server.wait(
+        resource, lambda listener: api.condition(listener, "Ready").get("reason") in DONE
+    )
+    accepted = api.condition(listener, "Accepted")
     return accepted["status"], accepted["reason"]
 
 

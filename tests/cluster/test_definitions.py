@@ -100,8 +100,8 @@ async def test_kubectl_knows_the_short_names(call: kubectl.Kubectl, namespace: s
 async def test_field_selectors_select_by_reference(
     call: kubectl.Kubectl, namespace: str, kind: str, selector: str, names: list[str]
 ) -> None:
-    found = await call.json("get", kind, f"--namespace={namespace}", f"--field-selector={selector}")
-    assert [one["metadata"]["name"] for one in found] == names
+    selected = await call.json("get", kind, f"--namespace={namespace}", f"--field-selector={selector}")
+    assert [resource["metadata"]["name"] for resource in selected] == names
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def explain(definitions: clusters.Cluster, server: api.Api) -> kubectl.Kub
     index, document = "/openapi/v3", f"/openapi/v3/apis/{types.API_VERSION}"
     await waiting.until(lambda: server.request("GET", index), lambda text: f'"apis/{types.API_VERSION}"' in text)
     paths = {f"/apis/{types.API_VERSION}/{names.plural}" for names in definition.NAMES.values()}
-    await waiting.until(lambda: server.request("GET", document), lambda seen: paths <= set(seen["paths"]))
+    await waiting.until(lambda: server.request("GET", document), lambda openapi: paths <= set(openapi["paths"]))
     return definitions.kubectl
 
 
@@ -139,7 +139,7 @@ async def test_conditions_of_other_writers_are_kept(server: api.Api, call: kubec
     theirs = document | {"status": {"conditions": [condition("example.com/Audited", "True", "Audited")]}}
     await server.request("PATCH", f"{resource.path}/status", theirs, other, api.APPLY)
     kept = await server.get(resource)
-    assert {one["type"] for one in kept["status"]["conditions"]} == {"Ready", "example.com/Audited"}
+    assert {entry["type"] for entry in kept["status"]["conditions"]} == {"Ready", "example.com/Audited"}
 
 
 @pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])

@@ -38,14 +38,14 @@ async def test_edit_is_live_within_a_second_while_another_agency_creates_and_del
     await noisy.apply(noisy.tenant(), noisy.destination())
     await calm.until_answers(await calm.url(), 200)
     listeners = [noisy.listener(f"l{number}", listenerClassName=noisy.namespace) for number in range(_LISTENERS)]
-    for one in listeners:
-        await server.create(one)
+    for document in listeners:
+        await server.create(document)
 
     async def disturb() -> None:
         while True:
-            for one in listeners:
-                await server.delete(api.of(one))
-                await server.create(one)
+            for document in listeners:
+                await server.delete(api.of(document))
+                await server.create(document)
 
     disturbing = asyncio.create_task(disturb())
     try:
@@ -72,9 +72,9 @@ async def test_costly_expressions_of_another_agency_delay_neither_edits_nor_answ
     await calm.until_answers(url, 200)
 
     async def disturb() -> None:
-        for round_ in itertools.count():
+        for turn in itertools.count():
             for number in range(_COSTLY):
-                await server.apply(noisy.listener(f"l{number}", routes=costly_routes(f"{round_}.{number}")))
+                await server.apply(noisy.listener(f"l{number}", routes=costly_routes(f"{turn}.{number}")))
 
     async def probe() -> None:
         while True:

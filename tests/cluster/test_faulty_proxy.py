@@ -64,7 +64,7 @@ class Watch:
         async def added() -> list[str]:
             return self.added
 
-        await waiting.until(added, lambda seen: name in seen)
+        await waiting.until(added, lambda names: name in names)
 
 
 @contextlib.asynccontextmanager
@@ -159,7 +159,7 @@ async def test_watch_passes_through(
         await server.create(config_map(namespace, "one"))
         await watch.wait_added("one")
         assert [each.path for each in proxy.open_watches] == [of(namespace, "").path]
-    await waiting.until(lambda: open_watches(proxy), lambda seen: seen == 0)
+    await waiting.until(lambda: open_watches(proxy), lambda count: count == 0)
 
 
 async def open_watches(proxy: faulty_proxy.Proxy) -> int:
@@ -191,7 +191,7 @@ async def test_new_watches_expire_at_once(
         await asyncio.wait_for(task, 60)
         assert watch.errors == [410]
     async with watching(session, namespace) as (watch, _):
-        await waiting.until(lambda: open_watches(proxy), lambda seen: seen == 1)
+        await waiting.until(lambda: open_watches(proxy), lambda count: count == 1)
         assert watch.errors == []
 
 

@@ -23,8 +23,8 @@ async def stand(agency: agencies.Agency, **listener: Any) -> None:
 async def config_secret(agency: agencies.Agency, owner: str) -> dict[str, Any]:
     """The config Secret of a resource such as ``Listener/lobby``."""
     kind, _, name = owner.partition("/")
-    found = (await agency.platform.install.documents())[f"{kind} {agency.namespace}/{name}"]
-    return {**found, "kind": "Secret"}
+    secret = (await agency.platform.install.documents())[f"{kind} {agency.namespace}/{name}"]
+    return {**secret, "kind": "Secret"}
 
 
 async def test_edited_child_is_restored(agency: agencies.Agency, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,22 +32,22 @@ async def test_edited_child_is_restored(agency: agencies.Agency, monkeypatch: py
     url = base64.b64encode((await agency.url()).encode()).decode()
     other = base64.b64encode(b"https://evil.example/v1/token").decode()
     monkeypatch.setenv("KUBE_EDITOR", f"sed --in-place 's|{url}|{other}|'")
-    before = await agency.platform.server.get(api.Resource("Secret", "lobby-url", agency.namespace))
+    original = await agency.platform.server.get(api.Resource("Secret", "lobby-url", agency.namespace))
     said = await agency.kubectl("edit", "secret/lobby-url")
     assert "edited" in said
-    found = await agency.platform.server.wait(
-        api.of({"kind": "Secret", **before}), lambda seen: seen["data"] == before["data"]
+    restored = await agency.platform.server.wait(
+        api.of({"kind": "Secret", **original}), lambda secret: secret["data"] == original["data"]
     )
-    assert found["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+    assert restored["metadata"]["resourceVersion"] != original["metadata"]["resourceVersion"]
 
 
 async def test_child_with_fields_of_another_manager_is_restored(agency: agencies.Agency) -> None:
     await stand(agency)
-    before = await config_secret(agency, "Listener/lobby")
-    metadata = {"name": before["metadata"]["name"], "namespace": before["metadata"]["namespace"]}
+    original = await config_secret(agency, "Listener/lobby")
+    metadata = {"name": original["metadata"]["name"], "namespace": original["metadata"]["namespace"]}
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"config.json": "e30="}}
     await agency.platform.server.apply(theirs)
-    await agency.platform.server.wait(api.of(before), lambda seen: seen["data"] == before["data"])
+    await agency.platform.server.wait(api.of(original), lambda secret: secret["data"] == original["data"])
     assert (await agency.post(await agency.url(), b"{}")).acknowledges
 
 
@@ -67,9 +67,9 @@ async def test_foreign_labels_and_annotations_are_kept(agency: agencies.Agency) 
     await agency.until_answers(await agency.url(satisfied=lambda url: url != old), 200)
     await agency.wait_ready(LISTENER, DESTINATION)
     for resource in (*children, api.Resource("Listener", "lobby", agency.namespace)):
-        found = (await server.get(resource))["metadata"]
-        assert mine["labels"].items() <= found["labels"].items()
-        assert mine["annotations"].items() <= found["annotations"].items()
+        metadata = (await server.get(resource))["metadata"]
+        assert mine["labels"].items() <= metadata["labels"].items()
+        assert mine["annotations"].items() <= metadata["annotations"].items()
 
 
 async def test_secret_without_its_label_keeps_its_last_good_value(agency: agencies.Agency) -> None:
@@ -92,8 +92,8 @@ async def test_too_large_document_keeps_the_last_good_one(agency: agencies.Agenc
         for number in range(20)
     ]
     await agency.apply(agency.destination(http={"headers": headers}))
-    found = await agency.wait("Destination", "crm", "Accepted", "False", "ConfigTooLarge")
-    assert "must not be larger than" in api.condition(found, "Ready")["message"]
+    destination = await agency.wait("Destination", "crm", "Accepted", "False", "ConfigTooLarge")
+    assert "must not be larger than" in api.condition(destination, "Ready")["message"]
     assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
     (received,) = await agency.until_received(1)
     assert "x-large-0" not in received.headers
@@ -144,22 +144,22 @@ async def test_names_of_maximum_length_work(agency: agencies.Agency) -> None:
 
 async def test_recreated_tenant_gets_its_listener_at_the_same_url(agency: agencies.Agency) -> None:
     await stand(agency)
-    before = await agency.url()
+    url = await agency.url()
     await agency.kubectl("delete", "tenants.usher.dev/acme")
     await agency.wait("Listener", "lobby", "ResolvedRefs", "False", "TenantNotFound")
-    await agency.until_answers(before, 404)
+    await agency.until_answers(url, 404)
     await agency.apply(agency.tenant())
     await agency.wait_ready(LISTENER)
-    assert await agency.url() == before
-    await waiting.until(lambda: tombstones(agency), lambda seen: not seen)
-    assert (await agency.post(before, b"{}")).acknowledges
+    assert await agency.url() == url
+    await waiting.until(lambda: tombstones(agency), lambda names: not names)
+    assert (await agency.post(url, b"{}")).acknowledges
 
 
 async def tombstones(agency: agencies.Agency) -> list[str]:
     """The agency's documents that have a tombstone."""
-    found = await agency.platform.install.documents()
-    mine = {name: one for name, one in found.items() if f" {agency.namespace}/" in name}
-    return [name for name, one in mine.items() if b'"tombstone"' in installs.decoded(one)["config.json"]]
+    secrets = await agency.platform.install.documents()
+    mine = {name: secret for name, secret in secrets.items() if f" {agency.namespace}/" in name}
+    return [name for name, secret in mine.items() if b'"tombstone"' in installs.decoded(secret)["config.json"]]
 
 
 async def test_foreign_secret_with_the_name_of_the_url_secret_stays(agency: agencies.Agency) -> None:

@@ -99,7 +99,10 @@ class Install:
 
     async def until_answers(self, status: int, name: str, limit_seconds: float = 60.0) -> None:
         await waiting.until(
-            lambda: self.status(name), lambda found: found == status, limit_seconds=limit_seconds, every_seconds=0.01
+            lambda: self.status(name),
+            lambda answered: answered == status,
+            limit_seconds=limit_seconds,
+            every_seconds=0.01,
         )
 
 
@@ -151,16 +154,16 @@ async def test_edit_is_live_within_a_second_and_only_tombstones_remove(install: 
     assert statistics.median(seconds) < 1
 
     await install.delete(listener("b"))
-    found = await waiting.until(install.config, lambda config: config["vanished"])
-    assert [one["key"] for one in found["vanished"]] == ["acme/b"]
+    config = await waiting.until(install.config, lambda config: config["vanished"])
+    assert [document["key"] for document in config["vanished"]] == ["acme/b"]
     assert await install.status("b") == 200
 
     for name in ("a", "b", "c", "d", "e", "f"):
         await install.publish(tombstone(listener(name)))
         await install.until_answers(404, name)
     await install.delete(listener("a"))
-    found = await install.config()
-    assert (found["documents"], found["vanished"], found["source"]) == ([], [], "cluster")
+    config = await install.config()
+    assert (config["documents"], config["vanished"], config["source"]) == ([], [], "cluster")
 
 
 async def test_edits_arrive_despite_every_fault(install: Install, proxy: faulty_proxy.Proxy) -> None:
@@ -187,8 +190,8 @@ async def test_edits_arrive_despite_every_fault(install: Install, proxy: faulty_
         await install.publish(tombstone(listener("a")))
         await install.delete(listener("after-a-cut"))
         await install.until_answers(404, "a")
-    found = await waiting.until(install.config, lambda config: config["vanished"])
-    assert [one["key"] for one in found["vanished"]] == ["acme/after-a-cut"]
+    config = await waiting.until(install.config, lambda config: config["vanished"])
+    assert [document["key"] for document in config["vanished"]] == ["acme/after-a-cut"]
     assert await install.status("after-a-cut") == 200
 
 
@@ -225,13 +228,13 @@ async def test_many_documents_are_listed_in_pages(install: Install, proxy: fault
     for number in range(600):
         await install.publish(wrap(listener(f"l{number}")))
     await install.start()
-    found = await install.config()
-    assert len(found["documents"]) == 600
+    config = await install.config()
+    assert len(config["documents"]) == 600
     assert sum(faulty_proxy.lists(asked) for asked in proxy.asked) == 2
-    known = found["cursor"]
+    cursor = config["cursor"]
     await install.publish(wrap(listener("l7", late_after_seconds=7)))
-    changed = await waiting.until(lambda: install.config(known), lambda config: config["documents"])
-    assert [one["key"] for one in changed["documents"]] == ["acme/l7"]
+    changed = await waiting.until(lambda: install.config(cursor), lambda config: config["documents"])
+    assert [document["key"] for document in changed["documents"]] == ["acme/l7"]
     assert changed["documents"][0]["hash"] == wrap(listener("l7", late_after_seconds=7)).hash
     assert changed["listeners"] == {}
 

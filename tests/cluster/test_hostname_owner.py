@@ -85,15 +85,17 @@ async def test_listeners_of_a_tenant_swap_hostnames_without_a_gap(make_agency: a
     refused: list[tuple[str, int]] = []
 
     def listeners(first: str, second: str) -> list[dict[str, Any]]:
-        found = {"first": claim(agency, first), "second": claim(agency, second)}
-        return [{**one, "metadata": {**one["metadata"], "name": name}} for name, one in found.items()]
+        claims = {"first": claim(agency, first), "second": claim(agency, second)}
+        return [{**document, "metadata": {**document["metadata"], "name": name}} for name, document in claims.items()]
 
     async def served() -> list[list[tuple[str, bool]]]:
         """The hostname of each address in both documents, and whether the address is retired."""
         secrets = await agency.platform.install.documents()
-        found = [secrets[f"Listener {agency.namespace}/{name}"] for name in ("first", "second")]
-        contents = [json.loads(installs.decoded(secret)["config.json"])["document"] for secret in found]
-        return [[(one["host"], one["retired_at"] > 0) for one in content["addresses"]] for content in contents]
+        published = [secrets[f"Listener {agency.namespace}/{name}"] for name in ("first", "second")]
+        contents = [json.loads(installs.decoded(secret)["config.json"])["document"] for secret in published]
+        return [
+            [(address["host"], address["retired_at"] > 0) for address in content["addresses"]] for content in contents
+        ]
 
     async def probe(hostname: str) -> None:
         while True:
@@ -147,7 +149,7 @@ async def recreate(agency: agencies.Agency, hostname: str) -> str:
 async def assert_owner_keeps(owner: agencies.Agency, rivals: list[agencies.Agency], hostname: str) -> None:
     """Wait until the owner's document is there again; no rival ever got one."""
     listener = f"Listener {owner.namespace}/lobby"
-    await waiting.until(owner.platform.install.documents, lambda seen: listener in seen)
+    await waiting.until(owner.platform.install.documents, lambda documents: listener in documents)
     for rival in rivals:
         await assert_refused(rival, hostname, silence=2000)
         assert publications(rival) == []
@@ -268,8 +270,12 @@ async def test_given_up_hostname_counts_until_its_certificate_is_deleted(make_ag
 
     async def certificate() -> tuple[str, bool]:
         """Uid of the Certificate, and whether it is marked as unused; empty if there is none."""
-        found = [one["metadata"] for one in await platform.children("Certificate", hostname)]
-        return (found[0]["uid"], "usher.dev/unused-since" in found[0]["annotations"]) if found else ("", False)
+        certificates = [child["metadata"] for child in await platform.children("Certificate", hostname)]
+        return (
+            (certificates[0]["uid"], "usher.dev/unused-since" in certificates[0]["annotations"])
+            if certificates
+            else ("", False)
+        )
 
     async def assert_other_refused(silence: int) -> None:
         other = claim(agency, f"other.{hostname}", listenerClassName=name, silence={"afterSeconds": silence})
@@ -280,19 +286,19 @@ async def test_given_up_hostname_counts_until_its_certificate_is_deleted(make_ag
 
     try:
         await agency.apply(agency.tenant(), agency.destination(), first)
-        uid, _ = await waiting.until(certificate, lambda seen: seen[0])
+        uid, _ = await waiting.until(certificate, lambda current: current[0])
         await agency.until_answers(f"https://{hostname}{PATH}", 200)  # otherwise the 404 below may be from before
         await server.delete(api.of(first))
         await agency.until_answers(f"https://{hostname}{PATH}", 404)
         await assert_other_refused(1000)
-        await waiting.until(certificate, lambda seen: seen == (uid, True))
+        await waiting.until(certificate, lambda current: current == (uid, True))
         await platform.restart_operator()
         await assert_other_refused(2000)
 
         await agency.apply(first)
-        await waiting.until(certificate, lambda seen: seen == (uid, False))
+        await waiting.until(certificate, lambda current: current == (uid, False))
         await server.delete(api.of(first))
-        await waiting.until(certificate, lambda seen: seen == (uid, True))
+        await waiting.until(certificate, lambda current: current == (uid, True))
         await assert_other_refused(3000)
         given_up = {"metadata": {"annotations": {"usher.dev/unused-since": "2026-01-01T00:00:00Z"}}}
         await server.merge(api.of((await platform.children("Certificate", hostname))[0]), given_up)
@@ -313,7 +319,9 @@ async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(ma
     await platform.restart_operator("--tombstone-seconds", "1")
     try:
         await rival.wait_ready("listeners.usher.dev/lobby")
-        await waiting.until(platform.install.documents, lambda seen: f"Listener {owner.namespace}/lobby" not in seen)
+        await waiting.until(
+            platform.install.documents, lambda documents: f"Listener {owner.namespace}/lobby" not in documents
+        )
         assert (await rival.post(f"https://{hostname}{PATH}", agencies.visit(2))).acknowledges
         await rival.until_received(2)
     finally:
@@ -332,7 +340,7 @@ async def test_replayed_document_takes_no_hostname_from_its_present_holder(make_
         await rival.wait_ready("listeners.usher.dev/lobby")
         older = (await platform.install.documents())[document]["data"]
         await platform.server.delete(api.of(claim(rival, hostname)))
-        await waiting.until(platform.install.documents, lambda seen: document not in seen)
+        await waiting.until(platform.install.documents, lambda documents: document not in documents)
         await rival.apply(rival.listener())
         await rival.wait_ready("listeners.usher.dev/lobby")
         await owner.apply(claim(owner, hostname))
@@ -342,7 +350,7 @@ async def test_replayed_document_takes_no_hostname_from_its_present_holder(make_
         present = (await platform.install.documents())[document]
         secret = api.of({**present, "kind": "Secret"})
         await platform.server.merge(secret, {"data": older})
-        await platform.server.wait(secret, lambda seen: not seen or seen["data"] != older)
+        await platform.server.wait(secret, lambda current: not current or current["data"] != older)
         await owner.apply(claim(owner, hostname, silence={"afterSeconds": 1000}))
         await owner.wait_ready("listeners.usher.dev/lobby")
         assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
@@ -364,10 +372,11 @@ async def test_route_of_a_hostname_survives_the_loss_of_all_config_secrets(make_
     try:
         await agency.apply(agency.tenant(), agency.destination(), claim(agency, hostname, listenerClassName=name))
         (route,) = await waiting.until(functools.partial(platform.children, "Ingress", hostname))
-        before = (await platform.install.documents())[listener]["metadata"]["uid"]
+        previous_uid = (await platform.install.documents())[listener]["metadata"]["uid"]
         await delete_config_secrets(platform)
         await waiting.until(
-            platform.install.documents, lambda seen: listener in seen and seen[listener]["metadata"]["uid"] != before
+            platform.install.documents,
+            lambda documents: listener in documents and documents[listener]["metadata"]["uid"] != previous_uid,
         )
         (kept,) = await waiting.until(functools.partial(platform.children, "Ingress", hostname))
         assert kept["metadata"]["uid"] == route["metadata"]["uid"]

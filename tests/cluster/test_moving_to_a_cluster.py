@@ -81,11 +81,11 @@ async def test_urls_books_and_open_deliveries_move_along(cluster: clusters.Clust
         url = await usher_url(file, data)
         assert urllib.parse.urlsplit(url).netloc == "hooks.example.com"
         assert (await post(machine, url, 1)).acknowledges
-        await waiting.until(lambda: delivered(machine, token), lambda found: found == 1)
+        await waiting.until(lambda: delivered(machine, token), lambda count: count == 1)
         crm.set_behaviour("/crm", receiving.Behaviour(status=503))
         assert (await post(machine, url, 2)).acknowledges
-        await waiting.until(lambda: attempts(machine, token), lambda found: found >= 2)
-        before = await books(machine, token)
+        await waiting.until(lambda: attempts(machine, token), lambda count: count >= 2)
+        previous_books = await books(machine, token)
         assert await machine.stop() == 0
 
         release_folder = tmp_path / "release"
@@ -112,23 +112,25 @@ async def test_urls_books_and_open_deliveries_move_along(cluster: clusters.Clust
 
             assert (await post(gateway, url, 1)).acknowledges  # a visitor who was counted on the machine
             assert (await post(gateway, url, 3)).acknowledges
-            after = await waiting.until(
-                lambda: books(gateway, token), lambda found: found["delivered"] == 3, limit_seconds=60
+            moved_books = await waiting.until(
+                lambda: books(gateway, token), lambda current_books: current_books["delivered"] == 3, limit_seconds=60
             )
-            assert after["visits"] == before["visits"] + 1 == 3
-            assert after["repeats"] == before["repeats"] + 1 == 1
-            retried = [one.headers["webhook-id"] for one in crm.kept("/crm") if agencies.number_of(one.body) == 2]
+            assert moved_books["visits"] == previous_books["visits"] + 1 == 3
+            assert moved_books["repeats"] == previous_books["repeats"] + 1 == 1
+            retried = [
+                request.headers["webhook-id"] for request in crm.kept("/crm") if agencies.number_of(request.body) == 2
+            ]
             assert len(retried) >= 2
             assert len(set(retried)) == 1
-            assert after["created"] == 3
+            assert moved_books["created"] == 3
 
 
 async def usher_url(file: Path, data: Path) -> str:
     """Return the URL that ``usher url`` prints."""
     command = [sys.executable, "-m", "usher_gateway", "url", str(file), f"--data={data}", "--output=json"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, timeout=60)
-    (found,) = json.loads(done.stdout)["urls"]
-    return str(found["url"])
+    (entry,) = json.loads(done.stdout)["urls"]
+    return str(entry["url"])
 
 
 async def delivered(gateway: installs.Process, token: str) -> int:

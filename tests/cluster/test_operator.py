@@ -17,9 +17,9 @@ async def declare(install: installs.Install, namespace: str, **listener: Any) ->
         await install.server.apply(document)
 
 
-def has(type_: str, status: str, reason: str = "") -> Any:
-    def check(found: Any) -> bool:
-        condition = api.condition(found, type_)
+def has(condition_type: str, status: str, reason: str = "") -> Any:
+    def check(resource: Any) -> bool:
+        condition = api.condition(resource, condition_type)
         return bool(condition) and condition.get("status") == status and reason in {"", condition["reason"]}
 
     return check
@@ -30,13 +30,13 @@ async def test_applied_resources_give_documents_a_url_and_conditions(install: in
     await declare(install, namespace)
     lobby = api.Resource("Listener", "lobby", namespace)
     is_accepted, is_resolved = has("Accepted", "True"), has("ResolvedRefs", "True")
-    found = await install.server.wait(lobby, lambda seen: is_accepted(seen) and is_resolved(seen))
-    assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
-    assert found["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
+    listener = await install.server.wait(lobby, lambda listener: is_accepted(listener) and is_resolved(listener))
+    assert listener["status"]["observedGeneration"] == listener["metadata"]["generation"]
+    assert listener["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
     owners = {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}
-    await waiting.until(install.documents, lambda seen: owners <= set(seen))
+    await waiting.until(install.documents, lambda documents: owners <= set(documents))
     url = await install.server.wait(api.Resource("Secret", "lobby-url", namespace), bool)
-    assert url["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
+    assert url["metadata"]["ownerReferences"][0]["uid"] == listener["metadata"]["uid"]
 
 
 async def test_document_that_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
@@ -44,14 +44,14 @@ async def test_document_that_gateways_run_is_programmed(install: installs.Instal
     await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     await declare(install, namespace)
     await install.start_gateway(admin=port)
-    found = await install.server.wait(api.Resource("Listener", "lobby", namespace), has("Ready", "True"))
-    assert has("Programmed", "True")(found)
+    listener = await install.server.wait(api.Resource("Listener", "lobby", namespace), has("Ready", "True"))
+    assert has("Programmed", "True")(listener)
     await install.server.wait(api.Resource("Tenant", "acme", namespace), has("Ready", "True"))
 
 
 async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
     """resourceVersion of each object that the operator writes."""
-    found = {}
+    versions_by_name = {}
     for kind, where in (
         ("Secret", install.config),
         ("Secret", namespace),
@@ -61,23 +61,23 @@ async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
         ("Listener", namespace),
         ("Destination", namespace),
     ):
-        for one in await install.server.list(api.Resource(kind, "", where)):
-            owner = (one["metadata"].get("annotations") or {}).get("usher.dev/owner", "")
+        for written in await install.server.list(api.Resource(kind, "", where)):
+            owner = (written["metadata"].get("annotations") or {}).get("usher.dev/owner", "")
             if where == install.config and not owner.startswith(f"{namespace}/"):
                 continue  # another test may be deleting its namespace
-            found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
-    return found
+            versions_by_name[f"{kind} {written['metadata']['name']}"] = written["metadata"]["resourceVersion"]
+    return versions_by_name
 
 
 async def settled(install: installs.Install, namespace: str) -> dict[str, str]:
     """Wait until the versions have not changed for a second, and return them."""
-    before = await versions(install, namespace)
+    previous_versions = await versions(install, namespace)
     while True:
         await asyncio.sleep(1)
         now = await versions(install, namespace)
-        if now == before:
+        if now == previous_versions:
             return now
-        before = now
+        previous_versions = now
 
 
 async def test_restarted_operator_writes_nothing(install: installs.Install, namespace: str) -> None:
@@ -86,7 +86,7 @@ async def test_restarted_operator_writes_nothing(install: installs.Install, name
     await install.server.wait(api.Resource("Listener", "lobby", namespace), has("ResolvedRefs", "True"))
     for kind, name in (("Tenant", "acme"), ("Destination", "crm")):
         await install.server.wait(api.Resource(kind, name, namespace), has("Accepted", "True"))
-    before = await settled(install, namespace)
+    settled_versions = await settled(install, namespace)
     assert await first.stop() == 0
     position = install.cluster.audit.position()
     second = await install.start_operator()
@@ -95,10 +95,10 @@ async def test_restarted_operator_writes_nothing(install: installs.Install, name
         return await second.metric("usher_operator_reconcile_total")
 
     await waiting.until(reconciled, lambda count: count >= 4)
-    assert await settled(install, namespace) == before
+    assert await settled(install, namespace) == settled_versions
     asked = install.cluster.audit.since(position, install.operator.user)
     here = {namespace, install.system, install.config}  # other tests may be deleting their namespaces
-    assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}
+    assert {request.resource for request in asked if request.writes and request.namespace in here} == {"leases"}
 
 
 async def test_operator_reveals_no_secret(install: installs.Install, namespace: str) -> None:
@@ -112,7 +112,7 @@ async def test_operator_reveals_no_secret(install: installs.Install, namespace: 
     http = {"url": "https://crm.example.com/hook", "authentication": bearer}
     await install.server.apply(installs.destination(namespace, http=http))
     crm = api.Resource("Destination", "crm", namespace)
-    await install.server.wait(crm, lambda seen: (seen.get("status") or {}).get("observedGeneration") == 2)
+    await install.server.wait(crm, lambda destination: (destination.get("status") or {}).get("observedGeneration") == 2)
     await install.server.delete(api.of(secret))
     await install.server.wait(crm, has("ResolvedRefs", "False", "SecretNotFound"))
     url = await install.secret("lobby-url", namespace)
@@ -123,14 +123,14 @@ async def test_operator_reveals_no_secret(install: installs.Install, namespace: 
     texts = [operator.log.read_text("utf-8"), (await operator.get("/metrics"))[1], (await operator.get("/readyz"))[1]]
     for kind in ("ListenerClass", "Tenant", "Listener", "Destination", "Event"):
         where = "" if kind == "ListenerClass" else namespace
-        texts += [str(one) for one in await install.server.list(api.Resource(kind, "", where))]
+        texts += [str(resource) for resource in await install.server.list(api.Resource(kind, "", where))]
     assert [text for text in texts for word in hidden if word in text] == []
 
 
 async def test_listener_is_not_programmed_without_ready_endpoints(install: installs.Install, namespace: str) -> None:
     await install.start_operator("--gateway-service", f"{install.system}/usher-gateway")
     await declare(install, namespace)
-    found = await install.server.wait(
-        api.Resource("Listener", "lobby", namespace), lambda seen: api.condition(seen, "Programmed")
+    listener = await install.server.wait(
+        api.Resource("Listener", "lobby", namespace), lambda listener: api.condition(listener, "Programmed")
     )
-    assert api.condition(found, "Programmed")["status"] != "True"
+    assert api.condition(listener, "Programmed")["status"] != "True"

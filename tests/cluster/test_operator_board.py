@@ -64,7 +64,7 @@ async def test_panels_have_data_and_only_the_staged_alert_fires(agency: agencies
         await agency.wait("Listener", "terrace", "Ready", "False", "IssuerNotFound")
         name = children.object_name(klass["spec"]["hostname"])
         certificate = api.Resource("Certificate", name, platform.install.system)
-        await platform.server.wait(certificate, lambda found: found is not None)
+        await platform.server.wait(certificate, lambda current: current is not None)
         expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=60)
         await platform.server.merge(certificate, {"status": {"notAfter": expiry.isoformat()}}, "status")
         await prometheus.wait_for('ALERTS{alertname="ListenersNotReady",alertstate="firing"}')

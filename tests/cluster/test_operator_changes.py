@@ -1,7 +1,6 @@
 """The operator handles edited children, mass removals, lost events and lost leaders."""
 
 import base64
-import json
 import re
 import signal
 from collections.abc import Callable
@@ -11,44 +10,15 @@ from typing import Any
 import pytest
 
 from support import api, clusters, faulty_proxy, installs, waiting
-
-
-async def declare(install: installs.Install, namespace: str, *names: str) -> None:
-    """Apply a class, a tenant, a destination and listeners, and wait for their documents."""
-    wanted = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
-    for document in [*wanted, *(installs.listener(install, namespace, name) for name in names)]:
-        await install.server.apply(document)
-    await wait_live(install, namespace, *names)
-
-
-async def live(install: installs.Install, namespace: str) -> set[str]:
-    """Listeners (and Destinations) of a namespace whose documents are in force, also those of other installs."""
-    found = await install.documents()
-    owners = {owner for owner, one in found.items() if "tombstone" not in content(one)}
-    return {owner.rpartition("/")[2] for owner in owners if f" {namespace}/" in owner}
-
-
-async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
-    """Versions of the documents of one namespace, because other tests may be deleting theirs."""
-    found = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
-    return {owner: version for owner, version in found.items() if f" {namespace}/" in owner}
-
-
-async def wait_live(install: installs.Install, namespace: str, *listeners: str) -> None:
-    await waiting.until(lambda: live(install, namespace), lambda seen: seen == {"crm", *listeners})
-
-
-def content(secret: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(base64.b64decode(secret["data"]["config.json"]))
-    return found
+from support.published_documents import content, declare, live, versions, wait_live
 
 
 async def test_edited_config_secret_is_restored(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
-    before = (await install.documents())[f"Listener {namespace}/lobby"]
-    await install.server.merge(api.of({"kind": "Secret", **before}), {"data": {"config.json": "e30="}})
-    await install.server.wait(api.of({"kind": "Secret", **before}), lambda found: found["data"] == before["data"])
+    original = (await install.documents())[f"Listener {namespace}/lobby"]
+    await install.server.merge(api.of({"kind": "Secret", **original}), {"data": {"config.json": "e30="}})
+    await install.server.wait(api.of({"kind": "Secret", **original}), lambda secret: secret["data"] == original["data"])
 
 
 async def test_replayed_document_and_tombstone_are_replaced(install: installs.Install, namespace: str) -> None:
@@ -57,15 +27,15 @@ async def test_replayed_document_and_tombstone_are_replaced(install: installs.In
     owner, lobby = f"Listener {namespace}/lobby", api.Resource("Listener", "lobby", namespace)
     older = (await install.documents())[owner]["data"]
     await install.server.delete(lobby)
-    found = await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]))
-    tombstone = found[owner]["data"]
+    secrets = await waiting.until(install.documents, lambda documents: "tombstone" in content(documents[owner]))
+    tombstone = secrets[owner]["data"]
     again = installs.listener(install, namespace, "lobby", silence={"afterSeconds": 60})
     await install.server.apply(again)
-    present = await waiting.until(install.documents, lambda seen: "document" in content(seen[owner]))
+    present = await waiting.until(install.documents, lambda documents: "document" in content(documents[owner]))
     for replayed in (older, tombstone):
         secret = api.of({"kind": "Secret", **present[owner]})
         await install.server.merge(secret, {"data": replayed})
-        await install.server.wait(secret, lambda seen: seen["data"] == present[owner]["data"])
+        await install.server.wait(secret, lambda current: current["data"] == present[owner]["data"])
 
 
 async def test_deleted_config_secret_and_removed_label_are_restored(install: installs.Install, namespace: str) -> None:
@@ -94,7 +64,9 @@ async def test_unwritable_config_secret_is_recreated(
     await install.start_operator()
     await install.server.apply(installs.listener(install, namespace, "lobby", silence={"afterSeconds": 600}))
     owner = f"Listener {namespace}/lobby"
-    await waiting.until(install.documents, lambda seen: owner in seen and content(seen[owner]).get("generation") == 2)
+    await waiting.until(
+        install.documents, lambda documents: owner in documents and content(documents[owner]).get("generation") == 2
+    )
 
 
 async def test_removed_listener_leaves_a_tombstone_and_then_nothing(install: installs.Install, namespace: str) -> None:
@@ -102,8 +74,10 @@ async def test_removed_listener_leaves_a_tombstone_and_then_nothing(install: ins
     await declare(install, namespace, "lobby", "bar")
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
     owner = f"Listener {namespace}/lobby"
-    await waiting.until(install.documents, lambda seen: owner in seen and content(seen[owner]).get("tombstone"))
-    await waiting.until(install.documents, lambda seen: owner not in seen)
+    await waiting.until(
+        install.documents, lambda documents: owner in documents and content(documents[owner]).get("tombstone")
+    )
+    await waiting.until(install.documents, lambda documents: owner not in documents)
     assert await live(install, namespace) == {"crm", "bar"}
 
 
@@ -136,7 +110,7 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     klass = api.of(install.klass())
     await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": digest}}})
     await wait_live(install, namespace)
-    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
+    await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
 
 
 async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
@@ -145,19 +119,19 @@ async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
     await install.start_operator()
     names = [f"room-{number}" for number in range(6)]
     await declare(install, namespace, *names)
-    before = await hosts(install, namespace)
+    previous_hosts = await hosts(install, namespace)
     moved = install.klass(hostname=f"moved.{namespace}.example.com")
     await install.server.apply(moved)
     digest = await halted_digest(install, set())
     await install.server.apply(installs.listener(install, namespace, "new"))
-    after = before | {"new": {moved["spec"]["hostname"]}}
-    await waiting.until(lambda: hosts(install, namespace), lambda seen: seen == after)
+    expected_hosts = previous_hosts | {"new": {moved["spec"]["hostname"]}}
+    await waiting.until(lambda: hosts(install, namespace), lambda current_hosts: current_hosts == expected_hosts)
     annotations = {"annotations": {"usher.dev/confirm-removals": digest}}
     await install.server.merge(api.of(moved), {"metadata": annotations})
-    both = {"room-0": before["room-0"] | {moved["spec"]["hostname"]}}
-    await waiting.until(lambda: hosts(install, namespace), lambda seen: seen.items() >= both.items())
+    both = {"room-0": previous_hosts["room-0"] | {moved["spec"]["hostname"]}}
+    await waiting.until(lambda: hosts(install, namespace), lambda current_hosts: current_hosts.items() >= both.items())
     await install.server.wait(
-        api.of(moved), lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted"
+        api.of(moved), lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted"
     )
 
 
@@ -173,21 +147,21 @@ async def wait_event(install: installs.Install, namespace: str, reason: str, tex
 
 async def hosts(install: installs.Install, namespace: str) -> dict[str, set[str]]:
     """The hostnames of each listener's document."""
-    found = {}
+    hosts_by_listener = {}
     for owner, secret in (await install.documents()).items():
         if owner.startswith(f"Listener {namespace}/"):
             addresses = content(secret)["document"]["addresses"]
-            found[owner.rpartition("/")[2]] = {address["host"] for address in addresses}
-    return found
+            hosts_by_listener[owner.rpartition("/")[2]] = {address["host"] for address in addresses}
+    return hosts_by_listener
 
 
-async def halted_digest(install: installs.Install, known: set[str]) -> str:
+async def halted_digest(install: installs.Install, earlier: set[str]) -> str:
     """Wait until the class's message has another hash than the known ones, and return it."""
 
-    def digests(seen: Any) -> set[str]:
-        ready = api.condition(seen, "Ready")
+    def digests(listener_class: Any) -> set[str]:
+        ready = api.condition(listener_class, "Ready")
         is_halted = ready.get("reason") == "RemovalsHalted"
-        return set(re.findall(r'"([0-9a-f]{12})"', ready["message"])) - known if is_halted else set()
+        return set(re.findall(r'"([0-9a-f]{12})"', ready["message"])) - earlier if is_halted else set()
 
     (digest,) = digests(await install.server.wait(api.of(install.klass()), digests))
     return digest
@@ -232,7 +206,7 @@ async def test_standby_takes_over_at_once_from_a_stopped_leader(install: install
     assert await second.metric("usher_operator_leader") == 0
     lease = api.Resource("Lease", "usher-operator", install.system)
     first.process.send_signal(signal.SIGTERM)
-    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second")
+    await install.server.wait(lease, lambda current: current["spec"]["holderIdentity"] == "second")
     await waiting.until(leader_code(first), lambda code: code == 0)
     await second.wait_ready()
     await declare(install, namespace, "lobby")
@@ -243,7 +217,7 @@ async def test_standby_takes_over_from_a_killed_leader(install: installs.Install
     await install.start_operator("--identity", "second")
     await first.stop(signal.SIGKILL)
     lease = api.Resource("Lease", "usher-operator", install.system)
-    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=60)
+    await install.server.wait(lease, lambda current: current["spec"]["holderIdentity"] == "second", limit_seconds=60)
     await declare(install, namespace, "lobby")
 
 
@@ -269,31 +243,39 @@ async def test_deleted_crds_remove_no_document(
     everything = await live(install, namespace)
     try:
         await definitions.kubectl("delete", "crd", "listeners.usher.dev")
-        await waiting.until(lambda: operator.get("/readyz"), lambda seen: "listeners.usher.dev was deleted" in seen[1])
+        await waiting.until(
+            lambda: operator.get("/readyz"), lambda answer: "listeners.usher.dev was deleted" in answer[1]
+        )
     finally:
         definitions.define(clusters.own_definitions())
-    await waiting.until(lambda: operator.get("/readyz"), lambda seen: seen[0] == 200)
+    await waiting.until(lambda: operator.get("/readyz"), lambda answer: answer[0] == 200)
     klass = api.of(install.klass())
-    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted")
+    await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") == "RemovalsHalted")
     assert await live(install, namespace) == everything
     await declare(install, namespace, "lobby")
-    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
+    await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
 
 
 async def test_changed_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator()
     await declare(install, namespace, "lobby")
     klass = api.of(install.klass())
-    await install.server.wait(klass, lambda seen: (seen.get("status") or {}).get("installKeyFingerprint"))
+    await install.server.wait(klass, lambda current: (current.get("status") or {}).get("installKeyFingerprint"))
     await first.stop()
     key = base64.b64encode(base64.b64encode(bytes(32))).decode()
     secret = api.Resource("Secret", "usher-install-key", install.system)
     await install.server.merge(secret, {"data": {"install.key": key}})
-    before = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    previous_versions = {
+        owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()
+    }
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
     await install.start_operator()
-    await install.server.wait(klass, lambda seen: api.condition(seen, "Accepted").get("reason") == "InstallKeyChanged")
-    assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    await install.server.wait(
+        klass, lambda current: api.condition(current, "Accepted").get("reason") == "InstallKeyChanged"
+    )
+    assert previous_versions == {
+        owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()
+    }
 
 
 async def test_restored_install_key_takes_effect_without_a_restart(install: installs.Install, namespace: str) -> None:
@@ -311,20 +293,20 @@ async def test_restored_install_key_takes_effect_without_a_restart(install: inst
     try:
         refused = await install.server.wait(api.of(second), accepted("InstallKeyChanged"))
         assert "installKeyFingerprint" not in refused["status"]
-        before = await versions(install, namespace)
+        previous_versions = await versions(install, namespace)
         await install.server.merge(secret, {"data": right})
         stamped = await install.server.wait(api.of(second), accepted("Accepted"))
         first_class = await install.server.wait(api.of(install.klass()), accepted("Accepted"))
         assert stamped["status"]["installKeyFingerprint"] == first_class["status"]["installKeyFingerprint"]
         await declare(install, namespace, "lobby", "bar")
-        assert before.items() <= (await versions(install, namespace)).items()
+        assert previous_versions.items() <= (await versions(install, namespace)).items()
     finally:
         await install.server.delete(api.of(second))
 
 
 def accepted(reason: str) -> Callable[[Any], bool]:
     """Return a check whether Accepted has a reason."""
-    return lambda seen: api.condition(seen, "Accepted").get("reason") == reason
+    return lambda resource: api.condition(resource, "Accepted").get("reason") == reason
 
 
 async def test_deleted_install_key_is_not_recreated_while_documents_exist(
@@ -333,15 +315,15 @@ async def test_deleted_install_key_is_not_recreated_while_documents_exist(
     first = await install.start_operator()
     await declare(install, namespace, "lobby")
     await first.stop()
-    before = await live(install, namespace)
+    listeners_before = await live(install, namespace)
     secret, klass = api.Resource("Secret", "usher-install-key", install.system), api.of(install.klass())
     await install.server.delete(secret)
     await install.server.delete(klass)
     await install.server.apply(install.klass())  # without the status that has the fingerprint
     second = await install.start_operator(wait=False)
-    await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key was deleted" in seen[1])
+    await waiting.until(lambda: second.get("/readyz"), lambda answer: "usher-install-key was deleted" in answer[1])
     assert await install.server.get(secret) is None
-    assert await live(install, namespace) == before
+    assert await live(install, namespace) == listeners_before
 
 
 async def test_deleted_resources_with_a_foreign_finalizer_are_taken_out_of_service(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster.test_operator_changes import content, declare
 from local_cluster import ports
 from support import api, installs, moving_clock, waiting
+from support.published_documents import content, declare
 
 HOUR, DAY = 3600, 86_400
 BUSY = {"timing": {"lease_retry_seconds": 0.5}}
@@ -23,14 +23,14 @@ def clock(tmp_path: Path) -> moving_clock.Clock:
 
 
 async def lease_of(install: installs.Install) -> dict[str, Any]:
-    found = await install.server.get(api.Resource("Lease", "usher-operator", install.system))
-    return dict(found["spec"])
+    lease = await install.server.get(api.Resource("Lease", "usher-operator", install.system))
+    return dict(lease["spec"])
 
 
-def is_told(found: Any) -> bool:
+def is_told(resource: Any) -> bool:
     """True if the status is of the newest generation."""
-    observed = api.condition(found, "Accepted").get("observedGeneration")
-    return bool(observed == found["metadata"]["generation"])
+    observed = api.condition(resource, "Accepted").get("observedGeneration")
+    return bool(observed == resource["metadata"]["generation"])
 
 
 async def test_clock_jump_keeps_the_lease_and_the_documents(
@@ -38,7 +38,7 @@ async def test_clock_jump_keeps_the_lease_and_the_documents(
 ) -> None:
     operator = await install.start_operator("--resync-seconds", "1", changes=BUSY, clock=clock)
     await declare(install, namespace, "lobby")
-    before = await lease_of(install)
+    first_lease = await lease_of(install)
     for generation, ahead in enumerate((HOUR, 0, DAY, -DAY, 0), start=1):
         clock.set(ahead)
         await install.server.apply(installs.listener(install, namespace, "lobby", token={"generation": generation}))
@@ -46,14 +46,14 @@ async def test_clock_jump_keeps_the_lease_and_the_documents(
         await install.server.wait(lobby, is_told)
         renewed: set[str] = set()
 
-        async def renewals(seen: set[str] = renewed) -> int:
-            seen.add((await lease_of(install))["renewTime"])
-            return len(seen)
+        async def renewals(times: set[str] = renewed) -> int:
+            times.add((await lease_of(install))["renewTime"])
+            return len(times)
 
         await waiting.until(renewals, lambda count: count > 3)
-        after = await lease_of(install)
-        assert [after[name] for name in ("holderIdentity", "leaseTransitions")] == [
-            before[name] for name in ("holderIdentity", "leaseTransitions")
+        latest_lease = await lease_of(install)
+        assert [latest_lease[name] for name in ("holderIdentity", "leaseTransitions")] == [
+            first_lease[name] for name in ("holderIdentity", "leaseTransitions")
         ]
     assert operator.process.returncode is None
     lines = operator.log.read_text("utf-8").splitlines()
@@ -69,13 +69,15 @@ async def test_clock_jump_keeps_a_tombstone_for_its_time(
     await declare(install, namespace, "lobby", "bar")
     owner = f"Listener {namespace}/lobby"
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)
+    await waiting.until(
+        install.documents, lambda documents: "tombstone" in content(documents[owner]), every_seconds=0.1
+    )
     clock.set(jump)
     # the changed class causes another plan meanwhile
     await install.server.merge(api.of(install.klass()), {"spec": {"allowedHostnames": [{"hostname": "*.example"}]}})
     await asyncio.sleep(TOMBSTONE_SECONDS / 4)
     assert owner in await install.documents()
-    await waiting.until(install.documents, lambda seen: owner not in seen)
+    await waiting.until(install.documents, lambda documents: owner not in documents)
 
 
 async def test_clock_jump_does_not_delay_gateway_unavailable(
@@ -85,10 +87,12 @@ async def test_clock_jump_does_not_delay_gateway_unavailable(
     await install.start_operator("--gateways", nowhere, changes={"grace_seconds": 3.0}, clock=clock)
     await declare(install, namespace, "lobby")
     lobby = api.Resource("Listener", "lobby", namespace)
-    await install.server.wait(lobby, lambda seen: api.condition(seen, "Programmed"))
+    await install.server.wait(lobby, lambda listener: api.condition(listener, "Programmed"))
     clock.set(-DAY)
     await install.server.wait(
-        lobby, lambda seen: api.condition(seen, "Programmed").get("reason") == "GatewayUnavailable", limit_seconds=60
+        lobby,
+        lambda listener: api.condition(listener, "Programmed").get("reason") == "GatewayUnavailable",
+        limit_seconds=60,
     )
 
 
@@ -99,10 +103,12 @@ async def test_replica_whose_clock_is_days_ahead_ends_no_retired_url_and_no_tomb
     await declare(install, namespace, "lobby", "bar")
     lobby, bar = (api.Resource("Listener", name, namespace) for name in ("lobby", "bar"))
     await install.server.merge(api.of(install.klass()), {"spec": {"hostname": f"{namespace}.example.com"}})
-    await install.server.wait(lobby, lambda seen: api.condition(seen, "AddressRetired"))
+    await install.server.wait(lobby, lambda listener: api.condition(listener, "AddressRetired"))
     await install.server.delete(bar)
     owner = f"Listener {namespace}/bar"
-    await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)
+    await waiting.until(
+        install.documents, lambda documents: "tombstone" in content(documents[owner]), every_seconds=0.1
+    )
     await first.stop()
     clock.set(8 * DAY)
     await install.start_operator(clock=clock)

@@ -9,14 +9,16 @@ from support import api, installs, waiting
 
 async def events(install: installs.Install, namespace: str) -> list[tuple[str, str, str, str]]:
     """(kind, name, type, reason) of every Event of a namespace."""
-    found = await install.server.list(api.Resource("Event", "", namespace))
-    return [(one["regarding"]["kind"], one["regarding"]["name"], one["type"], one["reason"]) for one in found]
+    posted = await install.server.list(api.Resource("Event", "", namespace))
+    return [
+        (event["regarding"]["kind"], event["regarding"]["name"], event["type"], event["reason"]) for event in posted
+    ]
 
 
 def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:
     """The lines of an operator's log with one event name."""
-    found = [json.loads(line) for line in operator.log.read_text("utf-8").splitlines() if line.startswith("{")]
-    return [line for line in found if line["event"] == event]
+    entries = [json.loads(line) for line in operator.log.read_text("utf-8").splitlines() if line.startswith("{")]
+    return [line for line in entries if line["event"] == event]
 
 
 async def test_event_warns_once_about_a_resource_that_never_worked(install: installs.Install, namespace: str) -> None:
@@ -25,18 +27,18 @@ async def test_event_warns_once_about_a_resource_that_never_worked(install: inst
     await install.server.apply(installs.tenant(namespace))
     await install.server.apply(installs.listener(install, namespace))
     warned = ("Listener", "lobby", "Warning", "DestinationNotFound")
-    posted = await waiting.until(lambda: events(install, namespace), lambda seen: warned in seen)
+    posted = await waiting.until(lambda: events(install, namespace), lambda posted_so_far: warned in posted_so_far)
     assert posted.count(warned) == 1
     described = await install.cluster.kubectl("describe", "listeners.usher.dev", "lobby", f"--namespace={namespace}")
     assert re.search(r"Warning\s+DestinationNotFound .*`crm` must exist", described)
     tenant = ("Tenant", "acme", "Warning", "ListenersNotReady")
-    before = await waiting.until(lambda: events(install, namespace), lambda seen: tenant in seen)
+    earlier = await waiting.until(lambda: events(install, namespace), lambda posted_so_far: tenant in posted_so_far)
     await operator.stop()
     second = await install.start_operator()
     await install.server.apply(installs.tenant(namespace, "other", timeZone="Nowhere/Land"))
     later = ("Tenant", "other", "Warning", "UnsupportedValue")
-    after = await waiting.until(lambda: events(install, namespace), lambda seen: later in seen)
-    assert sorted(after) == sorted([*before, later])
+    all_events = await waiting.until(lambda: events(install, namespace), lambda posted_so_far: later in posted_so_far)
+    assert sorted(all_events) == sorted([*earlier, later])
     assert second.process.returncode is None
 
 
@@ -71,18 +73,18 @@ async def test_log_names_published_edited_removed_and_ready_resources(
     async def documents(event: str) -> list[str]:
         return [line["change"] for line in lines(operator, event) if line["document"] == name]
 
-    await waiting.until(lambda: documents("document_published"), lambda seen: seen == ["new"])
+    await waiting.until(lambda: documents("document_published"), lambda changes: changes == ["new"])
     await install.server.apply(installs.listener(install, namespace, silence={"afterSeconds": 60}))
-    await waiting.until(lambda: documents("document_published"), lambda seen: seen == ["new", "edited"])
+    await waiting.until(lambda: documents("document_published"), lambda changes: changes == ["new", "edited"])
 
     async def changed() -> list[str]:
         return [line["reason"] for line in lines(operator, "ready_changed") if line["resource"] == name]
 
     resource = api.Resource("Listener", "lobby", namespace)
-    await install.server.wait(resource, lambda found: api.condition(found, "Ready")["reason"] == "Pending")
-    before = await changed()
+    await install.server.wait(resource, lambda listener: api.condition(listener, "Ready")["reason"] == "Pending")
+    earlier_reasons = await changed()
     await install.server.delete(api.Resource("Destination", "crm", namespace))
-    await waiting.until(changed, lambda seen: seen == [*before, "DestinationNotFound"])
+    await waiting.until(changed, lambda reasons: reasons == [*earlier_reasons, "DestinationNotFound"])
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
 
     async def removed() -> list[str]:
@@ -91,4 +93,4 @@ async def test_log_names_published_edited_removed_and_ready_resources(
             document for document in removed if document.startswith(f"{namespace}/")
         ]  # other tests delete their namespaces too
 
-    await waiting.until(removed, lambda seen: sorted(seen) == [f"{namespace}/crm", name])
+    await waiting.until(removed, lambda names: sorted(names) == [f"{namespace}/crm", name])

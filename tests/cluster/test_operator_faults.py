@@ -4,14 +4,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cluster.conftest import MakeNamespace
 from local_cluster import foreign
 from support import api, clusters, faulty_proxy, installs, waiting
 
 
 async def declare(install: installs.Install, namespace: str, *names: str) -> None:
-    wanted = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
-    for document in [*wanted, *(installs.listener(install, namespace, name) for name in names)]:
+    documents = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
+    for document in [*documents, *(installs.listener(install, namespace, name) for name in names)]:
         await install.server.apply(document)
     for name in names:
         await wait_published(install, namespace, name)
@@ -19,7 +18,7 @@ async def declare(install: installs.Install, namespace: str, *names: str) -> Non
 
 async def wait_published(install: installs.Install, namespace: str, name: str) -> Any:
     owner = f"Listener {namespace}/{name}"
-    return await waiting.until(install.documents, lambda seen: owner in seen)
+    return await waiting.until(install.documents, lambda documents: owner in documents)
 
 
 def lists_of(plural: str) -> faulty_proxy.Where:
@@ -59,19 +58,19 @@ async def test_refused_writes_show_in_conditions_until_they_are_allowed(
         await install.server.apply(document)
     lobby, crm = api.Resource("Listener", "lobby", namespace), api.Resource("Destination", "crm", namespace)
 
-    def is_forbidden(seen: Any) -> bool:
-        return bool(api.condition(seen, "Programmed").get("reason") == "WriteForbidden")
+    def is_forbidden(resource: Any) -> bool:
+        return bool(api.condition(resource, "Programmed").get("reason") == "WriteForbidden")
 
     await install.server.wait(crm, is_forbidden)
-    found = await install.server.wait(lobby, is_forbidden)
-    assert api.condition(found, "Ready")["status"] == "False"
-    assert "403" in api.condition(found, "Programmed")["message"]
+    forbidden = await install.server.wait(lobby, is_forbidden)
+    assert api.condition(forbidden, "Ready")["status"] == "False"
+    assert "403" in api.condition(forbidden, "Programmed")["message"]
     for fault in faults:
         fault.lift()
     await install.server.merge(crm, {"metadata": {"labels": {"again": "now"}}})
     await install.server.merge(lobby, {"metadata": {"labels": {"again": "now"}}})
-    for one in (crm, lobby):
-        await install.server.wait(one, lambda seen: not is_forbidden(seen))
+    for resource in (crm, lobby):
+        await install.server.wait(resource, lambda current: not is_forbidden(current))
 
 
 async def test_operator_without_rights_on_a_kind_is_unready_and_idle(
@@ -83,9 +82,9 @@ async def test_operator_without_rights_on_a_kind_is_unready_and_idle(
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     refused = proxy.refuse(403, lists_of("listeners"))
     second = await install.start_operator(account=through, wait=False)
-    await waiting.until(lambda: second.get("/readyz"), lambda seen: "listeners cannot be read: 403" in seen[1])
-    before = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
-    assert f"Listener {namespace}/lobby" in before
+    await waiting.until(lambda: second.get("/readyz"), lambda answer: "listeners cannot be read: 403" in answer[1])
+    versions = {owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()}
+    assert f"Listener {namespace}/lobby" in versions
     refused.lift()
     await second.wait_ready()
     await declare(install, namespace, "lobby", "bar")
@@ -101,10 +100,10 @@ async def test_rejected_list_removes_nothing(
     with proxy.refuse(403, lists_of("listeners")):
         await waiting.until(
             lambda: operator.metric('usher_operator_resync_total{result="incomplete"}'),
-            lambda seen: seen >= readings + 2,
+            lambda count: count >= readings + 2,
         )
     await waiting.until(
-        lambda: operator.metric('usher_operator_resync_total{result="success"}'), lambda seen: seen >= 1
+        lambda: operator.metric('usher_operator_resync_total{result="success"}'), lambda count: count >= 1
     )
     documents = await install.documents()
     assert f"Listener {namespace}/lobby" in documents
@@ -124,32 +123,32 @@ async def test_foreign_conditions_are_kept(install: installs.Install, namespace:
         "lastTransitionTime": "2027-01-31T12:00:00Z",
     }
     document = {**installs.OURS, "kind": "Listener", "metadata": {"name": "lobby", "namespace": namespace}}
-    await install.server.wait(lobby, lambda seen: api.condition(seen, "Ready"))
+    await install.server.wait(lobby, lambda listener: api.condition(listener, "Ready"))
     await install.server.apply({**document, "status": {"conditions": [theirs]}}, "status")
     await install.server.delete(api.Resource("Destination", "crm", namespace))
 
-    def lost(seen: Any) -> bool:
-        condition = api.condition(seen, "ResolvedRefs")
+    def lost(listener: Any) -> bool:
+        condition = api.condition(listener, "ResolvedRefs")
         return bool(condition.get("reason") == "DestinationNotFound")
 
-    found = await install.server.wait(lobby, lost)
-    assert api.condition(found, "example.com/Audited") == theirs
+    listener = await install.server.wait(lobby, lost)
+    assert api.condition(listener, "example.com/Audited") == theirs
 
 
 async def test_edited_condition_is_restored_with_its_transition_time(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     acme = api.Resource("Tenant", "acme", namespace)
-    before = await install.server.wait(acme, lambda seen: api.condition(seen, "Accepted"))
-    changed = [{**one, "message": "edited"} for one in before["status"]["conditions"]]
+    original = await install.server.wait(acme, lambda tenant: api.condition(tenant, "Accepted"))
+    changed = [{**condition, "message": "edited"} for condition in original["status"]["conditions"]]
     await install.server.merge(acme, {"status": {"conditions": changed}}, "status")
 
-    def is_restored(seen: Any) -> bool:
-        condition = api.condition(seen, "Accepted")
+    def is_restored(tenant: Any) -> bool:
+        condition = api.condition(tenant, "Accepted")
         return bool(condition.get("message", "edited") != "edited")
 
-    after = await install.server.wait(acme, is_restored)
-    assert api.condition(after, "Accepted") == api.condition(before, "Accepted")
+    restored = await install.server.wait(acme, is_restored)
+    assert api.condition(restored, "Accepted") == api.condition(original, "Accepted")
 
 
 async def test_foreign_secret_with_the_name_of_a_child_is_kept(install: installs.Install, namespace: str) -> None:
@@ -159,12 +158,12 @@ async def test_foreign_secret_with_the_name_of_a_child_is_kept(install: installs
         "metadata": {"name": "lobby-url", "namespace": namespace},
         "data": {"mine": "YWJj"},
     }
-    before = await install.server.create(theirs)
+    original = await install.server.create(theirs)
     operator = await install.start_operator()
     await declare(install, namespace, "lobby")
     await waiting.until(lambda: operator.metric('usher_operator_reconcile_total{kind="Listener",result="error"}'), bool)
-    found = await install.server.get(api.Resource("Secret", "lobby-url", namespace))
-    assert found["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    present = await install.server.get(api.Resource("Secret", "lobby-url", namespace))
+    assert present["metadata"]["resourceVersion"] == original["metadata"]["resourceVersion"]
 
 
 async def test_optional_api_may_appear_and_disappear_at_run_time(
@@ -189,7 +188,7 @@ async def test_optional_api_may_appear_and_disappear_at_run_time(
         routes = api.Resource("HTTPRoute", "", install.system)
         await waiting.until(lambda: install.server.list(routes))
         await definitions.kubectl("delete", "crd", *names)
-        await waiting.until(lambda: operator.metric(feature), lambda seen: seen == 0)
+        await waiting.until(lambda: operator.metric(feature), lambda is_available: is_available == 0)
         assert operator.process.returncode is None
     finally:
         definitions.define(_routes())
@@ -200,7 +199,7 @@ def _routes() -> list[Path]:
 
 
 async def test_deleted_namespace_with_every_listener_stays_published(
-    install: installs.Install, make_namespace: MakeNamespace
+    install: installs.Install, make_namespace: installs.Namespaces
 ) -> None:
     doomed = await make_namespace("agency")
     names = [f"room-{number}" for number in range(8)]
@@ -209,7 +208,7 @@ async def test_deleted_namespace_with_every_listener_stays_published(
     await install.server.delete(api.Resource("Namespace", doomed))
     klass = api.of(install.klass())
     await install.server.wait(
-        klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted", limit_seconds=60
+        klass, lambda current: api.condition(current, "Ready").get("reason") == "RemovalsHalted", limit_seconds=60
     )
     documents = await install.documents()
     assert {f"Listener {doomed}/{name}" for name in names} <= set(documents)
@@ -225,9 +224,9 @@ async def test_idle_operator_writes_only_its_lease(install: installs.Install, na
         await asyncio.sleep(seconds)
         asked = install.cluster.audit.since(position, install.operator.user)
         here = {namespace, install.system}  # other tests may be deleting their namespaces
-        return {one.resource for one in asked if one.writes and one.namespace in here}
+        return {request.resource for request in asked if request.writes and request.namespace in here}
 
-    await waiting.until(lambda: writes_in(1), lambda seen: seen <= {"leases"})
+    await waiting.until(lambda: writes_in(1), lambda resources: resources <= {"leases"})
     assert await writes_in(5) == {"leases"}
     assert await operator.metric("usher_operator_workqueue_depth") == 0
 
@@ -242,12 +241,14 @@ async def test_large_secret_with_the_managed_label_ends_no_watch(install: instal
     await asyncio.sleep(1)
     assert operator.process.returncode is None
     await install.server.merge(api.of({"kind": "Secret", **document}), {"data": {"config.json": "e30="}})
-    await install.server.wait(api.of({"kind": "Secret", **document}), lambda found: found["data"] == document["data"])
+    await install.server.wait(
+        api.of({"kind": "Secret", **document}), lambda current: current["data"] == document["data"]
+    )
     assert operator.process.returncode is None
 
 
 async def test_forged_config_secret_does_not_block_a_removal(
-    install: installs.Install, namespace: str, make_namespace: MakeNamespace
+    install: installs.Install, namespace: str, make_namespace: installs.Namespaces
 ) -> None:
     """Any tenant can write labels and annotations; this one claims the documents of another tenant."""
     await install.start_operator()
@@ -255,15 +256,15 @@ async def test_forged_config_secret_does_not_block_a_removal(
     await declare(install, namespace, *names)
     elsewhere, documents = await make_namespace("elsewhere"), await install.documents()
     for name in names:
-        found = documents[f"Listener {namespace}/{name}"]
-        metadata = {key: found["metadata"][key] for key in ("labels", "annotations")}
-        forged = {"metadata": {**metadata, "name": name, "namespace": elsewhere}, "type": found["type"]}
+        secret = documents[f"Listener {namespace}/{name}"]
+        metadata = {key: secret["metadata"][key] for key in ("labels", "annotations")}
+        forged = {"metadata": {**metadata, "name": name, "namespace": elsewhere}, "type": secret["type"]}
         await install.server.create({"apiVersion": "v1", "kind": "Secret", **forged, "data": {"config.json": "e30="}})
     await asyncio.sleep(4)
-    found = await install.server.get(api.of(install.klass()))
-    assert api.condition(found, "Ready").get("reason") != "RemovalsHalted"
+    listener_class = await install.server.get(api.of(install.klass()))
+    assert api.condition(listener_class, "Ready").get("reason") != "RemovalsHalted"
     kept = await install.documents()
     ours = {
-        owner: one["data"] for owner, one in documents.items() if f" {namespace}/" in owner
+        owner: secret["data"] for owner, secret in documents.items() if f" {namespace}/" in owner
     }  # other tests may be deleting theirs
     assert ours == {owner: kept[owner]["data"] for owner in ours}

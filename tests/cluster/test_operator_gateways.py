@@ -31,14 +31,14 @@ async def wait_programmed(install: installs.Install, namespace: str, status: str
     """Wait until the condition of the listener's newest generation has these values."""
 
     async def look() -> dict[str, Any]:
-        found = await install.server.get(api.Resource("Listener", "lobby", namespace))
-        condition = api.condition(found, "Programmed")
-        return {**condition, "isNewest": condition.get("observedGeneration") == found["metadata"]["generation"]}
+        listener = await install.server.get(api.Resource("Listener", "lobby", namespace))
+        condition = api.condition(listener, "Programmed")
+        return {**condition, "isNewest": condition.get("observedGeneration") == listener["metadata"]["generation"]}
 
-    def is_so(seen: dict[str, Any]) -> bool:
-        return (seen.get("status"), seen.get("reason")) == (status, reason) and part in seen["message"]
+    def is_so(condition: dict[str, Any]) -> bool:
+        return (condition.get("status"), condition.get("reason")) == (status, reason) and part in condition["message"]
 
-    await waiting.until(look, lambda seen: seen["isNewest"] and is_so(seen))
+    await waiting.until(look, lambda condition: condition["isNewest"] and is_so(condition))
 
 
 async def test_programmed_needs_every_ready_gateway(
@@ -93,19 +93,21 @@ async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
 
     async def served() -> tuple[set[str], set[str]]:
         """Listeners that the gateway runs, and those of them without a Secret."""
-        found = await install.ask(gateway, "/api/config")
-        return {one["key"] for one in found["documents"]}, {one["key"] for one in found["vanished"]}
+        config = await install.ask(gateway, "/api/config")
+        return {document["key"] for document in config["documents"]}, {
+            document["key"] for document in config["vanished"]
+        }
 
     lobby, bar = f"{namespace}/lobby", f"{namespace}/bar"
-    await waiting.until(served, lambda seen: seen == ({lobby, bar}, set()))
+    await waiting.until(served, lambda listeners: listeners == ({lobby, bar}, set()))
     await proxy.disappear()
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    await waiting.until(install.documents, lambda seen: f"Listener {lobby}" not in seen)
+    await waiting.until(install.documents, lambda documents: f"Listener {lobby}" not in documents)
     assert await served() == ({lobby, bar}, set())
     proxy.expire(times=1)  # the API server no longer has the events of that time
     await proxy.appear()
-    await waiting.until(served, lambda seen: seen == ({lobby, bar}, {lobby}))
-    await waiting.until(served, lambda seen: seen == ({bar}, set()))
+    await waiting.until(served, lambda listeners: listeners == ({lobby, bar}, {lobby}))
+    await waiting.until(served, lambda listeners: listeners == ({bar}, set()))
 
 
 async def test_programmed_says_to_restart_a_gateway_that_has_old_tokens(

@@ -27,13 +27,15 @@ async def declare(install: installs.Install, namespace: str, *names: str, **klas
 
 async def wait_published(install: installs.Install, namespace: str, *names: str) -> None:
     owners = {f"Listener {namespace}/{name}" for name in names} | {f"Destination {namespace}/crm"}
-    await waiting.until(lambda: versions(install, namespace), lambda seen: owners == set(seen))
+    await waiting.until(lambda: versions(install, namespace), lambda owners_present: owners == set(owners_present))
 
 
 async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
     """Documents of one namespace. Destinations have no class, so this install also sees those of other tests."""
-    found = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
-    return {owner: version for owner, version in found.items() if f" {namespace}/" in owner}
+    versions_by_owner = {
+        owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()
+    }
+    return {owner: version for owner, version in versions_by_owner.items() if f" {namespace}/" in owner}
 
 
 def second_page(asked: faulty_proxy.Asked) -> bool:
@@ -48,14 +50,14 @@ async def test_list_rejected_at_its_second_page_removes_nothing(
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     operator = await install.start_operator("--resync-seconds", "0.5", account=through)
     await declare(install, namespace, *ROOMS)
-    before = await versions(install, namespace)
+    previous_versions = await versions(install, namespace)
     readings = await operator.metric(INCOMPLETE)
     with proxy.refuse(status, second_page):
-        await waiting.until(lambda: operator.metric(INCOMPLETE), lambda seen: seen > readings + 1)
+        await waiting.until(lambda: operator.metric(INCOMPLETE), lambda count: count > readings + 1)
         await install.server.apply(installs.tenant(namespace, displayName="edited meanwhile"))
     readings = await operator.metric(COMPLETE)
-    await waiting.until(lambda: operator.metric(COMPLETE), lambda seen: seen > readings)
-    assert (await versions(install, namespace)).keys() == before.keys()
+    await waiting.until(lambda: operator.metric(COMPLETE), lambda count: count > readings)
+    assert (await versions(install, namespace)).keys() == previous_versions.keys()
     assert operator.taken_for_gone(namespace) == []
 
 
@@ -65,16 +67,16 @@ async def test_start_without_the_second_page_writes_nothing(
     first = await install.start_operator()
     await declare(install, namespace, *ROOMS)
     await first.stop()
-    before = await versions(install, namespace)
+    previous_versions = await versions(install, namespace)
     proxy.page = 2
     refused = proxy.refuse(403, second_page)
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     second = await install.start_operator(account=through, wait=False)
-    await waiting.until(lambda: second.get("/readyz"), lambda seen: "listeners cannot be read: 403" in seen[1])
+    await waiting.until(lambda: second.get("/readyz"), lambda answer: "listeners cannot be read: 403" in answer[1])
     refused.lift()
     await second.wait_ready()
     await declare(install, namespace, *ROOMS, "new")
-    assert before.items() <= (await versions(install, namespace)).items()
+    assert previous_versions.items() <= (await versions(install, namespace)).items()
 
 
 async def test_hanging_api_server_ends_the_leader_and_the_next_one_works(
@@ -90,10 +92,12 @@ async def test_hanging_api_server_ends_the_leader_and_the_next_one_works(
     async with asyncio.timeout(60):
         assert await leader.process.wait() == 1
     hanging.lift()
-    before = await versions(install, namespace)
+    previous_versions = await versions(install, namespace)
     await install.start_operator("--tombstone-seconds", "1", account=through, changes=quick)
     await wait_published(install, namespace, "lobby", "late")
-    assert (await versions(install, namespace))[f"Listener {namespace}/lobby"] == before[f"Listener {namespace}/lobby"]
+    assert (await versions(install, namespace))[f"Listener {namespace}/lobby"] == previous_versions[
+        f"Listener {namespace}/lobby"
+    ]
 
 
 async def test_list_finds_changes_that_a_silent_watch_missed(
@@ -111,9 +115,9 @@ async def test_list_finds_changes_that_a_silent_watch_missed(
         await install.server.delete(api.Resource("Listener", "bar", namespace))
         await wait_published(install, namespace, "lobby", "late")
         await waiting.until(
-            lambda: operator.get("/healthz"), lambda seen: seen[0] == 503 and "watch of Listener" in seen[1]
+            lambda: operator.get("/healthz"), lambda answer: answer[0] == 503 and "watch of Listener" in answer[1]
         )
-    await waiting.until(lambda: operator.get("/healthz"), lambda seen: seen[0] == 200)
+    await waiting.until(lambda: operator.get("/healthz"), lambda answer: answer[0] == 200)
 
 
 async def test_watch_cut_loses_no_deletion_and_no_edit(
@@ -164,8 +168,8 @@ async def remove(definitions: clusters.Cluster, files: list[Path]) -> None:
     await definitions.kubectl("delete", "crd", *(f"{file.stem.split('_', 1)[1]}.cert-manager.io" for file in files))
 
 
-def reason(type_: str, *wanted: str) -> Any:
-    return lambda seen: api.condition(seen, type_).get("reason") in wanted
+def reason(condition_type: str, *reasons: str) -> Any:
+    return lambda resource: api.condition(resource, condition_type).get("reason") in reasons
 
 
 async def test_cert_manager_may_appear_and_disappear_at_run_time(
@@ -179,30 +183,30 @@ async def test_cert_manager_may_appear_and_disappear_at_run_time(
     async with without(definitions, files):
         operator = await install.start_operator("--resync-seconds", "1")
         await declare(install, namespace, "lobby", tls=per_hostname)
-        before = await versions(install, namespace)
+        previous_versions = await versions(install, namespace)
         await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
 
         definitions.define(files)
         await install.server.wait(lobby, reason("CertificateReady", "IssuerNotFound"))
-        wanted = {"metadata": {"name": issuer.name}, "spec": {"selfSigned": {}}}
-        await install.server.apply({"apiVersion": "cert-manager.io/v1", "kind": issuer.kind, **wanted})
+        fields = {"metadata": {"name": issuer.name}, "spec": {"selfSigned": {}}}
+        await install.server.apply({"apiVersion": "cert-manager.io/v1", "kind": issuer.kind, **fields})
         await waiting.until(lambda: install.server.list(certificates))
         await install.server.wait(lobby, reason("CertificateReady", "Pending"))
 
         await remove(definitions, [file for file in files if file.stem.endswith("_certificates")])
         await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
         readings = await operator.metric(COMPLETE)
-        await waiting.until(lambda: operator.metric(COMPLETE), lambda seen: seen > readings + 2)
+        await waiting.until(lambda: operator.metric(COMPLETE), lambda count: count > readings + 2)
         assert await operator.metric(feature) == 0
         assert reason("CertificateReady", "CertManagerMissing")(await install.server.get(lobby))
         assert operator.process.returncode is None
-        assert before == await versions(install, namespace)
+        assert previous_versions == await versions(install, namespace)
         await install.server.delete(issuer)
 
 
 def _of_cert_manager() -> list[Path]:
-    wanted = ("_certificates", "_issuers", "_clusterissuers")
-    return [file for file in foreign.files(foreign.CERT_MANAGER) if file.stem.endswith(wanted)]
+    suffixes = ("_certificates", "_issuers", "_clusterissuers")
+    return [file for file in foreign.files(foreign.CERT_MANAGER) if file.stem.endswith(suffixes)]
 
 
 def watches_of_namespaces(asked: faulty_proxy.Asked) -> bool:
@@ -230,7 +234,9 @@ async def test_refused_watch_of_the_platform_does_not_end_the_operator(
     for document in (installs.tenant(namespace), installs.listener(install, namespace, "lobby")):
         await install.server.apply(document)
     lobby = api.Resource("Listener", "lobby", namespace)
-    await install.server.wait(lobby, lambda seen: api.condition(seen, "Accepted").get("reason") == "ClassNotPermitted")
+    await install.server.wait(
+        lobby, lambda listener: api.condition(listener, "Accepted").get("reason") == "ClassNotPermitted"
+    )
     await _open_watch(proxy)
     with proxy.refuse(status, where) as fault:
         proxy.cut(watches_of_namespaces)
@@ -238,7 +244,7 @@ async def test_refused_watch_of_the_platform_does_not_end_the_operator(
     await _open_watch(proxy)
     labels = {"metadata": {"labels": {"usher-test": "admitted"}}}
     await install.server.merge(api.Resource("Namespace", namespace), labels)
-    await install.server.wait(lobby, lambda seen: api.condition(seen, "Accepted")["status"] == "True")
+    await install.server.wait(lobby, lambda listener: api.condition(listener, "Accepted")["status"] == "True")
     assert operator.process.returncode is None
 
 

@@ -41,25 +41,27 @@ def lease_of(install: installs.Install) -> api.Resource:
     return api.Resource("Lease", "usher-operator", install.system)
 
 
-def holder(found: Any) -> str:
-    return str(((found or {}).get("spec") or {}).get("holderIdentity") or "")
+def holder(lease: Any) -> str:
+    return str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")
 
 
 async def wait_holder(install: installs.Install, name: str) -> None:
-    await install.server.wait(lease_of(install), lambda seen: holder(seen) == name)
+    await install.server.wait(lease_of(install), lambda lease: holder(lease) == name)
 
 
 async def documents(install: installs.Install, namespace: str) -> dict[str, Any]:
     """Documents of one namespace. Destinations have no class, so this install also sees those of other tests."""
-    return {owner: one for owner, one in (await install.documents()).items() if f" {namespace}/" in owner}
+    return {owner: secret for owner, secret in (await install.documents()).items() if f" {namespace}/" in owner}
 
 
 async def wait_some_written(install: installs.Install, namespace: str, count: int = LOAD) -> None:
     """Wait until an operator has written some of the documents."""
-    found = await waiting.until(
-        lambda: documents(install, namespace), lambda seen: len(seen) > count / 4, every_seconds=0.01
+    written = await waiting.until(
+        lambda: documents(install, namespace),
+        lambda written_so_far: len(written_so_far) > count / 4,
+        every_seconds=0.01,
     )
-    assert len(found) < count, "the operator was done before the test began"
+    assert len(written) < count, "the operator was done before the test began"
 
 
 async def wait_whole(install: installs.Install, namespace: str, count: int = LOAD) -> None:
@@ -67,14 +69,14 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
 
     async def look() -> tuple[int, int]:
         listeners = await install.server.list(api.Resource("Listener", "", namespace))
-        resolved = sum(api.condition(one, "ResolvedRefs").get("status") == "True" for one in listeners)
+        resolved = sum(api.condition(listener, "ResolvedRefs").get("status") == "True" for listener in listeners)
         return len(await documents(install, namespace)), resolved
 
-    await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
-    for one in (await documents(install, namespace)).values():
-        assert "tombstone" not in json.loads(base64.b64decode(one["data"]["config.json"]))
+    await waiting.until(look, lambda counts: counts == (count + 1, count), every_seconds=0.3)
+    for secret in (await documents(install, namespace)).values():
+        assert "tombstone" not in json.loads(base64.b64decode(secret["data"]["config.json"]))
     asked = install.cluster.audit.since(0, install.operator.user)
-    assert [one for one in asked if one.verb.startswith("delete")] == []
+    assert [request for request in asked if request.verb.startswith("delete")] == []
 
 
 def writes(proxy: faulty_proxy.Proxy) -> list[faulty_proxy.Asked]:
@@ -100,10 +102,12 @@ async def test_two_operators_that_start_together_elect_one_leader(
 ) -> None:
     await declare(install, namespace)
     both = (proxy, other_proxy)
-    through = [install.operator.at(one.endpoint, tmp_path / f"through-{n}") for n, one in enumerate(both)]
+    through = [
+        install.operator.at(through_proxy.endpoint, tmp_path / f"through-{n}") for n, through_proxy in enumerate(both)
+    ]
     await asyncio.gather(*(install.start_operator(account=account) for account in through))
     await wait_whole(install, namespace)
-    assert sorted(bool(writes(one)) for one in both) == [False, True]
+    assert sorted(bool(writes(used_proxy)) for used_proxy in both) == [False, True]
 
 
 async def test_leader_killed_while_writing_leaves_nothing_half_done(
@@ -157,7 +161,9 @@ async def test_suspended_leader_starts_no_write_when_it_resumes(
     async with asyncio.timeout(60):
         assert await first.process.wait() == 1
     harmless = ("/events", "/selfsubjectaccessreviews")  # a review only asks for the rights of the operator
-    late = [(one.method, one.path) for one in writes(proxy)[written:] if not one.path.endswith(harmless)]
+    late = [
+        (request.method, request.path) for request in writes(proxy)[written:] if not request.path.endswith(harmless)
+    ]
     # Its one worker may have been stopped between the check of the clock and the write to the socket.
     assert len(late) <= 1, late
     await wait_whole(install, namespace)
@@ -171,9 +177,9 @@ async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, nam
     renewed: set[str] = set()
 
     async def renewals() -> int:
-        found = await install.server.get(lease_of(install))
-        assert (holder(found), found["spec"]["leaseTransitions"]) == ("slow", 0)
-        renewed.add(found["spec"]["renewTime"])
+        lease = await install.server.get(lease_of(install))
+        assert (holder(lease), lease["spec"]["leaseTransitions"]) == ("slow", 0)
+        renewed.add(lease["spec"]["renewTime"])
         return len(renewed)
 
     await waiting.until(renewals, lambda count: count > 8)
@@ -223,8 +229,8 @@ async def test_one_unanswered_renewal_does_not_lose_the_lease(
         return asked.method == "PUT" and "/leases/" in asked.path
 
     hanging = proxy.hang(renewals, times=1)
-    before = await waiting.until(lambda: _met(hanging, proxy, renewals), bool)
-    await waiting.until(lambda: _met(hanging, proxy, renewals), lambda count: count > before + 5)
+    first_count = await waiting.until(lambda: _met(hanging, proxy, renewals), bool)
+    await waiting.until(lambda: _met(hanging, proxy, renewals), lambda count: count > first_count + 5)
     assert leader.process.returncode is None
     await declare(install, namespace, 1)
     await wait_whole(install, namespace, 1)

@@ -31,9 +31,9 @@ async def declare(install: installs.Install, namespace: str, rooms: list[str], u
 
 async def delete(install: installs.Install, namespace: str) -> None:
     """Delete the namespace and wait until it is gone."""
-    found = api.Resource("Namespace", namespace)
-    await install.server.delete(found)
-    await install.server.wait(found, lambda seen: seen is None, limit_seconds=GONE_SECONDS)
+    deleted = api.Resource("Namespace", namespace)
+    await install.server.delete(deleted)
+    await install.server.wait(deleted, lambda current: current is None, limit_seconds=GONE_SECONDS)
 
 
 async def recreate(install: installs.Install, namespace: str) -> None:
@@ -44,44 +44,46 @@ async def recreate(install: installs.Install, namespace: str) -> None:
 
 
 async def uids(install: installs.Install, namespace: str) -> dict[str, str]:
-    found = await install.server.list(api.Resource("Listener", "", namespace))
-    return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found}
+    listeners = await install.server.list(api.Resource("Listener", "", namespace))
+    return {listener["metadata"]["name"]: listener["metadata"]["uid"] for listener in listeners}
 
 
 async def published(install: installs.Install, namespace: str) -> dict[str, str]:
     """Uid of the owner in each listener's document, or ``"tombstone"``."""
-    found = {}
+    uids_by_name = {}
     for owner, secret in (await install.documents()).items():
         kind, _, path = owner.partition(" ")
         if kind == "Listener" and path.startswith(f"{namespace}/"):
             envelope = json.loads(base64.b64decode(secret["data"]["config.json"]))
             assert envelope["owner"]["uid"] == secret["metadata"]["labels"]["usher.dev/owner-uid"]
-            found[path.partition("/")[2]] = "tombstone" if "tombstone" in envelope else envelope["owner"]["uid"]
-    return found
+            uids_by_name[path.partition("/")[2]] = "tombstone" if "tombstone" in envelope else envelope["owner"]["uid"]
+    return uids_by_name
 
 
 async def owners_of_urls(install: installs.Install, namespace: str) -> dict[str, str]:
     """Uid of the owner of each listener's URL Secret."""
-    found = await install.server.list(api.Resource("Secret", "", namespace), "usher.dev/managed=true")
-    named = {one["metadata"]["name"].removesuffix("-url"): one["metadata"]["ownerReferences"] for one in found}
+    secrets = await install.server.list(api.Resource("Secret", "", namespace), "usher.dev/managed=true")
+    named = {
+        secret["metadata"]["name"].removesuffix("-url"): secret["metadata"]["ownerReferences"] for secret in secrets
+    }
     return {name: references[0]["uid"] for name, references in named.items()}
 
 
 async def wait_whole(install: installs.Install, namespace: str, rooms: list[str]) -> None:
     """Wait until documents and URL Secrets belong to the present objects."""
-    wanted = await uids(install, namespace)
-    assert set(wanted) == set(rooms)
+    expected = await uids(install, namespace)
+    assert set(expected) == set(rooms)
 
     async def look() -> tuple[dict[str, str], dict[str, str]]:
         documents = await published(install, namespace)
         return {name: documents.get(name, "") for name in rooms}, await owners_of_urls(install, namespace)
 
-    await waiting.until(look, lambda seen: seen == (wanted, wanted))
+    await waiting.until(look, lambda owners: owners == (expected, expected))
 
 
 async def wait_halted(install: installs.Install, *, halted: bool) -> None:
-    def check(found: Any) -> bool:
-        return (api.condition(found, "Ready").get("reason") == "RemovalsHalted") is halted
+    def check(listener_class: Any) -> bool:
+        return (api.condition(listener_class, "Ready").get("reason") == "RemovalsHalted") is halted
 
     await install.server.wait(api.of(install.klass()), check)
 
@@ -92,8 +94,8 @@ async def confirm_removals(install: installs.Install) -> None:
 
     async def confirm() -> bool:
         ready = api.condition(await install.server.get(klass), "Ready")
-        found = ",".join(re.findall(r'"([0-9a-f]{12})"', ready["message"]))
-        await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": found}}})
+        digests = ",".join(re.findall(r'"([0-9a-f]{12})"', ready["message"]))
+        await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": digests}}})
         return bool(ready["reason"] != "RemovalsHalted")
 
     await waiting.until(confirm, every_seconds=0.5)
@@ -117,23 +119,23 @@ class TestServed:
     """The namespace as clients of the gateway's port see it."""
 
     async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
-        install, namespace, before = await self.deleted(agency, ROOMS)
+        install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
-        assert (await agency.post(before[ROOMS[0]], agencies.visit(2))).acknowledges
+        assert (await agency.post(urls[ROOMS[0]], agencies.visit(2))).acknowledges
         await recreate(install, namespace)
         await declare(install, namespace, ROOMS, self.system(agency))
         await wait_whole(install, namespace, ROOMS)
         await wait_halted(install, halted=False)
-        assert {room: await agency.url(room) for room in ROOMS} == before
+        assert {room: await agency.url(room) for room in ROOMS} == urls
         await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in ROOMS))
-        assert (await agency.post(before[ROOMS[0]], self.again(1))).acknowledges
-        assert (await agency.post(before[ROOMS[1]], agencies.visit(3))).acknowledges
+        assert (await agency.post(urls[ROOMS[0]], self.again(1))).acknowledges
+        assert (await agency.post(urls[ROOMS[1]], agencies.visit(3))).acknowledges
         await agency.until_received(1, 2, 3)
-        await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda seen: seen == (3, 1))
+        await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda counts: counts == (3, 1))
         assert logged_removals(agency.platform.operator, namespace) == []
 
     async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
-        install, namespace, before = await self.deleted(agency, ROOMS)
+        install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
         await recreate(install, namespace)
         kept = ROOMS[:4]
@@ -141,20 +143,20 @@ class TestServed:
         await wait_whole(install, namespace, kept)
         await confirm_removals(install)
         for room in ROOMS[4:]:
-            await agency.until_answers(before[room], 404)
+            await agency.until_answers(urls[room], 404)
         await wait_halted(install, halted=False)
         for number, room in enumerate(kept):
-            assert (await agency.post(before[room], agencies.visit(10 + number))).acknowledges
+            assert (await agency.post(urls[room], agencies.visit(10 + number))).acknowledges
         await agency.until_received(1, 10, 11, 12, 13)
 
     async def test_a_tombstone_removes_nothing_of_what_came_after_it(self, agency: agencies.Agency) -> None:
         platform, few = agency.platform, ROOMS[:3]
         await platform.restart_operator("--tombstone-seconds", "10")
         try:
-            install, namespace, before = await self.deleted(agency, few)
-            await agency.until_answers(before[few[0]], 404)
+            install, namespace, urls = await self.deleted(agency, few)
+            await agency.until_answers(urls[few[0]], 404)
             await waiting.until(
-                lambda: published(install, namespace), lambda seen: seen == dict.fromkeys(few, "tombstone")
+                lambda: published(install, namespace), lambda documents: documents == dict.fromkeys(few, "tombstone")
             )
             await recreate(install, namespace)
             await declare(install, namespace, few, self.system(agency))
@@ -163,8 +165,8 @@ class TestServed:
             await asyncio.sleep(11)  # until the tombstones end
             await wait_whole(install, namespace, few)
             assert await self.documents(install, namespace) == secrets
-            await agency.until_answers(before[few[0]], 200)
-            assert (await agency.post(before[few[1]], agencies.visit(2))).acknowledges
+            await agency.until_answers(urls[few[0]], 200)
+            assert (await agency.post(urls[few[1]], agencies.visit(2))).acknowledges
             await agency.until_received(1, 2)
         finally:
             await platform.restart_operator()
@@ -172,9 +174,9 @@ class TestServed:
     @staticmethod
     async def documents(install: installs.Install, namespace: str) -> dict[str, str]:
         """Version of the config Secret of each owner."""
-        found = await install.documents()
-        mine = {owner: one["metadata"] for owner, one in found.items() if f" {namespace}/" in owner}
-        return {owner: one["resourceVersion"] for owner, one in mine.items()}
+        secrets = await install.documents()
+        mine = {owner: secret["metadata"] for owner, secret in secrets.items() if f" {namespace}/" in owner}
+        return {owner: metadata["resourceVersion"] for owner, metadata in mine.items()}
 
     @staticmethod
     def system(agency: agencies.Agency) -> str:
@@ -206,13 +208,13 @@ async def test_recreated_namespace_seen_late_gives_the_same_result(
     await install.server.apply(install.klass())
     await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
     await wait_whole(install, namespace, ROOMS)
-    before = await uids(install, namespace)
+    previous_uids = await uids(install, namespace)
     with proxy.silence():
         await delete(install, namespace)
         await recreate(install, namespace)
         await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
         if is_relisted:
             proxy.expire_open()
-    assert not set(before.values()) & set((await uids(install, namespace)).values())
+    assert not set(previous_uids.values()) & set((await uids(install, namespace)).values())
     await wait_whole(install, namespace, ROOMS)
     assert logged_removals(operator, namespace) == []

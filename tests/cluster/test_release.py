@@ -35,7 +35,9 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ag
                 await server.apply(release.klass())
                 yield agencies.Platform(release, operator, gateway, machine, installs.Namespaces(server))
                 for account in (release.operator, release.gateway):
-                    refused = {(one.resource, one.namespace) for one in cluster.audit.refusals(account.user)}
+                    refused = {
+                        (request.resource, request.namespace) for request in cluster.audit.refusals(account.user)
+                    }
                     assert refused <= WITHDRAWN
 
 

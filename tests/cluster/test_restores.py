@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from cluster.conftest import MakeNamespace
 from local_cluster import ports
 from support import agencies, api, clusters, installs
 
@@ -21,7 +20,7 @@ PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
 @pytest.mark.timeout(600)
 async def test_restored_manifests_are_in_force_without_a_restart(
     restorable: clusters.Restorable,
-    restorable_namespaces: MakeNamespace,
+    restorable_namespaces: installs.Namespaces,
     restorable_install: installs.Install,
     tmp_path: Path,
 ) -> None:
@@ -52,7 +51,7 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     await gateway.wait_answer(hostname, "/after", 200, RESTORED_SECONDS)
     await server.wait(
         api.Resource("Listener", "edited", namespace),
-        lambda seen: api.condition(seen, "Programmed")["status"] == "True",
+        lambda listener: api.condition(listener, "Programmed")["status"] == "True",
         RESTORED_SECONDS,
     )
     await server.delete(api.Resource("Listener", "deleted", namespace))
@@ -85,28 +84,34 @@ async def test_restored_objects_get_new_documents_and_correct_statuses(
         await server.apply(installs.placed(install, namespace, "lobby", path))
     gateway = await install.start_gateway(admin=admin)
     lobby = api.Resource("Listener", "lobby", namespace)
-    before = await server.wait(lobby, agencies.says("Ready", "True", "Ready"))
+    original = await server.wait(lobby, agencies.says("Ready", "True", "Ready"))
     kinds = ("Tenant", "Destination", "Listener")
-    saved = [{**one, "kind": kind} for kind in kinds for one in await server.list(api.Resource(kind, "", namespace))]
-    saved += [{**one, "kind": "Secret"} for one in (await install.documents()).values()]
+    saved = [
+        {**resource, "kind": kind}
+        for kind in kinds
+        for resource in await server.list(api.Resource(kind, "", namespace))
+    ]
+    saved += [{**secret, "kind": "Secret"} for secret in (await install.documents()).values()]
     saved.append(await server.get(api.Resource("Secret", "lobby-url", namespace)))
     await operator.stop()
-    for one in saved:
-        await server.delete(api.of(one))
-    for one in saved:
-        await restore(server, {"apiVersion": "v1" if one["kind"] == "Secret" else "usher.dev/v1alpha1", **one})
+    for saved_object in saved:
+        await server.delete(api.of(saved_object))
+    for saved_object in saved:
+        await restore(
+            server, {"apiVersion": "v1" if saved_object["kind"] == "Secret" else "usher.dev/v1alpha1", **saved_object}
+        )
 
     await install.start_operator(*arguments)
 
-    def is_mended(seen: Any) -> bool:
-        return agencies.says("Ready", "True", "Ready")(seen) and seen["status"]["observedGeneration"] == 1
+    def is_mended(listener: Any) -> bool:
+        return agencies.says("Ready", "True", "Ready")(listener) and listener["status"]["observedGeneration"] == 1
 
-    after = await server.wait(lobby, is_mended)
-    assert (before["metadata"]["generation"], after["metadata"]["generation"]) == (3, 1)
-    assert {one["observedGeneration"] for one in after["status"]["conditions"]} == {1}
-    uid = after["metadata"]["uid"]
+    mended = await server.wait(lobby, is_mended)
+    assert (original["metadata"]["generation"], mended["metadata"]["generation"]) == (3, 1)
+    assert {condition["observedGeneration"] for condition in mended["status"]["conditions"]} == {1}
+    uid = mended["metadata"]["uid"]
     await server.wait(
         api.Resource("Secret", "lobby-url", namespace),
-        lambda seen: seen and seen["metadata"]["ownerReferences"][0]["uid"] == uid,
+        lambda secret: secret and secret["metadata"]["ownerReferences"][0]["uid"] == uid,
     )
     assert await gateway.answer(hostname, "/third") == 200

@@ -76,25 +76,25 @@ class Run:
 
     def left(self) -> list[str]:
         """Return the running programs whose arguments contain the folder of the run."""
-        found = []
+        command_lines = []
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = process.read_bytes().decode("utf-8", "replace")
             except OSError:
                 continue
             if str(self.data) in words:
-                found.append(words.replace("\0", " "))
-        return found
+                command_lines.append(words.replace("\0", " "))
+        return command_lines
 
 
 @pytest.fixture
 async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
     """Prepare a run; after the test, kill its remaining programs and clean a given cluster."""
-    made = Run(tmp_path)
-    yield made
+    new_run = Run(tmp_path)
+    yield new_run
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(made.process.pid, signal.SIGKILL)  # also where the runner has ended and others have not
-    await made.process.wait()
+        os.killpg(new_run.process.pid, signal.SIGKILL)  # also where the runner has ended and others have not
+    await new_run.process.wait()
     if clusters.given():
         await asyncio.to_thread(demo_cluster.remove, cluster.kubectl)
 
@@ -121,7 +121,7 @@ async def test_killed_run_leaves_no_process(run: Run) -> None:
     async def left() -> list[str]:
         return run.left()
 
-    await waiting.until(left, lambda seen: seen == [], limit_seconds=60)
+    await waiting.until(left, lambda programs: programs == [], limit_seconds=60)
 
 
 async def test_accounts_of_programs_stay_logged_in(cluster: clusters.Cluster, namespace: str, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_accounts_of_programs_stay_logged_in(cluster: clusters.Cluster, na
         return tokens
 
     try:
-        await waiting.until(told, lambda seen: len(seen) > 1)
+        await waiting.until(told, lambda tokens_so_far: len(tokens_so_far) > 1)
         as_account = kubectl.Kubectl(cluster.kubectl.program, kubeconfig, tmp_path / "cache")
         assert f"serviceaccount:{namespace}:usher-gateway" in await as_account("auth", "whoami")
     finally:

@@ -46,19 +46,19 @@ async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, t
 
             async def left() -> dict[str, set[str]]:
                 """Return what is left. Kubernetes deletes pods and other parts of workloads a while later."""
-                found = {}
+                objects_by_namespace = {}
                 for namespace in (release_processes.SYSTEM, "hotels"):
                     names = await cluster.kubectl("get", asked, f"--namespace={namespace}", "--output=name")
-                    found[namespace] = {without_group(name) for name in names.split()} - OF_THE_CLUSTER
-                return found
+                    objects_by_namespace[namespace] = {without_group(name) for name in names.split()} - OF_THE_CLUSTER
+                return objects_by_namespace
 
             routes = [
-                f"{plural}/{one['metadata']['name']}"
+                f"{plural}/{child['metadata']['name']}"
                 for kind, plural in (("Ingress", "ingress"), ("Certificate", "certificates"))
-                for one in await server.list(api.Resource(kind, "", release_processes.SYSTEM))
+                for child in await server.list(api.Resource(kind, "", release_processes.SYSTEM))
             ]
             assert len(routes) == 2
-            wanted = {
+            expected = {
                 "usher-system": {
                     "secrets/usher-install-key",
                     "secrets/usher-admin-tokens",
@@ -68,7 +68,7 @@ async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, t
                 },
                 "hotels": {"secrets/lobby-url", "tenants/acme", "listeners/lobby", "destinations/crm"},
             }
-            await waiting.until(left, lambda found: found == wanted)
+            await waiting.until(left, lambda remaining: remaining == expected)
 
 
 def without_group(name: str) -> str:

@@ -246,14 +246,16 @@ class Rules:
         self.visits: list[tuple[str, int]] = []
 
     def counted_as(self, content: str, visitor: str, at: int, visit_time: int, trusted: bool) -> str:
-        known = [(first_at, unacknowledged) for text, first_at, unacknowledged in self.firsts if text == content]
-        if known:
-            first_at, unacknowledged = known[-1]
+        earlier_arrivals = [
+            (first_at, unacknowledged) for text, first_at, unacknowledged in self.firsts if text == content
+        ]
+        if earlier_arrivals:
+            first_at, unacknowledged = earlier_arrivals[-1]
             age = at - first_at
             seven_days = unacknowledged or trusted
             if age < 7 * DAY if seven_days else 10_000 * SECOND <= age < 12_600 * SECOND:
                 return "Redelivery"
-        if not known or at - known[-1][0] >= 12_600 * SECOND:
+        if not earlier_arrivals or at - earlier_arrivals[-1][0] >= 12_600 * SECOND:
             self.firsts.append((content, at, False))
         if any(abs(time - visit_time) < HOUR for who, time in self.visits if who == visitor):
             return "Repeat"
@@ -319,7 +321,7 @@ async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int
 def _batches(script: list[Any]) -> list[list[Any]]:
     """Split the steps after every step with an action."""
     groups: list[list[Any]] = []
-    for is_last, found in itertools.groupby(script, key=lambda step: bool(step[4])):
-        group = list(found)
+    for is_last, steps in itertools.groupby(script, key=lambda step: bool(step[4])):
+        group = list(steps)
         groups += [[step] for step in group] if is_last else [group]
     return groups

@@ -35,8 +35,8 @@ async def test_meters_agree_with_rows_at_every_slot_border(bench: engines.Bench)
         *[NOW + hour * HOUR + offset for hour in range(4) for offset in (0, HOUR // 4)],
         engines.FOREVER,
     ]
-    found = [(await bench.store.open_deliveries(at)).get(samples.LOBBY, 0) for at in borders]
-    assert found == [0, 0, 1, 0, 1, 0, 1, 1, 2, 1]
+    open_at_borders = [(await bench.store.open_deliveries(at)).get(samples.LOBBY, 0) for at in borders]
+    assert open_at_borders == [0, 0, 1, 0, 1, 0, 1, 1, 2, 1]
     assert await bench.violations() == []
 
 
@@ -170,16 +170,16 @@ class Operations:
         await self._accept(self._arrival(number, quarantine=reason, if_visit=(), if_repeat=()))
 
     async def released(self, number: int) -> None:
-        found = await self.bench.store.quarantined(Filter(), 10)
-        for arrival in found:
+        quarantined = await self.bench.store.quarantined(Filter(), 10)
+        for arrival in quarantined:
             first, second = ROUTES[arrival.listener]
             mark = samples.digest(f"{number % 3}")
             arrival.if_visit = (
                 samples.plan(first, once_key=mark, once_until=self.now + DAY),
                 samples.plan(second, hold=[None, model.HoldReason.DestinationPaused][number % 2]),
             )
-        await self.bench.store.release(found, self.now)
-        await self.bench.store.release(found, self.now)
+        await self.bench.store.release(quarantined, self.now)
+        await self.bench.store.release(quarantined, self.now)
 
     async def replay(self, number: int) -> None:
         await self.bench.store.replay(

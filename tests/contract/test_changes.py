@@ -31,11 +31,11 @@ async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> mode
 
 
 async def test_redriven_delivery_is_due_with_its_id_and_no_attempts(bench: engines.Bench) -> None:
-    before = await dead(bench)
+    dead_delivery = await dead(bench)
     bench.clock.now = NOW + DAY
     assert await bench.store.redrive(ANY, bench.clock.now) == 1
     (claimed,) = await bench.claim()
-    assert (claimed.id, claimed.attempts, claimed.started_at) == (before.id, 0, NOW + DAY)
+    assert (claimed.id, claimed.attempts, claimed.started_at) == (dead_delivery.id, 0, NOW + DAY)
     assert (await bench.counts())["redriven"] == 1
     (row,) = await bench.deliveries()
     assert (row["status"], row["error"], row["answerBytes"], row["settledAt"]) == (None, None, 0, None)
@@ -57,8 +57,8 @@ async def test_redrive_changes_only_deliveries_that_the_filter_selects(bench: en
 
 async def test_one_redrive_call_changes_more_than_a_slice(bench: engines.Bench) -> None:
     accepted = await bench.accept(*[samples.arrival(f"{number}") for number in range(250)])
-    for one in accepted:
-        bench.store.settle(samples.settlement(one.deliveries[0], SettledAs.Dead))
+    for arrival in accepted:
+        bench.store.settle(samples.settlement(arrival.deliveries[0], SettledAs.Dead))
     await bench.store.flush()
     assert await bench.store.redrive(ANY, NOW) == 250
 
@@ -69,8 +69,8 @@ async def test_visits_are_accepted_during_a_large_redrive(bench: engines.Bench) 
         accepted = await bench.accept(
             *[samples.arrival(f"{number}", if_visit=plans) for number in range(start, start + 40)]
         )
-        for one in accepted:
-            for delivery in one.deliveries:
+        for arrival in accepted:
+            for delivery in arrival.deliveries:
                 bench.store.settle(samples.settlement(delivery, SettledAs.Dead))
     await bench.store.flush()
     redriving = asyncio.create_task(bench.store.redrive(ANY, NOW))
@@ -94,7 +94,9 @@ async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Be
 async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engines.Bench) -> None:
     await dead(bench, "dead")
     await dead(bench, "expired", if_visit=(samples.plan(expires_at=NOW + HOUR),))
-    late, due = [one.deliveries[0] for one in await bench.accept(samples.arrival("late"), samples.arrival("due"))]
+    late, due = [
+        arrival.deliveries[0] for arrival in await bench.accept(samples.arrival("late"), samples.arrival("due"))
+    ]
     bench.store.settle(samples.settlement(late, SettledAs.Retry, due_at=NOW + DAY, error="Timeout"))
     bench.store.settle(samples.settlement(due, SettledAs.Retry, due_at=NOW, error="Timeout"))
     await bench.store.flush()
@@ -186,24 +188,24 @@ async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> Non
 
 
 async def release(bench: engines.Bench, *plans: model.RoutePlan, **changes: Any) -> int:
-    found = await bench.store.quarantined(ANY, 10)
-    for arrival in found:
+    quarantined = await bench.store.quarantined(ANY, 10)
+    for arrival in quarantined:
         arrival.if_visit = plans
         for name, value in changes.items():
             setattr(arrival, name, value)
-    return await bench.store.release(found, bench.clock.now)
+    return await bench.store.release(quarantined, bench.clock.now)
 
 
 async def test_released_arrival_is_delivered_once_and_stays_quarantined(bench: engines.Bench) -> None:
     await bench.accept(samples.quarantined("q", hops=1))
-    (found,) = await bench.store.quarantined(ANY, 10)
-    assert (found.body, found.hops, found.received_at) == (samples.arrival("q").body, 1, NOW)
+    (quarantined,) = await bench.store.quarantined(ANY, 10)
+    assert (quarantined.body, quarantined.hops, quarantined.received_at) == (samples.arrival("q").body, 1, NOW)
     assert await release(bench, samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER)) == 1
-    found.if_visit = (samples.plan(),)
-    assert await bench.store.release([found], NOW) == 0
+    quarantined.if_visit = (samples.plan(),)
+    assert await bench.store.release([quarantined], NOW) == 0
     assert await bench.store.quarantined(ANY, 10) == []
     (claimed,) = await bench.claim()
-    assert claimed.body == found.body
+    assert claimed.body == quarantined.body
     assert await bench.counts() == {"quarantined": 1, "released": 1}
     (row,) = await bench.visits(state="released")
     assert [verdict.get("skipped") for verdict in row["verdicts"]] == [None, "Filter"]
@@ -270,8 +272,8 @@ async def test_person_is_found_in_every_place_for_one_tenant_only(
             await bench.reopen(crash=crash)
         rows = await bench.visits(tenant="acme")
         expected = [row["id"] for row in rows if row["countedAs"] == "Quarantined"] + [rows[-1]["id"]]
-        found = await bench.store.find_person("agency", "acme", [KEY, samples.digest("nobody", 8)])
-        assert [model.format_id(identifier) for identifier in found] == expected
+        identifiers = await bench.store.find_person("agency", "acme", [KEY, samples.digest("nobody", 8)])
+        assert [model.format_id(identifier) for identifier in identifiers] == expected
         assert len(await bench.store.find_person("agency", "globex", [KEY])) == 1
         assert await bench.store.find_person("agency", "acme", [samples.digest("nobody", 8)]) == []
 
@@ -363,9 +365,9 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
 
 
 async def test_cancel_changes_only_deliveries_that_the_filter_selects(bench: engines.Bench) -> None:
-    one, _ = await bench.accept(samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(samples.MAILER),)))
+    first, _ = await bench.accept(samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(samples.MAILER),)))
     assert await bench.store.cancel(Filter(destination="agency/nobody"), NOW, ignore) == 0
-    assert await bench.store.cancel(Filter(ids=(one.deliveries[0].id,)), NOW, ignore) == 1
+    assert await bench.store.cancel(Filter(ids=(first.deliveries[0].id,)), NOW, ignore) == 1
     assert await bench.store.cancel(Filter(route="welcome", state="pending"), NOW, ignore) == 1
     assert await bench.store.cancel(ANY, NOW, ignore) == 0
     with pytest.raises(ValueError, match="only pending deliveries"):
@@ -381,13 +383,15 @@ async def test_cancelled_on_request_can_be_redriven(bench: engines.Bench) -> Non
 
 
 async def test_pending_retries_are_made_due_now(bench: engines.Bench) -> None:
-    first, second = [one.deliveries[0] for one in await bench.accept(samples.arrival("a"), samples.arrival("b"))]
+    first, second = [
+        arrival.deliveries[0] for arrival in await bench.accept(samples.arrival("a"), samples.arrival("b"))
+    ]
     for delivery in (first, second):
         bench.store.settle(samples.settlement(delivery, SettledAs.Retry, due_at=NOW + HOUR, error="Timeout"))
     await bench.accept(samples.arrival("c", if_visit=(samples.plan(hold=model.HoldReason.DestinationPaused),)))
     await bench.store.flush()
     assert await bench.store.retry(Filter(ids=(first.id,)), NOW) == 1
-    assert [one.key for one in await bench.claim()] == [first.key]
+    assert [claimed.key for claimed in await bench.claim()] == [first.key]
     assert await bench.store.retry(Filter(reason="Timeout"), NOW) == 1
     (claimed,) = await bench.claim()
     assert (claimed.key, claimed.attempts) == (second.key, 1)

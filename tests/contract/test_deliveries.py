@@ -23,14 +23,14 @@ async def settle(bench: engines.Bench, delivery: model.Delivery, settled_as: Set
     await bench.store.flush()
 
 
-async def one(bench: engines.Bench) -> dict[str, Any]:
+async def only_row(bench: engines.Bench) -> dict[str, Any]:
     (row,) = await bench.deliveries()
     return row
 
 
 async def test_delivered_settlement_keeps_the_status(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Delivered, status=204)
-    row = await one(bench)
+    row = await only_row(bench)
     assert (row["state"], row["status"], row["attempts"]) == ("delivered", 204, 1)
     counts = await bench.counts()
     assert (counts["delivered"], counts["attempts"]) == (1, 1)
@@ -56,7 +56,7 @@ async def test_settlement_of_an_older_attempt_is_ignored(bench: engines.Bench) -
     delivery = await deliver(bench)
     await settle(bench, delivery, SettledAs.Retry, due_at=NOW + 5 * SECOND)
     await settle(bench, delivery, SettledAs.Dead)
-    row = await one(bench)
+    row = await only_row(bench)
     assert (row["state"], row["attempts"]) == ("pending", 1)
     assert "died" not in await bench.counts()
 
@@ -71,12 +71,12 @@ async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Benc
     ]
     for number, (results, _) in enumerate(cases):
         delivery = await deliver(bench, f"content {number}")
-        for settled_as, before in results:
-            changes = {"attempts_before": before, "attempts": before + 1}
+        for settled_as, attempts_before in results:
+            changes = {"attempts_before": attempts_before, "attempts": attempts_before + 1}
             bench.store.settle(samples.settlement(delivery, settled_as, **changes))
         await bench.store.flush()
-    found = [(row["state"], row["attempts"]) for row in await bench.deliveries()]
-    assert sorted(found) == sorted(wanted for _, wanted in cases)
+    states_and_attempts = [(row["state"], row["attempts"]) for row in await bench.deliveries()]
+    assert sorted(states_and_attempts) == sorted(expected for _, expected in cases)
     counts = await bench.counts()
     assert (counts["delivered"], counts["died"], counts["attempts"]) == (3, 1, 5)
 
@@ -161,7 +161,7 @@ async def test_delivery_held_at_accept_is_not_due(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a", if_visit=(plan,)))
     assert accepted.deliveries == ()
     assert await bench.claim() == []
-    assert (await one(bench))["held"] == "TenantSuspended"
+    assert (await only_row(bench))["held"] == "TenantSuspended"
 
 
 async def test_cancel_held_takes_only_deliveries_held_long_enough(bench: engines.Bench) -> None:
@@ -232,16 +232,16 @@ async def test_backlog_is_due_soon_after_a_fast_clock_is_corrected(bench: engine
 
 
 async def test_row_keys_grow_across_a_restart(bench: engines.Bench) -> None:
-    before = await deliver(bench, "a")
+    earlier = await deliver(bench, "a")
     await bench.reopen()
-    assert (await deliver(bench, "b")).key > before.key
+    assert (await deliver(bench, "b")).key > earlier.key
 
 
 async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
     report = await bench.reopen(crash=True)
     assert report.recovered == 0
-    row = await one(bench)
+    row = await only_row(bench)
     assert (row["state"], row["error"], row["answerBytes"]) == ("dead", "Gone", 4)
     assert await bench.store.answer(model.parse_id(row["id"])) == b"gone"
 
@@ -263,10 +263,10 @@ async def test_last_ten_attempts_are_kept_with_their_results(bench: engines.Benc
         (delivery,) = await bench.claim()
     bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, NOW + HOUR, status=204, milliseconds=7))
     await bench.store.flush()
-    found = await bench.store.attempts(delivery.id)
-    assert [one.milliseconds for one in found] == [*range(1_003, 1_012), 7]
-    assert found[0] == AttemptRecord(NOW + 3 * SECOND, 0, "Timeout", 1_003)
-    assert found[-1] == AttemptRecord(NOW + HOUR, 204, "", 7)
+    attempts = await bench.store.attempts(delivery.id)
+    assert [attempt.milliseconds for attempt in attempts] == [*range(1_003, 1_012), 7]
+    assert attempts[0] == AttemptRecord(NOW + 3 * SECOND, 0, "Timeout", 1_003)
+    assert attempts[-1] == AttemptRecord(NOW + HOUR, 204, "", 7)
 
 
 async def test_hold_and_late_result_are_no_attempts(bench: engines.Bench) -> None:
@@ -275,7 +275,7 @@ async def test_hold_and_late_result_are_no_attempts(bench: engines.Bench) -> Non
     bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, status=200, milliseconds=3))
     bench.store.settle(samples.settlement(delivery, SettledAs.Retry, error="Timeout", milliseconds=4))
     await bench.store.flush()
-    assert [one.milliseconds for one in await bench.store.attempts(delivery.id)] == [3]
+    assert [attempt.milliseconds for attempt in await bench.store.attempts(delivery.id)] == [3]
     (accepted,) = await bench.accept(samples.arrival("b"))
     (held,) = accepted.deliveries
     bench.store.settle(samples.settlement(held, SettledAs.Held, attempts=0, hold=model.HoldReason.DestinationPaused))

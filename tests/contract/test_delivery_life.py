@@ -109,8 +109,8 @@ class ModelledStore:
             self.counts["died" if entry.place == "dead" else entry.place] += 1
 
     def _settlement(self, delivery: model.Delivery, settled_as: model.SettledAs, *, sent: bool, **values: Any) -> Any:
-        before = delivery.attempts
-        return model.Settlement(delivery.key, settled_as, self.now, before, before + sent, **values)
+        attempts_before = delivery.attempts
+        return model.Settlement(delivery.key, settled_as, self.now, attempts_before, attempts_before + sent, **values)
 
     async def stale(self, number: int) -> None:
         """Hand in a settlement with a wrong number of attempts, which changes nothing."""
@@ -124,10 +124,10 @@ class ModelledStore:
     async def claim(self, number: int) -> None:
         due = sorted(key for key in self.at("backlog") if self.model[key].due_at <= self.now)
         limit = number % 4 + 1
-        found = await self.store.claim("agency/crm", limit, 1 << 20, self.now)
-        assert len(found) == min(limit, len(due))
-        assert {delivery.key for delivery in found} <= set(due)
-        for delivery in found:
+        claimed = await self.store.claim("agency/crm", limit, 1 << 20, self.now)
+        assert len(claimed) == min(limit, len(due))
+        assert {delivery.key for delivery in claimed} <= set(due)
+        for delivery in claimed:
             assert delivery.attempts == self.model[delivery.key].attempts
             self.in_lanes[delivery.key] = delivery
             self.model[delivery.key].place = "lane"
@@ -155,13 +155,13 @@ class ModelledStore:
                 entry.place, entry.due_at, entry.hold = "backlog", self.now, None
 
     async def cancel(self, number: int) -> None:
-        before = self.now - number % 3 * samples.HOUR
+        held_before = self.now - number % 3 * samples.HOUR
         for group in await self.store.held_groups():
             if group.reason is self._group(number):
-                await self.store.cancel_held(group, model.CancelReason.OnRequest, before, self.now)
+                await self.store.cancel_held(group, model.CancelReason.OnRequest, held_before, self.now)
         for key in self.at("held"):
             entry = self.model[key]
-            if entry.hold is self._group(number) and entry.held_at < before:
+            if entry.hold is self._group(number) and entry.held_at < held_before:
                 entry.place, entry.hold = "cancelled", None
                 self.counts["cancelled"] += 1
 
@@ -180,7 +180,11 @@ class ModelledStore:
         if not keys:
             return
         ids = tuple(
-            [one for row in await self.bench.deliveries() if model.key_of(one := model.parse_id(row["id"])) in keys]
+            [
+                identifier
+                for row in await self.bench.deliveries()
+                if model.key_of(identifier := model.parse_id(row["id"])) in keys
+            ]
         )
         cancelled: list[int] = []
         assert await self.store.cancel(Filter(ids=ids), self.now, cancelled.extend) == len(keys)

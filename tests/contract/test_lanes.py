@@ -80,7 +80,9 @@ async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) 
 
 
 async def test_only_deliveries_at_a_forbidden_address_are_hastened(bench: engines.Bench) -> None:
-    (first,), (second,) = [one.deliveries for one in await bench.accept(samples.arrival("a"), samples.arrival("b"))]
+    (first,), (second,) = [
+        arrival.deliveries for arrival in await bench.accept(samples.arrival("a"), samples.arrival("b"))
+    ]
     later = NOW + samples.HOUR
     for delivery, error in ((first, "AddressForbidden"), (second, "Timeout")):
         bench.store.settle(model.Settlement(delivery.key, model.SettledAs.Retry, NOW, 0, 1, due_at=later, error=error))

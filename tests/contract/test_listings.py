@@ -34,17 +34,17 @@ async def fill(bench: engines.Bench) -> None:
 async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
     await fill(bench)
     for listing, total in ((bench.store.visits, 12), (bench.store.deliveries, 11)):
-        seen: list[Any] = []
+        identifiers: list[Any] = []
         cursor: str | None = None
         while True:
             page = await listing(Filter(), cursor, limit)
             assert len(page.rows) <= limit
-            seen += [row["id"] for row in page.rows]
+            identifiers += [row["id"] for row in page.rows]
             cursor = page.next_cursor
             if cursor is None:
                 break
-        assert len(seen) == total
-        assert seen == sorted(set(seen), reverse=True)
+        assert len(identifiers) == total
+        assert identifiers == sorted(set(identifiers), reverse=True)
 
 
 async def test_rows_added_between_pages_do_not_change_the_listing(bench: engines.Bench) -> None:
@@ -109,16 +109,16 @@ async def test_held_deliveries_of_all_groups_are_paged_newest_first(bench: engin
     for number in range(10):
         plans = (samples.plan(hold=reasons[number % 2]), samples.plan(samples.MAILER, hold=reasons[0]))
         await bench.accept(samples.arrival(f"{number}", if_visit=plans))
-    seen: list[Any] = []
+    identifiers: list[Any] = []
     cursor: str | None = None
     while True:
         page = await bench.store.deliveries(Filter(state="held"), cursor, 3)
-        seen += [row["id"] for row in page.rows]
+        identifiers += [row["id"] for row in page.rows]
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert len(seen) == 20
-    assert seen == sorted(set(seen), reverse=True)
+    assert len(identifiers) == 20
+    assert identifiers == sorted(set(identifiers), reverse=True)
     assert len(await bench.deliveries(state="held", reason="SecretNotFound")) == 5
     assert len(await bench.deliveries(state="held", route="welcome")) == 10
 
@@ -203,9 +203,11 @@ async def test_filter_with_an_unknown_name_is_rejected(bench: engines.Bench, whe
 async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(bench: engines.Bench, limit: int) -> None:
     await fill(bench)
     where = Filter(namespace="agency", tenant="acme", since=NOW + HOUR, until=NOW + 8 * HOUR)
-    found: list[VisitBody] = []
-    while page := await bench.store.visit_bodies(where, limit, found[-1].key if found else 0):
-        found += page
+    bodies: list[VisitBody] = []
+    while page := await bench.store.visit_bodies(where, limit, bodies[-1].key if bodies else 0):
+        bodies += page
     # of the hours 1 to 7, the listener of 2 and 5 is another tenant's; nothing of acme is quarantined
-    assert [json.loads(one.body or b"")["user"]["id"] for one in found] == ["1", "3", "4", "6", "7"]
-    assert {(one.counted_as, one.content_type) for one in found} == {(model.CountedAs.Visit, b"application/json")}
+    assert [json.loads(visit.body or b"")["user"]["id"] for visit in bodies] == ["1", "3", "4", "6", "7"]
+    assert {(visit.counted_as, visit.content_type) for visit in bodies} == {
+        (model.CountedAs.Visit, b"application/json")
+    }

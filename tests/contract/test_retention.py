@@ -92,10 +92,10 @@ async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engine
 async def test_arrival_whose_body_was_deleted_meanwhile_is_not_released(bench: engines.Bench) -> None:
     """The body goes after the release has read it."""
     await bench.accept(samples.quarantined("q", body_days=1))
-    (found,) = await bench.store.quarantined(Filter(), 10)
-    found.if_visit = (samples.plan(),)
+    (quarantined,) = await bench.store.quarantined(Filter(), 10)
+    quarantined.if_visit = (samples.plan(),)
     await later(bench, 3)
-    assert await bench.store.release([found], bench.clock.now) == 0
+    assert await bench.store.release([quarantined], bench.clock.now) == 0
     assert await bench.counts() == {"quarantined": 1}
     assert await bench.visits(state="released") == []
 
@@ -113,10 +113,10 @@ async def test_replayed_deliveries_are_deleted_with_their_arrival(bench: engines
 async def test_once_per_mark_is_deleted_after_its_period(bench: engines.Bench) -> None:
     plan = samples.plan(once_key=samples.digest("today"), once_until=NOW + 3 * DAY)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))
-    for days, made in ((2, 0), (4, 1)):
+    for days, expected_deliveries in ((2, 0), (4, 1)):
         await later(bench, days)
         (accepted,) = await bench.accept(samples.arrival(f"{days}", bench.clock.now, if_visit=(plan,)))
-        assert len(accepted.deliveries) == made
+        assert len(accepted.deliveries) == expected_deliveries
 
 
 async def test_meters_are_kept_for_the_months_of_the_tenant(bench: engines.Bench) -> None:

@@ -23,7 +23,7 @@ def table(rules: list[dict[str, Any]]) -> str:
 
 
 def test_alerts_page_lists_every_alert() -> None:
-    text = wanted = PAGE.read_text("utf-8")
+    text = updated = PAGE.read_text("utf-8")
     for file in promtool.rule_files():
         groups = yaml.safe_load(file.read_text("utf-8"))["groups"]
         alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
@@ -31,7 +31,7 @@ def test_alerts_page_lists_every_alert() -> None:
             pattern = re.compile(rf"(<!-- {file.stem} -->\n).*?(<!-- end -->)", re.DOTALL)
             assert pattern.search(text), file.stem
             shown = table(alerts)
-            wanted = pattern.sub(lambda found, shown=shown: found[1] + shown + "\n" + found[2], wanted)  # type: ignore[misc]
+            updated = pattern.sub(lambda section, shown=shown: section[1] + shown + "\n" + section[2], updated)  # type: ignore[misc]
     if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(wanted, "utf-8")
-    assert PAGE.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/house/test_alerts_page.py"
+        PAGE.write_text(updated, "utf-8")
+    assert PAGE.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/house/test_alerts_page.py"

@@ -33,6 +33,6 @@ def is_past_tense_fact(name: str) -> bool:
 
 
 def test_log_events_are_past_tense_facts_in_snake_case() -> None:
-    found = list(events())
-    assert len(found) > 50
-    assert [(file, name) for file, name in found if not is_past_tense_fact(name)] == []
+    names = list(events())
+    assert len(names) > 50
+    assert [(file, name) for file, name in names if not is_past_tense_fact(name)] == []

@@ -74,9 +74,9 @@ async def exchange(port: int, line: str, body: bytes = b"") -> str:
 
 
 def types_in(text: str) -> dict[str, str]:
-    found = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", text, re.MULTILINE))
-    assert len(found) > 10
-    return found
+    types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", text, re.MULTILINE))
+    assert len(types) > 10
+    return types
 
 
 def test_metrics_page_lists_every_metric_with_its_type(exposed: str) -> None:
@@ -85,12 +85,12 @@ def test_metrics_page_lists_every_metric_with_its_type(exposed: str) -> None:
 
 def test_metrics_page_lists_the_labels_of_every_metric(exposed: str) -> None:
     page = listed()
-    seen: dict[str, str] = {}
+    labels_by_metric: dict[str, str] = {}
     for name, labels in re.findall(r"^(usher_\w+?)(?:\{(.*)\})? ", exposed, re.MULTILINE):
         family = name if name in page else re.sub(r"_(bucket|count|sum)$", "", name)
-        seen[family] = ", ".join(sorted(set(re.findall(r"(\w+)=\"", labels)) - {"le"}))
-    assert "tenant" in seen["usher_arrivals_total"]
-    assert {name: ", ".join(sorted(page[name][1].split(", "))) for name in seen} == seen
+        labels_by_metric[family] = ", ".join(sorted(set(re.findall(r"(\w+)=\"", labels)) - {"le"}))
+    assert "tenant" in labels_by_metric["usher_arrivals_total"]
+    assert {name: ", ".join(sorted(page[name][1].split(", "))) for name in labels_by_metric} == labels_by_metric
 
 
 def test_no_metric_has_a_label_for_personal_data(exposed: str) -> None:

@@ -29,10 +29,10 @@ def test_operator_page_lists_every_flag() -> None:
     text = PAGE.read_text("utf-8")
     pattern = re.compile(r"(<!-- flags -->\n).*?(<!-- end -->)", re.DOTALL)
     assert pattern.search(text)
-    wanted = pattern.sub(lambda found: found.group(1) + table() + "\n" + found.group(2), text)
+    updated = pattern.sub(lambda section: section.group(1) + table() + "\n" + section.group(2), text)
     if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(wanted, "utf-8")
-    assert PAGE.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/house/test_operator_page.py"
+        PAGE.write_text(updated, "utf-8")
+    assert PAGE.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/house/test_operator_page.py"
 
 
 def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -42,16 +42,17 @@ def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def test_operator_page_lists_every_metric_with_type_and_labels() -> None:
-    made = OperatorMetrics()
-    shown = prometheus_client.generate_latest(made.registry).decode()
+    metrics = OperatorMetrics()
+    shown = prometheus_client.generate_latest(metrics.registry).decode()
     types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", shown, re.MULTILINE))
     page = listed()
     assert {name: kind for name, (kind, _) in page.items()} == types
-    known = {
-        f"{metric._name}{'_total' if metric._type == 'counter' else ''}": metric._labelnames for metric in numbers(made)
+    labels_by_metric = {
+        f"{metric._name}{'_total' if metric._type == 'counter' else ''}": metric._labelnames
+        for metric in numbers(metrics)
     }
-    assert {name: labels for name, (_, labels) in page.items() if name in known} == known
+    assert {name: labels for name, (_, labels) in page.items() if name in labels_by_metric} == labels_by_metric
 
 
-def numbers(made: OperatorMetrics) -> list[Any]:
-    return [value for value in vars(made).values() if hasattr(value, "_labelnames")]
+def numbers(metrics: OperatorMetrics) -> list[Any]:
+    return [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]

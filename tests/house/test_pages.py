@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from house.test_settings_page import COMMANDS, options
 from support import source
+from support.command_line import COMMANDS, options
 
 PAGES = source.pages()
 ARCHITECTURE = source.ROOT / "ARCHITECTURE.md"
@@ -17,17 +17,17 @@ SPELLED = re.compile(r"`([^`\n]+)`")
 @functools.cache
 def code_names() -> frozenset[str]:
     """The name of every class, function, constant and field of the code, and every string that is a name."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in source.python_files(source.GATEWAY, source.OPERATOR):
         for node in ast.walk(source.tree(file)):
             if isinstance(node, ast.ClassDef | source.Function):
-                found.add(node.name)
+                names.add(node.name)
             elif isinstance(node, ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found.update(target.id for target in targets if isinstance(target, ast.Name))
+                names.update(target.id for target in targets if isinstance(target, ast.Name))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-                found.add(node.value)
-    return frozenset(found)
+                names.add(node.value)
+    return frozenset(names)
 
 
 def anchors(page: Path) -> set[str]:
@@ -52,11 +52,11 @@ def test_links_of_the_pages_resolve() -> None:
 
 def is_usher_command(words: list[str]) -> bool:
     """Return whether `usher` has this command and all of its flags."""
-    name = next((known for known in COMMANDS if words[: len(known.split())] == known.split()), None)
+    name = next((command for command in COMMANDS if words[: len(command.split())] == command.split()), None)
     if name is None:
-        return words[0] in {known.split()[0] for known in COMMANDS}
-    known = {flag for option in options(COMMANDS[name]) for flag in (*option.opts, *option.secondary_opts)}
-    return {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
+        return words[0] in {command.split()[0] for command in COMMANDS}
+    flags = {flag for option in options(COMMANDS[name]) for flag in (*option.opts, *option.secondary_opts)}
+    return {word.partition("=")[0] for word in words if word.startswith("--")} <= flags | {"--help"}
 
 
 def test_commands_and_flags_that_a_page_names_exist() -> None:
@@ -122,9 +122,9 @@ def missing_names(text: str) -> list[str]:
 
 
 def test_every_decision_has_the_four_sections() -> None:
-    found = sorted((source.DOCS / "decisions").glob("*.md"))
-    assert found
-    for number, page in enumerate(found, 1):
+    pages = sorted((source.DOCS / "decisions").glob("*.md"))
+    assert pages
+    for number, page in enumerate(pages, 1):
         assert page.name.startswith(f"{number:04d}-")
         heads = re.findall(r"^## (.+)$", page.read_text("utf-8"), re.MULTILINE)
         assert heads == ["Context", "Decision", "Alternatives", "Consequences"], page.name

@@ -70,8 +70,8 @@ def test_ci_runs_make_test_and_the_tests_on_a_node() -> None:
 
 def test_dependencies_page_explains_exactly_the_dependencies() -> None:
     rows = {normal(row[0].strip("`")): row for row in source.table_rows((source.DOCS / "dependencies.md").read_text())}
-    wanted = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway"}
-    assert set(rows) == wanted
+    dependencies_of_usher = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway"}
+    assert set(rows) == dependencies_of_usher
     for name, row in rows.items():
         assert len(row) == 4, name
         assert all(len(cell) > 3 for cell in row), f"{name}: say why, who maintains it, and what was compared"
@@ -87,8 +87,8 @@ def test_every_requirement_is_pinned_with_hashes() -> None:
     tools = {
         normal(line) for line in (REQUIREMENTS / "dev.in").read_text().splitlines() if line and line[0] not in "#-"
     }
-    wanted = tools | dependencies("gateway") | dependencies("operator")
-    assert wanted - {"usher-gateway"} <= pinned
+    required = tools | dependencies("gateway") | dependencies("operator")
+    assert required - {"usher-gateway"} <= pinned
 
 
 def test_image_has_the_runtime_dependencies_that_the_tests_use() -> None:
@@ -96,8 +96,8 @@ def test_image_has_the_runtime_dependencies_that_the_tests_use() -> None:
     assert image <= dev, "run make requirements"
     assert build <= dev, "run make requirements"
     names = {normal(pin) for pin in image}
-    wanted = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway", "kubernetes"}
-    assert wanted <= names
+    required = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway", "kubernetes"}
+    assert required <= names
     assert names & {"kubernetes", "pip", "pytest", "hatchling"} == set()
 
 

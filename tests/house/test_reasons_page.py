@@ -4,8 +4,7 @@ import enum
 import re
 from collections.abc import Iterator
 
-from support import source
-from unit.ingest import test_pipeline
+from support import quarantine_samples, source
 from usher_gateway import model
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
@@ -23,10 +22,10 @@ ENUMS: dict[str, type[enum.Enum]] = {
 
 
 def section(title: str) -> str:
-    before, found, after = PAGE.partition(f"\n## {title}\n")
-    assert found, title
-    del before
-    return after.partition("\n## ")[0]
+    text_before, heading, text_after = PAGE.partition(f"\n## {title}\n")
+    assert heading, title
+    del text_before
+    return text_after.partition("\n## ")[0]
 
 
 def words(title: str) -> list[str]:
@@ -77,7 +76,7 @@ def released() -> Iterator[model.QuarantineReason]:
         model.QuarantineReason.IntegerTooLong: (b'{"user":{"id":1},"a":%s}' % (b"9" * 41), ""),
     }
     for reason in model.QuarantineReason:
-        content, content_type = bodies.get(reason, (test_pipeline.BODY, "application/json"))
-        arrival = test_pipeline.stored(quarantine=reason, body=content, content_type=content_type.encode())
-        if isinstance(rebuild_arrival(test_pipeline.listener(), arrival, test_pipeline.NOW), model.Arrival):
+        content, content_type = bodies.get(reason, (quarantine_samples.BODY, "application/json"))
+        arrival = quarantine_samples.stored(quarantine=reason, body=content, content_type=content_type.encode())
+        if isinstance(rebuild_arrival(quarantine_samples.listener(), arrival, quarantine_samples.NOW), model.Arrival):
             yield reason

@@ -6,36 +6,15 @@ UPDATE_DOCS=1 rewrites the table of flags.
 import ast
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import typer.main
-
 from support import source
+from support.command_line import COMMANDS, options
 from usher_gateway import settings as all_settings
-from usher_gateway.cli import main
 
 PAGE = source.DOCS / "settings.md"
 BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
 """Settings without a flag, because they depend on one another. The page lists them in a second table."""
-
-ROOT_COMMAND: Any = typer.main.get_command(main.build())
-
-
-def commands(group: Any = ROOT_COMMAND, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its full name, including commands of groups."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", command
-
-
-COMMANDS = dict(commands())
-
-
-def options(command: Any) -> list[Any]:
-    return [option for option in command.params if option.name != "help"]
 
 
 def is_argument(option: Any) -> bool:
@@ -62,10 +41,10 @@ def test_settings_page_lists_every_flag_of_usher_run() -> None:
     text = PAGE.read_text("utf-8")
     pattern = re.compile(r"(<!-- flags -->\n).*?(\n<!-- end -->)", re.DOTALL)
     assert pattern.search(text)
-    wanted = pattern.sub(lambda found: found.group(1) + table() + found.group(2), text)
+    updated = pattern.sub(lambda section: section.group(1) + table() + section.group(2), text)
     if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(wanted, "utf-8")
-    assert PAGE.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/house/test_settings_page.py"
+        PAGE.write_text(updated, "utf-8")
+    assert PAGE.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/house/test_settings_page.py"
 
 
 def test_every_setting_has_a_flag_or_is_listed_as_fixed() -> None:
@@ -80,7 +59,7 @@ def test_every_setting_has_a_flag_or_is_listed_as_fixed() -> None:
 
 
 def test_every_variable_that_a_page_names_is_read_by_code() -> None:
-    known = {
+    variables_read = {
         node.value
         for file in source.python_files(source.GATEWAY, source.OPERATOR, source.ROOT / "tests" / "support")
         for node in ast.walk(source.tree(file))
@@ -88,7 +67,7 @@ def test_every_variable_that_a_page_names_is_read_by_code() -> None:
     }
     for page in source.pages():
         named = set(re.findall(r"\bUSHER_[A-Z_]+\b", page.read_text("utf-8")))
-        assert named <= known, source.shown(page)
+        assert named <= variables_read, source.shown(page)
 
 
 VARIABLES_OF_SHORT_COMMANDS = {"USHER_ADMIN", "USHER_DATA", "USHER_LIMIT", "USHER_OUTPUT"}
@@ -101,11 +80,11 @@ def test_no_variable_confirms() -> None:
 
 def test_flags_have_variables_except_those_that_select_rows_or_confirm() -> None:
     for name, command in COMMANDS.items():
-        found = {variable(option) for option in options(command) if option.name != "yes"}
-        if "USHER_ADMIN" in found and name != "run":
-            assert found - {""} <= VARIABLES_OF_SHORT_COMMANDS, name
+        variables = {variable(option) for option in options(command) if option.name != "yes"}
+        if "USHER_ADMIN" in variables and name != "run":
+            assert variables - {""} <= VARIABLES_OF_SHORT_COMMANDS, name
         else:
-            assert all(each.startswith("USHER_") for each in found), name
+            assert all(each.startswith("USHER_") for each in variables), name
 
 
 def test_every_flag_has_a_help_text() -> None:

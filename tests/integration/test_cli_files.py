@@ -72,7 +72,7 @@ def test_check_reports_every_problem_with_line_and_hint(tmp_path: pathlib.Path) 
     )
     assert "2 problems" in done.stdout
     told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
-    assert [(one["line"], one["path"]) for one in told] == [(4, "spec.state"), (4, "spec.timezone")]
+    assert [(problem["line"], problem["path"]) for problem in told] == [(4, "spec.state"), (4, "spec.timezone")]
 
 
 def test_check_evaluates_expressions_on_sample_bodies(tmp_path: pathlib.Path) -> None:
@@ -119,16 +119,16 @@ def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> N
     assert "1 problem\n" in done.stdout
     assert "because of 1 mistake:" in usher("url", file, USHER_INSTALL_KEY=KEY).stderr
     told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
-    assert [one["because"] for one in told if one["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
+    assert [problem["because"] for problem in told if problem["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
 
 
 def test_many_follow_up_errors_of_one_mistake_are_counted(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
-    one = (
+    manifest = (
         "---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {name: l%d}\nspec: {tenantRef: {name: acme}}\n"
     )
     (tmp_path / "a.yaml").write_text(text.partition("---\n")[0] + "a: [\n")
-    (tmp_path / "b.yaml").write_text("".join(one % number for number in range(9)))
+    (tmp_path / "b.yaml").write_text("".join(manifest % number for number in range(9)))
     done = usher("check", tmp_path)
     assert "Listener default/l4 (" in done.stdout
     assert ") and 4 more\n" in done.stdout
@@ -205,14 +205,16 @@ def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
 
 def test_existing_url_is_printed_with_its_query() -> None:
     done = usher("url", "examples/agency", "--output", "json", USHER_INSTALL_KEY=KEY)
-    assert "https://www.stadium.example/hooks/purple.php?k=7" in [one["url"] for one in json.loads(done.stdout)["urls"]]
+    assert "https://www.stadium.example/hooks/purple.php?k=7" in [
+        entry["url"] for entry in json.loads(done.stdout)["urls"]
+    ]
 
 
 def test_url_reads_the_default_data_folder_of_the_gateway(tmp_path: pathlib.Path) -> None:
-    made = usher("url", "examples/quickstart.yaml", "--data", tmp_path / "data", "--new-key")
+    printed = usher("url", "examples/quickstart.yaml", "--data", tmp_path / "data", "--new-key")
     with contextlib.chdir(tmp_path):
-        found = RUNNER.invoke(COMMANDS, ["url", str(ROOT / "examples" / "quickstart.yaml")])
-    assert (found.exit_code, found.stdout) == (0, made.stdout)
+        printed_again = RUNNER.invoke(COMMANDS, ["url", str(ROOT / "examples" / "quickstart.yaml")])
+    assert (printed_again.exit_code, printed_again.stdout) == (0, printed.stdout)
 
 
 def test_each_command_has_help_with_an_example() -> None:

@@ -52,9 +52,9 @@ def manifests(url: str) -> list[gateways.Manifest]:
     return [gateways.TENANT, gateways.listener("first", routes), *destinations]
 
 
-def assert_each_once(found: list[receiver.Received], count: int) -> None:
-    assert sorted(json.loads(one.body)["number"] for one in found) == list(range(1, count + 1))
-    assert len({one.headers["webhook-id"] for one in found}) == count
+def assert_each_once(requests: list[receiver.Received], count: int) -> None:
+    assert sorted(json.loads(request.body)["number"] for request in requests) == list(range(1, count + 1))
+    assert len({request.headers["webhook-id"] for request in requests}) == count
 
 
 @pytest.mark.parametrize("jump", [HOUR, DAY, -HOUR, -DAY])
@@ -87,7 +87,7 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
         await sender.visits()
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert_each_once(peer.kept("/crm"), sender.count)
-        assert_each_once([one for one in peer.kept("/flaky") if one not in failed], sender.count)
+        assert_each_once([request for request in peer.kept("/flaky") if request not in failed], sender.count)
         assert_books(gateway, sender)
 
 
@@ -162,7 +162,7 @@ async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Pa
     clock = moving_clock.Clock(tmp_path / "clock")
     async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1")) as gateway:
         gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
-        found = []
+        warned = []
         for jump, flags in ((0, []), (TWENTY_YEARS, []), (TWENTY_YEARS, ["--accept-clock"]), (TWENTY_YEARS, [])):
             clock.set(jump)
             usual = gateway.flags
@@ -170,18 +170,18 @@ async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Pa
             noted = confirmed_at(gateway)
             await gateway.start()
             await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
-            found.append(await has_warning(gateway))
+            warned.append(await has_warning(gateway))
             gateway.flags = usual
             assert await gateway.terminate() == 0
-        assert found == [False, True, False, False]
+        assert warned == [False, True, False, False]
 
 
 def confirmed_at(gateway: gateways.Gateway) -> int:
     """Return the time of the last run of retention."""
     if not (gateway.data / "usher.sqlite3").exists():
         return 0
-    found = gateway.store.rows("select value from meta where name = 'confirmed_at'")
-    return int(found[0][0]) if found else 0
+    rows = gateway.store.rows("select value from meta where name = 'confirmed_at'")
+    return int(rows[0][0]) if rows else 0
 
 
 def was_pruned(gateway: gateways.Gateway, after: int) -> bool:

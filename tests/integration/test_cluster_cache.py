@@ -14,8 +14,8 @@ from usher_gateway.config import cache
 
 @pytest.fixture
 async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as found:
-        yield found
+    async with api_server.serving() as running_server:
+        yield running_server
 
 
 async def test_gateway_starts_from_its_cache_during_an_outage(
@@ -74,7 +74,7 @@ async def test_stop_writes_the_newest_set_after_an_unfinished_write(
         await closing
     kept = cache.read(tmp_path, config_samples.KEYS.cache)
     assert kept is not None
-    assert sorted(one.owner.name for one in kept) == ["a", "b"]
+    assert sorted(envelope.owner.name for envelope in kept) == ["a", "b"]
 
 
 async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

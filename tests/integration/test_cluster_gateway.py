@@ -61,9 +61,9 @@ class Running:
         status, text = await self.get("/api/config" + (f"?since={self.cursor}" if self.cursor else ""))
         assert status == 200
         assert SECRET not in text
-        found = json.loads(text)
-        self.cursor = found["cursor"]
-        return found
+        reported = json.loads(text)
+        self.cursor = reported["cursor"]
+        return reported
 
     async def status(self, name: str, body: bytes = b"{}") -> int:
         return (await gateways.post(self.gateway.port, f"/{name}", body)).status
@@ -97,8 +97,8 @@ async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIt
 
 @pytest.fixture
 async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as found:
-        yield found
+    async with api_server.serving() as running_server:
+        yield running_server
 
 
 async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
@@ -106,45 +106,45 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
 ) -> None:
     server.put(wrap(listener("a")))
     server.faults += [api_server.Answer(503)] * 1000
-    async with running(server, tmp_path) as found:
-        assert await found.status("a") == 503
-        status, text = await found.get("/readyz")
+    async with running(server, tmp_path) as running_gateway:
+        assert await running_gateway.status("a") == 503
+        status, text = await running_gateway.get("/readyz")
         assert (status, "was not read yet" in text) == (503, True)
         server.faults.clear()
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert await found.status("a") == 200
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert await running_gateway.status("a") == 200
         await server.stop()
-        assert (await found.get("/readyz"))[0] == 200
-        assert await found.status("a") == 200
+        assert (await running_gateway.get("/readyz"))[0] == 200
+        assert await running_gateway.status("a") == 200
         await server.start()
 
 
 async def test_gateway_of_a_new_install_is_ready_and_answers_503(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(lambda: found.gateway.source.status().is_empty)
-        status, text = await found.get("/readyz")
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
+        status, text = await running_gateway.get("/readyz")
         [warning] = json.loads(text)["warnings"]
         assert (status, "has no document yet" in warning) == (200, True)
-        assert await found.status("a") == 503
+        assert await running_gateway.status("a") == 503
         server.put(wrap(listener("a")))
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert await found.status("a") == 200
-        assert json.loads((await found.get("/readyz"))[1])["warnings"] == []
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert await running_gateway.status("a") == 200
+        assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
 
 
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(wrap(listener("a")))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert json.loads((await found.get("/readyz"))[1])["warnings"] == []
-        clock = found.gateway.clock
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
+        clock = running_gateway.gateway.clock
         later = clock.now() + 121 * model.MICROSECONDS
         monkeypatch.setattr(clock, "now", lambda: later)
-        status, text = await found.get("/readyz")
+        status, text = await running_gateway.get("/readyz")
         [warning] = json.loads(text)["warnings"]
         assert (status, "has answered nothing since" in warning) == (200, True)
 
@@ -152,25 +152,25 @@ async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
 async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     other = model.derive_keys(b"another" * 5)
     server.put(config_secret.envelope_of(listener("a"), "uid", other.document))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(lambda: bool(found.gateway.source.status().rejected))
-        status, text = await found.get("/readyz")
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
+        status, text = await running_gateway.get("/readyz")
         assert status == 503
         assert "another install key than this gateway's" in text
         assert model.key_fingerprint(INSTALL_KEY) in text
         assert "usher-install-key" in text
-        assert await found.status("a") == 503
+        assert await running_gateway.status("a") == 503
 
 
 async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("a")))
     crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(wrap(crm))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        first = await found.changes()
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        first = await running_gateway.changes()
         assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
-        hashes = {(one["kind"], one["key"]): one["hash"] for one in first["documents"]}
+        hashes = {(document["kind"], document["key"]): document["hash"] for document in first["documents"]}
         assert hashes == {
             ("Listener", "acme/a"): wrap(listener("a")).hash,
             ("Destination", "acme/crm"): wrap(crm).hash,
@@ -182,11 +182,11 @@ async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiSe
         server.put(second)
         told: list[Any] = []
         while not told:
-            answer = await found.changes()
+            answer = await running_gateway.changes()
             assert not answer["complete"]
             told = answer["documents"]
         assert told == [{"kind": "Listener", "key": "acme/b", "hash": second.hash, "rejected": None, "vanished": False}]
-        assert await found.status("b") == 200
+        assert await running_gateway.status("b") == 200
 
 
 async def test_rejected_vanished_and_removed_documents_are_reported(
@@ -194,41 +194,41 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
 ) -> None:
     good = wrap(listener("a"))
     name = server.put(good)
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        await found.changes()
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await running_gateway.changes()
 
         bad = listener("a", occurred_at_zone="Nowhere/At-All")
         server.put(wrap(bad))
-        [told] = await _documents(found)
+        [told] = await _documents(running_gateway)
         assert told["hash"] == good.hash
         assert "DocumentUnreadable" in told["rejected"]
-        assert await found.status("a") == 200
-        assert "usher_config_rejected 1.0" in (await found.get("/metrics"))[1]
+        assert await running_gateway.status("a") == 200
+        assert "usher_config_rejected 1.0" in (await running_gateway.get("/metrics"))[1]
 
         server.put(good)
-        [told] = await _documents(found)
+        [told] = await _documents(running_gateway)
         assert (told["hash"], told["rejected"]) == (good.hash, None)
 
         server.delete(name)
-        [told] = await _documents(found)
+        [told] = await _documents(running_gateway)
         assert (told["hash"], told["vanished"]) == (good.hash, True)
-        assert "usher_config_vanished 1.0" in (await found.get("/metrics"))[1]
-        assert await found.status("a") == 200
+        assert "usher_config_vanished 1.0" in (await running_gateway.get("/metrics"))[1]
+        assert await running_gateway.status("a") == 200
 
         server.put(tombstone(listener("a")))
         removed: list[Any] = []
         while not removed:
-            removed = (await found.changes())["removed"]
+            removed = (await running_gateway.changes())["removed"]
         assert removed == [{"kind": "Listener", "key": "acme/a"}]
-        assert await found.status("a") == 404
+        assert await running_gateway.status("a") == 404
 
 
-async def _documents(found: Running) -> list[dict[str, Any]]:
+async def _documents(running_gateway: Running) -> list[dict[str, Any]]:
     """Return the next documents that the gateway reports."""
     async with asyncio.timeout(60):
         while True:
-            if told := (await found.changes())["documents"]:
+            if told := (await running_gateway.changes())["documents"]:
                 return list(told)
 
 
@@ -237,9 +237,11 @@ async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tm
     server.put(
         wrap(documents.DestinationDocument("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),)))
     )
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        [told] = [one for one in (await found.changes())["documents"] if one["kind"] == "Destination"]
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        [told] = [
+            document for document in (await running_gateway.changes())["documents"] if document["kind"] == "Destination"
+        ]
         assert told["hash"] is None
         assert "x-key" in told["rejected"].lower()
 
@@ -251,18 +253,18 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
     tenant = documents.TenantDocument("hotels", company_id="77")
     server.put(wrap(listener("open", tenant=tenant)))
     server.put(wrap(listener("closed", authentication=authentication)))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        await found.changes()
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await running_gateway.changes()
         for number in range(9):
-            assert await found.status("open", gateways.visit(number)) == 200
-        assert await found.status("open", b"no visit") == 200
+            assert await running_gateway.status("open", gateways.visit(number)) == 200
+        assert await running_gateway.status("open", b"no visit") == 200
         stranger = {"user": {"id": 99, "venue": {"id": 7, "company": {"id": 78}}}}
-        assert await found.status("open", json.dumps(stranger).encode()) == 200
+        assert await running_gateway.status("open", json.dumps(stranger).encode()) == 200
         for _ in range(3):
-            assert await found.status("closed", gateways.visit(1)) == 401
-        await found.gateway.health.sweep()
-        told = await found.changes()
+            assert await running_gateway.status("closed", gateways.visit(1)) == 401
+        await running_gateway.gateway.health.sweep()
+        told = await running_gateway.changes()
         states = told["listeners"]
         opened, closed = states["acme/open"], states["acme/closed"]
         assert opened["receiving"] == "Receiving"
@@ -272,38 +274,38 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
         assert (opened["companyMismatch"], opened["companyMismatches"]) == (True, 1)
         assert not opened["refusing"]
         assert (closed["receiving"], closed["refusing"]) == ("NoVisitYet", True)
-        await found.gateway.health.sweep()
-        assert (await found.changes())["listeners"] == {}
+        await running_gateway.gateway.health.sweep()
+        assert (await running_gateway.changes())["listeners"] == {}
 
 
 async def test_restarted_gateway_knows_when_a_listener_was_used(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(wrap(listener("open", silence_after_seconds=3600)))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert await found.status("open", gateways.visit(1)) == 200
-        before = (await found.changes())["listeners"]["acme/open"]
-        assert before["receiving"] == "Receiving"
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        after = (await found.changes())["listeners"]["acme/open"]
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert await running_gateway.status("open", gateways.visit(1)) == 200
+        earlier = (await running_gateway.changes())["listeners"]["acme/open"]
+        assert earlier["receiving"] == "Receiving"
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        later = (await running_gateway.changes())["listeners"]["acme/open"]
         names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
-        assert [after[name] for name in names] == [before[name] for name in names]
-        assert len(after["verifiedAddresses"]) == 1
-        hour_later = found.gateway.clock.now() + 3600 * model.MICROSECONDS
-        monkeypatch.setattr(found.gateway.clock, "now", lambda: hour_later)
-        await found.gateway.health.sweep()
-        assert (await found.changes())["listeners"]["acme/open"]["receiving"] == "Silent"
+        assert [later[name] for name in names] == [earlier[name] for name in names]
+        assert len(later["verifiedAddresses"]) == 1
+        hour_later = running_gateway.gateway.clock.now() + 3600 * model.MICROSECONDS
+        monkeypatch.setattr(running_gateway.gateway.clock, "now", lambda: hour_later)
+        await running_gateway.gateway.health.sweep()
+        assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Silent"
 
 
 async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("open")))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert await found.status("open", b"{}") == 200
-        await found.gateway.health.sweep()
-        state = (await found.changes())["listeners"]["acme/open"]
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert await running_gateway.status("open", b"{}") == 200
+        await running_gateway.gateway.health.sweep()
+        state = (await running_gateway.changes())["listeners"]["acme/open"]
         assert (len(state["probedAddresses"]), state["verifiedAddresses"]) == (1, [])
 
 
@@ -312,34 +314,34 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
 ) -> None:
     fields = documents.DEFAULT_FIELDS | {"occurredAt": ("/at",)}
     server.put(wrap(listener("open", routes=(documents.Route("crm", "acme/absent"),), fields=fields)))
-    async with running(server, tmp_path) as found:
-        gateway = found.gateway
+    async with running(server, tmp_path) as running_gateway:
+        gateway = running_gateway.gateway
         await gateways.wait_until(gateway.state.configured.is_set)
-        await post_without_offset(found, 0)
+        await post_without_offset(running_gateway, 0)
         with structlog.testing.capture_logs() as logs:
             for _ in range(2):
                 await gateway.hold_reviewer.review()
         for number in range(1, 10):
-            await post_without_offset(found, number)
+            await post_without_offset(running_gateway, number)
         await gateway.health.sweep()
-        state = (await found.changes())["listeners"]["acme/open"]
+        state = (await running_gateway.changes())["listeners"]["acme/open"]
         assert state["heldDeliveries"] == [{"route": "crm", "reason": "DestinationNotFound"}]
         assert state["timesUntrusted"]
         (line,) = [line for line in logs if line["event"] == "deliveries_held"]
         assert (line["listener"], line["reason"], line["count"]) == ("acme/open", "DestinationNotFound", 1)
 
 
-async def post_without_offset(found: Running, number: int) -> None:
+async def post_without_offset(running_gateway: Running, number: int) -> None:
     body = json.loads(gateways.visit(number)) | {"at": "2026-11-26T12:00:00"}
-    assert await found.status("open", json.dumps(body).encode()) == 200
+    assert await running_gateway.status("open", json.dumps(body).encode()) == 200
 
 
 async def test_new_listener_is_not_silent(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(wrap(listener("old")))
-    async with running(server, tmp_path) as found:
-        gateway = found.gateway
+    async with running(server, tmp_path) as running_gateway:
+        gateway = running_gateway.gateway
         await gateways.wait_until(gateway.state.configured.is_set)
         await gateway.health.sweep()
         two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
@@ -347,8 +349,11 @@ async def test_new_listener_is_not_silent(
         server.put(wrap(listener("new")))
         await gateways.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
         await gateway.health.sweep()
-        told = (await found.changes())["listeners"]
-        assert {key: one["receiving"] for key, one in told.items()} == {"acme/old": "Silent", "acme/new": "NoVisitYet"}
+        told = (await running_gateway.changes())["listeners"]
+        assert {key: state["receiving"] for key, state in told.items()} == {
+            "acme/old": "Silent",
+            "acme/new": "NoVisitYet",
+        }
 
 
 async def test_gateway_without_the_install_key_does_not_start(
@@ -369,7 +374,7 @@ async def test_first_caller_after_a_pause_gets_every_state(
     monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(health, "_READER_TIMEOUT_SECONDS", 0.0)
     server.put(wrap(listener("open")))
-    async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.state.configured.is_set)
-        assert await found.status("open", gateways.visit(1)) == 200
-        assert (await found.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"
+    async with running(server, tmp_path) as running_gateway:
+        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert await running_gateway.status("open", gateways.visit(1)) == 200
+        assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

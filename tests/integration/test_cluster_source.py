@@ -17,8 +17,8 @@ from usher_gateway.kube import access, client
 
 @pytest.fixture
 async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as found:
-        yield found
+    async with api_server.serving() as running_server:
+        yield running_server
 
 
 async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
@@ -92,10 +92,10 @@ async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, 
         seconds, names = [], ["a"]
         for name in ("b", "c", "d", "e", "f"):
             names.append(name)
-            before = time.monotonic()
+            published_at = time.monotonic()
             server.put(followers.wrap(config_samples.listener(name)))
             await follower.until_runs(*names)
-            seconds.append(time.monotonic() - before)
+            seconds.append(time.monotonic() - published_at)
         assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
         server.put(followers.tombstone(config_samples.listener("a")))
         await follower.until_runs(*names[1:])
@@ -238,10 +238,10 @@ async def test_failed_request_is_retried(
 async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.faults.append(api_server.Answer(429, headers={"Retry-After": "1"}))
-    before = time.monotonic()
+    started_at = time.monotonic()
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
-        assert time.monotonic() - before >= 1
+        assert time.monotonic() - started_at >= 1
         assert len(server.lists) == 2
 
 
@@ -397,9 +397,9 @@ async def test_costly_expressions_of_one_namespace_delay_no_other(
         server.put(followers.wrap(config_samples.listener("b")))
         await follower.until(lambda: "noisy/costly9" in follower.snapshots[-1].listeners)
         assert any(
-            one.listeners["acme/a"].routes == routes and "acme/b" in one.listeners
-            for one in follower.snapshots
-            if "noisy/costly9" not in one.listeners
+            snapshot.listeners["acme/a"].routes == routes and "acme/b" in snapshot.listeners
+            for snapshot in follower.snapshots
+            if "noisy/costly9" not in snapshot.listeners
         )
 
 
@@ -416,4 +416,4 @@ async def test_newest_version_of_a_waiting_document_counts(
         server.put(followers.tombstone(config_samples.listener("removed", namespace="noisy")))
         await follower.until_runs("a", "edited", "first")
         assert follower.snapshots[-1].listeners["noisy/edited"] == edited
-        assert not any("noisy/removed" in one.listeners for one in follower.snapshots)
+        assert not any("noisy/removed" in snapshot.listeners for snapshot in follower.snapshots)

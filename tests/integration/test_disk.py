@@ -39,8 +39,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver() as made:
-        yield made
+    async with receiver.Receiver() as running_receiver:
+        yield running_receiver
 
 
 def unmount(folder: Path) -> None:
@@ -184,10 +184,10 @@ async def test_attempts_stop_below_their_bound_and_resume_above(
         ballast = fill(small_disk, leave_bytes=4_000_000)
 
         async def is_kept() -> bool:
-            before = gateway.store.count("deliveries where state = 1")
+            delivered_before = gateway.store.count("deliveries where state = 1")
             assert await poster.post() == 200
             await asyncio.sleep(0.1)
-            return gateway.store.count("deliveries where state = 1") == before
+            return gateway.store.count("deliveries where state = 1") == delivered_before
 
         await gateways.wait_until(is_kept, 60, "the stop of attempts")
         ballast.unlink()
@@ -294,7 +294,7 @@ async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: re
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     key = gateway.data / "install.key"
-    before = key.read_bytes()
+    key_bytes = key.read_bytes()
     key.unlink()
     if not gone:
         other = "YW5vdGhlciBrZXkgb2YgYXQgbGVhc3QgdGhpcnR5LXR3byBieXRlcw=="
@@ -305,7 +305,7 @@ async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: re
         code = await launch_and_wait(gateway)
     refuses(gateway, code, "install key")
     assert not key.exists()
-    key.write_bytes(before)
+    key.write_bytes(key_bytes)
     await gateway.start()
     assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
     await gateway.close()

@@ -106,10 +106,10 @@ async def test_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
         seconds, names = [], ["a"]
         for name in ("b", "c", "d", "e", "f"):
             names.append(name)
-            before = time.monotonic()
-            file.write_text(TENANT + "".join(listener(one) for one in names))
+            written_at = time.monotonic()
+            file.write_text(TENANT + "".join(listener(written_name) for written_name in names))
             await follower.until(has(*names))
-            seconds.append(time.monotonic() - before)
+            seconds.append(time.monotonic() - written_at)
         assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
         await follower.until_told(
             lambda: set(follower.touched()) == {("Listener", f"default/{name}") for name in names}
@@ -125,7 +125,7 @@ async def test_pipe_among_the_files_does_not_block(tmp_path: pathlib.Path) -> No
         try:
             (tmp_path / "a.yaml").write_text(TENANT + listener("a", "Suspended"))
             await follower.until(suspended("a"))
-            assert [found.file for found in follower.source.status().rejected] == [str(pipe)]
+            assert [problem.file for problem in follower.source.status().rejected] == [str(pipe)]
         finally:
             os.close(os.open(pipe, os.O_RDWR))  # unblocks a reader that waits for the pipe
 
@@ -190,7 +190,7 @@ async def test_bad_edit_keeps_the_last_good_version(tmp_path: pathlib.Path) -> N
         await follower.until(has("a", "b"))
         bad.write_text(TENANT + listener("a").replace("tenantRef", "tenantref"))
         await follower.until_told(lambda: bool(follower.source.configuration.rejected))
-        assert {found.line for found in follower.source.configuration.rejected} == {8}
+        assert {problem.line for problem in follower.source.configuration.rejected} == {8}
         good.write_text(listener("b", "Suspended"))
         snapshot = await follower.until(suspended("b"))
         assert has("a", "b")(snapshot)
@@ -275,7 +275,7 @@ async def test_unreadable_file_keeps_its_objects(tmp_path: pathlib.Path) -> None
         second.symlink_to("nowhere.yaml")
         first.write_text(TENANT + listener("a", "Suspended"))
         assert has("a", "b")(await follower.until(suspended("a")))
-        assert any(found.file == str(second) for found in follower.source.configuration.rejected)
+        assert any(problem.file == str(second) for problem in follower.source.configuration.rejected)
 
 
 async def test_file_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:

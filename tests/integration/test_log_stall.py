@@ -21,9 +21,9 @@ VISITS = 100
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
     """A destination that rejects every delivery, so that each one is dead at once and logs a line."""
-    async with receiver.Receiver() as made:
-        made.set_behaviour("/crm", receiving.Behaviour(status=400))
-        yield made
+    async with receiver.Receiver() as running_receiver:
+        running_receiver.set_behaviour("/crm", receiving.Behaviour(status=400))
+        yield running_receiver
 
 
 @pytest.fixture

@@ -66,9 +66,9 @@ async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
 TENANT = (("tenant", "acme"), ("tenant_namespace", "agency"))
 
 
-def words(label: str, found: dict[tuple[tuple[str, str], ...], float]) -> dict[str, float]:
+def words(label: str, series: dict[tuple[tuple[str, str], ...], float]) -> dict[str, float]:
     """Values by one label, for series that have no other labels than it and the tenant's."""
-    return {dict(labels)[label]: value for labels, value in found.items() if set(TENANT) <= set(labels)}
+    return {dict(labels)[label]: value for labels, value in series.items() if set(TENANT) <= set(labels)}
 
 
 async def test_counters_of_alerts_are_zero_before_the_first_event(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path
             await gateway.wait_configured()
             assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
             await support.wait_until(lambda: words("outcome", values(gateway, "usher_deliveries_total"))["dead"] == 1.0)
-            before = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
+            last_arrival = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
         async with support.running(tmp_path, manifests) as gateway:
             await gateway.wait_configured()
             await support.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
-            after = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
-    assert after == before > 1_700_000_000
+            last_arrival_after_restart = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
+    assert last_arrival_after_restart == last_arrival > 1_700_000_000
 
 
 async def test_quota_and_silence_of_a_tenant(tmp_path: Path) -> None:

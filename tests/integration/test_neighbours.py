@@ -22,8 +22,8 @@ EXPIRES_SECONDS = 300
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as made:
-        yield made
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as running_receiver:
+        yield running_receiver
 
 
 def crm(peer: receiver.Receiver, **http: Any) -> gateways.Manifest:
@@ -50,18 +50,18 @@ async def post_visits(gateway: gateways.Gateway | app.Gateway, numbers: Sequence
 
 def holds_of(gateway: gateways.Gateway) -> dict[str, int]:
     """Return the number of held deliveries by reason."""
-    found = gateway.store.rows("select hold, count(*) from deliveries where state = 0 and hold > 0 group by hold")
-    return {model.HoldReason(hold).name: count for hold, count in found}
+    counts = gateway.store.rows("select hold, count(*) from deliveries where state = 0 and hold > 0 group by hold")
+    return {model.HoldReason(hold).name: count for hold, count in counts}
 
 
 def states_of(gateway: gateways.Gateway) -> dict[str, int]:
     """Return the number of deliveries by state."""
-    found = gateway.store.rows("select state, count(*) from deliveries group by state")
-    return {model.DeliveryState(state).name: count for state, count in found}
+    counts = gateway.store.rows("select state, count(*) from deliveries group by state")
+    return {model.DeliveryState(state).name: count for state, count in counts}
 
 
-async def wait_for(found: Callable[[], object], wanted: object, seconds: float = 60) -> None:
-    await gateways.wait_until(lambda: found() == wanted, seconds, f"{wanted}, but {found()},")
+async def wait_for(measure: Callable[[], object], expected: object, seconds: float = 60) -> None:
+    await gateways.wait_until(lambda: measure() == expected, seconds, f"{expected}, but {measure()},")
 
 
 # One bad destination among many good ones
@@ -86,12 +86,12 @@ async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: P
         mine = names[number::10]
         manifests.append(gateways.listener(f"l{number}", [gateways.route(name, name) for name in [*mine, *bad]]))
     manifests += [gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 10}) for name in [*names, *bad]]
-    for name, wanted in zip(bad, BAD, strict=True):
-        peer.set_behaviour(f"/{name}", wanted)
+    for name, behaviour in zip(bad, BAD, strict=True):
+        peer.set_behaviour(f"/{name}", behaviour)
     visits = 20
     async with gateways.Gateway(tmp_path, manifests) as gateway:
         await gateway.start()
-        before = gateway.resident_bytes
+        bytes_before = gateway.resident_bytes
         slowest = 0.0
         for number in range(visits):
             replies = await asyncio.gather(
@@ -105,7 +105,7 @@ async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: P
 
         await gateways.wait_until(all_healthy_served, 120, "everything at the healthy ones")
         assert slowest < 8
-        assert gateway.resident_bytes - before < 200_000_000
+        assert gateway.resident_bytes - bytes_before < 200_000_000
         assert states_of(gateway).get("Dead", 0) == 0
         assert gateway.store.count("deliveries") == visits * (HEALTHY + 10 * len(BAD))
 
@@ -176,10 +176,10 @@ async def test_edit_that_stops_deliveries_holds_them_until_another_edit(
                 return holds_of(gateway) == {reason: gateway.store.open_deliveries()}
 
             await gateways.wait_until(is_held, 60, f"a hold {reason}")
-            before = peer.counts("/crm").received
+            received_before = peer.counts("/crm").received
             gateway.configure([*hook(), crm(peer)])
             await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, f"the end of {reason}")
-            assert peer.counts("/crm").received > before
+            assert peer.counts("/crm").received > received_before
         assert states_of(gateway) == {"Delivered": gateway.store.count("arrivals")}
         assert peer.counts("/crm").duplicates == 0
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from integration import test_kill
 from postgresql.server import PostgresServer
-from support import certificates, databases, gateways, leaks
+from support import certificates, databases, gateways, kills, leaks
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
@@ -18,21 +17,16 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 PASSWORD = "correct-horse-battery"
 
 
-def manifests(url: str) -> list[gateways.Manifest]:
-    routes = [gateways.route("crm", "crm")]
-    return [gateways.TENANT, gateways.listener("wifi", routes), gateways.destination("crm", f"{url}/crm")]
-
-
 @pytest.mark.timeout(180)
 async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, database: str) -> None:
-    await test_kill.one_round(tmp_path, 0, database)
+    await kills.one_round(tmp_path, 0, database)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1030))
 @pytest.mark.timeout(180)
 async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int, database: str) -> None:
-    await test_kill.one_round(tmp_path, seed, database)
+    await kills.one_round(tmp_path, seed, database)
 
 
 async def test_two_gateways_make_one_visit_of_an_arrival_at_both(tmp_path: Path, database: str) -> None:
@@ -41,7 +35,7 @@ async def test_two_gateways_make_one_visit_of_an_arrival_at_both(tmp_path: Path,
         places = [tmp_path / name for name in ("first", "second")]
         for place in places:
             place.mkdir()
-        first, second = [gateways.Gateway(place, manifests(peer.url), database=database) for place in places]
+        first, second = [gateways.Gateway(place, gateways.one_route(peer.url), database=database) for place in places]
         async with first, second:
             await first.start(USHER_INSTALL_KEY=KEY)
             await second.start(USHER_INSTALL_KEY=KEY)
@@ -65,7 +59,7 @@ async def test_stop_hands_deliveries_to_the_gateway_that_stays(tmp_path: Path, d
         place.mkdir()
     async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
         first, second = [
-            gateways.Gateway(place, manifests(url), database=database)
+            gateways.Gateway(place, gateways.one_route(url), database=database)
             for place, url in zip(places, ("http://127.0.0.1:1", peer.url), strict=True)
         ]
         async with first, second:
@@ -90,7 +84,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, server: PostgresServer) -> None:
-    gateway = gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn())
+    gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn())
     async with gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
@@ -113,7 +107,7 @@ async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, s
 
 
 async def test_visits_get_503_in_time_while_the_server_could_lose_them(tmp_path: Path, server: PostgresServer) -> None:
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
         await asyncio.to_thread(server.execute, "alter system set fsync = off")
@@ -145,7 +139,7 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
     file.write_text(f"{PASSWORD}\n")
     address = f"postgresql://keeper@127.0.0.1:{server.port}/postgres"
     flags = ["--store", address, "--store-password-file", str(file)]
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), *flags) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), *flags) as gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
         assert await gateway.terminate() == 0
@@ -153,7 +147,7 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
     folder = tmp_path / "wrong"
     folder.mkdir()
     wrong = address.replace("keeper@", f"keeper:{PASSWORD}x@")
-    async with gateways.Gateway(folder, manifests("http://127.0.0.1:1"), "--store", wrong) as gateway:
+    async with gateways.Gateway(folder, gateways.one_route("http://127.0.0.1:1"), "--store", wrong) as gateway:
         await gateway.launch()
         assert await gateway.exit_code() == 2
         assert PASSWORD not in gateway.log.read_text()
@@ -163,7 +157,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
     tmp_path: Path, server: PostgresServer
 ) -> None:
     await asyncio.to_thread(server.stop)
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
         await gateway.launch()
 
         async def is_waiting() -> bool:
@@ -198,7 +192,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
 async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) -> None:
     address = f"postgresql://keeper:{PASSWORD}@127.0.0.1:1/usher"
     leaks.SECRETS.add(PASSWORD)
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", address) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
         await gateways.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
         assert await gateway.terminate() == 0
@@ -212,7 +206,7 @@ async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
     certificate, _ = certificates.make("authority")
     authority = tmp_path / "authority.crt"
     authority.write_bytes(certificate)
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
         await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
         assert await gateway.exit_code() == 2
         assert "fails the check of its certificate: it has no TLS" in gateway.log.read_text()
@@ -220,7 +214,7 @@ async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
 
 async def test_gateway_starts_without_names_and_warns_of_them(tmp_path: Path, database: str) -> None:
     """Early releases left such databases. Deliveries of an unknown route are held."""
-    gateway = gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), database=database)
+    gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), database=database)
     async with gateway:
         await gateway.start(USHER_INSTALL_KEY=KEY)
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement

@@ -93,7 +93,7 @@ class Load:
         async def names_since() -> set[str]:
             return {name for name, number in self.acknowledged if number > first}
 
-        await waiting.until(names_since, lambda found: found >= names, limit_seconds=120)
+        await waiting.until(names_since, lambda names_acknowledged: names_acknowledged >= names, limit_seconds=120)
 
     async def finish(self) -> None:
         self._is_over = True
@@ -119,7 +119,7 @@ async def replicating(primary: PostgresServer) -> None:
         rows = await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
         return [str(state) for (state,) in rows]
 
-    await waiting.until(states, lambda found: found == ["sync"])
+    await waiting.until(states, lambda current_states: current_states == ["sync"])
 
 
 async def name_written(primary: PostgresServer, name: str) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from integration.test_postgresql_gateway import manifests
 from support import databases, gateways, slow_proxy
 from usher_gateway import model
 
@@ -70,12 +69,12 @@ class Sender:
 @contextlib.asynccontextmanager
 async def sending(folder: Path, database: str, address: str = "") -> AsyncIterator[Sender]:
     """Run a gateway that has accepted a visit, with a destination that does not answer."""
-    nowhere = manifests("http://127.0.0.1:1")
+    nowhere = gateways.one_route("http://127.0.0.1:1")
     if address:
-        made = gateways.Gateway(folder, nowhere, "--store", address, "--no-migrate")
+        unstarted = gateways.Gateway(folder, nowhere, "--store", address, "--no-migrate")
     else:
-        made = gateways.Gateway(folder, nowhere, database=database)
-    async with made as gateway:
+        unstarted = gateways.Gateway(folder, nowhere, database=database)
+    async with unstarted as gateway:
         await gateway.start()
         sender = Sender(gateway)
         assert await sender.is_accepted()

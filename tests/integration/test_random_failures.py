@@ -152,10 +152,10 @@ def snapshot(chance: random.Random, *, healthy: bool) -> documents.Snapshot:
         if healthy or chance.random() < 0.8:
             state: Any = "Active" if healthy or chance.random() < 0.8 else "Paused"
             timeout = 30 if healthy else 10
-            one = ingest_samples.destination(
+            destination = ingest_samples.destination(
                 name=name, url=f"https://peer.test/{name}", state=state, timeout_seconds=timeout, concurrency=3
             )
-            destinations[one.key] = one
+            destinations[destination.key] = destination
     return documents.Snapshot(listeners, destinations)
 
 
@@ -220,9 +220,9 @@ class GatewayRun:
         self.tasks = [asyncio.create_task(job) for job in jobs]
 
     def apply(self, *, healthy: bool = False) -> None:
-        found = snapshot(self.scenario.chance, healthy=healthy)
-        self.registry.apply(found, asyncio.get_running_loop().time())
-        self.dispatcher.apply(found)
+        new_snapshot = snapshot(self.scenario.chance, healthy=healthy)
+        self.registry.apply(new_snapshot, asyncio.get_running_loop().time())
+        self.dispatcher.apply(new_snapshot)
 
     async def _review(self) -> None:
         while True:
@@ -430,14 +430,14 @@ def check_ledger(scenario: Scenario) -> None:
     ):
         body = encodings.unpack_body(stored)
         kept[f"{size}".encode() if reason else bytes(body)] += 1
-    wanted: collections.Counter[bytes] = collections.Counter()
+    expected: collections.Counter[bytes] = collections.Counter()
     for body, count in scenario.acknowledged.items():
         fields = json.loads(body)
         if fields:
             is_kept = "user" in fields and fields["filler"] != "poison" and len(body) <= 2_500
-            wanted[body if is_kept else f"{len(body)}".encode()] += count
-    assert wanted - kept == {}
-    assert wanted
+            expected[body if is_kept else f"{len(body)}".encode()] += count
+    assert expected - kept == {}
+    assert expected
 
 
 def check_deliveries(scenario: Scenario, *, crashes: bool) -> None:

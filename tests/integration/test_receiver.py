@@ -114,7 +114,7 @@ async def test_success_header_is_sent_with_2xx_only(session: aiohttp.ClientSessi
 
 
 @pytest.mark.parametrize(
-    ("wanted", "name", "value"),
+    ("behaviour", "name", "value"),
     [
         (simulator.Behaviour(status=429, retry_after="30"), "Retry-After", "30"),
         (simulator.Behaviour(status=307, location="https://h.example/"), "Location", "https://h.example/"),
@@ -122,11 +122,11 @@ async def test_success_header_is_sent_with_2xx_only(session: aiohttp.ClientSessi
     ],
 )
 async def test_answer_has_the_configured_status_and_headers(
-    receiving: simulator.Receiver, session: aiohttp.ClientSession, wanted: simulator.Behaviour, name: str, value: str
+    receiving: simulator.Receiver, session: aiohttp.ClientSession, behaviour: simulator.Behaviour, name: str, value: str
 ) -> None:
-    receiving.set_behaviour("/x", wanted)
+    receiving.set_behaviour("/x", behaviour)
     async with session.post(f"{receiving.url}/x", allow_redirects=False) as response:
-        assert (response.status, response.headers[name]) == (wanted.status, value)
+        assert (response.status, response.headers[name]) == (behaviour.status, value)
 
 
 async def test_temporary_behaviour_ends_by_itself(
@@ -278,9 +278,9 @@ class _Command:
         )  # fmt: skip
         assert self._process.stderr is not None
         line = (await asyncio.wait_for(self._process.stderr.readline(), 60)).decode()
-        found = re.search(r"http://\S+?:\d+", line)
-        assert found, line
-        self.url = found[0]
+        url = re.search(r"http://\S+?:\d+", line)
+        assert url, line
+        self.url = url[0]
         return self
 
     async def end(self) -> tuple[int, str]:

@@ -23,18 +23,18 @@ async def test_retention_uses_the_meter_months_of_the_tenant(tmp_path: Path, mon
         ),
         {},
     )
-    seen: list[Mapping[str, int] | None] = []
+    months_of_prunes: list[Mapping[str, int] | None] = []
 
     async def prune(now: int, meter_months: Mapping[str, int] | None = None) -> int:
         assert now
-        seen.append(meter_months)
+        months_of_prunes.append(meter_months)
         return 0
 
     monkeypatch.setattr(gateway.store, "prune", prune)
     running = asyncio.create_task(gateway.run())
     try:
-        await gateways.wait_until(lambda: seen)
+        await gateways.wait_until(lambda: months_of_prunes)
     finally:
         gateway.stop()
         await running
-    assert seen[0] == {"agency/acme": 60}
+    assert months_of_prunes[0] == {"agency/acme": 60}

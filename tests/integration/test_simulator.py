@@ -160,19 +160,21 @@ async def _repair(listener: simulator.Receiver, after: int) -> None:
 
 async def test_hook_with_failures_only_is_disabled(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", _down(503))
-    seen: list[bool] = []
+    disabled_so_far: list[bool] = []
     settings = _settings(
         f"{listener.url}/hook",
         pattern=simulator.Pattern(authentications=30, duration_seconds=72 * 3600, curve=simulator.FLAT),
         disable_seconds=12 * 3600.0,
     )
-    result = await simulator.Simulator(settings, lambda so_far: seen.append(so_far.listeners[0].disabled)).run()
+    result = await simulator.Simulator(
+        settings, lambda so_far: disabled_so_far.append(so_far.listeners[0].disabled)
+    ).run()
     (counted,) = result.listeners
     _assert_balanced(counted)
     assert counted.disabled
     assert 0 < counted.never_sent < 30
     assert listener.counts("/hook").received == counted.sent
-    assert any(seen)
+    assert any(disabled_so_far)
     assert "DISABLED" in simulator.judge_books(counted, simulator.SimulationContext()).lines[1]
 
 
@@ -318,10 +320,12 @@ class Certificates:
 
 @pytest.fixture
 async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Certificates]]:
-    made = Certificates(tmp_path)
-    settings = simulator.ReceiverSettings(usual=HONEST, tls_certificate=str(made.certificate), tls_key=str(made.key))
+    certificates = Certificates(tmp_path)
+    settings = simulator.ReceiverSettings(
+        usual=HONEST, tls_certificate=str(certificates.certificate), tls_key=str(certificates.key)
+    )
     async with simulator.Receiver(settings) as receiving:
-        yield receiving, made
+        yield receiving, certificates
 
 
 @pytest.mark.parametrize(
@@ -336,11 +340,11 @@ async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Cert
 async def test_certificate_must_be_valid_for_the_host_of_the_url(
     secure: tuple[simulator.Receiver, Certificates], host: str, trust: str, fails: bool
 ) -> None:
-    receiving, made = secure
+    receiving, certificates = secure
     counted = await _run(
         f"https://{host}/hook",
         connect=("127.0.0.1", receiving.port),
-        ca=str(made.ca) if trust == "ca" else "",
+        ca=str(certificates.ca) if trust == "ca" else "",
         tls="Insecure" if trust == "insecure" else "Verify",
         patience_seconds=0.0,
     )

@@ -25,8 +25,8 @@ from usher_gateway.store.sqlite import writer
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver() as made:
-        yield made
+    async with receiver.Receiver() as running_receiver:
+        yield running_receiver
 
 
 def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:
@@ -153,17 +153,17 @@ async def test_first_visit_after_a_start_is_accepted(tmp_path: Path, peer: recei
 async def test_parts_start_and_stop_in_the_documented_order(
     tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    order: list[str] = []
 
     def watch(owner: Any, name: str, word: str, *, after: bool = False) -> None:
         original = getattr(owner, name)
 
         async def watched(*arguments: Any, **named: Any) -> Any:
             if not after:
-                seen.append(word)
+                order.append(word)
             result = await original(*arguments, **named)
             if after:
-                seen.append(word)
+                order.append(word)
             return result
 
         monkeypatch.setattr(owner, name, watched)
@@ -176,9 +176,9 @@ async def test_parts_start_and_stop_in_the_documented_order(
     watch(DestinationClient, "close", "sender closed", after=True)
     async with gateways.running(tmp_path, manifests(peer)) as gateway:
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
-        assert seen == ["store opened", "public port opened"]
-        seen.clear()
-    assert seen[:4] == ["connections drained", "attempts ended", "sender closed", "store closed"]
+        assert order == ["store opened", "public port opened"]
+        order.clear()
+    assert order[:4] == ["connections drained", "attempts ended", "sender closed", "store closed"]
 
 
 async def test_port_in_use_is_reported_and_leaves_nothing_behind(tmp_path: Path, peer: receiver.Receiver) -> None:

@@ -40,14 +40,14 @@ def of_gateway(metric: str, fires: str, quiet: str) -> Case:
 
 def of_tenant(metric: str, fires: str, quiet: str, **labels: str) -> Case:
     """The case of an alert on one series of a tenant, without the instance."""
-    one = series(metric, **TENANT, **labels)
-    return Case(fires={one: fires}, quiet={one: quiet}, labels={**TENANT, **labels})
+    tenant_series = series(metric, **TENANT, **labels)
+    return Case(fires={tenant_series: fires}, quiet={tenant_series: quiet}, labels={**TENANT, **labels})
 
 
 def of_operator(metric: str, fires: str, quiet: str, *, is_time: bool = False, **labels: str) -> Case:
     """The case of an alert on one series of the operator, without the instance."""
-    one = series(f"usher_operator_{metric}", **labels)
-    return Case(fires={one: fires}, quiet={one: quiet}, labels=labels, is_time=is_time)
+    operator_series = series(f"usher_operator_{metric}", **labels)
+    return Case(fires={operator_series: fires}, quiet={operator_series: quiet}, labels=labels, is_time=is_time)
 
 
 def arrivals(counted_as: str) -> str:
@@ -197,13 +197,13 @@ def expect(alert: str, series: list[dict[str, str]], labels: dict[str, str] | No
     name, _, severity = alert.partition("/")
     firing = {"__name__": "ALERTS", "alertname": name, "alertstate": "firing", "severity": severity}
     shown = [f'{key}="{value}"' for key, value in sorted((firing | (labels or {})).items()) if key != "__name__"]
-    wanted = [{"labels": f"ALERTS{{{','.join(shown)}}}", "value": 1}] if labels is not None else []
+    expected_samples = [{"labels": f"ALERTS{{{','.join(shown)}}}", "value": 1}] if labels is not None else []
     query = f'ALERTS{{alertname="{name}",alertstate="firing",severity="{severity}"}}'
     return {
         "interval": "1m",
         "input_series": series,
         "promql_expr_test": [
-            {"expr": query, "eval_time": f"{minute}m", "exp_samples": wanted} for minute in sorted(at)
+            {"expr": query, "eval_time": f"{minute}m", "exp_samples": expected_samples} for minute in sorted(at)
         ],
     }
 
@@ -219,9 +219,9 @@ def test_each_alert_has_a_case() -> None:
 @pytest.mark.parametrize("alert", CASES)
 def test_alert_fires_after_its_time_and_after_a_restart(alert: str, tmp_path: Path) -> None:
     case = CASES[alert]
-    made = with_restart(case.fires)
-    waits = expect(alert, made, None, 0)
-    fires = expect(alert, made, case.labels, BEFORE - 1, BEFORE + GAP + AFTER - 1)
+    restarted = with_restart(case.fires)
+    waits = expect(alert, restarted, None, 0)
+    fires = expect(alert, restarted, case.labels, BEFORE - 1, BEFORE + GAP + AFTER - 1)
     assert promtool.test(tmp_path, alert, [waits, fires]) == ""
 
 
@@ -231,8 +231,8 @@ def test_alert_does_not_fire_without_cause(alert: str, tmp_path: Path) -> None:
     quiet = CASES[alert].quiet
     cases = [] if CASES[alert].is_time else [expect(alert, with_reset(quiet), None, *RESTARTED)]
     if CASES[alert].is_time:
-        made = [{"series": name, "values": f"{value}x{BEFORE + GAP + AFTER}"} for name, value in quiet.items()]
-        cases.append(expect(alert, made, None, *RESTARTED))
+        steady = [{"series": name, "values": f"{value}x{BEFORE + GAP + AFTER}"} for name, value in quiet.items()]
+        cases.append(expect(alert, steady, None, *RESTARTED))
     elif not CASES[alert].fires_when_absent:
         cases.append(expect(alert, with_restart(quiet), None, *RESTARTED))
     assert promtool.test(tmp_path, alert, cases) == ""
@@ -250,10 +250,10 @@ def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Pat
     """Each gateway knows only the arrivals that reached it."""
     metric = "usher_tenant_silent_listeners"
     heard = [
-        {"series": f'{metric}{{instance="{one}",tenant="acme"}}', "values": f"{count}x60"}
-        for one, count in (("a", "1+0"), ("b", "0+0"))
+        {"series": f'{metric}{{instance="{instance}",tenant="acme"}}', "values": f"{count}x60"}
+        for instance, count in (("a", "1+0"), ("b", "0+0"))
     ]
-    silent = [{**one, "values": "1+0x60"} for one in heard]
+    silent = [{**gateway_series, "values": "1+0x60"} for gateway_series in heard]
     alert = "ListenerSilent/warning"
     cases = [expect(alert, heard, None, 30), expect(alert, silent, {"tenant": "acme"}, 30)]
     assert promtool.test(tmp_path, alert, cases) == ""

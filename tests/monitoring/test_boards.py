@@ -36,15 +36,15 @@ def parsed(expr: str) -> promql_parser.Expr:
 
 def selectors(expr: str) -> list[promql_parser.VectorSelector]:
     """Every selector of an expression."""
-    found: list[promql_parser.VectorSelector] = []
+    visited: list[promql_parser.VectorSelector] = []
 
     def visit(node: promql_parser.Expr) -> bool:
         if isinstance(node, promql_parser.VectorSelector):
-            found.append(node)
+            visited.append(node)
         return True
 
     promql_parser.walk(parsed(expr), visit)
-    return found
+    return visited
 
 
 def test_files_are_written_by_make_dashboards() -> None:
@@ -140,7 +140,7 @@ def test_counters_are_queried_by_their_rate(expr: str) -> None:
 
     ranged: set[str] = set()
     promql_parser.walk(parsed(expr), visit)
-    counters = {str(one.name) for one in selectors(expr) if LISTED.get(str(one.name)) == "counter"}
+    counters = {str(selector.name) for selector in selectors(expr) if LISTED.get(str(selector.name)) == "counter"}
     assert counters <= ranged
 
 
@@ -148,7 +148,7 @@ def test_counters_are_queried_by_their_rate(expr: str) -> None:
 def test_panel_selects_by_the_variables_of_its_board(uid: str, panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for selector in selectors(target["expr"]):
-            matched = {str(one.name): one.value for one in selector.matchers.matchers}
+            matched = {str(matcher.name): matcher.value for matcher in selector.matchers.matchers}
             assert matched["job"] == "$job"
         ranges = re.findall(r"\[(\S+?)\]", target["expr"])
         assert set(ranges) <= {"$__rate_interval", "1h", "24h"}, "a rate follows the resolution of the board"

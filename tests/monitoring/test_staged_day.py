@@ -41,7 +41,7 @@ async def test_staged_day_fires_its_alerts_and_fills_every_panel(tmp_path: Path)
             labels = "destination" if name == "DestinationDown" else "tenant"
             await prometheus.wait_for(f'ALERTS{{alertname="{name}",{labels}="{about}",alertstate="firing"}}')
         fired = {name_of(alert) for alert in await prometheus.fired(begun)} - staged_day.POSSIBLE
-        assert {one for one in fired if one[0] not in server.OF_THE_MACHINE} == staged_day.EXPECTED
+        assert {alert for alert in fired if alert[0] not in server.OF_THE_MACHINE} == staged_day.EXPECTED
         for board in BOARDS.values():
             for panel in board["panels"]:
                 for target in panel["targets"]:

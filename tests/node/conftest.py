@@ -84,8 +84,8 @@ def release(site: sites.Site, request: pytest.FixtureRequest) -> Iterator[releas
 def webhook(release: releases.Release) -> Iterator[webhooks.Webhook]:
     """A listener behind an Ingress with a certificate, ready for visits."""
     with contextlib.ExitStack() as stack:
-        made = webhooks.Webhook(release)
-        stack.callback(made.remove)
-        made.create()
-        made.wait_ready()
-        yield made
+        new_webhook = webhooks.Webhook(release)
+        stack.callback(new_webhook.remove)
+        new_webhook.create()
+        new_webhook.wait_ready()
+        yield new_webhook

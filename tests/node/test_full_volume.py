@@ -42,9 +42,9 @@ def test_full_volume_refuses_visits_until_it_has_space_again(
         while True:  # until nothing is left, whatever the gateway writes meanwhile
             file.write(bytes(1 << 20))
     waiting.poll(is_refused, limit_seconds=150)
-    before = refusals(release)
+    refusals_before = refusals(release)
     sender = webhook.start_visits(50, "--no-validate")
-    waiting.poll(lambda: refusals(release), lambda seen: seen > before)
+    waiting.poll(lambda: refusals(release), lambda refused: refused > refusals_before)
     filler.unlink()
     sent = sender.wait()
     assert sent["retries"] > 0

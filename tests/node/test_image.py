@@ -71,13 +71,13 @@ def gateway(image: images.Image) -> Iterator[subprocess.Popen[str]]:
 
 def test_gateway_serves_and_stops_on_a_read_only_root(gateway: subprocess.Popen[str]) -> None:
     assert gateway.stdout is not None
-    seen = []
+    lines = []
     for line in gateway.stdout:
-        seen.append(line)
+        lines.append(line)
         if '"gateway_started"' in line:
             break
-    started = json.loads(seen[-1])
-    assert started["event"] == "gateway_started", seen
+    started = json.loads(lines[-1])
+    assert started["event"] == "gateway_started", lines
     with urllib.request.urlopen(f"{started['admin']}/readyz", timeout=20) as answer:
         assert answer.status == 200
     children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text("ascii").split()
@@ -107,7 +107,7 @@ def test_image_has_no_compiler_and_no_cache_of_a_package_manager(image: images.I
         "dist",
         "build",
     ]
-    assert [found for pattern in leftovers for found in image.root.glob(pattern)] == []
+    assert [leftover for pattern in leftovers for leftover in image.root.glob(pattern)] == []
 
 
 def test_labels_say_what_the_image_is(image: images.Image) -> None:

@@ -16,9 +16,9 @@ ACME = {"tls": {"mode": "PerHostname", "issuerRef": {"name": "acme", "kind": "Cl
 @pytest.fixture
 def bare(release: releases.Release) -> Iterator[webhooks.Webhook]:
     """A listener that is not created yet."""
-    made = webhooks.Webhook(release)
-    yield made
-    made.remove()
+    new_webhook = webhooks.Webhook(release)
+    yield new_webhook
+    new_webhook.remove()
 
 
 def test_visits_over_tls_reach_the_receiver_and_the_books_are_equal(webhook: webhooks.Webhook) -> None:
@@ -56,7 +56,11 @@ def test_certificate_close_to_its_end_is_renewed_under_load(
     started = [pod["metadata"]["uid"] for pod in release.pods("gateway")]
     sender = webhook.start_visits(600, rate=30)
     certificates = webhook.site.get("certificates", f"--namespace={release.namespace}")
-    (name,) = [one["metadata"]["name"] for one in certificates if webhook.hostname in one["spec"]["dnsNames"]]
+    (name,) = [
+        certificate["metadata"]["name"]
+        for certificate in certificates
+        if webhook.hostname in certificate["spec"]["dnsNames"]
+    ]
     # It lasts for 90 days, all of which but 20 s count as close to its end.
     release.kubectl("patch", "certificate", name, "--type=merge", '--patch={"spec": {"renewBefore": "2159h59m40s"}}')
 
@@ -84,7 +88,7 @@ def test_removed_hostname_is_no_longer_served(release: releases.Release, webhook
     waiting.poll(lambda: not tls_endpoint.serves(shop, path, authority), limit_seconds=150)
     kinds = "ingresses,certificates"
     children: list[dict[str, Any]] = release.site.get(kinds, f"--namespace={release.namespace}")
-    assert not [one for one in children if shop in str(one["spec"])]
+    assert not [child for child in children if shop in str(child["spec"])]
     webhook.start_visits(20).wait()
 
 

@@ -29,21 +29,21 @@ def inside(folder: Path, *command: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder for the files of namespaces, which must be empty at the end."""
-    made = Path(tempfile.mkdtemp(prefix="isolation-"))  # not pytest's, whose file system may not carry overlays
-    yield made
-    made.rmdir()
+    state_folder = Path(tempfile.mkdtemp(prefix="isolation-"))  # not pytest's, whose file system may not carry overlays
+    yield state_folder
+    state_folder.rmdir()
 
 
 def processes_of(mark: str) -> list[str]:
-    found = []
+    process_ids = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = file.read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if f"sleep\0{mark}\0".encode() in words:
-            found.append(file.parent.name)
-    return found
+            process_ids.append(file.parent.name)
+    return process_ids
 
 
 def test_command_sees_only_its_own_processes_and_network(folder: Path) -> None:
@@ -65,13 +65,13 @@ def test_exit_code_of_the_command_is_passed_on(folder: Path) -> None:
 def test_killed_run_leaves_no_process_and_its_files_go_at_the_next_run(folder: Path, number: int, mark: str) -> None:
     script = f"setsid sleep {mark} & touch $USHER_NODE_STATE/file; sleep {mark}"
     with inside(folder, "sh", "-c", script) as process:
-        waiting.poll(lambda: processes_of(mark), lambda found: len(found) == 2)
+        waiting.poll(lambda: processes_of(mark), lambda process_ids: len(process_ids) == 2)
         (state,) = folder.glob("usher-node-*")
         groups = isolation.control_groups(isolation.control_group(state))
         for group in groups:
             (group / "pods").mkdir(parents=True)
         process.send_signal(number)
-    waiting.poll(lambda: processes_of(mark), lambda found: not found)
+    waiting.poll(lambda: processes_of(mark), lambda process_ids: not process_ids)
     with inside(folder, "true"):
         pass
     assert not any(group.exists() for group in groups)

@@ -70,4 +70,4 @@ def test_commands_lead_from_an_empty_cluster_to_the_first_visits(shell: Shell) -
         usage: dict[str, dict[str, int]] = json.loads(shell.run(f"{visit[-1]} --output=json"))
         return usage["total"]
 
-    waiting.poll(total, lambda seen: seen["visits"] == seen["delivered"] > 0)
+    waiting.poll(total, lambda counts: counts["visits"] == counts["delivered"] > 0)

@@ -21,11 +21,11 @@ RETRY = {
 def another(release: releases.Release) -> Iterator[webhooks.Webhook]:
     """A second webhook, so that the first one is not the last listener of the install."""
     with contextlib.ExitStack() as stack:
-        made = webhooks.Webhook(release)
-        stack.callback(made.remove)
-        made.create()
-        made.wait_ready()
-        yield made
+        new_webhook = webhooks.Webhook(release)
+        stack.callback(new_webhook.remove)
+        new_webhook.create()
+        new_webhook.wait_ready()
+        yield new_webhook
 
 
 def test_killed_gateway_loses_no_acknowledged_visit(release: releases.Release, webhook: webhooks.Webhook) -> None:
@@ -56,7 +56,7 @@ def test_ingress_that_retries_shortens_the_gap_of_a_restart(
 
     def is_annotated() -> bool:
         ingresses = release.site.get("ingresses", f"--namespace={release.namespace}")
-        return any(annotation.items() <= one["metadata"]["annotations"].items() for one in ingresses)
+        return any(annotation.items() <= child["metadata"]["annotations"].items() for child in ingresses)
 
     waiting.poll(is_annotated)
     try:

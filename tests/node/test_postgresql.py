@@ -75,11 +75,11 @@ def test_visits_through_several_gateways_reach_the_receiver_and_the_books_are_eq
 
 
 def test_rollout_of_the_gateways_refuses_no_visit(release: releases.Release, webhook: webhooks.Webhook) -> None:
-    before = {pod["metadata"]["uid"] for pod in release.pods("gateway")}
+    previous_pods = {pod["metadata"]["uid"] for pod in release.pods("gateway")}
 
     def is_replaced() -> bool:
         pods = release.pods("gateway")
-        return len(pods) == REPLICAS and before.isdisjoint(pod["metadata"]["uid"] for pod in pods)
+        return len(pods) == REPLICAS and previous_pods.isdisjoint(pod["metadata"]["uid"] for pod in pods)
 
     started, sent = time.monotonic(), []
     with gaps.GapMeter(webhook.url(), webhooks.authority(webhook.site)) as meter:
@@ -87,9 +87,9 @@ def test_rollout_of_the_gateways_refuses_no_visit(release: releases.Release, web
         while not is_replaced():
             sent.append(webhook.start_visits(400, rate=40).wait())
         seconds = time.monotonic() - started
-    requests = sum(one["sent"] for one in sent)
-    failed = requests - sum(one["answered_well"] for one in sent)
-    slowest = max(one["latency"]["max"] for one in sent)
+    requests = sum(report["sent"] for report in sent)
+    failed = requests - sum(report["answered_well"] for report in sent)
+    slowest = max(report["latency"]["max"] for report in sent)
     figures.add(
         f"{REPLICAS} gateways replaced in {seconds:.0f} s at 40 visits/s: {failed} of {requests} requests failed,"
         f" slowest {slowest:.1f} s; no good answer to a probe for {meter.longest_seconds:.1f} s"

@@ -20,10 +20,10 @@ def next_chart(tmp_path: Path) -> Path:
     shutil.copytree(charts.CHART, chart)
     definition = chart / "templates" / "crds" / "usher.dev_tenants.yaml"
     text = definition.read_text("utf-8")
-    before, indent_and_name, after = text.partition("              displayName:\n")
-    assert after
+    text_before, indent_and_name, text_after = text.partition("              displayName:\n")
+    assert text_after
     field = "              note:\n                type: string\n                maxLength: 64\n"
-    definition.write_text(before + field + indent_and_name + after, "utf-8")
+    definition.write_text(text_before + field + indent_and_name + text_after, "utf-8")
     return chart
 
 
@@ -95,9 +95,9 @@ def test_new_installation_after_an_uninstallation_continues_with_volume_and_urls
     }
     issued = {f"secret/{name}-tls" for name in certificates}
 
-    def is_as_documented(found: set[str]) -> bool:
+    def is_as_documented(objects: set[str]) -> bool:
         # cert-manager keeps the Secrets of Certificates that earlier tests deleted
-        return issued <= found and {name for name in found if not name.endswith("-tls")} == expected
+        return issued <= objects and {name for name in objects if not name.endswith("-tls")} == expected
 
     waiting.poll(lambda: left(release.site, release.namespace), is_as_documented, limit_seconds=150)
     release.site.get("listener", "lobby", f"--namespace={webhook.namespace}")
@@ -111,6 +111,6 @@ def test_new_installation_after_an_uninstallation_continues_with_volume_and_urls
 def left(site: sites.Site, namespace: str) -> set[str]:
     """Return the objects of a namespace, except Events and those of Kubernetes and cert-manager."""
     kinds = site.kubectl.run("api-resources", "--namespaced", "--verbs=list", "--output=name").split()
-    wanted = [kind for kind in kinds if not kind.startswith(("events", "certificaterequests"))]
-    found = site.kubectl.run("get", ",".join(wanted), f"--namespace={namespace}", "--output=name").split()
-    return set(found) - {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+    listed_kinds = [kind for kind in kinds if not kind.startswith(("events", "certificaterequests"))]
+    names = site.kubectl.run("get", ",".join(listed_kinds), f"--namespace={namespace}", "--output=name").split()
+    return set(names) - {"configmap/kube-root-ca.crt", "serviceaccount/default"}

@@ -82,7 +82,9 @@ def admission(namespace: str, operators: Iterable[Account]) -> dict[str, Any]:
         "kind": "RoleBinding",
         "metadata": {"name": AGENCY_ROLE, "namespace": namespace},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": AGENCY_ROLE},
-        "subjects": [{"kind": "ServiceAccount", "name": one.name, "namespace": one.namespace} for one in operators],
+        "subjects": [
+            {"kind": "ServiceAccount", "name": operator.name, "namespace": operator.namespace} for operator in operators
+        ],
     }
 
 

@@ -42,8 +42,8 @@ class Platform:
 
     async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
         """Return the children of a hostname."""
-        found = await self.server.list(api.Resource(kind, "", self.install.system))
-        return [one for one in found if one["metadata"]["annotations"]["usher.dev/owner"] == hostname]
+        children = await self.server.list(api.Resource(kind, "", self.install.system))
+        return [child for child in children if child["metadata"]["annotations"]["usher.dev/owner"] == hostname]
 
 
 @dataclass
@@ -101,12 +101,12 @@ class Agency:
         """Return a listener's URL from its Secret."""
 
         async def look() -> str:
-            found = await self.platform.server.get(api.Resource("Secret", f"{listener}-url", self.namespace))
-            return installs.decoded(found)["url"].decode() if found else ""
+            secret = await self.platform.server.get(api.Resource("Secret", f"{listener}-url", self.namespace))
+            return installs.decoded(secret)["url"].decode() if secret else ""
 
-        found = await waiting.until(look, satisfied)
-        leaks.add_secret(urllib.parse.urlsplit(found).path.rpartition("/")[2])
-        return found
+        url = await waiting.until(look, satisfied)
+        leaks.add_secret(urllib.parse.urlsplit(url).path.rpartition("/")[2])
+        return url
 
     async def post(self, url: str, body: bytes, **headers: str) -> wire.Answer:
         """Post to the gateway's public port as Purple does."""
@@ -128,7 +128,9 @@ class Agency:
         async def look() -> list[receiver.Received]:
             return self.received(destination)
 
-        return await waiting.until(look, lambda seen: {number_of(one.body) for one in seen} == set(visits))
+        return await waiting.until(
+            look, lambda requests: {number_of(request.body) for request in requests} == set(visits)
+        )
 
     async def until_held(self, reason: str, count: int) -> None:
         """Wait until exactly this number of the agency's deliveries are held, all for this reason."""
@@ -137,7 +139,7 @@ class Agency:
         async def look() -> list[str]:
             return [row["held"] for row in (await self.platform.ask(path))["rows"]]
 
-        await waiting.until(look, lambda seen: seen == [reason] * count)
+        await waiting.until(look, lambda reasons: reasons == [reason] * count)
 
 
 class Make(Protocol):
@@ -159,7 +161,7 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
     await install.server.apply(installs.listener(install, resident, "lobby"))
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     gateway = await install.start_gateway(admin=port, wait=False)  # ready once there is a document
-    await waiting.until(lambda: gateway.get("/healthz"), lambda seen: seen[0] == 200)
+    await waiting.until(lambda: gateway.get("/healthz"), lambda answer: answer[0] == 200)
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
         yield Platform(install, operator, gateway, machine, make_namespace)
 
@@ -167,9 +169,9 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
 def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:
     """Return a check whether a condition of the newest generation has a status and reason."""
 
-    def check(found: Any) -> bool:
-        told = api.condition(found, condition)
-        if not told or told["observedGeneration"] != found["metadata"]["generation"]:
+    def check(resource: Any) -> bool:
+        told = api.condition(resource, condition)
+        if not told or told["observedGeneration"] != resource["metadata"]["generation"]:
             return False
         return bool((told["status"], told["reason"]) == (status, reason))
 

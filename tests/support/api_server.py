@@ -109,12 +109,12 @@ class ApiServer:
 
     def delete(self, name: str) -> None:
         self.version += 1
-        found = self.secrets.pop(name)
-        gone = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
+        secret = self.secrets.pop(name)
+        gone = {**secret, "metadata": {**secret["metadata"], "resourceVersion": str(self.version)}}
         self._tell("DELETED", gone)
 
-    def _tell(self, kind: str, found: dict[str, Any]) -> None:
-        line = json.dumps({"type": kind, "object": found}).encode() + b"\n"
+    def _tell(self, kind: str, secret: dict[str, Any]) -> None:
+        line = json.dumps({"type": kind, "object": secret}).encode() + b"\n"
         self._history.append((self.version, line))
         self._send(line)
 

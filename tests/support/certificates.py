@@ -27,7 +27,8 @@ def make(name: str, *hostnames: str, days: float = 1, since_days: float = -1) ->
         .not_valid_before(now + datetime.timedelta(days=since_days))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(one) for one in hostnames or ("localhost",)]), critical=False
+            x509.SubjectAlternativeName([x509.DNSName(hostname) for hostname in hostnames or ("localhost",)]),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )

@@ -42,14 +42,14 @@ def render(*arguments: str, release: str = "usher", namespace: str = "usher-syst
 
 def objects(*arguments: str, **about: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the objects of the chart by kind and ``namespace/name`` (or name)."""
-    found = {}
+    objects_by_key = {}
     for document in yaml.safe_load_all(render(*arguments, **about)):
         if document is not None:
             metadata = document["metadata"]
             path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
-            assert (document["kind"], path) not in found
-            found[document["kind"], path] = document
-    return found
+            assert (document["kind"], path) not in objects_by_key
+            objects_by_key[document["kind"], path] = document
+    return objects_by_key
 
 
 def is_hook(document: dict[str, Any]) -> bool:

@@ -143,9 +143,9 @@ def restorable(folder: Path) -> Iterator[Restorable]:
     try:
         running = plane.start()
         with _administered(running.kubeconfig, folder) as ready:
-            made = Cluster(*ready, audit.Log(running.layout.audit))
-            made.define(own_definitions())
-            yield Restorable(plane, made)
+            restorable_cluster = Cluster(*ready, audit.Log(running.layout.audit))
+            restorable_cluster.define(own_definitions())
+            yield Restorable(plane, restorable_cluster)
     finally:
         plane.stop()
 
@@ -158,10 +158,10 @@ def refuse_one_in_use(call: kubectl.Kubectl) -> None:
     """
     defined = call.run("get", "customresourcedefinitions", "--output=name").split()
     plurals = [name.partition("/")[2] for name in defined if name.endswith((".usher.dev", ".cert-manager.io"))]
-    made = call.run("get", "namespaces", f"--selector={MADE}", "--output=name").split()
-    found = json.loads(call.run("get", ",".join(plurals), "--all-namespaces", "--output=json")) if plurals else {}
-    places = [each["metadata"] | {"kind": each["kind"]} for each in found.get("items", ())]
-    others = [each for each in places if f"namespace/{each.get('namespace')}" not in made]
+    own_namespaces = call.run("get", "namespaces", f"--selector={MADE}", "--output=name").split()
+    answer = json.loads(call.run("get", ",".join(plurals), "--all-namespaces", "--output=json")) if plurals else {}
+    places = [each["metadata"] | {"kind": each["kind"]} for each in answer.get("items", ())]
+    others = [each for each in places if f"namespace/{each.get('namespace')}" not in own_namespaces]
     named = sorted(f"{each['kind']} {each.get('namespace', '')}/{each['name']}" for each in others)
     assert not named, (
         f"{call.kubeconfig} leads to a cluster that is in use: the tests would delete {', '.join(named[:5])}"

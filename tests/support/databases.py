@@ -49,8 +49,8 @@ def create_empty(name: str) -> None:
 
 def migrate(name: str, *migrations: schema.Migration) -> None:
     """Make the migrations of this release and further ones, as the owner."""
-    wanted = [*schema.all_migrations(), *migrations]
-    server().use(name, _as_owner(lambda connection: schema.migrate(connection, wanted)))
+    all_migrations = [*schema.all_migrations(), *migrations]
+    server().use(name, _as_owner(lambda connection: schema.migrate(connection, all_migrations)))
 
 
 def _as_owner(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Coroutine[Any, Any, None]]:

@@ -215,13 +215,13 @@ class Bench:
 
     async def counts(self, listener: model.ListenerName = samples.LOBBY) -> dict[str, int]:
         """Return all meters of a listener by name, without zeros."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for row in await self.store.usage(0, 1 << 62):
             if row.listener == listener:
                 for counter, count in row.counts.items():
                     name = model.Counter(counter).name
-                    found[name] = found.get(name, 0) + count
-        return {name: count for name, count in found.items() if count}
+                    counts[name] = counts.get(name, 0) + count
+        return {name: count for name, count in counts.items() if count}
 
     async def claim(self, destination: str = "agency/crm", limit: int = 100) -> list[model.Delivery]:
         return await self.store.claim(destination, limit, 1 << 20, self.clock.now)

@@ -47,7 +47,7 @@ class Follower:
     @property
     def listeners(self) -> list[str]:
         """Names of the listeners in force."""
-        return sorted(one.name for one in self.snapshots[-1].listeners.values()) if self.snapshots else []
+        return sorted(listener.name for listener in self.snapshots[-1].listeners.values()) if self.snapshots else []
 
     def states(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         self._states |= self.source.take_touched()

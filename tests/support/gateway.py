@@ -81,18 +81,18 @@ class RunningGateway:
     def counted(self) -> dict[str, int]:
         """Return the counts of arrivals by kind, and of refusals as ``refused:Reason``."""
         counters = self.gateway.counters
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for counted_as in set(model.CountedAs) - {model.CountedAs.Refused}:
             count = sum(counts[counted_as] for counts in counters.counted.values())
             if count:
-                found[counted_as.name.lower()] = count
+                counts[counted_as.name.lower()] = count
         for reason, count in counters.refused.items():
-            found[f"refused:{reason}"] = count
+            counts[f"refused:{reason}"] = count
         for reason, count in counters.quarantined.items():
-            found[f"quarantined:{reason}"] = count
+            counts[f"quarantined:{reason}"] = count
         if counters.unacknowledged:
-            found["unacknowledged"] = counters.unacknowledged
-        return found
+            counts["unacknowledged"] = counters.unacknowledged
+        return counts
 
     async def meters(self, listener: str = "wifi") -> dict[str, int]:
         """Read the meters of a listener from the database file."""
@@ -106,7 +106,7 @@ class RunningGateway:
 
 
 def read_meters(folder: Path, listener: str) -> dict[str, int]:
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     with contextlib.closing(connect_to(folder)) as connection:
         named = {
             number for number, name in connection.execute("select number, listener from listeners") if name == listener
@@ -117,8 +117,8 @@ def read_meters(folder: Path, listener: str) -> dict[str, int]:
     for number, slot, counter, count in rows:
         if number in named and slot >= 0:  # stored bytes are in another slot
             name = model.Counter(counter).name
-            found[name] = found.get(name, 0) + count
-    return found
+            totals[name] = totals.get(name, 0) + count
+    return totals
 
 
 def connect_to(folder: Path) -> sqlite3.Connection:

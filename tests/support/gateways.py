@@ -58,6 +58,11 @@ def destination(name: str, url: str, http: Manifest | None = None, **spec: Any) 
     }
 
 
+def one_route(url: str) -> list[Manifest]:
+    """Return a tenant with a listener whose only route leads to ``/crm`` below a URL."""
+    return [TENANT, listener("wifi", [route("crm", "crm")]), destination("crm", f"{url}/crm")]
+
+
 def secret(name: str, **values: str) -> Manifest:
     """Build a Secret."""
     labels = {"usher.dev/watch": "true"}
@@ -78,8 +83,8 @@ async def wait_until(
     """Poll a condition until it holds."""
     end = time.monotonic() + seconds
     while True:
-        found = condition()
-        if found if isinstance(found, bool) else await found:
+        holds = condition()
+        if holds if isinstance(holds, bool) else await holds:
             return
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true within {seconds} s")
@@ -353,10 +358,10 @@ class StoreFile(StoreData):
     def counted(self) -> list[tuple[int, int, int]]:
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             connection.execute("begin")
-            found = list(connection.execute("select slot, counter, count from meters"))
+            counts = list(connection.execute("select slot, counter, count from meters"))
             for (packed,) in connection.execute("select counts from meter_batches"):
-                found += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
-        return found
+                counts += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+        return counts
 
 
 class StoreDatabase(StoreData):
@@ -374,13 +379,13 @@ class StoreDatabase(StoreData):
             select slot, counter, count, ''::bytea from meters
             union all select 0, 0, 0, counts from commits where counts <> ''
         """
-        found: list[tuple[int, int, int]] = []
+        counts: list[tuple[int, int, int]] = []
         for slot, counter, count, packed in self.rows(query):
             if packed:
-                found += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+                counts += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
             else:
-                found.append((slot, counter, count))
-        return found
+                counts.append((slot, counter, count))
+        return counts
 
 
 def balance(meters: collections.Counter[model.Counter]) -> int:

@@ -85,8 +85,8 @@ class Builder:
         self._buildah("rmi", "--all", "--force")
 
     def _inspect(self, image: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._buildah("inspect", "--type=image", image))
-        return found
+        description: dict[str, Any] = json.loads(self._buildah("inspect", "--type=image", image))
+        return description
 
     def _bytes(self, image: str) -> int:
         """Return the size of the files of an image."""

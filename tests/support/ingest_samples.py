@@ -47,7 +47,7 @@ def registry() -> ListenerRegistry:
 
 
 def live(document: documents.ListenerDocument, *destinations: documents.DestinationDocument) -> LiveListener:
-    return registry().prepare(document, {one.key: one for one in destinations}, now=0.0)
+    return registry().prepare(document, {target.key: target for target in destinations}, now=0.0)
 
 
 def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> Identity:
@@ -80,8 +80,8 @@ class Planning:
         self, body: dict[str, Any], received_at: int = NOON, hold: model.HoldReason | None = None
     ) -> tuple[Plans, Plans]:
         fields = self.identifier.extract(body)
-        found = self.identifier.identify(body, plain=True, fields=fields, received_at=received_at)
-        return self.planner.plan(RoutingContext(body, fields, found, received_at, received_at, late=False, hold=hold))
+        visitor = self.identifier.identify(body, plain=True, fields=fields, received_at=received_at)
+        return self.planner.plan(RoutingContext(body, fields, visitor, received_at, received_at, late=False, hold=hold))
 
     def first(self, body: dict[str, Any], received_at: int = NOON) -> model.RoutePlan:
         """The plan of the first route, if the arrival is a visit."""

@@ -36,8 +36,11 @@ _SECRET_PART = 20
 
 def logs_of_running() -> list[tuple[str, str]]:
     """Return the path and the last lines of the log of each program that still runs, to explain a failed test."""
-    running = [one for one in _STARTED if one.process.returncode is None]
-    return [(str(one.log), "\n".join(one.log.read_text("utf-8").splitlines()[-_SHOWN_LINES:])) for one in running]
+    running = [process for process in _STARTED if process.process.returncode is None]
+    return [
+        (str(process.log), "\n".join(process.log.read_text("utf-8").splitlines()[-_SHOWN_LINES:]))
+        for process in running
+    ]
 
 
 def own_address() -> str:
@@ -112,7 +115,9 @@ class Process:
     async def wait_answer(self, hostname: str, path: str, status: int, limit_seconds: float = 60.0) -> None:
         """Wait until a gateway answers with a status."""
         await waiting.until(
-            lambda: self.answer(hostname, path), lambda seen: seen == status, limit_seconds=limit_seconds
+            lambda: self.answer(hostname, path),
+            lambda answered_status: answered_status == status,
+            limit_seconds=limit_seconds,
         )
 
     async def wait_ready(self) -> None:
@@ -120,7 +125,7 @@ class Process:
             assert self.process.returncode is None, self.log.read_text("utf-8")[-4000:]
             return await self.get("/readyz")
 
-        await waiting.until(look, lambda seen: seen[0] == 200)
+        await waiting.until(look, lambda answer: answer[0] == 200)
 
     async def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels; ``name`` may include the first labels."""
@@ -157,10 +162,10 @@ async def start(
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
         )
-    found = Process(process, admin, log, host)
-    found.command, found.environ = command, dict(environ)
-    _STARTED.append(found)
-    return found
+    started = Process(process, admin, log, host)
+    started.command, started.environ = command, dict(environ)
+    _STARTED.append(started)
+    return started
 
 
 @dataclass
@@ -251,9 +256,9 @@ class Install:
         self, command: list[str], port: int, environ: dict[str, str], *, host: str = "127.0.0.1"
     ) -> Process:
         log = self.folder / f"{port}-{len(self.running)}.log"
-        found = await start(command, port, log, environ, host=host)
-        self.running.append(found)
-        return found
+        process = await start(command, port, log, environ, host=host)
+        self.running.append(process)
+        return process
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:
         """Wait for a Secret and return its values."""
@@ -267,10 +272,10 @@ class Install:
 
     async def documents(self) -> dict[str, dict[str, Any]]:
         """Return the config Secrets of this install by ``Kind namespace/name``."""
-        found = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
-        owners = [one["metadata"]["annotations"] for one in found]
+        config_secrets = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
+        owners = [secret["metadata"]["annotations"] for secret in config_secrets]
         names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, config_secrets, strict=True))
 
     def klass(self, **spec: Any) -> dict[str, Any]:
         """Build a ListenerClass of this install, named like its controller."""
@@ -282,13 +287,13 @@ class Install:
     async def search_for_secrets(self) -> None:
         """Search the install's Events, conditions, metrics and reports for secrets."""
         await self._keep_secrets()
-        for one in await self.server.list(api.Resource("Event")):
-            leaks.SECRETS.search("an Event", json.dumps(one, ensure_ascii=False))
+        for event in await self.server.list(api.Resource("Event")):
+            leaks.SECRETS.search("an Event", json.dumps(event, ensure_ascii=False))
         for kind in ("ListenerClass", "Tenant", "Listener", "Destination"):
-            for one in await self.server.list(api.Resource(kind)):
-                leaks.SECRETS.search(f"the status of a {kind}", json.dumps(one.get("status"), ensure_ascii=False))
-        for one in await self.server.list(api.Resource("Secret", "", self.config)):
-            leaks.SECRETS.search("the metadata of a Secret", json.dumps(one["metadata"], ensure_ascii=False))
+            for resource in await self.server.list(api.Resource(kind)):
+                leaks.SECRETS.search(f"the status of a {kind}", json.dumps(resource.get("status"), ensure_ascii=False))
+        for secret in await self.server.list(api.Resource("Secret", "", self.config)):
+            leaks.SECRETS.search("the metadata of a Secret", json.dumps(secret["metadata"], ensure_ascii=False))
         for process in self.running:
             leaks.SECRETS.search("metrics", (await process.get("/metrics"))[1])
             if process.public:
@@ -300,13 +305,13 @@ class Install:
         for account in (self.operator, self.gateway):
             leaks.add_secret(account.token)
         ours = f"usher.dev/install={config_secret.install_label(self.controller)}"
-        for one in await self.server.list(api.Resource("Secret"), ours):
-            if one["type"].startswith("usher.dev/"):
-                leaks.add_secret_document(one["data"]["config.json"])
+        for secret in await self.server.list(api.Resource("Secret"), ours):
+            if secret["type"].startswith("usher.dev/"):
+                leaks.add_secret_document(secret["data"]["config.json"])
             else:
-                _keep_values(decoded(one))
-        for one in await self.server.list(api.Resource("Secret"), "usher.dev/watch=true"):
-            _keep_values(decoded(one))
+                _keep_values(decoded(secret))
+        for secret in await self.server.list(api.Resource("Secret"), "usher.dev/watch=true"):
+            _keep_values(decoded(secret))
 
 
 def _keep_values(data: dict[str, bytes]) -> None:

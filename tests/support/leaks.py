@@ -51,8 +51,8 @@ class LeakDetector:
 
     def take_found(self) -> list[str]:
         """Return and forget what was found: the source, the text before the value, the value's first characters."""
-        found, self._found = self._found, []
-        return found
+        leaks, self._found = self._found, []
+        return leaks
 
 
 PERSONAL_DATA = LeakDetector([*schedule.MARKS, PERSON, "wx3persönlich"])

@@ -35,24 +35,24 @@ class Document:
 
     @property
     def kind(self) -> str:
-        found = re.search(r"^kind: *(\w+)", self.text, re.MULTILINE)
-        return found[1] if found else ""
+        kind_line = re.search(r"^kind: *(\w+)", self.text, re.MULTILINE)
+        return kind_line[1] if kind_line else ""
 
     @property
     def name(self) -> str:
-        found = re.search(r"^metadata:\s*\{?\s*name: *([\w.-]+)", self.text, re.MULTILINE)
-        return found[1] if found else ""
+        name_line = re.search(r"^metadata:\s*\{?\s*name: *([\w.-]+)", self.text, re.MULTILINE)
+        return name_line[1] if name_line else ""
 
     @property
     def server(self) -> str:
         """The API server's expected result if it differs from the result for files; ``""``: the same result."""
-        found = _SERVER.search(self.text)
-        return found[1] if found else ""
+        server_line = _SERVER.search(self.text)
+        return server_line[1] if server_line else ""
 
 
 def documents(folder: str) -> list[Document]:
     """Return every document of the files in a folder of the corpus."""
-    return [one for file in files(folder) for one in of(file)]
+    return [document for file in files(folder) for document in of(file)]
 
 
 def files(folder: str) -> list[Path]:
@@ -73,9 +73,9 @@ def of(file: Path) -> Iterator[Document]:
             yield Document(file, start + 1, part, tuple(_expected(part, start)))
 
 
-def _expected(part: str, before: int) -> Iterator[Expected]:
-    for number, line in enumerate(part.splitlines(), start=before + 1):
+def _expected(part: str, lines_before: int) -> Iterator[Expected]:
+    for number, line in enumerate(part.splitlines(), start=lines_before + 1):
         match = _EXPECTED.search(line)
-        for one in match[1].split(" ;; ") if match else ():
-            field, _, message = one.partition(" | ")
+        for expectation in match[1].split(" ;; ") if match else ():
+            field, _, message = expectation.partition(" | ")
             yield Expected(number, field, message)

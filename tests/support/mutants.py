@@ -11,18 +11,18 @@ Mutant = tuple[str, dict[str, Any]]
 """(description of the change, the object)."""
 
 
-def mutants(good: dict[str, Any], schema: Schema, seen: set[str]) -> Iterator[Mutant]:
+def mutants(good: dict[str, Any], schema: Schema, known_shapes: set[str]) -> Iterator[Mutant]:
     """Yield the object with each field of its ``spec`` changed in every way that the schema restricts.
 
-    A field whose schema is in ``seen`` gets only the short list of changes.
+    A field whose schema is in ``known_shapes`` gets only the short list of changes.
     """
     for path, shape in _fields(good["spec"], schema["properties"]["spec"], ("spec",)):
         where, form = ".".join(map(str, path)), json.dumps({**shape, "description": ""}, sort_keys=True)
-        for what, value in _values(_at(good, path), shape, is_new=form not in seen):
+        for what, value in _values(_at(good, path), shape, is_new=form not in known_shapes):
             yield f"{where}: {what}", _with(good, path, value)
         if path != ("spec",):
             yield f"{where}: left out", _without(good, path)
-        seen.add(form)
+        known_shapes.add(form)
 
 
 def _fields(value: Any, shape: Schema, path: Path) -> Iterator[tuple[Path, Schema]]:
@@ -56,10 +56,12 @@ def _values(value: Any, shape: Schema, *, is_new: bool) -> Iterator[tuple[str, A
             yield "unknown field", {**value, "noSuchField": 1}
             yield "empty", {}
             if "maxProperties" in shape:
-                one = next(iter(value.values()))
-                yield "most entries", {f"k{index}": one for index in range(shape["maxProperties"])}
-                yield "too many entries", {f"k{index}": one for index in range(shape["maxProperties"] + 1)}
-                yield from ((f"key {key!r}", {key: one}) for key in ("a b", "", "é", "-a", "a/b/c", "A.b/c", "x" * 64))
+                example = next(iter(value.values()))
+                yield "most entries", {f"k{index}": example for index in range(shape["maxProperties"])}
+                yield "too many entries", {f"k{index}": example for index in range(shape["maxProperties"] + 1)}
+                yield from (
+                    (f"key {key!r}", {key: example}) for key in ("a b", "", "é", "-a", "a/b/c", "A.b/c", "x" * 64)
+                )
 
 
 def _texts(value: str, shape: Schema) -> Iterator[tuple[str, str]]:

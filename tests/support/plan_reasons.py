@@ -47,8 +47,8 @@ def edit_class(**spec: Any) -> Callable[[MemoryView], None]:
 
 
 def address(hostname: str, path: str | None = None) -> dict[str, Any]:
-    found = {"name": "a", "hostname": hostname}
-    return {"addresses": [found | ({"path": path} if path else {})], "authentication": {"type": "None"}}
+    place = {"name": "a", "hostname": hostname}
+    return {"addresses": [place | ({"path": path} if path else {})], "authentication": {"type": "None"}}
 
 
 def class_is_gone(built: MemoryView) -> None:
@@ -93,13 +93,13 @@ _WATCH = {"usher.dev/watch": "true"}
 
 def unreadable(built: MemoryView) -> None:
     key = Key("Listener", "default", "lobby")
-    seen = built.seen.pop(key)
+    cached = built.seen.pop(key)
     built.broken[key] = UnreadableResource(
-        uid=seen.uid,
+        uid=cached.uid,
         generation=7,
         message="`spec.new` is not known",
-        conditions=seen.conditions,
-        fields=seen.fields,
+        conditions=cached.conditions,
+        fields=cached.fields,
     )
 
 
@@ -140,7 +140,9 @@ def without(
 
 
 def parent(*conditions: tuple[str, str, str]) -> dict[str, Any]:
-    reported = [{"type": type_, "status": status, "reason": reason} for type_, status, reason in conditions]
+    reported = [
+        {"type": condition_type, "status": status, "reason": reason} for condition_type, status, reason in conditions
+    ]
     return {"parents": [{"parentRef": {"namespace": "infra", "name": "edge"}, "conditions": reported}]}
 
 
@@ -384,7 +386,7 @@ _LISTENER = [
 ]
 
 CASES = [
-    *(Case(type_, status, reason, happens) for type_, status, reason, happens in _LISTENER),  # type: ignore[arg-type]
+    *(Case(condition_type, status, reason, happens) for condition_type, status, reason, happens in _LISTENER),  # type: ignore[arg-type]
     Case("Accepted", "False", "LimitExceeded", limited, path="default/second"),
     Case("Accepted", "False", "ConfigTooLarge", too_large, "Destination", plan_samples.DESTINATION),
     Case("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus"), "Tenant", TENANT),

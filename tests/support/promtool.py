@@ -20,8 +20,10 @@ def rule_files() -> list[Path]:
 def rules(kind: str) -> dict[str, dict[str, Any]]:
     """Return the rules of a kind, ``alert`` or ``record``, by name; rules of one name differ in ``severity``."""
     groups = [group for file in rule_files() for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
-    found = [rule for group in groups for rule in group["rules"] if kind in rule]
-    return {"/".join([rule[kind], rule.get("labels", {}).get("severity", "")]).rstrip("/"): rule for rule in found}
+    rules_of_kind = [rule for group in groups for rule in group["rules"] if kind in rule]
+    return {
+        "/".join([rule[kind], rule.get("labels", {}).get("severity", "")]).rstrip("/"): rule for rule in rules_of_kind
+    }
 
 
 def check(*files: Path) -> str:

@@ -39,8 +39,8 @@ class ProcessRelease(installs.Install):
 
     async def pod(self, kind: str, name: str) -> dict[str, Any]:
         """Return the pod template of a workload."""
-        found = await self.cluster.kubectl.json("get", kind, name, f"--namespace={SYSTEM}")
-        template: dict[str, Any] = found["spec"]["template"]
+        workload = await self.cluster.kubectl.json("get", kind, name, f"--namespace={SYSTEM}")
+        template: dict[str, Any] = workload["spec"]["template"]
         return template
 
     async def start_operator_pod(self) -> installs.Process:
@@ -97,21 +97,23 @@ class ProcessRelease(installs.Install):
         assert pod["serviceAccountName"] == account.name
         arguments = pod["containers"][0]["args"]
         for flag, value in moved.items():
-            (place,) = [index for index, one in enumerate(arguments) if one.startswith(f"{flag}=")]
+            (place,) = [index for index, argument in enumerate(arguments) if argument.startswith(f"{flag}=")]
             arguments[place] = f"{flag}={value}"
         return [*_program(arguments)[1:], f"--kubeconfig={account.kubeconfig}"]
 
     async def _environment(self) -> dict[str, str]:
         """Return the environment of the gateway's pod."""
         (container,) = (await self.pod("statefulset", f"{NAME}-gateway"))["spec"]["containers"]
-        found = {}
-        for one in container["env"]:
-            if "value" in one:
-                found[one["name"]] = one["value"]
+        environment = {}
+        for variable in container["env"]:
+            if "value" in variable:
+                environment[variable["name"]] = variable["value"]
                 continue
-            wanted = one["valueFrom"]["secretKeyRef"]
-            found[one["name"]] = (await self.secret(wanted["name"], SYSTEM))[wanted["key"]].decode().strip()
-        return found
+            reference = variable["valueFrom"]["secretKeyRef"]
+            environment[variable["name"]] = (
+                (await self.secret(reference["name"], SYSTEM))[reference["key"]].decode().strip()
+            )
+        return environment
 
     @staticmethod
     def _endpoints(host: str, port: int) -> dict[str, Any]:

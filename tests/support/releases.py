@@ -89,8 +89,8 @@ class Release:
     def pods(self, component: str) -> list[dict[str, Any]]:
         """Return the pods of the gateway or the operator."""
         selector = f"--selector=app.kubernetes.io/component={component}"
-        found: list[dict[str, Any]] = self.site.get("pods", f"--namespace={self.namespace}", selector)
-        return found
+        pods: list[dict[str, Any]] = self.site.get("pods", f"--namespace={self.namespace}", selector)
+        return pods
 
     def usher(self, *arguments: str) -> str:
         """Run a command of `usher` in the pod of a gateway."""
@@ -126,11 +126,11 @@ class Release:
             ("get", "events", "--sort-by=.lastTimestamp"),
             ("logs", "--selector=app.kubernetes.io/name=usher", "--tail=20", "--prefix"),
         )
-        found = []
+        outputs = []
         for command in commands:
             with contextlib.suppress(kubectls.KubectlError):
-                found.append("\n".join(self.kubectl(*command).splitlines()[-60:]))
-        return "\n\n".join(found)
+                outputs.append("\n".join(self.kubectl(*command).splitlines()[-60:]))
+        return "\n\n".join(outputs)
 
     def kill_gateway(self) -> None:
         """Kill the gateway's process; in a given cluster, delete its pod without a grace period."""
@@ -147,12 +147,12 @@ class Release:
 
     def _gateway_processes(self) -> list[int]:
         argument = f"--config-namespace={self.namespace}-config".encode()
-        found = []
+        process_ids = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if argument in (folder / "cmdline").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-        return found
+                    process_ids.append(int(folder.name))
+        return process_ids
 
     @staticmethod
     def _wait() -> tuple[str, str]:

@@ -27,8 +27,8 @@ class Site:
 
     def get(self, *arguments: str) -> Any:
         """Return an object, or the list of objects that ``kubectl get`` finds."""
-        found = json.loads(self.kubectl.run("get", *arguments, "--output=json"))
-        return found["items"] if found["kind"] == "List" else found
+        answer = json.loads(self.kubectl.run("get", *arguments, "--output=json"))
+        return answer["items"] if answer["kind"] == "List" else answer
 
     def apply(self, *documents: Any, dry_run: bool = False) -> None:
         """``kubectl apply``."""

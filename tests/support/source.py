@@ -30,11 +30,11 @@ _NOT_OURS = {
 @functools.cache
 def files() -> tuple[Path, ...]:
     """Every file of the repository, without caches and build output."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for folder, inner, names in os.walk(ROOT):
         inner[:] = [name for name in inner if name not in _NOT_OURS and not name.endswith(".egg-info")]
-        found.extend(Path(folder, name) for name in names if not name.endswith(".pyc"))
-    return tuple(sorted(found))
+        paths.extend(Path(folder, name) for name in names if not name.endswith(".pyc"))
+    return tuple(sorted(paths))
 
 
 @functools.cache
@@ -68,13 +68,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def table_rows(text: str) -> Iterator[list[str]]:
     """The cells of every row of a page's tables, without head rows and rules."""
-    before: list[str] = []
+    previous_cells: list[str] = []
     for line in text.splitlines():
         if not line.startswith("|"):
-            before = []
+            previous_cells = []
             continue
         cells = [cell.strip().replace("\\|", "|") for cell in line.replace("\\|", "\0").strip("|").split("|")]
         cells = [cell.replace("\0", "|") for cell in cells]
-        if before and not set(line) <= set("|- :"):
+        if previous_cells and not set(line) <= set("|- :"):
             yield cells
-        before = cells
+        previous_cells = cells

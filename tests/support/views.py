@@ -84,13 +84,13 @@ class MemoryView(View):
         return not addresses or key not in self.waiting
 
     def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
-        tenants = [one.resource for key, one in sorted(self.seen.items()) if key.kind == "Tenant"]
-        found = [one.metadata for one in tenants if one.spec.company_id == company_id]
-        return [metadata.name for metadata in found if metadata.namespace == namespace][:limit]
+        tenants = [cached.resource for key, cached in sorted(self.seen.items()) if key.kind == "Tenant"]
+        matching = [tenant.metadata for tenant in tenants if tenant.spec.company_id == company_id]
+        return [metadata.name for metadata in matching if metadata.namespace == namespace][:limit]
 
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
-        return {key.name: one for key, one in self.seen.items() if key.kind == "ListenerClass"}
+        return {key.name: cached for key, cached in self.seen.items() if key.kind == "ListenerClass"}
 
     def _find(self, kind: Kind, path: str) -> Any:
         namespace, _, name = path.partition("/")
@@ -109,31 +109,38 @@ class MemoryView(View):
         return self.broken.get(key)
 
     def _all(self, kind: str) -> list[CachedResource[Any]]:
-        return [one for key, one in self.seen.items() if key.kind == kind]
+        return [cached for key, cached in self.seen.items() if key.kind == kind]
 
     def _in(self, key: Key) -> list[CachedResource[Any]]:
         """The resources of a kind in a namespace, except the Listeners of other installs."""
-        found = [one for one in self._all(key.kind) if one.resource.metadata.namespace == key.namespace]
-        return [one for one in found if key.kind != "Listener" or not compiling.is_foreign(self, one.resource)]
+        neighbours = [cached for cached in self._all(key.kind) if cached.resource.metadata.namespace == key.namespace]
+        return [
+            cached for cached in neighbours if key.kind != "Listener" or not compiling.is_foreign(self, cached.resource)
+        ]
 
     def rank(self, key: Key) -> int:
         if key.kind == "Hostname":
             return self._rank_of_hostname(key)
 
-        def place(one: CachedResource[Any]) -> tuple[object, ...]:
-            name = one.resource.metadata.name
-            return self.published(Key(key.kind, key.namespace, name)) is None, one.created, name
+        def place(cached: CachedResource[Any]) -> tuple[object, ...]:
+            name = cached.resource.metadata.name
+            return self.published(Key(key.kind, key.namespace, name)) is None, cached.created, name
 
         mine = place(self.seen[key])
-        return sum(place(one) < mine for one in self._in(key))
+        return sum(place(neighbour) < mine for neighbour in self._in(key))
 
     def _rank_of_hostname(self, key: Key) -> int:
         places: dict[str, tuple[object, ...]] = {}
-        in_force = {host for one in self._documents() if one.namespace == key.namespace for host in one.own_hostnames}
-        for one in self._in(Key("Listener", key.namespace, "")):
-            for address in one.resource.spec.addresses or ():
+        in_force = {
+            host
+            for document in self._documents()
+            if document.namespace == key.namespace
+            for host in document.own_hostnames
+        }
+        for listener in self._in(Key("Listener", key.namespace, "")):
+            for address in listener.resource.spec.addresses or ():
                 host = address.hostname
-                place = 0 if host in in_force else 2, one.created, host
+                place = 0 if host in in_force else 2, listener.created, host
                 places[host] = min(place, places.get(host, place))
         for host in in_force - places.keys():
             places[host] = 1, "", host
@@ -141,11 +148,11 @@ class MemoryView(View):
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         namespace, _, name = tenant_path.partition("/")
-        found: dict[ListenerReadiness, list[str]] = {}
-        for one in self._all("Listener"):
-            if one.resource.metadata.namespace == namespace and one.resource.spec.tenant_ref.name == name:
-                found.setdefault(ListenerReadiness.of(one), []).append(one.resource.metadata.name)
-        return {state: sorted(names)[:limit] for state, names in found.items()}
+        names_by_state: dict[ListenerReadiness, list[str]] = {}
+        for listener in self._all("Listener"):
+            if listener.resource.metadata.namespace == namespace and listener.resource.spec.tenant_ref.name == name:
+                names_by_state.setdefault(ListenerReadiness.of(listener), []).append(listener.resource.metadata.name)
+        return {state: sorted(names)[:limit] for state, names in names_by_state.items()}
 
     def classes_using(self, key: Key) -> Collection[str]:
         def refers(listener: resources.Listener) -> bool:
@@ -153,46 +160,50 @@ class MemoryView(View):
             names["Destination"] = {route.destination_ref.name for route in listener.spec.routes or ()}
             return listener.metadata.namespace == key.namespace and key.name in names[key.kind]
 
-        return {one.resource.class_name for one in self._all("Listener") if refers(one.resource)}
+        return {listener.resource.class_name for listener in self._all("Listener") if refers(listener.resource)}
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        found = [
-            one
-            for one in self._all("Listener")
-            if any(address.hostname == hostname for address in one.resource.spec.addresses or ())
+        claimants = [
+            listener
+            for listener in self._all("Listener")
+            if any(address.hostname == hostname for address in listener.resource.spec.addresses or ())
         ]
-        return iter(sorted(found, key=compiling.age))
+        return iter(sorted(claimants, key=compiling.age))
 
     def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        return (one for one in self.claimants(hostname) if one.resource.metadata.namespace == namespace)
+        return (listener for listener in self.claimants(hostname) if listener.resource.metadata.namespace == namespace)
 
     def namers(
         self, owner: tuple[str, str], address: documents.Address
     ) -> Iterator[CachedResource[resources.Listener]]:
-        wanted = hostnames.address_key(address)
+        key = hostnames.address_key(address)
         return (
-            one
-            for one in self._in(Key("Listener", owner[0], ""))
-            if wanted in map(hostnames.address_key, fixed_addresses(one.resource))
+            listener
+            for listener in self._in(Key("Listener", owner[0], ""))
+            if key in map(hostnames.address_key, fixed_addresses(listener.resource))
         )
 
     def _documents(self) -> Iterable[documents.ListenerDocument]:
         for key in self.in_place:
-            found = self.published(key)
-            if found is not None and isinstance(found.document, documents.ListenerDocument):
-                yield found.document
+            published = self.published(key)
+            if published is not None and isinstance(published.document, documents.ListenerDocument):
+                yield published.document
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        return [one for one in self._documents() if any(address.host == hostname for address in one.addresses)]
+        return [
+            document
+            for document in self._documents()
+            if any(address.host == hostname for address in document.addresses)
+        ]
 
     def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        return [one for one in self.listeners_at(hostname) if self.listener(one.key) is None]
+        return [document for document in self.listeners_at(hostname) if self.listener(document.key) is None]
 
     def has_listeners_at(self, hostname: str) -> bool:
         return bool(self.listeners_at(hostname))
 
     def has_lost_listeners_at(self, hostname: str) -> bool:
-        shown = (entry for one in self._all("Listener") for entry in one.fields.get(ADDRESSES_FIELD) or ())
+        shown = (entry for listener in self._all("Listener") for entry in listener.fields.get(ADDRESSES_FIELD) or ())
         return not self.holders(hostname) and any(entry["hostname"] == hostname for entry in shown)
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
@@ -200,25 +211,27 @@ class MemoryView(View):
             at_host = [address for address in document.live_addresses if address.host == hostname]
             return all(address.is_class_address for address in at_host)
 
-        found = [(is_left(one), self.listener(one.key)) for one in self.listeners_at(hostname)]
-        present = [(left, one) for left, one in found if one is not None]
-        return (one for _, one in sorted(present, key=lambda pair: (pair[0], compiling.age(pair[1]))))
+        candidates = [(is_left(document), self.listener(document.key)) for document in self.listeners_at(hostname)]
+        present = [(left, listener) for left, listener in candidates if listener is not None]
+        return (listener for _, listener in sorted(present, key=lambda pair: (pair[0], compiling.age(pair[1]))))
 
     @property
     def shared_hostnames(self) -> Collection[str]:
-        return {address.host for one in self._documents() for address in one.addresses if address.is_class_address}
+        return {
+            address.host for document in self._documents() for address in document.addresses if address.is_class_address
+        }
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[tuple[str, str]]:
         path = besides.path if besides is not None else None
-        holding = (one for one in self._documents() if hostname in one.own_hostnames)
-        return {(one.namespace, one.tenant.name) for one in holding if one.key != path}
+        holding = (document for document in self._documents() if hostname in document.own_hostnames)
+        return {(document.namespace, document.tenant.name) for document in holding if document.key != path}
 
     def shown_holders(self, hostname: str) -> Collection[tuple[str, str]]:
         return {
-            one.resource.owner
-            for one in self._all("Listener")
-            if hostname in {address.hostname for address in one.resource.spec.addresses or ()}
-            and hostname in {entry["hostname"] for entry in one.fields.get(ADDRESSES_FIELD) or ()}
+            listener.resource.owner
+            for listener in self._all("Listener")
+            if hostname in {address.hostname for address in listener.resource.spec.addresses or ()}
+            and hostname in {entry["hostname"] for entry in listener.fields.get(ADDRESSES_FIELD) or ()}
         }
 
     def published(self, key: Key) -> PublishedDocument | None:
@@ -236,8 +249,8 @@ class MemoryView(View):
         return self.access.get(namespace, "Permitted")
 
     def secret(self, path: str) -> resources.Secret | None:
-        found = self.secrets.get(path)
-        return found if found is not None and found.metadata.labels.get(types.WATCH_LABEL) == "true" else None
+        secret = self.secrets.get(path)
+        return secret if secret is not None and secret.metadata.labels.get(types.WATCH_LABEL) == "true" else None
 
     def secret_state(self, path: str) -> SecretState | None:
         if path in self.states:
@@ -292,9 +305,13 @@ class MemoryView(View):
         status = dict(raw.get("status") or {})
         conditions = tuple(
             StatusCondition(
-                one["type"], one["status"], one["reason"], one.get("message", ""), one["observedGeneration"]
+                condition["type"],
+                condition["status"],
+                condition["reason"],
+                condition.get("message", ""),
+                condition["observedGeneration"],
             )
-            for one in status.pop("conditions", ())
+            for condition in status.pop("conditions", ())
         )
         if raw["kind"] == "Secret":
             slim = {name: value for name, value in raw.items() if name != "status"}
@@ -312,43 +329,43 @@ class MemoryView(View):
         """Change fields of a spec: the generation goes up."""
         namespace, _, name = path.rpartition("/")
         key = Key(kind, namespace, name)
-        seen = self.seen[key]
-        resource = seen.resource
+        cached = self.seen[key]
+        resource = cached.resource
         meta = msgspec.structs.replace(resource.metadata, generation=resource.metadata.generation + 1)
         merged = {**msgspec.to_builtins(resource.spec), **spec}
         merged = {name: value for name, value in merged.items() if value is not None}
         new = msgspec.convert(merged, type(resource.spec))
         self.seen[key] = msgspec.structs.replace(
-            seen, resource=msgspec.structs.replace(resource, metadata=meta, spec=new)
+            cached, resource=msgspec.structs.replace(resource, metadata=meta, spec=new)
         )
 
     def every_key(self) -> list[Key]:
         """Every key that may have a plan: destinations and listeners first, for hostnames need what they publish."""
-        hosts = {one.resource.spec.hostname for one in self.classes.values()}
-        hosts |= {address.host for one in self._documents() for address in one.addresses}
+        hosts = {listener_class.resource.spec.hostname for listener_class in self.classes.values()}
+        hosts |= {address.host for document in self._documents() for address in document.addresses}
         hosts |= {key.name for key in self.in_place if key.kind == "Hostname"}
         own = [*self.seen, *self.broken, *(key for key in self.in_place if key.kind != "Hostname")]
         return [*dict.fromkeys(own), *(Key("Hostname", "", host) for host in sorted(hosts))]
 
-    def apply(self, wanted: Plan) -> bool:
+    def apply(self, new_plan: Plan) -> bool:
         """Make a plan so, as the machine does (but removal is at once); whether anything changed."""
-        before = self.in_place.get(wanted.key, {}), self.seen.get(wanted.key)
-        if wanted.children is not None:
-            old = self.in_place.get(wanted.key, {})
-            self.in_place[wanted.key] = {
+        previous_state = self.in_place.get(new_plan.key, {}), self.seen.get(new_plan.key)
+        if new_plan.children is not None:
+            old = self.in_place.get(new_plan.key, {})
+            self.in_place[new_plan.key] = {
                 child.ref: child.manifest | ({"status": old[child.ref]["status"]} if _has_status(old, child) else {})
-                for child in wanted.children
-            } | {ref: manifest for ref, manifest in old.items() if ref in wanted.staying}
-        seen = self.seen.get(wanted.key)
-        if wanted.status is not None and seen is not None:
-            self.seen[wanted.key] = msgspec.structs.replace(
-                seen, conditions=tuple(wanted.status.conditions.values()), fields=wanted.status.fields
+                for child in new_plan.children
+            } | {ref: manifest for ref, manifest in old.items() if ref in new_plan.staying}
+        cached = self.seen.get(new_plan.key)
+        if new_plan.status is not None and cached is not None:
+            self.seen[new_plan.key] = msgspec.structs.replace(
+                cached, conditions=tuple(new_plan.status.conditions.values()), fields=new_plan.status.fields
             )
-        if wanted.is_behind:
-            self.behind.setdefault(wanted.key, self.now)
+        if new_plan.is_behind:
+            self.behind.setdefault(new_plan.key, self.now)
         else:
-            self.behind.pop(wanted.key, None)
-        return before != (self.in_place.get(wanted.key, {}), self.seen.get(wanted.key))
+            self.behind.pop(new_plan.key, None)
+        return previous_state != (self.in_place.get(new_plan.key, {}), self.seen.get(new_plan.key))
 
     def settle(self) -> int:
         """Plan everything, and apply it, until nothing changes; how many rounds that took."""
@@ -365,55 +382,55 @@ class MemoryView(View):
     def gateway(self, name: str, **about: Any) -> GatewayReport:
         applied = {}
         for key in self.in_place:
-            found = self.published(key)
-            if found is not None:
-                applied[key] = AppliedDocument(found.hash)
+            published = self.published(key)
+            if published is not None:
+                applied[key] = AppliedDocument(published.hash)
         return GatewayReport(name=name, **{"applied": applied, **about})
 
     def controllers_say(self, kind: str, status: dict[str, Any]) -> None:
         """A status on every child of a kind."""
-        for found in self.in_place.values():
-            for ref, manifest in found.items():
+        for manifests in self.in_place.values():
+            for ref, manifest in manifests.items():
                 if ref.kind == kind:
-                    found[ref] = {**manifest, "status": status}
+                    manifests[ref] = {**manifest, "status": status}
 
-    def condition(self, kind: Kind, path: str, type_: str) -> StatusCondition:
+    def condition(self, kind: Kind, path: str, condition_type: str) -> StatusCondition:
         """A condition as a plan made now tells it."""
         namespace, _, name = path.rpartition("/")
         status = plan.plan(self, Key(kind, namespace, name)).status
         assert status is not None
-        found = status.condition(type_)
-        assert found is not None, f"{path} has no {type_}"
-        return found
+        condition = status.condition(condition_type)
+        assert condition is not None, f"{path} has no {condition_type}"
+        return condition
 
 
 def _has_status(old: dict[ObjectRef, dict[str, Any]], child: DesiredChild) -> bool:
     return "status" in old.get(child.ref, {})
 
 
-def shown(wanted: Plan) -> dict[str, Any]:
+def shown(planned: Plan) -> dict[str, Any]:
     """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
-    readable: dict[str, Any] = {"key": f"{wanted.key.kind} {wanted.key.path}"}
-    if wanted.children is None:
+    readable: dict[str, Any] = {"key": f"{planned.key.kind} {planned.key.path}"}
+    if planned.children is None:
         readable["children"] = "left as they are"
-    elif wanted.children:
-        readable["children"] = [_readable(child) for child in wanted.children]
-    if wanted.status is not None:
+    elif planned.children:
+        readable["children"] = [_readable(child) for child in planned.children]
+    if planned.status is not None:
         readable["status"] = {
-            "observedGeneration": wanted.status.observed_generation,
-            **wanted.status.fields,
-            "conditions": [_line(one) for one in wanted.status.conditions.values()],
+            "observedGeneration": planned.status.observed_generation,
+            **planned.status.fields,
+            "conditions": [_line(condition) for condition in planned.status.conditions.values()],
         }
     for name in ("is_behind", "again_at", "unknown_secrets", "unread_namespace"):
-        value = getattr(wanted, name)
+        value = getattr(planned, name)
         if value:
             readable[name] = msgspec.to_builtins(value)
     return readable
 
 
-def _line(one: StatusCondition) -> str:
-    head = f"{one.type}={one.status} {one.reason} ({one.observed_generation})"
-    return f"{head}: {one.message}" if one.message else head
+def _line(condition: StatusCondition) -> str:
+    head = f"{condition.type}={condition.status} {condition.reason} ({condition.observed_generation})"
+    return f"{head}: {condition.message}" if condition.message else head
 
 
 def _readable(child: DesiredChild) -> dict[str, Any]:
@@ -445,5 +462,5 @@ def _without_defaults(value: Any) -> Any:
                 plain[field.name] = _without_defaults(getattr(value, field.name))
         return plain
     if isinstance(value, tuple):
-        return [_without_defaults(one) for one in value]
+        return [_without_defaults(element) for element in value]
     return msgspec.to_builtins(value)

@@ -25,10 +25,10 @@ async def until(
     """
     deadline = time.monotonic() + limit_seconds
     while True:
-        seen = await look()
-        if satisfied(seen):
-            return seen
-        assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(seen)[:2000]}"
+        latest = await look()
+        if satisfied(latest):
+            return latest
+        assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(latest)[:2000]}"
         await asyncio.sleep(every_seconds)
 
 
@@ -42,8 +42,8 @@ def poll(
     """Do the same as `until`, for tests that run programs and have no event loop."""
     deadline = time.monotonic() + limit_seconds
     while True:
-        seen = look()
-        if satisfied(seen):
-            return seen
-        assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(seen)[:2000]}"
+        latest = look()
+        if satisfied(latest):
+            return latest
+        assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(latest)[:2000]}"
         time.sleep(every_seconds)

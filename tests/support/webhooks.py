@@ -90,18 +90,18 @@ class Webhook:
         self.site.kubectl.run(
             "rollout", "status", f"deployment/{RECEIVER}", of_agency, "--timeout=150s", limit_seconds=180
         )
-        waiting.poll(self._unready, lambda found: not found, limit_seconds=limit_seconds)
+        waiting.poll(self._unready, lambda unready: not unready, limit_seconds=limit_seconds)
 
     def _unready(self) -> list[str]:
         """Return the kind and the condition Ready of each object that is not ready as it is now."""
-        found = []
-        for one in self.site.get("listener/lobby", "destination/crm", f"--namespace={self.namespace}"):
-            conditions = one.get("status", {}).get("conditions", ())
+        unready = []
+        for resource in self.site.get("listener/lobby", "destination/crm", f"--namespace={self.namespace}"):
+            conditions = resource.get("status", {}).get("conditions", ())
             ready: dict[str, Any] = next((each for each in conditions if each["type"] == "Ready"), {})
-            is_current = ready.get("observedGeneration", 0) >= one["metadata"]["generation"]
+            is_current = ready.get("observedGeneration", 0) >= resource["metadata"]["generation"]
             if ready.get("status") != "True" or not is_current:
-                found.append(f"{one['kind']}: {ready}")
-        return found
+                unready.append(f"{resource['kind']}: {ready}")
+        return unready
 
     def url(self) -> str:
         """Return the URL that a user pastes into the portal."""
@@ -146,8 +146,8 @@ class Webhook:
     def assert_books_equal(self, *sent: dict[str, Any]) -> dict[str, Any]:
         """Wait for the last delivery, and compare what senders, gateway and receiver counted."""
         books = self.wait_delivered()
-        visits = sum(one["visits"] + len(one["validations"][-1:]) for one in sent)
-        assert {one["unacknowledged"] for one in sent} == {0}
+        visits = sum(report["visits"] + len(report["validations"][-1:]) for report in sent)
+        assert {report["unacknowledged"] for report in sent} == {0}
         assert books["visits"] == visits
         assert books["created"] == books["delivered"] == visits
         assert books["died"] == books["cancelled"] == books["quarantined"] == 0

@@ -40,9 +40,9 @@ def test_document_is_read_as_it_was_written(document: config_secret.Document) ->
 
 def test_tombstone_is_read_as_it_was_written() -> None:
     envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)
-    found = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
-    assert found == envelope
-    assert (found.document, found.identity) == (None, ("Listener", "acme/wifi"))
+    decoded = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
+    assert decoded == envelope
+    assert (decoded.document, decoded.identity) == (None, ("Listener", "acme/wifi"))
 
 
 def test_tombstone_keeps_hostnames_that_nobody_can_change() -> None:
@@ -156,9 +156,9 @@ def test_document_of_an_earlier_release_keeps_its_hash() -> None:
     """It lacks fields that a later release added with a default. Re-encoding it would change its hash."""
     document = json.loads(content())["document"]
     del document["silence_after_seconds"], document["schema_version"]
-    found = config_secret.decode(signed(document), KEY)
-    assert found.document == LISTENER
-    assert found.hash != documents.content_hash(LISTENER, KEY)
+    decoded = config_secret.decode(signed(document), KEY)
+    assert decoded.document == LISTENER
+    assert decoded.hash != documents.content_hash(LISTENER, KEY)
 
 
 def test_error_names_the_place_and_not_the_value() -> None:

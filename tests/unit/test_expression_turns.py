@@ -30,35 +30,35 @@ def sources(name: str, count: int = 4) -> list[expressions.Source]:
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses, which end at once."""
-    found: list[float] = []
+    pauses: list[float] = []
     sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
-        found.append(seconds)
+        pauses.append(seconds)
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", note)
-    return found
+    return pauses
 
 
 async def test_other_tasks_run_between_two_expressions() -> None:
-    machine, seen = Machine(), []
+    machine, prepared_counts = Machine(), []
 
     async def look() -> None:
         while len(machine.prepared) < 4:
-            seen.append(len(machine.prepared))
+            prepared_counts.append(len(machine.prepared))
             await asyncio.sleep(0)
 
     looking = asyncio.create_task(look())
     assert await machine.turns.take("agency", sources("a")) == 0.0
     await looking
-    assert {1, 2, 3} <= set(seen)
+    assert {1, 2, 3} <= set(prepared_counts)
 
 
 async def test_namespace_pauses_after_each_expensive_expression(slept: list[float]) -> None:
     machine = Machine(seconds_per_expression=0.25)
     assert await machine.turns.take("agency", sources("a")) == 0.0
-    assert [one for one in slept if one] == [0.25 * PAUSE_FACTOR] * 4
+    assert [pause for pause in slept if pause] == [0.25 * PAUSE_FACTOR] * 4
 
 
 async def test_only_one_document_of_a_namespace_is_prepared_at_a_time() -> None:

@@ -49,9 +49,9 @@ def test_repeated_line_of_a_listener_is_written_once_a_minute_with_the_number_le
     assert limited.write(**line) is not None
     assert [limited.write(**line) for _ in range(3)] == [None] * 3
     limited.now = 60.0
-    found = limited.write(**line)
-    assert found is not None
-    assert found["repeated"] == 3
+    written_line = limited.write(**line)
+    assert written_line is not None
+    assert written_line["repeated"] == 3
     limited.now = 120.0
     assert "repeated" not in (limited.write(**line) or {"repeated": "left out"})
 

@@ -10,12 +10,15 @@ from usher_gateway import metrics
 def read(*families: metrics.Family) -> dict[str, tuple[str, str, dict[tuple[str, ...], float]]]:
     """Return (type, help, label values with the name's suffix -> value) of each metric."""
     return {
-        one.name: (
-            one.type,
-            one.documentation,
-            {(sample.name.removeprefix(one.name), *sample.labels.values()): sample.value for sample in one.samples},
+        family.name: (
+            family.type,
+            family.documentation,
+            {
+                (sample.name.removeprefix(family.name), *sample.labels.values()): sample.value
+                for sample in family.samples
+            },
         )
-        for one in parser.text_string_to_metric_families(metrics.write(families))
+        for family in parser.text_string_to_metric_families(metrics.write(families))
     }
 
 
@@ -30,14 +33,14 @@ def test_counters_and_gauges_are_read_back_with_their_values() -> None:
 
 def test_large_and_infinite_values_are_read_back() -> None:
     values = {("time",): 1764194955.123456, ("bytes",): 2**60, ("never",): math.inf}
-    found = read(metrics.gauge("values", "Some.", ["of"], values))["values"][2]
-    assert found == {("", key): float(value) for (key,), value in values.items()}
+    parsed_values = read(metrics.gauge("values", "Some.", ["of"], values))["values"][2]
+    assert parsed_values == {("", key): float(value) for (key,), value in values.items()}
 
 
 def test_special_characters_of_labels_and_help_are_escaped() -> None:
     file = 'a "quoted" \\ name\nin 100 %s lines'
-    found = read(metrics.gauge("expiry", "A \\ and\na line.", ["file"], {(file,): 1}))
-    assert found == {"expiry": ("gauge", "A \\ and\na line.", {("", file): 1.0})}
+    parsed = read(metrics.gauge("expiry", "A \\ and\na line.", ["file"], {(file,): 1}))
+    assert parsed == {"expiry": ("gauge", "A \\ and\na line.", {("", file): 1.0})}
 
 
 def test_buckets_of_a_histogram_add_up() -> None:

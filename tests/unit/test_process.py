@@ -18,8 +18,8 @@ from usher_gateway import process
 def test_connections_leave_descriptors_for_everything_else(
     soft: int, hard: int, planned: tuple[int, int, int, int]
 ) -> None:
-    found = process.plan_descriptors(soft, hard, connections=10_000, idle=2_000, attempts=4_000)
-    assert found == process.DescriptorPlan(*planned)
+    plan = process.plan_descriptors(soft, hard, connections=10_000, idle=2_000, attempts=4_000)
+    assert plan == process.DescriptorPlan(*planned)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_memory_of_the_process_is_found() -> None:
 
 
 def test_reserving_descriptors_raises_the_soft_limit() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    previous_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, previous_limits[1]), previous_limits[1]))
         planned = process.reserve_descriptors(100, 10, 20)
         assert planned.connections <= 100
         assert planned.attempts <= 20
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(642, before[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(642, previous_limits[1])
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, previous_limits)

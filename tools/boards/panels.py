@@ -97,16 +97,16 @@ def board(
         panels: a row is full with 24 columns.
         single: each of the variables has one value, not several or all.
     """
-    made = dashboard.Dashboard(title).uid(uid).description(text).tags(["usher"]).readonly().refresh("1m")
-    made = made.time("now-6h", "now").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
-    made = made.link(dashboard.DashboardLink("Usher").type(models.DashboardLinkType.DASHBOARDS).tags(["usher"]))
-    made = made.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-    made = made.with_variable(_choice("job", "label_values(usher_build_info, job)"))
+    built = dashboard.Dashboard(title).uid(uid).description(text).tags(["usher"]).readonly().refresh("1m")
+    built = built.time("now-6h", "now").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
+    built = built.link(dashboard.DashboardLink("Usher").type(models.DashboardLinkType.DASHBOARDS).tags(["usher"]))
+    built = built.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    built = built.with_variable(_choice("job", "label_values(usher_build_info, job)"))
     for name, query in variables:
-        made = made.with_variable(_variable(name, query) if single else _choice(name, query))
+        built = built.with_variable(_variable(name, query) if single else _choice(name, query))
     for panel in panels:
-        made = made.with_panel(panel)
-    return made
+        built = built.with_panel(panel)
+    return built
 
 
 def _whole_if_counted(panel: _AnyPanel, unit: str) -> _AnyPanel:
@@ -115,8 +115,8 @@ def _whole_if_counted(panel: _AnyPanel, unit: str) -> _AnyPanel:
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:
-    made = dashboard.QueryVariable(name).label(name.replace("_", " ")).datasource(SOURCE).query(query)
-    return made.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
+    variable = dashboard.QueryVariable(name).label(name.replace("_", " ")).datasource(SOURCE).query(query)
+    return variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
 
 
 def _choice(name: str, query: str) -> dashboard.QueryVariable:

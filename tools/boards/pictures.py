@@ -118,13 +118,15 @@ class Drawing:
                 await self._draw_table(whole, panel, unit)
 
     async def _draw_number(self, whole: axes.Axes, panel: dict[str, Any], unit: str) -> None:
-        found = await self._prometheus.query(filled(panel["targets"][0]["expr"], **self._values))
-        value = float(found[0]["value"][1]) if found else math.nan
+        samples = await self._prometheus.query(filled(panel["targets"][0]["expr"], **self._values))
+        value = float(samples[0]["value"][1]) if samples else math.nan
         defaults = panel["fieldConfig"]["defaults"]
         steps = defaults["thresholds"]["steps"]
         colour = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
-        drawn = {"green": _GREEN, "red": _RED}[colour[-1] if found else "green"]
-        words = {key: word["text"] for known in defaults.get("mappings", ()) for key, word in known["options"].items()}
+        drawn = {"green": _GREEN, "red": _RED}[colour[-1] if samples else "green"]
+        words = {
+            key: word["text"] for mapping in defaults.get("mappings", ()) for key, word in mapping["options"].items()
+        }
         text = words.get(f"{value:g}", shown(value, unit))
         whole.text(0.5, 0.36, text, transform=whole.transAxes, fontsize=19, color=drawn, ha="center", va="center")
 
@@ -178,42 +180,42 @@ class Drawing:
         rows: dict[tuple[str, ...], dict[str, float]] = {}
         names: tuple[str, ...] = ()
         for target in panel["targets"]:
-            for found in await self._prometheus.query(filled(target["expr"], **self._values)):
-                names = tuple(sorted(found["metric"], key=_ORDER.index))
-                rows.setdefault(tuple(found["metric"][name] for name in names), {})[target["legendFormat"]] = float(
-                    found["value"][1]
+            for sample in await self._prometheus.query(filled(target["expr"], **self._values)):
+                names = tuple(sorted(sample["metric"], key=_ORDER.index))
+                rows.setdefault(tuple(sample["metric"][name] for name in names), {})[target["legendFormat"]] = float(
+                    sample["value"][1]
                 )
         ordered = sorted(rows.items(), key=lambda row: -max(row[1].values()))[:_MOST_ROWS]
         head = [
             name.rpartition("_")[2] if "namespace" in name else name.replace("_", " ") for name in (*names, *legends)
         ]
         cells = [
-            [*labels, *(shown(values[one], unit) if one in values else "" for one in legends)]
+            [*labels, *(shown(values[legend], unit) if legend in values else "" for legend in legends)]
             for labels, values in ordered
         ]
         if not cells:
             whole.text(0.5, 0.5, "none", transform=whole.transAxes, color=_GREY, ha="center")
             return
         height = 0.105 * (len(cells) + 1)
-        made = whole.table(
+        table = whole.table(
             cells,
             colLabels=head,
             bbox=transforms.Bbox.from_bounds(0.02, 0.86 - height, 0.96, height),
             cellLoc="left",
             edges="horizontal",
         )
-        made.auto_set_font_size(False)
-        made.set_fontsize(7.5)
-        for (row, _), cell in made.get_celld().items():
+        table.auto_set_font_size(False)
+        table.set_fontsize(7.5)
+        for (row, _), cell in table.get_celld().items():
             cell.set_edgecolor("#e2e2e2")
             cell.get_text().set_color(_GREY if row == 0 else "black")
 
 
 def filled(expr: str, **values: str) -> str:
     """Return a query with the values of its variables; a variable without a value selects everything."""
-    known = {"__rate_interval": "15s", **values}
-    return re.sub(r"\$(\w+)", lambda found: known.get(found[1], ".+"), expr)
+    all_values = {"__rate_interval": "15s", **values}
+    return re.sub(r"\$(\w+)", lambda variable: all_values.get(variable[1], ".+"), expr)
 
 
 def _legend(form: str, labels: dict[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), form)
+    return re.sub(r"\{\{(\w+)\}\}", lambda variable: labels.get(variable[1], ""), form)

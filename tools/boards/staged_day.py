@@ -113,8 +113,8 @@ class StagedDay:
     def write(self, **edits: str) -> None:
         """Write the manifests by a rename, as an editor does."""
         draft = self._manifests.with_suffix(".new")
-        made = manifests(int(self._receiver.url.rpartition(":")[2]), **edits)
-        draft.write_text("\n---\n".join(json.dumps(one) for one in made), "utf-8")
+        documents = manifests(int(self._receiver.url.rpartition(":")[2]), **edits)
+        draft.write_text("\n---\n".join(json.dumps(document) for document in documents), "utf-8")
         draft.replace(self._manifests)
 
     async def _look(self) -> str:

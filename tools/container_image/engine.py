@@ -20,17 +20,17 @@ class ImageError(Exception):
     """The image cannot be built; the message says what to do."""
 
 
-def find(wanted: str | None = None) -> str:
+def find(engine: str | None = None) -> str:
     """Return the name of the first engine that works, or check the wanted one.
 
     Raises:
         ImageError: None works. The message has the reason of each.
     """
-    if wanted:
-        problem = _problem(wanted)
+    if engine:
+        problem = _problem(engine)
         if problem is not None:
-            raise ImageError(f"{wanted} cannot build the image: {problem}")
-        return wanted
+            raise ImageError(f"{engine} cannot build the image: {problem}")
+        return engine
     problems = []
     for name in ENGINES:
         problem = _problem(name)

@@ -9,13 +9,13 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     """Write every file that differs, remove obsolete files, and print their names."""
-    wanted = output.files()
+    generated = output.files()
     for folder in output.FOLDERS:
         for file in (ROOT / folder).glob("*"):
-            if file.is_file() and file.relative_to(ROOT).as_posix() not in {*wanted, *output.WRITTEN_BY_HAND}:
+            if file.is_file() and file.relative_to(ROOT).as_posix() not in {*generated, *output.WRITTEN_BY_HAND}:
                 file.unlink()
                 print(f"removed {file.relative_to(ROOT)}")
-    for name, text in wanted.items():
+    for name, text in generated.items():
         file = ROOT / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text("utf-8") != text:

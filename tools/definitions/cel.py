@@ -79,22 +79,22 @@ def text(value: str) -> str:
 
 
 def _union(rule: types.Union) -> list[Validation]:
-    found = []
+    validations = []
     for value, member in rule.members.items():
         there = f"has({_field(member)})"
         message = f"must have `{member}` if `{rule.discriminator}` is {value}"
-        found.append(_required(_implies(rule.discriminator, value, there), message, member))
+        validations.append(_required(_implies(rule.discriminator, value, there), message, member))
         alone = f"{_field(rule.discriminator)} == {text(value)} || !{there}"
         message = f"must not be set if `{rule.discriminator}` is not {value}"
-        found.append({**_invalid(alone, message, member), "reason": "FieldValueForbidden"})
-    return found
+        validations.append({**_invalid(alone, message, member), "reason": "FieldValueForbidden"})
+    return validations
 
 
 def _exactly(rule: types.Exactly) -> list[Validation]:
     names = " and ".join(f"`{field}`" for field in rule.fields)
     message = f"must have exactly one of {names}"
     there = [f"has({_field(field)})" for field in rule.fields]
-    single = " && ".join(f"!({one} && {other})" for one, other in itertools.combinations(there, 2))
+    single = " && ".join(f"!({first} && {second})" for first, second in itertools.combinations(there, 2))
     return [{"rule": " || ".join(there), "message": message}, _invalid(single, message, rule.fields[-1])]
 
 
@@ -104,7 +104,7 @@ def _combination(rule: types.Combination, required: frozenset[str]) -> Validatio
     allowed = f"{other} in [{', '.join(text(value) for value in rule.allowed)}]"
     missing = _given("self", rule.other, required)
     checks = [_not(chosen), _not(missing), allowed]
-    check = " || ".join(one for one in checks if one)
+    check = " || ".join(part for part in checks if part)
     message = f"must be {' or '.join(rule.allowed)} if `{rule.field}` is {rule.value}"
     return _invalid(check, message, rule.other)
 
@@ -134,7 +134,7 @@ def _not(check: str) -> str:
 
 
 def _all_of(*checks: str) -> str:
-    return " && ".join(check for check in checks if check)
+    return " && ".join(part for part in checks if part)
 
 
 def _field(name: str) -> str:

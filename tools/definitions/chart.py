@@ -41,21 +41,21 @@ _NAMES = (
 
 def files(definitions: dict[str, str]) -> dict[str, str]:
     """Return the generated templates: path -> text. ``definitions``: path -> text of the files in crds/."""
-    found = {}
+    templates = {}
     for path, definition in definitions.items():
         name = path.rpartition("/")[2]
         text = _labelled(_kept(definition), "definitions")
-        found[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", text)
+        templates[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", text)
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
-        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
+        templates[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
     for name, value in _RIGHTS.items():
         path = f"operator/rbac/{name}.yaml"
         text = "---\n".join(_without_accounts(_read(path)))
-        for before, after in _NAMES:
-            text = text.replace(before, after)
-        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(text, name))
-    return found
+        for text_of_install, text_in_chart in _NAMES:
+            text = text.replace(text_of_install, text_in_chart)
+        templates[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(text, name))
+    return templates
 
 
 def _read(path: str) -> str:

@@ -17,13 +17,15 @@ _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit 
 
 def files() -> dict[str, str]:
     """Return the path below the repository -> content of each generated file."""
-    definitions = {f"crds/{name}": to_yaml(one) for name, one in definition.definitions().items()}
+    definitions = {f"crds/{name}": to_yaml(document) for name, document in definition.definitions().items()}
     return definitions | pages.pages() | chart.files(definitions) | chart.readme()
 
 
 def to_yaml(*objects: dict[str, Any]) -> str:
     """Return objects as YAML, one document each."""
-    dumped = [yaml.dump(one, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120) for one in objects]
+    dumped = [
+        yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120) for document in objects
+    ]
     return _HEADER + "---\n".join(dumped)
 
 

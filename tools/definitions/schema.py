@@ -25,44 +25,44 @@ class Plain(msgspec.Struct, frozen=True):
     extra: dict[str, Any]
 
 
-def plain(wanted: inspect.Type) -> Plain:
+def plain(kind: inspect.Type) -> Plain:
     """Strip ``Annotated`` and ``| None``. The outermost annotation wins."""
     extra: dict[str, Any] = {}
     while True:
-        if isinstance(wanted, inspect.Metadata):
-            extra = {**(wanted.extra_json_schema or {}), **extra}
-            wanted = wanted.type
-        elif isinstance(wanted, inspect.UnionType):
-            wanted = next(kind for kind in wanted.types if not isinstance(kind, inspect.NoneType))
+        if isinstance(kind, inspect.Metadata):
+            extra = {**(kind.extra_json_schema or {}), **extra}
+            kind = kind.type
+        elif isinstance(kind, inspect.UnionType):
+            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
         else:
-            return Plain(wanted, extra)
+            return Plain(kind, extra)
 
 
-def schema_of(wanted: inspect.Type, path: str) -> Schema:
+def schema_of(kind: inspect.Type, path: str) -> Schema:
     """Return the schema of a type. ``path``, such as ``Listener.spec.routes[]``, is for its default."""
-    found = plain(wanted)
-    match found.type:
+    stripped = plain(kind)
+    match stripped.type:
         case inspect.StructType():
-            shape = _struct(found.type, path)
+            shape = _struct(stripped.type, path)
         case inspect.ListType():
-            shape = _list(found.type, found.extra, path)
+            shape = _list(stripped.type, stripped.extra, path)
         case inspect.DictType():
-            shape = _map(found.type, path)
+            shape = _map(stripped.type, path)
         case inspect.LiteralType():
-            shape = {"type": "string", "enum": [str(value) for value in _in_order(found.type)]}
+            shape = {"type": "string", "enum": [str(value) for value in _in_order(stripped.type)]}
         case inspect.IntType():
-            shape = _integer(found.type)
+            shape = _integer(stripped.type)
         case inspect.StrType():
-            shape = _text(found.type, found.extra)
+            shape = _text(stripped.type, stripped.extra)
         case _:
-            raise TypeError(f"{path}: no schema for {found.type}")
-    return {"description": _description(found, path), **shape}
+            raise TypeError(f"{path}: no schema for {stripped.type}")
+    return {"description": _description(stripped, path), **shape}
 
 
-def _description(found: Plain, path: str) -> str:
-    text = str(found.extra.get("description", ""))
-    if not text and isinstance(found.type, inspect.StructType):
-        text = docstring(found.type.cls)
+def _description(stripped: Plain, path: str) -> str:
+    text = str(stripped.extra.get("description", ""))
+    if not text and isinstance(stripped.type, inspect.StructType):
+        text = docstring(stripped.type.cls)
     default = default_of(path)
     return f"{text} Default: {default}." if default else text
 
@@ -83,19 +83,19 @@ def default_of(path: str) -> str:
     return f"`{value}`" if value else ""
 
 
-def _in_order(wanted: inspect.LiteralType) -> tuple[Any, ...]:
+def _in_order(literal: inspect.LiteralType) -> tuple[Any, ...]:
     """Return the words of a Literal. msgspec sorts them, so that the schema is stable."""
-    return tuple(wanted.values)
+    return tuple(literal.values)
 
 
-def _struct(wanted: inspect.StructType, path: str) -> Schema:
-    properties = {field.encode_name: schema_of(field.type, f"{path}.{field.encode_name}") for field in wanted.fields}
+def _struct(struct: inspect.StructType, path: str) -> Schema:
+    properties = {field.encode_name: schema_of(field.type, f"{path}.{field.encode_name}") for field in struct.fields}
     shape: Schema = {"type": "object", "properties": properties}
-    required = [field.encode_name for field in wanted.fields if field.required]
+    required = [field.encode_name for field in struct.fields if field.required]
     if required:
         shape["required"] = required
-    rules: tuple[types.Rule, ...] = getattr(wanted.cls, "rules", ())
-    validations = [one for rule in rules for one in cel.validations(rule, frozenset(always_there(shape)))]
+    rules: tuple[types.Rule, ...] = getattr(struct.cls, "rules", ())
+    validations = [validation for rule in rules for validation in cel.validations(rule, frozenset(always_there(shape)))]
     if validations:
         shape["x-kubernetes-validations"] = validations
     return shape
@@ -109,31 +109,31 @@ def always_there(shape: Schema, path: str = "") -> Iterator[str]:
         yield from always_there(inner, f"{path}{name}.")
 
 
-def _list(wanted: inspect.ListType, extra: Mapping[str, Any], path: str) -> Schema:
-    shape: Schema = {"type": "array", "items": schema_of(wanted.item_type, f"{path}[]")}
-    if wanted.min_length:
-        shape["minItems"] = wanted.min_length
-    shape["maxItems"] = _limit(wanted.max_length, path)
+def _list(kind: inspect.ListType, extra: Mapping[str, Any], path: str) -> Schema:
+    shape: Schema = {"type": "array", "items": schema_of(kind.item_type, f"{path}[]")}
+    if kind.min_length:
+        shape["minItems"] = kind.min_length
+    shape["maxItems"] = _limit(kind.max_length, path)
     if "x-kubernetes-list-type" not in extra:
         raise TypeError(f"{path}: must have a list type")
     return shape | {key: value for key, value in extra.items() if key.startswith("x-kubernetes-")}
 
 
-def _map(wanted: inspect.DictType, path: str) -> Schema:
+def _map(kind: inspect.DictType, path: str) -> Schema:
     """Return the schema of a map, with a rule for its keys, because structural schemas cannot describe keys."""
-    key = plain(wanted.key_type).type
+    key = plain(kind.key_type).type
     if not isinstance(key, inspect.StrType) or key.pattern is None:
         raise TypeError(f"{path}: keys must have a pattern")
     return {
         "type": "object",
-        "additionalProperties": schema_of(wanted.value_type, f"{path}{{}}"),
-        "maxProperties": _limit(wanted.max_length, path),
+        "additionalProperties": schema_of(kind.value_type, f"{path}{{}}"),
+        "maxProperties": _limit(kind.max_length, path),
         "x-kubernetes-validations": [cel.keys(key.pattern, _limit(key.max_length, path))],
     }
 
 
-def _integer(wanted: inspect.IntType) -> Schema:
-    low, high = _limit(wanted.ge, "an integer"), _limit(wanted.le, "an integer")
+def _integer(kind: inspect.IntType) -> Schema:
+    low, high = _limit(kind.ge, "an integer"), _limit(kind.le, "an integer")
     return {
         "type": "integer",
         "format": "int32" if high <= INT32_MAX else "int64",
@@ -142,13 +142,13 @@ def _integer(wanted: inspect.IntType) -> Schema:
     }
 
 
-def _text(wanted: inspect.StrType, extra: Mapping[str, Any]) -> Schema:
+def _text(kind: inspect.StrType, extra: Mapping[str, Any]) -> Schema:
     shape: Schema = {"type": "string"}
-    if wanted.min_length:
-        shape["minLength"] = wanted.min_length
-    shape["maxLength"] = _limit(wanted.max_length, "a text")
-    if wanted.pattern is not None:
-        shape["pattern"] = wanted.pattern
+    if kind.min_length:
+        shape["minLength"] = kind.min_length
+    shape["maxLength"] = _limit(kind.max_length, "a text")
+    if kind.pattern is not None:
+        shape["pattern"] = kind.pattern
     if "format" in extra:
         shape["format"] = extra["format"]
     return shape

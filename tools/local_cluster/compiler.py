@@ -53,13 +53,13 @@ def build(program: Program) -> Path:
     return entry
 
 
-def module_version(module: str, wanted: str) -> str:
+def module_version(module: str, requirement: str) -> str:
     """Return the version, such as ``v1.2.3``, that the go.mod of a module in `go/` requires."""
     file = MODULES / module / "go.mod"
-    found = re.search(rf"^\s+{re.escape(wanted)} (v\S+)", file.read_text("utf-8"), re.MULTILINE)
-    if found is None:
-        raise BuildError(f"{file} names no version of {wanted}")
-    return found[1]
+    required = re.search(rf"^\s+{re.escape(requirement)} (v\S+)", file.read_text("utf-8"), re.MULTILINE)
+    if required is None:
+        raise BuildError(f"{file} names no version of {requirement}")
+    return required[1]
 
 
 def _sources(folder: Path) -> list[Path]:

@@ -47,5 +47,5 @@ def files(foreign: Foreign) -> list[Path]:
     told = json.loads(answer.stdout or "{}")
     if answer.returncode != 0 or "Dir" not in told:
         raise toolchain.ToolchainError(f"could not fetch {foreign.module}: {told.get('Error', answer.stderr)}")
-    found = sorted((Path(told["Dir"]) / foreign.folder).glob("*.yaml"))
-    return [file for file in found if not foreign.plurals or file.stem.rpartition("_")[2] in foreign.plurals]
+    definitions = sorted((Path(told["Dir"]) / foreign.folder).glob("*.yaml"))
+    return [file for file in definitions if not foreign.plurals or file.stem.rpartition("_")[2] in foreign.plurals]

@@ -65,14 +65,14 @@ def run(command: Sequence[str]) -> int:
         first = [sys.executable, "-P", "-m", "local_cluster.isolation", *command]
         environment = os.environ | {STATE: str(state), "PYTHONPATH": os.pathsep.join(_python_path())}
         # The terminal sends an interrupt to the command as well, which decides what to do with it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             # The namespaces end also if this process is killed.
             tethered = ["setpriv", "--pdeathsig=KILL", "--", *ENTER, *first]
             with subprocess.Popen(tethered, env=environment) as process, _ended_with_this(process):
                 return process.wait()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous_handler)
 
 
 def state() -> Path:
@@ -116,24 +116,24 @@ def _ended_with_this(outer: subprocess.Popen[bytes]) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(first, signal.SIGKILL)
 
-    before = signal.signal(signal.SIGTERM, end)
+    previous_handler = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         end()
         select.select([first], [], [])  # the first process ends after all others
         os.close(first)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _first_process(outer: subprocess.Popen[bytes]) -> int | None:
     """Return a handle of the first process of the namespaces, or None if there is none any more."""
     children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
     while outer.poll() is None:
-        found = children.read_text("ascii").split()
-        if found:
+        process_ids = children.read_text("ascii").split()
+        if process_ids:
             with contextlib.suppress(ProcessLookupError):
-                return os.pidfd_open(int(found[0]))
+                return os.pidfd_open(int(process_ids[0]))
         time.sleep(0.01)
     return None
 

@@ -111,7 +111,9 @@ class Node:
     def _is_ready(self) -> bool:
         with contextlib.suppress(kubectls.KubectlError):
             status = json.loads(self.kubectl.run("get", "node", NAME, "--output=json"))["status"]
-            return any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
+            return any(
+                condition["type"] == "Ready" and condition["status"] == "True" for condition in status["conditions"]
+            )
         return False
 
     def _ctr(self, *arguments: str | Path) -> list[str | Path]:

@@ -81,4 +81,4 @@ def _groups() -> str:
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
         return str(root)
-    return " ".join(str(one) for one in root.iterdir() if not one.is_symlink())
+    return " ".join(str(entry) for entry in root.iterdir() if not entry.is_symlink())

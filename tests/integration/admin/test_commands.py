@@ -1,21 +1,17 @@
 """The commands that use a gateway's admin port, as processes in a terminal of 80 columns."""
 
-import asyncio
 import base64
 import csv
 import io
 import json
-import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.admin import serving
-from support import samples
+from support import admin_port, command_line, samples
 from usher_gateway import model
 from usher_gateway.admin import tokens
 
@@ -45,43 +41,15 @@ spec:
 """
 
 
-class Run:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-async def usher(*arguments: str, **environment: str) -> Run:
-    values = {"PATH": os.environ["PATH"], "COLUMNS": "80", "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8", **environment}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "usher_gateway", *arguments),
-        env=values,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), timeout=60)
-    assert process.returncode is not None
-    return Run(process.returncode, out.decode(), err.decode())
-
-
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
-    async with serving.served(tmp_path) as served:
-        await serving.fill(served)
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
         yield served
 
 
-async def ask(served: serving.Served, *arguments: str, **environment: str) -> Run:
-    return await usher(*arguments, USHER_ADMIN=served.url, USHER_DATA=str(served.data), **environment)
-
-
-async def done(served: serving.Served, *arguments: str, **environment: str) -> str:
-    run = await ask(served, *arguments, **environment)
-    assert run.code == 0, run.err
-    return run.out
-
-
 @pytest.mark.parametrize("width", ["80", "200"])
-async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, width: str) -> None:
+async def test_listings_fit_the_terminal_with_whole_ids(served: admin_port.Served, width: str) -> None:
     for command in (
         ["visits", "list"],
         ["deliveries", "list"],
@@ -89,7 +57,7 @@ async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, 
         ["quarantine", "list"],
         ["listeners"],
     ):
-        out = await done(served, *command, COLUMNS=width)
+        out = await served.output_of(*command, COLUMNS=width)
         assert max(len(line) for line in out.splitlines()) <= int(width)
         if command[-1] == "list":
             path = {"visits": "visits", "quarantine": "quarantine"}.get(command[0], "deliveries")
@@ -97,89 +65,89 @@ async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, 
             assert all(row["id"] in out for row in rows)
 
 
-async def test_listeners_show_the_routes_that_hold_deliveries(served: serving.Served) -> None:
-    narrow = await done(served, "listeners")
+async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port.Served) -> None:
+    narrow = await served.output_of("listeners")
     assert "held crm: DestinationPaused" in narrow
-    wide = await done(served, "listeners", COLUMNS="200")
+    wide = await served.output_of("listeners", COLUMNS="200")
     assert re.search(r" HELD .*\n.*\n.* held crm: DestinationPaused ", wide)
-    (row,) = csv.DictReader(io.StringIO(await done(served, "listeners", "-o", "csv")))
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
     assert row["held"] == "crm: DestinationPaused"
 
 
-async def test_command_shows_the_same_rows_for_both_spellings_of_times(served: serving.Served) -> None:
-    listed = await done(served, "visits", "list", "--since", "2000-01-01", "--until", "2100-01-01", "-o", "csv")
-    assert await done(served, "visits", "list", "--from", "2000-01-01", "--to", "2100-01-01", "-o", "csv") == listed
-    used = await done(served, "usage", "--from", "2025-11", "--to", "2100-01", "-o", "csv")
-    assert await done(served, "usage", "--since", "2025-11", "--until", "2100-01", "-o", "csv") == used
+async def test_command_shows_the_same_rows_for_both_spellings_of_times(served: admin_port.Served) -> None:
+    listed = await served.output_of("visits", "list", "--since", "2000-01-01", "--until", "2100-01-01", "-o", "csv")
+    assert await served.output_of("visits", "list", "--from", "2000-01-01", "--to", "2100-01-01", "-o", "csv") == listed
+    used = await served.output_of("usage", "--from", "2025-11", "--to", "2100-01", "-o", "csv")
+    assert await served.output_of("usage", "--since", "2025-11", "--until", "2100-01", "-o", "csv") == used
 
 
-async def test_variable_left_over_in_a_shell_selects_no_rows(served: serving.Served) -> None:
-    run = await ask(served, "dead", "redrive", USHER_ALL="1", USHER_REASON="Timeout", USHER_TENANT="acme")
+async def test_variable_left_over_in_a_shell_selects_no_rows(served: admin_port.Served) -> None:
+    run = await served.command("dead", "redrive", USHER_ALL="1", USHER_REASON="Timeout", USHER_TENANT="acme")
     assert (run.code, "--all" in run.err) == (2, True)
 
 
-async def test_listing_as_json_or_csv_is_machine_readable(served: serving.Served) -> None:
-    rows = json.loads(await done(served, "visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
+async def test_listing_as_json_or_csv_is_machine_readable(served: admin_port.Served) -> None:
+    rows = json.loads(await served.output_of("visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
     assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]
-    (row,) = csv.DictReader(io.StringIO(await done(served, "dead", "list", "-o", "csv")))
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("dead", "list", "-o", "csv")))
     assert (row["state"], row["why"], row["attempts"]) == ("dead", "Status 400", "1")
-    for row in csv.DictReader(io.StringIO(await done(served, "listeners", "-o", "csv"))):
+    for row in csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv"))):
         assert "/" not in row["tenant"]
         assert " " not in row["tenant"]
         assert all(row[name].isdecimal() for name in ("visits", "repeats", "quarantined"))
 
 
-async def test_listing_stops_at_its_limit_with_a_notice(served: serving.Served) -> None:
-    run = await ask(served, "visits", "list", "--limit", "2", "-o", "json")
+async def test_listing_stops_at_its_limit_with_a_notice(served: admin_port.Served) -> None:
+    run = await served.command("visits", "list", "--limit", "2", "-o", "json")
     assert len(json.loads(run.out)["rows"]) == 2
     assert "more than 2" in run.err
 
 
-async def test_empty_listing_has_a_message(served: serving.Served) -> None:
-    assert await done(served, "dead", "list", "--since", "2h") == "No dead deliveries.\n"
+async def test_empty_listing_has_a_message(served: admin_port.Served) -> None:
+    assert await served.output_of("dead", "list", "--since", "2h") == "No dead deliveries.\n"
 
 
-async def test_show_prints_a_row_and_its_content(served: serving.Served) -> None:
+async def test_show_prints_a_row_and_its_content(served: admin_port.Served) -> None:
     (row,) = (await served.get("/api/quarantine"))["rows"]
-    assert "NoUser" in await done(served, "quarantine", "show", row["id"])
-    assert (await done(served, "visits", "show", row["id"], "--body")).encode() == serving.BODY
-    shown = await done(served, "visits", "show", row["id"])
+    assert "NoUser" in await served.output_of("quarantine", "show", row["id"])
+    assert (await served.output_of("visits", "show", row["id"], "--body")).encode() == admin_port.BODY
+    shown = await served.output_of("visits", "show", row["id"])
     assert "Usher reads the body now as quarantined (NoUser, see docs/reasons.md):" in shown
     assert re.search(r"\(no field\) +/visitor/ref +number\n", shown)
-    stored = json.loads(await done(served, "visits", "show", row["id"], "-o", "json"))
+    stored = json.loads(await served.output_of("visits", "show", row["id"], "-o", "json"))
     assert stored["rows"][0]["reading"]["outcome"] == "NoUser"
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    shown = await done(served, "deliveries", "show", dead["id"])
+    shown = await served.output_of("deliveries", "show", dead["id"])
     assert "agency/crm" in shown
     assert re.search(r"lastAttempts +at \S+Z, status 400, error Status,\n +milliseconds 12\n", shown)
-    shown = await done(served, "visits", "show", dead["visit"])
+    shown = await served.output_of("visits", "show", dead["visit"])
     assert re.search(r"verdicts +route crm, destination agency/crm,\n +delivery \S+, state dead\n", shown)
-    assert await done(served, "dead", "show", dead["id"], "--answer") == "no such field"
+    assert await served.output_of("dead", "show", dead["id"], "--answer") == "no such field"
 
 
-async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: serving.Served) -> None:
+async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_port.Served) -> None:
     times = ("--from", "2025-11", "--to", "2025-12")
-    out = await done(served, "usage", *times)
+    out = await served.output_of("usage", *times)
     assert "2025-11-25" in out
     assert "acme/lobby" in out
     assert max(len(line) for line in out.splitlines()) <= 80
-    (row,) = csv.DictReader(io.StringIO(await done(served, "usage", *times, "--by", "month", "-o", "csv")))
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("usage", *times, "--by", "month", "-o", "csv")))
     assert (row["period"], row["arrivals"]) == ("2025-11", "5")
-    as_json = await done(served, "usage", *times, "-o", "json")
+    as_json = await served.output_of("usage", *times, "-o", "json")
     assert (json.loads(as_json)["total"]["visits"], as_json[-2:]) == (4, "}\n")
     served.bench.clock.now += samples.DAY
-    assert "books balance" in await done(served, "usage", "--check", "--from", "2025-11")
+    assert "books balance" in await served.output_of("usage", "--check", "--from", "2025-11")
 
 
-async def test_usage_tells_listeners_of_two_namespaces_apart(served: serving.Served) -> None:
+async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.Served) -> None:
     long = model.ListenerName("another-agency-with-a-long-name", "acme", "lobby-of-the-grand-hotel")
     await served.bench.accept(samples.arrival("x", listener=long, if_visit=()))
     times = ("--from", "2025-11", "--to", "2100-01")
-    out = await done(served, "usage", *times)
+    out = await served.output_of("usage", *times)
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "another-agency-with-a-long-name/acme/lobby-of-the-grand-hotel" in out
     assert "agency/acme/lobby" in out
-    wide = await done(served, "usage", *times, COLUMNS="200")
+    wide = await served.output_of("usage", *times, COLUMNS="200")
     total = next(line.split() for line in wide.splitlines() if line.strip().startswith("total"))
     assert total[-1] == "1"  # of fill(): one delivery is held
 
@@ -188,72 +156,80 @@ async def test_usage_tells_listeners_of_two_namespaces_apart(served: serving.Ser
     ("arguments", "said"),
     [(("--by", "week"), "'venue'"), (("--by", "venue", "--zone", "tenant"), "--by venue has no days or months")],
 )
-async def test_wrong_period_says_which_there_are(served: serving.Served, arguments: tuple[str, ...], said: str) -> None:
-    run = await ask(served, "usage", *arguments)
+async def test_wrong_period_says_which_there_are(
+    served: admin_port.Served, arguments: tuple[str, ...], said: str
+) -> None:
+    run = await served.command("usage", *arguments)
     assert run.code == 2
     assert said in run.err
 
 
-async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> None:
+async def test_usage_check_with_a_violation_exits_1(served: admin_port.Served) -> None:
     served.bench.clock.now += samples.DAY
     store: Any = served.bench.store
     await store.fold_meters()
     lose = f"delete from meters where counter = {int(model.Counter.created)}"
     await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
-    run = await ask(served, "usage", "--check", "--from", "2025-11")
+    run = await served.command("usage", "--check", "--from", "2025-11")
     assert run.code == 1
     assert "agency/acme/lobby" in run.out
     assert "do not balance" in run.err
-    as_json = await ask(served, "usage", "--check", "--from", "2025-11", "-o", "json")
+    as_json = await served.command("usage", "--check", "--from", "2025-11", "-o", "json")
     assert as_json.code == 1
     assert {row["listener"] for row in json.loads(as_json.out)["violations"]} == {"lobby"}
-    as_csv = await ask(served, "usage", "--check", "--from", "2025-11", "-o", "csv")
+    as_csv = await served.command("usage", "--check", "--from", "2025-11", "-o", "csv")
     assert as_csv.code == 1
     assert {row["listener"] for row in csv.DictReader(io.StringIO(as_csv.out))} == {"lobby"}
 
 
-async def test_usage_check_of_books_that_balance_prints_an_empty_document(served: serving.Served) -> None:
+async def test_usage_check_of_books_that_balance_prints_an_empty_document(served: admin_port.Served) -> None:
     served.bench.clock.now += samples.DAY
-    answer = json.loads(await done(served, "usage", "--check", "--from", "2025-11", "-o", "json"))
+    answer = json.loads(await served.output_of("usage", "--check", "--from", "2025-11", "-o", "json"))
     assert answer["violations"] == []
-    lines = (await done(served, "usage", "--check", "--from", "2025-11", "-o", "csv")).splitlines()
+    lines = (await served.output_of("usage", "--check", "--from", "2025-11", "-o", "csv")).splitlines()
     assert lines == ["namespace,tenant,listener,period,equation,left,right"]
 
 
 @pytest.mark.parametrize(("namespace", "visits"), [("agency", 4), ("other", 1)])
-async def test_usage_of_a_namespace_leaves_out_the_others(served: serving.Served, namespace: str, visits: int) -> None:
+async def test_usage_of_a_namespace_leaves_out_the_others(
+    served: admin_port.Served, namespace: str, visits: int
+) -> None:
     other = model.ListenerName("other", "acme", "lobby")
     await served.bench.accept(samples.arrival("x", listener=other, if_visit=()))
     arguments = ("--from", "2025-11", "--to", "2100-01", "--namespace", namespace)
-    answer = json.loads(await done(served, "usage", *arguments, "-o", "json"))
+    answer = json.loads(await served.output_of("usage", *arguments, "-o", "json"))
     assert answer["total"]["visits"] == visits
-    by_venue = json.loads(await done(served, "usage", *arguments, "--by", "venue", "-o", "json"))
+    by_venue = json.loads(await served.output_of("usage", *arguments, "--by", "venue", "-o", "json"))
     assert {row["namespace"] for row in by_venue["rows"]} == {namespace}
 
 
-async def test_redrive_replay_and_release_print_their_counts(served: serving.Served) -> None:
-    assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm", "--yes")
-    redriven = await done(served, "deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
+async def test_redrive_replay_and_release_print_their_counts(served: admin_port.Served) -> None:
+    assert "Due again: 1 delivery." in await served.output_of("dead", "redrive", "--route", "crm", "--yes")
+    redriven = await served.output_of("deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
     assert "Due again: 0 deliveries." in redriven
-    assert "`--state cancelled` selects cancelled ones" in await done(served, "dead", "redrive", "--all", "--yes")
+    assert "`--state cancelled` selects cancelled ones" in await served.output_of("dead", "redrive", "--all", "--yes")
     replay = ("visits", "replay", "--yes", "--reason")
-    assert "Created from skipped verdicts: 1 delivery." in await done(served, *replay, "Filter")
-    assert "Replayed before, so not again: 1 verdict." in await done(served, *replay, "Filter")
-    assert "crm: skipped Filter, replayed: pending" in await done(served, "visits", "list", "--reason", "Filter")
-    assert "no skipped verdict" in await done(served, *replay, "OncePer")
-    unfit = await ask(served, "quarantine", "release", "--tenant", "agency/acme", "--yes")
+    assert "Created from skipped verdicts: 1 delivery." in await served.output_of(*replay, "Filter")
+    assert "Replayed before, so not again: 1 verdict." in await served.output_of(*replay, "Filter")
+    assert "crm: skipped Filter, replayed: pending" in await served.output_of("visits", "list", "--reason", "Filter")
+    assert "no skipped verdict" in await served.output_of(*replay, "OncePer")
+    unfit = await served.command("quarantine", "release", "--tenant", "agency/acme", "--yes")
     assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
     served.mend(user=("/visitor/ref",))
     (row,) = (await served.get("/api/quarantine"))["rows"]
-    assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"], "--yes")
+    assert "Released: 1 arrival, with 1 delivery." in await served.output_of(
+        "quarantine", "release", row["id"], "--yes"
+    )
 
 
-async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> None:
-    retried = await done(served, "deliveries", "retry", "--destination", "agency/crm", "--yes")
+async def test_cancel_and_retry_print_their_counts(served: admin_port.Served) -> None:
+    retried = await served.output_of("deliveries", "retry", "--destination", "agency/crm", "--yes")
     assert "Due now: 0 deliveries." in retried
     assert "None waits for a later retry" in retried
-    assert "Cancelled: 1 delivery." in await done(served, "deliveries", "cancel", "--all", "--state", "held", "--yes")
-    assert "OnRequest" in await done(served, "deliveries", "list", "--state", "cancelled", "-o", "json")
+    assert "Cancelled: 1 delivery." in await served.output_of(
+        "deliveries", "cancel", "--all", "--state", "held", "--yes"
+    )
+    assert "OnRequest" in await served.output_of("deliveries", "list", "--state", "cancelled", "-o", "json")
 
 
 @pytest.mark.parametrize(
@@ -266,10 +242,10 @@ async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> No
     ],
 )
 async def test_command_without_yes_prints_what_it_would_change(
-    served: serving.Served, command: str, reasons: str, total: str
+    served: admin_port.Served, command: str, reasons: str, total: str
 ) -> None:
     unchanged = await served.get("/api/deliveries")
-    run = await ask(served, *command.split())
+    run = await served.command(*command.split())
     assert run.code == 2
     assert run.out.strip() == reasons
     assert total in run.err
@@ -293,46 +269,46 @@ async def test_command_without_yes_prints_what_it_would_change(
     ],
 )
 async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
-    served: serving.Served, command: str, reasons: str, total: str, hint: str
+    served: admin_port.Served, command: str, reasons: str, total: str, hint: str
 ) -> None:
-    run = await ask(served, *command.split())
+    run = await served.command(*command.split())
     assert (run.code, run.out.strip()) == (2, reasons)
     assert total in run.err
     assert hint in run.err
     assert "--yes" not in run.err
 
 
-async def test_cancel_of_an_ended_delivery_says_that_none_is_pending(served: serving.Served) -> None:
+async def test_cancel_of_an_ended_delivery_says_that_none_is_pending(served: admin_port.Served) -> None:
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    cancelled = await done(served, "deliveries", "cancel", dead["id"], "--yes")
+    cancelled = await served.output_of("deliveries", "cancel", dead["id"], "--yes")
     assert "Cancelled: 0 deliveries." in cancelled
     assert "No selected delivery is pending" in cancelled
 
 
-async def test_replay_with_yes_needs_the_reasons(served: serving.Served) -> None:
-    run = await ask(served, "visits", "replay", "--tenant", "acme", "--yes")
+async def test_replay_with_yes_needs_the_reasons(served: admin_port.Served) -> None:
+    run = await served.command("visits", "replay", "--tenant", "acme", "--yes")
     assert (run.code, "--yes needs the skip reasons" in run.err) == (2, True)
 
 
 @pytest.mark.parametrize("reasons", [["--reason", "Filter", "--reason", "Paused"], ["--reason", "Filter, Paused"]])
-async def test_replay_takes_several_reasons_in_each_form(served: serving.Served, reasons: list[str]) -> None:
-    run = await ask(served, "visits", "replay", *reasons)
+async def test_replay_takes_several_reasons_in_each_form(served: admin_port.Served, reasons: list[str]) -> None:
+    run = await served.command("visits", "replay", *reasons)
     assert (run.code, run.out.strip()) == (2, "Filter: 1 delivery"), run.err
 
 
-async def test_replay_refuses_an_empty_reason(served: serving.Served) -> None:
-    run = await ask(served, "visits", "replay", "--all", "--reason", "", "--yes")
+async def test_replay_refuses_an_empty_reason(served: admin_port.Served) -> None:
+    run = await served.command("visits", "replay", "--all", "--reason", "", "--yes")
     assert (run.code, "there is no reason ``" in run.err) == (2, True)
 
 
-async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: serving.Served) -> None:
+async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: admin_port.Served) -> None:
     (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
-    shown = await done(served, "deliveries", "show", held["id"])
+    shown = await served.output_of("deliveries", "show", held["id"])
     assert "docs/reasons.md says what ends the hold DestinationPaused" in shown
-    assert json.loads(await done(served, "deliveries", "show", held["id"], "-o", "json"))
+    assert json.loads(await served.output_of("deliveries", "show", held["id"], "-o", "json"))
 
 
-async def test_empty_selection_requires_all(served: serving.Served) -> None:
+async def test_empty_selection_requires_all(served: admin_port.Served) -> None:
     for command in (
         ["dead", "redrive"],
         ["deliveries", "cancel"],
@@ -340,59 +316,59 @@ async def test_empty_selection_requires_all(served: serving.Served) -> None:
         ["visits", "replay"],
         ["quarantine", "release"],
     ):
-        run = await ask(served, *command)
+        run = await served.command(*command)
         assert (run.code, "--all" in run.err) == (2, True)
 
 
 async def test_check_against_a_gateway_lists_the_urls_that_an_edit_moves(
-    served: serving.Served, tmp_path: Path
+    served: admin_port.Served, tmp_path: Path
 ) -> None:
     file = tmp_path / "lobby.yaml"
     file.write_text(LOBBY)
     key = base64.b64encode(bytes(32)).decode()
-    run = await ask(served, "check", str(file), "--against", served.url, USHER_INSTALL_KEY=key)
+    run = await served.command("check", str(file), "--against", served.url, USHER_INSTALL_KEY=key)
     assert run.code == 0, run.out + run.err
     assert "agency/lobby: https://hooks.example.com/v1/abcd… is retired" in run.out
     assert "https://www.acme.example/hooks/purple.php?k=… is retired" not in run.out
     assert f"compared with {served.url}: 1 URL would go out of service" in run.out
 
 
-async def test_check_against_a_gateway_needs_its_install_key(served: serving.Served, tmp_path: Path) -> None:
+async def test_check_against_a_gateway_needs_its_install_key(served: admin_port.Served, tmp_path: Path) -> None:
     file = tmp_path / "lobby.yaml"
     file.write_text(LOBBY)
-    run = await ask(served, "check", str(file), "--against", served.url)
+    run = await served.command("check", str(file), "--against", served.url)
     assert run.code == 2
     assert "install key" in run.err
 
 
 async def test_unreachable_gateway_is_reported_with_exit_code_1(tmp_path: Path) -> None:
     tokens.load_or_create(tmp_path)
-    run = await usher("visits", "list", "--admin", "127.0.0.1:1", "--data", str(tmp_path))
+    run = await command_line.usher("visits", "list", "--admin", "127.0.0.1:1", "--data", str(tmp_path))
     assert run.code == 1
     assert "no gateway answers at http://127.0.0.1:1" in run.err
     assert "usher run" in run.err
 
 
-async def test_missing_token_is_reported_with_exit_code_2(served: serving.Served, tmp_path: Path) -> None:
-    run = await usher("visits", "list", "--admin", served.url, "--data", str(tmp_path / "elsewhere"))
+async def test_missing_token_is_reported_with_exit_code_2(served: admin_port.Served, tmp_path: Path) -> None:
+    run = await command_line.usher("visits", "list", "--admin", served.url, "--data", str(tmp_path / "elsewhere"))
     assert (run.code, "USHER_TOKEN" in run.err) == (2, True)
 
 
-async def test_wrong_token_is_reported_with_exit_code_2(served: serving.Served) -> None:
-    run = await ask(served, "visits", "list", USHER_TOKEN="x" * 20)
+async def test_wrong_token_is_reported_with_exit_code_2(served: admin_port.Served) -> None:
+    run = await served.command("visits", "list", USHER_TOKEN="x" * 20)
     assert (run.code, "does not know this token" in run.err) == (2, True)
-    run = await ask(served, "dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
+    run = await served.command("dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
     assert (run.code, "may only look" in run.err) == (2, True)
 
 
-async def test_invalid_flag_value_is_reported_with_exit_code_2(served: serving.Served) -> None:
-    run = await ask(served, "deliveries", "list", "--state", "nope")
+async def test_invalid_flag_value_is_reported_with_exit_code_2(served: admin_port.Served) -> None:
+    run = await served.command("deliveries", "list", "--state", "nope")
     assert (run.code, "state must be one of Pending, Delivered, Dead, Cancelled, held" in run.err) == (2, True)
-    run = await ask(served, "visits", "list", "--since", "yesterday")
+    run = await served.command("visits", "list", "--since", "yesterday")
     assert (run.code, "2h (90m, 3d)" in run.err) == (2, True)
-    run = await ask(served, "visits", "show", "7")
+    run = await served.command("visits", "show", "7")
     assert (run.code, "UUID" in run.err) == (2, True)
-    run = await ask(served, "visits", "show", "01920000-0000-7000-8000-000000000001")
+    run = await served.command("visits", "show", "01920000-0000-7000-8000-000000000001")
     assert (run.code, "use an id from `usher visits list`" in run.err) == (1, True)
 
 
@@ -412,24 +388,24 @@ async def test_invalid_flag_value_is_reported_with_exit_code_2(served: serving.S
     ],
 )
 async def test_unknown_reason_is_an_error_with_the_one_meant(
-    served: serving.Served, command: str, wrong: str, meant: str
+    served: admin_port.Served, command: str, wrong: str, meant: str
 ) -> None:
-    run = await ask(served, *command.split(), "--reason", wrong)
+    run = await served.command(*command.split(), "--reason", wrong)
     assert (run.code, run.out) == (2, "")
     assert f"there is no reason `{wrong}` here\n       did you mean `{meant}`?" in run.err
 
 
-async def test_rows_are_listed_by_namespace_and_deliveries_by_visit(served: serving.Served) -> None:
+async def test_rows_are_listed_by_namespace_and_deliveries_by_visit(served: admin_port.Served) -> None:
     for command in ("visits list", "deliveries list", "dead list", "quarantine list"):
         group = command.split(maxsplit=1)[0]
-        rows = json.loads(await done(served, *command.split(), "--namespace", "agency", "-o", "json"))["rows"]
+        rows = json.loads(await served.output_of(*command.split(), "--namespace", "agency", "-o", "json"))["rows"]
         assert {row["namespace"] for row in rows} == {"agency"}, group
-        run = await ask(served, *command.split(), "--namespace", "agenzy")
+        run = await served.command(*command.split(), "--namespace", "agenzy")
         assert (run.code, "did you mean `agency`?" in run.err) == (2, True)
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    listed = await done(served, "deliveries", "list", "--visit", dead["visit"], "-o", "json")
+    listed = await served.output_of("deliveries", "list", "--visit", dead["visit"], "-o", "json")
     assert [row["id"] for row in json.loads(listed)["rows"]] == [dead["id"]]
-    run = await ask(served, "deliveries", "list", "--visit", dead["id"])
+    run = await served.command("deliveries", "list", "--visit", dead["id"])
     assert (run.code, "there is no such visit" in run.err) == (2, True)
 
 
@@ -437,11 +413,11 @@ async def test_rows_are_listed_by_namespace_and_deliveries_by_visit(served: serv
     "command", ["usage", "listeners", "visits list", "deliveries redrive", "dead list", "quarantine release"]
 )
 async def test_help_shows_an_example_and_the_variables(command: str) -> None:
-    run = await usher(*command.split(), "--help")
+    run = await command_line.usher(*command.split(), "--help")
     assert run.code == 0
     assert f"usher {command.split(maxsplit=1)[0]}" in run.out.split("Example:")[1]
     assert "USHER_ADMIN" in run.out
 
 
-async def test_environment_proxies_never_see_the_token(served: serving.Served) -> None:
-    assert await done(served, "listeners", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")
+async def test_environment_proxies_never_see_the_token(served: admin_port.Served) -> None:
+    assert await served.output_of("listeners", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")

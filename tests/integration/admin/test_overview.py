@@ -17,46 +17,45 @@ from pathlib import Path
 
 import pytest
 
-from integration.admin import serving
-from integration.admin.test_commands import ask, done
+from support import admin_port
 from support import gateway as gateways
 from usher_gateway import model
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
-    async with serving.served(tmp_path) as served:
-        await serving.fill(served)
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
         yield served
 
 
 @pytest.mark.parametrize("command", [["tenants"], ["destinations", "list"], ["listeners"], ["top", "--once"]])
-async def test_overview_fits_80_columns(served: serving.Served, command: list[str]) -> None:
-    out = await done(served, *command)
+async def test_overview_fits_80_columns(served: admin_port.Served, command: list[str]) -> None:
+    out = await served.output_of(*command)
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "agency/" in out
 
 
-async def test_tenants_show_what_waits_for_a_person(served: serving.Served) -> None:
-    out = " ".join((await done(served, "tenants", "--failing")).split())
+async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -> None:
+    out = " ".join((await served.output_of("tenants", "--failing")).split())
     assert "agency/acme Active 1 listener, 1 SILENT 4 visits" in out
     assert "1 held: DestinationPaused 1 dead agency/crm fails" in out
-    (row,) = csv.DictReader(io.StringIO(await done(served, "tenants", "-o", "csv")))
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("tenants", "-o", "csv")))
     assert (row["tenant"], row["visits"], row["held"], row["dead"]) == ("agency/acme", "4", "1", "1")
-    assert "agency/acme" in await done(served, "tenants", "--silent")
+    assert "agency/acme" in await served.output_of("tenants", "--silent")
 
 
-async def test_destinations_show_what_waits_and_what_died(served: serving.Served) -> None:
-    out = " ".join((await done(served, "destinations", "list", "--tenant", "acme")).split())
+async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
+    out = " ".join((await served.output_of("destinations", "list", "--tenant", "acme")).split())
     assert "agency/crm Active circuit Closed 1 held: DestinationPaused 1 dead crm.example acme" in out
-    answer = json.loads(await done(served, "destinations", "list", "--failing", "-o", "json"))
+    answer = json.loads(await served.output_of("destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
 
 
-async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: serving.Served) -> None:
-    await done(served, "dead", "redrive", "--route", "crm", "--yes")
+async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: admin_port.Served) -> None:
+    await served.output_of("dead", "redrive", "--route", "crm", "--yes")
     served.bench.clock.now += 60 * model.MICROSECONDS
-    (row,) = json.loads(await done(served, "destinations", "list", "-o", "json"))["rows"]
+    (row,) = json.loads(await served.output_of("destinations", "list", "-o", "json"))["rows"]
     assert (row["backlog"], row["nextDueAt"]) == (1, model.format_time(served.bench.clock()))
 
 
@@ -73,9 +72,9 @@ async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: se
     ],
 )
 async def test_unknown_name_is_an_error_that_ends_with_2(
-    served: serving.Served, arguments: list[str], said: str
+    served: admin_port.Served, arguments: list[str], said: str
 ) -> None:
-    run = await ask(served, *arguments)
+    run = await served.command(*arguments)
     assert (run.code, run.out) == (2, "")
     assert said in run.err
 
@@ -112,10 +111,10 @@ class Terminal:
             raise AssertionError(f"the screen does not show {words}: {self.text[-4000:]}") from None
 
 
-async def test_top_sorts_looks_inside_and_restores_the_terminal(served: serving.Served) -> None:
+async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_port.Served) -> None:
     main, its_end = pty.openpty()
     ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    before = termios.tcgetattr(its_end)
+    previous_attributes = termios.tcgetattr(its_end)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "usher_gateway", "top", "--seconds", "0.2", "--admin", served.url),
         *("--data", str(served.data)),
@@ -132,7 +131,7 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: serving.
         await terminal.press("\x1b", "VISITS/MIN")
         os.write(main, b"q")
         assert await asyncio.wait_for(process.wait(), 60) == 0
-        assert termios.tcgetattr(its_end) == before
+        assert termios.tcgetattr(its_end) == previous_attributes
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)

@@ -18,16 +18,16 @@ async def readiness(gateway: app.Gateway) -> tuple[int, str]:
 async def test_gateway_is_not_ready_before_its_public_port_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before: list[tuple[int, str]] = []
+    early_answers: list[tuple[int, str]] = []
     open_public_port = app.Gateway._open_public_port
 
     async def ask_first(self: app.Gateway) -> Acceptor:
         await self.state.configured.wait()
-        before.append(await readiness(self))
+        early_answers.append(await readiness(self))
         return await open_public_port(self)
 
     monkeypatch.setattr(app.Gateway, "_open_public_port", ask_first)
     async with gateways.running(tmp_path) as running:
-        after = await readiness(running.gateway)
-    assert [status for status, _ in (*before, after)] == [503, 200]
-    assert "public port" in before[0][1]
+        later_answer = await readiness(running.gateway)
+    assert [status for status, _ in (*early_answers, later_answer)] == [503, 200]
+    assert "public port" in early_answers[0][1]

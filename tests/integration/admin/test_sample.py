@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import test_utils, web
 
-from integration.admin.test_commands import Run, usher
+from support import command_line
 from support import gateway as gateways
 from usher_gateway.delivery import sample
 
@@ -68,10 +68,12 @@ class Bench:
     def __init__(self, gateway: gateways.RunningGateway, receiver: Receiver) -> None:
         self.gateway, self.receiver = gateway, receiver
 
-    async def test(self, *arguments: str) -> Run:
+    async def test(self, *arguments: str) -> command_line.CommandRun:
         running = self.gateway.gateway
         admin = f"http://127.0.0.1:{running.admin.port}"
-        return await usher("destinations", "test", *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data))
+        return await command_line.usher(
+            "destinations", "test", *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data)
+        )
 
 
 @pytest.fixture

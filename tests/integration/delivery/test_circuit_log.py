@@ -50,11 +50,11 @@ async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
         manifests = gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
         with structlog.testing.capture_logs() as logs:
             async with gateways.running(tmp_path, manifests) as gateway:
-                found = Failing(gateway, peer, logs)
+                failing_gateway = Failing(gateway, peer, logs)
                 for number in range(circuit.OPENS_AFTER):
-                    await found.visit(number)
-                await gateways.wait_until(lambda: found.open_circuits)
-                yield found
+                    await failing_gateway.visit(number)
+                await gateways.wait_until(lambda: failing_gateway.open_circuits)
+                yield failing_gateway
 
 
 async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) -> None:

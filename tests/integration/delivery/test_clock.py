@@ -45,13 +45,13 @@ async def test_retry_is_due_at_once_after_the_clock_was_set_back(
         peer.set_behaviour("/crm", receiving.Behaviour(status=503))
         manifests = gateways.CLASS + gateways.TENANT + listener + MANIFESTS % peer.url
         async with gateways.running(tmp_path, manifests) as gateway:
-            before = gateway.gateway.dispatcher._clock_difference + DAY_NANOSECONDS // 2000
+            least_difference = gateway.gateway.dispatcher._clock_difference + DAY_NANOSECONDS // 2000
             shifted.ahead = DAY_NANOSECONDS
             assert (await gateway.post(json.dumps({"user": {"id": 1}}).encode())).acknowledges
             await gateways.wait_until(lambda: gateway.gateway.worker.counters.errors)
             peer.set_behaviour("/crm", receiving.Behaviour())
             await gateway.gateway.store.flush()
-            await gateways.wait_until(lambda: gateway.gateway.dispatcher._clock_difference > before)
+            await gateways.wait_until(lambda: gateway.gateway.dispatcher._clock_difference > least_difference)
             shifted.ahead = 0
             await gateways.wait_until(
                 lambda: gateway.gateway.worker.counters.outcomes.get(("agency", "acme", "delivered")), limit=4

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from integration.destinations import peers
-from support import delivery_samples, event_sdks, gateways
+from support import delivery_samples, event_sdks, gateways, peers
 from usher_gateway import model
 from usher_gateway.delivery import payload
 from usher_gateway.destinations import DestinationRequest
@@ -77,9 +76,9 @@ async def _deliver_in_both_formats(folder: Path) -> dict[str, bytes]:
 
 
 def header(request: bytes, name: str) -> str:
-    found = re.search(rb"\r\n%s: ([^\r]*)\r\n" % name.encode(), request, re.IGNORECASE)
-    assert found is not None, f"no header {name}"
-    return found[1].decode()
+    header_line = re.search(rb"\r\n%s: ([^\r]*)\r\n" % name.encode(), request, re.IGNORECASE)
+    assert header_line is not None, f"no header {name}"
+    return header_line[1].decode()
 
 
 @pytest.mark.parametrize(("form", "route"), [("CloudEvents", "events"), ("CloudEventsBinary", "headers")])

@@ -23,9 +23,9 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
     claim, answers = store.claim, asyncio.Event()
 
     async def watched(*arguments: Any) -> list[model.Delivery]:
-        found: list[model.Delivery] = await claim(*arguments)
-        claims.append(len(found))
-        return found
+        claimed: list[model.Delivery] = await claim(*arguments)
+        claims.append(len(claimed))
+        return claimed
 
     class Client:
         def literal_refusal(self, _: str) -> str | None:
@@ -48,7 +48,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
     )
     dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
-    dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
+    dispatcher.apply(documents.Snapshot({}, {destination.key: destination for destination in destinations}))
     running = asyncio.create_task(dispatcher.run())
 
     # Another destination fills a part of the lanes, this one a little, and the third delivery needs more than is left.

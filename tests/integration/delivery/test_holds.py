@@ -45,14 +45,14 @@ async def held(gateway: gateways.RunningGateway) -> dict[str, int]:
 
 async def wait_held(gateway: gateways.RunningGateway, expected: dict[str, int]) -> None:
     """Wait for these holds, because the review at the start may have claimed a delivery for a moment."""
-    found: dict[str, int] = {}
+    held_by_reason: dict[str, int] = {}
 
     async def look() -> bool:
-        nonlocal found
-        found = await held(gateway)
-        return found == expected
+        nonlocal held_by_reason
+        held_by_reason = await held(gateway)
+        return held_by_reason == expected
 
-    await gateways.wait_until_async(look, lambda: found)
+    await gateways.wait_until_async(look, lambda: held_by_reason)
 
 
 async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Path) -> None:

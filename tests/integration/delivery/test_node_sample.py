@@ -20,8 +20,8 @@ NODE = shutil.which("node")
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
 @pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
 def test_node_sample_accepts_only_genuine_requests(secret: str) -> None:
-    found = re.search(r"```js\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None
+    code_block = re.search(r"```js\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert code_block is not None
     assert NODE is not None
     now = int(time.time())
     keys = [payload.signing_key("another"), payload.signing_key(secret)]
@@ -33,6 +33,6 @@ def test_node_sample_accepts_only_genuine_requests(secret: str) -> None:
         f"isGenuine({json.dumps(secret)}, {json.dumps(headers)}, Buffer.from({json.dumps(body)}))"
         for secret, headers, body in cases
     ]
-    program = f"{found[1]}\nconsole.log(JSON.stringify([{', '.join(calls)}]));"
+    program = f"{code_block[1]}\nconsole.log(JSON.stringify([{', '.join(calls)}]));"
     done = subprocess.run([NODE, "-e", program], capture_output=True, text=True, timeout=20, check=True)
     assert json.loads(done.stdout) == [True, False, False, False]

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from integration.delivery.test_cancel import Bench
-from support import gateways
+from support import dispatching, gateways
 from usher_gateway import documents
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import Outcome, OutcomeKind
@@ -11,7 +10,7 @@ from usher_gateway.delivery.outcome import Outcome, OutcomeKind
 
 async def test_circuit_of_a_removed_destination_stays_closed(tmp_path: Path) -> None:
     """An open circuit would keep its deliveries in the backlog, where nothing holds them."""
-    bench = Bench(tmp_path / "data")
+    bench = dispatching.DispatcherBench(tmp_path / "data")
     await bench.start(concurrency=circuit.OPENS_AFTER)
     bench.failure = Outcome(OutcomeKind.Retry, "TimedOut", blames_destination=True)
     await bench.accept("abcde")

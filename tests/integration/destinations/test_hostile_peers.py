@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from integration.destinations import peers
+from support import peers
 from usher_gateway.destinations import (
     MAX_ANSWER_BYTES,
     DestinationAnswer,
@@ -34,9 +34,9 @@ def sending(tls: object = None) -> DestinationClient:
 
 @pytest.fixture
 async def client() -> AsyncIterator[DestinationClient]:
-    made = sending()
-    yield made
-    await made.close()
+    destination_client = sending()
+    yield destination_client
+    await destination_client.close()
 
 
 async def attempt(client: DestinationClient, url: str, body: bytes = b"{}") -> DestinationAnswer:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from integration.destinations import peers
+from support import peers
 from usher_gateway.destinations import DestinationRequest, SendError, address_guard, resolver
 from usher_gateway.destinations.http import DestinationClient
 
@@ -28,9 +28,9 @@ def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
 @pytest.fixture
 async def client() -> AsyncIterator[DestinationClient]:
     guard = address_guard.AddressGuard(["127.0.0.1/32"])
-    made = DestinationClient(guard=guard, resolver=resolver.Resolver(lookup))
-    yield made
-    await made.close()
+    destination_client = DestinationClient(guard=guard, resolver=resolver.Resolver(lookup))
+    yield destination_client
+    await destination_client.close()
 
 
 def request_to(url: str, body: bytes = b'{"a":1}') -> DestinationRequest:

@@ -217,8 +217,8 @@ async def test_missing_secret_closes_the_listener(tmp_path: Path) -> None:
 
 
 def _sources(policy: str) -> str:
-    wanted = f"  allowedSources: {{ranges: [203.0.113.0/24], policy: {policy}}}\n  routes: []"
-    return gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []", wanted)
+    fields = f"  allowedSources: {{ranges: [203.0.113.0/24], policy: {policy}}}\n  routes: []"
+    return gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []", fields)
 
 
 async def test_unexpected_source_is_refused_if_enforced(tmp_path: Path) -> None:

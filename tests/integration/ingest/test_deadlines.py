@@ -229,9 +229,9 @@ async def test_connection_beyond_the_limit_gets_503_if_all_are_busy(tmp_path: Pa
 async def test_idle_strangers_give_way_to_new_connections(tmp_path: Path) -> None:
     limits = server.ServerLimits(connections=5)
     async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
-        known = await stack.enter_async_context(wire.connect(gateway.port))
-        await known.send(wire.request(gateway.target(), visit(1)))
-        assert (await known.answer()).acknowledges
+        acquaintance = await stack.enter_async_context(wire.connect(gateway.port))
+        await acquaintance.send(wire.request(gateway.target(), visit(1)))
+        assert (await acquaintance.answer()).acknowledges
         strangers = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(4)]
         for stranger in strangers:
             await stranger.send(wire.request("/nothing/here", visit(1)))
@@ -239,8 +239,8 @@ async def test_idle_strangers_give_way_to_new_connections(tmp_path: Path) -> Non
         for number in range(2, 8):
             assert (await gateway.post(visit(number))).acknowledges
         assert await strangers[0].is_closed()
-        await known.send(wire.request(gateway.target(), visit(9)))
-        assert (await known.answer()).acknowledges
+        await acquaintance.send(wire.request(gateway.target(), visit(9)))
+        assert (await acquaintance.answer()).acknowledges
         assert gateway.counted() == {"visit": 8, "refused:NotFound": 4}
         assert gateway.gateway.server.displaced > 0
 

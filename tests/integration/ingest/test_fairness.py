@@ -67,10 +67,10 @@ async def test_rate_limit_affects_only_the_flooded_listener(tmp_path: Path) -> N
         seconds = await _post_calmly(gateway, 100)
         lasted = time.monotonic() - started
         is_over.set()
-        found = await asyncio.gather(*floods)
+        floods_statuses = await asyncio.gather(*floods)
         assert seconds[int(len(seconds) * 0.99)] < 4.0
-        served = sum(statuses.get(200, 0) for statuses in found)
-        shed = sum(statuses.get(503, 0) for statuses in found)
+        served = sum(statuses.get(200, 0) for statuses in floods_statuses)
+        shed = sum(statuses.get(503, 0) for statuses in floods_statuses)
         assert served <= RATE * (lasted + 2)
         assert shed > served
         counted = gateway.counted()
@@ -106,7 +106,7 @@ async def test_refusals_of_a_flood_wait_and_give_way(tmp_path: Path, monkeypatch
             assert (await connection.answer()).acknowledges
             public = gateway.gateway.server
             assert public.displaced == 1
-            assert sorted(one.answered for one in public.connections) == [0, 0, 1]
+            assert sorted(connected.answered for connected in public.connections) == [0, 0, 1]
             closings = [asyncio.create_task(flood.is_closed()) for flood in floods]
             done, waiting = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
             assert [closing.result() for closing in done] == [True]
@@ -236,10 +236,10 @@ async def test_inflated_bodies_are_freed_at_once(
     async with gateways.running(tmp_path) as gateway:
         bomb = gzip.compress(b"\0" * size, 9)
         data = wire.request(gateway.target(), bomb[: len(bomb) - cut], headers={"Content-Encoding": "gzip"})
-        before = _resident_megabytes()
+        megabytes_before = _resident_megabytes()
         for _ in range(40):
             assert (await wire.exchange(gateway.port, data)).status == status
-        assert _resident_megabytes() - before < 100
+        assert _resident_megabytes() - megabytes_before < 100
 
 
 @pytest.mark.parametrize("bad", [1, 5])

@@ -86,7 +86,9 @@ async def test_http_1_0_request_gets_no_100_continue(gateway: gateways.RunningGa
         data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"}).replace(b"/1.1", b"/1.0", 1)
         await connection.send(data[: -len(visit())])
         server = gateway.gateway.server
-        await gateways.wait_until(lambda: not server.connections or any(one.request for one in server.connections))
+        await gateways.wait_until(
+            lambda: not server.connections or any(open_connection.request for open_connection in server.connections)
+        )
         await connection.send(visit())
         assert (await connection.answer()).acknowledges
 
@@ -403,7 +405,9 @@ async def test_body_with_broken_chunks_is_refused_at_the_deadline(tmp_path: Path
     limits = server.ServerLimits(answer_seconds=1.0)
     async with gateways.running(tmp_path, limits=limits) as gateway, wire.connect(gateway.port) as connection:
         await connection.send(wire.chunked(gateway.target(), [b'{"a"'])[:-5])
-        await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
+        await gateways.wait_until(
+            lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
+        )
         await connection.send(broken)
         answer = await connection.answer()
         assert (answer.status, answer.has_header) == (408, False)
@@ -425,7 +429,9 @@ async def test_connection_without_a_request_is_not_an_arrival(gateway: gateways.
 async def test_body_cut_off_by_a_reset_is_refused(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit())[:-5])
-        await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
+        await gateways.wait_until(
+            lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
+        )
         connection.abort()
         await gateways.wait_until(lambda: gateway.counted() != {})
     assert gateway.counted() == {"refused:Disconnected": 1}
@@ -486,7 +492,11 @@ async def test_unread_answers_are_limited(gateway: gateways.RunningGateway) -> N
                 await gateways.wait_until(lambda expected=answered: gateway.counted().get("probe", 0) >= expected)
         except TimeoutError:
             break
-    waiting = [one.transport.get_write_buffer_size() for one in gateway.gateway.server.connections if one.transport]
+    waiting = [
+        open_connection.transport.get_write_buffer_size()
+        for open_connection in gateway.gateway.server.connections
+        if open_connection.transport
+    ]
     writer.transport.abort()
     assert max(waiting, default=0) < 1_000_000
     assert gateway.counted().get("probe", 0) < 100_000

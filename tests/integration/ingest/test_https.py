@@ -88,15 +88,15 @@ def _secret(folder: Path, name: str, certificate: tuple[bytes, bytes]) -> Path:
 
 
 def certificates_of(gateway: gateways.RunningGateway) -> ingest_certificates.Certificates:
-    found = gateway.gateway.certificates
-    assert found is not None
-    return found
+    served = gateway.gateway.certificates
+    assert served is not None
+    return served
 
 
 async def test_of_two_certificates_with_one_name_the_one_that_expires_later_is_served(tmp_path: Path) -> None:
     old, new = certificates.make("a", ACME, days=1), certificates.make("b", ACME, days=9)
-    for name, made in {"0-new": new, "1-old": old}.items():
-        _secret(tmp_path, name, made)
+    for name, certificate in {"0-new": new, "1-old": old}.items():
+        _secret(tmp_path, name, certificate)
     async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
         assert await _serves(gateway, new[0], ACME)
 
@@ -311,6 +311,8 @@ async def test_body_cut_off_over_tls_is_refused(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
         async with wire.connect(gateway.port, certificates.trusting(certificate[0])) as connection:
             await connection.send(wire.request(gateway.target(), VISIT)[:-4])
-            await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
+            await gateways.wait_until(
+                lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
+            )
         await gateways.wait_until(lambda: gateway.counted() != {})
         assert gateway.counted() == {"refused:Disconnected": 1}

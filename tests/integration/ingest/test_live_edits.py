@@ -42,11 +42,11 @@ async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway
         return sent
 
     senders = [asyncio.create_task(post(number)) for number in range(8)]
-    for round_ in range(6):
-        manifests = gateways.MANIFESTS.replace("displayName: Acme", f"displayName: Acme {round_}")
-        gateway.write(manifests + (SECOND if round_ % 2 else ""))
+    for edit in range(6):
+        manifests = gateways.MANIFESTS.replace("displayName: Acme", f"displayName: Acme {edit}")
+        gateway.write(manifests + (SECOND if edit % 2 else ""))
         snapshot = gateway.gateway.snapshot
-        await gateways.wait_until(lambda before=snapshot: gateway.gateway.snapshot is not before)
+        await gateways.wait_until(lambda previous=snapshot: gateway.gateway.snapshot is not previous)
     is_over.set()
     sent = sum(await asyncio.gather(*senders))
     assert sent > 100
@@ -68,14 +68,14 @@ async def test_retired_address_is_served_and_reported(gateway: gateways.RunningG
 
 
 async def test_bad_edit_keeps_the_last_good_version(gateway: gateways.RunningGateway) -> None:
-    before = gateway.gateway.snapshot
+    previous = gateway.gateway.snapshot
     for number, bad in enumerate(("{", gateways.MANIFESTS.replace("routes: []", "rutes: []"), "")):
         gateway.write(bad)
         if bad:
             await gateways.wait_until(lambda: gateway.gateway.source.status().rejected)
             assert "usher_config_rejected 0.0" not in gateway.exposition()
         assert (await gateway.post(visit(number))).acknowledges
-    assert gateway.gateway.snapshot.listeners == before.listeners
+    assert gateway.gateway.snapshot.listeners == previous.listeners
     gateway.write(gateways.MANIFESTS + SECOND)
     await gateway.wait_configured("agency/second")
     await gateways.wait_until(lambda: not gateway.gateway.source.status().rejected)

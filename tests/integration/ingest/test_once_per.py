@@ -47,7 +47,7 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
         gateways.write_manifests(tmp_path / "usher.yaml", manifests("Paused"))
         listeners = gateway.registry
         await gateways.wait_until(
-            lambda: [one.document.routes[0].state for one in listeners.listeners.values()] == ["Paused"]
+            lambda: [live.document.routes[0].state for live in listeners.listeners.values()] == ["Paused"]
         )
         for number, user in ((2, 1), (3, 2), (4, 2)):
             body = gateways.visit(number, user=user, loginDatetime=now)

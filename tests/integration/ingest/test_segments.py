@@ -66,8 +66,8 @@ async def test_answers_do_not_depend_on_segments(gateway: gateways.RunningGatewa
         for _ in range(4):
             cut = segments.cut(data, rng)
             pause = rng.choice((0, 0, 0.001)) if len(cut) < 500 else 0
-            found = await _answers(gateway.port, cut, pause)
-            assert found == expected, (data[:3000], [len(one) for one in cut], data[-200:])
+            answers = await _answers(gateway.port, cut, pause)
+            assert answers == expected, (data[:3000], [len(segment) for segment in cut], data[-200:])
 
     for start in range(0, 24, 8):
         await asyncio.gather(*(compare(start + n) for n in range(8)))
@@ -84,7 +84,9 @@ async def test_half_a_header_behind_a_request_is_closed_after_the_header_limit(t
         cut = 20 if is_slow else 0
         if is_slow:
             await connection.send(data[:-cut])
-            await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
+            await gateways.wait_until(
+                lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
+            )
         await connection.send(
             (data[-cut:] if is_slow else data) + b"POST /next HTTP/1.1\r\nHost: hooks.test\r\nX-Long: " + b"x" * 40
         )
@@ -126,7 +128,7 @@ async def test_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -
         await connection.send(wire.request(gateway.target(), segments.visit(1, 100_000)))
         assert (await connection.answer()).acknowledges
         held = [item for item in gc.get_objects() if isinstance(item, server.Request)]
-        assert all(one.content.at_eof() for one in held)
+        assert all(request.content.at_eof() for request in held)
 
 
 @pytest.mark.parametrize("is_known", [True, False])

@@ -24,11 +24,11 @@ ANSWER_BYTES = 400
 
 def open_sockets() -> int:
     """Count the sockets of this process, including those in a handshake."""
-    found = 0
+    count = 0
     for file in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
-            found += str(file.readlink()).startswith("socket:")
-    return found
+            count += str(file.readlink()).startswith("socket:")
+    return count
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -115,8 +115,8 @@ async def test_tls_answers_equal_plain_answers_for_any_segments(port: Port, seed
         expected = await plain_answers(port.plain, data)
         assert expected.count(b"HTTP/1.1 ") > len(parts)
         for _ in range(2):
-            found, sent = await tls_answers(port, data, rng)
-            assert found == expected, (number, data[:2000], data[-200:], len(sent))
+            answers, sent = await tls_answers(port, data, rng)
+            assert answers == expected, (number, data[:2000], data[-200:], len(sent))
 
     await asyncio.gather(*(compare(number) for number in range(16)))
     await port.wait_nothing_left(files)
@@ -160,20 +160,12 @@ async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: b
     assert connection.transport is not None
     transport = connection.transport
     many = wire.request("/nowhere", method="GET") * 100
-
-    async def send_on() -> None:
-        while True:
-            await client.send([client.records([many]) if is_tls else many])
-
-    if sends_on:
-        sending = asyncio.create_task(send_on())
-        await gateways.wait_until(lambda: connection.paused_since)
-        sending.cancel()
-        return
     for count in itertools.count(1):
         await client.send([client.records([many]) if is_tls else many])
-        await wait_answered(port, count * 100)
-        if transport.get_write_buffer_size():
+        await gateways.wait_until(
+            lambda count=count: connection.paused_since or port.gateway.counted().get("refused:NotFound") == count * 100
+        )
+        if connection.paused_since if sends_on else transport.get_write_buffer_size():
             return
 
 

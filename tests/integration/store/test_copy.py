@@ -126,9 +126,11 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "visits": visits,
         "bodies": [await store.body(model.identifiers.parse_id(row["id"])) for row in visits[:40]],
         "deliveries": deliveries,
-        "attempts": [await store.attempts(one) for one in identifiers],
+        "attempts": [await store.attempts(delivery_id) for delivery_id in identifiers],
         "answers": [
-            await store.answer(one) for one, row in zip(identifiers, deliveries, strict=True) if row["state"] == "dead"
+            await store.answer(delivery_id)
+            for delivery_id, row in zip(identifiers, deliveries, strict=True)
+            if row["state"] == "dead"
         ],
         "usage": await store.usage(0, 1 << 62),
         "open": await store.open_deliveries(NOW + 9 * HOUR),
@@ -153,16 +155,16 @@ async def test_store_is_equal_after_a_copy_and_back(places: Path, source: str, t
     assert set(comparison.source.counts) == set(copy.COLUMNS)
     assert (await copied((target, second.place), (source, third.place))).is_complete
 
-    found = []
+    contents_of_stores = []
     for engine, bench in ((source, first), (target, second), (source, third)):
         await undo(engine, bench.place)
         await bench.open()
-        found.append(await contents(bench))
+        contents_of_stores.append(await contents(bench))
         await bench.store.close()
-    assert found[0]["unbalanced"] == {}
-    assert len(found[0]["visits"]) == 1212
-    assert found[1] == found[0]
-    assert found[2] == found[0]
+    assert contents_of_stores[0]["unbalanced"] == {}
+    assert len(contents_of_stores[0]["visits"]) == 1212
+    assert contents_of_stores[1] == contents_of_stores[0]
+    assert contents_of_stores[2] == contents_of_stores[0]
 
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)
@@ -230,8 +232,8 @@ async def test_every_person_is_found_after_a_copy_of_a_table_in_another_order(pl
     await second.open()
     try:
         for number in (0, 1_150, 2_399):
-            found = await second.store.find_person("agency", "acme", [digest(f"person v{number}", 8)])
-            assert len(found) == 1, number
+            rows = await second.store.find_person("agency", "acme", [digest(f"person v{number}", 8)])
+            assert len(rows) == 1, number
     finally:
         await second.store.close()
 

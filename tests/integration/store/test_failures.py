@@ -36,17 +36,17 @@ class FailingConnection:
 
 def failing(bench: engines.Bench) -> FailingConnection:
     store: Any = bench.store
-    made = FailingConnection(store.writer.connection)
-    store.writer.connection = made
-    return made
+    connection = FailingConnection(store.writer.connection)
+    store.writer.connection = connection
+    return connection
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> Any:
-    made = engines.Bench(engines.Sqlite(), tmp_path / "data", fold_rows=8)
-    await made.open()
-    yield made
-    await made.store.close()
+    open_bench = engines.Bench(engines.Sqlite(), tmp_path / "data", fold_rows=8)
+    await open_bench.open()
+    yield open_bench
+    await open_bench.store.close()
 
 
 async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None:

@@ -62,8 +62,8 @@ async def test_lost_commit_without_an_arrival_is_noticed(
     bench: engines.Bench, tmp_path: Path, change: Callable[[engines.Bench, model.Delivery], object]
 ) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
-    before = log_bytes_of(bench)
+    bytes_before = log_bytes_of(bench)
     result = change(bench, accepted.deliveries[0])
     await result  # type: ignore[misc]
-    assert not opens(snapshot(bench, tmp_path / "cut", before))
+    assert not opens(snapshot(bench, tmp_path / "cut", bytes_before))
     assert opens(snapshot(bench, tmp_path / "whole", log_bytes_of(bench)))

@@ -24,8 +24,8 @@ BODIES = {
 
 async def stored_size(bench: engines.Bench) -> int:
     store: Any = bench.store
-    found = await store._query_reader.run(lambda opened: opened.execute("select length(body) from bodies").fetchone())
-    return int(found[0])
+    row = await store._query_reader.run(lambda opened: opened.execute("select length(body) from bodies").fetchone())
+    return int(row[0])
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=list(BODIES))

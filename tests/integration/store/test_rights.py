@@ -12,9 +12,9 @@ from usher_gateway.store.sqlite.writer import open_writer
 
 @pytest.fixture
 def careless_umask() -> Iterator[None]:
-    before = os.umask(0)
+    previous_umask = os.umask(0)
     yield
-    os.umask(before)
+    os.umask(previous_umask)
 
 
 @pytest.mark.usefixtures("careless_umask")

@@ -149,14 +149,14 @@ async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) ->
 
 
 async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.Bench) -> None:
-    found: dict[str, Any] = {}
+    pragmas: dict[str, Any] = {}
 
     def look(opened: Transaction) -> None:
         for name in ("journal_mode", "synchronous", "secure_delete"):
-            found[name] = opened.connection.execute(f"pragma {name}").fetchone()[0]
+            pragmas[name] = opened.connection.execute(f"pragma {name}").fetchone()[0]
 
     await run_job(bench, look)
-    assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
 
 
 # Indexes
@@ -187,7 +187,7 @@ async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
 
 def scans(folder: Path, statements: set[str]) -> list[str]:
     """Return the query plans that scan one of the large tables."""
-    found = []
+    large_scans = []
     with file_of(folder) as connection:
         for statement in statements:
             if statement.split()[0].lower() in {"begin", "commit", "rollback", "pragma"}:
@@ -199,8 +199,8 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
                 # The alias of a table is its first letter.
                 names = {*large, *[name[0] for name in large if name not in {"persons", "prints", "sightings"}]}
                 if words[0] == "SCAN" and words[1] in names and "USING" not in words:
-                    found.append(f"{detail} <- {statement}")
-    return found
+                    large_scans.append(f"{detail} <- {statement}")
+    return large_scans
 
 
 async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
@@ -320,9 +320,9 @@ async def test_persons_are_found_in_segments(
     await bench.accept(samples.quarantined("q", person_keys=()))
     for number in range(7):
         await bench.accept(samples.arrival(f"{number}", person_keys=(samples.digest(f"{number}", 8), jane)))
-    (found,) = await bench.store.quarantined(Filter(), 10)
-    found.if_visit, found.person_keys = (samples.plan(),), (late,)
-    await bench.store.release([found], NOW)
+    (quarantined,) = await bench.store.quarantined(Filter(), 10)
+    quarantined.if_visit, quarantined.person_keys = (samples.plan(),), (late,)
+    await bench.store.release([quarantined], NOW)
     await bench.reopen(crash=crash)
     assert len(await bench.store.find_person("agency", "acme", [jane])) == 7
     assert len(await bench.store.find_person("agency", "acme", [late])) == 1
@@ -365,15 +365,15 @@ async def test_retention_leaves_no_row_about_a_person(fold_rows: int, monkeypatc
 
 async def test_redrive_checks_each_delivery_again_before_the_change(bench: engines.Bench) -> None:
     accepted = await bench.accept(samples.arrival("a"), samples.arrival("b"))
-    pending, delivered = [one.deliveries[0] for one in accepted]
+    pending, delivered = [arrival.deliveries[0] for arrival in accepted]
     bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
     await bench.store.flush()
-    before = await bench.deliveries()
+    deliveries_before = await bench.deliveries()
     changed = await run_job(
         bench, lambda opened: run_to_end(changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
     )
     assert changed == 0
-    assert await bench.deliveries() == before
+    assert await bench.deliveries() == deliveries_before
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1_000_000], ids=["folded", "in memory"])

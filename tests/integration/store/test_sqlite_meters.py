@@ -33,9 +33,9 @@ async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench
     store: Any = bench.store
     for arrivals in (many(5), many(3), many(4)):
         await bench.accept(*arrivals)
-    before = await visits_by_listener(store)
+    visits_before = await visits_by_listener(store)
     await asyncio.gather(store.fold_meters(), store.fold_meters())
-    assert await visits_by_listener(store) == before == {f"l{number}": 1 for number in range(5)}
+    assert await visits_by_listener(store) == visits_before == {f"l{number}": 1 for number in range(5)}
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
         assert connection.execute("select count(*) from meter_batches").fetchone() == (0,)
 
@@ -62,10 +62,10 @@ async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
     with pytest.raises(model.StoreUnavailableError):
         await store.fold_meters()
     await bench.reopen(crash=True)
-    wanted = {f"l{number}": 1 for number in range(6)}
-    assert await visits_by_listener(bench.store) == wanted
+    expected = {f"l{number}": 1 for number in range(6)}
+    assert await visits_by_listener(bench.store) == expected
     await engines.Sqlite().upkeep(bench.store)
-    assert await visits_by_listener(bench.store) == wanted
+    assert await visits_by_listener(bench.store) == expected
 
 
 async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.Bench) -> None:
@@ -140,9 +140,9 @@ async def test_unfolded_counts_are_read_once_per_batch(bench: engines.Bench, mon
     unfolded_visits = accept.Acceptance._unfolded_visits
 
     def watched(self: accept.Acceptance) -> Any:
-        found = unfolded_visits(self)
-        reads.append(sum(count for visits in found.values() for _, count in visits))
-        return found
+        visits_by_listener = unfolded_visits(self)
+        reads.append(sum(count for visits in visits_by_listener.values() for _, count in visits))
+        return visits_by_listener
 
     monkeypatch.setattr(accept.Acceptance, "_unfolded_visits", watched)
     await bench.accept(*many(3))

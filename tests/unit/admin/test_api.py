@@ -34,12 +34,12 @@ def test_ambiguous_time_is_rejected(text: str) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_parsed_as_a_time_or_rejected_with_a_hint(text: str) -> None:
-    found: list[str] = []
+    messages: list[str] = []
     try:
         api.parse_time(text)
     except ValueError as error:
-        found.append(str(error))
-    assert all("a time must look like" in message for message in found)
+        messages.append(str(error))
+    assert all("a time must look like" in message for message in messages)
 
 
 def test_filter_takes_names_times_and_ids() -> None:

@@ -43,60 +43,60 @@ def test_untrusted_times_are_reported_from_ten_arrivals_on(accepted: int, untrus
 
 
 def test_first_answer_has_every_key() -> None:
-    found = Journal("x")
-    found.note("a", 1)
-    found.note("b", 2)
-    changes = found.since(None)
+    journal = Journal("x")
+    journal.note("a", 1)
+    journal.note("b", 2)
+    changes = journal.since(None)
     assert changes.complete
     assert changes.present == {"a": 1, "b": 2}
     assert changes.removed == []
 
 
 def test_cursor_gets_only_later_changes() -> None:
-    found = Journal("x")
-    found.note("a", 1)
-    found.note("b", 2)
-    cursor = found.since(None).cursor
-    found.note("a", 1)
-    assert found.since(cursor).cursor == cursor
-    found.note("b", 3)
-    found.note("c", 4)
-    found.note("a", None)
-    changes = found.since(cursor)
+    journal = Journal("x")
+    journal.note("a", 1)
+    journal.note("b", 2)
+    cursor = journal.since(None).cursor
+    journal.note("a", 1)
+    assert journal.since(cursor).cursor == cursor
+    journal.note("b", 3)
+    journal.note("c", 4)
+    journal.note("a", None)
+    changes = journal.since(cursor)
     assert not changes.complete
     assert (changes.present, changes.removed) == ({"b": 3, "c": 4}, ["a"])
-    again = found.since(changes.cursor)
+    again = journal.since(changes.cursor)
     assert (again.present, again.removed, again.complete) == ({}, [], False)
 
 
 def test_unknown_cursor_gets_every_key() -> None:
-    found = Journal("x")
-    found.note("a", 1)
+    journal = Journal("x")
+    journal.note("a", 1)
     for cursor in ("", "y.1", "x.", "x.2", "x.-1", "x.1a", "1", "x." + "9" * 30, "x.²"):
-        changes = found.since(cursor)
+        changes = journal.since(cursor)
         assert (changes.complete, changes.present) == (True, {"a": 1}), cursor
 
 
 def test_key_that_returns_is_not_reported_as_removed() -> None:
-    found = Journal("x")
-    found.note("a", 1)
-    cursor = found.since(None).cursor
-    found.note("a", None)
-    found.note("a", 1)
-    changes = found.since(cursor)
+    journal = Journal("x")
+    journal.note("a", 1)
+    cursor = journal.since(None).cursor
+    journal.note("a", None)
+    journal.note("a", 1)
+    changes = journal.since(cursor)
     assert (changes.present, changes.removed) == ({"a": 1}, [])
 
 
 def test_cursor_before_a_forgotten_removal_gets_every_key() -> None:
-    found = Journal("x")
-    found.note("first", 1)
-    cursor = found.since(None).cursor
-    found.note("first", None)
-    later = found.since(None).cursor
+    journal = Journal("x")
+    journal.note("first", 1)
+    cursor = journal.since(None).cursor
+    journal.note("first", None)
+    later = journal.since(None).cursor
     for number in range(10_000):
-        found.note(str(number), None)
-    assert found.since(cursor).complete
-    assert not found.since(later).complete
+        journal.note(str(number), None)
+    assert journal.since(cursor).complete
+    assert not journal.since(later).complete
 
 
 @hypothesis.given(
@@ -104,15 +104,15 @@ def test_cursor_before_a_forgotten_removal_gets_every_key() -> None:
 )
 @hypothesis.settings(max_examples=100)
 def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int | None]]) -> None:
-    found, known, cursor = Journal("x"), dict[str, int](), None
+    journal, state, cursor = Journal("x"), dict[str, int](), None
     for index, (key, value) in enumerate(steps):
-        found.note(key, value)
+        journal.note(key, value)
         if index % 3 == 0:
-            changes = found.since(cursor)
-            known = changes.present if changes.complete else known | changes.present
-            known = {name: one for name, one in known.items() if name not in changes.removed}
+            changes = journal.since(cursor)
+            state = changes.present if changes.complete else state | changes.present
+            state = {name: value for name, value in state.items() if name not in changes.removed}
             cursor = changes.cursor
-            assert known == found.present
+            assert state == journal.present
 
 
 TENANT = documents.TenantDocument("acme")

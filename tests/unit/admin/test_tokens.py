@@ -10,8 +10,8 @@ Role = tokens.Role
 
 
 def test_missing_tokens_are_created_for_the_owner_only(tmp_path: Path) -> None:
-    made = tokens.load_or_create(tmp_path / "data")
-    assert made.observe != made.operate
+    new_tokens = tokens.load_or_create(tmp_path / "data")
+    assert new_tokens.observe != new_tokens.operate
     for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
         assert stat.S_IMODE((tmp_path / "data" / name).stat().st_mode) == 0o600
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["observe.token", "operate.token"]
@@ -58,6 +58,6 @@ def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
             tokens.load_both(tmp_path)
         assert "--admin-tokens" in caught.value.hint
         (tmp_path / name).write_text(f"long-enough-{name}\n")
-    found = tokens.load_both(tmp_path)
-    assert found.role_of("Bearer long-enough-operate.token") is tokens.Role.Operate
+    loaded_tokens = tokens.load_both(tmp_path)
+    assert loaded_tokens.role_of("Bearer long-enough-operate.token") is tokens.Role.Operate
     assert sorted(file.name for file in tmp_path.iterdir()) == [tokens.OBSERVE_FILE, tokens.OPERATE_FILE]

@@ -81,8 +81,8 @@ def test_costs_of_many_expressions_are_shortened_in_text_only() -> None:
     assert "10 more take less; `--output json` lists all\n" in text
     costs = json.loads(check("-", "--output", "json", piped=manifests).text)["expressions"]
     assert len(costs) == 30
-    assert {one["resource"] for one in costs} == {"Listener default/lobby"}
-    assert costs == sorted(costs, key=lambda one: -one["microseconds"])
+    assert {cost["resource"] for cost in costs} == {"Listener default/lobby"}
+    assert costs == sorted(costs, key=lambda cost: -cost["microseconds"])
 
 
 def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_strict_makes_every_warning_an_error() -> None:
     assert (done.code, "error: Listener default/lobby: spec.routes[0].when" in done.text) == (1, True)
     assert "1 problem\n" in done.text
     told = check_when("visit.visitCount > 2", "--strict", "--output", "json").problems
-    assert [one["severity"] for one in told if one["path"] == "spec.routes[0].when"] == ["error"]
+    assert [problem["severity"] for problem in told if problem["path"] == "spec.routes[0].when"] == ["error"]
 
 
 def test_strict_leaves_notices_alone() -> None:
@@ -160,7 +160,7 @@ spec:
 
 def test_form_references_and_expressions_are_reported_together() -> None:
     done = check("-", "--output", "json", piped=TENANT + DESTINATION + MISTAKEN)
-    errors = [(one["resource"], one["path"]) for one in done.problems if one["severity"] == "error"]
+    errors = [(problem["resource"], problem["path"]) for problem in done.problems if problem["severity"] == "error"]
     assert sorted(errors) == [
         ("Destination default/mailer", "spec.http.authentication.bearer.secretRef"),
         ("Destination default/mailer", "spec.http.verb"),
@@ -174,7 +174,9 @@ def test_form_references_and_expressions_are_reported_together() -> None:
         ("Listener default/lobby", "spec.silence.afterSecond"),
         ("Listener default/lobby", "spec.tenantRef.name"),
     ]
-    hints = {one["path"]: one["hint"] for one in done.problems if one["resource"].startswith("Listener")}
+    hints = {
+        problem["path"]: problem["hint"] for problem in done.problems if problem["resource"].startswith("Listener")
+    }
     assert hints["spec.tenantRef.name"] == "did you mean `acme`?"
     assert hints["spec.routes[0].destinationRef.name"] == "did you mean `crm`?"
 
@@ -182,7 +184,7 @@ def test_form_references_and_expressions_are_reported_together() -> None:
 def test_listener_without_its_tenant_shows_its_other_mistakes_too() -> None:
     listener = LISTENER.replace("acme", "acmee").replace("email", "emial").replace("{name: crm}", "{name: crn}")
     done = check("-", "--output", "json", piped=TENANT + DESTINATION + listener)
-    assert sorted(one["path"] for one in done.problems if one["severity"] == "error") == [
+    assert sorted(problem["path"] for problem in done.problems if problem["severity"] == "error") == [
         "spec.routes[0].destinationRef.name",
         "spec.routes[0].when",
         "spec.tenantRef.name",
@@ -216,8 +218,8 @@ def test_two_tenants_of_one_company_get_a_warning() -> None:
 
 
 def test_tenants_of_one_company_in_two_namespaces_are_no_problem() -> None:
-    one, two = (tenant(f"name: acme, namespace: {namespace}", "companyID: '77'") for namespace in ("a", "b"))
-    assert "company" not in check("-", piped=one + two).text
+    first, second = (tenant(f"name: acme, namespace: {namespace}", "companyID: '77'") for namespace in ("a", "b"))
+    assert "company" not in check("-", piped=first + second).text
 
 
 # Bodies
@@ -253,7 +255,7 @@ def test_body_is_explained_for_each_way_of_reading_it(visit: pathlib.Path) -> No
     assert "the time is trusted: 2026-01-01T10:00:00.000Z\n" in done.text
     assert "3 listeners and 1 destination would run; no problems\n" in done.text
     told = json.loads(check("-", "--output", "json", "--body", visit, piped=manifests).text)["bodies"]
-    assert [(one["listeners"], one["reading"]["time"]) for one in told] == [
+    assert [(body["listeners"], body["reading"]["time"]) for body in told] == [
         (["default/lobby", "default/guests"], "NoOffset"),
         (["default/zoned"], "Trusted"),
     ]

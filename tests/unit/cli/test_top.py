@@ -38,8 +38,8 @@ def answer(*rows: dict[str, Any], now: str = NOW) -> dict[str, Any]:
 
 
 def line(name: str, **changes: Any) -> top.TenantLine:
-    (found,) = top.lines_of(answer(tenant(name, **changes)), None)
-    return found
+    (tenant_line,) = top.lines_of(answer(tenant(name, **changes)), None)
+    return tenant_line
 
 
 def shown(screen: top.Screen, *, height: int = 24, width: int = 80) -> str:
@@ -58,21 +58,21 @@ def screen_of(*lines: top.TenantLine, sort: top.SortKey = "rate", only_failing: 
 def test_rate_is_the_difference_of_two_readings_per_minute() -> None:
     earlier = answer(tenant("acme", visits=10), tenant("gone", visits=3))
     (first,) = top.lines_of(answer(tenant("acme", visits=10)), None)
-    found = top.lines_of(
+    later_lines = top.lines_of(
         answer(tenant("acme", visits=13), tenant("new", visits=9), now="2026-11-25T12:00:30Z"), earlier
     )
-    assert [first.rate, *(one.rate for one in found)] == [None, 6.0, None]
+    assert [first.rate, *(later_line.rate for later_line in later_lines)] == [None, 6.0, None]
 
 
 def test_rate_is_never_negative_after_midnight() -> None:
     earlier = answer(tenant("acme", visits=900))
-    (found,) = top.lines_of(answer(tenant("acme", visits=2), now="2026-11-25T12:00:02Z"), earlier)
-    assert found.rate == 0.0
+    (tenant_line,) = top.lines_of(answer(tenant("acme", visits=2), now="2026-11-25T12:00:02Z"), earlier)
+    assert tenant_line.rate == 0.0
 
 
 def test_ages_count_from_the_clock_of_the_gateway() -> None:
-    found = line("acme", oldestInBacklog="2026-11-25T10:00:00Z")
-    assert (found.last_seconds, found.lag_seconds) == (42.0, 7200.0)
+    acme = line("acme", oldestInBacklog="2026-11-25T10:00:00Z")
+    assert (acme.last_seconds, acme.lag_seconds) == (42.0, 7200.0)
     assert line("new", lastArrival=None).last_seconds is None
 
 
@@ -86,7 +86,10 @@ def test_duration_has_at_most_four_characters(seconds: float | None, text: str) 
 
 def test_order_follows_the_sort_key_and_then_the_name() -> None:
     lines = [line("b", dead=1), line("a", held={"QuotaExceeded": 4}), line("c", silentListeners=1, lastArrival=None)]
-    names = {key: [one.name[7:] for one in top.sort_lines(lines, key)] for key in ("dead", "held", "silent", "last")}
+    names = {
+        key: [sorted_line.name[7:] for sorted_line in top.sort_lines(lines, key)]
+        for key in ("dead", "held", "silent", "last")
+    }
     assert names == {
         "dead": ["b", "a", "c"],
         "held": ["a", "b", "c"],
@@ -98,12 +101,12 @@ def test_order_follows_the_sort_key_and_then_the_name() -> None:
 def test_keys_sort_filter_choose_and_look_inside() -> None:
     screen = screen_of(line("a"), line("b", dead=2), line("c", dead=7))
     screen.press("d")
-    assert [one.name for one in screen.lines] == ["agency/c", "agency/b", "agency/a"]
+    assert [visible.name for visible in screen.lines] == ["agency/c", "agency/b", "agency/a"]
     screen.press("\x1b[B")
     screen.press("n")
     assert screen.lines[screen.chosen].name == "agency/b"  # the choice stays with its tenant
     screen.press("f")
-    assert [one.name for one in screen.lines] == ["agency/b", "agency/c"]
+    assert [visible.name for visible in screen.lines] == ["agency/b", "agency/c"]
     screen.press("\r")
     assert screen.only == "agency/b"
     screen.press("\x1b")

@@ -18,7 +18,7 @@ def listeners(count: int, first: int = 0) -> str:
 
 
 def after(
-    before: files.FileConfiguration,
+    running: files.FileConfiguration,
     *texts: str,
     gaps: tuple[str, ...] = (),
     removal_limit: int | None = None,
@@ -26,7 +26,7 @@ def after(
 ) -> files.FileConfiguration:
     parts = [load_manifests(text.encode(), f"d/{index}.yaml") for index, text in enumerate(texts)]
     return files.apply_reading(
-        before,
+        running,
         merge_manifests(parts),
         gaps,
         OPTIONS,
@@ -37,12 +37,12 @@ def after(
 
 
 def test_invalid_object_keeps_its_last_good_version() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(1), listeners(1, first=1))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(1), listeners(1, first=1))
     suspended = listeners(1, first=1).replace("spec: {", "spec: {state: Suspended, ")
-    now = after(before, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
-    assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]
+    now = after(running, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
+    assert now.snapshot.listeners["default/l0"] is running.snapshot.listeners["default/l0"]
     assert now.snapshot.listeners["default/l1"].state == "Suspended"
-    assert {found.path for found in now.rejected} == {"spec.tenantref"}
+    assert {problem.path for problem in now.rejected} == {"spec.tenantref"}
 
 
 def test_problem_names_the_mistake_that_caused_it() -> None:
@@ -61,16 +61,18 @@ def test_problem_names_the_mistake_that_caused_it() -> None:
         ((TENANT, routes, "a: [\n"), {"d/2.yaml:2"}),
         ((TENANT, routes), {""}),
     ):
-        found = after(files.NO_CONFIGURATION, *broken).problems
-        assert {one.because for one in found if one.reason.endswith("NotFound")} == cause
+        problems = after(files.NO_CONFIGURATION, *broken).problems
+        assert {problem.because for problem in problems if problem.reason.endswith("NotFound")} == cause
 
 
 def test_hint_names_similar_name_or_other_namespace() -> None:
     text = listeners(1).replace("acme", "acm")
-    assert [one.hint for one in after(files.NO_CONFIGURATION, TENANT + text).rejected] == ["did you mean `acme`?"]
+    assert [problem.hint for problem in after(files.NO_CONFIGURATION, TENANT + text).rejected] == [
+        "did you mean `acme`?"
+    ]
     elsewhere = TENANT.replace("acme", "acme, namespace: hotels")
-    (found,) = after(files.NO_CONFIGURATION, elsewhere + listeners(1)).rejected
-    assert "namespace `hotels`" in found.hint
+    (problem,) = after(files.NO_CONFIGURATION, elsewhere + listeners(1)).rejected
+    assert "namespace `hotels`" in problem.hint
 
 
 CLASS = (
@@ -81,59 +83,59 @@ CLASS = (
 
 def test_unknown_class_is_a_problem_with_a_hint() -> None:
     named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: publix, ")
-    (found,) = after(files.NO_CONFIGURATION, named + CLASS).rejected
-    assert (found.path, found.hint) == ("spec.listenerClassName", "did you mean `public`?")
+    (problem,) = after(files.NO_CONFIGURATION, named + CLASS).rejected
+    assert (problem.path, problem.hint) == ("spec.listenerClassName", "did you mean `public`?")
     without = after(files.NO_CONFIGURATION, named)
-    assert [one.severity for one in without.problems] == ["notice", "warning"]
+    assert [problem.severity for problem in without.problems] == ["notice", "warning"]
     assert "publix" in without.problems[1].message
     assert without.snapshot.listeners["default/l0"].addresses[0].host == "localhost"
     plain = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: public, ")
-    assert [one.severity for one in after(files.NO_CONFIGURATION, plain).problems] == ["notice"]
+    assert [problem.severity for problem in after(files.NO_CONFIGURATION, plain).problems] == ["notice"]
 
 
 def test_invalid_class_does_not_move_listeners() -> None:
     now = after(files.NO_CONFIGURATION, TENANT + listeners(2) + CLASS.replace("hostname", "hostnam"))
     assert now.snapshot.listeners == {}
-    assert {one.because for one in now.rejected} == {"", "ListenerClass public"}
+    assert {problem.because for problem in now.rejected} == {"", "ListenerClass public"}
     running = after(files.NO_CONFIGURATION, TENANT + listeners(2))
     later = after(running, TENANT + listeners(3) + CLASS.replace("hostname", "hostnam"))
-    assert {one.addresses[0].host for one in later.snapshot.listeners.values()} == {"localhost"}
+    assert {listener.addresses[0].host for listener in later.snapshot.listeners.values()} == {"localhost"}
     assert len(later.snapshot.listeners) == 3
 
 
 def test_missing_object_is_removed() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
-    assert list(after(before, TENANT + listeners(2)).snapshot.listeners) == ["default/l0", "default/l1"]
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(3))
+    assert list(after(running, TENANT + listeners(2)).snapshot.listeners) == ["default/l0", "default/l1"]
 
 
 def test_unparsable_file_stops_every_removal() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(2, first=2))
-    now = after(before, TENANT + listeners(1), listeners(1, first=2) + "---\n}")
-    assert now.snapshot.listeners.keys() == before.snapshot.listeners.keys()
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(2, first=2))
+    now = after(running, TENANT + listeners(1), listeners(1, first=2) + "---\n}")
+    assert now.snapshot.listeners.keys() == running.snapshot.listeners.keys()
     assert not now.complete
 
 
 def test_gap_stops_only_its_own_removals() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(1, first=2))
-    now = after(before, TENANT + listeners(1), gaps=("d/1.yaml",))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(1, first=2))
+    now = after(running, TENANT + listeners(1), gaps=("d/1.yaml",))
     assert sorted(now.snapshot.listeners) == ["default/l0", "default/l2"]
 
 
 def test_removed_tenant_removes_its_listeners() -> None:
     other = TENANT.replace("acme", "other") + listeners(1, first=9).replace("acme", "other")
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(3), other)
-    assert after(before, listeners(3), other).snapshot.listeners.keys() == {"default/l9"}
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(3), other)
+    assert after(running, listeners(3), other).snapshot.listeners.keys() == {"default/l9"}
 
 
 def test_large_removal_is_halted_while_edits_go_on() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     edited = listeners(1).replace("spec: {", "spec: {state: Suspended, ")
-    now = after(before, TENANT + edited + listeners(1, first=50))
+    now = after(running, TENANT + edited + listeners(1, first=50))
     assert len(now.snapshot.listeners) == 21
     assert now.snapshot.listeners["default/l0"].state == "Suspended"
     (halted,) = now.removal_history.halted
     assert len(halted.removals) == 19
-    assert any(halted.digest in found.hint for found in now.rejected)
+    assert any(halted.digest in problem.hint for problem in now.rejected)
     again = after(now, TENANT + edited + listeners(1, first=50))
     assert again.removal_history.halted == (halted,)
 
@@ -148,8 +150,8 @@ def annotated(hashes: str, hostname: str = "localhost") -> str:
 
 
 def test_halted_removal_is_confirmed_only_by_its_digest() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
-    waiting = after(before, TENANT + listeners(2))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(20))
+    waiting = after(running, TENANT + listeners(2))
     (halted,) = waiting.removal_history.halted
     wrong = after(waiting, TENANT + listeners(2) + annotated("0" * 12))
     assert len(wrong.snapshot.listeners) == 20
@@ -159,8 +161,8 @@ def test_halted_removal_is_confirmed_only_by_its_digest() -> None:
 
 
 def test_confirmation_holds_although_more_was_removed_since() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(40))
-    waiting = after(before, TENANT + listeners(30))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(40))
+    waiting = after(running, TENANT + listeners(30))
     (halted,) = waiting.removal_history.halted
     more = after(waiting, TENANT + listeners(20))
     assert len(more.removal_history.halted[0].removals) == 20
@@ -185,33 +187,33 @@ def test_halt_holds_up_only_its_namespace() -> None:
     def of(namespace: str, text: str) -> str:
         return text.replace("metadata: {", f"metadata: {{namespace: {namespace}, ")
 
-    before = after(files.NO_CONFIGURATION, of("a", TENANT + listeners(9)), of("b", TENANT + listeners(3)))
-    now = after(before, of("a", TENANT + listeners(1)), of("b", TENANT + listeners(2)))
+    running = after(files.NO_CONFIGURATION, of("a", TENANT + listeners(9)), of("b", TENANT + listeners(3)))
+    now = after(running, of("a", TENANT + listeners(1)), of("b", TENANT + listeners(2)))
     assert sorted(now.snapshot.listeners) == [*(f"a/l{number}" for number in range(9)), "b/l0", "b/l1"]
-    assert [one.namespace for one in now.removal_history.halted] == ["a"]
+    assert [halt.namespace for halt in now.removal_history.halted] == ["a"]
 
 
 def test_last_listener_is_removed_only_after_a_confirmation() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(1))
-    now = after(before, TENANT)
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(1))
+    now = after(running, TENANT)
     assert now.snapshot.listeners.keys() == {"default/l0"}
-    renamed = after(before, TENANT + listeners(1, first=1))
+    renamed = after(running, TENANT + listeners(1, first=1))
     assert renamed.snapshot.listeners.keys() == {"default/l1"}
     (halted,) = now.removal_history.halted
     assert after(now, TENANT + annotated(halted.digest)).snapshot.listeners == {}
 
 
 def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated("", "old.example.com"))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated("", "old.example.com"))
     moved = TENANT + listeners(9).replace("spec: {", "spec: {state: Suspended, ") + listeners(1, first=9)
-    waiting = after(before, moved + annotated("", "new.example.com"))
-    assert {key: one.state for key, one in waiting.snapshot.listeners.items() if key != "default/l9"} == {
+    waiting = after(running, moved + annotated("", "new.example.com"))
+    assert {key: listener.state for key, listener in waiting.snapshot.listeners.items() if key != "default/l9"} == {
         f"default/l{number}": "Active" for number in range(9)
     }
-    assert [one.host for one in waiting.snapshot.listeners["default/l0"].addresses] == ["old.example.com"]
-    assert [one.host for one in waiting.snapshot.listeners["default/l9"].addresses] == ["new.example.com"]
+    assert [address.host for address in waiting.snapshot.listeners["default/l0"].addresses] == ["old.example.com"]
+    assert [address.host for address in waiting.snapshot.listeners["default/l9"].addresses] == ["new.example.com"]
     (halted,) = waiting.removal_history.halted
-    assert any("addresses of Listener `l0`" in found.message for found in waiting.rejected)
+    assert any("addresses of Listener `l0`" in problem.message for problem in waiting.rejected)
     confirmed = after(waiting, moved + annotated(halted.digest, "new.example.com"))
     hosts = [address.host for address in confirmed.snapshot.listeners["default/l0"].live_addresses]
     assert (hosts, confirmed.removal_history.halted) == (["new.example.com"], ())
@@ -220,10 +222,10 @@ def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
 
 
 def test_confirmation_that_matches_nothing_shows_in_the_problem() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated(""))
-    waiting = after(before, TENANT + annotated("84a77c86d40b"))
-    (digest,) = (one.digest for one in waiting.removal_history.halted)
-    (problem,) = (found for found in waiting.rejected if "RemovalsHalted" in found.message)
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated(""))
+    waiting = after(running, TENANT + annotated("84a77c86d40b"))
+    (digest,) = (halt.digest for halt in waiting.removal_history.halted)
+    (problem,) = (rejected for rejected in waiting.rejected if "RemovalsHalted" in rejected.message)
     assert "the annotation has `84a77c86d40b`, which matches nothing that waits" in problem.hint
     both = after(waiting, TENANT + annotated(f"84a77c86d40b,{digest}"))
     assert both.removal_history.halted == ()
@@ -251,9 +253,9 @@ def test_removals_of_the_last_minute_count_together() -> None:
 
 def test_removal_limit_is_a_setting_of_class_and_gateway() -> None:
     limited = annotated("").replace("spec: {", "spec: {removalLimit: 1, ")
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(5) + limited)
-    assert len(after(before, TENANT + listeners(3) + limited).snapshot.listeners) == 5
-    assert len(after(before, TENANT + listeners(3) + limited, removal_limit=2).snapshot.listeners) == 3
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(5) + limited)
+    assert len(after(running, TENANT + listeners(3) + limited).snapshot.listeners) == 5
+    assert len(after(running, TENANT + listeners(3) + limited, removal_limit=2).snapshot.listeners) == 3
 
 
 def test_removed_last_class_does_not_move_listeners() -> None:
@@ -261,9 +263,9 @@ def test_removed_last_class_does_not_move_listeners() -> None:
         "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
         "spec: {controllerName: usher.dev/usher, hostname: hooks.example.com}\n"
     )
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(2) + declared)
-    now = after(before, TENANT + listeners(2))
-    assert now.snapshot == before.snapshot
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(2) + declared)
+    now = after(running, TENANT + listeners(2))
+    assert now.snapshot == running.snapshot
     assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
 
 
@@ -282,8 +284,8 @@ def test_kept_listener_loses_an_address_that_is_taken() -> None:
             "{name: acme}, authentication: {type: None}, addresses: [{name: a, hostname: x.example, path: /x}]}\n"
         )
 
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(20) + explicit("old"))
-    now = after(before, TENANT + explicit("new"))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(20) + explicit("old"))
+    now = after(running, TENANT + explicit("new"))
     assert now.removal_history.halted
     assert "default/new" in now.snapshot.listeners
     assert "default/old" not in now.snapshot.listeners
@@ -298,13 +300,13 @@ def test_kept_object_keeps_its_place_and_its_hostname() -> None:
             f"spec: {{tenantRef: {{name: {tenant}}}, addresses: [{{name: a, hostname: x.example}}]}}\n"
         )
 
-    before = after(files.NO_CONFIGURATION, TENANT + claiming("first", "acme"), other + claiming("second", "other"))
+    running = after(files.NO_CONFIGURATION, TENANT + claiming("first", "acme"), other + claiming("second", "other"))
     broken = claiming("first", "acme").replace("spec: {", "spec: {stat: Active, ")
-    now = after(before, TENANT + broken, other + claiming("second", "other"))
+    now = after(running, TENANT + broken, other + claiming("second", "other"))
     assert list(now.snapshot.listeners) == ["default/first"]
 
 
 def test_unchanged_documents_stay_the_same_objects() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(2))
-    now = after(before, TENANT + listeners(3))
-    assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(2))
+    now = after(running, TENANT + listeners(3))
+    assert now.snapshot.listeners["default/l0"] is running.snapshot.listeners["default/l0"]

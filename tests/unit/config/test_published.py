@@ -15,7 +15,7 @@ def accept_all(document: config_secret.Document) -> None:
     del document
 
 
-def made(check: published.DocumentCheck = accept_all) -> published.PublishedDocuments:
+def new_state(check: published.DocumentCheck = accept_all) -> published.PublishedDocuments:
     return published.PublishedDocuments(key=config_samples.KEYS.document, check=check)
 
 
@@ -28,7 +28,7 @@ def garbage(of: config_secret.Document, version: str = "2") -> published.Publish
 
 
 def test_documents_come_into_force() -> None:
-    state = made()
+    state = new_state()
     assert state.put(config_samples.secret(config_samples.listener())) is None
     assert state.put(config_samples.secret(config_samples.destination())) is None
     snapshot = state.snapshot()
@@ -42,22 +42,22 @@ def test_documents_come_into_force() -> None:
 
 
 def test_unchanged_document_stays_the_same_object() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     state.put(config_samples.secret(config_samples.destination()))
-    before = state.snapshot()
+    earlier = state.snapshot()
     state.put(config_samples.secret(config_samples.listener(), version="2"))
     assert not is_changed(state)
     state.put(config_samples.secret(config_samples.destination(concurrency=3), version="3"))
     assert is_changed(state)
-    after = state.snapshot()
-    assert after.listeners["acme/wifi"] is before.listeners["acme/wifi"]
-    assert after.destinations["acme/crm"].concurrency == 3
-    assert before.destinations["acme/crm"].concurrency == 8
+    later = state.snapshot()
+    assert later.listeners["acme/wifi"] is earlier.listeners["acme/wifi"]
+    assert later.destinations["acme/crm"].concurrency == 3
+    assert earlier.destinations["acme/crm"].concurrency == 8
 
 
 def test_bad_document_leaves_the_last_good_one_in_force() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     state.snapshot()
     rejected = state.put(garbage(config_samples.listener()))
@@ -72,7 +72,7 @@ def test_bad_document_leaves_the_last_good_one_in_force() -> None:
 
 
 def test_corrected_document_is_no_longer_rejected() -> None:
-    state = made()
+    state = new_state()
     state.put(garbage(config_samples.listener()))
     assert len(state.rejected) == 1
     state.put(config_samples.secret(config_samples.listener(), version="3"))
@@ -83,7 +83,7 @@ def test_corrected_document_is_no_longer_rejected() -> None:
 
 
 def test_rejected_document_is_identified_by_its_owner() -> None:
-    state = made()
+    state = new_state()
     state.put(garbage(config_samples.listener()))
     shown = state.take_touched()
     assert shown[WIFI] is not None
@@ -91,13 +91,13 @@ def test_rejected_document_is_identified_by_its_owner() -> None:
 
 
 def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
-    rejected = made().put(msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
+    rejected = new_state().put(msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
     assert rejected is not None
     assert rejected.identity is None
 
 
 def test_document_of_another_install_key_changes_nothing() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     rejected = state.put(config_samples.tombstone(config_samples.listener(), "2", config_samples.OTHER_KEYS))
     assert rejected is not None
@@ -106,7 +106,7 @@ def test_document_of_another_install_key_changes_nothing() -> None:
 
 
 def test_copy_under_another_name_is_rejected() -> None:
-    state = made()
+    state = new_state()
     copied = msgspec.structs.replace(config_samples.secret(config_samples.listener()), name="listener-copy")
     rejected = state.put(copied)
     assert rejected is not None
@@ -120,7 +120,7 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
         if isinstance(document, documents.ListenerDocument) and document.max_body_bytes == 1:
             raise error
 
-    state = made(refuse)
+    state = new_state(refuse)
     state.put(config_samples.secret(config_samples.listener()))
     rejected = state.put(config_samples.secret(config_samples.listener(max_body_bytes=1), version="2"))
     assert rejected is not None
@@ -129,7 +129,7 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
 
 
 def test_tombstone_removes_its_document() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     state.put(config_samples.secret(config_samples.destination()))
     state.take_touched()
@@ -142,7 +142,7 @@ def test_tombstone_removes_its_document() -> None:
 
 
 def test_vanished_document_stays_and_is_reported() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     state.snapshot()
     assert state.remove_secret(config_samples.secret(config_samples.listener()).name, 7) == WIFI
@@ -155,7 +155,7 @@ def test_vanished_document_stays_and_is_reported() -> None:
 
 
 def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
-    state = made()
+    state = new_state()
     own = documents.Address("www.example.com", "/own")
     shared = documents.Address("hooks.example.com", "/v1/token", is_class_address=True)
     document = config_samples.listener(addresses=(own, shared))
@@ -170,7 +170,7 @@ def test_vanished_document_may_return() -> None:
         config_samples.secret(config_samples.listener()),
         config_samples.secret(config_samples.listener(max_body_bytes=9), "2"),
     ):
-        state = made()
+        state = new_state()
         state.put(config_samples.secret(config_samples.listener()))
         state.remove_secret(again.name, 7)
         assert not state.is_known(again)
@@ -179,7 +179,7 @@ def test_vanished_document_may_return() -> None:
 
 
 def test_tombstone_removes_a_vanished_document() -> None:
-    state = made()
+    state = new_state()
     state.put(config_samples.secret(config_samples.listener()))
     state.remove_secret(config_samples.secret(config_samples.listener()).name, 7)
     state.put(config_samples.tombstone(config_samples.listener()))
@@ -188,7 +188,7 @@ def test_tombstone_removes_a_vanished_document() -> None:
 
 
 def test_list_without_a_secret_removes_nothing() -> None:
-    state = made()
+    state = new_state()
     kept, gone = (
         config_samples.secret(config_samples.listener("kept")),
         config_samples.secret(config_samples.listener("gone")),
@@ -202,7 +202,7 @@ def test_list_without_a_secret_removes_nothing() -> None:
 
 
 def test_vanished_listener_loses_an_address_that_another_has() -> None:
-    state = made()
+    state = new_state()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = config_samples.listener("a-old", addresses=(shared, own))
     state.put(config_samples.secret(old))
@@ -216,7 +216,7 @@ def test_vanished_listener_loses_an_address_that_another_has() -> None:
 
 
 def test_version_that_was_read_is_known() -> None:
-    state = made()
+    state = new_state()
     secret = config_samples.secret(config_samples.listener())
     assert not state.is_known(secret)
     state.put(secret)
@@ -225,7 +225,7 @@ def test_version_that_was_read_is_known() -> None:
 
 
 def test_deleted_secret_is_no_longer_rejected() -> None:
-    state = made()
+    state = new_state()
     secret = garbage(config_samples.listener())
     state.put(secret)
     state.remove_secret(secret.name, 7)
@@ -234,7 +234,7 @@ def test_deleted_secret_is_no_longer_rejected() -> None:
 
 
 def test_cached_documents_are_in_force_until_the_first_list() -> None:
-    state = made()
+    state = new_state()
     kept = [
         config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
         for name in ("a", "b", "c")
@@ -253,7 +253,7 @@ def test_cached_document_that_cannot_be_run_is_left_out() -> None:
         if document.name == "b":
             raise ValueError
 
-    state = made(refuse)
+    state = new_state(refuse)
     kept = [
         config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
         for name in ("a", "b")
@@ -267,8 +267,8 @@ def test_proxies_of_gateway_and_document_are_both_trusted() -> None:
         key=config_samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
     )
     state.put(config_samples.secret(config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
-    found = state.snapshot().listeners["acme/wifi"]
-    assert found.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")
-    assert found.client_address_from == "XForwardedFor"
+    listener = state.snapshot().listeners["acme/wifi"]
+    assert listener.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")
+    assert listener.client_address_from == "XForwardedFor"
     [kept] = state.in_force
     assert kept.document == config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))

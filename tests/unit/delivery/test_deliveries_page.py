@@ -19,10 +19,10 @@ PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text(
 
 @pytest.fixture
 def is_genuine() -> Callable[[str, dict[str, str], bytes], bool]:
-    found = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
+    code_block = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert code_block is not None
     names: dict[str, Any] = {}
-    exec(found[1], names)
+    exec(code_block[1], names)
     sample: Callable[[str, dict[str, str], bytes], bool] = names["is_genuine"]
     return sample
 
@@ -65,10 +65,10 @@ def content_type(sent: bytes, transformed: Any = payload.NOT_TRANSFORMED, **chan
 
 @pytest.mark.parametrize("form", ["Verbatim", "CloudEvents", "CloudEventsBinary"])
 def test_page_names_the_content_type_that_each_format_sends(form: str) -> None:
-    found = re.search(rf"^\| `{form}` \|.*\| (.*) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
-    assert found is not None
+    table_row = re.search(rf"^\| `{form}` \|.*\| (.*) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
+    assert table_row is not None
     sent = "text/x; charset=latin-1"
-    expected = [cell.strip("`") if cell != "as Purple sent it" else sent for cell in found.groups()]
+    expected = [cell.strip("`") if cell != "as Purple sent it" else sent for cell in table_row.groups()]
     assert expected == [
         content_type(sent.encode(), format=form),
         content_type(b"", format=form),

@@ -146,10 +146,12 @@ def test_expired_delivery_counts_no_attempt() -> None:
 
 
 def test_result_contains_the_outcome_for_the_circuit() -> None:
-    made = outcome.conclude(
+    attempt_result = outcome.conclude(
         delivery_samples.delivery(), DestinationAnswer(410), delivery_samples.destination(), NOW, 0.5, NOW
     )
-    assert made.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True)
+    assert attempt_result.outcome == outcome.Outcome(
+        outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True
+    )
 
 
 def test_dead_outcome_is_dead_at_the_first_attempt() -> None:

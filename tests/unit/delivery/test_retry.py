@@ -35,7 +35,7 @@ def test_wait_differs_from_its_step_by_at_most_a_fifth(attempts: int, spread: fl
 
 def test_slow_retry_waits_at_least_ten_minutes_and_the_schedule() -> None:
     for attempts in range(1, 12):
-        slow, normal = (retry.wait(attempts, slow=one, randomness=0.5) for one in (True, False))
+        slow, normal = (retry.wait(attempts, slow=is_slow, randomness=0.5) for is_slow in (True, False))
         assert slow == max(normal, 600 * SECOND)
 
 

@@ -22,9 +22,9 @@ def snapshot(transform: str = "", **destination: Any) -> documents.Snapshot:
 
 @pytest.fixture
 def newest() -> RouteDocuments:
-    made = RouteDocuments(keys=KEYS)
-    made.apply(snapshot())
-    return made
+    route_documents = RouteDocuments(keys=KEYS)
+    route_documents.apply(snapshot())
+    return route_documents
 
 
 def test_destination_with_an_unusable_header_cannot_be_sent_to(newest: RouteDocuments) -> None:
@@ -48,11 +48,11 @@ def test_edition_counts_only_changes_of_expressions(newest: RouteDocuments) -> N
 
 
 def test_listener_of_another_tenant_is_not_the_one_of_a_route(newest: RouteDocuments) -> None:
-    before = newest.live_route(delivery_samples.ROUTE)
+    previous_route = newest.live_route(delivery_samples.ROUTE)
     lobby = snapshot().listeners["agency/lobby"]
     moved = msgspec.structs.replace(lobby, tenant=documents.TenantDocument("globex"))
     newest.apply(documents.Snapshot({moved.key: moved}, {}))
-    assert before is not None
+    assert previous_route is not None
     assert newest.live_route(delivery_samples.ROUTE) is None
 
 

@@ -20,7 +20,7 @@ def test_page_shows_the_sample() -> None:
 def test_sample_has_every_default_field_at_its_first_path() -> None:
     body = msgspec.json.decode(sample.VISIT)
     for name, (first, *_) in documents.DEFAULT_FIELDS.items():
-        found = body
+        value = body
         for part in first.strip("/").split("/"):
-            assert part in found, name
-            found = found[part]
+            assert part in value, name
+            value = value[part]

@@ -21,14 +21,14 @@ def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, si
 
 def started(scheduler: LaneScheduler, now: int) -> list[LaneEntry]:
     """Start every delivery that may start now."""
-    found: list[LaneEntry] = []
+    entries: list[LaneEntry] = []
     while (ready := scheduler.next_ready(now).entry) is not None:
-        found.append(ready)
-    return found
+        entries.append(ready)
+    return entries
 
 
 def finish(scheduler: LaneScheduler, entries: list[LaneEntry], result: outcome.Outcome | None, now: int) -> bool:
-    return True in [scheduler.done(one.delivery.key, result, now) for one in entries]
+    return True in [scheduler.done(lane_entry.delivery.key, result, now) for lane_entry in entries]
 
 
 def open_circuit(scheduler: LaneScheduler, destination: str, now: int) -> None:
@@ -129,7 +129,7 @@ def test_hanging_destination_does_not_delay_others() -> None:
         assert scheduler.offer(entry("n/hangs"), 0)
     hanging = started(scheduler, 0)
     assert scheduler.offer(entry("n/b"), 1)
-    assert [one.destination for one in started(scheduler, 1)] == ["n/b"]
+    assert [lane_entry.destination for lane_entry in started(scheduler, 1)] == ["n/b"]
     assert len(hanging) == 8
 
 
@@ -143,7 +143,9 @@ def test_tenant_with_many_destinations_leaves_attempts_to_others() -> None:
     for number in range(8):
         assert scheduler.offer(entry(f"n/other-{number}", f"other {number}"), 2 * SECOND)
     # Each search continues after the lanes that the previous one skipped.
-    assert {one.tenant for one in started(scheduler, 2 * SECOND)} == {f"other {number}" for number in range(8)}
+    assert {lane_entry.tenant for lane_entry in started(scheduler, 2 * SECOND)} == {
+        f"other {number}" for number in range(8)
+    }
 
 
 def answer_fast(scheduler: LaneScheduler, destination: str) -> None:
@@ -171,7 +173,7 @@ def test_fast_destinations_get_slots_while_slow_ones_fill_the_pool() -> None:
     fast = {f"fast-{number}/crm" for number in range(50)}
     for name in fast:
         assert scheduler.offer(entry(name, name), 9 * SECOND)
-    assert {one.destination for one in started(scheduler, 9 * SECOND)} == fast
+    assert {lane_entry.destination for lane_entry in started(scheduler, 9 * SECOND)} == fast
 
 
 def test_fast_destination_gets_a_slot_behind_thousands_of_slow_lanes() -> None:
@@ -179,7 +181,7 @@ def test_fast_destination_gets_a_slot_behind_thousands_of_slow_lanes() -> None:
     answer_fast(scheduler, "fast/crm")
     fill_with_slow_attempts(scheduler, 2_000)
     assert scheduler.offer(entry("fast/crm", "fast"), 9 * SECOND)
-    assert [one.destination for one in started(scheduler, 9 * SECOND)] == ["fast/crm"]
+    assert [lane_entry.destination for lane_entry in started(scheduler, 9 * SECOND)] == ["fast/crm"]
 
 
 def test_new_destinations_that_hang_leave_half_of_the_reserve() -> None:
@@ -191,7 +193,7 @@ def test_new_destinations_that_hang_leave_half_of_the_reserve() -> None:
     assert len(started(scheduler, 0)) == 56
     assert started(scheduler, 2 * SECOND) == []
     assert scheduler.offer(entry("fast/crm", "fast"), 2 * SECOND)
-    assert [one.destination for one in started(scheduler, 2 * SECOND)] == ["fast/crm"]
+    assert [lane_entry.destination for lane_entry in started(scheduler, 2 * SECOND)] == ["fast/crm"]
 
 
 def test_tenant_at_its_limit_does_not_delay_others_of_a_shared_destination() -> None:
@@ -201,7 +203,9 @@ def test_tenant_at_its_limit_does_not_delay_others_of_a_shared_destination() -> 
     assert len(started(scheduler, 0)) == 22
     for tenant in ("slow", "other"):
         assert scheduler.offer(entry("n/shared", tenant), 2 * SECOND)
-    assert [one.tenant for one in started(scheduler, 2 * SECOND) + started(scheduler, 2 * SECOND)] == ["other"]
+    assert [lane_entry.tenant for lane_entry in started(scheduler, 2 * SECOND) + started(scheduler, 2 * SECOND)] == [
+        "other"
+    ]
 
 
 def test_namespace_leaves_as_many_slots_as_it_uses() -> None:
@@ -218,14 +222,14 @@ def test_namespace_leaves_as_many_slots_as_it_uses() -> None:
 def test_destination_is_fast_again_after_fast_answers() -> None:
     scheduler = LaneScheduler(1 << 24, 512)
     slow = fill_with_slow_attempts(scheduler, 100)
-    repaired = [one for one in slow if one.destination == "slow-0/crm"]
+    repaired = [lane_entry for lane_entry in slow if lane_entry.destination == "slow-0/crm"]
     now = 18 * SECOND
     while repaired:
         finish(scheduler, repaired, outcome.DELIVERED, now)
-        repaired = [one for one in started(scheduler, now) if one.destination == "slow-0/crm"]
+        repaired = [lane_entry for lane_entry in started(scheduler, now) if lane_entry.destination == "slow-0/crm"]
         now += SECOND // 10
     assert scheduler.offer(entry("slow-0/crm", "slow-0/crm"), now)
-    assert [one.destination for one in started(scheduler, now)] == ["slow-0/crm"]
+    assert [lane_entry.destination for lane_entry in started(scheduler, now)] == ["slow-0/crm"]
 
 
 def test_destinations_take_turns() -> None:
@@ -233,7 +237,7 @@ def test_destinations_take_turns() -> None:
     for name in ("n/a", "n/b", "n/c"):
         for _ in range(3):
             assert scheduler.offer(entry(name), 0)
-    assert [one.destination for one in started(scheduler, 0)] == ["n/a", "n/b", "n/c"] * 3
+    assert [lane_entry.destination for lane_entry in started(scheduler, 0)] == ["n/a", "n/b", "n/c"] * 3
 
 
 def test_tenants_of_a_shared_destination_take_turns() -> None:
@@ -241,7 +245,7 @@ def test_tenants_of_a_shared_destination_take_turns() -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=4), 0)
     for tenant in ["loud"] * 20 + ["quiet"] * 2:
         assert scheduler.offer(entry(tenant=tenant), 0)
-    assert collections.Counter(one.tenant for one in started(scheduler, 0)) == {"loud": 2, "quiet": 2}
+    assert collections.Counter(lane_entry.tenant for lane_entry in started(scheduler, 0)) == {"loud": 2, "quiet": 2}
 
 
 def test_fresh_deliveries_get_half_of_the_slots() -> None:
@@ -250,7 +254,7 @@ def test_fresh_deliveries_get_half_of_the_slots() -> None:
         assert scheduler.offer(entry(fresh=False), 0)
     for _ in range(20):
         assert scheduler.offer(entry(fresh=True), 0)
-    assert collections.Counter(one.fresh for one in started(scheduler, 0)) == {True: 4, False: 4}
+    assert collections.Counter(lane_entry.fresh for lane_entry in started(scheduler, 0)) == {True: 4, False: 4}
 
 
 def test_rate_limit_holds_in_every_second() -> None:
@@ -286,7 +290,7 @@ def test_failures_open_the_circuit_once_and_the_lane_can_be_drained() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     for _ in range(30):
         assert scheduler.offer(entry(), 0)
-    opened = [scheduler.done(one.delivery.key, FAILED, 0) for one in started(scheduler, 0)]
+    opened = [scheduler.done(lane_entry.delivery.key, FAILED, 0) for lane_entry in started(scheduler, 0)]
     assert opened.count(True) == 1
     assert len(scheduler.drain("n/a")) == 30 - 8
     assert (scheduler.count, scheduler.bytes) == (0, 0)
@@ -423,15 +427,15 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         number=st.integers(0, 2), tenant=st.sampled_from("tu"), fresh=st.booleans(), size=st.integers(0, 3000)
     )
     def offer(self, number: int, tenant: str, fresh: bool, size: int) -> None:
-        one = entry(f"n/{number}", tenant, fresh=fresh, size=size)
-        if self.scheduler.offer(one, self.now):
-            self.expected.waiting[one.delivery.key] = one
+        offered = entry(f"n/{number}", tenant, fresh=fresh, size=size)
+        if self.scheduler.offer(offered, self.now):
+            self.expected.waiting[offered.delivery.key] = offered
 
     @hypothesis.stateful.rule()
     def start_all(self) -> None:
-        for one in started(self.scheduler, self.now):
-            assert self.expected.waiting.pop(one.delivery.key) is one
-            self.expected.running[one.delivery.key] = one
+        for started_entry in started(self.scheduler, self.now):
+            assert self.expected.waiting.pop(started_entry.delivery.key) is started_entry
+            self.expected.running[started_entry.delivery.key] = started_entry
 
     @hypothesis.stateful.precondition(lambda self: self.expected.running)
     @hypothesis.stateful.rule(data=st.data(), result=st.sampled_from([outcome.DELIVERED, FAILED, REJECTED, None]))
@@ -439,13 +443,13 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.expected.running)))
         destination = self.expected.running.pop(key).destination
         if self.scheduler.done(key, result, self.now) and data.draw(st.booleans()):
-            for one in self.scheduler.drain(destination):
-                del self.expected.waiting[one.delivery.key]
+            for drained in self.scheduler.drain(destination):
+                del self.expected.waiting[drained.delivery.key]
 
     @hypothesis.stateful.invariant()
     def totals_match_the_deliveries(self) -> None:
         held = [*self.expected.waiting.values(), *self.expected.running.values()]
-        assert self.scheduler.bytes == sum(one.size for one in held) <= 20_000
+        assert self.scheduler.bytes == sum(held_entry.size for held_entry in held) <= 20_000
         assert self.scheduler.count == len(self.expected.waiting)
         assert self.scheduler.in_flight == len(self.expected.running) <= 12
 

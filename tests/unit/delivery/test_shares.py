@@ -17,11 +17,11 @@ def share(limits: LaneLimits, own: int, members: list[int], destination: str = "
 
 @given(LIMITS, MEMBERS)
 def test_shares_add_up_to_the_limits(limits: LaneLimits, members: list[int]) -> None:
-    found = [share(limits, own, members) for own in members]
-    assert sum(one.concurrency for one in found) == limits.concurrency
-    assert sum(one.requests_per_second for one in found) == limits.requests_per_second
+    own_shares = [share(limits, own, members) for own in members]
+    assert sum(own_share.concurrency for own_share in own_shares) == limits.concurrency
+    assert sum(own_share.requests_per_second for own_share in own_shares) == limits.requests_per_second
     if limits.requests_per_second:
-        assert all((one.concurrency > 0) == (one.requests_per_second > 0) for one in found)
+        assert all((own_share.concurrency > 0) == (own_share.requests_per_second > 0) for own_share in own_shares)
 
 
 @given(LIMITS, MEMBERS, st.data())
@@ -32,17 +32,17 @@ def test_shares_add_up_to_at_most_the_limits_after_an_end(
     ended = data.draw(st.sampled_from(members))
     left = [member for member in members if member != ended]
     noticed = set(data.draw(st.lists(st.sampled_from(left)))) if left else set()
-    found = [share(limits, own, left if own in noticed else members) for own in left]
-    assert sum(one.concurrency for one in found) <= limits.concurrency
-    assert sum(one.requests_per_second for one in found) <= limits.requests_per_second
+    own_shares = [share(limits, own, left if own in noticed else members) for own in left]
+    assert sum(own_share.concurrency for own_share in own_shares) <= limits.concurrency
+    assert sum(own_share.requests_per_second for own_share in own_shares) <= limits.requests_per_second
 
 
 @given(LIMITS, MEMBERS, st.integers(1001, 2000))
 def test_share_does_not_grow_when_a_gateway_starts(limits: LaneLimits, members: list[int], newest: int) -> None:
     for own in members:
-        before, after = share(limits, own, members), share(limits, own, [*members, newest])
-        assert after.concurrency <= before.concurrency
-        assert after.concurrency == 0 or after.requests_per_second <= before.requests_per_second
+        earlier, later = share(limits, own, members), share(limits, own, [*members, newest])
+        assert later.concurrency <= earlier.concurrency
+        assert later.concurrency == 0 or later.requests_per_second <= earlier.requests_per_second
 
 
 def test_gateway_has_no_share_before_others_made_room() -> None:
@@ -51,9 +51,9 @@ def test_gateway_has_no_share_before_others_made_room() -> None:
 
 def test_destinations_with_one_attempt_are_spread_over_gateways() -> None:
     members = [3, 4, 9]
-    found = {
+    attempts_by_member = {
         own: sum(share(LaneLimits(1), own, members, f"n/{number}").concurrency for number in range(300))
         for own in members
     }
-    assert sum(found.values()) == 300
-    assert min(found.values()) > 60
+    assert sum(attempts_by_member.values()) == 300
+    assert min(attempts_by_member.values()) > 60

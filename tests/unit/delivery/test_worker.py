@@ -62,15 +62,15 @@ def route_documents() -> RouteDocuments:
 
 @pytest.fixture
 def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> DeliveryWorker:
-    made = DeliveryWorker(
+    delivery_worker = DeliveryWorker(
         store=cast("Any", surroundings),
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=route_documents,
         budgets=CpuBudgets(),
     )
-    made.apply(snapshot())
-    return made
+    delivery_worker.apply(snapshot())
+    return delivery_worker
 
 
 async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
@@ -127,9 +127,9 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
     worker.apply(snapshot(""))  # deliveries without a transform do not wait
-    before = len(surroundings.sent)
+    sent_before = len(surroundings.sent)
     await worker.attempt(delivery_samples.delivery())
-    assert len(surroundings.sent) == before + 1
+    assert len(surroundings.sent) == sent_before + 1
     moment = 1_000.0
     await asyncio.gather(*attempts)
     assert len(surroundings.sent) == 21
@@ -167,9 +167,9 @@ async def test_change_of_another_listener_keeps_a_slow_transform_held(
     for _ in range(4):
         await worker.attempt(delivery_samples.delivery())
     assert worker.is_too_slow(delivery_samples.ROUTE.listener, "crm")
-    before = snapshot()
+    current_snapshot = snapshot()
     other = documents.ListenerDocument("agency", "other", documents.TenantDocument("acme"), addresses=())
-    worker.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
+    worker.apply(documents.Snapshot({**current_snapshot.listeners, other.key: other}, current_snapshot.destinations))
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
 
 

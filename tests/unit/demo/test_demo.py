@@ -45,8 +45,8 @@ def test_delivery_is_open_until_it_ended() -> None:
 
 
 def resource(generation: int, **condition: Any) -> dict[str, Any]:
-    found = {"kind": "Listener", "metadata": {"name": "lobby", "generation": generation}}
-    return {**found, "status": {"conditions": [{"type": "Ready", "observedGeneration": 1, **condition}]}}
+    lobby = {"kind": "Listener", "metadata": {"name": "lobby", "generation": generation}}
+    return {**lobby, "status": {"conditions": [{"type": "Ready", "observedGeneration": 1, **condition}]}}
 
 
 def test_resource_is_ready_for_its_present_generation_only() -> None:

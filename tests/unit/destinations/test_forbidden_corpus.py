@@ -31,9 +31,12 @@ def look_up(host: str, port: int) -> list[resolver.SocketAddress]:
     """Resolve the names of the corpus. The system parses spellings of addresses, as it does in production."""
     answers = NAMES.get(host)
     if answers is None:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
-    return [(socket.AF_INET6, (one, port, 0, 0)) if ":" in one else (socket.AF_INET, (one, port)) for one in answers]
+        socket_addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [(family, address) for family, _, _, _, address in socket_addresses if isinstance(address[0], str)]
+    return [
+        (socket.AF_INET6, (address, port, 0, 0)) if ":" in address else (socket.AF_INET, (address, port))
+        for address in answers
+    ]
 
 
 @pytest.fixture
@@ -42,11 +45,11 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DestinationCl
         raise AssertionError("a socket was made for a forbidden address")
 
     guard = address_guard.AddressGuard(own_ranges=OWN_RANGES)
-    made = DestinationClient(guard=guard, resolver=resolver.Resolver(look_up))
+    destination_client = DestinationClient(guard=guard, resolver=resolver.Resolver(look_up))
     monkeypatch.setattr(socket, "socket", no_socket)
-    yield made
+    yield destination_client
     monkeypatch.undo()
-    await made.close()
+    await destination_client.close()
 
 
 async def test_client_connects_to_no_address_of_the_corpus(client: DestinationClient) -> None:

@@ -82,12 +82,12 @@ def test_charset_decoding_takes_linear_time() -> None:
 
 def cpu_seconds(raw: bytes) -> float:
     """Return the least CPU time of five runs."""
-    found = []
+    measured = []
     for _ in range(5):
         started = time.thread_time()
         parse_json(raw)
-        found.append(time.thread_time() - started)
-    return min(found)
+        measured.append(time.thread_time() - started)
+    return min(measured)
 
 
 def test_numbers_that_the_fast_parser_converts_slowly_cost_like_others() -> None:
@@ -296,8 +296,8 @@ def test_integer_of_more_than_40_digits_is_quarantined(raw: bytes) -> None:
 
 
 def test_long_integer_is_quarantined_wherever_it_stands() -> None:
-    for before in range(45):
-        raw = b'{"user":{},' + b" " * before + b'"n":%s}' % (b"7" * 41)
+    for spaces in range(45):
+        raw = b'{"user":{},' + b" " * spaces + b'"n":%s}' % (b"7" * 41)
         assert parse_json(raw).quarantine is Reason.IntegerTooLong
 
 

@@ -28,26 +28,26 @@ def read(document: object, **changes: Any) -> body_reading.BodyReading:
 
 
 def test_fields_have_place_and_class_and_no_personal_value() -> None:
-    found = {one.field: (one.path, one.value_class, one.value) for one in read(BODY).fields}
-    assert found["user"] == ("/user/id", "number", "")
-    assert found["email"] == ("/user/email", "text of 16 characters", "")
-    assert found["firstName"] == ("/user/firstName", "empty text", "")
-    assert found["mobile"] == ("", "absent", "")
-    assert found["venue"] == ("/user/venue/id", "digits of 2 characters", "99")
-    assert found["venueName"] == ("/user/venue/name", "text of 11 characters", "Main Street")
-    assert found["company"] == ("/user/venue/company/id", "number", "77")
-    assert found["visitCount"] == ("/user/visitCountsForVenue", "number", "3")
+    fields_by_name = {field.field: (field.path, field.value_class, field.value) for field in read(BODY).fields}
+    assert fields_by_name["user"] == ("/user/id", "number", "")
+    assert fields_by_name["email"] == ("/user/email", "text of 16 characters", "")
+    assert fields_by_name["firstName"] == ("/user/firstName", "empty text", "")
+    assert fields_by_name["mobile"] == ("", "absent", "")
+    assert fields_by_name["venue"] == ("/user/venue/id", "digits of 2 characters", "99")
+    assert fields_by_name["venueName"] == ("/user/venue/name", "text of 11 characters", "Main Street")
+    assert fields_by_name["company"] == ("/user/venue/company/id", "number", "77")
+    assert fields_by_name["visitCount"] == ("/user/visitCountsForVenue", "number", "3")
 
 
 def test_value_at_a_path_of_the_listener_is_never_shown() -> None:
     fields = {**ingest_samples.listener().fields, "venueName": ("/user/email",)}
-    found = {one.field: one for one in read(BODY, fields=fields).fields}
-    assert (found["venueName"].path, found["venueName"].value) == ("/user/email", "")
+    fields_by_name = {field.field: field for field in read(BODY, fields=fields).fields}
+    assert (fields_by_name["venueName"].path, fields_by_name["venueName"].value) == ("/user/email", "")
     assert "sam@" not in repr(read(BODY, fields=fields))
 
 
 def test_other_values_are_listed_without_odd_names() -> None:
-    others = [(one.path, one.value_class) for one in read(BODY).others]
+    others = [(value.path, value.value_class) for value in read(BODY).others]
     assert others == [("/tags", "list"), ("/user/marketing/agreed", "true or false")]
     assert len(read({"user": {"id": 1}, **{f"k{number}": 1 for number in range(200)}}).others) == 50
 
@@ -72,13 +72,13 @@ def test_names_that_may_be_an_address_or_a_number_are_left_out(name: str) -> Non
     ],
 )
 def test_time_is_trusted_or_the_reason_is_given(value: object, trust: str, instant: str) -> None:
-    found = read({"user": {"id": 1, "loginDatetime": value}})
-    assert (found.time, found.occurred_at) == (trust, instant)
+    reading = read({"user": {"id": 1, "loginDatetime": value}})
+    assert (reading.time, reading.occurred_at) == (trust, instant)
 
 
 def test_zone_of_the_listener_makes_a_time_trusted() -> None:
-    found = read({"user": {"id": 1, "loginDatetime": "2025-11-25 12:59:00"}}, occurred_at_zone="Europe/Paris")
-    assert (found.time, found.occurred_at) == ("Trusted", "2025-11-25T11:59:00.000Z")
+    reading = read({"user": {"id": 1, "loginDatetime": "2025-11-25 12:59:00"}}, occurred_at_zone="Europe/Paris")
+    assert (reading.time, reading.occurred_at) == ("Trusted", "2025-11-25T11:59:00.000Z")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_outcome_is_that_of_an_arrival(document: object, outcome: str) -> None:
 def test_other_company_is_pointed_out() -> None:
     tenant = {"company_id": "78", "company_check": "Warn"}
     assert (read(BODY, tenant=tenant).company_differs, read(BODY, tenant=tenant).outcome) == (True, "Visit")
-    found = read(BODY, tenant=tenant | {"company_check": "Quarantine"})
-    assert (found.company_differs, found.outcome) == (True, "CompanyMismatch")
+    reading = read(BODY, tenant=tenant | {"company_check": "Quarantine"})
+    assert (reading.company_differs, reading.outcome) == (True, "CompanyMismatch")
     assert not read(BODY, tenant=tenant | {"company_id": "77"}).company_differs

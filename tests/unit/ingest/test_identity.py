@@ -53,9 +53,9 @@ def test_order_of_names_does_not_change_the_fingerprint(body: dict[str, Any]) ->
 
 @settings(max_examples=60)
 @given(BODIES, BODIES)
-def test_different_content_has_a_different_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
-    is_equal = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (ingest_samples.identity(one).fingerprint == ingest_samples.identity(other).fingerprint) is is_equal
+def test_different_content_has_a_different_fingerprint(body: dict[str, Any], other_body: dict[str, Any]) -> None:
+    is_equal = json.dumps(body, sort_keys=True) == json.dumps(other_body, sort_keys=True)
+    assert (ingest_samples.identity(body).fingerprint == ingest_samples.identity(other_body).fingerprint) is is_equal
 
 
 @settings(max_examples=40)
@@ -78,9 +78,9 @@ def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> 
 
 @settings(max_examples=60)
 @given(st.tuples(st.text(max_size=3), st.text(max_size=3)), st.tuples(st.text(max_size=3), st.text(max_size=3)))
-def test_joined_ids_do_not_collide(one: tuple[str, str], other: tuple[str, str]) -> None:
-    if all((*one, *other)) and one != other:
-        first, second = ({"user": {"id": user, "venue": {"id": venue}}} for user, venue in (one, other))
+def test_joined_ids_do_not_collide(ids: tuple[str, str], other_ids: tuple[str, str]) -> None:
+    if all((*ids, *other_ids)) and ids != other_ids:
+        first, second = ({"user": {"id": user, "venue": {"id": venue}}} for user, venue in (ids, other_ids))
         assert ingest_samples.identity(first).visitor_key != ingest_samples.identity(second).visitor_key
 
 
@@ -115,9 +115,9 @@ def test_every_parsed_body_has_an_identity(raw: bytes) -> None:
 def test_odd_values_count_neither_as_ids_nor_as_times(value: Any) -> None:
     body = {"user": {"id": value, "email": value, "mobile": value, "device": {"mac": value}}, "timestamp": value}
     identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
-    found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=ingest_samples.NOON)
-    assert not found.time_trusted
-    assert found.visit_time == ingest_samples.NOON
+    visitor = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=ingest_samples.NOON)
+    assert not visitor.time_trusted
+    assert visitor.visit_time == ingest_samples.NOON
 
 
 def test_digests_are_bound_to_listener_tenant_and_install() -> None:
@@ -211,18 +211,18 @@ def test_visitor_key_follows_dedupe_per(per: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("missing", ["id", "venue"])
 @pytest.mark.parametrize("value", [None, "", {}, []])
 def test_visitor_key_is_the_fingerprint_if_an_id_is_missing(missing: str, value: Any) -> None:
-    found = ingest_samples.identity(with_user(**{missing: value}))
-    assert found.visitor_key == found.fingerprint
+    visitor = ingest_samples.identity(with_user(**{missing: value}))
+    assert visitor.visitor_key == visitor.fingerprint
     assert ingest_samples.identity(BODY).visitor_key != ingest_samples.identity(BODY).fingerprint
 
 
 def test_unparsed_body_is_identified_by_its_bytes() -> None:
     identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
-    one, same, other = (identifier.identify_unparsed(raw, ingest_samples.NOON, {}) for raw in (b"x", b"x", b"y"))
-    assert one == same
-    assert one.fingerprint == one.visitor_key != other.fingerprint
-    assert one.visit_time == ingest_samples.NOON
-    assert not one.time_trusted
+    first, same, different = (identifier.identify_unparsed(raw, ingest_samples.NOON, {}) for raw in (b"x", b"x", b"y"))
+    assert first == same
+    assert first.fingerprint == first.visitor_key != different.fingerprint
+    assert first.visit_time == ingest_samples.NOON
+    assert not first.time_trusted
 
 
 # Times
@@ -335,18 +335,24 @@ def test_implausible_time_is_not_trusted(value: Any, zone: str) -> None:
 @settings(max_examples=80)
 @given(st.text(alphabet="0123456789-T:+Z. ", max_size=26) | st.integers() | st.floats())
 def test_any_value_gives_a_time_within_limits_or_none(value: Any) -> None:
-    found = time_of(value, "Europe/Paris")
-    assert found is None or iso("2000-01-01T00:00:00+00:00") <= found <= ingest_samples.NOON + 120 * SECOND
+    microseconds = time_of(value, "Europe/Paris")
+    assert (
+        microseconds is None or iso("2000-01-01T00:00:00+00:00") <= microseconds <= ingest_samples.NOON + 120 * SECOND
+    )
 
 
 def test_untrusted_time_is_replaced_by_the_arrival_time() -> None:
-    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
-    assert (found.visit_time, found.time_trusted) == (ingest_samples.NOON, False)
-    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
-    assert (found.visit_time, found.time_trusted, found.future_time) == (ingest_samples.NOON - 7200 * SECOND, True, 0)
-    found = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 13:00:00Z"})
+    visitor = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
+    assert (visitor.visit_time, visitor.time_trusted) == (ingest_samples.NOON, False)
+    visitor = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
+    assert (visitor.visit_time, visitor.time_trusted, visitor.future_time) == (
+        ingest_samples.NOON - 7200 * SECOND,
+        True,
+        0,
+    )
+    visitor = ingest_samples.identity({**BODY, "timestamp": "2025-11-25 13:00:00Z"})
     future = ingest_samples.NOON + 3600 * SECOND
-    assert (found.visit_time, found.time_trusted, found.future_time) == (ingest_samples.NOON, False, future)
+    assert (visitor.visit_time, visitor.time_trusted, visitor.future_time) == (ingest_samples.NOON, False, future)
 
 
 @pytest.mark.parametrize(
@@ -379,9 +385,9 @@ FIELDS = {
 
 
 def extract(body: object) -> dict[str, object]:
-    found = Extractor(FIELDS, FIELDS).extract(body)
-    assert found.pop("whole") == body
-    return found
+    extracted = Extractor(FIELDS, FIELDS).extract(body)
+    assert extracted.pop("whole") == body
+    return extracted
 
 
 def test_field_is_read_at_its_pointer() -> None:
@@ -399,11 +405,11 @@ def test_pointer_escapes_slashes_and_tildes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "found"),
+    ("items", "extracted"),
     [([0, {"x": 5}], {"item": 5}), ([0], {}), ({"1": {"x": 6}}, {"item": 6}), ([None, None], {}), ("ab", {})],
 )
-def test_pointer_numbers_index_lists(items: object, found: dict[str, object]) -> None:
-    assert extract({"list": items}) == found
+def test_pointer_numbers_index_lists(items: object, extracted: dict[str, object]) -> None:
+    assert extract({"list": items}) == extracted
 
 
 @pytest.mark.parametrize(
@@ -440,4 +446,4 @@ def test_order_of_many_keys_does_not_change_the_fingerprint() -> None:
     identifier = Identifier(ingest_samples.listener(), ingest_samples.KEYS)
     wide = [identifier.identify(body, plain=True, fields={}, received_at=1, is_wide=True) for body in bodies]
     plain = identifier.identify(bodies[0], plain=True, fields={}, received_at=1)
-    assert {one.fingerprint for one in wide} == {plain.fingerprint}
+    assert {identified.fingerprint for identified in wide} == {plain.fingerprint}

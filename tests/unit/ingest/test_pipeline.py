@@ -2,85 +2,26 @@ from typing import Any
 
 import pytest
 
+from support.quarantine_samples import MENDED, NOW, listener, stored
 from usher_gateway import documents, model
 from usher_gateway.ingest import body
-from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
 from usher_gateway.ingest.pipeline import build_arrival, identify_body, rebuild_arrival
-from usher_gateway.ingest.registry import LiveListener, Match
+from usher_gateway.ingest.registry import Match
 
-NOW = 1_764_072_000 * model.MICROSECONDS
 HOUR = 3600 * model.MICROSECONDS
-KEYS = model.derive_keys(bytes(32))
-BODY = b'{"visitor":{"ref":7},"email":"jane@example.com"}'
-MENDED = {"user": ("/visitor/ref",), "email": ("/email",)}
-
-
-class Silent:
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        raise AssertionError((listener, route, code))
-
-    def expression_held(self, listener: str, route: str) -> None:
-        raise AssertionError((listener, route))
-
-
-def listener(**changes: Any) -> LiveListener:
-    routes = (documents.Route("crm", "agency/crm"), documents.Route("late", "agency/crm", deliver_within_seconds=60))
-    values: dict[str, Any] = {
-        "namespace": "agency",
-        "name": "lobby",
-        "tenant": documents.TenantDocument("acme"),
-        "addresses": (),
-        "routes": routes,
-        "fields": documents.DEFAULT_FIELDS | MENDED,
-    }
-    destination = documents.DestinationDocument("agency", "crm", "https://crm.example")
-    return LiveListener(
-        documents.ListenerDocument(**(values | changes)),
-        destinations={destination.key: destination},
-        keys=KEYS,
-        expressions=Silent(),
-        counters=ArrivalCounters(),
-        budgets=CpuBudgets(),
-        now=0.0,
-    )
-
-
-def stored(**changes: Any) -> model.Arrival:
-    values: dict[str, Any] = {
-        "listener": model.ListenerName("agency", "acme", "lobby"),
-        "received_at": NOW,
-        "visit_time": NOW,
-        "time_trusted": False,
-        "late": False,
-        "fingerprint": bytes(16),
-        "visitor_key": bytes(16),
-        "person_keys": (),
-        "body": BODY,
-        "content_type": b"application/json",
-        "hops": 0,
-        "body_days": 0,
-        "window": 0,
-        "redelivery": 0,
-        "if_visit": (),
-        "if_repeat": (),
-        "quarantine": model.QuarantineReason.NoUser,
-        "key": 42,
-    }
-    return model.Arrival(**(values | changes))
 
 
 def anew(arrival: model.Arrival, now: int = NOW, **changes: Any) -> model.Arrival:
-    found = rebuild_arrival(listener(**changes), arrival, now)
-    assert isinstance(found, model.Arrival)
-    return found
+    rebuilt = rebuild_arrival(listener(**changes), arrival, now)
+    assert isinstance(rebuilt, model.Arrival)
+    return rebuilt
 
 
 def test_corrected_listener_plans_a_quarantined_arrival() -> None:
-    found = anew(stored())
-    assert (found.key, found.received_at, found.quarantine) == (42, NOW, None)
-    assert [plan.skip for plan in found.if_visit] == [None, None]
-    assert len(found.person_keys) == 2
+    rebuilt = anew(stored())
+    assert (rebuilt.key, rebuilt.received_at, rebuilt.quarantine) == (42, NOW, None)
+    assert [plan.skip for plan in rebuilt.if_visit] == [None, None]
+    assert len(rebuilt.person_keys) == 2
 
 
 def test_released_arrival_is_stale_when_the_route_limit_has_passed() -> None:
@@ -102,8 +43,8 @@ def test_released_arrival_is_stale_when_the_route_limit_has_passed() -> None:
 def test_arrival_that_still_is_not_a_visit_returns_the_reason(
     changes: dict[str, Any], fields: Any, reason: str
 ) -> None:
-    found = rebuild_arrival(listener(fields=fields), stored(**changes), NOW)
-    assert found is model.QuarantineReason[reason]
+    rebuilt = rebuild_arrival(listener(fields=fields), stored(**changes), NOW)
+    assert rebuilt is model.QuarantineReason[reason]
 
 
 def test_released_loop_keeps_its_hops() -> None:
@@ -133,6 +74,6 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     address = documents.Address("hooks.test", "/x")
     parsed = body.parse(content, "")
     identified = identify_body(of_acme, {}, content, parsed, NOW)
-    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, parsed, NOW, NOW, identified=identified)
-    assert (found.quarantine, found.company_mismatch) == (quarantine, mismatch)
+    arrival = build_arrival(Match(of_acme, address, "an-id"), {}, content, parsed, NOW, NOW, identified=identified)
+    assert (arrival.quarantine, arrival.company_mismatch) == (quarantine, mismatch)
     assert of_acme.counters.company_mismatches == 0

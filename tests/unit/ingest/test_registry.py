@@ -10,7 +10,7 @@ from usher_gateway.ingest.registry import ListenerRegistry
 
 def registry_of(*listeners: documents.ListenerDocument) -> ListenerRegistry:
     registry = ingest_samples.registry()
-    registry.apply(documents.Snapshot({one.key: one for one in listeners}, {}), now=0.0)
+    registry.apply(documents.Snapshot({document.key: document for document in listeners}, {}), now=0.0)
     return registry
 
 
@@ -55,19 +55,19 @@ def test_path_is_compared_as_sent(target: str) -> None:
 
 
 def test_address_with_the_most_matching_query_pairs_wins() -> None:
-    plain, one, two = address(), address(query=(("k", "7"),)), address(query=(("k", "7"), ("v", "a b")))
-    addresses = registry_at(plain, two, one)
-    for query, wanted in (
+    plain, one_pair, two_pairs = address(), address(query=(("k", "7"),)), address(query=(("k", "7"), ("v", "a b")))
+    addresses = registry_at(plain, two_pairs, one_pair)
+    for query, expected in (
         ("", plain),
         ("?k=8", plain),
-        ("?k=7", one),
-        ("?x=1&k=7", one),
-        ("?v=a+b&k=7", two),
-        ("?k=7&v=a%20b&z", two),
+        ("?k=7", one_pair),
+        ("?x=1&k=7", one_pair),
+        ("?v=a+b&k=7", two_pairs),
+        ("?k=7&v=a%20b&z", two_pairs),
     ):
-        found = addresses.find("hooks.test", "/v1/t" + query, 0)
-        assert found is not None
-        assert found.address == wanted
+        match = addresses.find("hooks.test", "/v1/t" + query, 0)
+        assert match is not None
+        assert match.address == expected
 
 
 @pytest.mark.parametrize("query", ["k", "k=", "k=8", "K=7", "kk=7", "k=7;", "%zz=1", "=&=", "k=%"])
@@ -81,17 +81,17 @@ def test_empty_query_value_can_be_required() -> None:
 
 def test_expired_token_is_not_found() -> None:
     addresses = registry_at(address(until=100, action="Hold"))
-    found = addresses.find("hooks.test", "/v1/t", 99)
-    assert found is not None
-    assert found.address.action == "Hold"
+    match = addresses.find("hooks.test", "/v1/t", 99)
+    assert match is not None
+    assert match.address.action == "Hold"
     assert addresses.find("hooks.test", "/v1/t", 100) is None
 
 
 def test_expired_address_gives_way_to_a_less_specific_one() -> None:
     addresses = registry_at(address(), address(query=(("k", "7"),), until=100))
-    found = addresses.find("hooks.test", "/v1/t?k=7", 100)
-    assert found is not None
-    assert found.address.query == ()
+    match = addresses.find("hooks.test", "/v1/t?k=7", 100)
+    assert match is not None
+    assert match.address.query == ()
 
 
 def test_listeners_of_one_host_are_distinguished_by_path() -> None:
@@ -144,56 +144,58 @@ def listener(name: str, destination: str = "crm", **changes: Any) -> documents.L
 def snapshot(
     listeners: list[documents.ListenerDocument], destinations: list[documents.DestinationDocument]
 ) -> documents.Snapshot:
-    return documents.Snapshot({one.key: one for one in listeners}, {one.key: one for one in destinations})
+    return documents.Snapshot(
+        {document.key: document for document in listeners}, {target.key: target for target in destinations}
+    )
 
 
 def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
-    found = ingest_samples.registry()
+    registry = ingest_samples.registry()
     a, b, c = listener("a"), listener("b"), listener("c", "mailer")
     crm, mailer = ingest_samples.destination(name="crm"), ingest_samples.destination(name="mailer")
-    assert found.apply(snapshot([a, b, c], [crm, mailer]), now=0.0) == 3
-    before = dict(found.listeners)
+    assert registry.apply(snapshot([a, b, c], [crm, mailer]), now=0.0) == 3
+    previous_listeners = dict(registry.listeners)
 
-    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, mailer]), now=0.0) == 1
-    assert found.listeners["agency/a"] is before["agency/a"]
-    assert found.listeners["agency/b"].window == 7_000_000
+    assert registry.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, mailer]), now=0.0) == 1
+    assert registry.listeners["agency/a"] is previous_listeners["agency/a"]
+    assert registry.listeners["agency/b"].window == 7_000_000
 
     paused = ingest_samples.destination(name="mailer", state="Paused")
-    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, paused]), now=0.0) == 1
-    assert found.listeners["agency/a"] is before["agency/a"]
-    assert found.listeners["agency/c"] is not before["agency/c"]
+    assert registry.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, paused]), now=0.0) == 1
+    assert registry.listeners["agency/a"] is previous_listeners["agency/a"]
+    assert registry.listeners["agency/c"] is not previous_listeners["agency/c"]
 
-    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm]), now=0.0) == 1
+    assert registry.apply(snapshot([a, listener("b", window_seconds=7), c], [crm]), now=0.0) == 1
 
 
 def test_many_changes_end_in_the_same_state_as_one() -> None:
-    random_ = random.Random(7)
-    found = ingest_samples.registry()
+    chance = random.Random(7)
+    registry = ingest_samples.registry()
     listeners: dict[str, documents.ListenerDocument] = {}
     destinations: dict[str, documents.DestinationDocument] = {}
     for _ in range(300):
-        name, other = random_.choice("abcdef"), random_.choice("xyz")
-        if random_.random() < 0.3:
+        name, other = chance.choice("abcdef"), chance.choice("xyz")
+        if chance.random() < 0.3:
             listeners.pop(name, None)
         else:
-            places = tuple(documents.Address("hooks.test", f"/{place}") for place in random_.sample("123456", 2))
+            places = tuple(documents.Address("hooks.test", f"/{place}") for place in chance.sample("123456", 2))
             listeners[name] = listener(name, other, addresses=places)
-        if random_.random() < 0.3:
+        if chance.random() < 0.3:
             destinations.pop(other, None)
         else:
-            destinations[other] = ingest_samples.destination(name=other, state=random_.choice(["Active", "Paused"]))
-        wanted = snapshot(list(listeners.values()), list(destinations.values()))
-        found.apply(wanted, now=0.0)
+            destinations[other] = ingest_samples.destination(name=other, state=chance.choice(["Active", "Paused"]))
+        expected = snapshot(list(listeners.values()), list(destinations.values()))
+        registry.apply(expected, now=0.0)
         fresh = ingest_samples.registry()
-        fresh.apply(wanted, now=0.0)
-        assert {key: live.document for key, live in found.listeners.items()} == wanted.listeners
+        fresh.apply(expected, now=0.0)
+        assert {key: live.document for key, live in registry.listeners.items()} == expected.listeners
         for place in "123456":
-            assert _answers(found, place) == _answers(fresh, place)
+            assert _answers(registry, place) == _answers(fresh, place)
 
 
-def _answers(found: ListenerRegistry, place: str) -> tuple[str, Any] | None:
+def _answers(registry: ListenerRegistry, place: str) -> tuple[str, Any] | None:
     """Which listener answers at a place, and where its only route leads."""
-    match = found.find("hooks.test", f"/{place}", 0)
+    match = registry.find("hooks.test", f"/{place}", 0)
     if match is None:
         return None
     live = match.listener

@@ -50,7 +50,7 @@ FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x
 
 
 @pytest.mark.parametrize(
-    ("wanted", "changes"),
+    ("reason", "changes"),
     [
         (Skip.Paused, {"state": "Paused", "when": FALSE, "deliver_within_seconds": 60}),
         (Skip.Filter, {"state": "Shadow", "when": FALSE, "deliver_within_seconds": 60}),
@@ -59,10 +59,10 @@ FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x
         (None, {"when": TRUE, "deliver_within_seconds": 86_400}),
     ],
 )
-def test_first_reason_to_skip_is_recorded(wanted: model.SkipReason | None, changes: dict[str, Any]) -> None:
+def test_first_reason_to_skip_is_recorded(reason: model.SkipReason | None, changes: dict[str, Any]) -> None:
     plan = ingest_samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
-    assert plan.skip is wanted
-    assert bool(plan.once_key) is (wanted is None), "a visit that is skipped does not use its period up"
+    assert plan.skip is reason
+    assert bool(plan.once_key) is (reason is None), "a visit that is skipped does not use its period up"
 
 
 def test_paused_route_skips_repeats_as_paused() -> None:
@@ -93,7 +93,7 @@ def test_hold_of_the_listener_holds_every_route() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "hold"),
+    ("destination", "hold"),
     [
         (None, Hold.DestinationNotFound),
         (ingest_samples.destination(tenant="other"), Hold.DestinationNotFound),
@@ -104,8 +104,8 @@ def test_hold_of_the_listener_holds_every_route() -> None:
         (ingest_samples.destination(), None),
     ],
 )
-def test_unusable_destination_holds_the_delivery(found: documents.DestinationDocument | None, hold: Any) -> None:
-    assert routing.destination_hold(found, "acme") is hold
+def test_unusable_destination_holds_the_delivery(destination: documents.DestinationDocument | None, hold: Any) -> None:
+    assert routing.destination_hold(destination, "acme") is hold
 
 
 def test_missing_destination_holds_and_does_not_skip() -> None:
@@ -191,10 +191,10 @@ def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> No
 
 def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None:
     budgets = CpuBudgets(now=lambda: 0.0)
-    one, _, _ = slow_route([0.003] * 100, budgets)
-    two, watch, _ = slow_route([0.003] * 100, budgets, name="guests")
+    lobby, _, _ = slow_route([0.003] * 100, budgets)
+    guests, watch, _ = slow_route([0.003] * 100, budgets, name="guests")
     neighbour, _, _ = slow_route([0.003] * 100, budgets, namespace="other")
-    holds = [planning.first(BODY).hold for _ in range(100) for planning in (one, two, neighbour)]
+    holds = [planning.first(BODY).hold for _ in range(100) for planning in (lobby, guests, neighbour)]
     assert holds[0::3] == [None] * 85 + [Hold.ExpressionTooSlow] * 15
     assert holds[1::3] == [None] * 84 + [Hold.ExpressionTooSlow] * 16
     assert holds[2::3] == [None] * 100
@@ -211,9 +211,9 @@ def many_filters(cost: float, budgets: CpuBudgets) -> tuple[ingest_samples.Plann
 
 
 def evaluations_of(planning: ingest_samples.Planning, expression: _Evaluated) -> int:
-    before = expression.calls
+    calls_before = expression.calls
     planning.plan(BODY)
-    return expression.calls - before
+    return expression.calls - calls_before
 
 
 def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
@@ -247,9 +247,9 @@ def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.Monk
 
 def test_constant_routes_are_planned_once() -> None:
     planning = ingest_samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
-    one, other = planning.plan(BODY), planning.plan(at(3), ingest_samples.NOON + HOUR)
-    assert one is other
-    assert planning.plan(BODY, hold=Hold.TokenHeld) is not one
+    first, second = planning.plan(BODY), planning.plan(at(3), ingest_samples.NOON + HOUR)
+    assert first is second
+    assert planning.plan(BODY, hold=Hold.TokenHeld) is not first
     assert [plan.hold for plan in planning.plan(BODY, hold=Hold.TokenHeld)[0]] == [Hold.TokenHeld, None, Hold.TokenHeld]
 
 
@@ -382,11 +382,11 @@ def test_once_per_mark_depends_on_user_and_period() -> None:
 
 @pytest.mark.parametrize("every", ["Day", "Week", "Month"])
 def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
-    found = [
+    once_keys = [
         ingest_samples.planner(documents.Route(name, "agency/crm", once_per=once(kind))).first(BODY).once_key
         for name, kind in itertools.product(("a", "b"), {"Day", "Week", "Month", every})
     ]
-    assert len(set(found)) == 6
+    assert len(set(once_keys)) == 6
 
 
 def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
@@ -445,8 +445,8 @@ def test_normalised_visit_has_every_field() -> None:
 
 
 def test_normalised_ids_are_texts() -> None:
-    found = visit({"user": {"id": 7, "venue": {"id": 9.0, "company": {"id": "77"}}}})
-    assert (found.userId, found.venueId, found.companyId) == ("7", "9", "77")
+    variables = visit({"user": {"id": 7, "venue": {"id": 9.0, "company": {"id": "77"}}}})
+    assert (variables.userId, variables.venueId, variables.companyId) == ("7", "9", "77")
 
 
 @pytest.mark.parametrize(
@@ -471,8 +471,10 @@ def test_visit_count_is_a_number_or_none(value: Any, count: int | None) -> None:
 
 
 def test_fields_follow_the_mapping_of_the_listener() -> None:
-    found = visit({"guest": {"mail": "a@example.test"}, "user": {"email": "b@example.test"}}, email=("/guest/mail",))
-    assert found.email == "a@example.test"
+    variables = visit(
+        {"guest": {"mail": "a@example.test"}, "user": {"email": "b@example.test"}}, email=("/guest/mail",)
+    )
+    assert variables.email == "a@example.test"
 
 
 @pytest.mark.parametrize("value", [[], {}, True, {"x": 1}])

@@ -61,11 +61,11 @@ def runs(folder: pathlib.Path) -> int:
 
 
 def test_server_and_token_come_from_the_current_context(tmp_path: pathlib.Path) -> None:
-    found = load(kubeconfig(tmp_path, {"tls-server-name": "api.test"}))
-    assert found.server == "https://k.test:6443"
-    assert found.server_name == "api.test"
-    assert found.headers() == {"Authorization": "Bearer abc"}
-    assert found.verify
+    connection = load(kubeconfig(tmp_path, {"tls-server-name": "api.test"}))
+    assert connection.server == "https://k.test:6443"
+    assert connection.server_name == "api.test"
+    assert connection.headers() == {"Authorization": "Bearer abc"}
+    assert connection.verify
 
 
 def test_context_without_user_sends_no_credentials(tmp_path: pathlib.Path) -> None:
@@ -78,9 +78,9 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: pathlib.Path) 
     (tmp_path / "ca.crt").write_bytes(certificate)
     (tmp_path / "token").write_text("one\n")
     loader = access.Kubeconfig(str(kubeconfig(tmp_path, {"certificate-authority": "ca.crt"}, {"tokenFile": "token"})))
-    found = loader.load()
-    assert found.authorities == certificate
-    assert found.headers() == {"Authorization": "Bearer one"}
+    connection = loader.load()
+    assert connection.authorities == certificate
+    assert connection.headers() == {"Authorization": "Bearer one"}
     (tmp_path / "token").write_text("two\n")
     assert loader.load().headers() == {"Authorization": "Bearer two"}
 
@@ -91,9 +91,9 @@ def test_certificates_are_read_from_data_and_from_files(tmp_path: pathlib.Path) 
     data = base64.b64encode(certificate).decode()
     inline = {"client-certificate-data": data, "client-key-data": base64.b64encode(key).decode()}
     for user in (inline, {"client-certificate": "tls.crt", "client-key": "tls.key"}):
-        found = load(kubeconfig(tmp_path, {"certificate-authority-data": data}, user))
-        assert (found.certificate, found.key) == (certificate, key)
-        context = found.ssl_context()
+        connection = load(kubeconfig(tmp_path, {"certificate-authority-data": data}, user))
+        assert (connection.certificate, connection.key) == (certificate, key)
+        context = connection.ssl_context()
         assert context is not None
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
@@ -122,8 +122,8 @@ def test_plain_http_needs_no_certificates(tmp_path: pathlib.Path) -> None:
 
 
 def test_user_name_and_password_are_basic_authentication(tmp_path: pathlib.Path) -> None:
-    found = load(kubeconfig(tmp_path, user={"username": "a", "password": "b"}))
-    assert found.headers() == {"Authorization": "Basic YTpi"}
+    connection = load(kubeconfig(tmp_path, user={"username": "a", "password": "b"}))
+    assert connection.headers() == {"Authorization": "Basic YTpi"}
 
 
 def test_several_files_are_merged(tmp_path: pathlib.Path) -> None:
@@ -147,9 +147,9 @@ def test_exec_plugin_runs_again_before_its_token_expires(tmp_path: pathlib.Path)
     status = f"{{'token': 'new', 'expirationTimestamp': {soon.strftime('%Y-%m-%dT%H:%M:%SZ')!r}}}"
     loader = access.Kubeconfig(str(kubeconfig(tmp_path, user=plugin(tmp_path, status))))
     loader.load()
-    before = runs(tmp_path)
+    runs_before = runs(tmp_path)
     loader.load()
-    assert runs(tmp_path) > before
+    assert runs(tmp_path) > runs_before
 
 
 def test_exec_plugin_runs_again_if_its_token_is_rejected(tmp_path: pathlib.Path) -> None:
@@ -165,8 +165,8 @@ def test_exec_plugin_may_give_a_client_certificate(tmp_path: pathlib.Path) -> No
     status = {"clientCertificateData": certificate.decode(), "clientKeyData": key.decode()}
     loader = access.Kubeconfig(str(kubeconfig(tmp_path, user=plugin(tmp_path, json.dumps(status)))))
     for _ in range(2):
-        found = loader.load()
-        assert (found.certificate, found.key) == (certificate, key)
+        connection = loader.load()
+        assert (connection.certificate, connection.key) == (certificate, key)
     assert runs(tmp_path) == 1
 
 
@@ -179,8 +179,8 @@ def test_exec_plugin_without_credentials_is_an_error(tmp_path: pathlib.Path, sta
 
 async def test_slow_exec_plugin_does_not_block_the_event_loop(tmp_path: pathlib.Path) -> None:
     user = plugin(tmp_path, "[__import__('time').sleep(0.1) for _ in range(100) if not (folder / 'go').exists()]")
-    found = access.Access(access.Kubeconfig(str(kubeconfig(tmp_path, user=user))).load)
-    loading = asyncio.create_task(found.connection())
+    cluster_access = access.Access(access.Kubeconfig(str(kubeconfig(tmp_path, user=user))).load)
+    loading = asyncio.create_task(cluster_access.connection())
     while not (tmp_path / "runs").exists():  # noqa: ASYNC110 - the plugin is another process
         await asyncio.sleep(0.01)
     assert not loading.done()
@@ -260,32 +260,32 @@ def pod(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path
 )
 def test_pod_uses_its_service_account(pod: pathlib.Path, host: str, server: str) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "6443"}
-    found = access.find_access(None, environ, default_kubeconfig="/elsewhere").load()
-    assert found.server == server
-    assert found.headers() == {"Authorization": "Bearer pod-token"}
-    assert found.authorities == (pod / "ca.crt").read_bytes()
+    connection = access.find_access(None, environ, default_kubeconfig="/elsewhere").load()
+    assert connection.server == server
+    assert connection.headers() == {"Authorization": "Bearer pod-token"}
+    assert connection.authorities == (pod / "ca.crt").read_bytes()
 
 
 async def test_token_of_a_pod_is_read_again(pod: pathlib.Path) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-    found = access.Access(lambda _: access.load_service_account(environ), refresh_seconds=0.0)
+    cluster_access = access.Access(lambda _: access.load_service_account(environ), refresh_seconds=0.0)
     for token in ("first", "second"):
         (pod / "token").write_text(token)
-        assert (await found.connection()).headers() == {"Authorization": f"Bearer {token}"}
+        assert (await cluster_access.connection()).headers() == {"Authorization": f"Bearer {token}"}
 
 
 async def test_failed_reload_keeps_the_previous_connection(pod: pathlib.Path) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-    found = access.Access(lambda _: access.load_service_account(environ), refresh_seconds=0.0)
-    before = await found.connection()
+    cluster_access = access.Access(lambda _: access.load_service_account(environ), refresh_seconds=0.0)
+    previous_connection = await cluster_access.connection()
     (pod / "token").unlink()
-    assert await found.connection() == before
+    assert await cluster_access.connection() == previous_connection
 
 
 def test_outside_a_pod_the_default_kubeconfig_is_used(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "SERVICE_ACCOUNT", tmp_path / "none")
-    found = access.find_access(None, {}, default_kubeconfig=str(kubeconfig(tmp_path)))
-    assert found.load().headers() == {"Authorization": "Bearer abc"}
+    default_access = access.find_access(None, {}, default_kubeconfig=str(kubeconfig(tmp_path)))
+    assert default_access.load().headers() == {"Authorization": "Bearer abc"}
 
 
 def test_missing_access_says_what_to_do(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,8 @@ async def running(**options: Any) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def started() -> AsyncIterator[Running]:
-    async with running() as found:
-        yield found
+    async with running() as started_client:
+        yield started_client
 
 
 def item(name: str = "listener-1", version: str = "7") -> dict[str, object]:
@@ -77,8 +77,8 @@ def page(**changes: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def event(type_: str, found: object) -> bytes:
-    return json.dumps({"type": type_, "object": found}).encode() + b"\n"
+def event(event_type: str, changed: object) -> bytes:
+    return json.dumps({"type": event_type, "object": changed}).encode() + b"\n"
 
 
 async def test_pages_of_a_list_are_read(started: Running) -> None:
@@ -119,10 +119,10 @@ async def test_list_without_an_end_is_an_error(started: Running) -> None:
 
 
 async def test_page_that_is_too_long_is_requested_again_with_fewer_rows() -> None:
-    async with running(limits=client.ClientLimits(page_rows=8, page_bytes=1000)) as found:
+    async with running(limits=client.ClientLimits(page_rows=8, page_bytes=1000)) as started_client:
         long = page(items=[item("x" * 2000)])
-        assert await found.names(long, long, page()) == ["listener-1"]
-        assert [query["limit"] for query in found.server.asked] == ["8", "4", "2"]
+        assert await started_client.names(long, long, page()) == ["listener-1"]
+        assert [query["limit"] for query in started_client.server.asked] == ["8", "4", "2"]
 
 
 async def test_pages_grow_while_objects_are_small() -> None:
@@ -130,9 +130,9 @@ async def test_pages_grow_while_objects_are_small() -> None:
         return page(metadata={"resourceVersion": "9", "continue": f"c{number}"})
 
     limits = client.ClientLimits(first_page_rows=4, page_rows=10, page_bytes=4000)
-    async with running(limits=limits) as found:
-        await found.names(next_page(1), next_page(2), page())
-        assert [query["limit"] for query in found.server.asked] == ["4", "8", "10"]
+    async with running(limits=limits) as started_client:
+        await started_client.names(next_page(1), next_page(2), page())
+        assert [query["limit"] for query in started_client.server.asked] == ["4", "8", "10"]
 
 
 async def test_metadata_can_be_listed_alone(started: Running) -> None:
@@ -142,16 +142,16 @@ async def test_metadata_can_be_listed_alone(started: Running) -> None:
     assert "as=PartialObjectMetadataList" in started.server.headers[0]["Accept"]
 
 
-@pytest.mark.parametrize("type_", ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"])
-async def test_event_is_read(started: Running, type_: str) -> None:
-    [found] = await started.events(event(type_, item()))
-    assert (found.type, found.resource_version, found.item) == (type_, "7", item())
+@pytest.mark.parametrize("event_type", ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"])
+async def test_event_is_read(started: Running, event_type: str) -> None:
+    [received] = await started.events(event(event_type, item()))
+    assert (received.type, received.resource_version, received.item) == (event_type, "7", item())
 
 
 async def test_bookmark_has_only_a_version(started: Running) -> None:
     metadata = {"resourceVersion": "12", "creationTimestamp": None}
-    [found] = await started.events(event("BOOKMARK", {"kind": "Secret", "metadata": metadata}))
-    assert found.resource_version == "12"
+    [received] = await started.events(event("BOOKMARK", {"kind": "Secret", "metadata": metadata}))
+    assert received.resource_version == "12"
 
 
 @pytest.mark.parametrize("code", [410, 500])
@@ -194,9 +194,9 @@ async def test_refusal_has_status_and_reason_but_no_data_of_a_secret(started: Ru
 
 async def test_refused_request_is_sent_again_and_counted() -> None:
     counted: list[tuple[str, int]] = []
-    async with running(count_request=lambda verb, status: counted.append((verb, status))) as found:
-        found.server.answers = [(429, b""), (500, b""), (200, b"{}")]
-        assert await found.client.get("/api/v1/namespaces/a") == {}
+    async with running(count_request=lambda verb, status: counted.append((verb, status))) as started_client:
+        started_client.server.answers = [(429, b""), (500, b""), (200, b"{}")]
+        assert await started_client.client.get("/api/v1/namespaces/a") == {}
     assert counted == [("get", 429), ("get", 500), ("get", 200)]
 
 
@@ -209,28 +209,28 @@ async def test_final_refusal_is_not_sent_again(started: Running, status: int) ->
 
 
 async def test_write_is_not_sent_without_the_lease() -> None:
-    async with running(may_write=lambda: False) as found:
+    async with running(may_write=lambda: False) as started_client:
         with pytest.raises(client.ApiError, match="NotLeader"):
-            await found.client.apply("/api/v1/namespaces/a", {})
-        assert found.server.asked == []
+            await started_client.client.apply("/api/v1/namespaces/a", {})
+        assert started_client.server.asked == []
 
 
 @hypothesis.given(strategies.lists(strategies.binary(max_size=20), max_size=8), strategies.data())
 @hypothesis.settings(max_examples=100)
 def test_lines_are_whole_wherever_the_stream_is_cut(lines: list[bytes], data: strategies.DataObject) -> None:
-    wanted = [line.replace(b"\n", b"x") for line in lines]
-    stream = b"".join(line + b"\n" for line in wanted)
+    expected = [line.replace(b"\n", b"x") for line in lines]
+    stream = b"".join(line + b"\n" for line in expected)
     cuts = sorted(data.draw(strategies.lists(strategies.integers(0, len(stream)), max_size=8)))
-    splitter, found = client.LineSplitter(1000), []
+    splitter, read_lines = client.LineSplitter(1000), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += splitter.feed(stream[start:end])
-    assert found == [line for line in wanted if line.strip()]
+        read_lines += splitter.feed(stream[start:end])
+    assert read_lines == [line for line in expected if line.strip()]
 
 
 async def test_line_without_an_end_is_not_kept() -> None:
-    async with running(limits=client.ClientLimits(line_bytes=100)) as found:
+    async with running(limits=client.ClientLimits(line_bytes=100)) as started_client:
         with pytest.raises(client.UnreadableAnswerError, match="more than 100 bytes"):
-            await found.events(b"x" * 120)
+            await started_client.events(b"x" * 120)
 
 
 def test_many_short_lines_are_not_a_long_line() -> None:

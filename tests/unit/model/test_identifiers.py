@@ -11,12 +11,12 @@ MILLISECOND = 1_764_072_000_000
 @given(st.integers(0, 2**62), st.lists(st.tuples(st.integers(0, 63), st.integers(1, 1_000)), max_size=20))
 def test_factories_that_share_keys_make_different_growing_ones(floor: int, calls: list[tuple[int, int]]) -> None:
     factories = [model.IdFactory(lambda: MILLISECOND, floor, slot=slot, slots=64) for slot in range(64)]
-    made: dict[int, list[int]] = {slot: [] for slot in range(64)}
+    keys_by_slot: dict[int, list[int]] = {slot: [] for slot in range(64)}
     for slot, count in calls:
-        made[slot] += [*factories[slot].next_keys(count), factories[slot].next_key()]
-    keys = [key for own in made.values() for key in own]
+        keys_by_slot[slot] += [*factories[slot].next_keys(count), factories[slot].next_key()]
+    keys = [key for own in keys_by_slot.values() for key in own]
     assert len(set(keys)) == len(keys)
-    assert all(own == sorted(own) for own in made.values())
+    assert all(own == sorted(own) for own in keys_by_slot.values())
     assert all(key > floor for key in keys)
 
 

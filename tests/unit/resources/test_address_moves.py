@@ -18,9 +18,9 @@ def listeners_of(**addresses: tuple[documents.Address, ...]) -> dict[str, docume
 
 
 def moves_of(
-    before: dict[str, documents.ListenerDocument], now: dict[str, documents.ListenerDocument]
+    earlier: dict[str, documents.ListenerDocument], now: dict[str, documents.ListenerDocument]
 ) -> list[AddressMove]:
-    return find_moves(addresses_of(before), now)
+    return find_moves(addresses_of(earlier), now)
 
 
 def test_unchanged_address_does_not_move() -> None:
@@ -42,10 +42,10 @@ def test_address_of_a_removed_listener_ends() -> None:
 
 
 def test_address_of_a_listener_with_another_tenant_ends() -> None:
-    before, now = listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,))
+    earlier, later = listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,))
     other = documents.TenantDocument("successor")
-    now = {key: msgspec.structs.replace(document, tenant=other) for key, document in now.items()}
-    (move,) = moves_of(before, now)
+    later = {key: msgspec.structs.replace(document, tenant=other) for key, document in later.items()}
+    (move,) = moves_of(earlier, later)
     assert move.outcome == "ends, because its listener gets another Tenant"
     assert move.replacements == ("https://new.example.com/v1/aaaa…",)
 

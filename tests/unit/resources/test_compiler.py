@@ -50,25 +50,25 @@ ROUTE = "  routes: [{name: crm, destinationRef: {name: crm}}]\n"
 def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
     manifests = load_manifests("---\n".join(texts).encode(), "a.yaml")
     assert manifests.problems == ()
-    given = compiler.collect((one.resource for one in manifests.objects), manifests.namespaces)
+    given = compiler.collect((loaded.resource for loaded in manifests.objects), manifests.namespaces)
     return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]
 
 
 def reasons(result: compiler.CompiledResources) -> list[str]:
-    return [str(found.reason) for found in result.findings]
+    return [str(finding.reason) for finding in result.findings]
 
 
 def test_minimal_manifests_get_every_default() -> None:
     result = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE)
     listener = result.snapshot.listeners["default/lobby"]
-    wanted = documents.ListenerDocument(
+    expected = documents.ListenerDocument(
         "default",
         "lobby",
         documents.TenantDocument("acme"),
         listener.addresses,
         routes=(documents.Route("crm", "default/crm"),),
     )
-    assert listener == wanted
+    assert listener == expected
     destination = documents.DestinationDocument("default", "crm", "https://crm.example/")
     assert result.snapshot.destinations == {"default/crm": destination}
     assert result.findings == ()
@@ -95,7 +95,7 @@ def test_rotation_keeps_old_tokens_with_their_action_and_limit() -> None:
     token = f"  token: {{generation: 2, alsoAccept: [{old}, {{generation: 2}}]}}\n"
     addresses = compiled(CLASS, TENANT, LISTENER + token).snapshot.listeners["default/lobby"].addresses
     paths = [f"/v1/{model.url_token(KEYS.install, 'default', 'acme', 'lobby', number)}" for number in (2, 1)]
-    assert [(one.path, one.action, one.until) for one in addresses] == [
+    assert [(address.path, address.action, address.until) for address in addresses] == [
         (paths[0], "Accept", 0),
         (paths[1], "Hold", 1_000_000),
     ]
@@ -119,10 +119,10 @@ NOW = 1_800_000_000 * model.MICROSECONDS
 OLD_PATH = "  authentication: {type: None}\n  addresses: [{name: a, hostname: a.example.org, path: /x}]\n"
 
 
-def edited(before: str, *after: str) -> list[documents.Address]:
+def edited(earlier_fields: str, *texts: str) -> list[documents.Address]:
     """Return the retired addresses of a listener after an edit."""
-    previous = compiled(CLASS, TENANT, LISTENER + before).snapshot
-    now = compiled(CLASS, TENANT, *after, previous=previous, now=NOW).snapshot
+    previous = compiled(CLASS, TENANT, LISTENER + earlier_fields).snapshot
+    now = compiled(CLASS, TENANT, *texts, previous=previous, now=NOW).snapshot
     return list(now.listeners["default/lobby"].retired_addresses)
 
 
@@ -145,7 +145,7 @@ def test_retired_address_that_returns_is_not_retired_any_more() -> None:
     previous = compiled(CLASS, TENANT, LISTENER + OLD_PATH).snapshot
     retired = compiled(CLASS, TENANT, LISTENER, previous=previous, now=NOW).snapshot
     again = compiled(CLASS, TENANT, LISTENER + OLD_PATH, previous=retired, now=NOW).snapshot
-    assert [one.path for one in again.listeners["default/lobby"].live_addresses] == ["/x"]
+    assert [address.path for address in again.listeners["default/lobby"].live_addresses] == ["/x"]
 
 
 def test_retired_address_ends_at_once_without_retired_address_days() -> None:
@@ -203,11 +203,13 @@ def test_class_hostname_is_reserved_even_if_a_pattern_matches() -> None:
 
 
 def test_former_class_hostname_is_reserved_until_its_retired_addresses_end() -> None:
-    before = compiled(CLASS.replace("hooks.example.com", "old.example.org"), TENANT, LISTENER, now=NOW).snapshot
+    previous = compiled(CLASS.replace("hooks.example.com", "old.example.org"), TENANT, LISTENER, now=NOW).snapshot
     named = LISTENER.replace("lobby", "named") + "  addresses: [{name: a, hostname: old.example.org}]\n"
-    after = compiled(CLASS, TENANT, LISTENER, named, previous=before, now=NOW)
+    after = compiled(CLASS, TENANT, LISTENER, named, previous=previous, now=NOW)
     assert reasons(after) == ["HostnameReserved"]
-    assert [one.host for one in after.snapshot.listeners["default/lobby"].retired_addresses] == ["old.example.org"]
+    assert [address.host for address in after.snapshot.listeners["default/lobby"].retired_addresses] == [
+        "old.example.org"
+    ]
     end = NOW + 7 * 86_400 * model.MICROSECONDS
     ended = compiled(CLASS, TENANT, LISTENER, named, previous=after.snapshot, now=end)
     assert (reasons(ended), list(ended.snapshot.listeners)) == ([], ["default/lobby", "default/named"])
@@ -215,13 +217,13 @@ def test_former_class_hostname_is_reserved_until_its_retired_addresses_end() -> 
 
 def test_class_that_had_the_hostname_of_a_tenant_for_a_moment_does_not_reserve_it() -> None:
     named = LISTENER.replace("lobby", "named") + "  addresses: [{name: a, hostname: a.example.org}]\n"
-    before = compiled(CLASS, TENANT, LISTENER, named, now=NOW).snapshot
+    previous = compiled(CLASS, TENANT, LISTENER, named, now=NOW).snapshot
     edited_class = CLASS.replace("hooks.example.com", "a.example.org")
-    edited = compiled(edited_class, TENANT, LISTENER, named, previous=before, now=NOW)
+    edited = compiled(edited_class, TENANT, LISTENER, named, previous=previous, now=NOW)
     assert reasons(edited) == ["HostnameReserved"]
     reverted = compiled(CLASS, TENANT, LISTENER, named, previous=edited.snapshot, now=NOW)
     assert reasons(reverted) == []
-    assert reverted.snapshot.listeners["default/named"].live_addresses == before.listeners["default/named"].addresses
+    assert reverted.snapshot.listeners["default/named"].live_addresses == previous.listeners["default/named"].addresses
 
 
 def test_path_conflict_removes_only_that_address() -> None:
@@ -231,17 +233,19 @@ def test_path_conflict_removes_only_that_address() -> None:
         "  addresses: [{name: a, hostname: a.example.org, path: /x}, {name: b, hostname: a.example.org, path: /y}]\n"
     )
     result = compiled(CLASS, TENANT, first, second)
-    assert [one.path for one in result.snapshot.listeners["default/second"].addresses] == ["/y"]
+    assert [address.path for address in result.snapshot.listeners["default/second"].addresses] == ["/y"]
     assert "PathConflict" in reasons(result)
 
 
 def test_query_order_does_not_change_an_address() -> None:
-    def one(name: str, query: str) -> str:
+    def listener_at(name: str, query: str) -> str:
         address = f"{{name: a, hostname: a.example.org, path: /x, query: [{query}]}}"
         return LISTENER.replace("lobby", name) + f"  authentication: {{type: None}}\n  addresses: [{address}]\n"
 
     pairs = ["{name: a, value: b}", "{name: c, value: d}"]
-    result = compiled(CLASS, TENANT, one("first", ", ".join(pairs)), one("second", ", ".join(pairs[::-1])))
+    result = compiled(
+        CLASS, TENANT, listener_at("first", ", ".join(pairs)), listener_at("second", ", ".join(pairs[::-1]))
+    )
     assert list(result.snapshot.listeners) == ["default/first"]
 
 
@@ -260,7 +264,7 @@ def test_guessable_path_needs_explicit_authentication() -> None:
 def test_implicit_class_serves_localhost_and_named_hostnames() -> None:
     result = compiled(TENANT, LISTENER, allow_implicit_class=True)
     assert result.snapshot.listeners["default/lobby"].addresses[0].host == "localhost"
-    assert [found.severity for found in result.findings] == ["notice"]
+    assert [finding.severity for finding in result.findings] == ["notice"]
     named = compiled(TENANT, LISTENER + OTHER, allow_implicit_class=True)
     assert named.snapshot.listeners["default/lobby"].addresses[0].host == "shop.example.org"
     assert reasons(compiled(TENANT, LISTENER)) == ["ClassNotFound"]
@@ -294,16 +298,16 @@ AUTHENTICATED = LISTENER + "  authentication: {type: Basic, basic: {secretRef: {
 def test_missing_secret_fails_closed_and_removed_secret_stays() -> None:
     never = compiled(CLASS, TENANT, AUTHENTICATED)
     assert never.snapshot.listeners["default/lobby"].authentication.type == "Unresolved"
-    before = compiled(CLASS, TENANT, SECRET, AUTHENTICATED).snapshot
-    gone = compiled(CLASS, TENANT, AUTHENTICATED, previous=before)
-    assert gone.snapshot == before
+    previous = compiled(CLASS, TENANT, SECRET, AUTHENTICATED).snapshot
+    gone = compiled(CLASS, TENANT, AUTHENTICATED, previous=previous)
+    assert gone.snapshot == previous
     resolved = gone.conditions["Listener", "default/lobby"][1]
     assert (resolved.type, resolved.status, resolved.reason) == ("ResolvedRefs", "False", "SecretNotFound")
 
 
 def test_new_authentication_with_missing_secret_fails_closed() -> None:
-    before = compiled(CLASS, TENANT, LISTENER).snapshot
-    after = compiled(CLASS, TENANT, AUTHENTICATED, previous=before).snapshot
+    previous = compiled(CLASS, TENANT, LISTENER).snapshot
+    after = compiled(CLASS, TENANT, AUTHENTICATED, previous=previous).snapshot
     assert after.listeners["default/lobby"].authentication.type == "Unresolved"
 
 
@@ -313,7 +317,7 @@ def test_unlabelled_secret_is_error_in_cluster_warning_in_files() -> None:
     assert reasons(cluster) == ["SecretNotLabelled"]
     assert cluster.snapshot.listeners["default/lobby"].authentication.type == "Unresolved"
     files = compiled(CLASS, TENANT, bare, AUTHENTICATED, require_watch_label=False)
-    assert [found.severity for found in files.findings] == ["warning"]
+    assert [finding.severity for finding in files.findings] == ["warning"]
     assert files.snapshot.listeners["default/lobby"].authentication.type == "Basic"
 
 
@@ -337,13 +341,13 @@ def test_destination_without_secrets_is_marked_unresolved() -> None:
 
 
 def test_last_good_credential_keeps_its_url() -> None:
-    before = compiled(CLASS, TENANT, SECRET, SECURED).snapshot
+    previous = compiled(CLASS, TENANT, SECRET, SECURED).snapshot
     moved = SECURED.replace("https://crm.example/", "https://thief.example/").replace(
         "type: HTTP", "type: HTTP\n  state: Paused"
     )
-    after = compiled(CLASS, TENANT, moved, previous=before).snapshot.destinations["default/crm"]
+    after = compiled(CLASS, TENANT, moved, previous=previous).snapshot.destinations["default/crm"]
     assert (after.url, after.state) == ("https://crm.example/", "Paused")
-    assert after.headers == before.destinations["default/crm"].headers
+    assert after.headers == previous.destinations["default/crm"].headers
 
 
 def test_line_end_is_cut_after_a_secret_and_refused_inside() -> None:
@@ -359,7 +363,7 @@ def test_secret_value_over_64_kib_is_refused() -> None:
     long = SECRET.replace("token: tok", f"token: {'x' * 65_537}")
     result = compiled(CLASS, TENANT, long, SECURED)
     assert reasons(result) == ["SecretKeyNotFound"]
-    assert any("at most 65536 bytes" in found.message for found in result.findings)
+    assert any("at most 65536 bytes" in finding.message for finding in result.findings)
     assert "Evil" not in repr(result)
 
 
@@ -378,11 +382,11 @@ WRONG = LISTENER + "  routes: [{name: crm, destinationRef: {name: crm}, when: vi
 
 
 def test_bad_expression_keeps_last_good_listener_with_new_tenant() -> None:
-    before = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE).snapshot
+    previous = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE).snapshot
     suspended = TENANT + "spec: {state: Suspended}\n"
-    after = compiled(CLASS, suspended, DESTINATION, WRONG, previous=before)
+    after = compiled(CLASS, suspended, DESTINATION, WRONG, previous=previous)
     listener = after.snapshot.listeners["default/lobby"]
-    assert listener.routes == before.listeners["default/lobby"].routes
+    assert listener.routes == previous.listeners["default/lobby"].routes
     assert listener.tenant.state == "Suspended"
     assert reasons(after) == ["ExpressionInvalid"]
 
@@ -394,42 +398,42 @@ def test_new_listener_with_bad_expression_gets_a_document() -> None:
 
 def test_last_good_listener_loses_address_of_another_tenant() -> None:
     texts = two_tenants()
-    before = compiled(*texts).snapshot
+    previous = compiled(*texts).snapshot
     released = WRONG + "  addresses: [{name: a, hostname: free.example.org}]\n"
-    after = compiled(*texts[:3], released, texts[4], previous=before)
+    after = compiled(*texts[:3], released, texts[4], previous=previous)
     assert list(after.snapshot.listeners) == ["elsewhere/theirs"]
 
 
 def test_removed_class_keeps_the_last_good_listener() -> None:
-    before = compiled(CLASS, TENANT, LISTENER).snapshot
-    after = compiled(TENANT, LISTENER, previous=before)
-    assert (after.snapshot, reasons(after)) == (before, ["ClassNotFound"])
+    previous = compiled(CLASS, TENANT, LISTENER).snapshot
+    after = compiled(TENANT, LISTENER, previous=previous)
+    assert (after.snapshot, reasons(after)) == (previous, ["ClassNotFound"])
 
 
 def test_limit_prefers_listeners_in_force() -> None:
     limited = CLASS + "  maximums: {listenersPerNamespace: 1}\n"
     second = LISTENER.replace("lobby", "aaa")
-    before = compiled(limited, TENANT, LISTENER).snapshot
-    after = compiled(limited, TENANT, second, LISTENER, previous=before)
+    previous = compiled(limited, TENANT, LISTENER).snapshot
+    after = compiled(limited, TENANT, second, LISTENER, previous=previous)
     assert list(after.snapshot.listeners) == ["default/lobby"]
-    assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
+    assert [(finding.key, str(finding.reason)) for finding in after.findings] == [("default/aaa", "LimitExceeded")]
 
 
 def test_hostname_limit_prefers_hostnames_in_force() -> None:
     limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
     first = LISTENER + "  addresses: [{name: a, hostname: b.example.org}]\n"
     second = LISTENER.replace("lobby", "aaa") + "  addresses: [{name: a, hostname: a.example.org}]\n"
-    before = compiled(limited, TENANT, first).snapshot
-    after = compiled(limited, TENANT, second, first, previous=before)
+    previous = compiled(limited, TENANT, first).snapshot
+    after = compiled(limited, TENANT, second, first, previous=previous)
     assert list(after.snapshot.listeners) == ["default/lobby"]
-    assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
+    assert [(finding.key, str(finding.reason)) for finding in after.findings] == [("default/aaa", "LimitExceeded")]
 
 
 def test_hostname_limit_counts_retired_hostnames_until_they_end() -> None:
     limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
-    before = compiled(limited, TENANT, LISTENER + "  addresses: [{name: a, hostname: a.example.org}]\n").snapshot
+    previous = compiled(limited, TENANT, LISTENER + "  addresses: [{name: a, hostname: a.example.org}]\n").snapshot
     renamed = LISTENER + "  addresses: [{name: a, hostname: b.example.org}]\n"
-    after = compiled(limited, TENANT, renamed, previous=before, now=NOW)
+    after = compiled(limited, TENANT, renamed, previous=previous, now=NOW)
     (refused,) = after.findings
     assert (refused.reason, "retired addresses count until they end" in refused.message) == ("LimitExceeded", True)
     assert [address.host for address in after.snapshot.listeners["default/lobby"].addresses] == ["a.example.org"]
@@ -442,9 +446,9 @@ def test_hostname_limit_counts_retired_hostnames_until_they_end() -> None:
 
 def test_hostname_limit_does_not_count_hostnames_of_classes() -> None:
     limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
-    before = compiled(limited, TENANT, LISTENER).snapshot
+    previous = compiled(limited, TENANT, LISTENER).snapshot
     second = LISTENER.replace("lobby", "bar") + "  addresses: [{name: a, hostname: a.example.org}]\n"
-    after = compiled(limited, TENANT, LISTENER, second, previous=before)
+    after = compiled(limited, TENANT, LISTENER, second, previous=previous)
     assert (sorted(after.snapshot.listeners), after.findings) == (["default/bar", "default/lobby"], ())
 
 

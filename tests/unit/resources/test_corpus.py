@@ -13,19 +13,23 @@ BAD = [*manifests.files("bad/schema"), *manifests.files("bad/compile")]
 @pytest.mark.parametrize("path", manifests.files("good"), ids=lambda path: path.stem)
 def test_good_manifest_gives_documents_without_errors(path: pathlib.Path) -> None:
     configuration = files.load_once([path], KEYS)
-    assert [found for found in configuration.problems if found.severity != "notice"] == []
+    assert [problem for problem in configuration.problems if problem.severity != "notice"] == []
     assert configuration.snapshot.listeners
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_bad_manifest_gives_exactly_the_expected_problems(path: pathlib.Path) -> None:
-    problems = [found for found in files.load_once([path], KEYS).problems if found.severity == "error"]
+    problems = [problem for problem in files.load_once([path], KEYS).problems if problem.severity == "error"]
     if path.parent.name == "schema":  # these files are about form, and the objects that they name do not exist
-        problems = [found for found in problems if found.reason == ""]
-    wanted = [expected for document in manifests.of(path) for expected in document.expected]
-    assert wanted
-    assert sorted((found.line, found.path) for found in problems) == sorted((one.line, one.field) for one in wanted)
-    for one in wanted:
+        problems = [problem for problem in problems if problem.reason == ""]
+    all_expected = [expected for document in manifests.of(path) for expected in document.expected]
+    assert all_expected
+    assert sorted((problem.line, problem.path) for problem in problems) == sorted(
+        (expected.line, expected.field) for expected in all_expected
+    )
+    for expectation in all_expected:
         assert any(
-            (found.line, found.path) == (one.line, one.field) and one.message in found.message for found in problems
+            (problem.line, problem.path) == (expectation.line, expectation.field)
+            and expectation.message in problem.message
+            for problem in problems
         )

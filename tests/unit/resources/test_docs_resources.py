@@ -17,15 +17,15 @@ def reasons() -> str:
 def section(text: str, name: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
     assert pattern.search(text), name
-    return pattern.sub(lambda found: found.group(1) + content + found.group(2), text)
+    return pattern.sub(lambda match: match.group(1) + content + match.group(2), text)
 
 
 def test_resources_page_lists_every_reason() -> None:
     page = DOCS / "resources.md"
-    wanted = section(page.read_text("utf-8"), "reasons", reasons())
+    updated = section(page.read_text("utf-8"), "reasons", reasons())
     if os.environ.get("UPDATE_DOCS"):
-        page.write_text(wanted, "utf-8")
-    assert page.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/unit/test_docs_resources.py"
+        page.write_text(updated, "utf-8")
+    assert page.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/unit/test_docs_resources.py"
 
 
 def test_expressions_page_names_every_function_field_and_bound() -> None:

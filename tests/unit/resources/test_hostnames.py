@@ -71,5 +71,5 @@ FIRST, SECOND = ("agency", "first"), ("agency", "second")
 def test_hostname_belongs_to_its_holder_else_to_the_first_claim(
     claims: list[hostnames.Owner], held_by: list[hostnames.Owner], owner: hostnames.Owner
 ) -> None:
-    named = [("shop.example.org", one) for one in claims]
+    named = [("shop.example.org", owner) for owner in claims]
     assert hostnames.owners_of(named, {"shop.example.org": held_by}) == {"shop.example.org": owner}

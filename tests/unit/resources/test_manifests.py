@@ -12,7 +12,7 @@ TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
 
 
 def problems_of(text: str) -> list[tuple[int, str]]:
-    return [(found.line, found.path) for found in load_manifests(text.encode(), "a.yaml").problems]
+    return [(problem.line, problem.path) for problem in load_manifests(text.encode(), "a.yaml").problems]
 
 
 def test_documents_and_lists_are_read_in_order() -> None:
@@ -20,8 +20,8 @@ def test_documents_and_lists_are_read_in_order() -> None:
     text += "- {apiVersion: usher.dev/v1alpha1, kind: Tenant, metadata: {name: b}}\n---\n# nothing\n"
     loaded = load_manifests(text.encode(), "a.yaml")
     assert loaded.problems == ()
-    assert [one.resource.key for one in loaded.objects] == ["default/a", "default/b"]
-    assert [one.line for one in loaded.objects] == [2, 10]
+    assert [loaded_object.resource.key for loaded_object in loaded.objects] == ["default/a", "default/b"]
+    assert [loaded_object.line for loaded_object in loaded.objects] == [2, 10]
 
 
 def test_byte_order_mark_is_skipped() -> None:
@@ -42,7 +42,7 @@ def test_byte_order_mark_is_skipped() -> None:
 )
 def test_invalid_yaml_is_one_problem_and_stops_removals(content: bytes, line: int) -> None:
     loaded = load_manifests(content, "a.yaml")
-    assert [found.line for found in loaded.problems] == [line]
+    assert [problem.line for problem in loaded.problems] == [line]
     assert not loaded.complete
 
 
@@ -60,8 +60,8 @@ def test_too_large_file_is_not_parsed() -> None:
 def test_alias_bomb_ends_early() -> None:
     lines = ["apiVersion: v1", "kind: Secret", "metadata: {name: a}", "a: &a {x: 1}"]
     lines += [
-        f"{name}: &{name} {{{', '.join(f'k{index}: *{before}' for index in range(9))}}}"
-        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{name}: &{name} {{{', '.join(f'k{index}: *{previous}' for index in range(9))}}}"
+        for previous, name in zip("abcdefgh", "bcdefghi", strict=True)
     ]
     lines.append("metadata2: *i")
     labels = "metadata: {name: a, labels: &l {a: x}}"
@@ -104,8 +104,8 @@ def test_too_large_object_is_a_problem() -> None:
     allowed = f"- {{hostname: a.example, namespaces: {{from: Selector, selector: {selector}}}}}\n"
     spec = f"spec:\n  controllerName: a/b\n  hostname: a.example\n  allowedHostnames:\n{f'  {allowed}' * 200}"
     text = f"apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {{name: a}}\n{spec}"
-    (found,) = load_manifests(text.encode(), "a.yaml").problems
-    assert "at most 1500000 bytes" in found.message
+    (problem,) = load_manifests(text.encode(), "a.yaml").problems
+    assert "at most 1500000 bytes" in problem.message
 
 
 def test_too_large_annotations_are_a_problem() -> None:
@@ -130,14 +130,14 @@ def test_many_aliases_of_a_small_list_are_allowed() -> None:
 def test_duplicate_object_is_reported_and_counts_once() -> None:
     parts = [load_manifests((TENANT % "a").encode(), name) for name in ("a.yaml", "b.yaml")]
     merged = merge_manifests(parts)
-    assert [one.file for one in merged.objects] == ["a.yaml"]
-    assert [(found.file, found.path) for found in merged.problems] == [("b.yaml", "metadata.name")]
+    assert [loaded_object.file for loaded_object in merged.objects] == ["a.yaml"]
+    assert [(problem.file, problem.path) for problem in merged.problems] == [("b.yaml", "metadata.name")]
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
 def test_other_kinds_are_ignored_with_a_notice(kind: str) -> None:
     loaded = load_manifests(f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n".encode(), "a.yaml")
-    assert [found.severity for found in loaded.problems] == ["notice"]
+    assert [problem.severity for problem in loaded.problems] == ["notice"]
     assert loaded.complete
 
 

@@ -112,18 +112,18 @@ def test_annotation_holds_one_hash_or_several() -> None:
 
 
 def test_description_names_each_namespace_with_its_hash() -> None:
-    one, other = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(1, namespace="a"))
-    assert describe_halts([one, other]) == (
-        f'"{other.digest}" for Listener `x000` in namespace `a`; '
-        f'"{one.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`'
+    of_b, of_a = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(1, namespace="a"))
+    assert describe_halts([of_b, of_a]) == (
+        f'"{of_a.digest}" for Listener `x000` in namespace `a`; '
+        f'"{of_b.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`'
     )
 
 
 def test_description_of_several_namespaces_names_all_of_them() -> None:
     several = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(9)]
     text = describe_halts(several)
-    assert [one.digest in text for one in several] == [True] * 4 + [False] * 5
-    assert namespaces_in(text) == {one.namespace for one in several}
+    assert [halt.digest in text for halt in several] == [True] * 4 + [False] * 5
+    assert namespaces_in(text) == {halt.namespace for halt in several}
     assert text.endswith("the operator's log (removals_halted) has their hashes")
 
 

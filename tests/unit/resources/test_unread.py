@@ -13,7 +13,7 @@ def _names(kind: inspect.Type, path: str) -> set[str]:
     if isinstance(kind, inspect.Metadata):
         return _names(kind.type, path)
     if isinstance(kind, inspect.UnionType):
-        return {name for one in kind.types for name in _names(one, path)}
+        return {name for member in kind.types for name in _names(member, path)}
     if isinstance(kind, inspect.ListType):
         return _names(kind.item_type, f"{path}[]")
     if not isinstance(kind, inspect.StructType):
@@ -29,8 +29,8 @@ def _names(kind: inspect.Type, path: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", [resources.Listener, resources.Destination])
 def test_every_reference_of_a_type_is_known(kind: type[types.ResourceBase]) -> None:
-    known = {path for path, _ in unread._REFERENCES[kind.kind_name]} - {"spec.listenerClassName"}
-    assert known == _names(inspect.type_info(kind), "")
+    listed = {path for path, _ in unread._REFERENCES[kind.kind_name]} - {"spec.listenerClassName"}
+    assert listed == _names(inspect.type_info(kind), "")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_every_reference_of_a_type_is_known(kind: type[types.ResourceBase]) -> N
 )
 def test_odd_nodes_are_no_references(spec: str) -> None:
     text = f"apiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: a}}\n{spec}\n"
-    (found,) = load_manifests(text.encode(), "a.yaml").unread
-    assert [name for _, _, name in found.references] == (["x"] if "unknown" in spec else [])
-    assert found.expressions == ()
+    (unread_object,) = load_manifests(text.encode(), "a.yaml").unread
+    assert [name for _, _, name in unread_object.references] == (["x"] if "unknown" in spec else [])
+    assert unread_object.expressions == ()

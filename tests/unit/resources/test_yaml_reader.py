@@ -30,9 +30,9 @@ from usher_gateway.resources import yaml_reader
     ],
 )
 def test_plain_scalar_is_read_as_an_api_server_reads_it(text: str, value: object) -> None:
-    found = yaml_reader.plain_value(text)
-    assert found == value
-    assert type(found) is type(value)
+    plain_value = yaml_reader.plain_value(text)
+    assert plain_value == value
+    assert type(plain_value) is type(value)
 
 
 @hypothesis.settings(max_examples=200)

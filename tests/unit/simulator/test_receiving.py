@@ -10,8 +10,8 @@ DOWN = receiving.Behaviour(status=503)
 SLOW = receiving.Behaviour(delay_seconds=2)
 
 
-def _rule(wanted: receiving.Behaviour, begins: float, ends: float = float("inf")) -> receiving.Rule:
-    return receiving.Rule(behaviour=wanted, begins=begins, ends=ends)
+def _rule(behaviour: receiving.Behaviour, begins: float, ends: float = float("inf")) -> receiving.Rule:
+    return receiving.Rule(behaviour=behaviour, begins=begins, ends=ends)
 
 
 def test_rule_applies_from_its_begin_until_before_its_end() -> None:
@@ -57,9 +57,9 @@ def test_invalid_command_is_rejected(text: str) -> None:
 
 
 def test_command_keeps_the_success_header_by_default() -> None:
-    before = receiving.Behaviour(success_header=True)
-    assert receiving.of_command(receiving.Command(status=204), before).success_header
-    assert not receiving.of_command(receiving.Command(success_header=False), before).success_header
+    previous_behaviour = receiving.Behaviour(success_header=True)
+    assert receiving.of_command(receiving.Command(status=204), previous_behaviour).success_header
+    assert not receiving.of_command(receiving.Command(success_header=False), previous_behaviour).success_header
 
 
 def test_only_a_complete_2xx_takes_a_request() -> None:

@@ -74,13 +74,13 @@ def test_share_of_lates_is_exact_except_for_identical_content() -> None:
 @hypothesis.given(patterns, strategies.integers(0, 9))
 def test_plan_is_sorted_and_within_its_duration(pattern: schedule.Pattern, seed: int) -> None:
     events = schedule.plan(pattern, seed)
-    assert all(before.send <= after.send for before, after in itertools.pairwise(events))
+    assert all(earlier.send <= later.send for earlier, later in itertools.pairwise(events))
     assert all(0 <= event.send <= pattern.duration_seconds * model.MICROSECONDS for event in events)
 
 
 def test_plan_with_lates_has_visits_out_of_order() -> None:
     events = schedule.plan(schedule.Pattern(), 1)
-    assert any(before.occurred > after.occurred for before, after in itertools.pairwise(events))
+    assert any(earlier.occurred > later.occurred for earlier, later in itertools.pairwise(events))
 
 
 @few
@@ -90,19 +90,19 @@ def test_dedupe_by_the_design_counts_what_the_plan_says(pattern: schedule.Patter
     events = schedule.plan(pattern, seed)
     company = schedule.Company(seed=seed)
     visits: dict[tuple[int, int], list[int]] = defaultdict(list)
-    seen: set[bytes] = set()
+    bodies: set[bytes] = set()
     repeats = 0
     for event in events:
         body = schedule.body_of(event, company, BASE)
         trusted = event.shape in schedule.TRUSTED_SHAPES
-        assert not (trusted and body in seen), "identical content with a trusted time would be a redelivery"
-        seen.add(body)
+        assert not (trusted and body in bodies), "identical content with a trusted time would be a redelivery"
+        bodies.add(body)
         moment = event.occurred if trusted else event.send
-        known = visits[event.person, event.venue]
-        if any(abs(moment - other) < HOUR for other in known):
+        visit_times = visits[event.person, event.venue]
+        if any(abs(moment - other) < HOUR for other in visit_times):
             repeats += 1
         else:
-            known.append(moment)
+            visit_times.append(moment)
     assert repeats == schedule.repeats_of(pattern)
 
 
@@ -159,15 +159,15 @@ def _at(document: object, pointer: str) -> object:
 def test_body_has_every_default_field() -> None:
     event = next(each for each in EVENTS if each.shape is schedule.TimeShape.Epoch and not each.id_as_text)
     document = json.loads(schedule.body_of(event, COMPANY, BASE))
-    found = {
+    fields = {
         name: next((value for pointer in pointers if (value := _at(document, pointer)) is not None), None)
         for name, pointers in documents.DEFAULT_FIELDS.items()
     }
     visitor = schedule.person(COMPANY.seed, event.person)
-    assert None not in found.values()
-    assert (found["user"], found["email"], found["device"]) == (visitor.user_id, visitor.email, visitor.mac)
-    assert (found["company"], found["venue"]) == (77, COMPANY.first_venue + event.venue)
-    assert found["occurredAt"] == (BASE + event.occurred) // model.MICROSECONDS
+    assert None not in fields.values()
+    assert (fields["user"], fields["email"], fields["device"]) == (visitor.user_id, visitor.email, visitor.mac)
+    assert (fields["company"], fields["venue"]) == (77, COMPANY.first_venue + event.venue)
+    assert fields["occurredAt"] == (BASE + event.occurred) // model.MICROSECONDS
 
 
 def test_marker_is_equal_for_equal_contents_only() -> None:

@@ -36,8 +36,8 @@ def test_invalid_address_is_rejected(text: str) -> None:
 def test_credentials_come_from_the_environment_and_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("from a file\n")
     monkeypatch.setenv("ACME_BASIC", "purple:secret")
-    found = settings.credentials("env:ACME_BASIC", [f"X-Key=file:{tmp_path / 'key'}"])
-    assert found == (("Authorization", "Basic cHVycGxlOnNlY3JldA=="), ("X-Key", "from a file"))
+    headers = settings.credentials("env:ACME_BASIC", [f"X-Key=file:{tmp_path / 'key'}"])
+    assert headers == (("Authorization", "Basic cHVycGxlOnNlY3JldA=="), ("X-Key", "from a file"))
     assert settings.credentials("", []) == ()
 
 

@@ -31,8 +31,8 @@ def test_early_redelivery_is_a_repeat_without_a_trusted_time(seconds: int) -> No
 
 
 def test_page_names_the_time_after_which_a_retry_is_a_redelivery() -> None:
-    found = re.search(r"less than ([0-9,]+) s", PAGE)
-    assert found is not None
-    seconds = int(found[1].replace(",", ""))
+    sentence = re.search(r"less than ([0-9,]+) s", PAGE)
+    assert sentence is not None
+    seconds = int(sentence[1].replace(",", ""))
     assert seconds == model.REDELIVERY_NOT_BEFORE_SECONDS
     assert counted_as(seconds, time_trusted=False) is model.CountedAs.Redelivery

@@ -45,7 +45,7 @@ def test_tenants_with_one_arrival_are_served_during_a_flood() -> None:
     loop = asyncio.new_event_loop()
     for tenant in [*["flood 1", "flood 2", "flood 3"] * 10, *[f"once {number}" for number in range(8)]]:
         queued.push(entry(tenant, loop.create_future()))
-    drawn = [one.arrival.listener.tenant for _ in range(3) for one in queued.draw()]
+    drawn = [queued_arrival.arrival.listener.tenant for _ in range(3) for queued_arrival in queued.draw()]
     assert sum(tenant.startswith("once") for tenant in drawn) >= 6
     loop.close()
 
@@ -56,8 +56,8 @@ def test_busy_tenants_keep_their_turn() -> None:
     for tenant in ("a", "b", "c", "d", "e"):
         queued.push(entry(tenant, loop.create_future()))
     first = queued.draw({("agency", "a"), ("agency", "c")})
-    assert [one.arrival.listener.tenant for one in first] == ["b", "d", "e"]
-    assert [one.arrival.listener.tenant for one in queued.draw()] == ["a", "c"]
+    assert [queued_arrival.arrival.listener.tenant for queued_arrival in first] == ["b", "d", "e"]
+    assert [queued_arrival.arrival.listener.tenant for queued_arrival in queued.draw()] == ["a", "c"]
     assert (queued.entries, queued.bytes) == (0, 0)
     loop.close()
 
@@ -103,16 +103,16 @@ def test_entries_are_drawn_once_in_the_order_of_their_tenant(steps: list[str]) -
             assert len(batch) <= 4
             drawn += batch
             continue
-        one = entry(step, loop.create_future())
+        offered = entry(step, loop.create_future())
         waiting = [other for other in taken if other not in drawn]
-        is_full = len(waiting) >= 6 or sum(other.arrival.listener == one.arrival.listener for other in waiting) >= 3
+        is_full = len(waiting) >= 6 or sum(other.arrival.listener == offered.arrival.listener for other in waiting) >= 3
         try:
-            queued.push(one)
+            queued.push(offered)
         except model.StoreBusyError:
             assert is_full
         else:
             assert not is_full
-            taken.append(one)
+            taken.append(offered)
     for tenant in "abcd":
         assert of(taken, tenant) == of(drawn, tenant)
     assert (queued.entries, queued.bytes) == (0, 0)
@@ -120,4 +120,4 @@ def test_entries_are_drawn_once_in_the_order_of_their_tenant(steps: list[str]) -
 
 
 def of(entries: list[QueuedArrival], tenant: str) -> list[int]:
-    return [id(one) for one in entries if one.arrival.listener.tenant == tenant]
+    return [id(queued_arrival) for queued_arrival in entries if queued_arrival.arrival.listener.tenant == tenant]

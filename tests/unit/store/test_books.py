@@ -16,34 +16,34 @@ def row(period: int = 0, **counts: int) -> UsageRow:
     return UsageRow(LOBBY, period, {Counter[name]: count for name, count in counts.items()})
 
 
-def check(*rows: UsageRow, before: int = 0, after: int = 0) -> list[books.Violation]:
-    return books.check(rows, {LOBBY: before}, {LOBBY: after})
+def check(*rows: UsageRow, open_before: int = 0, open_after: int = 0) -> list[books.Violation]:
+    return books.check(rows, {LOBBY: open_before}, {LOBBY: open_after})
 
 
 def test_balanced_books_have_no_violations() -> None:
     first = row(0, visits=3, routed=3, created=2, skipped_filter=1, delivered=1)
     second = row(900, visits=1, routed=1, created=1, redriven=1, released=1, replayed=2, died=1, cancelled=2)
-    assert check(first, second, before=4, after=7) == []
+    assert check(first, second, open_before=4, open_after=7) == []
 
 
 def test_missing_verdict_is_reported_in_its_slot() -> None:
-    (violation,) = check(row(0), row(900, routed=2, created=1), after=1)
+    (violation,) = check(row(0), row(900, routed=2, created=1), open_after=1)
     assert (violation.equation, violation.period, violation.left, violation.right) == ("Routes", 900, 2, 1)
 
 
 def test_missing_delivery_is_reported() -> None:
-    (violation,) = check(row(routed=1, created=1), after=0)
+    (violation,) = check(row(routed=1, created=1), open_after=0)
     assert (violation.equation, violation.period, violation.left, violation.right) == ("Deliveries", None, 1, 0)
 
 
 def test_more_outcomes_than_deliveries_are_reported_in_their_slot() -> None:
-    found = check(row(0, delivered=1), row(900, released=1))
-    assert [(violation.period, violation.left) for violation in found] == [(0, -1)]
+    violations = check(row(0, delivered=1), row(900, released=1))
+    assert [(violation.period, violation.left) for violation in violations] == [(0, -1)]
 
 
 def test_listener_without_rows_is_compared_too() -> None:
-    assert len(check(before=1, after=2)) == 1
-    assert check(before=2, after=2) == []
+    assert len(check(open_before=1, open_after=2)) == 1
+    assert check(open_before=2, open_after=2) == []
 
 
 def test_arrivals_are_the_sum_of_their_kinds() -> None:
@@ -78,8 +78,8 @@ def test_random_history_balances_only_with_all_its_counts(moves: list[str], data
             continue
         open_now += sign
         rows.append(row(number * 900, **{move: 1, "routed": int(move == "created")}))
-    assert check(*rows, after=open_now) == []
+    assert check(*rows, open_after=open_now) == []
     if rows:
         lost = data.draw(st.integers(0, len(rows) - 1))
-        left = [one for number, one in enumerate(rows) if number != lost]
-        assert check(*itertools.chain(left), after=open_now) != []
+        left = [counted_row for number, counted_row in enumerate(rows) if number != lost]
+        assert check(*itertools.chain(left), open_after=open_now) != []

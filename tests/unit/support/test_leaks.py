@@ -18,14 +18,14 @@ def nothing_was_found_before() -> None:
 
 def test_person_in_a_log_is_found() -> None:
     structlog.get_logger("x").info("visit", who=f"Zoë {leaks.PERSON.upper()}")
-    (found,) = leaks.PERSONAL_DATA.take_found()
-    assert found.startswith("log visit: ")
+    (leak,) = leaks.PERSONAL_DATA.take_found()
+    assert leak.startswith("log visit: ")
 
 
 def test_person_in_the_log_of_a_library_is_found() -> None:
     logging.getLogger("aiohttp.server").error("bad line %r", b"zqxjv1n1@visitors.example")
-    (found,) = leaks.PERSONAL_DATA.take_found()
-    assert found.startswith("library log aiohttp.server: ")
+    (leak,) = leaks.PERSONAL_DATA.take_found()
+    assert leak.startswith("library log aiohttp.server: ")
 
 
 def test_text_of_an_exception_is_not_logged() -> None:
@@ -44,9 +44,9 @@ def test_text_of_an_exception_is_not_logged() -> None:
 def test_secret_is_found_and_not_repeated_in_the_report(text: str) -> None:
     leaks.add_secret(f"{SECRET}\n")
     leaks.SECRETS.search("a log", f"sent with {text} to them")
-    (found,) = leaks.SECRETS.take_found()
-    assert found.startswith("a log: …sent with ")
-    assert text not in found
+    (leak,) = leaks.SECRETS.take_found()
+    assert leak.startswith("a log: …sent with ")
+    assert text not in leak
 
 
 def test_piece_of_a_document_is_found() -> None:

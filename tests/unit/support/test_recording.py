@@ -35,9 +35,9 @@ def noted(method: str, path: str, query: str = "", status: int = 200, body: byte
 def test_request_is_recorded_with_verb_resource_and_name(
     method: str, path: str, query: str, verb: str, resource: str, namespace: str, name: str
 ) -> None:
-    found = noted(method, path, query)
-    assert (found.verb, found.resource, found.namespace, found.name) == (verb, resource, namespace, name)
-    assert (found.user, found.uri) == ("system:serviceaccount:a:b", path + (f"?{query}" if query else ""))
+    recorded = noted(method, path, query)
+    assert (recorded.verb, recorded.resource, recorded.namespace, recorded.name) == (verb, resource, namespace, name)
+    assert (recorded.user, recorded.uri) == ("system:serviceaccount:a:b", path + (f"?{query}" if query else ""))
 
 
 def test_missing_permission_differs_from_refusal_by_admission() -> None:

@@ -18,13 +18,13 @@ def test_only_the_go_release_of_kubernetes_suits(version: str, *, suits: bool) -
 
 
 def test_cache_key_depends_on_the_content_of_the_sources(tmp_path: Path) -> None:
-    one, other = tmp_path / "main.go", tmp_path / "go.sum"
-    one.write_text("package main\n")
-    other.write_text("")
-    first = cache.key(one, other)
-    assert cache.key(one, other) == first
-    other.write_text("sum\n")
-    assert cache.key(one, other) != first
+    source, checksums = tmp_path / "main.go", tmp_path / "go.sum"
+    source.write_text("package main\n")
+    checksums.write_text("")
+    first = cache.key(source, checksums)
+    assert cache.key(source, checksums) == first
+    checksums.write_text("sum\n")
+    assert cache.key(source, checksums) != first
 
 
 def test_linker_flags_carry_the_version_of_kubernetes() -> None:

@@ -5,129 +5,47 @@ from typing import Any
 import pytest
 
 from support import work
-from usher_gateway import config_secret, documents, model
-from usher_gateway.resources import listener_class
+from support.cache_samples import (
+    ACME,
+    BAR,
+    CRM,
+    KEYS,
+    LOBBY,
+    PUBLIC,
+    certificate,
+    config,
+    destination,
+    klass,
+    listener,
+    raw,
+    secret,
+    tombstone,
+)
+from usher_gateway import config_secret, documents
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache, hostname_key
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import GatewayReport, Install, Key, Plan
-
-KEYS = model.derive_keys(bytes(32))
-LOBBY = Key("Listener", "agency", "lobby")
-BAR = Key("Listener", "agency", "bar")
-CRM = Key("Destination", "agency", "crm")
-ACME = Key("Tenant", "agency", "acme")
-PUBLIC = Key("ListenerClass", "", "public")
-
-
-def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency", **meta: Any) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1, **meta}
-    if namespace:
-        about["namespace"] = namespace
-    return {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": about, "spec": spec}
-
-
-def listener(name: str = "lobby", *hostnames: str, tenant: str = "acme", **meta: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "tenantRef": {"name": tenant},
-        "listenerClassName": "public",
-        "routes": [{"name": "crm", "destinationRef": {"name": "crm"}}],
-    }
-    if hostnames:
-        spec["addresses"] = [{"name": f"a{index}", "hostname": host} for index, host in enumerate(hostnames)]
-    return raw("Listener", name, spec, **meta)
-
-
-def destination(**meta: Any) -> dict[str, Any]:
-    token = {"secretRef": {"name": "token", "key": "token"}}
-    http = {"url": "https://crm.example.com", "authentication": {"type": "Bearer", "bearer": token}}
-    return raw("Destination", "crm", {"type": "HTTP", "http": http}, **meta)
-
-
-def klass(**spec: Any) -> dict[str, Any]:
-    spec = {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com", **spec}
-    return raw("ListenerClass", "public", spec, namespace="")
-
-
-def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str, Any]:
-    labels = labels or {"usher.dev/watch": "true"}
-    about = {"name": name, "namespace": "agency", "uid": "uid", "resourceVersion": "1", "labels": labels}
-    return {"metadata": about, "data": {"token": value}}
-
-
-def config(
-    host: str = "hooks.example.com",
-    tenant: str = "acme",
-    listener: str = "lobby",
-    *,
-    path: str = "/v1/token",
-    is_class_address: bool = False,
-    retired_at: int = 0,
-    **meta: Any,
-) -> dict[str, Any]:
-    address = documents.Address(host, path, retired_at=retired_at, is_class_address=is_class_address)
-    document = documents.ListenerDocument(
-        "agency", listener, documents.TenantDocument(tenant), (address,), generation=1
-    )
-    envelope = config_secret.envelope_of(document, f"uid-{listener}", KEYS.document)
-    return config_secret_of(envelope, Key("Listener", "agency", listener), **meta)
-
-
-def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: Any) -> dict[str, Any]:
-    settings = OperatorSettings()
-    issuer = listener_class.IssuerRef(name="letsencrypt")
-    install = Install(controller_name=settings.controller_name, data_plane_namespace=settings.data_plane_namespace)
-    child = children.build_certificate(host, "tls", issuer, install, counts_for=counts_for)
-    if since:
-        spec = child.manifest["spec"]
-        child = children.build_unused_certificate(host, spec, install, counts_for=counts_for, since=since)
-    about = {"uid": f"uid-{host}", "resourceVersion": "1", **meta}
-    return {**child.manifest, "metadata": {**child.manifest["metadata"], **about}}
-
-
-def tombstone(host: str) -> dict[str, Any]:
-    owner = config_secret.Owner("agency", "lobby", "uid-lobby")
-    held = config_secret.HeldHostnames("acme", (host,))
-    removed_at = "2026-11-25T12:00:00Z"
-    return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
-
-
-def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta: Any) -> dict[str, Any]:
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "namespace": "usher-config",
-            "name": config_secret.secret_name("Listener", key.path),
-            "labels": config_secret.labels("usher.dev/usher", f"uid-{key.name}"),
-            "annotations": children.annotations(key),
-        },
-        "type": config_secret.secret_type("Listener"),
-        "data": config_secret.secret_data(envelope),
-    }
-    found = dict(children.finish(manifest).manifest)
-    found["metadata"] = {**found["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
-    return found
+from usher_operator.view import GatewayReport, Key, Plan
 
 
 @pytest.fixture
 def cache() -> Cache:
-    found = Cache(OperatorSettings(), clock=lambda: 1_000_000)
-    found.set_keys(KEYS)
-    return found
+    empty_cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+    empty_cache.set_keys(KEYS)
+    return empty_cache
 
 
 @pytest.fixture
 def full(cache: Cache) -> Cache:
-    for kind, one in (
+    for kind, manifest in (
         (kinds.LISTENER_CLASS, klass()),
         (kinds.TENANT, raw("Tenant", "acme", {})),
         (kinds.DESTINATION, destination()),
         (kinds.LISTENER, listener()),
         (kinds.AGENCY_SECRET, secret()),
     ):
-        cache.put(kind, one)
+        cache.put(kind, manifest)
     return cache
 
 
@@ -163,14 +81,14 @@ def test_admission_of_all_namespaces_concerns_every_listener_and_destination(ful
 
 
 def test_url_secret_is_a_child_and_no_credential(full: Cache) -> None:
-    seen = full.listener("agency/lobby")
-    assert seen is not None
+    lobby = full.listener("agency/lobby")
+    assert lobby is not None
     child = children.build_url_secret(
-        seen, {"class": documents.Address("hooks.example.com", "/v1/t")}, "usher.dev/usher"
+        lobby, {"class": documents.Address("hooks.example.com", "/v1/t")}, "usher.dev/usher"
     )
     about = {**child.manifest["metadata"], "uid": "uid-url", "resourceVersion": "1"}
     assert full.put(kinds.AGENCY_SECRET, {**child.manifest, "metadata": about}) == {LOBBY}
-    assert [one.ref for one in full.children(LOBBY)] == [child.ref]
+    assert [child_state.ref for child_state in full.children(LOBBY)] == [child.ref]
     assert full.secret("agency/lobby-url") is None
     assert full.agency_secrets("agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
     assert full.remove(kinds.AGENCY_SECRET, "agency", "lobby-url") == {LOBBY}
@@ -209,9 +127,9 @@ def test_listener_that_returns_with_another_class_concerns_what_it_refers_to(ful
 
 
 def test_removed_route_ends_the_reference(full: Cache) -> None:
-    one = listener(generation=2)
-    one["spec"]["routes"] = []
-    full.put(kinds.LISTENER, one)
+    edited = listener(generation=2)
+    edited["spec"]["routes"] = []
+    full.put(kinds.LISTENER, edited)
     assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM}
 
 
@@ -224,7 +142,10 @@ def test_namespace_labels_concern_the_resources_in_it(full: Cache) -> None:
 def test_claim_that_ends_at_a_vacant_hostname_concerns_the_other_claimants(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
     assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, ACME}
-    assert [one.resource.metadata.name for one in full.claimants_in("agency", "www.example.com")] == ["bar", "lobby"]
+    assert [claimant.resource.metadata.name for claimant in full.claimants_in("agency", "www.example.com")] == [
+        "bar",
+        "lobby",
+    ]
     assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
 
 
@@ -247,9 +168,9 @@ def test_claim_at_a_held_hostname_concerns_no_other_listener(full: Cache) -> Non
 
 def test_change_of_an_address_concerns_the_listeners_that_name_or_have_it(full: Cache) -> None:
     def at(name: str, path: str) -> dict[str, Any]:
-        one = listener(name, "www.example.com")
-        one["spec"]["addresses"][0]["path"] = path
-        return one
+        manifest = listener(name, "www.example.com")
+        manifest["spec"]["addresses"][0]["path"] = path
+        return manifest
 
     full.put(kinds.SECRET, config("www.example.com"))
     full.put(kinds.LISTENER, at("other", "/shop"))
@@ -265,10 +186,10 @@ def test_address_that_goes_into_service_concerns_the_listener_that_keeps_it_unti
 
 
 def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:
-    one = listener(resourceVersion="2")
+    edited = listener(resourceVersion="2")
     ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "then"}
-    one["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
-    assert full.put(kinds.LISTENER, one) == {LOBBY, ACME}
+    edited["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
+    assert full.put(kinds.LISTENER, edited) == {LOBBY, ACME}
     record = full.records[LOBBY]
     assert [condition.type for condition in record.parsed.conditions] == ["Ready"], "others' conditions are theirs"
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
@@ -302,14 +223,14 @@ def test_large_metadata_of_agencies_is_not_kept(full: Cache) -> None:
 
 
 def test_unreadable_resource_is_kept_with_an_error_without_values(full: Cache) -> None:
-    one = listener(generation=2)
-    one["spec"]["state"] = "confidential"
-    assert LOBBY in full.put(kinds.LISTENER, one)
-    found = full.unreadable(LOBBY)
+    edited = listener(generation=2)
+    edited["spec"]["state"] = "confidential"
+    assert LOBBY in full.put(kinds.LISTENER, edited)
+    unreadable = full.unreadable(LOBBY)
     assert full.listener("agency/lobby") is None
-    assert found is not None
-    assert "$.spec.state" in found.message
-    assert "confidential" not in found.message
+    assert unreadable is not None
+    assert "$.spec.state" in unreadable.message
+    assert "confidential" not in unreadable.message
 
 
 def limited(cache: Cache, count: int, limit: int = 2, **spec: Any) -> Cache:
@@ -436,7 +357,7 @@ def test_exposed_hostname_is_decided_by_the_listener_with_its_own_address(full: 
     full.put(kinds.LISTENER, listener("bar", "www.example.com", creationTimestamp="2026-02-01T00:00:00Z"))
     full.put(kinds.SECRET, config("www.example.com", is_class_address=True))
     full.put(kinds.SECRET, config("www.example.com", listener="bar"))
-    assert [one.resource.metadata.name for one in full.oldest_at("www.example.com")] == ["bar", "lobby"]
+    assert [candidate.resource.metadata.name for candidate in full.oldest_at("www.example.com")] == ["bar", "lobby"]
 
 
 def test_other_holder_of_a_hostname_concerns_a_listener_that_is_alone_without_it(cache: Cache) -> None:
@@ -484,25 +405,25 @@ def test_cache_keeps_only_the_referenced_keys_of_a_secret(full: Cache) -> None:
     large = secret()
     large["data"]["unused"] = "QUJD" * 300_000
     full.put(kinds.AGENCY_SECRET, large)
-    found = full.secret("agency/token")
-    assert found is not None
-    assert found.data == {"token": "YWJj"}
+    cached_secret = full.secret("agency/token")
+    assert cached_secret is not None
+    assert cached_secret.data == {"token": "YWJj"}
 
 
 def test_cache_keeps_no_value_of_a_secret_without_references(full: Cache) -> None:
     full.put(kinds.AGENCY_SECRET, secret("other"))
     full.remove(kinds.DESTINATION, "agency", "crm")
     for name in ("token", "other"):
-        found = full.secret(f"agency/{name}")
-        assert found is not None
-        assert found.data == {}
+        cached_secret = full.secret(f"agency/{name}")
+        assert cached_secret is not None
+        assert cached_secret.data == {}
 
 
 def test_cache_cuts_a_value_that_is_longer_than_allowed(full: Cache) -> None:
     full.put(kinds.AGENCY_SECRET, secret(value="QUJD" * 300_000))
-    found = full.secret("agency/token")
-    assert found is not None
-    assert MAX_VALUE_BYTES < found.size < 2 * MAX_VALUE_BYTES
+    cached_secret = full.secret("agency/token")
+    assert cached_secret is not None
+    assert MAX_VALUE_BYTES < cached_secret.size < 2 * MAX_VALUE_BYTES
 
 
 def test_new_reference_to_another_key_causes_a_lookup(full: Cache) -> None:
@@ -513,9 +434,9 @@ def test_new_reference_to_another_key_causes_a_lookup(full: Cache) -> None:
     both = secret()
     both["data"]["second"] = "ZGVm"
     assert full.put(kinds.AGENCY_SECRET, both) == {CRM}
-    found = full.secret("agency/token")
-    assert found is not None
-    assert found.data == {"second": "ZGVm"}
+    cached_secret = full.secret("agency/token")
+    assert cached_secret is not None
+    assert cached_secret.data == {"second": "ZGVm"}
 
 
 def test_destination_edit_concerns_no_listener(full: Cache) -> None:
@@ -527,9 +448,9 @@ def test_destination_edit_concerns_no_listener(full: Cache) -> None:
 
 
 def test_listener_whose_ready_stays_does_not_concern_its_tenant(full: Cache) -> None:
-    one = listener(resourceVersion="2")
-    one["status"] = {"conditions": [{"type": "Receiving", "status": "False", "reason": "NoVisitYet", "message": ""}]}
-    assert full.put(kinds.LISTENER, one) == {LOBBY}
+    edited = listener(resourceVersion="2")
+    edited["status"] = {"conditions": [{"type": "Receiving", "status": "False", "reason": "NoVisitYet", "message": ""}]}
+    assert full.put(kinds.LISTENER, edited) == {LOBBY}
 
 
 @pytest.mark.parametrize("what", ["create", "delete", "plan a listener", "plan the tenant", "plan the hostname"])
@@ -637,9 +558,9 @@ def test_work_does_not_grow_with_the_claims_of_listeners_without_a_tenant(what: 
 @pytest.mark.parametrize("what", ["plan the oldest", "plan the newest", "plan another tenant's"])
 def test_work_does_not_grow_with_the_listeners_that_name_an_address(what: str) -> None:
     def at(name: str, tenant: str = "acme", **meta: Any) -> dict[str, Any]:
-        one = listener(name, "www.example.com", tenant=tenant, **meta)
-        one["spec"]["addresses"][0]["path"] = "/shop"
-        return one
+        manifest = listener(name, "www.example.com", tenant=tenant, **meta)
+        manifest["spec"]["addresses"][0]["path"] = "/shop"
+        return manifest
 
     def cost(count: int) -> int:
         cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
@@ -699,7 +620,7 @@ def test_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> Non
     keys = full.put(kinds.SECRET, config("www.example.com"))
     assert keys == {LOBBY, BAR, hostname_key("www.example.com")}
     assert full.holders("www.example.com") == {("agency", "acme")}
-    assert [one.name for one in full.listeners_at("www.example.com")] == ["lobby"]
+    assert [published.name for published in full.listeners_at("www.example.com")] == ["lobby"]
     assert full.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/lobby")) == keys
     assert full.holders("www.example.com") == set()
 
@@ -742,8 +663,8 @@ def test_stored_status_says_who_holds_a_hostname_without_a_config_secret(full: C
 
 def test_document_and_tombstone_come_before_stored_statuses(full: Cache) -> None:
     full.put(kinds.LISTENER, served("bar", WWW, tenant="rival"))
-    for secret_ in (config(WWW), tombstone(WWW)):
-        full.put(kinds.SECRET, secret_)
+    for manifest in (config(WWW), tombstone(WWW)):
+        full.put(kinds.SECRET, manifest)
         assert full.holders(WWW) == {("agency", "acme")}
     full.remove(kinds.SECRET, "usher-config", CONFIG_NAME)
     assert full.holders(WWW) == {("agency", "rival")}
@@ -935,12 +856,12 @@ def test_missing_certificate_concerns_every_key_with_a_hostname(full: Cache) -> 
 
 
 def test_confirmations_come_from_classes_of_this_install_only(full: Cache) -> None:
-    one = klass()
-    one["metadata"]["annotations"] = {"usher.dev/confirm-removals": "abc"}
-    full.put(kinds.LISTENER_CLASS, one)
-    other = klass(controllerName="usher.dev/other")
-    other["metadata"] |= {"name": "other", "annotations": {"usher.dev/confirm-removals": "def"}}
-    full.put(kinds.LISTENER_CLASS, other)
+    own_class = klass()
+    own_class["metadata"]["annotations"] = {"usher.dev/confirm-removals": "abc"}
+    full.put(kinds.LISTENER_CLASS, own_class)
+    foreign_class = klass(controllerName="usher.dev/other")
+    foreign_class["metadata"] |= {"name": "other", "annotations": {"usher.dev/confirm-removals": "def"}}
+    full.put(kinds.LISTENER_CLASS, foreign_class)
     assert full.confirmations() == {"abc"}
 
 

@@ -56,19 +56,19 @@ def test_paths_with_tokens_are_routed_by_their_prefix() -> None:
 @given(st.sets(PATHS, max_size=200))
 def test_each_routable_path_is_in_exactly_one_object(paths: set[str]) -> None:
     parts = children.split_by_path("h.example", paths)
-    found = [path for part in parts for path in part.paths]
+    split_paths = [path for part in parts for path in part.paths]
     exact = [path for path in paths if not path.startswith("/v1/")]
-    assert sorted(found) == sorted(path for path in exact if children.is_path_routable(path))
+    assert sorted(split_paths) == sorted(path for path in exact if children.is_path_routable(path))
     assert all(len(part.paths) <= children.MAX_PATHS_PER_ROUTE for part in parts)
     assert len({part.name for part in parts}) == len(parts)
 
 
 def test_new_path_changes_one_object() -> None:
     paths = [f"/hooks/{number}" for number in range(500)]
-    before = set(children.split_by_path("h.example", paths))
-    after = set(children.split_by_path("h.example", [*paths, "/hooks/new"]))
-    assert len(before) > 4
-    assert len(before - after) <= 1
+    original_parts = set(children.split_by_path("h.example", paths))
+    new_parts = set(children.split_by_path("h.example", [*paths, "/hooks/new"]))
+    assert len(original_parts) > 4
+    assert len(original_parts - new_parts) <= 1
 
 
 @pytest.mark.parametrize("path", ["/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%zz", "/a%"])
@@ -115,12 +115,12 @@ def test_child_is_ours_only_with_the_label_of_this_install() -> None:
 
 def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
     built = plan_samples.agency()
-    (before, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
+    (original, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
     built.edit("Destination", plan_samples.DESTINATION, concurrency=3)
-    (after, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
-    assert before.ref == after.ref
-    assert before.desired != after.desired
-    for child in (before, after):
+    (edited, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
+    assert original.ref == edited.ref
+    assert original.desired != edited.desired
+    for child in (original, edited):
         assert child.manifest["metadata"]["annotations"]["usher.dev/desired"] == child.desired
 
 
@@ -128,34 +128,37 @@ def test_child_has_no_label_of_gitops_tools() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    found = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
-    assert {child.ref.kind for child in found} == {"Secret", "Ingress", "Certificate"}
-    for child in found:
+    desired = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
+    assert {child.ref.kind for child in desired} == {"Secret", "Ingress", "Certificate"}
+    for child in desired:
         assert not any(label.startswith("app.kubernetes.io/") for label in child.manifest["metadata"]["labels"])
 
 
 @pytest.mark.parametrize("controller", children.INGRESS_ANNOTATIONS)
 def test_ingress_has_controller_annotations_that_the_class_may_override(controller: str) -> None:
     built = plan_samples.agency()
-    known = children.INGRESS_ANNOTATIONS[controller]
-    first = next(iter(known))
+    annotations_of_controller = children.INGRESS_ANNOTATIONS[controller]
+    first = next(iter(annotations_of_controller))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
     built.set(features=ClusterFeatures(ingress_classes={"mine": controller}))
     built.edit("ListenerClass", "public", exposure=exposure)
     (child,) = plan.plan(built, Key("Hostname", "", "hooks.example.com")).children or ()
     annotations = child.manifest["metadata"]["annotations"]
-    assert {name: annotations[name] for name in known} == {**known, first: "given"}
+    assert {name: annotations[name] for name in annotations_of_controller} == {
+        **annotations_of_controller,
+        first: "given",
+    }
 
 
 def test_url_secret_leaves_out_older_and_retired_tokens() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()
-    found = built.published(Key("Listener", "default", "lobby"))
-    assert found is not None
-    assert isinstance(found.document, documents.ListenerDocument)
-    seen = built.listener(plan_samples.LISTENER)
-    assert seen is not None
-    named = children.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
-    assert [one.retired_at > 0 for one in found.document.addresses] == [False, False, True]
-    assert list(named.values()) == [found.document.addresses[0]]
+    published = built.published(Key("Listener", "default", "lobby"))
+    assert published is not None
+    assert isinstance(published.document, documents.ListenerDocument)
+    listener = built.listener(plan_samples.LISTENER)
+    assert listener is not None
+    named = children.named_addresses(listener.resource, published.document, views.INSTALL_KEY)
+    assert [address.retired_at > 0 for address in published.document.addresses] == [False, False, True]
+    assert list(named.values()) == [published.document.addresses[0]]

@@ -9,8 +9,10 @@ from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus,
 KEY = Key("Listener", "agency", "lobby")
 
 
-def condition(status: ConditionStatus, reason: str = "TenantNotFound", type_: str = "Ready") -> StatusCondition:
-    return StatusCondition(type_, status, reason, "", 1)
+def condition(
+    status: ConditionStatus, reason: str = "TenantNotFound", condition_type: str = "Ready"
+) -> StatusCondition:
+    return StatusCondition(condition_type, status, reason, "", 1)
 
 
 READY = condition("True", "Ready")
@@ -22,18 +24,18 @@ UNREADY = condition("False", "ListenersNotReady")
 
 
 def record(*conditions: StatusCondition) -> kinds.ResourceRecord:
-    found = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
+    unreadable = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
     return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, parsed=found, observed_generation=1, times={}
+        uid="uid", resource_version="1", generation=1, parsed=unreadable, observed_generation=1, times={}
     )
 
 
 def status(*conditions: StatusCondition) -> ResourceStatus:
-    return ResourceStatus(1, {one.type: one for one in conditions})
+    return ResourceStatus(1, {entry.type: entry for entry in conditions})
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "reasons"),
+    ("previous", "now", "reasons"),
     [
         (READY, WRONG, ["TenantNotFound"]),
         (READY, UNASSIGNED, ["AddressNotAssigned"]),
@@ -60,17 +62,19 @@ def status(*conditions: StatusCondition) -> ResourceStatus:
     ],
 )
 def test_changed_condition_is_reported_at_once(
-    before: StatusCondition | None, now: StatusCondition, reasons: list[str]
+    previous: StatusCondition | None, now: StatusCondition, reasons: list[str]
 ) -> None:
-    reported = events.conditions_to_report(status(now), record(*([before] if before else [])))
-    assert [one.reason for one in reported] == reasons
+    reported = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    assert [changed.reason for changed in reported] == reasons
 
 
 def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
     event = events.event_of(KEY, "uid", WRONG, "now")
     assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
     assert event["involvedObject"]["uid"] == "uid"
-    event_types = [events.event_of(KEY, "uid", one, "now")["type"] for one in (UNASSIGNED, PENDING, ISSUING, READY)]
+    event_types = [
+        events.event_of(KEY, "uid", posted, "now")["type"] for posted in (UNASSIGNED, PENDING, ISSUING, READY)
+    ]
     assert event_types == ["Warning", "Normal", "Normal", "Normal"]
     slow = condition("True", "ExpressionTooSlow", "RoutesDegraded")
     assert events.event_of(KEY, "uid", slow, "now")["type"] == "Warning"

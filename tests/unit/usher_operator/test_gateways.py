@@ -18,15 +18,15 @@ def answer(**fields: Any) -> gateways.ConfigReport:
     return msgspec.convert({"cursor": "c.1", "complete": False, **fields}, gateways.ConfigReport)
 
 
-def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
-    return {"kind": key.kind, "key": key.path, "hash": hash_, "rejected": rejected, "vanished": False}
+def document(key: Key = LOBBY, content_hash: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
+    return {"kind": key.kind, "key": key.path, "hash": content_hash, "rejected": rejected, "vanished": False}
 
 
 @pytest.fixture
 def report() -> gateways.GatewayAnswers:
-    found = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
-    found.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
-    return found
+    answers = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
+    answers.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
+    return answers
 
 
 def test_complete_answer_replaces_earlier_answers(report: gateways.GatewayAnswers) -> None:
@@ -36,23 +36,23 @@ def test_complete_answer_replaces_earlier_answers(report: gateways.GatewayAnswer
 
 
 def test_partial_answer_returns_only_changed_keys(report: gateways.GatewayAnswers) -> None:
-    assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
+    assert report.take(answer(documents=[document(content_hash="h3"), document(CRM, "h2")])) == {LOBBY}
     assert report.take(answer()) == set()
 
 
 def test_work_for_an_answer_does_not_grow_with_the_documents_in_force() -> None:
     def cost(count: int) -> int:
-        found = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
-        known = [document(Key("Listener", "agency", f"l{number}")) for number in range(count)]
-        found.take(answer(complete=True, documents=known))
+        answers = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
+        present = [document(Key("Listener", "agency", f"l{number}")) for number in range(count)]
+        answers.take(answer(complete=True, documents=present))
         edited = answer(documents=[document(Key("Listener", "agency", "l0"), "h2")])
-        return work.instructions(lambda: found.take(edited))
+        return work.instructions(lambda: answers.take(edited))
 
     assert cost(1000) == cost(10)
 
 
 def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> None:
-    assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
+    assert report.take(answer(documents=[document(content_hash=None, rejected="too new")])) == {LOBBY}
     assert report.report().applied[LOBBY] == AppliedDocument("", "too new")
 
 
@@ -128,7 +128,7 @@ READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
 
 
 @pytest.mark.parametrize(
-    ("found", "port", "urls"),
+    ("endpoint_slices", "port", "urls"),
     [
         (slices(READY, public=8080, admin=9090), "", {"http://10.0.0.1:9090"}),
         (slices(READY, public=8080, admin=9090), "public", {"http://10.0.0.1:8080"}),
@@ -141,6 +141,6 @@ READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
     ],
 )
 def test_admin_urls_name_ready_endpoints_and_the_admin_port(
-    found: list[dict[str, Any]], port: str, urls: set[str]
+    endpoint_slices: list[dict[str, Any]], port: str, urls: set[str]
 ) -> None:
-    assert gateways.admin_urls(found, port) == urls
+    assert gateways.admin_urls(endpoint_slices, port) == urls

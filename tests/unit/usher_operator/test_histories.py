@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.usher_operator import test_cache
+from support import cache_samples
 from usher_gateway import config_secret, model
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache
@@ -42,17 +42,17 @@ class History:
     def put(self, kind: kinds.WatchedKind, namespace: str, name: str, spec: dict[str, Any]) -> None:
         """Create a resource, or edit it."""
         self.version += 1
-        before = self.cache.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
+        existing = self.cache.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
         about = {
             "name": name,
             **({"namespace": namespace} if namespace else {}),
-            "uid": before.uid if before else f"uid-{self.version}",
-            "generation": before.generation + 1 if before else 1,
+            "uid": existing.uid if existing else f"uid-{self.version}",
+            "generation": existing.generation + 1 if existing else 1,
             "resourceVersion": str(self.version),
             "creationTimestamp": f"2026-01-01T00:{self.version // 60:02}:{self.version % 60:02}Z",
         }
-        if before and hasattr(before.parsed, "created"):
-            about["creationTimestamp"] = before.parsed.created
+        if existing and hasattr(existing.parsed, "created"):
+            about["creationTimestamp"] = existing.parsed.created
         raw = {"apiVersion": "usher.dev/v1alpha1", "kind": kind.name, "metadata": about, "spec": spec}
         self.queue |= self.cache.put(kind, raw)
 
@@ -70,7 +70,9 @@ class History:
             elif self.random.random() < 0.3:
                 self.queue |= self.cache.remove(kinds.TENANT, namespace, tenant)
         else:
-            for child in [one for one in self.cache.child_index.by_ref.values() if one.tombstone]:
+            for child in [
+                child_record for child_record in self.cache.child_index.by_ref.values() if child_record.tombstone
+            ]:
                 ref = child.state.ref
                 self.queue |= self.cache.remove(kinds.SECRET, ref.namespace, ref.name)
 
@@ -78,7 +80,7 @@ class History:
         """Write the Certificate of a hostname that counts for a namespace, or delete it."""
         self.version += 1
         counts_for = self.random.choice(NAMESPACES)
-        raw = test_cache.certificate(self.random.choice(HOSTS), counts_for, resourceVersion=str(self.version))
+        raw = cache_samples.certificate(self.random.choice(HOSTS), counts_for, resourceVersion=str(self.version))
         if self.random.random() < 0.5:
             self.queue |= self.cache.put(kinds.CERTIFICATE, raw)
         else:
@@ -108,24 +110,24 @@ class History:
                 self.write(key)
         pytest.fail("the history does not settle")
 
-    def wanted(self, key: Key) -> Plan:
+    def desired_plan(self, key: Key) -> Plan:
         """Return the plan of a Listener that may retire every address."""
-        found = plan.plan(self.cache, key)
-        self.cache.allow_retirement(key, frozenset(one.address for one in found.retiring))
-        found = plan.plan(self.cache, key)
+        planned = plan.plan(self.cache, key)
+        self.cache.allow_retirement(key, frozenset(removal.address for removal in planned.retiring))
+        planned = plan.plan(self.cache, key)
         self.cache.allow_retirement(key, frozenset())
-        return found
+        return planned
 
-    def config(self, found: Plan) -> dict[str, Any] | None:
+    def config(self, planned: Plan) -> dict[str, Any] | None:
         """Return the config Secret that a plan wants."""
-        wanted = [one.manifest for one in found.children or () if one.ref.namespace == "usher-config"]
-        return wanted[0] if wanted else None
+        config_secrets = [child.manifest for child in planned.children or () if child.ref.namespace == "usher-config"]
+        return config_secrets[0] if config_secrets else None
 
     def write(self, key: Key) -> None:
         """Do what the operator does for a plan of a Listener."""
-        found, existing = self.wanted(key), self.cache.child_index.config_of(key)
-        manifest = self.config(found)
-        if manifest is None and existing is not None and not existing.tombstone and found.children is not None:
+        planned, existing = self.desired_plan(key), self.cache.child_index.config_of(key)
+        manifest = self.config(planned)
+        if manifest is None and existing is not None and not existing.tombstone and planned.children is not None:
             install = config_secret.install_label("usher.dev/usher")
             owner = config_secret.Owner(key.namespace, key.name, existing.owner_uid, install)
             envelope = config_secret.tombstone_of(
@@ -141,7 +143,7 @@ class History:
 
 def desired(history: History, key: Key) -> str | None:
     """Return the digest of the document that a new plan wants; None for none."""
-    manifest = history.config(history.wanted(key))
+    manifest = history.config(history.desired_plan(key))
     return kinds.digest_of(manifest) if manifest else None
 
 

@@ -37,8 +37,8 @@ def listeners(count: int, *, first: int = 0, namespace: str = "agency") -> list[
     ]
 
 
-def want(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> None:
-    for removal in found:
+def want(pending: removals.PendingRemovals, requested: list[Removal], now: float = 0) -> None:
+    for removal in requested:
         assert not pending.request(removal, now)
 
 
@@ -56,9 +56,9 @@ def decide(
     return pending.decide(namespace, now, bounds, confirmed)
 
 
-def halt(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> HaltedRemovals:
-    want(pending, found, now)
-    halted = decide(pending, now, in_force=len(found)).halted
+def halt(pending: removals.PendingRemovals, requested: list[Removal], now: float = 0) -> HaltedRemovals:
+    want(pending, requested, now)
+    halted = decide(pending, now, in_force=len(requested)).halted
     assert halted is not None
     return halted
 
@@ -104,14 +104,14 @@ def addresses(name: str, count: int) -> list[Removal]:
 def retire(
     pending: removals.PendingRemovals,
     now: float,
-    found: list[Removal],
+    requested: list[Removal],
     *,
     name: str = "lobby",
     serving: frozenset[str] = frozenset(),
     is_own_edit: bool = True,
 ) -> bool:
     bounds = RemovalBounds({"Address": 20})
-    return pending.retire("agency", name, found, now, bounds, serving=serving, is_own_edit=is_own_edit)
+    return pending.retire("agency", name, requested, now, bounds, serving=serving, is_own_edit=is_own_edit)
 
 
 def test_own_edit_within_the_limit_retires_addresses_at_once(pending: removals.PendingRemovals) -> None:
@@ -157,7 +157,7 @@ def test_own_edit_can_be_undone_within_a_minute(pending: removals.PendingRemoval
     assert retire(pending, 0, addresses("lobby", 4), serving=frozenset({"new"}))
     assert not retire(pending, 1, [])
     new = Removal("Address", "agency", "lobby", "new", "1")
-    assert retire(pending, 2, [new], serving=frozenset({one.address for one in addresses("lobby", 4)}))
+    assert retire(pending, 2, [new], serving=frozenset({removal.address for removal in addresses("lobby", 4)}))
     assert not retire(pending, 3, [])
     assert retire(pending, 4, addresses("bar", 4), name="bar"), "only one address of the lobby is out of service"
 
@@ -237,7 +237,7 @@ def test_confirmation_that_stays_in_place_covers_no_later_document(pending: remo
     assert decide(pending, 1, in_force=30, confirmed=[digest]).allowed == frozenset(first)
     for removal in first:
         pending.withdraw(removal, 2)
-    published_again = [msgspec.structs.replace(one, version="2") for one in first]
+    published_again = [msgspec.structs.replace(removal, version="2") for removal in first]
     want(pending, published_again, 3)
     decision = decide(pending, 5, in_force=30, confirmed=[digest])
     assert not decision.allowed
@@ -323,17 +323,17 @@ KEYS = model.derive_keys(bytes(range(32)))
 
 def cache_with(*listeners_in_force: tuple[str, str]) -> Cache:
     """A cache with one document for each (namespace, name)."""
-    found = Cache(OperatorSettings())
-    found.set_keys(KEYS)
+    cache = Cache(OperatorSettings())
+    cache.set_keys(KEYS)
     for namespace, name in listeners_in_force:
         address = documents.Address("hooks.example.com", f"/v1/{namespace}-{name}")
         tenant = documents.TenantDocument("acme")
         document = documents.ListenerDocument(namespace, name, tenant, (address,), generation=1)
         envelope = config_secret.envelope_of(document, "1", KEYS.document)
-        manifest = children.build_config_secret(envelope, found.install).manifest
+        manifest = children.build_config_secret(envelope, cache.install).manifest
         about = {**manifest["metadata"], "uid": f"{namespace}-{name}", "resourceVersion": "1"}
-        found.put(kinds.SECRET, {**manifest, "metadata": about})
-    return found
+        cache.put(kinds.SECRET, {**manifest, "metadata": about})
+    return cache
 
 
 async def decided(
@@ -361,7 +361,7 @@ async def decided(
         await asyncio.sleep(0)
     running.cancel()
     queued = {key.path for key in iter(queue.take, None) if key.kind == "Listener"}
-    return {one.namespace for one in cache.halted}, queued
+    return {halted.namespace for halted in cache.halted}, queued
 
 
 async def test_guard_removes_all_listeners_of_a_namespace_but_not_of_the_install() -> None:

@@ -76,10 +76,10 @@ class Checked:
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> Checked:
     monkeypatch.setattr(resync, "_GRACE_SECONDS", 0.0)
-    found = Checked()
-    found.cache.put(kinds.TENANT, tenant("acme"))
-    found.server.objects[kinds.TENANT.collection()] = [tenant("acme")]
-    return found
+    populated = Checked()
+    populated.cache.put(kinds.TENANT, tenant("acme"))
+    populated.server.objects[kinds.TENANT.collection()] = [tenant("acme")]
+    return populated
 
 
 async def test_equal_versions_request_no_reading(checked: Checked) -> None:
@@ -180,13 +180,13 @@ async def test_failed_list_requests_no_reading(checked: Checked) -> None:
 
 @pytest.mark.parametrize("kind", [kinds.NAMESPACE, kinds.ISSUER, kinds.INGRESS_CLASS, kinds.CLUSTER_ISSUER])
 async def test_every_kind_is_compared_by_version(checked: Checked, kind: kinds.WatchedKind) -> None:
-    before, after = tenant("one"), tenant("one", version="6")
+    original, edited = tenant("one"), tenant("one", version="6")
     if not kind.namespaced:
-        del before["metadata"]["namespace"], after["metadata"]["namespace"]
-    checked.cache.put(kind, before)
-    checked.server.objects[kind.collection()] = [before]
+        del original["metadata"]["namespace"], edited["metadata"]["namespace"]
+    checked.cache.put(kind, original)
+    checked.server.objects[kind.collection()] = [original]
     assert not await checked.is_read_again(kind)
-    checked.server.objects[kind.collection()] = [after]
+    checked.server.objects[kind.collection()] = [edited]
     assert await checked.is_read_again(kind)
 
 

@@ -14,15 +14,15 @@ COMMAND: Any = typer.main.get_command(cli.build())
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "service"),
     [
         ("usher-system/gateway", GatewayService("usher-system", "gateway")),
         ("a/b:admin", GatewayService("a", "b", "admin")),
         ("a/b:9090", GatewayService("a", "b", "9090")),
     ],
 )
-def test_service_flag_is_parsed(text: str, wanted: GatewayService) -> None:
-    assert settings.parse_service(text) == wanted
+def test_service_flag_is_parsed(text: str, service: GatewayService) -> None:
+    assert settings.parse_service(text) == service
 
 
 @pytest.mark.parametrize("text", ["gateway", "a/b/c", "a/B", "a/b:", ""])

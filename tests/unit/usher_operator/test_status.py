@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unit.usher_operator import test_cache
+from support import cache_samples
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
@@ -33,20 +33,22 @@ from usher_operator.workqueue import Workqueue
 LOBBY = Key("Listener", "agency", "lobby")
 
 
-def condition(type_: str = "Ready", status: ConditionStatus = "True", reason: str = "Ready") -> StatusCondition:
-    return StatusCondition(type_, status, reason, "", 1)
+def condition(
+    condition_type: str = "Ready", status: ConditionStatus = "True", reason: str = "Ready"
+) -> StatusCondition:
+    return StatusCondition(condition_type, status, reason, "", 1)
 
 
 def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> kinds.ResourceRecord:
-    found = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
-    times = {one.type: "then" for one in conditions}
+    unreadable = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
+    times = {entry.type: "then" for entry in conditions}
     return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, parsed=found, observed_generation=generation, times=times
+        uid="uid", resource_version="1", generation=1, parsed=unreadable, observed_generation=generation, times=times
     )
 
 
 def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> ResourceStatus:
-    return ResourceStatus(generation, {one.type: one for one in conditions}, fields)
+    return ResourceStatus(generation, {entry.type: entry for entry in conditions}, fields)
 
 
 def test_order_of_conditions_is_no_difference() -> None:
@@ -55,7 +57,7 @@ def test_order_of_conditions_is_no_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "differs"),
+    ("planned", "differs"),
     [
         (status(condition(status="False")), {"Ready"}),
         (status(condition(), condition("Verified")), {"Verified"}),
@@ -64,15 +66,15 @@ def test_order_of_conditions_is_no_difference() -> None:
         (status(condition(), addresses=[]), {"status"}),
     ],
 )
-def test_differences_name_the_changed_conditions(wanted: ResourceStatus, differs: set[str]) -> None:
-    assert differences(wanted, record(condition())) == differs
+def test_differences_name_the_changed_conditions(planned: ResourceStatus, differs: set[str]) -> None:
+    assert differences(planned, record(condition())) == differs
 
 
 def test_transition_time_changes_only_with_the_status() -> None:
-    before = record(condition(), condition("Accepted"))
-    wanted = status(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
-    body = body_of(LOBBY, wanted, before, "now")
-    times = {one["type"]: one["lastTransitionTime"] for one in body["status"]["conditions"]}
+    stored = record(condition(), condition("Accepted"))
+    planned = status(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
+    body = body_of(LOBBY, planned, stored, "now")
+    times = {entry["type"]: entry["lastTransitionTime"] for entry in body["status"]["conditions"]}
     assert times == {"Ready": "then", "Accepted": "now", "Exposed": "now"}
 
 
@@ -133,7 +135,7 @@ class StatusServer:
         assert is_status
         self.writes += 1
         self._meanwhile()
-        return {**test_cache.listener(resourceVersion="2", **self._meta), "status": body["status"]}
+        return {**cache_samples.listener(resourceVersion="2", **self._meta), "status": body["status"]}
 
 
 def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Callable[[], float]) -> StatusWriter:
@@ -150,7 +152,7 @@ def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Ca
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
 async def test_edit_before_a_status_write_queues_the_key(generation: int, is_planned_again: bool) -> None:
     cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
+    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     meta: dict[str, Any] = {"labels": {"a": "b"}} if generation > 1 else {}
     server: Any = StatusServer(generation=generation, **meta)
@@ -161,8 +163,8 @@ async def test_edit_before_a_status_write_queues_the_key(generation: int, is_pla
 
 async def test_answer_to_a_status_write_does_not_undo_an_edit_that_the_watch_reported() -> None:
     cache, kind = Cache(OperatorSettings()), kinds.BY_NAME["Listener"]
-    cache.put(kind, test_cache.listener())
-    edited = test_cache.listener(resourceVersion="3", generation=2)
+    cache.put(kind, cache_samples.listener())
+    edited = cache_samples.listener(resourceVersion="3", generation=2)
     server: Any = StatusServer(lambda: cache.put(kind, edited), generation=1)
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     await status_writer(server, cache, queue, clock=lambda: 0.0).write(Plan(LOBBY, (), status(condition())))
@@ -179,8 +181,8 @@ async def test_answer_to_a_status_write_does_not_undo_an_edit_that_the_watch_rep
 )
 async def test_too_high_observed_generation_is_mended(stored: int, generation: int, writes: int) -> None:
     cache = Cache(OperatorSettings())
-    found = {**test_cache.listener(generation=generation), "status": {"observedGeneration": stored}}
-    cache.put(kinds.BY_NAME["Listener"], found)
+    listener = {**cache_samples.listener(generation=generation), "status": {"observedGeneration": stored}}
+    cache.put(kinds.BY_NAME["Listener"], listener)
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = StatusServer(generation=generation)
     await status_writer(server, cache, queue, clock=lambda: 0.0).write(
@@ -192,7 +194,7 @@ async def test_too_high_observed_generation_is_mended(stored: int, generation: i
 async def test_informational_writes_share_a_rate_limit() -> None:
     now = [0.0]
     cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], {**test_cache.listener(), "status": {"observedGeneration": 1}})
+    cache.put(kinds.BY_NAME["Listener"], {**cache_samples.listener(), "status": {"observedGeneration": 1}})
     queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
     server: Any = StatusServer()
     statuses = status_writer(server, cache, queue, clock=lambda: now[0])
@@ -200,10 +202,10 @@ async def test_informational_writes_share_a_rate_limit() -> None:
 
     async def write(count: int) -> int:
         """Write statuses that differ in an informational condition only; return how many reached the server."""
-        before = server.writes
+        writes_before = server.writes
         for _ in range(count):
             await statuses.write(Plan(LOBBY, (), status(condition("Receiving", reason=f"Reason{next(numbers)}"))))
-        return int(server.writes - before)
+        return int(server.writes - writes_before)
 
     assert await write(6) == 5
     statuses.release()
@@ -224,8 +226,8 @@ async def test_informational_writes_of_one_namespace_do_not_delay_another() -> N
     cache = Cache(OperatorSettings())
     keys = [*(Key("Listener", "agency", f"l{number}") for number in range(100)), Key("Listener", "other", "lobby")]
     for key in keys:
-        found = {**test_cache.listener(key.name, namespace=key.namespace), "status": {"observedGeneration": 1}}
-        cache.put(kinds.BY_NAME["Listener"], found)
+        listener = {**cache_samples.listener(key.name, namespace=key.namespace), "status": {"observedGeneration": 1}}
+        cache.put(kinds.BY_NAME["Listener"], listener)
     queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
     server: Any = StatusServer()
     statuses = status_writer(server, cache, queue, clock=lambda: now[0])

@@ -13,7 +13,7 @@ from usher_operator import watch
 
 def test_token_and_certificates_reach_kopf() -> None:
     certificate, key = certificates.make("client")
-    found = watch.connection_info(
+    information = watch.connection_info(
         ApiConnection(
             server="https://127.0.0.1:6443",
             authorization="Bearer t0ken",
@@ -22,14 +22,14 @@ def test_token_and_certificates_reach_kopf() -> None:
             key=key,
         )
     )
-    assert found.server == "https://127.0.0.1:6443"
-    assert found.as_http_headers() == {"Authorization": "Bearer t0ken"}
-    assert found.as_ssl_context().check_hostname
+    assert information.server == "https://127.0.0.1:6443"
+    assert information.as_http_headers() == {"Authorization": "Bearer t0ken"}
+    assert information.as_ssl_context().check_hostname
 
 
 def test_connection_without_credentials_sends_no_header() -> None:
-    found = watch.connection_info(ApiConnection(server="http://127.0.0.1:8001"))
-    assert found.as_http_headers() == {}
+    information = watch.connection_info(ApiConnection(server="http://127.0.0.1:8001"))
+    assert information.as_http_headers() == {}
 
 
 def test_server_name_that_kopf_cannot_check_is_an_error() -> None:

@@ -29,11 +29,11 @@ def queue(clock: Clock) -> Workqueue[str]:
 
 
 def drain(queue: Workqueue[str]) -> list[str]:
-    found = []
+    keys = []
     while (key := queue.take()) is not None:
         queue.done(key)
-        found.append(key)
-    return found
+        keys.append(key)
+    return keys
 
 
 def test_key_added_repeatedly_is_taken_once(queue: Workqueue[str]) -> None:
@@ -225,7 +225,7 @@ Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry
 def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
     queue: Workqueue[int] = Workqueue(clock=clock, random=lambda: 0.0, lane_of=lambda key: str(key % 2), max_per_lane=2)
-    wanted: set[int] = set()
+    expected: set[int] = set()
     processing: set[int] = set()
     for step, key in steps:
         match step:
@@ -234,16 +234,16 @@ def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[s
                     queue.add_after(key, 1)
                 else:
                     (queue.add if step == "add" else queue.add_last)(key)
-                wanted.add(key)
+                expected.add(key)
             case "take":
                 taken = queue.take()
                 if taken is not None:
                     assert taken not in processing
                     processing.add(taken)
-                    wanted.discard(taken)
+                    expected.discard(taken)
             case "retry" if key in processing:
                 queue.retry(key)
-                wanted.add(key)
+                expected.add(key)
             case "done" if key in processing:
                 processing.discard(key)
                 queue.done(key)
@@ -252,11 +252,11 @@ def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[s
     for key in processing:
         queue.done(key)
     clock.now += 1000
-    found = set()
+    drained_keys = set()
     while (taken := queue.take()) is not None:
-        found.add(taken)
+        drained_keys.add(taken)
         queue.done(taken)
-    assert wanted <= found
+    assert expected <= drained_keys
 
 
 def test_lanes_take_turns_in_an_iteration() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unit.usher_operator import test_cache
+from support import cache_samples
 from usher_gateway import config_secret
 from usher_gateway.resources.removal_limit import Removal, RemovalBounds
 from usher_operator import children, kinds, writer
@@ -72,16 +72,18 @@ def child_writer(
     )
 
 
-@pytest.mark.parametrize("known", [None, {}, READY])
+@pytest.mark.parametrize("stored", [None, {}, READY])
 @pytest.mark.parametrize("answered", [{}, READY])
-async def test_child_status_in_an_answer_queues_the_key(known: dict[str, Any] | None, answered: dict[str, Any]) -> None:
+async def test_child_status_in_an_answer_queues_the_key(
+    stored: dict[str, Any] | None, answered: dict[str, Any]
+) -> None:
     cache = Cache(OperatorSettings())
-    if known is not None:
-        cache.put(kinds.INGRESS, ingress(status=known))
+    if stored is not None:
+        cache.put(kinds.INGRESS, ingress(status=stored))
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = Server(ingress("2", status=answered))
     await child_writer(server, cache, queue).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
-    assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
+    assert (KEY in set(iter(queue.take, None))) is (answered != (stored or {}))
 
 
 async def test_answer_does_not_replace_a_later_state_that_the_watch_reported() -> None:
@@ -112,14 +114,14 @@ async def test_answer_does_not_bring_back_a_child_that_was_deleted_meanwhile() -
 
 async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
-    raw = test_cache.config()
+    raw = cache_samples.config()
     ref = ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
     event_logger = RecordingEventLogger(lambda: 0.0)
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
     await child_writer(server, cache, queue, event_logger).apply(
-        Plan(test_cache.LOBBY, (DesiredChild(ref, manifest, "new"),))
+        Plan(cache_samples.LOBBY, (DesiredChild(ref, manifest, "new"),))
     )
     assert event_logger.is_new == [True]
 
@@ -181,29 +183,29 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
 
 
 async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
-    raw = test_cache.certificate(KEY.name)
-    found, cache = await give_up(raw)
-    assert found is not None
-    assert found["spec"] == raw["spec"]
-    assert found["metadata"]["annotations"][children.UNUSED_SINCE_ANNOTATION].endswith("Z")
+    raw = cache_samples.certificate(KEY.name)
+    certificate, cache = await give_up(raw)
+    assert certificate is not None
+    assert certificate["spec"] == raw["spec"]
+    assert certificate["metadata"]["annotations"][children.UNUSED_SINCE_ANNOTATION].endswith("Z")
     (child,) = cache.child_index.of(KEY)
     assert (child.counts_for, child.unused_since != "") == ("agency", True)
-    wanted = raw["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION]
-    assert child.state.desired != wanted, "it is written again once its hostname returns"
+    desired_hash = raw["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION]
+    assert child.state.desired != desired_hash, "it is written again once its hostname returns"
 
 
 @pytest.mark.parametrize(("days", "stays"), [(6.9, True), (7.1, False)])
 async def test_unused_certificate_is_deleted_after_seven_days(days: float, stays: bool) -> None:
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
-    raw = test_cache.certificate(KEY.name, since=since.isoformat())
-    found, cache = await give_up(raw)
-    assert found == (raw if stays else None)
+    raw = cache_samples.certificate(KEY.name, since=since.isoformat())
+    certificate, cache = await give_up(raw)
+    assert certificate == (raw if stays else None)
     assert bool(cache.child_index.of(KEY)) is stays
 
 
 async def test_certificate_that_does_not_count_is_deleted_at_once() -> None:
-    found, _ = await give_up(test_cache.certificate(KEY.name, counts_for=""))
-    assert found is None
+    certificate, _ = await give_up(cache_samples.certificate(KEY.name, counts_for=""))
+    assert certificate is None
 
 
 class SecretServer:
@@ -218,13 +220,13 @@ class SecretServer:
         return {} if path.rpartition("/")[2] in self._present else None
 
     async def apply(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
-        self.written[path.rpartition("/")[2]] = config_secret.decode_data(manifest["data"], test_cache.KEYS.document)
+        self.written[path.rpartition("/")[2]] = config_secret.decode_data(manifest["data"], cache_samples.KEYS.document)
         about = {**manifest["metadata"], "uid": "new", "resourceVersion": "9"}
         return {**manifest, "metadata": about}
 
 
 NAME = config_secret.secret_name("Listener", "agency/lobby")
-NOTHING_WANTED = Plan(test_cache.LOBBY, ())
+NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
 def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: PendingRemovals) -> writer.ChildRemover:
@@ -241,8 +243,8 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: Pen
 
 async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
-    cache.set_keys(test_cache.KEYS)
-    cache.set_gateways((GatewayReport(name="one", stale={test_cache.LOBBY: "uid-lobby"}),))
+    cache.set_keys(cache_samples.KEYS)
+    cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
     remover = child_remover(server, cache, queue, pending)
@@ -255,21 +257,21 @@ async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
     cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(test_cache.KEYS)
-    cache.put(kinds.SECRET, test_cache.config())
+    cache.set_keys(cache_samples.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config())
     server, queue = SecretServer(), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    removal = writer.removal_of(test_cache.LOBBY)
+    removal = writer.removal_of(cache_samples.LOBBY)
     assert removal is not None
     pending.request(removal, 0.0)
     address = Removal("Address", "agency", "lobby", "id")
-    child_remover(server, cache, queue, pending).withdraw(Plan(test_cache.LOBBY, None, retiring=(address,)))
+    child_remover(server, cache, queue, pending).withdraw(Plan(cache_samples.LOBBY, None, retiring=(address,)))
     assert not pending.is_waiting(removal)
 
 
 async def test_request_to_remove_a_document_names_its_version() -> None:
     cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(test_cache.KEYS)
-    cache.put(kinds.SECRET, test_cache.config(resourceVersion="7"))
+    cache.set_keys(cache_samples.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config(resourceVersion="7"))
     queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
     await child_remover(SecretServer(), cache, queue, pending).remove(NOTHING_WANTED)
     assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
@@ -278,18 +280,18 @@ async def test_request_to_remove_a_document_names_its_version() -> None:
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     server = SecretServer()
     await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
-    (found,) = server.written.values()
-    assert found.tombstone
-    assert found.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
+    (tombstone,) = server.written.values()
+    assert tombstone.tombstone
+    assert tombstone.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
     in_cache, server = Cache(OperatorSettings()), SecretServer()
-    in_cache.set_keys(test_cache.KEYS)
-    in_cache.put(kinds.SECRET, test_cache.config())
-    wanted = Plan(test_cache.LOBBY, (DesiredChild(REF, test_cache.config(), "new"),))
-    await remove_stale(server, Cache(OperatorSettings()), wanted)
-    await remove_stale(server, in_cache, Plan(test_cache.LOBBY, None))
+    in_cache.set_keys(cache_samples.KEYS)
+    in_cache.put(kinds.SECRET, cache_samples.config())
+    live_plan = Plan(cache_samples.LOBBY, (DesiredChild(REF, cache_samples.config(), "new"),))
+    await remove_stale(server, Cache(OperatorSettings()), live_plan)
+    await remove_stale(server, in_cache, Plan(cache_samples.LOBBY, None))
     not_seen_yet = SecretServer(NAME)
     await remove_stale(not_seen_yet, Cache(OperatorSettings()), NOTHING_WANTED)
     assert (server.written, not_seen_yet.written) == ({}, {})
@@ -298,11 +300,11 @@ async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
 @pytest.mark.parametrize(("characters", "seconds"), [(1_000, 0.0), (65_536, 0.0), (65_536 + 262_144, 1.0)])
 async def test_worker_pauses_after_a_large_document(characters: int, seconds: float) -> None:
     cache = Cache(OperatorSettings())
-    document = test_cache.config()
+    document = cache_samples.config()
     ref = ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
     large = {**document, "data": {config_secret.DATA_KEY: "x" * characters}}
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     writes = child_writer(Server(document), cache, queue)
-    await writes.write(test_cache.LOBBY, ref, large)
-    assert writes.take_pause(test_cache.LOBBY) == seconds
-    assert writes.take_pause(test_cache.LOBBY) == 0.0
+    await writes.write(cache_samples.LOBBY, ref, large)
+    assert writes.take_pause(cache_samples.LOBBY) == seconds
+    assert writes.take_pause(cache_samples.LOBBY) == 0.0

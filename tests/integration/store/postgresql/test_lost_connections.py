@@ -46,8 +46,8 @@ async def committing(bench: engines.Bench) -> int:
     async def look() -> list[Any]:
         return await asyncio.to_thread(databases.server().rows, query)
 
-    (found,) = await waiting.until(look, every_seconds=0)
-    return int(found[0])
+    (row,) = await waiting.until(look, every_seconds=0)
+    return int(row[0])
 
 
 async def test_visit_is_stored_once_if_the_server_ends_the_commit(bench: engines.Bench) -> None:
@@ -195,20 +195,20 @@ class Callers:
 
     async def more(self, limit_seconds: float = 60) -> None:
         """Wait for 20 more acknowledgements."""
-        wanted = len(self.acknowledged) + 20
+        enough = len(self.acknowledged) + 20
 
         async def look() -> int:
             return len(self.acknowledged)
 
-        await waiting.until(look, lambda seen: seen >= wanted, limit_seconds=limit_seconds)
+        await waiting.until(look, lambda count: count >= enough, limit_seconds=limit_seconds)
 
     async def finish(self) -> None:
         """Stop, and check that the store has each acknowledged arrival and its delivery once."""
         self._is_over = True
         await asyncio.gather(*self._tasks)
         await self._store.flush()
-        found = await self._store.visit_bodies(Filter(), 100_000)
-        assert sorted((one.body or b"").decode() for one in found) == sorted(self.acknowledged)
+        bodies = await self._store.visit_bodies(Filter(), 100_000)
+        assert sorted((stored.body or b"").decode() for stored in bodies) == sorted(self.acknowledged)
         usage = await self._store.usage(0, 1 << 62)
         counters = (model.Counter.visits, model.Counter.created, model.Counter.delivered)
         total = {name: sum(row.counts.get(name, 0) for row in usage) for name in counters}
@@ -235,7 +235,7 @@ async def replicating(primary: PostgresServer) -> None:
     async def look() -> list[Any]:
         return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
 
-    await waiting.until(look, lambda found: [row[0] for row in found] == ["sync"])
+    await waiting.until(look, lambda states: [row[0] for row in states] == ["sync"])
 
 
 async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from integration.store.postgresql.conftest import Gateways
 from postgresql.server import PostgresServer, StandbyServer
 from support import databases, engines, samples, waiting
 from usher_gateway import model
@@ -61,7 +60,7 @@ async def test_names_that_the_database_lost_are_written_again(bench: engines.Ben
     assert [row["tenant"] for row in await bench.visits()] == ["acme", "globex", "acme"]
 
 
-async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: Gateways) -> None:
+async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: list[engines.Bench]) -> None:
     """Another gateway writes a new name first, for which a counter of the database would give out the same number."""
     first, second = gateways
     await first.accept(samples.arrival("kept"))
@@ -75,7 +74,7 @@ async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: Gateways)
     assert await second.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
 
 
-async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: Gateways) -> None:
+async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: list[engines.Bench]) -> None:
     first, second = gateways
     await first.accept(samples.arrival("kept"))
     copy = await save(first)
@@ -86,7 +85,7 @@ async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gate
     assert first.store.route(accepted.deliveries[0].route) == BAR_ROUTE
 
 
-async def test_backlog_is_claimed_by_a_gateway_that_remembers_another_number(gateways: Gateways) -> None:
+async def test_backlog_is_claimed_by_a_gateway_that_remembers_another_number(gateways: list[engines.Bench]) -> None:
     first, second = gateways
     await first.accept(samples.arrival("kept"))
     copy = await save(first)
@@ -143,7 +142,7 @@ async def replicating(primary: PostgresServer) -> None:
     async def look() -> list[Any]:
         return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
 
-    await waiting.until(look, lambda found: [row[0] for row in found] == ["sync"])
+    await waiting.until(look, lambda states: [row[0] for row in states] == ["sync"])
 
 
 async def name_written(primary: PostgresServer) -> None:

@@ -58,9 +58,9 @@ async def migrate(dsn: str, migrations: list[schema.Migration]) -> list[schema.M
 
 
 def test_migrations_have_consecutive_numbers_and_titles() -> None:
-    found = schema.all_migrations()
-    assert [migration.number for migration in found] == list(range(1, len(found) + 1))
-    assert all(migration.title and migration.sql for migration in found)
+    migrations = schema.all_migrations()
+    assert [migration.number for migration in migrations] == list(range(1, len(migrations) + 1))
+    assert all(migration.title and migration.sql for migration in migrations)
 
 
 def test_dry_run_lists_the_migrations_and_changes_nothing(empty: str) -> None:
@@ -129,8 +129,10 @@ async def test_gateway_that_is_too_old_refuses_to_start(database: str) -> None:
 
 async def test_several_processes_make_each_migration_once(empty: str) -> None:
     migrations = [*schema.all_migrations(), NEXT]
-    found = await asyncio.gather(*[migrate(databases.owner_dsn(empty), migrations) for _ in range(4)])
-    assert sorted(one.number for done in found for one in done) == [one.number for one in migrations]
+    migrated = await asyncio.gather(*[migrate(databases.owner_dsn(empty), migrations) for _ in range(4)])
+    assert sorted(migration.number for done in migrated for migration in done) == [
+        migration.number for migration in migrations
+    ]
 
 
 async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database: str) -> None:

@@ -119,5 +119,5 @@ async def test_frequent_statements_scan_no_large_table(filled: str) -> None:
 
 def test_deliveries_are_vacuumed_after_two_percent_changed(database: str) -> None:
     """A claim walks over the index entries of what left the backlog since the last vacuum."""
-    (found,) = databases.server().rows("select reloptions from pg_class where relname = 'deliveries'", database)
-    assert found[0] == ["autovacuum_vacuum_scale_factor=0.02"]
+    (row,) = databases.server().rows("select reloptions from pg_class where relname = 'deliveries'", database)
+    assert row[0] == ["autovacuum_vacuum_scale_factor=0.02"]

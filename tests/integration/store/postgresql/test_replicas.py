@@ -53,12 +53,12 @@ async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) 
     first, second = gateways
     with structlog.testing.capture_logs() as logs:
         for number in range(ROUNDS):
-            contents = [f"{number} {one}" for one in range(8)]
-            found = await asyncio.gather(
+            contents = [f"{number} {position}" for position in range(8)]
+            words_of_gateways = await asyncio.gather(
                 first.words(*map(samples.arrival, contents)), second.words(*map(samples.arrival, reversed(contents)))
             )
-            for one, other in zip(found[0], reversed(found[1]), strict=True):
-                assert sorted([one, other]) == ["Repeat", "Visit"]
+            for word, other_word in zip(words_of_gateways[0], reversed(words_of_gateways[1]), strict=True):
+                assert sorted([word, other_word]) == ["Repeat", "Visit"]
     assert logs == [], "a deadlock would be logged as a failed commit"
     assert (await first.counts())["visits"] == 8 * ROUNDS
     assert await second.violations() == []
@@ -74,8 +74,10 @@ async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) 
 async def test_identical_arrivals_at_the_same_instant_are_one_visit(gateways: Gateways, pairs: int) -> None:
     """Each pair is alone, so that two transactions meet at one key and nothing else decides."""
     for number in range(pairs):
-        found = await asyncio.gather(*[bench.words(samples.arrival(f"pair {number}")) for bench in gateways])
-        assert sorted(word for words in found for word in words) == ["Repeat", "Visit"]
+        words_of_gateways = await asyncio.gather(
+            *[bench.words(samples.arrival(f"pair {number}")) for bench in gateways]
+        )
+        assert sorted(word for words in words_of_gateways for word in words) == ["Repeat", "Visit"]
     counts = await gateways[0].counts()
     assert (counts["visits"], counts["repeats"], counts["created"]) == (pairs, pairs, pairs)
     assert await gateways[1].violations() == []
@@ -85,25 +87,25 @@ async def test_visitor_at_two_gateways_is_one_visit(gateways: Gateways) -> None:
     """The bodies differ, so that only the visitor's key decides."""
     for number in range(ROUNDS // 5):
         visitor = samples.digest(f"visitor {number}")
-        found = await asyncio.gather(
+        words_of_gateways = await asyncio.gather(
             *[
                 bench.words(samples.arrival(f"{number} {place}", visitor_key=visitor))
                 for place, bench in enumerate(gateways)
             ]
         )
-        assert sorted(word for words in found for word in words) == ["Repeat", "Visit"]
+        assert sorted(word for words in words_of_gateways for word in words) == ["Repeat", "Visit"]
 
 
 async def test_once_per_mark_at_two_gateways_allows_one_delivery(gateways: Gateways) -> None:
     for number in range(ROUNDS // 5):
         plan = samples.plan(once_key=samples.digest(f"mark {number}"), once_until=NOW + DAY)
-        found = await asyncio.gather(
+        batches = await asyncio.gather(
             *[
                 bench.accept(samples.arrival(f"{number} {place}", if_visit=(plan,)))
                 for place, bench in enumerate(gateways)
             ]
         )
-        assert sorted(len(accepted.deliveries) for batch in found for accepted in batch) == [0, 1]
+        assert sorted(len(accepted.deliveries) for batch in batches for accepted in batch) == [0, 1]
 
 
 async def test_release_locks_marks_in_the_order_of_accepted_visits(gateways: Gateways) -> None:
@@ -111,8 +113,8 @@ async def test_release_locks_marks_in_the_order_of_accepted_visits(gateways: Gat
     bench, _ = gateways
     low, high = sorted([samples.digest("a"), samples.digest("b")])
     await bench.accept(samples.quarantined("q"), samples.quarantined("r"))
-    found = await bench.store.quarantined(Filter(), 10)
-    for arrival, mark in zip(found, (high, low), strict=True):
+    quarantined = await bench.store.quarantined(Filter(), 10)
+    for arrival, mark in zip(quarantined, (high, low), strict=True):
         arrival.if_visit = (samples.plan(once_key=mark, once_until=samples.NOW + samples.DAY),)
     name, server = databases.name_of(bench.place), databases.server()
     waiters = f"select pid from pg_stat_activity where datname = '{name}' and wait_event_type = 'Lock'"
@@ -121,7 +123,7 @@ async def test_release_locks_marks_in_the_order_of_accepted_visits(gateways: Gat
         transaction = somebody.transaction()
         await transaction.start()
         await somebody.execute("insert into once_marks values ($1, 1)", low)
-        released = asyncio.create_task(bench.store.release(found, samples.NOW))
+        released = asyncio.create_task(bench.store.release(quarantined, samples.NOW))
         await waiting.until(lambda: asyncio.to_thread(server.rows, waiters))
         await somebody.execute("insert into once_marks values ($1, 1)", high)
         await transaction.rollback()
@@ -243,12 +245,12 @@ async def test_heartbeat_of_a_gateway_that_comes_back_ends_it(gateways: Gateways
 async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gateways) -> None:
     first, _ = gateways
     owned = engines.postgresql(first.store).ownership
-    found = [owned.may_attempt]
+    may_attempt = [owned.may_attempt]
     owned._beat_at -= 25
-    found.append(owned.may_attempt)
+    may_attempt.append(owned.may_attempt)
     await beat(first)
-    found.append(owned.may_attempt)
-    assert found == [True, False, True]
+    may_attempt.append(owned.may_attempt)
+    assert may_attempt == [True, False, True]
 
 
 async def test_first_validity_starts_before_the_incarnation_does(
@@ -353,11 +355,11 @@ async def test_share_of_a_stopped_gateway_goes_to_the_others(gateways: Gateways)
     first, second = gateways
     old = Follower(first)
     await beat(first)
-    found = [len(old.members)]
+    member_counts = [len(old.members)]
     await second.store.close()
     await beat(first)
-    found.append(len(old.members))
-    assert found == [2, 1]
+    member_counts.append(len(old.members))
+    assert member_counts == [2, 1]
 
 
 # Usage
@@ -456,6 +458,6 @@ async def test_wrong_clock_of_a_dead_gateway_delays_no_delivery(gateways: Gatewa
         await bench.store.flush()
     await first.engine.crash(first.store)
     await engines.postgresql(second.store).ownership.beat()
-    due = {one.destination: one.next_due_at for one in await second.store.due()}
+    due = {due_lane.destination: due_lane.next_due_at for due_lane in await second.store.due()}
     assert now <= due["agency/crm"] < now + samples.HOUR
     assert due["agency/mailer"] == now + 7 * samples.HOUR

@@ -54,14 +54,14 @@ async def test_visits_are_accepted_while_a_slice_waits(gateways: Gateways) -> No
     bench.clock.now = NOW + 40 * DAY
     waiters = WAITING.format(databases.name_of(bench.place))
     async with locked(bench, "select from bodies for update"):
-        slice_ = asyncio.create_task(bench.store.prune(bench.clock.now))
+        pruning = asyncio.create_task(bench.store.prune(bench.clock.now))
         await waiting.until(lambda: rows(bench, waiters))
         tenants = [model.ListenerName("agency", f"tenant-{number}", "lobby") for number in range(8)]
-        new = [samples.arrival(one.tenant, bench.clock.now, listener=one, if_visit=()) for one in tenants]
+        new = [samples.arrival(name.tenant, bench.clock.now, listener=name, if_visit=()) for name in tenants]
         assert await bench.words(*new) == ["Visit"] * 8
         await bench.store.note_oldest_claimed()
-        assert not slice_.done()
-    assert await slice_ == 1
+        assert not pruning.done()
+    assert await pruning == 1
 
 
 async def test_body_stays_while_its_dead_delivery_is_locked(gateways: Gateways) -> None:
@@ -95,13 +95,13 @@ async def test_locked_arrival_is_deleted_by_a_later_walk(gateways: Gateways) -> 
 async def test_release_waits_for_the_slice_that_deletes_the_body(gateways: Gateways) -> None:
     bench, _ = gateways
     await bench.accept(samples.quarantined("q"))
-    (found,) = await bench.store.quarantined(ANY, 10)
-    found.if_visit = (samples.plan(),)
+    (quarantined,) = await bench.store.quarantined(ANY, 10)
+    quarantined.if_visit = (samples.plan(),)
     waiters = WAITING.format(databases.name_of(bench.place))
     async with locked(
         bench, "update bodies set body = null where key in (select key from arrivals for update) returning key"
     ):
-        released = asyncio.create_task(bench.store.release([found], NOW))
+        released = asyncio.create_task(bench.store.release([quarantined], NOW))
         await waiting.until(lambda: rows(bench, waiters))
     assert await released == 0
     assert await bench.deliveries() == []
@@ -125,12 +125,12 @@ async def test_slice_locks_contents_in_the_order_of_accepted_visits(gateways: Ga
     try:
         async with somebody.transaction():
             await somebody.execute(lock, low.fingerprint)
-            slice_ = asyncio.create_task(bench.store.prune(bench.clock.now))
+            pruning = asyncio.create_task(bench.store.prune(bench.clock.now))
             await waiting.until(lambda: rows(bench, WAITING.format(databases.name_of(bench.place))))
             await somebody.execute(lock, high.fingerprint)
     finally:
         await somebody.close()
-    assert await slice_ == 60
+    assert await pruning == 60
 
 
 async def test_visit_times_of_kept_arrivals_stay(gateways: Gateways) -> None:

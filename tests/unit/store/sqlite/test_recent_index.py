@@ -11,19 +11,19 @@ TIMES = st.lists(st.integers(0, 60), max_size=40)
 
 def filled(*stretches: list[int]) -> RecentIndex:
     """Return an index with two generations: one that is being folded, and one that grows."""
-    made = RecentIndex(fold_rows=1)
+    index = RecentIndex(fold_rows=1)
     for times in stretches:
         for key, time in enumerate(times):
-            made.growing.add(RecentArrival(key, 0, b"f" * 16, VISITOR, time, is_visit=True, remembers_print=True))
-        made.next_bucket()
-    return made
+            index.growing.add(RecentArrival(key, 0, b"f" * 16, VISITOR, time, is_visit=True, remembers_print=True))
+        index.next_bucket()
+    return index
 
 
 @settings(max_examples=100)
 @given(TIMES, TIMES, st.integers(-5, 65), st.integers(-5, 65))
 def test_sighting_between_two_times_is_found_if_it_exists(
-    folding: list[int], growing: list[int], after: int, before: int
+    folding: list[int], growing: list[int], earliest: int, latest: int
 ) -> None:
-    between = [time for time in folding + growing if after < time < before]
-    found = filled(folding, growing).sighting_between(VISITOR, after, before)
-    assert found in between if between else found is None
+    between = [time for time in folding + growing if earliest < time < latest]
+    sighting = filled(folding, growing).sighting_between(VISITOR, earliest, latest)
+    assert sighting in between if between else sighting is None

@@ -35,7 +35,7 @@ def load(file: pathlib.Path) -> tuple[views.MemoryView, list[Key]]:
     for kind, status in given.pop("says", {}).items():
         built.controllers_say(kind, status)
     if gateways := given.pop("gateways", None):
-        built.set(gateways=tuple(gateway(built, one) for one in gateways))
+        built.set(gateways=tuple(gateway(built, fields) for fields in gateways))
     built.settle()
     keys = [key(text) for text in given.pop("keys", ())] or sorted(built.every_key())
     assert not given, f"unknown: {given}"
@@ -44,7 +44,8 @@ def load(file: pathlib.Path) -> tuple[views.MemoryView, list[Key]]:
 
 def gateway(built: views.MemoryView, given: dict[str, Any]) -> GatewayReport:
     reports = {
-        name: {path: type_(**one) for path, one in given.get(name, {}).items()} for name, type_ in SUBJECTS.items()
+        name: {path: report_type(**fields) for path, fields in given.get(name, {}).items()}
+        for name, report_type in SUBJECTS.items()
     }
     return built.gateway(given["name"], **reports)
 
@@ -57,7 +58,7 @@ def key(text: str) -> Key:
 
 def planned(file: pathlib.Path) -> str:
     built, keys = load(file)
-    plans = [views.shown(plan.plan(built, one)) for one in keys]
+    plans = [views.shown(plan.plan(built, planned_key)) for planned_key in keys]
     return yaml.safe_dump_all(plans, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -70,4 +71,4 @@ def test_plans_equal_the_golden_files(case: pathlib.Path, update_golden: bool) -
 
 
 def test_each_golden_file_has_a_case() -> None:
-    assert sorted(one.name for one in (HERE / "golden").iterdir()) == [one.name for one in CASES]
+    assert sorted(path.name for path in (HERE / "golden").iterdir()) == [case.name for case in CASES]

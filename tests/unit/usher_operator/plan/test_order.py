@@ -54,7 +54,7 @@ LISTENER_SPEC = st.fixed_dictionaries(
     },
     optional={
         "addresses": st.lists(ADDRESS, min_size=1, max_size=2).map(
-            lambda found: [{"name": f"a{number}", **one} for number, one in enumerate(found)]
+            lambda addresses: [{"name": f"a{number}", **address} for number, address in enumerate(addresses)]
         )
     },
 )
@@ -68,23 +68,23 @@ AGENCIES = st.lists(
     | resource("Tenant", st.just({}))
     | resource("Listener", LISTENER_SPEC),
     max_size=14,
-    unique_by=lambda one: (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]),
+    unique_by=lambda manifest: (manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]),
 )
 
 
 def built(manifests: list[dict[str, Any]]) -> views.MemoryView:
-    found = views.MemoryView()
-    found.set(gateways=())  # they were asked, so a hostname that two tenants claim is decided
+    view = views.MemoryView()
+    view.set(gateways=())  # they were asked, so a hostname that two tenants claim is decided
     for raw in manifests:
         meta = raw["metadata"]
-        found.put({**raw, "metadata": {**meta, "uid": f"{meta.get('namespace')}/{meta['name']}"}})
-    return found
+        view.put({**raw, "metadata": {**meta, "uid": f"{meta.get('namespace')}/{meta['name']}"}})
+    return view
 
 
 def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
-    found = built(manifests)
-    found.settle()
-    return {key: plan.plan(found, key) for key in found.every_key()}
+    view = built(manifests)
+    view.settle()
+    return {key: plan.plan(view, key) for key in view.every_key()}
 
 
 @settings(max_examples=30)
@@ -98,26 +98,26 @@ def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chan
 @settings(max_examples=30)
 @given(AGENCIES)
 def test_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
-    found = built([CLASS, *manifests])
-    found.settle()
-    for key in found.every_key():
-        assert plan.plan(found, key) == plan.plan(found, key)
-        assert not found.apply(plan.plan(found, key))
+    view = built([CLASS, *manifests])
+    view.settle()
+    for key in view.every_key():
+        assert plan.plan(view, key) == plan.plan(view, key)
+        assert not view.apply(plan.plan(view, key))
 
 
 @settings(max_examples=40)
 @given(AGENCIES)
 def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[str, Any]]) -> None:
-    found = built([CLASS, *manifests])
-    found.settle()
-    published = {key: one.document for key in found.in_place if (one := found.published(key)) is not None}
-    oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[1].uid))
-    given_ = compiler.collect((seen.resource for _, seen in oldest_first), {})
-    wanted = compiler.compile_resources(given_, compiler.CompileContext(keys=views.KEYS)).snapshot
+    view = built([CLASS, *manifests])
+    view.settle()
+    published = {key: stored.document for key in view.in_place if (stored := view.published(key)) is not None}
+    oldest_first = sorted(view.seen.items(), key=lambda item: (item[1].created, item[1].uid))
+    collected = compiler.collect((cached.resource for _, cached in oldest_first), {})
+    compiled = compiler.compile_resources(collected, compiler.CompileContext(keys=views.KEYS)).snapshot
     by_kind: dict[str, dict[str, documents.ListenerDocument | documents.DestinationDocument]] = {
         "Listener": {},
         "Destination": {},
     }
     for key, document in published.items():
         by_kind[key.kind][key.path] = document
-    assert by_kind == {"Listener": wanted.listeners, "Destination": wanted.destinations}
+    assert by_kind == {"Listener": compiled.listeners, "Destination": compiled.destinations}

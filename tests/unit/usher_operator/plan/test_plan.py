@@ -20,21 +20,21 @@ HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 def document(built: views.MemoryView, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
     built.settle()
-    found = built.published(key)
-    assert found is not None
-    return found.document
+    published = built.published(key)
+    assert published is not None
+    return published.document
 
 
 def authentication(built: views.MemoryView) -> documents.Authentication:
-    found = document(built)
-    assert isinstance(found, documents.ListenerDocument)
-    return found.authentication
+    listener = document(built)
+    assert isinstance(listener, documents.ListenerDocument)
+    return listener.authentication
 
 
 def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
-    found = document(built, key)
-    assert isinstance(found, documents.ListenerDocument)
-    return [address.host for address in found.addresses]
+    listener = document(built, key)
+    assert isinstance(listener, documents.ListenerDocument)
+    return [address.host for address in listener.addresses]
 
 
 def test_listener_without_its_first_credentials_fails_closed() -> None:
@@ -70,9 +70,9 @@ def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: di
     plan_reasons.url_secret_name_taken(built)
     foreign = {"name": "lobby-url", "labels": labels}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
-    wanted = plan.plan(built, KEY)
-    assert wanted.children is not None
-    assert [child.ref.namespace for child in wanted.children] == ["usher-config"]
+    planned = plan.plan(built, KEY)
+    assert planned.children is not None
+    assert [child.ref.namespace for child in planned.children] == ["usher-config"]
     assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
     assert "paste" not in built.condition("Listener", plan_samples.LISTENER, "Receiving").message
 
@@ -85,11 +85,11 @@ def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
 
 def test_namespace_without_admission_keeps_what_is_published() -> None:
     built = plan_samples.agency()
-    before = document(built)
+    published_before = document(built)
     built.access["default"] = "Denied"
     built.edit("Listener", plan_samples.LISTENER, state="Suspended")
     built.add(plan_samples.listener("new"))
-    assert document(built) == before
+    assert document(built) == published_before
     assert built.published(Key("Listener", "default", "new")) is None
 
 
@@ -104,12 +104,12 @@ def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it
 
 def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> None:
     built = plan_samples.agency()
-    before = plan.plan(built, KEY)
-    built.apply(before)
+    original = plan.plan(built, KEY)
+    built.apply(original)
     listener_is_absent(built)
-    after = plan.plan(built, KEY)
-    assert after.children == ()
-    assert [child.name for child in after.staying] == ["lobby-url"]
+    after_removal = plan.plan(built, KEY)
+    assert after_removal.children == ()
+    assert [child.name for child in after_removal.staying] == ["lobby-url"]
 
 
 def test_destination_without_secrets_needs_no_admission() -> None:
@@ -121,21 +121,21 @@ def test_destination_without_secrets_needs_no_admission() -> None:
 def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    before = authentication(built)
+    published_before = authentication(built)
     del built.secrets["default/purple"]
-    assert before.digest
-    assert authentication(built) == before
+    assert published_before.digest
+    assert authentication(built) == published_before
     assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
 
 
 def test_rotated_secret_changes_the_document() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    before = authentication(built)
+    published_before = authentication(built)
     labels = {"usher.dev/watch": "true"}
     data = {"username": "cHVycGxl", "password": "bmV3"}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple", "labels": labels}, "data": data})
-    assert authentication(built) != before
+    assert authentication(built) != published_before
 
 
 def test_unknown_secret_is_looked_up_first() -> None:
@@ -148,10 +148,10 @@ def test_unknown_secret_is_looked_up_first() -> None:
 
 def test_too_large_document_leaves_the_last_good_one_in_force() -> None:
     built = plan_samples.agency()
-    before = document(built, DESTINATION)
+    published_before = document(built, DESTINATION)
     plan_reasons.too_large(built)
     assert plan.plan(built, DESTINATION).children is None
-    assert document(built, DESTINATION) == before
+    assert document(built, DESTINATION) == published_before
     assert built.condition("Destination", plan_samples.DESTINATION, "Programmed").status == "Unknown"
 
 
@@ -164,32 +164,32 @@ def test_deleted_tenant_removes_its_listeners() -> None:
 def test_unreadable_tenant_removes_nothing() -> None:
     built = plan_samples.agency()
     key = Key("Tenant", "default", "acme")
-    seen = built.seen.pop(key)
-    built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
-    found = plan.plan(built, KEY)
-    assert found.children is None
-    assert found.status is not None
-    resolved = found.status.condition("ResolvedRefs")
+    cached = built.seen.pop(key)
+    built.broken[key] = UnreadableResource(uid=cached.uid, generation=2, message="`spec.new` is not known")
+    planned = plan.plan(built, KEY)
+    assert planned.children is None
+    assert planned.status is not None
+    resolved = planned.status.condition("ResolvedRefs")
     assert resolved is not None
     assert resolved.reason == "TenantNotFound"
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "type_"),
+    ("kind", "path", "condition_type"),
     [("ListenerClass", "public", "Accepted"), ("Destination", plan_samples.DESTINATION, "ResolvedRefs")],
 )
-def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, type_: str) -> None:
+def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, condition_type: str) -> None:
     built = plan_samples.agency()
     namespace, _, name = path.rpartition("/")
     key = Key(kind, namespace, name)
-    seen = built.seen.pop(key)
-    built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
+    cached = built.seen.pop(key)
+    built.broken[key] = UnreadableResource(uid=cached.uid, generation=2, message="`spec.new` is not known")
     status = plan.plan(built, KEY).status
     assert status is not None
-    found = status.condition(type_)
-    assert found is not None
-    assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in found.message
-    assert "must exist" not in found.message
+    condition = status.condition(condition_type)
+    assert condition is not None
+    assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in condition.message
+    assert "must exist" not in condition.message
 
 
 def test_kept_condition_keeps_its_observed_generation() -> None:
@@ -198,24 +198,29 @@ def test_kept_condition_keeps_its_observed_generation() -> None:
     built.set(keys=None)
     status = plan.plan(built, KEY).status
     assert status is not None
-    found = {one.type: one.observed_generation for one in status.conditions.values()}
-    assert (found["Accepted"], found["Ready"], found["ResolvedRefs"], found["Programmed"]) == (2, 2, 1, 1)
+    generations = {condition.type: condition.observed_generation for condition in status.conditions.values()}
+    assert (generations["Accepted"], generations["Ready"], generations["ResolvedRefs"], generations["Programmed"]) == (
+        2,
+        2,
+        1,
+        1,
+    )
 
 
 def test_unreadable_listener_keeps_children_and_conditions() -> None:
     built = plan_samples.agency()
-    before = built.seen[KEY]
+    cached = built.seen[KEY]
     plan_reasons.unreadable(built)
-    found = plan.plan(built, KEY)
-    assert found.children is None
-    assert found.status is not None
-    assert found.status.fields == before.fields
-    assert {one.type for one in before.conditions} == set(found.status.conditions)
+    planned = plan.plan(built, KEY)
+    assert planned.children is None
+    assert planned.status is not None
+    assert planned.status.fields == cached.fields
+    assert {condition.type for condition in cached.conditions} == set(planned.status.conditions)
 
 
 def test_deleted_resource_has_no_children_and_no_status() -> None:
-    found = plan.plan(plan_samples.agency(), Key("Listener", "default", "never-there"))
-    assert found == Plan(Key("Listener", "default", "never-there"))
+    planned = plan.plan(plan_samples.agency(), Key("Listener", "default", "never-there"))
+    assert planned == Plan(Key("Listener", "default", "never-there"))
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
@@ -241,9 +246,9 @@ def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
     built = plan_samples.agency()
     plan_reasons.class_is_gone(built)
     built.edit("Tenant", "default/acme", state="Suspended")
-    found = document(built)
-    assert isinstance(found, documents.ListenerDocument)
-    assert found.tenant.state == "Suspended"
+    listener = document(built)
+    assert isinstance(listener, documents.ListenerDocument)
+    assert listener.tenant.state == "Suspended"
     assert plan.plan(built, HOSTNAME).children is None
 
 
@@ -304,9 +309,9 @@ def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
 def test_arrival_at_a_retired_address_prolongs_it() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", hostname="new.example.com")
-    found = document(built)
-    assert isinstance(found, documents.ListenerDocument)
-    (retired,) = found.retired_addresses
+    listener = document(built)
+    assert isinstance(listener, documents.ListenerDocument)
+    (retired,) = listener.retired_addresses
     built.set(now=views.NOW + 6 * DAY)
     report = ListenerReport(retired_arrivals={retired.id: views.NOW + 6 * DAY})
     built.gateways_run_it(listeners={plan_samples.LISTENER: report})
@@ -386,11 +391,11 @@ def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
 ) -> None:
     built = claimed_by_a_rival()
     absent(built)
-    wanted = plan.plan(built, RIVAL)
-    assert wanted.status is not None
-    accepted = wanted.status.condition("Accepted")
+    planned = plan.plan(built, RIVAL)
+    assert planned.status is not None
+    accepted = planned.status.condition("Accepted")
     assert accepted is not None
-    assert (accepted.reason, wanted.children) == ("HostnameConflict", ())
+    assert (accepted.reason, planned.children) == ("HostnameConflict", ())
     assert "default" not in accepted.message
 
 
@@ -404,9 +409,13 @@ def on_hostname(hostname: str) -> dict[str, Any]:
 
 def served(built: views.MemoryView) -> set[str]:
     """Return the hostnames at which a document in force has the fixed path."""
-    found = [built.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
-    listeners = [one.document for one in found if one and isinstance(one.document, documents.ListenerDocument)]
-    return {address.host for one in listeners for address in one.addresses if address.path == "/hook"}
+    documents_in_force = [built.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
+    listeners = [
+        published.document
+        for published in documents_in_force
+        if published and isinstance(published.document, documents.ListenerDocument)
+    ]
+    return {address.host for listener in listeners for address in listener.addresses if address.path == "/hook"}
 
 
 @pytest.mark.parametrize("order", [("lobby", "second", "lobby"), ("second", "lobby", "second")])
@@ -483,8 +492,8 @@ def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> 
     built.settle()
     built.edit("ListenerClass", "public", hostname="hooks.example.com")
     built.settle()
-    found = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
-    (certificate,) = [child.manifest for child in found if child.ref.kind == "Certificate"]
+    desired = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
+    (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
 
 
@@ -571,8 +580,8 @@ def test_certificate_says_for_which_namespace_its_hostname_counts(
     built.edit("ListenerClass", "public", maximums=maximums, tls=plan_samples.PER_HOSTNAME)
     built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
     built.settle()
-    found = plan.plan(built, Key("Hostname", "", hostname)).children or ()
-    (certificate,) = [child.manifest for child in found if child.ref.kind == "Certificate"]
+    desired = plan.plan(built, Key("Hostname", "", hostname)).children or ()
+    (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"].get(children.COUNTS_FOR_ANNOTATION) == counts_for
 
 
@@ -580,11 +589,11 @@ def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    before = plan.plan(built, HOSTNAME)
+    original_plan = plan.plan(built, HOSTNAME)
     built.add(plan_samples.listener("second"))
     built.settle()
-    assert before.children
-    assert plan.plan(built, HOSTNAME) == before
+    assert original_plan.children
+    assert plan.plan(built, HOSTNAME) == original_plan
 
 
 def test_old_ingress_stays_while_the_gateway_api_is_missing() -> None:
@@ -646,8 +655,8 @@ def test_class_certificate_covers_no_other_hostname() -> None:
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=tls)
     built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
     built.settle()
-    found = built.condition("Listener", plan_samples.LISTENER, "CertificateReady")
-    assert (found.reason, "PerHostname" in found.message) == ("Failed", True)
+    condition = built.condition("Listener", plan_samples.LISTENER, "CertificateReady")
+    assert (condition.reason, "PerHostname" in condition.message) == ("Failed", True)
     children = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
 
@@ -664,14 +673,14 @@ def test_tenant_message_names_three_listeners_and_no_count() -> None:
 def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
     built = plan_samples.agency()
     built.settle()
-    before = document(built)
-    assert isinstance(before, documents.ListenerDocument)
+    published_before = document(built)
+    assert isinstance(published_before, documents.ListenerDocument)
     built.waiting.add(KEY)
     built.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
     waiting = plan.plan(built, KEY)
     assert waiting.children is None
-    assert [(one.kind, one.name, one.address, one.version) for one in waiting.retiring] == [
-        ("Address", "lobby", before.addresses[0].id, views.VERSION)
+    assert [(retiring.kind, retiring.name, retiring.address, retiring.version) for retiring in waiting.retiring] == [
+        ("Address", "lobby", published_before.addresses[0].id, views.VERSION)
     ]
     assert waiting.status is not None
     programmed = waiting.status.condition("Programmed")
@@ -679,7 +688,7 @@ def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> N
     assert (programmed.status, "stays in force" in programmed.message) == ("Unknown", True)
     built.waiting.clear()
     built.settle()
-    assert document(built) != before
+    assert document(built) != published_before
     assert plan.plan(built, KEY).retiring == ()
 
 

@@ -24,18 +24,18 @@ def test_each_cause_gives_its_reason(case: plan_reasons.Case) -> None:
 def _generation(built: views.MemoryView, case: plan_reasons.Case) -> int:
     namespace, _, name = case.path.rpartition("/")
     key = Key(case.kind, namespace, name)
-    found = built.seen.get(key)
-    return found.resource.metadata.generation if found else built.broken[key].generation
+    cached = built.seen.get(key)
+    return cached.resource.metadata.generation if cached else built.broken[key].generation
 
 
 def test_each_reason_has_a_case() -> None:
-    words = {str(one) for one in OperatorReason} | {str(one) for one in Reason}
+    words = {str(operator_reason) for operator_reason in OperatorReason} | {str(reason) for reason in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
     assert words - notices == {case.reason for case in plan_reasons.CASES} - {"ResolvedRefs"}
 
 
 def test_each_condition_has_a_case() -> None:
-    assert {case.type for case in plan_reasons.CASES} == {str(one) for one in ConditionType}
+    assert {case.type for case in plan_reasons.CASES} == {str(condition_type) for condition_type in ConditionType}
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
@@ -49,9 +49,11 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: plan_reasons.Case
         ready = status.condition("Ready")
         assert ready is not None
         needed = [
-            one for one in status.conditions.values() if one.type not in INFORMATIONAL_CONDITIONS and one is not ready
+            condition
+            for condition in status.conditions.values()
+            if condition.type not in INFORMATIONAL_CONDITIONS and condition is not ready
         ]
-        assert (ready.status == "True") == all(one.status == "True" for one in needed)
+        assert (ready.status == "True") == all(condition.status == "True" for condition in needed)
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")

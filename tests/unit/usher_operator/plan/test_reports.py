@@ -12,8 +12,8 @@ KEY = Key("Listener", "default", "lobby")
 
 
 def report(built: views.MemoryView, **about: object) -> None:
-    one = ListenerReport(**about)  # type: ignore[arg-type]
-    built.gateways_run_it(listeners={plan_samples.LISTENER: one})
+    listener_report = ListenerReport(**about)  # type: ignore[arg-type]
+    built.gateways_run_it(listeners={plan_samples.LISTENER: listener_report})
 
 
 def addresses(built: views.MemoryView) -> tuple[str, ...]:
@@ -24,9 +24,9 @@ def addresses(built: views.MemoryView) -> tuple[str, ...]:
     return tuple(address.id for address in published.document.live_addresses)
 
 
-def condition(built: views.MemoryView, type_: str) -> tuple[str, str]:
-    found = built.condition("Listener", plan_samples.LISTENER, type_)
-    return found.status, found.reason
+def condition(built: views.MemoryView, condition_type: str) -> tuple[str, str]:
+    condition_of_listener = built.condition("Listener", plan_samples.LISTENER, condition_type)
+    return condition_of_listener.status, condition_of_listener.reason
 
 
 @pytest.mark.parametrize(("word", "status"), [("Receiving", "True"), ("Silent", "False")])
@@ -79,8 +79,8 @@ def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
     assert "Secret `lobby-url`" in built.condition("Listener", plan_samples.LISTENER, "Verified").message
     built.add(plan_samples.listener("new"))
     built.edit("Listener", "default/new", listenerClassName="nope")
-    for type_ in ("Verified", "Receiving"):
-        assert built.condition("Listener", "default/new", type_).message.startswith("there is no URL yet")
+    for condition_type in ("Verified", "Receiving"):
+        assert built.condition("Listener", "default/new", condition_type).message.startswith("there is no URL yet")
 
 
 def test_one_receiving_gateway_is_enough_for_receiving() -> None:
@@ -125,9 +125,9 @@ def test_conditions_stay_without_reports() -> None:
     built = plan_samples.agency()
     report(built, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
     built.settle()
-    before = plan.plan(built, KEY).status
+    previous_status = plan.plan(built, KEY).status
     built.set(gateways=None)
-    assert plan.plan(built, KEY).status == before
+    assert plan.plan(built, KEY).status == previous_status
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy() -> None:
@@ -137,8 +137,8 @@ def test_destination_that_was_tried_before_a_restart_stays_healthy() -> None:
     built.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(tried=False)})
     assert built.condition("Destination", plan_samples.DESTINATION, "Healthy").reason == "Healthy"
     built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://other.example.com/"})
-    found = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
-    assert (found.status, found.reason) == ("Unknown", "NotTried")
+    healthy = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
+    assert (healthy.status, healthy.reason) == ("Unknown", "NotTried")
 
 
 def test_destination_without_reports_keeps_healthy() -> None:
@@ -159,22 +159,22 @@ def test_destination_without_reports_keeps_healthy() -> None:
 )
 def test_open_circuit_message_names_the_error(error: str, says: str) -> None:
     built = plan_samples.agency()
-    one = DestinationReport(circuit_open=True, error=error)
-    built.gateways_run_it(destinations={plan_samples.DESTINATION: one})
+    destination_report = DestinationReport(circuit_open=True, error=error)
+    built.gateways_run_it(destinations={plan_samples.DESTINATION: destination_report})
     assert says in built.condition("Destination", plan_samples.DESTINATION, "Healthy").message
 
 
 def test_forbidden_address_is_reported_before_the_first_attempt() -> None:
     built = plan_samples.agency()
     built.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(error="AddressForbidden")})
-    found = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
-    assert (found.status, found.reason) == ("False", "AddressForbidden")
-    assert "must allow the address with `--allow-destination`" in found.message
+    healthy = built.condition("Destination", plan_samples.DESTINATION, "Healthy")
+    assert (healthy.status, healthy.reason) == ("False", "AddressForbidden")
+    assert "must allow the address with `--allow-destination`" in healthy.message
 
 
 def programmed(built: views.MemoryView) -> tuple[str, str]:
-    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
-    return found.status, found.reason
+    condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
+    return condition_of_listener.status, condition_of_listener.reason
 
 
 def a_gateway_falls_behind(built: views.MemoryView) -> None:
@@ -232,7 +232,7 @@ def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
             built.condition("Listener", plan_samples.LISTENER, "Ready"),
             built.condition("Tenant", "default/acme", "Ready"),
         ]
-        return [(one.status, one.reason) for one in conditions]
+        return [(ready_condition.status, ready_condition.reason) for ready_condition in conditions]
 
     built.edit("Tenant", "default/acme", state="Suspended")
     assert ready() == [("True", "Ready"), ("Unknown", "Pending")]
@@ -259,10 +259,10 @@ def test_waiting_plan_says_when_to_plan_again() -> None:
 
 def test_status_stays_before_the_gateways_are_asked() -> None:
     built = plan_samples.agency()
-    before = plan.plan(built, KEY).status
+    previous_status = plan.plan(built, KEY).status
     built.set(gateways=None)
-    found = plan.plan(built, KEY)
-    assert (found.status, found.is_behind) == (before, False)
+    planned = plan.plan(built, KEY)
+    assert (planned.status, planned.is_behind) == (previous_status, False)
 
 
 def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
@@ -280,9 +280,9 @@ def test_gateway_that_refuses_the_token_must_be_restarted(others: tuple[str, ...
     built.set(gateways=(refusing, *(built.gateway(name) for name in others)))
     built.settle()
     built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
-    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
-    assert (found.status, found.reason) == ("False", reason)
-    assert found.message == (
+    condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
+    assert (condition_of_listener.status, condition_of_listener.reason) == ("False", reason)
+    assert condition_of_listener.message == (
         "gateway `gateway-0` must accept the operator's token: it reads Secret usher-admin-tokens only when it starts, "
         "so restart it"
     )
@@ -293,7 +293,7 @@ def test_last_good_document_is_not_programmed() -> None:
     built.edit("Listener", plan_samples.LISTENER, fields={"occurredAtZone": "Mars/Olympus"})
     built.settle()
     built.gateways_run_it()
-    found = built.condition("Listener", plan_samples.LISTENER, "Programmed")
-    assert (found.status, found.reason) == ("Unknown", "Pending")
-    assert "last good" in found.message
+    condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
+    assert (condition_of_listener.status, condition_of_listener.reason) == ("Unknown", "Pending")
+    assert "last good" in condition_of_listener.message
     assert not plan.plan(built, KEY).is_behind

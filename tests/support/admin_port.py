@@ -8,7 +8,7 @@ from unittest import mock
 
 import aiohttp
 
-from support import engines, samples
+from support import command_line, engines, samples
 from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.admin.metrics_page import MetricsPage
@@ -159,6 +159,16 @@ class Served:
         status, answer = await self.ask("POST", path, json=selection)
         assert status == 200, answer
         return answer
+
+    async def command(self, *arguments: str, **environment: str) -> command_line.CommandRun:
+        """Run a command of `usher` that asks this admin port."""
+        return await command_line.usher(*arguments, USHER_ADMIN=self.url, USHER_DATA=str(self.data), **environment)
+
+    async def output_of(self, *arguments: str, **environment: str) -> str:
+        """Run a command that must succeed; return what it printed."""
+        run = await self.command(*arguments, **environment)
+        assert run.code == 0, run.err
+        return run.out
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,106 @@
+"""Objects of an agency with one listener, as the API server gives them to the operator's cache."""
+
+from typing import Any
+
+from usher_gateway import config_secret, documents, model
+from usher_gateway.resources import listener_class
+from usher_operator import children
+from usher_operator.settings import OperatorSettings
+from usher_operator.view import Install, Key
+
+KEYS = model.derive_keys(bytes(32))
+LOBBY = Key("Listener", "agency", "lobby")
+BAR = Key("Listener", "agency", "bar")
+CRM = Key("Destination", "agency", "crm")
+ACME = Key("Tenant", "agency", "acme")
+PUBLIC = Key("ListenerClass", "", "public")
+
+
+def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency", **meta: Any) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1, **meta}
+    if namespace:
+        about["namespace"] = namespace
+    return {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": about, "spec": spec}
+
+
+def listener(name: str = "lobby", *hostnames: str, tenant: str = "acme", **meta: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "tenantRef": {"name": tenant},
+        "listenerClassName": "public",
+        "routes": [{"name": "crm", "destinationRef": {"name": "crm"}}],
+    }
+    if hostnames:
+        spec["addresses"] = [{"name": f"a{index}", "hostname": host} for index, host in enumerate(hostnames)]
+    return raw("Listener", name, spec, **meta)
+
+
+def destination(**meta: Any) -> dict[str, Any]:
+    token = {"secretRef": {"name": "token", "key": "token"}}
+    http = {"url": "https://crm.example.com", "authentication": {"type": "Bearer", "bearer": token}}
+    return raw("Destination", "crm", {"type": "HTTP", "http": http}, **meta)
+
+
+def klass(**spec: Any) -> dict[str, Any]:
+    spec = {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com", **spec}
+    return raw("ListenerClass", "public", spec, namespace="")
+
+
+def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str, Any]:
+    labels = labels or {"usher.dev/watch": "true"}
+    about = {"name": name, "namespace": "agency", "uid": "uid", "resourceVersion": "1", "labels": labels}
+    return {"metadata": about, "data": {"token": value}}
+
+
+def config(
+    host: str = "hooks.example.com",
+    tenant: str = "acme",
+    listener: str = "lobby",
+    *,
+    path: str = "/v1/token",
+    is_class_address: bool = False,
+    retired_at: int = 0,
+    **meta: Any,
+) -> dict[str, Any]:
+    address = documents.Address(host, path, retired_at=retired_at, is_class_address=is_class_address)
+    document = documents.ListenerDocument(
+        "agency", listener, documents.TenantDocument(tenant), (address,), generation=1
+    )
+    envelope = config_secret.envelope_of(document, f"uid-{listener}", KEYS.document)
+    return config_secret_of(envelope, Key("Listener", "agency", listener), **meta)
+
+
+def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: Any) -> dict[str, Any]:
+    settings = OperatorSettings()
+    issuer = listener_class.IssuerRef(name="letsencrypt")
+    install = Install(controller_name=settings.controller_name, data_plane_namespace=settings.data_plane_namespace)
+    child = children.build_certificate(host, "tls", issuer, install, counts_for=counts_for)
+    if since:
+        spec = child.manifest["spec"]
+        child = children.build_unused_certificate(host, spec, install, counts_for=counts_for, since=since)
+    about = {"uid": f"uid-{host}", "resourceVersion": "1", **meta}
+    return {**child.manifest, "metadata": {**child.manifest["metadata"], **about}}
+
+
+def tombstone(host: str) -> dict[str, Any]:
+    owner = config_secret.Owner("agency", "lobby", "uid-lobby")
+    held = config_secret.HeldHostnames("acme", (host,))
+    removed_at = "2026-11-25T12:00:00Z"
+    return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
+
+
+def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta: Any) -> dict[str, Any]:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "namespace": "usher-config",
+            "name": config_secret.secret_name("Listener", key.path),
+            "labels": config_secret.labels("usher.dev/usher", f"uid-{key.name}"),
+            "annotations": children.annotations(key),
+        },
+        "type": config_secret.secret_type("Listener"),
+        "data": config_secret.secret_data(envelope),
+    }
+    finished = dict(children.finish(manifest).manifest)
+    finished["metadata"] = {**finished["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
+    return finished

@@ -1,0 +1,91 @@
+"""A dispatcher on a real store, whose attempts send nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+from support import delivery_samples, engines, ingest_samples, samples
+from usher_gateway import documents, model, timing
+from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
+from usher_gateway.delivery.outcome import AttemptResult, Outcome
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.store.base import Filter
+
+
+class DispatcherBench:
+    """A store and a dispatcher whose attempts wait for ``may_answer``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store: Any = engines.Sqlite().make(folder, engines.Clock())
+        self.tried: list[tuple[int, int]] = []
+        """(key of the delivery, attempts before) of each attempt."""
+        self.may_answer = asyncio.Event()
+        self.answers: list[model.SettledAs] = []
+        """The results of the first attempts; after that, each delivers."""
+        self.failure: Outcome | None = None
+        """The result of each attempt once it may answer; without it, each delivers."""
+        self.claimed: list[int] = []
+        """Keys of the deliveries that the dispatcher claimed from the backlog."""
+
+    async def start(self, concurrency: int) -> None:
+        await self.store.open()
+        claim = self.store.claim
+
+        async def noted_claim(*arguments: Any) -> Any:
+            deliveries = await claim(*arguments)
+            self.claimed += [delivery.key for delivery in deliveries]
+            return deliveries
+
+        self.store.claim = noted_claim
+        clock, newest = timing.Clock(), RouteDocuments(keys=ingest_samples.KEYS)
+        worker = self._worker(clock, newest)
+        self.dispatcher = Dispatcher(
+            store=self.store, worker=worker, route_documents=newest, clock=clock, limits=DispatcherLimits()
+        )
+        crm = delivery_samples.destination(concurrency=concurrency)
+        self.dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
+        self._running = asyncio.create_task(self.dispatcher.run())
+
+    def _worker(self, clock: timing.Clock, newest: RouteDocuments) -> DeliveryWorker:
+        bench = self
+
+        class Client:
+            def literal_refusal(self, _: str) -> str | None:
+                return None
+
+        class Worker(DeliveryWorker):
+            async def attempt(self, delivery: model.Delivery) -> AttemptResult:
+                bench.tried.append((delivery.key, delivery.attempts))
+                settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered
+                if settled_as is model.SettledAs.Delivered:
+                    await bench.may_answer.wait()
+                if bench.failure is not None:
+                    retried = samples.settlement(delivery, model.SettledAs.Retry, due_at=clock.now() + samples.HOUR)
+                    return AttemptResult(retried, bench.failure)
+                return AttemptResult(samples.settlement(delivery, settled_as, due_at=samples.NOW))
+
+        return Worker(
+            store=self.store,
+            client=cast("Any", Client()),
+            clock=clock,
+            route_documents=newest,
+            budgets=CpuBudgets(),
+        )
+
+    async def accept(self, contents: str) -> list[model.Delivery]:
+        accepted = [(await self.store.accept(samples.arrival(content))).deliveries[0] for content in contents]
+        self.dispatcher.offer(accepted)
+        return accepted
+
+    async def cancel(self, delivery: model.Delivery) -> int:
+        cancelled: int = await self.store.cancel(
+            Filter(ids=(delivery.id,)), samples.NOW, self.dispatcher.forget_cancelled
+        )
+        return cancelled
+
+    async def stop(self) -> None:
+        await self.dispatcher.stop(1)
+        await self._running
+        await self.store.close()
