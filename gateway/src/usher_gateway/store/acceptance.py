@@ -156,16 +156,16 @@ class ArrivalRows:
                 verdicts.append((route.number, 0, delivery.key))
                 if plan.hold is None:
                     due.append(delivery)
-        known = self._skips.get(id(plans))
-        if known is None or known.plans is not plans:
-            known = self._skips[id(plans)] = _PlanSkips.of(plans)
-        kind = (counted_as, arrival.late, known.skips)
+        plan_skips = self._skips.get(id(plans))
+        if plan_skips is None or plan_skips.plans is not plans:
+            plan_skips = self._skips[id(plans)] = _PlanSkips.of(plans)
+        kind = (counted_as, arrival.late, plan_skips.skips)
         meter = (listener, model.slot_of(arrival.received_at))
         tally = self._tallies.get(kind)
         if tally is None:
             tally = self._tallies[kind] = {}
         tally[meter] = tally.get(meter, 0) + 1
-        self.accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
+        self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
         flags = _flags(arrival, is_first=is_first, is_over_quota=decision.is_over_quota)
         self.add_arrival(arrival, listener, counted_as, verdicts, flags)

@@ -49,10 +49,10 @@ _QUARANTINED = ArrivalDecision(model.CountedAs.Quarantined)
 
 def decide(arrival: model.Arrival, facts: DedupeFacts) -> ArrivalDecision:
     """Decide one arrival and add the consequences to the facts."""
-    known = facts.contents.get(arrival.fingerprint)
-    if known is not None and _is_redelivery(arrival, known):
+    content = facts.contents.get(arrival.fingerprint)
+    if content is not None and _is_redelivery(arrival, content):
         return _REDELIVERY
-    if known is None or arrival.received_at - known.received_at >= arrival.redelivery:
+    if content is None or arrival.received_at - content.received_at >= arrival.redelivery:
         facts.contents[arrival.fingerprint] = KnownContent(arrival.key, arrival.received_at, unacknowledged=False)
     if arrival.quarantine is not None:
         return _QUARANTINED
@@ -62,19 +62,19 @@ def decide(arrival: model.Arrival, facts: DedupeFacts) -> ArrivalDecision:
     return _decided(model.CountedAs.Visit, arrival.if_visit, arrival, facts)
 
 
-def _is_redelivery(arrival: model.Arrival, known: KnownContent) -> bool:
-    age = arrival.received_at - known.received_at
-    if known.unacknowledged or arrival.time_trusted or _was_trusted(arrival, known):
+def _is_redelivery(arrival: model.Arrival, content: KnownContent) -> bool:
+    age = arrival.received_at - content.received_at
+    if content.unacknowledged or arrival.time_trusted or _was_trusted(arrival, content):
         return age < _KEEP
     return _NOT_BEFORE <= age < arrival.redelivery
 
 
-def _was_trusted(arrival: model.Arrival, known: KnownContent) -> bool:
+def _was_trusted(arrival: model.Arrival, content: KnownContent) -> bool:
     """Return True if the time in the body was not too far in the future when this content first came.
 
     The clock was set back since then.
     """
-    return 0 < arrival.future_time <= known.received_at + _AHEAD
+    return 0 < arrival.future_time <= content.received_at + _AHEAD
 
 
 def _is_repeat(arrival: model.Arrival, facts: DedupeFacts) -> bool:

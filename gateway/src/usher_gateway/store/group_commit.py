@@ -296,8 +296,8 @@ class GroupCommit:
         return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries)
 
     def _draw_entries(self) -> list[QueuedArrival]:
-        others = [line.in_flight for line in self._lines if line.in_flight is not None]
-        entries = self._arrivals.draw(set().union(*[one.tenants_with_quota() for one in others]))
+        in_flights = [line.in_flight for line in self._lines if line.in_flight is not None]
+        entries = self._arrivals.draw(set().union(*[in_flight.tenants_with_quota() for in_flight in in_flights]))
         for entry in self._arrivals.withdrawn:
             self._report_abandoned(entry, None)
         self._arrivals.withdrawn.clear()
@@ -384,8 +384,8 @@ class GroupCommit:
     def _note_success(self, line: _Line) -> None:
         """A commit of the first line shows that all can be written, because it commits what failed in the others."""
         was_available = self.is_available
-        for one in self._lines if line is self._first else [line]:
-            one.failing_since = math.inf
+        for working_line in self._lines if line is self._first else [line]:
+            working_line.failing_since = math.inf
         if self.is_available and not was_available:
             _log.info("store_commits_resumed")
             self._next_retry_seconds = _RETRY_FIRST_SECONDS

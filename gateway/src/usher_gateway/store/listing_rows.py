@@ -64,7 +64,7 @@ def arrival_row(
         "hops": hops,
         "bodyBytes": size,
         "bodyKept": bool(has_body),
-        "verdicts": [_verdict_row(one, names, states, replays.get((key, one[0]))) for one in verdicts],
+        "verdicts": [_verdict_row(verdict, names, states, replays.get((key, verdict[0]))) for verdict in verdicts],
     }
 
 
@@ -156,10 +156,10 @@ def member(kind: Any, name: str | None, field: str, *others: str) -> Any:
     """Return a member by its name, with either case of its first letter; None for None. The message adds ``others``."""
     if name is None:
         return None
-    found = kind.__members__.get(name[:1].upper() + name[1:])
-    if found is None:
+    chosen = kind.__members__.get(name[:1].upper() + name[1:])
+    if chosen is None:
         raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
-    return found
+    return chosen
 
 
 def cursor_of(key: int | None) -> str | None:

@@ -149,16 +149,16 @@ def for_sqlite(statement: str | Statement) -> SqliteStatement:
     lists: list[int] = []
     is_rows = False
 
-    def rows(found: re.Match[str]) -> str:
+    def rows(match: re.Match[str]) -> str:
         nonlocal is_rows
         is_rows = True
-        lists[:] = [int(number) for number in _VALUE.findall(found[1])]
-        names = [name.strip() for name in (found[3] or "").split(",")] if found[3] else []
+        lists[:] = [int(number) for number in _VALUE.findall(match[1])]
+        names = [name.strip() for name in (match[3] or "").split(",")] if match[3] else []
         chosen = ", ".join([f"column{number} as {name}" for number, name in enumerate(names, 1)])
-        return f"(select {chosen or '*'} from (values {{rows}})) {'as ' + found[2] if found[2] else ''}"  # noqa: S608 - names of columns
+        return f"(select {chosen or '*'} from (values {{rows}})) {'as ' + match[2] if match[2] else ''}"  # noqa: S608 - names of columns
 
-    def listed(found: re.Match[str]) -> str:
-        lists[:] = [int(found[1])]
+    def listed(match: re.Match[str]) -> str:
+        lists[:] = [int(match[1])]
         return "in ({rows})"
 
     text = _LOCK.sub("", text)

@@ -579,12 +579,12 @@ class Store(abc.ABC):
             if cursor is None:
                 return
 
-    async def _add_holds(self, known: requests.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
+    async def _add_holds(self, holds_by_route: requests.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
         """Find out once per route what holds its deliveries."""
-        new = set(routes) - known.keys()
+        new = set(routes) - holds_by_route.keys()
         await self._load_routes(new)
         for route in new:
-            known[route] = await holds_of(self.route(route))
+            holds_by_route[route] = await holds_of(self.route(route))
 
     async def _once_marks(
         self, skipped: Sequence[requests.SkippedVerdict], mark_of_route: MarkOfRoute

@@ -188,9 +188,9 @@ class Acceptance(ArrivalRows):
 
     async def _replace_contents(self, facts: DedupeFacts) -> None:
         rows = [
-            (fingerprint, known.arrival, known.received_at)
+            (fingerprint, content.arrival, content.received_at)
             for fingerprint in sorted(self._contents)
-            if (known := facts.contents[fingerprint]).arrival != self._contents[fingerprint]
+            if (content := facts.contents[fingerprint]).arrival != self._contents[fingerprint]
         ]
         if rows:
             await self._connection.execute(_REPLACE_CONTENTS, *columns(rows, 3))
@@ -222,8 +222,8 @@ class Acceptance(ArrivalRows):
         }
         if not candidates:
             return set()
-        found = await self._connection.fetch(ADD_MARKS, *columns(self.marks(candidates), 2))
-        self._own_marks = {mark for (mark,) in found}
+        new_marks = await self._connection.fetch(ADD_MARKS, *columns(self.marks(candidates), 2))
+        self._own_marks = {mark for (mark,) in new_marks}
         return candidates - self._own_marks
 
     async def _count_months(self) -> dict[tuple[str, str, int], int]:
@@ -240,13 +240,13 @@ class Acceptance(ArrivalRows):
             first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
             numbers = {number for (number,) in await self._connection.fetch(_LISTENERS_OF, key[0], key[1])}
             months.append((numbers, first, after))
-        wanted = [
+        month_listeners = [
             (month, listener, first, after)
             for month, (listeners, first, after) in enumerate(months)
             for listener in listeners
         ]
         counts = [0] * len(months)
-        for folded_month, folded, unfolded in await self._connection.fetch(_MONTH_VISITS, *columns(wanted, 4)):
+        for folded_month, folded, unfolded in await self._connection.fetch(_MONTH_VISITS, *columns(month_listeners, 4)):
             if unfolded is None:
                 counts[folded_month] += folded
                 continue

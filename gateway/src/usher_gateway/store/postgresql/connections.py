@@ -68,24 +68,24 @@ async def require_durable(connection: Connection, durability: Durability) -> str
     Raises:
         NotDurableError: they are not.
     """
-    found = await connection.fetchrow(_SERVER_SETTINGS)
-    assert found is not None
-    problem = durability_problem(dict(found), durability)
+    settings = await connection.fetchrow(_SERVER_SETTINGS)
+    assert settings is not None
+    problem = durability_problem(dict(settings), durability)
     if problem is not None:
         raise NotDurableError(problem)
-    return str(found["identity"])
+    return str(settings["identity"])
 
 
-def durability_problem(found: Mapping[str, str], durability: Durability) -> str | None:
+def durability_problem(settings: Mapping[str, str], durability: Durability) -> str | None:
     """Return which setting of a server breaks a promise; None if there is none (pure)."""
     for name in ("fsync", "synchronous_commit"):
-        if found[name] == "off":
+        if settings[name] == "off":
             return f"{name} is off"
     if durability == "Replicated":
-        if not found["synchronous_standby_names"].strip():
+        if not settings["synchronous_standby_names"].strip():
             return "synchronous_standby_names is empty"
-        if found["synchronous_commit"] not in {"on", "remote_apply"}:
-            return f"synchronous_commit is {found['synchronous_commit']}"
+        if settings["synchronous_commit"] not in {"on", "remote_apply"}:
+            return f"synchronous_commit is {settings['synchronous_commit']}"
     return None
 
 

@@ -43,15 +43,15 @@ async def fold(connection: Connection) -> bool:
     async with connection.transaction():
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.FOLD_LOCK):
             return False
-        found = await connection.fetch(_GATHER, _GATHERED_COMMITS)
+        rows = await connection.fetch(_GATHER, _GATHERED_COMMITS)
         sums: dict[tuple[int, int, int], int] = {}
-        for _, _, packed in found:
+        for _, _, packed in rows:
             for listener, slot, counter, count in _decode(packed):
                 key = (slot, listener, counter)
                 sums[key] = sums.get(key, 0) + count
-        if found:
+        if rows:
             await meters.add(PostgresSession(connection), sums)
-            await connection.execute(_EMPTY, *columns([(row[0], row[1]) for row in found], 2))
+            await connection.execute(_EMPTY, *columns([(row[0], row[1]) for row in rows], 2))
         await connection.execute(_CLEAN)
         await connection.execute(_CLEAN_ENDED)
-    return len(found) == _GATHERED_COMMITS
+    return len(rows) == _GATHERED_COMMITS

@@ -151,8 +151,8 @@ async def read_stored_bytes(connection: Connection, names: NameNumbers) -> dict[
     """Return tenant -> bytes that it stores, at all gateways."""
     by_listener = await meters.stored_bytes(PostgresSession(connection))
     await names.load_listeners(connection, by_listener)
-    found: dict[tuple[str, str], int] = {}
+    by_tenant: dict[tuple[str, str], int] = {}
     for number, count in by_listener.items():
         tenant = names.tenant_of(number)
-        found[tenant] = found.get(tenant, 0) + count
-    return found
+        by_tenant[tenant] = by_tenant.get(tenant, 0) + count
+    return by_tenant

@@ -116,9 +116,9 @@ class Ownership:
     async def _send(self) -> None:
         async with self._pool.acquire() as connection:
             await self._require_durable(connection)
-            seen = self._seen
+            previously_seen = self._seen
             await self._beat(connection)
-            if self._seen > seen:
+            if self._seen > previously_seen:
                 await self._beat(connection)  # the new gateway waits for this
 
     async def _require_durable(self, connection: Connection) -> None:

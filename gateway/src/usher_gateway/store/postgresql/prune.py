@@ -121,7 +121,9 @@ async def _forget(connection: Connection, ending: Sequence[ExpiredArrival], deli
 
 async def _forget_visits(connection: Connection, visits: Sequence[tuple[bytes, int]]) -> None:
     """Delete visit times of visitors, and the visitors of whom none is left."""
-    visitors = [visitor for (visitor,) in await connection.fetch(_LOCK_VISITORS, sorted({one for one, _ in visits}))]
+    visitors = [
+        visitor for (visitor,) in await connection.fetch(_LOCK_VISITORS, sorted({visitor for visitor, _ in visits}))
+    ]
     status = await connection.execute(_FORGET_VISITORS, *columns(visits, 2))
     if int(status.rpartition(" ")[2]) < len(visitors):
         await connection.execute(_FORGET_TIMES, *columns(visits, 2))

@@ -65,13 +65,13 @@ class Migration(msgspec.Struct, frozen=True):
 def all_migrations() -> list[Migration]:
     """Return every migration that this release knows, in order."""
     folder = importlib.resources.files(__package__) / "migrations"
-    found = []
+    migrations = []
     for script in folder.iterdir():
         name, dot, ending = script.name.rpartition(".")
         if dot and ending == "sql":
             number, _, title = name.partition("_")
-            found.append(Migration(int(number), title.replace("_", " "), script.read_text("utf-8")))
-    return sorted(found, key=lambda migration: migration.number)
+            migrations.append(Migration(int(number), title.replace("_", " "), script.read_text("utf-8")))
+    return sorted(migrations, key=lambda migration: migration.number)
 
 
 async def pending(connection: Connection, migrations: Sequence[Migration]) -> list[Migration]:
@@ -191,10 +191,10 @@ async def require_key(connection: Connection, key_fingerprint: str) -> None:
 
 async def _version(connection: Connection) -> int:
     """Return the version of the schema; 0 for an empty database."""
-    found = {name for (name,) in await connection.fetch(_TABLES)}
-    if {"meta", "arrivals"} <= found:
+    tables = {name for (name,) in await connection.fetch(_TABLES)}
+    if {"meta", "arrivals"} <= tables:
         return int(await meta(connection, "schema_version") or 0)
-    if found:
+    if tables:
         raise model.StoreCorruptError(
             "the database of --store belongs to another program", "Create an empty database for Usher."
         )

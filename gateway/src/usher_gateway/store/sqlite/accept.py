@@ -95,9 +95,9 @@ class Acceptance(ArrivalRows):
         once: set[bytes] = set()
         recent_index = self._transaction.recent_index
         for arrival in self.arrivals:
-            known = recent_index.content_of(arrival.fingerprint)
-            if known is not None:
-                contents[arrival.fingerprint] = known
+            content = recent_index.content_of(arrival.fingerprint)
+            if content is not None:
+                contents[arrival.fingerprint] = content
             else:
                 missing[short_key(arrival.fingerprint)] = arrival.fingerprint
             if arrival.window and arrival.quarantine is None:
@@ -117,11 +117,13 @@ class Acceptance(ArrivalRows):
 
     def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
         connection = self._transaction.connection
-        found = {arrival: missing[short] for short, arrival in database.select_in(connection, _PRINTS, sorted(missing))}
-        if not found:
+        candidates = {
+            arrival: missing[short] for short, arrival in database.select_in(connection, _PRINTS, sorted(missing))
+        }
+        if not candidates:
             return
-        for key, received_at, flags, fingerprint in database.select_in(connection, _FINGERPRINTS, sorted(found)):
-            if fingerprint == found[key]:
+        for key, received_at, flags, fingerprint in database.select_in(connection, _FINGERPRINTS, sorted(candidates)):
+            if fingerprint == candidates[key]:
                 contents[fingerprint] = KnownContent(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
 
     def _find_sightings(
@@ -139,34 +141,34 @@ class Acceptance(ArrivalRows):
 
     def _count_months(self) -> dict[tuple[str, str, int], int]:
         """Return the visits of the months that this batch's quotas need: counted in the meters once, then cached."""
-        known = self._transaction.month_visits
+        month_visits = self._transaction.month_visits
         missing = {quota_key(arrival): arrival for arrival in self.arrivals if arrival.quota}
         unfolded: dict[int, list[tuple[int, int]]] | None = None
-        for key in missing.keys() - known.keys():
+        for key in missing.keys() - month_visits.keys():
             if unfolded is None:
                 unfolded = self._unfolded_visits()
-            known[key] = self._count_month(missing[key], unfolded)
-        return known
+            month_visits[key] = self._count_month(missing[key], unfolded)
+        return month_visits
 
     def _forget_months(self) -> None:
         """Drop cached months of tenants without a quota: nothing keeps them up to date until they have one again."""
-        known = self._transaction.month_visits
-        if not known:
+        month_visits = self._transaction.month_visits
+        if not month_visits:
             return
         names = [arrival.listener for arrival in self.arrivals if not arrival.quota]
         without = {(name.namespace, name.tenant) for name in names}
         if without:
-            for key in [key for key in known if key[:2] in without]:
-                del known[key]
+            for key in [key for key in month_visits if key[:2] in without]:
+                del month_visits[key]
 
     def _unfolded_visits(self) -> dict[int, list[tuple[int, int]]]:
         """Return, by listener, the (slot, visits) of commits that are not folded into the meters yet."""
-        found: dict[int, list[tuple[int, int]]] = {}
+        visits_by_listener: dict[int, list[tuple[int, int]]] = {}
         for (packed,) in self._transaction.connection.execute("select counts from meter_batches"):
             for listener, slot, counter, count in msgspec.msgpack.decode(packed):
                 if counter == model.Counter.visits:
-                    found.setdefault(listener, []).append((slot, count))
-        return found
+                    visits_by_listener.setdefault(listener, []).append((slot, count))
+        return visits_by_listener
 
     def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
         first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)

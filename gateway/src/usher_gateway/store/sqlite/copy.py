@@ -192,8 +192,8 @@ class SqliteCopy:
                 self._connection.execute("rollback")
 
     def _meta(self, name: str) -> str | None:
-        found = self._connection.execute("select value from meta where name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        row = self._connection.execute("select value from meta where name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -218,13 +218,13 @@ def _check_integrity(connection: sqlite3.Connection) -> None:
     end = time.monotonic() + _CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > end, 1_000)
     try:
-        (found,) = connection.execute("pragma quick_check(1)").fetchone()
+        (result,) = connection.execute("pragma quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
     else:
-        if found != "ok":
-            raise _damaged(str(found).splitlines()[-1])
+        if result != "ok":
+            raise _damaged(str(result).splitlines()[-1])
     finally:
         connection.set_progress_handler(None, 0)
 
@@ -516,7 +516,7 @@ class DiskSpace:
             return
         self.free_bytes = status.f_bavail * status.f_frsize
         size = status.f_blocks * status.f_frsize
-        wanted = max(bounds.accept_above_free_bytes, int(size * bounds.accept_above_free_ratio))
-        self.spare_bytes = max(0, self.free_bytes - wanted)
-        self.may_accept = self.free_bytes >= wanted
+        needed_bytes = max(bounds.accept_above_free_bytes, int(size * bounds.accept_above_free_ratio))
+        self.spare_bytes = max(0, self.free_bytes - needed_bytes)
+        self.may_accept = self.free_bytes >= needed_bytes
         self.may_attempt = self.free_bytes >= bounds.attempts_above_free_bytes

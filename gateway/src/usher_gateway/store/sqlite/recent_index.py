@@ -62,8 +62,8 @@ class Generation:
         self.last_key = max(self.last_key, key)
         self.size += 1
         if row.remembers_print:
-            known = KnownContent(key, row.received_at, row.unacknowledged)
-            self._contents[row.fingerprint[0]][row.fingerprint] = known
+            content = KnownContent(key, row.received_at, row.unacknowledged)
+            self._contents[row.fingerprint[0]][row.fingerprint] = content
         if row.is_visit:
             bucket = self._sightings[row.visitor_key[0]]
             bucket[row.visitor_key] = _with(bucket.get(row.visitor_key, ()), row.visit_time)
@@ -82,7 +82,7 @@ class Generation:
 
     def bucket(self, first_byte: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return the sorted rows of one bucket: (print, arrival) and (visitor, visit time)."""
-        prints = sorted((short_key(digest), known.arrival) for digest, known in self._contents[first_byte].items())
+        prints = sorted((short_key(digest), content.arrival) for digest, content in self._contents[first_byte].items())
         sightings = sorted(
             (short_key(key), time) for key, times in self._sightings[first_byte].items() for time in times
         )
@@ -101,10 +101,10 @@ class RecentIndex:
 
     def content_of(self, fingerprint: bytes) -> KnownContent | None:
         """Return the known acceptance of a content, if it is in memory; the newer generation wins."""
-        known = self.growing.content_of(fingerprint)
-        if known is None and self.folding is not None:
-            known = self.folding.content_of(fingerprint)
-        return known
+        content = self.growing.content_of(fingerprint)
+        if content is None and self.folding is not None:
+            content = self.folding.content_of(fingerprint)
+        return content
 
     def sighting_between(self, visitor_key: bytes, after: int, before: int) -> int | None:
         """Return a visit time between two instants (exclusive), if there is one in memory."""

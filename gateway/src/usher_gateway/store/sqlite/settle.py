@@ -51,9 +51,9 @@ def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) ->
     values = [
         (key, each.at, each.attempts_before, each.attempts, each.status) for key, each in sorted(delivered.items())
     ]
-    found = database.select_from_values(transaction.connection, _SETTLE_DELIVERED, "(?,?,?,?,?)", values)
+    settled = database.select_from_values(transaction.connection, _SETTLE_DELIVERED, "(?,?,?,?,?)", values)
     records: dict[int, bytes] = {}
-    for key, route in found:
+    for key, route in settled:
         _count_settled(transaction, delivered[key], route, model.Counter.delivered)
         records[key] = pack_attempt(delivered[key])
     _append_attempts(transaction.connection, records)

@@ -255,11 +255,11 @@ _FOLD_PERSONS = """
 
 def fold_persons(connection: sqlite3.Connection) -> None:
     """Append the person keys of all arrivals that are not in a segment yet as a new segment."""
-    before = persons_folded_to(connection)
-    first, last = connection.execute("select min(key), max(key) from arrivals where key > ?", (before,)).fetchone()
+    folded_to = persons_folded_to(connection)
+    first, last = connection.execute("select min(key), max(key) from arrivals where key > ?", (folded_to,)).fetchone()
     if last is None:
         return
-    connection.execute(_FOLD_PERSONS, (first, before, last))
+    connection.execute(_FOLD_PERSONS, (first, folded_to, last))
     connection.execute("insert into person_segments values (?, ?, ?)", (first, first, last))
     connection.execute("insert or replace into meta values ('persons_to', ?)", (str(last),))
 

@@ -264,11 +264,11 @@ class Writer:
         for row in recent:
             self.recent_index.growing.add(row)
         for arrival in batch.unacknowledged:
-            known = self.recent_index.content_of(arrival.fingerprint)
-            if known is not None:
-                known.arrival = arrival.key
-                known.received_at = arrival.received_at
-                known.unacknowledged = True
+            content = self.recent_index.content_of(arrival.fingerprint)
+            if content is not None:
+                content.arrival = arrival.key
+                content.received_at = arrival.received_at
+                content.unacknowledged = True
         if has_folded:
             self.recent_index.folded()
 
@@ -312,8 +312,8 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
     owned = database.open_database(folder, key_fingerprint)
     try:
         with database.explained_errors(folder):
-            found = dict(owned.connection.execute("select name, value from meta"))
-            refuse_unusable(found.get(COPIED), found.get(UNFINISHED))
+            meta = dict(owned.connection.execute("select name, value from meta"))
+            refuse_unusable(meta.get(COPIED), meta.get(UNFINISHED))
             return recover(owned, fold_rows, now)
     except BaseException:
         owned.release()
@@ -343,16 +343,16 @@ def recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
 
 def _number(connection: sqlite3.Connection, name: str) -> int:
     """Return a number that is stored in meta; 0 if there is none."""
-    found = connection.execute("select value from meta where name = ?", (name,)).fetchone()
-    return int(found[0]) if found else 0
+    row = connection.execute("select value from meta where name = ?", (name,)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+    by_tenant: dict[tuple[str, str], int] = {}
     for listener, count in run_to_end(meters.stored_bytes(SqliteSession(connection))).items():
         tenant = names.tenant_of(listener)
-        found[tenant] = found.get(tenant, 0) + count
-    return found
+        by_tenant[tenant] = by_tenant.get(tenant, 0) + count
+    return by_tenant
 
 
 def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
@@ -370,8 +370,8 @@ def _recover_claimed(connection: sqlite3.Connection, now: int) -> int:
 
 
 def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
-    found = connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),))
-    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in found:
+    rows = connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),))
+    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in rows:
         row = RecentArrival(
             key=key,
             received_at=received_at,
