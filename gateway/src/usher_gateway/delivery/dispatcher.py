@@ -337,8 +337,7 @@ class Dispatcher:
         self.offer(self._store.take_orphans())
         try:
             for destination in list(self._changed):
-                await self._store.hasten(destination, self._clock.now())
-                self._changed.discard(destination)
+                await self._hasten(destination)
                 self._ask_store = True
             await self._unknown.tell()
             await self._defer()
@@ -354,6 +353,15 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()
+
+    async def _hasten(self, destination: str) -> None:
+        """Make the backlog of a changed destination due at once."""
+        self._changed.discard(destination)  # before the wait, because it may change again meanwhile
+        try:
+            await self._store.hasten(destination, self._clock.now())
+        except BaseException:
+            self._changed.add(destination)
+            raise
 
     async def _poll(self) -> None:
         self._ask_store = False  # before the query, so that a change during the query asks again
