@@ -46,7 +46,7 @@ test: check $(READY) ## run make check and every test except those of test-long 
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
 	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
-quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in about a minute
+quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in one to two minutes
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=quick -k "not postgresql" tests/unit tests/contract $(ARGS)
 
 test-oldest-postgresql: $(READY) ## test the store on PostgreSQL 15, as Debian installs it (OLDEST_POSTGRESQL=folder of the programs)
