@@ -399,7 +399,7 @@ async def test_empty_database_as_a_source_stays_empty(places: Path) -> None:
     name = databases.name_of(places / "first")
     databases.create_empty(name)
     store = PostgresCopy(PostgresSettings(databases.owner_dsn(name), "k"), may_create=False)
-    with pytest.raises(model.ConfigurationError, match="there is no store"):
+    with pytest.raises(model.ConfigurationError, match="contains no store"):
         await store.open()
     assert databases.server().rows(_TABLES, name) == []
 

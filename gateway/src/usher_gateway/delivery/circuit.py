@@ -3,7 +3,7 @@
 While the destination fails, it gets one trial attempt a minute. After it has recovered, the number of concurrent
 attempts grows 1, 2, 4 … up to its limit, so that the backlog does not overload it.
 
-Each gateway has circuits of its own, so a destination that fails gets a trial a minute from each gateway.
+Gateways do not share circuits, so each gateway sends one trial a minute to a destination that fails.
 
 Pure: each function takes a frozen state and returns the next one. Times are microseconds of a clock that never goes
 back.

@@ -82,7 +82,7 @@ class Store(abc.ABC):
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
-    # What an engine does
+    # The operations of an engine
 
     @abc.abstractmethod
     async def _read(self, query: Query[T]) -> T:

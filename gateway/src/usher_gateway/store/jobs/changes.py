@@ -232,7 +232,7 @@ async def replay(
     """Create deliveries for skipped verdicts, once each, and only if there is a body."""
     report = ReplayReport()
     session = transaction.session
-    # Two replays at two gateways cannot both find that there is no delivery yet.
+    # The second of two replays at different gateways waits here, and then finds the deliveries of the first one.
     await session.fetch(_LOCK_ARRIVALS, sorted({key for key, _, _ in skipped}))
     await transaction.load_routes([route for _, route, _ in skipped])
     # Nothing could deliver a verdict whose route has no definition any more.

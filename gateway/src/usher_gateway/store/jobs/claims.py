@@ -59,15 +59,15 @@ _HASTEN = """
 """
 
 _DUE_DESTINATIONS = """
-    with recursive found (number) as (
+    with recursive waiting_at (number) as (
         select * from (select destination from deliveries where waiting order by destination limit 1) lowest
         union all
-        select (select destination from deliveries where waiting and destination > found.number
+        select (select destination from deliveries where waiting and destination > waiting_at.number
             order by destination limit 1)
-        from found where found.number is not null
+        from waiting_at where waiting_at.number is not null
     )
-    select key, (select due_at from deliveries d where d.destination = found.number and waiting
-        order by due_at limit 1) from found join destinations on destinations.number = found.number
+    select key, (select due_at from deliveries d where d.destination = waiting_at.number and waiting
+        order by due_at limit 1) from waiting_at join destinations on destinations.number = waiting_at.number
 """
 """Jump through the index of the backlog from one destination to the next."""
 

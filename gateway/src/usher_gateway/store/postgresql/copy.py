@@ -78,7 +78,7 @@ class PostgresCopy:
             await schema.require_key(connection, self._settings.key_fingerprint)
         elif not self._may_create:
             raise model.ConfigurationError(
-                "there is no store in the database of --from", "Give the --store of `usher run`."
+                "the database of --from contains no store", "Give the --store of `usher run`."
             )
 
     async def _lock(self, connection: Connection) -> None:

@@ -454,11 +454,6 @@ def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[obj
         yield from connection.execute(_in_list(statement, size), part)
 
 
-def rows_by_key(connection: sqlite3.Connection, statement: str, keys: Sequence[int]) -> dict[int, FoundRow]:
-    """Return the rows of a statement with ``in ({})``, by their first column."""
-    return {row[0]: row for row in select_in(connection, statement, sorted(keys))}
-
-
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     if len(rows) <= _MOST_ROWS:
         if rows:
