@@ -1,26 +1,33 @@
 """The cache: everything that the operator knows of the cluster, as plan() reads it (``View``).
 
-Each change returns the keys that have to be planned again. A change that no plan reads, such as the watch event of the
+Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
+whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event of the
 operator's own write or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
 plan is made.
 """
 
 import collections
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.kube.client import is_older
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
-from usher_operator import children, indexes, kinds
-from usher_operator.indexes import ChildIndex, HolderIndex, OptionalApis, ReferenceIndex, SecretIndex
+from usher_operator import children, kinds
+from usher_operator.indexes import ChildIndex, ClassUseIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.plan import plan
+from usher_operator.reads import Reads, Subject, lookup
 from usher_operator.settings import OperatorSettings
-from usher_operator.siblings import Place, Siblings
+from usher_operator.siblings import Claim, Place, Siblings
 from usher_operator.view import (
     ADDRESSES_FIELD,
+    FINGERPRINT_FIELD,
     CachedResource,
     ChildState,
     ClusterFeatures,
@@ -30,12 +37,14 @@ from usher_operator.view import (
     Kind,
     ListenerReadiness,
     ObjectRef,
+    Plan,
     PublishedDocument,
     SecretAccess,
     SecretState,
     UnreadableResource,
     View,
     WriteFailure,
+    address_path,
 )
 
 KeySet = frozenset[Key]
@@ -96,15 +105,19 @@ class Cache(View):
         """Generation of each resource after its last edit while the operator runs."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._siblings = Siblings()
-        self._references = ReferenceIndex()
-        self._secrets = SecretIndex(self._references, clock)
+        self._used_classes = ClassUseIndex()
+        self._secrets = SecretIndex(clock)
+        self._with_documents: GroupIndex[str] = GroupIndex()
+        """Listeners and Destinations by namespace."""
+        self.reads = Reads()
+        """What the last plan of each key read."""
         self._granted: dict[str, tuple[Key, Owner]] = {}
         self._stored_holders = HolderIndex()
         """The tenants that hold hostnames by the stored status of a Listener."""
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """The hostnames of documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
-        self._absent: indexes.GroupIndex[str] = indexes.GroupIndex()
+        self._absent: GroupIndex[str] = GroupIndex()
         """Listeners that do not exist, by the hostnames in their published documents."""
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
@@ -162,124 +175,166 @@ class Cache(View):
         """Every ListenerClass that this version can parse."""
         return self._classes
 
+    @lookup("Tenant")
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         """By ``namespace/name``."""
         return self._cached("Tenant", path, resources.Tenant)
 
+    @lookup("Listener")
     def listener(self, path: str) -> CachedResource[resources.Listener] | None:
         """By ``namespace/name``."""
         return self._cached("Listener", path, resources.Listener)
 
+    @lookup("Destination")
     def destination(self, path: str) -> CachedResource[resources.Destination] | None:
         """By ``namespace/name``."""
         return self._cached("Destination", path, resources.Destination)
 
+    @lookup()
     def unreadable(self, key: Key) -> UnreadableResource | None:
         """A resource that exists but that this version cannot parse."""
         record = self.records.get(key)
         return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
 
+    @lookup()
     def rank(self, key: Key) -> int:
         """How many Listeners, or Destinations, of its namespace come before one."""
         return self._siblings.rank(key)
 
-    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
-        """The first names of the Tenants of a namespace that have a company id."""
-        return self._siblings.tenants_of(namespace, company_id, limit)
+    @lookup("Company")
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
+        return self._siblings.tenants_of(company, limit)
 
+    @lookup("Tenant")
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The first names of the Tenant's Listeners, of all installs, by state."""
         return self._siblings.listeners_of(tenant_path, limit)
 
+    @lookup()
     def classes_using(self, key: Key) -> Collection[str]:
         """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
-        return self._references.classes_using(key)
+        return self._used_classes.of(key)
 
-    def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+    @lookup("Hostname")
+    def claimants(self, hostname: str) -> Sequence[Key]:
         """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
-        return self._listeners(self._siblings.claimants(hostname, self._can_have_claims))
+        return self._siblings.claimants(hostname, self._can_have_claims)
 
-    def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+    @lookup("Hostname")
+    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
-        return self._listeners(self._siblings.claimants_in(namespace, hostname))
+        return self._siblings.claimants_in(namespace, hostname)
 
-    def namers(self, owner: Owner, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
+    @lookup("Address")
+    def namers(self, address: str, tenant: str) -> Sequence[Key]:
         """The Listeners that name an address: those whose documents have it, and a tenant's oldest of each class."""
-        namespace, tenant = owner
-        path = indexes.address_path(namespace, address)
-        published = (
-            key for key in self.child_index.published_with(path) if ("Address", path) in self._references.targets(key)
-        )
-        oldest = self._siblings.claimants((tenant, path), self._can_have_claims)
-        return self._listeners(dict.fromkeys((*published, *oldest)))
+        published = (key for key in self.child_index.published_with(address) if self._names(key, address))
+        oldest = self._siblings.claimants((tenant, address), self._can_have_claims)
+        return list(dict.fromkeys((*published, *oldest)))
+
+    @lookup("Hostname")
+    def is_reserved(self, hostname: str) -> bool:
+        """True if no Listener may name a hostname, because a class has it or had it."""
+        if any(listener_class.resource.spec.hostname == hostname for listener_class in self._classes.values()):
+            return True
+        return hostname in self.child_index.shared_hosts and not self._holders(hostname)
+
+    @lookup("Hostname")
+    def class_at(self, hostname: str) -> str:
+        """The ListenerClass of this install that the first Listener with a published document at a hostname has."""
+        listeners = (self._parsed(key, resources.Listener) for key in self._siblings.oldest_at(hostname))
+        names = (cached.resource.class_name for cached in listeners if cached is not None)
+        return next((name for name in names if self._is_our_class(name)), "")
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents with an address at a hostname, including those whose removal is halted."""
-        published = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
-        return [document for document in published if document is not None]
+        """The published documents with an address at a hostname, including those whose removal is halted.
 
+        Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
+        """
+        return self._documents_of(self.child_index.published_at(hostname))
+
+    @lookup("Hostname")
     def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname whose Listeners cannot be found."""
-        published = [self.child_index.listener_document(key) for key in self._absent.keys_of(hostname)]
-        return [document for document in published if document is not None]
+        return self._documents_of(self._absent.keys_of(hostname))
 
-    @property
-    def shared_hostnames(self) -> Collection[str]:
-        """The hostnames at which published documents have addresses of a class, retired or not."""
-        return self.child_index.shared_hosts
-
+    @lookup("Hostname")
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
         return bool(self.child_index.published_at(hostname))
 
+    @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
         """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
         return bool(self._stored_holders.keys_of(hostname)) and not self.child_index.held.keys_of(hostname)
 
-    def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
-        return self._listeners(self._siblings.oldest_at(hostname))
+    @lookup("Hostname")
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname: by a document that is being written, else by the best evidence."""
+        return self._holders(hostname)
 
-    def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
-        """The tenants that have a hostname: by a document that is being written, else by the best evidence.
+    @lookup("Hostname")
+    def only_holder(self, hostname: str) -> Key | None:
+        """The Listener by which a tenant has a hostname; None if there are several or none."""
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        holding = evidence.keys_of(hostname) if evidence is not None else frozenset()
+        if granted is not None:
+            return granted[0] if holding <= {granted[0]} else None
+        return next(iter(holding)) if len(holding) == 1 else None
 
-        A later index is only read if no Listener has the hostname in an earlier one.
-        """
+    @lookup()
+    def holds(self, key: Key, hostname: str) -> bool:
+        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
         granted = self._granted.get(hostname)
-        if granted is not None and granted[0] != besides:
-            return frozenset({granted[1]})
-        for index in (self.child_index.held, self._stored_holders, self._reported_holders):
-            if index.keys_of(hostname):
-                return index.holders(hostname, besides=besides)
-        return frozenset()
+        is_granted = granted is not None and granted[0] == key
+        return is_granted or any(key in index.keys_of(hostname) for index in self._evidence)
 
+    @lookup("Hostname")
     def shown_holders(self, hostname: str) -> Collection[Owner]:
         """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
         return self._stored_holders.holders(hostname)
 
-    def grant(self, key: Key, hostnames: Collection[str]) -> None:
-        """Give hostnames to a Listener while its document is written."""
-        listener = self.listener(key.path)
-        if listener is not None:
-            owner = key.namespace, listener.resource.spec.tenant_ref.name
-            self._granted.update(dict.fromkeys(hostnames, (key, owner)))
+    @property
+    def _evidence(self) -> tuple[HolderIndex, ...]:
+        """Who holds hostnames: the best evidence first. A later index counts where no earlier one has a Listener."""
+        return self.child_index.held, self._stored_holders, self._reported_holders
+
+    def _evidence_of(self, hostname: str) -> HolderIndex | None:
+        return next((index for index in self._evidence if index.keys_of(hostname)), None)
+
+    def _holders(self, hostname: str) -> frozenset[Owner]:
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        if granted is not None:
+            return frozenset({granted[1]})
+        return evidence.holders(hostname) if evidence is not None else frozenset()
+
+    def grant(self, key: Key, hostnames: Collection[str]) -> KeySet:
+        """Give hostnames to a Listener while its document is written; returns the other keys to plan again."""
+        if not hostnames:
+            return _NO_KEYS
+        owner = key.namespace, self._tenant_of(key)
+        self._granted.update(dict.fromkeys(hostnames, (key, owner)))
+        return self._readers_of_hostnames(hostnames) - {key}
 
     def end_grant(self, key: Key) -> KeySet:
-        """End the grants of a Listener once its document was written or failed; returns the keys to plan again."""
+        """End the grants of a Listener once its document was written or failed; returns other keys to plan again."""
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
             del self._granted[host]
-        lost = [host for host in hosts if key not in self.child_index.published_at(host)]
-        return frozenset().union(*(self._references.users("Hostname", host) for host in lost)) - {key}
+        return self._readers_of_hostnames(hosts) - {key}
 
+    @lookup()
     def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a key."""
         return self.child_index.published(key)
 
+    @lookup("Namespace")
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Labels of a namespace."""
         return self._namespaces.get(namespace, {})
 
+    @lookup("Namespace")
     def secret_access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
         return self._secrets.access(namespace)
@@ -295,12 +350,14 @@ class Cache(View):
 
     def has_documents_of(self, namespace: str) -> bool:
         """True if a namespace has a Listener or a Destination."""
-        return self._references.has_users("Namespace", namespace)
+        return bool(self._with_documents.keys_of(namespace))
 
+    @lookup("Secret")
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret."""
         return self._secrets.get(path)
 
+    @lookup("Secret")
     def secret_state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
         return self._secrets.state(path)
@@ -321,9 +378,10 @@ class Cache(View):
         child, edited = self.child_index.config_of(key), self._edited.get(key, 0)
         return child is not None and edited > child.owner_generation
 
+    @lookup()
     def children(self, key: Key) -> Collection[ChildState]:
         """The existing children of a key."""
-        return [child.state for child in self.child_index.of(key)]
+        return tuple(child.state for child in self.child_index.of(key))
 
     def behind_since(self, key: Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
@@ -337,12 +395,15 @@ class Cache(View):
             listener_class.resource.spec.hostname == key.name for listener_class in self._classes.values()
         ):
             return key.namespace
-        namespaces = {namespace for namespace, _ in self.holders(key.name)}
+        namespaces = {namespace for namespace, _ in self._holders(key.name)}
         return namespaces.pop() if len(namespaces) == 1 else ""
 
     def all_keys(self) -> KeySet:
         """Every key with a resource or a child, and every hostname in a published document."""
-        return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, self.child_index.hosts)))
+        hosts = itertools.chain(
+            self.child_index.hosts, (each.resource.spec.hostname for each in self._classes.values())
+        )
+        return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, hosts)))
 
     def published_keys(self) -> list[Key]:
         """The keys whose document is in force."""
@@ -368,6 +429,14 @@ class Cache(View):
     def removal_limit(self) -> int | None:
         """The removal limit of the install; None means the usual one."""
         return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
+
+    def plan(self, key: Key) -> Plan:
+        """Plan a key, and note what the plan reads."""
+        with self.reads.of_plan(key):
+            planned = plan(self, key)
+        if key not in self.records and not self.child_index.of(key) and not planned.children:
+            self.reads.forget(key)
+        return planned
 
     # Changes; each returns the keys to plan again.
 
@@ -400,9 +469,9 @@ class Cache(View):
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             if kind is not kinds.LISTENER_CLASS and "deletionTimestamp" in raw["metadata"]:
                 self._ending[key] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-                return self._remove_own(key)
+                return self._set_own(key, None)
             self._ending.pop(key, None)
-            return self._put_own(key, raw)
+            return self._set_own(key, kinds.parse_resource(key.kind, raw))
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), raw)
         if kind is kinds.AGENCY_SECRET:
@@ -431,7 +500,7 @@ class Cache(View):
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             self._ending.pop(key, None)
-            return self._remove_own(key)
+            return self._set_own(key, None)
         if kind in kinds.CHILDREN:
             self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
             return self._put_child(ref_of(kind, namespace, name), None)
@@ -468,12 +537,12 @@ class Cache(View):
     def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
         """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
         self._secrets.set_access(namespace, access)
-        if namespace:
-            return self._with_rivals(self._references.users("Namespace", namespace))
-        return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
+        if not namespace:
+            return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
+        return self.reads.changed(self, [("Namespace", namespace)])
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
-        """Set what the gateways report; returns the Listeners that name a hostname whose holder may differ now.
+        """Set what the gateways report; returns the keys that read another holder of a hostname before.
 
         The caller knows which other keys the reports concern.
         """
@@ -489,7 +558,7 @@ class Cache(View):
                     key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
                 )
                 changed |= self._reported_holders.hostnames_of(key)
-        return frozenset().union(*(self._references.users("Hostname", host) for host in changed))
+        return self._readers_of_hostnames(changed)
 
     def stale_uid(self, key: Key) -> str:
         """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
@@ -503,21 +572,20 @@ class Cache(View):
         self._halted = halted
         return frozenset(Key("ListenerClass", "", name) for name in self._classes)
 
+    @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:
         """Why the children of a key are not as planned; None if all of them were written."""
         return self._write_failures.get(key)
 
     def set_write_failure(self, key: Key, failure: WriteFailure | None) -> KeySet:
-        """Set the result of the last attempt to write the children of a key; for a hostname, listeners report it."""
+        """Set the result of the last attempt to write the children of a key."""
         if failure == self._write_failures.get(key):
             return _NO_KEYS
         if failure is None:
             del self._write_failures[key]
         else:
             self._write_failures[key] = failure
-        if key.kind == "Hostname":
-            return self._references.users("Hostname", key.name) | self.child_index.published_at(key.name)
-        return frozenset({key})
+        return self.reads.changed(self, [(key.kind, key.path)]) | {key}
 
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
         """Set whether the last plan of a key says ``is_behind``."""
@@ -541,173 +609,154 @@ class Cache(View):
         return self._secrets.missing
 
     def missed_by(self, path: str) -> KeySet:
-        """Keys that may need a Secret: those that refer to it; in the data plane's namespace those with a hostname."""
-        users = self._users_of_secret(path)
-        if path.partition("/")[0] == self._install.data_plane_namespace:
-            users |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
-        return users
+        """Keys whose last plan looked for a Secret."""
+        return self.reads.readers(("Secret", path))
 
-    def forget_missing(self) -> KeySet:
-        """Forget the results of all lookups; returns the keys that need one of the Secrets."""
-        users = [self.missed_by(path) for path in self._secrets.missing]
+    def forget_missing(self) -> None:
+        """Forget the results of all lookups."""
         self._secrets.forget_missing()
-        return frozenset().union(*users)
 
     # Implementation.
 
     def _cached(self, kind: Kind, path: str, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
         namespace, _, name = path.partition("/")
-        record = self.records.get(Key(kind, namespace, name))
+        return self._parsed(Key(kind, namespace, name), resource_type)
+
+    def _parsed(self, key: Key, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        record = self.records.get(key)
         if record is None or not isinstance(record.parsed, CachedResource):
             return None
         assert isinstance(record.parsed.resource, resource_type)
         return record.parsed
 
-    def _listeners(self, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
-        listeners = (self.listener(key.path) for key in keys if key.kind == "Listener")
-        return (listener for listener in listeners if listener is not None)
+    def _tenant_of(self, key: Key) -> str:
+        """The name of the Tenant of a Listener; ``""`` if the Listener cannot be found."""
+        cached = self._parsed(key, resources.Listener)
+        return cached.resource.spec.tenant_ref.name if cached is not None else ""
 
-    def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
-        record, previous_record = kinds.parse_resource(key.kind, raw), self.records.get(key)
-        self.records[key] = record
-        if (
-            previous_record is not None
-            and previous_record.uid == record.uid
-            and previous_record.generation < record.generation
-        ):
-            self._edited[key] = record.generation
-        concerned = self._set_class(key, record.parsed) if key.kind == "ListenerClass" else _NO_KEYS
-        if (
-            previous_record is not None
-            and previous_record.uid == record.uid
-            and previous_record.parsed == record.parsed
-        ):
+    def _names(self, key: Key, address: str) -> bool:
+        """True if a Listener names an address with its path."""
+        return (self._tenant_of(key), address) in self._siblings.claims_of(key)
+
+    def _documents_of(self, keys: Iterable[Key]) -> list[documents.ListenerDocument]:
+        published = (self.child_index.listener_document(key) for key in keys)
+        return [document for document in published if document is not None]
+
+    def _is_our_class(self, name: str) -> bool:
+        cached = self._classes.get(name)
+        return cached is not None and cached.resource.spec.controller_name == self._install.controller_name
+
+    def _readers_of_hostnames(self, hostnames: Iterable[str]) -> KeySet:
+        return self.reads.changed(self, [("Hostname", hostname) for hostname in hostnames])
+
+    def _set_own(self, key: Key, record: kinds.ResourceRecord | None) -> KeySet:
+        """Set a custom resource; None: it is gone."""
+        former = self.records.get(key)
+        if record is None:
+            for kept in (self.records, self._edited, self._behind, self._write_failures):
+                kept.pop(key, None)
+        else:
+            self.records[key] = record
+            if former is not None and former.uid == record.uid and former.generation < record.generation:
+                self._edited[key] = record.generation
+        if former is record or (former and record and (former.uid, former.parsed) == (record.uid, record.parsed)):
             return _NO_KEYS
-        concerned |= self._rearrange(key)
-        if previous_record is not None and _declared(previous_record) == _declared(record):
-            return concerned | {key}
-        former = self._references.targets(key)
-        parsed = record.parsed
-        now = indexes.targets_of(parsed.resource) if isinstance(parsed, CachedResource) else former
-        concerned |= self._set_references(key, now)
-        if key.kind != "Destination" or previous_record is None or _tenant_ref(previous_record) != _tenant_ref(record):
-            dependants = self._dependants(key)
-            concerned |= self._with_rivals(dependants) if key.kind == "ListenerClass" else dependants
-        return concerned | {key} | self._rivals(key, former, now)
+        change = _Change(keys={key})
+        if key.kind == "ListenerClass":
+            self._set_class(key.name, former and former.parsed, record and record.parsed, change)
+        elif _declared(former) == _declared(record):
+            self._arrange(key, change)
+        else:
+            self._index(key, change)
+            self._arrange(key, change)
+            if key.kind != "Destination" or _tenant_ref(former) != _tenant_ref(record):
+                change.subjects.add((key.kind, key.path))
+            if key.kind == "Tenant" and (former is None or record is None):  # claims of its Listeners begin or end
+                for listener in self._siblings.listeners_of_tenant(key.path):
+                    change.subjects |= _subjects_of(self._siblings.claims_of(listener))
+        return self._concerned(change)
 
-    def _remove_own(self, key: Key) -> KeySet:
-        if self.records.pop(key, None) is None:
-            return _NO_KEYS
-        self._edited.pop(key, None)
-        self._behind.pop(key, None)
-        self._write_failures.pop(key, None)
-        concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
-        concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
-        former = self._references.targets(key)
-        concerned |= self._set_references(key, frozenset())
-        return concerned | {key} | self._rivals(key, former, frozenset())
+    def _concerned(self, change: "_Change") -> KeySet:
+        """The keys to plan again after a change, once every index is up to date."""
+        return self.reads.changed(self, change.subjects) | change.keys
 
-    def _set_references(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
-        """Set the targets of a key; returns the Tenants and Destinations that may have another owner now."""
-        former = self._references.targets(key)
-        concerned = indexes.owned_by_class(key.namespace, former | targets) if key.kind == "Listener" else ()
-        former_classes = {used: frozenset(self.classes_using(used)) for used in concerned}
-        self._secrets.set_references(key, targets)
-        if key.kind == "Listener":
-            cached = self.listener(key.path)
-            tenant = cached.resource.spec.tenant_ref.name if cached is not None else ""
-            hosts = (path for kind, path in targets if kind == "Hostname")
-            addresses = ((tenant, path) for kind, path in targets if kind == "Address")
-            self._siblings.claim(key, cached, (*hosts, *addresses))
-        return frozenset(
-            used for used in concerned if former_classes[used] != self.classes_using(used) and used in self.records
-        )
-
-    def _set_class(self, key: Key, parsed: object) -> KeySet:
-        """Set a class; returns the keys for which its hostname or its install now counts in another way."""
-        reserved, former = self._class_hostnames, self._classes.get(key.name)
-        self._classes.pop(key.name, None)
-        if isinstance(parsed, CachedResource):
-            self._classes[key.name] = parsed
-        ours = [
-            listener_class.resource.spec.maximums
-            for listener_class in self.our_classes()
-            if listener_class.resource.spec.maximums
-        ]
+    def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
+        """Set a class. A change of what other plans read of it is rare, and may concern every key."""
+        self._classes.pop(name, None)
+        if isinstance(present, CachedResource):
+            self._classes[name] = present
+        if _read_by_others(former) == _read_by_others(present):
+            return
+        maximums = [each.resource.spec.maximums for each in self.our_classes() if each.resource.spec.maximums]
         self._siblings.set_limits(
             {
-                "Listener": [maximums.listeners_per_namespace for maximums in ours],
-                "Destination": [maximums.destinations_per_namespace for maximums in ours],
-                "Hostname": [maximums.hostnames_per_namespace for maximums in ours],
+                "Listener": [maximum.listeners_per_namespace for maximum in maximums],
+                "Destination": [maximum.destinations_per_namespace for maximum in maximums],
+                "Hostname": [maximum.hostnames_per_namespace for maximum in maximums],
             }
         )
-        changed = reserved ^ self._class_hostnames
-        concerned = frozenset().union(*(self._references.users("Hostname", host) for host in changed))
-        present = self._classes.get(key.name)
-        if _patterns(former) != _patterns(present):
-            concerned |= frozenset(Key("ListenerClass", "", name) for name in self._classes)
-        if _owner_and_age(former) != _owner_and_age(present):  # rare, and may change the owner of any resource
-            concerned |= frozenset(own for own in self.records if own.kind != "Listener" or self._has_no_class(own))
-        return concerned
+        for key, other in self.records.items():  # a Listener counts only if its class is ours
+            if isinstance(other.parsed, CachedResource) and getattr(other.parsed.resource, "class_name", "") == name:
+                self._arrange(key, change)
+        change.keys |= self.all_keys()
 
-    def _has_no_class(self, key: Key) -> bool:
-        listener = self.listener(key.path)
-        return listener is None or listener.resource.class_name not in self._classes
-
-    @property
-    def _class_hostnames(self) -> frozenset[str]:
-        return frozenset(listener_class.resource.spec.hostname for listener_class in self._classes.values())
-
-    def _rearrange(self, key: Key) -> KeySet:
-        """Put a key in its place among its siblings; returns the keys whose plan reads another result now.
-
-        These are the siblings that are over a limit now, or not any more, and the Tenants whose summary changed.
-        """
-        match key.kind:
-            case "ListenerClass":  # its listeners count only if the class is ours
-                users = self._references.users("ListenerClass", key.name)
-                return frozenset().union(*map(self._rearrange, users))
-            case "Tenant":
-                tenant = self.tenant(key.path)
-                return self._siblings.group_by_company(key, tenant.resource.spec.company_id if tenant else None)
-            case "Listener" | "Destination":
-                pass
-            case _:
-                return _NO_KEYS
+    def _index(self, key: Key, change: "_Change") -> None:
+        """Index what a Tenant, Listener or Destination names. One that cannot be read needs what it needed before."""
         record = self.records.get(key)
         cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
-        concerned = _NO_KEYS
+        resource = cached.resource if cached is not None else None
+        if key.kind == "Tenant":
+            change.subjects |= {("Company", company) for company in self._siblings.companies_of(key)}
+            self._siblings.group_by_company(key, resource.spec.company_id if resource is not None else None)
+            change.subjects |= {("Company", company) for company in self._siblings.companies_of(key)}
+            return
+        if resource is not None or record is None:
+            self._secrets.set_needed(key, _needed_secrets(resource))
+            self._with_documents.set(key, [key.namespace] if resource is not None else [])
+        if key.kind == "Listener":
+            if resource is not None or record is None:
+                change.keys |= {used for used in self._used_classes.set(key, resource) if used in self.records}
+            change.subjects |= _subjects_of(self._siblings.claims_of(key))
+            self._siblings.claim(key, cached)
+            change.subjects |= _subjects_of(self._siblings.claims_of(key))
+
+    def _arrange(self, key: Key, change: "_Change") -> None:
+        """Put a Listener or a Destination in its place among its siblings."""
+        if key.kind not in {"Listener", "Destination"}:
+            return
+        record = self.records.get(key)
+        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
         if key.kind == "Listener":
             exposed = self._exposed_by(key)
-            self._siblings.expose(key, cached, exposed)
             self._absent.set(key, exposed if cached is None else ())
-            concerned = self._siblings.summarize(key, cached)
+            hostnames = self._siblings.expose(key, cached, exposed) | self._note_stored_hostnames(key, cached)
+            change.subjects |= {("Hostname", hostname) for hostname in hostnames}
+            change.keys |= self._siblings.summarize(key, cached)
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None
-        concerned |= self._siblings.reorder(key, self._place_of(key, cached))
+        self._note_ranks(self._siblings.reorder(key, self._place_of(key, cached)), change)
         if key.kind == "Listener":
-            concerned |= self._siblings.rank_hostnames(key, cached, self.child_index.own_hosts_of(key))
-            concerned |= self._note_stored_hostnames(key, cached)
-        return concerned
+            in_force = self.child_index.own_hosts_of(key)
+            self._note_ranks(self._siblings.rank_hostnames(key, cached, in_force), change)
+
+    def _note_ranks(self, ranked: Iterable[Key], change: "_Change") -> None:
+        """Note the resources and the hostnames of namespaces that are over a limit now, or not any more."""
+        for key in ranked:
+            if key.kind == "Hostname":
+                change.subjects.add((key.kind, key.path))
+            else:
+                change.keys.add(key)
 
     def _can_have_claims(self, namespace: str, tenant: str, class_name: str) -> bool:
         """True if a Tenant and a class of this install exist."""
-        own_class = self._classes.get(class_name)
-        is_ours = own_class is not None and own_class.resource.spec.controller_name == self._install.controller_name
-        return is_ours and Key("Tenant", namespace, tenant) in self.records
+        return self._is_our_class(class_name) and Key("Tenant", namespace, tenant) in self.records
 
-    def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> KeySet:
-        """Note the hostnames that a Listener names and that its stored status has; returns the keys concerned."""
+    def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[str]:
+        """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
         former = self._stored_holders.hostnames_of(key)
-        if cached is None:
-            self._stored_holders.set(key, (key.namespace, ""), ())
-        else:
-            owner = key.namespace, cached.resource.spec.tenant_ref.name
-            self._stored_holders.set(key, owner, _stored_hostnames(cached))
-        changed = former ^ self._stored_holders.hostnames_of(key)
-        vacant = [host for host in changed if not self.child_index.held.keys_of(host)]
-        namers = (self._references.users("Hostname", host) for host in vacant)
-        return frozenset(map(hostname_key, vacant)).union(*namers) - {key}
+        hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
+        self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
+        return former | hostnames
 
     def _exposed_by(self, key: Key) -> dict[str, bool]:
         """Map each hostname in a Listener's published document to True if the Listener owns a live address there."""
@@ -733,148 +782,71 @@ class Cache(View):
             listener_class is not None and listener_class.resource.spec.controller_name != self._install.controller_name
         )
 
-    def _dependants(self, key: Key) -> KeySet:
-        """Keys that refer to a resource."""
-        match key.kind:
-            case "Tenant" | "Destination":
-                return self._references.users(key.kind, key.path)
-            case "ListenerClass":
-                listeners = self._references.users("ListenerClass", key.name)
-                return listeners.union(
-                    *({hostname_key(host) for host in self.child_index.hosts_of(listener)} for listener in listeners)
-                )
-        return _NO_KEYS
-
-    def _with_rivals(self, keys: KeySet) -> KeySet:
-        """Return keys that may have lost the right to a hostname, and the others that claim it if it is vacant."""
-        targets = frozenset().union(*(self._references.targets(key) for key in keys if key.kind == "Listener"))
-        vacant = [path for kind, path in targets if kind == "Hostname" and not self.holders(path)]
-        return keys.union(*(self._references.users("Hostname", host) for host in vacant))
-
-    def _rivals(self, key: Key, former: frozenset[indexes.Target], now: frozenset[indexes.Target]) -> KeySet:
-        """For a Listener: the others for which a change of its addresses makes a difference.
-
-        These are the listeners of its namespace that name or have the same address. A hostname that somebody holds
-        stays with its tenant whatever others claim, so only a claim that ends at a vacant hostname concerns others.
-        """
-        if key.kind != "Listener":
-            return _NO_KEYS
-        has_other_owner = any(kind in {"Tenant", "ListenerClass"} for kind, _ in former ^ now)
-        concerned: set[Key] = set()
-        for kind, path in former | now if has_other_owner else former ^ now:
-            if kind == "Address":
-                concerned |= self._references.users(kind, path) | self.child_index.published_with(path)
-            elif kind == "Hostname" and (kind, path) in former and not self.holders(path):
-                concerned |= self._references.users(kind, path)
-        return frozenset(concerned)
-
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
         labels = metadata.get("labels") or {}
         self._secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
         is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
         concerned = self._put_child(ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
-        is_credential = labels.get(types.WATCH_LABEL) == "true"
-        has_changed = self._secrets.put(path, raw) if is_credential else self._secrets.remove(path)
-        return concerned | self._users_of_secret(path) if has_changed else concerned
+        if labels.get(types.WATCH_LABEL) == "true":
+            self._secrets.put(path, raw)
+        else:
+            self._secrets.remove(path)
+        return concerned | self.reads.changed(self, [("Secret", path)])
 
     def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
         path = f"{namespace}/{name}"
         self._secrets.set_version(namespace, name, None)
         concerned = self._put_child(ref_of(kinds.SECRET, namespace, name), None)
-        return concerned | self._users_of_secret(path) if self._secrets.remove(path) else concerned
-
-    def _users_of_secret(self, path: str) -> KeySet:
-        """The keys that refer to a Secret, and the Listener for whose URL its name is reserved."""
-        namespace, _, name = path.partition("/")
-        users = self._references.users("Secret", path)
-        owner = Key("Listener", namespace, name.removesuffix(children.URL_SUFFIX))
-        return users | {owner} if name.endswith(children.URL_SUFFIX) and owner in self.records else users
+        self._secrets.remove(path)
+        return concerned | self.reads.changed(self, [("Secret", path)])
 
     def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:
-        previous_labels = self._namespaces.get(name)
         if labels is None:
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = labels
-        if previous_labels == labels:
-            return _NO_KEYS
-        concerned = self._with_rivals(self._references.users("Namespace", name))
-        if previous_labels is None:  # at the start there are too many namespaces to search the records for each
-            return concerned
-        return concerned | {key for key in self.records if key.kind == "Tenant" and key.namespace == name}
+        return self.reads.changed(self, [("Namespace", name)])
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
-        previous_child = self.child_index.by_ref.get(ref)
-        hosts = self.child_index.hosts_of(previous_child.key) if previous_child is not None else frozenset()
-        shared = frozenset(self.child_index.shared_hosts)
-        child = self.child_index.put(ref, raw, self._keys)
+        former = self.child_index.by_ref.get(ref)
+        present = self.child_index.put(ref, raw, self._keys)
         self._ignored.pop(ref, None)
-        if child is None and raw is not None:
+        if present is None and raw is not None:
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-        owners = {record.key for record in (previous_child, child) if record is not None and record.is_config}
-        concerned = frozenset().union(*map(self._rearrange, owners))
-        for host in shared ^ self.child_index.shared_hosts:
-            concerned |= self._references.users("Hostname", host)
+        change = _Change()
+        for child in {id(record): record for record in (former, present) if record is not None}.values():
+            change.subjects |= _subjects_of_child(child)
+            if child.is_config:
+                self._arrange(child.key, change)
         if ref.kind == kinds.CERTIFICATE.name:
-            concerned |= self._count_certificate(previous_child, child)
-        if previous_child is not None and child is not None and _as_planned(previous_child) == _as_planned(child):
-            return concerned
-        return concerned | self._on_child(previous_child, child, hosts)
+            self._count_certificate(former, present, change)
+        if _as_planned(former) != _as_planned(present):
+            change.keys |= {child.key for child in (former, present) if child is not None}
+        if _routed(former) != _routed(present):
+            change.keys |= {hostname_key(host) for host in _published_hosts(former) | _published_hosts(present)}
+        return self._concerned(change)
 
-    def _count_certificate(self, previous: kinds.ChildRecord | None, present: kinds.ChildRecord | None) -> KeySet:
-        """Count the hostname of a Certificate for its namespace; returns the Listeners concerned."""
-        concerned = _NO_KEYS
-        if previous is not None and (present is None or present.key != previous.key):
-            concerned |= self._siblings.count_certificate(previous.key.name, "")
+    def _count_certificate(
+        self, former: kinds.ChildRecord | None, present: kinds.ChildRecord | None, change: "_Change"
+    ) -> None:
+        """Count the hostname of a Certificate for its namespace."""
+        if former is not None and (present is None or present.key != former.key):
+            self._note_ranks(self._siblings.count_certificate(former.key.name, ""), change)
         if present is not None:
-            concerned |= self._siblings.count_certificate(present.key.name, present.counts_for)
-        return concerned
-
-    def _on_child(
-        self,
-        previous: kinds.ChildRecord | None,
-        present: kinds.ChildRecord | None,
-        hosts: frozenset[str],
-    ) -> KeySet:
-        concerned: set[Key] = {child.key for child in (previous, present) if child is not None}
-        for key in list(concerned):
-            if key.kind == "Hostname":  # listeners and classes report the state of their hostnames
-                concerned |= self.child_index.published_at(key.name)
-                concerned |= {
-                    Key("ListenerClass", "", name)
-                    for name, listener_class in self._classes.items()
-                    if listener_class.resource.spec.hostname == key.name
-                }
-        owner = next((child.key for child in (previous, present) if child is not None and child.is_config), None)
-        if owner is not None:
-            now = self.child_index.hosts_of(present.key) if present is not None else frozenset()
-            changed = previous is None or present is None or _routed(previous) != _routed(present)
-            for host in (hosts | now) if changed else ():
-                concerned.add(hostname_key(host))
-            for host in self._hosts_with_other_holders(previous, present):
-                concerned |= self._references.users("Hostname", host)
-            for host in _held(previous) ^ _held(present):  # the only other listener there is alone now, or not any more
-                concerned |= self.child_index.only_other_holder(host, owner)
-            for address, _is_retired in _addresses(previous) ^ _addresses(present):
-                concerned |= self._references.users("Address", address) | self.child_index.published_with(address)
-        return frozenset(concerned)
-
-    def _hosts_with_other_holders(
-        self, previous: kinds.ChildRecord | None, present: kinds.ChildRecord | None
-    ) -> Iterator[str]:
-        """The hostnames that a tenant holds only since a child changed, or does not hold any more."""
-        child = present or previous
-        for host in _held(previous) | _held(present):
-            others = self.child_index.held.holders(host, besides=child.key if child is not None else None)
-            if others | _holder(previous, host) != others | _holder(present, host):
-                yield host
+            self._note_ranks(self._siblings.count_certificate(present.key.name, present.counts_for), change)
 
     def _on_features(self, changed: bool) -> KeySet:
-        """Keys whose exposure may change: all classes, listeners and hostnames."""
-        if not changed:
-            return _NO_KEYS
-        return frozenset(key for key in self.all_keys() if key.kind in {"ListenerClass", "Listener", "Hostname"})
+        return self.all_keys() if changed else _NO_KEYS
+
+
+class _Change(msgspec.Struct):
+    """What a change may concern."""
+
+    keys: set[Key] = msgspec.field(default_factory=set)
+    """The keys to plan again in any case."""
+    subjects: set[Subject] = msgspec.field(default_factory=set)
+    """Subjects about which a lookup may have another answer now."""
 
 
 def hostname_key(hostname: str) -> Key:
@@ -887,15 +859,14 @@ def ref_of(kind: kinds.WatchedKind, namespace: str, name: str) -> ObjectRef:
     return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
-def _owner_and_age(cached: CachedResource[resources.ListenerClass] | None) -> tuple[object, ...]:
-    """The part of a class that decides which install owns other resources."""
-    if cached is None:
-        return ()
-    return cached.created, cached.resource.spec.controller_name, cached.resource.spec.namespaces
-
-
-def _patterns(cached: CachedResource[resources.ListenerClass] | None) -> list[str]:
-    return cached.resource.spec.hostname_patterns if cached is not None else []
+def _read_by_others(parsed: object) -> tuple[object, ...]:
+    """The part of a class that plans of other keys read; ``parsed``: of its record, None without one."""
+    match parsed:
+        case CachedResource(resource=resources.ListenerClass(spec=spec)):
+            return parsed.uid, parsed.created, spec, parsed.fields.get(FINGERPRINT_FIELD)
+        case UnreadableResource():
+            return parsed.uid, parsed.generation, parsed.message
+    return ()
 
 
 def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[str]:
@@ -908,49 +879,59 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
     return frozenset(named & {entry.get("hostname") for entry in shown if entry.get("name") != children.CLASS_ADDRESS})
 
 
-def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:
+def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:
     """The part of a resource that users write, without its status."""
+    if record is None:
+        return ()
     parsed = record.parsed
     if isinstance(parsed, CachedResource):
         return record.uid, parsed.resource, parsed.fields
     return record.uid, parsed.generation, parsed.message
 
 
-def _tenant_ref(record: kinds.ResourceRecord) -> object:
+def _tenant_ref(record: kinds.ResourceRecord | None) -> object:
     """The Tenant that a Destination names, which is all that Listeners read of it; unique if it cannot be read."""
-    parsed = record.parsed
-    return parsed.resource.spec.tenant_ref if isinstance(parsed, CachedResource) else record
+    if record is None or not isinstance(record.parsed, CachedResource):
+        return record
+    return record.uid, record.parsed.resource.spec.tenant_ref
 
 
-def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:
-    return child.uid, child.digest, child.state.status, child.key
+def _needed_secrets(resource: resources.Resource | None) -> list[str]:
+    """The values of Secrets that a Listener or a Destination refers to: ``namespace/name/key``."""
+    if not isinstance(resource, resources.Listener | resources.Destination):
+        return []
+    return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
 
 
-def _held(child: kinds.ChildRecord | None) -> frozenset[str]:
-    return frozenset(child.held.hostnames) if child is not None and child.held is not None else frozenset()
+def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
+    return {("Hostname", claim) if isinstance(claim, str) else ("Address", claim[1]) for claim in claims}
 
 
-def _holder(child: kinds.ChildRecord | None, hostname: str) -> frozenset[Owner]:
-    """The tenant that holds a hostname by a child; empty if none does."""
-    if child is None or child.held is None or hostname not in child.held.hostnames:
-        return frozenset()
-    return frozenset({(child.key.namespace, child.held.tenant)})
+def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
+    """What other plans read of a child: a document, who holds its hostnames, or the state of a hostname's route."""
+    subjects: set[Subject] = {(child.key.kind, child.key.path)}
+    hostnames = child.held.hostnames if child.held is not None else ()
+    document = _published_document(child)
+    for address in document.addresses if document is not None else ():
+        subjects |= {("Hostname", address.host), ("Address", address_path(child.key.namespace, address))}
+    return subjects | {("Hostname", hostname) for hostname in hostnames}
 
 
-def _addresses(child: kinds.ChildRecord | None) -> frozenset[tuple[str, bool]]:
-    """Path (`address_path`) of each address in a published document, and whether the address is retired."""
+def _as_planned(child: kinds.ChildRecord | None) -> tuple[object, ...]:
+    return (child.uid, child.digest, child.state.status, child.key) if child is not None else ()
+
+
+def _published_document(child: kinds.ChildRecord | None) -> documents.ListenerDocument | None:
     document = child.published.document if child is not None and child.published is not None else None
-    if child is None or not isinstance(document, documents.ListenerDocument):
-        return frozenset()
-    namespace = child.key.namespace
-    return frozenset(
-        (indexes.address_path(namespace, address), address.retired_at > 0) for address in document.addresses
-    )
+    return document if isinstance(document, documents.ListenerDocument) else None
 
 
-def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:
+def _published_hosts(child: kinds.ChildRecord | None) -> set[str]:
+    document = _published_document(child)
+    return {address.host for address in document.addresses} if document is not None else set()
+
+
+def _routed(child: kinds.ChildRecord | None) -> tuple[object, ...]:
     """The fields of a published document on which hostnames and their children depend."""
-    published = child.published
-    if published is None or not isinstance(published.document, documents.ListenerDocument):
-        return ()
-    return published.document.addresses, published.document.tenant.name, published.document.max_body_bytes
+    document = _published_document(child)
+    return (document.addresses, document.tenant.name, document.max_body_bytes) if document is not None else ()

@@ -1,16 +1,15 @@
-"""Indexes that the cache keeps: existing children, references between resources, Secrets, and optional APIs."""
+"""Indexes that the cache keeps: existing children, the classes in use, Secrets, and optional APIs."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
-from usher_gateway.resources.listener import fixed_addresses
 from usher_gateway.resources.removal_limit import RemovalKind
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds
@@ -23,6 +22,7 @@ from usher_operator.view import (
     PublishedDocument,
     SecretAccess,
     SecretState,
+    address_path,
 )
 
 _NO_KEYS: frozenset[Key] = frozenset()
@@ -102,18 +102,13 @@ class HolderIndex:
         """The Listeners by which tenants hold a hostname. Do not keep or change the result."""
         return self._hosts.keys_of(hostname)
 
-    def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
-        """The tenants that hold a hostname, without one that holds it by the Listener ``besides`` only."""
-        counts: Mapping[Owner, int] = self._counts.get(hostname, {})
-        left_out = self._owners[besides] if besides is not None and besides in self.keys_of(hostname) else None
-        return frozenset(owner for owner, count in counts.items() if count > (owner == left_out))
+    def holders(self, hostname: str) -> frozenset[Owner]:
+        """The tenants that hold a hostname."""
+        return frozenset(self._counts.get(hostname, ()))
 
 
 class ChildIndex:
-    """Existing children by object, by the key that owns them, and by published hostname.
-
-    It does not know which keys a change concerns; the cache does.
-    """
+    """Existing children by object, by the key that owns them, and by published hostname."""
 
     def __init__(self, install: Install) -> None:
         self._install = install
@@ -204,12 +199,6 @@ class ChildIndex:
             "Address": self._addresses[namespace],
         }
 
-    def only_other_holder(self, hostname: str, key: Key) -> frozenset[Key]:
-        """The Listener that holds a hostname besides one; empty if none does, or several."""
-        holding = self.held.keys_of(hostname)
-        others = holding - {key} if len(holding) <= 2 else ()
-        return frozenset(others) if len(others) == 1 else _NO_KEYS
-
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
@@ -277,69 +266,43 @@ def _address_count(child: kinds.ChildRecord) -> int:
     return len(document.live_addresses) if isinstance(document, documents.ListenerDocument) else 0
 
 
-TargetKind = Literal[
-    "Secret", "SecretKey", "Tenant", "Destination", "ListenerClass", "Hostname", "Address", "Namespace"
-]
-Target = tuple[TargetKind, str]
-"""An object that is referred to: its kind, and ``namespace/name`` or the name alone.
-
-A ``SecretKey`` is one key of a Secret: ``namespace/name/key``. For an ``Address`` see `address_path`.
-"""
-
-
-class ReferenceIndex:
-    """Maps each object to the Listeners and Destinations that refer to it."""
+class ClassUseIndex:
+    """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
 
     def __init__(self) -> None:
-        self._targets: dict[Key, frozenset[Target]] = {}
-        self._users: dict[Target, set[Key]] = {}
-        self._classes: dict[Key, Counter[str]] = {}
-        """How many Listeners of each ListenerClass refer to a Tenant or a Destination."""
+        self._used: dict[Key, tuple[str, frozenset[Key]]] = {}
+        """Listener -> its class, and the Tenant and the Destinations to which it refers."""
+        self._counts: dict[Key, Counter[str]] = {}
+        """How many Listeners of each class refer to a Tenant or a Destination."""
 
-    def set(self, key: Key, targets: frozenset[Target]) -> None:
-        """Set the objects to which a key refers; empty if it refers to none any more."""
-        former = self._targets.get(key, frozenset())
-        if key.kind == "Listener":
-            self._count_classes(key.namespace, former, -1)
-            self._count_classes(key.namespace, targets, 1)
-        for gone in former - targets:
-            users = self._users[gone]
-            users.discard(key)
-            if not users:
-                del self._users[gone]
-        for new in targets - former:
-            self._users.setdefault(new, set()).add(key)
-        if targets:
-            self._targets[key] = targets
-        else:
-            self._targets.pop(key, None)
+    def of(self, key: Key) -> frozenset[str]:
+        """The classes of the Listeners that refer to a Tenant or a Destination."""
+        return frozenset(self._counts.get(key, ()))
 
-    def _count_classes(self, namespace: str, targets: frozenset[Target], count: int) -> None:
-        classes = [path for kind, path in targets if kind == "ListenerClass"]
-        for key in owned_by_class(namespace, targets):
-            counts = self._classes.setdefault(key, Counter())
-            for name in classes:
-                counts[name] += count
-                if not counts[name]:
-                    del counts[name]
-            if not counts:
-                del self._classes[key]
-
-    def classes_using(self, key: Key) -> AbstractSet[str]:
-        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination. Do not keep the result."""
-        return self._classes.get(key, Counter()).keys()
-
-    def targets(self, key: Key) -> frozenset[Target]:
-        """The objects to which a key refers."""
-        return self._targets.get(key, frozenset())
-
-    def has_users(self, kind: TargetKind, path: str) -> bool:
-        """True if a key refers to an object."""
-        return (kind, path) in self._users
-
-    def users(self, kind: TargetKind, path: str) -> frozenset[Key]:
-        """The keys that refer to an object."""
-        return frozenset(self._users.get((kind, path), ()))
+    def set(self, key: Key, listener: resources.Listener | None) -> list[Key]:
+        """Set what a Listener refers to; None: it is gone. Returns the keys whose classes changed."""
+        former = self._used.pop(key, ("", frozenset()))
+        present: tuple[str, frozenset[Key]] = ("", frozenset())
+        if listener is not None:
+            destinations = {
+                Key("Destination", key.namespace, each.destination_ref.name) for each in listener.spec.routes or ()
+            }
+            present = (
+                listener.class_name,
+                frozenset({Key("Tenant", key.namespace, listener.spec.tenant_ref.name), *destinations}),
+            )
+            self._used[key] = present
+        concerned = former[1] | present[1]
+        former_classes = {used: self.of(used) for used in concerned}
+        for (class_name, used_keys), change in ((former, -1), (present, 1)):
+            for used in used_keys:
+                counts = self._counts.setdefault(used, Counter())
+                counts[class_name] += change
+                if not counts[class_name]:
+                    del counts[class_name]
+                if not counts:
+                    del self._counts[used]
+        return [used for used in concerned if self.of(used) != former_classes[used]]
 
 
 _MISS_MICROSECONDS = 60_000_000
@@ -355,8 +318,10 @@ class SecretIndex:
     Nothing else of a Secret is kept, because anything else may be large.
     """
 
-    def __init__(self, references: ReferenceIndex, clock: Callable[[], int]) -> None:
-        self._references, self._clock = references, clock
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._needed: GroupIndex[str] = GroupIndex()
+        """Listeners and Destinations by the values that they refer to: ``namespace/name/key``."""
         self._secrets: dict[str, resources.Secret] = {}
         self._versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
@@ -408,42 +373,37 @@ class SecretIndex:
         state, since = self._misses.get(path, (None, 0))
         return state if self._clock() - since < _MISS_MICROSECONDS else None
 
-    def put(self, path: str, raw: Mapping[str, Any]) -> bool:
-        """Take a labelled Secret; returns whether a value in use changed."""
+    def put(self, path: str, raw: Mapping[str, Any]) -> None:
+        """Take a labelled Secret."""
         namespace, _, name = path.partition("/")
         used = {
-            key: _cut(value)
-            for key, value in (raw.get("data") or {}).items()
-            if self._references.has_users("SecretKey", f"{path}/{key}")
+            key: _cut(value) for key, value in (raw.get("data") or {}).items() if self._needed.keys_of(f"{path}/{key}")
         }
         metadata = {"name": name, "namespace": namespace, "labels": {types.WATCH_LABEL: "true"}}
+        self._misses.pop(path, None)
         try:
-            secret = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
+            self._secrets[path] = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
         except msgspec.ValidationError:
-            return self.remove(path)
-        former = self._secrets.get(path)
-        self._secrets[path] = secret
-        self._misses.pop(path, None)
-        return former != secret
+            self._secrets.pop(path, None)
 
-    def remove(self, path: str) -> bool:
-        """Forget a Secret that is gone or not labelled any more; returns whether it was known."""
+    def remove(self, path: str) -> None:
+        """Forget a Secret that is gone or not labelled any more."""
         self._misses.pop(path, None)
-        return self._secrets.pop(path, None) is not None
+        self._secrets.pop(path, None)
 
-    def set_references(self, key: Key, targets: frozenset[Target]) -> None:
-        """Set the objects to which a key refers; keep no value of a Secret that is not referred to any more.
+    def set_needed(self, key: Key, values: Collection[str]) -> None:
+        """Set the values to which a resource refers; keep no value that nothing refers to any more.
 
         If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again.
         """
-        former = self._references.targets(key)
-        for kind, path in targets - former:
-            if kind == "SecretKey" and not self._references.has_users(kind, path):
+        former = self._needed.groups_of(key)
+        for path in frozenset(values) - former:
+            if not self._needed.keys_of(path):
                 self._secrets.pop(path.rpartition("/")[0], None)
-        self._references.set(key, targets)
-        for kind, path in former - targets:
+        self._needed.set(key, values)
+        for path in former - frozenset(values):
             secret, _, unused = path.rpartition("/")
-            if kind == "SecretKey" and secret in self._secrets and not self._references.has_users(kind, path):
+            if secret in self._secrets and not self._needed.keys_of(path):
                 cached = self._secrets[secret]
                 kept = {name: value for name, value in cached.data.items() if name != unused}
                 self._secrets[secret] = msgspec.structs.replace(cached, data=kept)
@@ -465,54 +425,6 @@ class SecretIndex:
 def _cut(value: Any) -> Any:
     """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
     return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
-
-
-def owned_by_class(namespace: str, targets: Iterable[Target]) -> list[Key]:
-    """The Tenants and Destinations among the targets of a Listener: its class may decide which install owns them."""
-    return [
-        Key(kind, namespace, path.partition("/")[2])
-        for kind, path in targets
-        if kind == "Tenant" or kind == "Destination"  # noqa: PLR1714 - mypy does not narrow by `in`
-    ]
-
-
-def class_name(listener: resources.Listener) -> str:
-    """The ListenerClass of a Listener."""
-    return str(types.value_or_default(listener.spec.listener_class_name, "Listener.spec.listenerClassName"))
-
-
-def address_path(namespace: str, address: documents.Address) -> str:
-    """Identify an address that Listeners of one namespace name."""
-    return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
-
-
-def targets_of(resource: resources.Resource) -> frozenset[Target]:
-    """Every object to which a Listener or Destination refers; none for other resources."""
-    return frozenset(_targets_of(resource))
-
-
-def _targets_of(resource: resources.Resource) -> Iterator[Target]:
-    match resource:
-        case resources.Listener():
-            namespace = resource.metadata.namespace
-            yield "Tenant", f"{namespace}/{resource.spec.tenant_ref.name}"
-            yield "ListenerClass", class_name(resource)
-            for route in resource.spec.routes or ():
-                yield "Destination", f"{namespace}/{route.destination_ref.name}"
-            for address in resource.spec.addresses or ():
-                yield "Hostname", address.hostname
-            for fixed in fixed_addresses(resource):
-                yield "Address", address_path(namespace, fixed)
-        case resources.Destination():
-            namespace = resource.metadata.namespace
-            if resource.spec.tenant_ref is not None:
-                yield "Tenant", f"{namespace}/{resource.spec.tenant_ref.name}"
-        case _:
-            return
-    yield "Namespace", namespace
-    for name, key in types.secret_keys(resource.spec):
-        yield "Secret", f"{namespace}/{name}"
-        yield "SecretKey", f"{namespace}/{name}/{key}"
 
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"

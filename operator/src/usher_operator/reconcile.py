@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -12,7 +12,6 @@ from usher_gateway.resources import types
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
-from usher_operator.plan import plan
 from usher_operator.removals import RemovalGuard
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan, WriteFailure
@@ -124,15 +123,14 @@ class Reconciler:
             self._read_secrets(planned.unread_namespace)  # the key is planned again once they were read
             return
         # no await between the plan and the grant, because another worker may plan for the same hostname
-        self._cache.grant(key, planned.granted)
+        self._add(self._cache.grant(key, planned.granted))
         self._cache.set_behind(key, is_behind=planned.is_behind)
         self._remover.withdraw(planned)
         is_late = self._queue.depth > _LONG_QUEUE and self._queue.depth_beside(key) > 0
         try:
             failures = await self._children.apply(planned, documents_only=is_late)
         finally:
-            for other in self._cache.end_grant(key):
-                self._queue.add(other)
+            self._add(self._cache.end_grant(key))
         if is_late:
             self._queue.add_last(key)
         else:
@@ -159,18 +157,17 @@ class Reconciler:
             is_name_taken = error.reason == NAME_TAKEN
             failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN, is_name_taken=is_name_taken)
         changed = self._cache.set_write_failure(planned.key, failure)
-        for other in changed - {planned.key}:
-            self._queue.add(other)
-        return plan(self._cache, planned.key) if planned.key in changed else planned
+        self._add(changed - {planned.key})
+        return self._cache.plan(planned.key) if planned.key in changed else planned
 
     async def _plan(self, key: Key) -> Plan:
         """Plan a key, and look up the Secrets that the plan asks for."""
-        planned = plan(self._cache, key)
+        planned = self._cache.plan(key)
         for _ in range(_MAX_LOOKUPS):
             if not planned.unknown_secrets:
                 break
             await asyncio.gather(*(self._look_up(path) for path in planned.unknown_secrets))
-            planned = plan(self._cache, key)
+            planned = self._cache.plan(key)
         return planned
 
     async def look_up_missing_secrets(self) -> None:
@@ -185,9 +182,12 @@ class Reconciler:
                 except ApiError as error:
                     _log.warning("secret_lookup_failed", key=path, error=str(error))
                 if self._cache.secret_state(path) != missing[path]:
-                    for key in self._cache.missed_by(path):
-                        self._queue.add(key)
+                    self._add(self._cache.missed_by(path))
                 await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)
+
+    def _add(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._queue.add(key)
 
     async def _look_up(self, path: str) -> None:
         """Find out why the label-selected watch does not report a Secret."""

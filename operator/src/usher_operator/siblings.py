@@ -11,7 +11,8 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Generic, TypeVar
 
 from usher_gateway import resources
-from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerReadiness
+from usher_gateway.resources.listener import fixed_addresses
+from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerReadiness, address_path
 
 Group = TypeVar("Group", bound=Hashable)
 Place = tuple[Any, ...]
@@ -70,7 +71,7 @@ _LISTENER_STATES = tuple(
 
 
 Claim = str | tuple[str, str]
-"""A hostname that a Listener names, or an address (`indexes.address_path`) with its tenant."""
+"""A hostname that a Listener names, or an address (`view.address_path`) with its tenant."""
 
 _ClaimGroup = tuple[Claim, str, str, str]
 """Claim, namespace, Tenant and class."""
@@ -88,13 +89,14 @@ class ClaimIndex:
         self._groups: dict[Claim, set[_ClaimGroup]] = {}
         """The groups of each hostname and address."""
 
-    def set(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
-        """Set what a Listener names; None: it does not exist."""
+    def set(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
+        """Index what a Listener names; None: it cannot be found."""
         places: dict[_ClaimGroup, Place] = {}
         if cached is not None:
-            listener = cached.resource
-            of_listener = key.namespace, listener.spec.tenant_ref.name, listener.class_name
-            places = {(claim, *of_listener): _age(cached) for claim in claims}
+            listener, tenant = cached.resource, cached.resource.spec.tenant_ref.name
+            claims: set[Claim] = {address.hostname for address in listener.spec.addresses or ()}
+            claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
+            places = {(claim, key.namespace, tenant, listener.class_name): _age(cached) for claim in claims}
         changed = self._order.groups_of(key) ^ places.keys()
         self._order.set(key, places)
         for group in changed:
@@ -105,6 +107,10 @@ class ClaimIndex:
                 groups.discard(group)
             if not groups:
                 del self._groups[group[0]]
+
+    def of(self, key: Key) -> frozenset[Claim]:
+        """What a Listener names."""
+        return frozenset(claim for claim, *_ in self._order.groups_of(key))
 
     def oldest(self, claim: Claim, is_counted: Callable[[str, str, str], bool]) -> list[Key]:
         """The oldest Listener of each namespace and class that names a hostname or an address, the oldest first.
@@ -134,8 +140,8 @@ class Siblings:
         limit."""
         self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()
         """Listeners by Tenant and state."""
-        self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Tenants by namespace and company id."""
+        self._companies: OrderedGroups[str] = OrderedGroups()
+        """Tenants by company (``namespace/companyID``)."""
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace and hostname that they name, the oldest first."""
         self._claims = ClaimIndex()
@@ -147,12 +153,17 @@ class Siblings:
         """Hostname -> the namespace for which its Certificate counts."""
 
     def rank(self, key: Key) -> int:
-        """How many keys of its kind and namespace come before one."""
-        return self._order.rank((key.kind, key.namespace), key)
+        """How many keys of its kind and namespace come before one; 0 if it does not count."""
+        group = key.kind, key.namespace
+        return self._order.rank(group, key) if group in self._order.groups_of(key) else 0
 
-    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
-        """The first names of the Tenants of a namespace that have a company id."""
-        return [key.name for key in itertools.islice(self._companies.iterate((namespace, company_id)), limit)]
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a company (``namespace/companyID``)."""
+        return [key.name for key in itertools.islice(self._companies.iterate(company), limit)]
+
+    def companies_of(self, key: Key) -> AbstractSet[str]:
+        """The company of a Tenant (``namespace/companyID``); empty if it names none."""
+        return frozenset(self._companies.groups_of(key))
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The first names of the Tenant's Listeners, by state."""
@@ -161,17 +172,25 @@ class Siblings:
             for state in _LISTENER_STATES
         }
 
+    def listeners_of_tenant(self, tenant_path: str) -> list[Key]:
+        """Every Listener of a Tenant."""
+        return [key for state in _LISTENER_STATES for key in self._summaries.iterate((tenant_path, state))]
+
     def claimants(self, claim: Claim, is_counted: Callable[[str, str, str], bool]) -> Sequence[Key]:
         """The oldest Listener of each namespace and class with a claim; see `ClaimIndex.oldest`."""
         return self._claims.oldest(claim, is_counted)
 
-    def claimants_in(self, namespace: str, hostname: str) -> Iterator[Key]:
+    def claimants_in(self, namespace: str, hostname: str) -> list[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
-        return self._namers.iterate((namespace, hostname))
+        return list(self._namers.iterate((namespace, hostname)))
 
-    def claim(self, key: Key, cached: CachedResource[resources.Listener] | None, claims: Iterable[Claim]) -> None:
-        """Set the claims of a Listener; None: it does not exist."""
-        self._claims.set(key, cached, claims)
+    def claim(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
+        """Set the claims of a Listener; None: it cannot be found."""
+        self._claims.set(key, cached)
+
+    def claims_of(self, key: Key) -> frozenset[Claim]:
+        """The hostnames and the addresses that a Listener names."""
+        return self._claims.of(key)
 
     def oldest_at(self, hostname: str) -> Iterator[Key]:
         """The Listeners with a published document at a hostname: with addresses of their own there, then the oldest."""
@@ -181,22 +200,21 @@ class Siblings:
         """Set the limits of our classes, by the kind that they limit; None is no limit."""
         self._limits = {kind: {limit for limit in of_kind if limit is not None} for kind, of_kind in limits.items()}
 
-    def group_by_company(self, key: Key, company_id: str | None) -> frozenset[Key]:
-        """Put a Tenant into the group of its company; returns the Tenants that share it with one more or one less."""
-        former = self._companies.groups_of(key)
-        present = {(key.namespace, company_id): ()} if company_id else {}
-        touched = set(former) ^ present.keys()
-        self._companies.set(key, present)
-        # a Tenant names the first other one of its group, so only the first ones can be concerned
-        concerned = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
-        return frozenset(concerned - {key})
+    def group_by_company(self, key: Key, company_id: str | None) -> None:
+        """Put a Tenant into the group of its company; None: it names none, or is gone."""
+        self._companies.set(key, {f"{key.namespace}/{company_id}": ()} if company_id else {})
 
     def expose(
         self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Mapping[str, bool]
-    ) -> None:
-        """Set the hostnames in the published document of a Listener: True for those where it owns a live address."""
+    ) -> frozenset[str]:
+        """Set the hostnames in the published document of a Listener: True for those where it owns a live address.
+
+        Returns these and the former ones.
+        """
+        former = frozenset(self._exposed.groups_of(key))
         places = {host: (not is_own, cached.created) for host, is_own in hostnames.items()} if cached else {}
         self._exposed.set(key, places)
+        return former | places.keys()
 
     def reorder(self, key: Key, place: Place | None) -> frozenset[Key]:
         """Set the place of a key among its siblings; returns the others for which a limit now differs."""
@@ -218,24 +236,20 @@ class Siblings:
     ) -> frozenset[Key]:
         """Update the order of a Listener's hostnames: those that it names or named, and those that it still has.
 
-        ``in_force``: the hostnames in its published document, except for addresses of its class. Returns the Listeners
-        concerned.
+        ``in_force``: the hostnames in its published document, except for addresses of its class. Returns the hostnames
+        for which a limit now differs.
         """
         named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
         namespace = key.namespace
         former = {host for _, host in (*self._namers.groups_of(key), *self._hosts_in_force.groups_of(key))}
         self._namers.set(key, _places_of_namer(namespace, named, cached) if cached is not None else {})
         self._hosts_in_force.set(key, {(namespace, host): () for host in in_force})
-        concerned: set[Key] = set()
-        for host in former | named | in_force:
-            for other in self._reorder_hostname(namespace, host):
-                concerned.update(self._namers.iterate((namespace, other.name)))
-        return frozenset(concerned - {key})
+        return frozenset().union(*(self._reorder_hostname(namespace, host) for host in former | named | in_force))
 
     def count_certificate(self, host: str, namespace: str) -> frozenset[Key]:
         """Set for which namespace the Certificate of a hostname counts; `""`: there is none, or it does not count.
 
-        Returns the Listeners concerned.
+        Returns the hostnames for which a limit now differs.
         """
         former = self._certificates.get(host, "")
         if former == namespace:
@@ -243,11 +257,7 @@ class Siblings:
         self._certificates[host] = namespace
         if not namespace:
             del self._certificates[host]
-        concerned: set[Key] = set()
-        for affected in filter(None, (former, namespace)):
-            for other in self._reorder_hostname(affected, host):
-                concerned.update(self._namers.iterate((affected, other.name)))
-        return frozenset(concerned)
+        return frozenset().union(*(self._reorder_hostname(each, host) for each in (former, namespace) if each))
 
     def _reorder_hostname(self, namespace: str, host: str) -> frozenset[Key]:
         """Update the place of a hostname; returns the hostnames for which a limit now differs, this one among them."""

@@ -1,11 +1,11 @@
 """The input of plan() (``View``) and its result (``Plan``): values and one protocol, no I/O.
 
-``cache.Cache`` implements ``View``. A lookup costs no more than the size of its answer, because plan() makes
-thousands of them, for one key at a time.
+``cache.Cache`` implements ``View``, and notes what each plan reads. A lookup costs no more than the size of its answer,
+because plan() makes thousands of them, for one key at a time.
 """
 
 import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
@@ -48,6 +48,11 @@ class Key(msgspec.Struct, frozen=True, order=True):
     def path(self) -> str:
         """``namespace/name``, or the name alone without a namespace."""
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+def address_path(namespace: str, address: documents.Address) -> str:
+    """Identify an address that Listeners of one namespace name."""
+    return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
 
 
 class ObjectRef(msgspec.Struct, frozen=True, order=True):
@@ -406,8 +411,8 @@ class View(Protocol):
         The key of a hostname that Listeners of a namespace name is ``Key("Hostname", namespace, hostname)`` here.
         """
 
-    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
-        """The first names of the Tenants of a namespace that have a company id."""
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
@@ -415,30 +420,39 @@ class View(Protocol):
     def classes_using(self, key: Key) -> Collection[str]:
         """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
 
-    def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+    def claimants(self, hostname: str) -> Sequence[Key]:
         """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
 
         The oldest comes first. The Listeners of other installs are left out.
         """
 
-    def claimants_in(self, namespace: str, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
 
-    def namers(self, owner: Owner, address: documents.Address) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners that name an address with its path in ``addresses`` and may come first, in any order.
+    def namers(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
 
         These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
         """
 
+    def is_reserved(self, hostname: str) -> bool:
+        """True if no Listener may name a hostname, because a class has it or had it.
+
+        A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit
+        of a class and its revert take no hostname from a tenant.
+        """
+
+    def class_at(self, hostname: str) -> str:
+        """The ListenerClass of this install that the first Listener with a published document at a hostname has.
+
+        First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
+        """
+
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents that have an address at a hostname, in any order."""
+        """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname."""
 
     def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname and whose Listeners cannot be found."""
-
-    @property
-    def shared_hostnames(self) -> Collection[str]:
-        """The hostnames at which published documents have addresses of a class, retired or not."""
 
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
@@ -446,22 +460,18 @@ class View(Protocol):
     def has_lost_listeners_at(self, hostname: str) -> bool:
         """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
 
-    def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
-        """The Listeners whose published document has an address at a hostname.
-
-        First come those with an address of their own that is not retired, then the oldest.
-        """
-
-    def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
-        """The tenants that have a hostname by a document that is being written, or else by documents and tombstones.
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
 
         If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
         the gateways that run documents without a config Secret.
-
-        Args:
-            hostname: The hostname.
-            besides: A Listener whose claim does not count.
         """
+
+    def only_holder(self, hostname: str) -> Key | None:
+        """The Listener by which a tenant has a hostname; None if there are several or none."""
+
+    def holds(self, key: Key, hostname: str) -> bool:
+        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
 
     def shown_holders(self, hostname: str) -> Collection[Owner]:
         """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""

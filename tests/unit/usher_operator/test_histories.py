@@ -112,9 +112,9 @@ class History:
 
     def desired_plan(self, key: Key) -> Plan:
         """Return the plan of a Listener that may retire every address."""
-        planned = plan.plan(self.cache, key)
+        planned = self.cache.plan(key)
         self.cache.allow_retirement(key, frozenset(removal.address for removal in planned.retiring))
-        planned = plan.plan(self.cache, key)
+        planned = self.cache.plan(key)
         self.cache.allow_retirement(key, frozenset())
         return planned
 

@@ -8,7 +8,7 @@ Where several resources want the same hostname, address or place below a limit, 
 the order of the resources counts: in files their order, in a cluster their age.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -87,7 +87,7 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     keys: model.Keys
     previous: documents.Snapshot = documents.Snapshot({}, {})
     """The documents in force, for the cases in which the last good one stays."""
-    reserved_hostnames: frozenset[str] | None = None
+    reserved_hostnames: Container[str] | None = None
     """The hostnames that no listener may name: those of all ListenerClasses, also of other installs, and those that
     classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
     now: int = 0
@@ -246,7 +246,7 @@ def policy_of(listener: Listener, resources: Resources, context: CompileContext)
     )
 
 
-def _reserved(resources: Resources, context: CompileContext) -> frozenset[str]:
+def _reserved(resources: Resources, context: CompileContext) -> Container[str]:
     """Return the hostnames that no listener may name."""
     if context.reserved_hostnames is not None:
         return context.reserved_hostnames

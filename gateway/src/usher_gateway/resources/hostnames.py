@@ -7,7 +7,7 @@ tenant no hold on that hostname. Within a hostname an address (path and query) b
 it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 
 import msgspec
 
@@ -29,7 +29,7 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: listener_class.ListenerClassSpec
     namespace_labels: Mapping[str, str]
-    reserved: frozenset[str] = frozenset()
+    reserved: Container[str] = frozenset()
     """The hostnames that classes have, or had while retired addresses are there."""
     is_implicit: bool = False
     """True if the files have no ListenerClass, so that every hostname is allowed."""

@@ -6,7 +6,7 @@ already published come first, then the oldest (creationTimestamp, then uid).
 """
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener import addresses_of, fixed_addresses, token_paths
-from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
+from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View, address_path
 
 _DocumentT = TypeVar("_DocumentT", documents.ListenerDocument, documents.DestinationDocument)
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
@@ -60,6 +60,17 @@ class _SecretLookup(Mapping[str, resources.Secret]):
         return 0
 
 
+class _ReservedHostnames(Container[str]):
+    """The hostnames that no listener may name."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __contains__(self, hostname: object) -> bool:
+        """Whether no listener may name a hostname."""
+        return isinstance(hostname, str) and self._view.is_reserved(hostname)
+
+
 def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] | None:
     """A ListenerClass that this install serves."""
     cached = view.classes.get(name)
@@ -97,7 +108,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
     context = compiler.CompileContext(
         keys=keys,
         previous=documents.Snapshot({listener.key: previous} if previous else {}, {}),
-        reserved_hostnames=_reserved(view),
+        reserved_hostnames=_ReservedHostnames(view),
         now=view.time,
         arrivals=_retired_arrivals(view, listener.key),
         trusted_proxies=view.install.trusted_proxies,
@@ -208,20 +219,14 @@ def _destinations(view: View, listener: resources.Listener) -> dict[str, resourc
     return destinations
 
 
+def _listeners(view: View, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
+    listeners = (view.listener(key.path) for key in keys)
+    return (listener for listener in listeners if listener is not None)
+
+
 def age(cached: CachedResource[Any]) -> tuple[str, str]:
     """Sort key: the oldest resource first. The uid decides between equal timestamps, because no user can choose it."""
     return cached.created, cached.uid
-
-
-def _reserved(view: View) -> frozenset[str]:
-    """The hostnames that no listener may name: those of all classes, and those that classes had.
-
-    A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit of
-    a class and its revert take no hostname from a tenant.
-    """
-    present = {cached_class.resource.spec.hostname for cached_class in view.classes.values()}
-    former = {host for host in view.shared_hostnames if host not in present and not view.holders(host)}
-    return frozenset(present | former)
 
 
 def _claims(
@@ -231,8 +236,8 @@ def _claims(
     keys: model.Keys,
 ) -> hostnames.AddressClaims:
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
-    listener, reserved = cached.resource, _reserved(view)
-    named = {address.hostname for address in listener.spec.addresses or ()} - reserved
+    listener = cached.resource
+    named = {address.hostname for address in listener.spec.addresses or () if not view.is_reserved(address.hostname)}
     staying = {host for host in named if _is_alone_at(view, listener, host)}
     owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
     owners |= dict.fromkeys(staying, listener.owner)
@@ -242,7 +247,7 @@ def _claims(
     fixed = {hostnames.address_key(address) for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
     for address in (*_declared_addresses(listener, keys), *had):
-        if address.host not in reserved and claims.may_keep(address, listener.owner):
+        if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
     for host in named:
         if claims.may_have(host, listener.owner):
@@ -253,7 +258,7 @@ def _claims(
 def _is_alone_at(view: View, listener: resources.Listener, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
     key = Key("Listener", listener.metadata.namespace, listener.metadata.name)
-    return bool(view.holders(host)) and not view.holders(host, besides=key)
+    return view.holds(key, host) and view.only_holder(host) == key
 
 
 def _owner_of(view: View, host: str) -> hostnames.Owner | None:
@@ -265,8 +270,8 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     if len(holders) == 1:
         return next(iter(holders))
     if not holders:
-        claims = (claimant.resource for claimant in view.claimants(host) if _can_claim(view, claimant.resource, host))
-        return next((claim.owner for claim in claims), None)
+        claims = (claimant.resource for claimant in _listeners(view, view.claimants(host)))
+        return next((claim.owner for claim in claims if _can_claim(view, claim, host)), None)
     # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
     shown = [holder for holder in view.shown_holders(host) if holder in holders]
     return shown[0] if len(shown) == 1 else _oldest_of(view, holders, host) or min(holders)
@@ -275,7 +280,9 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
 def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
     """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
     namespaces = {namespace for namespace, _ in holders}
-    claims = (claimant for namespace in namespaces for claimant in view.claimants_in(namespace, host))
+    claims = itertools.chain.from_iterable(
+        _listeners(view, view.claimants_in(host, namespace)) for namespace in namespaces
+    )
     of_holders = (claimant for claimant in claims if claimant.resource.owner in holders)
     oldest = min(
         (claimant for claimant in of_holders if _can_claim(view, claimant.resource, host)), key=age, default=None
@@ -299,8 +306,8 @@ def _is_contested(view: View, listener: resources.Listener, host: str) -> bool:
     if not _can_claim(view, listener, host):
         return False
     # the claims of the own namespace too, because the oldest one hides those of its other tenants
-    claims = itertools.chain(view.claimants(host), view.claimants_in(listener.metadata.namespace, host))
-    others = (claimant.resource for claimant in claims if claimant.resource.owner != listener.owner)
+    claims = itertools.chain(view.claimants(host), view.claimants_in(host, listener.metadata.namespace))
+    others = (claimant.resource for claimant in _listeners(view, claims) if claimant.resource.owner != listener.owner)
     return any(_can_claim(view, other, host) for other in others)
 
 
@@ -312,7 +319,7 @@ def _can_claim(view: View, listener: resources.Listener, host: str) -> bool:
     policy = hostnames.HostnamePolicy(
         spec=own_class.resource.spec,
         namespace_labels={**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace},
-        reserved=_reserved(view),
+        reserved=_ReservedHostnames(view),
     )
     return view.secret_access(namespace) != "Denied" and policy.can_claim(host)
 
@@ -341,7 +348,8 @@ def _take_before(
     """
     key = hostnames.address_key(address)
     mine = _precedence(view, cached, key)
-    for other in view.namers(cached.resource.owner, address):
+    namespace, tenant = cached.resource.owner
+    for other in _listeners(view, view.namers(address_path(namespace, address), tenant)):
         if other.uid == cached.uid or other.resource.owner != cached.resource.owner:
             continue
         is_first = _precedence(view, other, key) < mine if is_fixed else _serves(view, other, key)

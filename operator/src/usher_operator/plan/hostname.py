@@ -44,11 +44,7 @@ def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClas
     if own:
         first = min(own, key=compiling.age)
         return first if compiling.is_ours(view, first) else None
-    for cached in view.oldest_at(hostname):
-        of_listener = compiling.our_class(view, cached.resource.class_name)
-        if of_listener is not None:
-            return of_listener
-    return None
+    return compiling.our_class(view, view.class_at(hostname))
 
 
 def exposure_type(spec: listener_class.ListenerClassSpec) -> str:

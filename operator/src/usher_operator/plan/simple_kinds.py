@@ -140,7 +140,7 @@ def plan_tenant(view: View, key: Key) -> Plan:
 def _company_shared(view: View, key: Key, tenant: resources.Tenant, builder: ConditionBuilder) -> list[StatusCondition]:
     """CompanyShared, while another Tenant of the namespace has the same company."""
     company_id = tenant.spec.company_id
-    names = view.tenants_of(key.namespace, company_id, 2) if company_id else ()
+    names = view.tenants_of(f"{key.namespace}/{company_id}", 2) if company_id else ()
     other = next((name for name in names if name != key.name), None)
     if other is None:
         return []
