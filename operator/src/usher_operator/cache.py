@@ -434,9 +434,16 @@ class Cache(View):
         """Plan a key, and note what the plan reads."""
         with self.reads.of_plan(key):
             planned = plan(self, key)
-        if key not in self.records and not self.child_index.of(key) and not planned.children:
+        if not planned.children and not self._is_left(key):
             self.reads.forget(key)
         return planned
+
+    def _is_left(self, key: Key) -> bool:
+        """True if a key has a resource or a child, or something has or had an address at its hostname."""
+        if key in self.records or self.child_index.of(key):
+            return True
+        has_documents = self.child_index.published_at(key.name) or self._stored_holders.keys_of(key.name)
+        return key.kind == "Hostname" and bool(has_documents)
 
     # Changes; each returns the keys to plan again.
 
