@@ -31,12 +31,9 @@ _CONDITIONS = {
     "RoutesDegraded": ("Listener",),
     "DeliveriesHeld": ("Listener",),
     "TimesUntrusted": ("Listener",),
-    "CompanyShared": ("Tenant",),
-    "HostnamesShared": ("ListenerClass",),
     "AddressRetired": ("Listener",),
-    "Healthy": ("Destination",),
 }
-"""Condition -> the kinds that have it, if not every kind has it."""
+"""Condition -> the kinds that have it, if not every kind has it, and docs/conditions.md names no kind in its rows."""
 
 _REASONS = {
     "ClassNotFound": ("Listener",),
@@ -50,12 +47,10 @@ _REASONS = {
     "ConfigTooLarge": ("Listener", "Destination"),
     "NamespaceNotPermitted": ("Listener", "Destination"),
     "SecretNameTaken": ("Listener",),
-    "RemovalsHalted": ("ListenerClass",),
     "DestinationNotFound": ("Listener",),
-    "ListenersNotReady": ("Tenant",),
     "Suspended": ("Tenant", "Listener", "Destination"),
 }
-"""Reason -> the kinds that it applies to, if not every kind with the condition."""
+"""Reason -> the kinds that it applies to, if not every kind with the condition; see above."""
 
 
 def pages() -> dict[str, str]:
@@ -153,8 +148,12 @@ def _conditions(name: str) -> Iterator[str]:
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if len(cells) != 4 or not cells[0].startswith("`"):
             continue
-        condition, reason = cells[0].strip("`"), cells[2].strip("`")
-        if name in _CONDITIONS.get(condition, _EVERY) and name in _REASONS.get(reason, _EVERY):
+        condition, reason, meaning = cells[0].strip("`"), cells[2].strip("`"), cells[3]
+        if meaning.startswith("("):
+            is_about = meaning.startswith(f"({name}) ")
+        else:
+            is_about = name in _CONDITIONS.get(condition, _EVERY) and name in _REASONS.get(reason, _EVERY)
+        if is_about:
             yield line.replace(f"({name}) ", "")
 
 

@@ -16,25 +16,20 @@ import structlog
 
 from usher_gateway.resources import types
 from usher_operator import kinds
-from usher_operator.plan.common import OperatorReason
-from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
+from usher_operator.view import (
+    ABNORMAL_CONDITIONS,
+    INFORMATIONAL_CONDITIONS,
+    ConditionType,
+    Key,
+    ObjectRef,
+    OperatorReason,
+    ResourceStatus,
+    StatusCondition,
+)
 
-_Type = ConditionType
 _Reason = OperatorReason
 
-_REPORTED = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
-_NEGATIVE = frozenset(
-    {
-        _Type.Quarantining,
-        _Type.RoutesDegraded,
-        _Type.DeliveriesHeld,
-        _Type.TimesUntrusted,
-        _Type.AddressRetired,
-        _Type.CompanyShared,
-        _Type.HostnamesShared,
-    }
-)
-"""Conditions that exist only while something is wrong."""
+_REPORTED = frozenset({ConditionType.Ready, *INFORMATIONAL_CONDITIONS})
 
 _NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
 """Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives."""
@@ -46,7 +41,7 @@ def is_wrong(condition: StatusCondition | None) -> bool:
     """True if a person has to act."""
     if condition is None:
         return False
-    if condition.type in _NEGATIVE:
+    if condition.type in ABNORMAL_CONDITIONS:
         return condition.status == "True"
     return condition.status == "False" and condition.reason not in _NO_ACTION_NEEDED
 

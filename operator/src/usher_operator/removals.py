@@ -36,8 +36,7 @@ from usher_gateway.resources.removal_limit import (
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
-from usher_operator.plan.common import OperatorReason
-from usher_operator.view import Key, ObjectRef, Plan, StatusCondition
+from usher_operator.view import Key, ObjectRef, OperatorReason, Plan, StatusCondition
 from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)

@@ -95,10 +95,8 @@ class ConditionType(enum.StrEnum):
     Healthy = "Healthy"
 
 
-INFORMATIONAL_CONDITIONS = frozenset(
+ABNORMAL_CONDITIONS = frozenset(
     {
-        ConditionType.Verified,
-        ConditionType.Receiving,
         ConditionType.Quarantining,
         ConditionType.RoutesDegraded,
         ConditionType.DeliveriesHeld,
@@ -106,10 +104,71 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.AddressRetired,
         ConditionType.CompanyShared,
         ConditionType.HostnamesShared,
-        ConditionType.Healthy,
     }
 )
+"""Conditions that exist only while something is wrong."""
+
+INFORMATIONAL_CONDITIONS = ABNORMAL_CONDITIONS | {
+    ConditionType.Verified,
+    ConditionType.Receiving,
+    ConditionType.Healthy,
+}
 """Conditions that Ready does not depend on; their writes share a small rate limit."""
+
+
+class OperatorReason(enum.StrEnum):
+    """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
+
+    Accepted = "Accepted"
+    NamespaceNotPermitted = "NamespaceNotPermitted"
+    SecretNameTaken = "SecretNameTaken"
+    ConfigTooLarge = "ConfigTooLarge"
+    InstallKeyChanged = "InstallKeyChanged"
+    RemovalsHalted = "RemovalsHalted"
+    Issued = "Issued"
+    Provided = "Provided"
+    External = "External"
+    Pending = "Pending"
+    IssuerNotFound = "IssuerNotFound"
+    CertManagerMissing = "CertManagerMissing"
+    SecretNotFound = "SecretNotFound"
+    Failed = "Failed"
+    Exposed = "Exposed"
+    NotExposed = "NotExposed"
+    ObjectNameTaken = "ObjectNameTaken"
+    GatewayAPIMissing = "GatewayAPIMissing"
+    IngressClassNotFound = "IngressClassNotFound"
+    NotAllowedByListeners = "NotAllowedByListeners"
+    NoMatchingParent = "NoMatchingParent"
+    AddressNotAssigned = "AddressNotAssigned"
+    Programmed = "Programmed"
+    GatewayRejected = "GatewayRejected"
+    GatewayUnavailable = "GatewayUnavailable"
+    PartiallyProgrammed = "PartiallyProgrammed"
+    WriteForbidden = "WriteForbidden"
+    Ready = "Ready"
+    Suspended = "Suspended"
+    ListenersNotReady = "ListenersNotReady"
+    Verified = "Verified"
+    Receiving = "Receiving"
+    NoVisitYet = "NoVisitYet"
+    Refusing = "Refusing"
+    Silent = "Silent"
+    Quarantining = "Quarantining"
+    ExpressionTooSlow = "ExpressionTooSlow"
+    CompanyMismatch = "CompanyMismatch"
+    DeliveriesHeld = "DeliveriesHeld"
+    TimesUntrusted = "TimesUntrusted"
+    AddressRetired = "AddressRetired"
+    RetiredAddressUsed = "RetiredAddressUsed"
+    CompanyShared = "CompanyShared"
+    HostnamesShared = "HostnamesShared"
+    Healthy = "Healthy"
+    NotTried = "NotTried"
+    CircuitOpen = "CircuitOpen"
+    AddressForbidden = "AddressForbidden"
+    Gone = "Gone"
+
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 

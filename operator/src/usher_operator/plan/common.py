@@ -4,7 +4,6 @@
 published now, and ``publish()`` puts a compiled document into its config Secret.
 """
 
-import enum
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +26,7 @@ from usher_operator.view import (
     ConditionType,
     DesiredChild,
     Key,
+    OperatorReason,
     Plan,
     ResourceStatus,
     StatusCondition,
@@ -40,60 +40,6 @@ _MAX_MESSAGE = 2048
 """Longest message in characters."""
 
 _Type = ConditionType
-
-
-class OperatorReason(enum.StrEnum):
-    """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
-
-    Accepted = "Accepted"
-    NamespaceNotPermitted = "NamespaceNotPermitted"
-    SecretNameTaken = "SecretNameTaken"
-    ConfigTooLarge = "ConfigTooLarge"
-    InstallKeyChanged = "InstallKeyChanged"
-    RemovalsHalted = "RemovalsHalted"
-    Issued = "Issued"
-    Provided = "Provided"
-    External = "External"
-    Pending = "Pending"
-    IssuerNotFound = "IssuerNotFound"
-    CertManagerMissing = "CertManagerMissing"
-    SecretNotFound = "SecretNotFound"
-    Failed = "Failed"
-    Exposed = "Exposed"
-    NotExposed = "NotExposed"
-    ObjectNameTaken = "ObjectNameTaken"
-    GatewayAPIMissing = "GatewayAPIMissing"
-    IngressClassNotFound = "IngressClassNotFound"
-    NotAllowedByListeners = "NotAllowedByListeners"
-    NoMatchingParent = "NoMatchingParent"
-    AddressNotAssigned = "AddressNotAssigned"
-    Programmed = "Programmed"
-    GatewayRejected = "GatewayRejected"
-    GatewayUnavailable = "GatewayUnavailable"
-    PartiallyProgrammed = "PartiallyProgrammed"
-    WriteForbidden = "WriteForbidden"
-    Ready = "Ready"
-    Suspended = "Suspended"
-    ListenersNotReady = "ListenersNotReady"
-    Verified = "Verified"
-    Receiving = "Receiving"
-    NoVisitYet = "NoVisitYet"
-    Refusing = "Refusing"
-    Silent = "Silent"
-    Quarantining = "Quarantining"
-    ExpressionTooSlow = "ExpressionTooSlow"
-    CompanyMismatch = "CompanyMismatch"
-    DeliveriesHeld = "DeliveriesHeld"
-    TimesUntrusted = "TimesUntrusted"
-    AddressRetired = "AddressRetired"
-    RetiredAddressUsed = "RetiredAddressUsed"
-    CompanyShared = "CompanyShared"
-    HostnamesShared = "HostnamesShared"
-    Healthy = "Healthy"
-    NotTried = "NotTried"
-    CircuitOpen = "CircuitOpen"
-    AddressForbidden = "AddressForbidden"
-    Gone = "Gone"
 
 
 class ConditionState(msgspec.Struct, frozen=True):

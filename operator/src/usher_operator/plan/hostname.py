@@ -14,8 +14,8 @@ from usher_gateway.resources import conditions, listener_class
 from usher_operator import children
 from usher_operator.children import RoutePart
 from usher_operator.plan import common, compiling
-from usher_operator.plan.common import PENDING, ConditionState, OperatorReason
-from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, Plan, View
+from usher_operator.plan.common import PENDING, ConditionState
+from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan, View
 
 
 class CertificateSource(msgspec.Struct, frozen=True):

@@ -7,8 +7,17 @@ from usher_gateway.resources import conditions, types
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
-from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
-from usher_operator.view import ADDRESSES_FIELD, CachedResource, ConditionType, Key, Plan, StatusCondition, View
+from usher_operator.plan.common import ConditionBuilder, ConditionState
+from usher_operator.view import (
+    ADDRESSES_FIELD,
+    CachedResource,
+    ConditionType,
+    Key,
+    OperatorReason,
+    Plan,
+    StatusCondition,
+    View,
+)
 
 _WAITS = (
     "the previous configuration stays in force while Usher checks whether it may take addresses out of service; if "

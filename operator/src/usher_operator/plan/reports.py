@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import documents, model
-from usher_operator.plan.common import ConditionBuilder, OperatorReason, WantedDocument, forbidden_message
+from usher_operator.plan.common import ConditionBuilder, WantedDocument, forbidden_message
 from usher_operator.view import (
     AppliedDocument,
     ConditionType,
@@ -18,6 +18,7 @@ from usher_operator.view import (
     GatewayReport,
     Key,
     ListenerReport,
+    OperatorReason,
     StatusCondition,
     View,
 )

@@ -21,13 +21,14 @@ from usher_gateway.resources.removal_limit import (
 )
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, ownership, reports
-from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
+from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.view import (
     FINGERPRINT_FIELD,
     CachedResource,
     ConditionType,
     Key,
     ListenerReadiness,
+    OperatorReason,
     Plan,
     ResourceStatus,
     StatusCondition,

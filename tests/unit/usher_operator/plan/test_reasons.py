@@ -7,8 +7,7 @@ from support import plan_reasons, plan_samples, views
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
 from usher_operator import plan
-from usher_operator.plan.common import OperatorReason
-from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
+from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, OperatorReason
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
