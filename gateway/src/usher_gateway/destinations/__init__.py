@@ -1,6 +1,7 @@
 """The client for destinations, and the values that it takes and returns.
 
-HTTP is the only destination type so far, so these values are HTTP's. ARCHITECTURE.md lists what another type takes.
+HTTP is the only destination type so far, so these values are HTTP's. The client of another type translates them, for
+example into a status. ARCHITECTURE.md lists the files of a new type.
 """
 
 import enum

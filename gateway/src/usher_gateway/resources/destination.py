@@ -165,6 +165,11 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
     rate_limit: RateLimit | None = None
     retry: Retry | None = None
 
+    @property
+    def url(self) -> str:
+        """The address of a destination of any type; the reader refuses a Destination without it."""
+        return self.http.url if self.http else ""
+
 
 class Destination(types.ResourceBase, frozen=True, kw_only=True):
     """One system that receives visits."""

@@ -223,6 +223,6 @@ def plan_destination(view: View, key: Key) -> Plan:
 
 def _host(destination: resources.Destination) -> str:
     try:
-        return urllib.parse.urlsplit(destination.spec.http.url).netloc if destination.spec.http else ""
+        return urllib.parse.urlsplit(destination.spec.url).netloc
     except ValueError:  # the condition Accepted says what is wrong with the URL
         return ""
