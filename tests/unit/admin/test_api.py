@@ -67,7 +67,7 @@ def test_invalid_filter_is_rejected(query: dict[str, str]) -> None:
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "9" * 50])
 def test_page_size_out_of_range_is_rejected(limit: str) -> None:
     with pytest.raises(ValueError, match="limit"):
-        api.parse_paging({"limit": limit})
+        api.parse_limit({"limit": limit})
 
 
 def test_selection_without_a_field_requires_all() -> None:

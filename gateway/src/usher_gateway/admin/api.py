@@ -13,19 +13,22 @@ import structlog
 from aiohttp import web
 
 from usher_gateway import model, timing
+from usher_gateway.admin import listings
 from usher_gateway.store.base import Filter, Period
+from usher_gateway.store.listing_rows import LONGEST_PAGE
 
 _log = structlog.get_logger(__name__)
 _audit_log = structlog.get_logger("usher_gateway.audit")
-
-MAX_PAGE_ROWS = 1_000
-"""The most rows of one page."""
 
 _DEFAULT_PAGE_ROWS = 100
 _MAX_IDS = 1_000
 _MAX_TEXT_LENGTH = 300
 
-_FIELDS = ("namespace", "listener", "route", "destination", "reason", "state")
+_PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
+"""Of a query, besides ids and those of single endpoints."""
+
+_NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")
+"""Parameters of limited length."""
 
 _PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month"}
 
@@ -149,13 +152,6 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """Replay also verdicts for whose visitor the route's once-per rule allows no more deliveries."""
 
 
-class Paging(msgspec.Struct, frozen=True):
-    """Which page of a listing a caller wants."""
-
-    limit: int
-    cursor: str | None
-
-
 class UsageRange(msgspec.Struct, frozen=True):
     """The time that a caller wants usage of; microseconds at slot borders."""
 
@@ -170,14 +166,15 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     Raises:
         ValueError: a parameter is unknown or cannot be parsed.
     """
-    parameters = {*_FIELDS, "tenant", "since", "until", "id", "visit", "countedAs", *more}
+    texts = {name: query[name] for name in _PARAMETERS if name in query}
+    parameters = {*_PARAMETERS, "id", *more}
     unknown = sorted(set(query) - parameters)
     if unknown:
         raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(parameters))}")
-    selection = {name: query[name] for name in (*_FIELDS, "tenant", "since", "until", "visit") if name in query}
+    counted_as = texts.pop("countedAs", None)
     ids = query["id"].split(",") if query.get("id") else []
-    where = filter_from_selection(msgspec.convert({**selection, "ids": ids}, Selection))
-    return msgspec.structs.replace(where, counted_as=query.get("countedAs"))
+    where = filter_from_selection(msgspec.convert({**texts, "ids": ids}, Selection))
+    return msgspec.structs.replace(where, counted_as=counted_as)
 
 
 def parse_selection(body: bytes) -> Selection:
@@ -201,7 +198,7 @@ def filter_from_selection(selection: Selection) -> Filter:
     Raises:
         ValueError: a name, an id or a time cannot be parsed.
     """
-    for name in (*_FIELDS, "tenant"):
+    for name in _NAMES:
         if len(getattr(selection, name) or "") > _MAX_TEXT_LENGTH:
             raise ValueError(f"{name} is too long")
     if len(selection.ids) > _MAX_IDS:
@@ -226,17 +223,17 @@ def filter_from_selection(selection: Selection) -> Filter:
     )
 
 
-def parse_paging(query: Mapping[str, str]) -> Paging:
-    """Parse the page size and the cursor of a query string.
+def parse_limit(query: Mapping[str, str]) -> int:
+    """Return the number of rows of a page.
 
     Raises:
-        ValueError: the size is not a number in range.
+        ValueError: it is not a number in range.
     """
     text = query.get("limit", str(_DEFAULT_PAGE_ROWS))
     limit = int(text) if text.isdecimal() and len(text) < 6 else 0
-    if not 1 <= limit <= MAX_PAGE_ROWS:
-        raise ValueError(f"limit must be a number from 1 to {MAX_PAGE_ROWS}")
-    return Paging(limit, query.get("cursor"))
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise ValueError(f"limit must be a number from 1 to {LONGEST_PAGE}")
+    return limit
 
 
 def parse_zone(text: str) -> datetime.tzinfo:

@@ -4,25 +4,9 @@ from collections.abc import Callable, Iterable
 
 from usher_gateway import documents, model
 from usher_gateway.admin import api
-from usher_gateway.delivery import outcome
-from usher_gateway.destinations import SendError
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter
 from usher_gateway.store.store import Store
-
-SKIP_REASONS = frozenset(model.SkipReason.__members__)
-QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
-VISIT_REASONS = SKIP_REASONS | QUARANTINE_REASONS
-DELIVERY_REASONS = frozenset[str](
-    {
-        *model.HoldReason.__members__,
-        *model.CancelReason.__members__,
-        *SendError,
-        *outcome.AnswerError,
-        outcome.INTERNAL_ERROR,
-    }
-)
-"""Of holds, of cancelled deliveries, and of failed attempts."""
 
 
 class NameCheck:

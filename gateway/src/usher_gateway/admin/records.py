@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api, names
+from usher_gateway.admin import api, listings, names
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
@@ -23,7 +23,6 @@ from usher_gateway.store.base import (
     Change,
     Filter,
     HoldsOf,
-    ListingPage,
     MarkOf,
     Period,
     UsageRow,
@@ -65,8 +64,6 @@ Row = dict[str, object]
 
 CheckNames = Callable[[Filter], Awaitable[None]]
 """Raises ProblemError if a name of the filter does not exist and never did."""
-
-_ListRows = Callable[[Filter, str | None, int], Awaitable[ListingPage]]
 
 
 class _Released(msgspec.Struct):
@@ -115,30 +112,19 @@ class RecordHandlers:
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
-    async def list_visits(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/visits``: the ledger's arrivals with their verdicts."""
-        return await self._list(self._store.visits, request, names.VISIT_REASONS)
+    def lister(self, listing: listings.Listing) -> api.Handler:
+        """Return the handler of a listing."""
 
-    async def list_deliveries(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/deliveries``."""
-        return await self._list(self._store.deliveries, request, names.DELIVERY_REASONS)
+        async def list_rows(request: web.Request) -> web.StreamResponse:
+            with api.parsing():
+                where = api.parse_filter({**request.query, **listing.only}, "limit", "cursor")
+                limit = api.parse_limit(request.query)
+                names.check_reason(where.reason, listing.reasons)
+                await self._check_names(where)
+                page = await listing.page(self._store)(where, request.query.get("cursor"), limit)
+            return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
 
-    async def list_quarantined(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/quarantine``."""
-        return await self._list(self._store.visits, request, names.QUARANTINE_REASONS, counted_as="Quarantined")
-
-    async def _list(
-        self, list_rows: _ListRows, request: web.Request, reasons: frozenset[str], counted_as: str | None = None
-    ) -> web.StreamResponse:
-        with api.parsing():
-            where = api.parse_filter(request.query, "limit", "cursor")
-            paging = api.parse_paging(request.query)
-            if counted_as is not None:
-                where = msgspec.structs.replace(where, counted_as=counted_as)
-            names.check_reason(where.reason, reasons)
-            await self._check_names(where)
-            page = await list_rows(where, paging.cursor, paging.limit)
-        return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
+        return list_rows
 
     async def show_body(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
@@ -223,7 +209,7 @@ class RecordHandlers:
     ) -> web.StreamResponse:
         """Change the selected deliveries; with ``dryRun`` only count them by reason."""
         with api.parsing():
-            selection, audited, where = await self._read_selection(request, names.DELIVERY_REASONS)
+            selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
             if selection.dry_run:
                 return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
             count = await apply(where)
@@ -233,7 +219,7 @@ class RecordHandlers:
     async def replay(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/visits/replay``: replay the skip reasons that ``reason`` names, with commas between."""
         with api.parsing():
-            selection, audited, where = await self._read_selection(request, names.SKIP_REASONS, is_replay=True)
+            selection, audited, where = await self._read_selection(request, listings.SKIP_REASONS, is_replay=True)
             if selection.reason is None and not selection.dry_run:
                 raise ValueError("name the skip reasons to replay in `reason`, such as Paused,Filter")
             reasons = selection.reason.split(",") if selection.reason else model.SkipReason.__members__
@@ -265,7 +251,7 @@ class RecordHandlers:
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
-            selection, audited, where = await self._read_selection(request, names.QUARANTINE_REASONS)
+            selection, audited, where = await self._read_selection(request, listings.QUARANTINE_REASONS)
             async with self._releasing:
                 released = await self._release(where, is_preview=selection.dry_run)
         if selection.dry_run:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from usher_gateway import settings
-from usher_gateway.admin import api, records, samples, status, tokens
+from usher_gateway.admin import api, listings, records, samples, status, tokens
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.tokens import Role
 
@@ -45,17 +45,15 @@ def make_routes(
         AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
         AdminRoute("GET", "/api/usage/venues", Role.Observe, usage.venues),
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
-        AdminRoute("GET", "/api/visits", Role.Observe, records.list_visits),
+        *[AdminRoute("GET", listing.path, Role.Observe, records.lister(listing)) for listing in listings.ENDPOINTS],
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
         AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
         AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
-        AdminRoute("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
         AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
         AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
         AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, records.cancel),
         AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
-        AdminRoute("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
         AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
     )
 

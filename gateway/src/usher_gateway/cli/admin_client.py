@@ -2,6 +2,7 @@
 
 import datetime
 import http.client
+import inspect
 import json
 import os
 import pathlib
@@ -10,13 +11,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from usher_gateway.admin import listings
+from usher_gateway.admin.cells import Row
 from usher_gateway.cli import tables
-from usher_gateway.cli.tables import Row
 
 WRONG, USAGE = 1, 2
 """Exit codes: the command found something wrong; the command line was wrong."""
@@ -61,22 +63,11 @@ DocumentOutput = Annotated[
 ]
 """For commands whose result is not a table."""
 
-Namespace = Annotated[str | None, typer.Option(help="In this namespace.")]
-Tenant = Annotated[str | None, typer.Option(help="Of this tenant: NAME or NAMESPACE/NAME.")]
-Listener = Annotated[str | None, typer.Option(help="Of this listener.")]
-Route = Annotated[str | None, typer.Option(help="Of this route.")]
-Destination = Annotated[str | None, typer.Option(help="To this destination: NAMESPACE/NAME.")]
-Since = Annotated[
-    str | None,
-    typer.Option("--since", "--from", help="From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."),
-]
-Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time; same form as --since.")]
-Reason = Annotated[str | None, typer.Option(help="For this reason.")]
+Namespace = Annotated[str | None, typer.Option(help=listings.NAMESPACE.help)]
+Tenant = Annotated[str | None, typer.Option(help=listings.TENANT.help)]
+Listener = Annotated[str | None, typer.Option(help=listings.LISTENER.help)]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="The most rows to list.")]
-Visit = Annotated[str | None, typer.Option(help="Of this visit: an id from `usher visits list`.", metavar="ID")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing.", metavar="[ID]...")]
 Id = Annotated[str, typer.Argument(help="An id from a listing.", metavar="ID")]
-All = Annotated[bool, typer.Option("--all", help="Select every row.")]
 
 ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
 """Defaults of --admin and --data."""
@@ -195,13 +186,36 @@ def parse_moment(text: str | None) -> str | None:
     return then.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def make_selection(ids: list[str] | None, *, everything: bool, **names: str | None) -> dict[str, object]:
-    """Return the selection of a request that changes rows; an empty selection needs ``everything``."""
-    selection: dict[str, object] = {name: value for name, value in names.items() if value is not None}
-    if ids:
-        selection["ids"] = ids
-    if everything:
-        selection["all"] = True
-    if not selection:
-        fail("select rows with ids, or with flags like --tenant and --since", "--all selects every row", USAGE)
-    return selection
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def with_filters(*filters: listings.FilterFlag) -> Callable[[_Command], _Command]:
+    """Give a command the flags of filters; it gets their values as its parameter ``**filters``.
+
+    typer makes the flags of a command from the signature of its function. So the signature gets a parameter per filter,
+    as if they were written there.
+    """
+
+    def add(command: _Command) -> _Command:
+        parameters = list(inspect.signature(command).parameters.values())
+        assert parameters.pop().kind is inspect.Parameter.VAR_KEYWORD
+        signature = inspect.Signature([*map(_parameter, filters), *parameters])
+        command.__signature__ = signature  # type: ignore[attr-defined]  # PEP 362 defines it
+        return command
+
+    return add
+
+
+def _parameter(filter_flag: listings.FilterFlag) -> inspect.Parameter:
+    option = typer.Option(
+        *filter_flag.spellings,
+        help=filter_flag.help,
+        metavar=filter_flag.metavar,
+        callback=parse_moment if filter_flag.is_time else None,
+    )
+    return inspect.Parameter(
+        filter_flag.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=filter_flag.default,
+        annotation=Annotated[str | None, option],
+    )

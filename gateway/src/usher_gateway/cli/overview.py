@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from usher_gateway.admin import cells
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(destinations, name="destinations")
 
 
-def select(rows: Iterable[tables.Row], *, namespace: str | None, tenant: str | None) -> list[tables.Row]:
+def select(rows: Iterable[cells.Row], *, namespace: str | None, tenant: str | None) -> list[cells.Row]:
     """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
     selected = list(rows)
     if tenant is not None and "/" in tenant:
@@ -62,14 +63,14 @@ def select(rows: Iterable[tables.Row], *, namespace: str | None, tenant: str | N
     return selected
 
 
-def tenants_of(row: tables.Row) -> list[str]:
+def tenants_of(row: cells.Row) -> list[str]:
     """Return the tenants of a destination, the tenant of a listener, or a tenant's own name."""
     if "tenants" in row:
         return list(row["tenants"])
     return [str(row["tenant"] if "tenant" in row else row["name"])]
 
 
-def first(rows: list[tables.Row], limit: int) -> list[tables.Row]:
+def first(rows: list[cells.Row], limit: int) -> list[cells.Row]:
     """Return the first rows, and say on standard error if there are more."""
     if len(rows) > limit:
         typer.echo(f"There are {len(rows)} rows, here are {limit}: raise --limit, or narrow the search.", err=True)
@@ -90,43 +91,43 @@ def _require(what: str, name: str, names: set[str]) -> None:
 # Tenants
 
 
-def is_tenant_failing(row: tables.Row) -> bool:
+def is_tenant_failing(row: cells.Row) -> bool:
     """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
     return bool(row["refusingListeners"] or row["held"] or row["dead"] or row["failingDestinations"])
 
 
-def _listeners_of(row: tables.Row) -> str:
+def _listeners_of(row: cells.Row) -> str:
     silent = f", {row['silentListeners']} SILENT" if row["silentListeners"] else ""
     refusing = f", {row['refusingListeners']} REFUSING" if row["refusingListeners"] else ""
-    return f"{tables.counted(row['listeners'], 'listener')}{silent}{refusing}"
+    return f"{cells.counted(row['listeners'], 'listener')}{silent}{refusing}"
 
 
-def _held(row: tables.Row) -> str:
+def _held(row: cells.Row) -> str:
     return ", ".join([f"{count} held: {reason}" for reason, count in sorted(row["held"].items())])
 
 
-def _quota(row: tables.Row) -> str:
+def _quota(row: cells.Row) -> str:
     return "" if row["quotaUsed"] is None else f"quota {row['quotaUsed']:.0%}"
 
 
-def _unless_zero(name: str, word: str) -> Callable[[tables.Row], str]:
+def _unless_zero(name: str, word: str) -> Callable[[cells.Row], str]:
     return lambda row: f"{row[name]} {word}" if row[name] else ""
 
 
-def _labelled_time(name: str, label: str) -> Callable[[tables.Row], str]:
-    cell = tables.time_cell(name)
+def _labelled_time(name: str, label: str) -> Callable[[cells.Row], str]:
+    cell = cells.time_cell(name)
     return lambda row: f"{label} {cell(row)}" if row.get(name) else ""
 
 
-def _path(row: tables.Row) -> str:
+def _path(row: cells.Row) -> str:
     return f"{row['namespace']}/{row['name']}"
 
 
-TENANT_COLUMNS: tuple[tables.Column, ...] = (
+TENANT_COLUMNS: tuple[cells.Column, ...] = (
     ("TENANT", _path),
-    ("STATE", tables.text_cell("state")),
+    ("STATE", cells.text_cell("state")),
     ("LISTENERS", _listeners_of),
-    ("TODAY", lambda row: tables.counted(row["today"]["visits"], "visit")),
+    ("TODAY", lambda row: cells.counted(row["today"]["visits"], "visit")),
     ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
     ("HELD", _held),
@@ -135,17 +136,17 @@ TENANT_COLUMNS: tuple[tables.Column, ...] = (
     ("FAILING", lambda row: ", ".join([f"{key} fails" for key in row["failingDestinations"]])),
 )
 
-_TENANT_CSV_COLUMNS: tuple[tables.Column, ...] = (
+_TENANT_CSV_COLUMNS: tuple[cells.Column, ...] = (
     *TENANT_COLUMNS[:2],
-    ("LISTENERS", tables.text_cell("listeners")),
-    ("SILENT", tables.text_cell("silentListeners")),
-    ("REFUSING", tables.text_cell("refusingListeners")),
+    ("LISTENERS", cells.text_cell("listeners")),
+    ("SILENT", cells.text_cell("silentListeners")),
+    ("REFUSING", cells.text_cell("refusingListeners")),
     ("VISITS", lambda row: str(row["today"]["visits"])),
-    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
-    ("BACKLOG", tables.text_cell("backlog")),
+    ("LAST ARRIVAL", cells.time_cell("lastArrival")),
+    ("BACKLOG", cells.text_cell("backlog")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
-    ("DEAD", tables.text_cell("dead")),
-    ("QUOTA", tables.text_cell("quotaUsed")),
+    ("DEAD", cells.text_cell("dead")),
+    ("QUOTA", cells.text_cell("quotaUsed")),
     ("FAILING", lambda row: ", ".join(row["failingDestinations"])),
 )
 
@@ -176,21 +177,21 @@ def list_tenants(
 # Destinations
 
 
-def is_destination_failing(row: tables.Row) -> bool:
+def is_destination_failing(row: cells.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
     return not row.get("healthy", False) or bool(row["dead"] or row["held"])
 
 
-def _circuit(row: tables.Row) -> str:
+def _circuit(row: cells.Row) -> str:
     """Return the state of the circuit, with the error that opened it."""
     error = f" {row['error']}" if row.get("error") else ""
     gone = " (answered 410)" if row.get("gone") else ""
     return f"{'circuit ' if row.get('circuit') else ''}{row.get('circuit') or ''}{error}{gone}"
 
 
-DESTINATION_COLUMNS: tuple[tables.Column, ...] = (
+DESTINATION_COLUMNS: tuple[cells.Column, ...] = (
     ("DESTINATION", _path),
-    ("STATE", tables.text_cell("state")),
+    ("STATE", cells.text_cell("state")),
     ("CIRCUIT", _circuit),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
     ("NEXT", _labelled_time("nextDueAt", "next")),
@@ -200,14 +201,14 @@ DESTINATION_COLUMNS: tuple[tables.Column, ...] = (
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )
 
-_DESTINATION_CSV_COLUMNS: tuple[tables.Column, ...] = (
+_DESTINATION_CSV_COLUMNS: tuple[cells.Column, ...] = (
     *DESTINATION_COLUMNS[:2],
-    ("CIRCUIT", tables.text_cell("circuit")),
-    ("ERROR", tables.text_cell("error")),
-    ("BACKLOG", tables.text_cell("backlog")),
-    ("NEXT", tables.time_cell("nextDueAt")),
+    ("CIRCUIT", cells.text_cell("circuit")),
+    ("ERROR", cells.text_cell("error")),
+    ("BACKLOG", cells.text_cell("backlog")),
+    ("NEXT", cells.time_cell("nextDueAt")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
-    ("DEAD", tables.text_cell("dead")),
+    ("DEAD", cells.text_cell("dead")),
     *DESTINATION_COLUMNS[-2:],
 )
 
@@ -268,7 +269,7 @@ def send_sample(
     raise typer.Exit(0 if answer["outcome"] == "Delivered" else WRONG)
 
 
-def _print_sample(answer: tables.Row) -> None:
+def _print_sample(answer: cells.Row) -> None:
     request = answer["request"]
     typer.echo(f"{request['method']} {request['url']}")
     for header, value in request["headers"]:
@@ -296,7 +297,7 @@ def _because(error: str) -> str:
 # Listeners
 
 
-def is_listener_failing(row: tables.Row) -> bool:
+def is_listener_failing(row: cells.Row) -> bool:
     """Return whether a listener refuses or quarantines arrivals, or holds deliveries."""
     return bool(row["refusing"] or row["quarantining"] or row["heldDeliveries"] or row["degradedRoutes"])
 
@@ -305,34 +306,34 @@ _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refuse
 _SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
 
 
-def _counts_today(row: tables.Row) -> str:
+def _counts_today(row: cells.Row) -> str:
     """Return what a listener counted today, without zeros."""
     counts = row["today"]
     parts = [
-        tables.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
+        cells.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
         for name in _COUNTS
         if counts[name]
     ]
     return ", ".join(parts) or "nothing today"
 
 
-def _last_arrival(row: tables.Row) -> str:
+def _last_arrival(row: cells.Row) -> str:
     """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
     silent = "SILENT, " if row.get("receiving") == "Silent" else ""
-    last = tables.time_cell("lastArrival")(row)
+    last = cells.time_cell("lastArrival")(row)
     return f"{silent}last {last}" if last else silent.removesuffix(", ")
 
 
-def _held_routes(row: tables.Row) -> str:
+def _held_routes(row: cells.Row) -> str:
     """Return the routes that hold deliveries, each with the reason."""
     return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
 
 
-def _count_column(name: str) -> tables.Column:
+def _count_column(name: str) -> cells.Column:
     return name, lambda row: str(row["today"][name])
 
 
-LISTENER_COLUMNS: tuple[tables.Column, ...] = (
+LISTENER_COLUMNS: tuple[cells.Column, ...] = (
     ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
     ("STATE", lambda row: str(row["state"])),
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
@@ -343,12 +344,12 @@ LISTENER_COLUMNS: tuple[tables.Column, ...] = (
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
 
-_LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
+_LISTENER_CSV_COLUMNS: tuple[cells.Column, ...] = (
     *LISTENER_COLUMNS[:2],
-    ("TENANT", tables.text_cell("tenant")),
+    ("TENANT", cells.text_cell("tenant")),
     *[_count_column(name) for name in _COUNTS],
-    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
-    ("RECEIVING", tables.text_cell("receiving")),
+    ("LAST ARRIVAL", cells.time_cell("lastArrival")),
+    ("RECEIVING", cells.text_cell("receiving")),
     ("HELD", _held_routes),
     *LISTENER_COLUMNS[-2:],
 )

@@ -4,10 +4,12 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import typer
+
+from usher_gateway.admin.cells import Column, Row
 
 _WIDE = 120
 """The terminal width from which a table with ids fits."""
@@ -18,12 +20,6 @@ _INDENT = "  "
 _NEW_LINE = "\n"
 
 OutputFormat = Literal["text", "json", "csv"]
-
-Row = dict[str, Any]
-"""One row of an answer of the admin port."""
-
-Column = tuple[str, Callable[[Row], str]]
-"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal."""
 
 
 def print_rows(
@@ -122,19 +118,3 @@ def _fact(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)
-
-
-def time_cell(name: str) -> Callable[[Row], str]:
-    """Return a cell function for a time (UTC, to the second)."""
-    return lambda row: str(row.get(name) or "").replace("T", " ")[:19]
-
-
-def text_cell(name: str) -> Callable[[Row], str]:
-    """Return a cell function for a value; None is an empty cell."""
-    return lambda row: "" if row.get(name) is None else str(row[name])
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count} {noun if count == 1 else many}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
+from usher_gateway.admin import cells
 from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, Tenant, fail
 
@@ -66,7 +67,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     is_failing: bool
 
 
-def lines_of(answer: tables.Row, earlier: tables.Row | None) -> list[TenantLine]:
+def lines_of(answer: cells.Row, earlier: cells.Row | None) -> list[TenantLine]:
     """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
     earlier_visits = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
@@ -74,7 +75,7 @@ def lines_of(answer: tables.Row, earlier: tables.Row | None) -> list[TenantLine]
     return [_line(row, now, earlier_visits.get(_path(row)), minutes) for row in answer["rows"]]
 
 
-def _line(row: tables.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
+def _line(row: cells.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
     visits = row["today"]["visits"]
     rate = None
     if visits_before is not None and minutes > 0:
@@ -93,7 +94,7 @@ def _line(row: tables.Row, now: float, visits_before: int | None, minutes: float
     )
 
 
-def _path(row: tables.Row) -> str:
+def _path(row: cells.Row) -> str:
     return f"{row['namespace']}/{row['name']}"
 
 
@@ -225,10 +226,10 @@ def draw_table(screen: Screen, room: int | None = None) -> "rich.console.Rendera
     table.add_column(heads[0], no_wrap=True, overflow="ellipsis", ratio=1)
     for head in heads[1:]:
         table.add_column(head, justify="right", no_wrap=True)
-    for index, (line, cells) in enumerate(zip(lines, rows, strict=True), begin):
+    for index, (line, row) in enumerate(zip(lines, rows, strict=True), begin):
         is_chosen = room is not None and index == screen.chosen
         style = "red" if line.is_failing else "yellow" if line.silent else ""
-        table.add_row(*map(rich.text.Text, cells), style=f"{style} reverse" if is_chosen else style)
+        table.add_row(*map(rich.text.Text, row), style=f"{style} reverse" if is_chosen else style)
     return rich.constrain.Constrain(table, max(widths[0], longest_name) + sum(width + 1 for width in widths[1:]))
 
 
@@ -249,7 +250,7 @@ def title_of(admin: str, lines: list[TenantLine], now: str) -> str:
     """Return the headline: where, how many tenants, and how many of them need a look."""
     failing = sum(line.is_failing for line in lines)
     silent = sum(line.silent > 0 for line in lines)
-    counts = f"{tables.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
+    counts = f"{cells.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
     return f"usher top  {counts}  {now[11:19]} UTC  {admin}"
 
 
@@ -258,7 +259,7 @@ class _Reader:
 
     def __init__(self, client: AdminClient, admin: str, tenant: str | None) -> None:
         self._client, self._admin, self._tenant = client, admin, tenant
-        self._last: tables.Row | None = None
+        self._last: cells.Row | None = None
 
     def read(self, screen: Screen, width: int) -> str:
         """Give the screen a new reading; return the title."""
@@ -285,9 +286,9 @@ class _Reader:
             ]
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
             for row in rows:
-                cells = [cell(row) for _, cell in columns]
-                lines += tables.fill(cells[:2], width)
-                lines += ["  " + line for line in tables.fill(cells[2:], width - 2)]
+                texts = [cell(row) for _, cell in columns]
+                lines += tables.fill(texts[:2], width)
+                lines += ["  " + line for line in tables.fill(texts[2:], width - 2)]
         return lines[1:]
 
 

@@ -1,0 +1,191 @@
+"""The listings of stored rows, each as one value.
+
+`records` makes the endpoint of a listing from it, and `cli/listings.py` the command. `cli/changes.py` uses the same
+filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scopes.py`` selects the rows.
+"""
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from usher_gateway import model
+from usher_gateway.admin.cells import Column, Row, counted, text_cell, time_cell
+from usher_gateway.delivery import outcome
+from usher_gateway.destinations import SendError
+
+if TYPE_CHECKING:
+    from usher_gateway.store.base import Filter, ListingPage  # late, because the commands run without a store
+    from usher_gateway.store.store import Store
+
+SKIP_REASONS = frozenset(model.SkipReason.__members__)
+QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
+DELIVERY_REASONS = frozenset[str](
+    {
+        *model.HoldReason.__members__,
+        *model.CancelReason.__members__,
+        *SendError,
+        *outcome.AnswerError,
+        outcome.INTERNAL_ERROR,
+    }
+)
+"""Of holds, of cancelled deliveries, and of failed attempts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterFlag:
+    """A filter of the API, and the flag with which commands set it."""
+
+    name: str
+    """In a query and in a selection."""
+    help: str
+    spellings: tuple[str, ...] = ()
+    """Of the flag; none: ``name`` after two hyphens."""
+    metavar: str | None = None
+    default: str | None = None
+    is_time: bool = False
+    """The flag also takes ``2h``, for two hours ago."""
+
+
+NAMESPACE = FilterFlag("namespace", "In this namespace.")
+TENANT = FilterFlag("tenant", "Of this tenant: NAME or NAMESPACE/NAME.")
+LISTENER = FilterFlag("listener", "Of this listener.")
+ROUTE = FilterFlag("route", "Of this route.")
+DESTINATION = FilterFlag("destination", "To this destination: NAMESPACE/NAME.")
+VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
+SINCE = FilterFlag(
+    "since",
+    "From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago.",
+    spellings=("--since", "--from"),
+    is_time=True,
+)
+UNTIL = FilterFlag("until", "Before this time; same form as --since.", spellings=("--until", "--to"), is_time=True)
+COUNTED_AS = FilterFlag("countedAs", "visit, repeat, redelivery or quarantined.", spellings=("--counted-as",))
+REASON = FilterFlag("reason", "For this reason.")
+STATE = FilterFlag("state", "pending, held, delivered, dead or cancelled.")
+
+LISTENER_FILTERS = (NAMESPACE, TENANT, LISTENER)
+ROUTE_FILTERS = (*LISTENER_FILTERS, ROUTE, DESTINATION)
+PERIOD_FILTERS = (SINCE, UNTIL)
+FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, COUNTED_AS, REASON, STATE)
+"""All of them, without ids. The endpoints take all; a command has those that fit its rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """An endpoint that lists stored rows, newest first, and the command that prints them."""
+
+    path: str
+    """Of the endpoint."""
+    page: "Callable[[Store], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
+    """Returns the method of the store that reads a page of rows."""
+    reasons: frozenset[str]
+    """The reasons that the filter ``reason`` may have."""
+    help: str
+    """Of the command."""
+    example: str
+    filters: tuple[FilterFlag, ...]
+    """The flags of the command."""
+    columns: tuple[Column, ...]
+    nothing: str
+    """The text for no rows."""
+    csv_columns: tuple[Column, ...] | None = None
+    """For CSV, if they are not ``columns``."""
+    only: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Filters that are always set."""
+
+
+def listener_of(row: Row) -> str:
+    """Return the full name of a row's listener."""
+    return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
+
+
+def _verdict(verdict: Row) -> str:
+    """Return a verdict's route and result."""
+    skipped = f"skipped {verdict['skipped']}" if "skipped" in verdict else ""
+    if skipped and "replayed" not in verdict:
+        return f"{verdict['route']}: {skipped}"
+    held = f" held {verdict['held']}" if verdict.get("held") else ""
+    replayed = f"{skipped}, replayed: " if skipped else ""
+    return f"{verdict['route']}: {replayed}{verdict.get('state', 'gone')}{held}"
+
+
+def _why(row: Row) -> str:
+    """Return why a delivery is not delivered, and when it is due.
+
+    A delivery that stays due waits for an open circuit, or for room in its destination's lane.
+    """
+    reasons = [str(row[name]) for name in ("cancelled", "error", "status") if row[name]]
+    due = [f"due {time_cell('dueAt')(row)}"] if row.get("dueAt") else []
+    return " ".join([*reasons, *due])
+
+
+VISITS = Listing(
+    path="/api/visits",
+    page=lambda store: store.visits,
+    reasons=SKIP_REASONS | QUARANTINE_REASONS,
+    help="""List arrivals, newest first, with the verdict of each route.
+
+    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason.
+    """,
+    example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
+    filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
+    columns=(
+        ("RECEIVED", time_cell("receivedAt")),
+        ("ID", text_cell("id")),
+        ("LISTENER", listener_of),
+        ("COUNTED AS", lambda row: f"{row['countedAs']}{' late' if row['late'] else ''}"),
+        ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
+        ("VERDICTS", lambda row: ", ".join([_verdict(verdict) for verdict in row["verdicts"]])),
+    ),
+    nothing="No such visits.",
+)
+
+QUARANTINE = Listing(
+    path="/api/quarantine",
+    page=VISITS.page,
+    only={"countedAs": "Quarantined"},
+    reasons=QUARANTINE_REASONS,
+    help="List quarantined arrivals, newest first. "
+    "--reason: NotJSON, NotObject, NoUser, Truncated, CompanyMismatch ...",
+    example="usher quarantine list --tenant acme --reason NoUser --state unreleased",
+    filters=(*LISTENER_FILTERS, *PERIOD_FILTERS, REASON, dataclasses.replace(STATE, help="released or unreleased.")),
+    columns=VISITS.columns,
+    nothing="Nothing is quarantined.",
+)
+
+_DELIVERY_COLUMNS: tuple[Column, ...] = (
+    ("CREATED", time_cell("createdAt")),
+    ("ID", text_cell("id")),
+    ("LISTENER", listener_of),
+    ("ROUTE", text_cell("route")),
+    ("DESTINATION", text_cell("destination")),
+    ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
+    ("WHY", _why),
+)
+
+DELIVERIES = Listing(
+    path="/api/deliveries",
+    page=lambda store: store.deliveries,
+    reasons=DELIVERY_REASONS,
+    help="""List deliveries, newest first.
+
+    --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
+    """,
+    example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
+    filters=(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, STATE, REASON),
+    columns=(*_DELIVERY_COLUMNS, ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt"))),
+    csv_columns=(*_DELIVERY_COLUMNS, ("ATTEMPTS", text_cell("attempts"))),
+    nothing="No such deliveries.",
+)
+
+DEAD = dataclasses.replace(
+    DELIVERIES,
+    only={"state": "dead"},
+    help="List dead deliveries, newest first. --reason is an error's code.",
+    example="usher dead list --destination agency/crm --since 1d   or   usher dead list -o csv > dead.csv",
+    filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, REASON),
+    nothing="No dead deliveries.",
+)
+"""A command only: its endpoint is that of all deliveries."""
+
+ENDPOINTS = (VISITS, DELIVERIES, QUARANTINE)
