@@ -49,7 +49,6 @@ async def test_every_route_requires_its_role(served: admin_port.Served, method: 
     assert [200 if status in {400, 404} else status for status in statuses] == expected
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/api/config"])
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
@@ -63,17 +62,9 @@ async def test_every_route_requires_its_role(served: admin_port.Served, method: 
         ("localhost.rebound.example", 421),
     ],
 )
-async def test_only_known_hosts_are_answered(served: admin_port.Served, path: str, host: str, expected: int) -> None:
-    headers = {"Host": host, "Authorization": f"Bearer {served.tokens.observe}"}
-    status, _ = await served.ask("GET", path, token="", headers=headers)
+async def test_only_known_hosts_are_answered(served: admin_port.Served, host: str, expected: int) -> None:
+    status, _ = await served.ask("GET", "/healthz", token="", headers={"Host": host})
     assert status == expected
-
-
-async def test_refusal_is_a_problem_with_a_hint(served: admin_port.Served) -> None:
-    status, problem = await served.ask("GET", "/api/visits", token="")
-    assert status == problem["status"] == 401
-    assert problem["code"] == "Unauthenticated"
-    assert "observe.token" in problem["hint"]
 
 
 @pytest.mark.parametrize(
@@ -127,10 +118,6 @@ async def test_readiness_names_its_reasons(served: admin_port.Served) -> None:
     assert (status, answer) == (503, {"ready": False, "reasons": ["draining"], "warnings": []})
 
 
-async def test_metrics_come_from_the_sources(served: admin_port.Served) -> None:
-    assert b"usher_test 7.0" in await served.get("/metrics")
-
-
 # listings
 
 
@@ -169,12 +156,6 @@ async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: admin_
     assert answer == {"reading": None, "reason": "the listener is not in force any more"}
     missing = "/api/visits/01920000-0000-7000-8000-000000000001/reading"
     assert (await served.ask("GET", missing))[0] == 404
-
-
-async def test_last_answer_of_a_dead_delivery_is_returned(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
-    (row,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    assert await served.get(f"/api/deliveries/{row['id']}/answer") == b"no such field"
 
 
 async def test_listeners_are_listed_without_their_secrets(served: admin_port.Served) -> None:
@@ -335,18 +316,6 @@ async def test_usage_as_csv_has_a_column_per_count(served: admin_port.Served) ->
     assert empty.splitlines() == text.splitlines()[:1]
 
 
-async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
-    served.bench.clock.now += DAY
-    assert (await served.get("/api/usage/check"))["violations"] == []
-    store: Any = served.bench.store
-    await store.fold_meters()
-    lose = f"delete from meters where counter = {int(model.Counter.created)}"
-    await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
-    violations = (await served.get("/api/usage/check"))["violations"]
-    assert {row["equation"] for row in violations} == {"Routes", "Deliveries"}
-
-
 # changes
 
 
@@ -373,18 +342,6 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     replay = await served.post("/api/visits/replay", all=True, dryRun=True)
     assert (replay["replayed"], replay["selected"], replay["reasons"]) == (0, 1, {"Filter": 1})
     assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == unchanged
-
-
-async def test_dry_run_without_a_selection_is_refused(served: admin_port.Served) -> None:
-    status, _ = await served.ask("POST", "/api/deliveries/cancel", json={"dryRun": True})
-    assert status == 400
-
-
-async def test_skipped_verdicts_are_replayed(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
-    nothing = {"replayed": 0, "replayedBefore": 0, "withoutBody": 0, "oncePer": 0}
-    assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayed": 1}
-    assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayedBefore": 1}
 
 
 async def test_replay_needs_the_names_of_the_skip_reasons(served: admin_port.Served) -> None:

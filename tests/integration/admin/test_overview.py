@@ -66,7 +66,6 @@ async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: ad
         (["tenants", "--namespace", "agencie"], "did you mean `agency`?"),
         (["destinations", "list", "--tenant", "agency/acne"], "did you mean `acme`?"),
         (["listeners", "--tenant", "acmee"], "did you mean `acme`?"),
-        (["usage", "--tenant", "acmee"], "did you mean `acme`?"),
         (["top", "--once", "--tenant", "acmee"], "did you mean `acme`?"),
         (["top"], "this is not a terminal"),
     ],

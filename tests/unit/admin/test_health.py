@@ -42,16 +42,6 @@ def test_untrusted_times_are_reported_from_ten_arrivals_on(accepted: int, untrus
     assert health.are_times_untrusted(RecentCounts(accepted, untrusted_times=untrusted)) is expected
 
 
-def test_first_answer_has_every_key() -> None:
-    journal = Journal("x")
-    journal.note("a", 1)
-    journal.note("b", 2)
-    changes = journal.since(None)
-    assert changes.complete
-    assert changes.present == {"a": 1, "b": 2}
-    assert changes.removed == []
-
-
 def test_cursor_gets_only_later_changes() -> None:
     journal = Journal("x")
     journal.note("a", 1)
@@ -75,16 +65,6 @@ def test_unknown_cursor_gets_every_key() -> None:
     for cursor in ("", "y.1", "x.", "x.2", "x.-1", "x.1a", "1", "x." + "9" * 30, "x.²"):
         changes = journal.since(cursor)
         assert (changes.complete, changes.present) == (True, {"a": 1}), cursor
-
-
-def test_key_that_returns_is_not_reported_as_removed() -> None:
-    journal = Journal("x")
-    journal.note("a", 1)
-    cursor = journal.since(None).cursor
-    journal.note("a", None)
-    journal.note("a", 1)
-    changes = journal.since(cursor)
-    assert (changes.present, changes.removed) == ({"a": 1}, [])
 
 
 def test_cursor_before_a_forgotten_removal_gets_every_key() -> None:
