@@ -10,7 +10,7 @@ import aiohttp
 
 from support import command_line, engines, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.names import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
@@ -71,7 +71,7 @@ class Served:
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         return server.make_routes(
             status=self.status(),
-            usage=records.UsageHandlers(
+            usage=usage.UsageHandlers(
                 store=self.bench.store,
                 now=self.bench.clock,
                 check_names=check_names,

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.names import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
@@ -267,7 +267,7 @@ class Gateway:
                     clock=self.clock,
                     tenants=self.tenants,
                 ),
-                usage=records.UsageHandlers(
+                usage=usage.UsageHandlers(
                     store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
                 ),
                 records=records.RecordHandlers(

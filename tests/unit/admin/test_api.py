@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,23 +86,3 @@ def test_more_than_a_thousand_ids_are_rejected() -> None:
     selection = api.Selection(ids=["x"] * 1001)
     with pytest.raises(ValueError, match="at most"):
         api.filter_from_selection(selection)
-
-
-def test_usage_range_defaults_to_this_month_by_day() -> None:
-    asked = api.parse_range({}, NOON + 1)
-    assert model.format_time(asked.since) == "2025-11-01T00:00:00.000Z"
-    assert model.format_time(asked.until) == "2025-11-25T12:15:00.000Z"
-    assert asked.period == "day"
-
-
-@pytest.mark.parametrize(
-    "query", [{"by": "year"}, {"from": "2025-11-25", "to": "2025-11-25"}, {"from": "2025-11-25", "to": "2025-11-24"}]
-)
-def test_empty_range_and_unknown_period_are_rejected(query: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"by must|from must"):
-        api.parse_range(query, NOON)
-
-
-def test_range_is_widened_to_slot_borders() -> None:
-    asked = api.parse_range({"from": "2025-11-25T11:59:59Z", "to": "2025-11-25T12:00:01Z"}, NOON)
-    assert (asked.since, asked.until) == (NOON - 900 * model.MICROSECONDS, NOON + 900 * model.MICROSECONDS)

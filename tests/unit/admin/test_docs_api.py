@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 from usher_gateway import model
-from usher_gateway.admin import api, records, server
+from usher_gateway.admin import api, listings, server, usage
 from usher_gateway.store.base import UsageRow
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -22,12 +22,12 @@ def test_api_page_lists_every_route_with_its_role() -> None:
 
 
 def test_api_page_names_every_filter() -> None:
-    names = {name for name in api.Selection.__struct_encode_fields__ if name != "all"}
+    names = {*api.Selection.__struct_encode_fields__, *(flag.name for flag in listings.FILTERS)} - {"all"}
     assert {name for name in names if f"`{name}`" not in API} == set()
 
 
 def test_books_page_names_every_usage_column() -> None:
-    (row,) = records.usage_rows([UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
+    (row,) = usage.usage_rows([UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
     assert {name for name in row if f"`{name}`" not in BOOKS} == set()
 
 

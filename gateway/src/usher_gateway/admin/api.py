@@ -5,7 +5,6 @@ Parameters are names, ids and times only, so that no personal data can get into 
 
 import contextlib
 import datetime
-import zoneinfo
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
@@ -14,7 +13,7 @@ from aiohttp import web
 
 from usher_gateway import model, timing
 from usher_gateway.admin import listings
-from usher_gateway.store.base import Filter, Period
+from usher_gateway.store.base import Filter
 from usher_gateway.store.listing_rows import LONGEST_PAGE
 
 _log = structlog.get_logger(__name__)
@@ -29,8 +28,6 @@ _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
 
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")
 """Parameters of limited length."""
-
-_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month"}
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -152,14 +149,6 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """Replay also verdicts for whose visitor the route's once-per rule allows no more deliveries."""
 
 
-class UsageRange(msgspec.Struct, frozen=True):
-    """The time that a caller wants usage of; microseconds at slot borders."""
-
-    since: int
-    until: int
-    period: Period
-
-
 def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     """Return the filter of a query string; ``more`` names further parameters that it may have.
 
@@ -234,47 +223,6 @@ def parse_limit(query: Mapping[str, str]) -> int:
     if not 1 <= limit <= LONGEST_PAGE:
         raise ValueError(f"limit must be a number from 1 to {LONGEST_PAGE}")
     return limit
-
-
-def parse_zone(text: str) -> datetime.tzinfo:
-    """Parse the name of a time zone.
-
-    Raises:
-        ValueError: the time zone does not exist.
-    """
-    try:
-        return zoneinfo.ZoneInfo(text)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"there is no time zone {text[:50]!r}: write it like Europe/London, or UTC") from None
-
-
-def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = datetime.UTC) -> UsageRange:
-    """Parse the time and the period of a usage query; the default is this month until now, by day.
-
-    Args:
-        query: the parameters.
-        now: microseconds.
-        zone: days and months without an offset are those of this time zone.
-
-    Raises:
-        ValueError: a time or the period cannot be parsed.
-    """
-    period = _PERIODS.get(query.get("by", "day"))
-    if period is None:
-        raise ValueError("by must be slot, day or month")
-    slot = model.SLOT_SECONDS * model.MICROSECONDS
-    since = parse_time(query["from"], zone) if "from" in query else _month(now, zone)
-    until = parse_time(query["to"], zone) if "to" in query else now + 1
-    since, until = since // slot * slot, -(-until // slot) * slot
-    if since >= until:
-        raise ValueError("from must be before to")
-    return UsageRange(since, until, period)
-
-
-def _month(now: int, zone: datetime.tzinfo) -> int:
-    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, zone)
-    first = datetime.datetime(day.year, day.month, 1, tzinfo=zone)
-    return int(first.timestamp()) * model.MICROSECONDS
 
 
 def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:

@@ -1,12 +1,15 @@
 """Checks the names and reasons in a question, because a mistyped tenant would otherwise give an empty bill."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from usher_gateway import documents, model
 from usher_gateway.admin import api
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter
 from usher_gateway.store.store import Store
+
+CheckNames = Callable[[Filter], Awaitable[None]]
+"""Raises ProblemError if a name of the filter does not exist and never did."""
 
 
 class NameCheck:

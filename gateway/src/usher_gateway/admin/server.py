@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from usher_gateway import settings
-from usher_gateway.admin import api, listings, records, samples, status, tokens
+from usher_gateway.admin import api, listings, records, samples, status, tokens, usage
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.tokens import Role
 
@@ -27,7 +27,7 @@ class AdminRoute(NamedTuple):
 def make_routes(
     *,
     status: status.GatewayStatus,
-    usage: records.UsageHandlers,
+    usage: usage.UsageHandlers,
     records: records.RecordHandlers,
     samples: samples.SampleHandlers,
     metrics_page: MetricsPage,

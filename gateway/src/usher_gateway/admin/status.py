@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.admin import api, health, records
+from usher_gateway.admin import api, health, usage
 from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
@@ -133,14 +133,14 @@ class GatewayStatus:
     async def listeners(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
         today = self._clock.now() // _DAY * _DAY
-        today_rows = await self._store.usage(today, today + _DAY, Filter(), "day")
-        usage = {row.listener: [row] for row in today_rows}
+        metered = await self._store.usage(today, today + _DAY, Filter(), "day")
+        rows_by_listener = {row.listener: [row] for row in metered}
         snapshot = self._state.snapshot
         rows = (
             {
                 **listener_row(live),
                 **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
-                "today": records.total_of(usage.get(live.name, [])),
+                "today": usage.total_of(rows_by_listener.get(live.name, [])),
             }
             for key, live in sorted(self._registry.listeners.items())
             if key in snapshot.listeners
@@ -163,15 +163,15 @@ class GatewayStatus:
     async def tenants(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/tenants``: those in force, and those that deliveries still wait for or died for."""
         today = self._clock.now() // _DAY * _DAY
-        usage: dict[TenantKey, list[UsageRow]] = {}
+        rows_by_tenant: dict[TenantKey, list[UsageRow]] = {}
         for row in await self._store.usage(today, today + _DAY, Filter(), "day"):
-            usage.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
+            rows_by_tenant.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
         await self._tenants.count_deliveries()
         summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
         rows = (
             {
                 **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
-                "today": records.total_of(usage.get(key, [])),
+                "today": usage.total_of(rows_by_tenant.get(key, [])),
             }
             for key in sorted(summaries.keys() | deliveries.keys())
         )
