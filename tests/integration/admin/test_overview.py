@@ -65,7 +65,6 @@ async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: ad
         (["tenants", "--tenant", "acmee"], "there is no tenant `acmee`"),
         (["tenants", "--namespace", "agencie"], "did you mean `agency`?"),
         (["destinations", "list", "--tenant", "agency/acne"], "did you mean `acme`?"),
-        (["listeners", "--tenant", "acmee"], "did you mean `acme`?"),
         (["top", "--once", "--tenant", "acmee"], "did you mean `acme`?"),
         (["top"], "this is not a terminal"),
     ],
