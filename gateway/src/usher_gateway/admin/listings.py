@@ -15,7 +15,7 @@ from usher_gateway.destinations import SendError
 
 if TYPE_CHECKING:
     from usher_gateway.store.base import Filter, ListingPage  # late, because the commands run without a store
-    from usher_gateway.store.store import Store
+    from usher_gateway.store.records import Records
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
@@ -76,7 +76,7 @@ class Listing:
 
     path: str
     """Of the endpoint."""
-    page: "Callable[[Store], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
+    page: "Callable[[Records], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
     """Returns the method of the store that reads a page of rows."""
     reasons: frozenset[str]
     """The reasons that the filter ``reason`` may have."""

@@ -6,7 +6,7 @@ from usher_gateway import documents, model
 from usher_gateway.admin import api
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter
-from usher_gateway.store.store import Store
+from usher_gateway.store.records import Records
 
 CheckNames = Callable[[Filter], Awaitable[None]]
 """Raises ProblemError if a name of the filter does not exist and never did."""
@@ -20,7 +20,7 @@ class NameCheck:
         snapshot: returns the configuration in force.
     """
 
-    def __init__(self, *, store: Store, snapshot: Callable[[], documents.Snapshot]) -> None:
+    def __init__(self, *, store: Records, snapshot: Callable[[], documents.Snapshot]) -> None:
         self._store = store
         self._snapshot = snapshot
 

@@ -14,7 +14,7 @@ from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import Change, Filter, HoldsOf, MarkOf, no_marks
-from usher_gateway.store.store import Store
+from usher_gateway.store.records import Records
 
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
@@ -36,7 +36,7 @@ class RecordHandlers:
     def __init__(
         self,
         *,
-        store: Store,
+        store: Records,
         now: Callable[[], int],
         listeners: Callable[[], Mapping[str, LiveListener]],
         forget_cancelled: Callable[[Sequence[int]], None],

@@ -16,7 +16,7 @@ from usher_gateway.ingest import body_reading
 from usher_gateway.model import Counter
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period, UsageRow, VisitBody
-from usher_gateway.store.store import Store
+from usher_gateway.store.records import Records
 
 _MAX_USAGE_ROWS = 50_000
 
@@ -147,7 +147,7 @@ class UsageHandlers:
     def __init__(
         self,
         *,
-        store: Store,
+        store: Records,
         now: Callable[[], int],
         check_names: names.CheckNames,
         snapshot: Callable[[], documents.Snapshot],

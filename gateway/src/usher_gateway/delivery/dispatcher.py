@@ -24,7 +24,7 @@ from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneSchedule
 from usher_gateway.delivery.unknown_destinations import UnknownDestinations
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Replicas
-from usher_gateway.store.store import Store
+from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        store: Store,
+        store: DeliveryQueue,
         worker: DeliveryWorker,
         route_documents: RouteDocuments,
         clock: Clock,

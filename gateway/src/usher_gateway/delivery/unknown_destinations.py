@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.store import Store
+from usher_gateway.store.store import DeliveryQueue
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class UnknownDestinations:
         now: returns a monotonic time in seconds.
     """
 
-    def __init__(self, *, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, *, store: DeliveryQueue, now: Callable[[], float]) -> None:
         self._store = store
         self._now = now
         self._known: frozenset[str] = frozenset()

@@ -17,7 +17,7 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest.evaluation_limits import CpuBudgets, RouteCost, TransformPacer
-from usher_gateway.store.store import Store
+from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class DeliveryWorker:
     def __init__(
         self,
         *,
-        store: Store,
+        store: DeliveryQueue,
         client: DestinationClient,
         clock: Clock,
         route_documents: RouteDocuments,

@@ -15,7 +15,7 @@ from usher_gateway.ingest import answers, auth, body, body_budgets, identity, ro
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
 from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, HARD_LIMIT_BYTES, Request
-from usher_gateway.store.store import Store
+from usher_gateway.store.store import Ledger
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class ArrivalPipeline:
         self,
         *,
         registry: ListenerRegistry,
-        store: Store,
+        store: Ledger,
         clock: timing.Clock,
         keys: model.Keys,
         counters: ArrivalCounters,

@@ -20,6 +20,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.job_runner import Job, Query
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, known_destinations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
@@ -29,7 +30,7 @@ from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.postgresql.writer import LINES
-from usher_gateway.store.store import Job, Query, Store
+from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)
 

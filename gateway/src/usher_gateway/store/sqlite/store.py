@@ -21,6 +21,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.job_runner import Job, Query
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
@@ -29,7 +30,7 @@ from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import open_writer
 from usher_gateway.store.sqlite.writer_thread import WriterThread
-from usher_gateway.store.store import Job, Query, Store
+from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)
 

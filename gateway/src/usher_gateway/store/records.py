@@ -1,0 +1,289 @@
+"""The rows that people look at and change: visits, deliveries, quarantine, persons, usage."""
+
+import abc
+import datetime
+import functools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from usher_gateway import model
+from usher_gateway.store import books, requests
+from usher_gateway.store.base import (
+    AttemptRecord,
+    Backlog,
+    Change,
+    Filter,
+    HoldsOf,
+    ListingPage,
+    MarkOfRoute,
+    Period,
+    ReplayReport,
+    RouteBacklog,
+    UsageRow,
+    VisitBody,
+    no_holds,
+    no_marks,
+)
+from usher_gateway.store.encodings import unknown_listener
+from usher_gateway.store.job_runner import JobRunner
+from usher_gateway.store.jobs import changes, claims, listings, meters
+
+_RELEASE_SLICE = 20
+"""Arrivals that one job releases; each has up to 32 routes."""
+
+_ANY = Filter()
+
+
+class Records(JobRunner):
+    """The part of the store that the admin port serves: its queries, and the changes that people ask for."""
+
+    _usage_part_seconds: int
+    """The longest period that one query of usage() reads."""
+
+    async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+        """List the arrivals of the ledger with their verdicts.
+
+        If few rows match, a page ends early with a cursor. ``reason`` is a quarantine or skip reason; ``state`` is
+        ``released`` or ``unreleased`` (quarantined arrivals).
+
+        Raises:
+            ValueError: the filter or the cursor is invalid.
+        """
+        return await self._look_up(lambda session: listings.visits(session, where, cursor, limit))
+
+    async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+        """List deliveries of every state; the state ``held`` selects the held part of the pending ones.
+
+        ``reason`` is a hold or cancel reason, or the code of an error. Pages end early as those of visits() do.
+
+        Raises:
+            ValueError: the filter or the cursor is invalid.
+        """
+        return await self._look_up(lambda session: listings.deliveries(session, where, cursor, limit))
+
+    async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
+        """Return body and content type of an arrival.
+
+        Raises:
+            NotFoundError: the arrival does not exist, or the retention of its body has ended.
+        """
+        return await self._look_up(lambda session: listings.body(session, arrival))
+
+    async def visit_bodies(self, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
+        """Return the bodies of visits and repeats, oldest first, after a row key.
+
+        Uses the names and the period of the filter.
+        """
+        return await self._look_up(lambda session: listings.visit_bodies(session, where, limit, after))
+
+    async def answer(self, delivery: bytes) -> bytes:
+        """Return the last answer of a dead delivery's destination (at most 256 bytes).
+
+        Raises:
+            NotFoundError: the delivery does not exist, or it has no answer.
+        """
+        return await self._look_up(lambda session: listings.answer(session, delivery))
+
+    async def attempts(self, delivery: bytes) -> list[AttemptRecord]:
+        """Return the last 10 attempts of a delivery, the oldest first. A redrive keeps those before it.
+
+        Raises:
+            NotFoundError: the delivery does not exist.
+        """
+        return await self._look_up(lambda session: listings.attempts(session, delivery))
+
+    async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
+        """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
+        return await self._look_up(lambda session: listings.person_ids(session, namespace, tenant, keys))
+
+    async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
+        """Make dead deliveries pending and due again, or held, with no attempts made; return how many.
+
+        Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
+        past their time limit.
+        """
+        total = 0
+        holds_by_route: requests.Holds = {}
+        async for keys in self._slices(changes.redrivable, where):
+            routes = await self._look_up(functools.partial(changes.routes_of, keys=keys))
+            await self._add_holds(holds_by_route, routes, holds_of)
+            total += await self._change(functools.partial(changes.redrive, keys=keys, now=now, holds=holds_by_route))
+        return total
+
+    async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
+        """Cancel pending deliveries (``OnRequest``), held and claimed ones too; return how many.
+
+        ``on_cancelled`` receives the row keys of each slice, so that the caller can drop those in lanes. A result that
+        a running attempt brings later is ignored.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that are not pending.
+        """
+        total = 0
+        async for keys in self._slices(changes.pending, where):
+            cancelled = await self._change(functools.partial(changes.cancel, keys=keys, now=now))
+            on_cancelled(cancelled)
+            total += len(cancelled)
+        return total
+
+    async def preview(self, change: Change, where: Filter, now: int) -> Mapping[str, int]:
+        """Return how many deliveries a change would change: by hold or cancel reason, or by the error's code.
+
+        Those that were never tried count as ``NotTried``.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that the change does not select.
+        """
+        query = changes.redrivable if change == "redrive" else changes.pending
+        total: Counter[str] = Counter()
+        async for keys in self._slices(query, where):
+            total += await self._look_up(functools.partial(changes.count_changeable, change=change, keys=keys, now=now))
+        return total
+
+    async def retry(self, where: Filter, now: int) -> int:
+        """Make deliveries of the backlog due at once that wait for a later retry; return how many.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that are not pending.
+        """
+        total = 0
+        async for keys in self._slices(changes.pending, where):
+            total += await self._change(functools.partial(changes.retry, keys=keys, now=now))
+        return total
+
+    async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
+        """Return quarantined arrivals that can be released, oldest first, with bodies but without plans.
+
+        ``after`` is the row key of the last arrival of the previous call. ``Truncated`` and ``Unstorable`` arrivals are
+        never returned.
+        """
+        return await self._look_up(lambda session: changes.quarantined(session, where, limit, after))
+
+    async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
+        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released before; return how many.
+
+        The plans become the arrival's verdicts, and the store adds the person keys of the given arrivals.
+        """
+        total = 0
+        for start in range(0, len(arrivals), _RELEASE_SLICE):
+            part = arrivals[start : start + _RELEASE_SLICE]
+            total += await self._change(
+                functools.partial(changes.release, arrivals=part, now=now),
+                definitions=[plan.route for arrival in part for plan in arrival.if_visit],
+            )
+        return total
+
+    async def replay(
+        self,
+        where: Filter,
+        reasons: Collection[model.SkipReason],
+        now: int,
+        *,
+        holds_of: HoldsOf = no_holds,
+        mark_of_route: MarkOfRoute = no_marks,
+        is_preview: bool = False,
+    ) -> ReplayReport:
+        """Create deliveries, without a time limit, for skipped verdicts that have none yet. They are due, or held.
+
+        Selects verdicts with one of the reasons. A once-per mark is written together with its delivery. A preview
+        changes nothing.
+        """
+        total = ReplayReport()
+        holds_by_route: requests.Holds = {}
+        taken: set[bytes] = set()
+        async for skipped in self._slices(functools.partial(changes.replayable, reasons=reasons), where):
+            await self._add_holds(holds_by_route, [route for _, route, _ in skipped], holds_of)
+            for start in range(0, len(skipped), requests.SLICE):
+                part = skipped[start : start + requests.SLICE]
+                marks = await self._once_marks(part, mark_of_route)
+                if is_preview:
+                    preview = functools.partial(changes.preview_replay, skipped=part, marks=marks, taken=taken)
+                    total.add(await self._look_up(preview))
+                else:
+                    job = functools.partial(changes.replay, skipped=part, now=now, holds=holds_by_route, marks=marks)
+                    total.add(await self._change(job))
+        return total
+
+    async def usage(
+        self,
+        since: int,
+        until: int,
+        where: Filter = _ANY,
+        period: Period = "slot",
+        zone: datetime.tzinfo = datetime.UTC,
+    ) -> list[UsageRow]:
+        """Return the meters of the slots in [since, until), including unfolded counts; one snapshot per slot.
+
+        Days and months begin at midnight of ``zone``: slots are quarters of an hour, and so are the offsets of zones.
+        Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Sorted by period, then listener. The counts
+        that retention adds itself (``carried``) are in slot 0, so only a query with ``since=0`` returns them.
+        """
+        first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
+        oldest, youngest = await self._look_up(meters.bounds)
+        parts = list(meters.parts(max(first, oldest), min(end, youngest), self._usage_part_seconds))
+        if first <= 0:
+            parts.insert(0, (0, 1))
+        totals: dict[tuple[int, int], model.Counts] = {}
+        for start, stop in parts:
+            part = await self._look_up(
+                functools.partial(meters.usage, since=start, until=stop, where=where, period=period, zone=zone)
+            )
+            for key, counts in part.items():
+                books.add(totals.setdefault(key, {}), counts)
+        names = await self._look_up(meters.listener_names)
+        rows = [
+            UsageRow(self._listener_name(listener, names), start, counts)
+            for (start, listener), counts in totals.items()
+        ]
+        return sorted(rows, key=lambda row: (row.period, row.listener))
+
+    async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
+        """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
+
+        In one snapshot, the store counts the pending rows and subtracts the changes since the border according to the
+        meters. So the result for the instant 0 is empty, unless the meters and the rows disagree.
+        """
+        return await self._look_up(lambda session: meters.open_deliveries(session, at))
+
+    async def listener_names(self) -> Collection[model.ListenerName]:
+        """Return every listener that something was counted for."""
+        return (await self._look_up(meters.listener_names)).values()
+
+    @abc.abstractmethod
+    def routes(self) -> Collection[model.RouteDefinition]:
+        """Return every route that deliveries were made for."""
+
+    async def backlogs(self) -> list[Backlog]:
+        """Return every destination with deliveries in the backlog, with their number."""
+        return await self._read(claims.backlogs)
+
+    async def backlog_by_route(self) -> list[RouteBacklog]:
+        """Return the routes with deliveries in the backlog."""
+        backlog = await self._read(claims.backlog_by_route)
+        await self._load_routes([waiting.route for waiting in backlog])
+        return backlog
+
+    async def dead_by_route(self) -> Mapping[int, int]:
+        """Return how many dead deliveries each route has."""
+        dead = await self._read(claims.dead_by_route)
+        await self._load_routes(dead)
+        return dead
+
+    def _listener_name(self, number: int, names: Mapping[int, model.ListenerName]) -> model.ListenerName:
+        return names.get(number) or unknown_listener(number)
+
+    async def _add_holds(self, holds_by_route: requests.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
+        """Find out once per route what holds its deliveries."""
+        new = set(routes) - holds_by_route.keys()
+        await self._load_routes(new)
+        for route in new:
+            holds_by_route[route] = await holds_of(self.route(route))
+
+    async def _once_marks(
+        self, skipped: Sequence[requests.SkippedVerdict], mark_of_route: MarkOfRoute
+    ) -> requests.OnceMarks:
+        routes = {route for _, route, _ in skipped}
+        rules = {route: rule for route in routes if (rule := mark_of_route(self.route(route))) is not None}
+        keys = {key for key, route, _ in skipped if route in rules}
+        arrivals = await self._look_up(functools.partial(changes.stored_arrivals, keys=keys)) if keys else []
+        return await requests.make_marks(skipped, arrivals, rules)
