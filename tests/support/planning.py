@@ -177,7 +177,7 @@ class Cluster:
                 self.look_up(path, "NotFound")
             planned = self.cache.plan(key)
         if planned.retiring and key not in self.waiting:
-            self.cache.allow_retirement(key, frozenset(removal.address for removal in planned.retiring))
+            self.cache.allow_retirement(key, frozenset(planned.retiring.addresses))
             planned = self.cache.plan(key)
             self.cache.allow_retirement(key, frozenset())
         return planned

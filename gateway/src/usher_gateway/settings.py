@@ -65,8 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_destination: tuple[str, ...] = ()
     """Exceptions from the address guard: CIDR, HOST[:PORT] or ``loopback``."""
     removal_limit: int | None = None
-    """From files: how many listeners, and destinations, of a namespace may be removed within a minute without a
-    confirmation. None: as the ListenerClasses say, else 5, or 10 % up to 20."""
+    """From files: how many listeners, and destinations, of a namespace may be removed within ten minutes without a
+    confirmation. None: as the ListenerClasses say, else 5, or 10 % of a larger namespace."""
     admin_tokens: Path | None = None
     """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
     time_scale: float = 1.0

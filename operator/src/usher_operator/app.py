@@ -34,7 +34,7 @@ from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
-from usher_operator.removals import AgeClock, PendingRemovals, RemovalGuard
+from usher_operator.removals import AgeClock, RemovalGuard
 from usher_operator.server_clock import ServerClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import StatusWriter
@@ -171,7 +171,6 @@ class Operator:
             queue=self.queue,
             health=self.health,
             metrics=self.metrics,
-            on_class_changed=self.removal_guard.check_soon,
         )
         self.watcher = watch.Watcher(client=self.api, reader=self.resync, handler=handler)
         self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)
@@ -185,7 +184,7 @@ class Operator:
                 reader=self.resync,
                 watcher=self.watcher,
                 gate=self.gate,
-                on_crd_deleted=self.removal_guard.suspect,
+                on_crd_deleted=self.removal_guard.halt,
             ),
         )
 
@@ -209,17 +208,14 @@ class Operator:
             event_logger=self.event_logger,
             clock=time.monotonic,
         )
-        self.pending_removals = PendingRemovals(
-            settle_seconds=timing.removal_settle_seconds, max_settle_seconds=timing.max_removal_settle_seconds
-        )
         self.removal_guard = RemovalGuard(
-            pending=self.pending_removals,
             cache=self.cache,
             queue=self.queue,
-            gate=self.gate,
-            installation=self.installation,
             metrics=self.metrics,
+            may_decide=lambda: self.installation.is_key_known and not self.gate.reasons,
             warn=self.statuses.queue_event,
+            timing=timing,
+            clock=time.monotonic,
         )
         self.children = ChildWriter(
             api=self.api,
@@ -234,7 +230,7 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             writer=self.children,
-            removals=self.pending_removals,
+            removal_guard=self.removal_guard,
             tombstones=AgeClock(timing.tombstone_seconds),
             event_logger=self.event_logger,
         )

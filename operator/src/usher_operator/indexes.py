@@ -124,6 +124,8 @@ class ChildIndex:
         """Listeners by the hostnames at which their published document has addresses of a class."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
+        self._tombstones: GroupIndex[str] = GroupIndex()
+        """Keys that have a tombstone, by namespace."""
         self._addresses: Counter[str] = Counter()
         """Number of addresses of each namespace that are in force and not retired."""
         self.listeners_in_force = 0
@@ -199,6 +201,10 @@ class ChildIndex:
             "Address": self._addresses[namespace],
         }
 
+    def tombstones_in(self, namespace: str) -> AbstractSet[Key]:
+        """Keys of a namespace that have a tombstone. Do not keep or change the result."""
+        return self._tombstones.keys_of(namespace)
+
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
@@ -256,6 +262,7 @@ class ChildIndex:
         self._shared.set(key, (address.host for address in addresses if address.is_class_address))
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
+        self._tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
         held = child.held if child is not None else None
         self.held.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
 

@@ -117,7 +117,7 @@ class Reconciler:
             self._queue.add_after(key, seconds)
             return
         planned = await self._plan(key)
-        if self._removal_guard.review_retirements(planned):
+        if self._removal_guard.review_retirement(planned):
             planned = await self._plan(key)
         if planned.unread_namespace:
             self._read_secrets(planned.unread_namespace)  # the key is planned again once they were read

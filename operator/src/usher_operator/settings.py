@@ -44,7 +44,7 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
     max_removal_settle_seconds: float = 30.0
     """Removals are decided at the latest this long after the first request."""
     tombstone_seconds: float = 600.0
-    """Age at which a tombstone is deleted."""
+    """Age at which a tombstone is deleted. The removals of a namespace within this time count together."""
     stale_document_seconds: float = 60.0
     """A document of this install that a gateway runs without its config Secret for this long is removed there."""
     gateway_poll_seconds: float = 5.0

@@ -219,11 +219,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Namespace whose Secrets have to be read before the key can be planned. The rest of the plan is empty then."""
     staying: tuple[ObjectRef, ...] = ()
     """Existing children that are not wanted any more but stay for now."""
-    retiring: tuple[Removal, ...] = ()
+    retiring: Removal | None = None
     """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
     published document stays."""
-    serving: frozenset[str] = frozenset()
-    """``Address.id`` of each live address of the newest version, if `retiring` names any."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""

@@ -57,7 +57,6 @@ class EventHandler:
         queue: keys to reconcile.
         health: expects events after writes.
         metrics: has the time of the last event.
-        on_class_changed: called after a ListenerClass changed, because it may confirm removals.
     """
 
     def __init__(
@@ -67,10 +66,8 @@ class EventHandler:
         queue: Workqueue[Key],
         health: Health,
         metrics: OperatorMetrics,
-        on_class_changed: Callable[[], None],
     ) -> None:
         self._cache, self._queue, self._health, self._metrics = cache, queue, health, metrics
-        self._on_class_changed = on_class_changed
 
     def handle(self, kind: kinds.WatchedKind, event_type: str | None, raw: JsonObject) -> None:
         """Handle one event; `event_type` None: kopf listed the object."""
@@ -86,8 +83,6 @@ class EventHandler:
             keys = self._cache.put(kind, raw)
         for key in keys:
             self._queue.add(key)
-        if kind is kinds.LISTENER_CLASS and keys:
-            self._on_class_changed()
 
     def saw_event(self, kind: kinds.WatchedKind) -> None:
         """Note that the watch of a kind is alive."""

@@ -27,7 +27,7 @@ from usher_operator import children, kinds
 from usher_operator.cache import Cache, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, PendingRemovals
+from usher_operator.removals import AgeClock, RemovalGuard
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -234,7 +234,7 @@ class ChildRemover:
         cache: what the operator knows.
         queue: keys whose tombstones end later, and keys that a deletion changed, are added here.
         writer: writes the tombstones.
-        removals: allows or delays the removal of documents.
+        removal_guard: allows or delays the removal of documents.
         tombstones: counts the age of tombstones.
         event_logger: logs what was deleted.
     """
@@ -246,22 +246,21 @@ class ChildRemover:
         cache: Cache,
         queue: Workqueue[Key],
         writer: ChildWriter,
-        removals: PendingRemovals,
+        removal_guard: RemovalGuard,
         tombstones: AgeClock,
         event_logger: EventLogger,
     ) -> None:
         self._api, self._cache, self._queue, self._writer = api, cache, queue, writer
-        self._removals, self._tombstones, self._event_logger = removals, tombstones, event_logger
+        self._removal_guard, self._tombstones, self._event_logger = removal_guard, tombstones, event_logger
         self._unused_certificates = AgeClock(_UNUSED_CERTIFICATE_SECONDS)
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
-        removal = removal_of(plan.key)
-        if removal is None or (plan.children is None and not plan.retiring):
+        if plan.key.kind not in {"Listener", "Destination"} or (plan.children is None and plan.retiring is None):
             return
         is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
-        if is_gone or plan.retiring or _wants_document(plan):
-            self._removals.withdraw(removal, time.monotonic())
+        if is_gone or plan.retiring is not None or _wants_document(plan):
+            self._removal_guard.withdraw(plan.key)
 
     async def remove(self, plan: Plan) -> list[ApiError]:
         """Remove the children that a plan does not want, and return the failures, after every child was tried."""
@@ -284,7 +283,7 @@ class ChildRemover:
         removal = removal_of(key, uid)
         if not uid or removal is None or _wants_document(plan) or self._cache.child_index.config_of(key) is not None:
             return
-        if not self._removals.request(removal, time.monotonic()):
+        if not self._removal_guard.request(removal):
             return
         name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
         ref = ref_of(kinds.SECRET, self._cache.install.config_namespace, name)
@@ -299,7 +298,7 @@ class ChildRemover:
             return False
         published = self._cache.listeners_at(plan.key.name)
         return any(
-            self._removals.is_waiting(Removal("Listener", document.namespace, document.name)) for document in published
+            self._removal_guard.is_waiting(Key("Listener", document.namespace, document.name)) for document in published
         )
 
     async def _remove(self, child: kinds.ChildRecord) -> None:
@@ -315,8 +314,7 @@ class ChildRemover:
                 self._queue.add_after(child.key, left)
                 return
             await self._delete(child)
-            self._removals.withdraw(removal, time.monotonic())
-        elif self._removals.request(removal, time.monotonic()):
+        elif self._removal_guard.request(removal):
             await self._write_tombstone(child.key, ref, child.owner_uid, child.owner_generation)
 
     async def _remove_certificate(self, child: kinds.ChildRecord) -> None:
@@ -367,6 +365,7 @@ class ChildRemover:
         held = existing.held if existing is not None else None
         envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
         await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
+        self._removal_guard.withdraw(key)
         self._queue.add_after(key, self._tombstone_seconds_left(ref, written_at))
 
 

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
@@ -11,7 +9,6 @@ from usher_gateway.resources.removal_limit import (
     decide,
     describe_halts,
     describe_removals,
-    exceeds_limit,
     namespaces_in,
     smallest_limit,
 )
@@ -21,83 +18,120 @@ def removals(count: int, kind: RemovalKind = "Listener", first: int = 0, namespa
     return [Removal(kind, namespace, f"x{number:03}") for number in range(first, first + count)]
 
 
-def exceeds(count: int, in_force: int, *, recent: int = 0, limit: int | None = None, is_all: bool = False) -> bool:
-    bounds = RemovalBounds({"Listener": in_force}, limit, is_all)
-    return exceeds_limit(removals(count), bounds, recent=removals(recent, first=500))
+def is_halted(requested: list[Removal], bounds: RemovalBounds) -> bool:
+    """Return whether all removals wait; if not, all of them go ahead."""
+    decision = decide(requested, messages=(), confirmed=(), bounds=bounds)
+    assert len(decision.allowed) in {0, len(requested)}
+    return bool(decision.messages)
 
 
-@pytest.mark.parametrize(("removed", "in_force"), [(0, 0), (5, 5), (5, 49), (10, 100), (20, 200), (20, 5000)])
-def test_few_removals_go_ahead(removed: int, in_force: int) -> None:
-    assert not exceeds(removed, in_force)
-
-
-@pytest.mark.parametrize(("removed", "in_force"), [(6, 6), (6, 59), (11, 100), (21, 5000)])
-def test_many_removals_have_to_wait(removed: int, in_force: int) -> None:
-    assert exceeds(removed, in_force)
+@pytest.mark.parametrize(
+    ("count", "in_force", "removed", "expected"),
+    [
+        (5, 5, 0, False),
+        (6, 6, 0, True),
+        (6, 59, 0, True),
+        (10, 100, 0, False),
+        (11, 100, 0, True),
+        (500, 5000, 0, False),
+        (501, 5000, 0, True),
+        (1, 20, 4, False),
+        (1, 20, 5, True),
+        (1, 91, 9, False),  # a tenth of the 100 before these removals
+        (2, 91, 9, True),
+    ],
+)
+def test_more_than_five_and_a_tenth_have_to_wait(count: int, in_force: int, removed: int, expected: bool) -> None:
+    bounds = RemovalBounds({"Listener": in_force}, {"Listener": removed})
+    assert is_halted(removals(count), bounds) is expected
 
 
 def test_each_kind_has_its_own_limit() -> None:
-    both = [*removals(5), *removals(5, "Destination")]
-    bounds = RemovalBounds({"Listener": 5, "Destination": 6})
-    assert not exceeds_limit(both, bounds)
-    more = [*both, *removals(1, "Destination", first=5)]
-    assert exceeds_limit(more, bounds)
+    bounds = RemovalBounds({"Listener": 5, "Destination": 6}, {"Address": 9})
+    assert not is_halted([*removals(5), *removals(5, "Destination")], bounds)
+    assert is_halted([*removals(5), *removals(6, "Destination")], bounds)
+
+
+def test_every_address_of_a_listener_counts() -> None:
+    def moved(*counts: int) -> list[Removal]:
+        return [
+            Removal("Address", "agency", f"l{number}", tuple(f"{number}-{index}" for index in range(count)))
+            for number, count in enumerate(counts)
+        ]
+
+    assert not is_halted(moved(3, 2), RemovalBounds({"Address": 20}))
+    assert is_halted(moved(3, 3), RemovalBounds({"Address": 20}))
+    assert HaltedRemovals.of(moved(3, 3)).count == 6
 
 
 def test_last_listener_of_an_install_has_to_wait() -> None:
-    assert exceeds(1, 1, is_all=True)
-    assert exceeds(1, 1, is_all=True, limit=100)
-    only_destinations = removals(2, "Destination")
-    assert not exceeds_limit(only_destinations, RemovalBounds({}, removes_every_listener=True))
-
-
-def test_removals_of_the_last_minute_count() -> None:
-    assert not exceeds(1, 20, recent=4)
-    assert exceeds(1, 20, recent=5)
-    assert not exceeds(1, 91, recent=9), "the share is of the objects before these removals"
+    assert is_halted(removals(1), RemovalBounds({"Listener": 1}, removes_every_listener=True))
+    assert is_halted(removals(1), RemovalBounds({"Listener": 1}, limit=100, removes_every_listener=True))
+    assert not is_halted(removals(2, "Destination"), RemovalBounds({}, removes_every_listener=True))
 
 
 def test_own_limit_replaces_the_usual_one() -> None:
-    assert not exceeds(50, 50, limit=50)
-    assert exceeds(51, 5000, limit=50)
-    assert exceeds(1, 5000, limit=0)
+    assert not is_halted(removals(50), RemovalBounds({"Listener": 50}, limit=50))
+    assert is_halted(removals(51), RemovalBounds({"Listener": 5000}, limit=50))
+    assert is_halted(removals(1), RemovalBounds({"Listener": 5000}, limit=0))
     assert smallest_limit([None, 9, 3]) == 3
     assert smallest_limit([None]) is None
 
 
+ANY = RemovalBounds({})
+"""Five removals may go ahead."""
+
+
 def test_confirmation_covers_exactly_the_named_removals() -> None:
-    named = HaltedRemovals.of(removals(6))
-    assert decide(
-        removals(6), named=(), confirmed={named.digest}, waited=(), is_too_much=lambda _: True
-    ).allowed == set(removals(6))
-    later = decide(removals(8), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda _: True)
-    assert later.allowed == set(removals(6))
-    assert later.halted == HaltedRemovals.of(removals(2, first=6))
-    fewer = decide(removals(4), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda _: True)
+    halt = HaltedRemovals.of(removals(6))
+    decision = decide(removals(12), messages=(halt,), confirmed={halt.digest}, bounds=ANY)
+    assert decision.allowed == set(removals(6))
+    assert decision.messages == (HaltedRemovals.of(removals(6, first=6)),)
+    fewer = decide(removals(4), messages=(halt,), confirmed={halt.digest}, bounds=ANY)
     assert fewer.allowed == set(removals(4)), "some of the named objects were created again"
-    assert fewer.halted is None
 
 
-def test_rest_beside_confirmed_removals_is_judged_again() -> None:
-    named = HaltedRemovals.of(removals(6))
-    decision = decide(
-        removals(8), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda rest: len(rest) > 5
+def test_confirmation_holds_although_more_was_deleted_since() -> None:
+    first = HaltedRemovals.of(removals(6))
+    grown = decide(removals(12), messages=(first,), confirmed=(), bounds=ANY)
+    assert grown.messages == (first, HaltedRemovals.of(removals(12)))
+    assert decide(removals(12), messages=grown.messages, confirmed={first.digest}, bounds=ANY).allowed == set(
+        removals(6)
     )
+
+
+def test_few_further_removals_go_with_the_confirmed_ones() -> None:
+    halt = HaltedRemovals.of(removals(6))
+    decision = decide(removals(8), messages=(halt,), confirmed={halt.digest}, bounds=ANY)
     assert decision.allowed == set(removals(8))
-    assert decision.unconfirmed == set(removals(2, first=6))
+    assert not decision.messages
 
 
-def test_halt_stays_until_the_rest_is_confirmed_or_wanted_again() -> None:
-    named = HaltedRemovals.of(removals(6))
-    fewer = decide(removals(2), named=[named], confirmed=(), waited=removals(6), is_too_much=lambda _: False)
-    assert fewer.halted == HaltedRemovals.of(removals(2))
-    part = decide(removals(8), named=[named], confirmed={named.digest}, waited=removals(8), is_too_much=lambda _: False)
-    assert part.halted is None
+def test_hash_that_no_message_had_confirms_nothing() -> None:
+    assert decide(removals(6), messages=(), confirmed={HaltedRemovals.of(removals(6)).digest}, bounds=ANY).messages
 
 
-def test_confirmation_does_not_cover_a_later_object_of_the_same_name() -> None:
-    first, second = Removal("Listener", "a", "lobby", uid="1"), Removal("Listener", "a", "lobby", uid="2")
-    assert HaltedRemovals.of([first]).digest != HaltedRemovals.of([second]).digest
+def test_halt_stays_until_nothing_of_it_waits() -> None:
+    halt = HaltedRemovals.of(removals(6))
+    fewer = decide(removals(2), messages=(halt,), confirmed=(), bounds=ANY)
+    assert fewer.messages == (halt, HaltedRemovals.of(removals(2)))
+    assert not decide(removals(2, first=6), messages=(halt,), confirmed=(), bounds=ANY).messages
+    assert not decide([], messages=(halt,), confirmed=(), bounds=ANY).messages
+
+
+def test_messages_of_one_halt_are_limited() -> None:
+    messages: tuple[HaltedRemovals, ...] = ()
+    for count in range(6, 40):
+        messages = decide(removals(count), messages=messages, confirmed=(), bounds=ANY).messages
+    assert messages == tuple(HaltedRemovals.of(removals(count)) for count in range(24, 40))
+
+
+def test_confirmation_does_not_cover_a_later_object_or_document_of_the_same_name() -> None:
+    versions = [("1", "1"), ("2", "1"), ("1", "2")]
+    halts = [
+        HaltedRemovals.of([Removal("Listener", "a", "lobby", uid=uid, version=version)]) for uid, version in versions
+    ]
+    assert len({halt.digest for halt in halts}) == 3
 
 
 def test_description_names_listeners_before_destinations() -> None:
@@ -132,14 +166,3 @@ def test_description_of_many_namespaces_says_where_all_of_them_are() -> None:
     text = describe_halts(many)
     assert len(text) < 1600
     assert text.endswith("and others: the operator's log (removals_halted) has their hashes")
-
-
-@given(st.integers(0, 80), st.integers(0, 400), st.integers(0, 30))
-def test_unconfirmed_removals_never_exceed_the_limit(count: int, others: int, recent: int) -> None:
-    decision = decide(
-        removals(count), named=(), confirmed=(), waited=(), is_too_much=lambda _: exceeds(count, count + others)
-    )
-    assert len(decision.allowed) in {0, count}
-    assert len(decision.allowed) <= min(20, max(5, 0.1 * (count + others)))
-    if not exceeds(count, count + others, recent=recent) and count:
-        assert count + recent <= 20

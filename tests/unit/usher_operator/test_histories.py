@@ -113,7 +113,7 @@ class History:
     def desired_plan(self, key: Key) -> Plan:
         """Return the plan of a Listener that may retire every address."""
         planned = self.cache.plan(key)
-        self.cache.allow_retirement(key, frozenset(removal.address for removal in planned.retiring))
+        self.cache.allow_retirement(key, frozenset(planned.retiring.addresses if planned.retiring else ()))
         planned = self.cache.plan(key)
         self.cache.allow_retirement(key, frozenset())
         return planned

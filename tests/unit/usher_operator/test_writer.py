@@ -8,13 +8,13 @@ import pytest
 
 from support import cache_samples
 from usher_gateway import config_secret
-from usher_gateway.resources.removal_limit import Removal, RemovalBounds
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, PendingRemovals
-from usher_operator.settings import OperatorSettings
+from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.settings import OperatorSettings, OperatorTiming
 from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -177,8 +177,7 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
     cache, server = Cache(OperatorSettings()), CertificateServer(raw)
     cache.put(kinds.CERTIFICATE, raw)
     queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    await child_remover(server, cache, queue, pending).remove(Plan(KEY, ()))
+    await child_remover(server, cache, queue, removal_guard(cache, queue)).remove(Plan(KEY, ()))
     return server.raw, cache
 
 
@@ -229,13 +228,26 @@ NAME = config_secret.secret_name("Listener", "agency/lobby")
 NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
-def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: PendingRemovals) -> writer.ChildRemover:
+def removal_guard(cache: Cache, queue: Workqueue[Key]) -> RemovalGuard:
+    """A guard that decides about a request at once."""
+    return RemovalGuard(
+        cache=cache,
+        queue=queue,
+        metrics=OperatorMetrics(),
+        may_decide=lambda: True,
+        warn=lambda *_: None,
+        timing=OperatorTiming(removal_settle_seconds=0.0),
+        clock=lambda: 0.0,
+    )
+
+
+def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: RemovalGuard) -> writer.ChildRemover:
     return writer.ChildRemover(
         api=server,
         cache=cache,
         queue=queue,
         writer=child_writer(server, cache, queue),
-        removals=pending,
+        removal_guard=guard,
         tombstones=AgeClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
@@ -244,37 +256,37 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: Pen
 async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
     cache.set_keys(cache_samples.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
     cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    remover = child_remover(server, cache, queue, pending)
+    guard = removal_guard(cache, queue)
+    remover = child_remover(server, cache, queue, guard)
     await remover.remove(plan)
-    for namespace in pending.undecided:
-        assert server.written == {}, "the removal limit decides first"
-        pending.decide(namespace, 0.0, RemovalBounds(cache.child_index.count_in_force(namespace)))
+    assert server.written == {}, "the removal limit decides first"
+    guard.decide_due()
     await remover.remove(plan)
 
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
-    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache, queue = Cache(OperatorSettings()), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
     cache.set_keys(cache_samples.KEYS)
     cache.put(kinds.SECRET, cache_samples.config())
-    server, queue = SecretServer(), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    removal = writer.removal_of(cache_samples.LOBBY)
-    assert removal is not None
-    pending.request(removal, 0.0)
-    address = Removal("Address", "agency", "lobby", "id")
-    child_remover(server, cache, queue, pending).withdraw(Plan(cache_samples.LOBBY, None, retiring=(address,)))
-    assert not pending.is_waiting(removal)
+    guard = removal_guard(cache, queue)
+    guard.request(Removal("Listener", "agency", "lobby"))
+    assert guard.is_waiting(cache_samples.LOBBY)
+    moved = Removal("Address", "agency", "lobby", ("id",))
+    child_remover(SecretServer(), cache, queue, guard).withdraw(Plan(cache_samples.LOBBY, None, retiring=moved))
+    assert not guard.is_waiting(cache_samples.LOBBY)
 
 
 async def test_request_to_remove_a_document_names_its_version() -> None:
-    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache, queue = Cache(OperatorSettings()), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
     cache.set_keys(cache_samples.KEYS)
     cache.put(kinds.SECRET, cache_samples.config(resourceVersion="7"))
-    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    await child_remover(SecretServer(), cache, queue, pending).remove(NOTHING_WANTED)
-    assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
+    guard = removal_guard(cache, queue)
+    await child_remover(SecretServer(), cache, queue, guard).remove(NOTHING_WANTED)
+    guard.decide_due()
+    assert cache.halted == (HaltedRemovals.of([Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]),)
 
 
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:

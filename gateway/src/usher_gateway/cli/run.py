@@ -108,7 +108,7 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option(
                 envvar="USHER_REMOVAL_LIMIT",
-                help="Listeners of a namespace that edited files may remove within a minute without a confirmation.",
+                help="Listeners of a namespace that edited files may remove within ten minutes without a confirmation.",
             ),
         ] = None,
         time_scale: Annotated[

@@ -1,10 +1,11 @@
-"""The removal limit for files: a reading is a pass, and the namespace is that of the manifests. Pure.
+"""The removal limit for files: the removals of one reading are decided together, by namespace. Pure.
 
 A document whose removal waits stays in the snapshot, so the next reading asks for its removal again. ``RemovalHistory``
 holds everything else that the next reading has to know. A restart forgets it, and uses the files as they are.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -17,31 +18,34 @@ from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
     Removal,
     RemovalBounds,
-    RemovalDecision,
     RemovalKind,
     confirmations_of,
     decide,
     describe_removals,
     describe_unmatched,
-    exceeds_limit,
     smallest_limit,
 )
-
-_MAX_NAMED = 16
-"""How many sets of a namespace a confirmation may name."""
 
 
 class RemovalHistory(msgspec.Struct, frozen=True):
     """The removals that later readings have to know."""
 
-    halted: tuple[HaltedRemovals, ...] = ()
-    """Removals that wait for a confirmation, at most one set per namespace."""
-    named: tuple[HaltedRemovals, ...] = ()
-    """The same, and earlier sets of these namespaces, which a confirmation may still name."""
+    messages: Mapping[str, tuple[HaltedRemovals, ...]] = {}
+    """``RemovalDecision.messages`` of each namespace whose removals wait."""
     ignored: frozenset[str] = frozenset()
     """Hashes in annotations that are older than the message with the same hash: they confirmed earlier removals."""
     recent: tuple[tuple[float, Removal], ...] = ()
-    """Unconfirmed removals of the last minute, with their times (monotonic seconds)."""
+    """Removals of documents within ``WINDOW_SECONDS``, with their times (monotonic seconds)."""
+
+    @property
+    def halted(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
+        return tuple(messages[-1] for _, messages in sorted(self.messages.items()))
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The hashes in all messages."""
+        return frozenset(message.digest for messages in self.messages.values() for message in messages)
 
 
 def limit_removals(
@@ -69,56 +73,58 @@ def limit_removals(
     confirmed = frozenset().union(
         *(confirmations_of(listener_class.metadata.annotations) for listener_class in classes)
     )
-    usable = (confirmed - history.ignored).intersection(halt.digest for halt in history.named)
-    recent = tuple(
+    requested: dict[str, list[Removal]] = {}
+    for removal in _removed(in_force, declared, time):
+        requested.setdefault(removal.namespace, []).append(removal)
+    recent = [
         (then, removal)
         for then, removal in history.recent
-        if seconds - then < WINDOW_SECONDS and not _is_served(removal, in_force)
-    )
-    waited = frozenset(removal for halt in history.halted for removal in halt.removals)
-    removes_every_listener = not declared.listeners and not any(removal.kind == "Listener" for removal in waited)
-
-    def is_too_much(rest: frozenset[Removal]) -> bool:
-        namespace = next(iter(rest)).namespace
-        bounds = RemovalBounds(_count(in_force, namespace), limit, removes_every_listener)
-        gone = [
-            removal for _, removal in recent if removal.namespace == namespace and not _is_served(removal, declared)
-        ]
-        return exceeds_limit(rest, bounds, recent=gone)
-
-    decisions = []
-    for namespace, requested in _removed(in_force, declared, time).items():
-        named = [halt for halt in history.named if halt.namespace == namespace]
-        decisions.append(decide(requested, named=named, confirmed=usable, waited=waited, is_too_much=is_too_much))
-    return _next_history(msgspec.structs.replace(history, recent=recent), decisions, confirmed, seconds)
-
-
-def _is_served(removal: Removal, snapshot: documents.Snapshot) -> bool:
-    """Return whether an address is in service again, so that the edit that removed it can be undone within a minute."""
-    listener = snapshot.listeners.get(f"{removal.namespace}/{removal.name}")
-    if removal.kind != "Address" or listener is None:
-        return False
-    return any(address.id == removal.address for address in listener.live_addresses)
+        if seconds - then < WINDOW_SECONDS and not _is_declared(removal, declared)
+    ]
+    messages, removed = {}, []
+    for namespace, removals in requested.items():
+        bounds = RemovalBounds(
+            _count(in_force, namespace),
+            Counter(removal.kind for _, removal in recent if removal.namespace == namespace),
+            limit,
+            removes_every_listener=not declared.listeners,
+        )
+        decision = decide(
+            removals,
+            messages=history.messages.get(namespace, ()),
+            confirmed=confirmed - history.ignored,
+            bounds=bounds,
+        )
+        if decision.messages:
+            messages[namespace] = decision.messages
+        removed += [(seconds, removal) for removal in decision.allowed if removal.kind != "Address"]
+    decided = RemovalHistory(messages, recent=(*recent, *removed))
+    ignored = (history.ignored | (decided.digests - history.digests)) & confirmed
+    return msgspec.structs.replace(decided, ignored=ignored)
 
 
-def _next_history(
-    history: RemovalHistory, decisions: list[RemovalDecision], confirmed: frozenset[str], seconds: float
-) -> RemovalHistory:
-    halted = tuple(decision.halted for decision in decisions if decision.halted is not None)
-    named: list[HaltedRemovals] = []
-    for halt in halted:
-        earlier = [
-            named_halt for named_halt in history.named if named_halt.namespace == halt.namespace and named_halt != halt
-        ]
-        named += [*earlier[1 - _MAX_NAMED :], halt]
-    new = {halt.digest for halt in named} - {halt.digest for halt in history.named}
-    unconfirmed = [(seconds, removal) for decision in decisions for removal in sorted(decision.unconfirmed)]
-    return RemovalHistory(
-        halted=halted,
-        named=tuple(named),
-        ignored=(history.ignored | new) & confirmed,
-        recent=(*history.recent, *unconfirmed),
-    )
+def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: int) -> Iterator[Removal]:
+    """Yield the documents and addresses that a reading would take out of service."""
+    for key, listener in in_force.listeners.items():
+        newest = declared.listeners.get(key)
+        if newest is None:
+            yield Removal("Listener", listener.namespace, listener.name)
+        elif retiring := documents.retiring_addresses(listener, newest, time):
+            addresses = tuple(address.id for address in retiring)
+            yield Removal("Address", listener.namespace, listener.name, addresses)
+    for key, destination in in_force.destinations.items():
+        if key not in declared.destinations:
+            yield Removal("Destination", destination.namespace, destination.name)
+
+
+def _is_declared(removal: Removal, declared: documents.Snapshot) -> bool:
+    """Return whether a removed document is back."""
+    present = declared.destinations if removal.kind == "Destination" else declared.listeners
+    return _key(removal) in present
+
+
+def _key(removal: Removal) -> str:
+    return f"{removal.namespace}/{removal.name}"
 
 
 def with_kept_documents(
@@ -128,19 +134,15 @@ def with_kept_documents(
 
     They do not keep addresses that another listener has now.
     """
-    if not history.halted:
+    waiting = [removal for halt in history.halted for removal in halt.removals]
+    if not waiting:
         return declared
     listeners, destinations = dict(declared.listeners), dict(declared.destinations)
-    changed = {
-        f"{removal.namespace}/{removal.name}"
-        for halt in history.halted
-        for removal in halt.removals
-        if removal.kind == "Address"
-    }
+    changed = {_key(removal) for removal in waiting if removal.kind == "Address"}
     unchanged = [document for key, document in declared.listeners.items() if key not in changed]
     taken = {(address.host, address.path, address.query) for document in unchanged for address in document.addresses}
-    for removal in (removal for halt in history.halted for removal in halt.removals):
-        key = f"{removal.namespace}/{removal.name}"
+    for removal in waiting:
+        key = _key(removal)
         if removal.kind == "Destination":
             destinations[key] = in_force.destinations[key]
             continue
@@ -167,27 +169,6 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
         hint += f"; {unmatched}" if unmatched else ""
         problems.append(Problem(file, line, "", message, hint))
     return problems
-
-
-def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: int) -> dict[str, list[Removal]]:
-    """Return the documents and addresses that a reading would take out of service, by namespace."""
-    removals: dict[str, list[Removal]] = {}
-    gone = [in_force.listeners[key] for key in in_force.listeners.keys() - declared.listeners.keys()]
-    gone_destinations = [
-        in_force.destinations[key] for key in in_force.destinations.keys() - declared.destinations.keys()
-    ]
-    for listener in gone:
-        removals.setdefault(listener.namespace, []).append(Removal("Listener", listener.namespace, listener.name))
-    for destination in gone_destinations:
-        removals.setdefault(destination.namespace, []).append(
-            Removal("Destination", destination.namespace, destination.name)
-        )
-    for key in in_force.listeners.keys() & declared.listeners.keys():
-        changed = declared.listeners[key]
-        for address in documents.retiring_addresses(in_force.listeners[key], changed, time):
-            removal = Removal("Address", changed.namespace, changed.name, address.id)
-            removals.setdefault(changed.namespace, []).append(removal)
-    return removals
 
 
 def _count(snapshot: documents.Snapshot, namespace: str) -> dict[RemovalKind, int]:

@@ -327,8 +327,8 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=0,
                 le=100_000,
-                description="Listeners, and destinations, of one namespace that may be removed within a minute without "
-                "a confirmation. If left out: 5, or 10 % up to 20.",
+                description="Listeners, and destinations, of one namespace that may be removed within ten minutes "
+                "without a confirmation. If left out: 5, or 10 % of a larger namespace.",
             ),
         ]
         | None

@@ -1,18 +1,18 @@
-"""The removal limit: the most objects of a namespace that one pass may remove before a user has to confirm it.
+"""The removal limit: one rule that says when a user has to confirm removals. Pure.
 
-A mistake such as a deleted folder or namespace looks like a wish to remove everything in it. So if a pass would remove
-more than ``max(5, 10 %)`` or more than 20 of the listeners or destinations that a namespace has in force, or the last
-listener of the whole install, Usher removes nothing of that namespace. The halt ends for exactly the removals that a
-message named, when a user sets the annotation ``usher.dev/confirm-removals`` to the hash in that message. The same
-limit holds for edits that retire addresses. Files and the operator share this rule. Pure.
+If more than ``max(5, 10 %)`` of the listeners or destinations of a namespace would be removed within ten minutes, none
+of them is removed until a user confirms it, and neither is the last listener of the whole install. An edit that would
+take more addresses than that out of service waits in the same way. A user confirms exactly the removals that a message
+named, with the annotation ``usher.dev/confirm-removals``, whose value is the hash in that message.
 
-A single deletion of many small ones looks harmless. So a pass also counts the removals of the last minute.
+A mistake such as a deleted folder or namespace looks like a wish to remove everything in it, and a list that is wrong
+looks like a wish to remove everything. Files and the operator share this rule.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -20,32 +20,32 @@ import msgspec
 from usher_gateway.resources import types
 
 ALWAYS_ALLOWED = 5
-"""One pass may always remove this many objects of a kind, even of very few."""
+"""So many objects of a kind may always be removed, even of very few."""
 
 ALLOWED_SHARE = 0.1
-"""One pass may remove this share of a namespace's objects of a kind."""
+"""This share of a namespace's objects of a kind may be removed."""
 
-MOST_ALLOWED = 20
-"""One pass may never remove more objects of a kind than this."""
+WINDOW_SECONDS = 600.0
+"""Removals of listeners and destinations within this time count together. Tombstones stay for as long."""
 
-WINDOW_SECONDS = 60.0
-"""Unconfirmed removals within this time count as one pass."""
+_MAX_MESSAGES = 16
+"""How many messages about one halt a confirmation may name: the newest ones."""
 
 RemovalKind = Literal["Listener", "Destination", "Address"]
-Identity = tuple[RemovalKind, str, str]
-"""Kind, name and address of a removal; it is unique in a namespace."""
+Identity = tuple[RemovalKind, str]
+"""Kind and name of a removal; it is unique in a namespace."""
 
 
 class Removal(msgspec.Struct, frozen=True, order=True):
-    """One thing that would go out of service."""
+    """A document, or addresses of one Listener, that would go out of service."""
 
     kind: RemovalKind
-    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires an address of a Listener."""
+    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires addresses of a Listener."""
     namespace: str
     name: str
     """Name of the Listener or Destination."""
-    address: str = ""
-    """Identifies the address within its Listener; ``""`` for documents."""
+    addresses: tuple[str, ...] = ()
+    """``Address.id`` of each address; empty for documents."""
     uid: str = ""
     """The object's uid, so that no confirmation covers a later object of the same name; ``""`` from files."""
     version: str = ""
@@ -54,12 +54,17 @@ class Removal(msgspec.Struct, frozen=True, order=True):
 
     @property
     def identity(self) -> Identity:
-        """Kind, name and address."""
-        return self.kind, self.name, self.address
+        """Kind and name."""
+        return self.kind, self.name
+
+    @property
+    def count(self) -> int:
+        """How many documents or addresses these are."""
+        return len(self.addresses) or 1
 
 
 class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
-    """Removals of one namespace that wait until a user confirms them."""
+    """Removals of one namespace that wait until a user confirms them, as one message names them."""
 
     namespace: str
     digest: str
@@ -71,86 +76,86 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
     def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
         """Return removals of one namespace, at least one, with the digest (12 hex digits) that confirms them."""
         ordered = tuple(sorted(removals))
-        lines = "\n".join("\0".join(msgspec.structs.astuple(removal)) for removal in ordered)
-        return cls(ordered[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:_HASH_LENGTH], ordered)
+        digest = hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()[:_HASH_LENGTH]
+        return cls(ordered[0].namespace, digest, ordered)
+
+    @property
+    def count(self) -> int:
+        """How many documents and addresses wait."""
+        return sum(removal.count for removal in self.removals)
 
 
 class RemovalBounds(msgspec.Struct, frozen=True):
-    """The facts that bound how much of a namespace one pass may remove."""
+    """The facts that bound how much of a namespace may be removed without a confirmation."""
 
     in_force: Mapping[RemovalKind, int]
     """How many the namespace has in force now, by kind."""
+    removed: Mapping[RemovalKind, int] = {}
+    """How many were removed within the last ``WINDOW_SECONDS``, by kind."""
     limit: int | None = None
     """The most of each kind; None means the usual limit."""
     removes_every_listener: bool = False
-    """True if the pass would leave the whole install without a listener."""
+    """True if the whole install would be left without a listener."""
+
+    def limit_of(self, kind: RemovalKind) -> float:
+        """Return how many of a kind may be removed within the window."""
+        if self.limit is not None:
+            return self.limit
+        return max(ALWAYS_ALLOWED, ALLOWED_SHARE * (self.in_force.get(kind, 0) + self.removed.get(kind, 0)))
 
 
 class RemovalDecision(msgspec.Struct, frozen=True):
-    """Result of a pass over one namespace."""
+    """The decision about all removals that a namespace waits for."""
 
-    allowed: frozenset[Removal] = frozenset()
-    unconfirmed: frozenset[Removal] = frozenset()
-    """The allowed removals that no user confirmed: they count for ``WINDOW_SECONDS``."""
-    halted: HaltedRemovals | None = None
+    allowed: frozenset[Removal]
+    messages: tuple[HaltedRemovals, ...]
+    """What the next decision has to know: the messages since the halt began that nobody has confirmed. The last one
+    names the removals that wait now. Empty if nothing waits."""
 
 
 def decide(
     requested: Collection[Removal],
     *,
-    named: Iterable[HaltedRemovals],
+    messages: tuple[HaltedRemovals, ...],
     confirmed: Collection[str],
-    waited: Collection[Removal],
-    is_too_much: Callable[[frozenset[Removal]], bool],
+    bounds: RemovalBounds,
 ) -> RemovalDecision:
     """Decide about the removals of one namespace: confirmed ones go ahead, and all others or none of them.
 
-    A halt does not end because some of the objects are wanted again, for a user may be restoring them one by one. But
-    if a user confirmed a part of what waits, the rest is judged again.
+    A halt does not end because some of the objects are wanted again, for a user may be restoring them one by one. It
+    ends once all of them are. If a user confirmed a part of what waits, the rest is judged again.
 
     Args:
         requested: All removals that the namespace waits for.
-        named: The removals that earlier messages named.
+        messages: ``RemovalDecision.messages`` of the previous decision.
         confirmed: The hashes that users have confirmed.
-        waited: The removals that are halted so far.
-        is_too_much: Says whether a pass with these removals has to wait (``exceeds_limit``).
+        bounds: The present state of the namespace.
     """
-    all_removals = frozenset(requested)
-    if not all_removals:
-        return RemovalDecision()
-    covered = frozenset(
-        removal
-        for halt in (*named, HaltedRemovals.of(all_removals))
-        if halt.digest in confirmed
-        for removal in halt.removals
+    waiting = frozenset(requested)
+    covered = waiting.intersection(
+        removal for message in messages if message.digest in confirmed for removal in message.removals
     )
-    rest = all_removals - covered
-    is_still_halted = rest == all_removals and not rest.isdisjoint(waited)
-    if rest and (is_still_halted or is_too_much(rest)):
-        return RemovalDecision(all_removals & covered, halted=HaltedRemovals.of(rest))
-    return RemovalDecision(all_removals, unconfirmed=rest)
+    rest = waiting - covered
+    is_still_halted = bool(messages) and not covered and not _is_over(messages[-1], rest)
+    if not rest or not (is_still_halted or _exceeds_limit(rest, bounds)):
+        return RemovalDecision(waiting, ())
+    halt = HaltedRemovals.of(rest)
+    earlier = [message for message in messages if message.digest not in {*confirmed, halt.digest}]
+    return RemovalDecision(covered, (*earlier[1 - _MAX_MESSAGES :], halt))
 
 
-def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, recent: Iterable[Removal] = ()) -> bool:
-    """Return whether a pass would remove more of a namespace than the limit allows.
+def _is_over(halt: HaltedRemovals, waiting: frozenset[Removal]) -> bool:
+    """Return whether nothing that a halt names waits any more. One that names nothing is never over."""
+    return bool(halt.removals) and waiting.isdisjoint(halt.removals)
 
-    Args:
-        removals: The unconfirmed removals of the pass.
-        bounds: The documents of the namespace, and the limit.
-        recent: The unconfirmed removals of the last minute, which are not in force any more.
-    """
-    removals = tuple(removals)
-    if bounds.removes_every_listener and any(removal.kind == "Listener" for removal in removals):
+
+def _exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds) -> bool:
+    counts: Counter[RemovalKind] = Counter()
+    for removal in removals:
+        counts[removal.kind] += removal.count
+    if bounds.removes_every_listener and counts["Listener"]:
         return True
-    present, past = Counter(removal.kind for removal in removals), Counter(removal.kind for removal in recent)
-    return any(
-        present[kind] + past[kind] > _limit_of(bounds.in_force.get(kind, 0) + past[kind], bounds.limit)
-        for kind in sorted(present)
-    )
-
-
-def _limit_of(count: int, limit: int | None) -> float:
-    return min(MOST_ALLOWED, max(ALWAYS_ALLOWED, ALLOWED_SHARE * count)) if limit is None else limit
+    return any(count + bounds.removed.get(kind, 0) > bounds.limit_of(kind) for kind, count in counts.items())
 
 
 def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
@@ -219,7 +224,7 @@ def namespaces_in(description: str) -> frozenset[str]:
 def describe_removals(halted: HaltedRemovals) -> str:
     """Return a few names of halted removals, listeners first, how many more there are, and their namespace."""
     listeners_first = sorted(halted.removals, key=lambda removal: removal.kind == "Destination")
-    names = list(dict.fromkeys(_describe(removal) for removal in listeners_first))
+    names = [_describe(removal) for removal in listeners_first]
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"{', '.join(names[:_MAX_NAMES])}{more} in namespace `{halted.namespace}`"
 

@@ -62,7 +62,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         return Plan(key, None)  # the first answer of the gateways queues every Listener
     compiled = compiling.compile_listener(view, cached, keys)
     retiring = _retiring(view, key, cached, compiled)
-    if view.may_retire(key, frozenset(removal.address for removal in retiring)):
+    if view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
         published = common.publish(view, key, cached, compiled)
     else:
         published = _unchanged(view, key)
@@ -95,7 +95,6 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         retiring=retiring,
-        serving=_serving(compiled) if retiring else frozenset(),
         granted=_granted(cached.resource, document) if published.child else (),
     )
 
@@ -110,25 +109,17 @@ def _again_at(view: View, document: documents.ListenerDocument | None, programme
 
 def _retiring(
     view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
-) -> tuple[Removal, ...]:
-    """The addresses that the newest version takes out of service."""
+) -> Removal | None:
+    """The addresses that the newest version takes out of service; None if it takes none."""
     published, newest = view.published(key), compiled.document
     if published is None or not isinstance(published.document, documents.ListenerDocument):
-        return ()
+        return None
     if not isinstance(newest, documents.ListenerDocument):
-        return ()
-    leaving = documents.retiring_addresses(published.document, newest, view.time)
-    return tuple(
-        Removal("Address", key.namespace, key.name, address.id, cached.uid, published.version) for address in leaving
-    )
-
-
-def _serving(compiled: compiling.CompiledDocument) -> frozenset[str]:
-    """The live addresses of the newest version."""
-    document = compiled.document
-    if not isinstance(document, documents.ListenerDocument):
-        return frozenset()
-    return frozenset(address.id for address in document.live_addresses)
+        return None
+    leaving = tuple(address.id for address in documents.retiring_addresses(published.document, newest, view.time))
+    if not leaving:
+        return None
+    return Removal("Address", key.namespace, key.name, leaving, cached.uid, published.version)
 
 
 def _unchanged(view: View, key: Key) -> common.Publication:
