@@ -113,6 +113,20 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
 
 
+async def test_removals_before_a_restart_count(install: installs.Install, namespace: str) -> None:
+    operator = await install.start_operator()
+    names = [f"room-{number}" for number in range(6)]
+    await declare(install, namespace, *names, "lobby")
+    for name in names[:5]:
+        await install.server.delete(api.Resource("Listener", name, namespace))
+    await wait_live(install, namespace, "room-5", "lobby")
+    await operator.stop()
+    await install.start_operator()
+    await install.server.delete(api.Resource("Listener", "room-5", namespace))
+    await halted_digest(install, set())
+    await wait_live(install, namespace, "room-5", "lobby")
+
+
 async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
     install: installs.Install, namespace: str
 ) -> None:

@@ -15,7 +15,6 @@ import asyncio
 import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import msgspec
 import structlog
@@ -35,8 +34,6 @@ _CHECK_SECONDS = 0.5
 
 _RESUME_SECONDS = 120.0
 """How long after a start a namespace stays halted that waited for a confirmation before, if it requests nothing."""
-
-DocumentKind = Literal["Listener", "Destination"]
 
 
 class _NamespaceRemovals(msgspec.Struct):
@@ -161,14 +158,8 @@ class RemovalGuard:
         pending = self._namespaces.get(key.namespace)
         return pending is not None and _identity_of(key) in pending.requested
 
-    def halt(self, kind: DocumentKind) -> None:
-        """Halt what namespaces with documents of a kind remove next, however little, until a user confirms it.
-
-        Its CRD was deleted, and with it objects that users want.
-        """
-        self._halt(self._cache.child_index.namespaces_with(kind))
-
-    def _halt(self, namespaces: Iterable[str]) -> None:
+    def halt(self, namespaces: Iterable[str]) -> None:
+        """Halt what these namespaces remove next, however little, until a user confirms it."""
         for namespace in namespaces:
             pending = self._of(namespace)
             pending.messages = pending.messages or (HaltedRemovals(namespace, "", ()),)
@@ -181,7 +172,7 @@ class RemovalGuard:
         conditions = [stored for listener_class in self._cache.our_classes() for stored in listener_class.conditions]
         messages = [stored.message for stored in conditions if stored.reason == OperatorReason.RemovalsHalted]
         namespaces = frozenset().union(*map(removal_limit.namespaces_in, messages))
-        self._halt(namespaces)
+        self.halt(namespaces)
         for namespace in namespaces:
             self._of(namespace).change(self._clock() + _RESUME_SECONDS)
 

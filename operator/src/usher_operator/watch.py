@@ -31,8 +31,7 @@ from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
 from usher_operator.health import Health, OperatorMetrics
-from usher_operator.removals import DocumentKind
-from usher_operator.view import Key
+from usher_operator.view import Key, Kind
 from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -158,7 +157,8 @@ class CrdHandler:
         reader: reads a kind when its CRD appears.
         watcher: watches a kind when its CRD appears.
         gate: paused while one of Usher's own CRDs is missing.
-        on_crd_deleted: called when one of Usher's own CRDs is deleted, because its objects go without being meant to.
+        on_crd_deleted: called with the namespaces of documents that depend on one of Usher's own CRDs when it is
+            deleted, because its objects go without being meant to.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class CrdHandler:
         reader: resync.Resync,
         watcher: Watcher,
         gate: PauseGate,
-        on_crd_deleted: Callable[[DocumentKind], None],
+        on_crd_deleted: Callable[[frozenset[str]], None],
     ) -> None:
         self._cache, self._queue, self._reader = cache, queue, reader
         self._watcher, self._gate, self._on_crd_deleted = watcher, gate, on_crd_deleted
@@ -201,7 +201,8 @@ class CrdHandler:
         if kind in kinds.OWN:
             reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it and its objects again"
             self._gate.pause(topic, reason)
-            self._on_crd_deleted("Destination" if kind is kinds.DESTINATION else "Listener")
+            document_kind: Kind = "Destination" if kind is kinds.DESTINATION else "Listener"
+            self._on_crd_deleted(self._cache.child_index.namespaces_with(document_kind))
         else:
             for key in self._cache.set_served(kind, served=False):
                 self._queue.add(key)

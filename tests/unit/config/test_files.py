@@ -267,14 +267,6 @@ def test_removed_last_class_does_not_move_listeners() -> None:
     assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
 
 
-def test_five_listeners_or_a_tenth_may_be_removed_at_once() -> None:
-    few = after(files.NO_CONFIGURATION, TENANT + listeners(6))
-    assert len(after(few, TENANT + listeners(1)).snapshot.listeners) == 1
-    many = after(files.NO_CONFIGURATION, TENANT + listeners(100))
-    assert len(after(many, TENANT + listeners(90)).snapshot.listeners) == 90
-    assert len(after(many, TENANT + listeners(89)).snapshot.listeners) == 100
-
-
 def test_kept_listener_loses_an_address_that_is_taken() -> None:
     def explicit(name: str) -> str:
         return (

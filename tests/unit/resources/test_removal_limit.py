@@ -101,8 +101,8 @@ def test_confirmation_holds_although_more_was_deleted_since() -> None:
 
 
 def test_few_further_removals_go_with_the_confirmed_ones() -> None:
-    halt = HaltedRemovals.of(removals(6))
-    decision = decide(removals(8), messages=(halt,), confirmed={halt.digest}, bounds=ANY)
+    halt, grown = HaltedRemovals.of(removals(6)), HaltedRemovals.of(removals(8))
+    decision = decide(removals(8), messages=(halt, grown), confirmed={halt.digest}, bounds=ANY)
     assert decision.allowed == set(removals(8))
     assert not decision.messages
 

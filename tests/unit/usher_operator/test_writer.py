@@ -253,7 +253,7 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: Remov
     )
 
 
-async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
+async def remove_stale(server: Any, cache: Cache, plan: Plan) -> RemovalGuard:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
     cache.set_keys(cache_samples.KEYS)
     cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
@@ -265,6 +265,7 @@ async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     assert server.written == {}, "the removal limit decides first"
     guard.decide_due()
     await remover.remove(plan)
+    return guard
 
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
@@ -291,10 +292,11 @@ async def test_request_to_remove_a_document_names_its_version() -> None:
 
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     server = SecretServer()
-    await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
+    guard = await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
     (tombstone,) = server.written.values()
     assert tombstone.tombstone
     assert tombstone.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
+    assert not guard.request(Removal("Listener", "agency", "lobby", uid="uid-lobby")), "a later one is decided again"
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:

@@ -97,12 +97,6 @@ class RemovalBounds(msgspec.Struct, frozen=True):
     removes_every_listener: bool = False
     """True if the whole install would be left without a listener."""
 
-    def limit_of(self, kind: RemovalKind) -> float:
-        """Return how many of a kind may be removed within the window."""
-        if self.limit is not None:
-            return self.limit
-        return max(ALWAYS_ALLOWED, ALLOWED_SHARE * (self.in_force.get(kind, 0) + self.removed.get(kind, 0)))
-
 
 class RemovalDecision(msgspec.Struct, frozen=True):
     """The decision about all removals that a namespace waits for."""
@@ -155,7 +149,12 @@ def _exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds) -> bool:
         counts[removal.kind] += removal.count
     if bounds.removes_every_listener and counts["Listener"]:
         return True
-    return any(count + bounds.removed.get(kind, 0) > bounds.limit_of(kind) for kind, count in counts.items())
+    for kind, count in counts.items():
+        removed = bounds.removed.get(kind, 0)
+        usual_limit = max(ALWAYS_ALLOWED, ALLOWED_SHARE * (bounds.in_force.get(kind, 0) + removed))
+        if count + removed > (usual_limit if bounds.limit is None else bounds.limit):
+            return True
+    return False
 
 
 def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
