@@ -7,6 +7,9 @@ about all requests of that namespace together, by the rule in ``usher_gateway.re
 A halted removal waits until a user confirms it or until a plan wants the document again. Later requests of the same
 namespace join it. Other namespaces never wait for it.
 
+An edit of a Listener itself takes addresses out of service at once, if it stays within the limit. An edit of a class
+may concern many Listeners, so it waits until the namespace is decided as a whole.
+
 A tombstone stays as long as removals count together. So the tombstones of a namespace are its recent removals, also
 after a restart.
 """
@@ -43,6 +46,8 @@ class _NamespaceRemovals(msgspec.Struct):
     """Removals that are not yet decided, or halted."""
     allowed: dict[Identity, Removal] = {}
     """Removals that may go ahead, until they are done or a plan wants what they remove."""
+    retired: dict[Identity, tuple[float, int]] = {}
+    """When a Listener last took addresses out of service (monotonic seconds), and how many; without a confirmation."""
     messages: tuple[HaltedRemovals, ...] = ()
     """``RemovalDecision.messages``."""
     undecided_since: float | None = None
@@ -53,7 +58,8 @@ class _NamespaceRemovals(msgspec.Struct):
     @property
     def is_empty(self) -> bool:
         """True if nothing has to be remembered."""
-        return not (self.requested or self.allowed or self.messages or self.undecided_since is not None)
+        is_undecided = self.undecided_since is not None
+        return not (self.requested or self.allowed or self.retired or self.messages or is_undecided)
 
     @property
     def halted(self) -> HaltedRemovals | None:
@@ -65,25 +71,42 @@ class _NamespaceRemovals(msgspec.Struct):
         self.undecided_since = now if self.undecided_since is None else self.undecided_since
         self.changed_at = now
 
-    def decide(self, confirmed: frozenset[str], bounds: RemovalBounds) -> list[Removal]:
+    def decide(self, now: float, confirmed: frozenset[str], bounds: RemovalBounds) -> list[Removal]:
         """Decide about all requests; returns the removals that may go ahead now."""
         decision = removal_limit.decide(
             self.requested.values(), messages=self.messages, confirmed=confirmed, bounds=bounds
         )
+        has_waited = bool(self.messages)
         self.messages, self.undecided_since = decision.messages, None
         for removal in decision.allowed:
-            self.allowed[removal.identity] = self.requested.pop(removal.identity)
+            self.allow(removal, now, is_confirmed=has_waited)
         return sorted(decision.allowed)
+
+    def allow(self, removal: Removal, now: float, *, is_confirmed: bool = False) -> None:
+        """Let a requested removal go ahead."""
+        self.allowed[removal.identity] = self.requested.pop(removal.identity)
+        if removal.kind == "Address" and not is_confirmed:
+            self.retired[removal.identity] = now, removal.count
 
     def forget(self, identity: Identity) -> bool:
         """Forget a removal; returns whether it was requested."""
         self.allowed.pop(identity, None)
         return self.requested.pop(identity, None) is not None
 
+    def forget_old(self, now: float) -> None:
+        """Forget what went out of service so long ago that it counts no more."""
+        since = now - removal_limit.WINDOW_SECONDS
+        self.retired = {identity: retired for identity, retired in self.retired.items() if retired[0] > since}
+
     def count_removed(self, tombstones: Iterable[Key]) -> Counter[RemovalKind]:
-        """Count by kind the documents that have a tombstone or will have one."""
+        """Count by kind the documents that have a tombstone or will have one, and the addresses that were retired.
+
+        A Listener that is edited again counts only with what it requests now.
+        """
         identities = {*map(_identity_of, tombstones), *self.allowed}
-        return Counter(kind for kind, _ in identities if kind != "Address")
+        removed = Counter(kind for kind, _ in identities if kind != "Address")
+        retired = (count for identity, (_, count) in self.retired.items() if identity not in self.requested)
+        return removed + Counter({"Address": sum(retired)})
 
 
 class RemovalGuard:
@@ -149,9 +172,20 @@ class RemovalGuard:
             self._withdraw(key.namespace, ("Address", key.name))
             self._cache.allow_retirement(key, frozenset())
             return False
-        may_retire = self.request(plan.retiring)
+        may_retire = self.request(plan.retiring) or self._may_retire_now(plan.retiring)
         self._cache.allow_retirement(key, frozenset(plan.retiring.addresses) if may_retire else frozenset())
         return may_retire and plan.children is None
+
+    def _may_retire_now(self, retiring: Removal) -> bool:
+        """Allow an edit of a Listener itself, if it stays within the limit and nothing of its namespace waits."""
+        pending = self._of(retiring.namespace)
+        if pending.messages or not self._cache.is_edited(_key_of(retiring)):
+            return False
+        addresses = [removal for removal in pending.requested.values() if removal.kind == "Address"]
+        if removal_limit.exceeds_limit(addresses, self._bounds(retiring.namespace)):
+            return False
+        pending.allow(retiring, self._clock())
+        return True
 
     def is_waiting(self, key: Key) -> bool:
         """True if the removal of a document is halted or not yet decided."""
@@ -187,6 +221,9 @@ class RemovalGuard:
     def decide_due(self) -> None:
         """Decide about the namespaces whose requests are complete, and about those with a new confirmation."""
         confirmed = self._cache.confirmations()
+        for namespace, pending in list(self._namespaces.items()):
+            pending.forget_old(self._clock())
+            self._drop_if_empty(namespace)
         due = [
             namespace for namespace, pending in self._namespaces.items() if self._is_due(namespace, pending, confirmed)
         ]
@@ -212,19 +249,22 @@ class RemovalGuard:
         return is_overdue or (has_settled and not self._queue.is_busy(namespace))
 
     def _decide(self, namespace: str, confirmed: frozenset[str], *, removes_every_listener: bool) -> None:
-        pending, index = self._namespaces[namespace], self._cache.child_index
-        bounds = RemovalBounds(
+        pending, previous_halt = self._namespaces[namespace], self._namespaces[namespace].halted
+        bounds = self._bounds(namespace, removes_every_listener=removes_every_listener)
+        for removal in pending.decide(self._clock(), confirmed, bounds):
+            self._queue.add(_key_of(removal))
+        if pending.halted is not None and pending.halted != previous_halt:
+            self._announce(pending.halted)
+        self._drop_if_empty(namespace)
+
+    def _bounds(self, namespace: str, *, removes_every_listener: bool = False) -> RemovalBounds:
+        pending, index = self._of(namespace), self._cache.child_index
+        return RemovalBounds(
             index.count_in_force(namespace),
             pending.count_removed(index.tombstones_in(namespace)),
             self._cache.removal_limit,
             removes_every_listener,
         )
-        previous_halt = pending.halted
-        for removal in pending.decide(confirmed, bounds):
-            self._queue.add(_key_of(removal))
-        if pending.halted is not None and pending.halted != previous_halt:
-            self._announce(pending.halted)
-        self._drop_if_empty(namespace)
 
     def _removes_every_listener(self) -> bool:
         """Return whether no listener stays in force if everything goes ahead that plans request.

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from support import cache_samples
 from usher_gateway import config_secret, documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, describe_halts
 from usher_operator import children, kinds, removals
@@ -214,6 +215,37 @@ def test_moved_addresses_are_decided_for_the_namespace_as_a_whole(operator: Guar
     assert operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a", "b"}))
     assert not operator.guard.review_retirement(move(operator, "l0", "a", "c")), "another edit is decided again"
     assert not operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a"}))
+
+
+def edit(operator: Guarded, *names: str) -> None:
+    """Edit Listeners whose documents are published."""
+    operator.publish(*names)
+    for name in names:
+        for generation in (1, 2):
+            raw = cache_samples.raw("Listener", name, {"tenantRef": {"name": "acme"}}, generation=generation)
+            operator.cache.put(kinds.LISTENER, raw)
+
+
+def test_edit_of_a_listener_within_the_limit_takes_effect_at_once(operator: Guarded) -> None:
+    edit(operator, "l0")
+    assert operator.guard.review_retirement(move(operator, "l0", "a"))
+    assert operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a"}))
+
+
+def test_edits_of_listeners_count_together_for_ten_minutes(operator: Guarded) -> None:
+    names = [f"l{number}" for number in range(6)]
+    edit(operator, *names)
+    for name in names:
+        move(operator, name, f"{name}-a")
+        move(operator, name, f"{name}-b")  # the same Listener counts once
+    allowed = [operator.cache.may_retire(Key("Listener", "agency", name), frozenset({f"{name}-b"})) for name in names]
+    assert allowed == [True] * 5 + [False]
+    operator.decide(2)
+    assert operator.halted == {"agency": 1}
+    move(operator, "l5")
+    operator.decide(601)
+    move(operator, "l5", "l5-a")
+    assert operator.cache.may_retire(Key("Listener", "agency", "l5"), frozenset({"l5-a"}))
 
 
 def test_reverted_edit_withdraws_its_addresses(operator: Guarded) -> None:

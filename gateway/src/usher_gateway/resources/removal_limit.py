@@ -1,9 +1,9 @@
 """The removal limit: one rule that says when a user has to confirm removals. Pure.
 
 If more than ``max(5, 10 %)`` of the listeners or destinations of a namespace would be removed within ten minutes, none
-of them is removed until a user confirms it, and neither is the last listener of the whole install. An edit that would
-take more addresses than that out of service waits in the same way. A user confirms exactly the removals that a message
-named, with the annotation ``usher.dev/confirm-removals``, whose value is the hash in that message.
+of them is removed until a user confirms it, and neither is the last listener of the whole install. Edits that would
+take more of its addresses than that out of service wait in the same way. A user confirms exactly the removals that a
+message named, with the annotation ``usher.dev/confirm-removals``, whose value is the hash in that message.
 
 A mistake such as a deleted folder or namespace looks like a wish to remove everything in it, and a list that is wrong
 looks like a wish to remove everything. Files and the operator share this rule.
@@ -26,7 +26,7 @@ ALLOWED_SHARE = 0.1
 """This share of a namespace's objects of a kind may be removed."""
 
 WINDOW_SECONDS = 600.0
-"""Removals of listeners and destinations within this time count together. Tombstones stay for as long."""
+"""Removals within this time count together. Tombstones stay for as long."""
 
 _MAX_MESSAGES = 16
 """How many messages about one halt a confirmation may name: the newest ones."""
@@ -131,7 +131,7 @@ def decide(
     )
     rest = waiting - covered
     is_still_halted = bool(messages) and not covered and not _is_over(messages[-1], rest)
-    if not rest or not (is_still_halted or _exceeds_limit(rest, bounds)):
+    if not rest or not (is_still_halted or exceeds_limit(rest, bounds)):
         return RemovalDecision(waiting, ())
     halt = HaltedRemovals.of(rest)
     earlier = [message for message in messages if message.digest not in {*confirmed, halt.digest}]
@@ -143,7 +143,8 @@ def _is_over(halt: HaltedRemovals, waiting: frozenset[Removal]) -> bool:
     return bool(halt.removals) and waiting.isdisjoint(halt.removals)
 
 
-def _exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds) -> bool:
+def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds) -> bool:
+    """Return whether removals of one namespace are more than it may remove without a confirmation."""
     counts: Counter[RemovalKind] = Counter()
     for removal in removals:
         counts[removal.kind] += removal.count
