@@ -49,6 +49,9 @@ test: check $(READY) ## run make check and every test except those of test-long 
 quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in one to two minutes
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=quick -k "not postgresql" tests/unit tests/contract $(ARGS)
 
+mutants: $(READY) ## count how many small changes of the code that decides the tests of make quick notice (ARGS="--help")
+	@PYTHONPATH=tools $(BIN)/python -m mutation $(ARGS)
+
 test-oldest-postgresql: $(READY) ## test the store on PostgreSQL 15, as Debian installs it (OLDEST_POSTGRESQL=folder of the programs)
 	USHER_TEST_POSTGRESQL=$(OLDEST_POSTGRESQL) $(BIN)/python -m pytest -n 2 -m "not long" -k postgresql tests/contract tests/integration/store/postgresql/test_{replicas,migrations,plans,tls}.py
 
@@ -117,4 +120,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help venv run run-kubernetes quick test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
