@@ -1,3 +1,5 @@
+import pathlib
+
 from usher_gateway import model
 from usher_gateway.config import files
 from usher_gateway.resources import compiler
@@ -121,6 +123,20 @@ def test_gap_stops_only_its_own_removals() -> None:
     assert sorted(now.snapshot.listeners) == ["default/l0", "default/l2"]
 
 
+def test_namespace_is_forgotten_only_after_a_complete_reading() -> None:
+    namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: hotels, labels: {team: a}}\n"
+    running = after(files.NO_CONFIGURATION, TENANT, namespace)
+    assert after(running, TENANT, gaps=("d/1.yaml",)).namespaces == {"hotels": {"team": "a"}}
+    assert after(running, TENANT).namespaces == {}
+
+
+def test_folder_is_read_without_hidden_and_other_files(tmp_path: pathlib.Path) -> None:
+    for name in ("a.yaml", ".b.yaml", "notes.txt"):
+        (tmp_path / name).write_text(TENANT)
+    reading = files.FileReader([tmp_path]).read()
+    assert [loaded.file for loaded in reading.manifests.objects] == [str(tmp_path / "a.yaml")]
+
+
 def test_removed_tenant_removes_its_listeners() -> None:
     other = TENANT.replace("acme", "other") + listeners(1, first=9).replace("acme", "other")
     running = after(files.NO_CONFIGURATION, TENANT + listeners(3), other)
@@ -147,6 +163,17 @@ def annotated(hashes: str, hostname: str = "localhost") -> str:
         f'metadata: {{name: public, annotations: {{usher.dev/confirm-removals: "{hashes}"}}}}\n'
         f"spec: {{controllerName: usher.dev/usher, hostname: {hostname}}}\n"
     )
+
+
+def test_every_destination_of_a_halted_removal_stays() -> None:
+    destinations = "".join(
+        f"---\napiVersion: usher.dev/v1alpha1\nkind: Destination\nmetadata: {{name: d{number}}}\n"
+        "spec: {type: HTTP, http: {url: 'https://crm.example/'}}\n"
+        for number in range(6)
+    )
+    running = after(files.NO_CONFIGURATION, TENANT + destinations, listeners(1))
+    now = after(running, TENANT, listeners(1))
+    assert now.snapshot.destinations == running.snapshot.destinations
 
 
 def test_halted_removal_is_confirmed_only_by_its_digest() -> None:

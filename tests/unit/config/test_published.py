@@ -133,7 +133,9 @@ def test_tombstone_removes_its_document() -> None:
     state.put(config_samples.secret(config_samples.listener()))
     state.put(config_samples.secret(config_samples.destination()))
     state.take_touched()
+    state.snapshot()
     assert state.put(config_samples.tombstone(config_samples.listener())) is None
+    assert is_changed(state)
     assert state.snapshot().listeners == {}
     assert list(state.snapshot().destinations) == ["acme/crm"]
     assert state.take_touched() == {WIFI: None}

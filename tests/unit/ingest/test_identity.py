@@ -169,6 +169,11 @@ def test_mac_is_reduced_to_its_hexadecimal_digits(mac: str) -> None:
     )
 
 
+def test_device_id_that_is_no_mac_keeps_all_its_letters() -> None:
+    one_device, another_device = (with_user(device={"mac": mac}) for mac in ("guest-1", "phone-1"))
+    assert ingest_samples.identity(one_device).person_keys != ingest_samples.identity(another_device).person_keys
+
+
 def test_equal_values_of_different_fields_give_different_person_keys() -> None:
     ids = ingest_samples.identity({"user": {"id": "123"}}).person_keys
     mobiles = ingest_samples.identity({"user": {"mobile": "123"}}).person_keys

@@ -146,9 +146,9 @@ def test_annotation_holds_one_hash_or_several() -> None:
 
 
 def test_description_names_each_namespace_with_its_hash() -> None:
-    of_b, of_a = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(1, namespace="a"))
+    of_b, of_a = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(3, namespace="a"))
     assert describe_halts([of_b, of_a]) == (
-        f'"{of_a.digest}" for Listener `x000` in namespace `a`; '
+        f'"{of_a.digest}" for Listener `x000`, Listener `x001`, Listener `x002` in namespace `a`; '
         f'"{of_b.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`'
     )
 

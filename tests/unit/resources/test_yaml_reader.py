@@ -13,6 +13,8 @@ from usher_gateway.resources import yaml_reader
         ("~", None),
         ("", None),
         ("012", 10),
+        ("-012", -10),
+        ("07", 7),
         ("0x1F", 31),
         ("1_000", 1000),
         ("089", 89.0),

@@ -825,6 +825,8 @@ def test_certificates_stay_available_without_issuers() -> None:
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
         cache.set_served(kind, served=True)
     cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme", "uid": "uid", "resourceVersion": "1"}})
+    elsewhere = {"metadata": {"name": "own", "namespace": "agency", "uid": "other", "resourceVersion": "1"}}
+    cache.put(kinds.ISSUER, elsewhere)
     assert cache.features.issuers == frozenset({("ClusterIssuer", "acme")})
     cache.set_served(kinds.CLUSTER_ISSUER, served=False)
     assert (cache.features.cert_manager, cache.features.issuers) == (True, frozenset())
