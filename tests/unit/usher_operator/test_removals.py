@@ -311,6 +311,12 @@ SAID_AT = "2026-11-25T12:00:00Z"
 DAY = datetime.timedelta(days=1)
 
 
+def test_halt_of_destinations_alone_warns_about_one_of_them(operator: Guarded) -> None:
+    operator.request(*(Removal("Destination", "agency", f"d{number}") for number in range(6)))
+    operator.decide(2)
+    assert [key for key, _, _ in operator.warnings] == [Key("Destination", "agency", "d0")]
+
+
 def after(seconds: float) -> datetime.datetime:
     return SAID + datetime.timedelta(seconds=seconds)
 
