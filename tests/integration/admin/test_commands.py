@@ -1,4 +1,4 @@
-"""The commands that use a gateway's admin port, as processes in a terminal of 80 columns."""
+"""The commands that use a gateway's admin port, in a terminal of 80 columns."""
 
 import base64
 import csv

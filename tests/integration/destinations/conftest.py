@@ -1,4 +1,4 @@
-"""Runs the client's tests on both event loops: uvloop, which production uses, and asyncio's own."""
+"""Runs the client's tests on uvloop, as in production."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,4 +10,4 @@ import uvloop
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
