@@ -1,3 +1,5 @@
+"""`usher check`, `usher url`, and what other commands say about their arguments."""
+
 import base64
 import contextlib
 import json
@@ -5,59 +7,27 @@ import pathlib
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
-from typer.testing import CliRunner
 
-from usher_gateway.cli import main
+from support import command_line
 
 ROOT = pathlib.Path(__file__).parents[2]
-RUNNER = CliRunner()
-COMMANDS = main.build()
 KEY = base64.b64encode(bytes(32)).decode()
 
 
-@dataclass(frozen=True)
-class Finished:
-    """The result of a command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+def usher(*arguments: object, piped: str = "", **environment: str) -> command_line.CommandRun:
+    """Run a command in the folder of the repository."""
+    with contextlib.chdir(ROOT):
+        return command_line.run(*arguments, piped=piped, **{"NO_COLOR": "1", "COLUMNS": "120", **environment})
 
 
-def usher(*arguments: object, piped: str = "", **environ: str) -> Finished:
-    """Run a command: those that end by themselves in this process, because a new process takes a second to start."""
-    words = [*map(str, arguments)]
-    variables = {"NO_COLOR": "1", "COLUMNS": "120", **environ}
-    if words[0] in {"check", "url"} or "--help" in words:
-        with contextlib.chdir(ROOT):
-            result = RUNNER.invoke(COMMANDS, words, input=piped, env=variables)
-        return Finished(result.exit_code, result.stdout, result.stderr)
-    return usher_process(words, piped, variables)
-
-
-def usher_process(words: list[str], piped: str, variables: dict[str, str]) -> Finished:
-    """Run the program as users run it."""
-    done = subprocess.run(
-        [pathlib.Path(sys.executable).with_name("usher"), *words],
-        input=piped,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", **variables},
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def test_check_accepts_the_examples() -> None:
-    for path in ("examples/agency", "examples/quickstart.yaml"):
-        done = usher_process(["check", path], "", {})
-        assert done.returncode == 0, done.stdout
-        assert "no problems" in done.stdout
+def test_program_accepts_the_examples() -> None:
+    """The only test here that starts the program as users do: a process takes a second to start."""
+    program = pathlib.Path(sys.executable).with_name("usher")
+    command = [str(program), "check", "examples/agency", "examples/quickstart.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "no problems" in done.stdout) == (0, True), done.stdout
 
 
 def test_check_reports_every_problem_with_line_and_hint(tmp_path: pathlib.Path) -> None:
@@ -66,12 +36,10 @@ def test_check_reports_every_problem_with_line_and_hint(tmp_path: pathlib.Path) 
         "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: a}\nspec: {timezone: UTC, state: x}\n"
     )
     done = usher("check", file)
-    assert done.returncode == 1
-    assert (
-        f"{file}:4: error: Tenant default/a: spec.timezone: unknown field\n    did you mean `timeZone`?" in done.stdout
-    )
-    assert "2 problems" in done.stdout
-    told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
+    assert done.code == 1
+    assert f"{file}:4: error: Tenant default/a: spec.timezone: unknown field\n    did you mean `timeZone`?" in done.out
+    assert "2 problems" in done.out
+    told = json.loads(usher("check", "--output", "json", file).out)["problems"]
     assert [(problem["line"], problem["path"]) for problem in told] == [(4, "spec.state"), (4, "spec.timezone")]
 
 
@@ -85,24 +53,24 @@ def test_check_evaluates_expressions_on_sample_bodies(tmp_path: pathlib.Path) ->
         file = tmp_path / "a.yaml"
         file.write_text(text.replace("destinationRef: {name: crm}", f"destinationRef: {{name: crm}}\n    when: {when}"))
         done = usher("check", file)
-        assert (done.returncode, word in done.stdout) == (code, True), done.stdout
+        assert (done.code, word in done.out) == (code, True), done.out
 
 
 def test_check_reports_a_missing_file(tmp_path: pathlib.Path) -> None:
     done = usher("check", tmp_path / "absent.yaml")
-    assert done.returncode == 1
-    assert "no such file" in done.stdout
-    assert usher("check").returncode == 2
+    assert done.code == 1
+    assert "no such file" in done.out
+    assert usher("check").code == 2
     done = usher("check", tmp_path)
-    assert (done.returncode, "no file in this folder ends in .yaml or .yml" in done.stdout) == (1, True), done.stdout
+    assert (done.code, "no file in this folder ends in .yaml or .yml" in done.out) == (1, True), done.out
 
 
 def test_unreadable_path_is_reported_like_a_missing_one(tmp_path: pathlib.Path) -> None:
     path = tmp_path / ("a" * 300)  # its name is too long; as root nothing is forbidden
     done = usher("check", path)
-    assert (done.returncode, f"{path}: error: no such file" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert (done.code, f"{path}: error: no such file" in done.out) == (1, True), done.out + done.err
     done = usher("run", path, "--data", tmp_path / "data")
-    assert (done.returncode, "no such file" in done.stderr) == (2, True), done.stderr
+    assert (done.code, "no such file" in done.err) == (2, True), done.err
 
 
 def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> None:
@@ -110,15 +78,14 @@ def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> N
     file = tmp_path / "a.yaml"
     file.write_text(text.replace("displayName", "displayname"))
     done = usher("check", file)
-    assert done.returncode == 1
+    assert done.code == 1
     assert (
-        "did you mean `displayName`?\n    because of this, something is missing for Listener default/lobby"
-        in done.stdout
+        "did you mean `displayName`?\n    because of this, something is missing for Listener default/lobby" in done.out
     )
-    assert "must exist" not in done.stdout
-    assert "1 problem\n" in done.stdout
-    assert "because of 1 mistake:" in usher("url", file, USHER_INSTALL_KEY=KEY).stderr
-    told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
+    assert "must exist" not in done.out
+    assert "1 problem\n" in done.out
+    assert "because of 1 mistake:" in usher("url", file, USHER_INSTALL_KEY=KEY).err
+    told = json.loads(usher("check", "--output", "json", file).out)["problems"]
     assert [problem["because"] for problem in told if problem["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
 
 
@@ -130,19 +97,19 @@ def test_many_follow_up_errors_of_one_mistake_are_counted(tmp_path: pathlib.Path
     (tmp_path / "a.yaml").write_text(text.partition("---\n")[0] + "a: [\n")
     (tmp_path / "b.yaml").write_text("".join(manifest % number for number in range(9)))
     done = usher("check", tmp_path)
-    assert "Listener default/l4 (" in done.stdout
-    assert ") and 4 more\n" in done.stdout
-    assert done.stdout.count(": error: ") == 1
+    assert "Listener default/l4 (" in done.out
+    assert ") and 4 more\n" in done.out
+    assert done.out.count(": error: ") == 1
 
 
 def test_manifests_are_read_from_standard_input() -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
-    assert usher("check", "-", piped=text).returncode == 0
+    assert usher("check", "-", piped=text).code == 0
     done = usher("check", "-", piped=text.replace("displayName", "displayname"))
-    assert (done.returncode, "<stdin>:7: error: Tenant default/acme" in done.stdout) == (1, True), done.stdout
-    assert "https://localhost/v1/" in usher("url", "-", piped=text, USHER_INSTALL_KEY=KEY).stdout
+    assert (done.code, "<stdin>:7: error: Tenant default/acme" in done.out) == (1, True), done.out
+    assert "https://localhost/v1/" in usher("url", "-", piped=text, USHER_INSTALL_KEY=KEY).out
     done = usher("run", "-", piped=text)
-    assert (done.returncode, "cannot be watched" in done.stderr) == (2, True)
+    assert (done.code, "cannot be watched" in done.err) == (2, True)
 
 
 def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
@@ -151,18 +118,18 @@ def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
     assert private != text
     done = usher("check", "-", piped=private)
     line = "<stdin>:23: notice: Destination default/crm: spec.http.url: 10.2.3.4 is not a public address (Private)"
-    assert (done.returncode, line in done.stdout, "10.2.3.4:8443`" in done.stdout) == (0, True, True), done.stdout
+    assert (done.code, line in done.out, "10.2.3.4:8443`" in done.out) == (0, True, True), done.out
     for told in (
         usher("check", "-", piped=text),
         usher("check", "-", "--listen", "127.0.0.1:8080", piped=text),
         usher("check", "-", "--allow-destination", "10.2.3.4:8443", piped=private),
         usher("check", "-", piped=private, USHER_ALLOW_DESTINATION="10.0.0.0/8"),
     ):
-        assert (told.returncode, "public address" in told.stdout) == (0, False), told.stdout
+        assert (told.code, "public address" in told.out) == (0, False), told.out
     open_port = usher("check", "-", "--listen", ":8080", piped=text)
-    assert (open_port.returncode, "127.0.0.1 is not a public address (Loopback)" in open_port.stdout) == (0, True)
+    assert (open_port.code, "127.0.0.1 is not a public address (Loopback)" in open_port.out) == (0, True)
     refused = usher("check", "-", "--allow-destination", "x/y", piped=private)
-    assert (refused.returncode, refused.stderr.startswith("usher: 'x/y' is neither")) == (2, True)
+    assert (refused.code, refused.err.startswith("usher: 'x/y' is neither")) == (2, True)
 
 
 def test_empty_set_is_an_error_and_empty_file_a_warning(tmp_path: pathlib.Path) -> None:
@@ -170,70 +137,70 @@ def test_empty_set_is_an_error_and_empty_file_a_warning(tmp_path: pathlib.Path) 
     for content in ("", "# apiVersion: usher.dev/v1alpha1\n", "---\n", "apiVersion: v1\nkind: Service\n"):
         empty.write_text(content)
         done = usher("check", empty)
-        assert (done.returncode, f"{empty}:1: error: there is no object of Usher" in done.stdout) == (1, True), content
-        assert "delete the file" not in done.stdout, "a missing path that the user named removes nothing"
-        assert "delete the file" in usher("check", tmp_path).stdout
-    assert usher("check", "-").returncode == 1
+        assert (done.code, f"{empty}:1: error: there is no object of Usher" in done.out) == (1, True), content
+        assert "delete the file" not in done.out, "a missing path that the user named removes nothing"
+        assert "delete the file" in usher("check", tmp_path).out
+    assert usher("check", "-").code == 1
     empty.write_text("# later\n")
     done = usher("check", empty, "examples/quickstart.yaml")
-    assert (done.returncode, f"{empty}:1: warning: there is no object" in done.stdout) == (0, True)
+    assert (done.code, f"{empty}:1: warning: there is no object" in done.out) == (0, True)
 
 
 def test_run_refuses_to_start_with_a_missing_path(tmp_path: pathlib.Path) -> None:
     done = usher("run", "examples/quickstart.yaml", tmp_path / "absent", "--data", tmp_path / "data")
-    assert (done.returncode, f"{tmp_path}/absent: no such file or folder" in done.stderr) == (2, True), done.stderr
+    assert (done.code, f"{tmp_path}/absent: no such file or folder" in done.err) == (2, True), done.err
     assert not (tmp_path / "data").exists()
 
 
 def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
     first = usher("url", "examples/quickstart.yaml", "--data", tmp_path, "--new-key")
-    assert "A new install key was made" in first.stderr
-    assert first.returncode == 0
-    assert "https://localhost/v1/" in first.stdout
-    assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).stdout == first.stdout
-    assert usher("url", "examples/quickstart.yaml", "--data", tmp_path, "--new-key").stdout == first.stdout
+    assert "A new install key was made" in first.err
+    assert first.code == 0
+    assert "https://localhost/v1/" in first.out
+    assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).out == first.out
+    assert usher("url", "examples/quickstart.yaml", "--data", tmp_path, "--new-key").out == first.out
     other = usher("url", "examples/quickstart.yaml", "--data", tmp_path, USHER_INSTALL_KEY=KEY)
-    assert other.stdout != first.stdout
+    assert other.out != first.out
 
 
 def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
     done = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "`usher url --new-key`" in done.stderr, "export, import and check say this too, and have no such flag"
+    assert (done.code, done.out) == (2, "")
+    assert "`usher url --new-key`" in done.err, "export, import and check say this too, and have no such flag"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_url_is_printed_with_its_query() -> None:
     done = usher("url", "examples/agency", "--output", "json", USHER_INSTALL_KEY=KEY)
     assert "https://www.stadium.example/hooks/purple.php?k=7" in [
-        entry["url"] for entry in json.loads(done.stdout)["urls"]
+        entry["url"] for entry in json.loads(done.out)["urls"]
     ]
 
 
 def test_url_reads_the_default_data_folder_of_the_gateway(tmp_path: pathlib.Path) -> None:
     printed = usher("url", "examples/quickstart.yaml", "--data", tmp_path / "data", "--new-key")
     with contextlib.chdir(tmp_path):
-        printed_again = RUNNER.invoke(COMMANDS, ["url", str(ROOT / "examples" / "quickstart.yaml")])
-    assert (printed_again.exit_code, printed_again.stdout) == (0, printed.stdout)
+        printed_again = command_line.run("url", ROOT / "examples" / "quickstart.yaml")
+    assert (printed_again.code, printed_again.out) == (0, printed.out)
 
 
 def test_each_command_has_help_with_an_example() -> None:
     for command in ("check", "url"):
-        assert f"usher {command}" in usher(command, "--help").stdout.partition("Example:")[2]
+        assert f"usher {command}" in usher(command, "--help").out.partition("Example:")[2]
 
 
 def test_wrong_log_flags_exit_with_code_2(tmp_path: pathlib.Path) -> None:
     for flag, value in (("--log-level", "loud"), ("--log-format", "xml")):
         done = usher("run", "examples/quickstart.yaml", "--data", tmp_path, flag, value)
-        assert (done.returncode, flag in done.stderr) == (2, True), done.stderr
+        assert (done.code, flag in done.err) == (2, True), done.err
 
 
 def test_data_folder_that_is_a_file_is_reported(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "data"
     file.write_text("")
     done = usher("run", "examples/quickstart.yaml", "--data", file, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-    assert done.returncode == 2
-    assert "give --data a folder" in done.stderr
+    assert done.code == 2
+    assert "give --data a folder" in done.err
 
 
 def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
@@ -245,11 +212,11 @@ def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
     ):
         file.write_text(broken)
         done = usher("check", file)
-        assert (done.returncode, hint in done.stdout) == (1, True), done.stdout
+        assert (done.code, hint in done.out) == (1, True), done.out
 
 
 def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
-    lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
+    lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").out.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
     assert lines[first + 1].startswith("there is a problem, else 0. Warnings, notices and moved addresses do not count")
 
@@ -257,8 +224,8 @@ def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
 def test_check_names_no_line_of_a_file_that_does_not_exist(tmp_path: pathlib.Path) -> None:
     missing = tmp_path / "nothere.yaml"
     done = usher("check", missing)
-    assert done.returncode == 1
-    assert done.stdout.startswith(f"{missing}: error: no such file or folder")
+    assert done.code == 1
+    assert done.out.startswith(f"{missing}: error: no such file or folder")
 
 
 def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
@@ -268,31 +235,29 @@ def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(text.replace(name[0], name[0].replace(name[1], "Bad_Name")))
     done = usher("check", file)
-    assert "routes[0].name: does not have the right form" in done.stdout
-    assert "lower-case letters and digits, with `-` in between" in done.stdout
+    assert "routes[0].name: does not have the right form" in done.out
+    assert "lower-case letters and digits, with `-` in between" in done.out
 
 
 def test_check_says_what_a_missing_field_is_for() -> None:
     file = (
         "apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\nspec: {hostname: a.example}\n"
     )
-    assert (
-        "must have `controllerName`\n    The install that serves this class" in usher("check", "-", piped=file).stdout
-    )
+    assert "must have `controllerName`\n    The install that serves this class" in usher("check", "-", piped=file).out
 
 
 def test_mistakes_of_flags_are_reported_in_one_style() -> None:
     for command in (["run", "a.yaml", "--listen", "x"], ["receive", "--listen", "x"], ["simulate", "x"]):
         done = usher(*command)
-        message, hint = done.stderr.splitlines()
-        assert done.returncode == 2
+        message, hint = done.err.splitlines()
+        assert done.code == 2
         assert message.startswith("usher: ")
         assert hint.startswith("       ")
 
 
 def test_help_shows_whole_summaries() -> None:
     for group in ([], ["deliveries"], ["visits"], ["quarantine"], ["dead"]):
-        listed = usher(*group, "--help", COLUMNS="80").stdout.split("Commands:")[1]
+        listed = usher(*group, "--help", COLUMNS="80").out.split("Commands:")[1]
         assert "..." not in listed
 
 
@@ -310,9 +275,9 @@ def test_check_warns_of_urls_that_another_tenant_of_the_same_name_inherits(tmp_p
 
     old = write("old.yaml", "one")
     warning = "Tenant default/acme is another object than before"
-    assert warning in usher("check", write("new.yaml", "two"), "--against", old).stdout
+    assert warning in usher("check", write("new.yaml", "two"), "--against", old).out
     for other in (write("same.yaml", "one"), write("rotated.yaml", "two", generation=1)):
-        assert warning not in usher("check", other, "--against", old).stdout
+        assert warning not in usher("check", other, "--against", old).out
 
 
 def test_check_against_files_lists_the_urls_that_an_edit_moves(tmp_path: pathlib.Path) -> None:
@@ -320,23 +285,23 @@ def test_check_against_files_lists_the_urls_that_an_edit_moves(tmp_path: pathlib
     text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
     old.write_text(text, encoding="utf-8")
     new.write_text(text.replace("  routes:", "  token: {generation: 1}\n  routes:"), encoding="utf-8")
-    assert f"compared with {old}: every URL stays" in usher("check", old, "--against", old).stdout
+    assert f"compared with {old}: every URL stays" in usher("check", old, "--against", old).out
     done = usher("check", new, "--against", old)
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"default/lobby: https://localhost/v1/\w{4}… is retired", done.stdout)
-    assert re.search(r"the listener gets https://localhost/v1/\w{4}…: change the URL in the portal", done.stdout)
-    assert f"compared with {old}: 1 URL would go out of service" in done.stdout
-    (move,) = json.loads(usher("check", new, "--against", old, "--output", "json").stdout)["moves"]
+    assert done.code == 0, done.out
+    assert re.search(r"default/lobby: https://localhost/v1/\w{4}… is retired", done.out)
+    assert re.search(r"the listener gets https://localhost/v1/\w{4}…: change the URL in the portal", done.out)
+    assert f"compared with {old}: 1 URL would go out of service" in done.out
+    (move,) = json.loads(usher("check", new, "--against", old, "--output", "json").out)["moves"]
     assert move["listener"] == "default/lobby"
-    assert usher("check", new, "--against", tmp_path / "absent.yaml").returncode == 2
+    assert usher("check", new, "--against", tmp_path / "absent.yaml").code == 2
 
 
 @pytest.mark.parametrize("command", [("check", "examples/agency"), ("url", "examples/agency")])
 def test_output_means_the_same_in_commands_without_csv(command: tuple[str, ...]) -> None:
     as_json = usher(*command, "-o", "json", USHER_INSTALL_KEY=KEY)
-    assert (as_json.returncode, as_json.stdout[-2:]) == (0, "}\n")
+    assert (as_json.code, as_json.out[-2:]) == (0, "}\n")
     for output in ("json", "csv"):
         by_variable = usher(*command, USHER_INSTALL_KEY=KEY, USHER_OUTPUT=output)
-        assert (by_variable.returncode, by_variable.stdout.startswith("{")) == (0, output == "json")
+        assert (by_variable.code, by_variable.out.startswith("{")) == (0, output == "json")
     refused = usher(*command, "-o", "csv", USHER_INSTALL_KEY=KEY)
-    assert (refused.returncode, "this command has no CSV: choose text or json" in refused.stderr) == (2, True)
+    assert (refused.code, "this command has no CSV: choose text or json" in refused.err) == (2, True)

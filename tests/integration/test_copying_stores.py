@@ -1,4 +1,4 @@
-"""`usher copy` as a process: visits are delivered once over a copy, and kills do no harm."""
+"""`usher copy`: visits are delivered once over a copy, and kills do no harm."""
 
 import asyncio
 import base64
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support import databases, engines, gateways
+from support import command_line, databases, engines, gateways
 from support.samples import NOW, arrival
 from usher_gateway import model
 from usher_gateway.simulator import receiver
@@ -20,7 +20,7 @@ from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.sqlite.copy import SqliteCopy
 
 KEY = bytes(range(32))
-ENVIRONMENT = {**os.environ, "USHER_INSTALL_KEY": base64.b64encode(KEY).decode(), "COLUMNS": "160"}
+INSTALL_KEY = base64.b64encode(KEY).decode()
 
 
 @pytest.fixture
@@ -31,23 +31,9 @@ def database_name(tmp_path: Path) -> Iterator[str]:
     databases.drop(name)
 
 
-async def start_usher(*arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "usher_gateway",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=ENVIRONMENT,
-    )
-
-
 async def usher(*arguments: str) -> tuple[int, str]:
-    process = await start_usher(*arguments)
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    run = await command_line.usher(*arguments, USHER_INSTALL_KEY=INSTALL_KEY, COLUMNS="160")
+    return run.code, run.out + run.err
 
 
 def address_of(engine: str, tmp_path: Path, database_name: str) -> str:
@@ -78,7 +64,7 @@ async def test_visits_are_delivered_once_over_a_copy(
             for engine, url in ((source, "http://127.0.0.1:1"), (target, peer.url))
         ]
         async with old, new:
-            await old.start(USHER_INSTALL_KEY=ENVIRONMENT["USHER_INSTALL_KEY"])
+            await old.start(USHER_INSTALL_KEY=INSTALL_KEY)
             answers = [await gateways.post(old.port, "/wifi", body) for body in bodies]
             assert all(answer.is_acknowledgement for answer in answers)
             code, output = await usher(*command)
@@ -91,10 +77,10 @@ async def test_visits_are_delivered_once_over_a_copy(
             assert "DIFFERENT" not in output
             assert "Both stores are equal." in output
 
-            await old.launch(USHER_INSTALL_KEY=ENVIRONMENT["USHER_INSTALL_KEY"])
+            await old.launch(USHER_INSTALL_KEY=INSTALL_KEY)
             assert await old.exit_code() == 1
             assert "were copied to another one" in old.log_tail()
-            await new.start(USHER_INSTALL_KEY=ENVIRONMENT["USHER_INSTALL_KEY"])
+            await new.start(USHER_INSTALL_KEY=INSTALL_KEY)
             store = new.store
             repeated = await gateways.post(new.port, "/wifi", bodies[0])
             assert repeated.is_acknowledgement
@@ -133,8 +119,13 @@ async def test_killed_copy_can_be_run_again(tmp_path: Path, database_name: str, 
     await bench.store.close()
     command = ["copy", "--from", address_of(source, tmp_path, database_name)]
     command += ["--to", address_of(target, tmp_path, database_name)]
-    for _ in range(5):
-        process = await start_usher(*command)
+    for _ in range(3):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "usher_gateway", *command),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "USHER_INSTALL_KEY": INSTALL_KEY},
+        )
         try:
             await asyncio.wait_for(process.wait(), chance.uniform(0.3, 1.5))
         except TimeoutError:
@@ -218,7 +209,7 @@ async def test_store_in_the_folder_of_a_gateway_on_another_store_cannot_be_used(
     tmp_path: Path, database_name: str
 ) -> None:
     await asyncio.to_thread(make_store, "sqlite", tmp_path)
-    data, key = tmp_path / "sqlite" / "data", ENVIRONMENT["USHER_INSTALL_KEY"]
+    data, key = tmp_path / "sqlite" / "data", INSTALL_KEY
     source = address_of("sqlite", tmp_path, database_name)
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()

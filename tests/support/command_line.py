@@ -1,14 +1,11 @@
 """The commands of `usher`: their definitions, and runs of them."""
 
 import asyncio
-import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-import structlog
 import typer.main
 from typer import testing
 
@@ -45,24 +42,13 @@ class CommandRun:
 def run(*arguments: object, piped: str = "", **environment: str) -> CommandRun:
     """Run a command that ends by itself in a terminal of 80 columns, with these variables only.
 
-    It runs in this process, because a new process takes a second to start.
+    It runs in this process, because a new process takes a second to start, and keeps the logging of the tests.
     """
     values = {"PATH": os.environ["PATH"], "COLUMNS": "80", **environment}
-    with mock.patch.dict(os.environ, values, clear=True), _own_logs():
+    with mock.patch.dict(os.environ, values, clear=True), mock.patch("usher_gateway.logs.configure"):
         result = testing.CliRunner().invoke(_APP, [str(argument) for argument in arguments], input=piped)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return CommandRun(result.exit_code, result.stdout, result.stderr)
-
-
-@contextlib.contextmanager
-def _own_logs() -> Iterator[None]:
-    """Keep the logging of the tests, which some commands configure anew."""
-    root, configuration = logging.getLogger(), structlog.get_config()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**configuration)
 
 
 async def usher(*arguments: object, **environment: str) -> CommandRun:

@@ -1,16 +1,13 @@
 """Migrations: what `usher migrate` does and says, and gateways that may not migrate."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import databases, engines, samples, waiting
+from support import command_line, databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.postgresql import connections, schema
 from usher_gateway.store.postgresql.opening import PostgresSettings
@@ -28,15 +25,8 @@ def empty(tmp_path: Path) -> Iterator[str]:
     databases.drop(name)
 
 
-def usher_migrate(dsn: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "usher_gateway", "migrate", *flags],
-        env={"PATH": os.environ["PATH"], "USHER_STORE": dsn},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def usher_migrate(dsn: str, *flags: str) -> command_line.CommandRun:
+    return command_line.run("migrate", *flags, USHER_STORE=dsn)
 
 
 def tables(name: str) -> set[str]:
@@ -65,43 +55,43 @@ def test_migrations_have_consecutive_numbers_and_titles() -> None:
 
 def test_dry_run_lists_the_migrations_and_changes_nothing(empty: str) -> None:
     done = usher_migrate(databases.owner_dsn(empty), "--dry-run")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "would make migration 1: initial\n" in done.stdout
-    assert "create table" not in done.stdout
-    assert "create table arrivals" in usher_migrate(databases.owner_dsn(empty), "--dry-run", "--sql").stdout
+    assert (done.code, done.err) == (0, "")
+    assert "would make migration 1: initial\n" in done.out
+    assert "create table" not in done.out
+    assert "create table arrivals" in usher_migrate(databases.owner_dsn(empty), "--dry-run", "--sql").out
     assert tables(empty) == set()
 
 
 def test_migrate_creates_the_tables_once(empty: str) -> None:
     first, second = (usher_migrate(databases.owner_dsn(empty)) for _ in range(2))
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert "made migration 1: initial\n" in first.stdout
-    assert second.stdout == "the tables are up to date\n"
+    assert (first.code, second.code) == (0, 0)
+    assert "made migration 1: initial\n" in first.out
+    assert second.out == "the tables are up to date\n"
     assert {"meta", "arrivals", "deliveries"} <= tables(empty)
 
 
 def test_migrate_says_what_is_wrong(empty: str) -> None:
     databases.server().execute("create table invoices (number integer)", empty)
     foreign = usher_migrate(databases.owner_dsn(empty))
-    assert (foreign.returncode, foreign.stdout) == (1, "")
-    assert "belongs to another program" in foreign.stderr
+    assert (foreign.code, foreign.out) == (1, "")
+    assert "belongs to another program" in foreign.err
     sqlite = usher_migrate("data/usher.sqlite3")
-    assert (sqlite.returncode, sqlite.stdout) == (2, "")
-    assert "not the address of a PostgreSQL database" in sqlite.stderr
+    assert (sqlite.code, sqlite.out) == (2, "")
+    assert "not the address of a PostgreSQL database" in sqlite.err
     away = usher_migrate("postgresql://usher:pass-in-address@127.0.0.1:1/usher")
-    assert away.returncode == 1
-    assert "PostgreSQL cannot be reached" in away.stderr
-    assert "pass-in-address" not in away.stderr
+    assert away.code == 1
+    assert "PostgreSQL cannot be reached" in away.err
+    assert "pass-in-address" not in away.err
     absent = usher_migrate(databases.server().dsn("absent"))
-    assert absent.returncode == 2
-    assert "the database of --store does not exist" in absent.stderr
-    assert "absent" not in absent.stderr
+    assert absent.code == 2
+    assert "the database of --store does not exist" in absent.err
+    assert "absent" not in absent.err
 
 
 def test_address_in_a_secret_may_end_with_a_newline(empty: str) -> None:
     """As `echo` writes one."""
     done = usher_migrate(f"{databases.owner_dsn(empty)}\n")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
 
 
 async def test_store_that_may_not_migrate_refuses_an_old_schema(empty: str) -> None:
@@ -123,8 +113,8 @@ async def test_gateway_that_is_too_old_refuses_to_start(database: str) -> None:
     for may_migrate in (True, False):
         with pytest.raises(model.ConfigurationError, match=r"needs Usher 999\.0\.0 or later"):
             await store(databases.server().dsn(database), may_migrate=may_migrate).open()
-    done = usher_migrate(databases.owner_dsn(database))
-    assert (done.returncode, done.stdout) == (2, "")
+    done = await command_line.usher("migrate", USHER_STORE=databases.owner_dsn(database))
+    assert (done.code, done.out) == (2, "")
 
 
 async def test_several_processes_make_each_migration_once(empty: str) -> None:
@@ -164,18 +154,18 @@ async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database:
 
 def test_user_who_may_not_alter_tables_cannot_migrate(empty: str) -> None:
     refused = usher_migrate(databases.gateway_dsn(empty))
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "may not make migration 1" in refused.stderr
+    assert (refused.code, refused.out) == (2, "")
+    assert "may not make migration 1" in refused.err
     databases.migrate(empty)
-    assert usher_migrate(databases.gateway_dsn(empty)).stdout == "the tables are up to date\n"
+    assert usher_migrate(databases.gateway_dsn(empty)).out == "the tables are up to date\n"
 
 
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
 def test_user_who_may_not_read_the_tables_cannot_migrate(database: str, flags: tuple[str, ...]) -> None:
     databases.server().execute("revoke all on meta from gateway", database)
     refused = usher_migrate(databases.gateway_dsn(database), *flags)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "Run `usher migrate` as the owner" in refused.stderr
+    assert (refused.code, refused.out) == (2, "")
+    assert "Run `usher migrate` as the owner" in refused.err
 
 
 def test_gateway_may_use_the_tables_of_later_migrations(empty: str) -> None:
@@ -196,15 +186,9 @@ async def test_gateway_without_rights_says_so(database: str) -> None:
 def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) -> None:
     manifest = tmp_path / "usher.yaml"
     manifest.write_text("apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec: {}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "usher_gateway", "run", str(manifest), "--data", str(tmp_path / "data")],
-        env={"PATH": os.environ["PATH"], "USHER_STORE": databases.owner_dsn(empty), "USHER_MIGRATE": "false"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "lacks migrations (1)" in done.stderr
-    assert "Run `usher migrate`" in done.stderr
+    arguments = ("run", manifest, "--data", tmp_path / "data")
+    done = command_line.run(*arguments, USHER_STORE=databases.owner_dsn(empty), USHER_MIGRATE="false")
+    assert done.code == 1
+    assert "lacks migrations (1)" in done.err
+    assert "Run `usher migrate`" in done.err
     assert tables(empty) == set()
