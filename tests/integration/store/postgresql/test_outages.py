@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from support import databases, gateways, slow_proxy
+from support import databases, gateways
 from usher_gateway import model
 
 IN_TIME_SECONDS = 8.5
@@ -67,14 +67,10 @@ class Sender:
 
 
 @contextlib.asynccontextmanager
-async def sending(folder: Path, database: str, address: str = "") -> AsyncIterator[Sender]:
+async def sending(folder: Path, database: str) -> AsyncIterator[Sender]:
     """Run a gateway that has accepted a visit, with a destination that does not answer."""
     nowhere = gateways.one_route("http://127.0.0.1:1")
-    if address:
-        unstarted = gateways.Gateway(folder, nowhere, "--store", address, "--no-migrate")
-    else:
-        unstarted = gateways.Gateway(folder, nowhere, database=database)
-    async with unstarted as gateway:
+    async with gateways.Gateway(folder, nowhere, database=database) as gateway:
         await gateway.start()
         sender = Sender(gateway)
         assert await sender.is_accepted()
@@ -118,19 +114,6 @@ async def test_visits_while_others_use_every_connection(tmp_path: Path, database
         await other.close()
         await execute(f"alter database {database} connection limit -1")
         await sender.assert_recovers(database)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("delay", [2.0, 20.0])
-async def test_visits_while_the_database_answers_late(tmp_path: Path, database: str, delay: float) -> None:
-    """A visit takes several round trips, so 2 s for each is too slow, and so is 20 s for one."""
-    async with slow_proxy.SlowProxy(databases.server().port) as proxy:
-        address = f"postgresql://gateway@127.0.0.1:{proxy.port}/{database}"
-        async with sending(tmp_path, database, address) as sender:
-            proxy.delay_seconds = delay
-            await sender.assert_refused_in_time()
-            proxy.delay_seconds = 0.0
-            await sender.assert_recovers(database)
 
 
 # A full disk

@@ -1,7 +1,6 @@
-"""Real gateways on a real PostgreSQL server: killed under load, several on one database, and a server that is away."""
+"""Real gateways on a real PostgreSQL server: killed under load, and a server that is away."""
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +8,8 @@ import aiohttp
 import pytest
 
 from postgresql.server import PostgresServer
-from support import certificates, databases, gateways, kills, leaks
-from usher_gateway import model
-from usher_gateway.simulator import receiver
+from support import certificates, gateways, kills, leaks
 
-KEY = base64.b64encode(bytes(range(32))).decode()
 PASSWORD = "correct-horse-battery"
 
 
@@ -27,51 +23,6 @@ async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, datab
 @pytest.mark.timeout(180)
 async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int, database: str) -> None:
     await kills.one_round(tmp_path, seed, database)
-
-
-async def test_two_gateways_make_one_visit_of_an_arrival_at_both(tmp_path: Path, database: str) -> None:
-    bodies = [gateways.visit(number) for number in range(40)]
-    async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
-        places = [tmp_path / name for name in ("first", "second")]
-        for place in places:
-            place.mkdir()
-        first, second = [gateways.Gateway(place, gateways.one_route(peer.url), database=database) for place in places]
-        async with first, second:
-            await first.start(USHER_INSTALL_KEY=KEY)
-            await second.start(USHER_INSTALL_KEY=KEY)
-            answers = await asyncio.gather(
-                *[gateways.post(gateway.port, "/wifi", body) for body in bodies for gateway in (first, second)]
-            )
-            assert all(answer.is_acknowledgement for answer in answers)
-            store = first.store
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
-            assert (await first.terminate(), await second.terminate()) == (0, 0)
-        meters = store.meters()
-        assert (meters[model.Counter.visits], meters[model.Counter.repeats]) == (40, 40)
-        assert meters[model.Counter.delivered] == 40
-        assert sorted(peer.taken_ids("/crm").values()) == [1] * 40
-
-
-async def test_stop_hands_deliveries_to_the_gateway_that_stays(tmp_path: Path, database: str) -> None:
-    """The receiver is away until the first gateway has stopped."""
-    places = [tmp_path / name for name in ("first", "second")]
-    for place in places:
-        place.mkdir()
-    async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
-        first, second = [
-            gateways.Gateway(place, gateways.one_route(url), database=database)
-            for place, url in zip(places, ("http://127.0.0.1:1", peer.url), strict=True)
-        ]
-        async with first, second:
-            await first.start(USHER_INSTALL_KEY=KEY)
-            for number in range(5):
-                assert (await gateways.post(first.port, "/wifi", gateways.visit(number))).is_acknowledgement
-            assert await first.terminate() == 0
-            await second.start(USHER_INSTALL_KEY=KEY)
-            store = second.store
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
-            assert await second.terminate() == 0
-        assert sorted(peer.taken_ids("/crm").values()) == [1] * 5
 
 
 # Tests that stop their server
@@ -104,32 +55,6 @@ async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, s
         ]
     assert bodies[0] == gateways.visit(1)
     assert bodies[-1] == gateways.visit(3)
-
-
-async def test_visits_get_503_in_time_while_the_server_could_lose_them(tmp_path: Path, server: PostgresServer) -> None:
-    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
-        await gateway.start()
-        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
-        await asyncio.to_thread(server.execute, "alter system set fsync = off")
-        await asyncio.to_thread(server.execute, "select pg_reload_conf()")
-
-        async def says_why() -> bool:
-            status, text = await gateway.readiness()
-            return status == 503 and "fsync is off" in text
-
-        await gateways.wait_until(says_why, 60, "an answer of readiness that says why")
-        reply = await gateways.post(gateway.port, "/wifi", gateways.visit(2))
-        assert (reply.status, reply.has_header) == (503, False)
-        assert reply.seconds < 8.5
-        await asyncio.to_thread(server.execute, "alter system reset fsync")
-        await asyncio.to_thread(server.execute, "select pg_reload_conf()")
-
-        async def is_ready() -> bool:
-            return (await gateway.readiness())[0] == 200
-
-        await gateways.wait_until(is_ready, 60, "readiness")
-        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
-        assert await gateway.terminate() == 0
 
 
 async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, server: PostgresServer) -> None:
@@ -210,25 +135,3 @@ async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
         await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
         assert await gateway.exit_code() == 2
         assert "fails the check of its certificate: it has no TLS" in gateway.log.read_text()
-
-
-async def test_gateway_starts_without_names_and_warns_of_them(tmp_path: Path, database: str) -> None:
-    """Early releases left such databases. Deliveries of an unknown route are held."""
-    gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), database=database)
-    async with gateway:
-        await gateway.start(USHER_INSTALL_KEY=KEY)
-        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
-        assert await gateway.terminate() == 0
-        databases.server().execute("delete from listeners; delete from routes", database)
-        await gateway.start(USHER_INSTALL_KEY=KEY)
-
-        async def is_warned_of() -> bool:
-            status, text = await gateway.readiness()
-            assert status == 200
-            return "the database lost the names of" in text
-
-        await gateways.wait_until(is_warned_of, 60, "a warning")
-        store = gateway.store
-        await gateways.wait_until(lambda: store.count("deliveries where hold = 8") == 1, 60, "a hold")
-        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(2))).is_acknowledgement
-        assert await gateway.terminate() == 0

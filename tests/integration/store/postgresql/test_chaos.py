@@ -16,7 +16,7 @@ from support import databases, gateways
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
-GATEWAYS = 4
+GATEWAYS = 3
 CONNECTIONS = 12
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 DISCONNECT = (
@@ -168,7 +168,7 @@ def check(store: gateways.StoreData, peer: receiver.Receiver, chaos: Chaos) -> N
 
 @pytest.mark.timeout(240)
 async def test_gateways_that_fail_under_load_lose_nothing(tmp_path: Path, database: str) -> None:
-    await run(tmp_path, database, seed=0, events=4)
+    await run(tmp_path, database, seed=0, events=3)
 
 
 @pytest.mark.long
