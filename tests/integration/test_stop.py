@@ -1,4 +1,4 @@
-"""Start and stop: clean stops under load, late commits, clock jumps."""
+"""Start and stop: clean stops under load, and a process that is frozen."""
 
 import asyncio
 import contextlib
@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 
 from support import gateways
-from usher_gateway import app, model, timing
+from usher_gateway import app
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import encodings
-from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.sqlite import store as sqlite_store
-from usher_gateway.store.sqlite import writer
 
 
 @pytest.fixture
@@ -214,101 +212,6 @@ async def test_without_configuration_nothing_counts_as_removed(tmp_path: Path, p
         peer.set_behaviour("/crm", receiving.Behaviour())
         gateway.configure(manifests(peer))
         await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 60, "the delivery")
-
-
-# commits after the deadline
-
-
-async def test_late_commit_gets_503_is_delivered_and_makes_a_redelivery(
-    tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body = gateways.visit(1)
-    commit = writer.Writer.commit
-
-    def slow_commit(self: writer.Writer, batch: Batch) -> BatchResult:
-        if any(arrival.body == body for arrival in batch.arrivals) and not slept:
-            slept.append(True)
-            time.sleep(8.5)
-        return commit(self, batch)
-
-    slept: list[bool] = []
-    monkeypatch.setattr(writer.Writer, "commit", slow_commit)
-    async with gateways.running(tmp_path, manifests(peer)) as gateway:
-        reply = await gateways.post(gateway.port, "/hook", body)
-        assert reply.status == 503
-        assert 7.2 < reply.seconds < 8.0
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 1, 60, "the delivery of the late commit")
-        again = await gateways.post(gateway.port, "/hook", body)
-        assert again.is_acknowledgement
-        await gateway.store.flush()
-        store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
-        meters = store.meters()
-        assert meters[model.Counter.unacknowledged] == 1
-        assert meters[model.Counter.redeliveries] == 1
-        assert meters[model.Counter.created] == store.count("deliveries") == 1
-
-
-# clocks
-
-
-class Jumping(timing.Clock):
-    """A clock that a test sets."""
-
-    offset = 0
-
-    def now(self) -> int:
-        return super().now() + Jumping.offset
-
-
-DAY = 86_400 * model.MICROSECONDS
-
-
-@pytest.fixture
-def jumping(monkeypatch: pytest.MonkeyPatch) -> type[Jumping]:
-    monkeypatch.setattr(app, "Clock", Jumping)
-    monkeypatch.setattr(Jumping, "offset", 0)
-    return Jumping
-
-
-async def test_clock_set_back_between_starts_keeps_ids_growing(
-    tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
-) -> None:
-    store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
-    peer.set_behaviour("/crm", receiving.Behaviour(kind="Hang"))
-    async with gateways.running(tmp_path, manifests(peer), drain_seconds=0.5) as gateway:
-        for number in range(20):
-            assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
-    (highest,) = store.rows("select max(key) from deliveries")[0]
-    assert store.open_deliveries() == 20
-    peer.set_behaviour("/crm", receiving.Behaviour())
-    jumping.offset = -DAY
-    async with gateways.running(tmp_path, manifests(peer)) as gateway:
-        assert (await gateways.post(gateway.port, "/hook", gateways.visit(99))).is_acknowledgement
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 21, 60, "all deliveries")
-    assert store.rows("select max(key) from deliveries")[0][0] > highest
-    assert store.count("deliveries where state = 1") == 21
-
-
-async def test_clock_jump_of_a_day_stops_nothing(
-    tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
-) -> None:
-    async with gateways.running(tmp_path, manifests(peer)) as gateway:
-        number = 0
-        for jump in (0, DAY, 0, -DAY):
-            jumping.offset = jump
-            for _ in range(5):
-                number += 1
-                assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
-            await gateways.wait_until(
-                lambda: peer.counts("/crm").distinct == number,  # noqa: B023 - waited for at once
-                10,
-                "all deliveries",
-            )
-        await gateway.store.flush()
-    store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
-    keys = [key for (key,) in store.rows("select key from arrivals order by rowid")]
-    assert len(keys) == len(set(keys)) == 20
-    assert gateways.balance(store.meters()) == 0
 
 
 async def test_answer_received_during_a_freeze_is_not_sent_again(tmp_path: Path) -> None:
