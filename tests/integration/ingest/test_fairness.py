@@ -256,18 +256,3 @@ async def test_body_that_the_store_rejects_does_not_affect_others(tmp_path: Path
         assert all(answer.acknowledges for answer in answers)
         assert gateway.counted() == {"visit": 60 - bad, "quarantined": bad, "quarantined:Unstorable": bad}
         assert await gateway.meters() == {"visits": 60 - bad, "quarantined": bad}
-
-
-async def test_odd_values_are_stored_or_quarantined(
-    gateway: gateways.RunningGateway,
-) -> None:
-    odd = [
-        (b'{"user":{"id":"\\u0000","venue":{"id":"\\u0000"}}}', "visit"),
-        (b'{"user":{"id":"\\ud800","venue":{"id":1}}}', "visit"),
-        (b'{"user":{"id":1' + b"0" * 39 + b',"venue":{"id":2}}}', "visit"),
-        (b'{"user":{},"a":' + b"[" * 900 + b"]" * 900 + b"}", "quarantined"),
-    ]
-    neighbours = [visit(user) for user in range(20)]
-    answers = await asyncio.gather(*[gateway.post(body) for body in [*neighbours, *(body for body, _ in odd)]])
-    assert all(answer.acknowledges for answer in answers)
-    assert gateway.counted() == {"visit": 23, "quarantined": 1, "quarantined:TooDeep": 1}

@@ -75,8 +75,8 @@ async def _fuzz_bodies(folder: Path, seed: int, count: int) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_100_000_odd_bodies_are_answered_and_counted(tmp_path: Path) -> None:
-    await _fuzz_bodies(tmp_path, seed=1, count=100_000)
+async def test_odd_bodies_are_answered_and_counted(tmp_path: Path) -> None:
+    await _fuzz_bodies(tmp_path, seed=1, count=20_000)
 
 
 @pytest.mark.long
@@ -144,8 +144,8 @@ async def _fuzz_requests(folder: Path, seed: int, count: int) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_20_000_garbled_requests_are_answered_and_counted(tmp_path: Path) -> None:
-    await _fuzz_requests(tmp_path, seed=1, count=20_000)
+async def test_garbled_requests_are_answered_and_counted(tmp_path: Path) -> None:
+    await _fuzz_requests(tmp_path, seed=1, count=5_000)
 
 
 @pytest.mark.long

@@ -273,17 +273,6 @@ async def test_plain_http_on_the_tls_port_is_closed(tmp_path: Path) -> None:
         assert gateway.counted() == {}
 
 
-async def test_unfinished_handshake_is_closed(tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, *certificates.make("old"))
-    limits = server.ServerLimits(header_seconds=0.5)
-    async with (
-        gateways.running(tmp_path, tls_cert=cert, tls_key=key, limits=limits) as gateway,
-        wire.connect(gateway.port) as connection,
-    ):
-        await connection.send(b"\x16\x03\x01\x02\x00")
-        assert await asyncio.wait_for(connection.reader.read(), 60) == b""
-
-
 async def test_oldest_unfinished_handshake_of_a_source_gives_way(tmp_path: Path) -> None:
     certificate = certificates.make("gateway")
     cert, key = certificates.write(tmp_path, *certificate)
@@ -303,16 +292,3 @@ async def test_oldest_unfinished_handshake_of_a_source_gives_way(tmp_path: Path)
             assert (await connection.answer()).acknowledges
         assert public.displaced_handshakes == 1
         assert len(public.handshakes) == 3
-
-
-async def test_body_cut_off_over_tls_is_refused(tmp_path: Path) -> None:
-    certificate = certificates.make("old")
-    cert, key = certificates.write(tmp_path, *certificate)
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
-        async with wire.connect(gateway.port, certificates.trusting(certificate[0])) as connection:
-            await connection.send(wire.request(gateway.target(), VISIT)[:-4])
-            await gateways.wait_until(
-                lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
-            )
-        await gateways.wait_until(lambda: gateway.counted() != {})
-        assert gateway.counted() == {"refused:Disconnected": 1}
