@@ -12,35 +12,17 @@ import aiohttp
 import pytest
 import structlog
 
-from support import api_server, gateways
+from support import api_server, config_samples, followers, gateways, wire
+from support import gateway as harness
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
 from usher_gateway.admin import health
 
 INSTALL_KEY = b"k" * 32
-KEYS = model.derive_keys(INSTALL_KEY)
+"""The key of `config_samples.KEYS`."""
+
 SECRET = "hunter2-signing-secret"
 CREDENTIAL = "Bearer open-sesame"
-
-
-def listener(name: str, **changes: Any) -> documents.ListenerDocument:
-    given: dict[str, Any] = {
-        "namespace": "acme",
-        "name": name,
-        "tenant": documents.TenantDocument("hotels"),
-        "addresses": (documents.Address(gateways.HOST, f"/{name}"),),
-        **changes,
-    }
-    return documents.ListenerDocument(**given)
-
-
-def wrap(document: config_secret.Document) -> config_secret.Envelope:
-    return config_secret.envelope_of(document, "uid", KEYS.document)
-
-
-def tombstone(document: config_secret.Document) -> config_secret.Envelope:
-    envelope = wrap(document)
-    return config_secret.tombstone_of(envelope.kind, envelope.owner, 1, "2026-11-25T12:00:00Z", KEYS.document)
 
 
 class Running:
@@ -66,33 +48,18 @@ class Running:
         return reported
 
     async def status(self, name: str, body: bytes = b"{}") -> int:
-        return (await gateways.post(self.gateway.port, f"/{name}", body)).status
+        request = wire.request(f"/{name}", body, host="hooks.example.com")
+        return (await wire.exchange(self.gateway.port, request)).status
 
 
 @contextlib.asynccontextmanager
 async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIterator[Running]:
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(api_server.kubeconfig(server))
-    endpoint = all_settings.Endpoint("127.0.0.1", 0)
-    settings = all_settings.Settings(
-        from_cluster=True,
-        kubeconfig=kubeconfig,
-        data=folder / "data",
-        listen=endpoint,
-        admin=endpoint,
-        accept_min_free_bytes=1,
-        accept_min_free_ratio=0.0,
-        attempts_min_free_bytes=1,
-    )
-    gateway = app.Gateway(settings, {"USHER_INSTALL_KEY": base64.b64encode(INSTALL_KEY).decode()})
-    task = asyncio.create_task(gateway.run())
-    try:
-        await gateways.wait_until(lambda: task.done() or gateway.started.is_set())
-        yield Running(gateway)
-    finally:
-        gateway.stop()
-        async with asyncio.timeout(60):
-            await task
+    key = {"USHER_INSTALL_KEY": base64.b64encode(INSTALL_KEY).decode()}
+    settings: dict[str, Any] = {"files": (), "from_cluster": True, "kubeconfig": kubeconfig}
+    async with harness.running(folder, "", environment=key, **settings) as running_gateway:
+        yield Running(running_gateway.gateway)
 
 
 @pytest.fixture
@@ -104,14 +71,14 @@ async def server() -> AsyncIterator[api_server.ApiServer]:
 async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    server.put(wrap(listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     server.faults += [api_server.Answer(503)] * 1000
     async with running(server, tmp_path) as running_gateway:
         assert await running_gateway.status("a") == 503
         status, text = await running_gateway.get("/readyz")
         assert (status, "was not read yet" in text) == (503, True)
         server.faults.clear()
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("a") == 200
         await server.stop()
         assert (await running_gateway.get("/readyz"))[0] == 200
@@ -123,13 +90,13 @@ async def test_gateway_of_a_new_install_is_ready_and_answers_503(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
+        await harness.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
         status, text = await running_gateway.get("/readyz")
         [warning] = json.loads(text)["warnings"]
         assert (status, "has no document yet" in warning) == (200, True)
         assert await running_gateway.status("a") == 503
-        server.put(wrap(listener("a")))
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        server.put(followers.wrap(config_samples.listener("a")))
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("a") == 200
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
 
@@ -137,9 +104,9 @@ async def test_gateway_of_a_new_install_is_ready_and_answers_503(
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.put(wrap(listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
         clock = running_gateway.gateway.clock
         later = clock.now() + 121 * model.MICROSECONDS
@@ -151,9 +118,9 @@ async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
 
 async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     other = model.derive_keys(b"another" * 5)
-    server.put(config_secret.envelope_of(listener("a"), "uid", other.document))
+    server.put(config_secret.envelope_of(config_samples.listener("a"), "uid", other.document))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
+        await harness.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
         status, text = await running_gateway.get("/readyz")
         assert status == 503
         assert "another install key than this gateway's" in text
@@ -163,22 +130,22 @@ async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiS
 
 
 async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(wrap(listener("a")))
+    server.put(followers.wrap(config_samples.listener("a")))
     crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
-    server.put(wrap(crm))
+    server.put(followers.wrap(crm))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         first = await running_gateway.changes()
         assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
         hashes = {(document["kind"], document["key"]): document["hash"] for document in first["documents"]}
         assert hashes == {
-            ("Listener", "acme/a"): wrap(listener("a")).hash,
-            ("Destination", "acme/crm"): wrap(crm).hash,
+            ("Listener", "acme/a"): followers.wrap(config_samples.listener("a")).hash,
+            ("Destination", "acme/crm"): followers.wrap(crm).hash,
         }
         assert first["listeners"]["acme/a"]["receiving"] == "NoVisitYet"
         assert first["destinations"]["acme/crm"]["circuit"] == "Closed"
 
-        second = wrap(listener("b"))
+        second = followers.wrap(config_samples.listener("b"))
         server.put(second)
         told: list[Any] = []
         while not told:
@@ -192,14 +159,14 @@ async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiSe
 async def test_rejected_vanished_and_removed_documents_are_reported(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    good = wrap(listener("a"))
+    good = followers.wrap(config_samples.listener("a"))
     name = server.put(good)
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         await running_gateway.changes()
 
-        bad = listener("a", occurred_at_zone="Nowhere/At-All")
-        server.put(wrap(bad))
+        bad = config_samples.listener("a", occurred_at_zone="Nowhere/At-All")
+        server.put(followers.wrap(bad))
         [told] = await _documents(running_gateway)
         assert told["hash"] == good.hash
         assert "DocumentUnreadable" in told["rejected"]
@@ -216,7 +183,7 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
         assert "usher_config_vanished 1.0" in (await running_gateway.get("/metrics"))[1]
         assert await running_gateway.status("a") == 200
 
-        server.put(tombstone(listener("a")))
+        server.put(followers.tombstone(config_samples.listener("a")))
         removed: list[Any] = []
         while not removed:
             removed = (await running_gateway.changes())["removed"]
@@ -233,12 +200,10 @@ async def _documents(running_gateway: Running) -> list[dict[str, Any]]:
 
 
 async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(wrap(listener("a")))
-    server.put(
-        wrap(documents.DestinationDocument("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),)))
-    )
+    server.put(followers.wrap(config_samples.listener("a")))
+    server.put(followers.wrap(config_samples.destination(headers=(("x-key", "a\x01b"),))))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         [told] = [
             document for document in (await running_gateway.changes())["documents"] if document["kind"] == "Destination"
         ]
@@ -248,13 +213,13 @@ async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tm
 
 async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     authentication = documents.Authentication(
-        "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), KEYS.credential)
+        "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), config_samples.KEYS.credential)
     )
     tenant = documents.TenantDocument("hotels", company_id="77")
-    server.put(wrap(listener("open", tenant=tenant)))
-    server.put(wrap(listener("closed", authentication=authentication)))
+    server.put(followers.wrap(config_samples.listener("open", tenant=tenant)))
+    server.put(followers.wrap(config_samples.listener("closed", authentication=authentication)))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         await running_gateway.changes()
         for number in range(9):
             assert await running_gateway.status("open", gateways.visit(number)) == 200
@@ -281,14 +246,14 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
 async def test_restarted_gateway_knows_when_a_listener_was_used(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.put(wrap(listener("open", silence_after_seconds=3600)))
+    server.put(followers.wrap(config_samples.listener("open", silence_after_seconds=3600)))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", gateways.visit(1)) == 200
         earlier = (await running_gateway.changes())["listeners"]["acme/open"]
         assert earlier["receiving"] == "Receiving"
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         later = (await running_gateway.changes())["listeners"]["acme/open"]
         names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
         assert [later[name] for name in names] == [earlier[name] for name in names]
@@ -300,9 +265,9 @@ async def test_restarted_gateway_knows_when_a_listener_was_used(
 
 
 async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    server.put(wrap(listener("open")))
+    server.put(followers.wrap(config_samples.listener("open")))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", b"{}") == 200
         await running_gateway.gateway.health.sweep()
         state = (await running_gateway.changes())["listeners"]["acme/open"]
@@ -313,10 +278,11 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     fields = documents.DEFAULT_FIELDS | {"occurredAt": ("/at",)}
-    server.put(wrap(listener("open", routes=(documents.Route("crm", "acme/absent"),), fields=fields)))
+    routes = (documents.Route("crm", "acme/absent"),)
+    server.put(followers.wrap(config_samples.listener("open", routes=routes, fields=fields)))
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await gateways.wait_until(gateway.state.configured.is_set)
+        await harness.wait_until(gateway.state.configured.is_set)
         await post_without_offset(running_gateway, 0)
         with structlog.testing.capture_logs() as logs:
             for _ in range(2):
@@ -339,15 +305,15 @@ async def post_without_offset(running_gateway: Running, number: int) -> None:
 async def test_new_listener_is_not_silent(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.put(wrap(listener("old")))
+    server.put(followers.wrap(config_samples.listener("old")))
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await gateways.wait_until(gateway.state.configured.is_set)
+        await harness.wait_until(gateway.state.configured.is_set)
         await gateway.health.sweep()
         two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
         monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
-        server.put(wrap(listener("new")))
-        await gateways.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
+        server.put(followers.wrap(config_samples.listener("new")))
+        await harness.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
         await gateway.health.sweep()
         told = (await running_gateway.changes())["listeners"]
         assert {key: state["receiving"] for key, state in told.items()} == {
@@ -373,8 +339,8 @@ async def test_first_caller_after_a_pause_gets_every_state(
 ) -> None:
     monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(health, "_READER_TIMEOUT_SECONDS", 0.0)
-    server.put(wrap(listener("open")))
+    server.put(followers.wrap(config_samples.listener("open")))
     async with running(server, tmp_path) as running_gateway:
-        await gateways.wait_until(running_gateway.gateway.state.configured.is_set)
+        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", gateways.visit(1)) == 200
         assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

@@ -5,12 +5,13 @@ import contextlib
 import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Generic, TypeVar
 
 import msgspec
 
 from support import api_server, config_samples
 from usher_gateway import config_secret, documents
-from usher_gateway.config import DocumentStatus, cluster
+from usher_gateway.config import DocumentStatus, cluster, files
 from usher_gateway.kube import access, client, reflector
 
 LIMIT_SECONDS = 60.0
@@ -31,10 +32,13 @@ def tombstone(document: config_secret.Document) -> config_secret.Envelope:
     )
 
 
-class Follower:
+Source = TypeVar("Source", bound=files.FileSource | cluster.ClusterSource)
+
+
+class Follower(Generic[Source]):
     """Follows a source, and waits for a test's expectation."""
 
-    def __init__(self, source: cluster.ClusterSource) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
         self._states: dict[config_secret.Identity, DocumentStatus | None] = {}
@@ -76,7 +80,7 @@ async def following(
     limits: client.ClientLimits = LIMITS,
     cache_after_seconds: float = 10.0,
     check_seconds: float = 60.0,
-) -> AsyncIterator[Follower]:
+) -> AsyncIterator[Follower[cluster.ClusterSource]]:
     options = cluster.ClusterOptions(
         keys=config_samples.KEYS,
         namespace=api_server.NAMESPACE,

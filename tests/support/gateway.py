@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,11 @@ async def wait_until_async(
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, manifests: str = MANIFESTS, limits: server.ServerLimits | None = None, **settings: Any
+    folder: Path,
+    manifests: str = MANIFESTS,
+    limits: server.ServerLimits | None = None,
+    environment: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway for the duration of a ``with`` block; then search its metrics and store for personal data."""
     file = folder / "manifests.yaml"
@@ -164,7 +168,7 @@ async def running(
     } | settings
     if limits is not None:
         given["limits"] = limits
-    gateway = app.Gateway(all_settings.Settings(**given), {})
+    gateway = app.Gateway(all_settings.Settings(**given), dict(environment or {}))
     running_gateway = RunningGateway(gateway, file)
     task = asyncio.create_task(gateway.run(), name="gateway")
     try:

@@ -5,12 +5,11 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 import structlog
 
 from support import api_server, config_samples, followers
-from usher_gateway import config_secret, documents, model
+from usher_gateway import config_secret, documents
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
 
@@ -33,35 +32,6 @@ async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiS
         assert {query["limit"] for query in server.lists} == {"3"}
 
 
-async def test_empty_namespace_is_not_a_configuration(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    """A restore may have taken the documents; with an empty configuration the gateway would answer 404."""
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        assert "has no document yet" in follower.source.status().waits_for
-        assert follower.snapshots == []
-        server.put(followers.wrap(config_samples.listener("a")))
-        await follower.until_runs("a")
-        server.put(followers.tombstone(config_samples.listener("a")))
-        await follower.until_runs()
-
-
-async def test_rejecting_every_document_is_not_a_configuration(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
-    """An empty snapshot would answer 404 to every visit."""
-    foreign = config_secret.envelope_of(config_samples.listener("a"), "uid", config_samples.OTHER_KEYS.document)
-    server.put(foreign)
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: follower.states().get(("Listener", "acme/a")))
-        assert follower.snapshots == []
-        told = follower.source.status().waits_for
-        assert model.key_fingerprint(config_samples.KEYS.install) in told
-        assert "USHER_INSTALL_KEY" in told
-        server.put(followers.wrap(config_samples.listener("a")))
-        await follower.until_runs("a")
-        assert follower.source.status().waits_for == ""
-
-
 async def test_other_install_key_is_logged_once_for_all_documents(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
@@ -72,17 +42,6 @@ async def test_other_install_key_is_logged_once_for_all_documents(
             await follower.until(lambda: len(follower.source.status().rejected) == 3)
     told = [line for line in logs if line["log_level"] == "error"]
     assert [(line["event"], line["rejected"]) for line in told] == [("install_key_mismatch_found", 3)]
-
-
-async def test_status_says_what_the_first_configuration_waits_for(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
-    server.put(followers.wrap(msgspec.structs.replace(config_samples.listener("a"), max_body_bytes=1)))
-    server.faults += [api_server.Answer(403)] * 1000
-    async with followers.following(server, tmp_path) as follower:
-        assert "was not read yet" in follower.source.status().waits_for
-        server.faults.clear()
-        await follower.until(lambda: "no document" in follower.source.status().waits_for)
 
 
 async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
@@ -108,48 +67,6 @@ async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer
             server.put(followers.wrap(config_samples.listener(f"l{number}")))
         await follower.until(lambda: len(follower.listeners) == 200)
         assert len(follower.snapshots) < 100
-
-
-async def test_bad_document_leaves_the_last_good_one_in_force(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
-    name = server.put(followers.wrap(config_samples.listener("a")))
-    identity: config_secret.Identity = ("Listener", "acme/a")
-    good = documents.content_hash(config_samples.listener("a"), config_samples.KEYS.document)
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until_runs("a")
-        for data in (
-            {},
-            {"config.json": "e30="},
-            config_secret.secret_data(followers.wrap(config_samples.listener("a", max_body_bytes=1))),
-        ):
-            server.put_raw(name, data, "acme/a")
-            await follower.until(lambda: follower.source.status().rejected)
-            await follower.until(lambda: (state := follower.states().get(identity)) and state.rejected)
-            state = follower.states()[identity]
-            assert state is not None
-            assert state.hash == good
-            server.put(followers.wrap(config_samples.listener("a")))
-            await follower.until(lambda: not follower.source.status().rejected)
-        assert len(follower.snapshots) == 1
-
-
-async def test_vanished_document_stays_until_its_tombstone(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
-    name = server.put(followers.wrap(config_samples.listener("a")))
-    server.put(followers.wrap(config_samples.listener("b")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        server.delete(name)
-        await follower.until(lambda: ("Listener", "acme/a") in follower.source.status().vanished)
-        assert follower.listeners == ["a", "b"]
-        server.put(followers.tombstone(config_samples.listener("a")))
-        await follower.until_runs("b")
-        server.delete(name)
-        server.bookmark()
-        await follower.until(lambda: server.open_watches)
-        assert not follower.source.status().vanished
 
 
 async def test_document_that_vanishes_during_an_outage_stays(
@@ -284,16 +201,6 @@ async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, t
         assert len(server.lists) == 1
 
 
-async def test_oversized_page_is_requested_in_smaller_pages(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
-    for number in range(8):
-        server.put(followers.wrap(config_samples.destination(f"d{number}", headers=(("X-Large", "x" * 30_000),))))
-    limits = client.ClientLimits(page_rows=8, page_bytes=100_000)
-    async with followers.following(server, tmp_path, limits) as follower:
-        await follower.until(lambda: follower.snapshots and len(follower.snapshots[-1].destinations) == 8)
-
-
 async def test_stalled_watch_is_restarted_without_a_new_list(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
@@ -375,13 +282,12 @@ async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_pa
         await follower.close()
 
 
-def costly(name: str) -> documents.ListenerDocument:
-    """Build a listener whose expressions take about 0.05 s to compile."""
+def costly(name: str, routes: int = 16) -> documents.ListenerDocument:
+    """Build a listener whose expressions take about 0.05 s each to compile."""
     chain = "<".join(["1"] * 400)
-    routes = tuple(
-        documents.Route(f"r{number}", "crm", transform=f"['{name}{number}', {chain}]") for number in range(16)
-    )
-    return config_samples.listener(name, namespace="noisy", routes=routes)
+    transforms = [f"['{name}{number}', {chain}]" for number in range(routes)]
+    each = tuple(documents.Route(f"r{number}", "crm", transform=text) for number, text in enumerate(transforms))
+    return config_samples.listener(name, namespace="noisy", routes=each)
 
 
 async def test_costly_expressions_of_one_namespace_delay_no_other(
@@ -395,12 +301,9 @@ async def test_costly_expressions_of_one_namespace_delay_no_other(
         routes = (documents.Route("crm", "crm", when="visit.email == 'new'"),)
         server.put(followers.wrap(config_samples.listener("a", routes=routes)))
         server.put(followers.wrap(config_samples.listener("b")))
-        await follower.until(lambda: "noisy/costly9" in follower.snapshots[-1].listeners)
-        assert any(
-            snapshot.listeners["acme/a"].routes == routes and "acme/b" in snapshot.listeners
-            for snapshot in follower.snapshots
-            if "noisy/costly9" not in snapshot.listeners
-        )
+        await follower.until(lambda: "b" in follower.listeners)
+        await follower.until(lambda: follower.snapshots[-1].listeners["acme/a"].routes == routes)
+        assert "costly9" not in follower.listeners
 
 
 async def test_newest_version_of_a_waiting_document_counts(
@@ -410,7 +313,7 @@ async def test_newest_version_of_a_waiting_document_counts(
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         for name in ("first", "edited", "removed"):
-            server.put(followers.wrap(costly(name)))
+            server.put(followers.wrap(costly(name, routes=4)))
         edited = config_samples.listener("edited", namespace="noisy")
         server.put(followers.wrap(edited))
         server.put(followers.tombstone(config_samples.listener("removed", namespace="noisy")))
