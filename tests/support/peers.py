@@ -105,18 +105,18 @@ def flooding(head: bytes, chunk: bytes, limit: int) -> Handler:
 
 
 class Authority:
-    """A certificate authority for tests. It writes certificates to ``folder``."""
+    """A certificate authority for tests. It writes its certificate, and one with its key for peers, to ``folder``."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
+        self.file, self.peer_file = folder / "authority.pem", folder / "peer.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test authority")])
         self._certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(True, None), 30)
+        self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def trusting(self) -> ssl.SSLContext:
         """Return a client context that trusts only this authority."""
-        pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
-        context = ssl.create_default_context(cadata=pem)
+        context = ssl.create_default_context(cafile=self.file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
@@ -126,15 +126,14 @@ class Authority:
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
         certificate = self._sign(subject, key.public_key(), alternatives, days)
-        file = self._folder / "peer.pem"
-        file.write_bytes(
+        self.peer_file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             + certificate.public_bytes(serialization.Encoding.PEM)
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
+        context.load_cert_chain(self.peer_file)
         return context
 
     def _sign(

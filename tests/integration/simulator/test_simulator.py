@@ -1,22 +1,18 @@
 """The simulator with correct, forgetful, slow, stopped or hostile listeners; all on loopback."""
 
 import asyncio
-import datetime
 import itertools
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from local_cluster import ports
+from support import command_line, peers, waiting
 from usher_gateway import model, simulator
 from usher_gateway.simulator import books
 
@@ -57,6 +53,10 @@ def _assert_balanced(counted: simulator.SenderBooks) -> None:
     assert counted.authentications == counted.acknowledged + counted.unacknowledged
     assert counted.answered_well == counted.acknowledged + counted.redelivered
     assert len(counted.unacknowledged_markers) == counted.unacknowledged - counted.never_sent
+
+
+async def _received(listener: simulator.Receiver) -> int:
+    return listener.counts("/hook").received
 
 
 def _down(status: int) -> simulator.Behaviour:
@@ -106,18 +106,6 @@ async def test_listener_that_fails_validation_gets_no_visits(listener: simulator
     assert not simulator.judge_books(counted, simulator.SimulationContext()).survives
 
 
-async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> None:
-    await _run(f"{listener.url}/hook", validate=True, validate_only=True)
-    assert listener.counts("/hook").received == 5
-
-
-async def test_answer_without_the_header_is_never_success(listener: simulator.Receiver) -> None:
-    listener.set_behaviour("/hook", simulator.Behaviour())
-    counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
-    assert (counted.header_missing, counted.acknowledged, counted.unacknowledged) == (counted.sent, 0, 40)
-    assert counted.wrong == counted.sent
-
-
 async def test_slow_listener_is_counted_as_timed_out_with_markers(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=5, success_header=True))
     pattern = simulator.Pattern(authentications=5, duration_seconds=60, untimed=0)
@@ -125,6 +113,11 @@ async def test_slow_listener_is_counted_as_timed_out_with_markers(listener: simu
     assert counted.timed_out == counted.sent >= 5
     arrived = {simulator.marker(each.body) for each in listener.kept("/hook")}
     assert set(counted.timed_out_markers) == set(counted.unacknowledged_markers) == arrived
+
+
+async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> None:
+    await _run(f"{listener.url}/hook", validate=True, validate_only=True)
+    assert listener.counts("/hook").received == 5
 
 
 async def test_time_limit_covers_the_whole_answer(listener: simulator.Receiver) -> None:
@@ -154,7 +147,7 @@ async def test_failed_visit_is_retried_every_three_hours(listener: simulator.Rec
 
 async def _repair(listener: simulator.Receiver, after: int) -> None:
     """Let the listener answer as usual once it has failed this often."""
-    await _wait_until(lambda: listener.counts("/hook").received >= after)
+    await waiting.until(lambda: _received(listener), lambda count: count >= after, every_seconds=0.005)
     listener.set_behaviour("/hook", HONEST)
 
 
@@ -187,11 +180,6 @@ async def test_hung_up_request_arrives_whole_and_is_retried(listener: simulator.
     assert {marker for marker in arrived if arrived.count(marker) == 2} == set(counted.timed_out_markers)
 
 
-async def test_closed_port_is_unreachable(unused_port: int) -> None:
-    counted = await _run(f"http://127.0.0.1:{unused_port}/hook", patience_seconds=0.1)
-    assert counted.unreachable == counted.sent > 0
-
-
 @pytest.mark.parametrize("kind", ["Reset", "Garbage"])
 async def test_broken_answer_is_counted_separately(listener: simulator.Receiver, kind: Any) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(kind=kind))
@@ -199,11 +187,13 @@ async def test_broken_answer_is_counted_separately(listener: simulator.Receiver,
     assert counted.broken == counted.sent >= 40
 
 
-async def test_redirects_are_not_followed(listener: simulator.Receiver) -> None:
-    listener.set_behaviour("/hook", simulator.Behaviour(status=302, location="/elsewhere"))
+async def test_closed_port_is_unreachable_and_redirects_are_not_followed(listener: simulator.Receiver) -> None:
+    nowhere = f"http://127.0.0.1:{ports.free()}/hook"
+    counted = await _run(nowhere, patience_seconds=0.1)
+    assert counted.unreachable == counted.sent > 0
+    listener.set_behaviour("/hook", simulator.Behaviour(status=302, location=nowhere))
     counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
     assert counted.failed_by_status == {302: counted.sent}
-    assert listener.counts("/elsewhere").received == 0
 
 
 async def test_connect_keeps_the_host_of_the_url(listener: simulator.Receiver) -> None:
@@ -251,7 +241,7 @@ async def test_stop_returns_the_present_books_at_once(listener: simulator.Receiv
     pattern = simulator.Pattern(authentications=100, duration_seconds=10 * SCALE, curve=simulator.FLAT)
     sending = simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern))
     running = asyncio.create_task(sending.run())
-    await _wait_until(lambda: listener.counts("/hook").received >= 1)
+    await waiting.until(lambda: _received(listener))
     sending.stop()
     result = await asyncio.wait_for(running, 60)
     (counted,) = result.listeners
@@ -267,7 +257,7 @@ async def test_hanging_request_is_cut_off_at_a_stop(
     listener.set_behaviour("/hook", simulator.Behaviour(kind="Hang"))
     sending = simulator.Simulator(_settings(f"{listener.url}/hook"))
     running = asyncio.create_task(sending.run())
-    await _wait_until(lambda: listener.counts("/hook").received == 40)
+    await waiting.until(lambda: _received(listener), lambda count: count == 40)
     sending.stop()
     (counted,) = (await asyncio.wait_for(running, 60)).listeners
     assert (counted.cut_off, counted.sent, counted.unacknowledged) == (40, 0, 40)
@@ -280,52 +270,15 @@ async def test_invalid_url_is_rejected_without_printing_its_secret(url: str) -> 
     assert "u:p" not in str(caught.value)
 
 
-class Certificates:
-    """Return a CA and a certificate for hooks.acme.example that it signed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca = folder / "ca.pem"
-        self.certificate = folder / "tls.pem"
-        self.key = folder / "tls.key"
-        now = datetime.datetime.now(datetime.UTC)
-        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
-        host = "hooks.acme.example"
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-
-        def build(subject: x509.Name, public: Any, *extensions: tuple[x509.ExtensionType, bool]) -> x509.Certificate:
-            builder = (
-                x509.CertificateBuilder()
-                .subject_name(subject)
-                .issuer_name(ca_name)
-                .public_key(public)
-                .serial_number(x509.random_serial_number())
-                .not_valid_before(now - datetime.timedelta(hours=1))
-                .not_valid_after(now + datetime.timedelta(hours=1))
-            )
-            for extension, critical in extensions:
-                builder = builder.add_extension(extension, critical=critical)
-            return builder.sign(ca_key, hashes.SHA256())
-
-        authority = build(ca_name, ca_key.public_key(), (x509.BasicConstraints(ca=True, path_length=None), True))
-        leaf = build(name, key.public_key(), (x509.SubjectAlternativeName([x509.DNSName(host)]), False))
-        self.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        self.certificate.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
-        self.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-
-
 @pytest.fixture
-async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Certificates]]:
-    certificates = Certificates(tmp_path)
-    settings = simulator.ReceiverSettings(
-        usual=HONEST, tls_certificate=str(certificates.certificate), tls_key=str(certificates.key)
-    )
+async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, peers.Authority]]:
+    """A listener with a certificate for hooks.acme.example, and the authority that signed it."""
+    authority = peers.Authority(tmp_path)
+    authority.serving("hooks.acme.example")
+    file = str(authority.peer_file)
+    settings = simulator.ReceiverSettings(usual=HONEST, tls_certificate=file, tls_key=file)
     async with simulator.Receiver(settings) as receiving:
-        yield receiving, certificates
+        yield receiving, authority
 
 
 @pytest.mark.parametrize(
@@ -338,13 +291,13 @@ async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Cert
     ],
 )
 async def test_certificate_must_be_valid_for_the_host_of_the_url(
-    secure: tuple[simulator.Receiver, Certificates], host: str, trust: str, fails: bool
+    secure: tuple[simulator.Receiver, peers.Authority], host: str, trust: str, fails: bool
 ) -> None:
-    receiving, certificates = secure
+    receiving, authority = secure
     counted = await _run(
         f"https://{host}/hook",
         connect=("127.0.0.1", receiving.port),
-        ca=str(certificates.ca) if trust == "ca" else "",
+        ca=str(authority.file) if trust == "ca" else "",
         tls="Insecure" if trust == "insecure" else "Verify",
         patience_seconds=0.0,
     )
@@ -352,36 +305,24 @@ async def test_certificate_must_be_valid_for_the_host_of_the_url(
     assert (counted.unacknowledged == 0) is not fails
 
 
-async def _usher(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        USHER,
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+async def _simulate(*arguments: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(USHER, "simulate", *arguments, stdout=pipe, stderr=pipe)
 
 
 async def test_exit_code_says_whether_the_listener_survives(listener: simulator.Receiver) -> None:
-    url = f"{listener.url}/hook"
-    flags = ("--visits", "20", "--rate", "200", "--retry-after", "0.1", "--patience", "1")
-    assert (await _usher("simulate", url, *flags))[0] == 0
-    listener.set_behaviour("/hook", simulator.Behaviour())
-    status, out, _ = await _usher("simulate", url, *flags, "--no-validate", "--patience", "0", "--output", "json")
-    report = json.loads(out)
-    assert status == 1
-    assert report["survives"] is False
-    assert report["books"]["listeners"][0]["header_missing"] == 20
+    listener.set_behaviour("/bad", simulator.Behaviour())
+    flags = ("--visits", "20", "--rate", "200", "--retry-after", "0.1", "--no-validate", "--output", "json")
+    processes = [await _simulate(f"{listener.url}/{path}", *flags, "--patience", "0") for path in ("hook", "bad")]
+    good, bad = [json.loads((await asyncio.wait_for(process.communicate(), 60))[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 1]
+    assert (good["survives"], bad["survives"]) == (True, False)
+    assert bad["books"]["listeners"][0]["header_missing"] == 20
 
 
 async def test_ctrl_c_stops_the_command_and_prints_the_books(listener: simulator.Receiver) -> None:
-    process = await asyncio.create_subprocess_exec(
-        USHER, "simulate", f"{listener.url}/hook", "--no-validate", "--rate", "10", "--output", "json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    await _wait_until(lambda: listener.counts("/hook").received >= 2, 60)
+    process = await _simulate(f"{listener.url}/hook", "--no-validate", "--rate", "10", "--output", "json")
+    await waiting.until(lambda: _received(listener), lambda count: count >= 2)
     process.send_signal(signal.SIGINT)
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     report = json.loads(out)
@@ -400,19 +341,7 @@ async def test_ctrl_c_stops_the_command_and_prints_the_books(listener: simulator
         ("http://127.0.0.1:9/x", "--visits", "0"),
     ],
 )
-async def test_wrong_usage_exits_2_with_a_hint(flags: tuple[str, ...]) -> None:
-    status, out, err = await _usher("simulate", *flags)
-    assert status == 2
-    assert "hunter2" not in out + err
-    assert "Traceback" not in err
-
-
-async def _wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - polls what tells no event
-            await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    return ports.free()
+def test_wrong_usage_exits_2_with_a_hint(flags: tuple[str, ...]) -> None:
+    run = command_line.run("simulate", *flags)
+    assert run.code == 2
+    assert "hunter2" not in run.out + run.err
