@@ -54,11 +54,7 @@ async def test_visits_are_delivered_once_over_a_copy(
         old, new = [
             gateways.Gateway(
                 tmp_path / engine,
-                [
-                    gateways.TENANT,
-                    gateways.listener("wifi", [gateways.route("crm", "crm")]),
-                    gateways.destination("crm", f"{url}/crm"),
-                ],
+                gateways.one_route(url),
                 database=database_name if engine == "postgresql" else None,
             )
             for engine, url in ((source, "http://127.0.0.1:1"), (target, peer.url))

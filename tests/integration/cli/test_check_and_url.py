@@ -12,7 +12,7 @@ import pytest
 
 from support import command_line
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 KEY = base64.b64encode(bytes(32)).decode()
 
 
