@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support import gateway as in_process
 from support import gateways
 from usher_gateway import app
 from usher_gateway.delivery import dispatcher
@@ -172,7 +173,7 @@ async def test_parts_start_and_stop_in_the_documented_order(
     watch(server.PublicServer, "drain", "connections drained", after=True)
     watch(dispatcher.Dispatcher, "stop", "attempts ended", after=True)
     watch(DestinationClient, "close", "sender closed", after=True)
-    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+    async with in_process.running(tmp_path, manifests(peer)) as gateway:
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
         assert order == ["store opened", "public port opened"]
         order.clear()
@@ -180,7 +181,7 @@ async def test_parts_start_and_stop_in_the_documented_order(
 
 
 async def test_port_in_use_is_reported_and_leaves_nothing_behind(tmp_path: Path, peer: receiver.Receiver) -> None:
-    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+    async with in_process.running(tmp_path, manifests(peer)) as gateway:
         taken = gateway.port
         (tmp_path / "second").mkdir()
         second = gateways.Gateway(tmp_path / "second", manifests(peer))

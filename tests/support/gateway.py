@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from support import leaks, wire
+from support import gateways, leaks, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
 from usher_gateway.ingest import server
@@ -74,6 +74,15 @@ class RunningGateway:
         draft = self.manifests.with_suffix(".new")
         draft.write_text(manifests)
         draft.replace(self.manifests)
+
+    def configure(self, manifests: Sequence[gateways.Manifest]) -> None:
+        """Replace the manifests, given as objects."""
+        gateways.write_manifests(self.manifests, manifests)
+
+    @property
+    def store(self) -> gateways.StoreFile:
+        """The content of the database file."""
+        return gateways.StoreFile(self.gateway.settings.data / database.FILE_NAME)
 
     async def wait_configured(self, listener: str = "agency/wifi") -> None:
         await wait_until(lambda: listener in self.gateway.snapshot.listeners)
@@ -148,14 +157,17 @@ async def wait_until_async(
 @contextlib.asynccontextmanager
 async def running(
     folder: Path,
-    manifests: str = MANIFESTS,
+    manifests: str | Sequence[gateways.Manifest] = MANIFESTS,
     limits: server.ServerLimits | None = None,
     environment: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway for the duration of a ``with`` block; then search its metrics and store for personal data."""
     file = folder / "manifests.yaml"
-    file.write_text(manifests)
+    if isinstance(manifests, str):
+        file.write_text(manifests)
+    else:
+        gateways.write_manifests(file, manifests)
     given: dict[str, Any] = {
         "files": (file,),
         "data": folder / "data",
@@ -173,7 +185,7 @@ async def running(
     task = asyncio.create_task(gateway.run(), name="gateway")
     try:
         await _wait_started(gateway, task)
-        if manifests.strip():
+        if manifests:
             await wait_until(lambda: gateway.snapshot.listeners)
         yield running_gateway
         leaks.PERSONAL_DATA.search("metrics", running_gateway.exposition())

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +18,7 @@ import msgspec
 
 from local_cluster import ports
 from support import databases, leaks
-from usher_gateway import app, model
-from usher_gateway import settings as all_settings
+from usher_gateway import model
 
 HOST = "hooks.example"
 TENANT = {"apiVersion": "usher.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"}, "spec": {}}
@@ -218,29 +217,6 @@ class Gateway:
     def store(self) -> "StoreData":
         """The content of the store, in its file or in its database."""
         return StoreFile(self.data / "usher.sqlite3") if self._database is None else StoreDatabase(self._database)
-
-
-@contextlib.asynccontextmanager
-async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) -> AsyncIterator[app.Gateway]:
-    """Run a gateway in the test's process and event loop, for settings without a flag."""
-    write_manifests(folder / "usher.yaml", manifests)
-    endpoint = all_settings.Endpoint("127.0.0.1", 0)
-    values: dict[str, Any] = {"accept_min_free_bytes": 1, "accept_min_free_ratio": 0.0, "attempts_min_free_bytes": 1}
-    values |= {"files": (folder / "usher.yaml",), "data": folder / "data", "listen": endpoint, "admin": endpoint}
-    gateway = app.Gateway(all_settings.Settings(**(values | settings)), {})
-    task = asyncio.create_task(gateway.run())
-    try:
-        await wait_until(
-            lambda: task.done() or (gateway.state.applied_at > 0 and gateway.started.is_set()),
-            60,
-            "a configured gateway",
-        )
-        if not task.done():
-            yield gateway
-    finally:
-        gateway.stop()
-        async with asyncio.timeout(60):
-            await task
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 
+from support import gateway as in_process
 from support import gateways
 
 
@@ -20,13 +21,13 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
             gateways.destination("mail", "http://127.0.0.1:1/", state="Paused"),
         ]
 
-    async with gateways.running(tmp_path, manifests("Active")) as gateway:
+    async with in_process.running(tmp_path, manifests("Active")) as gateway:
         now = datetime.datetime.now(datetime.UTC).isoformat()
         assert (
             await gateways.post(gateway.port, "/wifi", gateways.visit(1, user=1, loginDatetime=now))
         ).is_acknowledgement
-        gateways.write_manifests(tmp_path / "usher.yaml", manifests("Paused"))
-        listeners = gateway.registry
+        gateway.configure(manifests("Paused"))
+        listeners = gateway.gateway.registry
         await gateways.wait_until(
             lambda: [live.document.routes[0].state for live in listeners.listeners.values()] == ["Paused"]
         )
@@ -34,7 +35,7 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
             body = gateways.visit(number, user=user, loginDatetime=now)
             assert (await gateways.post(gateway.port, "/wifi", body)).is_acknowledgement
         headers = {"Authorization": f"Bearer {(tmp_path / 'data' / 'operate.token').read_text().strip()}"}
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.admin.port}", headers=headers) as admin:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.gateway.admin.port}", headers=headers) as admin:
             answers = []
             for selection in ({"dryRun": True}, {}, {"ignoreOncePer": True}):
                 async with admin.post("/api/visits/replay", json={"reason": "Paused", **selection}) as answer:

@@ -4,16 +4,16 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Self
 
 import pytest
-from aiohttp import web
+from aiohttp import test_utils, web
 
 from support import gateways
 from usher_gateway import model
 from usher_gateway.store import encodings
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+GATEWAYS = 3
 CONCURRENCY = 5
 RATE = 20
 VISITS = 120
@@ -26,22 +26,10 @@ class Peer:
         self.most: Counter[str] = Counter()
         """Path -> the most requests at the same moment."""
         self.ids: Counter[str] = Counter()
+        self.url = ""
         self._running: Counter[str] = Counter()
 
-    async def __aenter__(self) -> Self:
-        application = web.Application()
-        application.router.add_post("/{name}", self._answer)
-        self._runner = web.AppRunner(application)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
         path = request.path
         self.ids[request.headers["webhook-id"]] += 1
         self._running[path] += 1
@@ -53,7 +41,9 @@ class Peer:
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    async with Peer() as peer:
+    peer = Peer()
+    async with test_utils.RawTestServer(peer.answer) as server:
+        peer.url = str(server.make_url("")).rstrip("/")
         yield peer
 
 
@@ -71,12 +61,9 @@ def manifests(url: str) -> list[gateways.Manifest]:
     ]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-async def test_gateways_that_start_and_stop_keep_to_the_limits(
-    tmp_path: Path, database: str, peer: Peer, count: int
-) -> None:
+async def test_gateways_that_start_and_stop_keep_to_the_limits(tmp_path: Path, database: str, peer: Peer) -> None:
     fleet = []
-    for place in range(count):
+    for place in range(GATEWAYS):
         folder = tmp_path / f"{place}"
         folder.mkdir()
         fleet.append(gateways.Gateway(folder, manifests(peer.url), database=database))
@@ -95,7 +82,7 @@ async def test_gateways_that_start_and_stop_keep_to_the_limits(
         await post(fleet, VISITS // 2)
         store = fleet[0].store
         joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-        await gateways.wait_until(lambda: store.rows(joined)[0][0] == count, 60, "a share for every gateway")
+        await gateways.wait_until(lambda: store.rows(joined)[0][0] == GATEWAYS, 60, "a share for every gateway")
         assert await fleet[0].terminate() == 0
         await post(fleet[1:], VISITS // 4)
         await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")

@@ -4,10 +4,9 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Self
 
 import pytest
-from aiohttp import web
+from aiohttp import test_utils, web
 
 from support import gateways
 from usher_gateway import model
@@ -19,26 +18,13 @@ class Peer:
     """A receiver whose paths answer a status, or not at all before ``answers`` is set."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.statuses = {"/crm": 200, "/other": 200}
         self.answers = asyncio.Event()
         self.answers.set()
         self.requests = {"/crm": 0, "/other": 0}
 
-    async def __aenter__(self) -> Self:
-        application = web.Application()
-        application.router.add_post("/{name}", self._answer)
-        self._runner = web.AppRunner(application)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.answers.set()
-        await self._runner.cleanup()
-
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
         self.requests[request.path] += 1
         await self.answers.wait()
         return web.Response(status=self.statuses[request.path])
@@ -46,8 +32,11 @@ class Peer:
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    async with Peer() as peer:
+    peer = Peer()
+    async with test_utils.RawTestServer(peer.answer) as server:
+        peer.url = str(server.make_url("")).rstrip("/")
         yield peer
+        peer.answers.set()
 
 
 def manifests(peer: Peer, *names: str, missing: tuple[str, ...] = ()) -> list[gateways.Manifest]:
