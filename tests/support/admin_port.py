@@ -8,7 +8,7 @@ from unittest import mock
 
 import aiohttp
 
-from support import command_line, engines, samples
+from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.admin.metrics_page import MetricsPage
@@ -26,14 +26,6 @@ KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'
 
 
-class Silent:
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        pass
-
-    def expression_held(self, listener: str, route: str) -> None:
-        pass
-
-
 class Served:
     """The parts that a test reads and changes."""
 
@@ -43,7 +35,8 @@ class Served:
         self.state = health.RunState()
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
-        self.registry = ListenerRegistry(keys=KEYS, expressions=Silent(), counters=self.arrivals, budgets=CpuBudgets())
+        watcher = ingest_samples.RecordingWatcher()
+        self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
         self.sample_sender: Any = mock.Mock()
         self.mend()

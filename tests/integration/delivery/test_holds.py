@@ -3,16 +3,13 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import gateway as gateways
 from support import wire
-from usher_gateway import model
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import evaluation_limits
-from usher_gateway.store.base import Filter
 
 BROKEN = "visit.visitCount > 0"
 """Fails if a body has no count."""
@@ -141,33 +138,6 @@ async def test_quota_hold_remains_after_the_tenant_is_resumed(tmp_path: Path) ->
         await wait_held(gateway, {"DestinationPaused": 3})
 
 
-async def test_month_over_its_quota_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tenant = gateways.TENANT.replace(
-        "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
-    )
-    two = "  routes:\n" + "".join(f"  - {{name: {name}, destinationRef: {{name: missing}}}}\n" for name in ("a", "b"))
-    manifests = gateways.CLASS + tenant + gateways.LISTENER.replace("  routes: []\n", two)
-    manifests += DESTINATION.replace("state: Paused, ", "")
-    async with gateways.running(tmp_path, manifests) as gateway:
-        await gateways.wait_until(lambda: gateway.gateway.tenants.quota_used)  # it reads the month too, each minute
-        store, counted = gateway.gateway.store, list[object]()
-        usage = store.usage
-
-        async def watched(*asked: Any) -> Any:
-            counted.append(asked)
-            return await usage(*asked)
-
-        monkeypatch.setattr(store, "usage", watched)
-        for user in range(3):
-            assert (await gateway.post(visit(user))).acknowledges
-        for _ in range(3):
-            await gateway.gateway.hold_reviewer.review()
-        assert {group.count for group in await store.held_groups()} == {2}
-        assert len(counted) == 1
-        gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 3"))
-        await wait_held(gateway, {})
-
-
 async def test_new_tenant_does_not_decide_holds_of_the_former_one(
     tmp_path: Path,
 ) -> None:
@@ -198,21 +168,3 @@ async def test_suspension_hold_remains_when_the_listener_changes_tenant(tmp_path
         await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         await wait_held(gateway, {"TenantSuspended": 1})
-
-
-async def test_replayed_visits_over_the_quota_are_held(tmp_path: Path) -> None:
-    tenant = gateways.TENANT.replace(
-        "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
-    )
-    routes = "  routes: [{name: crm, destinationRef: {name: missing}, state: Paused}]\n"
-    listener = gateways.LISTENER.replace("  routes: []\n", routes)
-    running = DESTINATION.replace("state: Paused, ", "")
-    async with gateways.running(tmp_path, gateways.CLASS + tenant + running + listener) as gateway:
-        for user in (1, 2, 3):
-            assert (await gateway.post(visit(user))).acknowledges
-        store, now = gateway.gateway.store, gateway.gateway.clock.now()
-        report = await store.replay(
-            Filter(), list(model.SkipReason), now, holds_of=gateway.gateway.hold_reviewer.current_holds
-        )
-        assert report.replayed == 3
-        assert await held(gateway) == {"QuotaExceeded": 2}
