@@ -28,13 +28,17 @@ class DispatcherBench:
         """The result of each attempt once it may answer; without it, each delivers."""
         self.claimed: list[int] = []
         """Keys of the deliveries that the dispatcher claimed from the backlog."""
+        self.claims = 0
+        """How often it tried to claim."""
 
-    async def start(self, concurrency: int) -> None:
+    async def start(self, concurrency: int, limits: DispatcherLimits | None = None, *more: str) -> None:
+        """Start the dispatcher with the destination ``crm``, and ``more``."""
         await self.store.open()
         claim = self.store.claim
 
         async def noted_claim(*arguments: Any) -> Any:
             deliveries = await claim(*arguments)
+            self.claims += 1
             self.claimed += [delivery.key for delivery in deliveries]
             return deliveries
 
@@ -42,10 +46,10 @@ class DispatcherBench:
         clock, newest = timing.Clock(), RouteDocuments(keys=ingest_samples.KEYS)
         worker = self._worker(clock, newest)
         self.dispatcher = Dispatcher(
-            store=self.store, worker=worker, route_documents=newest, clock=clock, limits=DispatcherLimits()
+            store=self.store, worker=worker, route_documents=newest, clock=clock, limits=limits or DispatcherLimits()
         )
-        crm = delivery_samples.destination(concurrency=concurrency)
-        self.dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
+        destinations = [delivery_samples.destination(name=name, concurrency=concurrency) for name in ("crm", *more)]
+        self.dispatcher.apply(documents.Snapshot({}, {destination.key: destination for destination in destinations}))
         self._running = asyncio.create_task(self.dispatcher.run())
 
     def _worker(self, clock: timing.Clock, newest: RouteDocuments) -> DeliveryWorker:
