@@ -4,6 +4,7 @@ The tables belong to ``owner``. The stores under test connect as ``gateway``, wh
 docs/which-store.md grants.
 """
 
+import asyncio
 import atexit
 import functools
 import hashlib
@@ -120,3 +121,12 @@ def _refuse_connections(name: str) -> None:
     server().execute(f"alter database {name} allow_connections false")
     end = f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}'"
     waiting.poll(lambda: server().rows(end), lambda rows: not rows, every_seconds=0.01)
+
+
+async def replicating(primary: PostgresServer) -> None:
+    """Wait until commits of a server wait for its standby."""
+
+    async def states() -> list[Any]:
+        return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
+
+    await waiting.until(states, lambda rows: [row[0] for row in rows] == ["sync"])

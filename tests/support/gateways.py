@@ -57,9 +57,9 @@ def destination(name: str, url: str, http: Manifest | None = None, **spec: Any) 
     }
 
 
-def one_route(url: str) -> list[Manifest]:
+def one_route(url: str, http: Manifest | None = None) -> list[Manifest]:
     """Return a tenant with a listener whose only route leads to ``/crm`` below a URL."""
-    return [TENANT, listener("wifi", [route("crm", "crm")]), destination("crm", f"{url}/crm")]
+    return [TENANT, listener("wifi", [route("crm", "crm")]), destination("crm", f"{url}/crm", http)]
 
 
 def secret(name: str, **values: str) -> Manifest:

@@ -7,7 +7,6 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +14,6 @@ from support import command_line, databases, engines, gateways
 from support.samples import NOW, arrival
 from usher_gateway import model
 from usher_gateway.simulator import receiver
-from usher_gateway.store.postgresql.copy import PostgresCopy
-from usher_gateway.store.postgresql.opening import PostgresSettings
-from usher_gateway.store.sqlite.copy import SqliteCopy
 
 KEY = bytes(range(32))
 INSTALL_KEY = base64.b64encode(KEY).decode()
@@ -145,27 +141,6 @@ def make_store(engine: str, tmp_path: Path) -> None:
         await bench.store.close()
 
     asyncio.run(fill())
-
-
-@pytest.mark.parametrize(
-    ("engine", "reason"),
-    [("sqlite", "another gateway, or a command, uses"), ("postgresql", "another copy uses this database")],
-)
-async def test_running_copy_is_left_alone(tmp_path: Path, database_name: str, engine: str, reason: str) -> None:
-    await asyncio.to_thread(make_store, engine, tmp_path)
-    source, fingerprint = address_of(engine, tmp_path, database_name), model.key_fingerprint(KEY)
-    running: Any
-    if engine == "sqlite":
-        running = SqliteCopy(Path(source), fingerprint, may_create=False)
-    else:
-        running = PostgresCopy(PostgresSettings(source, fingerprint), may_create=False)
-        await running.open()
-    tries = [
-        await usher("copy", "--from", source, "--to", str(tmp_path / "other")),
-        await usher("copy", "--undo", "--from", source),
-    ]
-    await running.close()
-    assert [(code, reason in output) for code, output in tries] == [(1, True), (1, True)]
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])

@@ -81,10 +81,10 @@ async def fill_some(engine: str, place: Path, *contents: str) -> engines.Bench:
     return bench
 
 
-async def fill(bench: engines.Bench) -> None:
-    """Let the store contain each kind of row, and each state of a delivery."""
+async def fill(bench: engines.Bench, many: int = 10) -> None:
+    """Let the store contain each kind of row, and each state of a delivery, and many visits."""
     store = bench.store
-    await bench.accept(*[arrival(f"many {number}", NOW - HOUR, if_visit=()) for number in range(1200)])
+    await bench.accept(*[arrival(f"many {number}", NOW - HOUR, if_visit=()) for number in range(many)])
     body = b'{"text":"' + b"x" * 40_000 + b'"}'
     marked = plan(once_key=digest("once"), once_until=NOW + 9 * HOUR)
     visits = [
@@ -147,7 +147,7 @@ async def test_store_is_equal_after_a_copy_and_back(places: Path, source: str, t
         bench_of(engine, places / name) for engine, name in ((source, "first"), (target, "second"), (source, "third"))
     ]
     await first.open()
-    await fill(first)
+    await fill(first, many=1200)
     await first.store.close()
     comparison = await copied((source, first.place), (target, second.place))
     assert comparison.is_complete

@@ -67,22 +67,6 @@ async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None
     )
 
 
-async def test_batch_is_stored_once_if_the_query_for_its_tenant_fails(bench: engines.Bench) -> None:
-    connection = failing(bench)
-    store: Any = bench.store
-
-    class FailingOnce(FailingConnection):
-        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-            if statement.startswith("select namespace, tenant from listeners"):
-                store.writer.names._connection = connection
-                raise sqlite3.OperationalError("disk I/O error")
-            return super().execute(statement, *values)
-
-    store.writer.names._connection = FailingOnce(store.writer.names._connection)
-    await bench.accept(samples.arrival("a"))
-    assert connection.execute("select count(*) from arrivals").fetchone() == (1,)
-
-
 async def test_work_from_an_outage_is_committed_once_afterwards(bench: engines.Bench) -> None:
     connection = failing(bench)
     (accepted,) = await bench.accept(samples.arrival("before"))

@@ -1,6 +1,9 @@
-"""A start notices a write-ahead log that is missing or cut, whatever the lost commits contained."""
+"""A start notices a write-ahead log that is missing, cut or damaged, whatever the lost commits contained."""
 
+import contextlib
+import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +49,53 @@ async def test_log_cut_after_any_commit_is_noticed(bench: engines.Bench, tmp_pat
         assert opens(snapshot(bench, tmp_path / f"whole {number}", whole))
         assert not opens(snapshot(bench, tmp_path / f"missing {number}", 0))
         assert not opens(snapshot(bench, tmp_path / f"cut {number}", whole - FRAME_BYTES))
+
+
+def damage(file: Path, at: int, count: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(random.Random(at).randbytes(count))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 64), (0.5, 8192)], ids=["header", "middle"])
+async def test_damaged_log_is_noticed_until_a_person_decides(
+    bench: engines.Bench, tmp_path: Path, share: float, count: int
+) -> None:
+    await accept_many(bench)
+    place = snapshot(bench, tmp_path / "damaged", log_bytes_of(bench))
+    damage(place / f"{database.FILE_NAME}-wal", int(share * log_bytes_of(bench)), count)
+    assert not opens(place)
+    (place / "lock").unlink()
+    assert opens(place)
+
+
+async def test_torn_end_and_damaged_index_of_a_log_are_recovered(bench: engines.Bench, tmp_path: Path) -> None:
+    await accept_many(bench)
+    place = snapshot(bench, tmp_path / "torn", log_bytes_of(bench))
+    with (place / f"{database.FILE_NAME}-wal").open("ab") as log:
+        log.write(random.Random(4).randbytes(5_000))
+    (place / f"{database.FILE_NAME}-shm").write_bytes(random.Random(5).randbytes(32_768))
+    assert opens(place)
+    assert rows_in(place) == 50
+
+
+async def test_log_that_another_program_checkpointed_is_not_a_loss(bench: engines.Bench, tmp_path: Path) -> None:
+    await accept_many(bench)
+    place = snapshot(bench, tmp_path / "checkpointed", log_bytes_of(bench))
+    with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as other:
+        other.execute("pragma wal_checkpoint(truncate)")
+    assert opens(place)
+    assert rows_in(place) == 50
+
+
+async def accept_many(bench: engines.Bench) -> None:
+    for number in range(50):
+        await bench.accept(samples.arrival(f"{number}"))
+
+
+def rows_in(place: Path) -> int:
+    with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
+        return int(connection.execute("select count(*) from arrivals").fetchone()[0])
 
 
 async def settle(bench: engines.Bench, delivery: model.Delivery) -> None:

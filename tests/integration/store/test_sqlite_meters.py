@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -86,45 +85,6 @@ MONTH = (NOW - samples.DAY, NOW + samples.DAY)
 QUOTA: dict[str, Any] = {"quota": 2, "quota_month": MONTH}
 
 
-class WatchedMonths(dict[tuple[str, str, int], int]):
-    """A dict that counts how often it is iterated."""
-
-    walks = 0
-
-    def __iter__(self) -> Iterator[tuple[str, str, int]]:
-        self.walks += 1
-        return super().__iter__()
-
-
-async def test_batch_without_quota_checks_cached_months_once(bench: engines.Bench) -> None:
-    store: Any = bench.store
-    store.writer.month_visits = months = WatchedMonths()
-    await bench.accept(samples.arrival("a", **QUOTA))
-    months.walks = 0
-    await bench.accept(*[samples.arrival(f"{number}", listener=samples.BAR, if_visit=()) for number in range(50)])
-    assert (len(months), months.walks <= 1) == (1, True)
-
-
-async def test_refused_body_does_not_recount_months_of_other_tenants(
-    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted: list[str] = []
-    count_month = accept.Acceptance._count_month
-
-    def watched(self: accept.Acceptance, arrival: model.Arrival, unfolded: Any) -> int:
-        counted.append(arrival.listener.tenant)
-        return count_month(self, arrival, unfolded)
-
-    monkeypatch.setattr(accept.Acceptance, "_count_month", watched)
-    bench.engine.refuse_bodies(bench.place, "refused")
-    await bench.accept(samples.arrival("a", **QUOTA))
-    bad = samples.arrival("bad", listener=samples.BAR, body=b"refused", **QUOTA)
-    await bench.accept(samples.arrival("b", listener=samples.BAR, **QUOTA), bad)
-    accepted = await bench.accept(samples.arrival("c", **QUOTA), samples.arrival("d", **QUOTA))
-    assert [len(each.deliveries) for each in accepted] == [1, 0]
-    assert counted.count("acme") == 1
-
-
 async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
@@ -133,20 +93,3 @@ async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> N
         "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
     ]
     assert int(model.Counter.visits) == 1, "the index and the statement contain this number as a literal"
-
-
-async def test_unfolded_counts_are_read_once_per_batch(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[int] = []
-    unfolded_visits = accept.Acceptance._unfolded_visits
-
-    def watched(self: accept.Acceptance) -> Any:
-        visits_by_listener = unfolded_visits(self)
-        reads.append(sum(count for visits in visits_by_listener.values() for _, count in visits))
-        return visits_by_listener
-
-    monkeypatch.setattr(accept.Acceptance, "_unfolded_visits", watched)
-    await bench.accept(*many(3))
-    names = [model.ListenerName("agency", f"t{number}", "l") for number in range(20)]
-    accepted = await bench.accept(*[samples.arrival(name.tenant, listener=name, **QUOTA) for name in names])
-    assert [len(each.deliveries) for each in accepted] == [1] * 20
-    assert reads == [3]

@@ -16,7 +16,7 @@ from usher_gateway.store.postgresql.store import PostgresStore
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "synchronous_standby_names": ""}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         yield server

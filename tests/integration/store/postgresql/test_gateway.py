@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from postgresql.server import PostgresServer
-from support import certificates, gateways, kills, leaks
+from support import certificates, databases, gateways, kills, leaks
 
 PASSWORD = "correct-horse-battery"
 
@@ -28,14 +28,25 @@ async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, 
 # Tests that stop their server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     with PostgresServer(is_durable=True) as server:
         yield server
 
 
-async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, server: PostgresServer) -> None:
-    gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn())
+@pytest.fixture
+def address(server: PostgresServer, tmp_path: Path) -> Iterator[str]:
+    """Address of an empty database on a server that a test may kill."""
+    name = databases.name_of(tmp_path)
+    server.execute(f"create database {name}")
+    yield server.dsn(name)
+    server.drop(name)
+
+
+async def test_visits_get_503_in_time_while_the_server_is_away(
+    tmp_path: Path, server: PostgresServer, address: str
+) -> None:
+    gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address)
     async with gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
@@ -50,20 +61,21 @@ async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, s
 
         await gateways.wait_until(is_acknowledged, 60, "an accepted visit")
         assert await gateway.terminate() == 0
-        bodies = [
-            bytes(body) for (body,) in await asyncio.to_thread(server.rows, "select body from bodies order by key")
-        ]
+        query = "select body from bodies order by key"
+        bodies = [bytes(body) for (body,) in await asyncio.to_thread(server.rows, query, databases.name_in(address))]
     assert bodies[0] == gateways.visit(1)
     assert bodies[-1] == gateways.visit(3)
 
 
-async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, server: PostgresServer) -> None:
+async def test_password_comes_from_a_file_and_is_never_shown(
+    tmp_path: Path, server: PostgresServer, address: str
+) -> None:
     leaks.SECRETS.add(PASSWORD)
     server.require_password("keeper", PASSWORD)
     file = tmp_path / "password"
     file.write_text(f"{PASSWORD}\n")
-    address = f"postgresql://keeper@127.0.0.1:{server.port}/postgres"
-    flags = ["--store", address, "--store-password-file", str(file)]
+    keeper = address.replace("usher@", "keeper@")
+    flags = ["--store", keeper, "--store-password-file", str(file)]
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), *flags) as gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
@@ -71,7 +83,7 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
         assert PASSWORD not in gateway.log.read_text()
     folder = tmp_path / "wrong"
     folder.mkdir()
-    wrong = address.replace("keeper@", f"keeper:{PASSWORD}x@")
+    wrong = keeper.replace("keeper@", f"keeper:{PASSWORD}x@")
     async with gateways.Gateway(folder, gateways.one_route("http://127.0.0.1:1"), "--store", wrong) as gateway:
         await gateway.launch()
         assert await gateway.exit_code() == 2
@@ -79,10 +91,10 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
 
 
 async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
-    tmp_path: Path, server: PostgresServer
+    tmp_path: Path, server: PostgresServer, address: str
 ) -> None:
     await asyncio.to_thread(server.stop)
-    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
 
         async def is_waiting() -> bool:
@@ -115,23 +127,21 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
 
 
 async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) -> None:
-    address = f"postgresql://keeper:{PASSWORD}@127.0.0.1:1/usher"
+    nowhere = f"postgresql://keeper:{PASSWORD}@127.0.0.1:1/usher"
     leaks.SECRETS.add(PASSWORD)
-    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", nowhere) as gateway:
         await gateway.launch()
         await gateways.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
 
 
-async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
-    tmp_path: Path, server: PostgresServer
-) -> None:
+async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(tmp_path: Path, address: str) -> None:
     """The chart sets both variables if its values name the authority of the database."""
     certificate, _ = certificates.make("authority")
     authority = tmp_path / "authority.crt"
     authority.write_bytes(certificate)
-    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+    async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
         assert await gateway.exit_code() == 2
         assert "fails the check of its certificate: it has no TLS" in gateway.log.read_text()

@@ -229,19 +229,10 @@ async def test_killed_server_loses_nothing_that_was_acknowledged(durable_server:
     await store.close()
 
 
-async def replicating(primary: PostgresServer) -> None:
-    """Wait until commits of a server wait for its standby."""
-
-    async def look() -> list[Any]:
-        return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
-
-    await waiting.until(look, lambda states: [row[0] for row in states] == ["sync"])
-
-
 async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:
     """The gateway finds the new primary by itself."""
     with PostgresServer(is_durable=True) as primary, StandbyServer(primary) as standby:
-        await replicating(primary)
+        await databases.replicating(primary)
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         store = PostgresStore(PostgresSettings(f"postgresql://usher@{hosts}/postgres", "k"), engines.Clock())
         await store.open()
@@ -257,7 +248,7 @@ async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:
 async def test_commit_that_no_standby_has_is_not_acknowledged() -> None:
     """Somebody cancels the wait for the standby. PostgreSQL then reports a success, with a warning."""
     with PostgresServer(is_durable=True) as primary, StandbyServer(primary) as standby:
-        await replicating(primary)
+        await databases.replicating(primary)
         store = PostgresStore(PostgresSettings(primary.dsn(), "k"), engines.Clock())
         await store.open()
         await store.accept(samples.arrival("first"))

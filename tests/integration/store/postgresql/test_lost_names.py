@@ -136,15 +136,6 @@ async def test_route_definition_that_retention_deleted_is_written_again(bench: e
 # Failovers
 
 
-async def replicating(primary: PostgresServer) -> None:
-    """Wait until commits of a server wait for its standby."""
-
-    async def look() -> list[Any]:
-        return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
-
-    await waiting.until(look, lambda states: [row[0] for row in states] == ["sync"])
-
-
 async def name_written(primary: PostgresServer) -> None:
     """Wait until a server has the new name, while somebody gives up every wait for the standby."""
     waits = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
@@ -163,7 +154,7 @@ async def test_failover_without_the_last_names_mixes_no_tenants(durability: Dura
     async with contextlib.AsyncExitStack() as stack:
         primary = stack.enter_context(PostgresServer(is_durable=True))
         standby = stack.enter_context(StandbyServer(primary))
-        await replicating(primary)
+        await databases.replicating(primary)
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         settings = PostgresSettings(f"postgresql://usher@{hosts}/postgres", "k", durability=durability)
         store = PostgresStore(settings, engines.Clock())

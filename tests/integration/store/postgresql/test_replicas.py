@@ -20,7 +20,7 @@ from usher_gateway.store.postgresql.incarnations import Incarnation
 
 Gateways = list[engines.Bench]
 NOW, DAY = samples.NOW, samples.DAY
-ROUNDS = 150
+ROUNDS = 60
 DEAD = "update incarnations set beat_at = beat_at - interval '61 s' where number = {}"
 
 
@@ -67,7 +67,7 @@ async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) 
 @pytest.mark.parametrize(
     "pairs",
     [
-        pytest.param(1_000, id="1000"),
+        pytest.param(300, id="300"),
         pytest.param(10_000, id="10000", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
     ],
 )
@@ -300,66 +300,22 @@ async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pyte
 # Shares of the limits of destinations
 
 
-class Follower:
-    """Applies the shares of a gateway, as a dispatcher does."""
-
-    def __init__(self, bench: engines.Bench) -> None:
-        self.is_within_limits = True
-        bench.store.follow_replicas(self._apply)
-
-    def _apply(self, replicas: Replicas) -> bool:
-        self.replicas = replicas
-        return self.is_within_limits
-
-    @property
-    def has_joined(self) -> bool:
-        return self.replicas.has_joined
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        return self.replicas.members
-
-
-async def test_new_gateway_gets_a_share_when_the_other_made_room(gateways: Gateways) -> None:
-    first, second = gateways
-    old, new = Follower(first), Follower(second)
-    joined = [old.has_joined, new.has_joined]
-    await beat(second)
-    joined.append(new.has_joined)
-    assert joined == [True, False, False]
-    old.is_within_limits = False
-    await beat(first)
-    await beat(second)
-    joined = [new.has_joined]
-    old.is_within_limits = True
-    await beat(first)
-    await beat(second)
-    joined.append(new.has_joined)
-    assert joined == [False, True], "first, the old gateway has more running attempts than its share"
-    assert old.members == new.members == (old.replicas.own, new.replicas.own)
-
-
 async def test_new_gateway_does_not_wait_for_a_silent_one(gateways: Gateways) -> None:
     """Without a heartbeat for 25 s the other one starts no attempts."""
     first, second = gateways
-    new = Follower(second)
+    told: list[Replicas] = []
+
+    def apply(replicas: Replicas) -> bool:
+        told.append(replicas)
+        return True
+
+    second.store.follow_replicas(apply)
     number = engines.postgresql(first.store).incarnation.number
     silent = f"update incarnations set beat_at = beat_at - interval '26 s' where number = {number}"
     databases.server().execute(silent, databases.name_of(first.place))
     await beat(second)
-    assert new.has_joined
-    assert number in new.members, "its attempts may still run"
-
-
-async def test_share_of_a_stopped_gateway_goes_to_the_others(gateways: Gateways) -> None:
-    first, second = gateways
-    old = Follower(first)
-    await beat(first)
-    member_counts = [len(old.members)]
-    await second.store.close()
-    await beat(first)
-    member_counts.append(len(old.members))
-    assert member_counts == [2, 1]
+    assert told[-1].has_joined
+    assert number in told[-1].members, "its attempts may still run"
 
 
 # Usage
@@ -384,15 +340,6 @@ async def test_storage_limit_counts_what_other_gateways_store(gateways: Gateways
     await reread
     with pytest.raises(model.StorageLimitError):
         second.store.accept(samples.arrival("b", max_stored_bytes=15_000, body=body))
-
-
-async def test_listing_shows_the_visits_of_all_gateways(gateways: Gateways) -> None:
-    for number in range(10):
-        await gateways[number % 2].accept(samples.arrival(f"{number}"))
-    page = await gateways[0].store.visits(Filter(), None, 100)
-    ids = [str(row["id"]) for row in page.rows]
-    assert len(ids) == 10
-    assert ids == sorted(set(ids), reverse=True)
 
 
 async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
