@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 
 from support import gateways, leaks, wire
@@ -108,6 +109,12 @@ class RunningGateway:
         await self.gateway.store.flush()
         folder = self.gateway.settings.data
         return await asyncio.to_thread(read_meters, folder, listener)
+
+    async def readiness(self) -> tuple[int, str]:
+        """Return status and body of ``/readyz``."""
+        url = f"http://127.0.0.1:{self.gateway.admin.port}/readyz"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, await answer.text()
 
     def exposition(self) -> str:
         """Return the text of ``/metrics``."""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from support import gateway as in_process
 from support import gateways
+from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import encodings
 
@@ -50,7 +52,7 @@ def unmount(folder: Path) -> None:
 class Poster:
     """Posts visits and records the numbers of the acknowledged ones."""
 
-    def __init__(self, gateway: gateways.Gateway, padding: int = 0) -> None:
+    def __init__(self, gateway: gateways.Gateway | in_process.RunningGateway, padding: int = 0) -> None:
         self._gateway, self._padding = gateway, "x" * padding
         self._number = 0
         self.acknowledged: set[int] = set()
@@ -282,12 +284,12 @@ async def test_missing_install_key_is_rejected_and_not_replaced(tmp_path: Path, 
 
 
 async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
-    async with gateways.Gateway(tmp_path, gateways.one_route(peer.url)) as gateway:
-        await gateway.start()
+    limits = server.ServerLimits(answer_seconds=3.0, header_seconds=2.5)
+    async with in_process.running(tmp_path, gateways.one_route(peer.url), limits) as gateway:
         poster = Poster(gateway)
         assert set(await poster.post_together(20)) == {200}
         for suffix, is_replaced in itertools.product(("", "-wal", "-shm"), (False, True)):
-            file, away = gateway.data / f"{FILE}{suffix}", tmp_path / "away"
+            file, away = gateway.store.path.with_name(f"{FILE}{suffix}"), tmp_path / "away"
             file.rename(away)
             if is_replaced:
                 shutil.copy(away, file)
@@ -300,7 +302,6 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer
         assert poster.slowest < IN_TIME_SECONDS
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
-        assert await gateway.terminate() == 0
 
 
 async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
