@@ -13,11 +13,6 @@ from support import certificates, databases, gateways, kills, leaks
 PASSWORD = "correct-horse-battery"
 
 
-@pytest.mark.timeout(180)
-async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, database: str) -> None:
-    await kills.one_round(tmp_path, 0, database)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1030))
 @pytest.mark.timeout(180)
