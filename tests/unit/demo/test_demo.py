@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from demo import counts, day, readiness
-from usher_gateway import model, simulator, timing
+from demo import counts, readiness
+from usher_gateway import simulator
 
 SENT = simulator.SenderBooks(name="hotels", visits=4, repeats=1, redelivered=1)
 COUNTED = {
@@ -58,14 +58,3 @@ def test_resource_is_ready_for_its_present_generation_only() -> None:
     assert not progress.is_complete
     progress.update(readiness.rows([resource(1, status="True", reason="Ready")]))
     assert progress.is_complete
-
-
-def test_scaled_clock_starts_at_the_given_instant() -> None:
-    start = 1_000_000_000_000_000
-    assert 0 <= timing.Clock(10.0, start).now() - start < 600_000_000
-
-
-def test_hint_with_a_flag_explains_the_args_of_make() -> None:
-    said = day.advice(model.ConfigurationError("port in use", "Choose another --admin."), "run")
-    assert said.startswith("port in use\nChoose another --admin. Flags go into ARGS: make run ARGS=")
-    assert day.advice(model.ConfigurationError("no", "Wait."), "run") == "no\nWait."

@@ -1,11 +1,10 @@
 """The choice of a container engine, the command that builds the image, and what the offline build needs."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from container_image import engine, offline
+from container_image import engine
 
 
 @pytest.fixture
@@ -58,25 +57,3 @@ def test_command_names_image_base_and_wheelhouse() -> None:
     assert "--build-arg=BASE_IMAGE=python:3.12-slim" in command
     assert f"--build-context=wheelhouse={Path('wheels').absolute()}" in command
     assert f"--build-arg=VERSION={engine.version()}" in command
-
-
-def test_failed_build_is_an_error(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(programs, "docker", 'test "$1" = version')
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    with pytest.raises(engine.ImageError, match="docker could not build the image"):
-        engine.build("usher:1", engine="docker")
-
-
-def test_ordinary_user_is_told_that_the_tests_need_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(engine.ImageError, match="needs Linux and root"):
-        offline.prepare()
-
-
-def test_missing_programs_are_named_where_debian_packages_cannot_be_installed(
-    programs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    install(programs, "debootstrap")
-    with pytest.raises(engine.ImageError, match="needs buildah: install"):
-        offline.prepare()

@@ -3,14 +3,11 @@
 import functools
 import re
 import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from kind_cluster import __main__ as command_line
 from kind_cluster import steps
 from local_cluster import helm, programs
 
@@ -79,10 +76,3 @@ def test_image_is_the_one_of_the_chart() -> None:
     version = re.search(r'^appVersion: "(.+)"$', chart, re.MULTILINE)
     assert version is not None
     assert f"usher:{version[1]}" == steps.IMAGE
-
-
-def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == "kind" else f"/usr/bin/{name}")
-    monkeypatch.setattr(sys, "argv", ["kind_cluster", "up"])
-    assert command_line.main() == 1
-    assert capsys.readouterr().err.endswith("not on the PATH: kind\n")
