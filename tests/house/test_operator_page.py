@@ -1,6 +1,5 @@
 """docs/operator.md lists every flag and every metric of the operator. UPDATE_DOCS=1 rewrites the table of flags."""
 
-import os
 import re
 from typing import Any
 
@@ -26,33 +25,19 @@ def table() -> str:
 
 
 def test_operator_page_lists_every_flag() -> None:
-    text = PAGE.read_text("utf-8")
-    pattern = re.compile(r"(<!-- flags -->\n).*?(<!-- end -->)", re.DOTALL)
-    assert pattern.search(text)
-    updated = pattern.sub(lambda section: section.group(1) + table() + "\n" + section.group(2), text)
-    if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(updated, "utf-8")
-    assert PAGE.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/house/test_operator_page.py"
-
-
-def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Metric -> (type, labels), as the page lists them."""
-    rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_operator_")]
-    return {row[0].strip("`"): (row[1], tuple(re.findall(r"\w+", row[2]))) for row in rows}
+    source.check_section(PAGE, "flags", table())
 
 
 def test_operator_page_lists_every_metric_with_type_and_labels() -> None:
     metrics = OperatorMetrics()
     shown = prometheus_client.generate_latest(metrics.registry).decode()
     types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", shown, re.MULTILINE))
-    page = listed()
+    rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_operator_")]
+    page = {row[0].strip("`"): (row[1], tuple(re.findall(r"\w+", row[2]))) for row in rows}
     assert {name: kind for name, (kind, _) in page.items()} == types
     labels_by_metric = {
         f"{metric._name}{'_total' if metric._type == 'counter' else ''}": metric._labelnames
-        for metric in numbers(metrics)
+        for metric in vars(metrics).values()
+        if hasattr(metric, "_labelnames")
     }
     assert {name: labels for name, (_, labels) in page.items() if name in labels_by_metric} == labels_by_metric
-
-
-def numbers(metrics: OperatorMetrics) -> list[Any]:
-    return [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]

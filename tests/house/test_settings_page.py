@@ -4,7 +4,6 @@ UPDATE_DOCS=1 rewrites the table of flags.
 """
 
 import ast
-import os
 import re
 from typing import Any
 
@@ -17,16 +16,12 @@ BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
 """Settings without a flag, because they depend on one another. The page lists them in a second table."""
 
 
-def is_argument(option: Any) -> bool:
-    return bool(option.param_type_name == "argument")
-
-
 def variable(option: Any) -> str:
     return option.envvar if isinstance(option.envvar, str) else next(iter(option.envvar or []), "")
 
 
 def row(option: Any) -> str:
-    name = f"{option.name.upper()}…" if is_argument(option) else option.opts[0]
+    name = f"{option.name.upper()}…" if option.param_type_name == "argument" else option.opts[0]
     default = option.default
     shown = "required" if option.required else "" if default in (None, [], ()) else f"`{default}`"
     return f"| `{name}` | `{variable(option)}` | {shown} | {option.help} |"
@@ -38,13 +33,7 @@ def table() -> str:
 
 
 def test_settings_page_lists_every_flag_of_usher_run() -> None:
-    text = PAGE.read_text("utf-8")
-    pattern = re.compile(r"(<!-- flags -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    assert pattern.search(text)
-    updated = pattern.sub(lambda section: section.group(1) + table() + section.group(2), text)
-    if os.environ.get("UPDATE_DOCS"):
-        PAGE.write_text(updated, "utf-8")
-    assert PAGE.read_text("utf-8") == updated, "run UPDATE_DOCS=1 pytest tests/house/test_settings_page.py"
+    source.check_section(PAGE, "flags", table())
 
 
 def test_every_setting_has_a_flag_or_is_listed_as_fixed() -> None:
@@ -73,13 +62,9 @@ def test_every_variable_that_a_page_names_is_read_by_code() -> None:
 VARIABLES_OF_SHORT_COMMANDS = {"USHER_ADMIN", "USHER_DATA", "USHER_LIMIT", "USHER_OUTPUT"}
 
 
-def test_no_variable_confirms() -> None:
-    for name, command in COMMANDS.items():
-        assert {variable(option) for option in options(command) if option.name == "yes"} <= {""}, name
-
-
 def test_flags_have_variables_except_those_that_select_rows_or_confirm() -> None:
     for name, command in COMMANDS.items():
+        assert {variable(option) for option in options(command) if option.name == "yes"} <= {""}, name
         variables = {variable(option) for option in options(command) if option.name != "yes"}
         if "USHER_ADMIN" in variables and name != "run":
             assert variables - {""} <= VARIABLES_OF_SHORT_COMMANDS, name
@@ -87,12 +72,9 @@ def test_flags_have_variables_except_those_that_select_rows_or_confirm() -> None
             assert all(each.startswith("USHER_") for each in variables), name
 
 
-def test_every_flag_has_a_help_text() -> None:
+def test_every_flag_and_command_has_a_help_text_and_every_command_an_example() -> None:
     every = [(name, option) for name, command in COMMANDS.items() for option in options(command)]
     assert [(name, option.name) for name, option in every if not option.help] == []
-
-
-def test_every_command_has_a_help_text_and_an_example() -> None:
     assert [name for name, command in COMMANDS.items() if not command.help] == []
     texts = {name: f"{command.help} {command.epilog}" for name, command in COMMANDS.items()}
     assert [name for name, text in texts.items() if f"usher {name}" not in text] == []

@@ -3,6 +3,7 @@
 import ast
 import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def pages() -> list[Path]:
 def shown(file: Path) -> str:
     """A file's path, relative to the root of the repository."""
     return file.relative_to(ROOT).as_posix()
+
+
+def check_section(page: Path, name: str, content: str) -> None:
+    """Compare a page's text between ``<!-- name -->`` and ``<!-- end -->``. UPDATE_DOCS=1 rewrites it first."""
+    text = page.read_text("utf-8")
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    assert pattern.search(text), name
+    updated = pattern.sub(lambda section: section[1] + content + section[2], text)
+    if os.environ.get("UPDATE_DOCS"):
+        page.write_text(updated, "utf-8")
+    assert page.read_text("utf-8") == updated, "run this test with UPDATE_DOCS=1"
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
