@@ -3,9 +3,14 @@
 import ast
 import functools
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from local_cluster import helm, programs
 from support import source
 from support.command_line import COMMANDS, options
 
@@ -64,14 +69,6 @@ def test_commands_and_flags_that_a_page_names_exist() -> None:
     assert [(source.shown(page), words) for page, words in spelled if not is_usher_command(words)] == []
 
 
-def test_make_targets_that_a_page_names_exist() -> None:
-    makefile = (source.ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
-    spelled = [(page, words) for page in PAGES for words in commands_in(page.read_text("utf-8"), "make")]
-    named = [(page, next((word for word in words if "=" not in word), "")) for page, words in spelled]
-    assert [(source.shown(page), target) for page, target in named if target not in targets] == []
-
-
 def commands_in(text: str, program: str) -> Iterator[list[str]]:
     """The words after a program's name wherever a page spells a command: in backticks or in a block of code."""
     blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -83,6 +80,72 @@ def commands_in(text: str, program: str) -> Iterator[list[str]]:
         command = re.match(rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?{program} ([^#|;&]+)", line.strip())
         if command and not command[1].startswith(("-", "<")):
             yield command[1].split()
+
+
+RUNBOOK_COMMANDS = [
+    (page.stem, words)
+    for page in sorted((source.DOCS / "runbooks").glob("*.md"))
+    for words in commands_in(page.read_text("utf-8"), "usher")
+    if len(words) > 1 and "show" not in words[-1:]
+]
+"""Without names of commands in a sentence."""
+
+
+@pytest.mark.parametrize(("page", "words"), RUNBOOK_COMMANDS)
+def test_usher_command_of_a_runbook_can_be_parsed(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is copied in an outage has to work as it stands."""
+    monkeypatch.chdir(tmp_path)
+    Path("visit.json").touch()
+    Path("manifests").mkdir()
+    words = shlex.split(" ".join(words))
+    name = max((command for command in COMMANDS if words[: len(command.split())] == command.split()), key=len)
+    COMMANDS[name].make_context(name, words[len(name.split()) :])
+
+
+GROUPS = {("create",), ("create", "secret"), ("rollout",), ("auth",), ("top",), ("config",), ("annotate",)}
+"""Words of kubectl after which another word of the command's name comes."""
+
+
+@functools.cache
+def help_of(program: str, *name: str) -> str:
+    """The help of a command and the flags that all commands have."""
+    path = programs.kubectl() if program == "kubectl" else helm.find()
+    shown = [
+        subprocess.run([path, *words], capture_output=True, text=True, check=False, timeout=30).stdout
+        for words in ((*name, "--help"), ("options",))
+    ]
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("program", ["kubectl", "helm"])
+def test_kubectl_and_helm_have_the_flags_that_the_pages_use(program: str) -> None:
+    spelled = [(page, words) for page in PAGES for words in commands_in(page.read_text("utf-8"), program)]
+    assert len(spelled) > 10
+    missing = []
+    for page, words in spelled:
+        own_words = words[: words.index("--")] if "--" in words else words
+        name = [word for word in own_words[:3] if re.fullmatch("[a-z-]+", word)]
+        size = next(size for size in (1, 2, 3) if tuple(name[:size]) not in GROUPS)
+        shown = help_of(program, *name[:size])
+        flags = [word.partition("=")[0] for word in own_words if word.startswith("-")]
+        missing += [(source.shown(page), words, flag) for flag in flags if not re.search(rf"\s{flag}[=, ]", shown)]
+    assert missing == []
+
+
+def test_labels_and_namespaces_of_the_runbooks_are_those_of_the_chart() -> None:
+    text = "\n".join(page.read_text("utf-8") for page in (source.DOCS / "runbooks").glob("*.md"))
+    assert set(re.findall(r"app\.kubernetes\.io/component=(\w+)", text)) == {"gateway", "operator"}
+    assert set(re.findall(r"kubectl.* -n (\S+)", text)) == {"usher-system", "usher-system-config", "agency"}
+
+
+def test_make_targets_that_a_page_names_exist() -> None:
+    makefile = (source.ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    spelled = [(page, words) for page in PAGES for words in commands_in(page.read_text("utf-8"), "make")]
+    named = [(page, next((word for word in words if "=" not in word), "")) for page, words in spelled]
+    assert [(source.shown(page), target) for page, target in named if target not in targets] == []
 
 
 def test_commands_are_found_in_blocks_and_in_backticks() -> None:
