@@ -107,6 +107,7 @@ def test_hook_migrates_before_the_gateways_of_a_release_start() -> None:
     assert objects[JOB]["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     job, gateway = container(objects[JOB]["spec"]), container(objects[DEPLOYMENT]["spec"])
     assert job["args"] == ["usher", "migrate"]
+    assert job["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "database", "key": "uri"}
     assert job["image"] == gateway["image"]
     assert "--no-migrate" in gateway["args"]
     assert "--no-migrate" not in container(deployment())["args"]
@@ -121,15 +122,6 @@ def test_hook_is_not_tried_again_after_wrong_settings() -> None:
         "action": "FailJob",
         "onExitCodes": {"containerName": container(spec)["name"], "operator": "In", "values": [2]},
     }
-
-
-def test_hook_uses_the_address_of_the_gateways_unless_it_has_its_own() -> None:
-    def address(*arguments: str) -> Any:
-        job = container(charts.objects(POSTGRESQL, HOOK, *arguments)[JOB]["spec"])
-        return job["env"][0]["valueFrom"]["secretKeyRef"]
-
-    assert address() == {"name": "database", "key": "uri"}
-    assert address("--set=store.postgresql.migrationSecret.name=owner") == {"name": "owner", "key": "uri"}
 
 
 def test_hook_is_restricted_and_has_no_account_of_the_cluster() -> None:

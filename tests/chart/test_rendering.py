@@ -9,7 +9,7 @@ import pytest
 import typer.main
 import yaml
 
-from support import charts, promtool, rights
+from support import charts, promtool
 from usher_gateway.cli import main as gateway_cli
 from usher_operator import cli as operator_cli
 
@@ -216,17 +216,6 @@ def test_rights_are_those_of_the_manifests() -> None:
             path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
             shipped[document["kind"], path] = document
     assert rules(charts.objects(OWN_NAMES)) == rules(shipped)
-
-
-def test_rights_are_those_of_the_security_page() -> None:
-    """`aggregate=false`: the roles for people are on the page of the definitions."""
-    objects = charts.objects(OWN_NAMES, "--set=rbac.aggregate=false")
-    roles = [
-        manifest
-        for (kind, _), manifest in objects.items()
-        if kind in {"Role", "ClusterRole"} and not charts.is_hook(manifest)
-    ]
-    assert sorted(rights.rights_of(roles)) == sorted(rights.listed())
 
 
 def test_agencies_are_admitted_by_bindings() -> None:
