@@ -9,8 +9,8 @@ import pytest
 from support import leaks, schedule
 
 # No test asserts the speed of an example, because test machines differ.
-hypothesis.settings.register_profile("usher", deadline=None)
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
+hypothesis.settings.register_profile("usher", deadline=None, stateful_step_count=40)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10, stateful_step_count=40)
 hypothesis.settings.load_profile("usher")
 
 

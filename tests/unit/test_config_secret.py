@@ -200,13 +200,11 @@ def test_labels_name_the_install_and_match_the_selector() -> None:
 
 
 @hypothesis.given(strategies.text(max_size=300))
-@hypothesis.settings(max_examples=200)
 def test_every_controller_name_becomes_a_valid_label(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", config_secret.install_label(name))
 
 
 @hypothesis.given(strategies.binary(max_size=200))
-@hypothesis.settings(max_examples=200)
 def test_random_bytes_are_never_read(data: bytes) -> None:
     text = base64.b64encode(data).decode()
     with pytest.raises((model.DocumentUnreadableError, model.DocumentTooNewError, model.DocumentHashError)):

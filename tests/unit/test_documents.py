@@ -5,7 +5,6 @@ from hypothesis import strategies
 from usher_gateway import documents
 
 
-@hypothesis.settings(max_examples=50)
 @hypothesis.given(
     strategies.lists(strategies.from_regex(r"[-A-Za-z0-9._~%]{1,40}", fullmatch=True), min_size=1, max_size=4),
     strategies.lists(

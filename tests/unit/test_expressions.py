@@ -268,7 +268,6 @@ _PIECES = strategies.sampled_from(
 )
 
 
-@hypothesis.settings(max_examples=150)
 @hypothesis.given(strategies.lists(_PIECES, max_size=60).map("".join))
 def test_no_text_raises(source: str) -> None:
     for where in ("when", "transform"):

@@ -1,5 +1,4 @@
 import hypothesis.stateful
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from usher_gateway.delivery import circuit
@@ -104,4 +103,3 @@ class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
 
 
 TestCircuit = CircuitMachine.TestCase
-TestCircuit.settings = settings(max_examples=40, stateful_step_count=40)

@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support import delivery_samples
@@ -26,7 +26,6 @@ def test_schedule_has_the_documented_steps() -> None:
     assert waits == [5, 30, 120, 600, 1800, 3600, 10_800, 21_600, 21_600, 21_600]
 
 
-@settings(max_examples=100)
 @given(st.integers(1, 10_000), randomness, st.booleans())
 def test_wait_differs_from_its_step_by_at_most_a_fifth(attempts: int, spread: float, slow: bool) -> None:
     middle = retry.wait(attempts, slow=slow, randomness=0.5)
@@ -39,7 +38,6 @@ def test_slow_retry_waits_at_least_ten_minutes_and_the_schedule() -> None:
         assert slow == max(normal, 600 * SECOND)
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 40), st.integers(0, 2 * WEEK * SECOND), randomness, st.integers(0, 3600 * SECOND))
 def test_retry_is_due_within_the_age_unless_retry_after_is_later(
     attempts: int, age: int, spread: float, asked: int
@@ -53,7 +51,6 @@ def test_retry_is_due_within_the_age_unless_retry_after_is_later(
         assert max(1, asked) <= decision.due_at - NOW <= max(asked, WEEK * SECOND - age)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.integers(0, 10 * WEEK * SECOND), max_size=30), randomness)
 def test_time_on_hold_does_not_count_against_the_age(holds: list[int], spread: float) -> None:
     delivery = delivery_samples.delivery(started_at=NOW)

@@ -3,7 +3,6 @@ import dataclasses
 import itertools
 
 import hypothesis.stateful
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from support import delivery_samples
@@ -469,4 +468,3 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=60, stateful_step_count=40)

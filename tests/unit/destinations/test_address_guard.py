@@ -1,7 +1,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from usher_gateway import model
@@ -65,7 +65,6 @@ def test_refusal_names_the_most_specific_reason(address: str, reason: str) -> No
     assert address_guard.AddressGuard().refusal("crm.example", 443, address) == reason
 
 
-@settings(max_examples=200)
 @given(st.ip_addresses())
 def test_special_addresses_of_the_standard_library_are_forbidden(address: address_guard.Address) -> None:
     special = address.is_private or address.is_loopback or address.is_link_local or address.is_multicast
@@ -73,7 +72,6 @@ def test_special_addresses_of_the_standard_library_are_forbidden(address: addres
         assert address_guard.forbidden(address) is not None
 
 
-@settings(max_examples=100)
 @given(st.ip_addresses(v=4))
 def test_ipv4_address_inside_ipv6_is_forbidden(address: ipaddress.IPv4Address) -> None:
     for prefix in ("::ffff:", "::", "64:ff9b::"):

@@ -5,7 +5,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from usher_gateway import model
@@ -179,7 +179,6 @@ def test_charset_parameter_is_read_from_the_content_type(content_type: str, char
     assert charset_of(content_type) == charset
 
 
-@settings(max_examples=150)
 @given(st.binary(max_size=60), st.sampled_from(["", "a/b; charset=utf-16", "a/b; charset=big5", "a/b; charset=\udcff"]))
 def test_any_bytes_are_parsed_or_quarantined(raw: bytes, content_type: str) -> None:
     parsed = parse_json(raw, content_type)
@@ -193,7 +192,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100)
 @given(
     st.dictionaries(st.text(max_size=5), JSON, min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-16", "utf-32"])
 )

@@ -5,7 +5,7 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support import ingest_samples
@@ -44,21 +44,18 @@ def shuffled(value: Any, reverse: bool) -> Any:
     return [shuffled(item, reverse) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=60)
 @given(BODIES)
 def test_order_of_names_does_not_change_the_fingerprint(body: dict[str, Any]) -> None:
     forward, backward = shuffled(body, reverse=False), shuffled(body, reverse=True)
     assert ingest_samples.identity(forward).fingerprint == ingest_samples.identity(backward).fingerprint
 
 
-@settings(max_examples=60)
 @given(BODIES, BODIES)
 def test_different_content_has_a_different_fingerprint(body: dict[str, Any], other_body: dict[str, Any]) -> None:
     is_equal = json.dumps(body, sort_keys=True) == json.dumps(other_body, sort_keys=True)
     assert (ingest_samples.identity(body).fingerprint == ingest_samples.identity(other_body).fingerprint) is is_equal
 
 
-@settings(max_examples=40)
 @given(KEYS, JSON)
 def test_unknown_field_changes_the_fingerprint_but_not_the_visitor(name: str, value: Any) -> None:
     plain, more = ingest_samples.identity(BODY), ingest_samples.identity({**BODY, f"new {name}": value})
@@ -66,7 +63,6 @@ def test_unknown_field_changes_the_fingerprint_but_not_the_visitor(name: str, va
     assert (plain.visitor_key, plain.person_keys) == (more.visitor_key, more.person_keys)
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 2**60), st.integers(0, 2**60))
 def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> None:
     numbers = ingest_samples.identity({"user": {"id": user, "venue": {"id": venue}}})
@@ -76,7 +72,6 @@ def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> 
     assert numbers.person_keys == texts.person_keys
 
 
-@settings(max_examples=60)
 @given(st.tuples(st.text(max_size=3), st.text(max_size=3)), st.tuples(st.text(max_size=3), st.text(max_size=3)))
 def test_joined_ids_do_not_collide(ids: tuple[str, str], other_ids: tuple[str, str]) -> None:
     if all((*ids, *other_ids)) and ids != other_ids:
@@ -189,7 +184,6 @@ def test_empty_values_give_no_person_key(value: Any) -> None:
     )
 
 
-@settings(max_examples=60)
 @given(st.text(max_size=12))
 def test_any_text_gives_a_person_key(text: str) -> None:
     ingest_samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
@@ -337,7 +331,6 @@ def test_implausible_time_is_not_trusted(value: Any, zone: str) -> None:
     assert time_of(value, zone) is None
 
 
-@settings(max_examples=80)
 @given(st.text(alphabet="0123456789-T:+Z. ", max_size=26) | st.integers() | st.floats())
 def test_any_value_gives_a_time_within_limits_or_none(value: Any) -> None:
     microseconds = time_of(value, "Europe/Paris")

@@ -216,7 +216,6 @@ async def test_write_is_not_sent_without_the_lease() -> None:
 
 
 @hypothesis.given(strategies.lists(strategies.binary(max_size=20), max_size=8), strategies.data())
-@hypothesis.settings(max_examples=100)
 def test_lines_are_whole_wherever_the_stream_is_cut(lines: list[bytes], data: strategies.DataObject) -> None:
     expected = [line.replace(b"\n", b"x") for line in lines]
     stream = b"".join(line + b"\n" for line in expected)

@@ -157,7 +157,6 @@ def test_problems_do_not_repeat_values_of_secrets() -> None:
     assert "123456789" not in told
 
 
-@hypothesis.settings(max_examples=100)
 @hypothesis.given(
     strategies.recursive(
         strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(max_size=5),

@@ -37,7 +37,6 @@ def test_plain_scalar_is_read_as_an_api_server_reads_it(text: str, value: object
     assert type(plain_value) is type(value)
 
 
-@hypothesis.settings(max_examples=200)
 @hypothesis.given(strategies.text(alphabet="0123456789_xob.eE+-infaNA:", max_size=12))
 def test_no_plain_scalar_raises(text: str) -> None:
     yaml_reader.plain_value(text)

@@ -1,7 +1,7 @@
 import itertools
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from usher_gateway import model
@@ -68,7 +68,6 @@ def test_first_second_is_a_fixed_point_at_or_before_the_slot(number: int) -> Non
 moves = st.lists(st.sampled_from(["created", "released", "replayed", "redriven", "delivered", "died", "cancelled"]))
 
 
-@settings(max_examples=50)
 @given(moves, st.data())
 def test_random_history_balances_only_with_all_its_counts(moves: list[str], data: Any) -> None:
     open_now, rows = 0, []

@@ -1,6 +1,6 @@
 """The recent index finds the visit times of a visitor with any number of visits."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex
@@ -19,7 +19,6 @@ def filled(*stretches: list[int]) -> RecentIndex:
     return index
 
 
-@settings(max_examples=100)
 @given(TIMES, TIMES, st.integers(-5, 65), st.integers(-5, 65))
 def test_sighting_between_two_times_is_found_if_it_exists(
     folding: list[int], growing: list[int], earliest: int, latest: int
