@@ -184,11 +184,6 @@ def test_empty_values_give_no_person_key(value: Any) -> None:
     )
 
 
-@given(st.text(max_size=12))
-def test_any_text_gives_a_person_key(text: str) -> None:
-    ingest_samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
-
-
 def test_very_long_email_is_handled_in_linear_time() -> None:
     body = with_user(email="a" + "\u0301\u0316" * 60_000)
     started = time.process_time()
@@ -298,32 +293,12 @@ def test_time_up_to_two_minutes_ahead_is_trusted(ahead: int, is_trusted: bool) -
             "-5",
             "NaN",
             "\ud800",
+            "11:00",
             "2025-13-01T00:00:00Z",
             "2025-11-25T25:00:00Z",
-            "11:00",
         ),
-        *(
-            "0001-01-01T00:00:00+14:00",
-            "0001-01-01T00:00:00+00:00",
-            "1999-12-31T23:59:59Z",
-            "9999-12-31T23:59:59-23:59",
-        ),
-        *(
-            0,
-            -1,
-            5,
-            946_684_799,
-            10**400,
-            -(10**400),
-            1e308,
-            float("nan"),
-            float("inf"),
-            99_999_999_999,
-            None,
-            True,
-            [],
-            {},
-        ),
+        *("0001-01-01T00:00:00+14:00", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59-23:59"),
+        *(0, -1, 946_684_799, 99_999_999_999, 10**400, 1e308, float("nan"), float("inf"), None, True, [], {}),
     ],
 )
 @pytest.mark.parametrize("zone", ["", "America/New_York", "Asia/Kolkata"])

@@ -1,6 +1,7 @@
 import datetime
 import itertools
 import zoneinfo
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -35,15 +36,10 @@ def once(every: str, *per: str) -> documents.OncePer:
 
 
 def test_visit_is_delivered_and_repeat_is_skipped() -> None:
-    if_visit, if_repeat = ingest_samples.planner(crm()).plan(BODY)
-    assert [plan.skip for plan in if_visit] == [None]
-    assert [plan.skip for plan in if_repeat] == [Skip.Repeat]
-
-
-def test_route_can_forward_repeats() -> None:
-    if_visit, if_repeat = ingest_samples.planner(crm(repeats="Forward")).plan(BODY)
-    assert if_visit == if_repeat
-    assert if_repeat[0].skip is None
+    routes = (crm(), crm(repeats="Forward"), crm(state="Paused"))
+    if_visit, if_repeat = ingest_samples.planner(*routes).plan(BODY)
+    assert [plan.skip for plan in if_visit] == [None, None, Skip.Paused]
+    assert [plan.skip for plan in if_repeat] == [Skip.Repeat, None, Skip.Paused]
 
 
 FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x == 1"
@@ -63,11 +59,6 @@ def test_first_reason_to_skip_is_recorded(reason: model.SkipReason | None, chang
     plan = ingest_samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
     assert plan.skip is reason
     assert bool(plan.once_key) is (reason is None), "a visit that is skipped does not use its period up"
-
-
-def test_paused_route_skips_repeats_as_paused() -> None:
-    _, if_repeat = ingest_samples.planner(crm(state="Paused")).plan(BODY)
-    assert if_repeat[0].skip is Skip.Paused
 
 
 @pytest.mark.parametrize(("hours", "skip"), [(0.99, None), (1.0, Skip.Stale), (5, Skip.Stale)])
@@ -140,47 +131,46 @@ class _Evaluated:
         return expressions.Evaluation(value=False, cpu_seconds=self.costs.pop(0))
 
 
-def slow_route(
-    costs: list[float], budgets: CpuBudgets | None = None, **changes: Any
-) -> tuple[ingest_samples.Planning, ingest_samples.RecordingWatcher, _Evaluated]:
-    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated(costs)
-    planning = ingest_samples.planner(crm(when=FALSE), watcher=watch, budgets=budgets, **changes)
-    planning.planner._routes[0]._when = expression  # type: ignore[assignment]
-    return planning, watch, expression
+Evaluate = Callable[[list[float]], _Evaluated]
 
 
-def test_route_is_held_after_three_slow_evaluations() -> None:
-    planning, watch, expression = slow_route([0.006, 0.005, 0.007])
-    plans = [planning.first(BODY) for _ in range(5)]
-    assert [plan.skip for plan in plans] == [Skip.Filter] * 3 + [None] * 2
-    assert [plan.hold for plan in plans] == [None] * 3 + [Hold.ExpressionTooSlow] * 2
-    assert expression.calls == 3
-    assert watch.held == [("agency/wifi", "crm")]
+@pytest.fixture
+def evaluate_at(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Let every expression that is compiled from now on cost these CPU seconds."""
+
+    def costs_of_next(costs: list[float]) -> _Evaluated:
+        expression = _Evaluated(costs)
+        monkeypatch.setattr(expressions, "compile_expression", lambda *_: expression)
+        return expression
+
+    return costs_of_next
 
 
-def test_fast_evaluations_between_slow_ones_do_not_prevent_the_hold() -> None:
-    planning, watch, expression = slow_route([0.006, 0.006, 0.0001] * 4)
-    plans = [planning.first(BODY) for _ in range(12)]
-    assert [plan.hold for plan in plans] == [None] * 4 + [Hold.ExpressionTooSlow] * 8
-    assert expression.calls == 4
-    assert watch.held == [("agency/wifi", "crm")]
+FILTERS = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
 
 
-def test_route_with_rare_slow_evaluations_is_not_held() -> None:
-    costs = ([0.006] + [0.0001] * 49) * 4
-    planning, watch, expression = slow_route(costs)
-    for _ in range(200):
-        assert planning.first(BODY).skip is Skip.Filter
-    assert expression.calls == 200
-    assert watch.held == []
+@pytest.mark.parametrize(
+    ("costs", "evaluated"),
+    [
+        pytest.param([0.006, 0.005, 0.007], 3, id="three in a row"),
+        pytest.param([0.006, 0.006, 0.0001] * 4, 4, id="fast ones between"),
+        pytest.param(([0.006] + [0.0001] * 49) * 4, 200, id="rare ones"),
+    ],
+)
+def test_route_is_held_after_slow_evaluations(evaluate_at: Evaluate, costs: list[float], evaluated: int) -> None:
+    watch, expression = ingest_samples.RecordingWatcher(), evaluate_at(costs)
+    planning = ingest_samples.planner(crm(when=FALSE), watcher=watch)
+    plans = [planning.first(BODY) for _ in range(200)]
+    assert [plan.skip for plan in plans] == [Skip.Filter] * evaluated + [None] * (200 - evaluated)
+    assert [plan.hold for plan in plans] == [None] * evaluated + [Hold.ExpressionTooSlow] * (200 - evaluated)
+    assert expression.calls == evaluated
+    assert watch.held == ([("agency/wifi", "crm")] if evaluated < 200 else [])
 
 
-def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> None:
-    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated([0.004] * 33)
-    routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
-    planning = ingest_samples.planner(*routes, watcher=watch)
-    for route in planning.planner._routes:
-        route._when = expression  # type: ignore[assignment]
+def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes(evaluate_at: Evaluate) -> None:
+    watch = ingest_samples.RecordingWatcher()
+    evaluate_at([0.004] * 33)
+    planning = ingest_samples.planner(*FILTERS, watcher=watch)
     plans, _ = planning.plan(BODY)
     assert [plan.skip for plan in plans] == [Skip.Filter] * 5 + [None] * 27
     assert [plan.hold for plan in plans] == [None] * 5 + [Hold.ExpressionTooSlow] * 27
@@ -189,25 +179,18 @@ def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> No
     assert planning.first(BODY).skip is Skip.Filter
 
 
-def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None:
+def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations(evaluate_at: Evaluate) -> None:
+    watch, route = ingest_samples.RecordingWatcher(), crm(when=FALSE)
+    evaluate_at([0.003] * 300)
     budgets = CpuBudgets(now=lambda: 0.0)
-    lobby, _, _ = slow_route([0.003] * 100, budgets)
-    guests, watch, _ = slow_route([0.003] * 100, budgets, name="guests")
-    neighbour, _, _ = slow_route([0.003] * 100, budgets, namespace="other")
+    lobby = ingest_samples.planner(route, budgets=budgets)
+    guests = ingest_samples.planner(route, watcher=watch, budgets=budgets, name="guests")
+    neighbour = ingest_samples.planner(route, budgets=budgets, namespace="other")
     holds = [planning.first(BODY).hold for _ in range(100) for planning in (lobby, guests, neighbour)]
     assert holds[0::3] == [None] * 85 + [Hold.ExpressionTooSlow] * 15
     assert holds[1::3] == [None] * 84 + [Hold.ExpressionTooSlow] * 16
     assert holds[2::3] == [None] * 100
     assert watch.held == [("agency/guests", "crm")]
-
-
-def many_filters(cost: float, budgets: CpuBudgets) -> tuple[ingest_samples.Planning, _Evaluated]:
-    expression = _Evaluated([cost] * 10_000)
-    routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
-    planning = ingest_samples.planner(*routes, budgets=budgets)
-    for route in planning.planner._routes:
-        route._when = expression  # type: ignore[assignment]
-    return planning, expression
 
 
 def evaluations_of(planning: ingest_samples.Planning, expression: _Evaluated) -> int:
@@ -216,10 +199,10 @@ def evaluations_of(planning: ingest_samples.Planning, expression: _Evaluated) ->
     return expression.calls - calls_before
 
 
-def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
+def test_arrivals_of_a_namespace_without_budget_may_take_1_ms(evaluate_at: Evaluate) -> None:
     now = 0.0
-    budgets = CpuBudgets(now=lambda: now)
-    planning, expression = many_filters(0.0009, budgets)
+    expression = evaluate_at([0.0009] * 10_000)
+    planning = ingest_samples.planner(*FILTERS, budgets=CpuBudgets(now=lambda: now))
     counts = [evaluations_of(planning, expression) for _ in range(30)]
     assert counts == [23] * 25 + [2] * 5  # 20 ms each until half a second is spent
     assert planning.planner.too_slow == set(), "no evaluation is expensive by itself"
@@ -227,15 +210,15 @@ def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
     assert evaluations_of(planning, expression) == 23
 
 
-def test_cheap_filters_do_not_use_the_budget_of_their_namespace() -> None:
-    planning, expression = many_filters(0.00003, CpuBudgets(now=lambda: 0.0))
+def test_cheap_filters_do_not_use_the_budget_of_their_namespace(evaluate_at: Evaluate) -> None:
+    expression = evaluate_at([0.00003] * 10_000)
+    planning = ingest_samples.planner(*FILTERS, budgets=CpuBudgets(now=lambda: 0.0))
     assert [evaluations_of(planning, expression) for _ in range(300)] == [32] * 300
 
 
-def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch, expression = ingest_samples.RecordingWatcher(), _Evaluated([0.006] * 3)
+def test_shadow_route_stops_evaluating_a_slow_transform(evaluate_at: Evaluate) -> None:
+    watch, expression = ingest_samples.RecordingWatcher(), evaluate_at([0.006] * 3)
     planning = ingest_samples.planner(crm(state="Shadow", transform="visit.email"), watcher=watch)
-    monkeypatch.setattr(expressions, "compile_expression", lambda *_: expression)
     assert [planning.first(BODY).skip for _ in range(5)] == [Skip.Shadow] * 5
     assert expression.calls == 3
     assert watch.held == [("agency/wifi", "crm")]
@@ -421,13 +404,9 @@ def test_visitors_without_an_id_do_not_share_a_mark() -> None:
 
 
 def test_once_per_mark_outlives_late_visits() -> None:
-    plan = ingest_samples.planner(crm(once_per=once("Day"))).first(BODY)
-    assert plan.once_until >= ingest_samples.NOON + 7 * 24 * HOUR
-
-
-def test_mark_of_a_very_late_visit_is_kept() -> None:
-    plan = ingest_samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
-    assert plan.once_until >= ingest_samples.NOON + 7 * 24 * HOUR
+    for body in (BODY, at(hours_ago=24 * 20)):
+        plan = ingest_samples.planner(crm(once_per=once("Day"))).first(body)
+        assert plan.once_until >= ingest_samples.NOON + 7 * 24 * HOUR
 
 
 def visit(body: dict[str, Any], **fields: tuple[str, ...]) -> model.Visit:
