@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from support import delivery_samples
-from usher_gateway import model
-from usher_gateway.delivery import outcome, payload, retry
+from usher_gateway.delivery import outcome, payload
 from usher_gateway.destinations import DestinationRequest, SendError
-from usher_gateway.resources import destination
 
 PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text()
 
@@ -74,30 +72,3 @@ def test_page_names_the_content_type_that_each_format_sends(form: str) -> None:
         content_type(b"", format=form),
         content_type(sent.encode(), {"a": 1}, format=form),
     ]
-
-
-def test_header_of_the_destination_replaces_the_content_type() -> None:
-    assert "may replace `content-type`" in PAGE
-    for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
-        assert content_type(b"text/x", format=form, headers=(("content-type", "a/b"),)) == "a/b"
-
-
-def test_description_of_max_age_says_when_the_time_starts() -> None:
-    meta = str(destination.Retry.__annotations__["max_age_seconds"])
-    for text in (meta, PAGE):
-        words = " ".join(text.split())
-        assert "from the time when Usher accepted the visit, or when a user redrove the delivery" in words
-        assert "visit time" not in words
-    hour = 3600 * model.MICROSECONDS
-    week_old = delivery_samples.delivery(
-        visit_time=delivery_samples.RECEIVED_AT - 200 * hour, started_at=delivery_samples.RECEIVED_AT - hour
-    )
-    limits: dict[str, Any] = {
-        "slow": False,
-        "retry_after": 0,
-        "confirmed": delivery_samples.RECEIVED_AT,
-        "randomness": 0.5,
-    }
-    decided = retry.decide(week_old, max_age_seconds=2 * 3600, now=delivery_samples.RECEIVED_AT, **limits)
-    assert decided.step is retry.NextStep.Retry
-    assert retry.decide(week_old, max_age_seconds=3600, now=delivery_samples.RECEIVED_AT, **limits) == retry.DEAD

@@ -48,11 +48,6 @@ def test_rejected_body_is_dead_and_does_not_blame_the_destination(status: int) -
     assert (result.kind, result.error, result.blames_destination) == (outcome.OutcomeKind.Dead, "Rejected", False)
 
 
-def test_gone_is_dead_and_reported() -> None:
-    result = classified(410)
-    assert (result.kind, result.gone) == (outcome.OutcomeKind.Dead, True)
-
-
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 600, 999])
 def test_unknown_status_is_retried(status: int) -> None:
     assert classified(status).kind is outcome.OutcomeKind.Retry
@@ -151,13 +146,6 @@ def test_result_contains_the_outcome_for_the_circuit() -> None:
     assert attempt_result.outcome == outcome.Outcome(
         outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True
     )
-
-
-def test_dead_outcome_is_dead_at_the_first_attempt() -> None:
-    result = outcome.conclude(
-        delivery_samples.delivery(), DestinationAnswer(400), delivery_samples.destination(), NOW, 0.5, NOW
-    )
-    assert result.settlement.settled_as is model.SettledAs.Dead
 
 
 def test_internal_error_counts_no_attempt_and_retries_in_ten_minutes() -> None:

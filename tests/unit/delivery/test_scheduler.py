@@ -391,16 +391,6 @@ def test_offered_deliveries_within_the_reported_room_are_accepted() -> None:
     assert all(scheduler.offer(entry(fresh=False), 0) for _ in range(min(room.rows, room.bytes // 100)))
 
 
-def test_gateway_limit_bounds_running_attempts() -> None:
-    scheduler = LaneScheduler(1 << 20, 5)
-    for number in range(20):
-        assert scheduler.offer(entry(f"n/{number}"), 0)
-    running = started(scheduler, 0)
-    assert 2 <= len(running) == scheduler.in_flight <= 5
-    finish(scheduler, running, outcome.DELIVERED, 0)
-    assert len(started(scheduler, 0)) == len(running)
-
-
 @dataclasses.dataclass
 class Expected:
     waiting: dict[int, LaneEntry]

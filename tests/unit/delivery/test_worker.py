@@ -92,15 +92,6 @@ async def test_slow_transform_holds_its_route_until_it_changes(
     assert await hold_of_attempt(worker) is None
 
 
-async def test_fast_evaluations_between_slow_ones_do_not_prevent_the_hold(
-    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    costs = iter([0.006, 0.006, 0.0001] * 5)
-    monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({}, cpu_seconds=next(costs)))
-    holds = [await hold_of_attempt(worker) for _ in range(6)]
-    assert holds == [None] * 4 + [model.HoldReason.ExpressionTooSlow] * 2
-
-
 async def test_transforms_beyond_the_share_of_a_namespace_wait(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
