@@ -1,6 +1,5 @@
 """Envelopes are read as they were written, and nothing else is accepted."""
 
-import base64
 import json
 import re
 
@@ -38,17 +37,12 @@ def test_document_is_read_as_it_was_written(document: config_secret.Document) ->
     assert config_secret.decode_data(config_secret.secret_data(envelope), KEY) == envelope
 
 
-def test_tombstone_is_read_as_it_was_written() -> None:
-    envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)
-    decoded = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
-    assert decoded == envelope
-    assert (decoded.document, decoded.identity) == (None, ("Listener", "acme/wifi"))
-
-
 def test_tombstone_keeps_hostnames_that_nobody_can_change() -> None:
     held = config_secret.HeldHostnames("hotels", ("a.example.org", "b.example.org"))
     envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY, held=held)
-    assert config_secret.decode(config_secret.encode(envelope), KEY).held == held
+    decoded = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
+    assert decoded == envelope
+    assert (decoded.document, decoded.identity, decoded.held) == (None, ("Listener", "acme/wifi"), held)
     changed = json.loads(config_secret.encode(envelope)) | {"held": {"tenant": "other", "hostnames": []}}
     with pytest.raises(model.DocumentHashError):
         config_secret.decode(json.dumps(changed).encode(), KEY)
@@ -202,10 +196,3 @@ def test_labels_name_the_install_and_match_the_selector() -> None:
 @hypothesis.given(strategies.text(max_size=300))
 def test_every_controller_name_becomes_a_valid_label(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", config_secret.install_label(name))
-
-
-@hypothesis.given(strategies.binary(max_size=200))
-def test_random_bytes_are_never_read(data: bytes) -> None:
-    text = base64.b64encode(data).decode()
-    with pytest.raises((model.DocumentUnreadableError, model.DocumentTooNewError, model.DocumentHashError)):
-        config_secret.decode_data({"config.json": text}, KEY)

@@ -1,23 +1,6 @@
-import hypothesis
 import pytest
-from hypothesis import strategies
 
 from usher_gateway import documents
-
-
-@hypothesis.given(
-    strategies.lists(strategies.from_regex(r"[-A-Za-z0-9._~%]{1,40}", fullmatch=True), min_size=1, max_size=4),
-    strategies.lists(
-        strategies.tuples(
-            strategies.from_regex(r"[a-z]{1,5}", fullmatch=True), strategies.from_regex(r"[0-9]{6,9}", fullmatch=True)
-        )
-    ),
-)
-def test_short_url_has_no_long_part_and_no_query_value(parts: list[str], query: list[tuple[str, str]]) -> None:
-    address = documents.Address("h.example", "/" + "/".join(parts), tuple(query))
-    shown = documents.shorten_url(address.url)
-    assert all(len(part) <= 12 for part in shown.partition("?")[0].removeprefix("https://").split("/"))
-    assert all(value not in shown.partition("?")[2] for _, value in query)
 
 
 @pytest.mark.parametrize(

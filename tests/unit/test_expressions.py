@@ -81,6 +81,7 @@ def test_map_with_a_boolean_key_has_no_json_form() -> None:
         ("body.items.exists(i, true)", "when", "`exists` may not be used in `when`"),
         ("body.items . map (i, i)", "when", "`map` may not be used in `when`"),
         ("body.items.map(i, i).filter(j, true)", "transform", "`filter` may be used once only"),
+        ("body.a.map(visit, visit.b)", "transform", "may not be the name"),
         ("body.items.map(i, body.items)", "transform", "`body` may not be used inside `map`"),
         ("body.items.map(i, 'a'.matches('b'))", "transform", "`matches` may not be used inside `map`"),
         ("visit.email.matches(visit.firstName)", "when", "one literal pattern"),
@@ -149,10 +150,6 @@ def test_partial_conversion_gives_the_same_result(source: str) -> None:
     except (KeyError, TypeError):
         whole = None
     assert evaluate(source, "when").value is whole
-
-
-def test_loop_variable_may_not_be_named_visit() -> None:
-    assert "may not be the name" in expressions.check_expression("body.a.map(visit, visit.b)", "transform")[0]
 
 
 def test_body_is_converted_only_if_mentioned() -> None:
@@ -234,10 +231,6 @@ def test_patterns_are_not_compiled_at_each_evaluation() -> None:
 def test_evaluations_with_patterns_write_no_log(caplog: pytest.LogCaptureFixture) -> None:
     evaluate("visit.visitCount.matches('1')", "when")
     assert caplog.records == []
-
-
-def test_evaluation_reports_its_cpu_time() -> None:
-    assert 0 < evaluate("visit.email == ''", "when").cpu_seconds < 1
 
 
 def test_program_is_compiled_once() -> None:

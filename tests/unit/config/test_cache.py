@@ -18,14 +18,6 @@ KEY = config_samples.KEYS.cache
 NONCE = bytes(range(12))
 
 
-def test_cache_is_read_back() -> None:
-    assert cache.unseal(cache.seal(KEPT, KEY, NONCE), KEY) == KEPT
-
-
-def test_empty_cache_is_read_back() -> None:
-    assert cache.unseal(cache.seal([], KEY, NONCE), KEY) == []
-
-
 def test_cache_is_encrypted() -> None:
     content = cache.seal(KEPT, KEY, NONCE)
     assert b"s3cret" not in content

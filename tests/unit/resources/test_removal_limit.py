@@ -159,10 +159,3 @@ def test_description_of_several_namespaces_names_all_of_them() -> None:
     assert [halt.digest in text for halt in several] == [True] * 4 + [False] * 5
     assert namespaces_in(text) == {halt.namespace for halt in several}
     assert text.endswith("the operator's log (removals_halted) has their hashes")
-
-
-def test_description_of_many_namespaces_says_where_all_of_them_are() -> None:
-    many = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(100)]
-    text = describe_halts(many)
-    assert len(text) < 1600
-    assert text.endswith("and others: the operator's log (removals_halted) has their hashes")
