@@ -55,14 +55,6 @@ async def test_redrive_changes_only_deliveries_that_the_filter_selects(bench: en
     assert await redrive(ANY, NOW) == 0
 
 
-async def test_one_redrive_call_changes_more_than_a_slice(bench: engines.Bench) -> None:
-    accepted = await bench.accept(*[samples.arrival(f"{number}") for number in range(250)])
-    for arrival in accepted:
-        bench.store.settle(samples.settlement(arrival.deliveries[0], SettledAs.Dead))
-    await bench.store.flush()
-    assert await bench.store.redrive(ANY, NOW) == 250
-
-
 async def test_visits_are_accepted_during_a_large_redrive(bench: engines.Bench) -> None:
     plans = tuple([samples.plan()] * 32)
     for start in range(0, 120, 40):
@@ -175,13 +167,6 @@ async def test_replay_creates_one_delivery_for_each_once_per_mark(bench: engines
     again = await bench.store.replay(Filter(route="welcome"), paused, NOW, mark_of_route=mark_of_route)
     assert again == ReplayReport(replayed_before=1, once_per=2)
     assert (await bench.store.replay(ANY, paused, NOW)).replayed == 2, "without the rules"
-
-
-async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> None:
-    skips = (samples.skip(model.SkipReason.Filter),) * 1
-    await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
-    assert (await bench.store.replay(ANY, EVERY_REASON, NOW)).replayed == 230
-    assert len(await bench.claim(limit=1000)) == 230
 
 
 # Release
@@ -374,12 +359,6 @@ async def test_cancel_changes_only_deliveries_that_the_filter_selects(bench: eng
         await bench.store.cancel(Filter(state="dead"), NOW, ignore)
     with pytest.raises(ValueError, match="only pending deliveries"):
         await bench.store.preview("cancel", Filter(state="dead"), NOW)
-
-
-async def test_cancelled_on_request_can_be_redriven(bench: engines.Bench) -> None:
-    await bench.accept(samples.arrival("a"))
-    await bench.store.cancel(ANY, NOW, ignore)
-    assert await bench.store.redrive(Filter(state="cancelled", reason="OnRequest"), NOW) == 1
 
 
 async def test_pending_retries_are_made_due_now(bench: engines.Bench) -> None:

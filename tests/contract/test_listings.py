@@ -1,6 +1,7 @@
 """Listings: pages newest first, with every row once and without personal data."""
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -9,13 +10,27 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, VisitBody
 
-SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
+HOUR, NOW = samples.HOUR, samples.NOW
+Listing = Callable[[Filter, str | None, int], Awaitable[Any]]
 
 
 def with_another_end(text: str) -> bytes:
     """Return an id that differs from a given one only in its last, random bit."""
     identifier = model.parse_id(text)
     return identifier[:-1] + bytes([identifier[-1] ^ 1])
+
+
+async def ids_of_all_pages(listing: Listing, where: Filter, limit: int) -> list[Any]:
+    """Follow the cursors of a listing, and return the ids of its rows."""
+    identifiers: list[Any] = []
+    cursor: str | None = None
+    while True:
+        page = await listing(where, cursor, limit)
+        assert len(page.rows) <= limit
+        identifiers += [row["id"] for row in page.rows]
+        cursor = page.next_cursor
+        if cursor is None:
+            return identifiers
 
 
 async def fill(bench: engines.Bench) -> None:
@@ -34,15 +49,7 @@ async def fill(bench: engines.Bench) -> None:
 async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
     await fill(bench)
     for listing, total in ((bench.store.visits, 12), (bench.store.deliveries, 11)):
-        identifiers: list[Any] = []
-        cursor: str | None = None
-        while True:
-            page = await listing(Filter(), cursor, limit)
-            assert len(page.rows) <= limit
-            identifiers += [row["id"] for row in page.rows]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        identifiers = await ids_of_all_pages(listing, Filter(), limit)
         assert len(identifiers) == total
         assert identifiers == sorted(set(identifiers), reverse=True)
 
@@ -109,14 +116,7 @@ async def test_held_deliveries_of_all_groups_are_paged_newest_first(bench: engin
     for number in range(10):
         plans = (samples.plan(hold=reasons[number % 2]), samples.plan(samples.MAILER, hold=reasons[0]))
         await bench.accept(samples.arrival(f"{number}", if_visit=plans))
-    identifiers: list[Any] = []
-    cursor: str | None = None
-    while True:
-        page = await bench.store.deliveries(Filter(state="held"), cursor, 3)
-        identifiers += [row["id"] for row in page.rows]
-        cursor = page.next_cursor
-        if cursor is None:
-            break
+    identifiers = await ids_of_all_pages(bench.store.deliveries, Filter(state="held"), 3)
     assert len(identifiers) == 20
     assert identifiers == sorted(set(identifiers), reverse=True)
     assert len(await bench.deliveries(state="held", reason="SecretNotFound")) == 5

@@ -25,14 +25,6 @@ async def test_full_queue_rejects_arrivals_and_commits_the_queued_ones(
         assert await bench.words(samples.arrival("d")) == ["Visit"]
 
 
-async def test_tenant_with_a_full_share_leaves_room_for_others(engine: engines.Engine) -> None:
-    async with engines.opened(engine, limits={"tenant_entries": 1}) as bench:
-        bench.store.accept(samples.arrival("a"))
-        with pytest.raises(model.StoreBusyError):
-            bench.store.accept(samples.arrival("b"))
-        assert await bench.words(samples.arrival("c", listener=samples.BAR, if_visit=())) == ["Visit"]
-
-
 async def test_arrival_abandoned_before_its_commit_is_withdrawn(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("a"))
     bench.store.abandon(future)
