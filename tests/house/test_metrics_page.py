@@ -1,16 +1,13 @@
 """docs/metrics.md lists exactly the metrics that a running gateway exposes."""
 
 import asyncio
-import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
 from local_cluster import ports
-from support import source
-from usher_gateway import app
-from usher_gateway import settings as all_settings
+from support import gateway, source, wire
 
 PAGE = source.DOCS / "metrics.md"
 MANIFEST = source.ROOT / "examples" / "quickstart.yaml"
@@ -26,51 +23,19 @@ def listed() -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """``/metrics`` of a gateway after a visit, a bad body and a request for an unknown path."""
+    """The metrics of a gateway after a visit, a bad body and a request for an unknown path."""
     return asyncio.run(scrape(tmp_path_factory.mktemp("metrics")))
 
 
 async def scrape(folder: Path) -> str:
-    manifest = folder / "quickstart.yaml"  # a free port, because a receiver may run at the example's port
-    manifest.write_text(MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{ports.free()}"), "utf-8")
-    settings = all_settings.Settings(
-        files=(manifest,),
-        data=folder / "data",
-        listen=all_settings.Endpoint("127.0.0.1", 0),
-        admin=all_settings.Endpoint("127.0.0.1", ports.free()),
-        accept_min_free_bytes=0,
-        accept_min_free_ratio=0.0,
-        attempts_min_free_bytes=0,
-        drain_seconds=0.1,
-    )
-    gateway = app.Gateway(settings, {})
-    running = asyncio.create_task(gateway.run())
-    try:
-        async with asyncio.timeout(20):
-            await gateway.started.wait()
-            path = gateway.snapshot.listeners["default/lobby"].addresses[0].path
-            for target, body in ((path, BODY), (path, b"[]"), ("/stray", BODY)):
-                await exchange(gateway.port, f"POST {target} HTTP/1.1", body)
-            while True:
-                text = await exchange(settings.admin.port, "GET /metrics HTTP/1.1")
-                if "usher_attempt_errors_total{" in text:
-                    return text
-                await asyncio.sleep(0.05)
-    finally:
-        gateway.stop()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-
-
-async def exchange(port: int, line: str, body: bytes = b"") -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"{line}\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    answer = await reader.read()
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-    return answer.decode()
+    # a free port, because a receiver may run at the example's port
+    manifests = MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{ports.free()}")
+    async with gateway.running(folder, manifests, drain_seconds=0.1) as running:
+        for body in (BODY, b"[]"):
+            await running.post(body, "default/lobby")
+        await wire.exchange(running.port, wire.request("/stray", BODY))
+        await gateway.wait_until(lambda: "usher_attempt_errors_total{" in running.exposition())
+        return running.exposition()
 
 
 def types_in(text: str) -> dict[str, str]:
