@@ -35,3 +35,12 @@ def delivery(**changes: Any) -> model.Delivery:
         "content_type": b"application/json",
     }
     return model.Delivery(**(values | changes))
+
+
+def snapshot(transform: str = "", **changes: Any) -> documents.Snapshot:
+    """Return a configuration with the destination `agency/crm` and a listener with one route to it."""
+    routes = (documents.Route("crm", "agency/crm", transform=transform),)
+    listener = documents.ListenerDocument(
+        "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
+    )
+    return documents.Snapshot({listener.key: listener}, {"agency/crm": destination(**changes)})

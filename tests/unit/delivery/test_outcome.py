@@ -1,4 +1,5 @@
 import email.utils
+from typing import Any
 
 import multidict
 import pytest
@@ -99,27 +100,21 @@ def settled(answer: DestinationAnswer, **changes: object) -> model.Settlement:
     ).settlement
 
 
-def test_delivered_attempt_keeps_its_status_but_no_body() -> None:
-    result = settled(DestinationAnswer(202, {}, b"thanks"))
-    assert (result.settled_as, result.status, result.answer, result.error) == (model.SettledAs.Delivered, 202, b"", "")
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (DestinationAnswer(202, {}, b"thanks"), (model.SettledAs.Delivered, 202, "", b"", 0)),
+        (DestinationAnswer(503, {}, b"jane@example.com"), (model.SettledAs.Retry, 503, "ServerError", b"", 120)),
+        (DestinationAnswer(error=SendError.Timeout), (model.SettledAs.Retry, 0, "Timeout", b"", 120)),
+        (DestinationAnswer(400, {}, b"x" * 1024), (model.SettledAs.Dead, 400, "Rejected", b"x" * 256, 0)),
+    ],
+    ids=["delivered", "failed", "without an answer", "dead"],
+)
+def test_attempt_keeps_status_and_error_and_the_answer_only_if_dead(answer: DestinationAnswer, expected: Any) -> None:
+    result = settled(answer)
+    seconds = max(0, result.due_at - NOW) // 1_000_000
+    assert (result.settled_as, result.status, result.error, result.answer, seconds) == expected
     assert (result.attempts_before, result.attempts) == (2, 3)
-
-
-def test_failed_attempt_keeps_its_error_code_but_no_body() -> None:
-    result = settled(DestinationAnswer(503, {}, b"jane@example.com"))
-    assert (result.settled_as, result.error, result.answer) == (model.SettledAs.Retry, "ServerError", b"")
-    assert result.due_at == NOW + 120 * 1_000_000
-
-
-def test_dead_delivery_keeps_256_bytes_of_the_answer() -> None:
-    result = settled(DestinationAnswer(400, {}, b"x" * 1024))
-    assert (result.settled_as, result.error, result.answer) == (model.SettledAs.Dead, "Rejected", b"x" * 256)
-
-
-def test_attempt_without_an_answer_is_counted() -> None:
-    result = settled(DestinationAnswer(error=SendError.Timeout))
-    assert (result.settled_as, result.status, result.error) == (model.SettledAs.Retry, 0, "Timeout")
-    assert result.attempts == 3
 
 
 def test_delivery_expires_if_its_next_attempt_would_be_too_late() -> None:

@@ -1,7 +1,5 @@
 """The newest documents of routes: which route a delivery follows, and whether its destination can be sent to."""
 
-from typing import Any
-
 import msgspec
 import pytest
 
@@ -12,44 +10,36 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 KEYS = model.derive_keys(b"k" * 32)
 
 
-def snapshot(transform: str = "", **destination: Any) -> documents.Snapshot:
-    routes = (documents.Route("crm", "agency/crm", transform=transform),)
-    listener = documents.ListenerDocument(
-        "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
-    )
-    return documents.Snapshot({listener.key: listener}, {"agency/crm": delivery_samples.destination(**destination)})
-
-
 @pytest.fixture
 def newest() -> RouteDocuments:
     route_documents = RouteDocuments(keys=KEYS)
-    route_documents.apply(snapshot())
+    route_documents.apply(delivery_samples.snapshot())
     return route_documents
 
 
 def test_destination_with_an_unusable_header_cannot_be_sent_to(newest: RouteDocuments) -> None:
     assert newest.can_send(delivery_samples.ROUTE)
-    newest.apply(snapshot(headers=(("x-key", "a\x01b"),)))
+    newest.apply(delivery_samples.snapshot(headers=(("x-key", "a\x01b"),)))
     assert not newest.can_send(delivery_samples.ROUTE)
-    newest.apply(snapshot(headers=(("x-key", "ab"),)))
+    newest.apply(delivery_samples.snapshot(headers=(("x-key", "ab"),)))
     assert newest.can_send(delivery_samples.ROUTE)
 
 
 def test_edition_counts_only_changes_of_expressions(newest: RouteDocuments) -> None:
     assert newest.expression_edition(delivery_samples.ROUTE) == 0
-    newest.apply(snapshot(state="Paused"))
+    newest.apply(delivery_samples.snapshot(state="Paused"))
     assert newest.expression_edition(delivery_samples.ROUTE) == 0
-    newest.apply(snapshot('{"u": visit.email}'))
+    newest.apply(delivery_samples.snapshot('{"u": visit.email}'))
     assert newest.expression_edition(delivery_samples.ROUTE) == 1
     newest.apply(documents.Snapshot({}, {}))
     assert newest.live_route(delivery_samples.ROUTE) is None
-    newest.apply(snapshot('{"u": visit.email}'))
+    newest.apply(delivery_samples.snapshot('{"u": visit.email}'))
     assert newest.expression_edition(delivery_samples.ROUTE) == 1
 
 
 def test_listener_of_another_tenant_is_not_the_one_of_a_route(newest: RouteDocuments) -> None:
     previous_route = newest.live_route(delivery_samples.ROUTE)
-    lobby = snapshot().listeners["agency/lobby"]
+    lobby = delivery_samples.snapshot().listeners["agency/lobby"]
     moved = msgspec.structs.replace(lobby, tenant=documents.TenantDocument("globex"))
     newest.apply(documents.Snapshot({moved.key: moved}, {}))
     assert previous_route is not None
@@ -57,7 +47,7 @@ def test_listener_of_another_tenant_is_not_the_one_of_a_route(newest: RouteDocum
 
 
 def test_apply_names_the_changed_documents(newest: RouteDocuments) -> None:
-    changed = newest.apply(snapshot(state="Paused"))
+    changed = newest.apply(delivery_samples.snapshot(state="Paused"))
     assert (changed.listeners, changed.destinations) == (set(), {"agency/crm"})
     changed = newest.apply(documents.Snapshot({}, {}))
     assert (changed.listeners, changed.destinations) == ({"agency/lobby"}, {"agency/crm"})

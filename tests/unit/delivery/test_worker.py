@@ -23,14 +23,6 @@ KEYS = model.derive_keys(b"k" * 32)
 TRANSFORM = '{"u": visit.userId}'
 
 
-def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapshot:
-    routes = (documents.Route("crm", "agency/crm", transform=transform),)
-    listener = documents.ListenerDocument(
-        "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
-    )
-    return documents.Snapshot({listener.key: listener}, {"agency/crm": delivery_samples.destination(**destination)})
-
-
 class Surroundings:
     """The store and the client of a worker: one route, and a destination that answers 200."""
 
@@ -69,7 +61,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
         route_documents=route_documents,
         budgets=CpuBudgets(),
     )
-    delivery_worker.apply(snapshot())
+    delivery_worker.apply(delivery_samples.snapshot(TRANSFORM))
     return delivery_worker
 
 
@@ -88,7 +80,7 @@ async def test_slow_transform_holds_its_route_until_it_changes(
     monkeypatch.setattr(route_documents, "evaluate", evaluate)
     holds = [await hold_of_attempt(worker) for _ in range(5)]
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
-    worker.apply(snapshot('{"u": visit.email}'))
+    worker.apply(delivery_samples.snapshot('{"u": visit.email}'))
     assert await hold_of_attempt(worker) is None
 
 
@@ -105,7 +97,7 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         budgets=CpuBudgets(),
         pacer=TransformPacer(now=lambda: moment),
     )
-    worker.apply(snapshot())
+    worker.apply(delivery_samples.snapshot(TRANSFORM))
 
     def evaluate(*_: object) -> expressions.Evaluation:
         started = time.thread_time()
@@ -117,7 +109,7 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
     attempts = [asyncio.create_task(worker.attempt(delivery_samples.delivery())) for _ in range(20)]
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
-    worker.apply(snapshot(""))  # deliveries without a transform do not wait
+    worker.apply(delivery_samples.snapshot(""))  # deliveries without a transform do not wait
     sent_before = len(surroundings.sent)
     await worker.attempt(delivery_samples.delivery())
     assert len(surroundings.sent) == sent_before + 1
@@ -127,9 +119,9 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
 
 
 async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:
-    worker.apply(snapshot(headers=(("x-key", "a\x01b"),)))
+    worker.apply(delivery_samples.snapshot(TRANSFORM, headers=(("x-key", "a\x01b"),)))
     assert await hold_of_attempt(worker) is model.HoldReason.SecretNotFound
-    worker.apply(snapshot(headers=(("x-key", "ab"),)))
+    worker.apply(delivery_samples.snapshot(TRANSFORM, headers=(("x-key", "ab"),)))
     assert await hold_of_attempt(worker) is None
 
 
@@ -144,7 +136,7 @@ async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
 
 
 async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
-    worker.apply(snapshot(state="Paused"))
+    worker.apply(delivery_samples.snapshot(TRANSFORM, state="Paused"))
     result = (await worker.attempt(delivery_samples.delivery(expires_at=1))).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert await hold_of_attempt(worker) is model.HoldReason.DestinationPaused
@@ -158,7 +150,7 @@ async def test_change_of_another_listener_keeps_a_slow_transform_held(
     for _ in range(4):
         await worker.attempt(delivery_samples.delivery())
     assert worker.is_too_slow(delivery_samples.ROUTE.listener, "crm")
-    current_snapshot = snapshot()
+    current_snapshot = delivery_samples.snapshot(TRANSFORM)
     other = documents.ListenerDocument("agency", "other", documents.TenantDocument("acme"), addresses=())
     worker.apply(documents.Snapshot({**current_snapshot.listeners, other.key: other}, current_snapshot.destinations))
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
@@ -179,9 +171,9 @@ async def test_delivery_of_a_former_listener_uses_its_own_route(
 
 
 def test_forbidden_address_in_a_url_is_known_before_the_first_attempt(worker: DeliveryWorker) -> None:
-    worker.apply(snapshot(url="http://10.0.0.1/hook"))
+    worker.apply(delivery_samples.snapshot(TRANSFORM, url="http://10.0.0.1/hook"))
     assert worker.forbidden == {"agency/crm"}
-    worker.apply(snapshot(url="http://crm.example/hook"))
+    worker.apply(delivery_samples.snapshot(TRANSFORM, url="http://crm.example/hook"))
     assert worker.forbidden == set()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from support import ingest_samples
 from usher_gateway import documents
-from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.ingest.registry import ListenerRegistry, Match
 
 
 def registry_of(*listeners: documents.ListenerDocument) -> ListenerRegistry:
@@ -16,6 +16,12 @@ def registry_of(*listeners: documents.ListenerDocument) -> ListenerRegistry:
 
 def registry_at(*addresses: documents.Address) -> ListenerRegistry:
     return registry_of(ingest_samples.listener(addresses=addresses))
+
+
+def find(registry: ListenerRegistry, target: str, now: int = 0) -> Match:
+    match = registry.find("hooks.test", target, now)
+    assert match is not None
+    return match
 
 
 def address(host: str = "hooks.test", path: str = "/v1/t", **more: object) -> documents.Address:
@@ -65,8 +71,7 @@ def test_address_with_the_most_matching_query_pairs_wins() -> None:
         ("?v=a+b&k=7", two_pairs),
         ("?k=7&v=a%20b&z", two_pairs),
     ):
-        match = addresses.find("hooks.test", "/v1/t" + query, 0)
-        assert match is not None
+        match = find(addresses, "/v1/t" + query)
         assert match.address == expected
 
 
@@ -81,16 +86,14 @@ def test_empty_query_value_can_be_required() -> None:
 
 def test_expired_token_is_not_found() -> None:
     addresses = registry_at(address(until=100, action="Hold"))
-    match = addresses.find("hooks.test", "/v1/t", 99)
-    assert match is not None
+    match = find(addresses, "/v1/t", 99)
     assert match.address.action == "Hold"
     assert addresses.find("hooks.test", "/v1/t", 100) is None
 
 
 def test_expired_address_gives_way_to_a_less_specific_one() -> None:
     addresses = registry_at(address(), address(query=(("k", "7"),), until=100))
-    match = addresses.find("hooks.test", "/v1/t?k=7", 100)
-    assert match is not None
+    match = find(addresses, "/v1/t?k=7", 100)
     assert match.address.query == ()
 
 
@@ -100,8 +103,7 @@ def test_listeners_of_one_host_are_distinguished_by_path() -> None:
         *[ingest_samples.listener(name=name, addresses=(address(path=f"/v1/{name}"),)) for name in names]
     )
     for name in names:
-        match = registry.find("hooks.test", f"/v1/{name}", 0)
-        assert match is not None
+        match = find(registry, f"/v1/{name}")
         assert match.listener.name.listener == name
 
 
@@ -111,8 +113,7 @@ def test_removed_listener_leaves_the_others_at_its_path() -> None:
     second = ingest_samples.listener(addresses=with_query, name="second")
     registry = registry_of(first, second)
     registry.apply(documents.Snapshot({first.key: first}, {}), now=0.0)
-    match = registry.find("hooks.test", "/v1/t?k=7", 0)
-    assert match is not None
+    match = find(registry, "/v1/t?k=7")
     assert match.listener.document is first
     assert registry.find("hooks.test", "/other", 0) is None
     registry.apply(documents.Snapshot({}, {}), now=0.0)
@@ -122,16 +123,14 @@ def test_removed_listener_leaves_the_others_at_its_path() -> None:
 def test_precedence_at_one_address_does_not_depend_on_order() -> None:
     rivals = [ingest_samples.listener(addresses=(address(),), name=name) for name in ("b", "a", "c")]
     for order in (rivals, rivals[::-1]):
-        match = registry_of(*order).find("hooks.test", "/v1/t", 0)
-        assert match is not None
+        match = find(registry_of(*order), "/v1/t")
         assert match.listener.name.listener == "a"
 
 
 def test_retired_address_gives_way_to_the_listener_that_claims_it() -> None:
     retired = ingest_samples.listener(addresses=(address(retired_at=1),), name="a")
     present = ingest_samples.listener(addresses=(address(),), name="b")
-    match = registry_of(retired, present).find("hooks.test", "/v1/t", 0)
-    assert match is not None
+    match = find(registry_of(retired, present), "/v1/t")
     assert match.listener.document is present
 
 
