@@ -159,3 +159,6 @@ def test_description_of_several_namespaces_names_all_of_them() -> None:
     assert [halt.digest in text for halt in several] == [True] * 4 + [False] * 5
     assert namespaces_in(text) == {halt.namespace for halt in several}
     assert text.endswith("the operator's log (removals_halted) has their hashes")
+    many = describe_halts([HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(100)])
+    assert len(many) < 1600
+    assert many.endswith("and others: the operator's log (removals_halted) has their hashes")
