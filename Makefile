@@ -46,7 +46,7 @@ test: check $(READY) ## run make check and every test except those of test-long 
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
 	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
-quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in one to two minutes
+quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in about a minute
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=quick -k "not postgresql" tests/unit tests/contract $(ARGS)
 
 mutants: $(READY) ## count how many small changes of the code that decides the tests of make quick notice (ARGS="--help")
