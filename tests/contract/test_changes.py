@@ -98,7 +98,9 @@ async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engine
     assert await preview("retry", ANY, NOW) == {"Timeout": 1}
     assert await preview("cancel", Filter(route="crm"), NOW) == {"Timeout": 2}
     assert await bench.store.cancel(Filter(ids=(late.id,)), NOW, ignore) == 1
-    assert await preview("redrive", Filter(state="cancelled"), NOW) == {"OnRequest": 1}
+    on_request = Filter(state="cancelled", reason="OnRequest")
+    assert await preview("redrive", on_request, NOW) == {"OnRequest": 1}
+    assert await bench.store.redrive(on_request, NOW) == 1
 
 
 async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:

@@ -63,6 +63,7 @@ def test_plan_has_every_form_of_id_time_and_text() -> None:
         by_person[event.person].add(event.id_as_text)
     assert {True, False} in by_person.values()
     assert max(event.visit_count for event in EVENTS) > 1
+    assert schedule.people_needed(EVENTS) < len({(event.person, event.venue, event.visit_count) for event in EVENTS})
     assert {schedule.body_of(event, COMPANY, BASE).isascii() for event in EVENTS[:50]} == {True, False}
     assert any(earlier.occurred > later.occurred for earlier, later in itertools.pairwise(EVENTS))
     assert schedule.plan(schedule.Pattern(), 1) != schedule.plan(schedule.Pattern(), 2)
