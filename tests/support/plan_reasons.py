@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from support import plan_samples, views
+from support import plan_samples, planning
+from support.planning import Cluster
 from usher_gateway import documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator.view import (
@@ -15,12 +16,9 @@ from usher_operator.view import (
     Key,
     Kind,
     ListenerReport,
-    SecretState,
-    UnreadableResource,
     WriteFailure,
 )
 
-MemoryView = views.MemoryView
 BASIC = {"type": "Basic", "basic": {"secretRef": {"name": "purple"}}}
 _HEADER = {"type": "Header", "header": {"name": "X-Key", "secretRef": {"name": "purple", "key": "none"}}}
 
@@ -29,20 +27,20 @@ class Case(msgspec.Struct, frozen=True):
     type: str
     status: ConditionStatus
     reason: str
-    happens: Callable[[MemoryView], object]
+    happens: Callable[[Cluster], object]
     kind: Kind = "Listener"
     path: str = plan_samples.LISTENER
 
 
-def nothing(_: MemoryView) -> None:
+def nothing(_: Cluster) -> None:
     """Change nothing."""
 
 
-def edit(**spec: Any) -> Callable[[MemoryView], None]:
+def edit(**spec: Any) -> Callable[[Cluster], object]:
     return lambda built: built.edit("Listener", plan_samples.LISTENER, **spec)
 
 
-def edit_class(**spec: Any) -> Callable[[MemoryView], None]:
+def edit_class(**spec: Any) -> Callable[[Cluster], object]:
     return lambda built: built.edit("ListenerClass", "public", **spec)
 
 
@@ -51,19 +49,16 @@ def address(hostname: str, path: str | None = None) -> dict[str, Any]:
     return {"addresses": [place | ({"path": path} if path else {})], "authentication": {"type": "None"}}
 
 
-def class_is_gone(built: MemoryView) -> None:
-    del built.seen[Key("ListenerClass", "", "public")]
+def class_is_gone(built: Cluster) -> None:
+    built.delete("ListenerClass", "public")
 
 
-def gone(kind: Kind, name: str) -> Callable[[MemoryView], None]:
-    def happens(built: MemoryView) -> None:
-        del built.seen[Key(kind, "default", name)]
-
-    return happens
+def gone(kind: Kind, name: str) -> Callable[[Cluster], object]:
+    return lambda built: built.delete(kind, f"default/{name}")
 
 
-def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[MemoryView], None]:
-    def happens(built: MemoryView) -> None:
+def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[Cluster], None]:
+    def happens(built: Cluster) -> None:
         built.add(plan_samples.tenant("rival"))
         tenant = "acme" if same_tenant else "rival"
         spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
@@ -74,12 +69,12 @@ def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[MemoryView], None
     return happens
 
 
-def limited(built: MemoryView) -> None:
+def limited(built: Cluster) -> None:
     built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
     built.add(plan_samples.listener("second"))
 
 
-def too_large(built: MemoryView) -> None:
+def too_large(built: Cluster) -> None:
     data = {"big": "eHh4" * 20_000}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
     headers = [
@@ -91,36 +86,28 @@ def too_large(built: MemoryView) -> None:
 _WATCH = {"usher.dev/watch": "true"}
 
 
-def unreadable(built: MemoryView) -> None:
-    key = Key("Listener", "default", "lobby")
-    cached = built.seen.pop(key)
-    built.broken[key] = UnreadableResource(
-        uid=cached.uid,
-        generation=7,
-        message="`spec.new` is not known",
-        conditions=cached.conditions,
-        fields=cached.fields,
-    )
+def unreadable(built: Cluster) -> None:
+    built.make_unreadable("Listener", plan_samples.LISTENER)
 
 
-def key_changed(built: MemoryView) -> None:
-    built.set(keys=model.derive_keys(bytes(32)))
+def key_changed(built: Cluster) -> None:
+    built.cache.set_keys(model.derive_keys(bytes(32)))
 
 
-def secret_unlabelled(built: MemoryView) -> None:
+def secret_unlabelled(built: Cluster) -> None:
     built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
 
 
-def secret_gone(built: MemoryView) -> None:
+def secret_gone(built: Cluster) -> None:
     built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
-    del built.secrets["default/purple"]
+    built.delete("Secret", "default/purple")
 
 
-def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[MemoryView], None]:
+def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[Cluster], None]:
     """Change the exposure, and set the statuses that controllers write on its children."""
 
-    def happens(built: MemoryView) -> None:
+    def happens(built: Cluster) -> None:
         built.edit("ListenerClass", "public", exposure=exposure, tls=tls)
         built.settle()
         for kind, status in says.items():
@@ -131,9 +118,9 @@ def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Calla
 
 def without(
     tls: dict[str, Any], exposure: dict[str, Any] = plan_samples.INGRESS, **features: Any
-) -> Callable[[MemoryView], None]:
-    def happens(built: MemoryView) -> None:
-        built.set(features=msgspec.structs.replace(plan_samples.FEATURES, **features))
+) -> Callable[[Cluster], None]:
+    def happens(built: Cluster) -> None:
+        built.set_features(msgspec.structs.replace(plan_samples.FEATURES, **features))
         exposed(exposure, tls)(built)
 
     return happens
@@ -157,81 +144,83 @@ FAILED = {
 }
 
 
-def provided(state: SecretState) -> Callable[[MemoryView], None]:
-    def happens(built: MemoryView) -> None:
-        built.states["usher-system/wildcard"] = state
+def provided(*, is_there: bool) -> Callable[[Cluster], None]:
+    def happens(built: Cluster) -> None:
+        if is_there:
+            metadata = {"namespace": "usher-system", "name": "wildcard"}
+            built.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
         exposed(plan_samples.INGRESS, PROVIDED)(built)
 
     return happens
 
 
-def late(*names: str, **about: Any) -> Callable[[MemoryView], None]:
+def late(*names: str, **about: Any) -> Callable[[Cluster], None]:
     """Make an edit that no gateway, or only ``names``, has applied for over 30 s."""
 
-    def happens(built: MemoryView) -> None:
+    def happens(built: Cluster) -> None:
         built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
         old = built.gateway("gateway-old", **about)
         built.settle()
-        built.set(gateways=(old, *(built.gateway(name) for name in names)))
+        built.set_gateways(old, *(built.gateway(name) for name in names))
         built.settle()
-        built.set(now=views.NOW + 31 * model.MICROSECONDS)
+        built.now = planning.NOW + 31 * model.MICROSECONDS
 
     return happens
 
 
-def rejected(built: MemoryView) -> None:
+def rejected(built: Cluster) -> None:
     key = Key("Listener", "default", "lobby")
     late(applied={key: AppliedDocument("old", "its schema version is too new")})(built)
 
 
-def no_gateway(built: MemoryView) -> None:
-    built.set(gateways=())
+def no_gateway(built: Cluster) -> None:
+    built.set_gateways()
     built.settle()
-    built.set(now=views.NOW + 31 * model.MICROSECONDS)
+    built.now = planning.NOW + 31 * model.MICROSECONDS
 
 
-def reports(**about: Any) -> Callable[[MemoryView], None]:
+def reports(**about: Any) -> Callable[[Cluster], None]:
     report = ListenerReport(**about)
     return lambda built: built.gateways_run_it(listeners={plan_samples.LISTENER: report})
 
 
-def company_is_shared(built: MemoryView) -> None:
+def company_is_shared(built: Cluster) -> None:
     built.edit("Tenant", TENANT, companyID="77")
     built.add(plan_samples.tenant("globex"))
     built.edit("Tenant", "default/globex", companyID="77")
 
 
-def hostnames_are_shared(built: MemoryView) -> None:
+def hostnames_are_shared(built: Cluster) -> None:
     built.add(plan_samples.listener_class("other", "example.com/other", "hooks.example.com"))
 
 
-def visited(built: MemoryView) -> None:
+def visited(built: Cluster) -> None:
     """Let the gateways report a visit at every present address of the listener."""
-    published = built.published(Key("Listener", *plan_samples.LISTENER.split("/")))
+    published = built.cache.published(Key("Listener", *plan_samples.LISTENER.split("/")))
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
     reports(verified_addresses=tuple(address.id for address in published.document.live_addresses))(built)
 
 
-def class_moves(built: MemoryView) -> None:
+def class_moves(built: Cluster) -> None:
     built.edit("ListenerClass", "public", hostname="new.example.com")
     built.settle()
 
 
-def retired_address_is_used(built: MemoryView) -> None:
+def retired_address_is_used(built: Cluster) -> None:
     class_moves(built)
-    reports(retired_arrivals={"any": views.NOW})(built)
+    reports(retired_arrivals={"any": planning.NOW})(built)
 
 
-def destination_reports(**about: Any) -> Callable[[MemoryView], None]:
+def destination_reports(**about: Any) -> Callable[[Cluster], None]:
     report = DestinationReport(**about)
     return lambda built: built.gateways_run_it(destinations={plan_samples.DESTINATION: report})
 
 
-def and_run(happens: Callable[[MemoryView], object]) -> Callable[[MemoryView], None]:
+def and_run(happens: Callable[[Cluster], object]) -> Callable[[Cluster], None]:
     """Apply a change, and let the gateways apply it too."""
 
-    def both(built: MemoryView) -> None:
+    def both(built: Cluster) -> None:
         happens(built)
         built.settle()
         built.gateways_run_it()
@@ -240,34 +229,33 @@ def and_run(happens: Callable[[MemoryView], object]) -> Callable[[MemoryView], N
     return both
 
 
-def edit_tenant(**spec: Any) -> Callable[[MemoryView], None]:
+def edit_tenant(**spec: Any) -> Callable[[Cluster], object]:
     return lambda built: built.edit("Tenant", TENANT, **spec)
 
 
-def edit_destination(**spec: Any) -> Callable[[MemoryView], None]:
+def edit_destination(**spec: Any) -> Callable[[Cluster], object]:
     return lambda built: built.edit("Destination", plan_samples.DESTINATION, **spec)
 
 
-def halted(built: MemoryView) -> None:
-    built.set(halted=(HaltedRemovals.of([Removal("Listener", "a", "b")]),))
+def halted(built: Cluster) -> None:
+    built.set_halted(HaltedRemovals.of([Removal("Listener", "a", "b")]))
 
 
-def not_admitted(built: MemoryView) -> None:
-    built.access["default"] = "Denied"
+def not_admitted(built: Cluster) -> None:
+    built.set_access("default", "Denied")
 
 
-def url_secret_name_taken(built: MemoryView) -> None:
-    built.in_place[Key("Listener", "default", "lobby")] = {}
+def url_secret_name_taken(built: Cluster) -> None:
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lobby-url"}, "data": {"url": "cHc="}})
 
 
-def not_admitted_and_a_secret_referenced(built: MemoryView) -> None:
+def not_admitted_and_a_secret_referenced(built: Cluster) -> None:
     token = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
     built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
     not_admitted(built)
 
 
-def only_these_namespaces(built: MemoryView) -> None:
+def only_these_namespaces(built: Cluster) -> None:
     selector = {"matchLabels": {"a": "b"}}
     built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
 
@@ -276,16 +264,16 @@ def routed(**what: Any) -> list[dict[str, Any]]:
     return [{"name": "crm", "destinationRef": {"name": "crm"}, **what}]
 
 
-def with_ingress(**says: Any) -> Callable[[MemoryView], None]:
+def with_ingress(**says: Any) -> Callable[[Cluster], None]:
     return exposed(plan_samples.INGRESS, EXTERNAL, **says)
 
 
-def with_certificate(*said: dict[str, Any]) -> Callable[[MemoryView], None]:
+def with_certificate(*said: dict[str, Any]) -> Callable[[Cluster], None]:
     says = {"Certificate": said[0]} if said else {}
     return exposed(plan_samples.INGRESS, plan_samples.PER_HOSTNAME, **says)
 
 
-def with_route(*conditions: tuple[str, str, str]) -> Callable[[MemoryView], None]:
+def with_route(*conditions: tuple[str, str, str]) -> Callable[[Cluster], None]:
     says = {"HTTPRoute": parent(*conditions)} if conditions else {}
     return exposed(plan_samples.HTTP_ROUTE, EXTERNAL, **says)
 
@@ -294,16 +282,15 @@ LOBBY = Key("Listener", "default", "lobby")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = False) -> Callable[[MemoryView], None]:
-    def happens(built: MemoryView) -> None:
-        built.failures[key] = WriteFailure(
-            "apply /a/b: 403 Forbidden", is_forbidden=is_forbidden, is_name_taken=is_name_taken
-        )
+def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = False) -> Callable[[Cluster], None]:
+    def happens(built: Cluster) -> None:
+        error = "apply /a/b: 403 Forbidden"
+        built.fail_writes(key, WriteFailure(error, is_forbidden=is_forbidden, is_name_taken=is_name_taken))
 
     return happens
 
 
-def listener_fails(built: MemoryView) -> None:
+def listener_fails(built: Cluster) -> None:
     built.edit("Listener", plan_samples.LISTENER, **address("www.elsewhere.example"))
     built.settle()
 
@@ -320,7 +307,7 @@ _LISTENER = [
     ("Accepted", "False", "UnsupportedValue", unreadable),
     ("Accepted", "False", "ExpressionInvalid", edit(routes=routed(when="visit.("))),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
-    ("Accepted", "Unknown", "Pending", lambda built: built.set(keys=None)),
+    ("Accepted", "Unknown", "Pending", lambda built: built.cache.set_keys(None)),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
     ("Accepted", "False", "SecretNameTaken", url_secret_name_taken),
     ("ResolvedRefs", "True", "ResolvedRefs", nothing),
@@ -330,8 +317,8 @@ _LISTENER = [
     ("ResolvedRefs", "False", "SecretKeyNotFound", edit(authentication=_HEADER)),
     ("ResolvedRefs", "False", "SecretNotLabelled", secret_unlabelled),
     ("CertificateReady", "True", "External", nothing),
-    ("CertificateReady", "True", "Provided", provided("NotLabelled")),
-    ("CertificateReady", "False", "SecretNotFound", provided("NotFound")),
+    ("CertificateReady", "True", "Provided", provided(is_there=True)),
+    ("CertificateReady", "False", "SecretNotFound", provided(is_there=False)),
     ("CertificateReady", "True", "Issued", with_certificate(ISSUED)),
     ("CertificateReady", "Unknown", "Pending", with_certificate(ISSUING)),
     ("CertificateReady", "False", "Failed", with_certificate(FAILED)),

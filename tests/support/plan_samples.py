@@ -2,7 +2,7 @@
 
 import functools
 
-from support import views
+from support.planning import Cluster
 from usher_operator.view import ClusterFeatures
 
 OBJECTS = """
@@ -50,16 +50,18 @@ HTTP_ROUTE = {"type": "HTTPRoute", "httpRoute": {"parentRef": {"namespace": "inf
 PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
 
 
-def agency() -> views.MemoryView:
+def agency() -> Cluster:
     """Return an agency whose plans are applied and that one gateway runs."""
-    return _agency().copy()
+    built = _agency().restarted()
+    built.gateways_run_it()
+    return built
 
 
 @functools.cache
-def _agency() -> views.MemoryView:
-    built = views.MemoryView()
+def _agency() -> Cluster:
+    built = Cluster()
     built.add(OBJECTS)
-    built.set(features=FEATURES)
+    built.set_features(FEATURES)
     built.settle()
     built.gateways_run_it()
     built.settle()

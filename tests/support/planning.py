@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
-from usher_gateway import model
+from usher_gateway import config_secret, model
 from usher_gateway.resources import types
-from usher_operator import kinds
-from usher_operator.cache import Cache
-from usher_operator.settings import OperatorSettings
+from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_operator import children, kinds
+from usher_operator.cache import Cache, ref_of
+from usher_operator.settings import BackendService, OperatorSettings
 from usher_operator.view import (
     AppliedDocument,
     ClusterFeatures,
@@ -20,40 +21,60 @@ from usher_operator.view import (
     Kind,
     ObjectRef,
     Plan,
-    SecretState,
+    SecretAccess,
     StatusCondition,
+    WriteFailure,
 )
 
 INSTALL_KEY = bytes(range(32))
 KEYS = model.derive_keys(INSTALL_KEY)
 NOW = 1_800_000_000 * model.MICROSECONDS
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FIRST_CLASS = ("ListenerClass", "Tenant", "Destination", "Listener")
-_ROUTE_KINDS = (kinds.INGRESS_CLASS, kinds.ISSUER, kinds.CLUSTER_ISSUER)
+_WITHOUT_NAMESPACE = {kind.name for kind in kinds.ALL if not kind.namespaced}
+_OF_THE_PLATFORM = (kinds.INGRESS_CLASS, kinds.ISSUER, kinds.CLUSTER_ISSUER)
 
 
 class Cluster:
-    """A cache with the objects of a cluster, the keys that its changes queued, and the last plan of each key.
+    """A cache with the objects of a cluster, and the keys that its changes queued.
 
-    Objects are put in as the API server sends them. `apply` writes children and status as the operator does, except
-    that it removes a child at once.
+    Objects are put in as the API server sends them. `apply` writes children and status as the operator does.
+
+    Args:
+        controller_name: the install.
+        keys: derived from the install key.
+        removes_at_once: whether `apply` deletes a child at once. If not, it leaves a tombstone of a document, and a
+            mark on a Certificate that counts, until `end_removals`.
     """
 
-    def __init__(self, *, controller_name: str = "usher.dev/usher", keys: model.Keys | None = KEYS) -> None:
+    def __init__(
+        self,
+        *,
+        controller_name: str = "usher.dev/usher",
+        keys: model.Keys | None = KEYS,
+        removes_at_once: bool = True,
+    ) -> None:
         self.now = NOW
-        settings = OperatorSettings(controller_name=controller_name)
+        settings = OperatorSettings(controller_name=controller_name, backend=BackendService(service_port=8080))
         self.cache = Cache(settings, clock=lambda: self.now, wall_clock=lambda: self.now)
         self.cache.set_keys(keys)
         self.cache.set_secret_access("", "Permitted")
-        self.raws: dict[Key, dict[str, Any]] = {}
-        """The custom resources as they are stored."""
         self.queue: set[Key] = set()
-        """The keys that changes since the last `settle` concern."""
+        """The keys that changes concern and that were not applied since."""
         self.waiting: set[Key] = set()
         """Listeners whose edits may not take addresses out of service yet."""
-        self._children: dict[ObjectRef, dict[str, Any]] = {}
-        """The children as they are stored."""
+        self._objects: dict[ObjectRef, dict[str, Any]] = {}
+        """Everything as it is stored."""
+        self._removes_at_once = removes_at_once
         self._version = 0
+
+    def restarted(self, *, controller_name: str = "usher.dev/usher") -> "Cluster":
+        """The same objects as a new operator, perhaps of another install, reads them."""
+        other = Cluster(controller_name=controller_name)
+        other.now, other._version = self.now, self._version
+        other.set_features(self.cache.features)
+        for ref, raw in self._objects.items():
+            other._take(ref, raw)
+        return other
 
     def _next_version(self) -> str:
         self._version += 1
@@ -66,102 +87,118 @@ class Cluster:
         for raw in yaml.load_all(text, _LOADER):
             self.put(raw)
 
-    def put(self, raw: dict[str, Any]) -> None:
-        """Put an object in, with what the API server adds to it."""
+    def put(self, raw: dict[str, Any]) -> frozenset[Key]:
+        """Put an object in, with what the API server adds to it; returns the keys that this concerns."""
         raw = copy.deepcopy(raw)
-        kind, metadata = raw["kind"], raw["metadata"]
-        if kind not in {"ListenerClass", "Namespace"}:
+        metadata = raw["metadata"]
+        if raw["kind"] not in _WITHOUT_NAMESPACE:
             metadata.setdefault("namespace", "default")
-        metadata.setdefault("uid", f"uid-of-{kind.lower()}-{metadata['name']}")
+        metadata.setdefault("uid", f"uid-of-{raw['kind'].lower()}-{metadata['name']}")
         metadata.setdefault("generation", 1)
         metadata["creationTimestamp"] = str(metadata.get("creationTimestamp", "2026-01-01T00:00:00Z"))
         metadata["resourceVersion"] = self._next_version()
-        if kind == "Secret":
-            self._put_secret(raw)
-        elif kind == "Namespace":
-            self.queue |= self.cache.put(kinds.NAMESPACE, raw)
-        else:
-            self.raws[Key(kind, metadata.get("namespace", ""), metadata["name"])] = raw
-            self.queue |= self.cache.put(kinds.BY_NAME[kind], raw)
+        namespace = metadata.get("namespace", "")
+        return self._take(ObjectRef(raw["apiVersion"], raw["kind"], namespace, metadata["name"]), raw)
 
-    def _put_secret(self, raw: dict[str, Any]) -> None:
-        """Put an agency's Secret in. The watch does not report one without the label, and a lookup says so."""
-        metadata = raw["metadata"]
-        if (metadata.get("labels") or {}).get(types.WATCH_LABEL) == "true":
-            self.queue |= self.cache.put(kinds.AGENCY_SECRET, raw)
+    def _take(self, ref: ObjectRef, raw: dict[str, Any]) -> frozenset[Key]:
+        """Store an object, and report it to the cache. The watch does not report a Secret without a label."""
+        self._objects[ref] = raw
+        kind = self.cache.kind_of(ref)
+        if kind is kinds.AGENCY_SECRET and not _is_watched(raw):
+            concerned = self.cache.remove(kind, ref.namespace, ref.name)
+            self.look_up(f"{ref.namespace}/{ref.name}")
+            concerned |= self.cache.missed_by(f"{ref.namespace}/{ref.name}")
         else:
-            self.queue |= self.cache.remove(kinds.AGENCY_SECRET, metadata["namespace"], metadata["name"])
-            path = f"{metadata['namespace']}/{metadata['name']}"
-            self.look_up(path, "NotLabelled")
-            self.queue |= self.cache.missed_by(path)
+            concerned = self.cache.put(kind, raw)
+        self.queue |= concerned
+        return concerned
 
-    def delete(self, kind: Kind | str, path: str) -> None:
-        """Delete a resource or an agency's Secret."""
+    def delete(self, kind: str, path: str) -> frozenset[Key]:
+        """Delete an object, if it is there; returns the keys that this concerns."""
         namespace, _, name = path.rpartition("/")
-        if kind == "Secret":
-            self.queue |= self.cache.remove(kinds.AGENCY_SECRET, namespace, name)
-        else:
-            self.raws.pop(Key(kind, namespace, name), None)  # type: ignore[arg-type]
-            self.queue |= self.cache.remove(kinds.BY_NAME[kind], namespace, name)
+        return self._forget(self._ref(kind, namespace, name))
 
-    def edit(self, kind: Kind, path: str, **spec: Any) -> None:
+    def _forget(self, ref: ObjectRef) -> frozenset[Key]:
+        self._next_version()
+        self._objects.pop(ref, None)
+        concerned = self.cache.remove(self.cache.kind_of(ref), ref.namespace, ref.name)
+        self.queue |= concerned
+        return concerned
+
+    def _ref(self, kind: str, namespace: str, name: str) -> ObjectRef:
+        return ref_of(kinds.BY_NAME[kind], namespace, name)
+
+    def edit(self, kind: Kind, path: str, **spec: Any) -> frozenset[Key]:
         """Change fields of a spec (None removes one): the generation goes up."""
         raw = self.raw(kind, path)
         merged = {**raw.get("spec", {}), **spec}
         raw["spec"] = {name: value for name, value in merged.items() if value is not None}
         raw["metadata"]["generation"] += 1
-        self.put(raw)
+        return self.put(raw)
 
-    def edit_metadata(self, kind: Kind, path: str, **metadata: Any) -> None:
+    def edit_metadata(self, kind: str, path: str, **metadata: Any) -> frozenset[Key]:
         """Change fields of the metadata."""
         raw = self.raw(kind, path)
         raw["metadata"].update(metadata)
-        self.put(raw)
+        return self.put(raw)
+
+    def edit_status(self, kind: Kind, path: str, **status: Any) -> frozenset[Key]:
+        """Change fields of a stored status, as somebody else than the operator."""
+        raw = self.raw(kind, path)
+        return self.put({**raw, "status": {**raw.get("status", {}), **status}})
 
     def make_unreadable(self, kind: Kind, path: str) -> None:
         """Let another version's schema accept a value that this version cannot parse."""
         self.edit(kind, path, state=["Unreadable"], hostname=["unreadable"])
 
-    def raw(self, kind: Kind, path: str) -> dict[str, Any]:
-        """A copy of a resource as it is stored."""
+    def has(self, kind: str, path: str) -> bool:
+        """Whether an object is stored."""
         namespace, _, name = path.rpartition("/")
-        return copy.deepcopy(self.raws[Key(kind, namespace, name)])
+        return self._ref(kind, namespace, name) in self._objects
 
-    def set_keys(self, keys: model.Keys | None) -> None:
-        """Set the install key."""
-        self.cache.set_keys(keys)
+    def raw(self, kind: str, path: str) -> dict[str, Any]:
+        """A copy of an object as it is stored."""
+        namespace, _, name = path.rpartition("/")
+        return copy.deepcopy(self._objects[self._ref(kind, namespace, name)])
 
-    def set_access(self, namespace: str, access: Any) -> None:
+    def set_access(self, namespace: str, access: SecretAccess) -> frozenset[Key]:
         """Set the operator's access to the Secrets of a namespace, instead of that to all namespaces."""
-        self.cache.set_secret_access("", "Denied")
-        for other in {key.namespace for key in self.raws if key.namespace}:
-            self.queue |= self.cache.set_secret_access(other, "Permitted")
-        self.queue |= self.cache.set_secret_access(namespace, access)
+        if self.cache.secret_access("") != "Denied":
+            self.queue |= self.cache.set_secret_access("", "Denied")
+            for other in {ref.namespace for ref in self._objects if ref.namespace}:
+                self.queue |= self.cache.set_secret_access(other, "Permitted")
+        concerned = self.cache.set_secret_access(namespace, access)
+        self.queue |= concerned
+        return concerned
 
     def set_features(self, features: ClusterFeatures) -> None:
         """Set which optional APIs and objects the cluster has."""
-        for kind in (kinds.HTTP_ROUTE, kinds.CERTIFICATE, *_ROUTE_KINDS):
-            for namespace, name in list(self.cache.versions(kind)) if kind in _ROUTE_KINDS else ():
-                self.queue |= self.cache.remove(kind, namespace, name)
+        for ref in [ref for ref in self._objects if kinds.BY_NAME[ref.kind] in _OF_THE_PLATFORM]:
+            self._forget(ref)
         self.queue |= self.cache.set_served(kinds.HTTP_ROUTE, served=features.gateway_api)
         self.queue |= self.cache.set_served(kinds.CERTIFICATE, served=features.cert_manager)
         for name, controller in features.ingress_classes.items():
             is_default = name == features.default_ingress_class
             annotations = {"ingressclass.kubernetes.io/is-default-class": "true"} if is_default else {}
-            self._put_plain(kinds.INGRESS_CLASS, "", name, annotations, spec={"controller": controller})
+            self._put_of_platform(kinds.INGRESS_CLASS, name, annotations, {"controller": controller})
         for kind_name, name in features.issuers or ():
-            kind = kinds.BY_NAME[kind_name]
-            self.queue |= self.cache.set_served(kind, served=True)
-            namespace = "" if kind is kinds.CLUSTER_ISSUER else self.cache.install.data_plane_namespace
-            self._put_plain(kind, namespace, name, {})
+            self.queue |= self.cache.set_served(kinds.BY_NAME[kind_name], served=True)
+            self._put_of_platform(kinds.BY_NAME[kind_name], name, {}, {})
 
-    def _put_plain(self, kind: kinds.WatchedKind, namespace: str, name: str, annotations: Any, **fields: Any) -> None:
-        metadata = {"namespace": namespace, "name": name, "uid": name, "resourceVersion": self._next_version()}
-        self.queue |= self.cache.put(kind, {"metadata": {**metadata, "annotations": annotations}, **fields})
+    def _put_of_platform(self, kind: kinds.WatchedKind, name: str, annotations: Any, spec: Any) -> None:
+        metadata = {"name": name, "annotations": annotations}
+        if kind.namespaced:
+            metadata["namespace"] = self.cache.install.data_plane_namespace
+        self.put({"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec})
 
-    def look_up(self, path: str, state: SecretState) -> None:
-        """Note what a lookup of an agency's Secret found."""
-        self.cache.note_missing(path, state)
+    def look_up(self, path: str) -> None:
+        """Look up a Secret that the cache does not have."""
+        namespace, _, name = path.partition("/")
+        stored = self._objects.get(self._ref("Secret", namespace, name))
+        if stored is not None and _is_watched(stored):
+            self.queue |= self.cache.put(kinds.AGENCY_SECRET, stored)
+        else:
+            self.cache.note_missing(path, "NotLabelled" if stored is not None else "NotFound")
 
     # Plans.
 
@@ -174,7 +211,7 @@ class Cluster:
         planned = self.cache.plan(key)
         if planned.unknown_secrets:
             for path in planned.unknown_secrets:
-                self.look_up(path, "NotFound")
+                self.look_up(path)
             planned = self.cache.plan(key)
         if planned.retiring and key not in self.waiting:
             self.cache.allow_retirement(key, frozenset(planned.retiring.addresses))
@@ -184,53 +221,77 @@ class Cluster:
 
     def apply(self, planned: Plan) -> bool:
         """Write the children and the status of a plan; returns whether anything changed."""
-        version = self._version
-        self.queue |= self.cache.grant(planned.key, planned.granted)
+        key, version, deleted = planned.key, self._version, False
+        self.queue |= self.cache.grant(key, planned.granted)
         if planned.children is not None:
             for child in planned.children:
                 self._write(child)
             kept = {child.ref for child in planned.children} | set(planned.staying)
-            for existing in list(self.cache.children(planned.key)):
-                if existing.ref not in kept:
-                    self._remove(existing.ref)
-        self.cache.set_behind(planned.key, is_behind=planned.is_behind)
-        self.queue |= self.cache.end_grant(planned.key)
-        if planned.status is not None and planned.key in self.raws:
+            unwanted = [child for child in self.cache.child_index.of(key) if child.state.ref not in kept]
+            deleted = any([self._remove(child) for child in unwanted])
+        self.cache.set_behind(key, is_behind=planned.is_behind)
+        self.queue |= self.cache.end_grant(key)
+        if planned.status is not None and self.has(key.kind, key.path):
             self._write_status(planned)
-        self.queue.discard(planned.key)
+        if not deleted:
+            self.queue.discard(key)
         return version != self._version
 
     def _write(self, child: DesiredChild) -> None:
         existing = self.cache.child_index.by_ref.get(child.ref)
         if existing is not None and existing.state.desired == child.desired:
             return
-        version = self._next_version()
-        stored = self._children.get(child.ref, {}) if existing is not None else {}
-        metadata = {**child.manifest["metadata"], "resourceVersion": version, "generation": 1}
-        metadata["uid"] = existing.uid if existing is not None else f"child-{version}"
-        self._put_child(child.ref, {**child.manifest, "metadata": metadata, "status": stored.get("status", {})})
+        uid = existing.uid if existing is not None else f"child-{self._version}"
+        status = self._objects[child.ref].get("status", {}) if existing is not None else {}
+        self.put({**child.manifest, "metadata": {**child.manifest["metadata"], "uid": uid}, "status": status})
 
-    def _put_child(self, ref: ObjectRef, raw: dict[str, Any]) -> None:
-        self._children[ref] = raw
-        self.queue |= self.cache.put(self.cache.kind_of(ref), raw)
+    def _remove(self, child: kinds.ChildRecord) -> bool:
+        """Delete a child, or leave what the operator leaves of it for a while; returns whether it is deleted."""
+        if self._removes_at_once or not (child.is_config or child.counts_for):
+            self._forget(child.state.ref)
+            return True
+        if not (child.tombstone or child.unused_since):
+            self._write(self._unused_certificate(child) if child.counts_for else self._tombstone(child))
+        return False
 
-    def _remove(self, ref: ObjectRef) -> None:
-        self._next_version()
-        self.queue |= self.cache.remove(self.cache.kind_of(ref), ref.namespace, ref.name)
+    def _unused_certificate(self, child: kinds.ChildRecord) -> DesiredChild:
+        return children.build_unused_certificate(
+            child.key.name,
+            self._objects[child.state.ref]["spec"],
+            self.cache.install,
+            counts_for=child.counts_for,
+            since="2026-01-01T00:00:00Z",
+        )
+
+    def _tombstone(self, child: kinds.ChildRecord) -> DesiredChild:
+        key, install = child.key, self.cache.install
+        label = config_secret.install_label(install.controller_name)
+        envelope = config_secret.tombstone_of(
+            "Destination" if key.kind == "Destination" else "Listener",
+            config_secret.Owner(key.namespace, key.name, child.owner_uid, label),
+            child.owner_generation,
+            "2026-01-01T00:00:00Z",
+            KEYS.document,
+            held=child.held,
+        )
+        return children.build_tombstone(envelope, child.state.ref, install)
+
+    def end_removals(self) -> None:
+        """Delete what is left of removed children, as the operator does after a while."""
+        for child in list(self.cache.child_index.by_ref.values()):
+            if child.tombstone or child.unused_since:
+                self._forget(child.state.ref)
 
     def _write_status(self, planned: Plan) -> None:
         assert planned.status is not None
-        raw = self.raws[planned.key]
+        raw = self.raw(planned.key.kind, planned.key.path)
         status: dict[str, Any] = {
             **planned.status.fields,
             "observedGeneration": planned.status.observed_generation,
             "conditions": [_raw_condition(condition) for condition in planned.status.conditions.values()],
         }
         if raw.get("status") != status:
-            raw = {**raw, "status": status}
-            raw["metadata"] = {**raw["metadata"], "resourceVersion": self._next_version()}
-            self.raws[planned.key] = raw
-            self.queue |= self.cache.put(kinds.BY_NAME[planned.key.kind], raw)
+            self.put({**raw, "status": status})
 
     def settle(self) -> int:
         """Plan everything, and apply it, until nothing changes; returns how many rounds that took."""
@@ -269,13 +330,23 @@ class Cluster:
             applied[key] = AppliedDocument(published.hash)
         return GatewayReport(name=name, **{"applied": applied, **about})
 
+    def set_halted(self, *halted: HaltedRemovals) -> None:
+        """Set the removals that wait for a confirmation."""
+        self.queue |= self.cache.set_halted(halted)
+
+    def fail_writes(self, key: Key, failure: WriteFailure | None) -> None:
+        """Set why the children of a key could not be written; None: they were."""
+        self.queue |= self.cache.set_write_failure(key, failure)
+
     def controllers_say(self, kind: str, status: Mapping[str, Any]) -> None:
-        """Write a status on every child of a kind, as its controller does."""
-        for ref in list(self.cache.child_index.by_ref):
+        """Write a status on every object of a kind, as its controller does."""
+        for ref, raw in list(self._objects.items()):
             if ref.kind == kind:
-                raw = self._children[ref]
-                metadata = {**raw["metadata"], "resourceVersion": self._next_version()}
-                self._put_child(ref, {**raw, "metadata": metadata, "status": status})
+                self.put({**raw, "status": status})
+
+
+def _is_watched(secret: dict[str, Any]) -> bool:
+    return types.WATCH_LABEL in (secret["metadata"].get("labels") or {})
 
 
 def _raw_condition(condition: StatusCondition) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import plan_samples, views
+from support import plan_samples, planning
 from usher_gateway import documents
-from usher_operator import children, plan
+from usher_operator import children
 from usher_operator.view import ClusterFeatures, Key
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
@@ -115,9 +115,9 @@ def test_child_is_ours_only_with_the_label_of_this_install() -> None:
 
 def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
     built = plan_samples.agency()
-    (original, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
+    (original, *_) = built.plan(Key("Destination", "default", "crm")).children or ()
     built.edit("Destination", plan_samples.DESTINATION, concurrency=3)
-    (edited, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
+    (edited, *_) = built.plan(Key("Destination", "default", "crm")).children or ()
     assert original.ref == edited.ref
     assert original.desired != edited.desired
     for child in (original, edited):
@@ -128,7 +128,7 @@ def test_child_has_no_label_of_gitops_tools() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    desired = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
+    desired = [child for key in built.every_key() for child in built.plan(key).children or ()]
     assert {child.ref.kind for child in desired} == {"Secret", "Ingress", "Certificate"}
     for child in desired:
         assert not any(label.startswith("app.kubernetes.io/") for label in child.manifest["metadata"]["labels"])
@@ -140,9 +140,9 @@ def test_ingress_has_controller_annotations_that_the_class_may_override(controll
     annotations_of_controller = children.INGRESS_ANNOTATIONS[controller]
     first = next(iter(annotations_of_controller))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
-    built.set(features=ClusterFeatures(ingress_classes={"mine": controller}))
+    built.set_features(ClusterFeatures(ingress_classes={"mine": controller}))
     built.edit("ListenerClass", "public", exposure=exposure)
-    (child,) = plan.plan(built, Key("Hostname", "", "hooks.example.com")).children or ()
+    (child,) = built.plan(Key("Hostname", "", "hooks.example.com")).children or ()
     annotations = child.manifest["metadata"]["annotations"]
     assert {name: annotations[name] for name in annotations_of_controller} == {
         **annotations_of_controller,
@@ -154,11 +154,11 @@ def test_url_secret_leaves_out_older_and_retired_tokens() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()
-    published = built.published(Key("Listener", "default", "lobby"))
+    published = built.cache.published(Key("Listener", "default", "lobby"))
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
-    listener = built.listener(plan_samples.LISTENER)
+    listener = built.cache.listener(plan_samples.LISTENER)
     assert listener is not None
-    named = children.named_addresses(listener.resource, published.document, views.INSTALL_KEY)
+    named = children.named_addresses(listener.resource, published.document, planning.INSTALL_KEY)
     assert [address.retired_at > 0 for address in published.document.addresses] == [False, False, True]
     assert list(named.values()) == [published.document.addresses[0]]

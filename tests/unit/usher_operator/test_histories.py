@@ -7,7 +7,7 @@ import pytest
 
 from support import cache_samples
 from usher_gateway import config_secret, model
-from usher_operator import children, kinds, plan
+from usher_operator import children, kinds
 from usher_operator.cache import Cache
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import Key, Plan

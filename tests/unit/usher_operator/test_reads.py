@@ -50,8 +50,8 @@ class History:
         """Create a resource, or edit it."""
         key = Key(kind, namespace, name)  # type: ignore[arg-type]
         metadata: dict[str, Any] = {"name": name, **({"namespace": namespace} if namespace else {})}
-        if key in self.cluster.raws:
-            raw = self.cluster.raw(key.kind, key.path)
+        if self.cluster.has(kind, key.path):
+            raw = self.cluster.raw(kind, key.path)
             metadata = {**raw["metadata"], "generation": raw["metadata"]["generation"] + 1}
             status = {"status": raw.get("status", {})}
         else:
@@ -167,9 +167,8 @@ class History:
         self.cluster.set_gateways(GatewayReport(name="gateway-0", held=held))
 
     def change_write_failure(self) -> None:
-        key = Key("Hostname", "", self.random.choice(HOSTS))
         failure = WriteFailure("apply: 403", is_forbidden=True) if self.chance(0.5) else None
-        self.cluster.queue |= self.cluster.cache.set_write_failure(key, failure)
+        self.cluster.fail_writes(Key("Hostname", "", self.random.choice(HOSTS)), failure)
 
     def plans(self) -> dict[Key, Plan]:
         """The present plan of every key whose last plan is in force."""

@@ -1,48 +1,60 @@
-"""Golden files: the views in cases/*.yaml, and the plans for them in golden/*.yaml.
+"""Golden files: the objects in cases/*.yaml, and the plans for them in golden/*.yaml.
 
 ``pytest --update-golden tests/unit/usher_operator/plan/test_golden.py`` updates the golden files: review the diff.
 """
 
+import base64
+import json
 import pathlib
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
-from support import views
-from usher_operator import plan
-from usher_operator.view import ClusterFeatures, DestinationReport, GatewayReport, Key, ListenerReport
+from support.planning import Cluster
+from usher_gateway import config_secret, documents
+from usher_operator import children
+from usher_operator.view import (
+    ClusterFeatures,
+    DesiredChild,
+    DestinationReport,
+    GatewayReport,
+    Key,
+    ListenerReport,
+    Plan,
+    StatusCondition,
+)
 
 HERE = pathlib.Path(__file__).parent
 CASES = sorted((HERE / "cases").glob("*.yaml"))
 SUBJECTS = {"listeners": ListenerReport, "destinations": DestinationReport}
 
 
-def load(file: pathlib.Path) -> tuple[views.MemoryView, list[Key]]:
+def load(file: pathlib.Path) -> tuple[Cluster, list[Key]]:
     header, *manifests = yaml.safe_load_all(file.read_text("utf-8"))
     if header is not None and "kind" in header:
         header, manifests = None, [header, *manifests]
     given: dict[str, Any] = header or {}
-    built = views.MemoryView()
+    built = Cluster()
     features = given.pop("features", {})
     if "issuers" in features:
         features["issuers"] = frozenset(map(tuple, features["issuers"]))
-    built.set(features=ClusterFeatures(**features))
-    built.states = given.pop("secret_states", {})
+    built.set_features(ClusterFeatures(**features))
     for raw in manifests:
         built.put(raw)
     built.settle()
     for kind, status in given.pop("says", {}).items():
         built.controllers_say(kind, status)
     if gateways := given.pop("gateways", None):
-        built.set(gateways=tuple(gateway(built, fields) for fields in gateways))
+        built.set_gateways(*(gateway(built, fields) for fields in gateways))
     built.settle()
     keys = [key(text) for text in given.pop("keys", ())] or sorted(built.every_key())
     assert not given, f"unknown: {given}"
     return built, keys
 
 
-def gateway(built: views.MemoryView, given: dict[str, Any]) -> GatewayReport:
+def gateway(built: Cluster, given: dict[str, Any]) -> GatewayReport:
     reports = {
         name: {path: report_type(**fields) for path, fields in given.get(name, {}).items()}
         for name, report_type in SUBJECTS.items()
@@ -58,8 +70,66 @@ def key(text: str) -> Key:
 
 def planned(file: pathlib.Path) -> str:
     built, keys = load(file)
-    plans = [views.shown(plan.plan(built, planned_key)) for planned_key in keys]
+    plans = [shown(built.plan(planned_key)) for planned_key in keys]
     return yaml.safe_dump_all(plans, sort_keys=False, width=120, allow_unicode=True)
+
+
+def shown(planned: Plan) -> dict[str, Any]:
+    """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
+    readable: dict[str, Any] = {"key": f"{planned.key.kind} {planned.key.path}"}
+    if planned.children is None:
+        readable["children"] = "left as they are"
+    elif planned.children:
+        readable["children"] = [_readable(child) for child in planned.children]
+    if planned.status is not None:
+        readable["status"] = {
+            "observedGeneration": planned.status.observed_generation,
+            **planned.status.fields,
+            "conditions": [_line(condition) for condition in planned.status.conditions.values()],
+        }
+    for name in ("is_behind", "again_at", "unknown_secrets", "unread_namespace"):
+        value = getattr(planned, name)
+        if value:
+            readable[name] = msgspec.to_builtins(value)
+    return readable
+
+
+def _line(condition: StatusCondition) -> str:
+    head = f"{condition.type}={condition.status} {condition.reason} ({condition.observed_generation})"
+    return f"{head}: {condition.message}" if condition.message else head
+
+
+def _readable(child: DesiredChild) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
+    assert children.owner_of(manifest["metadata"]["annotations"]) is not None
+    assert manifest["metadata"]["annotations"].pop(config_secret.DESIRED_ANNOTATION) == child.desired
+    if "data" in manifest:
+        manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}
+    return manifest
+
+
+def _decoded(value: str) -> Any:
+    text = base64.b64decode(value).decode()
+    if not text.startswith("{"):
+        return text
+    envelope = json.loads(text)
+    kind = documents.ListenerDocument if envelope["kind"] == "Listener" else documents.DestinationDocument
+    return {**envelope, "document": _without_defaults(msgspec.convert(envelope["document"], kind))}
+
+
+def _without_defaults(value: Any) -> Any:
+    """A document as plain values, less what is as it is by default."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        plain = {}
+        for field in fields:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if getattr(value, field.name) != default:
+                plain[field.name] = _without_defaults(getattr(value, field.name))
+        return plain
+    if isinstance(value, tuple):
+        return [_without_defaults(element) for element in value]
+    return msgspec.to_builtins(value)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)

@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import views
+from support import planning
+from support.planning import Cluster
 from usher_gateway import documents
 from usher_gateway.resources import compiler
-from usher_operator import plan
-from usher_operator.view import Key, Plan
+from usher_operator.view import CachedResource, Key, Plan
 
 HOSTS = ["a.example.org", "b.example.org", "hooks.example.com", "elsewhere.example"]
 CLASS: dict[str, Any] = {
@@ -72,19 +72,19 @@ AGENCIES = st.lists(
 )
 
 
-def built(manifests: list[dict[str, Any]]) -> views.MemoryView:
-    view = views.MemoryView()
-    view.set(gateways=())  # they were asked, so a hostname that two tenants claim is decided
+def built(manifests: list[dict[str, Any]]) -> Cluster:
+    cluster = Cluster()
+    cluster.set_gateways()  # they were asked, so a hostname that two tenants claim is decided
     for raw in manifests:
         meta = raw["metadata"]
-        view.put({**raw, "metadata": {**meta, "uid": f"{meta.get('namespace')}/{meta['name']}"}})
-    return view
+        cluster.put({**raw, "metadata": {**meta, "uid": f"{meta.get('namespace')}/{meta['name']}"}})
+    return cluster
 
 
 def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
-    view = built(manifests)
-    view.settle()
-    return {key: plan.plan(view, key) for key in view.every_key()}
+    cluster = built(manifests)
+    cluster.settle()
+    return {key: cluster.plan(key) for key in cluster.every_key()}
 
 
 @settings(max_examples=30)
@@ -98,22 +98,24 @@ def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chan
 @settings(max_examples=30)
 @given(AGENCIES)
 def test_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
-    view = built([CLASS, *manifests])
-    view.settle()
-    for key in view.every_key():
-        assert plan.plan(view, key) == plan.plan(view, key)
-        assert not view.apply(plan.plan(view, key))
+    cluster = built([CLASS, *manifests])
+    cluster.settle()
+    for key in cluster.every_key():
+        assert cluster.plan(key) == cluster.plan(key)
+        assert not cluster.apply(cluster.plan(key))
 
 
 @settings(max_examples=40)
 @given(AGENCIES)
 def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[str, Any]]) -> None:
-    view = built([CLASS, *manifests])
-    view.settle()
-    published = {key: stored.document for key in view.in_place if (stored := view.published(key)) is not None}
-    oldest_first = sorted(view.seen.items(), key=lambda item: (item[1].created, item[1].uid))
-    collected = compiler.collect((cached.resource for _, cached in oldest_first), {})
-    compiled = compiler.compile_resources(collected, compiler.CompileContext(keys=views.KEYS)).snapshot
+    cluster = built([CLASS, *manifests])
+    cluster.settle()
+    cache = cluster.cache
+    published = {key: stored.document for key in cache.published_keys() if (stored := cache.published(key)) is not None}
+    readable = (record.parsed for record in cache.records.values() if isinstance(record.parsed, CachedResource))
+    oldest_first = sorted(readable, key=lambda cached: (cached.created, cached.uid))
+    collected = compiler.collect((cached.resource for cached in oldest_first), {})
+    compiled = compiler.compile_resources(collected, compiler.CompileContext(keys=planning.KEYS)).snapshot
     by_kind: dict[str, dict[str, documents.ListenerDocument | documents.DestinationDocument]] = {
         "Listener": {},
         "Destination": {},

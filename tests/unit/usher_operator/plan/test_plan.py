@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
-from support import plan_reasons, plan_samples, views
+from support import plan_reasons, plan_samples, planning
+from support.planning import Cluster
 from usher_gateway import documents, model
-from usher_operator import children, plan
-from usher_operator.view import CachedResource, Key, Kind, ListenerReport, Plan, UnreadableResource
+from usher_operator import children
+from usher_operator.view import Key, Kind, ListenerReport, Plan
 
 KEY = Key("Listener", "default", "lobby")
 DESTINATION = Key("Destination", "default", "crm")
@@ -18,20 +18,20 @@ DAY = 86_400 * model.MICROSECONDS
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def document(built: views.MemoryView, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
+def document(built: Cluster, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
     built.settle()
-    published = built.published(key)
+    published = built.cache.published(key)
     assert published is not None
     return published.document
 
 
-def authentication(built: views.MemoryView) -> documents.Authentication:
+def authentication(built: Cluster) -> documents.Authentication:
     listener = document(built)
     assert isinstance(listener, documents.ListenerDocument)
     return listener.authentication
 
 
-def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
+def addresses(built: Cluster, key: Key = KEY) -> list[str]:
     listener = document(built, key)
     assert isinstance(listener, documents.ListenerDocument)
     return [address.host for address in listener.addresses]
@@ -39,7 +39,7 @@ def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
 
 def test_listener_without_its_first_credentials_fails_closed() -> None:
     built = plan_samples.agency()
-    del built.secrets["default/purple"]
+    built.delete("Secret", "default/purple")
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     assert authentication(built).type == "Unresolved"
 
@@ -50,9 +50,9 @@ def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong() -> No
     spec = {"controllerName": "usher.dev/usher", "hostname": "second.example.com"}
     built.put({"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec})
     built.settle()
-    built.set(keys=views.KEYS)
+    built.cache.set_keys(planning.KEYS)
     built.settle()
-    assert built.classes["new"].fields == built.classes["public"].fields
+    assert built.cache.classes["new"].fields == built.cache.classes["public"].fields
     assert built.condition("Listener", plan_samples.LISTENER, "Ready").status == "True"
 
 
@@ -70,7 +70,7 @@ def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: di
     plan_reasons.url_secret_name_taken(built)
     foreign = {"name": "lobby-url", "labels": labels}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
-    planned = plan.plan(built, KEY)
+    planned = built.plan(KEY)
     assert planned.children is not None
     assert [child.ref.namespace for child in planned.children] == ["usher-config"]
     assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
@@ -79,23 +79,23 @@ def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: di
 
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
     built = plan_samples.agency()
-    built.access["default"] = "Unknown"
-    assert plan.plan(built, KEY) == Plan(KEY, None, unread_namespace="default")
+    built.set_access("default", "Unknown")
+    assert built.plan(KEY) == Plan(KEY, None, unread_namespace="default")
 
 
 def test_namespace_without_admission_keeps_what_is_published() -> None:
     built = plan_samples.agency()
     published_before = document(built)
-    built.access["default"] = "Denied"
+    built.set_access("default", "Denied")
     built.edit("Listener", plan_samples.LISTENER, state="Suspended")
     built.add(plan_samples.listener("new"))
     assert document(built) == published_before
-    assert built.published(Key("Listener", "default", "new")) is None
+    assert built.cache.published(Key("Listener", "default", "new")) is None
 
 
 def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it() -> None:
     built = plan_samples.agency()
-    built.access["default"] = "Denied"
+    built.set_access("default", "Denied")
     assert built.condition("Listener", plan_samples.LISTENER, "Accepted").message.endswith(
         "kubectl create rolebinding usher-agency --namespace=default --clusterrole=usher-agency "
         "--serviceaccount=usher-system:usher-operator"
@@ -104,17 +104,17 @@ def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it
 
 def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> None:
     built = plan_samples.agency()
-    original = plan.plan(built, KEY)
+    original = built.plan(KEY)
     built.apply(original)
     listener_is_absent(built)
-    after_removal = plan.plan(built, KEY)
+    after_removal = built.plan(KEY)
     assert after_removal.children == ()
     assert [child.name for child in after_removal.staying] == ["lobby-url"]
 
 
 def test_destination_without_secrets_needs_no_admission() -> None:
     built = plan_samples.agency()
-    built.access["default"] = "Denied"
+    built.set_access("default", "Denied")
     assert built.condition("Destination", plan_samples.DESTINATION, "Accepted").status == "True"
 
 
@@ -122,7 +122,7 @@ def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     published_before = authentication(built)
-    del built.secrets["default/purple"]
+    built.delete("Secret", "default/purple")
     assert published_before.digest
     assert authentication(built) == published_before
     assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
@@ -141,32 +141,29 @@ def test_rotated_secret_changes_the_document() -> None:
 def test_unknown_secret_is_looked_up_first() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    del built.secrets["default/purple"]
-    built.states["default/purple"] = None  # type: ignore[assignment]
-    assert plan.plan(built, KEY).unknown_secrets == ("default/purple",)
+    built.delete("Secret", "default/purple")
+    assert built.cache.plan(KEY).unknown_secrets == ("default/purple",)
 
 
 def test_too_large_document_leaves_the_last_good_one_in_force() -> None:
     built = plan_samples.agency()
     published_before = document(built, DESTINATION)
     plan_reasons.too_large(built)
-    assert plan.plan(built, DESTINATION).children is None
+    assert built.plan(DESTINATION).children is None
     assert document(built, DESTINATION) == published_before
     assert built.condition("Destination", plan_samples.DESTINATION, "Programmed").status == "Unknown"
 
 
 def test_deleted_tenant_removes_its_listeners() -> None:
     built = plan_samples.agency()
-    del built.seen[Key("Tenant", "default", "acme")]
-    assert plan.plan(built, KEY).children == ()
+    built.delete("Tenant", "default/acme")
+    assert built.plan(KEY).children == ()
 
 
 def test_unreadable_tenant_removes_nothing() -> None:
     built = plan_samples.agency()
-    key = Key("Tenant", "default", "acme")
-    cached = built.seen.pop(key)
-    built.broken[key] = UnreadableResource(uid=cached.uid, generation=2, message="`spec.new` is not known")
-    planned = plan.plan(built, KEY)
+    built.make_unreadable("Tenant", "default/acme")
+    planned = built.plan(KEY)
     assert planned.children is None
     assert planned.status is not None
     resolved = planned.status.condition("ResolvedRefs")
@@ -180,11 +177,9 @@ def test_unreadable_tenant_removes_nothing() -> None:
 )
 def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, condition_type: str) -> None:
     built = plan_samples.agency()
-    namespace, _, name = path.rpartition("/")
-    key = Key(kind, namespace, name)
-    cached = built.seen.pop(key)
-    built.broken[key] = UnreadableResource(uid=cached.uid, generation=2, message="`spec.new` is not known")
-    status = plan.plan(built, KEY).status
+    built.make_unreadable(kind, path)
+    name = path.rpartition("/")[2]
+    status = built.plan(KEY).status
     assert status is not None
     condition = status.condition(condition_type)
     assert condition is not None
@@ -195,8 +190,8 @@ def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, 
 def test_kept_condition_keeps_its_observed_generation() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-    built.set(keys=None)
-    status = plan.plan(built, KEY).status
+    built.cache.set_keys(None)
+    status = built.plan(KEY).status
     assert status is not None
     generations = {condition.type: condition.observed_generation for condition in status.conditions.values()}
     assert (generations["Accepted"], generations["Ready"], generations["ResolvedRefs"], generations["Programmed"]) == (
@@ -209,9 +204,10 @@ def test_kept_condition_keeps_its_observed_generation() -> None:
 
 def test_unreadable_listener_keeps_children_and_conditions() -> None:
     built = plan_samples.agency()
-    cached = built.seen[KEY]
+    cached = built.cache.listener(plan_samples.LISTENER)
+    assert cached is not None
     plan_reasons.unreadable(built)
-    planned = plan.plan(built, KEY)
+    planned = built.plan(KEY)
     assert planned.children is None
     assert planned.status is not None
     assert planned.status.fields == cached.fields
@@ -219,26 +215,27 @@ def test_unreadable_listener_keeps_children_and_conditions() -> None:
 
 
 def test_deleted_resource_has_no_children_and_no_status() -> None:
-    planned = plan.plan(plan_samples.agency(), Key("Listener", "default", "never-there"))
+    planned = plan_samples.agency().plan(Key("Listener", "default", "never-there"))
     assert planned == Plan(Key("Listener", "default", "never-there"))
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
 def test_missing_or_wrong_install_key_changes_no_child(keys: model.Keys | None) -> None:
     built = plan_samples.agency()
-    built.set(keys=keys)
+    built.cache.set_keys(keys)
     gone = Key("Listener", "default", "gone")
     for key in (*built.every_key(), gone):
         if key.kind != "ListenerClass":
-            assert plan.plan(built, key).children is None, key
+            assert built.plan(key).children is None, key
 
 
 def test_recreated_class_accepts_the_present_install_key() -> None:
     built = plan_samples.agency()
-    built.set(keys=model.derive_keys(bytes(32)))
-    key = Key("ListenerClass", "", "public")
+    built.cache.set_keys(model.derive_keys(bytes(32)))
     assert built.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
-    built.seen[key] = CachedResource(resource=built.seen[key].resource, uid="new", created="2026-03-01T00:00:00Z")
+    recreated = {**built.raw("ListenerClass", "public"), "status": {}}
+    recreated["metadata"] |= {"uid": "new", "creationTimestamp": "2026-03-01T00:00:00Z"}
+    built.put(recreated)
     assert built.condition("ListenerClass", "public", "Accepted").status == "True"
 
 
@@ -249,7 +246,7 @@ def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
     listener = document(built)
     assert isinstance(listener, documents.ListenerDocument)
     assert listener.tenant.state == "Suspended"
-    assert plan.plan(built, HOSTNAME).children is None
+    assert built.plan(HOSTNAME).children is None
 
 
 def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
@@ -271,7 +268,7 @@ def test_listener_that_gets_another_tenant_keeps_its_hostname() -> None:
     built.add(plan_samples.listener("waiting", WWW, tenant="rival", created="00"))
     built.add(plan_samples.tenant("successor"))
     built.edit("Listener", plan_samples.LISTENER, tenantRef={"name": "successor"})
-    built.apply(plan.plan(built, KEY))
+    built.apply(built.plan(KEY))
     assert addresses(built) == ["www.example.org"]
 
 
@@ -286,7 +283,7 @@ def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends()
     built.settle()
     assert built.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
     assert built.condition("Listener", "default/first", "AddressRetired").status == "True"
-    built.set(now=views.NOW + 7 * DAY)
+    built.now = planning.NOW + 7 * DAY
     assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
     assert addresses(built, Key("Listener", "default", "first")) == ["hooks.example.com"]
 
@@ -295,14 +292,14 @@ def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    children = built.in_place[HOSTNAME]
+    original_refs = [child.ref for child in built.cache.children(HOSTNAME)]
     built.edit("ListenerClass", "public", hostname="new.example.com")
     assert addresses(built) == ["new.example.com", "hooks.example.com"]
-    assert built.in_place[HOSTNAME] == children
+    assert [child.ref for child in built.cache.children(HOSTNAME)] == original_refs
     retired = built.condition("Listener", plan_samples.LISTENER, "AddressRetired")
     assert "hooks.example.com/v1/" in retired.message
     assert "new.example.com/v1/" in retired.message
-    (shown,) = built.seen[KEY].fields["addresses"]
+    (shown,) = built.raw("Listener", plan_samples.LISTENER)["status"]["addresses"]
     assert shown["hostname"] == "new.example.com"
 
 
@@ -312,15 +309,15 @@ def test_arrival_at_a_retired_address_prolongs_it() -> None:
     listener = document(built)
     assert isinstance(listener, documents.ListenerDocument)
     (retired,) = listener.retired_addresses
-    built.set(now=views.NOW + 6 * DAY)
-    report = ListenerReport(retired_arrivals={retired.id: views.NOW + 6 * DAY})
+    built.now = planning.NOW + 6 * DAY
+    report = ListenerReport(retired_arrivals={retired.id: planning.NOW + 6 * DAY})
     built.gateways_run_it(listeners={plan_samples.LISTENER: report})
     assert built.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
     built.settle()
     built.gateways_run_it()
-    built.set(now=views.NOW + 13 * DAY - 1)
+    built.now = planning.NOW + 13 * DAY - 1
     assert addresses(built) == ["new.example.com", "hooks.example.com"]
-    built.set(now=views.NOW + 13 * DAY)
+    built.now = planning.NOW + 13 * DAY
     assert addresses(built) == ["new.example.com"]
 
 
@@ -354,7 +351,7 @@ RIVAL = Key("Listener", "attacker", "rival")
 WWW = "addresses: [{name: a, hostname: www.example.org, path: /hook}]\n  authentication: {type: None}"
 
 
-def claimed_by_a_rival() -> views.MemoryView:
+def claimed_by_a_rival() -> Cluster:
     """Return an agency whose listener has a hostname that an older listener of another namespace claims too."""
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
@@ -364,21 +361,21 @@ def claimed_by_a_rival() -> views.MemoryView:
     return built
 
 
-def listener_is_absent(built: views.MemoryView) -> None:
-    del built.seen[KEY]
+def listener_is_absent(built: Cluster) -> None:
+    built.delete("Listener", plan_samples.LISTENER)
 
 
-def tenant_is_absent(built: views.MemoryView) -> None:
-    del built.seen[Key("Tenant", "default", "acme")]
+def tenant_is_absent(built: Cluster) -> None:
+    built.delete("Tenant", "default/acme")
 
 
-def hostname_is_not_allowed(built: views.MemoryView) -> None:
+def hostname_is_not_allowed(built: Cluster) -> None:
     only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
     allowed = [{"hostname": "*.example.org", "namespaces": only}]
     built.edit("ListenerClass", "public", allowedHostnames=allowed)
 
 
-def namespace_is_not_permitted(built: views.MemoryView) -> None:
+def namespace_is_not_permitted(built: Cluster) -> None:
     only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
     built.edit("ListenerClass", "public", namespaces=only)
 
@@ -387,11 +384,11 @@ def namespace_is_not_permitted(built: views.MemoryView) -> None:
     "absent", [listener_is_absent, tenant_is_absent, hostname_is_not_allowed, namespace_is_not_permitted]
 )
 def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
-    absent: Callable[[views.MemoryView], None],
+    absent: Callable[[Cluster], None],
 ) -> None:
     built = claimed_by_a_rival()
     absent(built)
-    planned = plan.plan(built, RIVAL)
+    planned = built.plan(RIVAL)
     assert planned.status is not None
     accepted = planned.status.condition("Accepted")
     assert accepted is not None
@@ -407,9 +404,9 @@ def on_hostname(hostname: str) -> dict[str, Any]:
     }
 
 
-def served(built: views.MemoryView) -> set[str]:
+def served(built: Cluster) -> set[str]:
     """Return the hostnames at which a document in force has the fixed path."""
-    documents_in_force = [built.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
+    documents_in_force = [built.cache.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
     listeners = [
         published.document
         for published in documents_in_force
@@ -426,20 +423,20 @@ def test_listeners_that_swap_hostnames_leave_none_unserved(order: tuple[str, ...
     built.edit("Listener", "default/second", **on_hostname("b.example.org"))
     built.settle()
     built.edit("Listener", plan_samples.LISTENER, **on_hostname("b.example.org"))
-    built.apply(plan.plan(built, KEY))
+    built.apply(built.plan(KEY))
     built.edit("Listener", "default/second", **on_hostname("a.example.org"))
     for name in order:
-        built.apply(plan.plan(built, Key("Listener", "default", name)))
+        built.apply(built.plan(Key("Listener", "default", name)))
         assert served(built) == {"a.example.org", "b.example.org"}
     built.settle()
     assert addresses(built) == ["b.example.org", "hooks.example.com"]
     assert addresses(built, Key("Listener", "default", "second")) == ["a.example.org"]
 
 
-def shared_with_a_rival() -> views.MemoryView:
+def shared_with_a_rival() -> Cluster:
     """Return an agency and an older rival whose listeners both have addresses at the class's hostname."""
     built = claimed_by_a_rival()
-    built.seen[KEY] = msgspec.structs.replace(built.seen[KEY], created="2026-02-01T00:00:00Z")
+    built.edit_metadata("Listener", plan_samples.LISTENER, creationTimestamp="2026-02-01T00:00:00Z")
     built.add(plan_samples.listener("shared"))
     built.add(plan_samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
     built.settle()
@@ -455,7 +452,7 @@ def test_former_class_hostname_stays_reserved_until_its_retired_addresses_end() 
     built.settle()
     assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
     assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org", "hooks.example.com"]
-    built.set(now=views.NOW + 7 * DAY)
+    built.now = planning.NOW + 7 * DAY
     assert addresses(built, RIVAL) == ["hooks.example.com"]
     assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org"]
 
@@ -480,9 +477,9 @@ def test_route_of_a_former_class_hostname_stays_while_documents_change() -> None
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=certificate)
     built.settle()
     built.edit("ListenerClass", "public", hostname="new.example.com")
-    assert plan.plan(built, HOSTNAME).children is None
+    assert built.plan(HOSTNAME).children is None
     built.settle()
-    assert plan.plan(built, HOSTNAME).children is None
+    assert built.plan(HOSTNAME).children is None
 
 
 def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> None:
@@ -492,7 +489,7 @@ def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> 
     built.settle()
     built.edit("ListenerClass", "public", hostname="hooks.example.com")
     built.settle()
-    desired = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
+    desired = built.plan(Key("Hostname", "", "www.example.org")).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
 
@@ -580,7 +577,7 @@ def test_certificate_says_for_which_namespace_its_hostname_counts(
     built.edit("ListenerClass", "public", maximums=maximums, tls=plan_samples.PER_HOSTNAME)
     built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
     built.settle()
-    desired = plan.plan(built, Key("Hostname", "", hostname)).children or ()
+    desired = built.plan(Key("Hostname", "", hostname)).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"].get(children.COUNTS_FOR_ANNOTATION) == counts_for
 
@@ -589,17 +586,17 @@ def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     built = plan_samples.agency()
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     built.settle()
-    original_plan = plan.plan(built, HOSTNAME)
+    original_plan = built.plan(HOSTNAME)
     built.add(plan_samples.listener("second"))
     built.settle()
     assert original_plan.children
-    assert plan.plan(built, HOSTNAME) == original_plan
+    assert built.plan(HOSTNAME) == original_plan
 
 
 def test_old_ingress_stays_while_the_gateway_api_is_missing() -> None:
     built = plan_samples.agency()
     plan_reasons.without(plan_reasons.EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)(built)
-    assert plan.plan(built, HOSTNAME).children is None
+    assert built.plan(HOSTNAME).children is None
 
 
 def test_old_ingress_stays_until_the_http_route_is_accepted() -> None:
@@ -614,8 +611,8 @@ def test_old_ingress_stays_until_the_http_route_is_accepted() -> None:
     assert kinds_of(built) == {"HTTPRoute"}
 
 
-def kinds_of(built: views.MemoryView) -> set[str]:
-    return {child.ref.kind for child in built.children(HOSTNAME)}
+def kinds_of(built: Cluster) -> set[str]:
+    return {child.ref.kind for child in built.cache.children(HOSTNAME)}
 
 
 def test_hostname_without_listeners_loses_its_children() -> None:
@@ -624,10 +621,10 @@ def test_hostname_without_listeners_loses_its_children() -> None:
     built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
     built.settle()
     key = Key("Hostname", "", "www.example.org")
-    assert plan.plan(built, key).children
-    del built.seen[KEY]
+    assert built.plan(key).children
+    built.delete("Listener", plan_samples.LISTENER)
     built.settle()
-    assert plan.plan(built, key).children == ()
+    assert built.plan(key).children == ()
 
 
 def test_older_of_two_classes_decides_about_their_hostname() -> None:
@@ -636,7 +633,7 @@ def test_older_of_two_classes_decides_about_their_hostname() -> None:
     text = text.replace("{name: public}", '{name: another, creationTimestamp: "2025-01-01T00:00:00Z"}')
     built.add(text.replace("{type: None}", "{type: Ingress, ingress: {className: nginx}}"))
     built.settle()
-    (child,) = plan.plan(built, HOSTNAME).children or ()
+    (child,) = built.plan(HOSTNAME).children or ()
     assert child.ref.kind == "Ingress"
 
 
@@ -645,8 +642,8 @@ def test_hostname_of_another_install_changes_no_child() -> None:
     built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
     text = plan_samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
     built.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
-    assert plan.plan(built, Key("ListenerClass", "", "theirs")).status is None
-    assert plan.plan(built, HOSTNAME).children is None
+    assert built.plan(Key("ListenerClass", "", "theirs")).status is None
+    assert built.plan(HOSTNAME).children is None
 
 
 def test_class_certificate_covers_no_other_hostname() -> None:
@@ -657,7 +654,7 @@ def test_class_certificate_covers_no_other_hostname() -> None:
     built.settle()
     condition = built.condition("Listener", plan_samples.LISTENER, "CertificateReady")
     assert (condition.reason, "PerHostname" in condition.message) == ("Failed", True)
-    children = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
+    children = built.plan(Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
 
 
@@ -673,24 +670,25 @@ def test_tenant_message_names_three_listeners_and_no_count() -> None:
 def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
     built = plan_samples.agency()
     built.settle()
-    published_before = document(built)
-    assert isinstance(published_before, documents.ListenerDocument)
+    published_before = built.cache.published(KEY)
+    assert published_before is not None
+    assert isinstance(published_before.document, documents.ListenerDocument)
     built.waiting.add(KEY)
     built.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
-    waiting = plan.plan(built, KEY)
+    waiting = built.plan(KEY)
     assert waiting.children is None
     retiring = waiting.retiring
     assert retiring is not None
-    assert (retiring.kind, retiring.name, retiring.version) == ("Address", "lobby", views.VERSION)
-    assert retiring.addresses == (published_before.addresses[0].id,)
+    assert (retiring.kind, retiring.name, retiring.version) == ("Address", "lobby", published_before.version)
+    assert retiring.addresses == (published_before.document.addresses[0].id,)
     assert waiting.status is not None
     programmed = waiting.status.condition("Programmed")
     assert programmed is not None
     assert (programmed.status, "stays in force" in programmed.message) == ("Unknown", True)
     built.waiting.clear()
     built.settle()
-    assert document(built) != published_before
-    assert plan.plan(built, KEY).retiring is None
+    assert document(built) != published_before.document
+    assert built.plan(KEY).retiring is None
 
 
 def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
@@ -713,14 +711,8 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
 def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, expected: str) -> None:
     built = plan_samples.agency()
     plan_reasons.halted(built)
-    digest = built.halted[0].digest
-    cached = built.classes["public"]
-    metadata = msgspec.structs.replace(
-        cached.resource.metadata, annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"}
-    )
-    built.seen[Key("ListenerClass", "", "public")] = msgspec.structs.replace(
-        cached, resource=msgspec.structs.replace(cached.resource, metadata=metadata)
-    )
+    digest = built.cache.halted[0].digest
+    built.edit_metadata("ListenerClass", "public", annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"})
     built.settle()
     message = built.condition("ListenerClass", "public", "Accepted").message
     assert message.endswith(expected or f'"{digest}" for Listener `b` in namespace `a`')
@@ -730,9 +722,10 @@ def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once
     built = plan_samples.agency()
     plan_reasons.company_is_shared(built)
     plan_reasons.listener_fails(built)
-    tenant_plan = views.shown(plan.plan(built, Key("Tenant", "default", "acme")))
-    assert [line.split(" ")[0] for line in tenant_plan["status"]["conditions"]] == [
-        "Accepted=True",
-        "Ready=False",
-        "CompanyShared=True",
+    status = built.plan(Key("Tenant", "default", "acme")).status
+    assert status is not None
+    assert [(condition.type, condition.status) for condition in status.conditions.values()] == [
+        ("Accepted", "True"),
+        ("Ready", "False"),
+        ("CompanyShared", "True"),
     ]

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from support import plan_reasons, plan_samples, views
+from support import plan_reasons, plan_samples, planning
+from support.planning import Cluster
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
-from usher_operator import plan
-from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, OperatorReason
+from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, OperatorReason
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
@@ -20,11 +20,9 @@ def test_each_cause_gives_its_reason(case: plan_reasons.Case) -> None:
     assert condition.message or case.status == "True", "a condition that is not True says what to do"
 
 
-def _generation(built: views.MemoryView, case: plan_reasons.Case) -> int:
-    namespace, _, name = case.path.rpartition("/")
-    key = Key(case.kind, namespace, name)
-    cached = built.seen.get(key)
-    return cached.resource.metadata.generation if cached else built.broken[key].generation
+def _generation(built: Cluster, case: plan_reasons.Case) -> int:
+    generation: int = built.raw(case.kind, case.path)["metadata"]["generation"]
+    return generation
 
 
 def test_each_reason_has_a_case() -> None:
@@ -42,7 +40,7 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: plan_reasons.Case
     built = plan_samples.agency()
     case.happens(built)
     for key in built.every_key():
-        status = plan.plan(built, key).status
+        status = built.plan(key).status
         if status is None or key.kind == "Tenant":
             continue
         ready = status.condition("Ready")
@@ -60,9 +58,9 @@ def test_status_contains_no_secret_and_no_whole_url(case: plan_reasons.Case) -> 
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     case.happens(built)
-    token = model.url_token(views.INSTALL_KEY, "default", "acme", "lobby", 0)
+    token = model.url_token(planning.INSTALL_KEY, "default", "acme", "lobby", 0)
     for key in built.every_key():
-        status = plan.plan(built, key).status
+        status = built.plan(key).status
         text = msgspec.json.encode(status).decode()
         assert token not in text
         assert "cHVycGxlOnB3" not in text

@@ -2,29 +2,29 @@
 
 import pytest
 
-from support import plan_samples, views
+from support import plan_samples, planning
+from support.planning import Cluster
 from usher_gateway import documents, model
-from usher_operator import plan
 from usher_operator.plan import reports
 from usher_operator.view import DestinationReport, Key, ListenerReport, WriteFailure
 
 KEY = Key("Listener", "default", "lobby")
 
 
-def report(built: views.MemoryView, **about: object) -> None:
+def report(built: Cluster, **about: object) -> None:
     listener_report = ListenerReport(**about)  # type: ignore[arg-type]
     built.gateways_run_it(listeners={plan_samples.LISTENER: listener_report})
 
 
-def addresses(built: views.MemoryView) -> tuple[str, ...]:
+def addresses(built: Cluster) -> tuple[str, ...]:
     """Identifiers of the present addresses of the listener."""
-    published = built.published(KEY)
+    published = built.cache.published(KEY)
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
     return tuple(address.id for address in published.document.live_addresses)
 
 
-def condition(built: views.MemoryView, condition_type: str) -> tuple[str, str]:
+def condition(built: Cluster, condition_type: str) -> tuple[str, str]:
     condition_of_listener = built.condition("Listener", plan_samples.LISTENER, condition_type)
     return condition_of_listener.status, condition_of_listener.reason
 
@@ -75,7 +75,7 @@ def test_message_after_a_probe_names_the_next_step_at_the_portal() -> None:
 
 def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
     built = plan_samples.agency()
-    built.set(gateways=())
+    built.set_gateways()
     assert "Secret `lobby-url`" in built.condition("Listener", plan_samples.LISTENER, "Verified").message
     built.add(plan_samples.listener("new"))
     built.edit("Listener", "default/new", listenerClassName="nope")
@@ -86,8 +86,8 @@ def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
 def test_one_receiving_gateway_is_enough_for_receiving() -> None:
     built = plan_samples.agency()
     words = ("Silent", "Receiving", "NoVisitYet")
-    built.set(
-        gateways=tuple(
+    built.set_gateways(
+        *(
             built.gateway(word, listeners={plan_samples.LISTENER: ListenerReport(receiving=word)})  # type: ignore[arg-type]
             for word in words
         )
@@ -109,7 +109,7 @@ def test_negative_conditions_disappear_when_they_end() -> None:
     report(built, quarantined_share=0.5, slow_routes=("crm",))
     built.settle()
     report(built, quarantined_share=0.05)
-    status = plan.plan(built, KEY).status
+    status = built.plan(KEY).status
     assert status is not None
     assert status.condition("Quarantining") is None
     assert status.condition("RoutesDegraded") is None
@@ -125,9 +125,8 @@ def test_conditions_stay_without_reports() -> None:
     built = plan_samples.agency()
     report(built, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
     built.settle()
-    previous_status = plan.plan(built, KEY).status
-    built.set(gateways=None)
-    assert plan.plan(built, KEY).status == previous_status
+    previous_status = built.plan(KEY).status
+    assert built.restarted().plan(KEY).status == previous_status
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy() -> None:
@@ -172,12 +171,12 @@ def test_forbidden_address_is_reported_before_the_first_attempt() -> None:
     assert "must allow the address with `--allow-destination`" in healthy.message
 
 
-def programmed(built: views.MemoryView) -> tuple[str, str]:
+def programmed(built: Cluster) -> tuple[str, str]:
     condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     return condition_of_listener.status, condition_of_listener.reason
 
 
-def a_gateway_falls_behind(built: views.MemoryView) -> None:
+def a_gateway_falls_behind(built: Cluster) -> None:
     """Change the Tenant, so that the listener has another document with the same generation."""
     built.edit("Tenant", "default/acme", displayName="Acme Hotels")
 
@@ -196,19 +195,19 @@ def test_programmed_stays_true_for_the_grace_period() -> None:
     a_gateway_falls_behind(built)
     built.settle()
     assert programmed(built) == ("True", "Programmed")
-    built.set(now=views.NOW + reports.GRACE_MICROSECONDS - 1)
+    built.now = planning.NOW + reports.GRACE_MICROSECONDS - 1
     assert programmed(built) == ("True", "Programmed")
-    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    built.now = planning.NOW + reports.GRACE_MICROSECONDS
     assert programmed(built) == ("False", "GatewayUnavailable")
 
 
 def test_failed_write_is_named_once_the_grace_period_is_over() -> None:
     built = plan_samples.agency()
     built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-    built.failures[KEY] = WriteFailure("apply /api/v1/…: 500 InternalError")
+    built.fail_writes(KEY, WriteFailure("apply /api/v1/…: 500 InternalError"))
     built.settle()
     assert programmed(built) == ("Unknown", "Pending")
-    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    built.now = planning.NOW + reports.GRACE_MICROSECONDS
     assert programmed(built) == ("False", "GatewayUnavailable")
     assert "500 InternalError" in built.condition("Listener", plan_samples.LISTENER, "Programmed").message
 
@@ -216,10 +215,10 @@ def test_failed_write_is_named_once_the_grace_period_is_over() -> None:
 def test_forbidden_write_is_forgotten_once_it_succeeded() -> None:
     built = plan_samples.agency()
     a_gateway_falls_behind(built)
-    built.failures[KEY] = WriteFailure("apply /api/v1/…: 403 Forbidden", is_forbidden=True)
+    built.fail_writes(KEY, WriteFailure("apply /api/v1/…: 403 Forbidden", is_forbidden=True))
     built.settle()
     assert programmed(built) == ("False", "WriteForbidden")
-    del built.failures[KEY]
+    built.fail_writes(KEY, None)
     assert programmed(built) == ("Unknown", "Pending")
 
 
@@ -247,21 +246,21 @@ def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
 def test_waiting_plan_says_when_to_plan_again() -> None:
     built = plan_samples.agency()
     a_gateway_falls_behind(built)
-    first = plan.plan(built, KEY)
-    assert (first.is_behind, first.again_at) == (True, views.NOW + reports.GRACE_MICROSECONDS)
+    first = built.plan(KEY)
+    assert (first.is_behind, first.again_at) == (True, planning.NOW + reports.GRACE_MICROSECONDS)
     built.apply(first)
-    built.set(now=views.NOW + 10 * model.MICROSECONDS)
-    assert plan.plan(built, KEY).again_at == first.again_at
-    built.set(now=first.again_at)
-    last = plan.plan(built, KEY)
+    built.now = planning.NOW + 10 * model.MICROSECONDS
+    assert built.plan(KEY).again_at == first.again_at
+    assert first.again_at is not None
+    built.now = first.again_at
+    last = built.plan(KEY)
     assert (last.is_behind, last.again_at) == (True, None)
 
 
 def test_status_stays_before_the_gateways_are_asked() -> None:
     built = plan_samples.agency()
-    previous_status = plan.plan(built, KEY).status
-    built.set(gateways=None)
-    planned = plan.plan(built, KEY)
+    previous_status = built.plan(KEY).status
+    planned = built.restarted().plan(KEY)
     assert (planned.status, planned.is_behind) == (previous_status, False)
 
 
@@ -269,7 +268,7 @@ def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
     built = plan_samples.agency()
     built.gateways_run_it(reachable=False)
     built.settle()
-    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    built.now = planning.NOW + reports.GRACE_MICROSECONDS
     assert programmed(built) == ("False", "GatewayUnavailable")
 
 
@@ -277,9 +276,9 @@ def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
 def test_gateway_that_refuses_the_token_must_be_restarted(others: tuple[str, ...], reason: str) -> None:
     built = plan_samples.agency()
     refusing = built.gateway("gateway-0", reachable=False, refuses_token=True)
-    built.set(gateways=(refusing, *(built.gateway(name) for name in others)))
+    built.set_gateways(refusing, *(built.gateway(name) for name in others))
     built.settle()
-    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    built.now = planning.NOW + reports.GRACE_MICROSECONDS
     condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (condition_of_listener.status, condition_of_listener.reason) == ("False", reason)
     assert condition_of_listener.message == (
@@ -296,4 +295,4 @@ def test_last_good_document_is_not_programmed() -> None:
     condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (condition_of_listener.status, condition_of_listener.reason) == ("Unknown", "Pending")
     assert "last good" in condition_of_listener.message
-    assert not plan.plan(built, KEY).is_behind
+    assert not built.plan(KEY).is_behind
