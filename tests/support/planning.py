@@ -221,14 +221,15 @@ class Cluster:
 
     def apply(self, planned: Plan) -> bool:
         """Write the children and the status of a plan; returns whether anything changed."""
-        key, version, deleted = planned.key, self._version, False
+        key, version = planned.key, self._version
+        deleted: list[kinds.ChildRecord] = []
         self.queue |= self.cache.grant(key, planned.granted)
         if planned.children is not None:
             for child in planned.children:
                 self._write(child)
             kept = {child.ref for child in planned.children} | set(planned.staying)
             unwanted = [child for child in self.cache.child_index.of(key) if child.state.ref not in kept]
-            deleted = any([self._remove(child) for child in unwanted])
+            deleted = [child for child in unwanted if self._remove(child)]
         self.cache.set_behind(key, is_behind=planned.is_behind)
         self.queue |= self.cache.end_grant(key)
         if planned.status is not None and self.has(key.kind, key.path):

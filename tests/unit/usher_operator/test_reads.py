@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support import plan_samples
 from support.planning import Cluster
 from usher_gateway.config_secret import HeldHostnames
 from usher_operator import plan
@@ -194,3 +195,17 @@ def test_change_names_every_key_whose_plan_differs(seed: int) -> None:
         history.change()
         present = history.plans()
         assert {key: former.get(key) for key in present} == present
+
+
+def test_hostname_without_children_follows_the_class_of_its_listener() -> None:
+    cluster, hostname = plan_samples.agency(), Key("Hostname", "", "www.example.org")
+    spec = {**cluster.raw("ListenerClass", "public")["spec"], "hostname": "other.example.com", "exposure": INGRESS}
+    cluster.put(
+        {"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "other"}, "spec": spec}
+    )
+    cluster.edit("Listener", plan_samples.LISTENER, addresses=[{"name": "a", "hostname": "www.example.org"}])
+    cluster.settle()
+    assert cluster.plan(hostname).children == ()
+    cluster.edit("Listener", plan_samples.LISTENER, listenerClassName="other")
+    assert hostname in cluster.queue
+    assert cluster.plan(hostname).children
