@@ -348,7 +348,8 @@ class ChildRemover:
         ref = child.state.ref
         kind = self._cache.kind_of(ref)
         await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
-        for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
+        # its own key too, because what the plan reads may depend on the child
+        for key in self._cache.remove(kind, ref.namespace, ref.name):
             self._queue.add(key)
         self._writer.forget(ref)
         self._tombstones.forget(ref)

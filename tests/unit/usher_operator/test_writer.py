@@ -181,6 +181,15 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
     return server.raw, cache
 
 
+async def test_plan_is_made_again_once_an_unwanted_child_is_deleted() -> None:
+    cache, raw = Cache(OperatorSettings()), cache_samples.certificate(KEY.name, counts_for="")
+    cache.put(kinds.CERTIFICATE, raw)
+    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    await child_remover(CertificateServer(raw), cache, queue, pending).remove(Plan(KEY, ()))
+    assert queue.take() == KEY
+
+
 async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
     raw = cache_samples.certificate(KEY.name)
     certificate, cache = await give_up(raw)
