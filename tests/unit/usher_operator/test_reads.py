@@ -1,4 +1,4 @@
-"""After each random change, every key that the cache does not name has the plan that it had: no change is missed."""
+"""Random histories of a cluster: the cache names every key whose plan a change alters."""
 
 import random
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from support import plan_samples
 from support.planning import Cluster
 from usher_gateway.config_secret import HeldHostnames
 from usher_operator import plan
-from usher_operator.view import ClusterFeatures, GatewayReport, Key, Plan, WriteFailure
+from usher_operator.children import COUNTS_FOR_ANNOTATION
+from usher_operator.view import ClusterFeatures, GatewayReport, Key, ObjectRef, Plan, WriteFailure
 
 NAMESPACES = ["red", "blue"]
 HOSTS = ["x.example.org", "y.example.org", "hooks.example.com"]
@@ -23,7 +24,7 @@ class History:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.cluster = Cluster()
+        self.cluster = Cluster(removes_at_once=False)
         self.put("ListenerClass", "", "public", self.listener_class())
 
     def change(self) -> None:
@@ -39,6 +40,10 @@ class History:
             (1, self.change_features),
             (1, self.change_gateways),
             (1, self.change_write_failure),
+            (2, self.change_status),
+            (2, self.lose_child),
+            (1, self.change_certificate),
+            (2, self.cluster.end_removals),
         ]
         weights = [weight for weight, _ in changes]
         (make,) = self.random.choices([make for _, make in changes], weights)
@@ -171,6 +176,31 @@ class History:
         failure = WriteFailure("apply: 403", is_forbidden=True) if self.chance(0.5) else None
         self.cluster.fail_writes(Key("Hostname", "", self.random.choice(HOSTS)), failure)
 
+    def change_status(self) -> None:
+        """Edit a stored status, as somebody else than the operator."""
+        path = f"{self.random.choice(NAMESPACES)}/{self.random.choice(['l0', 'l1', 'l2'])}"
+        if self.cluster.has("Listener", path):
+            hosts = self.random.sample(HOSTS, self.random.randint(0, 2))
+            shown = [{"name": "a0", "hostname": host, "url": "https://…"} for host in hosts]
+            self.cluster.edit_status("Listener", path, **self.random.choice([{"addresses": shown}, {"conditions": []}]))
+
+    def children(self, *child_kinds: str) -> list[ObjectRef]:
+        refs = self.cluster.cache.child_index.by_ref
+        return sorted(ref for ref in refs if not child_kinds or ref.kind in child_kinds)
+
+    def lose_child(self) -> None:
+        """Delete a child, or all config Secrets, as somebody else than the operator."""
+        children = self.children("Secret") if self.chance(0.2) else self.children()
+        for ref in children if self.chance(0.2) else self.random.sample(children, min(1, len(children))):
+            self.cluster.delete(ref.kind, f"{ref.namespace}/{ref.name}")
+
+    def change_certificate(self) -> None:
+        """Let a Certificate count for another namespace, or for none."""
+        for ref in self.children("Certificate")[:1]:
+            metadata = self.cluster.raw("Certificate", f"{ref.namespace}/{ref.name}")["metadata"]
+            metadata["annotations"][COUNTS_FOR_ANNOTATION] = self.random.choice(["", *NAMESPACES])
+            self.cluster.edit_metadata("Certificate", f"{ref.namespace}/{ref.name}", **metadata)
+
     def plans(self) -> dict[Key, Plan]:
         """The present plan of every key whose last plan is in force."""
         cache = self.cluster.cache
@@ -195,6 +225,17 @@ def test_change_names_every_key_whose_plan_differs(seed: int) -> None:
         history.change()
         present = history.plans()
         assert {key: former.get(key) for key in present} == present
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_settled_cluster_has_what_new_plans_want(seed: int) -> None:
+    history = History(seed)
+    for _ in range(60):
+        history.change()
+        if history.chance(0.5):
+            history.settle()
+    history.settle()
+    assert [key for key in history.cluster.every_key() if history.cluster.apply(history.cluster.plan(key))] == []
 
 
 def test_hostname_without_children_follows_the_class_of_its_listener() -> None:
