@@ -367,7 +367,7 @@ class ChildRemover:
         envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
         await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
         self._removal_guard.withdraw(key)
-        self._queue.add_after(key, self._tombstone_seconds_left(ref, written_at))
+        self._queue.add(key)  # its next plan reads that no document is in force, and its removal waits for the age
 
 
 def _name_taken(path: str, message: str) -> ApiError:

@@ -190,6 +190,18 @@ async def test_plan_is_made_again_once_an_unwanted_child_is_deleted() -> None:
     assert queue.take() == KEY
 
 
+async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
+    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache.set_keys(cache_samples.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config())
+    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    remover = child_remover(SecretServer(), cache, queue, pending)
+    await remover.remove(NOTHING_WANTED)
+    pending.decide("agency", 0.0, RemovalBounds(cache.child_index.count_in_force("agency")))
+    await remover.remove(NOTHING_WANTED)
+    assert queue.take() == cache_samples.LOBBY
+
+
 async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
     raw = cache_samples.certificate(KEY.name)
     certificate, cache = await give_up(raw)
