@@ -222,19 +222,19 @@ class Cluster:
     def apply(self, planned: Plan) -> bool:
         """Write the children and the status of a plan; returns whether anything changed."""
         key, version = planned.key, self._version
-        deleted: list[kinds.ChildRecord] = []
+        removed: list[kinds.ChildRecord] = []
         self.queue |= self.cache.grant(key, planned.granted)
         if planned.children is not None:
             for child in planned.children:
                 self._write(child)
             kept = {child.ref for child in planned.children} | set(planned.staying)
             unwanted = [child for child in self.cache.child_index.of(key) if child.state.ref not in kept]
-            deleted = [child for child in unwanted if self._remove(child)]
+            removed = [child for child in unwanted if self._remove(child)]
         self.cache.set_behind(key, is_behind=planned.is_behind)
         self.queue |= self.cache.end_grant(key)
         if planned.status is not None and self.has(key.kind, key.path):
             self._write_status(planned)
-        if not deleted:
+        if not removed:
             self.queue.discard(key)
         return version != self._version
 
@@ -247,13 +247,15 @@ class Cluster:
         self.put({**child.manifest, "metadata": {**child.manifest["metadata"], "uid": uid}, "status": status})
 
     def _remove(self, child: kinds.ChildRecord) -> bool:
-        """Delete a child, or leave what the operator leaves of it for a while; returns whether it is deleted."""
+        """Delete a child, or leave what the operator leaves of it for a while; returns whether to plan again."""
         if self._removes_at_once or not (child.is_config or child.counts_for):
             self._forget(child.state.ref)
-            return True
-        if not (child.tombstone or child.unused_since):
+        elif child.tombstone or child.unused_since:
+            return False
+        else:
             self._write(self._unused_certificate(child) if child.counts_for else self._tombstone(child))
-        return False
+            return child.is_config
+        return True
 
     def _unused_certificate(self, child: kinds.ChildRecord) -> DesiredChild:
         return children.build_unused_certificate(

@@ -25,6 +25,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.cluster = Cluster(removes_at_once=False)
+        self.cluster.set_features(plan_samples.FEATURES)
         self.put("ListenerClass", "", "public", self.listener_class())
 
     def change(self) -> None:
@@ -41,8 +42,8 @@ class History:
             (1, self.change_gateways),
             (1, self.change_write_failure),
             (2, self.change_status),
-            (2, self.lose_child),
-            (1, self.change_certificate),
+            (4, self.lose_child),
+            (2, self.change_certificate),
             (2, self.cluster.end_removals),
         ]
         weights = [weight for weight, _ in changes]
@@ -137,10 +138,12 @@ class History:
             "hostname": self.random.choice(["hooks.example.com", "hooks.example.com", "new.example.com"]),
             "allowedHostnames": [{"hostname": "*.example.org", **({"namespaces": paid} if self.chance(0.3) else {})}],
             "retiredAddressDays": self.random.choice([0, 7]),
-            "exposure": self.random.choice([{"type": "None"}, INGRESS]),
-            "tls": self.random.choice([{"mode": "External"}, PER_HOSTNAME, {"mode": "Provided", "secretName": "tls"}]),
+            "exposure": self.random.choice([{"type": "None"}, INGRESS, INGRESS]),
+            "tls": self.random.choice(
+                [PER_HOSTNAME, PER_HOSTNAME, {"mode": "External"}, {"mode": "Provided", "secretName": "tls"}]
+            ),
         }
-        if self.chance(0.3):
+        if self.chance(0.6):
             limit = self.random.randint(1, 2)
             spec["maximums"] = {"listenersPerNamespace": limit, "hostnamesPerNamespace": limit}
         return spec
@@ -190,8 +193,8 @@ class History:
 
     def lose_child(self) -> None:
         """Delete a child, or all config Secrets, as somebody else than the operator."""
-        children = self.children("Secret") if self.chance(0.2) else self.children()
-        for ref in children if self.chance(0.2) else self.random.sample(children, min(1, len(children))):
+        children = self.children(*self.random.choice([["Secret"], ["Certificate"], []]))
+        for ref in children if self.chance(0.3) else self.random.sample(children, min(1, len(children))):
             self.cluster.delete(ref.kind, f"{ref.namespace}/{ref.name}")
 
     def change_certificate(self) -> None:
@@ -216,7 +219,7 @@ class History:
         pytest.fail("the history does not settle")
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(40))
 def test_change_names_every_key_whose_plan_differs(seed: int) -> None:
     history = History(seed)
     for _ in range(40):
