@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from usher_gateway import config_secret, documents, model
+from support.planning import KEYS
+from usher_gateway import config_secret, documents
 from usher_gateway.resources import listener_class
 from usher_operator import children
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import Install, Key
 
-KEYS = model.derive_keys(bytes(32))
 LOBBY = Key("Listener", "agency", "lobby")
 BAR = Key("Listener", "agency", "bar")
 CRM = Key("Destination", "agency", "crm")
@@ -48,7 +48,7 @@ def klass(**spec: Any) -> dict[str, Any]:
 def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str, Any]:
     labels = labels or {"usher.dev/watch": "true"}
     about = {"name": name, "namespace": "agency", "uid": "uid", "resourceVersion": "1", "labels": labels}
-    return {"metadata": about, "data": {"token": value}}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": about, "data": {"token": value}}
 
 
 def config(

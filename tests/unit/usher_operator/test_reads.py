@@ -185,7 +185,8 @@ class History:
         if self.cluster.has("Listener", path):
             hosts = self.random.sample(HOSTS, self.random.randint(0, 2))
             shown = [{"name": "a0", "hostname": host, "url": "https://…"} for host in hosts]
-            self.cluster.edit_status("Listener", path, **self.random.choice([{"addresses": shown}, {"conditions": []}]))
+            field = self.random.choice(["addresses", "conditions"])
+            self.cluster.edit_status("Listener", path, **{field: shown if field == "addresses" else []})
 
     def children(self, *child_kinds: str) -> list[ObjectRef]:
         refs = self.cluster.cache.child_index.by_ref

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from support import cache_samples
+from support import cache_samples, planning
 from usher_gateway import config_secret
-from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
+from usher_gateway.resources.removal_limit import Removal, RemovalBounds
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, RemovalGuard
-from usher_operator.settings import OperatorSettings, OperatorTiming
+from usher_operator.removals import AgeClock, PendingRemovals
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -177,7 +177,8 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
     cache, server = Cache(OperatorSettings()), CertificateServer(raw)
     cache.put(kinds.CERTIFICATE, raw)
     queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    await child_remover(server, cache, queue, removal_guard(cache, queue)).remove(Plan(KEY, ()))
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    await child_remover(server, cache, queue, pending).remove(Plan(KEY, ()))
     return server.raw, cache
 
 
@@ -192,7 +193,7 @@ async def test_plan_is_made_again_once_an_unwanted_child_is_deleted() -> None:
 
 async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
     cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(cache_samples.KEYS)
+    cache.set_keys(planning.KEYS)
     cache.put(kinds.SECRET, cache_samples.config())
     queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
     remover = child_remover(SecretServer(), cache, queue, pending)
@@ -240,7 +241,7 @@ class SecretServer:
         return {} if path.rpartition("/")[2] in self._present else None
 
     async def apply(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
-        self.written[path.rpartition("/")[2]] = config_secret.decode_data(manifest["data"], cache_samples.KEYS.document)
+        self.written[path.rpartition("/")[2]] = config_secret.decode_data(manifest["data"], planning.KEYS.document)
         about = {**manifest["metadata"], "uid": "new", "resourceVersion": "9"}
         return {**manifest, "metadata": about}
 
@@ -249,80 +250,65 @@ NAME = config_secret.secret_name("Listener", "agency/lobby")
 NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
-def removal_guard(cache: Cache, queue: Workqueue[Key]) -> RemovalGuard:
-    """A guard that decides about a request at once."""
-    return RemovalGuard(
-        cache=cache,
-        queue=queue,
-        metrics=OperatorMetrics(),
-        may_decide=lambda: True,
-        warn=lambda *_: None,
-        timing=OperatorTiming(removal_settle_seconds=0.0),
-        clock=lambda: 0.0,
-    )
-
-
-def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: RemovalGuard) -> writer.ChildRemover:
+def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: PendingRemovals) -> writer.ChildRemover:
     return writer.ChildRemover(
         api=server,
         cache=cache,
         queue=queue,
         writer=child_writer(server, cache, queue),
-        removal_guard=guard,
+        removals=pending,
         tombstones=AgeClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
 
 
-async def remove_stale(server: Any, cache: Cache, plan: Plan) -> RemovalGuard:
+async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
-    cache.set_keys(cache_samples.KEYS)
-    cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
+    cache.set_keys(planning.KEYS)
     cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    guard = removal_guard(cache, queue)
-    remover = child_remover(server, cache, queue, guard)
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    remover = child_remover(server, cache, queue, pending)
     await remover.remove(plan)
-    assert server.written == {}, "the removal limit decides first"
-    guard.decide_due()
+    for namespace in pending.undecided:
+        assert server.written == {}, "the removal limit decides first"
+        pending.decide(namespace, 0.0, RemovalBounds(cache.child_index.count_in_force(namespace)))
     await remover.remove(plan)
-    return guard
 
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
-    cache, queue = Cache(OperatorSettings()), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    cache.set_keys(cache_samples.KEYS)
+    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache.set_keys(planning.KEYS)
     cache.put(kinds.SECRET, cache_samples.config())
-    guard = removal_guard(cache, queue)
-    guard.request(Removal("Listener", "agency", "lobby"))
-    assert guard.is_waiting(cache_samples.LOBBY)
-    moved = Removal("Address", "agency", "lobby", ("id",))
-    child_remover(SecretServer(), cache, queue, guard).withdraw(Plan(cache_samples.LOBBY, None, retiring=moved))
-    assert not guard.is_waiting(cache_samples.LOBBY)
+    server, queue = SecretServer(), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    removal = writer.removal_of(cache_samples.LOBBY)
+    assert removal is not None
+    pending.request(removal, 0.0)
+    address = Removal("Address", "agency", "lobby", "id")
+    child_remover(server, cache, queue, pending).withdraw(Plan(cache_samples.LOBBY, None, retiring=(address,)))
+    assert not pending.is_waiting(removal)
 
 
 async def test_request_to_remove_a_document_names_its_version() -> None:
-    cache, queue = Cache(OperatorSettings()), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    cache.set_keys(cache_samples.KEYS)
+    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache.set_keys(planning.KEYS)
     cache.put(kinds.SECRET, cache_samples.config(resourceVersion="7"))
-    guard = removal_guard(cache, queue)
-    await child_remover(SecretServer(), cache, queue, guard).remove(NOTHING_WANTED)
-    guard.decide_due()
-    assert cache.halted == (HaltedRemovals.of([Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]),)
+    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    await child_remover(SecretServer(), cache, queue, pending).remove(NOTHING_WANTED)
+    assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
 
 
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     server = SecretServer()
-    guard = await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
+    await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
     (tombstone,) = server.written.values()
     assert tombstone.tombstone
     assert tombstone.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
-    assert not guard.request(Removal("Listener", "agency", "lobby", uid="uid-lobby")), "a later one is decided again"
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
     in_cache, server = Cache(OperatorSettings()), SecretServer()
-    in_cache.set_keys(cache_samples.KEYS)
+    in_cache.set_keys(planning.KEYS)
     in_cache.put(kinds.SECRET, cache_samples.config())
     live_plan = Plan(cache_samples.LOBBY, (DesiredChild(REF, cache_samples.config(), "new"),))
     await remove_stale(server, Cache(OperatorSettings()), live_plan)
