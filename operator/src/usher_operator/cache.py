@@ -117,8 +117,6 @@ class Cache(View):
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """The hostnames of documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
-        self._absent: GroupIndex[str] = GroupIndex()
-        """Listeners that do not exist, by the hostnames in their published documents."""
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
@@ -254,10 +252,11 @@ class Cache(View):
         """
         return self._documents_of(self.child_index.published_at(hostname))
 
-    @lookup("Hostname")
-    def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents with an address at a hostname whose Listeners cannot be found."""
-        return self._documents_of(self._absent.keys_of(hostname))
+    @lookup("Address")
+    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
+        absent = (key for key in self.child_index.published_with(address) if not self._tenant_of(key))
+        return [key for key in absent if self._is_published_for(key, tenant)]
 
     @lookup("Hostname")
     def has_listeners_at(self, hostname: str) -> bool:
@@ -645,6 +644,11 @@ class Cache(View):
         """True if a Listener names an address with its path."""
         return (self._tenant_of(key), address) in self._siblings.claims_of(key)
 
+    def _is_published_for(self, key: Key, tenant: str) -> bool:
+        """True if the published document of a Listener is of a tenant."""
+        document = self.child_index.listener_document(key)
+        return document is not None and document.tenant.name == tenant
+
     def _documents_of(self, keys: Iterable[Key]) -> list[documents.ListenerDocument]:
         published = (self.child_index.listener_document(key) for key in keys)
         return [document for document in published if document is not None]
@@ -734,8 +738,9 @@ class Cache(View):
         record = self.records.get(key)
         cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
         if key.kind == "Listener":
-            exposed = self._exposed_by(key)
-            self._absent.set(key, exposed if cached is None else ())
+            document = self.child_index.listener_document(key)
+            change.subjects |= _subjects_of_document(key, document)
+            exposed = _exposed_by(document)
             hostnames = self._siblings.expose(key, cached, exposed) | self._note_stored_hostnames(key, cached)
             change.subjects |= {("Hostname", hostname) for hostname in hostnames}
             change.keys |= self._siblings.summarize(key, cached)
@@ -764,14 +769,6 @@ class Cache(View):
         hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
         self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
         return former | hostnames
-
-    def _exposed_by(self, key: Key) -> dict[str, bool]:
-        """Map each hostname in a Listener's published document to True if the Listener owns a live address there."""
-        document = self.child_index.listener_document(key)
-        if document is None:
-            return {}
-        own = {address.host for address in document.live_addresses if not address.is_class_address}
-        return {address.host: address.host in own for address in document.addresses}
 
     def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> Place | None:
         """The place of a resource among its siblings; None if it does not count.
@@ -918,10 +915,23 @@ def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
     """What other plans read of a child: a document, who holds its hostnames, or the state of a hostname's route."""
     subjects: set[Subject] = {(child.key.kind, child.key.path)}
     hostnames = child.held.hostnames if child.held is not None else ()
-    document = _published_document(child)
-    for address in document.addresses if document is not None else ():
-        subjects |= {("Hostname", address.host), ("Address", address_path(child.key.namespace, address))}
+    subjects |= _subjects_of_document(child.key, _published_document(child))
     return subjects | {("Hostname", hostname) for hostname in hostnames}
+
+
+def _subjects_of_document(key: Key, document: documents.ListenerDocument | None) -> set[Subject]:
+    subjects: set[Subject] = set()
+    for address in document.addresses if document is not None else ():
+        subjects |= {("Hostname", address.host), ("Address", address_path(key.namespace, address))}
+    return subjects
+
+
+def _exposed_by(document: documents.ListenerDocument | None) -> dict[str, bool]:
+    """Map each hostname in a published document to True if its Listener owns a live address there."""
+    if document is None:
+        return {}
+    own = {address.host for address in document.live_addresses if not address.is_class_address}
+    return {address.host: address.host in own for address in document.addresses}
 
 
 def _as_planned(child: kinds.ChildRecord | None) -> tuple[object, ...]:

@@ -508,8 +508,8 @@ class View(Protocol):
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname."""
 
-    def absent_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents that have an address at a hostname and whose Listeners cannot be found."""
+    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
 
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""

@@ -249,9 +249,8 @@ def _claims(
     for address in (*_declared_addresses(listener, keys), *had):
         if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
-    for host in named:
-        if claims.may_have(host, listener.owner):
-            _take_for_absent(view, cached, host, claims)
+        if address.host in named and claims.may_have(address.host, listener.owner):
+            _take_for_absent(view, listener, address, claims)
     return claims
 
 
@@ -366,14 +365,12 @@ def _serves(view: View, cached: CachedResource[resources.Listener], address: hos
 
 
 def _take_for_absent(
-    view: View, cached: CachedResource[resources.Listener], host: str, claims: hostnames.AddressClaims
+    view: View, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
 ) -> None:
-    """Leave addresses to listeners of the tenant that do not exist now and whose documents are in force."""
-    for document in view.absent_at(host):
-        if (document.namespace, document.tenant.name) == cached.resource.owner:
-            for address in document.addresses:
-                if address.host == host:
-                    claims.take(address, document.key)
+    """Leave an address to a listener of the tenant that does not exist now and whose document is in force."""
+    namespace, tenant = listener.owner
+    for absent in view.absent_with(address_path(namespace, address), tenant):
+        claims.take(address, absent.path)
 
 
 def _precedence(
