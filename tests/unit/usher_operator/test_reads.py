@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from support import plan_samples
@@ -206,9 +207,16 @@ class History:
             self.cluster.edit_metadata("Certificate", f"{ref.namespace}/{ref.name}", **metadata)
 
     def plans(self) -> dict[Key, Plan]:
-        """The present plan of every key whose last plan is in force."""
+        """The present plan of every key whose last plan is in force.
+
+        Where no child exists, a plan that keeps all children is the same as one that wants none.
+        """
         cache = self.cluster.cache
-        return {key: plan.plan(cache, key) for key in cache.all_keys() - self.cluster.queue}
+        plans = {key: plan.plan(cache, key) for key in cache.all_keys() - self.cluster.queue}
+        for key, planned in plans.items():
+            if planned.children is None and not cache.children(key):
+                plans[key] = msgspec.structs.replace(planned, children=())
+        return plans
 
     def settle(self) -> None:
         """Plan and apply what is queued, in random order, until nothing is."""
