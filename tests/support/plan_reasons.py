@@ -372,63 +372,44 @@ _LISTENER = [
     ("AddressRetired", "True", "RetiredAddressUsed", retired_address_is_used),
 ]
 
+_DESTINATION = [
+    ("Accepted", "False", "ConfigTooLarge", too_large),
+    ("Accepted", "False", "InstallKeyChanged", key_changed),
+    ("Accepted", "False", "NamespaceNotPermitted", not_admitted_and_a_secret_referenced),
+    ("Ready", "True", "Suspended", and_run(edit_destination(state="Paused"))),
+    ("ResolvedRefs", "False", "TenantNotFound", edit_destination(tenantRef={"name": "nobody"})),
+    ("Healthy", "True", "Healthy", destination_reports()),
+    ("Healthy", "Unknown", "NotTried", destination_reports(tried=False)),
+    ("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True)),
+    ("Healthy", "False", "AddressForbidden", destination_reports(error="AddressForbidden")),
+    ("Healthy", "False", "Gone", destination_reports(gone=True, circuit_open=True)),
+]
+_TENANT = [
+    ("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus")),
+    ("Accepted", "False", "InstallKeyChanged", key_changed),
+    ("Ready", "True", "Ready", nothing),
+    ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
+    ("Ready", "False", "ListenersNotReady", listener_fails),
+    ("Ready", "Unknown", "Pending", lambda built: built.add(plan_samples.listener("new"))),
+    ("CompanyShared", "True", "CompanyShared", company_is_shared),
+]
+_CLASS = [
+    ("Accepted", "False", "InstallKeyChanged", key_changed),
+    ("Accepted", "False", "RemovalsHalted", halted),
+    ("Ready", "False", "RemovalsHalted", halted),
+    ("Ready", "True", "Ready", nothing),
+    ("HostnamesShared", "True", "HostnamesShared", hostnames_are_shared),
+]
+
+
+def _cases(kind: Kind, path: str, rows: list[Any]) -> list[Case]:
+    return [Case(*row, kind, path) for row in rows]
+
+
 CASES = [
-    *(Case(condition_type, status, reason, happens) for condition_type, status, reason, happens in _LISTENER),  # type: ignore[arg-type]
+    *_cases("Listener", plan_samples.LISTENER, _LISTENER),
     Case("Accepted", "False", "LimitExceeded", limited, path="default/second"),
-    Case("Accepted", "False", "ConfigTooLarge", too_large, "Destination", plan_samples.DESTINATION),
-    Case("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus"), "Tenant", TENANT),
-    Case("Accepted", "False", "InstallKeyChanged", key_changed, "ListenerClass", "public"),
-    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Tenant", TENANT),
-    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Destination", plan_samples.DESTINATION),
-    Case(
-        "Accepted",
-        "False",
-        "NamespaceNotPermitted",
-        not_admitted_and_a_secret_referenced,
-        "Destination",
-        plan_samples.DESTINATION,
-    ),
-    Case("Accepted", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
-    Case("Ready", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
-    Case("Ready", "True", "Ready", nothing, "ListenerClass", "public"),
-    Case("Ready", "True", "Ready", nothing, "Tenant", TENANT),
-    Case("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended")), "Tenant", TENANT),
-    Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
-    Case("Ready", "Unknown", "Pending", lambda built: built.add(plan_samples.listener("new")), "Tenant", TENANT),
-    Case("CompanyShared", "True", "CompanyShared", company_is_shared, "Tenant", TENANT),
-    Case("HostnamesShared", "True", "HostnamesShared", hostnames_are_shared, "ListenerClass", "public"),
-    Case(
-        "Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", plan_samples.DESTINATION
-    ),
-    Case(
-        "ResolvedRefs",
-        "False",
-        "TenantNotFound",
-        edit_destination(tenantRef={"name": "nobody"}),
-        "Destination",
-        plan_samples.DESTINATION,
-    ),
-    Case("Healthy", "True", "Healthy", destination_reports(), "Destination", plan_samples.DESTINATION),
-    Case("Healthy", "Unknown", "NotTried", destination_reports(tried=False), "Destination", plan_samples.DESTINATION),
-    Case(
-        "Healthy",
-        "False",
-        "CircuitOpen",
-        destination_reports(circuit_open=True),
-        "Destination",
-        plan_samples.DESTINATION,
-    ),
-    Case(
-        *("Healthy", "False", "AddressForbidden"),
-        destination_reports(error="AddressForbidden"),
-        *("Destination", plan_samples.DESTINATION),
-    ),
-    Case(
-        "Healthy",
-        "False",
-        "Gone",
-        destination_reports(gone=True, circuit_open=True),
-        "Destination",
-        plan_samples.DESTINATION,
-    ),
+    *_cases("Destination", plan_samples.DESTINATION, _DESTINATION),
+    *_cases("Tenant", TENANT, _TENANT),
+    *_cases("ListenerClass", "public", _CLASS),
 ]

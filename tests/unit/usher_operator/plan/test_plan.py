@@ -163,12 +163,8 @@ def test_deleted_tenant_removes_its_listeners() -> None:
 def test_unreadable_tenant_removes_nothing() -> None:
     built = plan_samples.agency()
     built.make_unreadable("Tenant", "default/acme")
-    planned = built.plan(KEY)
-    assert planned.children is None
-    assert planned.status is not None
-    resolved = planned.status.condition("ResolvedRefs")
-    assert resolved is not None
-    assert resolved.reason == "TenantNotFound"
+    assert built.plan(KEY).children is None
+    assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "TenantNotFound"
 
 
 @pytest.mark.parametrize(
@@ -179,10 +175,7 @@ def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, 
     built = plan_samples.agency()
     built.make_unreadable(kind, path)
     name = path.rpartition("/")[2]
-    status = built.plan(KEY).status
-    assert status is not None
-    condition = status.condition(condition_type)
-    assert condition is not None
+    condition = built.condition("Listener", plan_samples.LISTENER, condition_type)
     assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in condition.message
     assert "must exist" not in condition.message
 
@@ -388,11 +381,8 @@ def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
 ) -> None:
     built = claimed_by_a_rival()
     absent(built)
-    planned = built.plan(RIVAL)
-    assert planned.status is not None
-    accepted = planned.status.condition("Accepted")
-    assert accepted is not None
-    assert (accepted.reason, planned.children) == ("HostnameConflict", ())
+    accepted = built.condition("Listener", RIVAL.path, "Accepted")
+    assert (accepted.reason, built.plan(RIVAL).children) == ("HostnameConflict", ())
     assert "default" not in accepted.message
 
 
@@ -677,18 +667,15 @@ def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> N
     built.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
     waiting = built.plan(KEY)
     assert waiting.children is None
-    retiring = waiting.retiring
-    assert retiring is not None
-    assert (retiring.kind, retiring.name, retiring.version) == ("Address", "lobby", published_before.version)
-    assert retiring.addresses == (published_before.document.addresses[0].id,)
-    assert waiting.status is not None
-    programmed = waiting.status.condition("Programmed")
-    assert programmed is not None
+    assert [(retiring.kind, retiring.name, retiring.address, retiring.version) for retiring in waiting.retiring] == [
+        ("Address", "lobby", published_before.document.addresses[0].id, published_before.version)
+    ]
+    programmed = built.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (programmed.status, "stays in force" in programmed.message) == ("Unknown", True)
     built.waiting.clear()
     built.settle()
     assert document(built) != published_before.document
-    assert built.plan(KEY).retiring is None
+    assert built.plan(KEY).retiring == ()
 
 
 def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:

@@ -115,12 +115,6 @@ def test_negative_conditions_disappear_when_they_end() -> None:
     assert status.condition("RoutesDegraded") is None
 
 
-def test_informational_conditions_never_change_ready() -> None:
-    built = plan_samples.agency()
-    report(built, refusing=True, quarantined_share=1.0, slow_routes=("crm",), company_mismatch=True)
-    assert condition(built, "Ready") == ("True", "Ready")
-
-
 def test_conditions_stay_without_reports() -> None:
     built = plan_samples.agency()
     report(built, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
@@ -172,8 +166,7 @@ def test_forbidden_address_is_reported_before_the_first_attempt() -> None:
 
 
 def programmed(built: Cluster) -> tuple[str, str]:
-    condition_of_listener = built.condition("Listener", plan_samples.LISTENER, "Programmed")
-    return condition_of_listener.status, condition_of_listener.reason
+    return condition(built, "Programmed")
 
 
 def a_gateway_falls_behind(built: Cluster) -> None:
