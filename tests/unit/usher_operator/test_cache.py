@@ -360,14 +360,6 @@ def ranks(cluster: Cluster, *hostnames: str) -> list[int]:
     return [cluster.cache.rank(Key("Hostname", "agency", hostname)) for hostname in hostnames]
 
 
-def test_published_listeners_come_first_then_the_oldest(cluster: Cluster) -> None:
-    limited(cluster, 3)
-    cluster.put(listener("lobby", creationTimestamp="2026-02-01T00:00:00Z"))
-    assert [cluster.cache.rank(key) for key in (numbered(0), numbered(1), numbered(2), LOBBY)] == [0, 1, 2, 3]
-    cluster.put(config())
-    assert [cluster.cache.rank(key) for key in (LOBBY, numbered(0), numbered(1), numbered(2))] == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("is_recreated", [False, True])
 def test_deleted_listener_counts_until_its_document_is_removed(cluster: Cluster, is_recreated: bool) -> None:
     """Also if a listener of another install has its name now."""

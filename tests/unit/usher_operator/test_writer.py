@@ -60,13 +60,17 @@ class RecordingEventLogger(EventLogger):
         self.is_new.append(is_new)
 
 
+def new_queue() -> Workqueue[Key]:
+    return Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+
+
 def child_writer(
-    server: Any, cache: Cache, queue: Workqueue[Key], event_logger: EventLogger | None = None
+    server: Any, cache: Cache, queue: Workqueue[Key] | None = None, event_logger: EventLogger | None = None
 ) -> writer.ChildWriter:
     return writer.ChildWriter(
         api=server,
         cache=cache,
-        queue=queue,
+        queue=queue if queue is not None else new_queue(),
         metrics=OperatorMetrics(),
         event_logger=event_logger or EventLogger(lambda: 0.0),
     )
@@ -80,7 +84,7 @@ async def test_child_status_in_an_answer_queues_the_key(
     cache = Cache(OperatorSettings())
     if stored is not None:
         cache.put(kinds.INGRESS, ingress(status=stored))
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    queue = new_queue()
     server: Any = Server(ingress("2", status=answered))
     await child_writer(server, cache, queue).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert (KEY in set(iter(queue.take, None))) is (answered != (stored or {}))
@@ -88,9 +92,8 @@ async def test_child_status_in_an_answer_queues_the_key(
 
 async def test_answer_does_not_replace_a_later_state_that_the_watch_reported() -> None:
     cache = Cache(OperatorSettings())
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = Server(ingress("2"), lambda: cache.put(kinds.INGRESS, ingress("3", status=READY)))
-    await child_writer(server, cache, queue).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    await child_writer(server, cache).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert cache.version_of(kinds.INGRESS, REF.namespace, REF.name) == ("u", "3")
     assert cache.child_index.by_ref[REF].state.status == READY
 
@@ -102,13 +105,12 @@ async def test_answer_does_not_bring_back_a_child_that_was_deleted_meanwhile() -
         cache.put(kinds.INGRESS, ingress("2"))
         cache.remove(kinds.INGRESS, REF.namespace, REF.name)
 
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    writes = child_writer(Server(ingress("2"), create_and_delete), cache, queue)
+    writes = child_writer(Server(ingress("2"), create_and_delete), cache)
     await writes.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert cache.child_index.of(KEY) == ()
-    await child_writer(
-        Server({**ingress("4"), "metadata": {**ingress("4")["metadata"], "uid": "new"}}), cache, queue
-    ).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    await child_writer(Server({**ingress("4"), "metadata": {**ingress("4")["metadata"], "uid": "new"}}), cache).apply(
+        Plan(KEY, (DesiredChild(REF, ingress(), "new"),))
+    )
     assert [child.uid for child in cache.child_index.of(KEY)] == ["new"]
 
 
@@ -117,10 +119,9 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     raw = cache_samples.config()
     ref = ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
     event_logger = RecordingEventLogger(lambda: 0.0)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
-    await child_writer(server, cache, queue, event_logger).apply(
+    await child_writer(server, cache, event_logger=event_logger).apply(
         Plan(cache_samples.LOBBY, (DesiredChild(ref, manifest, "new"),))
     )
     assert event_logger.is_new == [True]
@@ -148,8 +149,7 @@ async def test_object_of_another_hostname_is_never_written(is_in_cache: bool) ->
     cache = Cache(OperatorSettings())
     if is_in_cache:
         cache.put(kinds.INGRESS, theirs)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    writes = child_writer(ReadingServer(theirs), cache, queue)
+    writes = child_writer(ReadingServer(theirs), cache)
     failures = await writes.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert [failure.reason for failure in failures] == [writer.NAME_TAKEN]
 
@@ -176,26 +176,20 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
     """Remove the Certificate of a hostname that is not wanted any more; returns what is left of it."""
     cache, server = Cache(OperatorSettings()), CertificateServer(raw)
     cache.put(kinds.CERTIFICATE, raw)
-    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    await child_remover(server, cache, queue, pending).remove(Plan(KEY, ()))
+    await child_remover(server, cache).remove(Plan(KEY, ()))
     return server.raw, cache
 
 
 async def test_plan_is_made_again_once_an_unwanted_child_is_deleted() -> None:
     cache, raw = Cache(OperatorSettings()), cache_samples.certificate(KEY.name, counts_for="")
     cache.put(kinds.CERTIFICATE, raw)
-    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    await child_remover(CertificateServer(raw), cache, queue, pending).remove(Plan(KEY, ()))
+    queue = new_queue()
+    await child_remover(CertificateServer(raw), cache, queue).remove(Plan(KEY, ()))
     assert queue.take() == KEY
 
 
 async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
-    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(planning.KEYS)
-    cache.put(kinds.SECRET, cache_samples.config())
-    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    cache, pending, queue = published(), no_wait(), new_queue()
     remover = child_remover(SecretServer(), cache, queue, pending)
     await remover.remove(NOTHING_WANTED)
     pending.decide("agency", 0.0, RemovalBounds(cache.child_index.count_in_force("agency")))
@@ -250,25 +244,39 @@ NAME = config_secret.secret_name("Listener", "agency/lobby")
 NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
-def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: PendingRemovals) -> writer.ChildRemover:
+def child_remover(
+    server: Any, cache: Cache, queue: Workqueue[Key] | None = None, pending: PendingRemovals | None = None
+) -> writer.ChildRemover:
+    queue = queue if queue is not None else new_queue()
     return writer.ChildRemover(
         api=server,
         cache=cache,
         queue=queue,
         writer=child_writer(server, cache, queue),
-        removals=pending,
+        removals=pending if pending is not None else no_wait(),
         tombstones=AgeClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
+
+
+def no_wait() -> PendingRemovals:
+    return PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+
+
+def published(**meta: Any) -> Cache:
+    """A cache with the document of a listener."""
+    cache = Cache(OperatorSettings())
+    cache.set_keys(planning.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config(**meta))
+    return cache
 
 
 async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
     cache.set_keys(planning.KEYS)
     cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    remover = child_remover(server, cache, queue, pending)
+    pending = no_wait()
+    remover = child_remover(server, cache, pending=pending)
     await remover.remove(plan)
     for namespace in pending.undecided:
         assert server.written == {}, "the removal limit decides first"
@@ -277,24 +285,20 @@ async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
 
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
-    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(planning.KEYS)
-    cache.put(kinds.SECRET, cache_samples.config())
-    server, queue = SecretServer(), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    pending = no_wait()
     removal = writer.removal_of(cache_samples.LOBBY)
     assert removal is not None
     pending.request(removal, 0.0)
     address = Removal("Address", "agency", "lobby", "id")
-    child_remover(server, cache, queue, pending).withdraw(Plan(cache_samples.LOBBY, None, retiring=(address,)))
+    child_remover(SecretServer(), published(), pending=pending).withdraw(
+        Plan(cache_samples.LOBBY, None, retiring=(address,))
+    )
     assert not pending.is_waiting(removal)
 
 
 async def test_request_to_remove_a_document_names_its_version() -> None:
-    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    cache.set_keys(planning.KEYS)
-    cache.put(kinds.SECRET, cache_samples.config(resourceVersion="7"))
-    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
-    await child_remover(SecretServer(), cache, queue, pending).remove(NOTHING_WANTED)
+    pending = no_wait()
+    await child_remover(SecretServer(), published(resourceVersion="7"), pending=pending).remove(NOTHING_WANTED)
     assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
 
 
@@ -307,12 +311,10 @@ async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
-    in_cache, server = Cache(OperatorSettings()), SecretServer()
-    in_cache.set_keys(planning.KEYS)
-    in_cache.put(kinds.SECRET, cache_samples.config())
+    server = SecretServer()
     live_plan = Plan(cache_samples.LOBBY, (DesiredChild(REF, cache_samples.config(), "new"),))
     await remove_stale(server, Cache(OperatorSettings()), live_plan)
-    await remove_stale(server, in_cache, Plan(cache_samples.LOBBY, None))
+    await remove_stale(server, published(), Plan(cache_samples.LOBBY, None))
     not_seen_yet = SecretServer(NAME)
     await remove_stale(not_seen_yet, Cache(OperatorSettings()), NOTHING_WANTED)
     assert (server.written, not_seen_yet.written) == ({}, {})
@@ -324,8 +326,7 @@ async def test_worker_pauses_after_a_large_document(characters: int, seconds: fl
     document = cache_samples.config()
     ref = ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
     large = {**document, "data": {config_secret.DATA_KEY: "x" * characters}}
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    writes = child_writer(Server(document), cache, queue)
+    writes = child_writer(Server(document), cache)
     await writes.write(cache_samples.LOBBY, ref, large)
     assert writes.take_pause(cache_samples.LOBBY) == seconds
     assert writes.take_pause(cache_samples.LOBBY) == 0.0
