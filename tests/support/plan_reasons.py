@@ -37,11 +37,11 @@ def nothing(_: Cluster) -> None:
 
 
 def edit(**spec: Any) -> Callable[[Cluster], object]:
-    return lambda built: built.edit("Listener", plan_samples.LISTENER, **spec)
+    return lambda cluster: cluster.edit("Listener", plan_samples.LISTENER, **spec)
 
 
 def edit_class(**spec: Any) -> Callable[[Cluster], object]:
-    return lambda built: built.edit("ListenerClass", "public", **spec)
+    return lambda cluster: cluster.edit("ListenerClass", "public", **spec)
 
 
 def address(hostname: str, path: str | None = None) -> dict[str, Any]:
@@ -49,69 +49,69 @@ def address(hostname: str, path: str | None = None) -> dict[str, Any]:
     return {"addresses": [place | ({"path": path} if path else {})], "authentication": {"type": "None"}}
 
 
-def class_is_gone(built: Cluster) -> None:
-    built.delete("ListenerClass", "public")
+def class_is_gone(cluster: Cluster) -> None:
+    cluster.delete("ListenerClass", "public")
 
 
 def gone(kind: Kind, name: str) -> Callable[[Cluster], object]:
-    return lambda built: built.delete(kind, f"default/{name}")
+    return lambda cluster: cluster.delete(kind, f"default/{name}")
 
 
 def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[Cluster], None]:
-    def happens(built: Cluster) -> None:
-        built.add(plan_samples.tenant("rival"))
+    def happens(cluster: Cluster) -> None:
+        cluster.add(plan_samples.tenant("rival"))
         tenant = "acme" if same_tenant else "rival"
         spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
-        built.add(plan_samples.listener("first", spec, tenant=tenant, created="01"))
-        built.settle()
-        built.edit("Listener", plan_samples.LISTENER, **address("www.example.org", "/x"))
+        cluster.add(plan_samples.listener("first", spec, tenant=tenant, created="01"))
+        cluster.settle()
+        cluster.edit("Listener", plan_samples.LISTENER, **address("www.example.org", "/x"))
 
     return happens
 
 
-def limited(built: Cluster) -> None:
-    built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
-    built.add(plan_samples.listener("second"))
+def limited(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
+    cluster.add(plan_samples.listener("second"))
 
 
-def too_large(built: Cluster) -> None:
+def too_large(cluster: Cluster) -> None:
     data = {"big": "eHh4" * 20_000}
-    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
     headers = [
         {"name": f"X-{number}", "valueFrom": {"secretKeyRef": {"name": "big", "key": "big"}}} for number in range(20)
     ]
-    built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
+    cluster.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
 
 
 _WATCH = {"usher.dev/watch": "true"}
 
 
-def unreadable(built: Cluster) -> None:
-    built.make_unreadable("Listener", plan_samples.LISTENER)
+def unreadable(cluster: Cluster) -> None:
+    cluster.make_unreadable("Listener", plan_samples.LISTENER)
 
 
-def key_changed(built: Cluster) -> None:
-    built.cache.set_keys(model.derive_keys(bytes(32)))
+def key_changed(cluster: Cluster) -> None:
+    cluster.cache.set_keys(model.derive_keys(bytes(32)))
 
 
-def secret_unlabelled(built: Cluster) -> None:
-    built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
-    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
+def secret_unlabelled(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
 
 
-def secret_gone(built: Cluster) -> None:
-    built.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
-    built.delete("Secret", "default/purple")
+def secret_gone(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=BASIC)
+    cluster.delete("Secret", "default/purple")
 
 
 def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[Cluster], None]:
     """Change the exposure, and set the statuses that controllers write on its children."""
 
-    def happens(built: Cluster) -> None:
-        built.edit("ListenerClass", "public", exposure=exposure, tls=tls)
-        built.settle()
+    def happens(cluster: Cluster) -> None:
+        cluster.edit("ListenerClass", "public", exposure=exposure, tls=tls)
+        cluster.settle()
         for kind, status in says.items():
-            built.controllers_say(kind, status)
+            cluster.controllers_say(kind, status)
 
     return happens
 
@@ -119,9 +119,9 @@ def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Calla
 def without(
     tls: dict[str, Any], exposure: dict[str, Any] = plan_samples.INGRESS, **features: Any
 ) -> Callable[[Cluster], None]:
-    def happens(built: Cluster) -> None:
-        built.set_features(msgspec.structs.replace(plan_samples.FEATURES, **features))
-        exposed(exposure, tls)(built)
+    def happens(cluster: Cluster) -> None:
+        cluster.set_features(msgspec.structs.replace(plan_samples.FEATURES, **features))
+        exposed(exposure, tls)(cluster)
 
     return happens
 
@@ -145,11 +145,11 @@ FAILED = {
 
 
 def provided(*, is_there: bool) -> Callable[[Cluster], None]:
-    def happens(built: Cluster) -> None:
+    def happens(cluster: Cluster) -> None:
         if is_there:
             metadata = {"namespace": "usher-system", "name": "wildcard"}
-            built.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
-        exposed(plan_samples.INGRESS, PROVIDED)(built)
+            cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+        exposed(plan_samples.INGRESS, PROVIDED)(cluster)
 
     return happens
 
@@ -157,107 +157,107 @@ def provided(*, is_there: bool) -> Callable[[Cluster], None]:
 def late(*names: str, **about: Any) -> Callable[[Cluster], None]:
     """Make an edit that no gateway, or only ``names``, has applied for over 30 s."""
 
-    def happens(built: Cluster) -> None:
-        built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-        old = built.gateway("gateway-old", **about)
-        built.settle()
-        built.set_gateways(old, *(built.gateway(name) for name in names))
-        built.settle()
-        built.now = planning.NOW + 31 * model.MICROSECONDS
+    def happens(cluster: Cluster) -> None:
+        cluster.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
+        old = cluster.gateway("gateway-old", **about)
+        cluster.settle()
+        cluster.set_gateways(old, *(cluster.gateway(name) for name in names))
+        cluster.settle()
+        cluster.now = planning.NOW + 31 * model.MICROSECONDS
 
     return happens
 
 
-def rejected(built: Cluster) -> None:
+def rejected(cluster: Cluster) -> None:
     key = Key("Listener", "default", "lobby")
-    late(applied={key: AppliedDocument("old", "its schema version is too new")})(built)
+    late(applied={key: AppliedDocument("old", "its schema version is too new")})(cluster)
 
 
-def no_gateway(built: Cluster) -> None:
-    built.set_gateways()
-    built.settle()
-    built.now = planning.NOW + 31 * model.MICROSECONDS
+def no_gateway(cluster: Cluster) -> None:
+    cluster.set_gateways()
+    cluster.settle()
+    cluster.now = planning.NOW + 31 * model.MICROSECONDS
 
 
 def reports(**about: Any) -> Callable[[Cluster], None]:
     report = ListenerReport(**about)
-    return lambda built: built.gateways_run_it(listeners={plan_samples.LISTENER: report})
+    return lambda cluster: cluster.gateways_run_it(listeners={plan_samples.LISTENER: report})
 
 
-def company_is_shared(built: Cluster) -> None:
-    built.edit("Tenant", TENANT, companyID="77")
-    built.add(plan_samples.tenant("globex"))
-    built.edit("Tenant", "default/globex", companyID="77")
+def company_is_shared(cluster: Cluster) -> None:
+    cluster.edit("Tenant", TENANT, companyID="77")
+    cluster.add(plan_samples.tenant("globex"))
+    cluster.edit("Tenant", "default/globex", companyID="77")
 
 
-def hostnames_are_shared(built: Cluster) -> None:
-    built.add(plan_samples.listener_class("other", "example.com/other", "hooks.example.com"))
+def hostnames_are_shared(cluster: Cluster) -> None:
+    cluster.add(plan_samples.listener_class("other", "example.com/other", "hooks.example.com"))
 
 
-def visited(built: Cluster) -> None:
+def visited(cluster: Cluster) -> None:
     """Let the gateways report a visit at every present address of the listener."""
-    published = built.cache.published(Key("Listener", *plan_samples.LISTENER.split("/")))
+    published = cluster.cache.published(Key("Listener", *plan_samples.LISTENER.split("/")))
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
-    reports(verified_addresses=tuple(address.id for address in published.document.live_addresses))(built)
+    reports(verified_addresses=tuple(address.id for address in published.document.live_addresses))(cluster)
 
 
-def class_moves(built: Cluster) -> None:
-    built.edit("ListenerClass", "public", hostname="new.example.com")
-    built.settle()
+def class_moves(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    cluster.settle()
 
 
-def retired_address_is_used(built: Cluster) -> None:
-    class_moves(built)
-    reports(retired_arrivals={"any": planning.NOW})(built)
+def retired_address_is_used(cluster: Cluster) -> None:
+    class_moves(cluster)
+    reports(retired_arrivals={"any": planning.NOW})(cluster)
 
 
 def destination_reports(**about: Any) -> Callable[[Cluster], None]:
     report = DestinationReport(**about)
-    return lambda built: built.gateways_run_it(destinations={plan_samples.DESTINATION: report})
+    return lambda cluster: cluster.gateways_run_it(destinations={plan_samples.DESTINATION: report})
 
 
 def and_run(happens: Callable[[Cluster], object]) -> Callable[[Cluster], None]:
     """Apply a change, and let the gateways apply it too."""
 
-    def both(built: Cluster) -> None:
-        happens(built)
-        built.settle()
-        built.gateways_run_it()
-        built.settle()
+    def both(cluster: Cluster) -> None:
+        happens(cluster)
+        cluster.settle()
+        cluster.gateways_run_it()
+        cluster.settle()
 
     return both
 
 
 def edit_tenant(**spec: Any) -> Callable[[Cluster], object]:
-    return lambda built: built.edit("Tenant", TENANT, **spec)
+    return lambda cluster: cluster.edit("Tenant", TENANT, **spec)
 
 
 def edit_destination(**spec: Any) -> Callable[[Cluster], object]:
-    return lambda built: built.edit("Destination", plan_samples.DESTINATION, **spec)
+    return lambda cluster: cluster.edit("Destination", plan_samples.DESTINATION, **spec)
 
 
-def halted(built: Cluster) -> None:
-    built.set_halted(HaltedRemovals.of([Removal("Listener", "a", "b")]))
+def halted(cluster: Cluster) -> None:
+    cluster.set_halted(HaltedRemovals.of([Removal("Listener", "a", "b")]))
 
 
-def not_admitted(built: Cluster) -> None:
-    built.set_access("default", "Denied")
+def not_admitted(cluster: Cluster) -> None:
+    cluster.set_access("default", "Denied")
 
 
-def url_secret_name_taken(built: Cluster) -> None:
-    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lobby-url"}, "data": {"url": "cHc="}})
+def url_secret_name_taken(cluster: Cluster) -> None:
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lobby-url"}, "data": {"url": "cHc="}})
 
 
-def not_admitted_and_a_secret_referenced(built: Cluster) -> None:
+def not_admitted_and_a_secret_referenced(cluster: Cluster) -> None:
     token = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
-    built.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
-    not_admitted(built)
+    cluster.edit("Destination", plan_samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
+    not_admitted(cluster)
 
 
-def only_these_namespaces(built: Cluster) -> None:
+def only_these_namespaces(cluster: Cluster) -> None:
     selector = {"matchLabels": {"a": "b"}}
-    built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
+    cluster.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
 
 
 def routed(**what: Any) -> list[dict[str, Any]]:
@@ -283,16 +283,16 @@ HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
 def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = False) -> Callable[[Cluster], None]:
-    def happens(built: Cluster) -> None:
+    def happens(cluster: Cluster) -> None:
         error = "apply /a/b: 403 Forbidden"
-        built.fail_writes(key, WriteFailure(error, is_forbidden=is_forbidden, is_name_taken=is_name_taken))
+        cluster.fail_writes(key, WriteFailure(error, is_forbidden=is_forbidden, is_name_taken=is_name_taken))
 
     return happens
 
 
-def listener_fails(built: Cluster) -> None:
-    built.edit("Listener", plan_samples.LISTENER, **address("www.elsewhere.example"))
-    built.settle()
+def listener_fails(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **address("www.elsewhere.example"))
+    cluster.settle()
 
 
 _LISTENER = [
@@ -307,7 +307,7 @@ _LISTENER = [
     ("Accepted", "False", "UnsupportedValue", unreadable),
     ("Accepted", "False", "ExpressionInvalid", edit(routes=routed(when="visit.("))),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
-    ("Accepted", "Unknown", "Pending", lambda built: built.cache.set_keys(None)),
+    ("Accepted", "Unknown", "Pending", lambda cluster: cluster.cache.set_keys(None)),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
     ("Accepted", "False", "SecretNameTaken", url_secret_name_taken),
     ("ResolvedRefs", "True", "ResolvedRefs", nothing),
@@ -390,7 +390,7 @@ _TENANT = [
     ("Ready", "True", "Ready", nothing),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
     ("Ready", "False", "ListenersNotReady", listener_fails),
-    ("Ready", "Unknown", "Pending", lambda built: built.add(plan_samples.listener("new"))),
+    ("Ready", "Unknown", "Pending", lambda cluster: cluster.add(plan_samples.listener("new"))),
     ("CompanyShared", "True", "CompanyShared", company_is_shared),
 ]
 _CLASS = [
@@ -403,7 +403,7 @@ _CLASS = [
 
 
 def _cases(kind: Kind, path: str, rows: list[Any]) -> list[Case]:
-    return [Case(*row, kind, path) for row in rows]
+    return [Case(*row, kind=kind, path=path) for row in rows]
 
 
 CASES = [

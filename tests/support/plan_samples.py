@@ -52,20 +52,20 @@ PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kin
 
 def agency() -> Cluster:
     """Return an agency whose plans are applied and that one gateway runs."""
-    built = _agency().restarted()
-    built.gateways_run_it()
-    return built
+    cluster = _agency().restarted()
+    cluster.gateways_run_it()
+    return cluster
 
 
 @functools.cache
 def _agency() -> Cluster:
-    built = Cluster()
-    built.add(OBJECTS)
-    built.set_features(FEATURES)
-    built.settle()
-    built.gateways_run_it()
-    built.settle()
-    return built
+    cluster = Cluster()
+    cluster.add(OBJECTS)
+    cluster.set_features(FEATURES)
+    cluster.settle()
+    cluster.gateways_run_it()
+    cluster.settle()
+    return cluster
 
 
 def listener(

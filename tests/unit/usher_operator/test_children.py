@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import plan_samples, planning
+from support.planning import Cluster
 from usher_gateway import documents
 from usher_operator import children
 from usher_operator.view import ClusterFeatures, Key
@@ -113,36 +114,33 @@ def test_child_is_ours_only_with_the_label_of_this_install() -> None:
     assert not children.is_ours({"usher.dev/install": "usher.dev_usher"}, "usher.dev/usher")
 
 
-def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
-    built = plan_samples.agency()
-    (original, *_) = built.plan(Key("Destination", "default", "crm")).children or ()
-    built.edit("Destination", plan_samples.DESTINATION, concurrency=3)
-    (edited, *_) = built.plan(Key("Destination", "default", "crm")).children or ()
+def test_desired_annotation_is_the_hash_of_the_manifest(cluster: Cluster) -> None:
+    (original, *_) = cluster.plan(Key("Destination", "default", "crm")).children or ()
+    cluster.edit("Destination", plan_samples.DESTINATION, concurrency=3)
+    (edited, *_) = cluster.plan(Key("Destination", "default", "crm")).children or ()
     assert original.ref == edited.ref
     assert original.desired != edited.desired
     for child in (original, edited):
         assert child.manifest["metadata"]["annotations"]["usher.dev/desired"] == child.desired
 
 
-def test_child_has_no_label_of_gitops_tools() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
-    built.settle()
-    desired = [child for key in built.every_key() for child in built.plan(key).children or ()]
+def test_child_has_no_label_of_gitops_tools(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
+    cluster.settle()
+    desired = [child for key in cluster.every_key() for child in cluster.plan(key).children or ()]
     assert {child.ref.kind for child in desired} == {"Secret", "Ingress", "Certificate"}
     for child in desired:
         assert not any(label.startswith("app.kubernetes.io/") for label in child.manifest["metadata"]["labels"])
 
 
 @pytest.mark.parametrize("controller", children.INGRESS_ANNOTATIONS)
-def test_ingress_has_controller_annotations_that_the_class_may_override(controller: str) -> None:
-    built = plan_samples.agency()
+def test_ingress_has_controller_annotations_that_the_class_may_override(cluster: Cluster, controller: str) -> None:
     annotations_of_controller = children.INGRESS_ANNOTATIONS[controller]
     first = next(iter(annotations_of_controller))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
-    built.set_features(ClusterFeatures(ingress_classes={"mine": controller}))
-    built.edit("ListenerClass", "public", exposure=exposure)
-    (child,) = built.plan(Key("Hostname", "", "hooks.example.com")).children or ()
+    cluster.set_features(ClusterFeatures(ingress_classes={"mine": controller}))
+    cluster.edit("ListenerClass", "public", exposure=exposure)
+    (child,) = cluster.plan(Key("Hostname", "", "hooks.example.com")).children or ()
     annotations = child.manifest["metadata"]["annotations"]
     assert {name: annotations[name] for name in annotations_of_controller} == {
         **annotations_of_controller,
@@ -150,14 +148,13 @@ def test_ingress_has_controller_annotations_that_the_class_may_override(controll
     }
 
 
-def test_url_secret_leaves_out_older_and_retired_tokens() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
-    built.settle()
-    published = built.cache.published(Key("Listener", "default", "lobby"))
+def test_url_secret_leaves_out_older_and_retired_tokens(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
+    cluster.settle()
+    published = cluster.cache.published(Key("Listener", "default", "lobby"))
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
-    listener = built.cache.listener(plan_samples.LISTENER)
+    listener = cluster.cache.listener(plan_samples.LISTENER)
     assert listener is not None
     named = children.named_addresses(listener.resource, published.document, planning.INSTALL_KEY)
     assert [address.retired_at > 0 for address in published.document.addresses] == [False, False, True]

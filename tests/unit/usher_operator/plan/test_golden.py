@@ -36,30 +36,30 @@ def load(file: pathlib.Path) -> tuple[Cluster, list[Key]]:
     if header is not None and "kind" in header:
         header, manifests = None, [header, *manifests]
     given: dict[str, Any] = header or {}
-    built = Cluster()
+    cluster = Cluster()
     features = given.pop("features", {})
     if "issuers" in features:
         features["issuers"] = frozenset(map(tuple, features["issuers"]))
-    built.set_features(ClusterFeatures(**features))
+    cluster.set_features(ClusterFeatures(**features))
     for raw in manifests:
-        built.put(raw)
-    built.settle()
+        cluster.put(raw)
+    cluster.settle()
     for kind, status in given.pop("says", {}).items():
-        built.controllers_say(kind, status)
+        cluster.controllers_say(kind, status)
     if gateways := given.pop("gateways", None):
-        built.set_gateways(*(gateway(built, fields) for fields in gateways))
-    built.settle()
-    keys = [key(text) for text in given.pop("keys", ())] or sorted(built.every_key())
+        cluster.set_gateways(*(gateway(cluster, fields) for fields in gateways))
+    cluster.settle()
+    keys = [key(text) for text in given.pop("keys", ())] or sorted(cluster.every_key())
     assert not given, f"unknown: {given}"
-    return built, keys
+    return cluster, keys
 
 
-def gateway(built: Cluster, given: dict[str, Any]) -> GatewayReport:
+def gateway(cluster: Cluster, given: dict[str, Any]) -> GatewayReport:
     reports = {
         name: {path: report_type(**fields) for path, fields in given.get(name, {}).items()}
         for name, report_type in SUBJECTS.items()
     }
-    return built.gateway(given["name"], **reports)
+    return cluster.gateway(given["name"], **reports)
 
 
 def key(text: str) -> Key:
@@ -69,8 +69,8 @@ def key(text: str) -> Key:
 
 
 def planned(file: pathlib.Path) -> str:
-    built, keys = load(file)
-    plans = [shown(built.plan(planned_key)) for planned_key in keys]
+    cluster, keys = load(file)
+    plans = [shown(cluster.plan(planned_key)) for planned_key in keys]
     return yaml.safe_dump_all(plans, sort_keys=False, width=120, allow_unicode=True)
 
 

@@ -72,7 +72,7 @@ AGENCIES = st.lists(
 )
 
 
-def built(manifests: list[dict[str, Any]]) -> Cluster:
+def cluster_of(manifests: list[dict[str, Any]]) -> Cluster:
     cluster = Cluster()
     cluster.set_gateways()  # they were asked, so a hostname that two tenants claim is decided
     for raw in manifests:
@@ -82,7 +82,7 @@ def built(manifests: list[dict[str, Any]]) -> Cluster:
 
 
 def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
-    cluster = built(manifests)
+    cluster = cluster_of(manifests)
     cluster.settle()
     return {key: cluster.plan(key) for key in cluster.every_key()}
 
@@ -98,7 +98,7 @@ def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chan
 @settings(max_examples=40)
 @given(AGENCIES)
 def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[str, Any]]) -> None:
-    cluster = built([CLASS, *manifests])
+    cluster = cluster_of([CLASS, *manifests])
     cluster.settle()
     cache = cluster.cache
     published = {key: stored.document for key in cache.published_keys() if (stored := cache.published(key)) is not None}

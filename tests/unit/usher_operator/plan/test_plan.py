@@ -18,173 +18,160 @@ DAY = 86_400 * model.MICROSECONDS
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def document(built: Cluster, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
-    built.settle()
-    published = built.cache.published(key)
+def document(cluster: Cluster, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
+    cluster.settle()
+    published = cluster.cache.published(key)
     assert published is not None
     return published.document
 
 
-def authentication(built: Cluster) -> documents.Authentication:
-    listener = document(built)
+def authentication(cluster: Cluster) -> documents.Authentication:
+    listener = document(cluster)
     assert isinstance(listener, documents.ListenerDocument)
     return listener.authentication
 
 
-def addresses(built: Cluster, key: Key = KEY) -> list[str]:
-    listener = document(built, key)
+def addresses(cluster: Cluster, key: Key = KEY) -> list[str]:
+    listener = document(cluster, key)
     assert isinstance(listener, documents.ListenerDocument)
     return [address.host for address in listener.addresses]
 
 
-def test_listener_without_its_first_credentials_fails_closed() -> None:
-    built = plan_samples.agency()
-    built.delete("Secret", "default/purple")
-    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    assert authentication(built).type == "Unresolved"
+def test_listener_without_its_first_credentials_fails_closed(cluster: Cluster) -> None:
+    cluster.delete("Secret", "default/purple")
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
+    assert authentication(cluster).type == "Unresolved"
 
 
-def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong() -> None:
-    built = plan_samples.agency()
-    plan_reasons.key_changed(built)
+def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong(cluster: Cluster) -> None:
+    plan_reasons.key_changed(cluster)
     spec = {"controllerName": "usher.dev/usher", "hostname": "second.example.com"}
-    built.put({"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec})
-    built.settle()
-    built.cache.set_keys(planning.KEYS)
-    built.settle()
-    assert built.cache.classes["new"].fields == built.cache.classes["public"].fields
-    assert built.condition("Listener", plan_samples.LISTENER, "Ready").status == "True"
+    cluster.put(
+        {"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec}
+    )
+    cluster.settle()
+    cluster.cache.set_keys(planning.KEYS)
+    cluster.settle()
+    assert cluster.cache.classes["new"].fields == cluster.cache.classes["public"].fields
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Ready").status == "True"
 
 
-def test_message_about_a_wrong_install_key_names_the_secret_and_the_class() -> None:
-    built = plan_samples.agency()
-    plan_reasons.key_changed(built)
-    message = built.condition("Listener", plan_samples.LISTENER, "Accepted").message
+def test_message_about_a_wrong_install_key_names_the_secret_and_the_class(cluster: Cluster) -> None:
+    plan_reasons.key_changed(cluster)
+    message = cluster.condition("Listener", plan_samples.LISTENER, "Accepted").message
     assert "Secret `usher-system/usher-install-key`" in message
     assert "ListenerClass `public`" in message
 
 
 @pytest.mark.parametrize("labels", [{}, {"usher.dev/watch": "true"}])
-def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: dict[str, str]) -> None:
-    built = plan_samples.agency()
-    plan_reasons.url_secret_name_taken(built)
+def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(cluster: Cluster, labels: dict[str, str]) -> None:
+    plan_reasons.url_secret_name_taken(cluster)
     foreign = {"name": "lobby-url", "labels": labels}
-    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
-    planned = built.plan(KEY)
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
+    planned = cluster.plan(KEY)
     assert planned.children is not None
     assert [child.ref.namespace for child in planned.children] == ["usher-config"]
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
-    assert "paste" not in built.condition("Listener", plan_samples.LISTENER, "Receiving").message
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
+    assert "paste" not in cluster.condition("Listener", plan_samples.LISTENER, "Receiving").message
 
 
-def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
-    built = plan_samples.agency()
-    built.set_access("default", "Unknown")
-    assert built.plan(KEY) == Plan(KEY, None, unread_namespace="default")
+def test_listener_waits_until_the_secrets_of_its_namespace_are_read(cluster: Cluster) -> None:
+    cluster.set_access("default", "Unknown")
+    assert cluster.plan(KEY) == Plan(KEY, None, unread_namespace="default")
 
 
-def test_namespace_without_admission_keeps_what_is_published() -> None:
-    built = plan_samples.agency()
-    published_before = document(built)
-    built.set_access("default", "Denied")
-    built.edit("Listener", plan_samples.LISTENER, state="Suspended")
-    built.add(plan_samples.listener("new"))
-    assert document(built) == published_before
-    assert built.cache.published(Key("Listener", "default", "new")) is None
+def test_namespace_without_admission_keeps_what_is_published(cluster: Cluster) -> None:
+    published_before = document(cluster)
+    cluster.set_access("default", "Denied")
+    cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
+    cluster.add(plan_samples.listener("new"))
+    assert document(cluster) == published_before
+    assert cluster.cache.published(Key("Listener", "default", "new")) is None
 
 
-def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it() -> None:
-    built = plan_samples.agency()
-    built.set_access("default", "Denied")
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").message.endswith(
+def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it(cluster: Cluster) -> None:
+    cluster.set_access("default", "Denied")
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").message.endswith(
         "kubectl create rolebinding usher-agency --namespace=default --clusterrole=usher-agency "
         "--serviceaccount=usher-system:usher-operator"
     )
 
 
-def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> None:
-    built = plan_samples.agency()
-    original = built.plan(KEY)
-    built.apply(original)
-    listener_is_absent(built)
-    after_removal = built.plan(KEY)
+def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector(cluster: Cluster) -> None:
+    original = cluster.plan(KEY)
+    cluster.apply(original)
+    listener_is_absent(cluster)
+    after_removal = cluster.plan(KEY)
     assert after_removal.children == ()
     assert [child.name for child in after_removal.staying] == ["lobby-url"]
 
 
-def test_destination_without_secrets_needs_no_admission() -> None:
-    built = plan_samples.agency()
-    built.set_access("default", "Denied")
-    assert built.condition("Destination", plan_samples.DESTINATION, "Accepted").status == "True"
+def test_destination_without_secrets_needs_no_admission(cluster: Cluster) -> None:
+    cluster.set_access("default", "Denied")
+    assert cluster.condition("Destination", plan_samples.DESTINATION, "Accepted").status == "True"
 
 
-def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    published_before = authentication(built)
-    built.delete("Secret", "default/purple")
+def test_deleted_secret_leaves_the_last_good_document_in_force(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
+    published_before = authentication(cluster)
+    cluster.delete("Secret", "default/purple")
     assert published_before.digest
-    assert authentication(built) == published_before
-    assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
+    assert authentication(cluster) == published_before
+    assert cluster.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
 
 
-def test_rotated_secret_changes_the_document() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    published_before = authentication(built)
+def test_rotated_secret_changes_the_document(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
+    published_before = authentication(cluster)
     labels = {"usher.dev/watch": "true"}
     data = {"username": "cHVycGxl", "password": "bmV3"}
-    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple", "labels": labels}, "data": data})
-    assert authentication(built) != published_before
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple", "labels": labels}, "data": data})
+    assert authentication(cluster) != published_before
 
 
-def test_unknown_secret_is_looked_up_first() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    built.delete("Secret", "default/purple")
-    assert built.cache.plan(KEY).unknown_secrets == ("default/purple",)
+def test_unknown_secret_is_looked_up_first(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
+    cluster.delete("Secret", "default/purple")
+    assert cluster.cache.plan(KEY).unknown_secrets == ("default/purple",)
 
 
-def test_too_large_document_leaves_the_last_good_one_in_force() -> None:
-    built = plan_samples.agency()
-    published_before = document(built, DESTINATION)
-    plan_reasons.too_large(built)
-    assert built.plan(DESTINATION).children is None
-    assert document(built, DESTINATION) == published_before
-    assert built.condition("Destination", plan_samples.DESTINATION, "Programmed").status == "Unknown"
+def test_too_large_document_leaves_the_last_good_one_in_force(cluster: Cluster) -> None:
+    published_before = document(cluster, DESTINATION)
+    plan_reasons.too_large(cluster)
+    assert cluster.plan(DESTINATION).children is None
+    assert document(cluster, DESTINATION) == published_before
+    assert cluster.condition("Destination", plan_samples.DESTINATION, "Programmed").status == "Unknown"
 
 
-def test_deleted_tenant_removes_its_listeners() -> None:
-    built = plan_samples.agency()
-    built.delete("Tenant", "default/acme")
-    assert built.plan(KEY).children == ()
+def test_deleted_tenant_removes_its_listeners(cluster: Cluster) -> None:
+    cluster.delete("Tenant", "default/acme")
+    assert cluster.plan(KEY).children == ()
 
 
-def test_unreadable_tenant_removes_nothing() -> None:
-    built = plan_samples.agency()
-    built.make_unreadable("Tenant", "default/acme")
-    assert built.plan(KEY).children is None
-    assert built.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "TenantNotFound"
+def test_unreadable_tenant_removes_nothing(cluster: Cluster) -> None:
+    cluster.make_unreadable("Tenant", "default/acme")
+    assert cluster.plan(KEY).children is None
+    assert cluster.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "TenantNotFound"
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "condition_type"),
     [("ListenerClass", "public", "Accepted"), ("Destination", plan_samples.DESTINATION, "ResolvedRefs")],
 )
-def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, condition_type: str) -> None:
-    built = plan_samples.agency()
-    built.make_unreadable(kind, path)
+def test_unreadable_reference_is_not_reported_as_missing(
+    cluster: Cluster, kind: Kind, path: str, condition_type: str
+) -> None:
+    cluster.make_unreadable(kind, path)
     name = path.rpartition("/")[2]
-    condition = built.condition("Listener", plan_samples.LISTENER, condition_type)
+    condition = cluster.condition("Listener", plan_samples.LISTENER, condition_type)
     assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in condition.message
     assert "must exist" not in condition.message
 
 
-def test_kept_condition_keeps_its_observed_generation() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-    built.cache.set_keys(None)
-    status = built.plan(KEY).status
+def test_kept_condition_keeps_its_observed_generation(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
+    cluster.cache.set_keys(None)
+    status = cluster.plan(KEY).status
     assert status is not None
     generations = {condition.type: condition.observed_generation for condition in status.conditions.values()}
     assert (generations["Accepted"], generations["Ready"], generations["ResolvedRefs"], generations["Programmed"]) == (
@@ -195,12 +182,11 @@ def test_kept_condition_keeps_its_observed_generation() -> None:
     )
 
 
-def test_unreadable_listener_keeps_children_and_conditions() -> None:
-    built = plan_samples.agency()
-    cached = built.cache.listener(plan_samples.LISTENER)
+def test_unreadable_listener_keeps_children_and_conditions(cluster: Cluster) -> None:
+    cached = cluster.cache.listener(plan_samples.LISTENER)
     assert cached is not None
-    plan_reasons.unreadable(built)
-    planned = built.plan(KEY)
+    plan_reasons.unreadable(cluster)
+    planned = cluster.plan(KEY)
     assert planned.children is None
     assert planned.status is not None
     assert planned.status.fields == cached.fields
@@ -213,131 +199,121 @@ def test_deleted_resource_has_no_children_and_no_status() -> None:
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
-def test_missing_or_wrong_install_key_changes_no_child(keys: model.Keys | None) -> None:
-    built = plan_samples.agency()
-    built.cache.set_keys(keys)
+def test_missing_or_wrong_install_key_changes_no_child(cluster: Cluster, keys: model.Keys | None) -> None:
+    cluster.cache.set_keys(keys)
     gone = Key("Listener", "default", "gone")
-    for key in (*built.every_key(), gone):
+    for key in (*cluster.every_key(), gone):
         if key.kind != "ListenerClass":
-            assert built.plan(key).children is None, key
+            assert cluster.plan(key).children is None, key
 
 
-def test_recreated_class_accepts_the_present_install_key() -> None:
-    built = plan_samples.agency()
-    built.cache.set_keys(model.derive_keys(bytes(32)))
-    assert built.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
-    recreated = {**built.raw("ListenerClass", "public"), "status": {}}
+def test_recreated_class_accepts_the_present_install_key(cluster: Cluster) -> None:
+    cluster.cache.set_keys(model.derive_keys(bytes(32)))
+    assert cluster.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
+    recreated = {**cluster.raw("ListenerClass", "public"), "status": {}}
     recreated["metadata"] |= {"uid": "new", "creationTimestamp": "2026-03-01T00:00:00Z"}
-    built.put(recreated)
-    assert built.condition("ListenerClass", "public", "Accepted").status == "True"
+    cluster.put(recreated)
+    assert cluster.condition("ListenerClass", "public", "Accepted").status == "True"
 
 
-def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
-    built = plan_samples.agency()
-    plan_reasons.class_is_gone(built)
-    built.edit("Tenant", "default/acme", state="Suspended")
-    listener = document(built)
+def test_missing_class_keeps_the_listener_with_its_present_tenant(cluster: Cluster) -> None:
+    plan_reasons.class_is_gone(cluster)
+    cluster.edit("Tenant", "default/acme", state="Suspended")
+    listener = document(cluster)
     assert isinstance(listener, documents.ListenerDocument)
     assert listener.tenant.state == "Suspended"
-    assert built.plan(HOSTNAME).children is None
+    assert cluster.plan(HOSTNAME).children is None
 
 
-def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
-    built = plan_samples.agency()
-    built.add(plan_samples.tenant("rival"))
+def test_published_listener_keeps_its_hostname_against_an_older_one(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
-    built.add(plan_samples.listener("young", spec, tenant="rival", created="20"))
-    built.settle()
-    built.add(plan_samples.listener("old", spec, created="01"))
-    assert addresses(built, Key("Listener", "default", "young")) == ["www.example.org"]
-    assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
+    cluster.add(plan_samples.listener("young", spec, tenant="rival", created="20"))
+    cluster.settle()
+    cluster.add(plan_samples.listener("old", spec, created="01"))
+    assert addresses(cluster, Key("Listener", "default", "young")) == ["www.example.org"]
+    assert cluster.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
-def test_listener_that_gets_another_tenant_keeps_its_hostname() -> None:
-    built = plan_samples.agency()
-    built.add(plan_samples.tenant("rival"))
-    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
-    built.settle()
-    built.add(plan_samples.listener("waiting", WWW, tenant="rival", created="00"))
-    built.add(plan_samples.tenant("successor"))
-    built.edit("Listener", plan_samples.LISTENER, tenantRef={"name": "successor"})
-    built.apply(built.plan(KEY))
-    assert addresses(built) == ["www.example.org"]
+def test_listener_that_gets_another_tenant_keeps_its_hostname(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("rival"))
+    cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    cluster.settle()
+    cluster.add(plan_samples.listener("waiting", WWW, tenant="rival", created="00"))
+    cluster.add(plan_samples.tenant("successor"))
+    cluster.edit("Listener", plan_samples.LISTENER, tenantRef={"name": "successor"})
+    cluster.apply(cluster.plan(KEY))
+    assert addresses(cluster) == ["www.example.org"]
 
 
-def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends() -> None:
-    built = plan_samples.agency()
-    built.add(plan_samples.tenant("rival"))
+def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
-    built.add(plan_samples.listener("first", spec, tenant="rival", created="01"))
-    built.add(plan_samples.listener("waiting", spec, created="02"))
-    built.settle()
-    built.edit("Listener", "default/first", addresses=None)
-    built.settle()
-    assert built.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
-    assert built.condition("Listener", "default/first", "AddressRetired").status == "True"
-    built.now = planning.NOW + 7 * DAY
-    assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
-    assert addresses(built, Key("Listener", "default", "first")) == ["hooks.example.com"]
+    cluster.add(plan_samples.listener("first", spec, tenant="rival", created="01"))
+    cluster.add(plan_samples.listener("waiting", spec, created="02"))
+    cluster.settle()
+    cluster.edit("Listener", "default/first", addresses=None)
+    cluster.settle()
+    assert cluster.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
+    assert cluster.condition("Listener", "default/first", "AddressRetired").status == "True"
+    cluster.now = planning.NOW + 7 * DAY
+    assert addresses(cluster, Key("Listener", "default", "waiting")) == ["www.example.org"]
+    assert addresses(cluster, Key("Listener", "default", "first")) == ["hooks.example.com"]
 
 
-def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
-    built.settle()
-    original_refs = [child.ref for child in built.cache.children(HOSTNAME)]
-    built.edit("ListenerClass", "public", hostname="new.example.com")
-    assert addresses(built) == ["new.example.com", "hooks.example.com"]
-    assert [child.ref for child in built.cache.children(HOSTNAME)] == original_refs
-    retired = built.condition("Listener", plan_samples.LISTENER, "AddressRetired")
+def test_moved_class_hostname_retires_the_addresses_of_its_listeners(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
+    cluster.settle()
+    original_refs = [child.ref for child in cluster.cache.children(HOSTNAME)]
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
+    assert [child.ref for child in cluster.cache.children(HOSTNAME)] == original_refs
+    retired = cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired")
     assert "hooks.example.com/v1/" in retired.message
     assert "new.example.com/v1/" in retired.message
-    (shown,) = built.raw("Listener", plan_samples.LISTENER)["status"]["addresses"]
+    (shown,) = cluster.raw("Listener", plan_samples.LISTENER)["status"]["addresses"]
     assert shown["hostname"] == "new.example.com"
 
 
-def test_arrival_at_a_retired_address_prolongs_it() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", hostname="new.example.com")
-    listener = document(built)
+def test_arrival_at_a_retired_address_prolongs_it(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    listener = document(cluster)
     assert isinstance(listener, documents.ListenerDocument)
     (retired,) = listener.retired_addresses
-    built.now = planning.NOW + 6 * DAY
+    cluster.now = planning.NOW + 6 * DAY
     report = ListenerReport(retired_arrivals={retired.id: planning.NOW + 6 * DAY})
-    built.gateways_run_it(listeners={plan_samples.LISTENER: report})
-    assert built.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
-    built.settle()
-    built.gateways_run_it()
-    built.now = planning.NOW + 13 * DAY - 1
-    assert addresses(built) == ["new.example.com", "hooks.example.com"]
-    built.now = planning.NOW + 13 * DAY
-    assert addresses(built) == ["new.example.com"]
+    cluster.gateways_run_it(listeners={plan_samples.LISTENER: report})
+    assert cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
+    cluster.settle()
+    cluster.gateways_run_it()
+    cluster.now = planning.NOW + 13 * DAY - 1
+    assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
+    cluster.now = planning.NOW + 13 * DAY
+    assert addresses(cluster) == ["new.example.com"]
 
 
-def test_retired_address_ends_at_once_with_zero_days() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", hostname="new.example.com", retiredAddressDays=0)
-    assert addresses(built) == ["new.example.com"]
+def test_retired_address_ends_at_once_with_zero_days(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", hostname="new.example.com", retiredAddressDays=0)
+    assert addresses(cluster) == ["new.example.com"]
 
 
 @pytest.mark.parametrize("refuse", ["hostname_is_not_allowed", "namespace_is_not_permitted"])
 def test_class_that_narrows_rights_retires_addresses(refuse: str) -> None:
-    built = claimed_by_a_rival()
-    globals()[refuse](built)
-    assert addresses(built) == ["www.example.org", "hooks.example.com"]
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "False"
-    assert built.condition("Listener", plan_samples.LISTENER, "AddressRetired").status == "True"
-    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
+    cluster = claimed_by_a_rival()
+    globals()[refuse](cluster)
+    assert addresses(cluster) == ["www.example.org", "hooks.example.com"]
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").status == "False"
+    assert cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired").status == "True"
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
 
 
-def test_address_that_another_listener_of_the_tenant_claims_is_not_retired() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
-    built.settle()
-    built.edit("Listener", plan_samples.LISTENER, addresses=None)
-    built.add(plan_samples.listener("second", WWW))
-    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
-    assert addresses(built) == ["hooks.example.com"]
+def test_address_that_another_listener_of_the_tenant_claims_is_not_retired(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    cluster.settle()
+    cluster.edit("Listener", plan_samples.LISTENER, addresses=None)
+    cluster.add(plan_samples.listener("second", WWW))
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["www.example.org"]
+    assert addresses(cluster) == ["hooks.example.com"]
 
 
 RIVAL = Key("Listener", "attacker", "rival")
@@ -346,31 +322,31 @@ WWW = "addresses: [{name: a, hostname: www.example.org, path: /hook}]\n  authent
 
 def claimed_by_a_rival() -> Cluster:
     """Return an agency whose listener has a hostname that an older listener of another namespace claims too."""
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
-    built.settle()
-    built.add(plan_samples.tenant("evil", "attacker"))
-    built.add(plan_samples.listener("rival", WWW, namespace="attacker", tenant="evil", created="01"))
-    return built
+    cluster = plan_samples.agency()
+    cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    cluster.settle()
+    cluster.add(plan_samples.tenant("evil", "attacker"))
+    cluster.add(plan_samples.listener("rival", WWW, namespace="attacker", tenant="evil", created="01"))
+    return cluster
 
 
-def listener_is_absent(built: Cluster) -> None:
-    built.delete("Listener", plan_samples.LISTENER)
+def listener_is_absent(cluster: Cluster) -> None:
+    cluster.delete("Listener", plan_samples.LISTENER)
 
 
-def tenant_is_absent(built: Cluster) -> None:
-    built.delete("Tenant", "default/acme")
+def tenant_is_absent(cluster: Cluster) -> None:
+    cluster.delete("Tenant", "default/acme")
 
 
-def hostname_is_not_allowed(built: Cluster) -> None:
+def hostname_is_not_allowed(cluster: Cluster) -> None:
     only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
     allowed = [{"hostname": "*.example.org", "namespaces": only}]
-    built.edit("ListenerClass", "public", allowedHostnames=allowed)
+    cluster.edit("ListenerClass", "public", allowedHostnames=allowed)
 
 
-def namespace_is_not_permitted(built: Cluster) -> None:
+def namespace_is_not_permitted(cluster: Cluster) -> None:
     only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
-    built.edit("ListenerClass", "public", namespaces=only)
+    cluster.edit("ListenerClass", "public", namespaces=only)
 
 
 @pytest.mark.parametrize(
@@ -379,10 +355,10 @@ def namespace_is_not_permitted(built: Cluster) -> None:
 def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
     absent: Callable[[Cluster], None],
 ) -> None:
-    built = claimed_by_a_rival()
-    absent(built)
-    accepted = built.condition("Listener", RIVAL.path, "Accepted")
-    assert (accepted.reason, built.plan(RIVAL).children) == ("HostnameConflict", ())
+    cluster = claimed_by_a_rival()
+    absent(cluster)
+    accepted = cluster.condition("Listener", RIVAL.path, "Accepted")
+    assert (accepted.reason, cluster.plan(RIVAL).children) == ("HostnameConflict", ())
     assert "default" not in accepted.message
 
 
@@ -394,9 +370,9 @@ def on_hostname(hostname: str) -> dict[str, Any]:
     }
 
 
-def served(built: Cluster) -> set[str]:
+def served(cluster: Cluster) -> set[str]:
     """Return the hostnames at which a document in force has the fixed path."""
-    documents_in_force = [built.cache.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
+    documents_in_force = [cluster.cache.published(Key("Listener", "default", name)) for name in ("lobby", "second")]
     listeners = [
         published.document
         for published in documents_in_force
@@ -406,150 +382,142 @@ def served(built: Cluster) -> set[str]:
 
 
 @pytest.mark.parametrize("order", [("lobby", "second", "lobby"), ("second", "lobby", "second")])
-def test_listeners_that_swap_hostnames_leave_none_unserved(order: tuple[str, ...]) -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, **on_hostname("a.example.org"))
-    built.add(plan_samples.listener("second", "state: Active"))
-    built.edit("Listener", "default/second", **on_hostname("b.example.org"))
-    built.settle()
-    built.edit("Listener", plan_samples.LISTENER, **on_hostname("b.example.org"))
-    built.apply(built.plan(KEY))
-    built.edit("Listener", "default/second", **on_hostname("a.example.org"))
+def test_listeners_that_swap_hostnames_leave_none_unserved(cluster: Cluster, order: tuple[str, ...]) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **on_hostname("a.example.org"))
+    cluster.add(plan_samples.listener("second", "state: Active"))
+    cluster.edit("Listener", "default/second", **on_hostname("b.example.org"))
+    cluster.settle()
+    cluster.edit("Listener", plan_samples.LISTENER, **on_hostname("b.example.org"))
+    cluster.apply(cluster.plan(KEY))
+    cluster.edit("Listener", "default/second", **on_hostname("a.example.org"))
     for name in order:
-        built.apply(built.plan(Key("Listener", "default", name)))
-        assert served(built) == {"a.example.org", "b.example.org"}
-    built.settle()
-    assert addresses(built) == ["b.example.org", "hooks.example.com"]
-    assert addresses(built, Key("Listener", "default", "second")) == ["a.example.org"]
+        cluster.apply(cluster.plan(Key("Listener", "default", name)))
+        assert served(cluster) == {"a.example.org", "b.example.org"}
+    cluster.settle()
+    assert addresses(cluster) == ["b.example.org", "hooks.example.com"]
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["a.example.org"]
 
 
 def shared_with_a_rival() -> Cluster:
     """Return an agency and an older rival whose listeners both have addresses at the class's hostname."""
-    built = claimed_by_a_rival()
-    built.edit_metadata("Listener", plan_samples.LISTENER, creationTimestamp="2026-02-01T00:00:00Z")
-    built.add(plan_samples.listener("shared"))
-    built.add(plan_samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
-    built.settle()
-    return built
+    cluster = claimed_by_a_rival()
+    cluster.edit_metadata("Listener", plan_samples.LISTENER, creationTimestamp="2026-02-01T00:00:00Z")
+    cluster.add(plan_samples.listener("shared"))
+    cluster.add(plan_samples.listener("shared", namespace="attacker", tenant="evil", created="01"))
+    cluster.settle()
+    return cluster
 
 
 def test_former_class_hostname_stays_reserved_until_its_retired_addresses_end() -> None:
-    built = shared_with_a_rival()
+    cluster = shared_with_a_rival()
     allowed = [{"hostname": "*.example.com"}]
-    built.edit("ListenerClass", "public", hostname="new.example.org", allowedHostnames=allowed)
-    built.edit("Listener", RIVAL.path, addresses=[{"name": "a", "hostname": "hooks.example.com"}])
-    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
-    built.settle()
-    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
-    assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org", "hooks.example.com"]
-    built.now = planning.NOW + 7 * DAY
-    assert addresses(built, RIVAL) == ["hooks.example.com"]
-    assert addresses(built, Key("Listener", "default", "shared")) == ["new.example.org"]
+    cluster.edit("ListenerClass", "public", hostname="new.example.org", allowedHostnames=allowed)
+    cluster.edit("Listener", RIVAL.path, addresses=[{"name": "a", "hostname": "hooks.example.com"}])
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    cluster.settle()
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    assert addresses(cluster, Key("Listener", "default", "shared")) == ["new.example.org", "hooks.example.com"]
+    cluster.now = planning.NOW + 7 * DAY
+    assert addresses(cluster, RIVAL) == ["hooks.example.com"]
+    assert addresses(cluster, Key("Listener", "default", "shared")) == ["new.example.org"]
 
 
 def test_edit_and_revert_of_a_class_hostname_change_no_holder() -> None:
-    built = shared_with_a_rival()
-    built.edit("ListenerClass", "public", hostname="www.example.org")
-    built.settle()
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "HostnameReserved"
-    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
-    built.edit("ListenerClass", "public", hostname="hooks.example.com")
-    built.settle()
-    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
-    assert addresses(built) == ["www.example.org", "hooks.example.com"]
-    assert addresses(built, Key("Listener", "attacker", "shared")) == ["hooks.example.com", "www.example.org"]
+    cluster = shared_with_a_rival()
+    cluster.edit("ListenerClass", "public", hostname="www.example.org")
+    cluster.settle()
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "HostnameReserved"
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
+    cluster.edit("ListenerClass", "public", hostname="hooks.example.com")
+    cluster.settle()
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
+    assert addresses(cluster) == ["www.example.org", "hooks.example.com"]
+    assert addresses(cluster, Key("Listener", "attacker", "shared")) == ["hooks.example.com", "www.example.org"]
 
 
-def test_route_of_a_former_class_hostname_stays_while_documents_change() -> None:
-    built = plan_samples.agency()
+def test_route_of_a_former_class_hostname_stays_while_documents_change(cluster: Cluster) -> None:
     certificate = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=certificate)
-    built.settle()
-    built.edit("ListenerClass", "public", hostname="new.example.com")
-    assert built.plan(HOSTNAME).children is None
-    built.settle()
-    assert built.plan(HOSTNAME).children is None
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=certificate)
+    cluster.settle()
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    assert cluster.plan(HOSTNAME).children is None
+    cluster.settle()
+    assert cluster.plan(HOSTNAME).children is None
 
 
 def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> None:
-    built = shared_with_a_rival()
-    built.edit("ListenerClass", "public", tls=plan_samples.PER_HOSTNAME, maximums={"hostnamesPerNamespace": 9})
-    built.edit("ListenerClass", "public", hostname="www.example.org")
-    built.settle()
-    built.edit("ListenerClass", "public", hostname="hooks.example.com")
-    built.settle()
-    desired = built.plan(Key("Hostname", "", "www.example.org")).children or ()
+    cluster = shared_with_a_rival()
+    cluster.edit("ListenerClass", "public", tls=plan_samples.PER_HOSTNAME, maximums={"hostnamesPerNamespace": 9})
+    cluster.edit("ListenerClass", "public", hostname="www.example.org")
+    cluster.settle()
+    cluster.edit("ListenerClass", "public", hostname="hooks.example.com")
+    cluster.settle()
+    desired = cluster.plan(Key("Hostname", "", "www.example.org")).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
 
 
-def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names() -> None:
-    built = plan_samples.agency()
+def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names(cluster: Cluster) -> None:
     for namespace, name, created in (("a", "a", "03"), ("z", "z", "02"), ("m", "m", "04")):
-        built.add(plan_samples.tenant("acme", namespace))
-        built.add(plan_samples.listener(name, WWW, namespace=namespace, created=created))
+        cluster.add(plan_samples.tenant("acme", namespace))
+        cluster.add(plan_samples.listener(name, WWW, namespace=namespace, created=created))
     for namespace, reason in (("a", "HostnameConflict"), ("z", "Accepted"), ("m", "HostnameConflict")):
-        assert built.condition("Listener", f"{namespace}/{namespace}", "Accepted").reason == reason
+        assert cluster.condition("Listener", f"{namespace}/{namespace}", "Accepted").reason == reason
 
 
-def test_address_of_an_absent_listener_stays_with_it_within_a_tenant() -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
-    built.settle()
-    built.add(plan_samples.listener("second", WWW, created="01"))
-    listener_is_absent(built)
-    assert built.condition("Listener", "default/second", "Accepted").reason == "PathConflict"
+def test_address_of_an_absent_listener_stays_with_it_within_a_tenant(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    cluster.settle()
+    cluster.add(plan_samples.listener("second", WWW, created="01"))
+    listener_is_absent(cluster)
+    assert cluster.condition("Listener", "default/second", "Accepted").reason == "PathConflict"
 
 
-def test_published_listener_keeps_its_address_against_an_older_one() -> None:
-    built = plan_samples.agency()
+def test_published_listener_keeps_its_address_against_an_older_one(cluster: Cluster) -> None:
     spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
-    built.add(plan_samples.listener("young", spec, created="20"))
-    built.settle()
-    built.add(plan_samples.listener("old", spec, created="01"))
-    built.settle()
-    assert built.condition("Listener", "default/young", "Accepted").status == "True"
-    assert built.condition("Listener", "default/old", "Accepted").reason == "PathConflict"
+    cluster.add(plan_samples.listener("young", spec, created="20"))
+    cluster.settle()
+    cluster.add(plan_samples.listener("old", spec, created="01"))
+    cluster.settle()
+    assert cluster.condition("Listener", "default/young", "Accepted").status == "True"
+    assert cluster.condition("Listener", "default/old", "Accepted").reason == "PathConflict"
 
 
-def test_published_listeners_come_first_under_a_lowered_limit() -> None:
-    built = plan_samples.agency()
-    built.add(plan_samples.listener("oldest", created="01"))
-    built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
-    assert built.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
-    assert built.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
+def test_published_listeners_come_first_under_a_lowered_limit(cluster: Cluster) -> None:
+    cluster.add(plan_samples.listener("oldest", created="01"))
+    cluster.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").status == "True"
+    assert cluster.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
 
 
-def test_hostnames_of_a_namespace_are_limited() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
-    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
-    built.settle()
+def test_hostnames_of_a_namespace_are_limited(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
+    cluster.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    cluster.settle()
     both = "addresses: [{name: a, hostname: other.example.org}, {name: b, hostname: www.example.org}]"
-    built.add(plan_samples.listener("older", both, created="01"))
-    built.settle()
-    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
-    assert addresses(built, Key("Listener", "default", "older")) == ["www.example.org"]
-    refused = built.condition("Listener", "default/older", "Accepted")
+    cluster.add(plan_samples.listener("older", both, created="01"))
+    cluster.settle()
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["www.example.org"]
+    assert addresses(cluster, Key("Listener", "default", "older")) == ["www.example.org"]
+    refused = cluster.condition("Listener", "default/older", "Accepted")
     assert (refused.status, refused.reason) == ("False", "LimitExceeded")
     assert "`other.example.org` is one hostname too many" in refused.message
 
 
-def test_retired_hostname_counts_against_the_limit() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
-    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]"))
-    built.settle()
-    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: other.example.org}]"))
-    built.settle()
-    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
-    refused = built.condition("Listener", "default/second", "Accepted")
+def test_retired_hostname_counts_against_the_limit(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
+    cluster.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]"))
+    cluster.settle()
+    cluster.add(plan_samples.listener("second", "addresses: [{name: a, hostname: other.example.org}]"))
+    cluster.settle()
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["www.example.org"]
+    refused = cluster.condition("Listener", "default/second", "Accepted")
     assert (refused.status, refused.reason) == ("False", "LimitExceeded")
     assert "the hostnames of retired addresses count until they end" in refused.message
-    built.edit("ListenerClass", "public", retiredAddressDays=0)
-    built.settle()
-    assert addresses(built, Key("Listener", "default", "second")) == ["other.example.org"]
+    cluster.edit("ListenerClass", "public", retiredAddressDays=0)
+    cluster.settle()
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["other.example.org"]
 
 
 @pytest.mark.parametrize(
@@ -561,130 +529,119 @@ def test_retired_hostname_counts_against_the_limit() -> None:
     ],
 )
 def test_certificate_says_for_which_namespace_its_hostname_counts(
-    hostname: str, maximums: dict[str, int] | None, counts_for: str | None
+    cluster: Cluster, hostname: str, maximums: dict[str, int] | None, counts_for: str | None
 ) -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", maximums=maximums, tls=plan_samples.PER_HOSTNAME)
-    built.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
-    built.settle()
-    desired = built.plan(Key("Hostname", "", hostname)).children or ()
+    cluster.edit("ListenerClass", "public", maximums=maximums, tls=plan_samples.PER_HOSTNAME)
+    cluster.add(plan_samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    cluster.settle()
+    desired = cluster.plan(Key("Hostname", "", hostname)).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"].get(children.COUNTS_FOR_ANNOTATION) == counts_for
 
 
-def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
-    built.settle()
-    original_plan = built.plan(HOSTNAME)
-    built.add(plan_samples.listener("second"))
-    built.settle()
+def test_new_listener_on_the_class_hostname_changes_no_ingress(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
+    cluster.settle()
+    original_plan = cluster.plan(HOSTNAME)
+    cluster.add(plan_samples.listener("second"))
+    cluster.settle()
     assert original_plan.children
-    assert built.plan(HOSTNAME) == original_plan
+    assert cluster.plan(HOSTNAME) == original_plan
 
 
-def test_old_ingress_stays_while_the_gateway_api_is_missing() -> None:
-    built = plan_samples.agency()
-    plan_reasons.without(plan_reasons.EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)(built)
-    assert built.plan(HOSTNAME).children is None
+def test_old_ingress_stays_while_the_gateway_api_is_missing(cluster: Cluster) -> None:
+    plan_reasons.without(plan_reasons.EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)(cluster)
+    assert cluster.plan(HOSTNAME).children is None
 
 
-def test_old_ingress_stays_until_the_http_route_is_accepted() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
-    built.settle()
-    built.edit("ListenerClass", "public", exposure=plan_samples.HTTP_ROUTE, tls=plan_reasons.EXTERNAL)
-    built.settle()
-    assert kinds_of(built) == {"Ingress", "Certificate", "HTTPRoute"}
-    built.controllers_say("HTTPRoute", plan_reasons.parent(("Accepted", "True", "Accepted")))
-    built.settle()
-    assert kinds_of(built) == {"HTTPRoute"}
+def test_old_ingress_stays_until_the_http_route_is_accepted(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
+    cluster.settle()
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.HTTP_ROUTE, tls=plan_reasons.EXTERNAL)
+    cluster.settle()
+    assert kinds_of(cluster) == {"Ingress", "Certificate", "HTTPRoute"}
+    cluster.controllers_say("HTTPRoute", plan_reasons.parent(("Accepted", "True", "Accepted")))
+    cluster.settle()
+    assert kinds_of(cluster) == {"HTTPRoute"}
 
 
-def kinds_of(built: Cluster) -> set[str]:
-    return {child.ref.kind for child in built.cache.children(HOSTNAME)}
+def kinds_of(cluster: Cluster) -> set[str]:
+    return {child.ref.kind for child in cluster.cache.children(HOSTNAME)}
 
 
-def test_hostname_without_listeners_loses_its_children() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
-    built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
-    built.settle()
+def test_hostname_without_listeners_loses_its_children(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
+    cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
+    cluster.settle()
     key = Key("Hostname", "", "www.example.org")
-    assert built.plan(key).children
-    built.delete("Listener", plan_samples.LISTENER)
-    built.settle()
-    assert built.plan(key).children == ()
+    assert cluster.plan(key).children
+    cluster.delete("Listener", plan_samples.LISTENER)
+    cluster.settle()
+    assert cluster.plan(key).children == ()
 
 
-def test_older_of_two_classes_decides_about_their_hostname() -> None:
-    built = plan_samples.agency()
+def test_older_of_two_classes_decides_about_their_hostname(cluster: Cluster) -> None:
     text = plan_samples.OBJECTS.split("---", maxsplit=1)[0]
     text = text.replace("{name: public}", '{name: another, creationTimestamp: "2025-01-01T00:00:00Z"}')
-    built.add(text.replace("{type: None}", "{type: Ingress, ingress: {className: nginx}}"))
-    built.settle()
-    (child,) = built.plan(HOSTNAME).children or ()
+    cluster.add(text.replace("{type: None}", "{type: Ingress, ingress: {className: nginx}}"))
+    cluster.settle()
+    (child,) = cluster.plan(HOSTNAME).children or ()
     assert child.ref.kind == "Ingress"
 
 
-def test_hostname_of_another_install_changes_no_child() -> None:
-    built = plan_samples.agency()
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
+def test_hostname_of_another_install_changes_no_child(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
     text = plan_samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
-    built.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
-    assert built.plan(Key("ListenerClass", "", "theirs")).status is None
-    assert built.plan(HOSTNAME).children is None
+    cluster.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
+    assert cluster.plan(Key("ListenerClass", "", "theirs")).status is None
+    assert cluster.plan(HOSTNAME).children is None
 
 
-def test_class_certificate_covers_no_other_hostname() -> None:
-    built = plan_samples.agency()
+def test_class_certificate_covers_no_other_hostname(cluster: Cluster) -> None:
     tls = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
-    built.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=tls)
-    built.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
-    built.settle()
-    condition = built.condition("Listener", plan_samples.LISTENER, "CertificateReady")
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=tls)
+    cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
+    cluster.settle()
+    condition = cluster.condition("Listener", plan_samples.LISTENER, "CertificateReady")
     assert (condition.reason, "PerHostname" in condition.message) == ("Failed", True)
-    children = built.plan(Key("Hostname", "", "www.example.org")).children or ()
+    children = cluster.plan(Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
 
 
-def test_tenant_message_names_three_listeners_and_no_count() -> None:
-    built = plan_samples.agency()
+def test_tenant_message_names_three_listeners_and_no_count(cluster: Cluster) -> None:
     for name in "abcde":
-        built.add(plan_samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
-    built.settle()
-    message = built.condition("Tenant", "default/acme", "Ready").message
+        cluster.add(plan_samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
+    cluster.settle()
+    message = cluster.condition("Tenant", "default/acme", "Ready").message
     assert "listeners `a`, `b`, `c` and others" in message
 
 
-def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
-    built = plan_samples.agency()
-    built.settle()
-    published_before = built.cache.published(KEY)
+def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document(cluster: Cluster) -> None:
+    cluster.settle()
+    published_before = cluster.cache.published(KEY)
     assert published_before is not None
     assert isinstance(published_before.document, documents.ListenerDocument)
-    built.waiting.add(KEY)
-    built.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
-    waiting = built.plan(KEY)
+    cluster.waiting.add(KEY)
+    cluster.edit("Listener", plan_samples.LISTENER, token={"generation": 2}, state="Suspended")
+    waiting = cluster.plan(KEY)
     assert waiting.children is None
     assert [(retiring.kind, retiring.name, retiring.address, retiring.version) for retiring in waiting.retiring] == [
         ("Address", "lobby", published_before.document.addresses[0].id, published_before.version)
     ]
-    programmed = built.condition("Listener", plan_samples.LISTENER, "Programmed")
+    programmed = cluster.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (programmed.status, "stays in force" in programmed.message) == ("Unknown", True)
-    built.waiting.clear()
-    built.settle()
-    assert document(built) != published_before.document
-    assert built.plan(KEY).retiring == ()
+    cluster.waiting.clear()
+    cluster.settle()
+    assert document(cluster) != published_before.document
+    assert cluster.plan(KEY).retiring == ()
 
 
-def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
-    built = plan_samples.agency()
-    built.settle()
-    built.waiting.add(KEY)
-    built.edit("Listener", plan_samples.LISTENER, state="Suspended")
-    built.settle()
-    assert document(built).state == "Suspended"
+def test_edit_that_keeps_the_addresses_waits_for_nothing(cluster: Cluster) -> None:
+    cluster.settle()
+    cluster.waiting.add(KEY)
+    cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
+    cluster.settle()
+    assert document(cluster).state == "Suspended"
 
 
 @pytest.mark.parametrize(
@@ -695,21 +652,21 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
         ("the-first,the-second-of-them", "has `the-first`, `the-second-o…`, which matches nothing that waits"),
     ],
 )
-def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, expected: str) -> None:
-    built = plan_samples.agency()
-    plan_reasons.halted(built)
-    digest = built.cache.halted[0].digest
-    built.edit_metadata("ListenerClass", "public", annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"})
-    built.settle()
-    message = built.condition("ListenerClass", "public", "Accepted").message
+def test_wrong_confirmation_shows_in_the_message_of_the_class(cluster: Cluster, annotation: str, expected: str) -> None:
+    plan_reasons.halted(cluster)
+    digest = cluster.cache.halted[0].digest
+    cluster.edit_metadata(
+        "ListenerClass", "public", annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"}
+    )
+    cluster.settle()
+    message = cluster.condition("ListenerClass", "public", "Accepted").message
     assert message.endswith(expected or f'"{digest}" for Listener `b` in namespace `a`')
 
 
-def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once() -> None:
-    built = plan_samples.agency()
-    plan_reasons.company_is_shared(built)
-    plan_reasons.listener_fails(built)
-    status = built.plan(Key("Tenant", "default", "acme")).status
+def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once(cluster: Cluster) -> None:
+    plan_reasons.company_is_shared(cluster)
+    plan_reasons.listener_fails(cluster)
+    status = cluster.plan(Key("Tenant", "default", "acme")).status
     assert status is not None
     assert [(condition.type, condition.status) for condition in status.conditions.values()] == [
         ("Accepted", "True"),

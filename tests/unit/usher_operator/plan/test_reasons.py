@@ -11,17 +11,16 @@ from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Operato
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_each_cause_gives_its_reason(case: plan_reasons.Case) -> None:
-    built = plan_samples.agency()
-    case.happens(built)
-    condition = built.condition(case.kind, case.path, case.type)
+def test_each_cause_gives_its_reason(cluster: Cluster, case: plan_reasons.Case) -> None:
+    case.happens(cluster)
+    condition = cluster.condition(case.kind, case.path, case.type)
     assert (condition.status, condition.reason) == (case.status, case.reason)
-    assert condition.observed_generation == _generation(built, case)
+    assert condition.observed_generation == _generation(cluster, case)
     assert condition.message or case.status == "True", "a condition that is not True says what to do"
 
 
-def _generation(built: Cluster, case: plan_reasons.Case) -> int:
-    generation: int = built.raw(case.kind, case.path)["metadata"]["generation"]
+def _generation(cluster: Cluster, case: plan_reasons.Case) -> int:
+    generation: int = cluster.raw(case.kind, case.path)["metadata"]["generation"]
     return generation
 
 
@@ -36,11 +35,10 @@ def test_each_condition_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_ready_is_true_only_if_every_needed_condition_is(case: plan_reasons.Case) -> None:
-    built = plan_samples.agency()
-    case.happens(built)
-    for key in built.every_key():
-        status = built.plan(key).status
+def test_ready_is_true_only_if_every_needed_condition_is(cluster: Cluster, case: plan_reasons.Case) -> None:
+    case.happens(cluster)
+    for key in cluster.every_key():
+        status = cluster.plan(key).status
         if status is None or key.kind == "Tenant":
             continue
         ready = status.condition("Ready")
@@ -54,13 +52,12 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: plan_reasons.Case
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_status_contains_no_secret_and_no_whole_url(case: plan_reasons.Case) -> None:
-    built = plan_samples.agency()
-    built.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    case.happens(built)
+def test_status_contains_no_secret_and_no_whole_url(cluster: Cluster, case: plan_reasons.Case) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
+    case.happens(cluster)
     token = model.url_token(planning.INSTALL_KEY, "default", "acme", "lobby", 0)
-    for key in built.every_key():
-        status = built.plan(key).status
+    for key in cluster.every_key():
+        status = cluster.plan(key).status
         text = msgspec.json.encode(status).decode()
         assert token not in text
         assert "cHVycGxlOnB3" not in text
