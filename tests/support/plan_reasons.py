@@ -403,7 +403,9 @@ _CLASS = [
 
 
 def _cases(kind: Kind, path: str, rows: list[Any]) -> list[Case]:
-    return [Case(*row, kind=kind, path=path) for row in rows]
+    return [
+        Case(condition_type, status, reason, happens, kind, path) for condition_type, status, reason, happens in rows
+    ]
 
 
 CASES = [

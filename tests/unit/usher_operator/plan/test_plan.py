@@ -264,10 +264,10 @@ def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends(c
 def test_moved_class_hostname_retires_the_addresses_of_its_listeners(cluster: Cluster) -> None:
     cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
     cluster.settle()
-    original_refs = [child.ref for child in cluster.cache.children(HOSTNAME)]
+    original_children = cluster.cache.children(HOSTNAME)
     cluster.edit("ListenerClass", "public", hostname="new.example.com")
     assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
-    assert [child.ref for child in cluster.cache.children(HOSTNAME)] == original_refs
+    assert cluster.cache.children(HOSTNAME) == original_children
     retired = cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired")
     assert "hooks.example.com/v1/" in retired.message
     assert "new.example.com/v1/" in retired.message

@@ -107,11 +107,12 @@ def test_negative_conditions_disappear_when_they_end(cluster: Cluster) -> None:
     assert status.condition("RoutesDegraded") is None
 
 
-def test_conditions_stay_without_reports(cluster: Cluster) -> None:
+def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
     report(cluster, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
     cluster.settle()
     previous_status = cluster.plan(KEY).status
-    assert cluster.restarted().plan(KEY).status == previous_status
+    planned = cluster.restarted().plan(KEY)
+    assert (planned.status, planned.is_behind) == (previous_status, False)
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy(cluster: Cluster) -> None:
@@ -199,7 +200,6 @@ def test_forbidden_write_is_forgotten_once_it_succeeded(cluster: Cluster) -> Non
 
 
 def test_suspension_is_reported_once_the_gateways_apply_it(cluster: Cluster) -> None:
-
     def ready() -> list[tuple[str, str]]:
         cluster.settle()
         conditions = [
@@ -229,12 +229,6 @@ def test_waiting_plan_says_when_to_plan_again(cluster: Cluster) -> None:
     cluster.now = first.again_at
     last = cluster.plan(KEY)
     assert (last.is_behind, last.again_at) == (True, None)
-
-
-def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
-    previous_status = cluster.plan(KEY).status
-    planned = cluster.restarted().plan(KEY)
-    assert (planned.status, planned.is_behind) == (previous_status, False)
 
 
 def test_unreachable_gateway_does_not_count_as_running_the_document(cluster: Cluster) -> None:
