@@ -531,6 +531,41 @@ def test_replayed_document_takes_no_hostname_from_the_tenant_that_is_served(clus
     assert (accepted(cluster, BAR), accepted(cluster, LOBBY)) == ("HostnameConflict", "Accepted")
 
 
+# Rare changes that the random histories of test_reads.py hardly meet.
+
+
+def test_end_of_a_stored_status_concerns_the_claimants(cluster: Cluster) -> None:
+    rivals(cluster)
+    cluster.put(served("lobby", WWW, creationTimestamp="2026-02-01T00:00:00Z"))
+    plan_all(cluster)
+    assert accepted(cluster, BAR) == "HostnameConflict"
+    assert BAR in cluster.edit_status("Listener", LOBBY.path, addresses=[])
+
+
+def test_certificate_that_ends_concerns_the_listener_that_waits_for_its_place(cluster: Cluster) -> None:
+    cluster.put(klass(maximums={"hostnamesPerNamespace": 1}, **ALLOWED))
+    cluster.put(raw("Tenant", "acme", {}))
+    cluster.put(certificate("a.example.com"))
+    cluster.put(aged(1, "b.example.com"))
+    plan_all(cluster)
+    assert accepted(cluster, numbered(1)) == "LimitExceeded"
+    assert numbered(1) in cluster.put(certificate("a.example.com", "rival"))
+    cluster.put(certificate("a.example.com"))
+    plan_all(cluster)
+    name = certificate("a.example.com")["metadata"]["name"]
+    assert numbered(1) in cluster.delete("Certificate", f"usher-system/{name}")
+
+
+def test_deleted_listener_concerns_those_that_name_an_address_of_its_document(cluster: Cluster) -> None:
+    bar = listener("bar", WWW)
+    bar["spec"]["addresses"][0]["path"] = "/v1/token"
+    for manifest in (klass(**ALLOWED), raw("Tenant", "acme", {}), listener("lobby", WWW), config(WWW), bar):
+        cluster.put(manifest)
+    plan_all(cluster)
+    assert BAR in cluster.delete("Listener", LOBBY.path)
+    assert accepted(cluster, BAR) == "PathConflict"
+
+
 # Work does not grow with the size of the cluster: each scenario counts what its calls cost in a small and a large one.
 
 Calls = dict[str, Callable[[], object]]
