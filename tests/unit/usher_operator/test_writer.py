@@ -8,13 +8,13 @@ import pytest
 
 from support import cache_samples, planning
 from usher_gateway import config_secret
-from usher_gateway.resources.removal_limit import Removal, RemovalBounds
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, PendingRemovals
-from usher_operator.settings import OperatorSettings
+from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.settings import OperatorSettings, OperatorTiming
 from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -176,7 +176,8 @@ async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
     """Remove the Certificate of a hostname that is not wanted any more; returns what is left of it."""
     cache, server = Cache(OperatorSettings()), CertificateServer(raw)
     cache.put(kinds.CERTIFICATE, raw)
-    await child_remover(server, cache).remove(Plan(KEY, ()))
+    queue = new_queue()
+    await child_remover(server, cache, queue, removal_guard(cache, queue)).remove(Plan(KEY, ()))
     return server.raw, cache
 
 
@@ -184,15 +185,20 @@ async def test_plan_is_made_again_once_an_unwanted_child_is_deleted() -> None:
     cache, raw = Cache(OperatorSettings()), cache_samples.certificate(KEY.name, counts_for="")
     cache.put(kinds.CERTIFICATE, raw)
     queue = new_queue()
-    await child_remover(CertificateServer(raw), cache, queue).remove(Plan(KEY, ()))
+    guard = removal_guard(cache, queue)
+    await child_remover(CertificateServer(raw), cache, queue, guard).remove(Plan(KEY, ()))
     assert queue.take() == KEY
 
 
 async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
-    cache, pending, queue = published(), no_wait(), new_queue()
-    remover = child_remover(SecretServer(), cache, queue, pending)
+    cache, queue = published(), new_queue()
+    cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
+    guard = removal_guard(cache, queue)
+    remover = child_remover(SecretServer(), cache, queue, guard)
     await remover.remove(NOTHING_WANTED)
-    pending.decide("agency", 0.0, RemovalBounds(cache.child_index.count_in_force("agency")))
+    guard.decide_due()
+    assert queue.take() == cache_samples.LOBBY
+    queue.done(cache_samples.LOBBY)
     await remover.remove(NOTHING_WANTED)
     assert queue.take() == cache_samples.LOBBY
 
@@ -244,23 +250,29 @@ NAME = config_secret.secret_name("Listener", "agency/lobby")
 NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
-def child_remover(
-    server: Any, cache: Cache, queue: Workqueue[Key] | None = None, pending: PendingRemovals | None = None
-) -> writer.ChildRemover:
-    queue = queue if queue is not None else new_queue()
+def removal_guard(cache: Cache, queue: Workqueue[Key]) -> RemovalGuard:
+    """A guard that decides about a request at once."""
+    return RemovalGuard(
+        cache=cache,
+        queue=queue,
+        metrics=OperatorMetrics(),
+        may_decide=lambda: True,
+        warn=lambda *_: None,
+        timing=OperatorTiming(removal_settle_seconds=0.0),
+        clock=lambda: 0.0,
+    )
+
+
+def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: RemovalGuard) -> writer.ChildRemover:
     return writer.ChildRemover(
         api=server,
         cache=cache,
         queue=queue,
         writer=child_writer(server, cache, queue),
-        removals=pending if pending is not None else no_wait(),
+        removal_guard=guard,
         tombstones=AgeClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
-
-
-def no_wait() -> PendingRemovals:
-    return PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
 
 
 def published(**meta: Any) -> Cache:
@@ -271,43 +283,46 @@ def published(**meta: Any) -> Cache:
     return cache
 
 
-async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
+async def remove_stale(server: Any, cache: Cache, plan: Plan) -> RemovalGuard:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
     cache.set_keys(planning.KEYS)
+    cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
     cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
-    pending = no_wait()
-    remover = child_remover(server, cache, pending=pending)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    guard = removal_guard(cache, queue)
+    remover = child_remover(server, cache, queue, guard)
     await remover.remove(plan)
-    for namespace in pending.undecided:
-        assert server.written == {}, "the removal limit decides first"
-        pending.decide(namespace, 0.0, RemovalBounds(cache.child_index.count_in_force(namespace)))
+    assert server.written == {}, "the removal limit decides first"
+    guard.decide_due()
     await remover.remove(plan)
+    return guard
 
 
 def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
-    pending = no_wait()
-    removal = writer.removal_of(cache_samples.LOBBY)
-    assert removal is not None
-    pending.request(removal, 0.0)
-    address = Removal("Address", "agency", "lobby", "id")
-    child_remover(SecretServer(), published(), pending=pending).withdraw(
-        Plan(cache_samples.LOBBY, None, retiring=(address,))
-    )
-    assert not pending.is_waiting(removal)
+    cache, queue = published(), new_queue()
+    guard = removal_guard(cache, queue)
+    guard.request(Removal("Listener", "agency", "lobby"))
+    assert guard.is_waiting(cache_samples.LOBBY)
+    moved = Removal("Address", "agency", "lobby", ("id",))
+    child_remover(SecretServer(), cache, queue, guard).withdraw(Plan(cache_samples.LOBBY, None, retiring=moved))
+    assert not guard.is_waiting(cache_samples.LOBBY)
 
 
 async def test_request_to_remove_a_document_names_its_version() -> None:
-    pending = no_wait()
-    await child_remover(SecretServer(), published(resourceVersion="7"), pending=pending).remove(NOTHING_WANTED)
-    assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
+    cache, queue = published(resourceVersion="7"), new_queue()
+    guard = removal_guard(cache, queue)
+    await child_remover(SecretServer(), cache, queue, guard).remove(NOTHING_WANTED)
+    guard.decide_due()
+    assert cache.halted == (HaltedRemovals.of([Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]),)
 
 
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     server = SecretServer()
-    await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
+    guard = await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
     (tombstone,) = server.written.values()
     assert tombstone.tombstone
     assert tombstone.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
+    assert not guard.request(Removal("Listener", "agency", "lobby", uid="uid-lobby")), "a later one is decided again"
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
