@@ -10,7 +10,7 @@ from usher_gateway import config_secret, model
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, kinds
-from usher_operator.cache import Cache, ref_of
+from usher_operator.cache import Cache
 from usher_operator.settings import BackendService, OperatorSettings
 from usher_operator.view import (
     AppliedDocument,
@@ -126,7 +126,7 @@ class Cluster:
         return concerned
 
     def _ref(self, kind: str, namespace: str, name: str) -> ObjectRef:
-        return ref_of(kinds.BY_NAME[kind], namespace, name)
+        return kinds.ref_of(kinds.BY_NAME[kind], namespace, name)
 
     def edit(self, kind: Kind, path: str, **spec: Any) -> frozenset[Key]:
         """Change fields of a spec (None removes one): the generation goes up."""

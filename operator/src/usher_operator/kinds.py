@@ -129,6 +129,11 @@ RESOURCES: dict[str, type[resources.Resource]] = {
 """Name of a kind -> the type of its resources."""
 
 
+def ref_of(kind: WatchedKind, namespace: str, name: str) -> ObjectRef:
+    """Identify an object of a kind."""
+    return ObjectRef(kind.api_version, kind.name, namespace, name)
+
+
 def field_manager(controller_name: str) -> str:
     """Owner of the fields that the operator of an install writes."""
     return f"{FIELD_MANAGER}-{config_secret.install_label(controller_name)}"

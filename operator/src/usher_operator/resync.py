@@ -23,8 +23,9 @@ import structlog
 
 from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
 from usher_operator import kinds
-from usher_operator.cache import Cache, KeySet
+from usher_operator.cache import Cache
 from usher_operator.health import Health, OperatorMetrics
+from usher_operator.lookups import KeySet
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
 

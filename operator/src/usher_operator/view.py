@@ -50,6 +50,11 @@ class Key(msgspec.Struct, frozen=True, order=True):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+def hostname_key(hostname: str) -> Key:
+    """The key that owns the children of a hostname."""
+    return Key("Hostname", "", hostname)
+
+
 def address_path(namespace: str, address: documents.Address) -> str:
     """Identify an address that Listeners of one namespace name."""
     return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"

@@ -24,7 +24,7 @@ from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds
-from usher_operator.cache import Cache, ref_of
+from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import AgeClock, RemovalGuard
@@ -286,7 +286,7 @@ class ChildRemover:
         if not self._removal_guard.request(removal):
             return
         name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
-        ref = ref_of(kinds.SECRET, self._cache.install.config_namespace, name)
+        ref = kinds.ref_of(kinds.SECRET, self._cache.install.config_namespace, name)
         if await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
             return  # the watch will report it
         _log.warning("stale_document_removed", kind=key.kind, document=key.path)

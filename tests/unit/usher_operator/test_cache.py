@@ -26,8 +26,7 @@ from support.planning import Cluster
 from usher_gateway import config_secret
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds
-from usher_operator.cache import hostname_key
-from usher_operator.view import GatewayReport, Key, Plan
+from usher_operator.view import GatewayReport, Key, Plan, hostname_key
 
 WWW = "www.example.com"
 ALLOWED = {"allowedHostnames": [{"hostname": "*.example.com"}]}

@@ -10,16 +10,16 @@ from support import cache_samples, planning
 from usher_gateway import config_secret
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator import children, kinds, writer
-from usher_operator.cache import Cache, hostname_key, ref_of
+from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import AgeClock, RemovalGuard
 from usher_operator.settings import OperatorSettings, OperatorTiming
-from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
+from usher_operator.view import DesiredChild, GatewayReport, Key, Plan, hostname_key
 from usher_operator.workqueue import Workqueue
 
 KEY = hostname_key("www.example.com")
-REF = ref_of(kinds.INGRESS, "usher-system", "usher-www")
+REF = kinds.ref_of(kinds.INGRESS, "usher-system", "usher-www")
 READY = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
 
 
@@ -117,7 +117,7 @@ async def test_answer_does_not_bring_back_a_child_that_was_deleted_meanwhile() -
 async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
     raw = cache_samples.config()
-    ref = ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
+    ref = kinds.ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
     event_logger = RecordingEventLogger(lambda: 0.0)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
@@ -339,7 +339,7 @@ async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
 async def test_worker_pauses_after_a_large_document(characters: int, seconds: float) -> None:
     cache = Cache(OperatorSettings())
     document = cache_samples.config()
-    ref = ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
+    ref = kinds.ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
     large = {**document, "data": {config_secret.DATA_KEY: "x" * characters}}
     writes = child_writer(Server(document), cache)
     await writes.write(cache_samples.LOBBY, ref, large)

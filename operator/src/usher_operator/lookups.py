@@ -1,0 +1,489 @@
+"""Everything that the operator knows of the cluster, and every question about it that plans and other parts ask.
+
+`cache.Cache` adds the changes. A lookup of a plan is marked with `reads.lookup`, so that `Reads` notes its answer.
+"""
+
+import collections
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from usher_gateway import config_secret, documents, model, resources
+from usher_gateway.resources.hostnames import Owner
+from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
+from usher_operator import kinds
+from usher_operator.indexes import ChildIndex, ClassUseIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.reads import Reads, lookup
+from usher_operator.settings import OperatorSettings
+from usher_operator.siblings import Siblings
+from usher_operator.view import (
+    CachedResource,
+    ChildState,
+    ClusterFeatures,
+    GatewayReport,
+    Install,
+    Key,
+    Kind,
+    ListenerReadiness,
+    ObjectRef,
+    PublishedDocument,
+    SecretAccess,
+    SecretState,
+    UnreadableResource,
+    View,
+    WriteFailure,
+    hostname_key,
+)
+
+KeySet = frozenset[Key]
+ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
+
+_DELETED_UIDS = 1000
+"""More deletions than watches report between a write and its answer."""
+
+
+def _monotonic_microseconds() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def _wall_microseconds() -> int:
+    return time.time_ns() // 1000
+
+
+class Lookups(View):
+    """The present state of the cluster.
+
+    Args:
+        settings: the install that the operator serves.
+        clock: monotonic microseconds.
+        wall_clock: the time of day in microseconds.
+        expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
+            report.
+    """
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], int] = _monotonic_microseconds,
+        wall_clock: Callable[[], int] = _wall_microseconds,
+        expect_event: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._expect_event = expect_event
+        self._clock, self._wall_clock = clock, wall_clock
+        self._install = Install(
+            controller_name=settings.controller_name,
+            operator_namespace=settings.namespace,
+            config_namespace=settings.configuration_namespace,
+            data_plane_namespace=settings.data_plane_namespace,
+            service_name=settings.backend.service_name,
+            service_port=settings.backend.service_port,
+        )
+        self._keys: model.Keys | None = None
+        self.optional = OptionalApis(settings.data_plane_namespace)
+        self._gateways: tuple[GatewayReport, ...] | None = None
+        self._halted: tuple[HaltedRemovals, ...] = ()
+        self.records: dict[Key, kinds.ResourceRecord] = {}
+        """Every custom resource, by key."""
+        self._ending: dict[Key, tuple[str, str]] = {}
+        """(uid, resourceVersion) of resources that somebody deleted and another program's finalizer still keeps. Plans
+        treat them as gone. A deleted ListenerClass counts until it is gone, because its Listeners need it."""
+        self._edited: dict[Key, int] = {}
+        """Generation of each resource after its last edit while the operator runs."""
+        self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
+        self._siblings = Siblings()
+        self._used_classes = ClassUseIndex()
+        self._secrets = SecretIndex(clock)
+        self._with_documents: GroupIndex[str] = GroupIndex()
+        """Listeners and Destinations by namespace."""
+        self.reads = Reads()
+        """What the last plan of each key read."""
+        self._granted: dict[str, tuple[Key, Owner]] = {}
+        self._stored_holders = HolderIndex()
+        """The tenants that hold hostnames by the stored status of a Listener."""
+        self._reported: dict[Key, config_secret.HeldHostnames] = {}
+        """The hostnames of documents that gateways run although their config Secrets are gone."""
+        self._reported_holders = HolderIndex()
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
+        """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
+        self.child_index = ChildIndex(self._install)
+        """Every existing child of this install."""
+        self._ignored: dict[ObjectRef, tuple[str, str]] = {}
+        """(uid, resourceVersion) of objects that look like children but are not this install's."""
+        self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
+        """Of the children that were deleted last."""
+        self._retirements: dict[Key, frozenset[str]] = {}
+        """Addresses that the removal guard allowed to retire, until a document without them is published."""
+        self._behind: dict[Key, int] = {}
+        self._write_failures: dict[Key, WriteFailure] = {}
+
+    # The lookups of plan().
+
+    @property
+    def now(self) -> int:
+        """Monotonic microseconds."""
+        return self._clock()
+
+    @property
+    def time(self) -> int:
+        """The wall clock in microseconds."""
+        return self._wall_clock()
+
+    @property
+    def install(self) -> Install:
+        """The install that the operator serves."""
+        return self._install
+
+    @property
+    def keys(self) -> model.Keys | None:
+        """Keys derived from the install key; None before the operator has one."""
+        return self._keys
+
+    @property
+    def features(self) -> ClusterFeatures:
+        """Optional APIs and objects of the cluster."""
+        return self.optional.features
+
+    @property
+    def gateways(self) -> tuple[GatewayReport, ...] | None:
+        """The ready gateways; None before the operator first asked them."""
+        return self._gateways
+
+    @property
+    def halted(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
+        return self._halted
+
+    @property
+    def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
+        """Every ListenerClass that this version can parse."""
+        return self._classes
+
+    @lookup("Tenant")
+    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
+        """By ``namespace/name``."""
+        return self._cached("Tenant", path, resources.Tenant)
+
+    @lookup("Listener")
+    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
+        """By ``namespace/name``."""
+        return self._cached("Listener", path, resources.Listener)
+
+    @lookup("Destination")
+    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
+        """By ``namespace/name``."""
+        return self._cached("Destination", path, resources.Destination)
+
+    @lookup()
+    def unreadable(self, key: Key) -> UnreadableResource | None:
+        """A resource that exists but that this version cannot parse."""
+        record = self.records.get(key)
+        return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
+
+    @lookup()
+    def rank(self, key: Key) -> int:
+        """How many Listeners, or Destinations, of its namespace come before one."""
+        return self._siblings.rank(key)
+
+    @lookup("Company")
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
+        return self._siblings.tenants_of(company, limit)
+
+    @lookup("Tenant")
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
+        """The first names of the Tenant's Listeners, of all installs, by state."""
+        return self._siblings.listeners_of(tenant_path, limit)
+
+    @lookup()
+    def classes_using(self, key: Key) -> Collection[str]:
+        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
+        return self._used_classes.of(key)
+
+    @lookup("Hostname")
+    def claimants(self, hostname: str) -> Sequence[Key]:
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
+        return self._siblings.claimants(hostname, self._can_have_claims)
+
+    @lookup("Hostname")
+    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
+        """The Listeners of a namespace that name a hostname, the oldest first."""
+        return self._siblings.claimants_in(namespace, hostname)
+
+    @lookup("Address")
+    def namers(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners that name an address: those whose documents have it, and a tenant's oldest of each class."""
+        published = (key for key in self.child_index.published_with(address) if self._names(key, address))
+        oldest = self._siblings.claimants((tenant, address), self._can_have_claims)
+        return list(dict.fromkeys((*published, *oldest)))
+
+    @lookup("Hostname")
+    def is_reserved(self, hostname: str) -> bool:
+        """True if no Listener may name a hostname, because a class has it or had it."""
+        if any(listener_class.resource.spec.hostname == hostname for listener_class in self._classes.values()):
+            return True
+        return hostname in self.child_index.shared_hosts and not self._holders(hostname)
+
+    @lookup("Hostname")
+    def class_at(self, hostname: str) -> str:
+        """The ListenerClass of this install that the first Listener with a published document at a hostname has."""
+        listeners = (self._parsed(key, resources.Listener) for key in self._siblings.oldest_at(hostname))
+        names = (cached.resource.class_name for cached in listeners if cached is not None)
+        return next((name for name in names if self._is_our_class(name)), "")
+
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        """The published documents with an address at a hostname, including those whose removal is halted.
+
+        Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
+        """
+        return self._documents_of(self.child_index.published_at(hostname))
+
+    @lookup("Address")
+    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
+        absent = (key for key in self.child_index.published_with(address) if not self._tenant_of(key))
+        return [key for key in absent if self._is_published_for(key, tenant)]
+
+    @lookup("Hostname")
+    def has_listeners_at(self, hostname: str) -> bool:
+        """True if a published document has an address at a hostname."""
+        return bool(self.child_index.published_at(hostname))
+
+    @lookup("Hostname")
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
+        return bool(self._stored_holders.keys_of(hostname)) and not self.child_index.held.keys_of(hostname)
+
+    @lookup("Hostname")
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname: by a document that is being written, else by the best evidence."""
+        return self._holders(hostname)
+
+    @lookup("Hostname")
+    def only_holder(self, hostname: str) -> Key | None:
+        """The Listener by which a tenant has a hostname; None if there are several or none."""
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        holding = evidence.keys_of(hostname) if evidence is not None else frozenset()
+        if granted is not None:
+            return granted[0] if holding <= {granted[0]} else None
+        return next(iter(holding)) if len(holding) == 1 else None
+
+    @lookup()
+    def holds(self, key: Key, hostname: str) -> bool:
+        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
+        granted = self._granted.get(hostname)
+        is_granted = granted is not None and granted[0] == key
+        return is_granted or any(key in index.keys_of(hostname) for index in self._evidence)
+
+    @lookup("Hostname")
+    def shown_holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
+        return self._stored_holders.holders(hostname)
+
+    @lookup()
+    def published(self, key: Key) -> PublishedDocument | None:
+        """The document in the config Secret of a key."""
+        return self.child_index.published(key)
+
+    @lookup("Namespace")
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Labels of a namespace."""
+        return self._namespaces.get(namespace, {})
+
+    @lookup("Namespace")
+    def secret_access(self, namespace: str) -> SecretAccess:
+        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
+        return self._secrets.access(namespace)
+
+    def agency_secrets(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
+        """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
+        return self._secrets.versions(namespace)
+
+    def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
+        """The kind whose watch reports a child."""
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self._install.config_namespace
+        return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
+
+    def has_documents_of(self, namespace: str) -> bool:
+        """True if a namespace has a Listener or a Destination."""
+        return bool(self._with_documents.keys_of(namespace))
+
+    @lookup("Secret")
+    def secret(self, path: str) -> resources.Secret | None:
+        """A labelled Secret."""
+        return self._secrets.get(path)
+
+    @lookup("Secret")
+    def secret_state(self, path: str) -> SecretState | None:
+        """State of a Secret; None if it has to be looked up."""
+        return self._secrets.state(path)
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        """True if the removal guard allowed it."""
+        return addresses <= self._retirements.get(key, frozenset())
+
+    def is_edited(self, key: Key) -> bool:
+        """True if a resource was edited while the operator runs, and its document was compiled before the edit."""
+        child, edited = self.child_index.config_of(key), self._edited.get(key, 0)
+        return child is not None and edited > child.owner_generation
+
+    @lookup()
+    def children(self, key: Key) -> Collection[ChildState]:
+        """The existing children of a key."""
+        return tuple(child.state for child in self.child_index.of(key))
+
+    def behind_since(self, key: Key) -> int | None:
+        """Since when a key's plans say ``is_behind``."""
+        return self._behind.get(key)
+
+    def lane_of(self, key: Key) -> str:
+        """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
+        if key.kind != "Hostname" or any(
+            listener_class.resource.spec.hostname == key.name for listener_class in self._classes.values()
+        ):
+            return key.namespace
+        namespaces = {namespace for namespace, _ in self._holders(key.name)}
+        return namespaces.pop() if len(namespaces) == 1 else ""
+
+    def all_keys(self) -> KeySet:
+        """Every key with a resource or a child, and every hostname in a published document."""
+        hosts = itertools.chain(
+            self.child_index.hosts, (each.resource.spec.hostname for each in self._classes.values())
+        )
+        return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, hosts)))
+
+    def published_keys(self) -> list[Key]:
+        """The keys whose document is in force."""
+        return [child.key for child in self.child_index.by_ref.values() if child.published is not None]
+
+    def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
+        """The ListenerClasses that this install serves."""
+        controller_name = self._install.controller_name
+        return [
+            listener_class
+            for listener_class in self._classes.values()
+            if listener_class.resource.spec.controller_name == controller_name
+        ]
+
+    def confirmations(self) -> frozenset[str]:
+        """Digests of the removals that users confirmed on classes of this install."""
+        digests = [
+            confirmations_of(listener_class.resource.metadata.annotations) for listener_class in self.our_classes()
+        ]
+        return frozenset().union(*digests)
+
+    @property
+    def removal_limit(self) -> int | None:
+        """The removal limit of the install; None means the usual one."""
+        return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
+
+    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
+        """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
+        if kind in kinds.OWN:
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            record = self.records.get(key)
+            return (record.uid, record.resource_version) if record is not None else self._ending.get(key, ("", ""))
+        if kind is kinds.AGENCY_SECRET:
+            return self._secrets.version_of(namespace, name)
+        if kind not in kinds.CHILDREN:
+            return self._versions.get((kind.name, namespace, name), ("", ""))
+        ref = kinds.ref_of(kind, namespace, name)
+        child = self.child_index.by_ref.get(ref)
+        return (child.uid, child.resource_version) if child is not None else self._ignored.get(ref, ("", ""))
+
+    def versions(self, kind: kinds.WatchedKind) -> dict[tuple[str, str], tuple[str, str]]:
+        """(namespace, name) -> (uid, resourceVersion) of every object of a kind that was last seen, used or not."""
+        if kind in kinds.OWN:
+            names = [(key.namespace, key.name) for key in (*self.records, *self._ending) if key.kind == kind.name]
+        elif kind in kinds.CHILDREN:
+            refs = (*self.child_index.by_ref, *self._ignored)
+            names = [(ref.namespace, ref.name) for ref in refs if self.kind_of(ref) is kind]
+        else:
+            names = [(namespace, name) for of, namespace, name in self._versions if of == kind.name]
+        return {name: self.version_of(kind, *name) for name in names}
+
+    def stale_uid(self, key: Key) -> str:
+        """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
+        uids = [gateway.stale.get(key, "") for gateway in self._gateways or () if gateway.reachable]
+        return max(uids, default="")
+
+    @lookup()
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        """Why the children of a key are not as planned; None if all of them were written."""
+        return self._write_failures.get(key)
+
+    @property
+    def behind(self) -> Collection[Key]:
+        """The keys whose document is not in force on every gateway."""
+        return self._behind.keys()
+
+    @property
+    def missing(self) -> dict[str, SecretState]:
+        """State of each missing Secret, by path."""
+        return self._secrets.missing
+
+    def missed_by(self, path: str) -> KeySet:
+        """Keys whose last plan looked for a Secret."""
+        return self.reads.readers(("Secret", path))
+
+    # Parts of the lookups above.
+
+    @property
+    def _evidence(self) -> tuple[HolderIndex, ...]:
+        """Who holds hostnames: the best evidence first. A later index counts where no earlier one has a Listener."""
+        return self.child_index.held, self._stored_holders, self._reported_holders
+
+    def _evidence_of(self, hostname: str) -> HolderIndex | None:
+        return next((index for index in self._evidence if index.keys_of(hostname)), None)
+
+    def _holders(self, hostname: str) -> frozenset[Owner]:
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        if granted is not None:
+            return frozenset({granted[1]})
+        return evidence.holders(hostname) if evidence is not None else frozenset()
+
+    def _cached(self, kind: Kind, path: str, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        namespace, _, name = path.partition("/")
+        return self._parsed(Key(kind, namespace, name), resource_type)
+
+    def _parsed(self, key: Key, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        record = self.records.get(key)
+        if record is None or not isinstance(record.parsed, CachedResource):
+            return None
+        assert isinstance(record.parsed.resource, resource_type)
+        return record.parsed
+
+    def _tenant_of(self, key: Key) -> str:
+        """The name of the Tenant of a Listener; ``""`` if the Listener cannot be found."""
+        cached = self._parsed(key, resources.Listener)
+        return cached.resource.spec.tenant_ref.name if cached is not None else ""
+
+    def _names(self, key: Key, address: str) -> bool:
+        """True if a Listener names an address with its path."""
+        return (self._tenant_of(key), address) in self._siblings.claims_of(key)
+
+    def _is_published_for(self, key: Key, tenant: str) -> bool:
+        """True if the published document of a Listener is of a tenant."""
+        document = self.child_index.listener_document(key)
+        return document is not None and document.tenant.name == tenant
+
+    def _documents_of(self, keys: Iterable[Key]) -> list[documents.ListenerDocument]:
+        published = (self.child_index.listener_document(key) for key in keys)
+        return [document for document in published if document is not None]
+
+    def _is_our_class(self, name: str) -> bool:
+        cached = self._classes.get(name)
+        return cached is not None and cached.resource.spec.controller_name == self._install.controller_name
+
+    def _can_have_claims(self, namespace: str, tenant: str, class_name: str) -> bool:
+        """True if a Tenant and a class of this install exist."""
+        return self._is_our_class(class_name) and Key("Tenant", namespace, tenant) in self.records
+
+    def _is_foreign(self, listener: resources.Listener) -> bool:
+        """True if another install serves a Listener."""
+        listener_class = self._classes.get(listener.class_name)
+        return (
+            listener_class is not None and listener_class.resource.spec.controller_name != self._install.controller_name
+        )
