@@ -299,16 +299,18 @@ def parts_microseconds(plain: int, receiver: int, seconds: float) -> dict[str, f
 
 
 def memory(rounds: int, seconds: float) -> Iterator[report.Result]:
-    """Measure the resident memory over a million visits."""
+    """Measure the resident memory over a million visits, while the destination answers and while it is dead."""
     del rounds, seconds
-    with usher("0,1") as process:
-        sizes = []
-        for number in range(10):
-            load(process.port, "--seconds", 600, "--requests", 100_000, "--first", 100_000 * number)
-            sizes.append(process.resident_bytes() / 1e6)
-    growth = sizes[-1] / sizes[4]
-    shown = " ".join(f"{size:.0f}" for size in sizes)
-    yield report.Result("memory over 1 M visits (MB)", shown, "flat", growth < 1.1)
+    with bare("1") as receiver:
+        for destination, port in (("answers", receiver.port), ("is dead", free_port())):
+            with usher("0", forward_to=port) as process:
+                sizes = []
+                for number in range(10):
+                    load(process.port, "--seconds", 600, "--requests", 100_000, "--first", 100_000 * number)
+                    sizes.append(process.resident_bytes() / 1e6)
+            shown, growth = " ".join(f"{size:.0f}" for size in sizes), sizes[-1] / sizes[4]
+            what = f"memory over 1 M visits (MB), the destination {destination}"
+            yield report.Result(what, shown, "flat", growth < 1.1)
 
 
 SLOW, FAST = 100, 50
