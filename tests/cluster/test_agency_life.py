@@ -1,6 +1,5 @@
 """An agency from ``kubectl apply`` to an answer on the gateway's port and a delivery to its systems."""
 
-import base64
 import datetime
 import urllib.parse
 from typing import Any
@@ -30,19 +29,6 @@ async def test_applied_agency_receives_at_its_url(agency: agencies.Agency) -> No
     await agency.until_received(1)
 
 
-async def test_suspended_listener_accepts_and_delivers_after_it_resumes(
-    agency: agencies.Agency,
-) -> None:
-    url = await open_for_visits(agency)
-    await agency.apply(agency.listener(state="Suspended"))
-    await agency.wait("Listener", "lobby", "Ready", "True", "Suspended")
-    await post(agency, url, 1, 2)
-    await agency.until_held("ListenerSuspended", 2)
-    await agency.apply(agency.listener(state="Active"))
-    await agency.until_received(1, 2)
-    await agency.wait("Listener", "lobby", "Ready", "True", "Ready")
-
-
 async def test_suspended_tenant_suspends_its_listeners(agency: agencies.Agency) -> None:
     url = await open_for_visits(agency)
     await agency.apply(agency.tenant(state="Suspended"))
@@ -52,35 +38,6 @@ async def test_suspended_tenant_suspends_its_listeners(agency: agencies.Agency) 
     await agency.until_held("TenantSuspended", 1)
     await agency.apply(agency.tenant(state="Active"))
     await agency.until_received(1)
-
-
-async def test_paused_destination_holds_only_its_own_deliveries(agency: agencies.Agency) -> None:
-    routes = [{"name": name, "destinationRef": {"name": name}} for name in ("crm", "mailer")]
-    await agency.apply(agency.tenant(), agency.destination("mailer"), agency.destination(state="Paused"))
-    await agency.apply(agency.listener(routes=routes))
-    await agency.wait_ready("listeners.usher.dev/lobby")
-    await agency.wait("Destination", "crm", "Ready", "True", "Suspended")
-    await post(agency, await agency.url(), 1)
-    await agency.until_received(1, destination="mailer")
-    await agency.until_held("DestinationPaused", 1)
-    await agency.apply(agency.destination(state="Active"))
-    await agency.until_received(1)
-
-
-async def test_visits_over_the_quota_are_held_until_it_is_raised(agency: agencies.Agency) -> None:
-    await agency.apply(agency.tenant(quota={"visitsPerMonth": 2, "whenExceeded": "Hold"}))
-    url = await open_with_quota(agency)
-    await post(agency, url, 1, 2, 3)
-    await agency.until_held("QuotaExceeded", 1)
-    await agency.until_received(1, 2)
-    await agency.apply(agency.tenant(quota={"visitsPerMonth": 10, "whenExceeded": "Hold"}))
-    await agency.until_received(1, 2, 3)
-
-
-async def open_with_quota(agency: agencies.Agency) -> str:
-    await agency.apply(agency.destination(), agency.listener())
-    await agency.wait_ready("listeners.usher.dev/lobby")
-    return await agency.url()
 
 
 async def test_old_token_is_held_then_rejected_while_the_new_one_works(agency: agencies.Agency) -> None:
@@ -109,23 +66,6 @@ def in_seconds(seconds: float) -> str:
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def test_old_token_delivers_until_its_time_has_passed(agency: agencies.Agency) -> None:
-    old = await open_for_visits(agency)
-    await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [{"generation": 0}]}))
-    new = await agency.url(satisfied=lambda url: url != old)
-    await agency.until_answers(new, 200)
-    await post(agency, old, 1)
-    await agency.until_received(1)
-    ended = {"generation": 0, "untilTime": "2026-01-01T00:00:00Z"}
-    await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [ended]}))
-    await agency.until_answers(old, 404)
-    await agency.apply(agency.listener(token={"generation": 1}))
-    await agency.wait_ready("listeners.usher.dev/lobby")
-    await agency.until_answers(old, 404)
-    await post(agency, new, 2)
-    await agency.until_received(1, 2)
-
-
 async def test_next_attempt_uses_the_rotated_secret(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     await agency.apply(
@@ -152,27 +92,6 @@ async def running_hash(agency: agencies.Agency) -> str:
     config = await agency.platform.ask("/api/config")
     destinations = {document["key"]: document for document in config["documents"] if document["kind"] == "Destination"}
     return str(destinations[f"{agency.namespace}/crm"]["hash"])
-
-
-async def test_rotated_listener_password_replaces_the_old_one(agency: agencies.Agency) -> None:
-    authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
-    await agency.apply(
-        agency.secret("login", username="purple", password="wx3secret-first"),
-        agency.tenant(),
-        agency.destination(),
-        agency.listener(authentication=authentication),
-    )
-    await agency.wait_ready("listeners.usher.dev/lobby")
-    url = await agency.url()
-    await agency.until_answers(url, 401)
-    await agency.until_answers(url, 200, Authorization=basic("wx3secret-first"))
-    await agency.apply(agency.secret("login", username="purple", password="wx3secret-second"))
-    await agency.until_answers(url, 200, Authorization=basic("wx3secret-second"))
-    assert (await agency.post(url, b"{}", Authorization=basic("wx3secret-first"))).status == 401
-
-
-def basic(password: str) -> str:
-    return "Basic " + base64.b64encode(f"purple:{password}".encode()).decode()
 
 
 async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.Make) -> None:
@@ -222,31 +141,3 @@ async def test_existing_address_is_served_exactly_as_declared(agency: agencies.A
         assert (await agency.post(base + other, agencies.visit(3))).status == 404
     shown = await agency.kubectl("get", "listeners.usher.dev", "lobby", "--output=jsonpath={.status.addresses[0].url}")
     assert shown == f"{base}?k=…"
-
-
-async def test_shared_destination_separates_lanes_and_books_of_tenants(agency: agencies.Agency) -> None:
-    listeners = [agency.listener(name, tenantRef={"name": name}) for name in ("acme", "globex")]
-    await agency.apply(agency.tenant("acme"), agency.tenant("globex"), agency.destination(), *listeners)
-    await agency.wait_ready("listeners.usher.dev/acme", "listeners.usher.dev/globex")
-    await agency.apply(agency.tenant("acme", state="Suspended"))
-    await agency.wait("Listener", "acme", "Ready", "True", "Suspended")
-    await agency.wait("Listener", "acme", "Programmed", "True", "Programmed")
-    await post(agency, await agency.url("acme"), 1, 2)
-    await agency.until_held("TenantSuspended", 2)
-    await post(agency, await agency.url("globex"), 3)
-    await agency.until_received(3)
-    await agency.apply(agency.tenant("acme"))
-    await agency.until_received(1, 2, 3)
-    assert await waiting.until(
-        lambda: books(agency), lambda meters: sum(counts[1] for counts in meters.values()) == 3
-    ) == {
-        "acme": (2, 2),
-        "globex": (1, 1),
-    }
-
-
-async def books(agency: agencies.Agency) -> dict[str, tuple[int, int]]:
-    """Visits and delivered visits per tenant, from the gateway's books."""
-    rows = (await agency.platform.ask("/api/usage"))["rows"]
-    mine = [row for row in rows if row["namespace"] == agency.namespace]
-    return {row["tenant"]: (row["visits"], row["delivered"]) for row in mine}
