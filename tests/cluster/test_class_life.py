@@ -1,7 +1,6 @@
 """A class exposes hostnames, and deleted namespaces are removed under the removal limit."""
 
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -86,31 +85,6 @@ async def test_class_reports_a_missing_certificate_until_it_exists(
         await agency.platform.server.wait(api.of(klass), is_provided)
 
 
-async def test_former_hostname_keeps_its_ingress_until_its_retired_urls_end(
-    agency: agencies.Agency, make_agency: agencies.Make
-) -> None:
-    server, other = agency.platform.server, await make_agency()
-    async with edge_class(agency) as klass:
-        former, old_url = klass["spec"]["hostname"], await agency.url()
-        (original,) = await agency.platform.children("Ingress", former)
-        moved = {**klass["spec"], "hostname": f"new-{former}", "allowedHostnames": [{"hostname": "*.example.com"}]}
-        await server.apply({**klass, "spec": moved})
-        await agency.wait("Listener", "lobby", "AddressRetired", "True", "AddressRetired")
-        address = {"name": "former", "hostname": former, "path": "/hooks/purple.php"}
-        claim = other.listener(
-            listenerClassName=klass["metadata"]["name"], addresses=[address], authentication={"type": "None"}
-        )
-        await other.apply(other.tenant(), other.destination(), claim)
-        await other.wait("Listener", "lobby", "Accepted", "False", "HostnameReserved")
-        assert (await agency.post(old_url, b"{}")).acknowledges
-        (present,) = await agency.platform.children("Ingress", former)
-        assert (present["metadata"]["uid"], present["spec"]) == (original["metadata"]["uid"], original["spec"])
-        await server.apply({**klass, "spec": {**moved, "retiredAddressDays": 0}})
-        await agency.until_answers(old_url, 404)
-        await other.wait("Listener", "lobby", "Accepted", "True", "Accepted")
-        await other.until_answers(f"https://{former}/hooks/purple.php", 200)
-
-
 async def test_ingress_that_somebody_else_made_is_never_written(agency: agencies.Agency) -> None:
     server, install = agency.platform.server, agency.platform.install
     async with edge_class(agency) as klass:
@@ -132,42 +106,3 @@ async def test_ingress_that_somebody_else_made_is_never_written(agency: agencies
         )
         await server.delete(api.of(theirs))
         await waiting.until(lambda: agency.platform.children("Ingress", hostname))
-
-
-async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:
-    """Apply some listeners; return their URLs once all answer."""
-    names = [f"room-{number}" for number in range(count)]
-    await agency.apply(agency.tenant(), agency.destination(), *map(agency.listener, names))
-    urls = [await agency.url(name) for name in names]
-    for url in urls:
-        await agency.until_answers(url, 200)
-    return urls
-
-
-async def test_deleted_namespace_removes_its_few_listeners(agency: agencies.Agency) -> None:
-    urls = await open_rooms(agency, 2)
-    await agency.platform.server.delete(api.Resource("Namespace", agency.namespace))
-    for url in urls:
-        await agency.until_answers(url, 404)
-    documents = await agency.platform.install.documents()
-    for name in ("room-0", "room-1"):
-        assert documents[f"Listener {agency.namespace}/{name}"], "a tombstone stays for ten minutes"
-
-
-async def test_deleted_namespace_with_many_listeners_waits_for_confirmation(
-    agency: agencies.Agency,
-) -> None:
-    server, klass = agency.platform.server, api.of(agency.platform.install.klass())
-    urls = await open_rooms(agency, 6)
-    await server.delete(api.Resource("Namespace", agency.namespace))
-    halted_class = await server.wait(
-        klass, lambda current: api.condition(current, "Ready").get("reason") == "RemovalsHalted"
-    )
-    await server.wait(api.Resource("Namespace", agency.namespace), lambda current: current is None)
-    for url in urls:
-        assert (await agency.post(url, b"{}")).acknowledges
-    digest = re.findall(r'"([0-9a-f]{12})"', api.condition(halted_class, "Ready")["message"])[0]
-    await agency.kubectl("annotate", "listenerclass", klass.name, f"usher.dev/confirm-removals={digest}")
-    for url in urls:
-        await agency.until_answers(url, 404)
-    await server.wait(klass, lambda current: api.condition(current, "Ready")["reason"] == "Ready")

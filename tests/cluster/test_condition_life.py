@@ -82,38 +82,6 @@ async def test_destination_reports_each_problem_of_its_secret(agency: agencies.A
     await agency.until_received(1)
 
 
-async def test_destination_at_a_forbidden_address_says_so_before_any_visit(agency: agencies.Agency) -> None:
-    await agency.apply(agency.tenant(), agency.destination(http={"url": "https://10.0.0.1/hook"}))
-    await agency.wait("Destination", "crm", "Healthy", "False", "AddressForbidden")
-    await agency.apply(agency.destination())
-    await agency.wait("Destination", "crm", "Healthy", "Unknown", "NotTried")
-
-
-async def test_secret_without_its_key_is_reported_and_the_last_value_kept(agency: agencies.Agency) -> None:
-    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
-    secret = agency.secret("crm-token", token="wx3secret-of-crm")
-    await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
-    await agency.wait_ready(LISTENER, DESTINATION)
-    await agency.kubectl("patch", "secret/crm-token", "--type=merge", '--patch={"data":{"token":null}}')
-    await until_shown(agency, DESTINATION, READY="False", REASON="SecretKeyNotFound")
-    described = await agency.kubectl("describe", DESTINATION)
-    assert "`token`" in described
-    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
-    (received,) = await agency.until_received(1)
-    assert received.headers["authorization"] == "Bearer wx3secret-of-crm"
-    assert "wx3secret" not in described
-
-
-async def test_listener_that_never_had_its_password_answers_503(agency: agencies.Agency) -> None:
-    authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
-    await agency.apply(agency.tenant(), agency.destination(), agency.listener(authentication=authentication))
-    await until_shown(agency, LISTENER, READY="False", REASON="SecretNotFound")
-    await agency.until_answers(await agency.url(), 503)
-    await agency.apply(agency.secret("login", username="purple", password="wx3secret-login"))
-    await agency.wait_ready(LISTENER)
-    await agency.until_answers(await agency.url(), 401)
-
-
 async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)
@@ -136,38 +104,6 @@ async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agen
         await agency.kubectl("get", LISTENER)
     await agency.until_answers(url, 404)
     await agency.platform.server.wait(api.Resource("Secret", "lobby-url", agency.namespace), lambda secret: not secret)
-
-
-async def test_category_lists_every_resource_of_an_agency(agency: agencies.Agency) -> None:
-    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
-    await agency.wait_ready(LISTENER, DESTINATION, TENANT)
-    shown = await agency.kubectl("get", "usher", "--output=name")
-    assert {line for line in shown.split() if "listenerclass" not in line} == {
-        "destination.usher.dev/crm",
-        "listener.usher.dev/lobby",
-        "tenant.usher.dev/acme",
-    }
-
-
-async def test_events_report_condition_flips_and_nothing_else(agency: agencies.Agency) -> None:
-    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
-    await agency.wait_ready(LISTENER, DESTINATION)
-    await agency.kubectl("delete", DESTINATION)
-    await until_shown(agency, LISTENER, READY="False", REASON="DestinationNotFound")
-    events = await waiting.until(
-        lambda: events_of(agency), lambda events: ("Warning", "DestinationNotFound") in [event[:2] for event in events]
-    )
-    assert len(events) == len(set(events)), "an Event was posted twice"
-    assert {event[1] for event in events} <= {"Ready", "DestinationNotFound"}
-    described = await agency.kubectl("describe", LISTENER)
-    assert re.search(r"Warning\s+DestinationNotFound", described)
-
-
-async def events_of(agency: agencies.Agency) -> list[tuple[str, str, str]]:
-    """Type, reason and note of each Event about the listener."""
-    events = await agency.platform.server.list(api.Resource("Event", "", agency.namespace))
-    about = [event for event in events if event["regarding"]["kind"] == "Listener"]
-    return [(event["type"], event["reason"], event.get("note", "")) for event in about]
 
 
 @contextlib.asynccontextmanager

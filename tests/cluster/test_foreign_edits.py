@@ -1,13 +1,12 @@
 """Edits of an agency's resources and children by others, and values at their limits."""
 
 import base64
-import json
 from typing import Any
 
 import pytest
 
 from local_cluster import kubectl
-from support import agencies, api, installs, waiting
+from support import agencies, api, installs
 
 pytestmark = agencies.SHARED
 
@@ -72,61 +71,6 @@ async def test_foreign_labels_and_annotations_are_kept(agency: agencies.Agency) 
         assert mine["annotations"].items() <= metadata["annotations"].items()
 
 
-async def test_secret_without_its_label_keeps_its_last_good_value(agency: agencies.Agency) -> None:
-    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
-    secret = agency.secret("crm-token", token="wx3secret-of-crm")
-    await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
-    await agency.wait_ready(LISTENER, DESTINATION)
-    await agency.kubectl("label", "secret/crm-token", "usher.dev/watch-")
-    await agency.wait("Destination", "crm", "ResolvedRefs", "False", "SecretNotLabelled")
-    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
-    (received,) = await agency.until_received(1)
-    assert received.headers["authorization"] == "Bearer wx3secret-of-crm"
-
-
-async def test_too_large_document_keeps_the_last_good_one(agency: agencies.Agency) -> None:
-    await stand(agency)
-    await agency.apply_large(agency.secret("large", value="x" * 60_000))
-    headers = [
-        {"name": f"X-Large-{number}", "valueFrom": {"secretKeyRef": {"name": "large", "key": "value"}}}
-        for number in range(20)
-    ]
-    await agency.apply(agency.destination(http={"headers": headers}))
-    destination = await agency.wait("Destination", "crm", "Accepted", "False", "ConfigTooLarge")
-    assert "must not be larger than" in api.condition(destination, "Ready")["message"]
-    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
-    (received,) = await agency.until_received(1)
-    assert "x-large-0" not in received.headers
-    await agency.apply(agency.destination(http={"headers": [{"name": "X-Small", "value": "1"}]}))
-    await agency.wait_ready(DESTINATION)
-
-
-async def test_unicode_names_are_kept_and_paths_compared_as_sent(agency: agencies.Agency) -> None:
-    hostname = f"xn--htel-vqa.{agency.namespace}.customers.example"
-    query = [{"name": "größe", "value": "ü東京"}]
-    address = {"name": "cafe", "hostname": hostname, "path": "/caf%C3%A9/purple.php", "query": query}
-    await agency.apply(agency.tenant(displayName="Hôtel Zoë 東京 🏨"))
-    await stand_with_tenant(agency, addresses=[address], authentication={"type": "None"})
-    url = await agency.url()
-    assert url.isascii()
-    assert (await agency.post(url, agencies.visit(1))).acknowledges
-    await agency.until_received(1)
-    assert (await agency.post(url.replace("%C3%A9", "e"), agencies.visit(2))).status == 404
-    shown = json.loads(await agency.kubectl("get", "tenants.usher.dev", "acme", "--output=json"))
-    assert shown["spec"]["displayName"] == "Hôtel Zoë 東京 🏨"
-
-
-async def stand_with_tenant(agency: agencies.Agency, **listener: Any) -> None:
-    await agency.apply(agency.destination(), agency.listener(**listener))
-    await agency.wait_ready(LISTENER, DESTINATION)
-
-
-@pytest.mark.parametrize("hostname", ["hôtel.customers.example", "HOTEL.customers.example", "*.customers.example"])
-async def test_invalid_hostname_is_rejected_with_its_field(agency: agencies.Agency, hostname: str) -> None:
-    with pytest.raises(kubectl.KubectlError, match=r"spec\.addresses\[0\]\.hostname"):
-        await agency.apply(agency.listener(addresses=[{"name": "shop", "hostname": hostname}]))
-
-
 async def test_names_of_maximum_length_work(agency: agencies.Agency) -> None:
     longest = "n" * 52
     routes = [{"name": longest, "destinationRef": {"name": longest}}]
@@ -140,26 +84,6 @@ async def test_names_of_maximum_length_work(agency: agencies.Agency) -> None:
     await agency.until_received(1, destination=longest)
     with pytest.raises(kubectl.KubectlError, match="52"):
         await agency.apply(agency.tenant(f"{longest}n"))
-
-
-async def test_recreated_tenant_gets_its_listener_at_the_same_url(agency: agencies.Agency) -> None:
-    await stand(agency)
-    url = await agency.url()
-    await agency.kubectl("delete", "tenants.usher.dev/acme")
-    await agency.wait("Listener", "lobby", "ResolvedRefs", "False", "TenantNotFound")
-    await agency.until_answers(url, 404)
-    await agency.apply(agency.tenant())
-    await agency.wait_ready(LISTENER)
-    assert await agency.url() == url
-    await waiting.until(lambda: tombstones(agency), lambda names: not names)
-    assert (await agency.post(url, b"{}")).acknowledges
-
-
-async def tombstones(agency: agencies.Agency) -> list[str]:
-    """The agency's documents that have a tombstone."""
-    secrets = await agency.platform.install.documents()
-    mine = {name: secret for name, secret in secrets.items() if f" {agency.namespace}/" in name}
-    return [name for name, secret in mine.items() if b'"tombstone"' in installs.decoded(secret)["config.json"]]
 
 
 async def test_foreign_secret_with_the_name_of_the_url_secret_stays(agency: agencies.Agency) -> None:
