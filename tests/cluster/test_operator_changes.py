@@ -2,23 +2,13 @@
 
 import base64
 import re
-import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import api, clusters, faulty_proxy, installs, waiting
+from support import api, clusters, installs, waiting
 from support.published_documents import content, declare, live, versions, wait_live
-
-
-async def test_edited_config_secret_is_restored(install: installs.Install, namespace: str) -> None:
-    await install.start_operator()
-    await declare(install, namespace, "lobby")
-    original = (await install.documents())[f"Listener {namespace}/lobby"]
-    await install.server.merge(api.of({"kind": "Secret", **original}), {"data": {"config.json": "e30="}})
-    await install.server.wait(api.of({"kind": "Secret", **original}), lambda secret: secret["data"] == original["data"])
 
 
 async def test_replayed_document_and_tombstone_are_replaced(install: installs.Install, namespace: str) -> None:
@@ -69,26 +59,6 @@ async def test_unwritable_config_secret_is_recreated(
     )
 
 
-async def test_removed_listener_leaves_a_tombstone_and_then_nothing(install: installs.Install, namespace: str) -> None:
-    await install.start_operator("--tombstone-seconds", "3")
-    await declare(install, namespace, "lobby", "bar")
-    await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    owner = f"Listener {namespace}/lobby"
-    await waiting.until(
-        install.documents, lambda documents: owner in documents and content(documents[owner]).get("tombstone")
-    )
-    await waiting.until(install.documents, lambda documents: owner not in documents)
-    assert await live(install, namespace) == {"crm", "bar"}
-
-
-async def test_recreated_listener_replaces_its_tombstone(install: installs.Install, namespace: str) -> None:
-    await install.start_operator()
-    await declare(install, namespace, "lobby", "bar")
-    await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    await wait_live(install, namespace, "bar")
-    await declare(install, namespace, "lobby", "bar")
-
-
 async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     install: installs.Install, namespace: str, make_namespace: installs.Namespaces
 ) -> None:
@@ -113,42 +83,6 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
 
 
-async def test_removals_before_a_restart_count(install: installs.Install, namespace: str) -> None:
-    operator = await install.start_operator()
-    names = [f"room-{number}" for number in range(6)]
-    await declare(install, namespace, *names, "lobby")
-    for name in names[:5]:
-        await install.server.delete(api.Resource("Listener", name, namespace))
-    await wait_live(install, namespace, "room-5", "lobby")
-    await operator.stop()
-    await install.start_operator()
-    await install.server.delete(api.Resource("Listener", "room-5", namespace))
-    await halted_digest(install, set())
-    await wait_live(install, namespace, "room-5", "lobby")
-
-
-async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
-    install: installs.Install, namespace: str
-) -> None:
-    await install.start_operator()
-    names = [f"room-{number}" for number in range(6)]
-    await declare(install, namespace, *names)
-    previous_hosts = await hosts(install, namespace)
-    moved = install.klass(hostname=f"moved.{namespace}.example.com")
-    await install.server.apply(moved)
-    digest = await halted_digest(install, set())
-    await install.server.apply(installs.listener(install, namespace, "new"))
-    expected_hosts = previous_hosts | {"new": {moved["spec"]["hostname"]}}
-    await waiting.until(lambda: hosts(install, namespace), lambda current_hosts: current_hosts == expected_hosts)
-    annotations = {"annotations": {"usher.dev/confirm-removals": digest}}
-    await install.server.merge(api.of(moved), {"metadata": annotations})
-    both = {"room-0": previous_hosts["room-0"] | {moved["spec"]["hostname"]}}
-    await waiting.until(lambda: hosts(install, namespace), lambda current_hosts: current_hosts.items() >= both.items())
-    await install.server.wait(
-        api.of(moved), lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted"
-    )
-
-
 async def wait_event(install: installs.Install, namespace: str, reason: str, text: str) -> None:
     """Wait until a namespace has an Event with a reason and a text."""
 
@@ -157,16 +91,6 @@ async def wait_event(install: installs.Install, namespace: str, reason: str, tex
         return [event["note"] for event in events if event["reason"] == reason]
 
     await waiting.until(notes, lambda posted: any(text in note for note in posted))
-
-
-async def hosts(install: installs.Install, namespace: str) -> dict[str, set[str]]:
-    """The hostnames of each listener's document."""
-    hosts_by_listener = {}
-    for owner, secret in (await install.documents()).items():
-        if owner.startswith(f"Listener {namespace}/"):
-            addresses = content(secret)["document"]["addresses"]
-            hosts_by_listener[owner.rpartition("/")[2]] = {address["host"] for address in addresses}
-    return hosts_by_listener
 
 
 async def halted_digest(install: installs.Install, earlier: set[str]) -> str:
@@ -179,60 +103,6 @@ async def halted_digest(install: installs.Install, earlier: set[str]) -> str:
 
     (digest,) = digests(await install.server.wait(api.of(install.klass()), digests))
     return digest
-
-
-@pytest.mark.parametrize("others", [(), ("bar",)], ids=["the last one", "one of two"])
-async def test_listener_deleted_during_a_watch_cut_is_noticed(
-    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, others: tuple[str, ...]
-) -> None:
-    through = install.operator.at(proxy.endpoint, tmp_path / "through")
-    await install.start_operator(account=through, changes={"timing": {"watch_check_seconds": 1.0}})
-    await declare(install, namespace, "lobby", *others)
-
-    def of_listeners(asked: faulty_proxy.Asked) -> bool:
-        return asked.watches and asked.path.endswith("/listeners")
-
-    held = proxy.hang(of_listeners)
-    expired = proxy.expire(of_listeners, times=1)
-    proxy.cut(of_listeners)
-    await waiting.until(met(held))
-    await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    held.lift()
-    await waiting.until(met(expired))
-    if others:
-        await wait_live(install, namespace, *others)
-    else:
-        await halted_digest(install, set())
-        await wait_live(install, namespace, "lobby")
-
-
-def met(fault: faulty_proxy.Fault) -> Any:
-    async def look() -> int:
-        return fault.met
-
-    return look
-
-
-async def test_standby_takes_over_at_once_from_a_stopped_leader(install: installs.Install, namespace: str) -> None:
-    patient = {"timing": {"lease_seconds": 120.0, "renew_deadline_seconds": 60.0}}  # longer than the wait below
-    first = await install.start_operator("--identity", "first", changes=patient)
-    second = await install.start_operator("--identity", "second", changes=patient)
-    assert await second.metric("usher_operator_leader") == 0
-    lease = api.Resource("Lease", "usher-operator", install.system)
-    first.process.send_signal(signal.SIGTERM)
-    await install.server.wait(lease, lambda current: current["spec"]["holderIdentity"] == "second")
-    await waiting.until(leader_code(first), lambda code: code == 0)
-    await second.wait_ready()
-    await declare(install, namespace, "lobby")
-
-
-async def test_standby_takes_over_from_a_killed_leader(install: installs.Install, namespace: str) -> None:
-    first = await install.start_operator("--identity", "first")
-    await install.start_operator("--identity", "second")
-    await first.stop(signal.SIGKILL)
-    lease = api.Resource("Lease", "usher-operator", install.system)
-    await install.server.wait(lease, lambda current: current["spec"]["holderIdentity"] == "second", limit_seconds=60)
-    await declare(install, namespace, "lobby")
 
 
 async def test_leader_that_lost_its_lease_exits(install: installs.Install) -> None:
@@ -268,28 +138,6 @@ async def test_deleted_crds_remove_no_document(
     assert await live(install, namespace) == everything
     await declare(install, namespace, "lobby")
     await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
-
-
-async def test_changed_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
-    first = await install.start_operator()
-    await declare(install, namespace, "lobby")
-    klass = api.of(install.klass())
-    await install.server.wait(klass, lambda current: (current.get("status") or {}).get("installKeyFingerprint"))
-    await first.stop()
-    key = base64.b64encode(base64.b64encode(bytes(32))).decode()
-    secret = api.Resource("Secret", "usher-install-key", install.system)
-    await install.server.merge(secret, {"data": {"install.key": key}})
-    previous_versions = {
-        owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()
-    }
-    await install.server.delete(api.Resource("Listener", "lobby", namespace))
-    await install.start_operator()
-    await install.server.wait(
-        klass, lambda current: api.condition(current, "Accepted").get("reason") == "InstallKeyChanged"
-    )
-    assert previous_versions == {
-        owner: secret["metadata"]["resourceVersion"] for owner, secret in (await install.documents()).items()
-    }
 
 
 async def test_restored_install_key_takes_effect_without_a_restart(install: installs.Install, namespace: str) -> None:

@@ -108,24 +108,3 @@ async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
     await proxy.appear()
     await waiting.until(served, lambda listeners: listeners == ({lobby, bar}, {lobby}))
     await waiting.until(served, lambda listeners: listeners == ({bar}, set()))
-
-
-async def test_programmed_says_to_restart_a_gateway_that_has_old_tokens(
-    install: installs.Install, namespace: str
-) -> None:
-    port = ports.free()
-    gateways = ("--gateways", f"http://127.0.0.1:{port}")
-    operator = await install.start_operator(*gateways)
-    await install.start_gateway(admin=port)
-    tokens = api.Resource("Secret", "usher-admin-tokens", install.system)
-    await operator.stop()
-    await install.server.delete(tokens)
-    await install.start_operator(*gateways, changes=QUICK)  # makes new tokens
-    for document in (
-        install.klass(),
-        installs.tenant(namespace),
-        installs.destination(namespace),
-        installs.listener(install, namespace),
-    ):
-        await install.server.apply(document)
-    await wait_programmed(install, namespace, "False", "GatewayUnavailable", "so restart it")

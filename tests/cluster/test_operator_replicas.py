@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import datetime
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import api, faulty_proxy, installs, moving_clock, waiting
+from support import api, faulty_proxy, installs, waiting
 
 LOAD = 80
 """Enough listeners that writing them takes a while."""
@@ -21,9 +20,6 @@ QUICK = {"timing": {"lease_seconds": 8.0, "renew_deadline_seconds": 6.0, "lease_
 
 PATIENT = {"timing": {"lease_seconds": 120.0, "renew_deadline_seconds": 60.0}}
 """A Lease that no wait outlasts, so that only a release hands it over."""
-
-BUSY = {"timing": {"lease_retry_seconds": 0.5}}
-"""The usual Lease, renewed more often."""
 
 SLOW_SECONDS = 0.05
 """Delay of each write of a leader with one worker, so that it writes for seconds on any machine."""
@@ -167,74 +163,3 @@ async def test_suspended_leader_starts_no_write_when_it_resumes(
     # Its one worker may have been stopped between the check of the clock and the write to the socket.
     assert len(late) <= 1, late
     await wait_whole(install, namespace)
-
-
-async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, namespace: str, tmp_path: Path) -> None:
-    slow, fast = moving_clock.Clock(tmp_path / "slow", -60), moving_clock.Clock(tmp_path / "fast", 60)
-    first = await install.start_operator("--identity", "slow", changes=BUSY, clock=slow)
-    second = await install.start_operator("--identity", "fast", changes=BUSY, clock=fast)
-    await declare(install, namespace, 1)
-    renewed: set[str] = set()
-
-    async def renewals() -> int:
-        lease = await install.server.get(lease_of(install))
-        assert (holder(lease), lease["spec"]["leaseTransitions"]) == ("slow", 0)
-        renewed.add(lease["spec"]["renewTime"])
-        return len(renewed)
-
-    await waiting.until(renewals, lambda count: count > 8)
-    first_renewal = datetime.datetime.fromisoformat(min(renewed))
-    assert (datetime.datetime.now(datetime.UTC) - first_renewal).total_seconds() > 50  # the clock was really wrong
-    assert await second.metric("usher_operator_leader") == 0
-    await first.stop()
-    await wait_holder(install, "fast")
-    await wait_whole(install, namespace, 1)
-
-
-async def test_operator_waits_for_a_lease_of_another_holder(install: installs.Install, namespace: str) -> None:
-    lease = lease_of(install)
-
-    async def renew() -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        spec = {"holderIdentity": "somebody", "leaseDurationSeconds": 5, "renewTime": now}
-        metadata = {"name": lease.name, "namespace": lease.namespace}
-        kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-        await install.server.apply({**kind, "metadata": metadata, "spec": spec})
-
-    async def keep_renewing() -> None:
-        while True:
-            await renew()
-            await asyncio.sleep(0.5)
-
-    await renew()
-    renewing = asyncio.create_task(keep_renewing())
-    operator = await install.start_operator("--identity", "waiting")  # a standby is ready as well
-    await declare(install, namespace, 1)
-    await asyncio.sleep(6)
-    assert holder(await install.server.get(lease)) == "somebody"
-    assert await documents(install, namespace) == {}
-    assert renewing.cancel()
-    await wait_holder(install, "waiting")
-    await operator.wait_ready()
-    await wait_whole(install, namespace, 1)
-
-
-async def test_one_unanswered_renewal_does_not_lose_the_lease(
-    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
-) -> None:
-    through = install.operator.at(proxy.endpoint, tmp_path / "through")
-    leader = await install.start_operator(account=through, changes=QUICK)
-
-    def renewals(asked: faulty_proxy.Asked) -> bool:
-        return asked.method == "PUT" and "/leases/" in asked.path
-
-    hanging = proxy.hang(renewals, times=1)
-    first_count = await waiting.until(lambda: _met(hanging, proxy, renewals), bool)
-    await waiting.until(lambda: _met(hanging, proxy, renewals), lambda count: count > first_count + 5)
-    assert leader.process.returncode is None
-    await declare(install, namespace, 1)
-    await wait_whole(install, namespace, 1)
-
-
-async def _met(fault: faulty_proxy.Fault, proxy: faulty_proxy.Proxy, where: faulty_proxy.Where) -> int:
-    return sum(where(asked) for asked in proxy.asked) if fault.met else 0

@@ -7,9 +7,9 @@ from typing import Any
 from support import installs, waiting
 
 
-async def declare(install: installs.Install, namespace: str, *names: str) -> None:
-    """Apply a class, a tenant, a destination and listeners, and wait for their documents."""
-    documents = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
+async def declare(install: installs.Install, namespace: str, *names: str, **klass: Any) -> None:
+    """Apply a class with some fields, a tenant, a destination and listeners, and wait for their documents."""
+    documents = [install.klass(**klass), installs.tenant(namespace), installs.destination(namespace)]
     for document in [*documents, *(installs.listener(install, namespace, name) for name in names)]:
         await install.server.apply(document)
     await wait_live(install, namespace, *names)
