@@ -15,12 +15,6 @@ POLICY = "hostnames.usher.dev"
 MakeListener = Callable[..., Awaitable[dry_run.Answer]]
 
 
-@pytest.fixture
-async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
-    async with dry_run.Server(definitions) as ready:
-        yield ready
-
-
 @pytest.fixture(scope="module")
 def policy(definitions: clusters.Cluster) -> Iterator[None]:
     """Apply the shipped policy, and remove it again unless the cluster had it before."""

@@ -34,6 +34,9 @@ QUICK = {
 }
 """A Lease and checks that fit the length of the test."""
 
+PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
+"""A Lease that a restart of the API server does not cost, however busy the machine is."""
+
 SHOP = ("shop.example.org", "/hook")
 """The address that a listener of the rival claims for the whole test."""
 
@@ -246,3 +249,45 @@ async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
         for task in running:
             task.cancel()
     assert chaos.stolen == []
+
+
+@pytest.mark.timeout(600)
+async def test_restored_manifests_are_in_force_without_a_restart(
+    restorable: clusters.Restorable,
+    restorable_namespaces: installs.Namespaces,
+    restorable_install: installs.Install,
+    tmp_path: Path,
+) -> None:
+    install, namespace = restorable_install, await restorable_namespaces("agency")
+    server, hostname = install.server, f"{namespace}.example.org"
+    admin = ports.free()
+    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=PATIENT)
+    await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}], retiredAddressDays=0))
+    for document in (installs.tenant(namespace), installs.destination(namespace)):
+        await server.apply(document)
+    for name in ("edited", "deleted"):
+        await server.apply(installs.placed(install, namespace, name, f"/{name}"))
+    gateway = await install.start_gateway(admin=admin)
+    for name in ("edited", "deleted"):
+        await gateway.wait_answer(hostname, f"/{name}", 200)
+    await asyncio.to_thread(restorable.plane.back_up, tmp_path / "backup")
+
+    await server.apply(installs.placed(install, namespace, "edited", "/elsewhere"))
+    await server.delete(api.Resource("Listener", "deleted", namespace))
+    await server.apply(installs.placed(install, namespace, "new", "/new"))
+    for path, status in (("/elsewhere", 200), ("/edited", 404), ("/deleted", 404), ("/new", 200)):
+        await gateway.wait_answer(hostname, path, status)
+
+    await asyncio.to_thread(restorable.restart, tmp_path / "backup")
+    for path, status in (("/elsewhere", 404), ("/edited", 200), ("/deleted", 200)):
+        await gateway.wait_answer(hostname, path, status, CONVERGED_SECONDS)
+    await server.apply(installs.placed(install, namespace, "edited", "/after"))  # the watches work again
+    await gateway.wait_answer(hostname, "/after", 200, CONVERGED_SECONDS)
+    await server.wait(
+        api.Resource("Listener", "edited", namespace),
+        lambda listener: api.condition(listener, "Programmed")["status"] == "True",
+        CONVERGED_SECONDS,
+    )
+    await server.delete(api.Resource("Listener", "deleted", namespace))
+    await gateway.wait_answer(hostname, "/deleted", 404, CONVERGED_SECONDS)
+    assert (operator.process.returncode, gateway.process.returncode) == (None, None)

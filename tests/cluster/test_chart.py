@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +52,24 @@ async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kub
 
 
 @pytest.fixture
-async def installed(empty: kubectls.Kubectl) -> AsyncIterator[kubectls.Kubectl]:
-    """The cluster with a release, which is uninstalled after the test."""
-    helm(empty, "install", "usher", str(charts.CHART))
-    yield empty
-    if "usher" in helm(empty, "list", "--short").split():
-        helm(empty, "uninstall", "usher")
-    kinds = ("statefulset", "deployment", "service", "pod")
-    await waiting.until(lambda: names(empty, *kinds), lambda remaining: not remaining, limit_seconds=60)
-    await empty("delete", "persistentvolumeclaim", "--all", f"--namespace={NAMESPACE}")
-    gone = ("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
-    await empty(*gone)
+async def installed(empty: kubectls.Kubectl) -> kubectls.Kubectl:
+    """The cluster with a release that has the chart's own values. A test may change it, or uninstall it."""
+    if "usher" not in helm(empty, "list", "--short").split():
+        # an uninstalled release takes this namespace along a while later
+        await empty("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+    defaults = ("--reset-values", "--take-ownership", "--force-conflicts")
+    helm(empty, "upgrade", "usher", str(charts.CHART), "--install", *defaults)
+    return empty
+
+
+def revision(call: kubectls.Kubectl) -> int:
+    """Return the number of the release's present revision."""
+    return int(json.loads(helm(call, "history", "usher", "--output=json"))[-1]["revision"])
 
 
 async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None:
-    # the restricted namespace accepted the pods, which wait for a node
-    pods = await waiting.until(lambda: names(installed, "pod"), lambda pod_names: len(pod_names) == 3)
+    # the restricted namespace accepted the pods, which wait for a node, and more of them after another test's upgrade
+    pods = await waiting.until(lambda: names(installed, "pod"), lambda pod_names: len(pod_names) >= 3)
     assert "pod/usher-gateway-0" in pods
     previous_generations = await generations(installed)
     notes = helm(installed, "upgrade", "usher", str(charts.CHART))
@@ -164,8 +166,6 @@ async def test_install_in_another_namespace_takes_over_the_definitions(installed
         charts.run(*install)
     charts.run(*install, "--take-ownership")
     charts.run("uninstall", "usher", *place)
-    await installed("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
-    helm(installed, "install", "usher", str(charts.CHART), "--take-ownership")  # for the tests after this one
 
 
 async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(installed: kubectls.Kubectl) -> None:
@@ -180,10 +180,11 @@ async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(instal
 
 async def test_rollback_removes_what_the_upgrade_added(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "cafes")
+    good = revision(installed)
     helm(installed, "upgrade", "usher", str(charts.CHART), "--set=agencies={cafes},gateway.logLevel=debug")
     binding = ("get", "rolebinding", "--namespace=cafes", "--output=name")
     assert await installed(*binding) == "rolebinding.rbac.authorization.k8s.io/usher-agency\n"
-    helm(installed, "rollback", "usher", "1")
+    helm(installed, "rollback", "usher", str(good))
     assert await installed(*binding) == ""
     gateway = await installed.json("get", "statefulset", "usher-gateway", f"--namespace={NAMESPACE}")
     assert "--log-level=info" in gateway["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -211,7 +212,6 @@ async def test_upgrade_brings_a_new_field_of_a_definition(installed: kubectls.Ku
 
 async def test_release_fits_into_its_secret_four_times(installed: kubectls.Kubectl) -> None:
     """Helm stores each release in a Secret, which may have 1 MiB."""
-    secret = await installed(
-        "get", "secret", "sh.helm.release.v1.usher.v1", f"--namespace={NAMESPACE}", "--output=json"
-    )
+    name = f"sh.helm.release.v1.usher.v{revision(installed)}"
+    secret = await installed("get", "secret", name, f"--namespace={NAMESPACE}", "--output=json")
     assert len(secret) < 2**20 / 4

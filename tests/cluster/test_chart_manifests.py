@@ -1,15 +1,12 @@
 """A real API server judges everything that the chart renders, without storing it."""
 
-import copy
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from local_cluster import foreign
-from support import api, charts, clusters, dry_run, installs
+from support import charts, clusters, installs
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
 CASES = [*sorted(charts.CHART.glob("ci/*-values.yaml")), EXAMPLES / "values.yaml"]
@@ -37,9 +34,8 @@ def prepared(definitions: clusters.Cluster) -> Iterator[clusters.Cluster]:
 async def test_api_server_accepts_every_manifest(
     prepared: clusters.Cluster, make_namespace: installs.Namespaces, values: Path
 ) -> None:
-    system, configuration, agency = [
-        await make_namespace(name, is_admitted=False) for name in ("system", "config", "agency")
-    ]
+    system = await make_namespace("system", RESTRICTED, is_admitted=False)
+    configuration, agency = [await make_namespace(name, is_admitted=False) for name in ("config", "agency")]
     places = [f"--set=configurationNamespace.name={configuration}"]
     if values.stem in {"full-values", "values"}:
         places.append(f"--set=agencies={{{agency}}}")
@@ -63,66 +59,3 @@ async def test_api_server_accepts_every_manifest_of_the_install_page(
     arguments = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-")
     accepted = (await prepared.kubectl(*arguments, stdin=text)).splitlines()
     assert len(accepted) == text.count("\nkind: ")
-
-
-def drop(place: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:
-    def change(pod: dict[str, Any]) -> None:
-        *parents, last = place
-        node: Any = pod["spec"]
-        for word in parents:
-            node = node[0][word] if isinstance(node, list) else node[word]
-        (node[0] if isinstance(node, list) else node).pop(last)
-
-    return change
-
-
-NEEDED = {
-    "runAsNonRoot": ("securityContext", "runAsNonRoot"),
-    "seccompProfile": ("securityContext", "seccompProfile"),
-    "allowPrivilegeEscalation": ("containers", "securityContext", "allowPrivilegeEscalation"),
-    "capabilities": ("containers", "securityContext", "capabilities"),
-}
-"""Field -> where it is in a pod's spec."""
-
-
-@pytest.fixture
-async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
-    async with dry_run.Server(definitions) as ready:
-        yield ready
-
-
-@pytest.mark.parametrize("component", ["gateway", "operator", "test"])
-async def test_restricted_namespace_accepts_a_pod_and_misses_each_dropped_field(
-    judge: dry_run.Server, server: api.Api, make_namespace: installs.Namespaces, component: str
-) -> None:
-    namespace = await make_namespace("restricted", RESTRICTED, is_admitted=False)
-    (pod,) = [
-        candidate
-        for candidate in pods(namespace)
-        if candidate["metadata"]["labels"]["app.kubernetes.io/component"] == component
-    ]
-    account = {"name": pod["spec"]["serviceAccountName"], "namespace": namespace}
-    await server.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
-    collection = f"/api/v1/namespaces/{namespace}/pods"
-    answer = await judge.create_at(collection, json.dumps(pod))
-    assert answer.is_accepted, answer.message
-    for field, place in NEEDED.items():
-        weak = copy.deepcopy(pod)
-        drop(place)(weak)
-        answer = await judge.create_at(collection, json.dumps(weak))
-        assert answer.status == 403, field
-        assert "violates PodSecurity" in answer.message
-
-
-def pods(namespace: str) -> list[dict[str, Any]]:
-    """The pods of the chart, as their controllers would create them."""
-    all_pods = []
-    for (kind, _), manifest in charts.objects(namespace=namespace).items():
-        if kind in {"StatefulSet", "Deployment", "Pod"}:
-            template = manifest if kind == "Pod" else manifest["spec"]["template"]
-            labels = template["metadata"]["labels"]
-            metadata = {"name": "pod", "namespace": namespace, "labels": labels}
-            spec = copy.deepcopy(template["spec"])
-            spec.setdefault("volumes", []).append({"name": "data", "emptyDir": {}})
-            all_pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    return all_pods

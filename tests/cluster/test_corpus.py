@@ -3,7 +3,6 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from usher_gateway.resources.manifests import load_manifests
 
 AT_ONCE = 8
 """Number of concurrent requests."""
-
-
-@pytest.fixture
-async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
-    async with dry_run.Server(definitions) as ready:
-        yield ready
 
 
 def collection(document: manifests.Document, namespace: str) -> api.Resource:

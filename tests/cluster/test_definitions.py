@@ -127,21 +127,6 @@ async def test_kubectl_explains_every_field(explain: kubectl.Kubectl, kind: defi
     assert "<no description>" not in spec
 
 
-async def test_conditions_of_other_writers_are_kept(server: api.Api, call: kubectl.Kubectl, namespace: str) -> None:
-    resource = api.Resource("Listener", "lobby", namespace)
-    document = {
-        "apiVersion": types.API_VERSION,
-        "kind": "Listener",
-        "metadata": {"name": "lobby", "namespace": namespace},
-    }
-    await server.apply(document | {"status": {"conditions": [condition("Ready", "True", "Ready")]}}, "status")
-    other = {"fieldManager": "somebody-else", "force": "true"}
-    theirs = document | {"status": {"conditions": [condition("example.com/Audited", "True", "Audited")]}}
-    await server.request("PATCH", f"{resource.path}/status", theirs, other, api.APPLY)
-    kept = await server.get(resource)
-    assert {entry["type"] for entry in kept["status"]["conditions"]} == {"Ready", "example.com/Audited"}
-
-
 @pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])
 async def test_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
     built = await definitions.kubectl(

@@ -224,21 +224,6 @@ async def _kept(install: Install) -> bool:
     return False
 
 
-async def test_many_documents_are_listed_in_pages(install: Install, proxy: faulty_proxy.Proxy) -> None:
-    for number in range(600):
-        await install.publish(wrap(listener(f"l{number}")))
-    await install.start()
-    config = await install.config()
-    assert len(config["documents"]) == 600
-    assert sum(faulty_proxy.lists(asked) for asked in proxy.asked) == 2
-    cursor = config["cursor"]
-    await install.publish(wrap(listener("l7", late_after_seconds=7)))
-    changed = await waiting.until(lambda: install.config(cursor), lambda config: config["documents"])
-    assert [document["key"] for document in changed["documents"]] == ["acme/l7"]
-    assert changed["documents"][0]["hash"] == wrap(listener("l7", late_after_seconds=7)).hash
-    assert changed["listeners"] == {}
-
-
 async def test_account_without_permissions_gets_a_hint(
     install: Install, make_account: MakeAccount, namespace: str
 ) -> None:

@@ -55,10 +55,6 @@ class Server:
         """Create a document (YAML or JSON)."""
         return await self._ask("POST", collection.path, text, {} if keep else {"dryRun": "All"}, "application/yaml")
 
-    async def create_at(self, path: str, text: str) -> Answer:
-        """Create a document in the collection at a path of the API server."""
-        return await self._ask("POST", path, text, {"dryRun": "All"}, "application/yaml")
-
     async def apply(self, resource: api.Resource, text: str, *, keep: bool = False) -> Answer:
         """Apply a document. Fields that an earlier apply set and that it leaves out are removed."""
         parameters = {"fieldManager": "corpus", "force": "true"} | ({} if keep else {"dryRun": "All"})
