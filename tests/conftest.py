@@ -20,6 +20,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Clu
     return schedule.ClusterByFile(config, log)
 
 
+@pytest.hookimpl(trylast=True)  # after the plugin that shuffles the tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the cluster's tests first."""
+    schedule.cluster_first(items)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_personal_data_was_written() -> Iterator[None]:
     """Fail at the end of a worker's run if a log, metrics or an error's text contained personal data."""

@@ -1,16 +1,28 @@
 """How `pytest -n` distributes the tests over its workers."""
 
+from typing import Any
+
+import pytest
 from xdist.scheduler import loadscope
 
 CLUSTER = "tests/cluster/"
 
 
-class ClusterByFile(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Runs each file of the cluster's tests in one worker, and these files first, because they take longest.
+def cluster_first(items: list[pytest.Item]) -> None:
+    """Put the cluster's tests first, because they take longest, and so that their API servers end before the others."""
+    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTER))
 
-    Each worker starts its own API server for them. Every other test runs in the next free worker. xdist's own
+
+class ClusterByFile(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Runs each file of the cluster's tests in one worker, and the tests in their order.
+
+    Each worker starts its own API server for these files. Every other test runs in the next free worker. xdist's own
     `--dist loadgroup` does not work with pytest 9.2.
     """
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # it would put files with one test among the tests of other folders
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0] if nodeid.startswith(CLUSTER) else nodeid
