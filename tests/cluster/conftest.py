@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from local_cluster import foreign, programs
-from local_cluster import kubectl as kubectls
 from support import accounts, agencies, api, clusters, dry_run, faulty_proxy, installs, leaks
 from usher_operator.view import AGENCY_ROLE
 
@@ -66,24 +65,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Clust
 
 
 @pytest.fixture(scope="session")
-def foreign_definitions(cluster: clusters.Cluster) -> clusters.Cluster:
-    """The cluster with the custom resource definitions of the Gateway API and cert-manager."""
+def definitions(cluster: clusters.Cluster) -> clusters.Cluster:
+    """The cluster with the custom resource definitions of the Gateway API, cert-manager and Usher."""
     for each in foreign.ALL:
         cluster.define_missing(each)
+    cluster.define(clusters.own_definitions())
     return cluster
-
-
-@pytest.fixture(scope="session")
-def definitions(foreign_definitions: clusters.Cluster) -> clusters.Cluster:
-    """The cluster with Usher's definitions as well."""
-    foreign_definitions.define(clusters.own_definitions())
-    return foreign_definitions
-
-
-@pytest.fixture
-def kubectl(cluster: clusters.Cluster) -> kubectls.Kubectl:
-    """kubectl as administrator: ``await kubectl("get", …)``, ``kubectl.json(…)``, ``kubectl.apply(…)``."""
-    return cluster.kubectl
 
 
 @pytest.fixture

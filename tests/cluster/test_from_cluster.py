@@ -166,35 +166,6 @@ async def test_edit_is_live_within_a_second_and_only_tombstones_remove(install: 
     assert (config["documents"], config["vanished"], config["source"]) == ([], [], "cluster")
 
 
-async def test_edits_arrive_despite_every_fault(install: Install, proxy: faulty_proxy.Proxy) -> None:
-    await install.publish(wrap(listener("a")))
-    await install.start()
-
-    async def change(name: str) -> None:
-        await install.publish(wrap(listener(name)))
-        await install.until_answers(200, name)
-
-    proxy.cut(faulty_proxy.watches)
-    await change("after-a-cut")
-    proxy.expire_open(faulty_proxy.watches)
-    await change("after-410-on-a-watch")
-    proxy.refuse(429, faulty_proxy.everything, 2, retry_after_seconds=1)
-    proxy.cut(faulty_proxy.watches)
-    await change("after-429")
-    proxy.refuse(500, faulty_proxy.everything, 3)
-    proxy.cut(faulty_proxy.watches)
-    await change("after-500")
-
-    with proxy.expire(faulty_proxy.watches, 1):
-        proxy.cut(faulty_proxy.watches)
-        await install.publish(tombstone(listener("a")))
-        await install.delete(listener("after-a-cut"))
-        await install.until_answers(404, "a")
-    config = await waiting.until(install.config, lambda config: config["vanished"])
-    assert [document["key"] for document in config["vanished"]] == ["acme/after-a-cut"]
-    assert await install.status("after-a-cut") == 200
-
-
 async def test_gateway_serves_and_restarts_without_the_api_server(install: Install, proxy: faulty_proxy.Proxy) -> None:
     for name in ("a", "b"):
         await install.publish(wrap(listener(name)))

@@ -122,8 +122,3 @@ def test_labels_say_what_the_image_is(image: images.Image) -> None:
         "revision": engine.revision(),
         "base.name": "localhost/usher-base:bookworm",
     }
-
-
-def test_container_arguments_name_the_program(image: images.Image) -> None:
-    assert not image.config.get("Entrypoint")
-    assert image.config["Cmd"] == ["usher", "--help"]

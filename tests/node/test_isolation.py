@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local_cluster import isolation, scratch_image
+from local_cluster import isolation
 from support import waiting
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
@@ -55,12 +55,6 @@ def test_command_sees_only_its_own_processes_and_network(folder: Path) -> None:
     assert {line.partition(":")[0].strip() for line in network[2:]} == {"lo", "node0"}
 
 
-def test_exit_code_of_the_command_is_passed_on(folder: Path) -> None:
-    with inside(folder, "sh", "-c", "exit 7") as process:
-        pass
-    assert process.returncode == 7
-
-
 @pytest.mark.parametrize(("number", "mark"), [(signal.SIGTERM, "4217.1"), (signal.SIGKILL, "4217.2")])
 def test_killed_run_leaves_no_process_and_its_files_go_at_the_next_run(folder: Path, number: int, mark: str) -> None:
     script = f"setsid sleep {mark} & touch $USHER_NODE_STATE/file; sleep {mark}"
@@ -75,10 +69,3 @@ def test_killed_run_leaves_no_process_and_its_files_go_at_the_next_run(folder: P
     with inside(folder, "true"):
         pass
     assert not any(group.exists() for group in groups)
-
-
-def test_image_of_one_program_is_the_same_each_time(tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    program.write_bytes(b"\x7fELF")
-    first = scratch_image.write(tmp_path / "one.tar", "example.test/one:1", program, "serve").read_bytes()
-    assert scratch_image.write(tmp_path / "other.tar", "example.test/one:1", program, "serve").read_bytes() == first

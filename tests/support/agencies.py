@@ -57,11 +57,6 @@ class Agency:
         """``kubectl apply``."""
         await self.platform.install.cluster.kubectl.apply(*documents)
 
-    async def apply_large(self, *documents: Mapping[str, Any]) -> None:
-        """Apply documents that are too large for kubectl's last-applied annotation."""
-        for document in documents:
-            await self.platform.server.apply(document)
-
     async def kubectl(self, *arguments: str) -> str:
         return await self.platform.install.cluster.kubectl(*arguments, f"--namespace={self.namespace}")
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from local_cluster import ports
-from support import accounts, api, clusters, leaks, moving_clock, waiting, wire
+from support import accounts, api, clusters, leaks, waiting, wire
 from usher_gateway import config_secret
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
@@ -188,7 +188,6 @@ class Install:
         account: accounts.Account | None = None,
         wait: bool = True,
         changes: dict[str, Any] | None = None,
-        clock: moving_clock.Clock | None = None,
     ) -> Process:
         """Start an operator.
 
@@ -197,15 +196,10 @@ class Install:
             account: the account to use instead of the install's.
             wait: whether to wait until the operator is ready.
             changes: differences from the shipped program (see altered_operator.py).
-            clock: its wall clock.
         """
         kubeconfig = (account or self.operator).kubeconfig
         port = ports.free()
-        program = [str(ALTERED), json.dumps(changes or {})]
-        if clock is not None:
-            program = [moving_clock.PROGRAM, str(clock.file), *program]
-        elif changes is None:
-            program = ["-m", "usher_operator"]
+        program = ["-m", "usher_operator"] if changes is None else [str(ALTERED), json.dumps(changes)]
         command = [
             *(*program, "run", "--kubeconfig", str(kubeconfig), "--admin", f"127.0.0.1:{port}"),
             *("--namespace", self.system, "--configuration-namespace", self.config),
@@ -227,15 +221,9 @@ class Install:
         for name, content in (await self.secret("usher-admin-tokens", self.system)).items():
             (tokens / name).write_bytes(content)
         key = (await self.secret("usher-install-key", self.system))["install.key"].decode().strip()
+        kubeconfig = str((account or self.gateway).kubeconfig)
         command = [
-            *(
-                "-m",
-                "usher_gateway",
-                "run",
-                "--from-cluster",
-                "--kubeconfig",
-                str((account or self.gateway).kubeconfig),
-            ),
+            *("-m", "usher_gateway", "run", "--from-cluster", "--kubeconfig", kubeconfig),
             *("--config-namespace", self.config, "--data", str(data), "--admin-tokens", str(tokens)),
             *("--listen", f"127.0.0.1:{public}", "--admin", f"{host}:{port}", "--log-format", "json"),
             *("--accept-min-free-mib", "0", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "0"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cluster import kubectl as kubectls
-from support import charts, sites, waiting
+from support import charts, sites
 
 NAME = "usher"
 ALLOW_CLUSTER = "--set=gateway.allowDestinations={10.0.0.0/8}"
@@ -115,9 +115,6 @@ class Release:
             if condition["type"] == "Ready"
         ]
         return ready == [True]
-
-    def wait_gateway(self, limit_seconds: float = 150) -> None:
-        waiting.poll(self.gateway_is_ready, limit_seconds=limit_seconds)
 
     def describe(self) -> str:
         """Return the pods, Events and last log lines, for the report of a failed test."""
