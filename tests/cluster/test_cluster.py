@@ -40,6 +40,7 @@ def in_namespace(document: Mapping[str, Any], namespace: str, **metadata: Any) -
 async def test_account_has_exactly_the_granted_permissions(
     cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, make_account: MakeAccount
 ) -> None:
+    clusters.require_audit_log()
     system, config = await make_namespace("system"), await make_namespace("config")
     account = await make_account(system, "gateway")
     rights = accounts.moved(RIGHTS, {"usher-system": system, "usher-config": config}, "-here")

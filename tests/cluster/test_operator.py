@@ -5,11 +5,12 @@ import json
 import re
 from typing import Any
 
-from support import api, installs, waiting
+from support import api, clusters, installs, waiting
 from support.published_documents import declare, versions
 
 
 async def test_idle_operator_and_its_successor_write_only_the_lease(install: installs.Install, namespace: str) -> None:
+    clusters.require_audit_log()
     # without a gateway, Programmed turns False after this time, which on a slow machine must not be now
     patient = {"grace_seconds": 600.0}
     operator = await install.start_operator(changes=patient)

@@ -24,7 +24,6 @@ class Asked:
     namespace: str
     name: str
     status: int
-    agent: str
     lacked_right: bool = False
     """True if the account lacked the permission, and False if admission refused, as in a terminating namespace."""
 
@@ -80,6 +79,5 @@ def parse(line: bytes) -> Asked:
         namespace=named.get("namespace", ""),
         name=named.get("name", ""),
         status=event.get("responseStatus", {}).get("code", 0),
-        agent=event.get("userAgent", ""),
         lacked_right=event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid",
     )

@@ -43,7 +43,6 @@ class Asked:
     method: str
     path: str
     query: str
-    agent: str
 
     @property
     def watches(self) -> bool:
@@ -52,18 +51,6 @@ class Asked:
     @property
     def writes(self) -> bool:
         return self.method not in {"GET", "HEAD", "OPTIONS"}
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A request that reached the API server, and its answer."""
-
-    asked: Asked
-    authorization: str
-    status: int
-    """0 if the client disconnected before the answer."""
-    body: bytes
-    """Empty for a watch."""
 
 
 Where = Callable[[Asked], bool]
@@ -140,8 +127,6 @@ class Proxy:
         """Every request, in order of arrival."""
         self.page = 0
         """Maximum number of objects per page of a list, whatever the client requests; 0: no maximum."""
-        self.answered: Callable[[Answered], object] = lambda _: None
-        """Called for every request that reached the API server, before its answer is sent; for a watch when it ends."""
         self.endpoint = upstream
         """The endpoint of the API server through this proxy."""
         self._site: web.TCPSite | None = None
@@ -266,8 +251,7 @@ class Proxy:
         return len(ending)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        url, agent = request.rel_url, request.headers.get("User-Agent", "")
-        asked = Asked(next(self._numbers), request.method, url.path, url.query_string, agent)
+        asked = Asked(next(self._numbers), request.method, request.rel_url.path, request.rel_url.query_string)
         self.asked.append(asked)
         for fault in list(self._faults):
             if fault.meets(asked):
@@ -282,22 +266,16 @@ class Proxy:
             url = url.update_query(limit=self.page)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in PER_HOP}
         sent = await request.read()
-        status, body = 0, b""
-        try:
-            async with self._session.request(
-                request.method, url, headers=headers, data=sent or None, allow_redirects=False
-            ) as answer:
-                status = answer.status
-                passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
-                try:
-                    if asked.watches and status == 200:
-                        return await self._stream(asked, request, answer, web.StreamResponse(headers=passed))
-                    body = await answer.read()
-                finally:
-                    _abandon(answer)
-        finally:
-            self.answered(Answered(asked, request.headers.get("Authorization", ""), status, body))
-        return web.Response(status=status, headers=passed, body=body)
+        async with self._session.request(
+            request.method, url, headers=headers, data=sent or None, allow_redirects=False
+        ) as answer:
+            passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
+            try:
+                if asked.watches and answer.status == 200:
+                    return await self._stream(asked, request, answer, web.StreamResponse(headers=passed))
+                return web.Response(status=answer.status, headers=passed, body=await answer.read())
+            finally:
+                _abandon(answer)
 
     async def _stream(
         self, asked: Asked, request: web.Request, answer: aiohttp.ClientResponse, response: web.StreamResponse
