@@ -1,9 +1,7 @@
 """The chart in an empty cluster: install, upgrade, uninstall. The cluster has no node, so no pod runs."""
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,11 +58,6 @@ async def installed(empty: kubectls.Kubectl) -> kubectls.Kubectl:
     defaults = ("--reset-values", "--take-ownership", "--force-conflicts")
     helm(empty, "upgrade", "usher", str(charts.CHART), "--install", *defaults)
     return empty
-
-
-def revision(call: kubectls.Kubectl) -> int:
-    """Return the number of the release's present revision."""
-    return int(json.loads(helm(call, "history", "usher", "--output=json"))[-1]["revision"])
 
 
 async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None:
@@ -178,40 +171,7 @@ async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(instal
     assert operator["spec"]["replicas"] == 2
 
 
-async def test_rollback_removes_what_the_upgrade_added(installed: kubectls.Kubectl) -> None:
-    await installed("create", "namespace", "cafes")
-    good = revision(installed)
-    helm(installed, "upgrade", "usher", str(charts.CHART), "--set=agencies={cafes},gateway.logLevel=debug")
-    binding = ("get", "rolebinding", "--namespace=cafes", "--output=name")
-    assert await installed(*binding) == "rolebinding.rbac.authorization.k8s.io/usher-agency\n"
-    helm(installed, "rollback", "usher", str(good))
-    assert await installed(*binding) == ""
-    gateway = await installed.json("get", "statefulset", "usher-gateway", f"--namespace={NAMESPACE}")
-    assert "--log-level=info" in gateway["spec"]["template"]["spec"]["containers"][0]["args"]
-
-
-async def test_upgrade_brings_a_new_field_of_a_definition(installed: kubectls.Kubectl, tmp_path: Path) -> None:
-    newer = tmp_path / "usher"
-    shutil.copytree(charts.CHART, newer)
-    definition = newer / "templates" / "crds" / "usher.dev_tenants.yaml"
-    text, field = definition.read_text("utf-8"), "              displayName:\n"
-    assert text.count(field) == 1
-    added = "              nickname: {type: string, maxLength: 64}\n"
-    definition.write_text(text.replace(field, added + field), "utf-8")
-
-    async def explained() -> str:
-        try:
-            return await installed("explain", "tenants.usher.dev.spec", "--recursive")
-        except kubectls.KubectlError:  # the server publishes a definition a while after it is Established
-            return ""
-
-    assert "nickname" not in await waiting.until(explained, lambda text: "displayName" in text)
-    helm(installed, "upgrade", "usher", str(newer))
-    await waiting.until(explained, lambda text: "nickname" in text)
-
-
 async def test_release_fits_into_its_secret_four_times(installed: kubectls.Kubectl) -> None:
     """Helm stores each release in a Secret, which may have 1 MiB."""
-    name = f"sh.helm.release.v1.usher.v{revision(installed)}"
-    secret = await installed("get", "secret", name, f"--namespace={NAMESPACE}", "--output=json")
-    assert len(secret) < 2**20 / 4
+    secrets = await installed.json("get", "secrets", f"--namespace={NAMESPACE}", "--selector=owner=helm,name=usher")
+    assert max(len(json.dumps(secret)) for secret in secrets) < 2**20 / 4

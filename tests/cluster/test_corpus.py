@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from definitions import definition
-from support import api, clusters, dry_run, manifests, mutants
+from support import api, dry_run, manifests, mutants
 from usher_gateway import resources
 from usher_gateway.resources.manifests import load_manifests
 
@@ -80,12 +80,6 @@ async def test_server_reads_the_same_values_from_a_good_manifest(
         answer = await judge.create(place, json.dumps(manifest, ensure_ascii=False))
         assert answer.is_accepted, answer.message
         assert answer.body.get("spec") == manifest.get("spec")
-
-
-async def test_kubectl_applies_every_good_manifest(definitions: clusters.Cluster, namespace: str) -> None:
-    for path in manifests.files("good"):
-        text = moved(manifests.text(path), namespace)
-        await definitions.kubectl("apply", "--dry-run=server", f"--namespace={namespace}", "--filename=-", stdin=text)
 
 
 def plain(resource: resources.Resource) -> Any:

@@ -1,14 +1,11 @@
-"""The definitions in kubectl: columns, short names, explanations, and examples."""
+"""The definitions in kubectl: columns, short names, field selectors, and examples."""
 
-import re
 import secrets
 
 import pytest
 
-from definitions import definition
 from local_cluster import kubectl
-from support import api, clusters, waiting
-from usher_gateway.resources import types
+from support import api, clusters
 
 EXAMPLES = clusters.DEFINITIONS.parent / "examples"
 
@@ -96,30 +93,7 @@ async def test_short_names_and_field_selectors_select_objects(call: kubectl.Kube
     assert await selected("ud", "--field-selector=spec.tenantRef.name=other") == []
 
 
-@pytest.fixture
-async def explain(definitions: clusters.Cluster, server: api.Api) -> kubectl.Kubectl:
-    """kubectl, once the API server has published what `kubectl explain` reads.
-
-    The server publishes OpenAPI documents some time after a definition is Established.
-    """
-    index, document = "/openapi/v3", f"/openapi/v3/apis/{types.API_VERSION}"
-    await waiting.until(lambda: server.request("GET", index), lambda text: f'"apis/{types.API_VERSION}"' in text)
-    paths = {f"/apis/{types.API_VERSION}/{names.plural}" for names in definition.NAMES.values()}
-    await waiting.until(lambda: server.request("GET", document), lambda openapi: paths <= set(openapi["paths"]))
-    return definitions.kubectl
-
-
-@pytest.mark.parametrize("kind", definition.NAMES)
-async def test_kubectl_explains_every_field(explain: kubectl.Kubectl, kind: definition.Kind) -> None:
-    plural = definition.NAMES[kind].plural
-    text = await explain("explain", plural, "--recursive", f"--api-version={types.API_VERSION}")
-    for name in definition.object_schema(kind)["properties"]["spec"]["properties"]:
-        assert re.search(rf"^    {name}\t", text, re.MULTILINE), name
-    spec = await explain("explain", f"{plural}.spec", f"--api-version={types.API_VERSION}")
-    assert "<no description>" not in spec
-
-
-@pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])
+@pytest.mark.parametrize("path", ["quickstart.yaml", "agency"])
 async def test_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
     built = await definitions.kubectl(
         "create", "--dry-run=client", "--output=json", f"--filename={EXAMPLES / path}", "--validate=false"

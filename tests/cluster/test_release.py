@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from local_cluster import ports
-from support import accounts, agencies, api, charts, clusters, installs, release_processes
+from support import agencies, api, charts, clusters, installs, release_processes
 from usher_gateway.simulator import receiver
 
 pytestmark = agencies.SHARED
@@ -91,15 +91,6 @@ async def test_helm_test_names_what_is_not_ready(
     (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
     assert absent.url in failed
     assert "no pod is ready (`kubectl describe pods` says why)" in failed
-
-
-async def test_helm_test_names_a_missing_right(release: release_processes.ProcessRelease) -> None:
-    resource = api.Resource("ServiceAccount", "nobody", release_processes.SYSTEM)
-    nobody = await accounts.log_in(release.server, release.cluster.endpoint, resource, release.folder / "nobody")
-    code, output = await release_processes.check_install(f"--kubeconfig={nobody.kubeconfig}")
-    assert code == 1
-    (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
-    assert "403 Forbidden" in failed
 
 
 async def test_all_namespaces_are_admitted_by_one_value(
