@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster import ports
-from support import gateway, source, wire
+from support import gateway, source, waiting, wire
 
 PAGE = source.DOCS / "metrics.md"
 MANIFEST = source.ROOT / "examples" / "quickstart.yaml"
@@ -34,7 +34,7 @@ async def scrape(folder: Path) -> str:
         for body in (BODY, b"[]"):
             await running.post(body, "default/lobby")
         await wire.exchange(running.port, wire.request("/stray", BODY))
-        await gateway.wait_until(lambda: "usher_attempt_errors_total{" in running.exposition())
+        await waiting.wait_until(lambda: "usher_attempt_errors_total{" in running.exposition())
         return running.exposition()
 
 

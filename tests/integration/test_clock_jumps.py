@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import gateways, moving_clock
+from support import gateways, moving_clock, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 
@@ -68,12 +68,12 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
         await gateway.start()
         sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
         await sender.visits()
-        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2 * VISITS)
+        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2 * VISITS)
         peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
         clock.set(jump)
         await sender.redeliver()
         await sender.visits()
-        await gateways.wait_until(lambda: only_failed(gateway), what="an attempt of each delivery")
+        await waiting.wait_until(lambda: only_failed(gateway), what="an attempt of each delivery")
         if is_killed:
             await gateway.kill()
         failed = peer.kept("/flaky")[VISITS:]
@@ -84,7 +84,7 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
             await gateway.start()
         await sender.redeliver()
         await sender.visits()
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert_each_once(peer.kept("/crm"), sender.count)
         assert_each_once([request for request in peer.kept("/flaky") if request not in failed], sender.count)
         assert_books(gateway, sender)
@@ -110,14 +110,14 @@ async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) 
         sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
         peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
         await sender.visits()
-        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == VISITS)
+        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == VISITS)
 
         clock.set(TWENTY_YEARS)
         gateway.configure([*set_up("Paused"), gateways.destination("other", f"{peer.url}/other")])  # reviews holds
         for _ in range(2):
             noted = confirmed_at(gateway)
-            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
-        await gateways.wait_until(lambda: "clock_jumped" in gateway.log.read_text(), what="the line in the log")
+            await waiting.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
+        await waiting.wait_until(lambda: "clock_jumped" in gateway.log.read_text(), what="the line in the log")
         assert await has_warning(gateway)
         assert counts(gateway) == (VISITS, 3 * VISITS, VISITS)
         assert gateway.store.count("bodies where body is not null") == VISITS
@@ -126,7 +126,7 @@ async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) 
         peer.set_behaviour("/flaky", receiving.Behaviour())
         clock.set(0)
         gateway.configure(set_up("Active"))
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, 3 * VISITS, 3 * VISITS)
         for path in ("/crm", "/held"):
             assert_each_once(peer.kept(path), VISITS)
@@ -146,7 +146,7 @@ async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(tmp_path: Path) -
         await sender.visits()
         assert counts(gateway)[:2] == (VISITS, VISITS)
         clock.set(0)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, VISITS, VISITS)
         assert_each_once(peer.kept("/"), VISITS)
 
@@ -168,7 +168,7 @@ async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Pa
             gateway.flags = [*usual, *flags]
             noted = confirmed_at(gateway)
             await gateway.start()
-            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
+            await waiting.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
             warned.append(await has_warning(gateway))
             gateway.flags = usual
             assert await gateway.terminate() == 0

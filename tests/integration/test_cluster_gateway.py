@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import structlog
 
-from support import api_server, config_samples, followers, gateways, wire
+from support import api_server, config_samples, followers, gateways, waiting, wire
 from support import gateway as harness
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
@@ -78,7 +78,7 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
         status, text = await running_gateway.get("/readyz")
         assert (status, "was not read yet" in text) == (503, True)
         server.faults.clear()
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("a") == 200
         await server.stop()
         assert (await running_gateway.get("/readyz"))[0] == 200
@@ -90,13 +90,13 @@ async def test_gateway_of_a_new_install_is_ready_and_answers_503(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
+        await waiting.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
         status, text = await running_gateway.get("/readyz")
         [warning] = json.loads(text)["warnings"]
         assert (status, "has no document yet" in warning) == (200, True)
         assert await running_gateway.status("a") == 503
         server.put(followers.wrap(config_samples.listener("a")))
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("a") == 200
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
 
@@ -106,7 +106,7 @@ async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
 ) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
         clock = running_gateway.gateway.clock
         later = clock.now() + 121 * model.MICROSECONDS
@@ -120,7 +120,7 @@ async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiS
     other = model.derive_keys(b"another" * 5)
     server.put(config_secret.envelope_of(config_samples.listener("a"), "uid", other.document))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
+        await waiting.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
         status, text = await running_gateway.get("/readyz")
         assert status == 503
         assert "another install key than this gateway's" in text
@@ -134,7 +134,7 @@ async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiSe
     crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(followers.wrap(crm))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         first = await running_gateway.changes()
         assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
         hashes = {(document["kind"], document["key"]): document["hash"] for document in first["documents"]}
@@ -162,7 +162,7 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
     good = followers.wrap(config_samples.listener("a"))
     name = server.put(good)
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         await running_gateway.changes()
 
         bad = config_samples.listener("a", occurred_at_zone="Nowhere/At-All")
@@ -203,7 +203,7 @@ async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tm
     server.put(followers.wrap(config_samples.listener("a")))
     server.put(followers.wrap(config_samples.destination(headers=(("x-key", "a\x01b"),))))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         [told] = [
             document for document in (await running_gateway.changes())["documents"] if document["kind"] == "Destination"
         ]
@@ -219,7 +219,7 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
     server.put(followers.wrap(config_samples.listener("open", tenant=tenant)))
     server.put(followers.wrap(config_samples.listener("closed", authentication=authentication)))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         await running_gateway.changes()
         for number in range(9):
             assert await running_gateway.status("open", gateways.visit(number)) == 200
@@ -248,12 +248,12 @@ async def test_restarted_gateway_knows_when_a_listener_was_used(
 ) -> None:
     server.put(followers.wrap(config_samples.listener("open", silence_after_seconds=3600)))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", gateways.visit(1)) == 200
         earlier = (await running_gateway.changes())["listeners"]["acme/open"]
         assert earlier["receiving"] == "Receiving"
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         later = (await running_gateway.changes())["listeners"]["acme/open"]
         names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
         assert [later[name] for name in names] == [earlier[name] for name in names]
@@ -267,7 +267,7 @@ async def test_restarted_gateway_knows_when_a_listener_was_used(
 async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(followers.wrap(config_samples.listener("open")))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", b"{}") == 200
         await running_gateway.gateway.health.sweep()
         state = (await running_gateway.changes())["listeners"]["acme/open"]
@@ -282,7 +282,7 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
     server.put(followers.wrap(config_samples.listener("open", routes=routes, fields=fields)))
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await harness.wait_until(gateway.state.configured.is_set)
+        await waiting.wait_until(gateway.state.configured.is_set)
         await post_without_offset(running_gateway, 0)
         with structlog.testing.capture_logs() as logs:
             for _ in range(2):
@@ -308,12 +308,12 @@ async def test_new_listener_is_not_silent(
     server.put(followers.wrap(config_samples.listener("old")))
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await harness.wait_until(gateway.state.configured.is_set)
+        await waiting.wait_until(gateway.state.configured.is_set)
         await gateway.health.sweep()
         two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
         monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
         server.put(followers.wrap(config_samples.listener("new")))
-        await harness.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
+        await waiting.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
         await gateway.health.sweep()
         told = (await running_gateway.changes())["listeners"]
         assert {key: state["receiving"] for key, state in told.items()} == {
@@ -341,6 +341,6 @@ async def test_first_caller_after_a_pause_gets_every_state(
     monkeypatch.setattr(health, "_READER_TIMEOUT_SECONDS", 0.0)
     server.put(followers.wrap(config_samples.listener("open")))
     async with running(server, tmp_path) as running_gateway:
-        await harness.wait_until(running_gateway.gateway.state.configured.is_set)
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
         assert await running_gateway.status("open", gateways.visit(1)) == 200
         assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

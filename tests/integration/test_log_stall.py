@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import certificates, gateways, tls_wire, wire
+from support import certificates, gateways, tls_wire, waiting, wire
 from usher_gateway import logs
 from usher_gateway.simulator import receiver, receiving
 
@@ -56,7 +56,7 @@ async def answered_in_time(gateway: gateways.Gateway) -> None:
         assert reply.is_acknowledgement
         assert reply.seconds < 8
     connection.close()
-    await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 2") == VISITS, 60, "the dead")
+    await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 2") == VISITS, 60, "the dead")
 
 
 async def test_stalled_log_reader_delays_nothing_and_can_resume(
@@ -75,7 +75,7 @@ async def test_stalled_log_reader_delays_nothing_and_can_resume(
                 told += os.read(pipe[0], 65_536)
             return told.count(b"delivery_died") == VISITS
 
-        await gateways.wait_until(is_all_told, 60, "every line, once it is read")
+        await waiting.wait_until(is_all_told, 60, "every line, once it is read")
 
 
 async def test_permanently_stalled_log_reader_does_not_delay_a_stop(
@@ -194,7 +194,7 @@ async def test_odd_names_in_tls_handshakes_stall_nothing_and_are_not_logged(
                     return (await connection.answer()).acknowledges
             return False
 
-        await gateways.wait_until(acknowledged, 60, "an answer")
+        await waiting.wait_until(acknowledged, 60, "an answer")
         for _ in range(VISITS):
             async with tls_wire.connect(gateway.port, context) as client:
                 await client.send([client.hello().replace(b"localhost", b"\xff" * 9)])

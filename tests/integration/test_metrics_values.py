@@ -6,7 +6,7 @@ from aiohttp import test_utils, web
 from prometheus_client import parser
 
 from support import gateway as support
-from support import leaks, wire
+from support import leaks, waiting, wire
 from usher_gateway import model
 
 ROUTES = support.MANIFESTS.replace(
@@ -94,11 +94,11 @@ async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path
         async with support.running(tmp_path, manifests) as gateway:
             await gateway.wait_configured()
             assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
-            await support.wait_until(lambda: words("outcome", values(gateway, "usher_deliveries_total"))["dead"] == 1.0)
+            await waiting.wait_until(lambda: words("outcome", values(gateway, "usher_deliveries_total"))["dead"] == 1.0)
             last_arrival = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
         async with support.running(tmp_path, manifests) as gateway:
             await gateway.wait_configured()
-            await support.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
+            await waiting.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
             last_arrival_after_restart = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
     assert last_arrival_after_restart == last_arrival > 1_700_000_000
 
@@ -115,7 +115,7 @@ async def test_quota_and_silence_of_a_tenant(tmp_path: Path) -> None:
         assert values(gateway, "usher_tenant_silent_listeners") == {TENANT: 1.0}
     async with support.running(tmp_path, limited) as gateway:
         await gateway.wait_configured()
-        await support.wait_until(lambda: values(gateway, "usher_quota_used_ratio") == {TENANT: 0.25})
+        await waiting.wait_until(lambda: values(gateway, "usher_quota_used_ratio") == {TENANT: 0.25})
 
 
 def acme_series(gateway: support.RunningGateway) -> set[str]:
@@ -133,7 +133,7 @@ async def test_series_of_a_removed_tenant_end_unless_deliveries_are_left(tmp_pat
         assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
         assert {"usher_arrivals_total", "usher_skipped_total"} <= acme_series(gateway)
         gateway.write(support.CLASS + others)
-        await support.wait_until(lambda: "agency/wifi" not in gateway.gateway.snapshot.listeners)
+        await waiting.wait_until(lambda: "agency/wifi" not in gateway.gateway.snapshot.listeners)
         await gateway.gateway.tenants.count_deliveries()
         assert "usher_held_deliveries" in acme_series(gateway), "the destination of one delivery is missing"
         assert values(gateway, "usher_arrivals_total")[(("counted_as", "visit"), *TENANT)] == 1

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from support import engines, gateways, wire
+from support import engines, gateways, waiting, wire
 from support import gateway as in_process
 from usher_gateway import model
 from usher_gateway.ingest import server
@@ -176,10 +176,10 @@ async def run_scenario(folder: Path, seed: int, runs: int) -> None:
                 failing.cancel()  # the gateway loses what it cannot write while it stops
                 connection.failure_rate = connection.commit_failure_rate = 0.0
                 if not left:
-                    await gateways.wait_until(lambda: sum(senders.acknowledged.values()) > 100, 60, "enough visits")
+                    await waiting.wait_until(lambda: sum(senders.acknowledged.values()) > 100, 60, "enough visits")
                 is_over.set()
                 await asyncio.gather(*sending)
-                await gateways.wait_until(functools.partial(is_settled, store))
+                await waiting.wait_until(functools.partial(is_settled, store))
                 if not left:
                     for name in BEHAVIOURS:
                         peer.set_behaviour(f"/{name}", receiving.Behaviour())
@@ -189,7 +189,7 @@ async def run_scenario(folder: Path, seed: int, runs: int) -> None:
 
 async def finish_and_check(gateway: in_process.RunningGateway, peer: receiver.Receiver, senders: Senders) -> None:
     stored, running = gateway.store, gateway.gateway
-    await gateways.wait_until(lambda: stored.open_deliveries() == 0, 60, "the end of all deliveries")
+    await waiting.wait_until(lambda: stored.open_deliveries() == 0, 60, "the end of all deliveries")
     await running.store.flush()
     # A bounded counter that drifts would finally reject every arrival.
     lanes = running.dispatcher.scheduler

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support import gateway as in_process
-from support import gateways
+from support import gateways, waiting
 from usher_gateway import app
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
@@ -88,7 +88,7 @@ async def test_stop_under_load_loses_no_acknowledged_visit(
         await gateway.start()
         load = Load(gateway.port)
         posting = asyncio.create_task(load.run())
-        await gateways.wait_until(lambda: len(load.acknowledged) > 300)
+        await waiting.wait_until(lambda: len(load.acknowledged) > 300)
         started = time.monotonic()
         assert await gateway.terminate(limit_seconds + 10) == 0
         assert time.monotonic() - started < limit_seconds
@@ -102,7 +102,7 @@ async def test_stop_under_load_loses_no_acknowledged_visit(
         # Every open delivery was returned to the store, because the lanes no longer exist.
         assert store.open_deliveries() == store.count("deliveries where waiting = 1")
         await gateway.start()
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct == store.count("arrivals"), 60, "the rest")
+        await waiting.wait_until(lambda: peer.counts("/crm").distinct == store.count("arrivals"), 60, "the rest")
         assert peer.counts("/crm").duplicates == 0
 
 
@@ -145,7 +145,7 @@ async def test_first_visit_after_a_start_is_accepted(tmp_path: Path, peer: recei
                 replies.append(await gateways.post(gateway.port, "/hook", gateways.visit(1)))
             return bool(replies)
 
-        await gateways.wait_until(is_answered, 60, "an answer")
+        await waiting.wait_until(is_answered, 60, "an answer")
         assert replies[0].is_acknowledgement
 
 
@@ -207,12 +207,12 @@ async def test_without_configuration_nothing_counts_as_removed(tmp_path: Path, p
                 return (await gateways.post(gateway.port, "/hook", gateways.visit(99))).status == 503
             return False
 
-        await gateways.wait_until(is_waiting, 60, "a gateway without a configuration")
+        await waiting.wait_until(is_waiting, 60, "a gateway without a configuration")
         await asyncio.sleep(1.5)  # a look at the backlog comes once a second
         assert gateway.store.count("deliveries where state = 0 and hold = 0 and waiting = 1") == 5
         peer.set_behaviour("/crm", receiving.Behaviour())
         gateway.configure(manifests(peer))
-        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 60, "the delivery")
+        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 60, "the delivery")
 
 
 async def test_answer_received_during_a_freeze_is_not_sent_again(tmp_path: Path) -> None:
@@ -234,11 +234,11 @@ async def test_answer_received_during_a_freeze_is_not_sent_again(tmp_path: Path)
         await gateway.start()
         for number in range(6):
             assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
-        await gateways.wait_until(lambda: len(asked) == 6, what="six requests")
+        await waiting.wait_until(lambda: len(asked) == 6, what="six requests")
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGSTOP)
         answer_now.set()
         await asyncio.sleep(6.5)
         gateway.process.send_signal(signal.SIGCONT)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert len(asked) == 6

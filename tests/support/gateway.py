@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from support import gateways, leaks, wire
+from support import gateways, leaks, waiting, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
 from usher_gateway.ingest import server
@@ -86,7 +86,7 @@ class RunningGateway:
         return gateways.StoreFile(self.gateway.settings.data / database.FILE_NAME)
 
     async def wait_configured(self, listener: str = "agency/wifi") -> None:
-        await wait_until(lambda: listener in self.gateway.snapshot.listeners)
+        await waiting.wait_until(lambda: listener in self.gateway.snapshot.listeners)
 
     def counted(self) -> dict[str, int]:
         """Return the counts of arrivals by kind, and of refusals as ``refused:Reason``."""
@@ -142,25 +142,6 @@ def connect_to(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{folder / database.FILE_NAME}?mode=ro", uri=True)
 
 
-async def wait_until(condition: Any, limit: float = 25.0, every: float = 0.01) -> None:
-    """Poll a condition until it holds, with a time limit."""
-    async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
-            await asyncio.sleep(every)
-
-
-async def wait_until_async(
-    condition: Callable[[], Awaitable[bool]], shown: Callable[[], object], limit: float = 25.0
-) -> None:
-    """Poll an asynchronous condition; ``shown`` returns the state for the error message."""
-    try:
-        async with asyncio.timeout(limit):
-            while not await condition():  # noqa: ASYNC110 - the same
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {limit} s: {shown()}") from None
-
-
 @contextlib.asynccontextmanager
 async def running(
     folder: Path,
@@ -193,7 +174,7 @@ async def running(
     try:
         await _wait_started(gateway, task)
         if manifests:
-            await wait_until(lambda: gateway.snapshot.listeners)
+            await waiting.wait_until(lambda: gateway.snapshot.listeners)
         yield running_gateway
         leaks.PERSONAL_DATA.search("metrics", running_gateway.exposition())
     finally:

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from local_cluster import ports
-from support import databases, leaks
+from support import databases, leaks, waiting
 from usher_gateway import model
 
 HOST = "hooks.example"
@@ -76,20 +76,6 @@ def write_manifests(file: Path, manifests: Sequence[Manifest]) -> None:
     draft.replace(file)
 
 
-async def wait_until(
-    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 60.0, what: str = "the condition"
-) -> None:
-    """Poll a condition until it holds."""
-    end = time.monotonic() + seconds
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come true within {seconds} s")
-        await asyncio.sleep(0.02)
-
-
 class Gateway:
     """An `usher run` process that keeps its ports and data over restarts."""
 
@@ -145,7 +131,7 @@ class Gateway:
 
     async def wait_ready(self) -> None:
         """Wait until the process is configured and answers."""
-        await wait_until(self._is_ready, 60, "an answer of the gateway")
+        await waiting.wait_until(self._is_ready, 60, "an answer of the gateway")
 
     async def _is_ready(self) -> bool:
         assert self.process is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from support import databases, gateways
+from support import databases, gateways, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 
@@ -129,7 +129,7 @@ async def one_round(folder: Path, seed: int, database: str | None = None) -> Non
             sender.finish()
             await sending
             store = gateway.store
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+            await waiting.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
             assert await gateway.terminate() == 0
             check_ledger(store, sender.sent)
             check_deliveries(store, peer, in_flight)

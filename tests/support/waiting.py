@@ -1,6 +1,7 @@
 """Wait for other programs by polling a condition, with a time limit."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -47,3 +48,22 @@ def poll(
             return latest
         assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(latest)[:2000]}"
         time.sleep(every_seconds)
+
+
+async def wait_until(
+    condition: Callable[..., Any], seconds: float = LIMIT_SECONDS, what: str = "the condition"
+) -> None:
+    """Poll a condition of this process until it holds.
+
+    Raises:
+        AssertionError: The time limit passed; the message names what was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        holds = condition()
+        if inspect.isawaitable(holds):
+            holds = await holds
+        if holds:
+            return
+        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
+        await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import command_line, databases, engines, gateways
+from support import command_line, databases, engines, gateways, waiting
 from support.samples import NOW, arrival
 from usher_gateway import model
 from usher_gateway.simulator import receiver
@@ -77,7 +77,7 @@ async def test_visits_are_delivered_once_over_a_copy(
             repeated = await gateways.post(new.port, "/wifi", bodies[0])
             assert repeated.is_acknowledgement
             await usher_retries(new)
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+            await waiting.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
             assert await new.terminate() == 0
         meters = store.meters()
         assert (meters[model.Counter.visits], meters[model.Counter.repeats]) == (30, 1)

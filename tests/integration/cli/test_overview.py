@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support import admin_port
-from support import gateway as gateways
+from support import admin_port, waiting
 from usher_gateway import model
 
 
@@ -104,7 +103,7 @@ class Terminal:
 
     async def wait(self, *words: str) -> None:
         try:
-            await gateways.wait_until(lambda: all(word in self.text for word in words))
+            await waiting.wait_until(lambda: all(word in self.text for word in words))
         except TimeoutError:
             raise AssertionError(f"the screen does not show {words}: {self.text[-4000:]}") from None
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support import dispatching, gateways, samples
+from support import dispatching, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 
@@ -11,15 +11,15 @@ async def test_cancelled_delivery_leaves_its_lane_without_an_attempt(tmp_path: P
     bench = dispatching.DispatcherBench(tmp_path / "data")
     await bench.start(concurrency=1)
     first, second, third = await bench.accept("abc")
-    await gateways.wait_until(lambda: bench.tried == [(first.key, 0)], 60, "the first attempt")
+    await waiting.wait_until(lambda: bench.tried == [(first.key, 0)], 60, "the first attempt")
 
     assert await bench.cancel(second) == 1
     bench.may_answer.set()
     tried = [(first.key, 0), (third.key, 0)]
-    await gateways.wait_until(lambda: bench.tried == tried, 60, "the attempt after the cancelled delivery")
+    await waiting.wait_until(lambda: bench.tried == tried, 60, "the attempt after the cancelled delivery")
     await bench.store.flush()
     scheduler = bench.dispatcher.scheduler
-    await gateways.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 60, "its end")
+    await waiting.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 60, "its end")
     await bench.stop()
 
 
@@ -29,19 +29,19 @@ async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_
     bench.answers = [model.SettledAs.Retry]
     (delivery,) = await bench.accept("a")
     tried = [(delivery.key, 0), (delivery.key, 1)]
-    await gateways.wait_until(lambda: bench.tried == tried, 60, "the second attempt")
+    await waiting.wait_until(lambda: bench.tried == tried, 60, "the second attempt")
 
     assert await bench.cancel(delivery) == 1
     assert await bench.store.redrive(Filter(ids=(delivery.id,), state="cancelled"), samples.NOW) == 1
     bench.dispatcher.ask_store()
-    await gateways.wait_until(lambda: len(bench.claimed) >= 2, 60, "its claim")
+    await waiting.wait_until(lambda: len(bench.claimed) >= 2, 60, "its claim")
     bench.may_answer.set()
 
     async def is_delivered() -> bool:
         page = await bench.store.deliveries(Filter(ids=(delivery.id,)), None, 1)
         return bool(page.rows[0]["state"] == "delivered")
 
-    await gateways.wait_until(is_delivered, 60, "the redriven delivery")
+    await waiting.wait_until(is_delivered, 60, "the redriven delivery")
     assert bench.tried == [*tried, (delivery.key, 0)]
     assert bench.dispatcher.scheduler.bytes == 0
     await bench.stop()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support import delivery_samples, dispatching, gateways
+from support import delivery_samples, dispatching, waiting
 from usher_gateway import documents
 
 
@@ -24,5 +24,5 @@ async def test_change_during_the_hastening_of_an_earlier_one_is_not_lost(tmp_pat
 
     bench.store.hasten = hasten
     change(2)
-    await gateways.wait_until(lambda: len(hastened) == 2, 20, "the second hastening")
+    await waiting.wait_until(lambda: len(hastened) == 2, 20, "the second hastening")
     await bench.stop()

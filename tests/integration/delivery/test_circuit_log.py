@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from support import gateway as gateways
+from support import waiting
 from usher_gateway.delivery import circuit
 from usher_gateway.simulator import receiver, receiving
 
@@ -53,7 +54,7 @@ async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
                 failing_gateway = Failing(gateway, peer, logs)
                 for number in range(circuit.OPENS_AFTER):
                     await failing_gateway.visit(number)
-                await gateways.wait_until(lambda: failing_gateway.open_circuits)
+                await waiting.wait_until(lambda: failing_gateway.open_circuits)
                 yield failing_gateway
 
 
@@ -82,8 +83,8 @@ def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_circuit_reports_its_last_trial_and_its_closing(trials_at_once: None, failing: Failing) -> None:
     failing.peer.set_behaviour("/crm", receiving.Behaviour(status=403))
     await failing.visit(98)
-    await gateways.wait_until(lambda: failing.open_circuits == {"agency/crm": "Forbidden"})
+    await waiting.wait_until(lambda: failing.open_circuits == {"agency/crm": "Forbidden"})
     failing.peer.set_behaviour("/crm", receiving.Behaviour())
     await failing.visit(99)
-    await gateways.wait_until(lambda: not failing.open_circuits)
+    await waiting.wait_until(lambda: not failing.open_circuits)
     assert [line["destination"] for line in failing.logged("circuit_closed")] == ["agency/crm"]

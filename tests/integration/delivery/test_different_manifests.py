@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import test_utils, web
 
-from support import gateways
+from support import gateways, waiting
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -60,7 +60,7 @@ async def start(pair: list[gateways.Gateway]) -> None:
     for gateway in pair:
         await gateway.start(USHER_INSTALL_KEY=KEY)
     joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-    await gateways.wait_until(lambda: pair[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
+    await waiting.wait_until(lambda: pair[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
 
 
 async def test_deliveries_in_lanes_of_a_removed_destination_go_to_a_gateway_that_knows_it(
@@ -72,10 +72,10 @@ async def test_deliveries_in_lanes_of_a_removed_destination_go_to_a_gateway_that
     await start(pair)
     for number in range(4):
         assert (await gateways.post(second.port, "/crm", gateways.visit(number))).is_acknowledgement
-    await gateways.wait_until(lambda: peer.requests == 1, 60, "the attempt that the others wait for")
+    await waiting.wait_until(lambda: peer.requests == 1, 60, "the attempt that the others wait for")
 
     second.configure(manifests(peer, with_destination=False))
     delivered = "select count(*) from deliveries where state = 1 and started_at = created_at"
-    await gateways.wait_until(lambda: peer.requests == 2, 60, "an attempt of the first gateway")
+    await waiting.wait_until(lambda: peer.requests == 2, 60, "an attempt of the first gateway")
     peer.answers.set()
-    await gateways.wait_until(lambda: first.store.rows(delivered) == [(4,)], 60, "deliveries that were never held")
+    await waiting.wait_until(lambda: first.store.rows(delivered) == [(4,)], 60, "deliveries that were never held")

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from support import dispatching, gateways, samples
+from support import dispatching, samples, waiting
 from usher_gateway.delivery.dispatcher import DispatcherLimits
 
 OTHER = samples.route("other", destination="agency/other")
@@ -16,7 +16,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
     for content, size, route in [("a", 4_000, OTHER), ("b", 2, samples.CRM), ("c", 3_000, samples.CRM)]:
         arrival = samples.arrival(content, body=b"x" * size, if_visit=(samples.plan(route),))
         bench.dispatcher.offer((await bench.store.accept(arrival)).deliveries)
-    await gateways.wait_until(lambda: bench.claims > 0, 60, "a look for what waits")
+    await waiting.wait_until(lambda: bench.claims > 0, 60, "a look for what waits")
     claims = bench.claims
     await asyncio.sleep(0.5)
     assert bench.claims - claims <= 2
@@ -28,5 +28,5 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
         await bench.store.flush()
         return not await bench.store.open_deliveries(1 << 62)
 
-    await gateways.wait_until(is_all_delivered, 60, "the delivery of what had no room")
+    await waiting.wait_until(is_all_delivered, 60, "the delivery of what had no room")
     await bench.stop()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import wire
+from support import waiting, wire
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import evaluation_limits
 
@@ -42,14 +42,7 @@ async def held(gateway: gateways.RunningGateway) -> dict[str, int]:
 
 async def wait_held(gateway: gateways.RunningGateway, expected: dict[str, int]) -> None:
     """Wait for these holds, because the review at the start may have claimed a delivery for a moment."""
-    held_by_reason: dict[str, int] = {}
-
-    async def look() -> bool:
-        nonlocal held_by_reason
-        held_by_reason = await held(gateway)
-        return held_by_reason == expected
-
-    await gateways.wait_until_async(look, lambda: held_by_reason)
+    await waiting.until(lambda: held(gateway), lambda held_by_reason: held_by_reason == expected)
 
 
 async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Path) -> None:
@@ -149,7 +142,7 @@ async def test_new_tenant_does_not_decide_holds_of_the_former_one(
         await wait_held(gateway, {"FilterError": 1})
         moved = listener.replace("name: acme", "name: globex").replace(BROKEN, MENDED).replace("missing", "theirs")
         gateway.write(gateways.CLASS + tenants + moved)
-        await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
+        await waiting.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         await gateway.gateway.store.flush()
         await wait_held(gateway, {"FilterError": 1})
@@ -165,6 +158,6 @@ async def test_suspension_hold_remains_when_the_listener_changes_tenant(tmp_path
         assert (await gateway.post(visit(1))).acknowledges
         await wait_held(gateway, {"TenantSuspended": 1})
         gateway.write(gateways.CLASS + tenants + listener.replace("name: acme", "name: globex"))
-        await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
+        await waiting.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         await wait_held(gateway, {"TenantSuspended": 1})

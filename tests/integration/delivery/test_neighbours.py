@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import gateway as in_process
-from support import gateways
+from support import gateways, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 
@@ -38,12 +38,12 @@ def hook(*routes: gateways.Manifest, **spec: Any) -> list[gateways.Manifest]:
 
 async def post_visits(gateway: AnyGateway, numbers: Sequence[int], path: str = "/hook") -> None:
     """Post visits over a few connections, and check that all are acknowledged."""
-    waiting = list(numbers)
+    remaining = list(numbers)
 
     async def post() -> None:
         connection = gateways.Connection(gateway.port)
-        while waiting:
-            reply = await connection.post(path, gateways.visit(waiting.pop()))
+        while remaining:
+            reply = await connection.post(path, gateways.visit(remaining.pop()))
             assert reply.is_acknowledgement
         connection.close()
 
@@ -63,7 +63,7 @@ def states_of(gateway: AnyGateway) -> dict[str, int]:
 
 
 async def wait_for(measure: Callable[[], object], expected: object, seconds: float = 60) -> None:
-    await gateways.wait_until(lambda: measure() == expected, seconds, f"{expected}, but {measure()},")
+    await waiting.wait_until(lambda: measure() == expected, seconds, f"{expected}, but {measure()},")
 
 
 # One bad destination among many good ones
@@ -105,7 +105,7 @@ async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: P
         def all_healthy_served() -> bool:
             return all(peer.counts(f"/{name}").distinct == visits for name in names)
 
-        await gateways.wait_until(all_healthy_served, 120, "everything at the healthy ones")
+        await waiting.wait_until(all_healthy_served, 120, "everything at the healthy ones")
         assert slowest < 8
         assert gateway.resident_bytes - bytes_before < 200_000_000
         assert states_of(gateway).get("Dead", 0) == 0
@@ -128,7 +128,7 @@ async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path:
         seconds = time.monotonic() - quiet_from
         assert 1 <= tries <= seconds + 2  # one trial a (scaled) minute
         peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.1))
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct > 50, 60, "the beginning of the backlog")
+        await waiting.wait_until(lambda: peer.counts("/crm").distinct > 50, 60, "the beginning of the backlog")
         fresh = range(1000, 1020)
         await post_visits(gateway, fresh)
 
@@ -136,7 +136,7 @@ async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path:
             got = {received.body for received in peer.kept("/crm")[-200:]}
             return all(gateways.visit(number) in got for number in fresh)
 
-        await gateways.wait_until(fresh_served, 60, "fresh visits")
+        await waiting.wait_until(fresh_served, 60, "fresh visits")
         assert peer.counts("/crm").distinct < 420, "fresh visits waited for the whole backlog"
         await wait_for(lambda: states_of(gateway), {"Delivered": 420}, 60)
         assert peer.counts("/crm").distinct == 420
@@ -148,7 +148,7 @@ async def test_deliveries_that_do_not_fit_into_lanes_wait_in_the_store(tmp_path:
     async with in_process.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
         await post_visits(gateway, range(300))  # at once, so fewer than a listener accepts in a second
         assert gateway.gateway.dispatcher.scheduler.bytes <= 16_384
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 300, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: peer.counts("/crm").distinct == 300, 60, "the delivery of everything")
         assert peer.counts("/crm").distinct == 300
         assert peer.counts("/crm").duplicates == 0
 
@@ -175,10 +175,10 @@ async def test_edit_that_stops_deliveries_holds_them_until_another_edit(
                 await post_visits(gateway, [gateway.store.count("arrivals")])
                 return holds_of(gateway) == {reason: gateway.store.open_deliveries()}
 
-            await gateways.wait_until(is_held, 60, f"a hold {reason}")
+            await waiting.wait_until(is_held, 60, f"a hold {reason}")
             received_before = peer.counts("/crm").received
             gateway.configure([*hook(), crm(peer)])
-            await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, f"the end of {reason}")
+            await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, f"the end of {reason}")
             assert peer.counts("/crm").received > received_before
         assert states_of(gateway) == {"Delivered": gateway.store.count("arrivals")}
         assert peer.counts("/crm").duplicates == 0
@@ -199,7 +199,7 @@ async def test_missing_or_unusable_secret_holds_deliveries_without_retries(
         assert gateway.store.rows("select min(due_at) from deliveries") == since
         snapshot = gateway.gateway.snapshot
         gateway.configure(objects)
-        await gateways.wait_until(lambda: gateway.gateway.snapshot is not snapshot, 60, "a missing secret")
+        await waiting.wait_until(lambda: gateway.gateway.snapshot is not snapshot, 60, "a missing secret")
         await post_visits(gateway, [3])
         await wait_for(lambda: holds_of(gateway), {"SecretNotFound": 4})
         gateway.configure([*objects, gateways.secret("crm-key", key="clean")])
@@ -288,7 +288,7 @@ async def test_removed_route_or_listener_cancels_no_delivery(tmp_path: Path, pee
         async def is_removed() -> bool:
             return (await gateways.post(gateway.port, "/second", b"{}")).status == 404
 
-        await gateways.wait_until(is_removed, 60, "the removal of the listener")
+        await waiting.wait_until(is_removed, 60, "the removal of the listener")
         peer.set_behaviour("/crm", receiving.Behaviour())
         await wait_for(lambda: states_of(gateway), {"Delivered": 6}, 60)
         assert b'{"u":"2"}' in {request.body for request in peer.kept("/crm")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import test_utils, web
 
-from support import gateways
+from support import gateways, waiting
 from usher_gateway import model
 from usher_gateway.store import encodings
 
@@ -82,10 +82,10 @@ async def test_gateways_that_start_and_stop_keep_to_the_limits(tmp_path: Path, d
         await post(fleet, VISITS // 2)
         store = fleet[0].store
         joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-        await gateways.wait_until(lambda: store.rows(joined)[0][0] == GATEWAYS, 60, "a share for every gateway")
+        await waiting.wait_until(lambda: store.rows(joined)[0][0] == GATEWAYS, 60, "a share for every gateway")
         assert await fleet[0].terminate() == 0
         await post(fleet[1:], VISITS // 4)
-        await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
         for gateway in fleet[1:]:
             assert await gateway.terminate() == 0
     finally:

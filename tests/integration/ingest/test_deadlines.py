@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import hold, segments, wire
+from support import hold, segments, waiting, wire
 from usher_gateway.ingest import body_budgets, server
 
 SHORT = server.ServerLimits(answer_seconds=1.0, header_seconds=0.4, idle_seconds=2.5)
@@ -80,7 +80,7 @@ async def test_arrival_committed_after_its_503_is_unacknowledged(
             assert (answer.status, answer.has_header) == (503, False)
             assert is_held.is_set()
             assert gateway.counted() == {}
-        await gateways.wait_until(lambda: gateway.counted() != {})
+        await waiting.wait_until(lambda: gateway.counted() != {})
         assert gateway.counted() == {"visit": 1, "unacknowledged": 1}
         assert await gateway.meters() == {"visits": 1, "unacknowledged": 1}
         assert (await gateway.post(visit(1))).acknowledges
@@ -92,10 +92,10 @@ async def test_arrival_committed_for_a_closed_connection_is_unacknowledged(tmp_p
     async with gateways.running(tmp_path) as gateway:
         async with hold.held_in_commits(gateway.gateway.store) as is_held, wire.connect(gateway.port) as connection:
             await connection.send(wire.request(gateway.target(), visit(1)))
-            await gateways.wait_until(is_held.is_set)
+            await waiting.wait_until(is_held.is_set)
             connection.abort()
-            await gateways.wait_until(lambda: not gateway.gateway.server.connections)
-        await gateways.wait_until(lambda: gateway.counted() != {})
+            await waiting.wait_until(lambda: not gateway.gateway.server.connections)
+        await waiting.wait_until(lambda: gateway.counted() != {})
         assert gateway.counted() == {"visit": 1, "unacknowledged": 1}
         assert await gateway.meters() == {"visits": 1, "unacknowledged": 1}
         assert (await gateway.post(visit(1))).acknowledges
@@ -115,10 +115,10 @@ async def test_queue_of_one_tenant_is_limited_and_others_are_accepted(
             connections = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(140)]
             for _, writer in connections:
                 writer.write(wire.request(gateway.target(), body))
-            await gateways.wait_until(lambda: gateway.counted().get("refused:QueueFull", 0) > 0)
+            await waiting.wait_until(lambda: gateway.counted().get("refused:QueueFull", 0) > 0)
             neighbour = asyncio.create_task(gateway.post(visit(7), "agency/other"))
             shed = gateway.gateway.counters.refused
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted + shed["QueueFull"] == 141)
+            await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted + shed["QueueFull"] == 141)
         assert (await neighbour).acknowledges
         answers = [await wire.read_answer(reader) for reader, _ in connections]
         for _, writer in connections:
@@ -185,7 +185,7 @@ async def test_connection_beyond_the_limit_gets_503_if_all_are_busy(tmp_path: Pa
         async with hold.held_before_commits(gateway.gateway.store):
             for number, connection in enumerate(busy):
                 await connection.send(wire.request(gateway.target(), visit(number)))
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 2)
+            await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 2)
             answer = await gateway.post(visit(3))
             assert (answer.status, answer.has_header) == (503, False)
         assert all([(await connection.answer()).acknowledges for connection in busy])
@@ -216,7 +216,7 @@ async def test_one_source_cannot_use_up_all_connections(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(6)]
         assert await silent[0].is_closed()
-        await gateways.wait_until(lambda: len(gateway.gateway.server.connections) == 3)
+        await waiting.wait_until(lambda: len(gateway.gateway.server.connections) == 3)
         assert (await gateway.post(visit(1))).acknowledges
 
 
@@ -226,11 +226,11 @@ async def test_largest_unfinished_body_of_a_listener_gives_way(tmp_path: Path) -
         public = gateway.gateway.server
         async with wire.connect(gateway.port) as large, wire.connect(gateway.port) as small:
             await large.send(wire.request(gateway.target(), b"x" * 2_000_000)[:900_000])
-            await gateways.wait_until(lambda: public.reading_bytes > 400_000)
+            await waiting.wait_until(lambda: public.reading_bytes > 400_000)
             await small.send(wire.request(gateway.target(), b"x" * 2_000_000)[:300_000])
             assert (await large.answer()).status == 408
-            await gateways.wait_until(lambda: 200_000 < public.reading_bytes < 400_000)
-        await gateways.wait_until(lambda: not public.connections)
+            await waiting.wait_until(lambda: 200_000 < public.reading_bytes < 400_000)
+        await waiting.wait_until(lambda: not public.connections)
         assert public.reading_bytes == 0
         assert public.displaced_bodies == {"agency/wifi": 1}
         assert gateway.counted() == {"refused:BodyTimeout": 1, "refused:Disconnected": 1}
@@ -248,7 +248,7 @@ async def test_oldest_unfinished_body_of_a_listener_gives_way(tmp_path: Path) ->
         for number in range(6):
             connection = await stack.enter_async_context(wire.connect(gateway.port))
             await connection.send(wire.request(gateway.target(), visit(number))[:-1])
-            await gateways.wait_until(functools.partial(began, number + 1))
+            await waiting.wait_until(functools.partial(began, number + 1))
             unfinished.append(connection)
         assert [(await connection.answer()).status for connection in unfinished[:2]] == [408, 408]
         for connection in unfinished[2:]:
@@ -275,10 +275,10 @@ async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path)
         async with hold.held_before_commits(gateway.gateway.store):
             for connection in connections:
                 await connection.send(first)
-            await gateways.wait_until(lambda: pipeline.uncommitted == 20)
+            await waiting.wait_until(lambda: pipeline.uncommitted == 20)
             sending = [asyncio.create_task(connection.send(pipelined)) for connection in connections]
-            await gateways.wait_until(lambda: public.reading_bytes > 400_000)
-            await gateways.wait_until(lambda: overloaded(public) > 0)
+            await waiting.wait_until(lambda: public.reading_bytes > 400_000)
+            await waiting.wait_until(lambda: overloaded(public) > 0)
             assert public.reading_bytes <= limits.reading_bytes
         answers = [await connection.answer() for connection in connections]
         assert all(answer.acknowledges for answer in answers)
@@ -298,10 +298,10 @@ async def test_connection_with_much_behind_its_request_ends(tmp_path: Path, size
         public, pipeline = gateway.gateway.server, gateway.gateway.pipeline
         async with hold.held_before_commits(gateway.gateway.store):
             await connection.send(wire.request(gateway.target(), segments.visit(0)))
-            await gateways.wait_until(lambda: pipeline.uncommitted == 1)
+            await waiting.wait_until(lambda: pipeline.uncommitted == 1)
             pipelined = [wire.request(gateway.target(), segments.visit(user, size)) for user in range(900_000 // size)]
             sending = asyncio.create_task(connection.send(b"".join(pipelined)))
-            await gateways.wait_until(lambda: public.reading_bytes > 70_000)
+            await waiting.wait_until(lambda: public.reading_bytes > 70_000)
             assert (await gateway.post(b"")).acknowledges
             assert public.reading_bytes < 400_000
         answer = await connection.answer()
@@ -326,6 +326,6 @@ async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> 
         wire.connect(gateway.port) as connection,
     ):
         await connection.send(wire.request(gateway.target(), visit(1)))
-        await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted)
+        await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted)
         gateway.gateway.stop()
         assert (await connection.answer()).status == 503

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import hold, wire
+from support import hold, waiting, wire
 from usher_gateway.ingest import body_budgets, pipeline, server
 
 RATE = 20
@@ -100,7 +100,7 @@ async def test_refusals_of_a_flood_wait_and_give_way(tmp_path: Path, monkeypatch
         floods = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(3)]
         for flood in floods:
             await flood.send(wire.request("/nowhere", visit(1)))
-        await gateways.wait_until(lambda: gateway.counted() == {"refused:NotFound": 3})
+        await waiting.wait_until(lambda: gateway.counted() == {"refused:NotFound": 3})
         async with wire.connect(gateway.port) as connection:
             await connection.send(wire.request(gateway.target(), visit(2)))
             assert (await connection.answer()).acknowledges
@@ -108,9 +108,9 @@ async def test_refusals_of_a_flood_wait_and_give_way(tmp_path: Path, monkeypatch
             assert public.displaced == 1
             assert sorted(connected.answered for connected in public.connections) == [0, 0, 1]
             closings = [asyncio.create_task(flood.is_closed()) for flood in floods]
-            done, waiting = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
+            done, others = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
             assert [closing.result() for closing in done] == [True]
-            for closing in waiting:
+            for closing in others:
                 closing.cancel()
 
 
@@ -122,7 +122,7 @@ async def test_requests_behind_a_refusal_that_waits_are_not_read(
     async with gateways.running(tmp_path) as gateway, wire.connect(gateway.port) as connection:
         public = gateway.gateway.server
         await connection.send(refused)
-        await gateways.wait_until(lambda: gateway.counted() == {"refused:NotFound": 1})
+        await waiting.wait_until(lambda: gateway.counted() == {"refused:NotFound": 1})
         await connection.send(wire.request(gateway.target(), visit(2)))
         assert (await gateway.post(visit(3))).acknowledges
         assert public.reading_bytes == len(refused)
@@ -251,7 +251,7 @@ async def test_body_that_the_store_rejects_does_not_affect_others(tmp_path: Path
             bodies[number * 11] = json.dumps({"user": {"id": 1000 + number, "x": "refuse me"}}).encode()
         async with hold.held_before_commits(gateway.gateway.store):
             posts = [asyncio.create_task(gateway.post(body)) for body in bodies]
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 60)
+            await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 60)
         answers = await asyncio.gather(*posts)
         assert all(answer.acknowledges for answer in answers)
         assert gateway.counted() == {"visit": 60 - bad, "quarantined": bad, "quarantined:Unstorable": bad}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import leaks, wire
+from support import leaks, waiting, wire
 from usher_gateway.ingest import server
 
 HOST = "Host: hooks.test\r\n"
@@ -86,7 +86,7 @@ async def test_http_1_0_request_gets_no_100_continue(gateway: gateways.RunningGa
         data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"}).replace(b"/1.1", b"/1.0", 1)
         await connection.send(data[: -len(visit())])
         server = gateway.gateway.server
-        await gateways.wait_until(
+        await waiting.wait_until(
             lambda: not server.connections or any(open_connection.request for open_connection in server.connections)
         )
         await connection.send(visit())
@@ -213,11 +213,11 @@ async def test_rtsp_gets_400_wherever_it_is_cut(gateway: gateways.RunningGateway
     for first in [end.format(t=gateway.target()).encode() for end in ends]:
         async with wire.connect(gateway.port) as connection:
             await connection.send(first)
-            await gateways.wait_until(lambda sent=first: gateway.gateway.server.reading_bytes == len(sent))
+            await waiting.wait_until(lambda sent=first: gateway.gateway.server.reading_bytes == len(sent))
             await connection.send(rtsp(gateway.target())[len(first.lstrip()) :])
             assert (await connection.answer()).status == 400
             assert await connection.is_closed()
-        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        await waiting.wait_until(lambda: not gateway.gateway.server.connections)
     async with wire.connect(gateway.port) as connection:
         await connection.send_slowly(rtsp(gateway.target()))
         assert (await connection.answer()).status == 400
@@ -266,7 +266,7 @@ async def test_body_with_lines_of_rtsp_ends_the_connection_with_the_answer(
     async with wire.connect(gateway.port) as connection:
         await connection.send(data[:first])
         if first is not None:
-            await gateways.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
+            await waiting.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
             await connection.send(data[first:])
         answer = await connection.answer()
         assert answer.acknowledges
@@ -280,7 +280,7 @@ async def test_few_lines_of_rtsp_in_a_body_are_looked_at(gateway: gateways.Runni
     lines = b"POST / RTSP/1.1\r\n" * 10_000
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), lines)[:-1])
-        await gateways.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
+        await waiting.wait_until(lambda: len(gateway.gateway.server.bodies) == 1)
         noted = [each.rtsp_lines for each in gateway.gateway.server.connections]
         assert [len(rtsp_lines) for rtsp_lines in noted] == [200]
 
@@ -378,7 +378,7 @@ async def test_body_with_broken_chunks_is_refused_at_the_deadline(tmp_path: Path
     limits = server.ServerLimits(answer_seconds=1.0)
     async with gateways.running(tmp_path, limits=limits) as gateway, wire.connect(gateway.port) as connection:
         await connection.send(wire.chunked(gateway.target(), [b'{"a"'])[:-5])
-        await gateways.wait_until(
+        await waiting.wait_until(
             lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
         )
         await connection.send(broken)
@@ -395,18 +395,18 @@ async def test_connection_without_a_request_is_not_an_arrival(gateway: gateways.
         assert await connection.is_closed()
     async with wire.connect(gateway.port) as connection:
         connection.abort()
-    await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+    await waiting.wait_until(lambda: not gateway.gateway.server.connections)
     assert gateway.counted() == {}
 
 
 async def test_body_cut_off_by_a_reset_is_refused(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit())[:-5])
-        await gateways.wait_until(
+        await waiting.wait_until(
             lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
         )
         connection.abort()
-        await gateways.wait_until(lambda: gateway.counted() != {})
+        await waiting.wait_until(lambda: gateway.counted() != {})
     assert gateway.counted() == {"refused:Disconnected": 1}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from support import certificates, wire
+from support import certificates, waiting, wire
 from support import gateway as gateways
 from usher_gateway import model
 from usher_gateway.ingest import certificates as ingest_certificates
@@ -151,7 +151,7 @@ async def test_missing_certificate_is_served_until_its_name_has_another(tmp_path
         with structlog.testing.capture_logs() as lines:
             (mounted / "tls.crt").unlink()
             (mounted / "tls.key").unlink()
-            await gateways.wait_until(lambda: [line for line in lines if line["event"] == "certificate_file_lost"])
+            await waiting.wait_until(lambda: [line for line in lines if line["event"] == "certificate_file_lost"])
             assert await _serves(gateway, globex[0], GLOBEX)
         _secret(tmp_path, "moved", renewed)
         await _wait_served(gateway, renewed[0], GLOBEX)
@@ -164,7 +164,7 @@ async def test_missing_certificate_is_dropped_once_it_has_expired(tmp_path: Path
     async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
         (mounted / "tls.crt").unlink()
         served = certificates_of(gateway)
-        await gateways.wait_until(lambda: list(served.expiry_times) == [str(tmp_path / "acme" / "tls.crt")])
+        await waiting.wait_until(lambda: list(served.expiry_times) == [str(tmp_path / "acme" / "tls.crt")])
 
 
 async def test_unknown_name_gets_no_customers_certificate(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ async def test_oldest_unfinished_handshake_of_a_source_gives_way(tmp_path: Path)
         silent = []
         for _ in range(4):
             silent.append(await stack.enter_async_context(wire.connect(gateway.port)))
-            await gateways.wait_until(lambda: len(public.handshakes) == len(silent))
+            await waiting.wait_until(lambda: len(public.handshakes) == len(silent))
         async with wire.connect(gateway.port, certificates.trusting(certificate[0])) as connection:
             assert await asyncio.wait_for(silent[0].reader.read(), 60) == b""
             await connection.send(wire.request(gateway.target(), VISIT))

@@ -6,7 +6,7 @@ import statistics
 import time
 
 from support import gateway as gateways
-from support import wire
+from support import waiting, wire
 
 SECOND = gateways.LISTENER.replace("{name: wifi,", "{name: second,")
 
@@ -46,7 +46,7 @@ async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway
         manifests = gateways.MANIFESTS.replace("displayName: Acme", f"displayName: Acme {edit}")
         gateway.write(manifests + (SECOND if edit % 2 else ""))
         snapshot = gateway.gateway.snapshot
-        await gateways.wait_until(lambda previous=snapshot: gateway.gateway.snapshot is not previous)
+        await waiting.wait_until(lambda previous=snapshot: gateway.gateway.snapshot is not previous)
     is_over.set()
     sent = sum(await asyncio.gather(*senders))
     assert sent > 100
@@ -57,7 +57,7 @@ async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway
 async def test_retired_address_is_served_and_reported(gateway: gateways.RunningGateway) -> None:
     old = gateway.target()
     gateway.write(gateways.MANIFESTS.replace("routes: []", "token: {generation: 5}\n  routes: []"))
-    await gateways.wait_until(lambda: gateway.gateway.snapshot.listeners["agency/wifi"].retired_addresses)
+    await waiting.wait_until(lambda: gateway.gateway.snapshot.listeners["agency/wifi"].retired_addresses)
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(old, visit(1)))
         assert (await connection.answer()).acknowledges

@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 
 from support import gateway as in_process
-from support import gateways
+from support import gateways, waiting
 
 
 async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
         ).is_acknowledgement
         gateway.configure(manifests("Paused"))
         listeners = gateway.gateway.registry
-        await gateways.wait_until(
+        await waiting.wait_until(
             lambda: [live.document.routes[0].state for live in listeners.listeners.values()] == ["Paused"]
         )
         for number, user in ((2, 1), (3, 2), (4, 2)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import segments, wire
+from support import segments, waiting, wire
 from usher_gateway.ingest import server
 
 SHORT = server.ServerLimits(answer_seconds=2.0, header_seconds=0.5, idle_seconds=30)
@@ -36,7 +36,7 @@ async def test_half_a_header_behind_a_request_is_closed_after_the_header_limit(t
         cut = 20 if is_slow else 0
         if is_slow:
             await connection.send(data[:-cut])
-            await gateways.wait_until(
+            await waiting.wait_until(
                 lambda: any(open_connection.request for open_connection in gateway.gateway.server.connections)
             )
         await connection.send(
@@ -115,12 +115,12 @@ async def test_body_that_will_not_be_complete_is_released_at_once(gateway: gatew
         for _ in range(5):
             async with wire.connect(gateway.port) as connection:
                 await connection.send(wire.request(gateway.target(), part + b"x")[:-1])
-                await gateways.wait_until(lambda: public.reading_bytes > len(part))
+                await waiting.wait_until(lambda: public.reading_bytes > len(part))
                 if end == "displaced":
                     next(iter(public.connections)).abandon_body()
                     assert (await connection.answer()).status == 408
                 connection.abort()
-            await gateways.wait_until(lambda: not public.connections)
+            await waiting.wait_until(lambda: not public.connections)
         assert tracemalloc.get_traced_memory()[0] < len(part)
     finally:
         tracemalloc.stop()
@@ -144,7 +144,7 @@ async def test_bytes_that_aiohttp_drops_are_not_counted_for_ever(gateway: gatewa
     async with wire.connect(gateway.port) as connection:
         await connection.send(probe)
         assert (await connection.answer()).acknowledges
-        await gateways.wait_until(lambda: public.reading_bytes == 0)
+        await waiting.wait_until(lambda: public.reading_bytes == 0)
         await connection.send(b"\r\n" * 100_000)
         await asyncio.sleep(0.2)
         assert public.reading_bytes == 0
@@ -159,5 +159,5 @@ async def test_half_a_header_behind_a_chunked_request_is_counted_and_timed(tmp_p
         assert (await connection.answer()).acknowledges
         assert gateway.gateway.server.reading_bytes >= len(part)
         assert await connection.is_closed()
-        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        await waiting.wait_until(lambda: not gateway.gateway.server.connections)
         assert gateway.gateway.server.reading_bytes == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support import certificates, segments, tls_wire, wire
+from support import certificates, segments, tls_wire, waiting, wire
 from support import gateway as gateways
 from usher_gateway.ingest import pipeline, server
 
@@ -45,7 +45,7 @@ class Port(msgspec.Struct, frozen=True):
 
     async def wait_nothing_left(self, files: int) -> None:
         """Wait until no connection is left, including those in a handshake, and no bytes are counted."""
-        await gateways.wait_until(lambda: not self.server.connections and open_sockets() <= files)
+        await waiting.wait_until(lambda: not self.server.connections and open_sockets() <= files)
         assert (self.server.reading_bytes, self.server.lingering) == (0, 0)
         assert "refused:InternalError" not in self.gateway.counted()
 
@@ -150,12 +150,12 @@ async def test_sender_that_reads_no_answers_is_disconnected(
             assert bool(connection.paused_since) is sends_on
             asked = wire.request(port.gateway.target(), segments.visit(1))
             assert (await wire.exchange(port.plain, asked)).acknowledges
-            await gateways.wait_until(lambda: not port.server.connections)
+            await waiting.wait_until(lambda: not port.server.connections)
         await port.wait_nothing_left(files)
 
 
 async def only_connection(public: server.PublicServer) -> server.Connection:
-    await gateways.wait_until(lambda: len(public.connections) == 1)
+    await waiting.wait_until(lambda: len(public.connections) == 1)
     (connection,) = public.connections
     return connection
 
@@ -168,7 +168,7 @@ async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: b
     many = wire.request("/nowhere", method="GET") * 100
     for count in itertools.count(1):
         await client.send([client.records([many]) if is_tls else many])
-        await gateways.wait_until(
+        await waiting.wait_until(
             lambda count=count: connection.paused_since or port.gateway.counted().get("refused:NotFound") == count * 100
         )
         if connection.paused_since if sends_on else transport.get_write_buffer_size():
@@ -176,7 +176,7 @@ async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: b
 
 
 async def wait_answered(port: Port, count: int) -> None:
-    await gateways.wait_until(lambda: port.gateway.counted().get("refused:NotFound") == count)
+    await waiting.wait_until(lambda: port.gateway.counted().get("refused:NotFound") == count)
 
 
 @pytest.mark.parametrize("end", ["reset", "end", "silence"])
@@ -196,7 +196,7 @@ async def test_broken_connection_is_closed_and_delays_no_others(port: Port, end:
             assert (await neighbour.answer()).acknowledges
         # until it is answered, lingers, and its answer is taken; the rest is for a slow machine
         most = started + SHORT.answer_seconds + 2 + SHORT.answer_seconds + 15
-        await gateways.wait_until(lambda: not port.server.connections, limit=most - time.monotonic())
+        await waiting.wait_until(lambda: not port.server.connections, seconds=most - time.monotonic())
     await port.wait_nothing_left(files)
     counted = port.gateway.counted()
     assert counted.pop("visit") == 1
@@ -227,7 +227,7 @@ async def test_unfinished_handshakes_count_as_connections_and_give_way(tmp_path:
         ]
         for client in clients[::2]:
             await client.send([client.hello()[:100]])
-        await gateways.wait_until(lambda: open_sockets() <= files + len(clients) + limits.connections)
+        await waiting.wait_until(lambda: open_sockets() <= files + len(clients) + limits.connections)
         assert port.server.displaced >= len(clients) - limits.connections
         async with wire.connect(port.gateway.port, port.context, "localhost") as connection:
             await connection.send(wire.request(port.gateway.target(), segments.visit(1)))
@@ -240,7 +240,7 @@ async def test_unfinished_handshake_does_not_delay_a_drain(tmp_path: Path) -> No
     limits = msgspec.structs.replace(SHORT, header_seconds=30)
     async with serving(tmp_path, limits) as port, tls_wire.connect(port.gateway.port, port.context) as client:
         await client.send([client.hello()])
-        await gateways.wait_until(lambda: port.server.connections)
+        await waiting.wait_until(lambda: port.server.connections)
         async with asyncio.timeout(15):
             await port.server.drain(20)
         assert not port.server.connections

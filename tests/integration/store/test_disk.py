@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as in_process
-from support import gateways
+from support import gateways, waiting
 from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import encodings
@@ -74,7 +74,7 @@ class Poster:
         async def answered() -> bool:
             return await self.post() == status
 
-        await gateways.wait_until(answered, seconds, f"an answer {status}")
+        await waiting.wait_until(answered, seconds, f"an answer {status}")
 
     async def post_together(self, count: int) -> list[int]:
         return await asyncio.gather(*[self.post() for _ in range(count)])
@@ -116,7 +116,7 @@ async def test_full_disk_gives_503_in_time_and_recovers_by_itself(
         assert poster.slowest < IN_TIME_SECONDS
         ballast.unlink()
         await poster.post_until(200)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
         assert await gateway.terminate() == 0
 
@@ -140,7 +140,7 @@ async def test_kill_with_a_full_disk_loses_no_acknowledged_visit(
         await gateway.close()
         await gateway.start()
         await poster.post_until(200)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
 
 
@@ -158,7 +158,7 @@ async def test_low_disk_gives_503_while_settling_continues(
         ballast = fill(small_disk, leave_bytes=4_000_000)
         await poster.post_until(503)
         assert gateway.store.open_deliveries() > 0
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
         assert await poster.post() == 503
         assert poster.slowest < 6.0  # the gateway answers at once and not at the deadline
         status, text = await gateway.readiness()
@@ -184,9 +184,9 @@ async def test_attempts_stop_below_their_bound_and_resume_above(
             await asyncio.sleep(0.1)
             return gateway.store.count("deliveries where state = 1") == delivered_before
 
-        await gateways.wait_until(is_kept, 60, "the stop of attempts")
+        await waiting.wait_until(is_kept, 60, "the stop of attempts")
         ballast.unlink()
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
 
 
@@ -200,18 +200,18 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
         assert await poster.post() == 200
         with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
             other.execute("begin immediate")
-            waiting = asyncio.create_task(poster.post())
+            posting = asyncio.create_task(poster.post())
             await asyncio.sleep(2)
-            assert not waiting.done()
+            assert not posting.done()
             other.execute("rollback")
-            assert await waiting == 200  # the lock ended in time
+            assert await posting == 200  # the lock ended in time
             other.execute("begin immediate")
             assert await poster.post_together(5) == [503] * 5
-            await gateways.wait_until(lambda: is_not_ready(gateway, "commits fail"), 60, "a gateway that is not ready")
+            await waiting.wait_until(lambda: is_not_ready(gateway, "commits fail"), 60, "a gateway that is not ready")
             other.execute("rollback")
         assert poster.slowest < IN_TIME_SECONDS
         await poster.post_until(200)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
         assert await gateway.terminate() == 0
 
@@ -234,7 +234,7 @@ async def stored(gateway: gateways.Gateway, count: int = 50, *, clean: bool = Tr
     await gateway.start()
     poster = Poster(gateway, padding=2_000)
     assert set(await poster.post_together(count)) == {200}
-    await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+    await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
     if clean:
         assert await gateway.terminate() == 0
     else:
@@ -300,7 +300,7 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer
             await poster.post_until(200)
             assert (await gateway.readiness())[0] == 200
         assert poster.slowest < IN_TIME_SECONDS
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import engines, gateways, samples
+from support import engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store
@@ -71,14 +71,14 @@ async def test_work_from_an_outage_is_committed_once_afterwards(bench: engines.B
     connection = failing(bench)
     (accepted,) = await bench.accept(samples.arrival("before"))
     connection.fails = "commit"
-    waiting = bench.store.accept(samples.arrival("during"))
+    arrival = bench.store.accept(samples.arrival("during"))
     (delivery,) = accepted.deliveries
     bench.store.settle(model.Settlement(delivery.key, model.SettledAs.Delivered, NOW, 0, 1, status=200))
     bench.store.count(samples.LOBBY, model.Counter.probes, NOW)
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
-    assert not waiting.done()
+    await waiting.wait_until(lambda: not bench.store.may_attempt, 60)
+    assert not arrival.done()
     connection.fails = ""
-    assert (await asyncio.wait_for(waiting, 60)).counted_as is model.CountedAs.Visit
+    assert (await asyncio.wait_for(arrival, 60)).counted_as is model.CountedAs.Visit
     await bench.store.flush()
     assert bench.store.may_attempt
     counts = await bench.counts()
@@ -90,25 +90,25 @@ async def test_idle_store_detects_the_end_of_an_outage(
 ) -> None:
     connection = failing(bench)
     connection.fails = "commit"
-    waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
-    bench.store.abandon(waiting)
+    arrival = bench.store.accept(samples.arrival("a"))
+    await waiting.wait_until(lambda: not bench.store.may_attempt, 60)
+    bench.store.abandon(arrival)
     connection.fails = ""
-    await gateways.wait_until(lambda: bench.store.may_attempt, 60, "the end of the outage")
+    await waiting.wait_until(lambda: bench.store.may_attempt, 60, "the end of the outage")
     assert await bench.visits() == []
 
 
 async def test_failing_job_does_not_make_the_store_available(bench: engines.Bench) -> None:
     connection = failing(bench)
     connection.fails = "commit"
-    waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
+    arrival = bench.store.accept(samples.arrival("a"))
+    await waiting.wait_until(lambda: not bench.store.may_attempt, 60)
     for _ in range(5):
         with pytest.raises(model.StoreUnavailableError):
             await bench.store.note_oldest_claimed()
         assert not bench.store.may_attempt
     connection.fails = ""
-    await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(arrival, 60)
 
 
 async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pyte
         look(self)
 
     monkeypatch.setattr(database.DiskSpace, "measure", watched)
-    await gateways.wait_until(lambda: len(looks) >= 3, 60, "the third measurement of the disk")
+    await waiting.wait_until(lambda: len(looks) >= 3, 60, "the third measurement of the disk")
     assert not store._upkeep_task.done()
     connection.fails = ""  # or closing the store waits for a commit
 
@@ -197,8 +197,8 @@ async def test_failure_to_find_the_tenant_commits_its_arrival_once(bench: engine
     store: Any = bench.store
     store.writer.names._connection = connection
     connection.fails = "select namespace, tenant from listeners"
-    waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
+    arrival = bench.store.accept(samples.arrival("a"))
+    await waiting.wait_until(lambda: not bench.store.may_attempt, 60)
     connection.fails = ""
-    assert (await asyncio.wait_for(waiting, 60)).counted_as is model.CountedAs.Visit
+    assert (await asyncio.wait_for(arrival, 60)).counted_as is model.CountedAs.Visit
     assert len(await bench.visits()) == 1

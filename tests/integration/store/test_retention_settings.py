@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
+from support import waiting
 from usher_gateway import app
 from usher_gateway import settings as all_settings
 
@@ -33,7 +34,7 @@ async def test_retention_uses_the_meter_months_of_the_tenant(tmp_path: Path, mon
     monkeypatch.setattr(gateway.store, "prune", prune)
     running = asyncio.create_task(gateway.run())
     try:
-        await gateways.wait_until(lambda: months_of_prunes)
+        await waiting.wait_until(lambda: months_of_prunes)
     finally:
         gateway.stop()
         await running

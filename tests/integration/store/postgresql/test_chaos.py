@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import databases, gateways
+from support import databases, gateways, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
@@ -99,7 +99,7 @@ class Chaos:
         self.note_unsettled()
         await self.let_die(place)
         ended = f"select 1 from incarnations where number = {self.incarnations[place]} and ended_at is not null"
-        await gateways.wait_until(lambda: bool(self.fleet[place].store.rows(ended)), 90, "a takeover")
+        await waiting.wait_until(lambda: bool(self.fleet[place].store.rows(ended)), 90, "a takeover")
         process.send_signal(signal.SIGCONT)
         assert await self.fleet[place].exit_code() == 1
         await self.start(place)
@@ -117,7 +117,7 @@ class Chaos:
         # Not xmax of a snapshot, because the open transactions may have higher numbers than it.
         ((border,),) = store.rows("select pg_current_xact_id()::text::bigint")
         oldest = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-        await gateways.wait_until(lambda: bool(store.rows(oldest)[0][0] >= border), 60, "the end of transactions")
+        await waiting.wait_until(lambda: bool(store.rows(oldest)[0][0] >= border), 60, "the end of transactions")
 
     def note_unsettled(self) -> None:
         rows = self.fleet[0].store.rows("select id from deliveries where state = 0")
@@ -144,7 +144,7 @@ async def run(folder: Path, database: str, seed: int, events: int) -> None:
         chaos.finish()
         await sending
         store = fleet[0].store
-        await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+        await waiting.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
         for gateway in fleet:
             assert await gateway.terminate() == 0
     check(store, peer, chaos)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from postgresql.server import PostgresServer
-from support import certificates, databases, gateways, kills, leaks
+from support import certificates, databases, gateways, kills, leaks, waiting
 
 PASSWORD = "correct-horse-battery"
 
@@ -54,7 +54,7 @@ async def test_visits_get_503_in_time_while_the_server_is_away(
         async def is_acknowledged() -> bool:
             return (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
 
-        await gateways.wait_until(is_acknowledged, 60, "an accepted visit")
+        await waiting.wait_until(is_acknowledged, 60, "an accepted visit")
         assert await gateway.terminate() == 0
         query = "select body from bodies order by key"
         bodies = [bytes(body) for (body,) in await asyncio.to_thread(server.rows, query, databases.name_in(address))]
@@ -100,7 +100,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
             assert status == 503
             return "PostgreSQL cannot be reached" in text
 
-        await gateways.wait_until(is_waiting, 60, "an answer of the admin port")
+        await waiting.wait_until(is_waiting, 60, "an answer of the admin port")
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{gateway.admin}/healthz") as alive,
@@ -126,7 +126,7 @@ async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) 
     leaks.SECRETS.add(PASSWORD)
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", nowhere) as gateway:
         await gateway.launch()
-        await gateways.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
+        await waiting.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from support import databases, gateways
+from support import databases, gateways, waiting
 from usher_gateway import model
 
 IN_TIME_SECONDS = 8.5
@@ -56,7 +56,7 @@ class Sender:
 
     async def assert_recovers(self, database: str) -> None:
         """Wait until visits are accepted; compare what is stored with what is acknowledged, and the books."""
-        await gateways.wait_until(self.is_accepted, 60, "an accepted visit without help")
+        await waiting.wait_until(self.is_accepted, 60, "an accepted visit without help")
         assert await self.gateway.terminate() == 0
         store = gateways.StoreDatabase(database)
         stored = {bytes(body) for (body,) in store.rows("select body from bodies")}
@@ -151,7 +151,7 @@ async def test_visits_while_the_disk_of_the_database_is_full(tmp_path: Path, sma
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
-        await gateways.wait_until(sender.is_refused, 60, "a visit without room")
+        await waiting.wait_until(sender.is_refused, 60, "a visit without room")
         await sender.assert_refused_in_time()
         filler.unlink()
         await sender.assert_recovers(name)

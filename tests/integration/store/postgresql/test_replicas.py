@@ -10,7 +10,6 @@ import pytest
 import structlog
 
 from support import databases, engines, samples, waiting
-from support.gateways import wait_until
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
 from usher_gateway.store.postgresql import incarnations, opening, ownership
@@ -289,7 +288,7 @@ async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pyte
     try:
         with structlog.testing.capture_logs() as logs:
             await bench.open()
-            await wait_until(lambda: len(tries) >= 5, 20, "heartbeats after the outage")
+            await waiting.wait_until(lambda: len(tries) >= 5, 20, "heartbeats after the outage")
             await bench.store.close()
         beats = [line["event"] for line in logs if line["event"].startswith("heartbeat")]
         assert beats == ["heartbeat_failed", "heartbeat_failed", "heartbeat_resumed"]
