@@ -24,15 +24,3 @@ KINDS: dict[tuple[str, str], type[Resource]] = {
     ("v1", "Secret"): Secret,
 }
 """(apiVersion, kind) -> type."""
-
-
-__all__ = [
-    "KINDS",
-    "Destination",
-    "Listener",
-    "ListenerClass",
-    "Metadata",
-    "Resource",
-    "Secret",
-    "Tenant",
-]

@@ -21,33 +21,3 @@ from usher_gateway.simulator.schedule import (
 )
 from usher_gateway.simulator.sender import Simulator
 from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget
-
-__all__ = [
-    "CAFE",
-    "EVERY_PATH",
-    "FLAT",
-    "HOTEL",
-    "MARKS",
-    "STADIUM",
-    "Behaviour",
-    "Command",
-    "Company",
-    "PathCounts",
-    "Pattern",
-    "Person",
-    "Received",
-    "Receiver",
-    "ReceiverSettings",
-    "SenderBooks",
-    "Signature",
-    "SimulationBooks",
-    "SimulationContext",
-    "Simulator",
-    "SimulatorSettings",
-    "SimulatorTarget",
-    "Verdict",
-    "judge_books",
-    "marker",
-    "people_needed",
-    "plan",
-]
