@@ -23,7 +23,6 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.delivery import circuit
-from usher_gateway.delivery.lane_round import LaneRound
 from usher_gateway.delivery.outcome import Outcome
 from usher_gateway.fair_slots import SlotPool
 from usher_gateway.timing import TokenBucket
@@ -151,7 +150,7 @@ class _Lane:
         self.started_at: dict[int, int] = {}
         """Key of the delivery of each running attempt, the oldest first -> when it started."""
         self.bytes = 0
-        self.round: LaneRound[_Lane] | None = None
+        self.round: _LaneRound | None = None
         """The round of lanes that may start an attempt, while the lane is in one."""
         self.wakes_at = 0
         """When it returns to the round, or 0 if it does not wait for a moment."""
@@ -239,6 +238,41 @@ class _Lane:
         return now + 1 + int(self._bucket.seconds_until_token() * model.MICROSECONDS)
 
 
+class _LaneRound:
+    """Lanes that wait for a slot. Namespaces take turns, and so do the lanes of a namespace."""
+
+    def __init__(self) -> None:
+        self._namespaces: collections.OrderedDict[str, collections.OrderedDict[str, _Lane]] = collections.OrderedDict()
+        self.count = 0
+
+    def add(self, lane: "_Lane") -> None:
+        """Add a lane at the end of its namespace's lanes. It must not be in the round."""
+        lanes = self._namespaces.get(lane.namespace)
+        if lanes is None:
+            lanes = self._namespaces[lane.namespace] = collections.OrderedDict()
+        lanes[lane.name] = lane
+        self.count += 1
+
+    def pop(self) -> "_Lane":
+        """Remove and return the lane whose turn it is. The round must not be empty."""
+        namespace, lanes = next(iter(self._namespaces.items()))
+        _, lane = lanes.popitem(last=False)
+        self.count -= 1
+        if lanes:
+            self._namespaces.move_to_end(namespace)
+        else:
+            del self._namespaces[namespace]
+        return lane
+
+    def remove(self, lane: "_Lane") -> None:
+        """Remove a lane that is in the round."""
+        lanes = self._namespaces[lane.namespace]
+        del lanes[lane.name]
+        self.count -= 1
+        if not lanes:
+            del self._namespaces[lane.namespace]
+
+
 class LaneScheduler:
     """The lanes of all destinations."""
 
@@ -248,7 +282,7 @@ class LaneScheduler:
         self._reserve = SlotPool(max_in_flight // _RESERVE_SHARE)
         self._shared = SlotPool(max_in_flight - max_in_flight // _RESERVE_SHARE)
         self._lanes: dict[str, _Lane] = {}
-        self._rounds: list[LaneRound[_Lane]] = [LaneRound() for _ in LanePace]
+        self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
         self._sleeping: list[tuple[int, str]] = []
