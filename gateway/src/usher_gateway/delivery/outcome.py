@@ -1,4 +1,4 @@
-"""Classifies a destination's answer, and turns it into what the store records. Pure."""
+"""Classifies a destination's answer, decides when a delivery is tried again, and what the store records of it. Pure."""
 
 import email.utils
 import enum
@@ -6,7 +6,6 @@ import enum
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.delivery import retry
 from usher_gateway.destinations import DestinationAnswer, SendError
 
 MAX_RETRY_AFTER_SECONDS = 3600
@@ -23,6 +22,15 @@ INTERNAL_ERROR = "InternalError"
 
 UNCONFIRMED_RETRY_SECONDS = 60
 """When a delivery is looked at again whose time is over according to a clock that is not confirmed."""
+
+RETRY_STEPS_SECONDS = (5, 30, 120, 600, 1800, 3600, 10_800, 21_600)
+"""The wait after the first, second … failed attempt. The last one repeats."""
+
+SLOW_RETRY_SECONDS = 600
+"""The shortest wait after an answer whose cause mostly a person has to repair (rotated credential, moved URL)."""
+
+RETRY_SPREAD = 0.2
+"""Waits vary by this share in both directions, so that deliveries that failed together do not return together."""
 
 KEPT_ANSWER_BYTES = 256
 """Bytes of the last answer that a dead delivery keeps."""
@@ -142,6 +150,53 @@ def _by_status(status: int) -> Outcome:
     return _SERVER_ERROR if 500 <= status < 600 else _BAD_ANSWER
 
 
+def retry_wait(attempts: int, *, slow: bool, randomness: float) -> int:
+    """Return the microseconds to wait after ``attempts`` failed attempts (1 or more). ``randomness`` is in [0, 1)."""
+    step = RETRY_STEPS_SECONDS[min(attempts, len(RETRY_STEPS_SECONDS)) - 1]
+    if slow:
+        step = max(step, SLOW_RETRY_SECONDS)
+    return round(step * model.MICROSECONDS * (1 - RETRY_SPREAD + 2 * RETRY_SPREAD * randomness))
+
+
+def is_expired(delivery: model.Delivery, now: int) -> bool:
+    """Return whether the delivery's time limit is over. Checked before every attempt."""
+    return 0 < delivery.expires_at <= now
+
+
+def decide_retry(
+    delivery: model.Delivery,
+    *,
+    slow: bool,
+    retry_after: int,
+    max_age_seconds: int,
+    now: int,
+    confirmed: int,
+    randomness: float,
+) -> tuple[model.SettledAs, int]:
+    """Return what becomes of a delivery after a failed attempt that may be repeated, and when it is due (or 0).
+
+    The last attempt comes when ``max_age_seconds`` are over, unless the destination asked for a later one. Time on hold
+    does not count, because the end of a hold moves ``delivery.started_at`` forward.
+
+    Args:
+        delivery: Its ``attempts`` do not count this attempt yet.
+        slow: True if mostly a person has to repair something first.
+        retry_after: Microseconds that the destination asked to wait, or 0.
+        max_age_seconds: The destination's ``retry.maxAgeSeconds``.
+        now: Microseconds.
+        confirmed: ``now``, or earlier if the clock jumped ahead: the delivery ends only by this time.
+        randomness: In [0, 1).
+    """
+    remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - confirmed
+    if remaining <= 0:
+        return model.SettledAs.Dead, 0
+    delay = retry_wait(delivery.attempts + 1, slow=slow, randomness=randomness)
+    delay = max(min(delay, remaining), retry_after)
+    if is_expired(delivery, confirmed + delay):
+        return model.SettledAs.Cancelled, 0  # expired before the next attempt
+    return model.SettledAs.Retry, now + delay
+
+
 class AttemptResult(msgspec.Struct, frozen=True):
     """How an attempt ended."""
 
@@ -167,21 +222,10 @@ def conclude(
     attempt took.
     """
     outcome = classify(answer, destination, now)
-    if outcome.kind is OutcomeKind.Delivered:
-        attempts = delivery.attempts
-        done = model.Settlement(
-            delivery.key,
-            model.SettledAs.Delivered,
-            now,
-            attempts,
-            attempts + 1,
-            status=answer.status,
-            milliseconds=milliseconds,
-        )
-        return AttemptResult(done, outcome)
-    decision = retry.DEAD
+    is_delivered = outcome.kind is OutcomeKind.Delivered
+    settled_as, due_at = (model.SettledAs.Delivered if is_delivered else model.SettledAs.Dead), 0
     if outcome.kind is OutcomeKind.Retry:
-        decision = retry.decide(
+        settled_as, due_at = decide_retry(
             delivery,
             slow=outcome.slow,
             retry_after=outcome.retry_after,
@@ -190,8 +234,20 @@ def conclude(
             confirmed=confirmed,
             randomness=randomness,
         )
-    settlement = _failure(delivery, answer, outcome, decision, now)
-    return AttemptResult(msgspec.structs.replace(settlement, milliseconds=milliseconds), outcome)
+    settlement = model.Settlement(
+        delivery.key,
+        settled_as,
+        now,
+        delivery.attempts,
+        delivery.attempts + 1,
+        due_at=due_at,
+        cancel=model.CancelReason.Expired if settled_as is model.SettledAs.Cancelled else None,
+        status=answer.status,
+        error=outcome.error,
+        answer=answer.body[:KEPT_ANSWER_BYTES] if settled_as is model.SettledAs.Dead else b"",
+        milliseconds=milliseconds,
+    )
+    return AttemptResult(settlement, outcome)
 
 
 def expired(delivery: model.Delivery, now: int) -> AttemptResult:
@@ -226,29 +282,4 @@ def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:
         model.Settlement(
             delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at, error=INTERNAL_ERROR
         )
-    )
-
-
-_SETTLED_AS = {
-    retry.NextStep.Retry: model.SettledAs.Retry,
-    retry.NextStep.Dead: model.SettledAs.Dead,
-    retry.NextStep.Expired: model.SettledAs.Cancelled,
-}
-
-
-def _failure(
-    delivery: model.Delivery, answer: DestinationAnswer, outcome: Outcome, decision: retry.RetryDecision, now: int
-) -> model.Settlement:
-    settled_as = _SETTLED_AS[decision.step]
-    return model.Settlement(
-        delivery.key,
-        settled_as,
-        now,
-        delivery.attempts,
-        delivery.attempts + 1,
-        due_at=decision.due_at,
-        cancel=model.CancelReason.Expired if settled_as is model.SettledAs.Cancelled else None,
-        status=answer.status,
-        error=outcome.error,
-        answer=answer.body[:KEPT_ANSWER_BYTES] if settled_as is model.SettledAs.Dead else b"",
     )

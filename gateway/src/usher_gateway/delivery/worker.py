@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from usher_gateway import documents, model
-from usher_gateway.delivery import outcome, payload, retry
+from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
@@ -94,8 +94,8 @@ class DeliveryWorker:
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
         now = self._clock.now()
-        if retry.is_expired(delivery, now):
-            is_certain = retry.is_expired(delivery, self._clock.confirmed())
+        if outcome.is_expired(delivery, now):
+            is_certain = outcome.is_expired(delivery, self._clock.confirmed())
             return outcome.expired(delivery, now) if is_certain else outcome.postponed(delivery, now)
 
         # Hold the delivery while something stops the route.
