@@ -11,6 +11,7 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -58,8 +59,6 @@ _HOLD_REVIEW_RETRY_SECONDS = 1.0
 
 _FIRST_CONFIGURATION_SECONDS = 2.0
 """How long the public port waits for a first configuration before it opens without one."""
-
-"""How often the certificate files are checked for a renewal."""
 
 _GUARANTEES = {
     "Local": "acknowledged visits survive a crash, but not the loss of the disk or the database server",
@@ -154,7 +153,7 @@ class Gateway:
             store=self.store,
             route_documents=route_documents,
             clock=self.clock,
-            offer=self.dispatcher.offer_backlog,
+            offer=functools.partial(self.dispatcher.offer, fresh=False),
             has_slow_transform=self.worker.is_too_slow,
             budgets=budgets,
         )

@@ -17,11 +17,11 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, metrics, model
-from usher_gateway.delivery import circuit, shares
+from usher_gateway.delivery import circuit
+from usher_gateway.delivery.other_gateways import UnknownDestinations, share_of
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
-from usher_gateway.delivery.unknown_destinations import UnknownDestinations
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Replicas
 from usher_gateway.store.store import DeliveryQueue
@@ -132,7 +132,7 @@ class Dispatcher:
     def _share_of(self, destination: documents.DestinationDocument) -> LaneLimits:
         """Return this gateway's share of a destination's limits."""
         limits = LaneLimits(destination.concurrency, destination.requests_per_second)
-        return shares.share_of(limits, destination.key, self._replicas)
+        return share_of(limits, destination.key, self._replicas)
 
     def _apply_replicas(self, replicas: Replicas) -> bool:
         """Apply this gateway's shares; see ``Store.follow_replicas``."""
@@ -163,10 +163,6 @@ class Dispatcher:
                 self._deferred.append(delivery.key)
         if deliveries:
             self._schedule_pump()
-
-    def offer_backlog(self, deliveries: Sequence[model.Delivery]) -> None:
-        """Put deliveries into lanes that waited in the store."""
-        self.offer(deliveries, fresh=False)
 
     def forget_cancelled(self, keys: Sequence[int]) -> None:
         """Make no attempt of deliveries in lanes that were cancelled in the store. Running attempts continue."""
@@ -400,7 +396,7 @@ class Dispatcher:
             if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
             claimed, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
-            self.offer_backlog(claimed)
+            self.offer(claimed, fresh=False)
             # A claimed delivery can be larger than the room. Claiming it again at once would cost two transactions.
             if claimed and len(self._deferred) == deferred + len(claimed):
                 self._crowded[destination] = self._loop.time() + _POLL_SECONDS

@@ -1,7 +1,7 @@
 """Gateways on one database tell each other which destinations they know."""
 
 from support import engines
-from usher_gateway.delivery.unknown_destinations import HOLD_AFTER_SECONDS, UnknownDestinations
+from usher_gateway.delivery.other_gateways import HOLD_AFTER_SECONDS, UnknownDestinations
 
 Gateways = list[engines.Bench]
 CRM, MAIL = "agency/crm", "agency/mail"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usher_gateway.delivery import shares
+from usher_gateway.delivery import other_gateways
 from usher_gateway.delivery.scheduler import LaneLimits
 from usher_gateway.store.base import Replicas
 
@@ -12,7 +12,7 @@ MEMBERS = st.lists(st.integers(1, 1000), min_size=1, max_size=12, unique=True).m
 
 
 def share(limits: LaneLimits, own: int, members: list[int], destination: str = "n/a") -> LaneLimits:
-    return shares.share_of(limits, destination, Replicas(own, tuple(members)))
+    return other_gateways.share_of(limits, destination, Replicas(own, tuple(members)))
 
 
 @given(LIMITS, MEMBERS)
@@ -46,7 +46,10 @@ def test_share_does_not_grow_when_a_gateway_starts(limits: LaneLimits, members: 
 
 
 def test_gateway_has_no_share_before_others_made_room() -> None:
-    assert shares.share_of(LaneLimits(8, 20), "n/a", Replicas(2, (1, 2), has_joined=False)) == shares.NOTHING
+    assert (
+        other_gateways.share_of(LaneLimits(8, 20), "n/a", Replicas(2, (1, 2), has_joined=False))
+        == other_gateways.NOTHING
+    )
 
 
 def test_destinations_with_one_attempt_are_spread_over_gateways() -> None:
