@@ -1,4 +1,4 @@
-"""The listings of stored rows, each as one value.
+"""The listings of stored rows, each as one value, and the columns of tables: how a row of the API is shown to people.
 
 `records` makes the endpoint of a listing from it, and `cli/listings.py` the command. `cli/changes.py` uses the same
 filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scopes.py`` selects the rows.
@@ -6,16 +6,38 @@ filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scope
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usher_gateway import model
-from usher_gateway.admin.cells import Column, Row, counted, text_cell, time_cell
 from usher_gateway.delivery import outcome
 from usher_gateway.destinations import SendError
 
 if TYPE_CHECKING:
     from usher_gateway.store.base import Filter, ListingPage  # late, because the commands run without a store
     from usher_gateway.store.records import Records
+
+Row = dict[str, Any]
+"""One row of an answer of the admin port."""
+
+Column = tuple[str, Callable[[Row], str]]
+"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal."""
+
+
+def time_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a time (UTC, to the second)."""
+    return lambda row: str(row.get(name) or "").replace("T", " ")[:19]
+
+
+def text_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a value; None is an empty cell."""
+    return lambda row: "" if row.get(name) is None else str(row[name])
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"
+
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)

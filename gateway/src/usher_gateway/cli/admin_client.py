@@ -17,7 +17,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.admin.cells import Row
 from usher_gateway.cli import tables
 
 WRONG, USAGE = 1, 2
@@ -95,9 +94,9 @@ class AdminClient:
         """Return the JSON answer to a POST request."""
         return json.loads(self._send(path, json.dumps(selection).encode()))
 
-    def rows(self, path: str, limit: int, **query: str | None) -> list[Row]:
+    def rows(self, path: str, limit: int, **query: str | None) -> list[listings.Row]:
         """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed."""
-        rows: list[Row] = []
+        rows: list[listings.Row] = []
         cursor: str | None = None
         end = time.monotonic() + _SEARCH_SECONDS
         while len(rows) < limit:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from usher_gateway.admin import cells
 from usher_gateway.admin.listings import (
     LISTENER_FILTERS,
     PERIOD_FILTERS,
@@ -19,6 +18,7 @@ from usher_gateway.admin.listings import (
     STATE,
     VISIT,
     FilterFlag,
+    counted,
 )
 from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, fail, with_filters
 
@@ -90,17 +90,17 @@ def _change(
 
 
 def _end_preview(verb: str, count: int, noun: str, nothing: str, hint: str = "give --yes to do it") -> NoReturn:
-    fail(f"this would {verb} {cells.counted(count, noun)}", hint if count else nothing, USAGE)
+    fail(f"this would {verb} {counted(count, noun)}", hint if count else nothing, USAGE)
 
 
 def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
     for reason, count in sorted(reasons.items()):
-        typer.echo(f"{reason}: {cells.counted(count, noun)}")
+        typer.echo(f"{reason}: {counted(count, noun)}")
 
 
 def _print_unfit(unfit: Mapping[str, int]) -> None:
     for reason, count in sorted(unfit.items()):
-        typer.echo(f"Still no visit: {cells.counted(count, 'arrival')} ({reason})")
+        typer.echo(f"Still no visit: {counted(count, 'arrival')} ({reason})")
 
 
 @with_filters(*ROUTE_FILTERS, *PERIOD_FILTERS)
@@ -133,13 +133,13 @@ def replay_visits(
     path = "/api/visits/replay"
     answer = client.post(path, selection | {"dryRun": not yes, "ignoreOncePer": ignore_once_per})
     if yes:
-        typer.echo(f"Created from skipped verdicts: {cells.counted(answer['replayed'], 'delivery')}.")
+        typer.echo(f"Created from skipped verdicts: {counted(answer['replayed'], 'delivery')}.")
     else:
         _print_reasons(answer["reasons"], "delivery")
     if answer["replayedBefore"]:
-        typer.echo(f"Replayed before, so not again: {cells.counted(answer['replayedBefore'], 'verdict')}.")
+        typer.echo(f"Replayed before, so not again: {counted(answer['replayedBefore'], 'verdict')}.")
     if answer["oncePer"]:
-        typer.echo(f"Left out by oncePer (--ignore-once-per): {cells.counted(answer['oncePer'], 'verdict')}.")
+        typer.echo(f"Left out by oncePer (--ignore-once-per): {counted(answer['oncePer'], 'verdict')}.")
     if answer["withoutBody"]:
         typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
     if not yes:
@@ -150,7 +150,7 @@ def replay_visits(
 
 
 def _print_changed(result: str, count: int, nothing: str) -> None:
-    typer.echo(f"{result}: {cells.counted(count, 'delivery')}.")
+    typer.echo(f"{result}: {counted(count, 'delivery')}.")
     if not count:
         typer.echo(nothing)
 
@@ -209,10 +209,7 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
     """
     nothing = "There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so."
     answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes)
-    typer.echo(
-        f"Released: {cells.counted(answer['released'], 'arrival')},"
-        f" with {cells.counted(answer['deliveries'], 'delivery')}."
-    )
+    typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:
         typer.echo(nothing)
     _print_unfit(answer["unfit"])

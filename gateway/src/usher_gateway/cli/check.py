@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.admin import cells
+from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, check_body
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
         typer.echo(f"{move.listener}: {move.url} {move.outcome}")
         if move.replacements:
             typer.echo(f"    the listener gets {', '.join(move.replacements)}: change the URL in the portal")
-    outcome = f"{cells.counted(len(moves), 'URL')} would go out of service"
+    outcome = f"{listings.counted(len(moves), 'URL')} would go out of service"
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
 
 
@@ -363,9 +363,9 @@ def _print_text(
     _print_costs(costs)
     errors = sum(problem.severity == "error" for problem in causes)
     snapshot = configuration.snapshot
-    listeners = cells.counted(len(snapshot.listeners), "listener")
-    destinations = cells.counted(len(snapshot.destinations), "destination")
-    outcome = cells.counted(errors, "problem") if errors else "no problems"
+    listeners = listings.counted(len(snapshot.listeners), "listener")
+    destinations = listings.counted(len(snapshot.destinations), "destination")
+    outcome = listings.counted(errors, "problem") if errors else "no problems"
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
 
 
@@ -374,7 +374,7 @@ def _print_costs(costs: list[ExpressionCost]) -> None:
 
     if not costs:
         return
-    counted = cells.counted(len(costs), "expression")
+    counted = listings.counted(len(costs), "expression")
     limit = f"{evaluation_limits.SLOW_SECONDS * 1000:.0f} ms"
     typer.echo(f"{counted} measured on sample bodies; a filter or transform over {limit} is slow")
     for cost in costs[:_SHOWN_COSTS]:

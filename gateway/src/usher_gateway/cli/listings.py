@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import cells, listings
+from usher_gateway.admin import listings
 from usher_gateway.cli import changes, check_body, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -114,7 +114,7 @@ def show_visit(
     check_body.print_stored(answer["reading"], answer["reason"])
 
 
-def _find_row(client: AdminClient, group: str, identifier: str) -> cells.Row:
+def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
     """Return a row of ``usher visits`` or ``usher deliveries``."""
     rows = client.rows(f"/api/{group}", 1, id=identifier)
     if not rows:
@@ -122,11 +122,11 @@ def _find_row(client: AdminClient, group: str, identifier: str) -> cells.Row:
     return rows[0]
 
 
-def _print_row(row: cells.Row, output: tables.OutputFormat) -> None:
+def _print_row(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "text":
         tables.print_facts(row)
     else:
-        tables.print_rows([row], [(name, cells.text_cell(name)) for name in row], output, "")
+        tables.print_rows([row], [(name, listings.text_cell(name)) for name in row], output, "")
 
 
 def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:

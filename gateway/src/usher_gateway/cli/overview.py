@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import cells
+from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(destinations, name="destinations")
 
 
-def select(rows: Iterable[cells.Row], *, namespace: str | None, tenant: str | None) -> list[cells.Row]:
+def select(rows: Iterable[listings.Row], *, namespace: str | None, tenant: str | None) -> list[listings.Row]:
     """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
     selected = list(rows)
     if tenant is not None and "/" in tenant:
@@ -63,14 +63,14 @@ def select(rows: Iterable[cells.Row], *, namespace: str | None, tenant: str | No
     return selected
 
 
-def tenants_of(row: cells.Row) -> list[str]:
+def tenants_of(row: listings.Row) -> list[str]:
     """Return the tenants of a destination, the tenant of a listener, or a tenant's own name."""
     if "tenants" in row:
         return list(row["tenants"])
     return [str(row["tenant"] if "tenant" in row else row["name"])]
 
 
-def first(rows: list[cells.Row], limit: int) -> list[cells.Row]:
+def first(rows: list[listings.Row], limit: int) -> list[listings.Row]:
     """Return the first rows, and say on standard error if there are more."""
     if len(rows) > limit:
         typer.echo(f"There are {len(rows)} rows, here are {limit}: raise --limit, or narrow the search.", err=True)
@@ -91,43 +91,43 @@ def _require(what: str, name: str, names: set[str]) -> None:
 # Tenants
 
 
-def is_tenant_failing(row: cells.Row) -> bool:
+def is_tenant_failing(row: listings.Row) -> bool:
     """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
     return bool(row["refusingListeners"] or row["held"] or row["dead"] or row["failingDestinations"])
 
 
-def _listeners_of(row: cells.Row) -> str:
+def _listeners_of(row: listings.Row) -> str:
     silent = f", {row['silentListeners']} SILENT" if row["silentListeners"] else ""
     refusing = f", {row['refusingListeners']} REFUSING" if row["refusingListeners"] else ""
-    return f"{cells.counted(row['listeners'], 'listener')}{silent}{refusing}"
+    return f"{listings.counted(row['listeners'], 'listener')}{silent}{refusing}"
 
 
-def _held(row: cells.Row) -> str:
+def _held(row: listings.Row) -> str:
     return ", ".join([f"{count} held: {reason}" for reason, count in sorted(row["held"].items())])
 
 
-def _quota(row: cells.Row) -> str:
+def _quota(row: listings.Row) -> str:
     return "" if row["quotaUsed"] is None else f"quota {row['quotaUsed']:.0%}"
 
 
-def _unless_zero(name: str, word: str) -> Callable[[cells.Row], str]:
+def _unless_zero(name: str, word: str) -> Callable[[listings.Row], str]:
     return lambda row: f"{row[name]} {word}" if row[name] else ""
 
 
-def _labelled_time(name: str, label: str) -> Callable[[cells.Row], str]:
-    cell = cells.time_cell(name)
+def _labelled_time(name: str, label: str) -> Callable[[listings.Row], str]:
+    cell = listings.time_cell(name)
     return lambda row: f"{label} {cell(row)}" if row.get(name) else ""
 
 
-def _path(row: cells.Row) -> str:
+def _path(row: listings.Row) -> str:
     return f"{row['namespace']}/{row['name']}"
 
 
-TENANT_COLUMNS: tuple[cells.Column, ...] = (
+TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("TENANT", _path),
-    ("STATE", cells.text_cell("state")),
+    ("STATE", listings.text_cell("state")),
     ("LISTENERS", _listeners_of),
-    ("TODAY", lambda row: cells.counted(row["today"]["visits"], "visit")),
+    ("TODAY", lambda row: listings.counted(row["today"]["visits"], "visit")),
     ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
     ("HELD", _held),
@@ -136,17 +136,17 @@ TENANT_COLUMNS: tuple[cells.Column, ...] = (
     ("FAILING", lambda row: ", ".join([f"{key} fails" for key in row["failingDestinations"]])),
 )
 
-_TENANT_CSV_COLUMNS: tuple[cells.Column, ...] = (
+_TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *TENANT_COLUMNS[:2],
-    ("LISTENERS", cells.text_cell("listeners")),
-    ("SILENT", cells.text_cell("silentListeners")),
-    ("REFUSING", cells.text_cell("refusingListeners")),
+    ("LISTENERS", listings.text_cell("listeners")),
+    ("SILENT", listings.text_cell("silentListeners")),
+    ("REFUSING", listings.text_cell("refusingListeners")),
     ("VISITS", lambda row: str(row["today"]["visits"])),
-    ("LAST ARRIVAL", cells.time_cell("lastArrival")),
-    ("BACKLOG", cells.text_cell("backlog")),
+    ("LAST ARRIVAL", listings.time_cell("lastArrival")),
+    ("BACKLOG", listings.text_cell("backlog")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
-    ("DEAD", cells.text_cell("dead")),
-    ("QUOTA", cells.text_cell("quotaUsed")),
+    ("DEAD", listings.text_cell("dead")),
+    ("QUOTA", listings.text_cell("quotaUsed")),
     ("FAILING", lambda row: ", ".join(row["failingDestinations"])),
 )
 
@@ -177,21 +177,21 @@ def list_tenants(
 # Destinations
 
 
-def is_destination_failing(row: cells.Row) -> bool:
+def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
     return not row.get("healthy", False) or bool(row["dead"] or row["held"])
 
 
-def _circuit(row: cells.Row) -> str:
+def _circuit(row: listings.Row) -> str:
     """Return the state of the circuit, with the error that opened it."""
     error = f" {row['error']}" if row.get("error") else ""
     gone = " (answered 410)" if row.get("gone") else ""
     return f"{'circuit ' if row.get('circuit') else ''}{row.get('circuit') or ''}{error}{gone}"
 
 
-DESTINATION_COLUMNS: tuple[cells.Column, ...] = (
+DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", _path),
-    ("STATE", cells.text_cell("state")),
+    ("STATE", listings.text_cell("state")),
     ("CIRCUIT", _circuit),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
     ("NEXT", _labelled_time("nextDueAt", "next")),
@@ -201,14 +201,14 @@ DESTINATION_COLUMNS: tuple[cells.Column, ...] = (
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )
 
-_DESTINATION_CSV_COLUMNS: tuple[cells.Column, ...] = (
+_DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *DESTINATION_COLUMNS[:2],
-    ("CIRCUIT", cells.text_cell("circuit")),
-    ("ERROR", cells.text_cell("error")),
-    ("BACKLOG", cells.text_cell("backlog")),
-    ("NEXT", cells.time_cell("nextDueAt")),
+    ("CIRCUIT", listings.text_cell("circuit")),
+    ("ERROR", listings.text_cell("error")),
+    ("BACKLOG", listings.text_cell("backlog")),
+    ("NEXT", listings.time_cell("nextDueAt")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
-    ("DEAD", cells.text_cell("dead")),
+    ("DEAD", listings.text_cell("dead")),
     *DESTINATION_COLUMNS[-2:],
 )
 
@@ -269,7 +269,7 @@ def send_sample(
     raise typer.Exit(0 if answer["outcome"] == "Delivered" else WRONG)
 
 
-def _print_sample(answer: cells.Row) -> None:
+def _print_sample(answer: listings.Row) -> None:
     request = answer["request"]
     typer.echo(f"{request['method']} {request['url']}")
     for header, value in request["headers"]:
@@ -297,7 +297,7 @@ def _because(error: str) -> str:
 # Listeners
 
 
-def is_listener_failing(row: cells.Row) -> bool:
+def is_listener_failing(row: listings.Row) -> bool:
     """Return whether a listener refuses or quarantines arrivals, or holds deliveries."""
     return bool(row["refusing"] or row["quarantining"] or row["heldDeliveries"] or row["degradedRoutes"])
 
@@ -306,34 +306,34 @@ _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refuse
 _SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
 
 
-def _counts_today(row: cells.Row) -> str:
+def _counts_today(row: listings.Row) -> str:
     """Return what a listener counted today, without zeros."""
     counts = row["today"]
     parts = [
-        cells.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
+        listings.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
         for name in _COUNTS
         if counts[name]
     ]
     return ", ".join(parts) or "nothing today"
 
 
-def _last_arrival(row: cells.Row) -> str:
+def _last_arrival(row: listings.Row) -> str:
     """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
     silent = "SILENT, " if row.get("receiving") == "Silent" else ""
-    last = cells.time_cell("lastArrival")(row)
+    last = listings.time_cell("lastArrival")(row)
     return f"{silent}last {last}" if last else silent.removesuffix(", ")
 
 
-def _held_routes(row: cells.Row) -> str:
+def _held_routes(row: listings.Row) -> str:
     """Return the routes that hold deliveries, each with the reason."""
     return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
 
 
-def _count_column(name: str) -> cells.Column:
+def _count_column(name: str) -> listings.Column:
     return name, lambda row: str(row["today"][name])
 
 
-LISTENER_COLUMNS: tuple[cells.Column, ...] = (
+LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
     ("STATE", lambda row: str(row["state"])),
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
@@ -344,12 +344,12 @@ LISTENER_COLUMNS: tuple[cells.Column, ...] = (
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
 
-_LISTENER_CSV_COLUMNS: tuple[cells.Column, ...] = (
+_LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *LISTENER_COLUMNS[:2],
-    ("TENANT", cells.text_cell("tenant")),
+    ("TENANT", listings.text_cell("tenant")),
     *[_count_column(name) for name in _COUNTS],
-    ("LAST ARRIVAL", cells.time_cell("lastArrival")),
-    ("RECEIVING", cells.text_cell("receiving")),
+    ("LAST ARRIVAL", listings.time_cell("lastArrival")),
+    ("RECEIVING", listings.text_cell("receiving")),
     ("HELD", _held_routes),
     *LISTENER_COLUMNS[-2:],
 )

@@ -9,7 +9,7 @@ from typing import Literal
 
 import typer
 
-from usher_gateway.admin.cells import Column, Row
+from usher_gateway.admin.listings import Column, Row
 
 _WIDE = 120
 """The terminal width from which a table with ids fits."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from usher_gateway.admin import cells
+from usher_gateway.admin import listings
 from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, Tenant, fail
 
@@ -67,7 +67,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     is_failing: bool
 
 
-def lines_of(answer: cells.Row, earlier: cells.Row | None) -> list[TenantLine]:
+def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
     """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
     earlier_visits = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
@@ -75,7 +75,7 @@ def lines_of(answer: cells.Row, earlier: cells.Row | None) -> list[TenantLine]:
     return [_line(row, now, earlier_visits.get(_path(row)), minutes) for row in answer["rows"]]
 
 
-def _line(row: cells.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
+def _line(row: listings.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
     visits = row["today"]["visits"]
     rate = None
     if visits_before is not None and minutes > 0:
@@ -94,7 +94,7 @@ def _line(row: cells.Row, now: float, visits_before: int | None, minutes: float)
     )
 
 
-def _path(row: cells.Row) -> str:
+def _path(row: listings.Row) -> str:
     return f"{row['namespace']}/{row['name']}"
 
 
@@ -250,7 +250,7 @@ def title_of(admin: str, lines: list[TenantLine], now: str) -> str:
     """Return the headline: where, how many tenants, and how many of them need a look."""
     failing = sum(line.is_failing for line in lines)
     silent = sum(line.silent > 0 for line in lines)
-    counts = f"{cells.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
+    counts = f"{listings.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
     return f"usher top  {counts}  {now[11:19]} UTC  {admin}"
 
 
@@ -259,7 +259,7 @@ class _Reader:
 
     def __init__(self, client: AdminClient, admin: str, tenant: str | None) -> None:
         self._client, self._admin, self._tenant = client, admin, tenant
-        self._last: cells.Row | None = None
+        self._last: listings.Row | None = None
 
     def read(self, screen: Screen, width: int) -> str:
         """Give the screen a new reading; return the title."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.admin import cells
+from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
         else:
             _print_text(rows)
         if configuration.rejected:
-            count = cells.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
+            count = listings.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
             hint = "see `usher check` with the same files"
             typer.echo(f"URLs can be missing because of {count}: {hint}", err=True)
         raise typer.Exit(1 if configuration.rejected or not rows else 0)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from usher_gateway.admin import cells
+from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -117,11 +117,11 @@ def register(app: typer.Typer) -> None:
             typer.echo(text, nl=not text.endswith("\n"))
 
 
-_VENUE_COLUMNS: tuple[cells.Column, ...] = (
+_VENUE_COLUMNS: tuple[listings.Column, ...] = (
     ("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),
     ("VENUE", lambda row: str(row["venue"] or "(none)")),
-    ("VISITS", cells.text_cell("visits")),
-    ("REPEATS", cells.text_cell("repeats")),
+    ("VISITS", listings.text_cell("visits")),
+    ("REPEATS", listings.text_cell("repeats")),
 )
 
 
@@ -134,14 +134,15 @@ def _print_venues(answer: Any, output: tables.OutputFormat) -> None:
     else:
         tables.print_rows(rows, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
     if answer["withoutBody"]:
-        missing = cells.counted(answer["withoutBody"], "visit")
+        missing = listings.counted(answer["withoutBody"], "visit")
         typer.echo(
             f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant).", err=True
         )
 
 
 _VIOLATION_COLUMNS = tuple(
-    (name, cells.text_cell(name)) for name in ("namespace", "tenant", "listener", "period", "equation", "left", "right")
+    (name, listings.text_cell(name))
+    for name in ("namespace", "tenant", "listener", "period", "equation", "left", "right")
 )
 
 
@@ -184,11 +185,11 @@ def _print_text(answer: Any) -> None:
         _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total, width)
 
 
-def _listener_path(row: cells.Row) -> str:
+def _listener_path(row: listings.Row) -> str:
     return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
 
 
-def _shortest_names(rows: Any) -> Callable[[cells.Row], str]:
+def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:
     """Return a function for the name of a row, with the namespace only if there are several."""
     if len({row["namespace"] for row in rows}) > 1:
         return _listener_path
@@ -200,7 +201,7 @@ def _table_width(heads: list[str], lines: list[list[str]]) -> int:
     return sum(max(len(line[index]) for line in [heads, *lines]) + 2 for index in range(len(heads)))
 
 
-def _print_blocks(blocks: list[tuple[str, cells.Row]], total: cells.Row, width: int) -> None:
+def _print_blocks(blocks: list[tuple[str, listings.Row]], total: listings.Row, width: int) -> None:
     """Print a headline per row, and below it the numbers that are not 0. Arrivals and created follow from them."""
     keys = [key for _, key in _WIDE_NUMBERS if key not in {"arrivals", "created"}]
     for headline, counts in [*blocks, ("total", total)]:
