@@ -5,7 +5,7 @@ import inspect
 import typer
 
 import usher_gateway
-from usher_gateway.cli import check, copy, listings, migrate, overview, receive, repair, run, simulate, top, url, usage
+from usher_gateway.cli import check, copy, database, listings, overview, receive, run, simulate, top, url, usage
 
 
 def build() -> typer.Typer:
@@ -25,8 +25,9 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (run, migrate, check, url, simulate, receive, usage, top, overview, listings, copy, repair):
+    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, copy):
         module.register(app)
+    database.register_repair(app)  # last in the help
     _set_help(app)
     return app
 

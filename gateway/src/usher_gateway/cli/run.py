@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from usher_gateway.cli import store_options
+from usher_gateway.cli import database
 
 if TYPE_CHECKING:
     from usher_gateway.settings import Settings
@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
         data: Annotated[
             Path, typer.Option(envvar="USHER_DATA", help="Folder of the SQLite store, the install key and the tokens.")
         ] = Path("data"),
-        store: store_options.Store = None,
-        store_password_file: store_options.StorePasswordFile = None,
+        store: database.Store = None,
+        store_password_file: database.StorePasswordFile = None,
         store_durability: Annotated[
             Literal["Local", "Replicated"],
             typer.Option(

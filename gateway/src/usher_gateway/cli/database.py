@@ -1,0 +1,132 @@
+"""The commands on a PostgreSQL store, ``usher migrate`` and ``usher repair``, and the options that name a store."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from usher_gateway.cli import admin_client
+
+T = TypeVar("T")
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        envvar="USHER_STORE",
+        help="PostgreSQL database, postgresql://USER@HOST/DATABASE, instead of an SQLite file in --data.",
+        show_default=False,
+    ),
+]
+Database = Annotated[
+    str,
+    typer.Option(
+        envvar="USHER_STORE",
+        help="PostgreSQL database, postgresql://USER@HOST/DATABASE. USER owns the tables.",
+    ),
+]
+StorePasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="USHER_STORE_PASSWORD_FILE",
+        help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
+    ),
+]
+
+_MIGRATE_EPILOG = """\
+Example:  usher migrate --store postgresql://owner@db.example.com/usher --store-password-file /run/secrets/owner
+
+Only list the migrations:  usher migrate --store postgresql://owner@db.example.com/usher --dry-run --sql
+"""
+
+_REPAIR_EPILOG = """\
+Example:  usher repair --store postgresql://owner@db.example.com/usher
+
+Write the names:  usher repair --store postgresql://owner@db.example.com/usher --yes
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``usher migrate``."""
+
+    @app.command(epilog=_MIGRATE_EPILOG)
+    def migrate(
+        *,
+        store: Database,
+        store_password_file: StorePasswordFile = None,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", envvar="USHER_DRY_RUN", help="List what it would do, and change nothing."),
+        ] = False,
+        sql: Annotated[
+            bool, typer.Option("--sql", envvar="USHER_SQL", help="Print the SQL of each migration too.")
+        ] = False,
+    ) -> None:
+        """Create the tables of a PostgreSQL store, or bring them up to date, while gateways run.
+
+        `usher run` does the same at its start, unless it has --no-migrate. Run it as the owner of the tables, with the
+        release that the gateways will get, before they get it. Exit code 0: the tables are up to date; 1: the database
+        is away or locked, so try again; 2: a flag, the password or the rights of the user are wrong.
+        """
+        from usher_gateway.store.postgresql import opening
+
+        work = functools.partial(opening.migrate, dry_run=dry_run)
+        migrations = run_on_database(store, store_password_file, work)
+        for migration in migrations:
+            typer.echo(f"{'would make' if dry_run else 'made'} migration {migration.number}: {migration.title}")
+            if sql:
+                typer.echo(f"\n{migration.sql}")
+        if not migrations:
+            typer.echo("the tables are up to date")
+
+
+def register_repair(app: typer.Typer) -> None:
+    """Add ``usher repair``."""
+
+    @app.command(epilog=_REPAIR_EPILOG)
+    def repair(
+        *,
+        store: Database,
+        store_password_file: StorePasswordFile = None,
+        yes: Annotated[
+            bool, typer.Option("--yes", help="Write the names. Without it, print what would change.")
+        ] = False,
+    ) -> None:
+        """Give names to stored visits and deliveries of listeners and routes whose names a PostgreSQL store lost.
+
+        Names that other rows prove come back; the others are shown under the tenant "?". Without --yes the command
+        only says what it would do. It reads all visits, which takes minutes in a large store, while gateways may run.
+        Exit code 0: the names are complete, or the command printed what it would do; 1: the database cannot be reached,
+        or its tables are too old; 2: a flag, the password or the rights of the user are wrong.
+        """
+        from usher_gateway.store.postgresql import repair
+
+        work = functools.partial(repair.repair, may_write=yes)
+        missing = run_on_database(store, store_password_file, work)
+        if not missing.is_needed:
+            typer.echo("the store has all names")
+            return
+        for number, name in sorted(missing.listeners.items()):
+            typer.echo(f"listener {number}: {name.key} of tenant {name.tenant}")
+        typer.echo(f"listeners without a name: {len(missing.listeners)}")
+        typer.echo(f"routes without a definition: {len(missing.routes)}")
+        typer.echo(f"destinations without a name: {len(missing.destinations)}")
+        typer.echo(f"visits whose routes belong to another listener: {len(missing.mixed)}")
+        typer.echo("the names are written" if yes else "nothing has changed; run it with --yes to write these names")
+
+
+def run_on_database(
+    store: str, password_file: Path | None, work: Callable[[str, str | None], Coroutine[Any, Any, T]]
+) -> T:
+    """Run work that takes the address and the password of a database; an error ends the command with its message."""
+    from usher_gateway import logs, model, settings
+
+    logs.configure(as_json=None, level="warning")
+    try:
+        settings.check_store_address(store)
+        return asyncio.run(work(store, settings.read_store_password(password_file)))
+    except model.UsherError as error:
+        wrong_usage = isinstance(error, model.ConfigurationError)
+        admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)
