@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import admin_client, check_body
+from usher_gateway.cli import admin_client, check_body, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -98,6 +98,8 @@ def register(app: typer.Typer) -> None:
         Each expression is tried and measured on sample bodies. The exit code is 1 if there is a problem, else 0.
         Warnings, notices and moved addresses do not count as problems.
         """
+        import msgspec
+
         from usher_gateway import model, settings
         from usher_gateway.config.files import NO_CONFIGURATION, load_once
         from usher_gateway.destinations import address_guard
@@ -128,7 +130,8 @@ def register(app: typer.Typer) -> None:
         readings = check_body.read_body(body, configuration.snapshot.listeners.values()) if body else []
         costs = sorted((expression.cost for expression in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
-            _print_json({"problems": problems, "moves": moves, "expressions": costs, "bodies": readings})
+            report = {"problems": problems, "moves": moves, "expressions": costs, "bodies": readings}
+            tables.print_json(msgspec.to_builtins(report))
         else:
             if body:
                 check_body.print_readings(body, readings)
@@ -338,12 +341,6 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
             typer.echo(f"    the listener gets {', '.join(move.replacements)}: change the URL in the portal")
     outcome = f"{listings.counted(len(moves), 'URL')} would go out of service"
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
-
-
-def _print_json(report: dict[str, object]) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
 
 
 def _print_text(

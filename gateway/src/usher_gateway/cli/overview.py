@@ -1,6 +1,5 @@
 """``usher tenants``, ``usher destinations`` and ``usher listeners``: what a gateway runs, and how it does."""
 
-import json
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Annotated
@@ -119,12 +118,13 @@ def _labelled_time(name: str, label: str) -> Callable[[listings.Row], str]:
     return lambda row: f"{label} {cell(row)}" if row.get(name) else ""
 
 
-def _path(row: listings.Row) -> str:
+def path_of(row: listings.Row) -> str:
+    """Return ``namespace/name`` of a row."""
     return f"{row['namespace']}/{row['name']}"
 
 
 TENANT_COLUMNS: tuple[listings.Column, ...] = (
-    ("TENANT", _path),
+    ("TENANT", path_of),
     ("STATE", listings.text_cell("state")),
     ("LISTENERS", _listeners_of),
     ("TODAY", lambda row: listings.counted(row["today"]["visits"], "visit")),
@@ -190,7 +190,7 @@ def _circuit(row: listings.Row) -> str:
 
 
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
-    ("DESTINATION", _path),
+    ("DESTINATION", path_of),
     ("STATE", listings.text_cell("state")),
     ("CIRCUIT", _circuit),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
@@ -263,7 +263,7 @@ def send_sample(
         question["body"] = body.read_text("utf-8", errors="replace")
     answer = AdminClient(admin, data, operate=True).post("/api/destinations/test", question)
     if output == "json":
-        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        tables.print_json(answer)
     else:
         _print_sample(answer)
     raise typer.Exit(0 if answer["outcome"] == "Delivered" else WRONG)
@@ -334,7 +334,7 @@ def _count_column(name: str) -> listings.Column:
 
 
 LISTENER_COLUMNS: tuple[listings.Column, ...] = (
-    ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
+    ("LISTENER", path_of),
     ("STATE", lambda row: str(row["state"])),
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
     ("TODAY", _counts_today),

@@ -22,6 +22,11 @@ _NEW_LINE = "\n"
 OutputFormat = Literal["text", "json", "csv"]
 
 
+def print_json(value: object) -> None:
+    """Print a value for programs."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
 def print_rows(
     rows: Sequence[Row],
     columns: Sequence[Column],
@@ -31,7 +36,7 @@ def print_rows(
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none. ``cells`` replaces the columns for CSV."""
     if output == "json":
-        typer.echo(json.dumps({"rows": rows}, indent=2, ensure_ascii=False))
+        print_json({"rows": rows})
     elif output == "csv":
         writer = csv.writer(sys.stdout)
         cells = cells or columns

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _EPILOG = "Example:  usher top   or   usher top --failing --sort dead   or   usher top --once"
 
 SortKey = Literal["rate", "last", "lag", "held", "dead", "silent", "name"]
-_SORT_KEYS: tuple[SortKey, ...] = ("rate", "last", "lag", "held", "dead", "silent", "name")
 
 _KEYS = (
     "sort r rate, v last, l lag, h held, d dead, s silent, n name",
@@ -70,9 +69,9 @@ class TenantLine(msgspec.Struct, frozen=True):
 def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
     """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
-    earlier_visits = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
+    earlier_visits = {overview.path_of(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
     minutes = (now - _moment(earlier["now"])) / 60 if earlier else 0.0
-    return [_line(row, now, earlier_visits.get(_path(row)), minutes) for row in answer["rows"]]
+    return [_line(row, now, earlier_visits.get(overview.path_of(row)), minutes) for row in answer["rows"]]
 
 
 def _line(row: listings.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
@@ -81,7 +80,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
     if visits_before is not None and minutes > 0:
         rate = max(0, visits - visits_before) / minutes  # less after midnight, when the day's counts begin again
     return TenantLine(
-        name=_path(row),
+        name=overview.path_of(row),
         rate=rate,
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
@@ -92,10 +91,6 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         listeners=row["listeners"],
         is_failing=overview.is_tenant_failing(row),
     )
-
-
-def _path(row: listings.Row) -> str:
-    return f"{row['namespace']}/{row['name']}"
 
 
 def _moment(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import admin_client
+from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         configuration = load_once(files, keys)
         rows = [row for listener in configuration.snapshot.listeners.values() for row in _rows(listener)]
         if output == "json":
-            _print_json(rows)
+            tables.print_json({"urls": rows})
         else:
             _print_text(rows)
         if configuration.rejected:
@@ -88,12 +88,6 @@ def _note(address: "documents.Address") -> str:
     if address.until:
         words.append(f"until {model.format_time(address.until)}")
     return ", ".join(words)
-
-
-def _print_json(rows: list[dict[str, str]]) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode({"urls": rows}), indent=2).decode())
 
 
 def _print_text(rows: list[dict[str, str]]) -> None:

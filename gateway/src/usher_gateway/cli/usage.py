@@ -1,6 +1,5 @@
 """``usher usage``: prints the books."""
 
-import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -150,13 +149,13 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
     """Print the equations that do not hold. If there are any, end the command with exit code 1."""
     violations = answer["violations"]
     if output == "json":
-        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+        tables.print_json(answer)
     elif output == "csv":
         tables.print_rows(violations, _VIOLATION_COLUMNS, output, "")
     else:
         for row in violations:
             where = f"{row['period'] or 'in all'}: {row['equation']}"
-            typer.echo(f"{_listener_path(row)} {where}: {row['left']} is not {row['right']}")
+            typer.echo(f"{listings.listener_of(row)} {where}: {row['left']} is not {row['right']}")
         if not violations:
             typer.echo(f"The books balance, from {answer['from']} to {answer['to']}.")
     if violations:
@@ -173,7 +172,7 @@ def _print_text(answer: Any) -> None:
         return
     width = rich.console.Console().width
     numbers = _WIDE_NUMBERS if width >= _WIDE else _NARROW_NUMBERS
-    open_after = {_listener_path(row): row["openAfter"] for row in rows}  # the last row of each listener
+    open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     name_of = _shortest_names(rows)
     lines = [[row["period"], name_of(row), *[str(row[key]) for _, key in numbers]] for row in rows]
@@ -185,14 +184,10 @@ def _print_text(answer: Any) -> None:
         _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total, width)
 
 
-def _listener_path(row: listings.Row) -> str:
-    return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
-
-
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:
     """Return a function for the name of a row, with the namespace only if there are several."""
     if len({row["namespace"] for row in rows}) > 1:
-        return _listener_path
+        return listings.listener_of
     return lambda row: f"{row['tenant']}/{row['listener']}"
 
 
