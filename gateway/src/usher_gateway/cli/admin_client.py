@@ -1,5 +1,6 @@
 """A client of a running gateway's admin port, with the flags and errors that its commands share."""
 
+import contextlib
 import datetime
 import http.client
 import inspect
@@ -11,11 +12,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from usher_gateway import model
 from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 
@@ -153,8 +155,16 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+@contextlib.contextmanager
+def ending_with_message() -> Iterator[None]:
+    """End the command with the message and the hint of an error of Usher in the block."""
+    try:
+        yield
+    except model.UsherError as error:
+        fail(str(error), error.hint, USAGE if isinstance(error, model.ConfigurationError) else WRONG)
+
+
 def _token(data: pathlib.Path, name: str) -> str:
-    from usher_gateway import model
     from usher_gateway.admin import tokens
 
     given = os.environ.get("USHER_TOKEN", "").strip()

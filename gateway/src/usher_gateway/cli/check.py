@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
         """
         import msgspec
 
-        from usher_gateway import model, settings
+        from usher_gateway import settings
         from usher_gateway.config.files import NO_CONFIGURATION, load_once
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
@@ -109,13 +109,11 @@ def register(app: typer.Typer) -> None:
             admin_client.fail("there is nothing to check", "name manifests, or a body (--body)", admin_client.USAGE)
         if body == check_body.STANDARD_INPUT and body in (files or ()):
             admin_client.fail("standard input is read once", "give a file for one of the two", admin_client.USAGE)
-        try:
+        with admin_client.ending_with_message():
             keys = _keys(against, data)
             has_loopback = listen is None or settings.parse_endpoint(listen).is_loopback
             allowed = (*(allow_destination or ()), *((address_guard.LOOPBACK,) * has_loopback))
             guard = address_guard.AddressGuard(allowed)
-        except model.ConfigurationError as error:
-            admin_client.fail(str(error), error.hint, admin_client.USAGE)
         configuration = load_once(files, keys) if files else NO_CONFIGURATION
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []

@@ -110,17 +110,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _run(places: list[_Place], data: pathlib.Path | None, *, yes: bool) -> None:
-    from usher_gateway import logs, model
+    from usher_gateway import logs
 
     logs.configure(as_json=None, level="warning")
-    try:
+    with admin_client.ending_with_message():
         if len(places) == 1:
             asyncio.run(_undo(places[0], _key_fingerprint(places, data), yes=yes))
             return
         comparison = asyncio.run(_copy(places, _key_fingerprint(places, data)))
-    except model.UsherError as error:
-        is_usage = isinstance(error, model.ConfigurationError)
-        admin_client.fail(str(error), error.hint, admin_client.USAGE if is_usage else admin_client.WRONG)
     _print_comparison(comparison)
     if not comparison.is_complete:
         admin_client.fail(

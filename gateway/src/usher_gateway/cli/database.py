@@ -121,12 +121,9 @@ def run_on_database(
     store: str, password_file: Path | None, work: Callable[[str, str | None], Coroutine[Any, Any, T]]
 ) -> T:
     """Run work that takes the address and the password of a database; an error ends the command with its message."""
-    from usher_gateway import logs, model, settings
+    from usher_gateway import logs, settings
 
     logs.configure(as_json=None, level="warning")
-    try:
+    with admin_client.ending_with_message():
         settings.check_store_address(store)
         return asyncio.run(work(store, settings.read_store_password(password_file)))
-    except model.UsherError as error:
-        wrong_usage = isinstance(error, model.ConfigurationError)
-        admin_client.fail(str(error), error.hint, admin_client.USAGE if wrong_usage else admin_client.WRONG)

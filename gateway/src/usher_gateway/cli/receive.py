@@ -135,10 +135,9 @@ def receive(
     While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.
     """
-    from usher_gateway import model
     from usher_gateway.simulator import receiver, receiving, settings
 
-    try:
+    with admin_client.ending_with_message():
         host, port = settings.host_and_port(listen, "--listen")
         configured = receiver.ReceiverSettings(
             host=host,
@@ -157,8 +156,6 @@ def receive(
             for each in path or [receiving.EVERY_PATH]
         ]  # fmt: skip
         good = _run(configured, commands, show_bodies=show_bodies, as_json=output == "json")
-    except model.ConfigurationError as error:
-        admin_client.fail(str(error), error.hint, admin_client.USAGE)
     if not good:
         raise typer.Exit(1)
 

@@ -218,10 +218,9 @@ def simulate(
     later, and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C stops and
     prints the books. Exit code 1: a visit is unacknowledged, or an answer was wrong.
     """
-    from usher_gateway import model
     from usher_gateway.simulator import schedule, settings
 
-    try:
+    with admin_client.ending_with_message():
         curve = getattr(schedule, day.upper()) if duration else schedule.FLAT
         seconds = settings.seconds(duration, "--duration") if duration else visits / rate * time_scale
         pattern = schedule.Pattern(
@@ -236,8 +235,6 @@ def simulate(
             patience_seconds=patience, validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip
         survives = _run(configured, as_json=output == "json")
-    except model.ConfigurationError as error:
-        admin_client.fail(str(error), error.hint, admin_client.USAGE)
     if not survives:
         raise typer.Exit(1)
 

@@ -47,10 +47,8 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.config.files import load_once
 
         is_new = not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists()
-        try:
+        with admin_client.ending_with_message():
             keys = model.derive_keys(install_key.load_install_key(data, os.environ, may_create=new_key))
-        except model.ConfigurationError as error:
-            admin_client.fail(str(error), error.hint, admin_client.USAGE)
         if is_new:
             typer.echo(
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
