@@ -20,9 +20,8 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.admin import api, health, records, server, status, tokens, usage
 from usher_gateway.admin.metrics_page import MetricsPage
-from usher_gateway.admin.names import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
@@ -254,7 +253,7 @@ class Gateway:
             payload.prepare(document)
 
     def _make_admin_server(self) -> server.AdminServer:
-        check_names = NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
+        check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         return server.AdminServer(
             routes=server.make_routes(
                 status=status.GatewayStatus(

@@ -1,4 +1,4 @@
-"""The shared parts of all ``/api/`` handlers: query parameters, JSON, problems as in RFC 9457, and the audit log.
+"""The shared parts of all ``/api/`` handlers: query parameters and their names, JSON, problems, and the audit log.
 
 Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
 """
@@ -11,10 +11,12 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from usher_gateway import model, timing
+from usher_gateway import documents, model, timing
 from usher_gateway.admin import listings
+from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter
 from usher_gateway.store.listing_rows import LONGEST_PAGE
+from usher_gateway.store.records import Records
 
 _log = structlog.get_logger(__name__)
 _audit_log = structlog.get_logger("usher_gateway.audit")
@@ -251,3 +253,75 @@ def parse_id(text: str) -> bytes:
         return model.parse_id(text)
     except ValueError:
         raise ValueError("an id must be a UUID, as the listings show it") from None
+
+
+CheckNames = Callable[[Filter], Awaitable[None]]
+"""Raises ProblemError if a name of the filter does not exist and never did."""
+
+
+class NameCheck:
+    """Checks the names in a question, because a mistyped tenant would otherwise give an empty bill.
+
+    It knows the names in the configuration in force and those in the store, whose rows outlive their resources.
+
+    Args:
+        store: the store.
+        snapshot: returns the configuration in force.
+    """
+
+    def __init__(self, *, store: Records, snapshot: Callable[[], documents.Snapshot]) -> None:
+        self._store = store
+        self._snapshot = snapshot
+
+    async def check(self, where: Filter) -> None:
+        """Check that every name of a filter exists, or existed.
+
+        Raises:
+            ProblemError: 404; the hint has the name that was probably meant.
+        """
+        if not (where.namespace or where.tenant or where.listener or where.route or where.destination):
+            return
+        snapshot, routes = self._snapshot(), self._store.routes()
+        listeners = {
+            *(
+                model.ListenerName(document.namespace, document.tenant.name, document.name)
+                for document in snapshot.listeners.values()
+            ),
+            *await self._store.listener_names(),
+        }
+        destinations = snapshot.destinations.keys() | {route.destination for route in routes}
+        _check_name(
+            "namespace",
+            where.namespace,
+            {listener.namespace for listener in listeners} | set(_namespaces(destinations)),
+        )
+        inside = {listener for listener in listeners if where.namespace in {None, listener.namespace}}
+        _check_name("tenant", where.tenant, {listener.tenant for listener in inside})
+        inside = {listener for listener in inside if where.tenant in {None, listener.tenant}}
+        _check_name("listener", where.listener, {listener.listener for listener in inside})
+        route_names = {route.route for route in routes}
+        route_names |= {route.name for document in snapshot.listeners.values() for route in document.routes}
+        _check_name("route", where.route, route_names)
+        _check_name("destination", where.destination, destinations)
+
+
+def _namespaces(keys: Iterable[str]) -> Iterable[str]:
+    return (key.partition("/")[0] for key in keys)
+
+
+def _check_name(what: str, name: str | None, existing: Iterable[str]) -> None:
+    if name is None or name in existing:
+        return
+    hint = conditions.did_you_mean(name, existing)
+    raise ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
+
+
+def check_reason(reason: str | None, reasons: frozenset[str]) -> None:
+    """Check a reason in a filter; None selects any.
+
+    Raises:
+        ProblemError: 400; the hint has the reason that was probably meant.
+    """
+    if reason is not None and reason not in reasons:
+        hint = conditions.did_you_mean(reason, reasons) or "docs/reasons.md and docs/deliveries.md explain the reasons"
+        raise ProblemError(400, "UnknownName", f"there is no reason `{reason}` here", hint)

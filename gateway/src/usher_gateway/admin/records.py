@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, names
+from usher_gateway.admin import api, listings
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
@@ -43,7 +43,7 @@ class RecordHandlers:
         ask_store: Callable[[], None],
         holds_of: HoldsOf,
         keys: model.Keys,
-        check_names: names.CheckNames,
+        check_names: api.CheckNames,
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -75,7 +75,7 @@ class RecordHandlers:
             with api.parsing():
                 where = api.parse_filter({**request.query, **listing.only}, "limit", "cursor")
                 limit = api.parse_limit(request.query)
-                names.check_reason(where.reason, listing.reasons)
+                api.check_reason(where.reason, listing.reasons)
                 await self._check_names(where)
                 page = await listing.page(self._store)(where, request.query.get("cursor"), limit)
             return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
@@ -257,7 +257,7 @@ class RecordHandlers:
             audited["ids"] = len(selection.ids)
         where = api.filter_from_selection(selection)
         for reason in where.reason.split(",") if is_replay and where.reason else [where.reason]:
-            names.check_reason(reason, reasons)
+            api.check_reason(reason, reasons)
         await self._check_names(where)
         return selection, audited, where
 

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents
-from usher_gateway.admin import api, names
+from usher_gateway.admin import api
 from usher_gateway.delivery import sample
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter
@@ -35,7 +35,7 @@ class SampleHandlers:
         *,
         sender: sample.SampleSender,
         snapshot: Callable[[], documents.Snapshot],
-        check_names: names.CheckNames,
+        check_names: api.CheckNames,
     ) -> None:
         self._sender = sender
         self._snapshot = snapshot

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api, names
+from usher_gateway.admin import api
 from usher_gateway.ingest import body_reading
 from usher_gateway.model import Counter
 from usher_gateway.store import books
@@ -149,7 +149,7 @@ class UsageHandlers:
         *,
         store: Records,
         now: Callable[[], int],
-        check_names: names.CheckNames,
+        check_names: api.CheckNames,
         snapshot: Callable[[], documents.Snapshot],
     ) -> None:
         self._store = store
