@@ -12,8 +12,8 @@ from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.admin.api import NameCheck
-from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.samples import SampleHandlers
+from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery.circuit import CircuitState

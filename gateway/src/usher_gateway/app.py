@@ -21,7 +21,6 @@ import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import api, health, records, server, status, tokens, usage
-from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
@@ -281,7 +280,7 @@ class Gateway:
                 samples=SampleHandlers(
                     sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names
                 ),
-                metrics_page=MetricsPage(self.metric_sources),
+                metrics_page=server.MetricsPage(self.metric_sources),
             ),
             tokens=self._tokens,
             endpoint=self.settings.admin,
