@@ -18,7 +18,7 @@ from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.store import base
 

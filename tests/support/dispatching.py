@@ -10,7 +10,7 @@ from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.store.base import Filter
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.identity import Identifier, Identity
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.ingest.routing import Planner, Plans, RoutingContext

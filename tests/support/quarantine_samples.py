@@ -4,7 +4,7 @@ from typing import Any
 
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import LiveListener
 
 NOW = 1_764_072_000 * model.MICROSECONDS

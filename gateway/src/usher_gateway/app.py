@@ -32,9 +32,8 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest import acceptor, certificates
-from usher_gateway.ingest.body_budgets import BodyBudgets
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer

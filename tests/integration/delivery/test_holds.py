@@ -9,7 +9,7 @@ import pytest
 from support import gateway as gateways
 from support import waiting, wire
 from usher_gateway.delivery import holds
-from usher_gateway.ingest import evaluation_limits
+from usher_gateway.ingest import cpu_limits
 
 BROKEN = "visit.visitCount > 0"
 """Fails if a body has no count."""
@@ -63,7 +63,7 @@ async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Pat
 async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_limits, "ARRIVAL_SECONDS", 0.0)
+    monkeypatch.setattr(cpu_limits, "ARRIVAL_SECONDS", 0.0)
     reviewed, review = asyncio.Event(), holds.HoldReviewer.review
 
     async def watched(self: holds.HoldReviewer) -> None:
@@ -85,7 +85,7 @@ async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
 async def test_review_waits_while_the_namespace_has_no_time_for_filters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_limits, "EXPENSIVE_SECONDS", 0.0)  # so the arrival has no time either
+    monkeypatch.setattr(cpu_limits, "EXPENSIVE_SECONDS", 0.0)  # so the arrival has no time either
     listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
     async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
         reviewer = gateway.gateway.hold_reviewer

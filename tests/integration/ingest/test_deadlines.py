@@ -11,7 +11,7 @@ import pytest
 
 from support import gateway as gateways
 from support import hold, segments, waiting, wire
-from usher_gateway.ingest import body_budgets, server
+from usher_gateway.ingest import cpu_limits, server
 
 SHORT = server.ServerLimits(answer_seconds=1.0, header_seconds=0.4, idle_seconds=2.5)
 
@@ -105,7 +105,7 @@ async def test_arrival_committed_for_a_closed_connection_is_unacknowledged(tmp_p
 async def test_queue_of_one_tenant_is_limited_and_others_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_budgets, "ORDINARY_SECONDS", 1.0)  # else the CPU time of these bodies limits them first
+    monkeypatch.setattr(cpu_limits, "ORDINARY_SECONDS", 1.0)  # else the CPU time of these bodies limits them first
     other = gateways.LISTENER.replace("{name: wifi,", "{name: other,").replace("acme", "zeta")
     manifests = gateways.MANIFESTS + gateways.TENANT.replace("acme", "zeta") + other
     limits = server.ServerLimits(reading_bytes=1024 * 1024 * 1024)  # else some of these bodies give way first

@@ -14,7 +14,7 @@ import pytest
 
 from support import gateway as gateways
 from support import hold, waiting, wire
-from usher_gateway.ingest import body_budgets, pipeline, server
+from usher_gateway.ingest import cpu_limits, pipeline, server
 
 RATE = 20
 """Requests a second that the class allows each listener, few enough that a slow machine exceeds them."""
@@ -232,7 +232,7 @@ async def test_inflated_bodies_are_freed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, cut: int, status: int
 ) -> None:
     for name in ("LISTENER_BURST_SECONDS", "TENANT_BURST_SECONDS"):
-        monkeypatch.setattr(body_budgets, name, 1_000.0)
+        monkeypatch.setattr(cpu_limits, name, 1_000.0)
     async with gateways.running(tmp_path) as gateway:
         bomb = gzip.compress(b"\0" * size, 9)
         data = wire.request(gateway.target(), bomb[: len(bomb) - cut], headers={"Content-Encoding": "gzip"})

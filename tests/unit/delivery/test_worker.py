@@ -12,7 +12,7 @@ from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
-from usher_gateway.ingest.evaluation_limits import (
+from usher_gateway.ingest.cpu_limits import (
     SLOW_SECONDS,
     TRANSFORM_BURST_SECONDS,
     CpuBudgets,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import ingest_samples
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 
 SECOND = model.MICROSECONDS
 HOUR = 3600 * SECOND

@@ -186,7 +186,7 @@ def _expressions_of(
 
 def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Problem]":
     """Yield an error for each expression that fails on every sample body, and a warning for one that fails on some."""
-    from usher_gateway.ingest import evaluation_limits
+    from usher_gateway.ingest import cpu_limits
     from usher_gateway.resources import conditions
 
     for expression in tried:
@@ -203,7 +203,7 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
                 "error" if expression.result.always_fails else "warning",
                 cost.resource,
             )
-        if expression.result.cpu_seconds >= evaluation_limits.EXPENSIVE_SECONDS:
+        if expression.result.cpu_seconds >= cpu_limits.EXPENSIVE_SECONDS:
             message = (
                 f"takes {cost.microseconds / 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
             )
@@ -365,12 +365,12 @@ def _print_text(
 
 
 def _print_costs(costs: list[ExpressionCost]) -> None:
-    from usher_gateway.ingest import evaluation_limits
+    from usher_gateway.ingest import cpu_limits
 
     if not costs:
         return
     counted = listings.counted(len(costs), "expression")
-    limit = f"{evaluation_limits.SLOW_SECONDS * 1000:.0f} ms"
+    limit = f"{cpu_limits.SLOW_SECONDS * 1000:.0f} ms"
     typer.echo(f"{counted} measured on sample bodies; a filter or transform over {limit} is slow")
     for cost in costs[:_SHOWN_COSTS]:
         typer.echo(f"    {cost.resource}: {cost.path}: {cost.microseconds:.1f} us")

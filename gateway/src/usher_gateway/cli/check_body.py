@@ -52,7 +52,7 @@ def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocumen
     from usher_gateway import documents, model
     from usher_gateway.ingest import body_reading
     from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-    from usher_gateway.ingest.evaluation_limits import CpuBudgets
+    from usher_gateway.ingest.cpu_limits import CpuBudgets
     from usher_gateway.ingest.registry import ListenerRegistry
 
     try:

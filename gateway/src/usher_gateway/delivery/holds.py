@@ -13,7 +13,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.evaluation_limits import ArrivalBudget, CpuBudgets, RouteCost
+from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
 from usher_gateway.store.base import Filter, HeldGroup
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock

@@ -16,7 +16,7 @@ from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest.evaluation_limits import CpuBudgets, RouteCost, TransformPacer
+from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, model, timing
-from usher_gateway.ingest import answers, auth, body, body_budgets, identity, routing
+from usher_gateway.ingest import answers, auth, body, cpu_limits, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
 from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, HARD_LIMIT_BYTES, Request
@@ -92,7 +92,7 @@ class ArrivalPipeline:
         clock: timing.Clock,
         keys: model.Keys,
         counters: ArrivalCounters,
-        budgets: body_budgets.BodyBudgets,
+        budgets: cpu_limits.BodyBudgets,
         deliver: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
         self._registry = registry

@@ -10,7 +10,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.evaluation_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.timing import TokenBucket
 
 

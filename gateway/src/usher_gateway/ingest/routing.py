@@ -13,7 +13,7 @@ import msgspec
 
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
-from usher_gateway.ingest.evaluation_limits import ArrivalBudget, CpuBudgets, RouteCost
+from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY

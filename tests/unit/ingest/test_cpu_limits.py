@@ -1,7 +1,7 @@
 """The CPU time that the bodies of a listener and of a tenant may take."""
 
 from usher_gateway import model
-from usher_gateway.ingest.body_budgets import BodyBudgets
+from usher_gateway.ingest.cpu_limits import BodyBudgets
 
 LOBBY = model.ListenerName("agency", "acme", "lobby")
 POOL = model.ListenerName("agency", "acme", "pool")
