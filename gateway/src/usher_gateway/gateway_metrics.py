@@ -80,29 +80,24 @@ class IngestMetrics:
             ["reason"],
             _by_word(dict.fromkeys(model.QuarantineReason.__members__, 0) | counters.quarantined),
         )
-        yield metrics.counter(
+        yield metrics.plain_counter(
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
-            [],
-            {(): float(counters.unacknowledged)},
+            counters.unacknowledged,
         )
         yield metrics.histogram(
             "usher_answer_duration_seconds", "From a request's beginning to its answer.", server.durations
         )
-        yield metrics.gauge(
-            "usher_connections", "Open connections at the public port.", [], {(): float(len(server.connections))}
-        )
-        yield metrics.counter(
+        yield metrics.plain_gauge("usher_connections", "Open connections at the public port.", len(server.connections))
+        yield metrics.plain_counter(
             "usher_connections_displaced",
             "Waiting connections that were closed because a new one needed the room.",
-            [],
-            {(): float(server.displaced)},
+            server.displaced,
         )
-        yield metrics.counter(
+        yield metrics.plain_counter(
             "usher_handshakes_displaced",
             "Unfinished TLS handshakes that were closed because there were too many.",
-            [],
-            {(): float(server.displaced_handshakes)},
+            server.displaced_handshakes,
         )
         yield metrics.gauge(
             "usher_certificate_expiry_timestamp_seconds",
@@ -110,17 +105,10 @@ class IngestMetrics:
             ["file"],
             {(file,): at for file, at in self._certificates.expiry_times.items()} if self._certificates else {},
         )
-        yield metrics.gauge(
-            "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.uncommitted)}
-        )
-        yield metrics.gauge(
-            "usher_event_loop_lag_seconds", "How late the event loop is.", [], {(): self.loop_lag_seconds}
-        )
-        yield metrics.counter(
-            "usher_log_lines_lost",
-            "Lines of the log that could not be written.",
-            [],
-            {(): float(logs.lines_lost())},
+        yield metrics.plain_gauge("usher_inflight", "Arrivals that wait for their commit.", self._pipeline.uncommitted)
+        yield metrics.plain_gauge("usher_event_loop_lag_seconds", "How late the event loop is.", self.loop_lag_seconds)
+        yield metrics.plain_counter(
+            "usher_log_lines_lost", "Lines of the log that could not be written.", logs.lines_lost()
         )
 
     def _collect_listeners(self) -> metrics.Metrics:
@@ -299,23 +287,20 @@ class DeliveryMetrics:
         yield metrics.histogram(
             "usher_attempt_duration_seconds", "From the start of an attempt to its end.", dispatcher.attempt_seconds
         )
-        yield metrics.gauge(
+        yield metrics.plain_gauge(
             "usher_delivery_lag_seconds",
             "From acceptance to the start of the first attempt, for the last delivery that started.",
-            [],
-            {(): dispatcher.lag / model.MICROSECONDS},
+            dispatcher.lag / model.MICROSECONDS,
         )
         lanes = dispatcher.scheduler
-        yield metrics.gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", [], {(): float(lanes.count)})
-        yield metrics.gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", [], {(): float(lanes.bytes)})
-        yield metrics.gauge("usher_attempts_in_flight", "Attempts that run.", [], {(): float(lanes.in_flight)})
+        yield metrics.plain_gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", lanes.count)
+        yield metrics.plain_gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", lanes.bytes)
+        yield metrics.plain_gauge("usher_attempts_in_flight", "Attempts that run.", lanes.in_flight)
         is_open = {
             key: float(lanes.circuit_of(key).state is circuit.CircuitState.Open)
             for key in self._state.snapshot.destinations
         }
-        yield metrics.gauge(
-            "usher_circuits_open", "Destinations whose circuit is open.", [], {(): sum(is_open.values())}
-        )
+        yield metrics.plain_gauge("usher_circuits_open", "Destinations whose circuit is open.", sum(is_open.values()))
         yield metrics.gauge(
             "usher_destination_circuit_open",
             "1 while the circuit of a destination is open, 0 otherwise.",
@@ -350,45 +335,40 @@ class StoreMetrics:
     def _collect_open_deliveries(self) -> metrics.Metrics:
         lanes, open_deliveries = self._dispatcher.scheduler, self._open
         total = open_deliveries.backlog + sum(open_deliveries.held.values()) + lanes.count + lanes.in_flight
-        yield metrics.gauge(
-            "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
+        yield metrics.plain_gauge(
+            "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
         age = (
             time.time() - model.milliseconds_of(open_deliveries.oldest_in_backlog) / 1000
             if open_deliveries.oldest_in_backlog
             else 0.0
         )
-        yield metrics.gauge(
+        yield metrics.plain_gauge(
             "usher_oldest_open_delivery_age_seconds",
             "Since the oldest delivery in the backlog was made.",
-            [],
-            {(): max(0.0, age)},
+            max(0.0, age),
         )
 
     def _collect_store(self) -> metrics.Metrics:
         store = self._store.statistics()
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
-        yield metrics.gauge("usher_store_available", "1 while commits succeed.", [], {(): float(store.is_available)})
-        yield metrics.gauge(
+        yield metrics.plain_gauge("usher_store_available", "1 while commits succeed.", store.is_available)
+        yield metrics.plain_gauge(
             "usher_store_unknown_names",
             "Listeners and routes of stored rows whose names the database lost.",
-            [],
-            {(): float(store.unknown_names)},
+            store.unknown_names,
         )
         if store.free_bytes is not None:
-            yield metrics.gauge(
-                "usher_store_free_bytes", "Free space of the data's file system.", [], {(): float(store.free_bytes)}
+            yield metrics.plain_gauge(
+                "usher_store_free_bytes", "Free space of the data's file system.", store.free_bytes
             )
-        yield metrics.gauge(
+        yield metrics.plain_gauge(
             "usher_clock_jump_seconds",
             "By how much the clock jumped ahead, while retention and expiry wait for a confirmation; 0: not at all.",
-            [],
-            {(): self._clock.jump() / model.MICROSECONDS},
+            self._clock.jump() / model.MICROSECONDS,
         )
-        yield metrics.gauge(
-            "usher_unsettled", "Results of attempts that wait for their commit.", [], {(): float(store.unsettled)}
-        )
+        yield metrics.plain_gauge("usher_unsettled", "Results of attempts that wait for their commit.", store.unsettled)
 
 
 class ConfigurationMetrics:
@@ -407,11 +387,11 @@ class ConfigurationMetrics:
         }
         yield metrics.gauge("usher_config_documents", "Documents in force.", ["kind"], count)
         status = self._source.status()
-        rejected = float(len(status.rejected))
-        yield metrics.gauge("usher_config_rejected", "Problems that keep something from applying.", [], {(): rejected})
-        vanished = float(len(status.vanished))
-        yield metrics.gauge(
-            "usher_config_vanished", "Documents that are served on without a Secret.", [], {(): vanished}
+        yield metrics.plain_gauge(
+            "usher_config_rejected", "Problems that keep something from applying.", len(status.rejected)
+        )
+        yield metrics.plain_gauge(
+            "usher_config_vanished", "Documents that are served on without a Secret.", len(status.vanished)
         )
         yield metrics.gauge(
             "usher_config_source",
@@ -419,17 +399,15 @@ class ConfigurationMetrics:
             ["source"],
             {(status.origin,): 1.0} if status.origin else {},
         )
-        yield metrics.gauge(
+        yield metrics.plain_gauge(
             "usher_config_last_heard_timestamp_seconds",
             "When the API server told something last; 0: never, or configuration comes from files.",
-            [],
-            {(): status.heard_at / model.MICROSECONDS},
+            status.heard_at / model.MICROSECONDS,
         )
-        yield metrics.gauge(
+        yield metrics.plain_gauge(
             "usher_config_last_applied_timestamp_seconds",
             "When a configuration was applied last.",
-            [],
-            {(): self._state.applied_at / model.MICROSECONDS},
+            self._state.applied_at / model.MICROSECONDS,
         )
 
 

@@ -78,6 +78,16 @@ def gauge(name: str, text: str, labels: Iterable[str], values: Mapping[LabelValu
     return Family(name, "gauge", text, (Series(name, tuple(labels), values),))
 
 
+def plain_counter(name: str, text: str, value: float) -> Family:
+    """Return a counter without labels."""
+    return counter(name, text, (), {(): value})
+
+
+def plain_gauge(name: str, text: str, value: float) -> Family:
+    """Return a gauge without labels."""
+    return gauge(name, text, (), {(): value})
+
+
 def histogram(name: str, text: str, values: Histogram) -> Family:
     """Return a histogram without labels."""
     buckets, running = {}, 0
