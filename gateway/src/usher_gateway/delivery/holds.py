@@ -21,9 +21,6 @@ from usher_gateway.timing import Clock
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """How long a Destination may be missing before its held deliveries are cancelled."""
 
-_LOG_AGAIN = 600 * model.MICROSECONDS
-"""A listener's holds of one reason are logged at most this often."""
-
 _MAX_LOGGED = 8
 """Routes that a line of the log names."""
 
@@ -74,7 +71,6 @@ class HoldReviewer:
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
         self._held: dict[model.ListenerName, set[tuple[str, model.HoldReason]]] = {}
         """Listener -> (route, reason) of the deliveries that were held after the last review."""
-        self._logged_at: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
         """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
@@ -112,12 +108,9 @@ class HoldReviewer:
             name = definition.listener
             self._held.setdefault(name, set()).add((definition.route, group.reason))
             counts[name, group.reason] = counts.get((name, group.reason), 0) + group.count
-        now = self._clock.now()
-        self._logged_at = {key: then for key, then in self._logged_at.items() if abs(now - then) < _LOG_AGAIN}
         for (name, reason), count in counts.items():
             was_held = any(reason is held_reason for _, held_reason in previously_held.get(name, ()))
-            if not was_held and (name, reason) not in self._logged_at:
-                self._logged_at[name, reason] = now
+            if not was_held:
                 routes = sorted(route for route, held_reason in self._held[name] if held_reason is reason)
                 _log.warning(
                     "deliveries_held", listener=name.key, reason=reason.name, routes=routes[:_MAX_LOGGED], count=count

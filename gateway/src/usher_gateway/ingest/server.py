@@ -63,9 +63,6 @@ _CHUNK_SLACK = 64
 _SEGMENT_SECONDS = 0.05
 """Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
 
-_WARN_AGAIN_SECONDS = 60.0
-"""The log names a listener whose bodies give way as often as this."""
-
 _VERSIONS = {(1, 0), (1, 1)}
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -617,8 +614,6 @@ class PublicServer:
         """TLS handshakes that gave way to new ones."""
         self.displaced_bodies: dict[str, int] = {}
         """Listener -> unfinished bodies that gave way to others."""
-        self._warned_at: dict[str, float] = {}
-        """Listener -> when the log said that its bodies gave way."""
         self.reading_bytes = 0
         self.lingering = 0
         self.is_draining = False
@@ -677,9 +672,7 @@ class PublicServer:
             displaced.abandon_body()
             listener = displaced.listener.key if displaced.listener is not None else ""
             self.displaced_bodies[listener] = self.displaced_bodies.get(listener, 0) + 1
-            if self.loop.time() >= self._warned_at.get(listener, 0.0) + _WARN_AGAIN_SECONDS:
-                self._warned_at[listener] = self.loop.time()
-                _log.warning("unfinished_bodies_displaced", listener=listener, total=self.displaced_bodies[listener])
+            _log.warning("unfinished_bodies_displaced", listener=listener, total=self.displaced_bodies[listener])
 
     def forget(self, connection: Connection) -> None:
         """Forget a connection that ends. Idempotent."""
