@@ -57,10 +57,11 @@ async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
     async with support.running(tmp_path, ROUTES) as gateway:
         await gateway.wait_configured()
         assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
-        counts = await gateway.gateway.store.open_counts()
-        assert counts.held == {"DestinationNotFound": 1}
-        assert counts.backlog == 0
-        assert counts.oldest_in_backlog == b""
+        await gateway.gateway.tenants.count_deliveries()
+        held = values(gateway, "usher_held_deliveries")
+        assert {dict(labels)["reason"]: count for labels, count in held.items()} == {"DestinationNotFound": 1}
+        assert values(gateway, "usher_open_deliveries") == {(): 1}
+        assert values(gateway, "usher_oldest_open_delivery_age_seconds") == {(): 0}
 
 
 TENANT = (("tenant", "acme"), ("tenant_namespace", "agency"))

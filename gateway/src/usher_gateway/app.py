@@ -181,9 +181,6 @@ class Gateway:
             server=self.server,
             certificates=self.certificates,
         )
-        self._store_metrics = gateway_metrics.StoreMetrics(
-            store=self.store, dispatcher=self.dispatcher, clock=self.clock
-        )
         delivery_metrics = gateway_metrics.DeliveryMetrics(
             dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
         )
@@ -194,6 +191,9 @@ class Gateway:
             store=self.store,
             clock=self.clock,
         )
+        store_metrics = gateway_metrics.StoreMetrics(
+            store=self.store, dispatcher=self.dispatcher, tracker=self.tenants, clock=self.clock
+        )
         tenant_metrics = gateway_metrics.TenantMetrics(
             tracker=self.tenants, arrivals=self.counters, deliveries=self.worker.counters
         )
@@ -202,7 +202,7 @@ class Gateway:
             self._ingest_metrics.collect,
             tenant_metrics.collect,
             delivery_metrics.collect,
-            self._store_metrics.collect,
+            store_metrics.collect,
             configuration_metrics.collect,
             metrics.build_info,
         ]
@@ -369,7 +369,6 @@ class Gateway:
             "holds": self._review_holds(),
             "retention": self._prune(),
             "event loop lag": self._ingest_metrics.watch_loop(),
-            "open deliveries": self._store_metrics.watch(),
             "tenants": self.tenants.watch(),
             "health": self.health.run(),
             "activity": self._save_activity_regularly(),

@@ -1,10 +1,7 @@
 """The gateway's own Prometheus metrics, collected from its parts at every scrape. docs/metrics.md lists them."""
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping
-
-import structlog
 
 from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
@@ -18,17 +15,11 @@ from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.store.base import OpenCounts
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
-_log = structlog.get_logger(__name__)
-
-
 _MAX_LISTENERS = 200
 """With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
-
-_COUNT_SECONDS = 15.0
 
 _COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.CountedAs)
 _NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)
@@ -312,20 +303,13 @@ class DeliveryMetrics:
 class StoreMetrics:
     """Metrics of commits, and of the deliveries that are open in the store and in lanes."""
 
-    def __init__(self, *, store: Store, dispatcher: dispatcher.Dispatcher, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, dispatcher: dispatcher.Dispatcher, tracker: TenantTracker, clock: Clock
+    ) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._tracker = tracker
         self._clock = clock
-        self._open = OpenCounts(0, {}, b"")
-
-    async def watch(self) -> None:
-        """Count the open deliveries in the store every 15 s. Runs until cancelled."""
-        while True:
-            try:
-                self._open = await self._store.open_counts()
-            except model.StoreUnavailableError as error:
-                _log.warning("open_deliveries_not_counted", reason=str(error))
-            await asyncio.sleep(_COUNT_SECONDS)
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
@@ -333,20 +317,18 @@ class StoreMetrics:
         yield from self._collect_store()
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, open_deliveries = self._dispatcher.scheduler, self._open
-        total = open_deliveries.backlog + sum(open_deliveries.held.values()) + lanes.count + lanes.in_flight
+        lanes, in_store = self._dispatcher.scheduler, self._tracker.deliveries.values()
+        waiting = sum(counts.backlog + sum(counts.held.values()) for counts in in_store)
+        total = waiting + lanes.count + lanes.in_flight
         yield metrics.plain_gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
-        age = (
-            time.time() - model.milliseconds_of(open_deliveries.oldest_in_backlog) / 1000
-            if open_deliveries.oldest_in_backlog
-            else 0.0
-        )
+        now = self._clock.now()
+        oldest_at = min((counts.oldest_at for counts in in_store if counts.oldest_at), default=now)
         yield metrics.plain_gauge(
             "usher_oldest_open_delivery_age_seconds",
             "Since the oldest delivery in the backlog was made.",
-            max(0.0, age),
+            max(0, now - oldest_at) / model.MICROSECONDS,
         )
 
     def _collect_store(self) -> metrics.Metrics:

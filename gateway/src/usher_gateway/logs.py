@@ -42,12 +42,12 @@ _REPEATING = ("listener", "destination", "file")
 _REPEATING_EVENTS = {
     "dispatcher_paused",
     "heartbeat_failed",
-    "open_deliveries_not_counted",
     "store_commit_failed",
     "store_durability_missed",
     "store_not_opened",
     "store_upkeep_failed",
     "takeover_failed",
+    "tenants_not_counted",
 }
 """Lines that repeat while the database is away."""
 

@@ -96,13 +96,12 @@ class TenantTracker:
 
     async def watch(self) -> None:
         """Count deliveries every 15 s and visits against quotas every minute. Runs until cancelled."""
-        await self._state.configured.wait()
         loop = asyncio.get_running_loop()
         quotas_due = 0.0
         while True:
             try:
                 await self.count_deliveries()
-                if loop.time() >= quotas_due:
+                if self._state.configured.is_set() and loop.time() >= quotas_due:
                     self.quota_used = await self._read_quotas()
                     quotas_due = loop.time() + _QUOTA_SECONDS
             except model.StoreUnavailableError as error:
