@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.identity import Identifier, Identity
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
@@ -16,10 +16,11 @@ NOON = 1_764_072_000 * model.MICROSECONDS
 """2025-11-25T12:00:00Z."""
 
 
-class RecordingWatcher:
+class RecordingWatcher(ExpressionCounters):
     """An expression watcher that records its calls."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.failed: list[tuple[str, str, str]] = []
         self.held: list[tuple[str, str]] = []
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from usher_gateway import documents, model
-from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import LiveListener
 
@@ -11,16 +11,6 @@ NOW = 1_764_072_000 * model.MICROSECONDS
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7},"email":"jane@example.com"}'
 MENDED = {"user": ("/visitor/ref",), "email": ("/email",)}
-
-
-class StrictWatcher:
-    """An expression watcher that expects no call."""
-
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        raise AssertionError((listener, route, code))
-
-    def expression_held(self, listener: str, route: str) -> None:
-        raise AssertionError((listener, route))
 
 
 def listener(**changes: Any) -> LiveListener:
@@ -39,7 +29,7 @@ def listener(**changes: Any) -> LiveListener:
         documents.ListenerDocument(**(values | changes)),
         destinations={destination.key: destination},
         keys=KEYS,
-        expressions=StrictWatcher(),
+        expressions=ExpressionCounters(),
         counters=ArrivalCounters(),
         budgets=CpuBudgets(),
         now=0.0,

@@ -158,8 +158,6 @@ class Program:
         self.problems, self._program = _compile(source, where)
         tokens = [] if self._program is None else _tokens(source)
         names = [token.text for token in _variables(tokens)]
-        self.uses_body = "body" in names
-        """True if the expression mentions ``body``."""
         self._parts = {root: _parts(tokens, root) for root in _ROOTS if root in names}
         self._has_macro = any(True for _ in _macros(tokens))
         self._most_literal_items = 1 + sum(token.text == "," for token in tokens)

@@ -233,7 +233,7 @@ def _add_bounded(times: dict[str, int], address: str, time: int) -> None:
 
 
 class ExpressionCounters:
-    """Counts failed filter evaluations by error code; implements `routing.ExpressionWatcher`."""
+    """Counts failed filter evaluations by error code."""
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}

@@ -9,7 +9,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
-from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.timing import TokenBucket
 
@@ -50,7 +50,7 @@ class LiveListener:
         *,
         destinations: Mapping[str, documents.DestinationDocument],
         keys: model.Keys,
-        expressions: routing.ExpressionWatcher,
+        expressions: ExpressionCounters,
         counters: ArrivalCounters,
         budgets: CpuBudgets,
         now: float,
@@ -119,7 +119,7 @@ class ListenerRegistry:
         self,
         *,
         keys: model.Keys,
-        expressions: routing.ExpressionWatcher,
+        expressions: ExpressionCounters,
         counters: ArrivalCounters,
         budgets: CpuBudgets,
     ) -> None:

@@ -7,12 +7,12 @@ depend on earlier arrivals. The planner therefore prepares both results and neve
 import datetime
 import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 import msgspec
 
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
+from usher_gateway.ingest.counters import ExpressionCounters
 from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
 
 _DAY = 86_400 * model.MICROSECONDS
@@ -41,16 +41,6 @@ Marker = Callable[[Mapping[str, object], identity.Identity, int], tuple[bytes, i
 """Makes the once-per mark from (fields of the body, identity, present time); also returns until when it is kept."""
 
 _NOBODY = identity.Identity(b"", b"", (), 0, time_trusted=False)
-
-
-class ExpressionWatcher(Protocol):
-    """Receives the failures of expressions, for metrics and conditions."""
-
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        """Note a failed evaluation."""
-
-    def expression_held(self, listener: str, route: str) -> None:
-        """Note that a route is held because its expression is too slow."""
 
 
 class RoutingContext(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +84,7 @@ class Planner:
         *,
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
-        watcher: ExpressionWatcher,
+        watcher: ExpressionCounters,
         budgets: CpuBudgets,
     ) -> None:
         self._namespace = listener.namespace
@@ -155,7 +145,7 @@ class _PlannedRoute:
         route: documents.Route,
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
-        watcher: ExpressionWatcher,
+        watcher: ExpressionCounters,
         budgets: CpuBudgets,
     ) -> None:
         self._route = route
