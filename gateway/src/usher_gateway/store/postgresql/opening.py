@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.base import OpenReport, Replicas
+from usher_gateway.store.base import OpenReport
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import incarnations, schema
@@ -21,8 +21,9 @@ from usher_gateway.store.postgresql.connections import (
     describe,
     open_pool,
 )
-from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation, replicas_of
+from usher_gateway.store.postgresql.incarnations import SLOTS, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.writer import Writer
@@ -44,22 +45,7 @@ class PostgresSettings(msgspec.Struct, frozen=True):
     """False: the schema must be new enough already."""
 
 
-class OpenedStore(msgspec.Struct):
-    """An open pool with this run of the gateway."""
-
-    pool: Any
-    """asyncpg.Pool"""
-    incarnation: Incarnation
-    begun_at: float
-    """Loop time before the statement that began the incarnation was sent."""
-    replicas: Replicas
-    writer: Writer
-    report: OpenReport
-    lost: asyncio.Event
-    """Set when another gateway has taken over."""
-
-
-async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
+async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> tuple[Writer, Ownership, OpenReport]:
     """Connect, migrate the schema, and recover what dead gateways left.
 
     Raises:
@@ -85,9 +71,8 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
 
 async def _open(
     pool: "asyncpg.Pool[Any]", names: NameNumbers, settings: PostgresSettings, now: Callable[[], int]
-) -> OpenedStore:
+) -> tuple[Writer, Ownership, OpenReport]:
     async with pool.acquire() as connection:
-        lost = asyncio.Event()
         if settings.may_migrate:
             await schema.migrate(connection)
         else:
@@ -112,16 +97,24 @@ async def _open(
                     f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
                 )
             replicas = replicas_of(incarnation, await incarnations.members(connection))
-    report = OpenReport(highest, recovered, settings.durability, confirmed_at)
     writer = Writer(
         pool=pool,
         incarnation=incarnation.number,
         ids=model.IdFactory(floor=highest, slot=incarnation.slot, slots=SLOTS),
         names=names,
-        lost=lost,
+        stored_bytes=stored_bytes,
     )
-    writer.stored_bytes = stored_bytes
-    return OpenedStore(pool, incarnation, begun_at, replicas, writer, report, lost)
+    ownership = Ownership(
+        pool=pool,
+        incarnation=incarnation,
+        begun_at=begun_at,
+        replicas=replicas,
+        durability=settings.durability,
+        lost=writer.lost,
+        now=now,
+        connected=names.connected,
+    )
+    return writer, ownership, OpenReport(highest, recovered, settings.durability, confirmed_at)
 
 
 async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migration]:

@@ -44,9 +44,12 @@ class Ownership:
         now: Callable[[], int],
         connected: Callable[[str], None],
     ) -> None:
-        """``connected`` gets the identity of the server at each heartbeat."""
+        """``connected`` gets the identity of the server at each heartbeat.
+
+        ``begun_at``: loop time before the statement that began the incarnation was sent.
+        """
         self._pool = pool
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._now = now
         self._connected = connected
         self._loop = asyncio.get_running_loop()
@@ -134,13 +137,13 @@ class Ownership:
 
     async def _beat(self, connection: Connection) -> None:
         sent_at = self._loop.time()
-        if not await incarnations.beat(connection, self._incarnation, self._seen):
+        if not await incarnations.beat(connection, self.incarnation, self._seen):
             self.lost.set()
             _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
             return
         members = await incarnations.members(connection)
         # Apply the shares before the heartbeat counts, because without one this gateway may have missed a change.
-        self.replicas = incarnations.replicas_of(self._incarnation, members, has_joined=self.replicas.has_joined)
+        self.replicas = incarnations.replicas_of(self.incarnation, members, has_joined=self.replicas.has_joined)
         if self._apply_replicas is None or self._apply_replicas(self.replicas):
             self._seen = self.replicas.newest
         self._beat_at = sent_at

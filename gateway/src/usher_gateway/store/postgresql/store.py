@@ -26,7 +26,6 @@ from usher_gateway.store.postgresql import incarnations, known_destinations, met
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.names import NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
-from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.postgresql.writer import LINES
@@ -69,21 +68,10 @@ class PostgresStore(Store):
         """Monotonic time of the next look for route definitions that were deleted."""
 
     async def open(self) -> OpenReport:
-        opened = await open_store(self.settings, self._now)
-        self._pool = opened.pool
-        self.incarnation = opened.incarnation
-        self.writer = opened.writer
-        self._names = opened.writer.names
-        self.ownership = Ownership(
-            pool=opened.pool,
-            incarnation=opened.incarnation,
-            begun_at=opened.begun_at,
-            replicas=opened.replicas,
-            durability=self.settings.durability,
-            lost=opened.lost,
-            now=self._now,
-            connected=self._names.connected,
-        )
+        self.writer, self.ownership, report = await open_store(self.settings, self._now)
+        self._pool = self.writer.pool
+        self._names = self.writer.names
+        self.incarnation = self.ownership.incarnation
         if self._apply_replicas is not None:
             self.ownership.follow_replicas(self._apply_replicas)
         self._commits.start_writing(self.writer)
@@ -91,7 +79,7 @@ class PostgresStore(Store):
         self._heartbeats = asyncio.create_task(self.ownership.run(), name="store-heartbeat")
         self._heartbeats.add_done_callback(self._note_heartbeats_ended)
         self._tasks = [self._heartbeats, asyncio.create_task(self._run_upkeep(), name="store-upkeep")]
-        return opened.report
+        return report
 
     def _note_heartbeats_ended(self, task: asyncio.Task[None]) -> None:
         """Log why no heartbeat follows. Other gateways take over after 60 s, and this one then ends."""

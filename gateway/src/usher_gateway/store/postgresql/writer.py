@@ -84,16 +84,17 @@ class Writer:
         incarnation: int,
         ids: model.IdFactory,
         names: NameNumbers,
-        lost: asyncio.Event,
+        stored_bytes: dict[tuple[str, str], int],
     ) -> None:
-        self._lost = lost
+        self.lost = asyncio.Event()
+        """Set when another gateway has ended this incarnation."""
         self.pool = pool
         self.incarnation = incarnation
         self.ids = ids
         self.names = names
         self._uncertain = 0
         """Commits whose outcome is unknown."""
-        self.stored_bytes: dict[tuple[str, str], int] = {}
+        self.stored_bytes = stored_bytes
         """Tenant -> bytes that it stores."""
         self._numbers = list(range(LINES))
         """The number of the last commit of each line."""
@@ -228,7 +229,7 @@ class Writer:
                     accepted, job_result = await self._apply(opened, batch)
                     await self._insert_commit(opened)
                 except OwnershipLostError:
-                    self._lost.set()
+                    self.lost.set()
                     await connection.execute("rollback")
                     raise
                 except (*_DATA_ERRORS, model.UsherError):
