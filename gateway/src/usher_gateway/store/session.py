@@ -19,10 +19,15 @@ import re
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from usher_gateway import model
 from usher_gateway.store.acceptance import RouteNumbers
+from usher_gateway.store.encodings import STORED_SLOT
 
 T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
 
 Row = Any
 """A row that a statement returned: a sequence of its values."""
@@ -45,20 +50,28 @@ class Session(Protocol):
         """Run a statement; return how many rows it changed."""
 
 
+class TenantNames(Protocol):
+    """An engine's numbers of names."""
+
+    def tenant_of(self, listener: int) -> tuple[str, str]:
+        """Return namespace and name of the tenant that a listener belongs to."""
+
+
 class Transaction(Protocol):
-    """The open transaction of a job, with the numbers of names and the counts that it adds to the meters."""
+    """The open transaction of a commit or a job, with the numbers of names and its counts.
 
-    @property
-    def session(self) -> Session:
-        """Runs the statements of the transaction."""
+    The engines extend it. Their writers apply its in-memory results after the commit, and drop them on a rollback.
+    """
 
-    @property
-    def ids(self) -> model.IdFactory:
-        """Makes the row keys."""
-
-    @property
-    def owner(self) -> int:
-        """The number of this gateway's run, to which the deliveries belong that it claims."""
+    session: Session
+    """Runs the statements of the transaction."""
+    ids: model.IdFactory
+    """Makes the row keys."""
+    owner: int
+    """The number of this gateway's run, to which the deliveries belong that it claims."""
+    names: TenantNames
+    meters: dict[tuple[int, int, int], int]
+    """(listener number, slot, counter) -> count."""
 
     async def load_listeners(self, listeners: Collection[int]) -> None:
         """Read the names of listeners that other gateways added."""
@@ -82,10 +95,25 @@ class Transaction(Protocol):
         """Count one for the listener of each of some routes."""
 
     def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
-        """Add to the meters of a listener."""
+        """Add to the meters."""
+        key = (listener, slot, counter)
+        self.meters[key] = self.meters.get(key, 0) + count
 
     def add_stored_bytes(self, listener: int, count: int) -> None:
         """Count bytes that a listener stores, or (negative) that retention deleted."""
+        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
+
+    def packed_meters(self) -> bytes:
+        """Return the counts for the row of the commit; empty if there are none."""
+        return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
+
+    def tenant_changes(self) -> list[tuple[tuple[str, str], int]]:
+        """Return how the bytes that each tenant stores change."""
+        return [
+            (self.names.tenant_of(listener), count)
+            for (listener, _, counter), count in self.meters.items()
+            if counter == model.Counter.stored_bytes
+        ]
 
     def note_time(self, now: int) -> None:
         """Record the time, so that a start notices that the clock was set back."""

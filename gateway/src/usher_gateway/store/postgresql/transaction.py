@@ -2,11 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-import msgspec
-
 from usher_gateway import model
+from usher_gateway.store import session
 from usher_gateway.store.acceptance import RouteNumbers
-from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.names import USE_ROUTES, NameNumbers, NamesLostError, UsedNames
 from usher_gateway.store.postgresql.session import PostgresSession
@@ -15,8 +13,6 @@ COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
-
 _IS_OWNER = "select exists (select 1 from incarnations where number = $1 and ended_at is null)"
 
 
@@ -24,8 +20,8 @@ class OwnershipLostError(model.StoreUnavailableError):
     """Another gateway has ended this incarnation, so it may not commit any more."""
 
 
-class Transaction:
-    """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""
+class Transaction(session.Transaction):
+    """One open transaction on PostgreSQL."""
 
     def __init__(
         self,
@@ -44,11 +40,10 @@ class Transaction:
         """The number of its commit; None if it does without a row in `commits`."""
         self.has_commit_row = False
         self.ids = ids
-        self.names = names
+        self.names: NameNumbers = names
+        self.meters = {}
         self.used = UsedNames()
         self.now = now
-        self.meters: dict[tuple[int, int, int], int] = {}
-        """(listener number, slot, counter) -> count."""
         self.noted_at = 0
         """The time at which this transaction lets a delivery wait; 0: it does not."""
 
@@ -101,22 +96,9 @@ class Transaction:
             if listener is not None:
                 self.meter(listener, model.slot_of(at), counter)
 
-    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
-        """Add to the meters."""
-        key = (listener, slot, counter)
-        self.meters[key] = self.meters.get(key, 0) + count
-
-    def add_stored_bytes(self, listener: int, count: int) -> None:
-        """Count bytes that a listener stores, or (negative) that retention deleted."""
-        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
-
     def note_time(self, now: int) -> None:
         """Record the time, so that a start notices that the clock was set back."""
         self.noted_at = max(self.noted_at, now)
-
-    def packed_meters(self) -> bytes:
-        """Return the counts of this transaction for the row of its commit."""
-        return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
 
     async def note_commit_row(self, number: int | None) -> None:
         """Note that the row of the commit is inserted; after that, nothing may be counted any more.
@@ -130,11 +112,3 @@ class Transaction:
                 raise NamesLostError
             raise OwnershipLostError("another gateway took over this one's deliveries", "Restart this gateway.")
         self.has_commit_row = True
-
-    def tenant_changes(self) -> list[tuple[tuple[str, str], int]]:
-        """Return how the bytes that each tenant stores change."""
-        return [
-            (self.names.tenant_of(listener), count)
-            for (listener, _, counter), count in self.meters.items()
-            if counter == model.Counter.stored_bytes
-        ]

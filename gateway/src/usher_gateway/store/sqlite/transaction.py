@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store import session
 from usher_gateway.store.acceptance import RouteNumbers
-from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.sqlite.recent_index import RecentIndex
 from usher_gateway.store.sqlite.session import SqliteSession
 
@@ -145,8 +145,8 @@ class NameNumbers:
         return RouteNumbers(number, listener, destination)
 
 
-class Transaction:
-    """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""
+class Transaction(session.Transaction):
+    """One open transaction on SQLite."""
 
     def __init__(
         self,
@@ -163,15 +163,14 @@ class Transaction:
         self.session = SqliteSession(connection)
         self.ids = ids
         self.owner = 0  # the lock of the folder proves that all claimed deliveries are this process's
-        self.names = names
+        self.names: NameNumbers = names
+        self.meters = {}
         self.recent_index = recent_index
         self.month_visits = month_visits
         """See DedupeFacts.month_visits."""
         self._claimed_before = claimed
         self.lanes_from = lanes_from
         """Claimed deliveries have this row key or a higher one."""
-        self.meters: dict[tuple[int, int, int], int] = {}
-        """(listener number, slot, counter) -> count."""
         self.claimed: list[int] = []
         """Keys of the deliveries that this transaction claims for the lanes of this process."""
         self.returned: list[int] = []
@@ -206,15 +205,6 @@ class Transaction:
         """Count one for the listener of each of some routes."""
         for route in routes:
             self.meter(self.names.listener_of_route(route), model.slot_of(at), counter)
-
-    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
-        """Add to the meters."""
-        key = (listener, slot, counter)
-        self.meters[key] = self.meters.get(key, 0) + count
-
-    def add_stored_bytes(self, listener: int, count: int) -> None:
-        """Count bytes that a listener stores, or (negative) that retention deleted."""
-        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
 
     def add_claimed(self, keys: Sequence[int]) -> None:
         """Record that this process claims deliveries, so that a start after a crash finds them."""

@@ -60,8 +60,6 @@ _RECOVER_CLAIMED = (
 )
 """Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
-_encode = msgspec.msgpack.Encoder().encode
-
 
 class Writer:
     """Commits batches to an open database.
@@ -190,7 +188,7 @@ class Writer:
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
                 opened.meter(self.names.listener(listener), slot, counter, count)
-            stored_bytes = self._stored_bytes_by_tenant(opened)  # now, because no statement may fail after the commit
+            stored_bytes = opened.tenant_changes()  # now, because no statement may fail after the commit
             self._write_meters(opened)
             self._fold_persons(len(recent))
             number = self.commit_number
@@ -225,8 +223,8 @@ class Writer:
             opened.meter(listener, slot, model.Counter.unacknowledged)
 
     def _write_meters(self, opened: Transaction) -> None:
-        if opened.meters:
-            packed = _encode([(*key, count) for key, count in opened.meters.items()])
+        packed = opened.packed_meters()
+        if packed:
             opened.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
     def _fold_persons(self, arrivals: int) -> None:
@@ -279,13 +277,6 @@ class Writer:
         self.claimed.update(opened.claimed)
         self.claimed.difference_update([settlement.key for settlement in batch.settlements])
         self.claimed.difference_update(opened.returned)
-
-    def _stored_bytes_by_tenant(self, opened: Transaction) -> list[tuple[tuple[str, str], int]]:
-        return [
-            (self.names.tenant_of(listener), count)
-            for (listener, _, counter), count in opened.meters.items()
-            if counter == model.Counter.stored_bytes
-        ]
 
     def _update_stored_bytes(self, changes: list[tuple[tuple[str, str], int]]) -> None:
         for tenant, count in changes:
