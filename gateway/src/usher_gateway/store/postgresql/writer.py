@@ -1,21 +1,18 @@
 """The writer: commits batches, each in one transaction.
 
-If a batch fails on its data, the writer rolls it back and bisects its arrivals, so that one bad arrival costs the
-others nothing. Each commit inserts a row with a number. If the connection is lost during the commit, the writer learns
+Each commit inserts a row with a number. If the connection is lost during the commit, the writer learns
 from this row whether it took effect; until then the batch stays in its hands, so that nothing is written twice.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
-import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.acceptance import unstorable
+from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.postgresql import settle
 from usher_gateway.store.postgresql.accept import Acceptance
@@ -24,15 +21,6 @@ from usher_gateway.store.postgresql.names import NAMES_EXIST, NameNumbers, Names
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP, OwnershipLostError, Transaction
 
 _log = structlog.get_logger(__name__)
-
-_DATA_ERRORS = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    OverflowError,
-    ValueError,
-    TypeError,
-)
-"""Errors that the written data cause, and not the state of the database."""
 
 _PAUSE_FIRST_SECONDS = 0.05
 _PAUSE_LONGEST_SECONDS = 1.0
@@ -74,8 +62,16 @@ LINES = 2
 """Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
 
 
-class Writer:
+class Writer(BisectingWriter):
     """Commits batches of one incarnation, of each line one at a time (``group_commit.Committer``)."""
+
+    data_errors = (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        OverflowError,
+        ValueError,
+        TypeError,
+    )
 
     def __init__(
         self,
@@ -125,77 +121,21 @@ class Writer:
             task.cancel()
 
     async def _run(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
-        started = time.perf_counter()
-        result = await self.commit(batch)
-        result.seconds = time.perf_counter() - started
-        finished(result)
+        finished(await self.commit(batch))
 
-    # Committing, with bisection
+    def _explained(self, error: Exception, batch: Batch) -> Exception:  # noqa: ARG002
+        """Return an error without the texts of the database, because they can quote data."""
+        if isinstance(error, UNAVAILABLE):
+            return model.StoreUnavailableError(f"the store failed: {describe(error)}")
+        return error
 
-    async def commit(self, batch: Batch) -> BatchResult:
-        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
-
-        Never raises; the error is in the result.
-        """
-        result = BatchResult([None] * len(batch.arrivals))
-        try:
-            accepted, result.job_result = await self._commit_once(batch)
-            result.accepted = list(accepted)
-            result.rest_is_committed = True
-        except _DATA_ERRORS as error:
-            if batch.job is None:
-                await self._commit_in_parts(batch, result)
-            else:
-                result.error = _explained(error)
-        except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
-            result.error = _explained(error)
-        return result
-
-    async def _commit_in_parts(self, batch: Batch, result: BatchResult) -> None:
-        try:
-            await self._bisect(batch, result, 0, len(batch.arrivals))
-            await self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
-            result.rest_is_committed = True
-        except Exception as error:  # noqa: BLE001 - as in commit()
-            result.error = _explained(error)
-
-    async def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
-        if start == end:
-            return
-        arrivals = batch.arrivals[start:end]
-        try:
-            result.accepted[start:end], _ = await self._commit_once(_with_arrivals(batch, arrivals))
-        except _DATA_ERRORS as error:
-            if end - start == 1:
-                _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=describe(error))
-                arrivals = [unstorable(arrivals[0])]
-                result.accepted[start:end], _ = await self._commit_once(_with_arrivals(batch, arrivals))
-                return
-            middle = (start + end) // 2
-            await self._bisect(batch, result, start, middle)
-            await self._bisect(batch, result, middle, end)
-
-    async def _commit_rest(self, rest: Batch) -> None:
-        try:
-            await self._commit_once(rest)
-        except _DATA_ERRORS:
-            for settlement in rest.settlements:
-                try:
-                    await self._commit_once(Batch(settlements=[settlement], now=rest.now))
-                except _DATA_ERRORS as error:
-                    _log.error("settlement_refused", delivery=settlement.key, error=describe(error))
-            await self._commit_once(msgspec.structs.replace(rest, settlements=()))
+    def _name_of(self, error: Exception) -> str:
+        return describe(error)
 
     # One transaction
 
     async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
-        """Apply a batch in one transaction. If it raises, nothing is committed.
-
-        If the database has lost names, write them again and repeat the transaction.
-
-        Returns:
-            What was accepted, and the result of the job.
-        """
+        """If the database has lost names, write them again and repeat the transaction."""
         for _ in range(_NAME_TRIES):
             try:
                 return await self._commit_transaction(batch)
@@ -232,7 +172,7 @@ class Writer:
                     self.lost.set()
                     await connection.execute("rollback")
                     raise
-                except (*_DATA_ERRORS, model.UsherError):
+                except (*self.data_errors, model.UsherError):
                     await connection.execute("rollback")
                     raise
                 except BaseException:
@@ -326,15 +266,3 @@ class Writer:
             connection.terminate()
             raise
         return not is_void
-
-
-def _explained(error: Exception) -> Exception:
-    """Return an error without the texts of the database, because they can quote data."""
-    if isinstance(error, UNAVAILABLE):
-        return model.StoreUnavailableError(f"the store failed: {describe(error)}")
-    return error
-
-
-def _with_arrivals(batch: Batch, arrivals: Sequence[model.Arrival]) -> Batch:
-    """Return some arrivals of a batch, and nothing else of it."""
-    return Batch(arrivals=arrivals, now=batch.now, line=batch.line)

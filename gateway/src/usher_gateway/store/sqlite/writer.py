@@ -1,41 +1,24 @@
 """The writer: it owns the database, recovers it after a crash, and commits batches, each in one transaction.
 
-All of it runs in the writer's thread, except open_writer(). If a batch fails on its data, the writer rolls it back and
-bisects its arrivals, so that one bad arrival costs the others nothing.
+All of it runs in the writer's thread, except open_writer().
 """
 
 import sqlite3
 from pathlib import Path
 
-import msgspec
-import structlog
-
 from usher_gateway import model
-from usher_gateway.store.acceptance import unstorable
 from usher_gateway.store.base import OpenReport
+from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
-from usher_gateway.store.group_commit import Batch, BatchResult
+from usher_gateway.store.group_commit import Batch
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, settle, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
 from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
-
-_log = structlog.get_logger(__name__)
-
-_DATA_ERRORS = (
-    sqlite3.DataError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-    OverflowError,
-    ValueError,
-    TypeError,
-)
-"""Errors that the written data cause, and not the state of the database."""
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
 
@@ -61,11 +44,21 @@ _RECOVER_CLAIMED = (
 """Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
 
-class Writer:
+class Writer(BisectingWriter):
     """Commits batches to an open database.
 
     ``recent_index``, ``month_visits`` and ``claimed`` change only after a commit; a rollback leaves them correct.
     """
+
+    data_errors = (
+        sqlite3.DataError,
+        sqlite3.IntegrityError,
+        sqlite3.InterfaceError,
+        sqlite3.ProgrammingError,
+        OverflowError,
+        ValueError,
+        TypeError,
+    )
 
     def __init__(
         self,
@@ -96,72 +89,17 @@ class Writer:
         """Close the database and give up its ownership."""
         self.owned.close()
 
-    # Committing, with bisection
+    def _explained(self, error: Exception, batch: Batch) -> Exception:
+        if batch.job is not None and isinstance(error, sqlite3.Error):
+            return model.StoreUnavailableError(f"the store failed: {type(error).__name__}")
+        return error
 
-    def commit(self, batch: Batch) -> BatchResult:
-        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
-
-        Never raises; the error is in the result.
-        """
-        result = BatchResult([None] * len(batch.arrivals))
-        try:
-            accepted, result.job_result = self._commit_once(batch)
-            result.accepted = list(accepted)
-            result.rest_is_committed = True
-        except _DATA_ERRORS as error:
-            if batch.job is None:
-                self._commit_in_parts(batch, result)
-            else:
-                result.error = error
-        except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
-            result.error = error
-        if batch.job is not None and isinstance(result.error, sqlite3.Error):
-            result.error = model.StoreUnavailableError(f"the store failed: {type(result.error).__name__}")
-        return result
-
-    def _commit_in_parts(self, batch: Batch, result: BatchResult) -> None:
-        try:
-            self._bisect(batch, result, 0, len(batch.arrivals))
-            self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
-            result.rest_is_committed = True
-        except Exception as error:  # noqa: BLE001 - as in commit()
-            result.error = error
-
-    def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
-        if start == end:
-            return
-        arrivals = batch.arrivals[start:end]
-        try:
-            result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
-        except _DATA_ERRORS as error:
-            if end - start == 1:
-                _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=type(error).__name__)
-                arrivals = [unstorable(arrivals[0])]
-                result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
-                return
-            middle = (start + end) // 2
-            self._bisect(batch, result, start, middle)
-            self._bisect(batch, result, middle, end)
-
-    def _commit_rest(self, rest: Batch) -> None:
-        try:
-            self._commit_once(rest)
-        except _DATA_ERRORS:
-            for settlement in rest.settlements:
-                try:
-                    self._commit_once(Batch(settlements=[settlement], now=rest.now))
-                except _DATA_ERRORS as error:
-                    _log.error("settlement_refused", delivery=settlement.key, error=type(error).__name__)
-            self._commit_once(msgspec.structs.replace(rest, settlements=()))
+    def _name_of(self, error: Exception) -> str:
+        return type(error).__name__
 
     # One transaction
 
-    def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
-        """Apply a batch in one transaction. If it raises, nothing is committed and no cache has changed.
-
-        Returns:
-            What was accepted, and the result of the job.
-        """
+    async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
         opened = Transaction(
             connection=self.connection,
             ids=self._ids,

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from usher_gateway.store.group_commit import Batch, BatchResult
+from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import Writer
 
@@ -45,8 +45,6 @@ class WriterThread:
         """Commit batches until None comes."""
         while (work := self._batches.get()) is not None:
             batch, finished = work
-            started = time.perf_counter()
-            result = self._writer.commit(batch)
-            result.seconds = time.perf_counter() - started
+            result = run_to_end(self._writer.commit(batch))
             with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
                 self._loop.call_soon_threadsafe(finished, result)

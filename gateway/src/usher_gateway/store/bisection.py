@@ -1,0 +1,93 @@
+"""Commits a batch whatever its data are: each engine's writer extends it.
+
+If a batch fails on its data, the writer rolls it back and bisects its arrivals, so that one bad arrival costs the
+others nothing. An arrival that fails alone is quarantined.
+"""
+
+import abc
+import time
+
+import msgspec
+import structlog
+
+from usher_gateway import model
+from usher_gateway.store.acceptance import unstorable
+from usher_gateway.store.group_commit import Batch, BatchResult
+
+_log = structlog.get_logger(__name__)
+
+
+class BisectingWriter(abc.ABC):
+    """Commits batches, in parts if need be. On SQLite no method suspends (``session.run_to_end``)."""
+
+    data_errors: tuple[type[Exception], ...]
+    """Errors that the written data cause, and not the state of the database."""
+
+    @abc.abstractmethod
+    async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
+        """Apply a batch in one transaction. If it raises, nothing is committed and no cache has changed.
+
+        Returns:
+            What was accepted, and the result of the job.
+        """
+
+    @abc.abstractmethod
+    def _explained(self, error: Exception, batch: Batch) -> Exception:
+        """Return the error that those get who wait for a batch."""
+
+    @abc.abstractmethod
+    def _name_of(self, error: Exception) -> str:
+        """Return the name of an error for the log, without its text, because that can quote data."""
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
+
+        Never raises; the error is in the result.
+        """
+        started = time.perf_counter()
+        result = BatchResult([None] * len(batch.arrivals))
+        try:
+            await self._commit_whole(batch, result)
+        except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
+            result.error = self._explained(error, batch)
+        result.seconds = time.perf_counter() - started
+        return result
+
+    async def _commit_whole(self, batch: Batch, result: BatchResult) -> None:
+        try:
+            accepted, result.job_result = await self._commit_once(batch)
+            result.accepted = list(accepted)
+        except self.data_errors:
+            if batch.job is not None:
+                raise
+            await self._bisect(batch, result, 0, len(batch.arrivals))
+            await self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
+        result.rest_is_committed = True
+
+    async def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
+        if start == end:
+            return
+        part = Batch(arrivals=batch.arrivals[start:end], now=batch.now, line=batch.line)
+        try:
+            result.accepted[start:end], _ = await self._commit_once(part)
+        except self.data_errors as error:
+            if end - start == 1:
+                (arrival,) = part.arrivals
+                _log.error("arrival_quarantined", listener=arrival.listener.key, error=self._name_of(error))
+                part.arrivals = [unstorable(arrival)]
+                result.accepted[start:end], _ = await self._commit_once(part)
+                return
+            middle = (start + end) // 2
+            await self._bisect(batch, result, start, middle)
+            await self._bisect(batch, result, middle, end)
+
+    async def _commit_rest(self, rest: Batch) -> None:
+        try:
+            await self._commit_once(rest)
+        except self.data_errors:
+            for settlement in rest.settlements:
+                try:
+                    await self._commit_once(Batch(settlements=[settlement], now=rest.now))
+                except self.data_errors as error:
+                    _log.error("settlement_refused", delivery=settlement.key, error=self._name_of(error))
+            await self._commit_once(msgspec.structs.replace(rest, settlements=()))
