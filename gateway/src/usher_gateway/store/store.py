@@ -3,7 +3,7 @@
 ``Store`` has every job once, in three parts: ``Ledger`` accepts, ``DeliveryQueue`` claims and settles, and ``Records``
 lists and changes what people ask for. An engine is a subclass: it opens the data, gives sessions and transactions to
 the jobs (``JobRunner``), and writes the batches of the group commit. The statements of the jobs are in ``jobs/``, those
-of accepting and settling in the engine's folder. One suite (tests/contract) tests all engines unchanged.
+of accepting in the engine's folder. One suite (tests/contract) tests all engines unchanged.
 """
 
 import abc

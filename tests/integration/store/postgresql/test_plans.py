@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support import databases, engines
-from usher_gateway.store.jobs import changes, claims, holds, retention
-from usher_gateway.store.postgresql import accept, incarnations, prune, settle, writer
+from usher_gateway.store.jobs import changes, claims, holds, retention, settle
+from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
 FILL = f"""
@@ -43,7 +43,7 @@ STATEMENTS = {
     "accept: insert": accept._INSERT,
     "commit": writer._INSERT_COMMIT,
     "accept: quota": accept._MONTH_VISITS,
-    "settle": settle._SETTLE,
+    "settle": settle._SETTLE.postgresql,
     "claim: lock": claims._LOCK_DUE,
     "claim: load": claims._LOAD,
     "claim: take": claims._CLAIM,

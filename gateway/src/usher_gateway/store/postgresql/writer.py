@@ -14,7 +14,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.group_commit import Batch, BatchResult
-from usher_gateway.store.postgresql import settle
+from usher_gateway.store.jobs import settle
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
 from usher_gateway.store.postgresql.names import NAMES_EXIST, NameNumbers, NamesLostError

@@ -13,9 +13,9 @@ from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch
-from usher_gateway.store.jobs import meters
+from usher_gateway.store.jobs import meters, settle
 from usher_gateway.store.session import run_to_end
-from usher_gateway.store.sqlite import accept, database, settle, transaction
+from usher_gateway.store.sqlite import accept, database, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
 from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
@@ -121,7 +121,7 @@ class Writer(BisectingWriter):
                 accepted, recent = accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
                 job_result = batch.job(opened)
-            settle.settle(opened, batch.settlements)
+            await settle.settle(opened, batch.settlements)
             has_folded = self._fold_recent()
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
