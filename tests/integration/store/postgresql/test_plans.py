@@ -12,12 +12,10 @@ from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
 FILL = f"""
-    insert into destinations (key) values ('agency/dead'), ('agency/crm');
-    insert into listeners (namespace, tenant, listener) select 'agency', 'acme', key::text
-        from generate_series(1, {ROWS}) key;
-    insert into routes (hash, listener, name, destination, definition)
-        select sha256(int8send(key)), key, 'crm', 2, ''::bytea from generate_series(1, {ROWS}) key;
-    insert into incarnations (slot, beat_at, ended_at) values (63, now(), now());
+    insert into destinations values (1, 'agency/dead'), (2, 'agency/crm');
+    insert into listeners select key, 'agency', 'acme', key::text from generate_series(1, {ROWS}) key;
+    insert into routes select key, sha256(int8send(key)), key, 'crm', 2, ''::bytea from generate_series(1, {ROWS}) key;
+    insert into incarnations (number, slot, beat_at, ended_at) values (1, 63, now(), now());
     insert into arrivals select key, ''::bytea, 1, key, key, 1, 0, 0, 0, 10, sha256(int8send(key)),
         sha256(int8send(key)), int8send(key), ''::bytea from generate_series(1, {ROWS}) key;
     insert into bodies select key, 20000 + key / 1000, ''::bytea, 'body'::bytea from generate_series(1, {ROWS}) key;

@@ -84,7 +84,7 @@ _FREE_SLOT = """
     order by slot limit 1
 """
 _BEGIN = """
-    insert into incarnations (number, slot, beat_at) overriding system value
+    insert into incarnations (number, slot, beat_at)
     select greatest((extract(epoch from clock_timestamp()) * 1000000)::bigint, (select max(number) + 1
         from incarnations)), $1, clock_timestamp()
     returning number

@@ -53,7 +53,7 @@ _KEEP_UNKNOWN_SECONDS = 3_600.0
 _MOST_UNKNOWN = 1_000
 
 _ADD_LISTENERS = """
-    insert into listeners (number, namespace, tenant, listener) overriding system value
+    insert into listeners (number, namespace, tenant, listener)
     select * from unnest($4::integer[], $1::text[], $2::text[], $3::text[]) on conflict do nothing
 """
 _FIND_LISTENERS = """
@@ -61,12 +61,12 @@ _FIND_LISTENERS = """
     where (namespace, tenant, listener) in (select * from unnest($1::text[], $2::text[], $3::text[]))
 """
 _ADD_DESTINATIONS = """
-    insert into destinations (number, key) overriding system value
+    insert into destinations (number, key)
     select * from unnest($2::integer[], $1::text[]) on conflict do nothing
 """
 _FIND_DESTINATIONS = "select number, key from destinations where key = any($1::text[])"
 _ADD_ROUTES = """
-    insert into routes (number, hash, listener, name, destination, definition, used_key) overriding system value
+    insert into routes (number, hash, listener, name, destination, definition, used_key)
     select new.number, hash, new.listener, name, new.destination, definition, $11
     from unnest($1::integer[], $2::bytea[], $3::integer[], $4::text[], $5::integer[], $6::bytea[], $7::text[],
             $8::text[], $9::text[], $10::text[])

@@ -6,7 +6,7 @@ create table meta (name text primary key, value text not null);
 
 -- The runs of gateways. A delivery in a lane belongs to one of them.
 create table incarnations (
-    number bigint generated always as identity primary key,
+    number bigint primary key,          -- when it began, by the database's clock
     slot smallint not null unique,      -- part of the row keys that it makes, so that two gateways never make the same
     beat_at timestamptz not null,       -- the last heartbeat
     ended_at timestamptz,               -- when it stopped, or another gateway found it dead; it may commit nothing since
@@ -19,15 +19,15 @@ create table known_destinations (
     destinations text[] not null        -- namespace/name
 );
 
--- Names, each once, so that rows stay slim.
+-- Names, each once, so that rows stay slim. The numbers are random (store/postgresql/names.py).
 create table listeners (
-    number integer generated always as identity primary key,
+    number integer primary key,
     namespace text not null, tenant text not null, listener text not null,
     unique (namespace, tenant, listener)
 );
-create table destinations (number integer generated always as identity primary key, key text not null unique);
+create table destinations (number integer primary key, key text not null unique);
 create table routes (
-    number integer generated always as identity primary key,
+    number integer primary key,
     hash bytea not null unique,         -- digest of the definition
     listener integer not null, name text not null, destination integer not null,
     definition bytea not null,          -- model.RouteDefinition as JSON
