@@ -74,7 +74,7 @@ class PostgresCopy:
 
     async def _require_store(self, connection: Connection) -> None:
         """Check the database before anything in it changes."""
-        if await schema.exists(connection):
+        if await schema.version_of(connection):
             await schema.require_key(connection, self._settings.key_fingerprint)
         elif not self._may_create:
             raise model.ConfigurationError(

@@ -4,7 +4,7 @@ A gateway whose last heartbeat is 60 s old counts as dead, and another one moves
 commit nothing after that, because each commit checks that its incarnation has not ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -100,6 +100,15 @@ _MEMBERS = """
     select number, seen, beat_at < clock_timestamp() - make_interval(secs => $1) from incarnations
     where ended_at is null order by number
 """
+_TELL = """
+    insert into known_destinations select number, $2 from incarnations where number = $1
+    on conflict (incarnation) do update set destinations = excluded.destinations
+"""
+_KNOWN = """
+    select array(select key from unnest($2::text[]) key where key = any(k.destinations))
+    from incarnations i left join known_destinations k on k.incarnation = i.number
+    where i.ended_at is null and i.number <> $1
+"""
 _END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
 
 
@@ -177,6 +186,19 @@ async def members(connection: Connection) -> list[Member]:
 async def end(connection: Connection, incarnation: Incarnation) -> None:
     """End this run, so that others take over its deliveries at once."""
     await connection.execute(_END, incarnation.number)
+
+
+async def tell_destinations(connection: Connection, incarnation: Incarnation, destinations: Collection[str]) -> None:
+    """Replace the destinations that this gateway knows, so that others leave their deliveries to it."""
+    await connection.execute(_TELL, incarnation.number, sorted(destinations))
+
+
+async def destinations_of_others(
+    connection: Connection, incarnation: Incarnation, destinations: Collection[str]
+) -> list[frozenset[str]]:
+    """Return for each other gateway that runs which of some destinations it knows."""
+    rows = await connection.fetch(_KNOWN, incarnation.number, list(destinations))
+    return [frozenset(keys) for (keys,) in rows]
 
 
 async def adjust_backlog(connection: Connection, now: int) -> None:

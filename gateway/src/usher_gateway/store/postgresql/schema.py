@@ -81,7 +81,7 @@ async def pending(connection: Connection, migrations: Sequence[Migration]) -> li
         ConfigurationError: this gateway is too old for the schema.
         StoreCorruptError: the database belongs to another program.
     """
-    version = await _version(connection)
+    version = await version_of(connection)
     if version:
         _check_gateway(await meta(connection, "min_gateway") or _MIN_GATEWAY)
     return [migration for migration in migrations if migration.number > version]
@@ -129,7 +129,7 @@ async def _apply(connection: Connection, migration: Migration) -> bool:
     async with connection.transaction():
         await connection.execute(LOCK_LIMITS)
         await connection.execute("select pg_advisory_xact_lock($1)", MIGRATION_LOCK, timeout=35)
-        if await _version(connection) >= migration.number:
+        if await version_of(connection) >= migration.number:
             return False
         await connection.execute(_TABLE_LOCK_LIMIT)
         await connection.execute(migration.sql, timeout=_MIGRATION_SECONDS)
@@ -167,15 +167,6 @@ async def check_key(connection: Connection, key_fingerprint: str) -> None:
     await require_key(connection, key_fingerprint)
 
 
-async def exists(connection: Connection) -> bool:
-    """Return whether the database has the tables of Usher.
-
-    Raises:
-        StoreCorruptError: the database belongs to another program.
-    """
-    return await _version(connection) > 0
-
-
 async def require_key(connection: Connection, key_fingerprint: str) -> None:
     """Check that no other install key made the data. Changes nothing.
 
@@ -189,8 +180,12 @@ async def require_key(connection: Connection, key_fingerprint: str) -> None:
         )
 
 
-async def _version(connection: Connection) -> int:
-    """Return the version of the schema; 0 for an empty database."""
+async def version_of(connection: Connection) -> int:
+    """Return the version of the schema; 0 for an empty database.
+
+    Raises:
+        StoreCorruptError: the database belongs to another program.
+    """
     tables = {name for (name,) in await connection.fetch(_TABLES)}
     if {"meta", "arrivals"} <= tables:
         return int(await meta(connection, "schema_version") or 0)

@@ -22,7 +22,7 @@ from usher_gateway.store.base import (
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.job_runner import Job, Query
 from usher_gateway.store.jobs.retention import RetentionWalk
-from usher_gateway.store.postgresql import incarnations, known_destinations, meters, prune
+from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.names import NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
@@ -140,12 +140,12 @@ class PostgresStore(Store):
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         await self._exchange(
-            lambda connection: known_destinations.tell(connection, self.incarnation.number, destinations)
+            lambda connection: incarnations.tell_destinations(connection, self.incarnation, destinations)
         )
 
     async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
         return await self._exchange(
-            lambda connection: known_destinations.known(connection, self.incarnation.number, destinations)
+            lambda connection: incarnations.destinations_of_others(connection, self.incarnation, destinations)
         )
 
     async def _exchange(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
