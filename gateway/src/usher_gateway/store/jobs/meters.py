@@ -5,7 +5,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -107,6 +107,16 @@ async def usage(
             counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
             counts[counter] = counts.get(counter, 0) + count
     return totals
+
+
+def sums(packed_counts: Iterable[bytes]) -> dict[tuple[int, int, int], int]:
+    """Return (slot, listener, counter) -> count over the counts of some commits, in the order of the table meters."""
+    totals: dict[tuple[int, int, int], int] = {}
+    for packed in packed_counts:
+        for listener, slot, counter, count in _decode(packed):
+            key = (slot, listener, counter)
+            totals[key] = totals.get(key, 0) + count
+    return {key: totals[key] for key in sorted(totals)}
 
 
 async def add(session: Session, counts: Mapping[tuple[int, int, int], int]) -> None:

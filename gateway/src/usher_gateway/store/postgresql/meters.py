@@ -3,8 +3,6 @@
 No two commits write the same row. An advisory lock lets one gateway at a time fold.
 """
 
-import msgspec
-
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import Connection
@@ -32,7 +30,6 @@ _CLEAN_ENDED = """
     delete from commits where counts = '' and not exists
         (select 1 from incarnations where incarnations.number = commits.incarnation)
 """
-_decode = msgspec.msgpack.decode
 
 
 async def fold(connection: Connection) -> bool:
@@ -44,13 +41,8 @@ async def fold(connection: Connection) -> bool:
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.FOLD_LOCK):
             return False
         rows = await connection.fetch(_GATHER, _GATHERED_COMMITS)
-        sums: dict[tuple[int, int, int], int] = {}
-        for _, _, packed in rows:
-            for listener, slot, counter, count in _decode(packed):
-                key = (slot, listener, counter)
-                sums[key] = sums.get(key, 0) + count
         if rows:
-            await meters.add(PostgresSession(connection), sums)
+            await meters.add(PostgresSession(connection), meters.sums([packed for _, _, packed in rows]))
             await connection.execute(_EMPTY, *columns([(row[0], row[1]) for row in rows], 2))
         await connection.execute(_CLEAN)
         await connection.execute(_CLEAN_ENDED)

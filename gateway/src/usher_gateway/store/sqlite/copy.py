@@ -5,13 +5,15 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from usher_gateway import model
 from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
-from usher_gateway.store.sqlite import database, meters
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.session import run_to_end
+from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
+from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import fold_persons
 from usher_gateway.store.sqlite.writer import recover
 
@@ -109,12 +111,8 @@ class SqliteCopy:
                 self._connection.execute("insert or ignore into meta values (?, ?)", (COPIED, model.format_time(now)))
 
     def _fold_meters(self) -> None:
-        sums: dict[tuple[int, int, int], int] = {}
-        for (packed,) in self._connection.execute("select counts from meter_batches"):
-            for listener, slot, counter, count in msgspec.msgpack.decode(packed):
-                key = (slot, listener, counter)
-                sums[key] = sums.get(key, 0) + count
-        meters.add(self._connection, [(*key, count) for key, count in sorted(sums.items())])
+        packed_counts = [packed for (packed,) in self._connection.execute("select counts from meter_batches")]
+        run_to_end(meters.add(SqliteSession(self._connection), meters.sums(packed_counts)))
         self._connection.execute("delete from meter_batches")
 
     async def undo(self) -> bool:
