@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: list[engi
     assert [row["tenant"] for row in await first.visits()] == ["globex", "initech", "acme"]
     assert await first.counts(SPA) == {"visits": 1, "routed": 1, "created": 1}
     assert await second.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
+
+
+async def test_new_name_gets_another_number_if_its_first_is_in_use(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.accept(samples.arrival("lobby"))
+    ((number,),) = databases.server().rows("select number from listeners", databases.name_of(bench.place))
+    draw, first_draws = secrets.randbelow, [int(number) - 1]
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: first_draws.pop() if first_draws else draw(limit))
+    await bench.accept(at(BAR_ROUTE, "bar"))
+    assert [row["tenant"] for row in await bench.visits()] == ["globex", "acme"]
+    assert first_draws == []
 
 
 async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: list[engines.Bench]) -> None:

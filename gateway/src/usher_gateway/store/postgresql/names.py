@@ -39,9 +39,6 @@ _log = structlog.get_logger(__name__)
 _HIGHEST_NUMBER = 2**30
 """Numbers are below this. A column of a number has 31 bits; an import to SQLite continues above its highest number."""
 
-_TRIES = 3
-"""How often a name gets another number, because a random number was in use."""
-
 _LOG_AGAIN_SECONDS = 600.0
 
 _MARGIN = model.KEYS_PER_DAY // 24
@@ -106,10 +103,14 @@ NAMES_EXIST = """
 
 
 class NamesLostError(model.StoreUnavailableError):
-    """The database lacks a name whose number this gateway remembered, or the number was forgotten meanwhile."""
+    """The database lacks a name that a transaction needs. Its caller prepares the names again, and repeats it.
+
+    Either the database lost a name whose number this gateway remembered, or another commit has made the gateway forget
+    it, or the random number of a new name was in use.
+    """
 
     def __init__(self) -> None:
-        super().__init__("the database lacks names that it had, because it failed over or was restored")
+        super().__init__("the database lacks names: it failed over, it was restored, or a number was in use")
 
 
 class PreparedRoute(msgspec.Struct, frozen=True):
@@ -221,7 +222,7 @@ class NameNumbers:
         """Return the number of a listener that was prepared.
 
         Raises:
-            NamesLostError: another commit has made this gateway forget it.
+            NamesLostError: it has no number now.
         """
         number = self._listeners.get(name)
         if number is None:
@@ -232,7 +233,7 @@ class NameNumbers:
         """Return a route definition that was prepared.
 
         Raises:
-            NamesLostError: another commit has made this gateway forget it.
+            NamesLostError: it has no number now.
         """
         route = self._routes.get(id(definition))
         if route is None:
@@ -322,7 +323,7 @@ class NameNumbers:
         """Make sure that names have numbers, and that arrivals with row keys near ``key`` may refer to the routes.
 
         Raises:
-            NamesLostError: the database lost names meanwhile.
+            NamesLostError: the database lost names meanwhile, or a random number was in use.
         """
         new = {}
         needed = key + _MARGIN
@@ -338,29 +339,19 @@ class NameNumbers:
             await self._prepare_routes(connection, list(new.values()), key + model.KEYS_PER_DAY)
 
     async def _prepare_listeners(self, connection: Connection, names: list[model.ListenerName]) -> None:
-        for _ in range(_TRIES):
-            columns = [[getattr(name, field) for name in names] for field in ("namespace", "tenant", "listener")]
-            await connection.execute(_ADD_LISTENERS, *columns, _new_numbers(len(names)))
-            for number, *parts in await connection.fetch(_FIND_LISTENERS, *columns):
-                self._add_listener(number, model.ListenerName(*parts))
-            names = [name for name in names if name not in self._listeners]
-            if not names:
-                return
-        raise NamesLostError
+        columns = [[getattr(name, field) for name in names] for field in ("namespace", "tenant", "listener")]
+        await connection.execute(_ADD_LISTENERS, *columns, _new_numbers(len(names)))
+        for number, *parts in await connection.fetch(_FIND_LISTENERS, *columns):
+            self._add_listener(number, model.ListenerName(*parts))
 
     def _add_listener(self, number: int, name: model.ListenerName) -> None:
         self._listeners[name] = number
         self._names[number] = name
 
     async def _prepare_destinations(self, connection: Connection, keys: list[str]) -> None:
-        for _ in range(_TRIES):
-            await connection.execute(_ADD_DESTINATIONS, keys, _new_numbers(len(keys)))
-            for number, key in await connection.fetch(_FIND_DESTINATIONS, keys):
-                self._destinations[key] = number
-            keys = [key for key in keys if key not in self._destinations]
-            if not keys:
-                return
-        raise NamesLostError
+        await connection.execute(_ADD_DESTINATIONS, keys, _new_numbers(len(keys)))
+        for number, key in await connection.fetch(_FIND_DESTINATIONS, keys):
+            self._destinations[key] = number
 
     async def _prepare_routes(
         self, connection: Connection, definitions: list[model.RouteDefinition], used_key: int
@@ -375,7 +366,7 @@ class NameNumbers:
             digest = digests[id(route)] = hashlib.blake2b(packed, digest_size=16).digest()
             listener, destination = self._listeners.get(route.listener), self._destinations.get(route.destination)
             if listener is None or destination is None:
-                raise NamesLostError  # another commit has made this gateway forget them
+                raise NamesLostError
             name = route.listener
             identity = (name.namespace, name.tenant, name.listener, route.destination)
             rows[digest] = (digest, listener, route.route, destination, packed, *identity)
@@ -397,15 +388,14 @@ class NameNumbers:
     ) -> dict[bytes, int]:
         """Add the definitions that are new; return the number of each one by its digest."""
         ordered = [rows[digest] for digest in sorted(rows)]
-        for _ in range(_TRIES):
-            await connection.execute(_ADD_ROUTES, _new_numbers(len(ordered)), *zip(*ordered, strict=True), used_key)
-            existing = await connection.fetch(_FIND_ROUTES, list(rows), used_key)
-            if len(existing) == len(rows):
-                ending = [number for number, _, is_ending in existing if is_ending]
-                if ending:
-                    await connection.execute(USE_ROUTES, ending, used_key)
-                return {digest: number for number, digest, _ in existing}
-        raise NamesLostError
+        await connection.execute(_ADD_ROUTES, _new_numbers(len(ordered)), *zip(*ordered, strict=True), used_key)
+        existing = await connection.fetch(_FIND_ROUTES, list(rows), used_key)
+        if len(existing) < len(rows):
+            raise NamesLostError
+        ending = [number for number, _, is_ending in existing if is_ending]
+        if ending:
+            await connection.execute(USE_ROUTES, ending, used_key)
+        return {digest: number for number, digest, _ in existing}
 
 
 def new_number() -> int:
