@@ -19,9 +19,9 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import Job
-from usher_gateway.store.jobs import changes, claims, holds, listings, meters, scopes
+from usher_gateway.store.jobs import changes, claims, holds, listings, meters, scopes, settle
 from usher_gateway.store.session import Session, run_to_end
-from usher_gateway.store.sqlite import database, settle, transaction
+from usher_gateway.store.sqlite import database, transaction
 from usher_gateway.store.sqlite import meters as folding
 from usher_gateway.store.sqlite.accept import Acceptance
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
