@@ -385,7 +385,7 @@ class Cache(Lookups):
 
 
 class _Change(msgspec.Struct):
-    """What a change may concern."""
+    """The keys and the subjects that a change may concern."""
 
     keys: set[Key] = msgspec.field(default_factory=set)
     """The keys to plan again in any case."""
@@ -442,7 +442,7 @@ def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
 
 
 def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
-    """What other plans read of a child: a document, who holds its hostnames, or the state of a hostname's route."""
+    """The subjects of a child that other plans read: a document, its hostnames, or the route of a hostname."""
     subjects: set[Subject] = {(child.key.kind, child.key.path)}
     hostnames = child.held.hostnames if child.held is not None else ()
     subjects |= _subjects_of_document(child.key, _published_document(child))

@@ -98,7 +98,7 @@ class Lookups(View):
         self._with_documents: GroupIndex[str] = GroupIndex()
         """Listeners and Destinations by namespace."""
         self.reads = Reads()
-        """What the last plan of each key read."""
+        """The lookups of the last plan of each key."""
         self._granted: dict[str, tuple[Key, Owner]] = {}
         self._stored_holders = HolderIndex()
         """The tenants that hold hostnames by the stored status of a Listener."""
@@ -432,7 +432,7 @@ class Lookups(View):
 
     @property
     def _evidence(self) -> tuple[HolderIndex, ...]:
-        """Who holds hostnames: the best evidence first. A later index counts where no earlier one has a Listener."""
+        """The evidence of who holds hostnames, best first. A later index counts where no earlier one has a Listener."""
         return self.child_index.held, self._stored_holders, self._reported_holders
 
     def _evidence_of(self, hostname: str) -> HolderIndex | None:

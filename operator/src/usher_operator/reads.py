@@ -1,4 +1,4 @@
-"""What plans read, so that a change plans again exactly the keys whose plans it may alter.
+"""Notes the lookups of plans, so that a change plans again exactly the keys whose plans it may alter.
 
 Each lookup of a plan is about one subject: a resource, a Secret, a namespace, a hostname or an address. `Reads` keeps
 its answer, and the keys whose last plan asked for it. After a change the cache names the subjects that it may concern.
