@@ -1,4 +1,4 @@
-"""What the tests of this folder rely on: the audit log shows refusals, and a cluster in use is not touched."""
+"""The tests of this folder rely on this: the audit log shows refusals, and a cluster in use is not touched."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any

@@ -152,7 +152,7 @@ class Cluster:
         self.edit(kind, path, state=["Unreadable"], hostname=["unreadable"])
 
     def has(self, kind: str, path: str) -> bool:
-        """Whether an object is stored."""
+        """Return True if an object is stored."""
         namespace, _, name = path.rpartition("/")
         return self._ref(kind, namespace, name) in self._objects
 

@@ -109,7 +109,7 @@ class ClaimIndex:
                 del self._groups[group[0]]
 
     def of(self, key: Key) -> frozenset[Claim]:
-        """What a Listener names."""
+        """The hostnames and addresses that a Listener names."""
         return frozenset(claim for claim, *_ in self._order.groups_of(key))
 
     def oldest(self, claim: Claim, is_counted: Callable[[str, str, str], bool]) -> list[Key]:

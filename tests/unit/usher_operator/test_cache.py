@@ -1,4 +1,4 @@
-"""What the cache keeps, and what a change does not concern. test_reads.py shows that it concerns all that it has to."""
+"""The cache keeps what plans need, and a change concerns no more than it has to. test_reads.py shows the rest."""
 
 import functools
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def accepted(cluster: Cluster, key: Key) -> str:
     return cluster.condition(key.kind, key.path, "Accepted").reason
 
 
-# What a change does not concern.
+# A change does not concern everything.
 
 
 def test_unchanged_object_concerns_no_key(full: Cluster) -> None:
@@ -166,7 +166,7 @@ def klass_of_ours(name: str) -> dict[str, Any]:
     return raw("ListenerClass", name, spec, namespace="")
 
 
-# What the cache keeps.
+# The cache keeps only what is needed.
 
 
 def test_url_secret_is_a_child_and_no_credential(full: Cluster) -> None:

@@ -103,8 +103,8 @@ class RemovalDecision(msgspec.Struct, frozen=True):
 
     allowed: frozenset[Removal]
     messages: tuple[HaltedRemovals, ...]
-    """The messages since the halt began that nobody has confirmed, for the next decision. The last one names the
-    removals that wait now. Empty if nothing waits."""
+    """The unconfirmed messages since the halt began, for the next decision. The last names the removals that wait now.
+    Empty if nothing waits."""
 
 
 def decide(

@@ -1,4 +1,4 @@
-"""What an engine provides to the jobs of the store: sessions over a snapshot, and transactions."""
+"""The interface of an engine to the jobs of the store: sessions over a snapshot, and transactions."""
 
 import abc
 import functools

@@ -67,7 +67,7 @@ class _ReservedHostnames(Container[str]):
         self._view = view
 
     def __contains__(self, hostname: object) -> bool:
-        """Whether no listener may name a hostname."""
+        """Return True if no listener may name a hostname."""
         return isinstance(hostname, str) and self._view.is_reserved(hostname)
 
 
