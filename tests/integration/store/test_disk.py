@@ -156,13 +156,13 @@ async def test_low_disk_gives_503_while_settling_continues(
         poster = Poster(gateway)
         assert set(await poster.post_together(10)) == {200}
         ballast = fill(small_disk, leave_bytes=4_000_000)
-        await poster.post_until(503)
+        # No visit is posted meanwhile: each would take about 50 KB of what is left for settling.
+        await waiting.wait_until(lambda: is_ready_but_refuses_visits(gateway), 60, "the notice of a low disk")
         assert gateway.store.open_deliveries() > 0
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
         assert await poster.post() == 503
         assert poster.slowest < 6.0  # the gateway answers at once and not at the deadline
-        status, text = await gateway.readiness()
-        assert (status, "visits get 503 (LowDisk)" in text) == (200, True)
+        assert await is_ready_but_refuses_visits(gateway)
         ballast.unlink()
         await poster.post_until(200)
         poster.check()
@@ -219,6 +219,11 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
 async def is_not_ready(gateway: gateways.Gateway, reason: str) -> bool:
     status, text = await gateway.readiness()
     return status == 503 and reason in text
+
+
+async def is_ready_but_refuses_visits(gateway: gateways.Gateway) -> bool:
+    status, text = await gateway.readiness()
+    return status == 200 and "visits get 503 (LowDisk)" in text
 
 
 def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
