@@ -51,8 +51,8 @@ _KOPF_STOP_SECONDS = 5.0
 """How long kopf may take to end by itself."""
 
 _LANES_AT_ONCE = 4
-"""Only so many namespaces together can occupy all workers. If one could alone, its writes would keep the API server so
-busy that the events of others arrive late (docs/performance.md)."""
+"""Number of namespaces that together can occupy all workers. If one could alone, its writes would keep the API server
+so busy that the events of others arrive late (docs/performance.md)."""
 
 _STANDBY_POLL_SECONDS = 0.2
 
@@ -189,7 +189,7 @@ class Operator:
         )
 
     def _restart_watches(self) -> None:
-        """Start the watches again that `Resync` does not know."""
+        """Start all watches again after a restore, because `Resync` itself only lists."""
         self.kopf.restart()
         self.watcher.restart()
         self.agency_secrets.read_again()

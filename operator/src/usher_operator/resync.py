@@ -10,7 +10,7 @@ If it finds a difference, the operator reads that kind completely.
 A list is right about every object that did not change in the cache since before the list, even if the cache has a later
 version. That happens after a restore of etcd, when versions go backwards. Watches from later versions then receive
 nothing, not even an error. So if a list is older than what was seen before it, the operator pauses its workers, reads
-everything, and starts kopf's watches again.
+everything, and starts all watches again.
 """
 
 import asyncio

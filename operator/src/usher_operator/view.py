@@ -1,7 +1,7 @@
 """The input of plan() (``View``) and its result (``Plan``): values and one protocol, no I/O.
 
-``cache.Cache`` implements ``View``, and notes what each plan reads. A lookup costs no more than the size of its answer,
-because plan() makes thousands of them, for one key at a time.
+``lookups.Lookups`` implements ``View``, and ``reads.Reads`` notes what each plan reads. A lookup costs no more than the
+size of its answer, because plan() makes thousands of them, for one key at a time.
 """
 
 import enum

@@ -211,7 +211,7 @@ class NameNumbers:
         self._routes.clear()
 
     def connected(self, server: object) -> None:
-        """Note to which server a connection leads (``connections.server_identity``)."""
+        """Note to which server a connection leads (``connections.require_durable`` returns its identity)."""
         if server != self._server:
             self.forget()
             self._server = server

@@ -1,8 +1,8 @@
 """The writer's open transaction, and the encodings that all its steps share.
 
-One transaction holds everything that a group commit writes. Its steps (accept.py, delivery_queue.py) and jobs
-(changes.py, prune.py, meters.py) get a Transaction: the connection, the caches that they may read, and the meters to
-which they add.
+One transaction holds everything that a group commit writes. Its steps (accept.py, ``store/jobs/settle.py``) and the
+jobs (``store/jobs/``, prune.py, meters.py) get a Transaction: the connection, the caches that they may read, and the
+meters to which they add.
 """
 
 import hashlib
