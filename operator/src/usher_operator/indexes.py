@@ -167,10 +167,6 @@ class ChildIndex:
             else None
         )
 
-    def hosts_of(self, key: Key) -> frozenset[str]:
-        """Hostnames in the published document of a Listener."""
-        return self._hosts.groups_of(key)
-
     def own_hosts_of(self, key: Key) -> frozenset[str]:
         """Hostnames in the published document of a Listener that belong to its tenant."""
         document = self.listener_document(key)
