@@ -253,7 +253,8 @@ class GatewayObserver:
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
         self._installation, self._metrics = installation, metrics
-        self._states: dict[str, GatewayAnswers] = {}
+        self._gateways: dict[str, GatewayAnswers] = {}
+        """By URL."""
         self._urls: tuple[str, ...] = settings.gateways
         self._listed_at = 0.0
         self._wake = asyncio.Event()
@@ -290,21 +291,21 @@ class GatewayObserver:
         if urls is None:
             return
         is_first = self._cache.gateways is None
-        gone = self._states.keys() - set(urls)
+        gone = self._gateways.keys() - set(urls)
         for url in gone:
-            del self._states[url]
-        states = [self._states.setdefault(url, self._new_answers(url)) for url in urls]
+            del self._gateways[url]
+        gateways = [self._gateways.setdefault(url, self._new_answers(url)) for url in urls]
         previous = [
-            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in states
+            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in gateways
         ]
-        answers = await asyncio.gather(*(self._ask(session, gateway) for gateway in states))
-        changed: set[Key] = set().union(*answers)
+        changed_keys = await asyncio.gather(*(self._ask(session, gateway) for gateway in gateways))
+        changed: set[Key] = set().union(*changed_keys)
         present = [
-            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in states
+            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in gateways
         ]
-        changed |= self._cache.set_gateways(tuple(gateway.report() for gateway in states))
-        for state, is_reachable in (("reachable", True), ("unreachable", False)):
-            self._metrics.gateways.labels(state).set(sum(gateway.is_reachable is is_reachable for gateway in states))
+        changed |= self._cache.set_gateways(tuple(gateway.report() for gateway in gateways))
+        for label, is_reachable in (("reachable", True), ("unreachable", False)):
+            self._metrics.gateways.labels(label).set(sum(gateway.is_reachable is is_reachable for gateway in gateways))
         if is_first or gone or previous != present:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         for key in changed:
@@ -314,25 +315,25 @@ class GatewayObserver:
         settings = self._settings
         return GatewayAnswers(url, install=settings.install, stale_seconds=settings.timing.stale_document_seconds)
 
-    async def _ask(self, session: aiohttp.ClientSession, state: GatewayAnswers) -> set[Key]:
+    async def _ask(self, session: aiohttp.ClientSession, gateway: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""
-        url = yarl.URL(state.url) / "api/config"
-        if state.cursor:
-            url = url.with_query(since=state.cursor)
+        url = yarl.URL(gateway.url) / "api/config"
+        if gateway.cursor:
+            url = url.with_query(since=gateway.cursor)
         headers = {"Authorization": f"Bearer {self._installation.observe_token}"}
         try:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     is_refusal = response.status == HTTPStatus.UNAUTHORIZED
-                    return self._not_reached(state, f"answered {response.status}", refuses_token=is_refusal)
-                return state.take(_decode(await response.read()))
+                    return self._not_reached(gateway, f"answered {response.status}", refuses_token=is_refusal)
+                return gateway.take(_decode(await response.read()))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
-            return self._not_reached(state, type(error).__name__)
+            return self._not_reached(gateway, type(error).__name__)
 
-    def _not_reached(self, state: GatewayAnswers, reason: str, *, refuses_token: bool = False) -> set[Key]:
-        if state.is_reachable:
-            _log.warning("gateway_not_reached", gateway=state.url, reason=reason)
-        state.is_reachable, state.refuses_token = False, refuses_token
+    def _not_reached(self, gateway: GatewayAnswers, reason: str, *, refuses_token: bool = False) -> set[Key]:
+        if gateway.is_reachable:
+            _log.warning("gateway_not_reached", gateway=gateway.url, reason=reason)
+        gateway.is_reachable, gateway.refuses_token = False, refuses_token
         return set()
 
     async def _admin_urls(self) -> tuple[str, ...] | None:
