@@ -73,14 +73,14 @@ class Cache(Lookups):
         return planned
 
     def take(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
-        """Take an object from an answer or a list. If it is new, its watch has to report it too."""
+        """Store an object from an answer or a list. If the cache lacks this version, its watch has to report it too."""
         about = raw["metadata"]
         if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
             self._expect_event(kind.name)
         return self.put(kind, raw)
 
     def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> KeySet:
-        """Take the answer to a write, unless the watch has reported a later state or the end since the write began.
+        """Take the answer to a write, unless the watch reported a later state or the deletion meanwhile.
 
         Args:
             kind: of the object.
@@ -95,7 +95,7 @@ class Cache(Lookups):
         return self.take(kind, raw)
 
     def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
-        """Take the present state of an object."""
+        """Store the present state of an object; returns the keys to plan again."""
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ class Cache(Lookups):
         return self._on_features(self.optional.put(kind, raw))
 
     def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
-        """Forget an object that was deleted."""
+        """Forget an object that was deleted; returns the keys to plan again."""
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             self._ending.pop(key, None)
