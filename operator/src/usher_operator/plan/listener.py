@@ -47,7 +47,7 @@ def plan(view: View, key: Key) -> Plan:
     if cached is None:
         return common.plan_absent(view, key, _KEPT)
     if compiling.is_foreign(view, cached.resource):
-        return Plan(key)
+        return Plan(key)  # no children: this install withdraws what it published before
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
         return common.plan_held_back(key, cached, keys, _KEPT)
@@ -59,22 +59,22 @@ def plan(view: View, key: Key) -> Plan:
 def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     if compiling.awaits_gateways(view, cached.resource):
-        return Plan(key, None)  # the first answer of the gateways queues every Listener
+        return Plan(key, None)  # the children stay; the first answer of the gateways queues every Listener
     compiled = compiling.compile_listener(view, cached, keys)
     retiring = _retiring(view, key, cached, compiled)
     if view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
-        published = common.publish(view, key, cached, compiled)
+        publication = common.publish(view, key, cached, compiled)
     else:
-        published = _unchanged(view, key)
-    document = _in_force(view, key, compiled, published)
+        publication = _unchanged(view, key)
+    document = _in_force(view, key, compiled, publication)
     hosts = _HostnameStates.of(view, cached.resource, document)
     parts = builder.from_findings([*compiled.findings, *hosts.findings], [_Type.Accepted, _Type.ResolvedRefs])
-    parts[0] = published.accepted or parts[0]
+    parts[0] = publication.accepted or parts[0]
     name_taken = _name_taken(view, key, builder)
     if name_taken is not None and parts[0].status == "True":
         parts[0] = name_taken
     parts += hosts.conditions(builder)
-    programmed = reports.programmed(view, key, published.wanted, builder)
+    programmed = reports.programmed(view, key, publication.wanted, builder)
     addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
     shown = [
@@ -89,13 +89,13 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     return Plan(
         key,
-        None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
+        None if publication.stays else tuple(child for child in (publication.child, urls) if child is not None),
         builder.status(parts, _reported_suspension(view, cached, programmed, builder), fields={ADDRESSES_FIELD: shown}),
         is_behind=programmed.is_behind,
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         retiring=retiring,
-        granted=_granted(cached.resource, document) if published.child else (),
+        granted=_granted(cached.resource, document) if publication.child else (),
     )
 
 
@@ -150,10 +150,10 @@ def _granted(listener: resources.Listener, document: documents.ListenerDocument 
 
 
 def _in_force(
-    view: View, key: Key, compiled: compiling.CompiledDocument, published: common.Publication
+    view: View, key: Key, compiled: compiling.CompiledDocument, publication: common.Publication
 ) -> documents.ListenerDocument | None:
     """The document that gateways should run."""
-    stored = view.published(key) if published.stays else None
+    stored = view.published(key) if publication.stays else None
     document = stored.document if stored else compiled.document
     return document if isinstance(document, documents.ListenerDocument) else None
 

@@ -200,16 +200,16 @@ def plan_destination(view: View, key: Key) -> Plan:
         return common.plan_without_secrets(view, key, cached, _KEPT_OF_DESTINATION)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     compiled = compiling.compile_destination(view, cached, keys)
-    published = common.publish(view, key, cached, compiled)
+    publication = common.publish(view, key, cached, compiled)
     parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
-    parts[0] = published.accepted or parts[0]
-    programmed = reports.programmed(view, key, published.wanted, builder)
+    parts[0] = publication.accepted or parts[0]
+    programmed = reports.programmed(view, key, publication.wanted, builder)
     parts += [programmed.condition, *reports.of_destination(view, key.path, builder)]
     is_paused = types.value_or_default(cached.resource.spec.state, "Destination.spec.state") == "Paused"
-    desired = (published.child,) if published.child else ()
+    desired = (publication.child,) if publication.child else ()
     return Plan(
         key,
-        None if published.stays else desired,
+        None if publication.stays else desired,
         builder.status(
             parts,
             "`state` is Paused: deliveries are held" if is_paused else "",
