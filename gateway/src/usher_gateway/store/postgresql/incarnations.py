@@ -67,7 +67,7 @@ _HASTEN_WRONG = f"""
     update deliveries set due_at = (select now from clock) where key = any(array(select key from deliveries
         where key = any(array(select key from late limit $2)) and waiting order by key for no key update skip locked))
 """  # noqa: S608 - a number
-"""Make deliveries due that wait for longer than any retry does: the clock was wrong of the gateway that let them wait.
+"""Make deliveries due that wait for longer than any retry does, because the clock of their gateway was wrong.
 
 It jumps through the index of the backlog from one destination to the next. A time is too far ahead only if it is so by
 the clock of the database and by that of this gateway, because one of them may be behind.
@@ -174,7 +174,7 @@ async def begin(connection: Connection) -> Incarnation | None:
 
 
 async def beat(connection: Connection, incarnation: Incarnation, seen: int) -> bool:
-    """Write a heartbeat; return False if another gateway has ended this incarnation."""
+    """Write a heartbeat; return False if this incarnation has ended, or the database does not know it."""
     return await connection.fetchval(_BEAT, incarnation.number, seen) is not None
 
 

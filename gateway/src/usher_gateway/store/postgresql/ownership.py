@@ -63,7 +63,7 @@ class Ownership:
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
         self.lost = lost
-        """Set when another gateway has ended this incarnation."""
+        """Set when another gateway has ended this incarnation, or a restored database does not know it."""
         self.replicas = replicas
         self._apply_replicas: ApplyReplicas | None = None
         self._seen = incarnation.number
@@ -71,7 +71,7 @@ class Ownership:
 
     @property
     def is_lost(self) -> bool:
-        """True if another gateway has ended this incarnation."""
+        """True if this incarnation has ended (``lost``)."""
         return self.lost.is_set()
 
     @property

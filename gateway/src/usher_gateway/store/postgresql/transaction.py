@@ -17,7 +17,7 @@ _IS_OWNER = "select exists (select 1 from incarnations where number = $1 and end
 
 
 class OwnershipLostError(model.StoreUnavailableError):
-    """Another gateway has ended this incarnation, so it may not commit any more."""
+    """This incarnation may not commit any more: another gateway ended it, or a restored database does not know it."""
 
 
 class Transaction(session.Transaction):
@@ -103,9 +103,11 @@ class Transaction(session.Transaction):
     async def note_commit_row(self, number: int | None) -> None:
         """Note that the row of the commit is inserted; after that, nothing may be counted any more.
 
+        ``number``: what the statement returned that inserts the row; None if it inserted none.
+
         Raises:
-            OwnershipLostError: it is not (None), because this incarnation has ended.
-            NamesLostError: it is not (None), because the database lacks a name that this transaction uses.
+            OwnershipLostError: there is no row, because this incarnation has ended.
+            NamesLostError: there is no row, because the database lacks a name that this transaction uses.
         """
         if number is None:
             if await self.connection.fetchval(_IS_OWNER, self.owner):

@@ -31,8 +31,8 @@ _INSERT_COMMIT = f"""
     and {NAMES_EXIST.format("$4", "$5", "$6", "$7", "$8", "$9", "$10")}
     returning number
 """  # noqa: S608 - numbered values
-"""Insert the row of a commit, but only while no other gateway has taken over this incarnation's deliveries, and if the
-database has the names that the transaction uses."""
+"""Insert the row of a commit, but only while this incarnation has not ended, and if the database has the names that the
+transaction uses."""
 
 _NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
 
@@ -83,7 +83,7 @@ class Writer(BisectingWriter):
         stored_bytes: dict[tuple[str, str], int],
     ) -> None:
         self.lost = asyncio.Event()
-        """Set when another gateway has ended this incarnation."""
+        """Set when another gateway has ended this incarnation, or a restored database does not know it."""
         self.pool = pool
         self.incarnation = incarnation
         self.ids = ids
@@ -179,7 +179,7 @@ class Writer(BisectingWriter):
                     connection.terminate()  # after a failover it could be one to a server that only reads
                     raise
                 is_committing = True
-                await self._finish(connection, _COMMIT)
+                await self._confirm_commit(connection, _COMMIT)
         except Exception:  # whatever it is, the transaction may be committed
             if not is_committing:
                 raise
@@ -216,8 +216,8 @@ class Writer(BisectingWriter):
             await opened.note_commit_row(await opened.connection.fetchval(_INSERT_COMMIT, *values))
 
     @staticmethod
-    async def _finish(connection: Connection, commit: str) -> None:
-        """Commit.
+    async def _confirm_commit(connection: Connection, commit: str) -> None:
+        """Commit, and return once the server confirms it. ``commit``: the statement.
 
         Raises:
             StoreUnavailableError: the transaction is perhaps not committed, or not replicated.
@@ -246,7 +246,7 @@ class Writer(BisectingWriter):
         while True:
             try:
                 async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                    took_effect = await self._decide(connection, number)
+                    took_effect = await self._void_unless_committed(connection, number)
             except (*UNAVAILABLE, model.StoreUnavailableError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PAUSE_LONGEST_SECONDS)
@@ -254,14 +254,17 @@ class Writer(BisectingWriter):
                 self._uncertain -= 1
                 return took_effect
 
-    async def _decide(self, connection: Connection, number: int) -> bool:
-        """Return whether a commit took effect. The answer is as durable as a commit, because it is one with a write."""
+    async def _void_unless_committed(self, connection: Connection, number: int) -> bool:
+        """Return whether a commit took effect; if it did not, it never will.
+
+        The answer is as durable as a commit, because it is one with a write.
+        """
         await connection.execute("begin")
         try:
             await connection.execute(_VOID, self.incarnation, number)
             is_void = await connection.fetchval(_IS_VOID, self.incarnation, number)
             await connection.execute(_WRITE, self.incarnation)
-            await self._finish(connection, "commit")
+            await self._confirm_commit(connection, "commit")
         except BaseException:
             connection.terminate()
             raise
