@@ -42,6 +42,9 @@ _LOCK_KEYS = """
 """Insert, lock and return contents and visitors: all contents before the first visitor.
 
 Contents whose 200 was not sent are marked. A new visitor gets one visit time.
+
+Columns of a content: fingerprint, arrival, received at, unacknowledged, null. Of a visitor: visitor, batch, null, null,
+times.
 """
 
 _REPLACE_CONTENTS = """
@@ -148,11 +151,11 @@ class Acceptance(ArrivalRows):
         batch = self.keys[0] if self.keys else 0
         values = (*columns(list(contents.values()), 4), *columns(visitors, 2), batch)
         for key, number, received_at, unacknowledged, times in await self._connection.fetch(_LOCK_KEYS, *values):
-            if times is None:
+            if times is None:  # a content
                 self._contents[key] = number
-                if number != contents[key][1] or unacknowledged:
+                if number != contents[key][1] or unacknowledged:  # else this batch has inserted it
                     known_contents[key] = KnownContent(number, received_at, unacknowledged)
-            elif number == batch:
+            elif number == batch:  # a visitor that this batch has inserted
                 self._visitors[key] = (True, 1)
             else:
                 self._visitors[key] = (False, len(times))

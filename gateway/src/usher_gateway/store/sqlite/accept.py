@@ -87,19 +87,20 @@ class Acceptance(ArrivalRows):
             database.insert_rows(connection, "insert into once_marks", database.PAIR, self.marks(new_marks))
 
     def _facts(self) -> DedupeFacts:
+        """Look up in the recent index first, and in the tables what that lacks."""
         contents: dict[bytes, KnownContent] = {}
         sightings: dict[bytes, list[int]] = {}
-        missing: dict[int, bytes] = {}
+        missing_contents: dict[int, bytes] = {}
         visitors: dict[int, bytes] = {}
-        unseen: list[database.Row] = []
-        once: set[bytes] = set()
+        missing_windows: list[database.Row] = []
+        once_keys: set[bytes] = set()
         recent_index = self._transaction.recent_index
         for arrival in self.arrivals:
             content = recent_index.content_of(arrival.fingerprint)
             if content is not None:
                 contents[arrival.fingerprint] = content
             else:
-                missing[short_key(arrival.fingerprint)] = arrival.fingerprint
+                missing_contents[short_key(arrival.fingerprint)] = arrival.fingerprint
             if arrival.window and arrival.quarantine is None:
                 after, before = arrival.visit_time - arrival.window, arrival.visit_time + arrival.window
                 time = recent_index.sighting_between(arrival.visitor_key, after, before)
@@ -108,12 +109,12 @@ class Acceptance(ArrivalRows):
                 else:
                     short = short_key(arrival.visitor_key)
                     visitors[short] = arrival.visitor_key
-                    unseen.append((short, after, before))
+                    missing_windows.append((short, after, before))
             if arrival.has_marks:
-                once.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
-        self._find_contents(missing, contents)
-        self._find_sightings(unseen, visitors, sightings)
-        return DedupeFacts(contents, sightings, self._find_marks(once), self._count_months())
+                once_keys.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
+        self._find_contents(missing_contents, contents)
+        self._find_sightings(missing_windows, visitors, sightings)
+        return DedupeFacts(contents, sightings, self._find_marks(once_keys), self._count_months())
 
     def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
         connection = self._transaction.connection
@@ -127,11 +128,11 @@ class Acceptance(ArrivalRows):
                 contents[fingerprint] = KnownContent(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
 
     def _find_sightings(
-        self, unseen: list[database.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
+        self, windows: list[database.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
     ) -> None:
         """Find one sighting per window, because a visitor may have hundreds of thousands, and commits wait for this."""
         for short, time in database.select_from_values(
-            self._transaction.connection, _SIGHTING_IN_WINDOW, "(?,?,?)", sorted(unseen)
+            self._transaction.connection, _SIGHTING_IN_WINDOW, "(?,?,?)", sorted(windows)
         ):
             if time is not None:
                 sightings.setdefault(visitors[short], []).append(time)

@@ -32,7 +32,11 @@ _HIGHEST_KEY = (
     "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
     " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
 )
-"""The highest row key in use."""
+"""The highest row key in use.
+
+``lanes_from`` may be above all rows, because note_oldest_claimed() takes a key if nothing is claimed. New keys must not
+be below it, or recovery would skip their deliveries.
+"""
 
 _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 """Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database."""
