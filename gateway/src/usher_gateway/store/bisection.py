@@ -33,7 +33,7 @@ class BisectingWriter(abc.ABC):
 
     @abc.abstractmethod
     def _explained(self, error: Exception, batch: Batch) -> Exception:
-        """Return the error that those get who wait for a batch."""
+        """Return the error for the callers that wait for a batch."""
 
     @abc.abstractmethod
     def _name_of(self, error: Exception) -> str:

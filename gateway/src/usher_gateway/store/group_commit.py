@@ -95,7 +95,7 @@ class _InFlight(msgspec.Struct):
     begun_at: float = 0.0
     """Loop time."""
     is_slow: bool = False
-    """True once its commit takes so long that arrivals wait for it no longer."""
+    """True once its commit takes longer than ``_SLOW_COMMIT_SECONDS``: other lines commit the waiting arrivals."""
     slow_timer: asyncio.TimerHandle | None = None
 
     def tenants_with_quota(self) -> set[tuple[str, str]]:
@@ -124,7 +124,7 @@ class GroupCommit:
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int], lines: int = 1) -> None:
         self._is_writing = False
         self._failure = ""
-        """Why the last commit failed that failed."""
+        """Why the last failed commit failed."""
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self._now = now
@@ -134,7 +134,7 @@ class GroupCommit:
         self._lines = [_Line(number) for number in range(lines)]
         self._first = self._lines[0]
         self._waiters: list[asyncio.Future[None]] = []
-        """Those who wait until nothing is left to commit."""
+        """Futures of the callers of ``flush``, which wait until nothing is left to commit."""
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
@@ -253,7 +253,8 @@ class GroupCommit:
     def _may_draw(self, line: _Line) -> bool:
         """Return whether a line may begin a commit now.
 
-        The other lines begin only while the first is busy, and leave the rest to it while somebody waits in ``flush``.
+        The other lines begin only while the first is busy. While a caller waits in ``flush``, they begin nothing, so
+        that the first line comes to the last batch.
         """
         if line.in_flight is not None:
             return False
@@ -338,7 +339,7 @@ class GroupCommit:
         return _InFlight(batch, entries, waiters)
 
     def _take_waiters(self) -> list["asyncio.Future[None]"]:
-        """Return those who wait until nothing is left to commit, if the batch that is being drawn is the last one."""
+        """Return the callers of ``flush``, if the batch that is being drawn is the last one."""
         is_last = len(self._settlements) <= _SETTLEMENTS_PER_BATCH and not self._arrivals.entries
         if not is_last or any(line.in_flight for line in self._lines):
             return []
@@ -382,7 +383,7 @@ class GroupCommit:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
 
     def _note_success(self, line: _Line) -> None:
-        """A commit of the first line shows that all can be written, because it commits what failed in the others."""
+        """Note a commit. One of the first line counts for all lines, because it commits what failed in the others."""
         was_available = self.is_available
         for working_line in self._lines if line is self._first else [line]:
             working_line.failing_since = math.inf
