@@ -86,7 +86,7 @@ class RouteNumbers(msgspec.Struct, frozen=True):
 
 
 class Names(Protocol):
-    """An engine's numbers of names."""
+    """Looks up the numbers of names. It is ``NameNumbers`` on SQLite, and on PostgreSQL the transaction."""
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener."""
@@ -109,7 +109,7 @@ class ArrivalRows:
     ) -> None:
         self.arrivals = arrivals
         self._now = now
-        self._numbers = names
+        self._names = names
         self._ids = ids
         self._meters = meters
         self.keys = ids.next_keys(len(arrivals))
@@ -144,11 +144,11 @@ class ArrivalRows:
 
     def _accept(self, arrival: model.Arrival, decision: ArrivalDecision, facts: DedupeFacts) -> None:
         counted_as, plans = decision.counted_as, decision.verdicts
-        listener = self._numbers.listener(arrival.listener)
+        listener = self._names.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
         for plan in plans:
-            route = self._numbers.route(plan.route)
+            route = self._names.route(plan.route)
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
             else:

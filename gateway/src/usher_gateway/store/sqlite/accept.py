@@ -44,8 +44,7 @@ class Acceptance(ArrivalRows):
     def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
         super().__init__(arrivals, now=now, names=transaction.names, ids=transaction.ids, meters=transaction.meters)
         self._transaction = transaction
-        self._names = transaction.names
-        self._names.use_until(self.keys[-1])
+        transaction.names.use_until(self.keys[-1])
         self._recent: list[RecentArrival] = []
 
     def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
@@ -174,7 +173,7 @@ class Acceptance(ArrivalRows):
     def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
         first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
         total = 0
-        for number in self._names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
+        for number in self._transaction.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
             (count,) = self._transaction.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
             total += (count or 0) + sum(count for slot, count in unfolded.get(number, ()) if first <= slot < after)
         return total
