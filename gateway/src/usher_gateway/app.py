@@ -1,9 +1,9 @@
 """The composition root of the gateway: which parts it has, and in which order they start and stop.
 
 Start: the store (which proves that no other process owns the data; while its database is away, the admin port answers
-only the probes), the admin port, the background tasks with
-configuration and deliveries, and then the public port. The public port waits up to 2 s for a first configuration, so
-that a normal start refuses no visit; without one it answers 503.
+only the probes), the admin port, the background tasks with configuration and deliveries, and then the public port. The
+public port waits up to 2 s for a first configuration, so that a normal start refuses no visit; without one it answers
+503.
 
 Stop, in reverse: readiness ends, the public port closes, open connections are drained, running attempts end, waiting
 deliveries go back to the store, the store closes, and the admin port closes last.

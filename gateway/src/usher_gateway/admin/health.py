@@ -265,7 +265,7 @@ class ChangeJournal(Generic[_Key, _Value]):
 
     def since(self, cursor: str | None) -> Changes[_Key, _Value]:
         """Return what changed after a cursor, or everything if the cursor is None or cannot be continued."""
-        cursor_revision = self._known(cursor)
+        cursor_revision = self._revision_of(cursor)
         after = 0 if cursor_revision is None else cursor_revision
         present: dict[_Key, _Value] = {}
         for key, (revision, value) in reversed(self._present.items()):
@@ -277,7 +277,8 @@ class ChangeJournal(Generic[_Key, _Value]):
         )
         return Changes(f"{self._incarnation}.{self._revision}", cursor_revision is None, present, removed)
 
-    def _known(self, cursor: str | None) -> int | None:
+    def _revision_of(self, cursor: str | None) -> int | None:
+        """Return the revision of a cursor from which an answer can continue; None if it cannot."""
         incarnation, _, number = (cursor or "").partition(".")
         if incarnation != self._incarnation or not number.isdecimal() or len(number) > 18:
             return None

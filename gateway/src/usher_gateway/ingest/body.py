@@ -30,7 +30,7 @@ MAX_INTEGER_DIGITS = 40
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else 0 for byte in range(256))
 _TOO_MANY_DIGITS = b"0" * (MAX_INTEGER_DIGITS + 1)
 _SAMPLED = (MAX_INTEGER_DIGITS + 1) // 3
-"""Of every so many bytes one is looked at first: of too many digits in a row, these are three."""
+"""The check first samples the bytes at this distance, because too many digits in a row have three samples."""
 
 _HAS_TOO_MANY_NODES = re.compile(rb"""(?:(?:[^",]++|"(?:[^"\\]++|\\.)*+"|")*+,){%d}""" % MAX_NODES, re.DOTALL).match
 """Finds as many commas outside of strings as a body with too many nodes has. Its time is linear."""

@@ -124,7 +124,7 @@ class UnfinishedLimit(Generic[C]):
         self.grow(member, size)
 
     def grow(self, member: C, size: int) -> None:
-        """Note that a member takes so many bytes more. Does nothing if it was removed."""
+        """Note that a member takes ``size`` more bytes. Does nothing if it was removed."""
         if member in self._sizes:
             self._sizes[member] += size
             self._bytes += size

@@ -45,11 +45,11 @@ _DEADLINE_CHECK_SECONDS = 0.1
 
 _FLOODING = {model.RefusedReason.RateLimited, model.RefusedReason.TooCostly}
 _REFUSAL_SECONDS = 1.0
-"""A listener over its rate or its budget gets its 503 this late, and later in turn (`_REFUSALS_PER_SECOND`), so that
+"""Delay of the 503 for a listener over its rate or its budget. `_REFUSALS_PER_SECOND` spreads such answers, so that
 connections which are refused together do not come back together."""
 
 _REFUSALS_PER_SECOND = 1_000
-"""Further refusals wait, whatever their reason.
+"""Further refusals of any reason wait.
 
 A refusal takes 0.1 to 0.2 ms, so 9,000 connections that are refused at full speed make a turn of the event loop last a
 second. An arrival takes several turns.
@@ -59,8 +59,8 @@ _REFUSED_AT_ONCE_SECONDS = 0.25
 """A refusal that would wait for less than this is answered at once."""
 
 _LATE_REFUSAL_BYTES = 64 * 1024 * 1024
-"""Bytes of all connections whose refusals wait. Beyond that, refusals do not wait, and their connections end. So do
-those of requests that are large or incomplete."""
+"""Most bytes of all connections whose refusals wait. Above this, a refusal is answered at once and ends its connection.
+So does the refusal of a request that is large or incomplete."""
 
 _LARGEST_LATE_REFUSAL_BYTES = 64 * 1024
 """A larger request takes several times its bytes of memory while its refusal waits."""
@@ -492,7 +492,7 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
 
 
 def once_marker(listener: LiveListener, route: str, now: int) -> Callable[[model.Arrival], tuple[bytes, int]] | None:
-    """Return how a route's once-per marks are made from stored arrivals; None if the route has no such rule now."""
+    """Return a function that makes a route's once-per mark of a stored arrival; None if the route has no such rule."""
     marker = listener.planner.marker(route)
     if marker is None:
         return None

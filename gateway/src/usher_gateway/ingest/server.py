@@ -58,7 +58,7 @@ _SLACK_BYTES = 64
 """Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
 _CHUNK_SLACK = 64
-"""For a body in chunks, one byte more for so many bytes of it, because the sizes of the chunks are not known."""
+"""A body in chunks may leave one more byte for each 64 of its bytes, because the lengths of chunks are not known."""
 
 _SEGMENT_SECONDS = 0.05
 """Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
@@ -268,7 +268,7 @@ class Connection(web.RequestHandler):
         """Requests answered so far."""
         self.answered_at_last_check = 0
         self.began_at = 0.0
-        """Since when the last request counted."""
+        """Where the last request's clock started (loop time)."""
         self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
