@@ -2,8 +2,12 @@
 
 Each lookup of a plan is about one subject: a resource, a Secret, a namespace, a hostname or an address. `Reads` keeps
 its answer, and the keys whose last plan asked for it. After a change the cache names the subjects that it may concern.
-The lookups about them are made again, and where the answer differs, the keys that read it are planned again. A plan
-depends on nothing but its lookups, so every other plan would give the same result.
+The lookups about them are made again, and where the answer differs, the keys that read it are planned again. Every
+other plan would give the same result.
+
+A plan also reads values that are no lookups. Whatever changes them returns or queues the keys itself: `cache.Cache` for
+the classes, the optional APIs and the halted removals, `gateways.GatewayObserver` for the reports of gateways, and
+`installation.Installation` for the install key. A plan that depends on the time sets ``Plan.again_at``.
 """
 
 import contextlib
