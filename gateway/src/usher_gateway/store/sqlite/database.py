@@ -43,7 +43,7 @@ PAIR = "(?,?)"
 Row = tuple[object, ...]
 """A row to write."""
 
-FoundRow = tuple[Any, ...]
+ReadRow = tuple[Any, ...]
 """A row that a statement returned."""
 
 T = TypeVar("T")
@@ -437,7 +437,7 @@ def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Seque
 
 def select_from_values(
     connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]
-) -> Iterator[FoundRow]:
+) -> Iterator[ReadRow]:
     """Yield the rows that a statement with ``from (values {})`` returns for all rows with placeholders like ``row``."""
     for chunk in _chunks(rows):
         yield from connection.execute(
@@ -445,7 +445,7 @@ def select_from_values(
         ).fetchall()
 
 
-def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[FoundRow]:
+def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[ReadRow]:
     """Yield the rows of a statement with ``in ({})`` for any number of keys."""
     for start in range(0, len(keys), _MOST_ROWS):
         part = list(keys[start : start + _MOST_ROWS])
