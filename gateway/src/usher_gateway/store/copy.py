@@ -35,8 +35,8 @@ COLUMNS = {
 """Kind -> the columns of its rows, in the order in which the kinds are copied.
 
 The columns are those of the tables in the migrations. Arrivals come in the order of their keys, because SQLite indexes
-persons up to a key. ``waiting`` is 0 or 1, and a pending delivery is in the backlog
-or held. ``print``: the arrival by which dedupe knows a content. ``time``: the times in the table meta.
+persons up to a key. ``waiting`` is 0 or 1, and a pending delivery is in the backlog or held. ``print``: the arrival by
+which dedupe knows a content. ``time``: the times in the table meta.
 """
 
 TABLES = {

@@ -222,7 +222,10 @@ class Store(Ledger, DeliveryQueue, Records):
             StoreLockedError: another gateway owns the data, or they were copied, or a copy to them is unfinished.
             StoreCorruptError: the data are damaged or not Usher's.
             InstallKeyError: another install key made the data.
-            ConfigurationError: the folder cannot be used (a network file system, missing rights).
+            ConfigurationError: the folder cannot be used (a network file system, missing rights), or PostgreSQL refuses
+                the user.
+            SchemaTooOldError: the tables lack migrations, and this gateway may not make them.
+            StoreUnavailableError: PostgreSQL cannot be reached now; a later try may succeed.
         """
 
     @abc.abstractmethod
