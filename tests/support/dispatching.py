@@ -17,8 +17,8 @@ from usher_gateway.store.base import Filter
 class DispatcherBench:
     """A store and a dispatcher whose attempts wait for ``may_answer``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store: Any = engines.Sqlite().make(folder, engines.Clock())
+    def __init__(self, folder: Path, engine: engines.Engine | None = None) -> None:
+        self.store: Any = (engine or engines.Sqlite()).make(folder, engines.Clock())
         self.tried: list[tuple[int, int]] = []
         """(key of the delivery, attempts before) of each attempt."""
         self.may_answer = asyncio.Event()

@@ -36,7 +36,6 @@ _POLL_SECONDS = 1.0
 """How often the dispatcher asks the store for due deliveries if nothing else makes it ask."""
 
 _CLAIM_ROWS = 500
-_NOTE_CLAIMED_SECONDS = 30.0
 _DEFER_SECONDS = 5.0
 _MIN_SET_BACK = 60 * model.MICROSECONDS
 """The wall clock was set back if it lost this much against the steady clock."""
@@ -49,6 +48,8 @@ class DispatcherLimits(msgspec.Struct, frozen=True):
     in_flight: int = 512
     unsettled: int = 4_096
     """No attempt starts while this many results wait for the store."""
+    review_seconds: float = 30.0
+    """How often the dispatcher and the store compare which deliveries are claimed."""
 
 
 @functools.lru_cache(10_000)
@@ -103,7 +104,7 @@ class Dispatcher:
         self._stopping = asyncio.Event()
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
-        self._next_poll = self._next_note_claimed = 0.0
+        self._next_poll = self._next_review = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
@@ -341,9 +342,11 @@ class Dispatcher:
                 self._next_poll = self._loop.time() + _POLL_SECONDS
                 await self._poll()
             await self._claim_due()
-            if self._loop.time() >= self._next_note_claimed:
-                self._next_note_claimed = self._loop.time() + _NOTE_CLAIMED_SECONDS
+            if self._loop.time() >= self._next_review:
+                self._next_review = self._loop.time() + self._limits.review_seconds
                 await self._store.note_oldest_claimed()
+                if self._store.is_shared:
+                    await self._store.recover_forgotten([*self._claimed, *self._deferred])
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):

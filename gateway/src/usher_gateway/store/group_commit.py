@@ -203,6 +203,10 @@ class GroupCommit:
         """Settlements that wait for their commit."""
         return len(self._settlements)
 
+    def unsettled_keys(self) -> list[int]:
+        """Return the deliveries whose settlements wait for their commit."""
+        return [settlement.key for settlement in self._settlements]
+
     @property
     def is_available(self) -> bool:
         """False while the commits of any line fail."""

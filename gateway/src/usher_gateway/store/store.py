@@ -136,6 +136,16 @@ class DeliveryQueue(JobRunner):
 
         await self._change(note)
 
+    @abc.abstractmethod
+    async def recover_forgotten(self, keys: Collection[int]) -> None:
+        """Return claimed deliveries that the caller does not have to the backlog. Called only if ``is_shared``.
+
+        A database that went back to an earlier state shows a delivery as claimed again whose outcome it lost. The call
+        before this one must have found the delivery too, because the caller may be about to get it.
+
+        ``keys``: the claimed deliveries that the caller has.
+        """
+
     async def hasten(self, destination: str, now: int) -> int:
         """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
         return await self._in_slices(lambda transaction: claims.hasten(transaction, destination, now))

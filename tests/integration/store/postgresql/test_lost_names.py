@@ -1,4 +1,4 @@
-"""A database that goes back to a state without names whose numbers gateways remember."""
+"""A database that goes back: without names whose numbers gateways remember, or without outcomes."""
 
 import asyncio
 import contextlib
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from postgresql.server import PostgresServer, StandbyServer
-from support import databases, engines, samples, waiting
+from support import databases, dispatching, engines, samples, waiting
 from usher_gateway import model
+from usher_gateway.delivery.dispatcher import DispatcherLimits
 from usher_gateway.store.base import Filter, ListenerActivity
 from usher_gateway.store.postgresql import repair
 from usher_gateway.store.postgresql.connections import Durability
@@ -96,6 +98,46 @@ async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gate
     await second.accept(at(SPA_ROUTE, "spa"))
     await first.accept(at(BAR_ROUTE, "bar"), at(SPA_ROUTE, "second spa"))
     assert first.store.route(accepted.deliveries[0].route) == BAR_ROUTE
+
+
+async def test_delivery_whose_outcome_the_database_lost_returns_to_the_backlog(bench: engines.Bench) -> None:
+    accepted = await bench.accept(samples.arrival("lost"), samples.arrival("kept"))
+    lost, kept = [delivery for each in accepted for delivery in each.deliveries]
+    copy = await save(bench)
+    bench.store.settle(samples.settlement(lost, model.SettledAs.Delivered))
+    await bench.store.flush()
+    await go_back(bench, copy)
+    await bench.store.recover_forgotten([kept.key])
+    assert await bench.claim() == []  # the dispatcher could be about to get it
+    await bench.store.recover_forgotten([kept.key])
+    assert [delivery.key for delivery in await bench.claim()] == [lost.key]
+
+
+async def test_dispatcher_delivers_again_what_the_database_shows_as_claimed(tmp_path: Path) -> None:
+    engine, place = engines.Postgresql(), tmp_path / "data"
+    bench = dispatching.DispatcherBench(place, engine)
+    await bench.start(1, DispatcherLimits(review_seconds=0.1))
+    (delivery,) = await bench.accept("a")
+    copy = await asyncio.to_thread(databases.save, databases.name_of(place))
+    bench.may_answer.set()
+    scheduler = bench.dispatcher.scheduler
+    await waiting.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, what="the end of the first attempt")
+    await bench.store.flush()
+    await asyncio.to_thread(databases.restore, databases.name_of(place), copy)
+    await waiting.wait_until(lambda: len(bench.tried) == 2, what="the second attempt")
+    await bench.stop()
+    engine.forget(place)
+    assert bench.tried == [(delivery.key, 0)] * 2
+
+
+async def test_delivery_with_an_unsaved_outcome_does_not_return_to_the_backlog(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival())
+    await bench.store.recover_forgotten([])
+    bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
+    with structlog.testing.capture_logs() as logs:
+        await bench.store.recover_forgotten([])
+    assert logs == []
+    assert await bench.claim() == []
 
 
 async def test_backlog_is_claimed_by_a_gateway_that_remembers_another_number(gateways: list[engines.Bench]) -> None:

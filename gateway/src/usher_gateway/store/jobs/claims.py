@@ -41,6 +41,8 @@ _DEFER = """
         where key = any($1::bigint[]) and state = 0 and hold = 0 and owner = $2 order by key for no key update))
 """
 
+_CLAIMED = "select key from deliveries where state = 0 and hold = 0 and not waiting and owner = $1"
+
 _LATE = """
     select key from deliveries where destination = (select number from destinations where key = $1)
         and waiting and due_at > $2 order by due_at limit $3
@@ -138,6 +140,11 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
     await transaction.session.execute(_DEFER, sorted(keys), transaction.owner, now)
     transaction.remove_claimed(keys)
     transaction.note_time(now)
+
+
+async def claimed(session: Session, owner: int) -> list[int]:
+    """Return the keys of the deliveries that an incarnation has claimed (PostgreSQL)."""
+    return [key for (key,) in await session.fetch(_CLAIMED, owner)]
 
 
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:

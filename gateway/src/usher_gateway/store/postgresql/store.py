@@ -21,6 +21,7 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.job_runner import Job, Query
+from usher_gateway.store.jobs import claims
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
@@ -66,6 +67,8 @@ class PostgresStore(Store):
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._drops_from = 0.0
         """Monotonic time of the next look for route definitions that were deleted."""
+        self._forgotten: set[int] = set()
+        """Keys that the last recover_forgotten() found."""
 
     async def open(self) -> OpenReport:
         self.writer, self.ownership, report = await open_store(self.settings, self._now)
@@ -137,6 +140,15 @@ class PostgresStore(Store):
     @property
     def is_shared(self) -> bool:
         return True
+
+    async def recover_forgotten(self, keys: Collection[int]) -> None:
+        expected = {*keys, *self._commits.unsettled_keys()}  # before the query, so that what changes during it is in it
+        claimed = await self._read(lambda session: claims.claimed(session, self.incarnation.number))
+        forgotten = set(claimed) - expected
+        lost, self._forgotten = self._forgotten & forgotten, forgotten
+        if lost:
+            await self.defer(sorted(lost))
+            _log.warning("deliveries_recovered", count=len(lost))
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         await self._exchange(

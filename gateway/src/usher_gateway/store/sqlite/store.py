@@ -149,6 +149,9 @@ class SqliteStore(Store):
     def is_shared(self) -> bool:
         return False
 
+    async def recover_forgotten(self, keys: Collection[int]) -> None:
+        raise NotImplementedError
+
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         raise NotImplementedError
 
