@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support import engines, samples
+from support import engines, samples, source
 from usher_gateway import model
 from usher_gateway.store.base import Filter, VisitBody
 
@@ -165,6 +165,20 @@ async def test_rows_are_json_without_personal_data(bench: engines.Bench) -> None
     assert not any(word in text for word in hidden)
     assert (visit["receivedAt"], visit["late"], visit["bodyKept"]) == ("2025-11-25T12:00:00.000Z", True, True)
     assert (visit["id"], visit["bodyBytes"]) == (delivery["visit"], len(secret))
+
+
+async def test_api_page_names_every_field_of_a_row(bench: engines.Bench) -> None:
+    await bench.accept(
+        samples.arrival("a", if_visit=(samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER)))
+    )
+    await bench.store.replay(Filter(), [model.SkipReason.Filter], NOW)
+    (visit,), (delivery, _) = await bench.visits(), await bench.deliveries()
+    created, replayed = visit["verdicts"]
+    assert "delivery" in created
+    assert "replayed" in replayed
+    rows = (source.DOCS / "api.md").read_text("utf-8").partition("\n## Rows\n")[2].partition("\n## ")[0]
+    unnamed = {name for name in {*visit, *created, *replayed, *delivery} if f"`{name}`" not in rows}
+    assert unnamed == set(), "name them in docs/api.md, section Rows"
 
 
 async def test_body_is_returned_only_for_the_whole_id(bench: engines.Bench) -> None:
