@@ -14,8 +14,7 @@ from aiohttp import web
 from usher_gateway import documents, model, timing
 from usher_gateway.admin import listings
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter
-from usher_gateway.store.listing_rows import LONGEST_PAGE
+from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
 
 _log = structlog.get_logger(__name__)

@@ -130,6 +130,10 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """How long it took."""
 
 
+LONGEST_PAGE = 1_000
+"""The most rows of one page, whatever the caller asks for."""
+
+
 class ListingPage(msgspec.Struct, frozen=True):
     """Rows of a listing, newest first, as dicts ready for JSON."""
 

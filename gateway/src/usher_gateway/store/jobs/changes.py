@@ -22,7 +22,6 @@ from usher_gateway.store.encodings import (
     unpack_body,
 )
 from usher_gateway.store.jobs import scopes
-from usher_gateway.store.listing_rows import HELD, UNRELEASED, cursor_of, matching_verdicts
 from usher_gateway.store.requests import (
     ENDED,
     NOT_RELEASABLE,
@@ -137,7 +136,7 @@ async def redrivable(session: Session, where: Filter, cursor: str | None) -> tup
         raise ValueError("only dead and cancelled deliveries can be redriven")
     chosen = msgspec.structs.replace(where, state=state)
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
-    return keys, cursor_of(below)
+    return keys, scopes.cursor_of(below)
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
@@ -160,11 +159,11 @@ async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds
 async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Return the keys of a slice of the pending deliveries that a filter selects, and the cursor of the next slice."""
     state = (where.state or "pending").lower()
-    if state not in {"pending", HELD}:
+    if state not in {"pending", scopes.HELD}:
         raise ValueError("only pending deliveries (pending, or held) can be cancelled or retried")
     chosen = msgspec.structs.replace(where, state=state)
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
-    return keys, cursor_of(below)
+    return keys, scopes.cursor_of(below)
 
 
 async def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> list[int]:
@@ -204,10 +203,10 @@ async def replayable(
     skipped = [
         (key, route, reason)
         for key in sorted(verdicts)
-        for route, reason, _ in matching_verdicts(verdicts[key], scope.routes, None, any_skip=True)
+        for route, reason, _ in scopes.matching_verdicts(verdicts[key], scope.routes, None, any_skip=True)
         if reason in reasons
     ]
-    return skipped, cursor_of(below)
+    return skipped, scopes.cursor_of(below)
 
 
 async def stored_arrivals(session: Session, keys: Collection[int]) -> list[model.Arrival]:
@@ -275,7 +274,7 @@ async def _add_marks(session: Session, until: Mapping[bytes, int]) -> set[bytes]
 async def quarantined(session: Session, where: Filter, limit: int, after: int) -> list[model.Arrival]:
     """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
     scope = await scopes.arrivals_scope(
-        session, msgspec.structs.replace(where, counted_as="Quarantined", state=UNRELEASED)
+        session, msgspec.structs.replace(where, counted_as="Quarantined", state=scopes.UNRELEASED)
     )
     if scope.keys is not None:
         scope.add_numbers("key", scope.keys)

@@ -10,9 +10,17 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import AttemptRecord, Filter, ListingPage, VisitBody
-from usher_gateway.store.encodings import split_person_keys, unknown_route, unpack_attempts, unpack_body
+from usher_gateway.store.encodings import (
+    FLAG_LATE,
+    FLAG_RELEASED,
+    FLAG_TRUSTED,
+    FLAG_UNACKNOWLEDGED,
+    split_person_keys,
+    unknown_route,
+    unpack_attempts,
+    unpack_body,
+)
 from usher_gateway.store.jobs import scopes
-from usher_gateway.store.listing_rows import JSONRow, arrival_row, cursor_of, delivery_row
 from usher_gateway.store.session import Row, Session, Statement
 
 _ARRIVALS = """
@@ -61,13 +69,15 @@ _PERSON_KEYS = """
     where l.namespace = $2 and l.tenant = $3 and a.key = any($1::bigint[])
 """
 
+_JSONRow = dict[str, object]
+
 _decode = msgspec.msgpack.decode
 
 
 async def visits(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
     """Return a page of arrivals with their verdicts, newest first (``Store.visits``)."""
     keys, below = await scopes.newest(session, await scopes.arrivals_scope(session, where), cursor, limit)
-    return ListingPage(await _arrival_rows(session, keys), cursor_of(below))
+    return ListingPage(await _arrival_rows(session, keys), scopes.cursor_of(below))
 
 
 async def deliveries(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
@@ -75,17 +85,19 @@ async def deliveries(session: Session, where: Filter, cursor: str | None, limit:
     keys, below = await scopes.delivery_keys(session, where, cursor, limit)
     rows = _by_key(await session.fetch(_DELIVERIES, keys))
     names = await _route_names(session, {row[2] for row in rows.values()})
-    return ListingPage([delivery_row(rows[key], names[rows[key][2]]) for key in keys if key in rows], cursor_of(below))
+    return ListingPage(
+        [_delivery_row(rows[key], names[rows[key][2]]) for key in keys if key in rows], scopes.cursor_of(below)
+    )
 
 
-async def _arrival_rows(session: Session, keys: list[int]) -> list[JSONRow]:
+async def _arrival_rows(session: Session, keys: list[int]) -> list[_JSONRow]:
     rows = _by_key(await session.fetch(_ARRIVALS, keys))
     verdicts = {key: _decode(row[9]) for key, row in rows.items()}
     names = await _route_names(session, {route for listed in verdicts.values() for route, _, _ in listed})
     created = [delivery for listed in verdicts.values() for _, _, delivery in listed if delivery]
     states = _by_key(await session.fetch(_DELIVERY_STATES, created))
     replays = {(row[0], row[1]): tuple(row) for row in await session.fetch(_REPLAYS, list(rows))}
-    return [arrival_row(rows[key], verdicts[key], names, states, replays) for key in keys if key in rows]
+    return [_arrival_row(rows[key], verdicts[key], names, states, replays) for key in keys if key in rows]
 
 
 async def _route_names(session: Session, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
@@ -101,6 +113,113 @@ async def _route_names(session: Session, numbers: Iterable[int]) -> dict[int, tu
 
 def _by_key(rows: Iterable[Row]) -> dict[int, tuple[Any, ...]]:
     return {row[0]: tuple(row) for row in rows}
+
+
+def _arrival_row(
+    columns: tuple[Any, ...],
+    verdicts: list[tuple[int, int, int]],
+    names: dict[int, tuple[Any, ...]],
+    states: dict[int, tuple[Any, ...]],
+    replays: dict[tuple[int, int], tuple[Any, ...]],
+) -> _JSONRow:
+    """Return an arrival as JSON.
+
+    Args:
+        columns: a row of ``_ARRIVALS``.
+        verdicts: (route, skip reason or 0, delivery key or 0).
+        names: route -> its row of ``_ROUTE_NAMES``.
+        states: delivery -> its row of ``_DELIVERY_STATES``.
+        replays: (arrival, route) -> its row of ``_REPLAYS``.
+    """
+    key, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
+    namespace, tenant, listener, has_body = rest
+    return {
+        "id": model.format_id(identifier),
+        "namespace": namespace,
+        "tenant": tenant,
+        "listener": listener,
+        "receivedAt": model.format_time(received_at),
+        "visitTime": model.format_time(visit_time),
+        "timeTrusted": bool(flags & FLAG_TRUSTED),
+        "late": bool(flags & FLAG_LATE),
+        "countedAs": model.CountedAs(counted_as).name,
+        "reason": model.QuarantineReason(reason).name if reason else None,
+        "released": bool(flags & FLAG_RELEASED),
+        "unacknowledged": bool(flags & FLAG_UNACKNOWLEDGED),
+        "hops": hops,
+        "bodyBytes": size,
+        "bodyKept": bool(has_body),
+        "verdicts": [_verdict_row(verdict, names, states, replays.get((key, verdict[0]))) for verdict in verdicts],
+    }
+
+
+def _verdict_row(
+    verdict: tuple[int, int, int],
+    names: dict[int, tuple[Any, ...]],
+    states: dict[int, tuple[Any, ...]],
+    replay: tuple[Any, ...] | None,
+) -> _JSONRow:
+    route, skipped, delivery = verdict
+    _, _, _, _, name, destination = names[route]
+    row: _JSONRow = {"route": name, "destination": destination}
+    if skipped:
+        row["skipped"] = model.SkipReason(skipped).name
+        if replay is not None:
+            _, _, identifier, state, hold, created_at = replay
+            row["replayed"] = model.format_time(created_at)
+            row["delivery"] = model.format_id(identifier)
+            row["state"] = _state_name(state)
+            row["held"] = model.HoldReason(hold).name if hold else None
+    elif delivery in states:
+        _, identifier, state, hold = states[delivery]
+        row["delivery"] = model.format_id(identifier)
+        row["state"] = _state_name(state)
+        row["held"] = model.HoldReason(hold).name if hold else None
+    return row
+
+
+def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
+    """Return a delivery as JSON.
+
+    Args:
+        columns: a row of ``_DELIVERIES``.
+        names: the route's row of ``_ROUTE_NAMES``.
+    """
+    _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
+    expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival = rest
+    _, namespace, tenant, listener, route, destination = names
+    is_open = state == model.DeliveryState.Pending
+    return {
+        "id": model.format_id(identifier),
+        "visit": model.format_id(arrival),
+        "namespace": namespace,
+        "tenant": tenant,
+        "listener": listener,
+        "route": route,
+        "destination": destination,
+        "state": _state_name(state),
+        "held": model.HoldReason(hold).name if hold else None,
+        "heldSince": model.format_time(due_at) if hold else None,
+        "dueAt": model.format_time(due_at) if is_open and in_backlog else None,
+        "attempts": attempts,
+        "createdAt": model.format_time(created_at),
+        "startedAt": model.format_time(started_at),
+        "expiresAt": _time_or_none(expires_at),
+        "settledAt": _time_or_none(settled_at),
+        "origin": model.Origin(origin).name,
+        "cancelled": model.CancelReason(cancel).name if cancel else None,
+        "status": status or None,
+        "error": error or None,
+        "answerBytes": answer_bytes or 0,
+    }
+
+
+def _state_name(state: int) -> str:
+    return model.DeliveryState(state).name.lower()
+
+
+def _time_or_none(instant: int) -> str | None:
+    return model.format_time(instant) if instant else None
 
 
 # One row's content

@@ -2,30 +2,34 @@
 
 The walk goes from the newest row down, in windows. If a filter matches few rows, the walk ends early, so that no query
 lasts long. Row keys grow with time, so a period is a range of keys. It is found by binary search, because clocks of
-earlier processes made the keys.
+earlier processes made the keys. A page ends with a cursor, from which the next one goes on.
 """
 
+import base64
+import binascii
 import heapq
 import time
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.encodings import FLAG_RELEASED
-from usher_gateway.store.listing_rows import (
-    HELD,
-    LONGEST_PAGE,
-    PAGE_SECONDS,
-    RELEASED,
-    SLACK,
-    UNRELEASED,
-    key_of_cursor,
-    matching_verdicts,
-    member,
-)
 from usher_gateway.store.session import Session
+
+RELEASED, UNRELEASED = "released", "unreleased"
+"""States of quarantined arrivals."""
+
+HELD = "held"
+"""The state of pending deliveries that wait for a cause to end."""
+
+_PAGE_SECONDS = 1.5
+"""A page ends after this time, with the rows found so far and a cursor."""
+
+_SLACK = 60 * model.MICROSECONDS
+"""Instants of neighbouring rows may be out of order by the time that an arrival waits for its commit."""
 
 _WINDOW = 10_000
 """Rows per window; the walk checks the clock after each window."""
@@ -88,10 +92,10 @@ class RowScope(msgspec.Struct):
     async def add_period(self, session: Session, column: str, since: int | None, until: int | None) -> None:
         """Require an instant in [since, until)."""
         if since is not None:
-            self.low = max(self.low, await key_at(session, self.table, column, since - SLACK))
+            self.low = max(self.low, await key_at(session, self.table, column, since - _SLACK))
             self.add(f"{column} >= {{}}", since)
         if until is not None:
-            self.high = min(self.high, await key_at(session, self.table, column, until + SLACK))
+            self.high = min(self.high, await key_at(session, self.table, column, until + _SLACK))
             self.add(f"{column} < {{}}", until)
 
     def condition(self) -> str:
@@ -113,13 +117,13 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
         raise ValueError("visit selects deliveries; select visits with their ids")
     scope = RowScope("arrivals")
     scope.add_ids(where.ids)
-    counted_as = member(model.CountedAs, where.counted_as, "countedAs")
+    counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
     if where.reason is not None:
         if where.reason in model.QuarantineReason.__members__:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = {}", int(model.QuarantineReason[where.reason]))
         else:
-            scope.skip = member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
+            scope.skip = _member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
     if counted_as is model.CountedAs.Quarantined:
         scope.index_terms = "counted_as = 5"
     elif counted_as is not None:
@@ -151,7 +155,7 @@ async def deliveries_scope(session: Session, where: Filter) -> RowScope:
     if where.state == HELD:
         scope.add("hold > 0")
     elif where.state is not None:
-        state = int(member(model.DeliveryState, where.state, "state", HELD))
+        state = int(_member(model.DeliveryState, where.state, "state", HELD))
         if state >= model.DeliveryState.Dead:
             scope.index_terms = f"state >= 2 and state = {state}"
         else:
@@ -223,13 +227,13 @@ async def newest(session: Session, scope: RowScope, cursor: str | None, limit: i
     The second value is None at the end.
     """
     limit = min(max(limit, 1), LONGEST_PAGE)
-    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
+    high = scope.high if cursor is None else min(scope.high, _key_of_cursor(cursor))
     if scope.keys is not None:
         scope.add_numbers("key", scope.keys)
         keys = await _matching(session, scope, scope.low, high, len(scope.keys))
         return keys[:limit], keys[limit - 1] if len(keys) > limit else None
     keys = []
-    end = time.monotonic() + PAGE_SECONDS
+    end = time.monotonic() + _PAGE_SECONDS
     while high > scope.low:
         low = await _window_end(session, scope, high)
         keys += await _matching(session, scope, low, high, limit + 1 - len(keys))
@@ -271,7 +275,7 @@ async def _newest_held(
     session: Session, scope: RowScope, cursor: str | None, limit: int
 ) -> tuple[list[int], int | None]:
     """Merge the held deliveries from their groups, because the index is sorted by group."""
-    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
+    high = scope.high if cursor is None else min(scope.high, _key_of_cursor(cursor))
     limit = min(max(limit, 1), LONGEST_PAGE)
     keys: list[int] = []
     group = (0, 0)
@@ -298,3 +302,50 @@ async def key_at(session: Session, table: str, column: str, instant: int) -> int
         else:
             low = rows[0][0] + 1
     return int(low)
+
+
+# Names in filters, verdicts and cursors
+
+
+def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
+    """Return a member by its name, with either case of its first letter; None for None. The message adds ``others``."""
+    if name is None:
+        return None
+    chosen = kind.__members__.get(name[:1].upper() + name[1:])
+    if chosen is None:
+        raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
+    return chosen
+
+
+def matching_verdicts(
+    verdicts: bytes, routes: set[int] | None, skip: model.SkipReason | None, *, any_skip: bool
+) -> list[tuple[int, int, int]]:
+    """Return the verdicts (route, skip reason or 0, delivery key or 0) with one of the routes and the skip reason.
+
+    None selects any route or reason; ``any_skip`` leaves out verdicts that created a delivery.
+    """
+    return [
+        (route, skipped, delivery)
+        for route, skipped, delivery in _decode(verdicts)
+        if (routes is None or route in routes) and (skip is None or skipped == skip) and (not any_skip or skipped)
+    ]
+
+
+def cursor_of(key: int | None) -> str | None:
+    """Return a row key as a cursor (opaque text)."""
+    return None if key is None else base64.urlsafe_b64encode(key.to_bytes(8)).decode().rstrip("=")
+
+
+def _key_of_cursor(cursor: str) -> int:
+    """Return the row key of a cursor.
+
+    Raises:
+        ValueError: the cursor is invalid.
+    """
+    try:
+        packed = base64.b64decode(cursor + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("the cursor is not one of this gateway") from error
+    if len(packed) != 8:
+        raise ValueError("the cursor is not one of this gateway")
+    return int.from_bytes(packed)
