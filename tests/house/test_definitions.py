@@ -99,14 +99,36 @@ def test_reference_pages_list_exactly_the_reasons_of_each_kind() -> None:
     assert differing == []
 
 
-def test_status_that_the_operator_writes_fits_the_definition() -> None:
-    """The API server drops unknown fields of a status and rejects a status with a wrong value."""
-    plans = [
+def golden_plans() -> list[Any]:
+    """The plans in the operator's golden files that have a status."""
+    return [
         plan
         for path in sorted((source.ROOT / "tests" / "unit" / "usher_operator" / "plan" / "golden").glob("*.yaml"))
         for plan in yaml.safe_load_all(path.read_text("utf-8"))
         if plan.get("status") is not None
     ]
+
+
+def test_reference_pages_list_no_condition_of_another_kind() -> None:
+    planned = {
+        (plan["key"].partition(" ")[0], condition.partition("=")[0])
+        for plan in golden_plans()
+        for condition in plan["status"]["conditions"]
+    }
+    planned |= {(case.kind, case.type) for case in plan_reasons.CASES}
+    listed = {
+        (kind.kind_name, row[0].strip("`"))
+        for kind in KINDS
+        for row in source.table_rows(
+            MADE[f"docs/reference/{kind.kind_name.lower()}.md"].partition("\n## Conditions\n")[2]
+        )
+    }
+    assert listed - planned == set(), "docs/conditions.md names the kind before the meaning: `(Tenant) ...`"
+
+
+def test_status_that_the_operator_writes_fits_the_definition() -> None:
+    """The API server drops unknown fields of a status and rejects a status with a wrong value."""
+    plans = golden_plans()
     assert plans
     for plan in plans:
         fields = {name: value for name, value in plan["status"].items() if name != "conditions"}
