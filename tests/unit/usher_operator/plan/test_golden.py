@@ -137,7 +137,7 @@ def test_plans_equal_the_golden_files(case: pathlib.Path, update_golden: bool) -
     golden = HERE / "golden" / case.name
     if update_golden:
         golden.write_text(planned(case), "utf-8")
-    assert planned(case) == golden.read_text("utf-8")
+    assert planned(case) == golden.read_text("utf-8"), "if the new plan is right, write it with --update-golden"
 
 
 def test_each_golden_file_has_a_case() -> None:

@@ -27,11 +27,13 @@ def _generation(cluster: Cluster, case: plan_reasons.Case) -> int:
 def test_each_reason_has_a_case() -> None:
     words = {str(operator_reason) for operator_reason in OperatorReason} | {str(reason) for reason in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
-    assert words - notices == {case.reason for case in plan_reasons.CASES} - {"ResolvedRefs"}
+    cases = {case.reason for case in plan_reasons.CASES} - {"ResolvedRefs"}
+    assert words - notices == cases, "tests/support/plan_reasons.py has a case for each reason"
 
 
 def test_each_condition_has_a_case() -> None:
-    assert {case.type for case in plan_reasons.CASES} == {str(condition_type) for condition_type in ConditionType}
+    types = {str(condition_type) for condition_type in ConditionType}
+    assert types == {case.type for case in plan_reasons.CASES}, "tests/support/plan_reasons.py has a case for each type"
 
 
 @pytest.mark.parametrize("case", plan_reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
