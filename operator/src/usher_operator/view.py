@@ -477,7 +477,10 @@ class View(Protocol):
         """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
-        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
+        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``.
+
+        Every state is a key, also without a Listener.
+        """
 
     def classes_using(self, key: Key) -> Collection[str]:
         """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
