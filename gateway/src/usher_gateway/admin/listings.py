@@ -20,7 +20,10 @@ Row = dict[str, Any]
 """One row of an answer of the admin port."""
 
 Column = tuple[str, Callable[[Row], str]]
-"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal."""
+"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal.
+
+A narrow terminal shows no headings, so a cell names what it counts or dates: ``3 attempts``, ``due 2026-11-25``.
+"""
 
 
 def time_cell(name: str) -> Callable[[Row], str]:
