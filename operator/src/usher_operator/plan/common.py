@@ -114,15 +114,16 @@ class ConditionBuilder:
         return stored if stored is not None and stored.observed_generation == self._generation else None
 
     def kept(self, types: Iterable[str]) -> list[StatusCondition]:
-        """The stored conditions of some types, unchanged; pending where a needed one was never stored."""
-        kept = []
-        for condition_type in types:
-            previous = self.previous(condition_type)
-            if previous is not None:
-                kept.append(previous)
-            elif condition_type not in INFORMATIONAL_CONDITIONS:
-                kept.append(self.pending(condition_type, "not known yet; the other conditions say why"))
-        return kept
+        """The stored conditions of some types, unchanged; pending where one was never stored."""
+        return [
+            self.previous(condition_type) or self.pending(condition_type, "not known yet; the other conditions say why")
+            for condition_type in types
+        ]
+
+    def all_kept(self, needed: Iterable[str]) -> list[StatusCondition]:
+        """All stored conditions except Accepted and Ready, unchanged; pending where a needed one was never stored."""
+        others = [stored for stored in self._previous if stored not in {_Type.Accepted, _Type.Ready}]
+        return self.kept(dict.fromkeys([*needed, *others]))
 
     def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:
         """Ready: the first part that is False, else the first that is Unknown, else True.
@@ -160,12 +161,12 @@ class ConditionBuilder:
         return StatusCondition(condition_type, status, str(reason), message[:_MAX_MESSAGE], self._generation)
 
 
-def plan_absent(view: View, key: Key, types: Iterable[str]) -> Plan:
+def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
     """The plan of a resource that no lookup finds.
 
     If the resource is gone, its children go too. The garbage collector deletes those in the namespace of the resource,
     because the resource owns them; the operator may have lost its permission there when the namespace is deleted. If
-    the resource exists but this version cannot read it, the children and the conditions of ``types`` stay as they are.
+    the resource exists but this version cannot read it, the children and conditions except Accepted stay as they are.
     """
     unreadable = view.unreadable(key)
     if unreadable is None:
@@ -178,17 +179,17 @@ def plan_absent(view: View, key: Key, types: Iterable[str]) -> Plan:
         f"{unreadable.message}; the resource must be changed or the operator updated"
     )
     accepted = builder.false(_Type.Accepted, "UnsupportedValue", message)
-    return Plan(key, None, builder.status([accepted, *builder.kept(types)], fields=dict(unreadable.fields)))
+    return Plan(key, None, builder.status([accepted, *builder.all_kept(needed)], fields=dict(unreadable.fields)))
 
 
-def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState, types: Iterable[str]) -> Plan:
-    """The plan while nothing is published: children and the conditions of ``types`` stay as they are."""
+def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState, needed: Iterable[str]) -> Plan:
+    """The plan while nothing is published: children and conditions except Accepted stay as they are."""
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
-    parts = [builder.from_state(_Type.Accepted, state), *builder.kept(types)]
+    parts = [builder.from_state(_Type.Accepted, state), *builder.all_kept(needed)]
     return Plan(key, None, builder.status(parts, fields=dict(cached.fields)))
 
 
-def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], types: Iterable[str]) -> Plan:
+def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], needed: Iterable[str]) -> Plan:
     """The plan in a namespace whose Secrets the operator may not use, or has not read yet."""
     if view.secret_access(key.namespace) == "Unknown":
         return Plan(key, None, unread_namespace=key.namespace)
@@ -197,7 +198,7 @@ def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], type
         f"create rolebinding {AGENCY_ROLE} --namespace={key.namespace} --clusterrole={AGENCY_ROLE} "
         f"--serviceaccount={view.install.operator_namespace}:{OPERATOR_ACCOUNT}"
     )
-    return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), types)
+    return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), needed)
 
 
 def publishing_state(view: View) -> ConditionState | None:

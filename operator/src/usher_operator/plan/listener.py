@@ -25,34 +25,22 @@ _WAITS = (
 )
 
 _Type = ConditionType
-_KEPT = (
-    _Type.ResolvedRefs,
-    _Type.CertificateReady,
-    _Type.Exposed,
-    _Type.Programmed,
-    _Type.Verified,
-    _Type.Receiving,
-    _Type.Quarantining,
-    _Type.RoutesDegraded,
-    _Type.DeliveriesHeld,
-    _Type.TimesUntrusted,
-    _Type.AddressRetired,
-)
-"""Conditions that stay as they are while nothing is published."""
+_NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Programmed)
+"""Conditions besides Accepted on which Ready depends."""
 
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of a Listener."""
     cached = view.listener(key.path)
     if cached is None:
-        return common.plan_absent(view, key, _KEPT)
+        return common.plan_absent(view, key, _NEEDED)
     if compiling.is_foreign(view, cached.resource):
         return Plan(key)  # no children: this install withdraws what it published before
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
-        return common.plan_held_back(key, cached, keys, _KEPT)
+        return common.plan_held_back(key, cached, keys, _NEEDED)
     if view.secret_access(key.namespace) != "Permitted":
-        return common.plan_without_secrets(view, key, cached, _KEPT)
+        return common.plan_without_secrets(view, key, cached, _NEEDED)
     return _plan(view, key, cached, keys)
 
 

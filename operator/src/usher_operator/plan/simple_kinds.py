@@ -39,8 +39,9 @@ HOST_FIELD = "host"
 """Status field of a Destination: host and port of its URL, for a column. The whole URL may contain a secret."""
 
 _Type = ConditionType
-_KEPT_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
-"""Conditions of a Destination that stay as they are while nothing is published."""
+_NEEDED_OF_CLASS = (_Type.CertificateReady, _Type.Exposed)
+_NEEDED_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed)
+"""Conditions besides Accepted on which Ready depends."""
 
 _MAX_NAMES = 3
 """Listeners that a message names."""
@@ -50,7 +51,7 @@ def plan_listener_class(view: View, key: Key) -> Plan:
     """The plan of a ListenerClass."""
     cached = view.classes.get(key.name)
     if cached is None:
-        return common.plan_absent(view, key, (_Type.CertificateReady, _Type.Exposed))
+        return common.plan_absent(view, key, _NEEDED_OF_CLASS)
     if not compiling.is_ours(view, cached):
         return Plan(key)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
@@ -190,14 +191,14 @@ def plan_destination(view: View, key: Key) -> Plan:
     """The plan of a Destination."""
     cached = view.destination(key.path)
     if cached is None:
-        return common.plan_absent(view, key, _KEPT_OF_DESTINATION)
+        return common.plan_absent(view, key, _NEEDED_OF_DESTINATION)
     if ownership.is_foreign_namespace(view, key.namespace):
         return Plan(key)
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
-        return common.plan_held_back(key, cached, keys, _KEPT_OF_DESTINATION)
+        return common.plan_held_back(key, cached, keys, _NEEDED_OF_DESTINATION)
     if any(types.secret_keys(cached.resource.spec)) and view.secret_access(key.namespace) != "Permitted":
-        return common.plan_without_secrets(view, key, cached, _KEPT_OF_DESTINATION)
+        return common.plan_without_secrets(view, key, cached, _NEEDED_OF_DESTINATION)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     compiled = compiling.compile_destination(view, cached, keys)
     publication = common.publish(view, key, cached, compiled)

@@ -674,3 +674,13 @@ def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once
         ("Ready", "False"),
         ("CompanyShared", "True"),
     ]
+
+
+def test_missing_install_key_keeps_the_shared_company_of_a_tenant(cluster: Cluster) -> None:
+    plan_reasons.company_is_shared(cluster)
+    cluster.settle()
+    shared = cluster.condition("Tenant", "default/acme", "CompanyShared")
+    cluster.cache.set_keys(None)
+    cluster.settle()
+    assert cluster.condition("Tenant", "default/acme", "Accepted").reason == "Pending"
+    assert cluster.condition("Tenant", "default/acme", "CompanyShared") == shared
