@@ -39,6 +39,9 @@ _log = structlog.get_logger(__name__)
 _HIGHEST_NUMBER = 2**30
 """Numbers are below this. A column of a number has 31 bits; an import to SQLite continues above its highest number."""
 
+NAME_TRIES = 3
+"""How often a batch or a job writes lost names again, before it fails and waits like one during an outage."""
+
 _LOG_AGAIN_SECONDS = 600.0
 
 _MARGIN = model.KEYS_PER_DAY // 24

@@ -25,10 +25,10 @@ from usher_gateway.store.jobs import claims
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
-from usher_gateway.store.postgresql.names import NamesLostError
+from usher_gateway.store.postgresql.names import NAME_TRIES, NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
 from usher_gateway.store.postgresql.session import PostgresSession
-from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.postgresql.transaction import OWNERSHIP_LOST, Transaction
 from usher_gateway.store.postgresql.writer import LINES
 from usher_gateway.store.store import Store
 
@@ -45,9 +45,6 @@ _FLUSH_SECONDS = 5.0
 
 _LOOKUPS = 2
 """Queries of people that run at a time, so that they leave connections to the commits."""
-
-_NAME_TRIES = 3
-"""How often a job is repeated because the database lost names that it uses."""
 
 T = TypeVar("T")
 
@@ -115,7 +112,7 @@ class PostgresStore(Store):
 
     def _check_arrival(self, arrival: model.Arrival) -> None:
         if self._is_lost:
-            raise model.StoreUnavailableError("another gateway took over this one's deliveries")
+            raise model.StoreUnavailableError(OWNERSHIP_LOST)
         if arrival.max_stored_bytes:
             stored = self.writer.stored_bytes.get((arrival.listener.namespace, arrival.listener.tenant), 0)
             self._check_stored_bytes(arrival, stored, arrival.max_stored_bytes)
@@ -171,13 +168,14 @@ class PostgresStore(Store):
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()
         raise model.StoreLockedError(
-            "another gateway took over this one's deliveries, because it sent no heartbeat for 60 s",
-            "Start it again. Look for a suspended process, an overloaded machine or a slow network.",
+            OWNERSHIP_LOST,
+            "Start it again. Unless the database was restored, look for a suspended process, an overloaded machine or "
+            "a slow network: it sent no heartbeat for 60 s.",
         )
 
     async def outage(self) -> str | None:
         if self._is_lost:
-            return "another gateway took over this one's deliveries"
+            return OWNERSHIP_LOST
         if self._heartbeats.done():
             return "the heartbeats have ended"
         return self.ownership.undurable or self._commits.outage
@@ -223,7 +221,7 @@ class PostgresStore(Store):
         run = functools.partial(self._commits.run_job, cast("Callable[[Any], T]", job))  # the writer awaits it
         if not listeners and not definitions:
             return await run()
-        for _ in range(_NAME_TRIES):
+        for _ in range(NAME_TRIES):
             try:
                 async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                     await self._names.prepare(connection, listeners, definitions, self.writer.ids.last)

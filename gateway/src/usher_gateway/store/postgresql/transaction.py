@@ -13,6 +13,8 @@ COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
 
 
+OWNERSHIP_LOST = "another gateway took over this one's deliveries, or the database went back to before this run began"
+
 _IS_OWNER = "select exists (select 1 from incarnations where number = $1 and ended_at is null)"
 
 
@@ -112,5 +114,5 @@ class Transaction(session.Transaction):
         if number is None:
             if await self.connection.fetchval(_IS_OWNER, self.owner):
                 raise NamesLostError
-            raise OwnershipLostError("another gateway took over this one's deliveries", "Restart this gateway.")
+            raise OwnershipLostError(OWNERSHIP_LOST, "Restart this gateway.")
         self.has_commit_row = True

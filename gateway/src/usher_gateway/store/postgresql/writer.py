@@ -17,7 +17,7 @@ from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import settle
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
-from usher_gateway.store.postgresql.names import NAMES_EXIST, NameNumbers, NamesLostError
+from usher_gateway.store.postgresql.names import NAME_TRIES, NAMES_EXIST, NameNumbers, NamesLostError
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP, OwnershipLostError, Transaction
 
 _log = structlog.get_logger(__name__)
@@ -54,9 +54,6 @@ _IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
 
 _WRITE = "update incarnations set noted_at = noted_at where number = $1"
 """Make a transaction wait for the standby, as one without a write would not."""
-
-_NAME_TRIES = 3
-"""How often a batch writes lost names again, before it fails and waits like one during an outage."""
 
 LINES = 2
 """Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
@@ -136,7 +133,7 @@ class Writer(BisectingWriter):
 
     async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
         """If the database has lost names, write them again and repeat the transaction."""
-        for _ in range(_NAME_TRIES):
+        for _ in range(NAME_TRIES):
             try:
                 return await self._commit_transaction(batch)
             except NamesLostError as error:
