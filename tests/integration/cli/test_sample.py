@@ -118,7 +118,7 @@ async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:
     assert await bench.gateway.meters() == {}
     assert (gateway.worker.gone, gateway.worker.counters.outcomes, gateway.worker.counters.errors) == (set(), {}, {})
     assert not gateway.worker.is_tried(gateway.snapshot.destinations["agency/crm"])
-    assert (await gateway.store.open_counts()).backlog == 0
+    assert await gateway.store.backlogs() == []
 
 
 async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: Path) -> None:

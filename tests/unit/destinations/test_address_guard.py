@@ -78,13 +78,6 @@ def test_ipv4_address_inside_ipv6_is_forbidden(address: ipaddress.IPv4Address) -
         assert address_guard.forbidden(ipaddress.ip_address(prefix + str(address))) is not None
 
 
-def test_own_ranges_of_the_cluster_are_forbidden() -> None:
-    guard = address_guard.AddressGuard(own_ranges=["44.10.0.0/16", "2a05:d000:1::/48"])
-    assert guard.refusal("x", 80, "44.10.3.4") == "OwnRange"
-    assert guard.refusal("x", 80, "2a05:d000:1::9") == "OwnRange"
-    assert guard.refusal("x", 80, "44.11.0.1") is None
-
-
 @pytest.mark.parametrize(
     ("hole", "host", "port", "address", "free"),
     [
@@ -113,11 +106,6 @@ def test_invalid_allow_list_entry_is_rejected_with_a_hint(text: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         address_guard.AddressGuard([text])
     assert caught.value.hint
-
-
-def test_invalid_own_range_is_rejected() -> None:
-    with pytest.raises(model.ConfigurationError):
-        address_guard.AddressGuard(own_ranges=["10.0.0.0/33"])
 
 
 def test_loopback_entry_allows_loopback_addresses_only() -> None:

@@ -11,7 +11,6 @@ from usher_gateway.destinations import DestinationRequest, SendError, address_gu
 from usher_gateway.destinations.http import DestinationClient
 
 CORPUS = pathlib.Path(__file__).parents[2] / "corpus" / "forbidden_addresses.txt"
-OWN_RANGES = ["44.10.0.0/16", "2a05:d000:1::/48"]
 REFUSED = {SendError.AddressForbidden, SendError.NameNotResolved, SendError.BadRequest}
 
 
@@ -43,7 +42,7 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DestinationCl
     def no_socket(*_: object) -> None:
         raise AssertionError("a socket was made for a forbidden address")
 
-    guard = address_guard.AddressGuard(own_ranges=OWN_RANGES)
+    guard = address_guard.AddressGuard()
     destination_client = DestinationClient(guard=guard, resolver=resolver.Resolver(look_up))
     monkeypatch.setattr(socket, "socket", no_socket)
     yield destination_client

@@ -54,15 +54,8 @@ def _parse(table: Iterable[tuple[str, str]]) -> tuple[tuple[Network, str], ...]:
 _FORBIDDEN = _parse(_FORBIDDEN_TEXT)
 
 
-def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | None:
-    """Return why the gateway must not connect to an address, or None.
-
-    Args:
-        address: The address.
-        own_ranges: The networks of the cluster's pods, services and nodes.
-    """
-    if any(address in network for network in own_ranges):
-        return "OwnRange"
+def forbidden(address: Address) -> str | None:
+    """Return why the gateway must not connect to an address, or None."""
     for network, reason in _FORBIDDEN:
         if address in network:
             return reason
@@ -117,18 +110,14 @@ def parse_allowed(text: str) -> AllowedDestination:
 class AddressGuard:
     """Decides about each address before the client connects to it."""
 
-    def __init__(self, allow: Sequence[str] = (), own_ranges: Sequence[str] = ()) -> None:
-        """Take the platform's allow-list (``CIDR``, ``HOST[:PORT]`` or ``loopback`` each) and the cluster's own CIDRs.
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        """Take the platform's allow-list: ``CIDR``, ``HOST[:PORT]`` or ``loopback`` each.
 
         Raises:
             ConfigurationError: an entry cannot be parsed.
         """
         entries = [entry for text in allow for entry in (_LOOPBACK_NETWORKS if text == LOOPBACK else (text,))]
         self._allowed = tuple(parse_allowed(entry) for entry in entries)
-        try:
-            self._own_ranges = tuple(ipaddress.ip_network(text) for text in own_ranges)
-        except ValueError as error:
-            raise model.ConfigurationError(f"not a CIDR: {error}", "write it like 10.96.0.0/12") from None
 
     def refusal(self, host: str, port: int, address: str) -> str | None:
         """Return why the client must not connect, or None.
@@ -145,4 +134,4 @@ class AddressGuard:
         name = host.lower().rstrip(".")
         if any(entry.admits(name, port, parsed) for entry in self._allowed):
             return None
-        return forbidden(parsed, self._own_ranges)
+        return forbidden(parsed)

@@ -51,7 +51,6 @@ from usher_gateway.model.identifiers import (
     ListenerName,
     format_id,
     key_of,
-    milliseconds_of,
     parse_id,
 )
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token

@@ -94,11 +94,6 @@ def key_of(identifier: bytes) -> int:
     return milliseconds << _COUNTER_BITS | counter
 
 
-def milliseconds_of(identifier: bytes) -> int:
-    """Return the creation time of an id (16 bytes) in Unix milliseconds."""
-    return int.from_bytes(identifier[:6])
-
-
 def format_id(identifier: bytes) -> str:
     """Return an id (16 bytes) as text in the usual form with dashes."""
     digits = identifier.hex()

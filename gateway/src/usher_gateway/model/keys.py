@@ -51,7 +51,7 @@ def url_token(install_key: bytes, namespace: str, tenant: str, listener: str, ge
     return base64.b32encode(digest)[:26].decode().lower()
 
 
-def _hkdf(secret: bytes, label: str, length: int = 32) -> bytes:
-    """Return HKDF-SHA256 (RFC 5869) with an empty salt and ``usher/<label>`` as info; at most 32 bytes."""
+def _hkdf(secret: bytes, label: str) -> bytes:
+    """Return HKDF-SHA256 (RFC 5869) with an empty salt and ``usher/<label>`` as info: 32 bytes."""
     pseudorandom = hmac.digest(b"\0" * hashlib.sha256().digest_size, secret, "sha256")
-    return hmac.digest(pseudorandom, f"usher/{label}".encode() + b"\x01", "sha256")[:length]
+    return hmac.digest(pseudorandom, f"usher/{label}".encode() + b"\x01", "sha256")

@@ -60,17 +60,6 @@ class VisitBody(msgspec.Struct, frozen=True):
     """None: retention has deleted it."""
 
 
-class OpenCounts(msgspec.Struct, frozen=True):
-    """Counts of the open deliveries in the store, for metrics."""
-
-    backlog: int
-    """Deliveries in the backlog."""
-    held: dict[str, int]
-    """Hold reason -> deliveries."""
-    oldest_in_backlog: bytes
-    """Id of the oldest delivery in the backlog; empty if there is none."""
-
-
 class StoreStatistics(msgspec.Struct, frozen=True):
     """The state and the speed of the engine, for metrics."""
 

@@ -19,7 +19,6 @@ from usher_gateway.store.base import (
     DueDestination,
     HeldGroup,
     ListenerActivity,
-    OpenCounts,
     OpenReport,
     StoreStatistics,
 )
@@ -153,10 +152,6 @@ class DeliveryQueue(JobRunner):
     async def hasten_forbidden(self, now: int) -> int:
         """Make the backlog whose last attempt met a forbidden address due at once; return how many changed."""
         return await self._in_slices(lambda transaction: claims.hasten_forbidden(transaction, now))
-
-    async def open_counts(self) -> OpenCounts:
-        """Count the deliveries in the backlog and the held ones."""
-        return await self._read(claims.open_counts)
 
     async def due(self) -> list[DueDestination]:
         """Return every destination with deliveries in the backlog, with the time at which the first is due."""

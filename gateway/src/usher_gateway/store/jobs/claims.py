@@ -11,7 +11,7 @@ row by its key, whatever it thinks about the limit.
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.base import Backlog, DueDestination, OpenCounts, RouteBacklog
+from usher_gateway.store.base import Backlog, DueDestination, RouteBacklog
 from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, unpack_body
 from usher_gateway.store.session import Row, Session, Transaction
 
@@ -180,12 +180,3 @@ async def dead_by_route(session: Session) -> dict[int, int]:
     """Count the dead deliveries by route, in the index alone."""
     rows = await session.fetch("select route, count(*) from deliveries where state = 2 group by route")
     return {route: count for route, count in rows}  # noqa: C416 - a row is not a tuple in every engine
-
-
-async def open_counts(session: Session) -> OpenCounts:
-    """Count the backlog and the held deliveries. The lowest row key is the oldest row."""
-    ((backlog, oldest),) = await session.fetch("select count(*), min(key) from deliveries where waiting")
-    rows = await session.fetch("select hold, count(*) from deliveries where hold > 0 group by hold")
-    held = {model.HoldReason(hold).name: count for hold, count in rows}
-    identifiers = await session.fetch("select id from deliveries where key = $1", oldest)
-    return OpenCounts(backlog, held, identifiers[0][0] if identifiers else b"")

@@ -11,7 +11,6 @@ import msgspec
 from usher_gateway import model
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]"
-Record: TypeAlias = "asyncpg.Record"
 
 CONNECT_SECONDS = 4.0
 """Time limit for connecting, and for waiting for a free connection."""

@@ -426,13 +426,13 @@ def reusable_bytes(connection: sqlite3.Connection) -> int:
 # Many rows in one statement
 
 
-def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Row], tail: str = "") -> None:
-    """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…) <tail>``.
+def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Row]) -> None:
+    """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…)``.
 
     There is one statement per number of rows up to 64, so that all of them stay prepared.
     """
     for chunk in _chunks(rows):
-        connection.execute(_values(head, row, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
+        connection.execute(_values(head, row, len(chunk)), list(itertools.chain.from_iterable(chunk)))
 
 
 def select_from_values(
@@ -464,8 +464,8 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 @functools.lru_cache(maxsize=512)
-def _values(head: str, row: str, count: int, tail: str) -> str:
-    return f"{head} values {','.join([row] * count)} {tail}"
+def _values(head: str, row: str, count: int) -> str:
+    return f"{head} values {','.join([row] * count)}"
 
 
 @functools.lru_cache(maxsize=512)
