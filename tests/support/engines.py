@@ -15,7 +15,7 @@ from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
-from usher_gateway.store.sqlite.writer_thread import WriterThread
+from usher_gateway.store.sqlite.writer import WriterThread
 from usher_gateway.store.store import Store
 
 if TYPE_CHECKING:

@@ -28,8 +28,7 @@ from usher_gateway.store.sqlite import database, meters, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import Transaction
-from usher_gateway.store.sqlite.writer import open_writer
-from usher_gateway.store.sqlite.writer_thread import WriterThread
+from usher_gateway.store.sqlite.writer import WriterThread, open_writer
 from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)

@@ -1,9 +1,14 @@
 """The writer: it owns the database, recovers it after a crash, and commits batches, each in one transaction.
 
-All of it runs in the writer's thread, except open_writer().
+All of it runs in the writer's thread (``WriterThread``), except open_writer().
 """
 
+import asyncio
+import contextlib
+import queue
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from usher_gateway import model
@@ -12,7 +17,7 @@ from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
-from usher_gateway.store.group_commit import Batch
+from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import meters, settle
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, transaction
@@ -21,6 +26,8 @@ from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
+
+Finished = Callable[[BatchResult], None]
 
 _RECENT_ARRIVALS = (
     "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
@@ -231,6 +238,42 @@ class Writer(BisectingWriter):
             self.connection.execute(f"pragma wal_checkpoint({mode})")
         finally:
             self.connection.execute(f"pragma busy_timeout = {database.BUSY_MILLISECONDS}")
+
+
+class WriterThread:
+    """Commits batches in the order in which they come (``group_commit.Committer``)."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._loop = asyncio.get_running_loop()
+        self._batches: queue.SimpleQueue[tuple[Batch, Finished] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="usher-store", daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch, finished: Finished) -> None:
+        """Hand a batch to the thread; see ``Committer``."""
+        self._batches.put((batch, finished))
+
+    async def stop(self) -> None:
+        """End the thread after the batch in its hands."""
+        await asyncio.to_thread(self.join)
+
+    def join(self) -> None:
+        """End the thread after the batch in its hands, and wait for it."""
+        self._batches.put(None)
+        self._thread.join()
+
+    def test_write(self, transaction: Transaction) -> None:
+        """Find out whether the database can be written again."""
+        transaction.connection.execute("insert or replace into meta values ('write_test', '')")
+
+    def _run(self) -> None:
+        """Commit batches until None comes."""
+        while (work := self._batches.get()) is not None:
+            batch, finished = work
+            result = run_to_end(self._writer.commit(batch))
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
+                self._loop.call_soon_threadsafe(finished, result)
 
 
 # Opening and recovery
