@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from usher_gateway import model
-from usher_gateway.store import books, requests
+from usher_gateway.store import books
 from usher_gateway.store.base import (
     AttemptRecord,
     Backlog,
@@ -103,7 +103,7 @@ class Records(JobRunner):
         past their time limit.
         """
         total = 0
-        holds_by_route: requests.Holds = {}
+        holds_by_route: changes.Holds = {}
         async for keys in self._slices(changes.redrivable, where):
             routes = await self._look_up(functools.partial(changes.routes_of, keys=keys))
             await self._add_holds(holds_by_route, routes, holds_of)
@@ -189,12 +189,12 @@ class Records(JobRunner):
         changes nothing.
         """
         total = ReplayReport()
-        holds_by_route: requests.Holds = {}
+        holds_by_route: changes.Holds = {}
         taken: set[bytes] = set()
         async for skipped in self._slices(functools.partial(changes.replayable, reasons=reasons), where):
             await self._add_holds(holds_by_route, [route for _, route, _ in skipped], holds_of)
-            for start in range(0, len(skipped), requests.SLICE):
-                part = skipped[start : start + requests.SLICE]
+            for start in range(0, len(skipped), changes.SLICE):
+                part = skipped[start : start + changes.SLICE]
                 marks = await self._once_marks(part, mark_of_route)
                 if is_preview:
                     preview = functools.partial(changes.preview_replay, skipped=part, marks=marks, taken=taken)
@@ -272,7 +272,7 @@ class Records(JobRunner):
     def _listener_name(self, number: int, names: Mapping[int, model.ListenerName]) -> model.ListenerName:
         return names.get(number) or unknown_listener(number)
 
-    async def _add_holds(self, holds_by_route: requests.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
+    async def _add_holds(self, holds_by_route: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
         """Find out once per route what holds its deliveries."""
         new = set(routes) - holds_by_route.keys()
         await self._load_routes(new)
@@ -280,10 +280,10 @@ class Records(JobRunner):
             holds_by_route[route] = await holds_of(self.route(route))
 
     async def _once_marks(
-        self, skipped: Sequence[requests.SkippedVerdict], mark_of_route: MarkOfRoute
-    ) -> requests.OnceMarks:
+        self, skipped: Sequence[changes.SkippedVerdict], mark_of_route: MarkOfRoute
+    ) -> changes.OnceMarks:
         routes = {route for _, route, _ in skipped}
         rules = {route: rule for route in routes if (rule := mark_of_route(self.route(route))) is not None}
         keys = {key for key, route, _ in skipped if route in rules}
         arrivals = await self._look_up(functools.partial(changes.stored_arrivals, keys=keys)) if keys else []
-        return await requests.make_marks(skipped, arrivals, rules)
+        return await changes.make_marks(skipped, arrivals, rules)
