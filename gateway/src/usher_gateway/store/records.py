@@ -25,8 +25,8 @@ from usher_gateway.store.base import (
     no_marks,
 )
 from usher_gateway.store.encodings import unknown_listener
-from usher_gateway.store.job_runner import JobRunner
 from usher_gateway.store.jobs import changes, claims, listings, meters
+from usher_gateway.store.session import JobRunner
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""

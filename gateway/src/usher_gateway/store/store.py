@@ -23,11 +23,10 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.job_runner import JobRunner
 from usher_gateway.store.jobs import activity as listener_activity
 from usher_gateway.store.jobs import claims, holds
 from usher_gateway.store.records import Records
-from usher_gateway.store.session import Transaction
+from usher_gateway.store.session import JobRunner, Transaction
 
 _log = structlog.get_logger(__name__)
 

@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, RouteBacklog
 from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, unpack_body
-from usher_gateway.store.session import Row, Session, Transaction
-
-SLICE = 2_000
-"""The most rows that one job may change."""
+from usher_gateway.store.session import SLICE_ROWS, Row, Session, Transaction
 
 _LOCK_DUE = """
     select key from deliveries where destination = (select number from destinations where key = $1)
@@ -149,12 +146,12 @@ async def claimed(session: Session, owner: int) -> list[int]:
 
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:
     """Make a slice of a destination's backlog due at once; return how many changed."""
-    return await _hasten(transaction, await transaction.session.fetch(_LATE, destination, now, SLICE), now)
+    return await _hasten(transaction, await transaction.session.fetch(_LATE, destination, now, SLICE_ROWS), now)
 
 
 async def hasten_forbidden(transaction: Transaction, now: int) -> int:
     """Make a slice of the deliveries whose address was forbidden due at once; return how many changed."""
-    return await _hasten(transaction, await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE), now)
+    return await _hasten(transaction, await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE_ROWS), now)
 
 
 async def _hasten(transaction: Transaction, rows: Sequence[Row], now: int) -> int:

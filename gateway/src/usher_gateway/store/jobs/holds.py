@@ -10,7 +10,7 @@ from usher_gateway import model
 from usher_gateway.store.base import HeldGroup
 from usher_gateway.store.encodings import HOLD_FLAGS
 from usher_gateway.store.jobs import claims
-from usher_gateway.store.session import Session, Transaction
+from usher_gateway.store.session import SLICE_ROWS, Session, Transaction
 
 _LOCK_GROUP = """
     select key from deliveries where hold = $1 and hold > 0 and route = $2
@@ -61,7 +61,7 @@ async def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: 
     """
     cases = [f"when a.flags & {HOLD_FLAGS[reason]} > 0 then {int(reason)}" for reason in lasting]
     statement = _UNHOLD.format(still_held=f"case {' '.join(cases)} else 0 end" if cases else "0")
-    return await transaction.session.execute(statement, now, int(group.reason), group.route, claims.SLICE)
+    return await transaction.session.execute(statement, now, int(group.reason), group.route, SLICE_ROWS)
 
 
 async def claim_held(
@@ -85,7 +85,7 @@ async def cancel_held(
 ) -> int:
     """Cancel a slice of a held group: deliveries that are held since before an instant; return how many."""
     state = int(model.DeliveryState.Cancelled)
-    values = (state, int(cancel), now, int(group.reason), group.route, held_before, claims.SLICE)
+    values = (state, int(cancel), now, int(group.reason), group.route, held_before, SLICE_ROWS)
     count = await transaction.session.execute(_CANCEL, *values)
     await transaction.meter_routes([group.route] * count, now, model.Counter.cancelled)
     return count
@@ -94,6 +94,6 @@ async def cancel_held(
 async def expire_held(transaction: Transaction, now: int) -> int:
     """Cancel a slice of the held deliveries that are past their time limit; return how many."""
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
-    expired = await transaction.session.fetch(_EXPIRE, state, reason, now, claims.SLICE)
+    expired = await transaction.session.fetch(_EXPIRE, state, reason, now, SLICE_ROWS)
     await transaction.meter_routes([route for (route,) in expired], now, model.Counter.cancelled)
     return len(expired)

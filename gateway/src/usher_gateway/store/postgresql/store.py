@@ -20,7 +20,6 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.job_runner import Job, Query
 from usher_gateway.store.jobs import claims
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, meters, prune
@@ -30,6 +29,7 @@ from usher_gateway.store.postgresql.opening import PostgresSettings, open_store,
 from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.transaction import OWNERSHIP_LOST, Transaction
 from usher_gateway.store.postgresql.writer import LINES
+from usher_gateway.store.session import Job, Query
 from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)

@@ -21,9 +21,8 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.job_runner import Job, Query
 from usher_gateway.store.jobs.retention import RetentionWalk
-from usher_gateway.store.session import run_to_end
+from usher_gateway.store.session import Job, Query, run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.session import SqliteSession
