@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: one bounded pool, and time limits for statements and locks."""
+"""Connections to PostgreSQL: one bounded pool, time limits for statements and locks, and the sessions of jobs."""
 
 import contextlib
 import ssl
@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.session import Row, Statement
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]"
 
@@ -191,3 +192,24 @@ async def snapshot(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
             yield connection
     except UNAVAILABLE as error:
         raise model.StoreUnavailableError(f"the store cannot be read: {describe(error)}") from error
+
+
+class PostgresSession:
+    """The statements of one transaction, or over one snapshot (``store.session.Session``)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str | Statement, *values: object) -> list[Row]:
+        """Return the rows of a statement."""
+        rows: list[Row] = await self._connection.fetch(_text(statement), *values)
+        return rows
+
+    async def execute(self, statement: str | Statement, *values: object) -> int:
+        """Run a statement; return how many rows it changed."""
+        status = await self._connection.execute(_text(statement), *values)
+        return int(status.rpartition(" ")[2])  # such as "UPDATE 3"
+
+
+def _text(statement: str | Statement) -> str:
+    return statement.postgresql if isinstance(statement, Statement) else statement

@@ -5,8 +5,7 @@ No two commits write the same row. An advisory lock lets one gateway at a time f
 
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import schema
-from usher_gateway.store.postgresql.connections import Connection
-from usher_gateway.store.postgresql.session import PostgresSession
+from usher_gateway.store.postgresql.connections import Connection, PostgresSession
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP
 from usher_gateway.store.session import columns
 

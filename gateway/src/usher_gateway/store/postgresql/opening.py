@@ -18,6 +18,7 @@ from usher_gateway.store.postgresql.connections import (
     Connection,
     Durability,
     PoolBounds,
+    PostgresSession,
     describe,
     open_pool,
 )
@@ -25,7 +26,6 @@ from usher_gateway.store.postgresql.incarnations import SLOTS, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.schema import Migration
-from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)

@@ -23,10 +23,16 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import claims
 from usher_gateway.store.jobs.retention import RetentionWalk
 from usher_gateway.store.postgresql import incarnations, meters, prune
-from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
+from usher_gateway.store.postgresql.connections import (
+    CONNECT_SECONDS,
+    UNAVAILABLE,
+    Connection,
+    PostgresSession,
+    describe,
+    snapshot,
+)
 from usher_gateway.store.postgresql.names import NAME_TRIES, NamesLostError
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
-from usher_gateway.store.postgresql.session import PostgresSession
 from usher_gateway.store.postgresql.transaction import OWNERSHIP_LOST, Transaction
 from usher_gateway.store.postgresql.writer import LINES
 from usher_gateway.store.session import Job, Query

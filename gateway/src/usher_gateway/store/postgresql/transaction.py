@@ -5,9 +5,8 @@ from collections.abc import Collection, Sequence
 from usher_gateway import model
 from usher_gateway.store import session
 from usher_gateway.store.acceptance import RouteNumbers
-from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.connections import Connection, PostgresSession
 from usher_gateway.store.postgresql.names import USE_ROUTES, NameNumbers, NamesLostError, UsedNames
-from usher_gateway.store.postgresql.session import PostgresSession
 
 COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
