@@ -12,7 +12,7 @@ import structlog
 from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
-from usher_gateway.store.postgresql import incarnations, opening, ownership
+from usher_gateway.store.postgresql import incarnations, opening
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.incarnations import Incarnation
@@ -26,8 +26,8 @@ DEAD = "update incarnations set beat_at = beat_at - interval '61 s' where number
 @pytest.fixture(autouse=True)
 def heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let gateways send a heartbeat, and take over, only when a test says so."""
-    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 3_600.0)
-    monkeypatch.setattr(ownership, "_JOINING_SECONDS", 3_600.0)
+    monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 3_600.0)
+    monkeypatch.setattr(incarnations, "_JOINING_SECONDS", 3_600.0)
 
 
 async def deliver(bench: engines.Bench, content: str = "a") -> model.Delivery:
@@ -282,7 +282,7 @@ async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pyte
         return await beat(*arguments)
 
     monkeypatch.setattr(incarnations, "beat", fail_twice)
-    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 0.01)
     engine = engines.Postgresql()
     bench = engines.Bench(engine, tmp_path / "data")
     try:

@@ -22,9 +22,8 @@ from usher_gateway.store.postgresql.connections import (
     describe,
     open_pool,
 )
-from usher_gateway.store.postgresql.incarnations import SLOTS, replicas_of
+from usher_gateway.store.postgresql.incarnations import SLOTS, Ownership, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
-from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.writer import Writer
 
