@@ -378,7 +378,7 @@ async def test_lookup_of_a_visitor_does_not_grow_with_its_visits(fold_rows: int)
 
     def look(opened: Transaction) -> None:
         arrivals = [samples.arrival("now", visitor_key=visitor), samples.arrival("free", NOW + HOUR)]
-        facts = Acceptance(opened, arrivals, NOW)._facts()
+        facts = run_to_end(Acceptance(opened, arrivals, NOW)._facts())
         looked_up.extend(len(times) for times in facts.sightings.values())
 
     async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:

@@ -36,11 +36,11 @@ SkippedVerdict = tuple[int, int, int]
 OnceMarks = Mapping[tuple[int, int], tuple[bytes, int]]
 """(arrival, route number) -> mark of the route's once-per rule, and the instant from which it may be deleted."""
 
-NOT_TRIED = "NotTried"
+_NOT_TRIED = "NotTried"
 """The reason that a preview gives for pending deliveries without an attempt."""
 
-ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
-NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
+_ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
+_NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
 _LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
 
@@ -76,7 +76,7 @@ _CANDIDATES = """
 """
 _LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by key for no key update"
 
-_EXISTING_MARKS = "select mark from once_marks where mark = any($1::bytea[])"
+EXISTING_MARKS = "select mark from once_marks where mark = any($1::bytea[])"
 
 ADD_MARKS = """
     insert into once_marks (mark, until) select mark, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
@@ -100,7 +100,7 @@ _ARRIVALS = """
     join bodies b on b.key = a.key and b.body is not null
     where a.key = any($1::bigint[])
 """
-_RELEASABLE = f"reason not in ({', '.join(str(int(reason)) for reason in NOT_RELEASABLE)})"
+_RELEASABLE = f"reason not in ({', '.join(str(int(reason)) for reason in _NOT_RELEASABLE)})"
 
 _QUARANTINED = f"""
     select key, verdicts from arrivals where {{}} and {_RELEASABLE}
@@ -139,7 +139,7 @@ _encode = msgspec.msgpack.encode
 async def redrivable(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Return the keys of a slice of the deliveries that a redrive selects, and the cursor of the next slice."""
     state = (where.state or "dead").lower()
-    if state not in ENDED:
+    if state not in _ENDED:
         raise ValueError("only dead and cancelled deliveries can be redriven")
     chosen = msgspec.structs.replace(where, state=state)
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
@@ -201,7 +201,7 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
     """Return the reason by which a preview counts a delivery."""
     if hold:
         return model.HoldReason(hold).name
-    return model.CancelReason(cancel).name if cancel else error or NOT_TRIED
+    return model.CancelReason(cancel).name if cancel else error or _NOT_TRIED
 
 
 # Skipped verdicts: replay
@@ -293,7 +293,7 @@ async def preview_replay(
 ) -> ReplayReport:
     """Count what replay() would do. ``taken``: the marks of earlier slices."""
     report = ReplayReport()
-    rows = await session.fetch(_EXISTING_MARKS, sorted({mark for mark, _ in marks.values()}))
+    rows = await session.fetch(EXISTING_MARKS, sorted({mark for mark, _ in marks.values()}))
     taken |= {mark for (mark,) in rows}
     choose_replays(await _candidates(session, skipped), marks, taken, report)
     return report

@@ -11,8 +11,10 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
-from usher_gateway.store.sqlite import database
+from usher_gateway.store.jobs.changes import EXISTING_MARKS
+from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
+from usher_gateway.store.sqlite.session import PAIR, insert_rows
 from usher_gateway.store.sqlite.transaction import Transaction
 
 MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
@@ -22,20 +24,18 @@ _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, without attempts."""
 
-_SIGHTING_IN_WINDOW = (
-    "select column1, (select visit_time from sightings"
-    " where visitor = column1 and visit_time > column2 and visit_time < column3 limit 1) from (values {})"
-)
-"""Find one visit time per visitor inside a window. Columns of the values: visitor, start and end of the window."""
+_SIGHTING_IN_WINDOW = """
+    select w.visitor, (select visit_time from sightings s
+        where s.visitor = w.visitor and visit_time > after and visit_time < before limit 1)
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as w (visitor, after, before)
+"""
+"""Find one visit time per visitor inside a window."""
 
-_PRINTS = "select print, arrival from prints where print in ({})"
+_PRINTS = "select print, arrival from prints where print = any($1::bigint[])"
 """Find the first acceptances of contents, by 64 bits of the fingerprint."""
 
-_FINGERPRINTS = "select key, received_at, flags, fingerprint from arrivals where key in ({})"
+_FINGERPRINTS = "select key, received_at, flags, fingerprint from arrivals where key = any($1::bigint[])"
 """Get whole fingerprints, to confirm what _PRINTS found."""
-
-_ONCE_MARKS = "select mark from once_marks where mark in ({})"
-"""Find the once-per marks that exist."""
 
 
 class Acceptance(ArrivalRows):
@@ -44,12 +44,13 @@ class Acceptance(ArrivalRows):
     def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
         super().__init__(arrivals, now=now, names=transaction.names, ids=transaction.ids, meters=transaction.meters)
         self._transaction = transaction
+        self._session = transaction.session
         transaction.names.use_until(self.keys[-1])
         self._recent: list[RecentArrival] = []
 
-    def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
+    async def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
         """Write all rows; return the results, and the arrivals to add to the recent index after the commit."""
-        new_marks = self.decide(self._facts())
+        new_marks = self.decide(await self._facts())
         self._insert(new_marks)
         self._forget_months()
         return self.accepted, self._recent
@@ -79,19 +80,19 @@ class Acceptance(ArrivalRows):
 
     def _insert(self, new_marks: set[bytes]) -> None:
         connection = self._transaction.connection
-        database.insert_rows(connection, "insert into arrivals", _ARRIVAL, self.arrival_rows)
-        database.insert_rows(connection, "insert into bodies", "(?,?,?,?)", self.body_rows)
-        database.insert_rows(connection, "insert into deliveries", _DELIVERY, self.delivery_rows)
+        insert_rows(connection, "insert into arrivals", _ARRIVAL, self.arrival_rows)
+        insert_rows(connection, "insert into bodies", "(?,?,?,?)", self.body_rows)
+        insert_rows(connection, "insert into deliveries", _DELIVERY, self.delivery_rows)
         if new_marks:
-            database.insert_rows(connection, "insert into once_marks", database.PAIR, self.marks(new_marks))
+            insert_rows(connection, "insert into once_marks", PAIR, self.marks(new_marks))
 
-    def _facts(self) -> DedupeFacts:
+    async def _facts(self) -> DedupeFacts:
         """Look up in the recent index first, and in the tables what that lacks."""
         contents: dict[bytes, KnownContent] = {}
         sightings: dict[bytes, list[int]] = {}
         missing_contents: dict[int, bytes] = {}
         visitors: dict[int, bytes] = {}
-        missing_windows: list[database.Row] = []
+        missing_windows: list[tuple[int, int, int]] = []
         once_keys: set[bytes] = set()
         recent_index = self._transaction.recent_index
         for arrival in self.arrivals:
@@ -111,33 +112,24 @@ class Acceptance(ArrivalRows):
                     missing_windows.append((short, after, before))
             if arrival.has_marks:
                 once_keys.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
-        self._find_contents(missing_contents, contents)
-        self._find_sightings(missing_windows, visitors, sightings)
-        return DedupeFacts(contents, sightings, self._find_marks(once_keys), self._count_months())
+        await self._find_contents(missing_contents, contents)
+        await self._find_sightings(missing_windows, visitors, sightings)
+        marks = {mark for (mark,) in await self._session.fetch(EXISTING_MARKS, sorted(once_keys))}
+        return DedupeFacts(contents, sightings, marks, self._count_months())
 
-    def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
-        connection = self._transaction.connection
-        candidates = {
-            arrival: missing[short] for short, arrival in database.select_in(connection, _PRINTS, sorted(missing))
-        }
-        if not candidates:
-            return
-        for key, received_at, flags, fingerprint in database.select_in(connection, _FINGERPRINTS, sorted(candidates)):
+    async def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
+        candidates = {arrival: missing[short] for short, arrival in await self._session.fetch(_PRINTS, sorted(missing))}
+        for key, received_at, flags, fingerprint in await self._session.fetch(_FINGERPRINTS, sorted(candidates)):
             if fingerprint == candidates[key]:
                 contents[fingerprint] = KnownContent(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
 
-    def _find_sightings(
-        self, windows: list[database.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
+    async def _find_sightings(
+        self, windows: list[tuple[int, int, int]], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
     ) -> None:
         """Find one sighting per window, because a visitor may have hundreds of thousands, and commits wait for this."""
-        for short, time in database.select_from_values(
-            self._transaction.connection, _SIGHTING_IN_WINDOW, "(?,?,?)", sorted(windows)
-        ):
+        for short, time in await self._session.fetch(_SIGHTING_IN_WINDOW, *columns(sorted(windows), 3)):
             if time is not None:
                 sightings.setdefault(visitors[short], []).append(time)
-
-    def _find_marks(self, marks: set[bytes]) -> set[bytes]:
-        return {mark for (mark,) in database.select_in(self._transaction.connection, _ONCE_MARKS, sorted(marks))}
 
     def _count_months(self) -> dict[tuple[str, str, int], int]:
         """Return the visits of the months that this batch's quotas need: counted in the meters once, then cached."""

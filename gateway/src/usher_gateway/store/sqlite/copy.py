@@ -13,7 +13,7 @@ from usher_gateway.store.jobs import meters
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
-from usher_gateway.store.sqlite.session import SqliteSession
+from usher_gateway.store.sqlite.session import PAIR, SqliteSession, insert_rows
 from usher_gateway.store.sqlite.transaction import fold_persons
 from usher_gateway.store.sqlite.writer import recover
 
@@ -103,8 +103,8 @@ class SqliteCopy:
                 generation = writer.recent_index.growing
                 for first_byte in BUCKETS:
                     prints, sightings = generation.bucket(first_byte)
-                    database.insert_rows(self._connection, "insert or replace into prints", database.PAIR, prints)
-                    database.insert_rows(self._connection, "insert or ignore into sightings", database.PAIR, sightings)
+                    insert_rows(self._connection, "insert or replace into prints", PAIR, prints)
+                    insert_rows(self._connection, "insert or ignore into sightings", PAIR, sightings)
                 if generation.size:
                     self._connection.execute(_SET_META, ("folded_to", str(generation.last_key)))
                 self._fold_meters()

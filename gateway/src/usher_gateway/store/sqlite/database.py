@@ -1,25 +1,18 @@
-"""The database file: ownership, connections, schema, snapshots for readers, and free disk space.
-
-Each statement with many rows runs as one step, because the sqlite3 module releases the interpreter's lock for every
-step (executemany() does so for every row), and on a busy event loop each release is a chance to wait for it
-(docs/performance.md).
-"""
+"""The database file: ownership, connections, schema, snapshots for readers, and free disk space."""
 
 import asyncio
 import concurrent.futures
 import contextlib
 import fcntl
-import functools
 import importlib.resources
-import itertools
 import os
 import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import msgspec
 
@@ -37,15 +30,6 @@ BUSY_MILLISECONDS = 5_000
 LONGEST_READ_SECONDS = 5.0
 """The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot."""
 
-PAIR = "(?,?)"
-"""The placeholders of a row with two columns, for insert_rows()."""
-
-Row = tuple[object, ...]
-"""A row to write."""
-
-ReadRow = tuple[Any, ...]
-"""A row that a statement returned."""
-
 T = TypeVar("T")
 
 _SCHEMA_VERSION = 1
@@ -61,9 +45,6 @@ _MARK_FORM = re.compile(rb"commit (\d{19})\n")
 
 _PROGRESS_STEPS = 10_000
 """SQLite calls the progress handler of a reader, which checks the clock, after this many steps."""
-
-_MOST_ROWS = 64
-"""Rows or keys per statement."""
 
 
 class OwnedDatabase(msgspec.Struct):
@@ -421,61 +402,6 @@ def reusable_bytes(connection: sqlite3.Connection) -> int:
     (pages,) = connection.execute("pragma freelist_count").fetchone()
     (size,) = connection.execute("pragma page_size").fetchone()
     return int(pages) * int(size)
-
-
-# Many rows in one statement
-
-
-def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Row]) -> None:
-    """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…)``.
-
-    There is one statement per number of rows up to 64, so that all of them stay prepared.
-    """
-    for chunk in _chunks(rows):
-        connection.execute(_values(head, row, len(chunk)), list(itertools.chain.from_iterable(chunk)))
-
-
-def select_from_values(
-    connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]
-) -> Iterator[ReadRow]:
-    """Yield the rows that a statement with ``from (values {})`` returns for all rows with placeholders like ``row``."""
-    for chunk in _chunks(rows):
-        yield from connection.execute(
-            _from_values(statement, row, len(chunk)), list(itertools.chain.from_iterable(chunk))
-        ).fetchall()
-
-
-def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[ReadRow]:
-    """Yield the rows of a statement with ``in ({})`` for any number of keys."""
-    for start in range(0, len(keys), _MOST_ROWS):
-        part = list(keys[start : start + _MOST_ROWS])
-        size = 1 << (len(part) - 1).bit_length()
-        part += [None] * (size - len(part))
-        yield from connection.execute(_in_list(statement, size), part)
-
-
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    if len(rows) <= _MOST_ROWS:
-        if rows:
-            yield rows
-        return
-    for start in range(0, len(rows), _MOST_ROWS):
-        yield rows[start : start + _MOST_ROWS]
-
-
-@functools.lru_cache(maxsize=512)
-def _values(head: str, row: str, count: int) -> str:
-    return f"{head} values {','.join([row] * count)}"
-
-
-@functools.lru_cache(maxsize=512)
-def _in_list(statement: str, count: int) -> str:
-    return statement.format(",".join("?" * count))
-
-
-@functools.lru_cache(maxsize=256)
-def _from_values(statement: str, row: str, count: int) -> str:
-    return statement.format(",".join([row] * count))
 
 
 # Free disk space

@@ -1,5 +1,11 @@
-"""Runs the statements of a job on a connection to SQLite, without ever suspending the job."""
+"""Runs the statements of a job on a connection to SQLite, without ever suspending the job.
 
+Each statement with many rows runs as one step, because the sqlite3 module releases the interpreter's lock for every
+step (executemany() does so for every row), and on a busy event loop each release is a chance to wait for it
+(docs/performance.md).
+"""
+
+import functools
 import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -8,6 +14,9 @@ from usher_gateway.store.session import Row, SqliteStatement, Statement, for_sql
 
 _MOST_ROWS = 64
 """Rows or keys per execution of a statement."""
+
+PAIR = "(?,?)"
+"""The placeholders of a row with two columns, for insert_rows()."""
 
 
 class SqliteSession:
@@ -31,7 +40,7 @@ class SqliteSession:
         return sum([cursor.rowcount for cursor in self._run_parts(translated, values)])
 
     def _run_parts(self, statement: SqliteStatement, values: Sequence[object]) -> Iterator[sqlite3.Cursor]:
-        """Run a statement for 64 rows at a time: each as one step, because SQLite gives up the GIL in every step."""
+        """Run a statement for 64 rows at a time."""
         single = [
             None if number in statement.lists else value
             for number, value in enumerate(values[: statement.first_number - 1], 1)
@@ -45,3 +54,18 @@ class SqliteSession:
                 part += [part[-1]] * ((1 << (len(part) - 1).bit_length()) - len(part))
             flat = itertools.chain.from_iterable(part)
             yield self._connection.execute(statement.with_rows(len(part)), [*single, *flat])
+
+
+def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…)``.
+
+    There is one statement per number of rows up to 64, so that all of them stay prepared.
+    """
+    for start in range(0, len(rows), _MOST_ROWS):
+        part = rows[start : start + _MOST_ROWS]
+        connection.execute(_values(head, row, len(part)), list(itertools.chain.from_iterable(part)))
+
+
+@functools.lru_cache(maxsize=512)
+def _values(head: str, row: str, count: int) -> str:
+    return f"{head} values {','.join([row] * count)}"

@@ -22,7 +22,7 @@ from usher_gateway.store.jobs import meters, settle
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
-from usher_gateway.store.sqlite.session import SqliteSession
+from usher_gateway.store.sqlite.session import PAIR, SqliteSession, insert_rows
 from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
@@ -129,7 +129,7 @@ class Writer(BisectingWriter):
         self.connection.execute("begin immediate")
         try:
             if batch.arrivals:
-                accepted, recent = accept.Acceptance(opened, batch.arrivals, batch.now).run()
+                accepted, recent = await accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
                 job_result = batch.job(opened)
             await settle.settle(opened, batch.settlements)
@@ -194,8 +194,8 @@ class Writer(BisectingWriter):
             return False
         if bucket is not None:
             prints, sightings = generation.bucket(bucket)
-            database.insert_rows(self.connection, "insert or replace into prints", database.PAIR, prints)
-            database.insert_rows(self.connection, "insert or ignore into sightings", database.PAIR, sightings)
+            insert_rows(self.connection, "insert or replace into prints", PAIR, prints)
+            insert_rows(self.connection, "insert or ignore into sightings", PAIR, sightings)
             return True
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
