@@ -63,10 +63,13 @@ class TenantNames(Protocol):
         """Return namespace and name of the tenant that a listener belongs to."""
 
 
-class Transaction(Protocol):
+class Transaction:
     """The open transaction of a commit or a job, with the numbers of names and its counts.
 
-    The engines extend it. Their writers apply its in-memory results after the commit, and drop them on a rollback.
+    The engines extend it, and leave out the methods for which they have nothing to do: SQLite those about other
+    gateways, and ``keep_routes``, because ``NameNumbers.use_until`` covers all its row keys; PostgreSQL those about
+    claimed deliveries, because their column ``owner`` says whose they are. Their writers apply
+    its in-memory results after the commit, and drop them on a rollback.
     """
 
     session: Session
@@ -87,12 +90,15 @@ class Transaction(Protocol):
 
     def destination_of_route(self, route: int) -> int:
         """Return the number of a loaded route's destination; 0 if the database has lost the route."""
+        raise NotImplementedError
 
     def route(self, definition: model.RouteDefinition) -> RouteNumbers:
         """Return the numbers of a route definition that was given to the transaction."""
+        raise NotImplementedError
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener that was given to the transaction."""
+        raise NotImplementedError
 
     async def keep_routes(self, arrivals: Sequence[int]) -> None:
         """Let older arrivals refer to the routes that this transaction has written."""
@@ -125,7 +131,7 @@ class Transaction(Protocol):
         """Record the time, so that a start notices that the clock was set back."""
 
     def note_oldest_claimed(self) -> None:
-        """Record the row key of the oldest claimed delivery, if the engine needs it to find them at a start."""
+        """Record the row key of the oldest claimed delivery, so that a start finds them."""
 
     def add_claimed(self, keys: Sequence[int]) -> None:
         """Note that this process claims deliveries."""

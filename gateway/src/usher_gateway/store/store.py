@@ -20,6 +20,7 @@ from usher_gateway.store.base import (
     HeldGroup,
     ListenerActivity,
     OpenReport,
+    Replicas,
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
@@ -134,16 +135,6 @@ class DeliveryQueue(JobRunner):
 
         await self._change(note)
 
-    @abc.abstractmethod
-    async def recover_forgotten(self, keys: Collection[int]) -> None:
-        """Return claimed deliveries that the caller does not have to the backlog. Called only if ``is_shared``.
-
-        A database that went back to an earlier state shows a delivery as claimed again whose outcome it lost. The call
-        before this one must have found the delivery too, because the caller may be about to get it.
-
-        ``keys``: the claimed deliveries that the caller has.
-        """
-
     async def hasten(self, destination: str, now: int) -> int:
         """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
         return await self._in_slices(lambda transaction: claims.hasten(transaction, destination, now))
@@ -189,25 +180,35 @@ class DeliveryQueue(JobRunner):
         return await self._in_slices(lambda transaction: holds.expire_held(transaction, now))
 
     @property
-    @abc.abstractmethod
     def is_shared(self) -> bool:
-        """True if other gateways may use the data at the same time."""
+        """True if other gateways may use the data at the same time. Then the engine overrides what follows."""
+        return False
 
-    @abc.abstractmethod
     def follow_replicas(self, apply: ApplyReplicas) -> None:
         """Call ``apply`` now, and whenever the gateways of this store may have changed.
 
         It applies this gateway's shares of the destinations' limits, and returns whether the running attempts are
         within them. A gateway that starts gets its shares when that is so at all others.
         """
+        apply(Replicas())
 
-    @abc.abstractmethod
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         """Tell the other gateways which destinations this one knows. Called only if ``is_shared``."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
         """Return for each other gateway that runs which of some destinations it knows. Called only if ``is_shared``."""
+        raise NotImplementedError
+
+    async def recover_forgotten(self, keys: Collection[int]) -> None:
+        """Return claimed deliveries that the caller does not have to the backlog. Called only if ``is_shared``.
+
+        A database that went back to an earlier state shows a delivery as claimed again whose outcome it lost. The call
+        before this one must have found the delivery too, because the caller may be about to get it.
+
+        ``keys``: the claimed deliveries that the caller has.
+        """
+        raise NotImplementedError
 
 
 class Store(Ledger, DeliveryQueue, Records):
@@ -236,13 +237,13 @@ class Store(Ledger, DeliveryQueue, Records):
     async def close(self) -> None:
         """Commit everything handed in so far, then release the data. Idempotent."""
 
-    @abc.abstractmethod
     async def watch_ownership(self) -> None:
         """Wait until this process loses the ownership of its deliveries; after that it can commit nothing.
 
         Raises:
             StoreLockedError: another gateway took over.
         """
+        await asyncio.Event().wait()  # a store that is not shared is owned as long as the process lives
 
     @abc.abstractmethod
     async def outage(self) -> str | None:

@@ -60,15 +60,6 @@ class Transaction(session.Transaction):
         """Return the number of a loaded route's destination; 0 if the database has lost the route."""
         return self.names.destination_of_route(route)
 
-    def note_oldest_claimed(self) -> None:
-        """Do nothing, because an index finds the claimed deliveries."""
-
-    def add_claimed(self, keys: Sequence[int]) -> None:
-        """Do nothing, because the column ``owner`` says whose the claimed deliveries are."""
-
-    def remove_claimed(self, keys: Sequence[int]) -> None:
-        """Do nothing, as add_claimed()."""
-
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener that was prepared, to write it."""
         number = self.used.listeners.get(name)

@@ -15,9 +15,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
-    ApplyReplicas,
     OpenReport,
-    Replicas,
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
@@ -139,25 +137,6 @@ class SqliteStore(Store):
                 _log.info("store_files_returned")
             self._files_problem = None
         return self._files_problem or self._commits.outage
-
-    def follow_replicas(self, apply: ApplyReplicas) -> None:
-        apply(Replicas())  # the lock of the folder excludes other gateways
-
-    @property
-    def is_shared(self) -> bool:
-        return False
-
-    async def recover_forgotten(self, keys: Collection[int]) -> None:
-        raise NotImplementedError
-
-    async def tell_destinations(self, destinations: Collection[str]) -> None:
-        raise NotImplementedError
-
-    async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
-        raise NotImplementedError
-
-    async def watch_ownership(self) -> None:
-        await asyncio.Event().wait()  # the lock of the folder lasts as long as the process
 
     def statistics(self) -> StoreStatistics:
         commits = self._commits

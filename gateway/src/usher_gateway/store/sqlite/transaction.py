@@ -7,7 +7,7 @@ meters to which they add.
 
 import hashlib
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -180,12 +180,6 @@ class Transaction(session.Transaction):
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
 
-    async def load_listeners(self, listeners: Collection[int]) -> None:
-        """Do nothing, because no other gateway adds listeners."""
-
-    async def load_routes(self, routes: Collection[int]) -> None:
-        """Do nothing, because no other gateway adds routes."""
-
     def destination_of_route(self, route: int) -> int:
         """Return the number of a route's destination."""
         return self.names.destination(self.names.definitions[route].destination)
@@ -197,9 +191,6 @@ class Transaction(session.Transaction):
     def route(self, definition: model.RouteDefinition) -> RouteNumbers:
         """Return the numbers of a route definition."""
         return self.names.route(definition)
-
-    async def keep_routes(self, arrivals: Sequence[int]) -> None:
-        """Do nothing, because ``NameNumbers.use_until`` covers all row keys of this store."""
 
     async def meter_routes(self, routes: Sequence[int], at: int, counter: int) -> None:
         """Count one for the listener of each of some routes."""
