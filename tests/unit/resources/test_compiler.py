@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.resources import compiler, types
+from usher_gateway.resources import compiler, conditions, types
 from usher_gateway.resources.manifests import load_manifests
 
 KEYS = model.derive_keys(bytes(range(32)))
@@ -52,6 +52,11 @@ def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
     assert manifests.problems == ()
     given = compiler.collect((loaded.resource for loaded in manifests.objects), manifests.namespaces)
     return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]
+
+
+def conditions_of(result: compiler.CompiledResources, key: str) -> list[conditions.CompiledCondition]:
+    """Return Accepted and ResolvedRefs of a listener."""
+    return conditions.conditions_of([finding for finding in result.findings if finding.key == key])
 
 
 def reasons(result: compiler.CompiledResources) -> list[str]:
@@ -185,7 +190,7 @@ def test_hostname_conflict_does_not_name_the_other_tenant() -> None:
     for shuffled in itertools.permutations([*others, f"{first}---\n{second}---\n"]):
         result = compiled(*shuffled)
         assert list(result.snapshot.listeners) == ["default/lobby"]
-        accepted = result.conditions["Listener", "elsewhere/theirs"][0]
+        accepted = conditions_of(result, "elsewhere/theirs")[0]
         assert (accepted.status, accepted.reason) == ("False", "HostnameConflict")
         assert "default" not in accepted.message
         assert "acme" not in accepted.message
@@ -248,7 +253,7 @@ def test_guessable_path_needs_explicit_authentication() -> None:
     address = "  addresses: [{name: a, hostname: a.example.org, path: /hook.php}]\n"
     assert compiled(CLASS, TENANT, LISTENER + address).snapshot.listeners == {}
     spelled = compiled(CLASS, TENANT, LISTENER + address + "  authentication: {type: None}\n")
-    accepted = spelled.conditions["Listener", "default/lobby"][0]
+    accepted = conditions_of(spelled, "default/lobby")[0]
     assert spelled.snapshot.listeners
     assert accepted.status == "True"
     assert "guesses" in accepted.message
@@ -296,7 +301,7 @@ def test_missing_secret_fails_closed_and_removed_secret_stays() -> None:
     previous = compiled(CLASS, TENANT, SECRET, AUTHENTICATED).snapshot
     gone = compiled(CLASS, TENANT, AUTHENTICATED, previous=previous)
     assert gone.snapshot == previous
-    resolved = gone.conditions["Listener", "default/lobby"][1]
+    resolved = conditions_of(gone, "default/lobby")[1]
     assert (resolved.type, resolved.status, resolved.reason) == ("ResolvedRefs", "False", "SecretNotFound")
 
 
@@ -370,7 +375,7 @@ def test_destination_of_another_tenant_counts_as_missing() -> None:
     assert [route.name for route in result.snapshot.listeners["default/lobby"].routes] == ["a", "b"]
     assert reasons(result) == ["DestinationNotFound"]
     assert "`theirs` belongs to Tenant `other`" in result.findings[0].message
-    assert result.conditions["Listener", "default/lobby"][0].status == "True"
+    assert conditions_of(result, "default/lobby")[0].status == "True"
 
 
 WRONG = LISTENER + "  routes: [{name: crm, destinationRef: {name: crm}, when: visit.emial == ''}]\n"

@@ -1,4 +1,4 @@
-"""Compiles resources into documents and conditions. Pure: no Kubernetes client, no I/O, no clock.
+"""Compiles resources into documents and findings. Pure: no Kubernetes client, no I/O, no clock.
 
 This is the only path from a manifest to a document. The file source and ``usher check`` compile a whole set with
 ``compile_resources``. The operator compiles the one resource that changed with ``compile_listener`` or
@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.resources import conditions, hostnames, types
-from usher_gateway.resources.conditions import CompiledCondition, Finding, Reason, finding
+from usher_gateway.resources import hostnames, types
+from usher_gateway.resources.conditions import Finding, Reason, finding
 from usher_gateway.resources.destination import Destination, destination_document
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
 from usher_gateway.resources.listener import (
@@ -49,13 +49,6 @@ _REFUSALS = {
         "owner"
     ),
     Reason.PathConflict: "with this path and query is another listener's; change one of the two",
-}
-
-_CONDITION_TYPES: dict[type[types.ResourceBase], tuple[str, ...]] = {
-    ListenerClass: ("Accepted",),
-    Tenant: ("Accepted",),
-    Listener: ("Accepted", "ResolvedRefs"),
-    Destination: ("Accepted", "ResolvedRefs"),
 }
 
 
@@ -108,8 +101,6 @@ class CompiledResources(msgspec.Struct, frozen=True):
 
     snapshot: documents.Snapshot
     findings: tuple[Finding, ...]
-    conditions: dict[tuple[str, str], list[CompiledCondition]]
-    """(kind, key) -> Accepted, and for listeners and destinations ResolvedRefs."""
 
 
 def collect(objects: Iterable[types.ResourceBase], namespaces: Mapping[str, dict[str, str]]) -> Resources:
@@ -130,7 +121,7 @@ def collect(objects: Iterable[types.ResourceBase], namespaces: Mapping[str, dict
 
 
 def compile_resources(resources: Resources, context: CompileContext) -> CompiledResources:
-    """Return every document of a whole set, with its conditions and the findings behind them."""
+    """Return every document of a whole set, with the findings."""
     findings = [*_implicit_class_findings(resources, context)]
     for declared_class in resources.classes.values():
         findings += check_class(declared_class)
@@ -166,8 +157,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         document = retire_addresses(listener, listeners.get(key), resources, context, claims=claims)
         if document is not None:
             listeners[key] = document
-    snapshot = documents.Snapshot(listeners, destinations)
-    return CompiledResources(snapshot, tuple(findings), _conditions(resources, findings))
+    return CompiledResources(documents.Snapshot(listeners, destinations), tuple(findings))
 
 
 def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int]:
@@ -201,18 +191,6 @@ def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, 
 
 def _at_rank(rank: int) -> Callable[[int], bool]:
     return lambda limit: rank >= limit
-
-
-def _conditions(resources: Resources, findings: Iterable[Finding]) -> dict[tuple[str, str], list[CompiledCondition]]:
-    by_object: dict[tuple[str, str], list[Finding]] = {}
-    for reported in findings:
-        by_object.setdefault((reported.kind, reported.key), []).append(reported)
-    everything = (resources.classes, resources.tenants, resources.listeners, resources.destinations)
-    return {
-        (kind.kind_name, key): conditions.conditions_of(by_object.get((kind.kind_name, key), ()), names)
-        for (kind, names), declared in zip(_CONDITION_TYPES.items(), everything, strict=True)
-        for key in declared
-    }
 
 
 def _implicit_class_findings(resources: Resources, context: CompileContext) -> Iterable[Finding]:
