@@ -7,7 +7,7 @@ document contains secrets.
 
 import hashlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal, TypeVar
 
 import msgspec
@@ -57,6 +57,11 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     0: it is not retired."""
     is_class_address: bool = False
     """True if the listener has it from its class, whose hostname all listeners of the class share."""
+
+    @property
+    def place(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """Host, path and query: addresses of two documents with the same place are the same address."""
+        return self.host, self.path, self.query
 
     @property
     def id(self) -> str:
@@ -169,6 +174,11 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The hostnames that belong to the tenant. A class's hostname belongs to none."""
         return frozenset(address.host for address in self.addresses if not address.is_class_address)
 
+    def without_places(self, places: Container[object]) -> "ListenerDocument":
+        """Return the document without the addresses at some places (``Address.place``); itself if it has none there."""
+        free = tuple(address for address in self.addresses if address.place not in places)
+        return self if len(free) == len(self.addresses) else msgspec.structs.replace(self, addresses=free)
+
     @property
     def retired_addresses(self) -> tuple[Address, ...]:
         """The addresses that are retired."""
@@ -239,11 +249,9 @@ def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now
 
     An address past its ``untilTime`` is not among them, because it ended as declared. ``now``: microseconds.
     """
-    present = {(address.host, address.path, address.query) for address in newest.live_addresses}
+    present = {address.place for address in newest.live_addresses}
     return tuple(
-        address
-        for address in previous.live_addresses
-        if (address.host, address.path, address.query) not in present and not 0 < address.until <= now
+        address for address in previous.live_addresses if address.place not in present and not 0 < address.until <= now
     )
 
 

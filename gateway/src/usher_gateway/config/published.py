@@ -125,20 +125,12 @@ class PublishedDocuments:
         if not vanished:
             return {}
         taken = {
-            (address.host, address.path, address.query)
+            address.place
             for key, document in self._listeners.items()
             if key not in vanished
             for address in document.addresses
         }
-        reduced = {}
-        for key in vanished:
-            document = self._listeners[key]
-            free = tuple(
-                address for address in document.addresses if (address.host, address.path, address.query) not in taken
-            )
-            if len(free) < len(document.addresses):
-                reduced[key] = msgspec.structs.replace(document, addresses=free)
-        return reduced
+        return {key: self._listeners[key].without_places(taken) for key in vanished}
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """The status of each document that may have changed since the last call; None: removed."""

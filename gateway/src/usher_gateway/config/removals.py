@@ -140,16 +140,15 @@ def with_kept_documents(
     listeners, destinations = dict(declared.listeners), dict(declared.destinations)
     changed = {_key(removal) for removal in waiting if removal.kind == "Address"}
     unchanged = [document for key, document in declared.listeners.items() if key not in changed]
-    taken = {(address.host, address.path, address.query) for document in unchanged for address in document.addresses}
+    taken = {address.place for document in unchanged for address in document.addresses}
     for removal in waiting:
         key = _key(removal)
         if removal.kind == "Destination":
             destinations[key] = in_force.destinations[key]
             continue
-        old = in_force.listeners[key]
-        free = tuple(address for address in old.addresses if (address.host, address.path, address.query) not in taken)
-        if free:
-            listeners[key] = msgspec.structs.replace(old, addresses=free)
+        kept = in_force.listeners[key].without_places(taken)
+        if kept.addresses:
+            listeners[key] = kept
     return documents.Snapshot(listeners, destinations)
 
 
