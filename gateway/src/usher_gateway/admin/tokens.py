@@ -1,16 +1,15 @@
 """The two bearer tokens of the admin port: created once, never overwritten, compared in constant time."""
 
-import contextlib
 import enum
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.config.install_key import create_file
 
 OBSERVE_FILE = "observe.token"
 """File in ``--data``: the token for reading."""
@@ -94,23 +93,9 @@ def load(path: Path) -> str:
 def _load_or_create(path: Path) -> str:
     if not path.exists():
         try:
-            _create(path)
+            create_file(path, f"{secrets.token_urlsafe(32)}\n".encode())
         except OSError as error:
             raise model.ConfigurationError(
                 f"cannot write {path}: {error.strerror}", "check the rights on the data folder"
             ) from error
     return load(path)
-
-
-def _create(path: Path) -> None:
-    """Create a token file. It gets its name only when it is complete, and it never replaces an existing one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        with contextlib.suppress(FileExistsError):  # another process was first, so its token is used
-            os.link(draft, path)
-    finally:
-        draft.unlink()

@@ -36,7 +36,7 @@ def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_crea
         if not path.exists():
             if not may_create:
                 raise model.ConfigurationError(f"there is no install key in {data}", _MISSING_HINT)
-            _create(path)
+            create_file(path, base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
         return _decode(path.read_text("ascii"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
@@ -65,17 +65,20 @@ _MISSING_HINT = (
 )
 
 
-def _create(path: pathlib.Path) -> None:
-    """Create a key. It is complete and durable before it gets its name, and never replaces an existing key."""
+def create_file(path: pathlib.Path, content: bytes) -> None:
+    """Create a file with a secret, readable by the owner only.
+
+    It is complete and durable before it gets its name, and never replaces an existing file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was first, so its key counts
+        with contextlib.suppress(FileExistsError):  # another process was first, so its file counts
             os.link(draft, path)
     finally:
         draft.unlink()
