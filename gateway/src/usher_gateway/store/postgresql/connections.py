@@ -178,20 +178,27 @@ def describe(error: BaseException) -> str:
 
 
 @contextlib.asynccontextmanager
-async def snapshot(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
-    """Give a connection in a read-only transaction over one snapshot.
+async def acquired(pool: "asyncpg.Pool[Any]", problem: str = "the store failed") -> AsyncIterator[Connection]:
+    """Give a connection of the pool.
 
     Raises:
-        StoreUnavailableError: a query failed or took too long.
+        StoreUnavailableError: ``problem``; there is no free connection, or a statement failed or took too long.
     """
     try:
-        async with (
-            pool.acquire(timeout=CONNECT_SECONDS) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
             yield connection
     except UNAVAILABLE as error:
-        raise model.StoreUnavailableError(f"the store cannot be read: {describe(error)}") from error
+        raise model.StoreUnavailableError(f"{problem}: {describe(error)}") from error
+
+
+@contextlib.asynccontextmanager
+async def snapshot(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
+    """Give a connection in a read-only transaction over one snapshot. Raises what ``acquired`` does."""
+    async with (
+        acquired(pool, "the store cannot be read") as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        yield connection
 
 
 class PostgresSession:

@@ -20,6 +20,7 @@ from usher_gateway.store.postgresql.connections import (
     Connection,
     Durability,
     NotDurableError,
+    PostgresSession,
     describe,
     require_durable,
 )
@@ -172,8 +173,7 @@ async def take_over(connection: Connection, now: int) -> int:
     """Move what ended incarnations had claimed to the backlog, due at once; return how many deliveries."""
     total = 0
     while True:
-        status = await connection.execute(_TAKE_OVER, now, _TAKE_OVER_SLICE)
-        changed = int(status.rpartition(" ")[2])
+        changed = await PostgresSession(connection).execute(_TAKE_OVER, now, _TAKE_OVER_SLICE)
         total += changed
         if changed < _TAKE_OVER_SLICE:
             return total
@@ -181,8 +181,7 @@ async def take_over(connection: Connection, now: int) -> int:
 
 async def hasten_wrong(connection: Connection, now: int) -> int:
     """Make a slice of the deliveries due that a wrong clock lets wait for too long; return how many."""
-    status = await connection.execute(_HASTEN_WRONG, now, _TAKE_OVER_SLICE)
-    return int(status.rpartition(" ")[2])
+    return await PostgresSession(connection).execute(_HASTEN_WRONG, now, _TAKE_OVER_SLICE)
 
 
 async def begin(connection: Connection) -> Incarnation | None:

@@ -9,7 +9,7 @@ from usher_gateway.store.encodings import split_person_keys
 from usher_gateway.store.jobs import meters, retention
 from usher_gateway.store.jobs.retention import LEAST_SLICE, ExpiredArrival, RetentionWalk
 from usher_gateway.store.postgresql import schema
-from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.connections import Connection, PostgresSession
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.session import columns
 
@@ -124,6 +124,5 @@ async def _forget_visits(connection: Connection, visits: Sequence[tuple[bytes, i
     visitors = [
         visitor for (visitor,) in await connection.fetch(_LOCK_VISITORS, sorted({visitor for visitor, _ in visits}))
     ]
-    status = await connection.execute(_FORGET_VISITORS, *columns(visits, 2))
-    if int(status.rpartition(" ")[2]) < len(visitors):
+    if await PostgresSession(connection).execute(_FORGET_VISITORS, *columns(visits, 2)) < len(visitors):
         await connection.execute(_FORGET_TIMES, *columns(visits, 2))

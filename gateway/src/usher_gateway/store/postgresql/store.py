@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -26,8 +26,8 @@ from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import (
     CONNECT_SECONDS,
     UNAVAILABLE,
-    Connection,
     PostgresSession,
+    acquired,
     describe,
     snapshot,
 )
@@ -154,22 +154,12 @@ class PostgresStore(Store):
             _log.warning("deliveries_recovered", count=len(lost))
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
-        await self._exchange(
-            lambda connection: incarnations.tell_destinations(connection, self.incarnation, destinations)
-        )
+        async with acquired(self._pool, "destinations are not shared") as connection:
+            await incarnations.tell_destinations(connection, self.incarnation, destinations)
 
     async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
-        return await self._exchange(
-            lambda connection: incarnations.destinations_of_others(connection, self.incarnation, destinations)
-        )
-
-    async def _exchange(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run one statement for what the gateways tell each other."""
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS), self._pool.acquire() as connection:
-                return await statement(connection)
-        except UNAVAILABLE as error:
-            raise model.StoreUnavailableError(f"destinations are not shared: {describe(error)}") from error
+        async with acquired(self._pool, "destinations are not shared") as connection:
+            return await incarnations.destinations_of_others(connection, self.incarnation, destinations)
 
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()
@@ -229,13 +219,11 @@ class PostgresStore(Store):
             return await run()
         for _ in range(NAME_TRIES):
             try:
-                async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                async with acquired(self._pool) as connection:
                     await self._names.prepare(connection, listeners, definitions, self.writer.ids.last)
                 return await run()
             except NamesLostError:
                 self._names.forget()
-            except UNAVAILABLE as error:
-                raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
         raise NamesLostError
 
     async def _load_routes(self, numbers: Collection[int]) -> None:
@@ -255,7 +243,7 @@ class PostgresStore(Store):
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
         walk = self._retention_walk
         try:
-            async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+            async with acquired(self._pool) as connection:
                 began = time.perf_counter()
                 transaction = Transaction(
                     connection=connection,
@@ -266,9 +254,9 @@ class PostgresStore(Store):
                 )
                 async with connection.transaction():
                     count = await prune.prune(transaction, now, meter_months or {}, walk)
-        except UNAVAILABLE as error:
+        except model.StoreUnavailableError:
             walk.start_over()
-            raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
+            raise
         if count >= walk.size:
             walk.size = prune.next_size(walk.size, time.perf_counter() - began)
         for tenant, freed in transaction.tenant_changes():
