@@ -41,6 +41,7 @@ _REPEATING = ("listener", "destination", "file")
 
 _REPEATING_EVENTS = {
     "dispatcher_paused",
+    "exception_ignored",
     "heartbeat_failed",
     "store_commit_failed",
     "store_durability_missed",
@@ -49,7 +50,7 @@ _REPEATING_EVENTS = {
     "takeover_failed",
     "tenants_not_counted",
 }
-"""Lines that repeat while the database is away."""
+"""Lines that repeat while the database is away, or that strangers can cause."""
 
 _REPEAT_SECONDS = 60.0
 _MAX_KINDS = 10_000
@@ -57,9 +58,6 @@ _MAX_KINDS = 10_000
 
 _DRAIN_SECONDS = 1.0
 """How long the end of the process waits for the reader of the log."""
-
-_UNRAISABLE_SECONDS = 10.0
-"""At most one line in this time about exceptions that Python could not raise, because strangers can cause them."""
 
 _queues: list["BoundedQueueHandler"] = []
 """The queue of this process, if logging is configured."""
@@ -91,11 +89,11 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     # Libraries use the standard library: their warnings and errors go to the same queue.
     handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    sys.unraisablehook = UnraisableLog()
+    sys.unraisablehook = log_unraisable
 
 
 class RepeatLimiter:
-    """Limits warnings and errors that repeat for the same listener, destination or file, or during an outage.
+    """Limits warnings and errors that repeat for the same listener, destination or file, or as _REPEATING_EVENTS says.
 
     A broken filter fails for every visit. The first line of each kind is written, and then at most one a minute, which
     has in ``repeated`` how many were left out before it. Listeners do not share the limit: the lines of one never hide
@@ -299,30 +297,15 @@ def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     structlog.get_logger(__name__).error("event_loop_callback_failed", exc_info=context.get("exception"))
 
 
-class UnraisableLog:
-    """Logs the type of an exception that Python could not raise. For ``sys.unraisablehook``.
+def log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Log the type of an exception that Python could not raise. For ``sys.unraisablehook``.
 
     A TLS client that asks for a name that is not ASCII causes one. Python's own hook writes that name to standard
     error, and the event loop waits for the reader.
     """
-
-    def __init__(self) -> None:
-        self._unreported = 0
-        self._silent_until = 0.0
-
-    def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Log the exception, or count it if there was a line a moment ago."""
-        self._unreported += 1
-        now = time.monotonic()
-        if now < self._silent_until:
-            return
-        count, self._unreported, self._silent_until = self._unreported, 0, now + _UNRAISABLE_SECONDS
-        structlog.get_logger(__name__).error(
-            "exception_ignored",
-            error=unraisable.exc_type.__name__,
-            frames=_frames(unraisable.exc_traceback),
-            count=count,
-        )
+    structlog.get_logger(__name__).error(
+        "exception_ignored", error=unraisable.exc_type.__name__, frames=_frames(unraisable.exc_traceback)
+    )
 
 
 def drop_empty(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
