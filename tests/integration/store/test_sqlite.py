@@ -19,7 +19,7 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import Job
-from usher_gateway.store.jobs import changes, claims, holds, listings, meters, scopes, settle
+from usher_gateway.store.jobs import changes, claims, listings, meters, scopes, settle
 from usher_gateway.store.session import Session, run_to_end
 from usher_gateway.store.sqlite import database, transaction
 from usher_gateway.store.sqlite import meters as folding
@@ -238,10 +238,10 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         bench,
         lambda opened: claims.claim(opened, "agency/crm", 10, 1000, NOW),
         lambda opened: claims.defer(opened, deliveries, NOW),
-        lambda opened: holds.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
-        lambda opened: holds.claim_held(opened, group, samples.CRM, 0, NOW),
-        lambda opened: holds.unhold(opened, group, NOW),
-        lambda opened: holds.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
+        lambda opened: claims.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
+        lambda opened: claims.claim_held(opened, group, samples.CRM, 0, NOW),
+        lambda opened: claims.unhold(opened, group, NOW),
+        lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: changes.replay(opened, [(arrival, group.route, 1)], NOW, {}, {}),
         fold_all,

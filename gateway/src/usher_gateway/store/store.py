@@ -25,7 +25,7 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import activity as listener_activity
-from usher_gateway.store.jobs import claims, holds
+from usher_gateway.store.jobs import claims
 from usher_gateway.store.records import Records
 from usher_gateway.store.session import JobRunner, Transaction
 
@@ -149,7 +149,7 @@ class DeliveryQueue(JobRunner):
 
     async def held_groups(self) -> list[HeldGroup]:
         """Return the held deliveries, grouped by reason and route."""
-        groups = await self._read(holds.held_groups)
+        groups = await self._read(claims.held_groups)
         await self._load_routes([group.route for group in groups])
         return groups
 
@@ -158,7 +158,7 @@ class DeliveryQueue(JobRunner):
     ) -> list[model.Delivery]:
         """Claim held deliveries of a group, under another route definition."""
         return await self._change(
-            lambda transaction: holds.claim_held(transaction, group, definition, limit, now), definitions=[definition]
+            lambda transaction: claims.claim_held(transaction, group, definition, limit, now), definitions=[definition]
         )
 
     async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
@@ -167,17 +167,17 @@ class DeliveryQueue(JobRunner):
         If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that
         reason.
         """
-        return await self._in_slices(lambda transaction: holds.unhold(transaction, group, now, lasting))
+        return await self._in_slices(lambda transaction: claims.unhold(transaction, group, now, lasting))
 
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
         """Cancel the deliveries of a group that are held since before an instant; return how many."""
         return await self._in_slices(
-            lambda transaction: holds.cancel_held(transaction, group, cancel, held_before, now)
+            lambda transaction: claims.cancel_held(transaction, group, cancel, held_before, now)
         )
 
     async def expire_held(self, now: int) -> int:
         """Cancel held deliveries that are past their time limit (``Expired``); return how many."""
-        return await self._in_slices(lambda transaction: holds.expire_held(transaction, now))
+        return await self._in_slices(lambda transaction: claims.expire_held(transaction, now))
 
     @property
     def is_shared(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import databases, engines
-from usher_gateway.store.jobs import changes, claims, holds, retention, settle
+from usher_gateway.store.jobs import changes, claims, retention, settle
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
@@ -47,10 +47,10 @@ STATEMENTS = {
     "claim: take": claims._CLAIM,
     "defer": claims._DEFER,
     "due destinations": claims._DUE_DESTINATIONS,
-    "held: lock": holds._LOCK_GROUP,
-    "held: cancel": holds._CANCEL,
-    "held: release": holds._UNHOLD.format(still_held="0"),
-    "held: expire": holds._EXPIRE,
+    "held: lock": claims._LOCK_HELD,
+    "held: cancel": claims._CANCEL_HELD,
+    "held: release": claims._UNHOLD.format(still_held="0"),
+    "held: expire": claims._EXPIRE_HELD,
     "hasten": claims._HASTEN,
     "late": claims._LATE,
     "late and forbidden": claims._LATE_FORBIDDEN,
