@@ -262,9 +262,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
 
 
 def fold_all(opened: Transaction) -> None:
-    gathered = folding.gather(opened.connection)
-    folding.fold(opened, gathered)
-    folding.fold_part(opened, (0, gathered.parts[0]))
+    folding.fold(opened, folding.gather(opened.connection))
 
 
 async def reads_of(session: Session) -> None:

@@ -5,7 +5,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -109,18 +109,27 @@ async def usage(
     return totals
 
 
-def sums(packed_counts: Iterable[bytes]) -> dict[tuple[int, int, int], int]:
-    """Return (slot, listener, counter) -> count over the counts of some commits, in the order of the table meters."""
-    totals: dict[tuple[int, int, int], int] = {}
+Sums = dict[tuple[int, int, int], int]
+"""(slot, listener, counter) -> count."""
+
+
+def sum_up(packed: bytes, totals: Sums) -> None:
+    """Add the counts of a commit to totals."""
+    for listener, slot, counter, count in _decode(packed):
+        key = (slot, listener, counter)
+        totals[key] = totals.get(key, 0) + count
+
+
+def sums(packed_counts: Iterable[bytes]) -> Sums:
+    """Return the sums of the counts of some commits."""
+    totals: Sums = {}
     for packed in packed_counts:
-        for listener, slot, counter, count in _decode(packed):
-            key = (slot, listener, counter)
-            totals[key] = totals.get(key, 0) + count
-    return {key: totals[key] for key in sorted(totals)}
+        sum_up(packed, totals)
+    return totals
 
 
-async def add(session: Session, counts: Mapping[tuple[int, int, int], int]) -> None:
-    """Add (slot, listener, counter) -> count to the meters, in the order of the table."""
+async def add(session: Session, counts: Sums) -> None:
+    """Add sums to the meters, in the order of the table."""
     await session.execute(_ADD, *columns([(*key, counts[key]) for key in sorted(counts)], 4))
 
 

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -184,22 +185,14 @@ class SqliteStore(Store):
     # Background work
 
     async def fold_meters(self) -> None:
-        """Move all counts of commits into the meters, one part at a time."""
+        """Move all counts of commits into the meters, some at a time."""
         async with self._folding:
-            while True:
+            is_everything = False
+            while not is_everything:
                 gathered = await self._query_reader.run(meters.gather)
-                if gathered.parts:
-                    await self._fold_gathered(gathered)
-                if gathered.is_everything:
-                    return
-
-    async def _fold_gathered(self, gathered: meters.GatheredCounts) -> None:
-        rest = await self._commits.run_job(lambda transaction: meters.fold(transaction, gathered))
-        for part in rest:
-            await self._fold_part(part)
-
-    async def _fold_part(self, part: meters.CountsPart) -> None:
-        await self._commits.run_job(lambda transaction: meters.fold_part(transaction, part))
+                is_everything = gathered.is_everything
+                if gathered.batches:
+                    await self._commits.run_job(functools.partial(meters.fold, gathered=gathered))
 
     async def _fold_regularly(self) -> None:
         while True:
