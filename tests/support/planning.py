@@ -106,8 +106,7 @@ class Cluster:
         kind = self.cache.kind_of(ref)
         if kind is kinds.AGENCY_SECRET and not _is_watched(raw):
             concerned = self.cache.remove(kind, ref.namespace, ref.name)
-            self.look_up(f"{ref.namespace}/{ref.name}")
-            concerned |= self.cache.missed_by(f"{ref.namespace}/{ref.name}")
+            concerned |= self.look_up(f"{ref.namespace}/{ref.name}")
         else:
             concerned = self.cache.put(kind, raw)
         self.queue |= concerned
@@ -191,14 +190,16 @@ class Cluster:
             metadata["namespace"] = self.cache.install.data_plane_namespace
         self.put({"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec})
 
-    def look_up(self, path: str) -> None:
-        """Look up a Secret that the cache does not have."""
+    def look_up(self, path: str) -> frozenset[Key]:
+        """Look up a Secret that the cache does not have; returns the keys that this concerns."""
         namespace, _, name = path.partition("/")
         stored = self._objects.get(self._ref("Secret", namespace, name))
         if stored is not None and _is_watched(stored):
-            self.queue |= self.cache.put(kinds.AGENCY_SECRET, stored)
+            concerned = self.cache.put(kinds.AGENCY_SECRET, stored)
         else:
-            self.cache.note_missing(path, "NotLabelled" if stored is not None else "NotFound")
+            concerned = self.cache.note_missing(path, "NotLabelled" if stored is not None else "NotFound")
+        self.queue |= concerned
+        return concerned
 
     # Plans.
 

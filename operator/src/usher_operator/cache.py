@@ -191,9 +191,10 @@ class Cache(Lookups):
         else:
             self._behind.pop(key, None)
 
-    def note_missing(self, path: str, state: SecretState) -> None:
+    def note_missing(self, path: str, state: SecretState) -> KeySet:
         """Note the result of a lookup of a missing Secret."""
         self._secrets.note_missing(path, state)
+        return self.reads.changed(self, [("Secret", path)])
 
     def forget_missing(self) -> None:
         """Forget the results of all lookups."""
@@ -273,7 +274,7 @@ class Cache(Lookups):
             change.subjects |= {("Company", company) for company in self._siblings.companies_of(key)}
             return
         if resource is not None or record is None:
-            self._secrets.set_needed(key, _needed_secrets(resource))
+            change.subjects |= {("Secret", path) for path in self._secrets.set_needed(key, _needed_secrets(resource))}
             self._with_documents.set(key, [key.namespace] if resource is not None else [])
         if key.kind == "Listener":
             if resource is not None or record is None:

@@ -394,15 +394,17 @@ class SecretIndex:
         self._misses.pop(path, None)
         self._secrets.pop(path, None)
 
-    def set_needed(self, key: Key, values: Collection[str]) -> None:
+    def set_needed(self, key: Key, values: Collection[str]) -> set[str]:
         """Set the values to which a resource refers; keep no value that nothing refers to any more.
 
-        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again.
+        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again. Returns the
+        paths of such Secrets.
         """
-        former = self._needed.groups_of(key)
+        former, forgotten = self._needed.groups_of(key), set()
         for path in frozenset(values) - former:
-            if not self._needed.keys_of(path):
-                self._secrets.pop(path.rpartition("/")[0], None)
+            secret = path.rpartition("/")[0]
+            if not self._needed.keys_of(path) and self._secrets.pop(secret, None) is not None:
+                forgotten.add(secret)
         self._needed.set(key, values)
         for path in former - frozenset(values):
             secret, _, unused = path.rpartition("/")
@@ -410,6 +412,7 @@ class SecretIndex:
                 cached = self._secrets[secret]
                 kept = {name: value for name, value in cached.data.items() if name != unused}
                 self._secrets[secret] = msgspec.structs.replace(cached, data=kept)
+        return forgotten
 
     def note_missing(self, path: str, state: SecretState) -> None:
         """Note the result of a lookup of a missing Secret."""

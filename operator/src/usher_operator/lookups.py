@@ -424,10 +424,6 @@ class Lookups(View):
         """State of each missing Secret, by path."""
         return self._secrets.missing
 
-    def missed_by(self, path: str) -> KeySet:
-        """Keys whose last plan looked for a Secret."""
-        return self.reads.readers(("Secret", path))
-
     # Parts of the lookups above.
 
     @property

@@ -80,10 +80,6 @@ class Reads:
                     concerned |= self._lookups.keys_of(lookup)
         return frozenset(concerned)
 
-    def readers(self, subject: Subject) -> frozenset[Key]:
-        """The keys whose last plan made a lookup about a subject."""
-        return frozenset().union(*(self._lookups.keys_of(lookup) for lookup in self._answers.get(subject, {})))
-
     def _replace(self, key: Key, noted: dict[Lookup, Any]) -> None:
         former = self._lookups.groups_of(key)
         self._lookups.set(key, noted)

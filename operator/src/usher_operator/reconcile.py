@@ -166,7 +166,7 @@ class Reconciler:
         for _ in range(_MAX_LOOKUPS):
             if not planned.unknown_secrets:
                 break
-            await asyncio.gather(*(self._look_up(path) for path in planned.unknown_secrets))
+            await asyncio.gather(*(self._look_up(path, key) for path in planned.unknown_secrets))
             planned = self._cache.plan(key)
         return planned
 
@@ -174,29 +174,32 @@ class Reconciler:
         """Look up missing Secrets at an interval, until cancelled. Many of one namespace do not delay another's."""
         while True:
             await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)
-            missing = self._cache.missing
-            for path in in_turns(missing, lane_of=lambda path: path.partition("/")[0]):
+            for path in in_turns(self._cache.missing, lane_of=lambda path: path.partition("/")[0]):
                 await self._gate.wait()
                 try:
                     await self._look_up(path)
                 except ApiError as error:
                     _log.warning("secret_lookup_failed", key=path, error=str(error))
-                if self._cache.secret_state(path) != missing[path]:
-                    self._add(self._cache.missed_by(path))
                 await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)
 
     def _add(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key)
 
-    async def _look_up(self, path: str) -> None:
-        """Find out why the label-selected watch does not report a Secret."""
+    async def _look_up(self, path: str, planned: Key | None = None) -> None:
+        """Find out why the label-selected watch does not report a Secret, and queue the keys that read another answer.
+
+        Args:
+            path: ``namespace/name`` of the Secret.
+            planned: the key that is planned again anyway.
+        """
         namespace, _, name = path.partition("/")
         async with self._lookups:
             raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         if raw is None:
-            self._cache.note_missing(path, "NotFound")
+            concerned = self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":
-            self._cache.put(kinds.AGENCY_SECRET, raw)  # not reported yet, or a value of it was not kept
+            concerned = self._cache.put(kinds.AGENCY_SECRET, raw)  # not reported yet, or a value of it was not kept
         else:
-            self._cache.note_missing(path, "NotLabelled")
+            concerned = self._cache.note_missing(path, "NotLabelled")
+        self._add(concerned - {planned})

@@ -211,7 +211,8 @@ class ChildWriter:
     def _note_taken(self, ref: ObjectRef) -> None:
         """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
         if self._cache.kind_of(ref) is kinds.AGENCY_SECRET:
-            self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled")
+            for key in self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled"):
+                self._queue.add(key)
 
     @property
     def _install_label(self) -> str:

@@ -258,11 +258,31 @@ def test_new_reference_to_another_key_causes_a_lookup(full: Cluster) -> None:
     assert token(full) == {"second": "ZGVm"}
 
 
+def test_forgotten_secret_concerns_the_other_keys_that_refer_to_it(full: Cluster) -> None:
+    other = destination(uid="uid-other")
+    other["metadata"]["name"] = "other"
+    other["spec"]["http"]["authentication"]["bearer"]["secretRef"]["key"] = "second"
+    assert CRM in full.put(other)
+
+
+def test_result_of_a_lookup_concerns_every_key_that_read_another_one(full: Cluster) -> None:
+    other = destination(uid="uid-other")
+    other["metadata"]["name"] = "other"
+    full.put(other)
+    full.delete("Secret", "agency/token")
+    for key in (CRM, Key("Destination", "agency", "other")):
+        full.plan(key)
+    assert full.cache.note_missing("agency/token", "NotLabelled") == {
+        CRM,
+        Key("Destination", "agency", "other"),
+    }
+    assert full.cache.note_missing("agency/token", "NotLabelled") == set()
+
+
 def test_lookup_of_a_missing_secret_is_used_for_a_minute(full: Cluster) -> None:
     full.delete("Secret", "agency/token")
     full.plan(CRM)
     assert full.cache.secret_state("agency/token") == "NotFound"
-    assert full.cache.missed_by("agency/token") == {CRM}
     full.now += 61_000_000
     assert full.cache.secret_state("agency/token") is None
     full.cache.forget_missing()

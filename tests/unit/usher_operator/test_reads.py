@@ -109,6 +109,9 @@ class History:
             return
         spec: dict[str, Any] = {"type": "HTTP", "http": {"url": f"https://crm.example/{self.random.randint(1, 3)}"}}
         if self.chance(0.5):
+            token = {"secretRef": {"name": "s1", "key": self.random.choice(["username", "token"])}}
+            spec["http"]["authentication"] = {"type": "Bearer", "bearer": token}
+        if self.chance(0.5):
             spec["tenantRef"] = {"name": self.random.choice(["t1", "t2"])}
         self.put("Destination", namespace, name, spec)
 
@@ -120,7 +123,7 @@ class History:
             labels = {"usher.dev/watch": "true"} if self.chance(0.7) else {}
             value = self.random.choice(["cHc=", "bmV3"])
             about = {"name": name, "namespace": namespace, "labels": labels}
-            data = {"username": value, "password": value}
+            data = {"username": value, "password": value, "token": value}
             self.cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": about, "data": data})
 
     def change_namespace(self) -> None:

@@ -1,0 +1,86 @@
+"""The reconciler queues other keys that what it finds out concerns."""
+
+from typing import Any
+
+from support.cache_samples import ACME, CRM, destination, klass, raw, secret
+from support.planning import Cluster
+from usher_operator.events import EventLogger
+from usher_operator.health import OperatorMetrics
+from usher_operator.reconcile import Reconciler
+from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.settings import OperatorTiming
+from usher_operator.status import StatusWriter
+from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
+from usher_operator.writer import ChildRemover, ChildWriter
+
+OTHER = Key("Destination", "agency", "other")
+
+
+class Server:
+    """Stands in for the client: has one Secret, and stores what is applied."""
+
+    def __init__(self) -> None:
+        self.secret: dict[str, Any] | None = None
+
+    async def get(self, _path: str, *, missing_ok: bool) -> dict[str, Any] | None:
+        assert missing_ok
+        return self.secret
+
+    async def apply(self, _path: str, manifest: dict[str, Any], *, is_status: bool = False) -> dict[str, Any]:
+        about = {"uid": "uid", "resourceVersion": "2", "generation": 1, **manifest["metadata"]}
+        return {**manifest, "metadata": about, **({"spec": {}} if is_status else {})}
+
+
+def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconciler:
+    """A reconciler with its real parts."""
+    cache, metrics, event_logger = cluster.cache, OperatorMetrics(), EventLogger(lambda: 0.0)
+    statuses = StatusWriter(
+        api=server, cache=cache, queue=queue, metrics=metrics, event_logger=event_logger, clock=lambda: 0.0
+    )
+    guard = RemovalGuard(
+        cache=cache,
+        queue=queue,
+        metrics=metrics,
+        may_decide=lambda: True,
+        warn=statuses.queue_event,
+        timing=OperatorTiming(),
+        clock=lambda: 0.0,
+    )
+    children = ChildWriter(api=server, cache=cache, queue=queue, metrics=metrics, event_logger=event_logger)
+    remover = ChildRemover(
+        api=server,
+        cache=cache,
+        queue=queue,
+        writer=children,
+        removal_guard=guard,
+        tombstones=AgeClock(),
+        event_logger=event_logger,
+    )
+    return Reconciler(
+        api=server,
+        cache=cache,
+        queue=queue,
+        gate=PauseGate(),
+        children=children,
+        removal_guard=guard,
+        remover=remover,
+        statuses=statuses,
+        metrics=metrics,
+        read_secrets=lambda _: None,
+    )
+
+
+async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it() -> None:
+    cluster, server = Cluster(), Server()
+    cluster.set_gateways()
+    other = destination(uid="uid-other")
+    other["metadata"]["name"] = OTHER.name
+    for manifest in (klass(), raw("Tenant", ACME.name, {}), destination(), other):
+        cluster.put(manifest)
+    cluster.settle()
+    server.secret = secret()
+    cluster.now += 61_000_000  # after this time the plan of CRM looks the Secret up again
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    await reconciler(cluster, server, queue).reconcile(CRM)
+    assert OTHER in set(iter(queue.take, None))
