@@ -100,11 +100,18 @@ def test_confirmation_holds_although_more_was_deleted_since() -> None:
     )
 
 
-def test_few_further_removals_go_with_the_confirmed_ones() -> None:
+def test_few_further_removals_do_not_go_with_the_confirmed_ones() -> None:
     halt, grown = HaltedRemovals.of(removals(6)), HaltedRemovals.of(removals(8))
-    decision = decide(removals(8), messages=(halt, grown), confirmed={halt.digest}, bounds=ANY)
-    assert decision.allowed == set(removals(8))
-    assert not decision.messages
+    for messages in ((halt,), (halt, grown)):
+        decision = decide(removals(8), messages=messages, confirmed={halt.digest}, bounds=ANY)
+        assert decision.allowed == set(removals(6))
+        assert decision.messages[-1] == HaltedRemovals.of(removals(2, first=6))
+
+
+def test_removals_that_no_message_named_are_judged_by_their_own_kind() -> None:
+    halt, further = HaltedRemovals.of(removals(6)), removals(2, "Destination")
+    decision = decide([*removals(6), *further], messages=(halt,), confirmed={halt.digest}, bounds=ANY)
+    assert decision.allowed == {*removals(6), *further}
 
 
 def test_hash_that_no_message_had_confirms_nothing() -> None:

@@ -117,7 +117,8 @@ def decide(
     """Decide about the removals of one namespace: confirmed ones go ahead, and all others or none of them.
 
     A halt does not end because some of the objects are wanted again, for a user may be restoring them one by one. It
-    ends once all of them are. If a user confirmed a part of what waits, the rest is judged again.
+    ends once all of them are. If a user confirmed a part of what waits, the rest goes on waiting, and what no message
+    named yet is judged together with the confirmed part.
 
     Args:
         requested: All removals that the namespace waits for.
@@ -130,8 +131,8 @@ def decide(
         removal for message in messages if message.digest in confirmed for removal in message.removals
     )
     rest = waiting - covered
-    is_still_halted = bool(messages) and not covered and not _is_over(messages[-1], rest)
-    if not rest or not (is_still_halted or exceeds_limit(rest, bounds)):
+    is_still_halted = bool(messages) and not _is_over(messages[-1], rest)
+    if not rest or not (is_still_halted or exceeds_limit(rest, bounds, confirmed=covered)):
         return RemovalDecision(waiting, ())
     halt = HaltedRemovals.of(rest)
     earlier = [message for message in messages if message.digest not in {*confirmed, halt.digest}]
@@ -143,19 +144,28 @@ def _is_over(halt: HaltedRemovals, waiting: frozenset[Removal]) -> bool:
     return bool(halt.removals) and waiting.isdisjoint(halt.removals)
 
 
-def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds) -> bool:
-    """Return whether removals of one namespace are more than it may remove without a confirmation."""
-    counts: Counter[RemovalKind] = Counter()
-    for removal in removals:
-        counts[removal.kind] += removal.count
+def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, confirmed: Iterable[Removal] = ()) -> bool:
+    """Return whether removals of one namespace are more than it may remove without a confirmation.
+
+    ``confirmed``: those that go ahead at the same time, and count like those of the last ``WINDOW_SECONDS``.
+    """
+    counts, confirmed_counts = _count(removals), _count(confirmed)
     if bounds.removes_every_listener and counts["Listener"]:
         return True
     for kind, count in counts.items():
         removed = bounds.removed.get(kind, 0)
         usual_limit = max(ALWAYS_ALLOWED, ALLOWED_SHARE * (bounds.in_force.get(kind, 0) + removed))
-        if count + removed > (usual_limit if bounds.limit is None else bounds.limit):
+        if count + confirmed_counts[kind] + removed > (usual_limit if bounds.limit is None else bounds.limit):
             return True
     return False
+
+
+def _count(removals: Iterable[Removal]) -> Counter[RemovalKind]:
+    """Return how many documents and addresses removals are, by kind."""
+    counts: Counter[RemovalKind] = Counter()
+    for removal in removals:
+        counts[removal.kind] += removal.count
+    return counts
 
 
 def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
