@@ -279,8 +279,8 @@ class Resync:
         """Take an object from a list. `cached_version`: its version in the cache before the list."""
         metadata = raw["metadata"]
         present = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
-        is_same_object = present[0] == metadata["uid"]
-        if present != cached_version and is_same_object and is_older(metadata["resourceVersion"], present[1]):
+        was_deleted = present == _NO_VERSION and cached_version[0] == metadata["uid"]
+        if present != cached_version and (was_deleted or is_older(metadata["resourceVersion"], present[1])):
             return  # an event or the answer to a write was faster
         if is_start:
             self._cache.put(kind, raw)  # everything is added to the queue after everything was read

@@ -133,6 +133,22 @@ async def test_list_keeps_what_changed_while_it_ran(checked: Checked) -> None:
     assert checked.cache.version_of(kinds.TENANT, "agency", "acme") == ("uid-acme", "101")
 
 
+async def test_list_brings_back_no_object_that_was_deleted_while_it_ran(checked: Checked) -> None:
+    checked.server.on_list = lambda: checked.cache.remove(kinds.TENANT, "agency", "acme")
+    await checked.resync.read(kinds.TENANT)
+    assert checked.cache.versions(kinds.TENANT) == {}
+
+
+async def test_list_keeps_an_object_that_was_created_again_while_it_ran(checked: Checked) -> None:
+    def receive_events() -> None:
+        checked.cache.remove(kinds.TENANT, "agency", "acme")
+        checked.cache.put(kinds.TENANT, tenant("acme", version="101", uid="other"))
+
+    checked.server.on_list = receive_events
+    await checked.resync.read(kinds.TENANT)
+    assert checked.cache.version_of(kinds.TENANT, "agency", "acme") == ("other-acme", "101")
+
+
 async def test_older_list_than_before_makes_everything_read_again(checked: Checked) -> None:
     await checked.resync.check(kinds.TENANT)
     checked.server.version = "90"
