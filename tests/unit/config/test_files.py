@@ -192,6 +192,10 @@ def test_used_confirmation_does_not_confirm_the_same_removal_again() -> None:
     again = after(back, TENANT + listeners(2) + used)
     assert len(again.snapshot.listeners) == 20
     assert len(after(again, TENANT + listeners(2) + used).snapshot.listeners) == 20
+    (problem,) = (rejected for rejected in again.rejected if "RemovalsHalted" in rejected.message)
+    assert "delete the annotation and add it again" in problem.hint
+    deleted = after(again, TENANT + listeners(2) + annotated(""))
+    assert len(after(deleted, TENANT + listeners(2) + used).snapshot.listeners) == 2
 
 
 def test_halt_holds_up_only_its_namespace() -> None:

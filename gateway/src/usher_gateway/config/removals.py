@@ -22,7 +22,7 @@ from usher_gateway.resources.removal_limit import (
     confirmations_of,
     decide,
     describe_removals,
-    describe_unmatched,
+    describe_unused,
     smallest_limit,
 )
 
@@ -157,7 +157,7 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
     classes = [loaded for loaded in objects.values() if isinstance(loaded.resource, resources.ListenerClass)]
     file, line = (classes[0].file, classes[0].line) if classes else ("", 0)
     confirmed = frozenset().union(*(confirmations_of(loaded.resource.metadata.annotations) for loaded in classes))
-    unmatched = describe_unmatched(confirmed, history.halted)
+    unused = describe_unused(confirmed, history.halted)
     problems = []
     for halt in history.halted:
         message = (
@@ -165,7 +165,7 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
             "edits that change addresses wait too"
         )
         hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{halt.digest}", or restart'
-        hint += f"; {unmatched}" if unmatched else ""
+        hint += f"; {unused}" if unused else ""
         problems.append(Problem(file, line, "", message, hint))
     return problems
 

@@ -12,7 +12,7 @@ looks like a wish to remove everything. Files and the operator share this rule.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -216,11 +216,22 @@ def confirm_command(class_name: str, halt: HaltedRemovals) -> str:
     return f"kubectl annotate --overwrite listenerclasses.usher.dev {class_name} {annotation}"
 
 
-def describe_unmatched(confirmations: Collection[str], halts: Iterable[HaltedRemovals]) -> str:
-    """Return which values of the annotation confirm no halted removals; ``""`` if all of them do."""
-    unmatched = sorted(set(confirmations) - {halt.digest for halt in halts})
-    if not unmatched:
-        return ""
+def describe_unused(confirmations: Collection[str], halts: Iterable[HaltedRemovals]) -> str:
+    """Return which values of the annotation confirm nothing, and why; ``""`` if it has none."""
+    digests = {halt.digest for halt in halts}
+    unmatched, early = sorted(set(confirmations) - digests), sorted(digests.intersection(confirmations))
+    descriptions = []
+    if early:
+        descriptions.append(
+            f"the annotation has `{early[0]}`; if its removals go on waiting, it was there before they were: delete "
+            "the annotation and add it again"
+        )
+    if unmatched:
+        descriptions.append(_describe_unmatched(unmatched))
+    return "; ".join(descriptions)
+
+
+def _describe_unmatched(unmatched: Sequence[str]) -> str:
     cut = [text if len(text) <= _HASH_LENGTH else f"{text[:_HASH_LENGTH]}…" for text in unmatched[:_MAX_NAMES]]
     more = " and others" if len(unmatched) > _MAX_NAMES else ""
     return f"the annotation has {', '.join([f'`{text}`' for text in cut])}{more}, which matches nothing that waits"

@@ -17,7 +17,7 @@ from usher_gateway.resources.removal_limit import (
     confirm_command,
     confirmations_of,
     describe_halts,
-    describe_unmatched,
+    describe_unused,
 )
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, ownership, reports
@@ -86,8 +86,8 @@ def _class_accepted(view: View, declared: resources.ListenerClass, builder: Cond
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
     if view.halted:
-        unmatched = describe_unmatched(confirmations_of(declared.metadata.annotations), view.halted)
-        message = _halted(declared.metadata.name, view.halted) + (f"; {unmatched}" if unmatched else "")
+        unused = describe_unused(confirmations_of(declared.metadata.annotations), view.halted)
+        message = _halted(declared.metadata.name, view.halted) + (f"; {unused}" if unused else "")
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
     (accepted,) = builder.from_findings(check_class(declared), [_Type.Accepted])
     return accepted
