@@ -136,6 +136,10 @@ class RemovalGuard:
         self._cache, self._queue, self._metrics = cache, queue, metrics
         self._may_decide, self._warn, self._timing, self._clock = may_decide, warn, timing, clock
         self._namespaces: dict[str, _NamespaceRemovals] = {}
+        self._ignored: frozenset[str] = frozenset()
+        """Confirmations that named nothing when the guard first read them, because what they name had come back."""
+        self._former_messages: tuple[str, ...] = ()
+        """The messages of the classes before the start."""
 
     def request(self, removal: Removal) -> bool:
         """Request a removal; True if an earlier decision allows it. If not, ask again once its key is queued."""
@@ -204,7 +208,8 @@ class RemovalGuard:
         The conditions of the classes name the namespaces. If one requests nothing soon, its resources are back.
         """
         conditions = [stored for listener_class in self._cache.our_classes() for stored in listener_class.conditions]
-        messages = [stored.message for stored in conditions if stored.reason == OperatorReason.RemovalsHalted]
+        messages = tuple(stored.message for stored in conditions if stored.reason == OperatorReason.RemovalsHalted)
+        self._former_messages = messages
         namespaces = frozenset().union(*map(removal_limit.namespaces_in, messages))
         self.halt(namespaces)
         for namespace in namespaces:
@@ -220,7 +225,7 @@ class RemovalGuard:
 
     def decide_due(self) -> None:
         """Decide about the namespaces whose requests are complete, and about those with a new confirmation."""
-        confirmed = self._cache.confirmations()
+        confirmed = self._confirmed()
         for namespace, pending in list(self._namespaces.items()):
             pending.forget_old(self._clock())
             self._drop_if_empty(namespace)
@@ -236,6 +241,17 @@ class RemovalGuard:
         self._metrics.removals_halted.set(sum(halt.count for halt in halted))
         for key in self._cache.set_halted(halted):
             self._queue.add(key)
+
+    def _confirmed(self) -> frozenset[str]:
+        """The hashes that users confirmed after a message named them, perhaps before a restart.
+
+        A hash that nobody needed, because the objects came back first, would otherwise confirm their next removal.
+        """
+        given = self._cache.confirmations()
+        named = {message.digest for pending in self._namespaces.values() for message in pending.messages}
+        named |= {digest for digest in given if any(digest in message for message in self._former_messages)}
+        self._ignored = (self._ignored | (given - named)) & given
+        return given - self._ignored
 
     def _is_due(self, namespace: str, pending: _NamespaceRemovals, confirmed: frozenset[str]) -> bool:
         """Return whether to decide about a namespace. A busy one is decided at the latest after a while."""

@@ -182,6 +182,34 @@ def test_confirmation_that_stays_in_place_covers_no_later_document(operator: Gua
     assert operator.halted == {"agency": 6}
 
 
+def test_confirmation_of_what_had_come_back_has_to_be_given_again(operator: Guarded) -> None:
+    operator.request(*listeners(6))
+    operator.decide(2)
+    (halt,) = operator.cache.halted
+    for removal in listeners(6):
+        operator.guard.withdraw(Key("Listener", "agency", removal.name))
+    operator.decide(4)
+    operator.put_class(confirmed=halt.digest)
+    operator.decide(5)
+    operator.request(*listeners(6))
+    assert (operator.decide(8), operator.decide(9)) == (set(), set())
+    assert operator.cache.halted == (halt,)
+    operator.put_class()
+    operator.decide(10)
+    operator.put_class(confirmed=halt.digest)
+    assert len(operator.decide(11)) == 6
+
+
+def test_confirmation_holds_over_a_restart(operator: Guarded) -> None:
+    halt = HaltedRemovals.of(listeners(6))
+    operator.put_class(confirmed=halt.digest, message=f"removals wait: {describe_halts([halt])}")
+    operator.guard.resume_halts()
+    operator.decide(1)
+    operator.request(*listeners(6))
+    operator.decide(123)
+    assert len(operator.decide(124)) == 6
+
+
 def test_withdrawn_removals_leave_the_halt_one_by_one(operator: Guarded) -> None:
     operator.request(*listeners(6))
     operator.decide(2)
