@@ -53,14 +53,14 @@ def no_progress(_verb: str, _kind: str, _rows: int) -> None:
     pass
 
 
-async def copied(source: tuple[str, Path], target: tuple[str, Path]) -> copy.Comparison:
+async def copied(source: tuple[str, Path], target: tuple[str, Path], now: int = NOW) -> copy.Comparison:
     """Copy between two (engine, place)."""
     async with contextlib.AsyncExitStack() as stack:
         stores = []
         for engine, place in (source, target):
             stores.append(await opened(engine, place))
             stack.push_async_callback(stores[-1].close)
-        return await copy.copy(*stores, now=NOW, progress=no_progress)
+        return await copy.copy(*stores, now=now, progress=no_progress)
 
 
 async def undo(engine: str, place: Path) -> bool:
@@ -304,15 +304,16 @@ async def test_interrupted_copy_can_be_repeated(
     await second.store.close()
 
 
-@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
-async def test_copy_that_was_complete_is_only_compared(places: Path, target: str) -> None:
-    first = await fill_some("sqlite", places / "first", "a")
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_copy_that_was_complete_is_only_compared(places: Path, source: str, target: str) -> None:
+    first = await fill_some(source, places / "first", "a")
     second = places / "second"
-    assert (await copied(("sqlite", first.place), (target, second))).is_complete
-    assert (await copied(("sqlite", first.place), (target, second))).is_complete
+    assert (await copied((source, first.place), (target, second))).is_complete
+    for now in (NOW - HOUR, NOW + HOUR):
+        assert (await copied((source, first.place), (target, second), now)).is_complete
     bench = await fill_some(target, second, "later")
     with pytest.raises(model.StoreLockedError, match="other data"):
-        await copied(("sqlite", first.place), (target, second))
+        await copied((source, first.place), (target, second))
     await bench.open()
     assert len(await bench.visits()) == 2
     await bench.store.close()

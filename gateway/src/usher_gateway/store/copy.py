@@ -78,6 +78,8 @@ class CopyableStore(Protocol):
     async def begin_reading(self, now: int) -> None:
         """Mark the store as copied, move what gateways had claimed to the backlog, and fold the counts.
 
+        In a marked store nothing has changed since the mark, so this changes no rows: a complete copy stays equal.
+
         Raises:
             StoreLockedError: a gateway serves the store, or a copy to it is unfinished.
         """

@@ -102,9 +102,9 @@ class PostgresCopy:
         async with self._locked() as connection:
             refuse_unusable(None, await schema.meta(connection, UNFINISHED))
             await self._refuse_live(connection)
-            await incarnations.adjust_backlog(connection, now)
-            await incarnations.take_over(connection, now)
             if await schema.meta(connection, COPIED) is None:
+                await incarnations.adjust_backlog(connection, now)
+                await incarnations.take_over(connection, now)
                 await schema.set_meta(connection, COPIED, model.format_time(now))
         async with self._connected() as connection, connection.transaction():
             await connection.execute(schema.LOCK_LIMITS)

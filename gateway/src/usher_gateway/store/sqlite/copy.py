@@ -98,6 +98,8 @@ class SqliteCopy:
         """Mark, recover and fold in two transactions; the second one has the mark."""
         with database.explained_errors(self._folder):
             refuse_unusable(None, self._meta(UNFINISHED))
+            if self._meta(COPIED) is not None:
+                return
             writer = recover(self._owned, FOLD_ROWS, now)
             with self._transaction():
                 generation = writer.recent_index.growing
@@ -108,7 +110,7 @@ class SqliteCopy:
                 if generation.size:
                     self._connection.execute(_SET_META, ("folded_to", str(generation.last_key)))
                 self._fold_meters()
-                self._connection.execute("insert or ignore into meta values (?, ?)", (COPIED, model.format_time(now)))
+                self._connection.execute(_SET_META, (COPIED, model.format_time(now)))
 
     def _fold_meters(self) -> None:
         packed_counts = [packed for (packed,) in self._connection.execute("select counts from meter_batches")]
