@@ -312,11 +312,21 @@ async def test_copy_that_was_complete_is_only_compared(places: Path, source: str
     for now in (NOW - HOUR, NOW + HOUR):
         assert (await copied((source, first.place), (target, second), now)).is_complete
     bench = await fill_some(target, second, "later")
-    with pytest.raises(model.StoreLockedError, match="other data"):
+    with pytest.raises(model.StoreLockedError, match="were copied completely"):
         await copied((source, first.place), (target, second))
     await bench.open()
     assert len(await bench.visits()) == 2
     await bench.store.close()
+
+
+@pytest.mark.parametrize("source", ["sqlite", "postgresql"])
+async def test_store_that_was_copied_completely_is_not_copied_to_another_one(places: Path, source: str) -> None:
+    first = await fill_some(source, places / "first", "a")
+    assert (await copied((source, first.place), ("sqlite", places / "second"))).is_complete
+    with pytest.raises(model.StoreLockedError, match="were copied completely"):
+        await copied((source, first.place), ("sqlite", places / "third"))
+    await undo(source, first.place)
+    assert (await copied((source, first.place), ("sqlite", places / "third"))).is_complete
 
 
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])

@@ -5,7 +5,8 @@ other as before. From these rows, an engine builds its indexes for dedupe and pe
 
 The source is marked as copied before its first row is read, and a gateway refuses it from then on. So a delivery is
 never sent from both stores. The target is marked as unfinished until all its rows are equal to those of the source. A
-copy that was interrupted begins again: it deletes what it had copied.
+copy that was interrupted begins again: it deletes what it had copied. The source is marked as copied completely once
+the target has all data, because a gateway may have run on the target since: a second target would deliver again.
 """
 
 import hashlib
@@ -60,6 +61,9 @@ TIMES = ("confirmed_at", "noted_at")
 COPIED = "copied"
 """The name in the table meta that marks a store as copied to another one; its value is the time."""
 
+COMPLETE = "copy_complete"
+"""The name in the table meta that marks a store of which another one has all data."""
+
 UNFINISHED = "copy_unfinished"
 """The name in the table meta that marks a store to which a copy is unfinished."""
 
@@ -84,8 +88,14 @@ class CopyableStore(Protocol):
             StoreLockedError: a gateway serves the store, or a copy to it is unfinished.
         """
 
+    async def is_copied_completely(self) -> bool:
+        """Return whether another store has had all data of this one."""
+
+    async def end_reading(self) -> None:
+        """Mark the store as copied completely."""
+
     async def undo(self) -> bool:
-        """Remove the mark; return False if there is none."""
+        """Remove both marks; return False if the store is not marked as copied."""
 
     async def begin_writing(self) -> bool:
         """Mark the store as unfinished, and delete what an interrupted copy left; return False if it has other data.
@@ -188,9 +198,14 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
     If the target was copied from the source before and not used since, this only compares both.
 
     Raises:
-        StoreLockedError: a gateway serves one of the stores, or the target has other data.
+        StoreLockedError: a gateway serves one of the stores, or the target has other data, or another store has had all
+            data of the source.
     """
+    was_complete = await source.is_copied_completely()
     is_writable = await target.begin_writing()
+    if is_writable and was_complete:
+        await target.end_writing()
+        raise _copied_completely()
     if not is_writable and await source.copied_at() is None:
         raise _not_empty()
     await source.begin_reading(now)
@@ -203,10 +218,12 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
     if is_writable:
         await target.finish_loading()
     comparison = Comparison(tally, await _count(target, progress))
-    if comparison.is_complete and is_writable:
-        await target.end_writing()
-    elif not is_writable and not comparison.is_complete:
-        raise _not_empty()
+    if comparison.is_complete:
+        if is_writable:
+            await target.end_writing()
+        await source.end_reading()
+    elif not is_writable:
+        raise _copied_completely() if was_complete else _not_empty()
     return comparison
 
 
@@ -216,6 +233,13 @@ async def _count(store: CopyableStore, progress: Progress) -> Tally:
         tally.add(kind, rows)
         progress("compared", kind, tally.counts[kind])
     return tally
+
+
+def _copied_completely() -> model.StoreLockedError:
+    return model.StoreLockedError(
+        "the data of --from were copied completely before, and the store of --to is another one or has changed since",
+        "Serve or copy the store that got the data. If no gateway ran on it, run `usher copy --undo` for --from first.",
+    )
 
 
 def _not_empty() -> model.StoreLockedError:

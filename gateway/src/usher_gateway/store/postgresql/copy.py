@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, TIMES, UNFINISHED, Row, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COMPLETE, COPIED, TABLES, TIMES, UNFINISHED, Row, refuse_unusable
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
@@ -121,9 +121,20 @@ class PostgresCopy:
                 "Stop them first. A gateway that was killed counts as stopped after 60 s.",
             )
 
-    async def undo(self) -> bool:
-        """Remove the mark."""
+    async def is_copied_completely(self) -> bool:
+        """Return whether there is the mark."""
         async with self._locked() as connection:
+            return await schema.meta(connection, COMPLETE) is not None
+
+    async def end_reading(self) -> None:
+        """Set the mark."""
+        async with self._locked() as connection:
+            await schema.set_meta(connection, COMPLETE, "1")
+
+    async def undo(self) -> bool:
+        """Remove the marks."""
+        async with self._locked() as connection:
+            await connection.execute("delete from meta where name = $1", COMPLETE)
             deleted = await connection.fetchval("delete from meta where name = $1 returning name", COPIED)
         return deleted is not None
 

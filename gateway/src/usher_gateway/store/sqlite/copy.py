@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COMPLETE, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
@@ -117,9 +117,20 @@ class SqliteCopy:
         run_to_end(meters.add(SqliteSession(self._connection), meters.sums(packed_counts)))
         self._connection.execute("delete from meter_batches")
 
-    async def undo(self) -> bool:
-        """Remove the mark."""
+    async def is_copied_completely(self) -> bool:
+        """Return whether there is the mark."""
+        with database.explained_errors(self._folder):
+            return self._meta(COMPLETE) is not None
+
+    async def end_reading(self) -> None:
+        """Set the mark."""
         with self._transaction():
+            self._connection.execute(_SET_META, (COMPLETE, "1"))
+
+    async def undo(self) -> bool:
+        """Remove the marks."""
+        with self._transaction():
+            self._connection.execute("delete from meta where name = ?", (COMPLETE,))
             return self._connection.execute("delete from meta where name = ?", (COPIED,)).rowcount > 0
 
     async def begin_writing(self) -> bool:
