@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support import samples, waiting
+from support import delivery_samples, samples, waiting
 from usher_gateway import model
 from usher_gateway.store import group_commit
 from usher_gateway.store.arrival_queue import QueueLimits
@@ -188,3 +188,13 @@ async def test_outage_is_reported_while_no_commit_ends(bench: Bench, monkeypatch
     assert str(bench.commits.outage) == "no commit has ended for 0 s"
     bench.committer.end(1)
     assert bench.commits.outage is None
+
+
+async def test_settlement_is_unsettled_until_its_commit_ends(bench: Bench) -> None:
+    delivery = delivery_samples.delivery()
+    bench.commits.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+    assert bench.commits.unsettled_keys() == {delivery.key}
+    await drawn()
+    assert bench.commits.unsettled_keys() == {delivery.key}
+    bench.committer.end(0)
+    assert bench.commits.unsettled_keys() == set()

@@ -203,9 +203,11 @@ class GroupCommit:
         """Settlements that wait for their commit."""
         return len(self._settlements)
 
-    def unsettled_keys(self) -> list[int]:
-        """Return the deliveries whose settlements wait for their commit."""
-        return [settlement.key for settlement in self._settlements]
+    def unsettled_keys(self) -> set[int]:
+        """Return the deliveries whose settlements wait for their commit, or for its end."""
+        in_flight = self._first.in_flight
+        settlements = [*self._settlements, *(in_flight.batch.settlements if in_flight else [])]
+        return {settlement.key for settlement in settlements}
 
     @property
     def is_available(self) -> bool:
