@@ -141,6 +141,14 @@ async def test_delivery_stays_held_for_a_reason_of_its_arrival(bench: engines.Be
     assert claimed.started_at == NOW + 3 * HOUR
 
 
+async def test_unhold_ends_although_the_reason_of_the_group_holds_again(bench: engines.Bench) -> None:
+    plans = (samples.plan(hold=model.HoldReason.TokenHeld),)
+    await bench.accept(samples.arrival("a", if_visit=plans, token_held=True))
+    (group,) = await bench.store.held_groups()
+    assert await bench.store.unhold(group, NOW, [model.HoldReason.TokenHeld]) == 1
+    assert await bench.store.held_groups() == []
+
+
 async def test_cancel_held_takes_only_deliveries_held_long_enough(bench: engines.Bench) -> None:
     plan = samples.plan(hold=model.HoldReason.DestinationNotFound)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))

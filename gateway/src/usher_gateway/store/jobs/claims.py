@@ -225,9 +225,11 @@ async def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: 
     """Make a slice of a held group due, and move on its retry clock by the time held; return how many left the group.
 
     If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that reason,
-    and its clock stays stopped.
+    and its clock stays stopped. The reason of the group itself does not count, although it can hold again by now:
+    otherwise the next slice would be the same one.
     """
-    cases = [f"when a.flags & {HOLD_FLAGS[reason]} > 0 then {int(reason)}" for reason in lasting]
+    other_reasons = [reason for reason in lasting if reason is not group.reason]
+    cases = [f"when a.flags & {HOLD_FLAGS[reason]} > 0 then {int(reason)}" for reason in other_reasons]
     statement = _UNHOLD.format(still_held=f"case {' '.join(cases)} else 0 end" if cases else "0")
     return await transaction.session.execute(statement, now, int(group.reason), group.route, SLICE_ROWS)
 
