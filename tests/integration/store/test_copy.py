@@ -376,6 +376,21 @@ async def test_live_or_full_stores_are_refused(places: Path, engine: str) -> Non
         await copied(("sqlite", first.place), (engine, other))
 
 
+async def test_copy_ends_when_a_connection_is_lost_with_its_lock(places: Path) -> None:
+    store = await opened("postgresql", places / "first")
+    name = databases.name_of(places / "first")
+    try:
+        assert await store.begin_writing()
+        end = f"select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}'"
+        await asyncio.to_thread(databases.server().execute, end)
+        other = await opened("postgresql", places / "first")
+        await other.close()
+        with pytest.raises(model.StoreUnavailableError, match="the database failed"):
+            await store.load("destination", [(1, "agency/crm")])
+    finally:
+        await store.close()
+
+
 async def test_copy_by_a_user_without_rights_says_who_may(places: Path) -> None:
     name = databases.name_of(places / "first")
     databases.create(name)

@@ -50,7 +50,10 @@ _LIVE = "select count(*) from incarnations where ended_at is null"
 
 
 class PostgresCopy:
-    """A database without live gateways, to be copied or filled (``store.copy.CopyableStore``)."""
+    """A database without live gateways, to be copied or filled (``store.copy.CopyableStore``).
+
+    It uses one connection, because a session has COPY_LOCK: once the connection is lost, another copy may begin.
+    """
 
     def __init__(self, settings: PostgresSettings, *, may_create: bool) -> None:
         self._settings = settings
@@ -64,6 +67,7 @@ class PostgresCopy:
         """
         self._pool = await open_pool(self._settings.dsn, self._settings.password, PoolBounds(1, 1))
         try:
+            self._connection = await self._pool.acquire()
             async with self._connected() as connection:
                 await self._require_store(connection)
                 await self._lock(connection)
@@ -82,7 +86,7 @@ class PostgresCopy:
             )
 
     async def _lock(self, connection: Connection) -> None:
-        """Wait a few seconds, because the session of a killed command ends a little later; the pool keeps this one."""
+        """Wait a few seconds, because the session of a killed command ends a little later."""
         try:
             await connection.execute("select pg_advisory_lock($1)", schema.COPY_LOCK)
         except asyncpg.LockNotAvailableError:
@@ -223,8 +227,7 @@ class PostgresCopy:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[Any]"]:
         try:
-            async with self._pool.acquire() as connection:
-                yield connection
+            yield self._connection
         except asyncpg.InsufficientPrivilegeError:
             raise model.ConfigurationError(
                 "the user of --store lacks rights on the tables", "Connect as the owner of the tables."
