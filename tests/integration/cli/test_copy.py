@@ -165,6 +165,7 @@ async def test_undo_needs_a_confirmation(tmp_path: Path, database_name: str, eng
         (["--from", "{tmp}/sqlite/data", "--to", "{tmp}/new", "--undo"], 2, "give either --to or --undo"),
         (["--from", "{tmp}/sqlite/data", "--to", "{tmp}/new", "--yes"], 2, "--yes belongs to --undo"),
         (["--from", "{tmp}/sqlite/data", "--to", "{tmp}/sqlite/data"], 1, "another gateway, or a command, uses"),
+        (["--from", "{tmp}/sqlite/data", "--to", "/proc/new"], 2, "Give --to a folder that Usher may write"),
         (["--from", "{tmp}/sqlite/data", "--to", "postgresql://127.0.0.1:1/usher"], 1, "Check the host of --to"),
         (["--from", "mysql://127.0.0.1/usher", "--to", "{tmp}/new"], 2, "--from"),
     ],

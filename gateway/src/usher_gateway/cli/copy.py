@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,8 +146,8 @@ async def _opened(place: _Place, fingerprint: str, *, may_create: bool) -> "Asyn
 
     try:
         store = await _open(place, fingerprint, may_create=may_create)
-    except model.UsherError as error:  # it names the flag of `usher run`
-        text, hint = [part.replace("--store", place.flag) for part in (str(error), error.hint)]
+    except model.UsherError as error:  # it names a flag of `usher run`
+        text, hint = [re.sub("--store|--data", place.flag, part) for part in (str(error), error.hint)]
         raise type(error)(text, hint) from error
     try:
         yield store

@@ -82,7 +82,7 @@ class PostgresCopy:
             await schema.require_key(connection, self._settings.key_fingerprint)
         elif not self._may_create:
             raise model.ConfigurationError(
-                "the database of --from contains no store", "Give the --store of `usher run`."
+                "the database of --from contains no store", "Name the database that `usher run` uses."
             )
 
     async def _lock(self, connection: Connection) -> None:
@@ -230,7 +230,7 @@ class PostgresCopy:
             yield self._connection
         except asyncpg.InsufficientPrivilegeError:
             raise model.ConfigurationError(
-                "the user of --store lacks rights on the tables", "Connect as the owner of the tables."
+                "a user lacks rights on the tables of its database", "Connect as the owner of the tables."
             ) from None
         except UNAVAILABLE as error:
             raise model.StoreUnavailableError(

@@ -80,7 +80,7 @@ class SqliteCopy:
             StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
         """
         if not may_create and not (folder / database.FILE_NAME).exists():
-            raise model.ConfigurationError(f"there is no store in {folder}", "Give the --data folder of `usher run`.")
+            raise model.ConfigurationError(f"there is no store in {folder}", "Name the data folder of `usher run`.")
         self._folder = folder
         self._owned = database.open_database(folder, key_fingerprint)
         self._connection = self._owned.connection
