@@ -77,11 +77,3 @@ async def test_usage_covers_only_the_requested_time_and_tenant(bench: engines.Be
     assert await bench.store.usage(border - HOUR, border, acme) == []
     assert len(await bench.store.usage(border, engines.FOREVER, acme)) == 2
     assert await bench.store.usage(0, engines.FOREVER, Filter(tenant="nobody")) == []
-
-
-async def test_ledger_has_as_many_rows_as_the_meters_count(bench: engines.Bench) -> None:
-    await bench.accept(*[samples.arrival(content) for content in "aabbbc"], samples.quarantined())
-    counts = await bench.counts()
-    words = {"Visit": "visits", "Repeat": "repeats", "Redelivery": "redeliveries", "Quarantined": "quarantined"}
-    for word, counter in words.items():
-        assert len(await bench.visits(counted_as=word)) == counts.get(counter, 0)

@@ -44,15 +44,6 @@ async def test_dead_deliveries_are_counted_by_route(bench: engines.Bench) -> Non
     assert {bench.store.route(route): count for route, count in dead.items()} == {samples.CRM: 2}
 
 
-async def test_settlement_of_an_older_attempt_is_ignored(bench: engines.Bench) -> None:
-    delivery = await deliver(bench)
-    await settle(bench, delivery, SettledAs.Retry, due_at=NOW + 5 * SECOND)
-    await settle(bench, delivery, SettledAs.Dead)
-    row = await only_row(bench)
-    assert (row["state"], row["attempts"]) == ("pending", 1)
-    assert "died" not in await bench.counts()
-
-
 async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Bench) -> None:
     """Each case: settlements as (settled as, attempts before), the final state, and the final number of attempts."""
     cases: list[tuple[list[tuple[SettledAs, int]], tuple[str, int]]] = [
@@ -184,16 +175,6 @@ async def test_held_delivery_is_claimed_under_another_route(bench: engines.Bench
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_delivery_claimed_after_note_oldest_claimed_is_recovered(bench: engines.Bench, crash: bool) -> None:
-    old = await deliver(bench, "old")
-    await settle(bench, old, SettledAs.Retry, due_at=NOW)
-    await deliver(bench, "new")
-    await bench.store.note_oldest_claimed()
-    assert [claimed.key for claimed in await bench.claim()] == [old.key]
-    assert (await bench.reopen(crash=crash)).recovered == 2
-
-
-@pytest.mark.parametrize("crash", [False, True])
 async def test_backlog_is_due_soon_after_a_fast_clock_is_corrected(bench: engines.Bench, crash: bool) -> None:
     day = 24 * samples.HOUR
     bench.clock.now = NOW + day
@@ -205,12 +186,6 @@ async def test_backlog_is_due_soon_after_a_fast_clock_is_corrected(bench: engine
     assert await bench.claim() == []
     bench.clock.now = NOW + 5 * samples.SECOND
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-
-
-async def test_row_keys_grow_across_a_restart(bench: engines.Bench) -> None:
-    earlier = await deliver(bench, "a")
-    await bench.reopen()
-    assert (await deliver(bench, "b")).key > earlier.key
 
 
 async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench) -> None:

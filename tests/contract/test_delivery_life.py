@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -306,18 +305,17 @@ class ModelledStore:
         assert await self.bench.violations() == []
 
 
-@pytest.mark.parametrize("fold_rows", [2, 1000])
-def test_random_delivery_operations_agree_with_the_model(engine: engines.Engine, fold_rows: int) -> None:
+def test_random_delivery_operations_agree_with_the_model(folding_engine: engines.Engine) -> None:
     @settings(max_examples=20)
     @given(steps)
     def run(script: list[tuple[str, int]]) -> None:
-        asyncio.run(_follow(engine, fold_rows, script))
+        asyncio.run(_follow(folding_engine, script))
 
     run()
 
 
-async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[str, int]]) -> None:
-    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+async def _follow(engine: engines.Engine, script: list[tuple[str, int]]) -> None:
+    async with engines.opened(engine) as bench:
         modelled = ModelledStore(bench)
         for event, number in script:
             await getattr(modelled, event.replace(" ", "_"))(number)

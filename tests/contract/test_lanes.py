@@ -21,18 +21,6 @@ async def deliver(bench: engines.Bench, content: str) -> model.Delivery:
     return delivery
 
 
-async def test_note_oldest_claimed_includes_a_delivery_not_yet_in_a_lane(
-    bench: engines.Bench,
-) -> None:
-    older = await deliver(bench, "older")
-    newer = await deliver(bench, "newer")
-    bench.store.settle(settlement(newer, model.SettledAs.Delivered))
-    await bench.store.flush()
-    await bench.store.note_oldest_claimed()
-    assert (await bench.reopen(crash=True)).recovered == 1
-    assert [claimed.key for claimed in await bench.claim()] == [older.key]
-
-
 async def test_note_oldest_claimed_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     note = asyncio.ensure_future(bench.store.note_oldest_claimed())
@@ -53,16 +41,6 @@ async def test_claim_during_note_oldest_claimed_is_recovered(bench: engines.Benc
     assert [delivery.key for delivery in await claim] == [old.key]
     await note
     assert (await bench.reopen(crash=True)).recovered == 1
-
-
-async def test_recovery_leaves_out_deferred_and_settled_deliveries(bench: engines.Bench) -> None:
-    given_back, done = await deliver(bench, "a"), await deliver(bench, "b")
-    await bench.store.defer([given_back.key])
-    bench.store.settle(settlement(done, model.SettledAs.Delivered))
-    await bench.store.flush()
-    await bench.store.note_oldest_claimed()
-    assert (await bench.reopen(crash=True)).recovered == 0
-    assert [claimed.key for claimed in await bench.claim()] == [given_back.key]
 
 
 async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) -> None:
@@ -89,16 +67,6 @@ async def test_only_deliveries_at_a_forbidden_address_are_hastened(bench: engine
     await bench.store.flush()
     assert await bench.store.hasten_forbidden(NOW) == 1
     assert [delivery.key for delivery in await bench.claim()] == [first.key]
-
-
-async def test_hasten_makes_the_backlog_due_at_once(bench: engines.Bench) -> None:
-    delivery = await deliver(bench, "a")
-    bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW + samples.DAY))
-    await bench.store.flush()
-    assert await bench.claim() == []
-    assert await bench.store.hasten("agency/mailer", NOW) == 0
-    assert await bench.store.hasten("agency/crm", NOW) == 1
-    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
 
 
 async def test_held_delivery_is_cancelled_after_its_time_limit(bench: engines.Bench) -> None:

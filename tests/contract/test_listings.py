@@ -1,5 +1,6 @@
 """Listings: pages newest first, with every row once and without personal data."""
 
+import itertools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -45,10 +46,10 @@ async def fill(bench: engines.Bench) -> None:
         await bench.accept(samples.arrival(f"{number}", at, **changes))
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 12, 100])
-async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
+async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench) -> None:
     await fill(bench)
-    for listing, total in ((bench.store.visits, 12), (bench.store.deliveries, 11)):
+    listings = ((bench.store.visits, 12), (bench.store.deliveries, 11))
+    for limit, (listing, total) in itertools.product((1, 2, 5, 12, 100), listings):
         identifiers = await ids_of_all_pages(listing, Filter(), limit)
         assert len(identifiers) == total
         assert identifiers == sorted(set(identifiers), reverse=True)
@@ -63,52 +64,53 @@ async def test_rows_added_between_pages_do_not_change_the_listing(bench: engines
     assert second.next_cursor is None
 
 
-@pytest.mark.parametrize(
-    ("where", "count"),
-    [
-        ({"namespace": "agency"}, 12),
-        ({"namespace": "other"}, 0),
-        ({"tenant": "acme"}, 8),
-        ({"tenant": "acme", "listener": "pool"}, 4),
-        ({"counted_as": "Visit"}, 11),
-        ({"counted_as": "quarantined"}, 1),
-        ({"reason": "NotJSON"}, 1),
-        ({"reason": "NoUser"}, 0),
-        ({"reason": "Filter"}, 11),
-        ({"reason": "Stale"}, 0),
-        ({"reason": "Filter", "route": "crm"}, 0),
-        ({"route": "crm"}, 11),
-        ({"destination": "agency/mailer"}, 11),
-        ({"since": NOW + 10 * HOUR}, 2),
-        ({"until": NOW + 10 * HOUR}, 10),
-        ({"since": NOW + 3 * HOUR, "until": NOW + 4 * HOUR}, 1),
-        ({"state": "unreleased", "counted_as": "quarantined"}, 1),
-        ({"state": "released"}, 0),
-    ],
-)
-async def test_visits_match_the_filter(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
-    await fill(bench)
-    assert len(await bench.visits(**where)) == count
+VISITS: list[tuple[dict[str, Any], int]] = [
+    ({"namespace": "agency"}, 12),
+    ({"namespace": "other"}, 0),
+    ({"tenant": "acme"}, 8),
+    ({"tenant": "acme", "listener": "pool"}, 4),
+    ({"counted_as": "Visit"}, 11),
+    ({"counted_as": "quarantined"}, 1),
+    ({"reason": "NotJSON"}, 1),
+    ({"reason": "NoUser"}, 0),
+    ({"reason": "Filter"}, 11),
+    ({"reason": "Stale"}, 0),
+    ({"reason": "Filter", "route": "crm"}, 0),
+    ({"route": "crm"}, 11),
+    ({"destination": "agency/mailer"}, 11),
+    ({"since": NOW + 10 * HOUR}, 2),
+    ({"until": NOW + 10 * HOUR}, 10),
+    ({"since": NOW + 3 * HOUR, "until": NOW + 4 * HOUR}, 1),
+    ({"state": "unreleased", "counted_as": "quarantined"}, 1),
+    ({"state": "released"}, 0),
+]
+"""A filter, and the number of visits that it selects."""
 
 
-@pytest.mark.parametrize(
-    ("where", "count"),
-    [
-        ({"tenant": "globex"}, 3),
-        ({"tenant": "acme", "listener": "pool"}, 4),
-        ({"route": "crm"}, 11),
-        ({"route": "welcome"}, 0),
-        ({"destination": "agency/crm"}, 11),
-        ({"state": "pending"}, 11),
-        ({"state": "dead"}, 0),
-        ({"state": "held"}, 0),
-        ({"since": NOW + 10 * HOUR}, 2),
-        ({"until": NOW}, 0),
-    ],
-)
-async def test_deliveries_match_the_filter(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
+async def test_visits_match_the_filter(bench: engines.Bench) -> None:
     await fill(bench)
-    assert len(await bench.deliveries(**where)) == count
+    for where, count in VISITS:
+        assert len(await bench.visits(**where)) == count, where
+
+
+DELIVERIES: list[tuple[dict[str, Any], int]] = [
+    ({"tenant": "globex"}, 3),
+    ({"tenant": "acme", "listener": "pool"}, 4),
+    ({"route": "crm"}, 11),
+    ({"route": "welcome"}, 0),
+    ({"destination": "agency/crm"}, 11),
+    ({"state": "pending"}, 11),
+    ({"state": "dead"}, 0),
+    ({"state": "held"}, 0),
+    ({"since": NOW + 10 * HOUR}, 2),
+    ({"until": NOW}, 0),
+]
+
+
+async def test_deliveries_match_the_filter(bench: engines.Bench) -> None:
+    await fill(bench)
+    for where, count in DELIVERIES:
+        assert len(await bench.deliveries(**where)) == count, where
 
 
 async def test_held_deliveries_of_all_groups_are_paged_newest_first(bench: engines.Bench) -> None:
@@ -201,19 +203,19 @@ async def test_id_that_differs_in_its_random_part_selects_nothing(bench: engines
     assert await bench.store.cancel(Filter(ids=(other_delivery,)), NOW, lambda _: None) == 0
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 200])
-async def test_invalid_cursor_is_rejected(bench: engines.Bench, cursor: str) -> None:
-    with pytest.raises(ValueError, match="cursor"):
-        await bench.store.visits(Filter(), cursor, 10)
+async def test_invalid_cursor_is_rejected(bench: engines.Bench) -> None:
+    for cursor in ("", "x", "ü", "AAAA", "A" * 200):
+        with pytest.raises(ValueError, match="cursor"):
+            await bench.store.visits(Filter(), cursor, 10)
 
 
-@pytest.mark.parametrize("where", [{"counted_as": "Vsit"}, {"reason": "Nope"}, {"state": "pending"}])
-async def test_filter_with_an_unknown_name_is_rejected(bench: engines.Bench, where: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        await bench.store.visits(Filter(**where), None, 10)
+async def test_filter_with_an_unknown_name_is_rejected(bench: engines.Bench) -> None:
+    for where in (Filter(counted_as="Vsit"), Filter(reason="Nope"), Filter(state="pending")):
+        with pytest.raises(ValueError, match="must be"):
+            await bench.store.visits(where, None, 10)
 
 
-@pytest.mark.parametrize("limit", [1, 3, 100])
+@pytest.mark.parametrize("limit", [3, 100])
 async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(bench: engines.Bench, limit: int) -> None:
     await fill(bench)
     where = Filter(namespace="agency", tenant="acme", since=NOW + HOUR, until=NOW + 8 * HOUR)

@@ -59,7 +59,7 @@ async def test_cancelling_the_waiter_does_not_undo_the_commit(bench: engines.Ben
     assert len(await bench.visits()) == 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
+@pytest.mark.parametrize("count", [1, 7])
 async def test_refused_arrival_is_quarantined_without_harm_to_others(bench: engines.Bench, count: int) -> None:
     await bench.accept(samples.arrival("before"))
     bench.engine.refuse_bodies(bench.place, "poison")

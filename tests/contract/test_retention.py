@@ -42,10 +42,9 @@ async def test_ledger_row_stays_while_dedupe_needs_it(bench: engines.Bench) -> N
     assert await bench.words(again) == ["Redelivery"]
 
 
-@pytest.mark.parametrize("fold_rows", [1, 1000])
-async def test_retention_leaves_only_the_meters_of_an_arrival(engine: engines.Engine, fold_rows: int) -> None:
+async def test_retention_leaves_only_the_meters_of_an_arrival(folding_engine: engines.Engine) -> None:
     key = samples.digest("jane", 8)
-    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+    async with engines.opened(folding_engine) as bench:
         await settled(bench, body_days=1, person_keys=(key,))
         assert await later(bench, 9) > 0
         assert await bench.visits() == []
@@ -141,11 +140,11 @@ async def test_prune_deletes_small_slices(bench: engines.Bench) -> None:
     assert 0 < await bench.store.prune(bench.clock.now) <= 100
 
 
-async def test_route_definition_ends_when_no_arrival_refers_to_it(engine: engines.Engine) -> None:
+async def test_route_definition_ends_when_no_arrival_refers_to_it(folding_engine: engines.Engine) -> None:
     """Every edit of a route makes a definition."""
     old, same = samples.route("crm"), samples.route("welcome")
     new = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="visit.email != ''")
-    async with engines.opened(engine, fold_rows=1) as bench:
+    async with engines.opened(folding_engine) as bench:
         await bench.accept(samples.arrival("a", if_visit=(samples.plan(old), samples.plan(same))))
         await bench.prune_all()
         assert set(bench.store.routes()) == {old, same}
@@ -154,7 +153,7 @@ async def test_route_definition_ends_when_no_arrival_refers_to_it(engine: engine
         await bench.prune_all()
         assert await bench.visits() == []
         await bench.store.close()
-        engine.age_routes(bench.place)
+        folding_engine.age_routes(bench.place)
         await bench.reopen()
         edited = samples.arrival("b", bench.clock.now, if_visit=(samples.plan(new), samples.plan(same)), if_repeat=())
         await bench.accept(edited)

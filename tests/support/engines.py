@@ -14,6 +14,7 @@ from usher_gateway.store import books
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport
 from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.store.sqlite.writer import WriterThread
 from usher_gateway.store.store import Store
@@ -52,6 +53,9 @@ class Engine(Protocol):
     def age_routes(self, place: Path) -> None:
         """Let four days pass for the route definitions, after which no arrival has referred to them any more."""
 
+    async def fold(self, store: Store) -> None:
+        """Move all that the engine has in memory into its tables, if it is made to fold at once."""
+
     async def upkeep(self, store: Store) -> None:
         """Do the regular background work of the engine now."""
 
@@ -63,10 +67,16 @@ class Engine(Protocol):
 
 
 class Sqlite:
+    """SQLite files. ``fold_rows``: the index in memory is moved into the tables after so many rows."""
+
+    def __init__(self, fold_rows: int = FOLD_ROWS) -> None:
+        self._fold_rows = fold_rows
+
     def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
         limits = QueueLimits(**settings.pop("limits", {}))
         bounds = database.DiskBounds(0, 0.0, 0)
-        values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
+        values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits}
+        values |= {"fold_rows": self._fold_rows} | settings
         return SqliteStore(SqliteSettings(folder=place, **values), clock)
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
@@ -79,6 +89,10 @@ class Sqlite:
     def age_routes(self, place: Path) -> None:
         with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
             connection.executescript(AGE_ROUTES)
+
+    async def fold(self, store: Store) -> None:
+        for _ in range(300 if self._fold_rows == 1 else 0):  # each commit moves one of 256 parts
+            await store.flush()
 
     async def upkeep(self, store: Store) -> None:
         assert isinstance(store, SqliteStore)
@@ -110,7 +124,6 @@ class Postgresql:
         name = databases.name_of(place)
         databases.create(name)
         limits = QueueLimits(**settings.pop("limits", {}))
-        settings.pop("fold_rows", None)  # this engine has no index in memory that would be folded
         values: dict[str, Any] = {"key_fingerprint": "k", "may_migrate": False} | settings
         return PostgresStore(PostgresSettings(dsn=databases.gateway_dsn(name), **values), clock, limits)
 
@@ -128,6 +141,9 @@ class Postgresql:
 
     def age_routes(self, place: Path) -> None:
         databases.server().execute(AGE_ROUTES, databases.name_of(place))
+
+    async def fold(self, store: Store) -> None:
+        """Do nothing, because this engine has no index in memory."""
 
     async def upkeep(self, store: Store) -> None:
         await postgresql(store).fold_meters()
