@@ -12,6 +12,16 @@ Gateways = list[engines.Bench]
 
 
 @pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[engines.Bench]:
+    """An open store on its own database."""
+    bench = engines.Bench(engines.Postgresql(), tmp_path / "data")
+    await bench.open()
+    yield bench
+    await bench.store.close()
+    bench.engine.forget(bench.place)
+
+
+@pytest.fixture
 async def gateways(tmp_path: Path) -> AsyncIterator[Gateways]:
     """Two open stores on one database."""
     engine = engines.Postgresql()

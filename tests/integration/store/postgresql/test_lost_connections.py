@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
@@ -27,16 +26,6 @@ SLOW_COMMIT = """
 """Every commit of an arrival takes 0.3 s, and can be interrupted meanwhile."""
 
 COMMITTING = "select pid from pg_stat_activity where datname = '{}' and state = 'active' and query like '%; commit'"
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[engines.Bench]:
-    engine = engines.Postgresql()
-    bench = engines.Bench(engine, tmp_path / "data")
-    await bench.open()
-    yield bench
-    await bench.store.close()
-    engine.forget(bench.place)
 
 
 async def committing(bench: engines.Bench) -> int:

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,16 +26,6 @@ SPA_ROUTE = samples.route("crm", SPA, "agency/spa")
 def at(route: model.RouteDefinition, content: str) -> model.Arrival:
     """Return an arrival at the listener of a route, with one delivery."""
     return samples.arrival(content, listener=route.listener, if_visit=(samples.plan(route),), if_repeat=())
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[engines.Bench]:
-    engine = engines.Postgresql()
-    bench = engines.Bench(engine, tmp_path / "data")
-    await bench.open()
-    yield bench
-    await bench.store.close()
-    engine.forget(bench.place)
 
 
 async def go_back(bench: engines.Bench, copy: str) -> None:
@@ -164,18 +152,6 @@ async def test_counts_and_activity_of_a_lost_listener_are_written(bench: engines
     assert await bench.store.activity() == {samples.BAR: ListenerActivity(samples.NOW)}
 
 
-async def test_release_under_a_route_that_the_database_lost(bench: engines.Bench) -> None:
-    await bench.accept(samples.quarantined("q", listener=samples.BAR))
-    copy = await save(bench)
-    await bench.accept(at(BAR_ROUTE, "lost"))
-    await go_back(bench, copy)
-    (quarantined,) = await bench.store.quarantined(Filter(), 10)
-    quarantined.if_visit = (samples.plan(BAR_ROUTE),)
-    assert await bench.store.release([quarantined], samples.NOW) == 1
-    (delivery,) = await bench.deliveries()
-    assert (delivery["tenant"], delivery["destination"]) == ("globex", "agency/bar")
-
-
 async def test_route_definition_that_retention_deleted_is_written_again(bench: engines.Bench) -> None:
     """Another gateway runs retention, and this one still remembers the number."""
     await bench.accept(at(BAR_ROUTE, "first"))
@@ -282,16 +258,6 @@ async def test_rows_without_a_name_are_shown_as_unknown(bench: engines.Bench) ->
     (backlog,) = [row for row in await bench.store.backlog_by_route() if bench.store.route(row.route).route != "crm"]
     assert bench.store.route(backlog.route).destination == "?/?"
     assert bench.store.statistics().unknown_names == 2
-
-
-async def test_gateway_notices_rows_without_a_name_while_it_runs(bench: engines.Bench) -> None:
-    await without_bar(bench)
-    await bench.reopen()
-
-    async def unknown() -> int:
-        return bench.store.statistics().unknown_names
-
-    await waiting.until(unknown)
 
 
 async def test_retention_and_cancelling_go_on_without_names(bench: engines.Bench) -> None:
