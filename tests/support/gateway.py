@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from support import gateways, leaks, waiting, wire
 from usher_gateway import app, metrics, model
@@ -107,8 +105,7 @@ class RunningGateway:
     async def meters(self, listener: str = "wifi") -> dict[str, int]:
         """Read the meters of a listener from the database file."""
         await self.gateway.store.flush()
-        folder = self.gateway.settings.data
-        return await asyncio.to_thread(read_meters, folder, listener)
+        return {counter.name: count for counter, count in self.store.meters(listener).items()}
 
     async def readiness(self) -> tuple[int, str]:
         """Return status and body of ``/readyz``."""
@@ -119,27 +116,6 @@ class RunningGateway:
     def exposition(self) -> str:
         """Return the text of ``/metrics``."""
         return metrics.write(family for source in self.gateway.metric_sources for family in source())
-
-
-def read_meters(folder: Path, listener: str) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    with contextlib.closing(connect_to(folder)) as connection:
-        named = {
-            number for number, name in connection.execute("select number, listener from listeners") if name == listener
-        }
-        rows: list[Any] = list(connection.execute("select listener, slot, counter, count from meters"))
-        for (packed,) in connection.execute("select counts from meter_batches"):
-            rows.extend(msgspec.msgpack.decode(packed))
-    for number, slot, counter, count in rows:
-        if number in named and slot >= 0:  # stored bytes are in another slot
-            name = model.Counter(counter).name
-            totals[name] = totals.get(name, 0) + count
-    return totals
-
-
-def connect_to(folder: Path) -> sqlite3.Connection:
-    """Open the gateway's database for reading."""
-    return sqlite3.connect(f"file:{folder / database.FILE_NAME}?mode=ro", uri=True)
 
 
 @contextlib.asynccontextmanager
@@ -181,7 +157,7 @@ async def running(
         gateway.stop()
         async with asyncio.timeout(60):
             await task
-        await asyncio.to_thread(_search_stored_texts, gateway.settings.data)
+        _search_stored_texts(running_gateway.store)
 
 
 async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> None:
@@ -193,10 +169,9 @@ async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> Non
     assert gateway.started.is_set()
 
 
-def _search_stored_texts(folder: Path) -> None:
-    with contextlib.closing(connect_to(folder)) as connection:
-        for (text,) in connection.execute("select distinct error from deliveries"):
-            leaks.PERSONAL_DATA.search("a delivery's error", text)
-        for table, column in (("listeners", "listener"), ("destinations", "key"), ("meta", "value")):
-            for (text,) in connection.execute(f"select {column} from {table}"):
-                leaks.PERSONAL_DATA.search(f"{table}.{column}", str(text))
+def _search_stored_texts(store: gateways.StoreFile) -> None:
+    for (text,) in store.rows("select distinct error from deliveries"):
+        leaks.PERSONAL_DATA.search("a delivery's error", text)
+    for table, column in (("listeners", "listener"), ("destinations", "key"), ("meta", "value")):
+        for (text,) in store.rows(f"select {column} from {table}"):
+            leaks.PERSONAL_DATA.search(f"{table}.{column}", str(text))

@@ -281,19 +281,20 @@ class StoreData:
         """Return the rows of a query."""
         raise NotImplementedError
 
-    def counted(self) -> list[tuple[int, int, int]]:
-        """Return (slot, counter, count), folded or not, of one snapshot."""
+    def counted(self) -> list[tuple[int, int, int, int]]:
+        """Return (number of the listener, slot, counter, count), folded or not, of one snapshot."""
         raise NotImplementedError
 
     def count(self, table_and_condition: str) -> int:
         """``select count(*) from …``."""
         return int(self.rows(f"select count(*) from {table_and_condition}")[0][0])
 
-    def meters(self) -> collections.Counter[model.Counter]:
-        """Return every meter, summed over listeners and slots, folded or not; 0 for what was never counted."""
+    def meters(self, listener: str = "") -> collections.Counter[model.Counter]:
+        """Return the meters of a listener or of all, over all slots, folded or not; 0 for what was never counted."""
+        names = dict(self.rows("select number, listener from listeners"))
         sums: collections.Counter[model.Counter] = collections.Counter()
-        for slot, counter, count in self.counted():
-            if slot >= 0:  # stored bytes are in another slot
+        for number, slot, counter, count in self.counted():
+            if slot >= 0 and (not listener or names[number] == listener):  # stored bytes are in another slot
                 sums[model.Counter(counter)] += count
         return sums
 
@@ -317,12 +318,12 @@ class StoreFile(StoreData):
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(statement, values).fetchall()
 
-    def counted(self) -> list[tuple[int, int, int]]:
+    def counted(self) -> list[tuple[int, int, int, int]]:
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             connection.execute("begin")
-            counts = list(connection.execute("select slot, counter, count from meters"))
+            counts = list(connection.execute("select listener, slot, counter, count from meters"))
             for (packed,) in connection.execute("select counts from meter_batches"):
-                counts += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+                counts += msgspec.msgpack.decode(packed)
         return counts
 
 
@@ -336,17 +337,14 @@ class StoreDatabase(StoreData):
         assert not values
         return [tuple(row) for row in databases.server().rows(statement, self._name)]
 
-    def counted(self) -> list[tuple[int, int, int]]:
+    def counted(self) -> list[tuple[int, int, int, int]]:
         query = """
-            select slot, counter, count, ''::bytea from meters
-            union all select 0, 0, 0, counts from commits where counts <> ''
+            select listener, slot, counter, count, ''::bytea from meters
+            union all select 0, 0, 0, 0, counts from commits where counts <> ''
         """
-        counts: list[tuple[int, int, int]] = []
-        for slot, counter, count, packed in self.rows(query):
-            if packed:
-                counts += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
-            else:
-                counts.append((slot, counter, count))
+        counts: list[tuple[int, int, int, int]] = []
+        for *counted, packed in self.rows(query):
+            counts += msgspec.msgpack.decode(packed) if packed else [tuple(counted)]
         return counts
 
 

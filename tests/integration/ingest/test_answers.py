@@ -1,7 +1,6 @@
 """The table of answers to Purple: status, header and how the arrival is counted."""
 
 import collections
-import contextlib
 import gzip
 import json
 import zlib
@@ -85,8 +84,7 @@ async def test_beginning_of_a_too_large_body_is_kept(
     assert (await gateway.post(body, **headers)).acknowledges
     assert gateway.counted() == {"quarantined": 1, "quarantined:Truncated": 1}
     await gateway.gateway.store.flush()
-    with contextlib.closing(gateways.connect_to(gateway.gateway.settings.data)) as connection:
-        [(kept, size)] = connection.execute("select body, body_size from bodies join arrivals using (key)").fetchall()
+    [(kept, size)] = gateway.store.rows("select body, body_size from bodies join arrivals using (key)")
     assert encodings.unpack_body(kept) == body[:65_536]
     assert size == len(body)
 
