@@ -1,31 +1,62 @@
-"""The wall clock of a gateway jumps by an hour or a day, and back: it loses no visit and delivers none twice."""
+"""The wall clock of a gateway jumps by a day or twenty years, and back: it loses no visit and delivers none twice.
 
-import contextlib
+The contract tests of the store try kills with a clock that is wrong.
+"""
+
 import datetime
 import functools
 import json
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from support import gateways, moving_clock, waiting
-from usher_gateway import model
+from support import gateway as in_process
+from support import gateways, waiting
+from usher_gateway import app, model
 from usher_gateway.simulator import receiver, receiving
 
 HOUR, DAY = 3600, 86_400
+TWENTY_YEARS = 20 * 365 * DAY
 VISITS = 4
 """Visits per clock setting, half of them with the true time in the body; few enough that no circuit opens."""
+
+
+class WallClock:
+    """The wall clock of this process. The monotonic clock stays, as when an administrator sets a machine's time."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0
+        self._true = time.time_ns
+
+    def nanoseconds(self) -> int:
+        return self._true() + self.ahead_seconds * 1_000_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    wall_clock = WallClock()
+    monkeypatch.setattr(time, "time_ns", wall_clock.nanoseconds)
+    monkeypatch.setattr(app, "_PRUNE_SECONDS", 0.1)
+    return wall_clock
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as running_receiver:
+        yield running_receiver
 
 
 class Sender:
     """Posts visits and records their bodies."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = gateways.Connection(port)
+    def __init__(self) -> None:
         self.timed: list[bytes] = []
         self.count = self.again = 0
 
-    async def visits(self) -> None:
+    async def visits(self, gateway: in_process.RunningGateway) -> None:
         """Post new visits of different people, and check that each is acknowledged."""
         for _ in range(VISITS):
             self.count += 1
@@ -34,16 +65,13 @@ class Sender:
                 now = datetime.datetime.now(datetime.UTC).isoformat()
                 body = gateways.visit(self.count, loginDatetime=now)
                 self.timed.append(body)
-            assert (await self._connection.post("/first", body)).is_acknowledgement
+            assert (await gateways.post(gateway.port, "/first", body)).is_acknowledgement
 
-    async def redeliver(self) -> None:
+    async def redeliver(self, gateway: in_process.RunningGateway) -> None:
         """Post every body with a time again: these are certainly the same authentications."""
         for body in self.timed:
             self.again += 1
-            assert (await self._connection.post("/first", body)).is_acknowledgement
-
-    def close(self) -> None:
-        self._connection.close()
+            assert (await gateways.post(gateway.port, "/first", body)).is_acknowledgement
 
 
 def manifests(url: str) -> list[gateways.Manifest]:
@@ -57,148 +85,122 @@ def assert_each_once(requests: list[receiver.Received], count: int) -> None:
     assert len({request.headers["webhook-id"] for request in requests}) == count
 
 
-@pytest.mark.parametrize(("jump", "is_killed"), [(HOUR, False), (DAY, True), (-HOUR, True), (-DAY, False)])
-async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path, jump: int, *, is_killed: bool) -> None:
-    """With ``is_killed``, the gateway is killed while the clock is wrong, and starts after it is corrected."""
-    clock = moving_clock.Clock(tmp_path / "clock")
-    async with contextlib.AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
-        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, manifests(peer.url)))
-        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
-        await gateway.start()
-        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
-        await sender.visits()
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+async def test_clock_jump_loses_no_visit_and_delivers_none_twice(
+    tmp_path: Path, clock: WallClock, peer: receiver.Receiver, jump: int
+) -> None:
+    """The gateway restarts after the clock is corrected."""
+    sender = Sender()
+    async with in_process.running(tmp_path, manifests(peer.url)) as gateway:
+        await sender.visits(gateway)
         await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2 * VISITS)
         peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
-        clock.set(jump)
-        await sender.redeliver()
-        await sender.visits()
+        clock.ahead_seconds = jump
+        await sender.redeliver(gateway)
+        await sender.visits(gateway)
         await waiting.wait_until(lambda: only_failed(gateway), what="an attempt of each delivery")
-        if is_killed:
-            await gateway.kill()
-        failed = peer.kept("/flaky")[VISITS:]
-        peer.set_behaviour("/flaky", receiving.Behaviour())  # before retries become due, so that no more of them fail
-        clock.set(0)
-        if is_killed:
-            sender.close()
-            await gateway.start()
-        await sender.redeliver()
-        await sender.visits()
+    failed = peer.kept("/flaky")[VISITS:]
+    peer.set_behaviour("/flaky", receiving.Behaviour())
+    clock.ahead_seconds = 0
+    async with in_process.running(tmp_path, manifests(peer.url)) as gateway:
+        await sender.redeliver(gateway)
+        await sender.visits(gateway)
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert_each_once(peer.kept("/crm"), sender.count)
         assert_each_once([request for request in peer.kept("/flaky") if request not in failed], sender.count)
         assert_books(gateway, sender)
 
 
-TWENTY_YEARS = 20 * 365 * DAY
+async def test_jump_of_twenty_years_deletes_and_cancels_nothing(
+    tmp_path: Path, clock: WallClock, peer: receiver.Receiver
+) -> None:
+    routes = [gateways.route(name, name, deliverWithinSeconds=HOUR) for name in ("crm", "flaky", "held")]
+
+    def set_up(state: str) -> list[gateways.Manifest]:
+        destinations = [gateways.destination(name, f"{peer.url}/{name}") for name in ("crm", "flaky")]
+        destinations.append(gateways.destination("held", f"{peer.url}/held", state=state))
+        return [gateways.TENANT, gateways.listener("first", routes), *destinations]
+
+    peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
+    with structlog.testing.capture_logs() as logs:
+        async with in_process.running(tmp_path, set_up("Paused")) as gateway:
+            await Sender().visits(gateway)
+            await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == VISITS)
+
+            clock.ahead_seconds = TWENTY_YEARS
+            gateway.configure([*set_up("Paused"), gateways.destination("other", f"{peer.url}/other")])  # reviews holds
+            for _ in range(2):
+                noted = confirmed_at(gateway)
+                await waiting.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
+            await waiting.wait_until(lambda: "clock_jumped" in [line["event"] for line in logs], what="a log line")
+            assert await has_warning(gateway)
+            assert counts(gateway) == (VISITS, 3 * VISITS, VISITS)
+            assert gateway.store.count("bodies where body is not null") == VISITS
+            assert gateway.store.open_deliveries() == 2 * VISITS
+
+            peer.set_behaviour("/flaky", receiving.Behaviour())
+            clock.ahead_seconds = 0
+            gateway.configure(set_up("Active"))
+            await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
+            assert counts(gateway) == (VISITS, 3 * VISITS, 3 * VISITS)
+            for path in ("/crm", "/held"):
+                assert_each_once(peer.kept(path), VISITS)
 
 
-async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) -> None:
-    clock = moving_clock.Clock(tmp_path / "clock")
-    async with contextlib.AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
-        routes = [gateways.route(name, name, deliverWithinSeconds=HOUR) for name in ("crm", "flaky", "held")]
-
-        def set_up(state: str) -> list[gateways.Manifest]:
-            destinations = [gateways.destination(name, f"{peer.url}/{name}") for name in ("crm", "flaky")]
-            destinations.append(gateways.destination("held", f"{peer.url}/held", state=state))
-            return [gateways.TENANT, gateways.listener("first", routes), *destinations]
-
-        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, set_up("Paused")))
-        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
-        await gateway.start()
-        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
-        peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
-        await sender.visits()
-        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == VISITS)
-
-        clock.set(TWENTY_YEARS)
-        gateway.configure([*set_up("Paused"), gateways.destination("other", f"{peer.url}/other")])  # reviews holds
-        for _ in range(2):
-            noted = confirmed_at(gateway)
-            await waiting.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
-        await waiting.wait_until(lambda: "clock_jumped" in gateway.log.read_text(), what="the line in the log")
-        assert await has_warning(gateway)
-        assert counts(gateway) == (VISITS, 3 * VISITS, VISITS)
-        assert gateway.store.count("bodies where body is not null") == VISITS
-        assert gateway.store.open_deliveries() == 2 * VISITS
-
-        peer.set_behaviour("/flaky", receiving.Behaviour())
-        clock.set(0)
-        gateway.configure(set_up("Active"))
-        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
-        assert counts(gateway) == (VISITS, 3 * VISITS, 3 * VISITS)
-        for path in ("/crm", "/held"):
-            assert_each_once(peer.kept(path), VISITS)
-
-
-async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(tmp_path: Path) -> None:
-    clock = moving_clock.Clock(tmp_path / "clock")
-    async with contextlib.AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
-        routes = [gateways.route("crm", "crm", deliverWithinSeconds=HOUR)]
-        resources = [gateways.TENANT, gateways.listener("first", routes), gateways.destination("crm", peer.url)]
-        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, resources))
-        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
-        await gateway.start()
-        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
-        clock.set(DAY)
-        await sender.visits()
+async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(
+    tmp_path: Path, clock: WallClock, peer: receiver.Receiver
+) -> None:
+    routes = [gateways.route("crm", "crm", deliverWithinSeconds=HOUR)]
+    resources = [gateways.TENANT, gateways.listener("first", routes), gateways.destination("crm", peer.url)]
+    async with in_process.running(tmp_path, resources) as gateway:
+        clock.ahead_seconds = DAY
+        await Sender().visits(gateway)
         assert counts(gateway)[:2] == (VISITS, VISITS)
-        clock.set(0)
+        clock.ahead_seconds = 0
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, VISITS, VISITS)
         assert_each_once(peer.kept("/"), VISITS)
 
 
-async def has_warning(gateway: gateways.Gateway) -> bool:
+async def has_warning(gateway: in_process.RunningGateway) -> bool:
     status, text = await gateway.readiness()
     assert status == 200
     return "the clock jumped" in text
 
 
-async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Path) -> None:
-    clock = moving_clock.Clock(tmp_path / "clock")
-    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1")) as gateway:
-        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
-        warned = []
-        for jump, flags in ((0, []), (TWENTY_YEARS, []), (TWENTY_YEARS, ["--accept-clock"]), (TWENTY_YEARS, [])):
-            clock.set(jump)
-            usual = gateway.flags
-            gateway.flags = [*usual, *flags]
-            noted = confirmed_at(gateway)
-            await gateway.start()
+async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Path, clock: WallClock) -> None:
+    warned, noted = [], 0
+    for jump, accepts in ((0, False), (TWENTY_YEARS, False), (TWENTY_YEARS, True), (TWENTY_YEARS, False)):
+        clock.ahead_seconds = jump
+        async with in_process.running(tmp_path, manifests("http://127.0.0.1:1"), accept_clock=accepts) as gateway:
             await waiting.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
             warned.append(await has_warning(gateway))
-            gateway.flags = usual
-            assert await gateway.terminate() == 0
-        assert warned == [False, True, False, False]
+            noted = confirmed_at(gateway)
+    assert warned == [False, True, False, False]
 
 
-def confirmed_at(gateway: gateways.Gateway) -> int:
+def confirmed_at(gateway: in_process.RunningGateway) -> int:
     """Return the time of the last run of retention."""
-    if not (gateway.data / "usher.sqlite3").exists():
-        return 0
     rows = gateway.store.rows("select value from meta where name = 'confirmed_at'")
     return int(rows[0][0]) if rows else 0
 
 
-def was_pruned(gateway: gateways.Gateway, after: int) -> bool:
+def was_pruned(gateway: in_process.RunningGateway, after: int) -> bool:
     return confirmed_at(gateway) > after
 
 
-def counts(gateway: gateways.Gateway) -> tuple[int, int, int]:
+def counts(gateway: in_process.RunningGateway) -> tuple[int, int, int]:
     """Return the visits, the created and the delivered deliveries according to the meters."""
     meters, counter = gateway.store.meters(), model.Counter
     return meters[counter.visits], meters[counter.created], meters[counter.delivered]
 
 
-def only_failed(gateway: gateways.Gateway) -> bool:
+def only_failed(gateway: in_process.RunningGateway) -> bool:
     """Return True if everything is delivered except what the flaky destination rejected."""
     return (gateway.store.open_deliveries(), gateway.store.count("deliveries where attempts = 0")) == (VISITS, 0)
 
 
-def assert_books(gateway: gateways.Gateway, sender: Sender) -> None:
+def assert_books(gateway: in_process.RunningGateway, sender: Sender) -> None:
     meters, counter = gateway.store.meters(), model.Counter
     assert gateways.balance(meters) == 0
     assert (meters[counter.visits], meters[counter.delivered]) == (sender.count, 2 * sender.count)
