@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 import shutil
 import sqlite3
@@ -11,11 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import test_utils, web
 
 from support import gateway as in_process
 from support import gateways, waiting
+from usher_gateway import model
 from usher_gateway.ingest import server
-from usher_gateway.simulator import receiver, receiving
+from usher_gateway.simulator import receiver
 from usher_gateway.store import encodings
 
 IN_TIME_SECONDS = 8.5
@@ -99,7 +100,7 @@ def fill(folder: Path, leave_bytes: int) -> Path:
     return ballast
 
 
-async def test_full_disk_gives_503_in_time_and_recovers_by_itself(
+async def test_full_disk_gives_503_in_time_and_a_kill_then_loses_no_acknowledged_visit(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
@@ -108,30 +109,14 @@ async def test_full_disk_gives_503_in_time_and_recovers_by_itself(
         await gateway.start()
         poster = Poster(gateway, padding=30_000)
         assert set(await poster.post_together(20)) == {200}
-        ballast = fill(small_disk, leave_bytes=1_000_000)
-        statuses: set[int] = set()
-        while 503 not in statuses:
-            statuses |= set(await poster.post_together(32))
-        assert statuses <= {200, 503}
+        ballast = await filled(small_disk, poster)
         assert poster.slowest < IN_TIME_SECONDS
         ballast.unlink()
         await poster.post_until(200)
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
-        assert await gateway.terminate() == 0
 
-
-async def test_kill_with_a_full_disk_loses_no_acknowledged_visit(
-    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
-) -> None:
-    bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url), *bounds, data=small_disk / "data")
-    async with gateway:
-        await gateway.start()
-        poster = Poster(gateway, padding=30_000)
-        ballast = fill(small_disk, leave_bytes=1_000_000)
-        while 503 not in await poster.post_together(32):
-            pass
+        ballast = await filled(small_disk, poster)
         await gateway.kill()
         await gateway.launch()
         with contextlib.suppress(TimeoutError):  # with a full disk it may start and answer 503, or fail to start
@@ -144,37 +129,53 @@ async def test_kill_with_a_full_disk_loses_no_acknowledged_visit(
         poster.check(peer)
 
 
-async def test_low_disk_gives_503_while_settling_continues(
-    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
-) -> None:
-    peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=5))
-    slow_route = gateways.one_route(peer.url, {"timeoutSeconds": 30})
-    bounds = ["--accept-min-free-mib", "8", "--attempts-min-free-mib", "0"]
-    gateway = gateways.Gateway(tmp_path, slow_route, *bounds, data=small_disk / "data")
-    async with gateway:
-        await gateway.start()
-        poster = Poster(gateway)
-        assert set(await poster.post_together(10)) == {200}
-        ballast = fill(small_disk, leave_bytes=4_000_000)
-        # No visit is posted meanwhile: each would take about 50 KB of what is left for settling.
-        await waiting.wait_until(lambda: is_ready_but_refuses_visits(gateway), 60, "the notice of a low disk")
-        assert gateway.store.open_deliveries() > 0
-        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
-        assert await poster.post() == 503
-        assert poster.slowest < 6.0  # the gateway answers at once and not at the deadline
-        assert await is_ready_but_refuses_visits(gateway)
-        ballast.unlink()
-        await poster.post_until(200)
-        poster.check()
+async def filled(disk: Path, poster: Poster) -> Path:
+    """Fill a disk until visits get 503; return the file that fills it."""
+    ballast = fill(disk, leave_bytes=1_000_000)
+    statuses: set[int] = set()
+    while 503 not in statuses:
+        statuses |= set(await poster.post_together(32))
+    assert statuses <= {200, 503}
+    return ballast
+
+
+async def test_low_disk_gives_503_while_settling_continues(small_disk: Path, tmp_path: Path) -> None:
+    may_answer = asyncio.Event()
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        await may_answer.wait()
+        return web.Response()
+
+    async with test_utils.RawTestServer(answer) as destination:
+        slow_route = gateways.one_route(str(destination.make_url("")), {"timeoutSeconds": 30})
+        data = small_disk / "data"
+        async with in_process.running(tmp_path, slow_route, data=data, accept_min_free_bytes=8 << 20) as gateway:
+            poster = Poster(gateway)
+            assert set(await poster.post_together(10)) == {200}
+            ballast = fill(small_disk, leave_bytes=4_000_000)
+            # No visit is posted meanwhile: each would take about 50 KB of what is left for settling.
+            await waiting.wait_until(lambda: is_ready_but_refuses_visits(gateway), 60, "the notice of a low disk")
+            assert gateway.store.open_deliveries() == 10
+            may_answer.set()
+            await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
+            assert await poster.post() == 503
+            assert poster.slowest < 6.0  # the gateway answers at once and not at the deadline
+            assert await is_ready_but_refuses_visits(gateway)
+            ballast.unlink()
+            await poster.post_until(200)
+            poster.check()
+
+
+async def is_ready_but_refuses_visits(gateway: in_process.RunningGateway) -> bool:
+    status, text = await gateway.readiness()
+    return status == 200 and "visits get 503 (LowDisk)" in text
 
 
 async def test_attempts_stop_below_their_bound_and_resume_above(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
-    bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "8"]
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url), *bounds, data=small_disk / "data")
-    async with gateway:
-        await gateway.start()
+    manifests, data = gateways.one_route(peer.url), small_disk / "data"
+    async with in_process.running(tmp_path, manifests, data=data, attempts_min_free_bytes=8 << 20) as gateway:
         poster = Poster(gateway)
         ballast = fill(small_disk, leave_bytes=4_000_000)
 
@@ -192,108 +193,60 @@ async def test_attempts_stop_below_their_bound_and_resume_above(
 
 # Locked, read-only
 
+SHORT = server.ServerLimits(answer_seconds=2.0, header_seconds=1.5)
+
 
 async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path, peer: receiver.Receiver) -> None:
-    async with gateways.Gateway(tmp_path, gateways.one_route(peer.url)) as gateway:
-        await gateway.start()
+    async with in_process.running(tmp_path, gateways.one_route(peer.url), SHORT) as gateway:
         poster = Poster(gateway)
         assert await poster.post() == 200
-        with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(gateway.store.path, isolation_level=None)) as other:
             other.execute("begin immediate")
             posting = asyncio.create_task(poster.post())
-            await asyncio.sleep(2)
-            assert not posting.done()
+            assert (await asyncio.wait({posting}, timeout=0.5))[0] == set()
             other.execute("rollback")
             assert await posting == 200  # the lock ended in time
             other.execute("begin immediate")
             assert await poster.post_together(5) == [503] * 5
             await waiting.wait_until(lambda: is_not_ready(gateway, "commits fail"), 60, "a gateway that is not ready")
             other.execute("rollback")
-        assert poster.slowest < IN_TIME_SECONDS
+        assert poster.slowest < SHORT.answer_seconds + 1
         await poster.post_until(200)
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
         poster.check(peer)
-        assert await gateway.terminate() == 0
 
 
-async def is_not_ready(gateway: gateways.Gateway, reason: str) -> bool:
+async def is_not_ready(gateway: in_process.RunningGateway, reason: str) -> bool:
     status, text = await gateway.readiness()
     return status == 503 and reason in text
 
 
-async def is_ready_but_refuses_visits(gateway: gateways.Gateway) -> bool:
-    status, text = await gateway.readiness()
-    return status == 200 and "visits get 503 (LowDisk)" in text
+async def start(folder: Path) -> None:
+    """Start a gateway, let it accept a visit, and stop it."""
+    async with in_process.running(folder, gateways.one_route("http://127.0.0.1:1")) as gateway:
+        assert await Poster(gateway).post() == 200
 
 
-def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
-    assert code == 1
-    text = gateway.log.read_text()
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text
-
-
-async def stored(gateway: gateways.Gateway, count: int = 50, *, clean: bool = True) -> None:
-    """Create a store with this many visits by a gateway that stopped or was killed."""
-    await gateway.start()
-    poster = Poster(gateway, padding=2_000)
-    assert set(await poster.post_together(count)) == {200}
-    await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the delivery of everything")
-    if clean:
-        assert await gateway.terminate() == 0
-    else:
-        await gateway.kill()
-
-
-async def launch_and_wait(gateway: gateways.Gateway) -> int:
-    gateway.log.write_text("")
-    await gateway.launch()
-    return await gateway.exit_code()
-
-
-async def test_second_gateway_on_the_same_data_is_rejected(tmp_path: Path, peer: receiver.Receiver) -> None:
-    (tmp_path / "second").mkdir()
-    async with gateways.Gateway(tmp_path, gateways.one_route(peer.url)) as first:
-        await first.start()
-        second = gateways.Gateway(tmp_path / "second", gateways.one_route(peer.url), data=first.data)
-        refuses(second, await launch_and_wait(second), "another gateway, or a command, uses", "--data")
-        (first.data / "lock").unlink()
-        refuses(second, await launch_and_wait(second), "another gateway, or a command, uses", "--data")
-        assert (await gateways.post(first.port, "/wifi", gateways.visit(1))).is_acknowledgement
-
-
-async def test_start_reports_a_file_locked_by_another_program(tmp_path: Path, peer: receiver.Receiver) -> None:
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url))
-    await stored(gateway)
-    with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
-        other.execute("begin immediate")
-        refuses(gateway, await launch_and_wait(gateway), "another program writes to")
-
-
-async def test_missing_install_key_is_rejected_and_not_replaced(tmp_path: Path, peer: receiver.Receiver) -> None:
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url))
-    await stored(gateway)
-    key = gateway.data / "install.key"
+async def test_missing_install_key_is_rejected_and_not_replaced(tmp_path: Path) -> None:
+    await start(tmp_path)
+    key = tmp_path / "data" / "install.key"
     key_bytes = key.read_bytes()
     key.unlink()
-    refuses(gateway, await launch_and_wait(gateway), "install key")
+    with pytest.raises(model.UsherError, match="install key"):
+        await start(tmp_path)
     assert not key.exists()
     key.write_bytes(key_bytes)
-    await gateway.start()
-    assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
-    await gateway.close()
+    await start(tmp_path)
 
 
 # Deleted, moved or replaced under the gateway
 
 
 async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
-    limits = server.ServerLimits(answer_seconds=3.0, header_seconds=2.5)
-    async with in_process.running(tmp_path, gateways.one_route(peer.url), limits) as gateway:
+    async with in_process.running(tmp_path, gateways.one_route(peer.url), SHORT) as gateway:
         poster = Poster(gateway)
         assert set(await poster.post_together(20)) == {200}
-        for suffix, is_replaced in itertools.product(("", "-wal", "-shm"), (False, True)):
+        for suffix, is_replaced in (("", False), ("", True), ("-wal", True), ("-shm", False)):
             file, away = gateway.store.path.with_name(f"{FILE}{suffix}"), tmp_path / "away"
             file.rename(away)
             if is_replaced:
@@ -309,29 +262,14 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer
         poster.check(peer)
 
 
-async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
-    async with gateways.Gateway(tmp_path, gateways.one_route(peer.url)) as gateway:
-        await gateway.start()
+async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path) -> None:
+    async with in_process.running(tmp_path, gateways.one_route("http://127.0.0.1:1")) as gateway:
+        data = gateway.store.path.parent
         assert (await gateway.readiness())[0] == 200
-        gateway.data.rename(tmp_path / "away")
+        data.rename(tmp_path / "away")
         assert (await gateway.readiness())[0] == 503
-        (tmp_path / "away").rename(gateway.data)
+        (tmp_path / "away").rename(data)
         assert (await gateway.readiness())[0] == 200
-        assert await gateway.terminate() == 0
-
-
-# Damage
-
-
-async def test_lost_log_is_rejected_until_a_person_decides(tmp_path: Path, peer: receiver.Receiver) -> None:
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url))
-    await stored(gateway, clean=False)
-    (gateway.data / f"{FILE}-wal").unlink()
-    refuses(gateway, await launch_and_wait(gateway), "is missing or damaged", str(gateway.data / "lock"))
-    (gateway.data / "lock").unlink()
-    await gateway.start()
-    assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
-    await gateway.close()
 
 
 def mount(*arguments: str | Path) -> bool:
@@ -339,20 +277,17 @@ def mount(*arguments: str | Path) -> bool:
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
 
 
-async def test_read_only_file_system_is_rejected_with_a_hint(tmp_path: Path, peer: receiver.Receiver) -> None:
-    gateway = gateways.Gateway(tmp_path, gateways.one_route(peer.url))
-    await stored(gateway)
-    if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
+async def test_read_only_file_system_is_rejected_with_a_hint(tmp_path: Path) -> None:
+    await start(tmp_path)
+    data = tmp_path / "data"
+    if os.geteuid() != 0 or not mount("--bind", data, data):
         # Permissions of the folder are not enough, because root can write anyway, and SQLite would raise another error.
         pytest.skip("a read-only mount needs root")
     try:
-        assert mount("-o", "remount,bind,ro", gateway.data)
-        assert await launch_and_wait(gateway) == 2
-        assert "Traceback" not in gateway.log.read_text()
-        assert "Read-only" in gateway.log.read_text()
-        assert mount("-o", "remount,bind,rw", gateway.data)
-        await gateway.start()
-        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        assert mount("-o", "remount,bind,ro", data)
+        with pytest.raises(model.UsherError, match="Read-only"):
+            await start(tmp_path)
+        assert mount("-o", "remount,bind,rw", data)
+        await start(tmp_path)
     finally:
-        await gateway.close()
-        unmount(gateway.data)
+        unmount(data)

@@ -159,11 +159,17 @@ def test_newer_schema_opens_only_if_it_allows_this_gateway(tmp_path: Path) -> No
 
 
 async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) -> None:
-    other: Any = bench.engine.make(bench.place, bench.clock)
-    with pytest.raises(model.StoreLockedError) as raised:
-        await other.open()
-    assert raised.value.hint
-    await other.close()
+    refused(bench.place, model.StoreLockedError)
+    (bench.place / "lock").unlink()  # by a person
+    assert "another gateway, or a command, uses" in str(refused(bench.place, model.StoreLockedError))
+
+
+def test_file_that_another_program_writes_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_MILLISECONDS", 10)
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        assert "another program writes to" in str(refused(tmp_path, model.StoreLockedError))
 
 
 async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.Bench) -> None:

@@ -3,9 +3,10 @@
 import random
 from pathlib import Path
 
-import aiohttp
+import structlog
 
-from support import gateways
+from support import gateway as in_process
+from support import gateways, wire
 
 MIB = 1024**2
 OTHER_HOST = "other.example"
@@ -36,21 +37,18 @@ CLASS: gateways.Manifest = {
 async def test_tenant_at_its_storage_limit_gets_503_and_others_do_not(tmp_path: Path) -> None:
     manifests = [CLASS, tenant("acme"), tenant("globex"), listener("loud", "acme", gateways.HOST)]
     manifests += [listener("quiet", "globex", OTHER_HOST)]
-    async with gateways.Gateway(tmp_path, manifests) as gateway:
-        await gateway.start()
-        padding = random.Random(1).randbytes(100_000).hex()  # at best, compressing it saves half
-        statuses = []
-        for number in range(20):
-            reply = await gateways.post(gateway.port, "/loud", gateways.visit(number, filling=padding))
-            statuses.append(reply.status)
-        assert statuses[0] == 200
-        assert statuses[-1] == 503
-        assert statuses == sorted(statuses)
-        (stored,) = gateway.store.rows("select sum(length(body)) from bodies")[0]
-        assert stored <= MIB
-        async with aiohttp.ClientSession() as session:
-            url = f"http://127.0.0.1:{gateway.port}/quiet"
-            async with session.post(url, data=gateways.visit(1), headers={"Host": OTHER_HOST}) as answer:
-                assert answer.status == 200
-        assert await gateway.terminate() == 0  # its end also writes the lines of the log that wait
-        assert gateway.log.read_text().count("storage_limit_reached") == 1
+    with structlog.testing.capture_logs() as logs:
+        async with in_process.running(tmp_path, manifests) as gateway:
+            padding = random.Random(1).randbytes(100_000).hex()  # at best, compressing it saves half
+            statuses = []
+            for number in range(20):
+                reply = await gateways.post(gateway.port, "/loud", gateways.visit(number, filling=padding))
+                statuses.append(reply.status)
+            assert statuses[0] == 200
+            assert statuses[-1] == 503
+            assert statuses == sorted(statuses)
+            (stored,) = gateway.store.rows("select sum(length(body)) from bodies")[0]
+            assert stored <= MIB
+            request = wire.request("/quiet", gateways.visit(1), host=OTHER_HOST)
+            assert (await wire.exchange(gateway.port, request)).acknowledges
+    assert [line["event"] for line in logs].count("storage_limit_reached") == 1
