@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from aiohttp import test_utils, web
 from prometheus_client import parser
 
 from support import gateway as support
 from support import leaks, waiting, wire
 from usher_gateway import model
+from usher_gateway.admin import tenants
 
 ROUTES = support.MANIFESTS.replace(
     "routes: []",
@@ -104,7 +106,8 @@ async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path
     assert last_arrival_after_restart == last_arrival > 1_700_000_000
 
 
-async def test_quota_and_silence_of_a_tenant(tmp_path: Path) -> None:
+async def test_quota_and_silence_of_a_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tenants, "_COUNT_SECONDS", 0.1)
     limited = ROUTES.replace("spec: {displayName: Acme}", "spec: {quota: {visitsPerMonth: 4}}")
     limited = limited.replace("tenantRef: {name: acme}", "tenantRef: {name: acme}\n  silence: {afterSeconds: 60}")
     async with support.running(tmp_path, limited) as gateway:
