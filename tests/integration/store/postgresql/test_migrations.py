@@ -137,7 +137,7 @@ async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database:
         query = "select 1 from pg_locks where not granted and relation = 'deliveries'::regclass"
         return await asyncio.to_thread(databases.server().rows, query, database)
 
-    for number in range(3):
+    for number in range(2):
         await waiting.until(waiters)
         accepted = await asyncio.wait_for(opened.accept(samples.arrival(f"during {number}")), 8)
         assert accepted.counted_as is model.CountedAs.Visit
