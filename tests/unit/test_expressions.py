@@ -228,11 +228,6 @@ def test_evaluations_with_patterns_write_no_log(caplog: pytest.LogCaptureFixture
     assert caplog.records == []
 
 
-def test_program_is_compiled_once() -> None:
-    first = expressions.compile_expression("visit.email == 'once'", "when")
-    assert expressions.compile_expression("visit.email == 'once'", "when") is first
-
-
 _PIECES = strategies.sampled_from(
     [
         *"()[]{}?:!-+.,'\"1\\\n\0éu😀",
@@ -300,13 +295,3 @@ def test_programs_in_memory_are_bounded_by_their_length() -> None:
     assert (first, "when") not in cache
     assert (others[-1], "when") in cache
     assert cache.get(first, "when") is not program
-
-
-def test_checked_expression_keeps_no_program() -> None:
-    source = "visit.email == 'checked'"
-    assert not expressions.is_checked(source, "when")
-    assert expressions.check_expression(source, "when") == []
-    assert expressions.is_checked(source, "when")
-    assert not expressions.is_compiled(source, "when")
-    expressions.compile_expression(source, "when")
-    assert expressions.is_compiled(source, "when")

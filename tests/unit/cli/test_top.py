@@ -142,12 +142,6 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     assert all(head in lines[1] for head in ("TENANT", "VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT"))
 
 
-def test_what_does_not_fit_is_marked_as_cut() -> None:
-    head, *_, sorts, _ = shown(screen_of(line("acme")), width=30).splitlines()
-    assert head.rstrip() == "title"
-    assert sorts.endswith("…")
-
-
 def test_table_scrolls_with_the_chosen_tenant() -> None:
     screen = screen_of(*(line(f"t{number:03}") for number in range(300)), sort="name")
     for _ in range(150):
@@ -157,15 +151,6 @@ def test_table_scrolls_with_the_chosen_tenant() -> None:
     for _ in range(400):
         screen.press("\x1b[B")
     assert "agency/t299" in shown(screen)
-
-
-def test_details_are_cut_to_the_screen() -> None:
-    screen = screen_of(line("acme"))
-    screen.press("\r")
-    screen.details = [f"line {number}" for number in range(100)]
-    text = shown(screen, height=10)
-    assert "line 5" in text
-    assert "line 6\n" not in text
 
 
 def reader_that(act: Callable[[], str]) -> Any:

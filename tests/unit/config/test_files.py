@@ -126,7 +126,8 @@ def test_namespace_is_forgotten_only_after_a_complete_reading() -> None:
 
 
 def test_folder_is_read_without_hidden_and_other_files(tmp_path: pathlib.Path) -> None:
-    for name in ("a.yaml", ".b.yaml", "notes.txt"):
+    (tmp_path / ".hidden").mkdir()
+    for name in ("a.yaml", ".b.yaml", ".b.yaml.swp", "b.yaml~", "#b.yaml#", "4913", "notes.txt", ".hidden/b.yaml"):
         (tmp_path / name).write_text(TENANT)
     reading = files.FileReader([tmp_path]).read()
     assert [loaded.file for loaded in reading.manifests.objects] == [str(tmp_path / "a.yaml")]

@@ -223,14 +223,6 @@ def test_delivery_expires_exactly_at_its_time_limit() -> None:
     assert not outcome.is_expired(delivery_samples.delivery(expires_at=0), NOW)
 
 
-def test_retry_without_retry_after_follows_the_schedule() -> None:
-    assert decided(delivery_samples.delivery(attempts=3)) == (model.SettledAs.Retry, NOW + 600 * SECOND)
-
-
-def test_slow_outcome_waits_at_least_ten_minutes() -> None:
-    assert decided(delivery_samples.delivery(), slow=True) == (model.SettledAs.Retry, NOW + 600 * SECOND)
-
-
 def test_delivery_ends_by_the_confirmed_time_and_is_due_by_the_clock() -> None:
     ahead = NOW + 20 * 52 * WEEK * SECOND
     delivery = delivery_samples.delivery(started_at=NOW, expires_at=NOW + 3600 * SECOND)

@@ -317,21 +317,6 @@ def test_delivery_in_an_open_lane_starts_when_the_trial_is_due() -> None:
     assert len(started(scheduler, 60 * SECOND)) == 1
 
 
-def test_lane_starts_slowly_after_a_successful_trial() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
-    open_circuit(scheduler, "n/a", 0)
-    assert scheduler.offer(entry(), 60 * SECOND)
-    finish(scheduler, started(scheduler, 60 * SECOND), outcome.DELIVERED, 60 * SECOND)
-    for _ in range(60):
-        assert scheduler.offer(entry(), 61 * SECOND)
-    widths = []
-    for _ in range(5):
-        running = started(scheduler, 61 * SECOND)
-        widths.append(len(running))
-        finish(scheduler, running, outcome.DELIVERED, 61 * SECOND)
-    assert widths == [1, 2, 4, 8, 8]
-
-
 def test_unsent_attempt_does_not_change_the_circuit() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     open_circuit(scheduler, "n/a", 0)

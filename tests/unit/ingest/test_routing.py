@@ -228,34 +228,6 @@ def test_shadow_route_stops_evaluating_a_slow_transform(evaluate_at: Evaluate) -
 # Plans that need no body
 
 
-def test_constant_routes_are_planned_once() -> None:
-    planning = ingest_samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
-    first, second = planning.plan(BODY), planning.plan(at(3), ingest_samples.NOON + HOUR)
-    assert first is second
-    assert planning.plan(BODY, hold=Hold.TokenHeld) is not first
-    assert [plan.hold for plan in planning.plan(BODY, hold=Hold.TokenHeld)[0]] == [Hold.TokenHeld, None, Hold.TokenHeld]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"when": TRUE},
-        {"once_per": once("Day")},
-        {"deliver_within_seconds": 60},
-        {"state": "Shadow", "transform": "visit.email"},
-    ],
-)
-def test_routes_that_depend_on_the_visit_are_planned_each_time(changes: dict[str, Any]) -> None:
-    planning = ingest_samples.planner(crm(**changes))
-    assert planning.plan(BODY) is not planning.plan(BODY)
-
-
-def test_plans_have_the_order_of_routes() -> None:
-    names = ["c", "a", "b"]
-    plans, _ = ingest_samples.planner(*[documents.Route(name, "agency/crm") for name in names]).plan(BODY)
-    assert [plan.route.route for plan in plans] == names
-
-
 # Once per
 
 

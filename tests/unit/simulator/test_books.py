@@ -4,7 +4,7 @@ import array
 
 import pytest
 
-from usher_gateway.simulator import books, settings, terminal
+from usher_gateway.simulator import books
 
 Outcome = books.RequestOutcome
 
@@ -76,27 +76,6 @@ def test_listener_that_answered_everything_survives_if_its_url_is_https() -> Non
     assert "not https" in books.judge_books(answered, context).lines[-1]
     context = books.SimulationContext(verified=False)
     assert "not checked" in books.judge_books(answered, context).lines[-1]
-
-
-def test_books_without_an_answer_show_no_times() -> None:
-    unanswered = books.SenderBooks(name="x", visits=1, sent=1, unreachable=1)
-    rows = terminal.books_table(books.SimulationBooks(listeners=[unanswered])).columns[1].cells
-    assert "no answer" in list(rows)
-
-
-def test_urls_stay_whole_in_the_report_of_several_listeners(capsys: pytest.CaptureFixture[str]) -> None:
-    urls = [f"https://hooks-{number}.{'customers.' * 8}example.com/hooks/purple.php" for number in (1, 2)]
-    listeners = [books.SenderBooks(name=url) for url in urls]
-    report = terminal.Report(
-        survives=True,
-        verdicts=tuple(_judge(listener) for listener in listeners),
-        books=books.SimulationBooks(listeners=listeners),
-    )
-    options = settings.SimulatorSettings(targets=tuple(settings.SimulatorTarget(url=url) for url in urls))
-    terminal.show_report(options, report, as_json=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["The sender's books", f"  1: {urls[0]}", f"  2: {urls[1]}"]
-    assert all(any(line.startswith(f"{url}: ") for line in lines) for url in urls)
 
 
 def test_listener_with_successful_retries_survives_with_remarks() -> None:

@@ -21,15 +21,6 @@ def test_rule_applies_from_its_begin_until_before_its_end() -> None:
     assert rules.at("/b", 15) is USUAL
 
 
-def test_newest_rule_of_the_path_takes_precedence() -> None:
-    rules = receiving.Rules(USUAL)
-    rules.add("/a", _rule(DOWN, 0))
-    rules.add("*", _rule(SLOW, 5))
-    assert (rules.at("/a", 6), rules.at("/b", 6), rules.at("/b", 4)) == (DOWN, SLOW, USUAL)
-    rules.add("/a", _rule(USUAL, 7))
-    assert rules.at("/a", 8) is USUAL
-
-
 def test_rule_without_an_end_applies_again_after_a_temporary_one() -> None:
     rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(SLOW, 0))
@@ -86,11 +77,3 @@ def test_paths_beyond_the_limit_are_counted_together() -> None:
         counted.take(f"/{number}", "")
     assert len(counted.counts) == receiving.MAX_PATHS + 1
     assert counted.counts[receiving.OTHER_PATHS].taken == 50
-
-
-@pytest.mark.parametrize("signature", list(receiving.Signature))
-def test_every_signature_result_is_counted(signature: receiving.Signature) -> None:
-    counts = receiving.PathCounts()
-    receiving.note_signature(counts, signature)
-    assert counts.signatures_good + counts.signatures_wrong == 1
-    assert (counts.signatures_wrong == 0) is (signature is receiving.Signature.Good)

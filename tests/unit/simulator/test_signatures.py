@@ -22,9 +22,11 @@ def _signed(body: str, secret: str = SECRET, at: int = NOW) -> dict[str, str]:
     return {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
 
 
-@hypothesis.given(strategies.text(max_size=200), strategies.binary(min_size=24, max_size=64))
+PRINTABLE = strategies.characters(categories=("L", "N", "P", "S"))
+
+
+@hypothesis.given(strategies.text(PRINTABLE, max_size=200), strategies.binary(min_size=24, max_size=64))
 def test_signature_of_the_reference_library_is_good(body: str, key: bytes) -> None:
-    hypothesis.assume(body.isprintable())
     secret = "whsec_" + base64.b64encode(key).decode()
     headers = _signed(body, secret)
     assert (

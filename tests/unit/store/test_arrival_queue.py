@@ -48,16 +48,6 @@ def test_busy_tenants_keep_their_turn() -> None:
     assert (queued.entries, queued.bytes) == (0, 0)
 
 
-def test_repeated_put_back_keeps_the_number_of_spare_queues() -> None:
-    queued = ArrivalQueue(QueueLimits())
-    for number in range(3):
-        queued.push(entry(f"tenant {number}"))
-    for _ in range(50):
-        queued.put_back(queued.draw())
-    assert len(queued._spare) <= 3
-    assert len(queued.draw()) == 3
-
-
 @pytest.mark.parametrize(
     "limits", [QueueLimits(entries=64, tenant_entries=16), QueueLimits(bytes=512, tenant_bytes=128)]
 )
