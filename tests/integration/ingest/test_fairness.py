@@ -64,20 +64,20 @@ async def test_rate_limit_affects_only_the_flooded_listener(tmp_path: Path) -> N
         data = wire.request(gateway.target("agency/flooded"), visit(1))
         floods = [asyncio.create_task(_flood(gateway, data, is_over)) for _ in range(64)]
         started = time.monotonic()
-        seconds = await _post_calmly(gateway, 100)
+        seconds = await _post_calmly(gateway, 50)
         lasted = time.monotonic() - started
         is_over.set()
         floods_statuses = await asyncio.gather(*floods)
-        assert seconds[int(len(seconds) * 0.99)] < 4.0
+        assert seconds[-1] < 4.0
         served = sum(statuses.get(200, 0) for statuses in floods_statuses)
         shed = sum(statuses.get(503, 0) for statuses in floods_statuses)
         assert served <= RATE * (lasted + 2)
         assert shed > served
         counted = gateway.counted()
         assert counted["refused:RateLimited"] == shed
-        assert counted["visit"] + counted["repeat"] == served + 100
+        assert counted["visit"] + counted["repeat"] == served + 50
         assert await gateway.meters("flooded") == {"visits": 1, "repeats": served - 1, "refused": shed}
-        assert await gateway.meters("wifi") == {"visits": 100}
+        assert await gateway.meters("wifi") == {"visits": 50}
 
 
 async def test_listener_over_its_rate_is_refused_after_a_second(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_refusals_of_a_flood_wait_and_give_way(tmp_path: Path, monkeypatch
 async def test_requests_behind_a_refusal_that_waits_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 0.2)
+    monkeypatch.setattr(pipeline, "_REFUSALS_PER_SECOND", 1.0)
     refused = wire.request("/nowhere", visit(1))
     async with gateways.running(tmp_path) as gateway, wire.connect(gateway.port) as connection:
         public = gateway.gateway.server
