@@ -37,24 +37,15 @@ def address_of(engine: str, tmp_path: Path, database_name: str) -> str:
     return str(tmp_path / "sqlite" / "data") if engine == "sqlite" else databases.server().dsn(database_name)
 
 
-@pytest.mark.parametrize(("source", "target"), [("sqlite", "postgresql"), ("postgresql", "sqlite")])
-async def test_visits_are_delivered_once_over_a_copy(
-    tmp_path: Path, database_name: str, source: str, target: str
-) -> None:
-    for engine in (source, target):
+async def test_visits_are_delivered_once_over_a_copy(tmp_path: Path, database_name: str) -> None:
+    for engine in ("sqlite", "postgresql"):
         (tmp_path / engine).mkdir()
-    command = ["copy", "--from", address_of(source, tmp_path, database_name)]
-    command += ["--to", address_of(target, tmp_path, database_name)]
+    command = ["copy", "--from", address_of("sqlite", tmp_path, database_name)]
+    command += ["--to", address_of("postgresql", tmp_path, database_name)]
     bodies = [gateways.visit(number) for number in range(30)]
     async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
-        old, new = [
-            gateways.Gateway(
-                tmp_path / engine,
-                gateways.one_route(url),
-                database=database_name if engine == "postgresql" else None,
-            )
-            for engine, url in ((source, "http://127.0.0.1:1"), (target, peer.url))
-        ]
+        old = gateways.Gateway(tmp_path / "sqlite", gateways.one_route("http://127.0.0.1:1"))
+        new = gateways.Gateway(tmp_path / "postgresql", gateways.one_route(peer.url), database=database_name)
         async with old, new:
             await old.start(USHER_INSTALL_KEY=INSTALL_KEY)
             answers = [await gateways.post(old.port, "/wifi", body) for body in bodies]
