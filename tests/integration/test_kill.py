@@ -7,7 +7,7 @@ import pytest
 from support import kills
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.timeout(90)
 async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int) -> None:
     await kills.one_round(tmp_path, seed)
