@@ -148,19 +148,6 @@ def test_make_targets_that_a_page_names_exist() -> None:
     assert [(source.shown(page), target) for page, target in named if target not in targets] == []
 
 
-def test_commands_are_found_in_blocks_and_in_backticks() -> None:
-    block = (
-        "```sh\n$ usher check a # b\nX=1 .venv/bin/usher simulate \\\n  $(usher url f)\n```\n```python\nusher no\n```\n"
-    )
-    text = f"Say `usher run x --data d`.\n{block}"
-    assert list(commands_in(text, "usher")) == [
-        ["check", "a"],
-        ["simulate", "…"],
-        ["url", "f"],
-        ["run", "x", "--data", "d"],
-    ]
-
-
 def test_architecture_page_is_short_and_names_no_line_numbers() -> None:
     text = ARCHITECTURE.read_text("utf-8")
     assert len(text.splitlines()) < 150

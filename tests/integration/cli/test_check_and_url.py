@@ -43,19 +43,6 @@ def test_check_reports_every_problem_with_line_and_hint(tmp_path: pathlib.Path) 
     assert [(problem["line"], problem["path"]) for problem in told] == [(4, "spec.state"), (4, "spec.timezone")]
 
 
-def test_check_evaluates_expressions_on_sample_bodies(tmp_path: pathlib.Path) -> None:
-    text = (ROOT / "examples" / "quickstart.yaml").read_text()
-    for when, code, word in (
-        ("visit.email", 1, "NotBoolean"),
-        ("body.user.venue.id == 3", 0, "NoSuchField"),
-        ("visit.visitCount > 2", 0, "NoSuchOverload"),
-    ):
-        file = tmp_path / "a.yaml"
-        file.write_text(text.replace("destinationRef: {name: crm}", f"destinationRef: {{name: crm}}\n    when: {when}"))
-        done = usher("check", file)
-        assert (done.code, word in done.out) == (code, True), done.out
-
-
 def test_missing_or_unreadable_path_is_reported_without_a_line(tmp_path: pathlib.Path) -> None:
     unreadable = tmp_path / ("a" * 300)  # its name is too long; as root nothing is forbidden
     for path in (tmp_path / "absent.yaml", unreadable):
@@ -174,11 +161,6 @@ def test_url_reads_the_default_data_folder_of_the_gateway(tmp_path: pathlib.Path
     assert (printed_again.code, printed_again.out) == (0, printed.out)
 
 
-def test_each_command_has_help_with_an_example() -> None:
-    for command in ("check", "url"):
-        assert f"usher {command}" in usher(command, "--help").out.partition("Example:")[2]
-
-
 def test_wrong_log_flags_exit_with_code_2(tmp_path: pathlib.Path) -> None:
     for flag, value in (("--log-level", "loud"), ("--log-format", "xml")):
         done = usher("run", "examples/quickstart.yaml", "--data", tmp_path, flag, value)
@@ -203,30 +185,6 @@ def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
         file.write_text(broken)
         done = usher("check", file)
         assert (done.code, hint in done.out) == (1, True), done.out
-
-
-def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
-    lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").out.splitlines()]
-    first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
-    assert lines[first + 1].startswith("there is a problem, else 0. Warnings, notices and moved addresses do not count")
-
-
-def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
-    text = (ROOT / "examples" / "quickstart.yaml").read_text()
-    name = re.search(r"routes:\n +- *\{? *name: ([-a-z]+)", text)
-    assert name is not None
-    file = tmp_path / "a.yaml"
-    file.write_text(text.replace(name[0], name[0].replace(name[1], "Bad_Name")))
-    done = usher("check", file)
-    assert "routes[0].name: does not have the right form" in done.out
-    assert "lower-case letters and digits, with `-` in between" in done.out
-
-
-def test_check_says_what_a_missing_field_is_for() -> None:
-    file = (
-        "apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\nspec: {hostname: a.example}\n"
-    )
-    assert "must have `controllerName`\n    The install that serves this class" in usher("check", "-", piped=file).out
 
 
 def test_mistakes_of_flags_are_reported_in_one_style() -> None:

@@ -292,12 +292,6 @@ async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served:
     assert json.loads(await served.output_of("deliveries", "show", held["id"], "-o", "json"))
 
 
-async def test_empty_selection_requires_all(served: admin_port.Served) -> None:
-    for command in (["deliveries", "cancel"], ["visits", "replay"], ["quarantine", "release"]):
-        run = await served.command(*command)
-        assert (run.code, "--all" in run.err) == (2, True)
-
-
 async def test_check_against_a_gateway_lists_the_urls_that_an_edit_moves(
     served: admin_port.Served, tmp_path: Path
 ) -> None:
@@ -379,14 +373,6 @@ async def test_rows_are_listed_by_namespace_and_visit(served: admin_port.Served)
     assert [row["id"] for row in json.loads(listed)["rows"]] == [dead["id"]]
     run = await served.command("deliveries", "list", "--visit", dead["id"])
     assert (run.code, "there is no such visit" in run.err) == (2, True)
-
-
-@pytest.mark.parametrize("command", ["usage", "listeners", "visits list", "deliveries redrive"])
-async def test_help_shows_an_example_and_the_variables(command: str) -> None:
-    run = await command_line.usher(*command.split(), "--help")
-    assert run.code == 0
-    assert f"usher {command.split(maxsplit=1)[0]}" in run.out.split("Example:")[1]
-    assert "USHER_ADMIN" in run.out
 
 
 async def test_environment_proxies_never_see_the_token(served: admin_port.Served) -> None:

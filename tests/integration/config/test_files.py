@@ -126,33 +126,6 @@ async def test_symlink_swap_of_a_mounted_volume_is_followed(tmp_path: pathlib.Pa
         await follower.until(suspended(follower, "a"))
 
 
-async def test_bad_edit_keeps_the_last_good_version(tmp_path: pathlib.Path) -> None:
-    bad, good = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    bad.write_text(TENANT + listener("a"))
-    good.write_text(listener("b"))
-    async with following(tmp_path) as follower:
-        await follower.until_runs("a", "b")
-        bad.write_text(TENANT + listener("a").replace("tenantRef", "tenantref"))
-        await follower.until(lambda: bool(follower.source.configuration.rejected))
-        assert {problem.line for problem in follower.source.configuration.rejected} == {8}
-        good.write_text(listener("b", "Suspended"))
-        await follower.until(suspended(follower, "b"))
-        assert follower.listeners == ["a", "b"]
-        bad.write_text(TENANT + listener("a", "Suspended"))
-        await follower.until(suspended(follower, "a"))
-        assert follower.source.configuration.rejected == ()
-
-
-async def test_syntax_error_removes_nothing(tmp_path: pathlib.Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text(TENANT + listener("a") + listener("b"))
-    async with following(tmp_path) as follower:
-        await follower.until_runs("a", "b")
-        file.write_text(TENANT + listener("a") + "kind: [")
-        await follower.until(lambda: bool(follower.source.configuration.rejected))
-        assert names_of(follower.source.configuration.snapshot) == ["a", "b"]
-
-
 async def test_deleted_file_and_deleted_object_are_removed(tmp_path: pathlib.Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text(TENANT + listener("a") + listener("b"))
@@ -195,46 +168,6 @@ async def test_no_snapshot_before_anything_can_run(tmp_path: pathlib.Path) -> No
         folder.mkdir()
         (folder / "a.yaml").write_text(TENANT + listener("a"))
         await follower.until_runs("a")
-
-
-async def test_hidden_files_and_editor_files_are_not_read(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
-    for name in (".b.yaml", ".b.yaml.swp", "b.yaml~", "#b.yaml#", "4913", "b.txt"):
-        (tmp_path / name).write_text(listener("b"))
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / ".hidden" / "b.yaml").write_text(listener("b"))
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "c.yml").write_text(listener("c"))
-    async with following(tmp_path) as follower:
-        await follower.until_runs("a", "c")
-
-
-async def test_unreadable_file_keeps_its_objects(tmp_path: pathlib.Path) -> None:
-    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    first.write_text(TENANT + listener("a"))
-    second.write_text(listener("b"))
-    async with following(tmp_path) as follower:
-        await follower.until_runs("a", "b")
-        second.unlink()
-        second.symlink_to("nowhere.yaml")
-        first.write_text(TENANT + listener("a", "Suspended"))
-        await follower.until(suspended(follower, "a"))
-        assert follower.listeners == ["a", "b"]
-        assert any(problem.file == str(second) for problem in follower.source.configuration.rejected)
-
-
-async def test_file_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text(TENANT + listener("a") + listener("b"))
-    async with following(tmp_path, settle_seconds=1.0) as follower:
-        await follower.until_runs("a", "b")
-        with file.open("w") as written:
-            for piece in (TENANT, listener("a", "Suspended"), listener("b")):
-                written.write(piece)
-                written.flush()
-                await asyncio.wait([follower._task], timeout=0.01)
-        await follower.until(suspended(follower, "a"))
-        assert all(names_of(snapshot) == ["a", "b"] for snapshot in follower.snapshots)
 
 
 async def test_edit_that_fails_to_compile_keeps_the_configuration(

@@ -209,30 +209,6 @@ async def test_peer_that_reads_nothing_is_a_timeout(client: DestinationClient) -
         assert (await attempt(client, peer.url(), b"x" * 32 * MEGABYTE)).error is SendError.Timeout
 
 
-async def test_unasked_bytes_close_the_idle_connection() -> None:
-    client, pushed = sending(), asyncio.Event()
-
-    async def pushes(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await peer.read(reader)
-        first = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-        writer.write(first if peer.connections == 1 else b"HTTP/1.1 204 Real\r\n\r\n")
-        if peer.connections == 1:
-            await pushed.wait()
-            writer.write(b"HTTP/1.1 500 Forged\r\nContent-Length: 0\r\n\r\n")
-            await reader.read(1)
-        else:
-            await asyncio.Event().wait()
-
-    async with peers.serving(pushes) as peer:
-        assert (await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)).status == 200
-        pushed.set()
-        async with asyncio.timeout(60):
-            while client.idle_connections:  # noqa: ASYNC110 - the client sends no event when a connection ends
-                await asyncio.sleep(0.001)
-        assert (await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)).status == 204
-    await client.close()
-
-
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("body", [b"hello", b"HTTP/1.1 200 Forged\r\nContent-Length: 0\r\n\r\n"])
 @pytest.mark.parametrize("header", ["", "Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])

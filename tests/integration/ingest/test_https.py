@@ -234,15 +234,6 @@ def test_unusable_file_is_logged_once_and_not_read_again(tmp_path: Path) -> None
     assert [line["file"] for line in lines if line["event"] == "certificate_not_loaded"] == [str(broken / "tls.crt")]
 
 
-def test_log_names_the_key_that_is_missing(tmp_path: Path) -> None:
-    _secret(tmp_path, "good", certificates.make("good", ACME))
-    key = _secret(tmp_path, "new", certificates.make("new", ACME)) / "tls.key"
-    key.unlink()
-    with structlog.testing.capture_logs() as lines:
-        ingest_certificates.Certificates(None, tmp_path)
-    assert [(line["event"], line["file"]) for line in lines] == [("certificate_not_loaded", str(key))]
-
-
 async def test_no_other_certificate_replaces_the_default_for_its_name(tmp_path: Path) -> None:
     """A customer's file could claim the platform's own name, with a certificate that no client trusts."""
     folder = tmp_path / "customers"

@@ -75,14 +75,6 @@ async def test_incomplete_body_of_an_upgrade_is_refused_at_once(gateway: gateway
     assert gateway.counted() == {"refused:Disconnected": 1}
 
 
-async def test_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -> None:
-    async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.request(gateway.target(), segments.visit(1, 100_000)))
-        assert (await connection.answer()).acknowledges
-        held = [item for item in gc.get_objects() if isinstance(item, server.Request)]
-        assert all(request.content.at_eof() for request in held)
-
-
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_body_in_thousands_of_tiny_chunks_is_refused(gateway: gateways.RunningGateway, is_known: bool) -> None:
     """Each chunk takes as long as 100 bytes of a body, so a few senders could stop the event loop."""

@@ -115,47 +115,6 @@ async def test_stop_does_not_wait_for_a_hanging_answer(receiving: simulator.Rece
         assert await hanging == b""
 
 
-async def test_reset_behaviour_resets_the_connection(receiving: simulator.Receiver) -> None:
-    receiving.set_behaviour("/x", simulator.Behaviour(kind="Reset"))
-    with pytest.raises(ConnectionResetError):
-        await _raw(receiving.port)
-
-
-async def test_garbage_behaviour_is_not_http(receiving: simulator.Receiver) -> None:
-    receiving.set_behaviour("/x", simulator.Behaviour(kind="Garbage"))
-    got = await _raw(receiving.port)
-    assert got
-    assert not got.startswith(b"HTTP/")
-    assert b"HTTP/1.1" not in got
-
-
-async def test_drip_behaviour_answers_byte_by_byte(
-    receiving: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("usher_gateway.simulator.receiver._DRIP_SECONDS", 0.1)
-    receiving.set_behaviour("/x", simulator.Behaviour(kind="Drip"))
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    reader, writer = await asyncio.open_connection("127.0.0.1", receiving.port)
-    writer.write(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
-    async with asyncio.timeout(60):
-        assert await reader.readexactly(4) == b"HTTP"
-    assert loop.time() - started > 0.25
-    writer.close()
-
-
-async def test_huge_answer_has_its_declared_length(
-    receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("usher_gateway.simulator.receiver.HUGE_BYTES", 3_000_001)
-    receiving.set_behaviour("/x", simulator.Behaviour(kind="Huge"))
-    async with session.post(f"{receiving.url}/x") as response:
-        assert len(await response.read()) == 3_000_001
-    async with session.post(f"{receiving.url}/x") as response:
-        response.close()
-    assert receiving.counts("/x").taken == 2
-
-
 async def test_too_large_body_is_rejected_and_not_kept(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,20 +146,6 @@ async def test_invalid_control_command_is_answered_with_the_reason(
             assert response.status == 400
             assert (await response.json())["detail"]
     assert await _post(session, f"{receiving.url}/x") == 200
-
-
-async def test_restart_keeps_port_and_counts(session: aiohttp.ClientSession) -> None:
-    receiving = simulator.Receiver()
-    await receiving.start()
-    port = receiving.port
-    await _post(session, f"{receiving.url}/x")
-    await receiving.stop()
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await _post(session, f"{receiving.url}/x")
-    await receiving.start()
-    await _post(session, f"{receiving.url}/x")
-    await receiving.stop()
-    assert (receiving.port, receiving.counts("/x").received) == (port, 2)
 
 
 async def test_port_in_use_is_reported_with_a_hint(receiving: simulator.Receiver) -> None:

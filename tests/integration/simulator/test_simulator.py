@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local_cluster import ports
-from support import command_line, peers, waiting
+from support import peers, waiting
 from usher_gateway import model, simulator
 from usher_gateway.simulator import books
 
@@ -227,16 +227,6 @@ async def test_concurrency_is_limited(listener: simulator.Receiver) -> None:
     assert result.listeners[0].behind_seconds > 0.1
 
 
-async def test_patience_ends_a_run_without_acknowledgements(listener: simulator.Receiver) -> None:
-    listener.set_behaviour("/hook", _down(503))
-    settings = _settings(f"{listener.url}/hook", patience_seconds=0.4, disable_seconds=10**12)
-    result = await asyncio.wait_for(simulator.Simulator(settings).run(), 60)
-    (counted,) = result.listeners
-    _assert_balanced(counted)
-    assert (counted.disabled, counted.unacknowledged) == (False, 40)
-    assert counted.retries >= 40
-
-
 async def test_stop_returns_the_present_books_at_once(listener: simulator.Receiver) -> None:
     pattern = simulator.Pattern(authentications=100, duration_seconds=10 * SCALE, curve=simulator.FLAT)
     sending = simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern))
@@ -248,19 +238,6 @@ async def test_stop_returns_the_present_books_at_once(listener: simulator.Receiv
     _assert_balanced(counted)
     assert result.interrupted
     assert counted.never_sent == 100 - counted.acknowledged > 0
-
-
-async def test_hanging_request_is_cut_off_at_a_stop(
-    listener: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("usher_gateway.simulator.sender._GRACE_SECONDS", 0.05)
-    listener.set_behaviour("/hook", simulator.Behaviour(kind="Hang"))
-    sending = simulator.Simulator(_settings(f"{listener.url}/hook"))
-    running = asyncio.create_task(sending.run())
-    await waiting.until(lambda: _received(listener), lambda count: count == 40)
-    sending.stop()
-    (counted,) = (await asyncio.wait_for(running, 60)).listeners
-    assert (counted.cut_off, counted.sent, counted.unacknowledged) == (40, 0, 40)
 
 
 @pytest.mark.parametrize("url", ["hooks.example.com/x", "ftp://h/x", "https://", "https://u:p@h/x", "https://h:x/"])
@@ -329,19 +306,3 @@ async def test_ctrl_c_stops_the_command_and_prints_the_books(listener: simulator
     assert process.returncode == 1
     assert report["books"]["interrupted"] is True
     assert report["books"]["listeners"][0]["acknowledged"] == listener.counts("/hook").taken
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("not-a-url",),
-        ("http://127.0.0.1:9/x", "--connect", "nowhere"),
-        ("http://127.0.0.1:9/x", "--duration", "soon"),
-        ("http://127.0.0.1:9/x", "--basic", "user:hunter2"),
-        ("http://127.0.0.1:9/x", "--visits", "0"),
-    ],
-)
-def test_wrong_usage_exits_2_with_a_hint(flags: tuple[str, ...]) -> None:
-    run = command_line.run("simulate", *flags)
-    assert run.code == 2
-    assert "hunter2" not in run.out + run.err
