@@ -112,7 +112,7 @@ async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: recei
     with contextlib.closing(sqlite3.connect(":memory:")) as other:
         async with in_process.running(tmp_path, manifests(peer), limits) as gateway:
             assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
-            other.execute("attach ? as store", (str(gateway.store.path),))
+            other.execute("attach ? as store", (str(gateway.file),))
             other.execute("begin immediate")
             posting = asyncio.create_task(gateways.post(gateway.port, "/hook", gateways.visit(2)))
             await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted)

@@ -8,11 +8,11 @@ from typing import Any
 
 import aiohttp
 
-from support import gateways, leaks, waiting, wire
+from support import databases, gateways, leaks, waiting, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
 from usher_gateway.ingest import server
-from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite import database as sqlite
 
 HOST = "hooks.test"
 
@@ -79,9 +79,15 @@ class RunningGateway:
         gateways.write_manifests(self.manifests, manifests)
 
     @property
-    def store(self) -> gateways.StoreFile:
-        """The content of the database file."""
-        return gateways.StoreFile(self.gateway.settings.data / database.FILE_NAME)
+    def file(self) -> Path:
+        """The database file, if the store is SQLite."""
+        return self.gateway.settings.data / sqlite.FILE_NAME
+
+    @property
+    def store(self) -> gateways.StoreData:
+        """The content of the store, in its file or in its database."""
+        dsn = self.gateway.settings.store
+        return gateways.StoreFile(self.file) if dsn is None else gateways.StoreDatabase(databases.name_in(dsn))
 
     async def wait_configured(self, listener: str = "agency/wifi") -> None:
         await waiting.wait_until(lambda: listener in self.gateway.snapshot.listeners)
@@ -124,9 +130,14 @@ async def running(
     manifests: str | Sequence[gateways.Manifest] = MANIFESTS,
     limits: server.ServerLimits | None = None,
     environment: Mapping[str, str] | None = None,
+    database: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Run a gateway for the duration of a ``with`` block; then search its metrics and store for personal data."""
+    """Run a gateway for the duration of a ``with`` block; then search its metrics and store for personal data.
+
+    Args:
+        database: Name of its PostgreSQL database. Without one, its store is SQLite.
+    """
     file = folder / "manifests.yaml"
     if isinstance(manifests, str):
         file.write_text(manifests)
@@ -142,6 +153,8 @@ async def running(
         "attempts_min_free_bytes": 0,
         "drain_seconds": 2.0,
     } | settings
+    if database is not None:
+        given |= {"store": databases.gateway_dsn(database), "migrate": False}
     if limits is not None:
         given["limits"] = limits
     gateway = app.Gateway(all_settings.Settings(**given), dict(environment or {}))
@@ -169,7 +182,7 @@ async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> Non
     assert gateway.started.is_set()
 
 
-def _search_stored_texts(store: gateways.StoreFile) -> None:
+def _search_stored_texts(store: gateways.StoreData) -> None:
     for (text,) in store.rows("select distinct error from deliveries"):
         leaks.PERSONAL_DATA.search("a delivery's error", text)
     for table, column in (("listeners", "listener"), ("destinations", "key"), ("meta", "value")):

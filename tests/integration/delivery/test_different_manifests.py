@@ -4,13 +4,16 @@ tests/integration/store/postgresql/test_known_destinations.py tries the cases th
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import test_utils, web
 
+from support import gateway as in_process
 from support import gateways, waiting
+from usher_gateway.store.postgresql import ownership
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -45,31 +48,29 @@ def manifests(peer: Peer, *, with_destination: bool = True) -> list[gateways.Man
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, database: str) -> AsyncIterator[list[gateways.Gateway]]:
-    """Two gateways on one database that are not started yet."""
-    fleet = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        fleet.append(gateways.Gateway(tmp_path / name, [], database=database))
-    yield fleet
-    for gateway in fleet:
-        await gateway.close()
-
-
-async def start(pair: list[gateways.Gateway]) -> None:
-    for gateway in pair:
-        await gateway.start(USHER_INSTALL_KEY=KEY)
-    joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-    await waiting.wait_until(lambda: pair[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
+async def pair(
+    tmp_path: Path, database: str, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[list[in_process.RunningGateway]]:
+    """Two gateways on one database, each with its share of the limits."""
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.2)
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            gateway = in_process.running(
+                tmp_path / name, manifests(peer), environment={"USHER_INSTALL_KEY": KEY}, database=database
+            )
+            fleet.append(await stack.enter_async_context(gateway))
+        joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
+        await waiting.wait_until(lambda: fleet[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
+        yield fleet
+        peer.answers.set()
 
 
 async def test_deliveries_in_lanes_of_a_removed_destination_go_to_a_gateway_that_knows_it(
-    pair: list[gateways.Gateway], peer: Peer
+    pair: list[in_process.RunningGateway], peer: Peer
 ) -> None:
     first, second = pair
-    for gateway in pair:
-        gateway.configure(manifests(peer))
-    await start(pair)
     for number in range(4):
         assert (await gateways.post(second.port, "/crm", gateways.visit(number))).is_acknowledgement
     await waiting.wait_until(lambda: peer.requests == 1, 60, "the attempt that the others wait for")

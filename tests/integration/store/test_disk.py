@@ -200,7 +200,7 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
     async with in_process.running(tmp_path, gateways.one_route(peer.url), SHORT) as gateway:
         poster = Poster(gateway)
         assert await poster.post() == 200
-        with contextlib.closing(sqlite3.connect(gateway.store.path, isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(gateway.file, isolation_level=None)) as other:
             other.execute("begin immediate")
             posting = asyncio.create_task(poster.post())
             assert (await asyncio.wait({posting}, timeout=0.5))[0] == set()
@@ -247,7 +247,7 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer
         poster = Poster(gateway)
         assert set(await poster.post_together(20)) == {200}
         for suffix, is_replaced in (("", False), ("", True), ("-wal", True), ("-shm", False)):
-            file, away = gateway.store.path.with_name(f"{FILE}{suffix}"), tmp_path / "away"
+            file, away = gateway.file.with_name(f"{FILE}{suffix}"), tmp_path / "away"
             file.rename(away)
             if is_replaced:
                 shutil.copy(away, file)
@@ -264,7 +264,7 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(tmp_path: Path, peer
 
 async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path) -> None:
     async with in_process.running(tmp_path, gateways.one_route("http://127.0.0.1:1")) as gateway:
-        data = gateway.store.path.parent
+        data = gateway.file.parent
         assert (await gateway.readiness())[0] == 200
         data.rename(tmp_path / "away")
         assert (await gateway.readiness())[0] == 503
