@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from support import command_line, databases, engines, gateways, waiting
+from support import gateway as in_process
 from support.samples import NOW, arrival
 from usher_gateway import model
 from usher_gateway.simulator import receiver
@@ -172,29 +175,29 @@ async def test_store_in_the_folder_of_a_gateway_on_another_store_cannot_be_used(
     tmp_path: Path, database_name: str
 ) -> None:
     await asyncio.to_thread(make_store, "sqlite", tmp_path)
-    data, key = tmp_path / "sqlite" / "data", INSTALL_KEY
     source = address_of("sqlite", tmp_path, database_name)
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    old = gateways.Gateway(tmp_path / "old", [gateways.TENANT], data=data)
-    new = gateways.Gateway(tmp_path / "new", [gateways.TENANT], data=data, database=database_name)
-    async with old, new:
-        await old.start(USHER_INSTALL_KEY=key)
-        await new.launch(USHER_INSTALL_KEY=key)
-        assert await new.exit_code() == 1
-        assert "uses the SQLite store" in new.log_tail()
-        assert await old.terminate() == 0
-        await new.start(USHER_INSTALL_KEY=key)
-        assert "unused_store_found" in new.log_tail()
-        assert await new.terminate() == 0
 
+    def running(name: str, database: str | None = None) -> contextlib.AbstractAsyncContextManager[object]:
+        manifests, key = gateways.one_route("http://127.0.0.1:1"), {"USHER_INSTALL_KEY": INSTALL_KEY}
+        return in_process.running(tmp_path / name, manifests, environment=key, database=database, data=Path(source))
+
+    async with running("old"):
+        with pytest.raises(model.UsherError, match="uses the SQLite store"):
+            async with running("new", database_name):
+                pass
+    with structlog.testing.capture_logs() as logs:
+        async with running("new", database_name):
+            pass
+        assert "unused_store_found" in [line["event"] for line in logs]
         code, output = await usher("copy", "--from", source, "--to", str(tmp_path / "target"))
         assert code == 0, output
-        (tmp_path / "new" / "gateway.log").unlink()
-        await new.start(USHER_INSTALL_KEY=key)
-        assert "unused_store_found" not in new.log_tail()
-        code, output = await usher("copy", "--undo", "--yes", "--from", source)
-        assert (code, "another gateway, or a command, uses" in output) == (1, True)
+        logs.clear()
+        async with running("new", database_name):
+            code, output = await usher("copy", "--undo", "--yes", "--from", source)
+            assert (code, "another gateway, or a command, uses" in output) == (1, True)
+        assert "unused_store_found" not in [line["event"] for line in logs]
 
 
 def gateways_store(engine: str, tmp_path: Path, database_name: str) -> gateways.StoreData:
