@@ -16,7 +16,6 @@ from support import api_server, config_samples, followers, gateways, waiting, wi
 from support import gateway as harness
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
-from usher_gateway.admin import health
 
 INSTALL_KEY = b"k" * 32
 """The key of `config_samples.KEYS`."""
@@ -332,15 +331,3 @@ async def test_gateway_without_the_install_key_does_not_start(
         app.Gateway(settings, {})
     assert "USHER_INSTALL_KEY" in caught.value.hint
     assert not (tmp_path / "data" / "install.key").exists()
-
-
-async def test_first_caller_after_a_pause_gets_every_state(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.01)
-    monkeypatch.setattr(health, "_READER_TIMEOUT_SECONDS", 0.0)
-    server.put(followers.wrap(config_samples.listener("open")))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
-        assert await running_gateway.status("open", gateways.visit(1)) == 200
-        assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

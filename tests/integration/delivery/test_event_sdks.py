@@ -112,22 +112,6 @@ def rendered(form: str, route: model.RouteDefinition = delivery_samples.ROUTE, *
 
 
 @pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        ('{"name":"Zoë"}'.encode(), b"application/json;charset=UTF-8"),
-        ('\ufeff{"name":"Zoë"}'.encode(), b"application/json"),
-        ('{"name":"Zoë"}'.encode("utf-16"), b"application/json; charset=utf-16"),
-    ],
-    ids=["charset", "byte-order-mark", "utf-16"],
-)
-def test_sdk_reads_json_in_every_encoding(reader: Reader, form: str, body: bytes, content_type: bytes) -> None:
-    event = reader(rendered(form, body=body, content_type=content_type))
-    assert event.attributes["datacontenttype"] == "application/json"
-    assert event.data == {"name": "Zoë"}
-
-
-@pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
 def test_sdk_reads_a_body_that_is_not_json(reader: Reader, form: str) -> None:
     body = "Zoë, 12 visits".encode()
     event = reader(rendered(form, body=body, content_type=b"text/plain; charset=utf-8"))

@@ -53,13 +53,6 @@ async def test_connection_is_reused(client: DestinationClient) -> None:
         assert (peer.connections, client.idle_connections) == (1, 1)
 
 
-async def test_concurrent_requests_use_separate_connections(client: DestinationClient) -> None:
-    async with peers.serving(peers.answering(OK)) as peer:
-        answers = await asyncio.gather(*[client.send(request_to(peer.url()), 5) for _ in range(8)])
-        assert [answer.status for answer in answers] == [200] * 8
-        assert peer.connections == 8
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -82,14 +75,6 @@ async def test_answer_without_a_body_keeps_the_connection(client: DestinationCli
     async with peers.serving(peers.answering(f"HTTP/1.1 {status} X\r\n\r\n".encode())) as peer:
         for _ in range(2):
             assert (await client.send(request_to(peer.url()), 5)).status == status
-        assert peer.connections == 1
-
-
-async def test_chunked_answer_keeps_the_connection(client: DestinationClient) -> None:
-    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
-    async with peers.serving(peers.answering(answer)) as peer:
-        for _ in range(2):
-            assert (await client.send(request_to(peer.url()), 5)).body == b"ok"
         assert peer.connections == 1
 
 
@@ -207,14 +192,6 @@ async def test_lack_of_descriptors_closes_idle_connections(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (answer.error, client.idle_connections) == (SendError.ConnectError, 0)
-
-
-async def test_large_body_arrives_complete(client: DestinationClient) -> None:
-    body = bytes(range(256)) * 4096
-    async with peers.serving(peers.answering(OK)) as peer:
-        for _ in range(2):
-            assert (await client.send(request_to(peer.url(), body), 5)).status == 200
-    assert all(request.endswith(body) for request in peer.requests)
 
 
 async def test_each_address_of_a_name_is_checked(client: DestinationClient) -> None:

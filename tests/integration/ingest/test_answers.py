@@ -24,12 +24,6 @@ async def test_visit_is_acknowledged_for_any_method_with_a_body(gateway: gateway
     assert await gateway.meters() == {"visits": 3}
 
 
-async def test_second_arrival_of_a_visitor_is_a_repeat(gateway: gateways.RunningGateway) -> None:
-    for _ in range(2):
-        assert (await gateway.post(visit(7))).acknowledges
-    assert gateway.counted() == {"visit": 1, "repeat": 1}
-
-
 async def test_requests_without_content_are_probes(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         for method in ("GET", "HEAD", "OPTIONS", "GET"):
@@ -226,13 +220,6 @@ async def test_other_company_is_handled_by_company_check(tmp_path: Path) -> None
                 body = json.dumps({"user": {"id": user, "venue": {"company": {"id": company}}}}).encode()
                 assert (await gateway.post(body, f"agency/for-{check.lower()}")).acknowledges
             assert await gateway.meters(f"for-{check.lower()}") == meters
-
-
-async def test_suspended_listener_still_accepts(tmp_path: Path) -> None:
-    suspended = listener("wifi", "  state: Suspended\n  routes: []")
-    async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + suspended) as gateway:
-        assert (await gateway.post(visit(1))).acknowledges
-        assert gateway.counted() == {"visit": 1}
 
 
 async def test_old_tokens_are_accepted_until_they_expire(tmp_path: Path) -> None:

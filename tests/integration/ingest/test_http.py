@@ -18,14 +18,6 @@ def visit(user: int = 1) -> bytes:
     return json.dumps({"user": {"id": user, "firstName": leaks.PERSON, "venue": {"id": 9}}}).encode()
 
 
-async def test_connection_is_kept_for_many_requests(gateway: gateways.RunningGateway) -> None:
-    async with wire.connect(gateway.port) as connection:
-        for user in range(20):
-            await connection.send(wire.request(gateway.target(), visit(user)))
-            assert (await connection.answer()).acknowledges
-    assert gateway.counted() == {"visit": 20}
-
-
 async def test_pipelined_requests_are_answered_in_order(gateway: gateways.RunningGateway) -> None:
     targets = [gateway.target() if number % 3 else "/nowhere" for number in range(200)]
     async with wire.connect(gateway.port) as connection:
@@ -43,14 +35,6 @@ async def test_pipelined_requests_are_parsed_byte_by_byte(gateway: gateways.Runn
         assert (await connection.answer()).acknowledges
         await sending
     assert gateway.counted() == {"visit": 2}
-
-
-async def test_chunked_body_is_read(gateway: gateways.RunningGateway) -> None:
-    body = gzip.compress(visit())
-    pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
-    data = wire.chunked(gateway.target(), pieces, extra="Content-Encoding: gzip\r\n")
-    assert (await wire.exchange(gateway.port, data)).acknowledges
-    assert gateway.counted() == {"visit": 1}
 
 
 async def test_http_1_0_is_answered_and_closed(gateway: gateways.RunningGateway) -> None:

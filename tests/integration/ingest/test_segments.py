@@ -66,15 +66,6 @@ async def test_each_of_many_pipelined_requests_has_its_own_time(tmp_path: Path) 
     assert statuses == [200] * count
 
 
-async def test_incomplete_body_of_an_upgrade_is_refused_at_once(gateway: gateways.RunningGateway) -> None:
-    headers = {"Connection": "Upgrade", "Upgrade": "h2c"}
-    async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.request(gateway.target(), segments.visit(1), headers=headers)[:-5])
-        connection.send_eof()
-        assert (await connection.answer()).status == 400
-    assert gateway.counted() == {"refused:Disconnected": 1}
-
-
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_body_in_thousands_of_tiny_chunks_is_refused(gateway: gateways.RunningGateway, is_known: bool) -> None:
     """Each chunk takes as long as 100 bytes of a body, so a few senders could stop the event loop."""

@@ -174,10 +174,6 @@ async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: b
             return
 
 
-async def wait_answered(port: Port, count: int) -> None:
-    await waiting.wait_until(lambda: port.gateway.counted().get("refused:NotFound") == count)
-
-
 @pytest.mark.parametrize("end", ["reset", "end", "silence"])
 async def test_broken_connection_is_closed_and_delays_no_others(port: Port, end: str) -> None:
     files, rng = open_sockets(), random.Random(end)

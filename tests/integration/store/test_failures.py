@@ -164,15 +164,6 @@ async def test_unacknowledged_mark_survives_the_fold_of_its_content(bench: engin
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
 
 
-async def test_failed_checkpoint_restores_the_busy_timeout(bench: engines.Bench) -> None:
-    connection = failing(bench)
-    connection.fails = "pragma wal_checkpoint"
-    store: Any = bench.store
-    with pytest.raises(model.StoreUnavailableError):
-        await store._commits.run_job(sqlite_store.checkpoint_after_commit)
-    assert connection.execute("pragma busy_timeout").fetchone() == (database.BUSY_MILLISECONDS,)
-
-
 async def test_tenant_stores_at_most_as_much_as_it_leaves_free(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,13 +78,6 @@ async def test_damaged_file_is_rejected_with_a_hint(bench: engines.Bench, is_tru
     assert ".recover" in str(refused(bench.place, model.StoreCorruptError).hint)
 
 
-def test_rejected_folder_opens_after_it_is_repaired(tmp_path: Path) -> None:
-    (tmp_path / database.FILE_NAME).write_bytes(b"not a database at all" * 500)
-    refused(tmp_path, model.StoreCorruptError)
-    (tmp_path / database.FILE_NAME).unlink()
-    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
-
-
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "ceph"])
 def test_network_file_system_is_rejected(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "with space"
@@ -137,15 +130,6 @@ async def test_file_with_the_first_schema_is_migrated_with_its_rows(tmp_path: Pa
     await bench.store.close()
     open_writer(tmp_path / "new", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
-
-
-def test_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
-    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
-    numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
-    assert numbers == list(range(1, len(numbers) + 1))
-    with file_of(tmp_path) as connection:
-        (version,) = connection.execute("pragma user_version").fetchone()
-    assert version == numbers[-1] == database._SCHEMA_VERSION
 
 
 def test_newer_schema_opens_only_if_it_allows_this_gateway(tmp_path: Path) -> None:
@@ -406,27 +390,3 @@ async def test_long_query_does_not_delay_deliveries(bench: engines.Bench) -> Non
     finally:
         end.set()
         await asked
-
-
-# Lanes and a failing transaction
-
-
-async def test_claim_after_a_failed_transaction_is_recovered(bench: engines.Bench) -> None:
-    store: Any = bench.store
-    for content in "abc":
-        await bench.accept(samples.arrival(content))
-    await bench.reopen()  # moves all three to the backlog
-    store = bench.store
-    (first, second, third) = await bench.claim()
-    await store.defer([first.key, second.key, third.key])
-    await store.note_oldest_claimed()
-
-    def fail(opened: Transaction) -> None:
-        run_to_end(claims.claim(opened, "agency/crm", 1, 1000, NOW))
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        await run_job(bench, fail)
-    assert len(await bench.claim()) == 3
-    report = await bench.reopen(crash=True)
-    assert report.recovered == 3

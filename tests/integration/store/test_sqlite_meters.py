@@ -79,12 +79,6 @@ async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
 
 
-# Quotas
-
-MONTH = (NOW - samples.DAY, NOW + samples.DAY)
-QUOTA: dict[str, Any] = {"quota": 2, "quota_month": MONTH}
-
-
 async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:

@@ -1,7 +1,6 @@
-"""A connection that is lost during a commit, a server that is killed, and the statements of a visit."""
+"""A connection that is lost during a commit, and a server that is killed."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -265,40 +264,3 @@ async def test_store_that_cannot_be_reached_says_so(durable_server: PostgresServ
     absent = PostgresStore(PostgresSettings(durable_server.dsn("absent"), "k"), engines.Clock())
     with pytest.raises(model.ConfigurationError):
         await absent.open()
-
-
-# The cost of a visit
-
-
-async def test_accepted_and_delivered_visit_reads_nothing_back(bench: engines.Bench) -> None:
-    await bench.accept(samples.arrival("first"))  # names get their numbers once
-    statements: list[str] = []
-    with logged(engines.postgresql(bench.store), statements):
-        (accepted,) = await bench.accept(samples.arrival("a"))
-        bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
-        await bench.store.flush()
-    assert [" ".join(statement.split()[:3]) for statement in statements] == [
-        "begin",
-        "with content as",
-        "with arrival as",
-        "set local statement_timeout",
-        "begin",
-        "with new as",
-        "insert into attempts",
-        "insert into commits",
-        "set local statement_timeout",
-    ]
-
-
-@contextlib.contextmanager
-def logged(store: PostgresStore, statements: list[str]) -> Iterator[None]:
-    """Add every statement of a store to a list."""
-
-    def add(record: Any) -> None:
-        statements.append(record.query)
-
-    with contextlib.ExitStack() as stack:
-        for holder in store._pool._holders:
-            if holder._con is not None:
-                stack.enter_context(holder._con.query_logger(add))
-        yield

@@ -113,9 +113,3 @@ async def test_frequent_statements_scan_no_large_table(filled: str) -> None:
         if any(table in LARGE for tables in whole for table in tables):
             scans[name] = plan
     assert scans == {}
-
-
-def test_deliveries_are_vacuumed_after_two_percent_changed(database: str) -> None:
-    """A claim walks over the index entries of what left the backlog since the last vacuum."""
-    (row,) = databases.server().rows("select reloptions from pg_class where relname = 'deliveries'", database)
-    assert row[0] == ["autovacuum_vacuum_scale_factor=0.02"]
