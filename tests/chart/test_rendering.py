@@ -31,12 +31,6 @@ def test_chart_passes_helm_lint(values: Path) -> None:
     assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART), f"--values={values}", *without)
 
 
-@pytest.mark.parametrize("values", CASES, ids=lambda file: file.stem)
-def test_two_renderings_are_equal(values: Path) -> None:
-    arguments = (f"--values={values}", *charts.OTHER_APIS)
-    assert charts.render(*arguments) == charts.render(*arguments)
-
-
 def test_chart_makes_no_secret() -> None:
     assert "Secret" not in {kind for kind, _ in charts.objects()}
 

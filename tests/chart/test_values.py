@@ -1,179 +1,17 @@
 """Each value of the chart has an effect; impossible values are refused with a hint."""
 
-import functools
+import json
 import re
 from typing import Any
 
 import pytest
+import yaml
 
 from support import charts
 
-FULL = (f"--values={charts.CHART / 'ci' / 'full-values.yaml'}", *charts.OTHER_APIS)
-
-TEAM = {"example.com/team": "platform"}
-SELECTOR = {"app.kubernetes.io/name": "usher", "app.kubernetes.io/instance": "usher"}
-ZONES = {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
-HOSTS = {**ZONES, "topologyKey": "kubernetes.io/hostname"}
 SYSTEM = "usher-system"
-GATEWAY = ("StatefulSet", f"{SYSTEM}/webhooks-gateway")
-OPERATOR = ("Deployment", f"{SYSTEM}/webhooks-operator")
-GATEWAY_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-gateway")
-OPERATOR_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-operator")
-PUBLIC = ("Service", f"{SYSTEM}/webhooks-gateway")
-ALERTS = ("PrometheusRule", f"{SYSTEM}/webhooks-gateway")
-BOARD = ("ConfigMap", f"{SYSTEM}/webhooks-dashboard-agency")
-MONITOR = ("ServiceMonitor", f"{SYSTEM}/webhooks")
-POD = "spec.template.spec"
-CONTAINER = f"{POD}.containers.0"
-
-
-def from_namespace(name: str) -> dict[str, Any]:
-    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
-
-
-def of_pod(component: str, key: tuple[str, str]) -> dict[str, tuple[tuple[str, str], str, Any]]:
-    """Return the effects of the values that gateway and operator share."""
-    selector = {"matchLabels": {**SELECTOR, "app.kubernetes.io/component": component}}
-    spread = {**(ZONES if component == "gateway" else HOSTS), "labelSelector": selector}
-    places: dict[str, tuple[str, Any]] = {
-        "extraArgs": (f"{CONTAINER}.args.-1", {"gateway": "--accept-min-free-mib=2048", "operator": "--workers=32"}),
-        "extraEnv": (f"{CONTAINER}.env.-1", {"name": "TZ", "value": "UTC"}),
-        "extraVolumes": (f"{POD}.volumes.-1", {"name": "extra", "emptyDir": {}}),
-        "extraVolumeMounts": (f"{CONTAINER}.volumeMounts.-1", {"name": "extra", "mountPath": "/extra"}),
-        "podLabels": ("spec.template.metadata.labels.example\\.com/team", "platform"),
-        "podAnnotations": ("spec.template.metadata.annotations", {"example.com/scrape": "true"}),
-        "priorityClassName": (f"{POD}.priorityClassName", "system-cluster-critical"),
-        "runtimeClassName": (f"{POD}.runtimeClassName", "sandboxed"),
-        "nodeSelector": (f"{POD}.nodeSelector", {"kubernetes.io/os": "linux"}),
-        "tolerations": (f"{POD}.tolerations", [{"key": "dedicated", "operator": "Exists"}]),
-        "affinity": (f"{POD}.affinity", {"nodeAffinity": {}}),
-        "topologySpreadConstraints": (f"{POD}.topologySpreadConstraints", [spread]),
-        "resources.requests": (f"{CONTAINER}.resources.requests.cpu", {"gateway": 1, "operator": "200m"}),
-        "resources.limits": (f"{CONTAINER}.resources.limits.memory", {"gateway": "2Gi", "operator": "1Gi"}),
-        "logLevel": (f"{CONTAINER}.args", "--log-level=debug"),
-        "serviceAccount.name": (
-            f"{POD}.serviceAccountName",
-            {"gateway": "webhooks", "operator": "webhooks-operator-account"},
-        ),
-    }
-    effects = {}
-    for name, (place, effect) in places.items():
-        differs = isinstance(effect, dict) and effect.keys() == {"gateway", "operator"}
-        effects[f"{component}.{name}"] = (key, place, effect[component] if differs else effect)
-    return effects
-
-
-EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
-    "fullnameOverride": (GATEWAY, "metadata.name", "webhooks-gateway"),
-    "image.repository": (GATEWAY, f"{CONTAINER}.image", f"registry.example.com/usher@sha256:{'0' * 64}"),
-    "image.digest": (OPERATOR, f"{CONTAINER}.image", f"registry.example.com/usher@sha256:{'0' * 64}"),
-    "image.pullPolicy": (GATEWAY, f"{CONTAINER}.imagePullPolicy", "Never"),
-    "image.pullSecrets": (GATEWAY, f"{POD}.imagePullSecrets", [{"name": "registry"}]),
-    "controllerName": (OPERATOR, f"{CONTAINER}.args", "--controller-name=example.com/usher"),
-    "configurationNamespace.name": (GATEWAY, f"{CONTAINER}.args", "--config-namespace=webhooks-config"),
-    "agencies": (("RoleBinding", "cafes/usher-agency"), "subjects.0.name", "webhooks-operator-account"),
-    "rbac.allNamespaces": (("ClusterRoleBinding", "usher-agency"), "roleRef.name", "usher-agency"),
-    "monitoring.kind": (MONITOR, "spec.endpoints.0.port", "admin"),
-    "monitoring.labels": (MONITOR, "metadata.labels.release", "prometheus"),
-    "monitoring.interval": (MONITOR, "spec.endpoints.0.interval", "30s"),
-    "monitoring.documentation": (
-        ALERTS,
-        "spec.groups.0.rules.0.annotations.runbook_url",
-        "https://git.example.com/usher/docs/runbooks/GatewayDown.md",
-    ),
-    "monitoring.rules.enabled": (ALERTS, "spec.groups.0.name", "usher-gateway"),
-    "monitoring.rules.labels": (ALERTS, "metadata.labels.release", "prometheus"),
-    "monitoring.dashboards.enabled": (BOARD, "kind", "ConfigMap"),
-    "monitoring.dashboards.label": (BOARD, "metadata.labels.example_board", "1"),
-    "monitoring.dashboards.folder": (BOARD, "metadata.annotations.grafana_folder", "Webhooks"),
-    "apiServer.cidrs": (OPERATOR_POLICY, "spec.egress.1.to.1", {"ipBlock": {"cidr": "10.0.0.10/32"}}),
-    "apiServer.ports": (GATEWAY_POLICY, "spec.egress.2.ports", [{"port": 443}, {"port": 8443}]),
-    "listenerClass.create": (("ListenerClass", "hooks"), "kind", "ListenerClass"),
-    "listenerClass.name": (("ListenerClass", "hooks"), "metadata.name", "hooks"),
-    "listenerClass.spec": (
-        ("ListenerClass", "hooks"),
-        "spec",
-        {"controllerName": "example.com/usher", "hostname": "hooks.example.com"},
-    ),
-    "gateway.terminationGracePeriodSeconds": (GATEWAY, f"{POD}.terminationGracePeriodSeconds", 60),
-    "gateway.storage.size": (GATEWAY, "spec.volumeClaimTemplates.0.spec.resources.requests.storage", "50Gi"),
-    "gateway.storage.className": (GATEWAY, "spec.volumeClaimTemplates.0.spec.storageClassName", "fast"),
-    "gateway.allowDestinations": (GATEWAY, f"{CONTAINER}.args", "--allow-destination=10.1.0.0/16"),
-    "gateway.trustedProxies": (GATEWAY, f"{CONTAINER}.args", "--trusted-proxies=10.0.0.0/8"),
-    "gateway.service.type": (PUBLIC, "spec.type", "LoadBalancer"),
-    "gateway.service.port": (PUBLIC, "spec.ports.0.port", 8080),
-    "gateway.service.annotations": (PUBLIC, "metadata.annotations", {"example.com/load-balancer": "internal"}),
-    "gateway.networkPolicy.ingressFrom": (GATEWAY_POLICY, "spec.ingress.0.from", [from_namespace("ingress")]),
-    "gateway.networkPolicy.metricsFrom": (GATEWAY_POLICY, "spec.ingress.1.from.2", from_namespace("monitoring")),
-    "gateway.networkPolicy.extraEgress": (
-        GATEWAY_POLICY,
-        "spec.egress.-1",
-        {"to": [{"podSelector": {"matchLabels": {"app": "crm"}}}]},
-    ),
-    "gateway.podDisruptionBudget.enabled": (
-        ("PodDisruptionBudget", f"{SYSTEM}/webhooks-gateway"),
-        "spec.maxUnavailable",
-        0,
-    ),
-    "gateway.serviceAccount.annotations": (
-        ("ServiceAccount", f"{SYSTEM}/webhooks"),
-        "metadata.annotations",
-        TEAM,
-    ),
-    "operator.replicas": (OPERATOR, "spec.replicas", 3),
-    "operator.gatewayAPI": (OPERATOR, f"{CONTAINER}.args", "--no-gateway-api"),
-    "operator.certManager": (OPERATOR, f"{CONTAINER}.args", "--no-cert-manager"),
-    "operator.networkPolicy.metricsFrom": (OPERATOR_POLICY, "spec.ingress.0.from.1", from_namespace("monitoring")),
-    "operator.serviceAccount.annotations": (
-        ("ServiceAccount", f"{SYSTEM}/webhooks-operator-account"),
-        "metadata.annotations",
-        TEAM,
-    ),
-    **of_pod("gateway", GATEWAY),
-    **of_pod("operator", OPERATOR),
-}
-"""Value -> the object, the place in it, and what ci/full-values.yaml sets there (or adds to a list)."""
-
-POSTGRESQL = f"--values={charts.CHART / 'ci' / 'postgresql-values.yaml'}"
-AUTOSCALING = f"--values={charts.CHART / 'ci' / 'autoscaling-values.yaml'}"
+GATEWAY = ("StatefulSet", f"{SYSTEM}/usher-gateway")
 SMALLEST_POSTGRESQL = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
-GATEWAYS = ("Deployment", f"{SYSTEM}/usher-gateway")
-AUTOSCALER = ("HorizontalPodAutoscaler", f"{SYSTEM}/usher-gateway")
-BUDGET = ("PodDisruptionBudget", f"{SYSTEM}/usher-gateway")
-GATEWAYS_POLICY = ("NetworkPolicy", f"{SYSTEM}/usher-gateway")
-MIGRATION = ("Job", f"{SYSTEM}/usher-migration")
-JOB_ADDRESS = f"{CONTAINER}.env.0.valueFrom.secretKeyRef"
-ADDRESS = f"{CONTAINER}.env.2.valueFrom.secretKeyRef"
-AUTHORITY = f"{POD}.volumes.3.secret"
-
-POSTGRESQL_EFFECTS: dict[str, tuple[str, tuple[str, str], str, Any]] = {
-    "store.postgresql.secret.name": (POSTGRESQL, GATEWAYS, f"{ADDRESS}.name", "usher-database-app"),
-    "store.postgresql.secret.key": (POSTGRESQL, GATEWAYS, f"{ADDRESS}.key", "pooled-uri"),
-    "store.postgresql.caSecret.name": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.secretName", "usher-database-ca"),
-    "store.postgresql.caSecret.key": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.items.0.key", "authority.crt"),
-    "store.postgresql.migrations": (POSTGRESQL, GATEWAYS, f"{CONTAINER}.args.11", "--no-migrate"),
-    "store.postgresql.migrationSecret.name": (POSTGRESQL, MIGRATION, f"{JOB_ADDRESS}.name", "usher-database-owner"),
-    "store.postgresql.migrationSecret.key": (POSTGRESQL, MIGRATION, f"{JOB_ADDRESS}.key", "direct-uri"),
-    "store.postgresql.port": (POSTGRESQL, GATEWAYS_POLICY, "spec.egress.3.ports", [{"port": 6432}]),
-    "store.postgresql.peers": (
-        AUTOSCALING,
-        GATEWAYS_POLICY,
-        "spec.egress.3.to",
-        [{"ipBlock": {"cidr": "10.20.0.0/28"}}],
-    ),
-    "gateway.replicas": (POSTGRESQL, GATEWAYS, "spec.replicas", 5),
-    "gateway.preStopSeconds": (POSTGRESQL, GATEWAYS, f"{CONTAINER}.lifecycle.preStop.sleep.seconds", 20),
-    "gateway.autoscaling.enabled": (AUTOSCALING, AUTOSCALER, "spec.scaleTargetRef.name", "usher-gateway"),
-    "gateway.autoscaling.minReplicas": (AUTOSCALING, AUTOSCALER, "spec.minReplicas", 4),
-    "gateway.autoscaling.maxReplicas": (AUTOSCALING, AUTOSCALER, "spec.maxReplicas", 12),
-    "gateway.autoscaling.targetCPUUtilizationPercentage": (
-        AUTOSCALING,
-        AUTOSCALER,
-        "spec.metrics.0.resource.target",
-        {"type": "Utilization", "averageUtilization": 60},
-    ),
-}
-"""Value that needs PostgreSQL -> a file that sets it, the object, the place in it, and what is there."""
 
 SWITCHES = {
     "configurationNamespace.create": ("Namespace", "usher-system-config"),
@@ -190,26 +28,30 @@ SWITCHES = {
 }
 """Value that is true by default -> an object that exists only then."""
 
+FLAGS = {"operator.gatewayAPI": "--no-gateway-api", "operator.certManager": "--no-cert-manager"}
+"""Value that is true by default -> the argument that the operator has if it is false."""
 
-@functools.cache
-def full() -> dict[tuple[str, str], dict[str, Any]]:
-    return charts.objects(*FULL)
+ELSEWHERE = {
+    "fullnameOverride",
+    "image.tag",
+    "rbac.allNamespaces",
+    "monitoring.kind",
+    "monitoring.rules.enabled",
+    "monitoring.dashboards.enabled",
+    "listenerClass.create",
+    "store.type",
+    "store.confirmChangeTo",
+    "store.postgresql.migrations",
+    "gateway.autoscaling.enabled",
+    "gateway.podDisruptionBudget.enabled",
+}
+"""Values whose effect other tests of the chart show."""
 
 
-@functools.cache
-def default() -> dict[tuple[str, str], dict[str, Any]]:
-    """The objects with the default values, under the names of the full ones."""
-    return charts.objects("--set=fullnameOverride=webhooks", *charts.OTHER_APIS)
-
-
-def at(document: Any, place: str) -> Any:
-    """Return what is at a dotted place, or None."""
-    for word in re.split(r"(?<!\\)\.", place):
-        try:
-            document = document[int(word) if isinstance(document, list) else word.replace("\\.", ".")]
-        except (LookupError, TypeError):
-            return None
-    return document
+def values_of(file: str) -> dict[str, Any]:
+    """The values of a file in ci/."""
+    given: dict[str, Any] = yaml.safe_load((charts.CHART / "ci" / f"{file}-values.yaml").read_text("utf-8"))
+    return given
 
 
 def values() -> set[str]:
@@ -218,33 +60,55 @@ def values() -> set[str]:
     return set(rows)
 
 
-def test_every_value_is_in_one_of_the_tables() -> None:
-    elsewhere = {"image.tag", "store.type", "store.confirmChangeTo"}
-    assert EFFECTS.keys() | POSTGRESQL_EFFECTS.keys() | SWITCHES.keys() | elsewhere == values()
+def at(document: Any, place: str) -> Any:
+    """Return what is at a dotted place, or None."""
+    for word in place.split("."):
+        document = document.get(word) if isinstance(document, dict) else None
+    return document
 
 
-@pytest.mark.parametrize("value", EFFECTS)
-def test_value_has_its_effect(value: str) -> None:
-    key, place, expected = EFFECTS[value]
-    rendered, rendered_by_default = at(full()[key], place), at(default().get(key), place)
-    if isinstance(rendered, list) and not isinstance(expected, list):
-        assert expected in rendered
-        assert expected not in (rendered_by_default or [])
-    else:
-        assert rendered == expected
-        assert rendered_by_default != expected or value == "fullnameOverride"
+def texts(value: Any) -> list[str]:
+    """The numbers and texts in a value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for each in value for text in texts(each)] if isinstance(value, list) else [str(value)]
 
 
-@functools.cache
-def with_values(argument: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return charts.objects(argument)
+def rendered(part: str, *arguments: str) -> str:
+    """The objects of the gateway or the operator, or those of all parts but the definitions, as text."""
+    return json.dumps(
+        [
+            manifest
+            for (kind, _), manifest in charts.objects(*arguments).items()
+            if kind != "CustomResourceDefinition"
+            and part in {manifest["metadata"]["labels"].get("app.kubernetes.io/component"), ""}
+        ]
+    )
 
 
-@pytest.mark.parametrize("value", POSTGRESQL_EFFECTS)
-def test_value_for_postgresql_has_its_effect(value: str) -> None:
-    file, key, place, expected = POSTGRESQL_EFFECTS[value]
-    assert at(with_values(file)[key], place) == expected
-    assert at(with_values(SMALLEST_POSTGRESQL).get(key), place) != expected
+SET = {
+    value: file
+    for file in ("autoscaling", "postgresql", "full")
+    for value in values() - SWITCHES.keys() - FLAGS.keys() - ELSEWHERE
+    if at(values_of(file), value) is not None
+}
+"""Value -> the file in ci/ that sets it to something that no default has."""
+
+
+def test_every_value_is_tested() -> None:
+    assert SWITCHES.keys() | FLAGS.keys() | ELSEWHERE | SET.keys() == values()
+
+
+@pytest.mark.parametrize("value", sorted(SET))
+def test_value_is_in_the_objects_of_its_part(value: str) -> None:
+    """The API server judges whether it is at a valid place (tests/cluster/test_chart_manifests.py)."""
+    part = value.partition(".")[0] if value.startswith(("gateway.", "operator.")) else ""
+    file = charts.CHART / "ci" / f"{SET[value]}-values.yaml"
+    present = rendered(part, f"--values={file}", *charts.OTHER_APIS)
+    default = rendered(part, *([] if SET[value] == "full" else [SMALLEST_POSTGRESQL]))
+    words = [rf"(?<![\w-]){re.escape(text)}(?![\w-])" for text in texts(at(values_of(SET[value]), value))]
+    assert [word for word in words if not re.search(word, present)] == []
+    assert [word for word in words if not re.search(word, default)]
 
 
 @pytest.mark.parametrize("value", SWITCHES)
@@ -253,9 +117,22 @@ def test_switch_removes_its_object(value: str) -> None:
     assert SWITCHES[value] not in charts.objects(f"--set={value}=false")
 
 
+@pytest.mark.parametrize("value", FLAGS)
+def test_optional_api_is_switched_off_by_a_flag(value: str) -> None:
+    assert FLAGS[value] in rendered("operator", f"--set={value}=false")
+    assert FLAGS[value] not in rendered("operator")
+
+
+def container(workload: dict[str, Any]) -> dict[str, Any]:
+    """The container of a workload."""
+    (only_container,) = workload["spec"]["template"]["spec"]["containers"]
+    container_of_pod: dict[str, Any] = only_container
+    return container_of_pod
+
+
 def test_tag_is_the_version_of_the_chart_unless_it_is_set() -> None:
     def image(*arguments: str) -> Any:
-        return at(charts.objects(*arguments)["Deployment", f"{SYSTEM}/usher-operator"], f"{CONTAINER}.image")
+        return container(charts.objects(*arguments)["Deployment", f"{SYSTEM}/usher-operator"])["image"]
 
     assert re.fullmatch(r"usher:\d+\.\d+\.\d+", image())
     assert image("--set=image.tag=nightly") == "usher:nightly"
@@ -263,20 +140,16 @@ def test_tag_is_the_version_of_the_chart_unless_it_is_set() -> None:
 
 def test_rollback_replaces_a_gateway_that_never_became_ready() -> None:
     """With OrderedReady, the default, Kubernetes waits for the broken pod before it replaces it."""
-    assert at(full()[GATEWAY], "spec.podManagementPolicy") == "Parallel"
+    assert charts.objects()[GATEWAY]["spec"]["podManagementPolicy"] == "Parallel"
 
 
 def test_people_run_usher_in_the_pod_of_the_gateway_without_naming_the_tokens() -> None:
-    assert {"name": "USHER_DATA", "value": "/tokens"} in at(full()[GATEWAY], f"{CONTAINER}.env")
+    assert {"name": "USHER_DATA", "value": "/tokens"} in container(charts.objects()[GATEWAY])["env"]
 
 
 def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None:
-    peers = [
-        peer["ipBlock"]
-        for rule in at(full()[GATEWAY_POLICY], "spec.egress")
-        for peer in rule.get("to", ())
-        if "ipBlock" in peer
-    ]
+    policy = charts.objects("--set=gateway.allowDestinations={10.1.0.0/16}")["NetworkPolicy", f"{SYSTEM}/usher-gateway"]
+    peers = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer]
     assert {"cidr": "10.1.0.0/16"} in peers
     public = next(peer for peer in peers if peer["cidr"] == "0.0.0.0/0")
     assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"} == set(public["except"])

@@ -1,5 +1,6 @@
 """Render and install the chart with helm, as users do."""
 
+import functools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ OTHER_APIS = (
 )
 """Arguments of a rendering for a cluster with Usher's definitions and those of the Prometheus operator."""
 _LIMIT_SECONDS = 120
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class HelmError(Exception):
@@ -40,10 +42,13 @@ def render(*arguments: str, release: str = "usher", namespace: str = "usher-syst
     return run("template", release, str(CHART), f"--namespace={namespace}", *arguments)
 
 
+_rendered_once = functools.cache(render)
+
+
 def objects(*arguments: str, **about: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the objects of the chart by kind and ``namespace/name`` (or name)."""
     objects_by_key = {}
-    for document in yaml.safe_load_all(render(*arguments, **about)):
+    for document in yaml.load_all(_rendered_once(*arguments, **about), _LOADER):
         if document is not None:
             metadata = document["metadata"]
             path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
