@@ -216,34 +216,32 @@ def test_each_alert_has_a_case() -> None:
     assert CASES.keys() == promtool.rules("alert").keys()
 
 
-@pytest.mark.parametrize("alert", CASES)
-def test_alert_fires_after_its_time_and_after_a_restart(alert: str, tmp_path: Path) -> None:
-    case = CASES[alert]
+def firing(alert: str, case: Case) -> list[dict[str, Any]]:
+    """The alert waits for its time, fires, and fires again after a restart."""
     restarted = with_restart(case.fires)
     waits = expect(alert, restarted, None, 0)
-    fires = expect(alert, restarted, case.labels, BEFORE - 1, BEFORE + GAP + AFTER - 1)
-    assert promtool.test(tmp_path, alert, [waits, fires]) == ""
+    return [waits, expect(alert, restarted, case.labels, BEFORE - 1, BEFORE + GAP + AFTER - 1)]
 
 
-@pytest.mark.parametrize("alert", CASES)
-def test_alert_does_not_fire_without_cause(alert: str, tmp_path: Path) -> None:
-    """Also not while counters reset, and not around a restart of three minutes."""
-    quiet = CASES[alert].quiet
-    cases = [] if CASES[alert].is_time else [expect(alert, with_reset(quiet), None, *RESTARTED)]
-    if CASES[alert].is_time:
-        steady = [{"series": name, "values": f"{value}x{BEFORE + GAP + AFTER}"} for name, value in quiet.items()]
-        cases.append(expect(alert, steady, None, *RESTARTED))
-    elif not CASES[alert].fires_when_absent:
-        cases.append(expect(alert, with_restart(quiet), None, *RESTARTED))
-    assert promtool.test(tmp_path, alert, cases) == ""
+def quiet(alert: str, case: Case) -> list[dict[str, Any]]:
+    """The alert does not fire without a cause, also not while counters reset and around a restart."""
+    if case.is_time:
+        steady = [{"series": name, "values": f"{value}x{BEFORE + GAP + AFTER}"} for name, value in case.quiet.items()]
+        return [expect(alert, steady, None, *RESTARTED)]
+    histories = [with_reset(case.quiet)] + ([] if case.fires_when_absent else [with_restart(case.quiet)])
+    return [expect(alert, history, None, *RESTARTED) for history in histories]
 
 
-@pytest.mark.parametrize("alert", CASES)
-def test_alert_knows_absent_series(alert: str, tmp_path: Path) -> None:
+def absent(alert: str, case: Case) -> dict[str, Any]:
     """Without any series only the alerts about an absent program fire, with `job`, because routes of alerts use it."""
     others = [{"series": 'up{job="other",instance="b"}', "values": "1+0x40"}]
-    labels = {"job": "usher"} if CASES[alert].fires_when_absent else None
-    assert promtool.test(tmp_path, alert, [expect(alert, others, labels, 30)]) == ""
+    return expect(alert, others, {"job": "usher"} if case.fires_when_absent else None, 30)
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_alert_fires_for_its_cause_only(alert: str, tmp_path: Path) -> None:
+    case = CASES[alert]
+    assert promtool.test(tmp_path, alert, [*firing(alert, case), *quiet(alert, case), absent(alert, case)]) == ""
 
 
 def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Path) -> None:

@@ -108,12 +108,6 @@ def test_counts_are_shown_as_whole_numbers(uid: str, panel: dict[str, Any]) -> N
     assert defaults.get("decimals") == (0 if defaults["unit"] == "locale" else None)
 
 
-def test_the_state_of_the_store_is_shown_in_words() -> None:
-    (store,) = (panel for uid, panel in PANELS if uid == "usher-gateway" and panel["title"] == "Store")
-    (mapping,) = store["fieldConfig"]["defaults"]["mappings"]
-    assert {value: word["text"] for value, word in mapping["options"].items()} == {"0": "away", "1": "available"}
-
-
 def test_titles_of_a_board_differ() -> None:
     titles = [(uid, panel["title"]) for uid, panel in PANELS]
     assert len(titles) == len(set(titles))

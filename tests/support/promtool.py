@@ -1,5 +1,6 @@
 """Check rules and run unit tests of rules with promtool."""
 
+import functools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ def rule_files() -> list[Path]:
     return sorted(RULES.glob("*.yaml"))
 
 
+@functools.cache
+def _groups() -> list[dict[str, Any]]:
+    return [group for file in rule_files() for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+
+
 def rules(kind: str) -> dict[str, dict[str, Any]]:
     """Return the rules of a kind, ``alert`` or ``record``, by name; rules of one name differ in ``severity``."""
-    groups = [group for file in rule_files() for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
-    rules_of_kind = [rule for group in groups for rule in group["rules"] if kind in rule]
+    rules_of_kind = [rule for group in _groups() for rule in group["rules"] if kind in rule]
     return {
         "/".join([rule[kind], rule.get("labels", {}).get("severity", "")]).rstrip("/"): rule for rule in rules_of_kind
     }
@@ -37,9 +42,9 @@ def test(folder: Path, alert: str, cases: list[dict[str, Any]]) -> str:
     Only the alert and the recording rules are loaded, because promtool evaluates every rule at each step.
     """
     name = alert.partition("/")[0]
-    groups = [group for file in rule_files() for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
-    for group in groups:
-        group["rules"] = [rule for rule in group["rules"] if rule.get("alert", name) == name]
+    groups = [
+        {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", name) == name]} for group in _groups()
+    ]
     rules_file, cases_file = folder / "rules.yaml", folder / "cases.yaml"
     rules_file.write_text(yaml.safe_dump({"groups": groups}), "utf-8")
     named = {"rule_files": [str(rules_file)], "evaluation_interval": "1m", "tests": cases}
