@@ -13,7 +13,7 @@ from aiohttp import test_utils, web
 
 from support import gateway as in_process
 from support import gateways, waiting
-from usher_gateway.store.postgresql import ownership
+from usher_gateway.store.postgresql import incarnations
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -52,7 +52,7 @@ async def pair(
     tmp_path: Path, database: str, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[in_process.RunningGateway]]:
     """Two gateways on one database, each with its share of the limits."""
-    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 0.2)
     async with contextlib.AsyncExitStack() as stack:
         fleet = []
         for name in ("first", "second"):

@@ -125,12 +125,3 @@ def test_logger_sums_up_many_lines_and_starts_over_per_window() -> None:
         "ready_true": 5_000 - events.MAX_LINES // 2,
     }
     assert logs[-1]["event"] == "document_removed"
-
-
-def test_logger_that_logs_every_line_leaves_none_out() -> None:
-    logger = events.EventLogger(lambda: 0.0, logs_every_line=True)
-    with structlog.testing.capture_logs() as logs:
-        for _ in range(2 * events.MAX_LINES):
-            logger.removed(RESOURCE)
-        logger.log_summary()
-    assert [line["event"] for line in logs] == ["document_removed"] * 2 * events.MAX_LINES

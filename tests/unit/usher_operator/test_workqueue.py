@@ -36,21 +36,6 @@ def drain(queue: Workqueue[str]) -> list[str]:
     return keys
 
 
-def test_key_added_repeatedly_is_taken_once(queue: Workqueue[str]) -> None:
-    for key in ("a", "b", "a", "a"):
-        queue.add(key)
-    assert drain(queue) == ["a", "b"]
-
-
-def test_key_added_while_processing_is_ready_again_afterwards(queue: Workqueue[str]) -> None:
-    queue.add("a")
-    assert queue.take() == "a"
-    queue.add("a")
-    assert queue.take() is None
-    queue.done("a")
-    assert drain(queue) == ["a"]
-
-
 def test_lane_is_busy_while_a_key_waits_or_is_processed(clock: Clock) -> None:
     queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, lane_of=lambda key: key[0])
     queue.add("a1")
@@ -119,13 +104,6 @@ def test_last_keys_are_taken_after_all_others(queue: Workqueue[str]) -> None:
     queue.add("a")
     queue.add("b")
     assert drain(queue) == ["a", "b", "late"]
-
-
-def test_last_key_that_is_added_too_is_taken_once(queue: Workqueue[str]) -> None:
-    queue.add_last("a")
-    queue.add("a")
-    queue.add_last("a")
-    assert drain(queue) == ["a"]
 
 
 def test_depth_and_age_count_waiting_keys(clock: Clock) -> None:

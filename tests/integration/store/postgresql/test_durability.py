@@ -9,7 +9,7 @@ import pytest
 from postgresql.server import PostgresServer
 from support import engines, samples, waiting
 from usher_gateway import model
-from usher_gateway.store.postgresql import connections, ownership
+from usher_gateway.store.postgresql import connections, incarnations
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
@@ -67,7 +67,7 @@ async def test_server_without_a_standby_is_refused_at_the_start(server: Postgres
 async def test_setting_that_changes_stops_commits_until_it_is_mended(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 0.1)
     opened = store(server)
     await opened.open()
     assert (await opened.accept(samples.arrival("before"))).counted_as is model.CountedAs.Visit

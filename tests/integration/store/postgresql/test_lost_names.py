@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest

@@ -43,38 +43,6 @@ def test_listener_without_its_first_credentials_fails_closed(cluster: Cluster) -
     assert authentication(cluster).type == "Unresolved"
 
 
-def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong(cluster: Cluster) -> None:
-    plan_reasons.key_changed(cluster)
-    spec = {"controllerName": "usher.dev/usher", "hostname": "second.example.com"}
-    cluster.put(
-        {"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec}
-    )
-    cluster.settle()
-    cluster.cache.set_keys(planning.KEYS)
-    cluster.settle()
-    assert cluster.cache.classes["new"].fields == cluster.cache.classes["public"].fields
-    assert cluster.condition("Listener", plan_samples.LISTENER, "Ready").status == "True"
-
-
-def test_message_about_a_wrong_install_key_names_the_secret_and_the_class(cluster: Cluster) -> None:
-    plan_reasons.key_changed(cluster)
-    message = cluster.condition("Listener", plan_samples.LISTENER, "Accepted").message
-    assert "Secret `usher-system/usher-install-key`" in message
-    assert "ListenerClass `public`" in message
-
-
-@pytest.mark.parametrize("labels", [{}, {"usher.dev/watch": "true"}])
-def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(cluster: Cluster, labels: dict[str, str]) -> None:
-    plan_reasons.url_secret_name_taken(cluster)
-    foreign = {"name": "lobby-url", "labels": labels}
-    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
-    planned = cluster.plan(KEY)
-    assert planned.children is not None
-    assert [child.ref.namespace for child in planned.children] == ["usher-config"]
-    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "SecretNameTaken"
-    assert "paste" not in cluster.condition("Listener", plan_samples.LISTENER, "Receiving").message
-
-
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read(cluster: Cluster) -> None:
     cluster.set_access("default", "Unknown")
     assert cluster.plan(KEY) == Plan(KEY, None, unread_namespace="default")
@@ -87,14 +55,6 @@ def test_namespace_without_admission_keeps_what_is_published(cluster: Cluster) -
     cluster.add(plan_samples.listener("new"))
     assert document(cluster) == published_before
     assert cluster.cache.published(Key("Listener", "default", "new")) is None
-
-
-def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it(cluster: Cluster) -> None:
-    cluster.set_access("default", "Denied")
-    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").message.endswith(
-        "kubectl create rolebinding usher-agency --namespace=default --clusterrole=usher-agency "
-        "--serviceaccount=usher-system:usher-operator"
-    )
 
 
 def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector(cluster: Cluster) -> None:
@@ -118,15 +78,6 @@ def test_deleted_secret_leaves_the_last_good_document_in_force(cluster: Cluster)
     assert published_before.digest
     assert authentication(cluster) == published_before
     assert cluster.condition("Listener", plan_samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
-
-
-def test_rotated_secret_changes_the_document(cluster: Cluster) -> None:
-    cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
-    published_before = authentication(cluster)
-    labels = {"usher.dev/watch": "true"}
-    data = {"username": "cHVycGxl", "password": "bmV3"}
-    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple", "labels": labels}, "data": data})
-    assert authentication(cluster) != published_before
 
 
 def test_unknown_secret_is_looked_up_first(cluster: Cluster) -> None:
@@ -554,21 +505,6 @@ def test_old_ingress_stays_while_the_gateway_api_is_missing(cluster: Cluster) ->
     assert cluster.plan(HOSTNAME).children is None
 
 
-def test_old_ingress_stays_until_the_http_route_is_accepted(cluster: Cluster) -> None:
-    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
-    cluster.settle()
-    cluster.edit("ListenerClass", "public", exposure=plan_samples.HTTP_ROUTE, tls=plan_reasons.EXTERNAL)
-    cluster.settle()
-    assert kinds_of(cluster) == {"Ingress", "Certificate", "HTTPRoute"}
-    cluster.controllers_say("HTTPRoute", plan_reasons.parent(("Accepted", "True", "Accepted")))
-    cluster.settle()
-    assert kinds_of(cluster) == {"HTTPRoute"}
-
-
-def kinds_of(cluster: Cluster) -> set[str]:
-    return {child.ref.kind for child in cluster.cache.children(HOSTNAME)}
-
-
 def test_hostname_without_listeners_loses_its_children(cluster: Cluster) -> None:
     cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
     cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
@@ -606,14 +542,6 @@ def test_class_certificate_covers_no_other_hostname(cluster: Cluster) -> None:
     assert (condition.reason, "PerHostname" in condition.message) == ("Failed", True)
     children = cluster.plan(Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
-
-
-def test_tenant_message_names_three_listeners_and_no_count(cluster: Cluster) -> None:
-    for name in "abcde":
-        cluster.add(plan_samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
-    cluster.settle()
-    message = cluster.condition("Tenant", "default/acme", "Ready").message
-    assert "listeners `a`, `b`, `c` and others" in message
 
 
 def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document(cluster: Cluster) -> None:
@@ -662,18 +590,6 @@ def test_wrong_confirmation_shows_in_the_message_of_the_class(cluster: Cluster, 
     cluster.settle()
     message = cluster.condition("ListenerClass", "public", "Accepted").message
     assert message.endswith(expected)
-
-
-def test_tenant_with_a_shared_company_and_an_unready_listener_has_each_type_once(cluster: Cluster) -> None:
-    plan_reasons.company_is_shared(cluster)
-    plan_reasons.listener_fails(cluster)
-    status = cluster.plan(Key("Tenant", "default", "acme")).status
-    assert status is not None
-    assert [(condition.type, condition.status) for condition in status.conditions.values()] == [
-        ("Accepted", "True"),
-        ("Ready", "False"),
-        ("CompanyShared", "True"),
-    ]
 
 
 def test_missing_install_key_keeps_the_shared_company_of_a_tenant(cluster: Cluster) -> None:

@@ -78,17 +78,6 @@ def test_message_without_a_url_does_not_ask_to_paste_it(cluster: Cluster) -> Non
         assert cluster.condition("Listener", "default/new", condition_type).message.startswith("there is no URL yet")
 
 
-def test_one_receiving_gateway_is_enough_for_receiving(cluster: Cluster) -> None:
-    words = ("Silent", "Receiving", "NoVisitYet")
-    cluster.set_gateways(
-        *(
-            cluster.gateway(word, listeners={plan_samples.LISTENER: ListenerReport(receiving=word)})  # type: ignore[arg-type]
-            for word in words
-        )
-    )
-    assert condition(cluster, "Receiving") == ("True", "Receiving")
-
-
 def test_refusing_ends_when_a_visit_is_accepted(cluster: Cluster) -> None:
     report(cluster, refusing=True)
     cluster.settle()
@@ -146,13 +135,6 @@ def test_open_circuit_message_names_the_error(cluster: Cluster, error: str, says
     assert says in cluster.condition("Destination", plan_samples.DESTINATION, "Healthy").message
 
 
-def test_forbidden_address_is_reported_before_the_first_attempt(cluster: Cluster) -> None:
-    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(error="AddressForbidden")})
-    healthy = cluster.condition("Destination", plan_samples.DESTINATION, "Healthy")
-    assert (healthy.status, healthy.reason) == ("False", "AddressForbidden")
-    assert "must allow the address with `--allow-destination`" in healthy.message
-
-
 def programmed(cluster: Cluster) -> tuple[str, str]:
     return condition(cluster, "Programmed")
 
@@ -160,14 +142,6 @@ def programmed(cluster: Cluster) -> tuple[str, str]:
 def a_gateway_falls_behind(cluster: Cluster) -> None:
     """Change the Tenant, so that the listener has another document with the same generation."""
     cluster.edit("Tenant", "default/acme", displayName="Acme Hotels")
-
-
-def test_edit_is_pending_until_the_gateways_run_it(cluster: Cluster) -> None:
-    cluster.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-    cluster.settle()
-    assert programmed(cluster) == ("Unknown", "Pending")
-    cluster.gateways_run_it()
-    assert programmed(cluster) == ("True", "Programmed")
 
 
 def test_programmed_stays_true_for_the_grace_period(cluster: Cluster) -> None:
