@@ -77,31 +77,30 @@ def test_unchanged_object_concerns_no_key(full: Cluster) -> None:
     assert full.put(full.raw("Secret", CONFIG)) == set()
 
 
-def test_listener_edit_concerns_only_the_listener(full: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("change", "concerned"),
+    [
+        (lambda full: full.edit("Listener", LOBBY.path, late={"afterSeconds": 9}), {LOBBY}),
+        (lambda full: full.edit("Listener", LOBBY.path, state="Suspended"), {LOBBY, ACME}),
+        (lambda full: full.edit("Destination", CRM.path, concurrency=2), {CRM}),
+        (lambda full: full.edit("Destination", CRM.path, tenantRef={"name": "other"}), {CRM, LOBBY, BAR}),
+        (lambda full: full.put(secret(value="ZGVm")), {CRM}),
+        (lambda full: full.put(secret("other")), set()),
+        (lambda full: full.edit_status("ListenerClass", "public", conditions=[]), {PUBLIC}),
+    ],
+)
+def test_change_concerns_only_what_reads_it(
+    full: Cluster, change: Callable[[Cluster], frozenset[Key]], concerned: set[Key]
+) -> None:
     full.put(listener("bar"))
     full.settle()
-    assert full.edit("Listener", LOBBY.path, state="Suspended") == {LOBBY, ACME}
-    assert full.edit("Listener", LOBBY.path, late={"afterSeconds": 9}) == {LOBBY}
-
-
-def test_destination_edit_concerns_no_listener(full: Cluster) -> None:
-    assert full.edit("Destination", CRM.path, concurrency=2) == {CRM}
-    assert full.edit("Destination", CRM.path, tenantRef={"name": "other"}) == {CRM, LOBBY}
-
-
-def test_secret_concerns_only_the_keys_that_refer_to_it(full: Cluster) -> None:
-    assert full.put(secret(value="ZGVm")) == {CRM}
-    assert full.put(secret("other")) == set()
+    assert change(full) == concerned
 
 
 def test_status_of_a_listener_concerns_its_tenant_only_if_ready_differs(full: Cluster) -> None:
     full.edit_status("Listener", LOBBY.path, **readiness("True"))
     assert full.edit_status("Listener", LOBBY.path, **readiness("True", Receiving="False")) == {LOBBY}
     assert full.edit_status("Listener", LOBBY.path, **readiness("False")) == {LOBBY, ACME}
-
-
-def test_status_of_a_class_concerns_only_the_class(full: Cluster) -> None:
-    assert full.edit_status("ListenerClass", "public", conditions=[]) == {PUBLIC}
 
 
 def test_namespace_with_the_same_labels_concerns_no_key(full: Cluster) -> None:

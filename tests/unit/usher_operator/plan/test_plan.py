@@ -176,16 +176,6 @@ def test_missing_class_keeps_the_listener_with_its_present_tenant(cluster: Clust
     assert cluster.plan(HOSTNAME).children is None
 
 
-def test_published_listener_keeps_its_hostname_against_an_older_one(cluster: Cluster) -> None:
-    cluster.add(plan_samples.tenant("rival"))
-    spec = "addresses: [{name: a, hostname: www.example.org}]"
-    cluster.add(plan_samples.listener("young", spec, tenant="rival", created="20"))
-    cluster.settle()
-    cluster.add(plan_samples.listener("old", spec, created="01"))
-    assert addresses(cluster, Key("Listener", "default", "young")) == ["www.example.org"]
-    assert cluster.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
-
-
 def test_listener_that_gets_another_tenant_keeps_its_hostname(cluster: Cluster) -> None:
     cluster.add(plan_samples.tenant("rival"))
     cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
@@ -407,14 +397,6 @@ def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> 
     desired = cluster.plan(Key("Hostname", "", "www.example.org")).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
     assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
-
-
-def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names(cluster: Cluster) -> None:
-    for namespace, name, created in (("a", "a", "03"), ("z", "z", "02"), ("m", "m", "04")):
-        cluster.add(plan_samples.tenant("acme", namespace))
-        cluster.add(plan_samples.listener(name, WWW, namespace=namespace, created=created))
-    for namespace, reason in (("a", "HostnameConflict"), ("z", "Accepted"), ("m", "HostnameConflict")):
-        assert cluster.condition("Listener", f"{namespace}/{namespace}", "Accepted").reason == reason
 
 
 def test_address_of_an_absent_listener_stays_with_it_within_a_tenant(cluster: Cluster) -> None:
