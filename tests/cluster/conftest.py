@@ -4,22 +4,16 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from local_cluster import foreign, programs
-from support import accounts, agencies, api, clusters, dry_run, faulty_proxy, installs, leaks
-from usher_operator.view import AGENCY_ROLE
+from support import agencies, api, clusters, dry_run, faulty_proxy, installs, leaks
 
 FOLDER = Path(__file__).parent
-
-_RUNNING = contextlib.ExitStack()
-"""The API server of this worker, which runs until the worker's last test of this folder."""
-
-MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -40,13 +34,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the API server of this worker after its last test, because an idle one takes 7 % of a core."""
-    if nextitem is None or FOLDER not in nextitem.path.parents:
-        _RUNNING.close()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_program_wrote_a_secret() -> Iterator[None]:
     """Fail at the end of the run if a log, an Event, a condition, metrics or a report contained a secret."""
@@ -54,17 +41,18 @@ def no_program_wrote_a_secret() -> Iterator[None]:
     assert leaks.SECRETS.take_found() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    """The API server of this run with its administrator's account, to prepare and read objects.
+    """The API server of this worker with its administrator's account, to prepare and read objects.
 
-    Programs under test use accounts with the shipped permissions.
+    It ends with the last test of this folder, because an idle one takes 7 % of a core. Programs under test use accounts
+    with the shipped permissions.
     """
-    with _RUNNING:
-        yield _RUNNING.enter_context(clusters.cluster(tmp_path_factory.mktemp("cluster")))
+    with clusters.cluster(tmp_path_factory.mktemp("cluster")) as ready:
+        yield ready
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def definitions(cluster: clusters.Cluster) -> clusters.Cluster:
     """The cluster with the custom resource definitions of the Gateway API, cert-manager and Usher."""
     for each in foreign.ALL:
@@ -80,19 +68,10 @@ async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
         yield ready
 
 
-@contextlib.asynccontextmanager
-async def namespaces(server: api.Api) -> AsyncIterator[installs.Namespaces]:
-    """Create new namespaces, and delete them at the end without waiting."""
-    make = installs.Namespaces(server)
-    yield make
-    for name in make.created:
-        await server.delete(api.Resource("Namespace", name))
-
-
 @pytest.fixture
 async def make_namespace(server: api.Api) -> AsyncIterator[installs.Namespaces]:
     """Create new namespaces: ``await make_namespace("agency", label="value")``."""
-    async with namespaces(server) as make:
+    async with installs.namespaces(server) as make:
         yield make
 
 
@@ -100,17 +79,6 @@ async def make_namespace(server: api.Api) -> AsyncIterator[installs.Namespaces]:
 async def namespace(make_namespace: installs.Namespaces) -> str:
     """The name of a new namespace."""
     return await make_namespace()
-
-
-@pytest.fixture
-async def make_account(cluster: clusters.Cluster, server: api.Api, tmp_path: Path) -> MakeAccount:
-    """Create service accounts without permissions: ``await make_account(namespace, name)``; see `accounts.grant`."""
-
-    async def make(namespace: str, name: str) -> accounts.Account:
-        resource = api.Resource("ServiceAccount", name, namespace)
-        return await accounts.log_in(server, cluster.endpoint, resource, tmp_path / f"{namespace}-{name}")
-
-    return make
 
 
 @pytest.fixture
@@ -136,7 +104,7 @@ async def install(
     """An install of Usher with the shipped permissions; a missing permission fails the test."""
     async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
         yield ready
-        await assert_no_right_was_missing(ready)
+        await installs.assert_no_right_was_missing(ready)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +121,7 @@ def restorable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Re
 async def restorable_namespaces(restorable: clusters.Restorable) -> AsyncIterator[installs.Namespaces]:
     """Create new namespaces in the restorable cluster."""
     own = restorable.cluster
-    async with api.connected(own.endpoint, own.token) as server, namespaces(server) as make:
+    async with api.connected(own.endpoint, own.token) as server, installs.namespaces(server) as make:
         yield make
 
 
@@ -167,37 +135,13 @@ async def restorable_install(
         yield install
 
 
-async def assert_no_right_was_missing(install: installs.Install) -> None:
-    """Check that the shipped permissions were enough for operator and gateway.
-
-    In a namespace whose admission ended, or that was deleted, requests may fail until the operator noticed that.
-    """
-    log = install.cluster.audit
-    refused = [request for account in (install.operator, install.gateway) for request in log.refusals(account.user)]
-    own = {"", install.system, install.config}
-    admissions = {request.namespace: api.Resource("RoleBinding", AGENCY_ROLE, request.namespace) for request in refused}
-    ended = {name for name, binding in admissions.items() if name not in own and not await install.server.get(binding)}
-    unexplained = [request for request in refused if request.namespace not in ended]
-    if unexplained:
-        deleted = {
-            request.name for request in log.since() if request.verb == "delete" and request.resource == "namespaces"
-        }
-        assert [request for request in unexplained if request.namespace not in deleted] == []
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def platform(
     definitions: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[agencies.Platform]:
-    """Operator, gateway and class of one install, shared by a module (in its event loop: `agencies.SHARED`)."""
-    async with (
-        api.connected(definitions.endpoint, definitions.token) as server,
-        namespaces(server) as make,
-        installs.installed(definitions, server, make, tmp_path_factory.mktemp("platform")) as install,
-        agencies.platform(install, make) as ready,
-    ):
+    """Operator, gateway and class of one install, which the tests of this worker share (`agencies.SHARED`)."""
+    async with agencies.running_platform(definitions, tmp_path_factory.mktemp("platform")) as ready:
         yield ready
-        await assert_no_right_was_missing(install)
 
 
 @pytest.fixture
@@ -210,6 +154,6 @@ def make_agency(platform: agencies.Platform) -> agencies.Make:
     return begin
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def agency(make_agency: agencies.Make) -> agencies.Agency:
     return await make_agency()

@@ -14,7 +14,7 @@ pytestmark = agencies.SHARED
 BEARER = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def stranger(platform: agencies.Platform) -> agencies.Agency:
     """An agency that the platform has not admitted, with a listener and a destination with a Secret."""
     namespace = await platform.make_namespace("stranger", is_admitted=False)

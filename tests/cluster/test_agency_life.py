@@ -1,7 +1,6 @@
 """An agency from ``kubectl apply`` to an answer on the gateway's port and a delivery to its systems."""
 
 import datetime
-import urllib.parse
 from typing import Any
 
 from support import agencies, api, waiting
@@ -20,13 +19,6 @@ async def post(agency: agencies.Agency, url: str, *numbers: int) -> None:
     """Send visits as Purple does; the gateway must acknowledge each."""
     for number in numbers:
         assert (await agency.post(url, agencies.visit(number))).acknowledges
-
-
-async def test_applied_agency_receives_at_its_url(agency: agencies.Agency) -> None:
-    url = await open_for_visits(agency)
-    assert urllib.parse.urlsplit(url).netloc == agency.platform.install.klass()["spec"]["hostname"]
-    await post(agency, url, 1)
-    await agency.until_received(1)
 
 
 async def test_suspended_tenant_suspends_its_listeners(agency: agencies.Agency) -> None:

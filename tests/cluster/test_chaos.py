@@ -18,6 +18,7 @@ import pytest
 
 from local_cluster import ports
 from support import api, clusters, installs, leaks, waiting, wire
+from support.published_documents import declare, live
 
 SEED = 11
 CONVERGED_SECONDS = 120.0
@@ -161,7 +162,7 @@ class Chaos:
         """Answers of an address for another agency than its owner."""
 
     async def run(self, seconds: float, backups: Path, chance: random.Random) -> None:
-        """Go on for some time, in rounds of which each has every event once and ends with a restore of etcd."""
+        """Go on for some time, in one or more rounds. Each has every event once and ends with a restore of etcd."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         for number in itertools.count():
@@ -222,7 +223,7 @@ class Chaos:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seconds", [30, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [0, pytest.param(600, marks=pytest.mark.long)])
 async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     restorable: clusters.Restorable,
     restorable_namespaces: installs.Namespaces,
@@ -291,3 +292,28 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     await server.delete(api.Resource("Listener", "deleted", namespace))
     await gateway.wait_answer(hostname, "/deleted", 404, CONVERGED_SECONDS)
     assert (operator.process.returncode, gateway.process.returncode) == (None, None)
+
+
+async def test_deleted_crds_remove_no_document(
+    restorable: clusters.Restorable,
+    restorable_namespaces: installs.Namespaces,
+    restorable_install: installs.Install,
+) -> None:
+    """In a cluster of its own, because every install sees the deletion."""
+    install, namespace = restorable_install, await restorable_namespaces("agency")
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    everything = await live(install, namespace)
+    try:
+        await restorable.cluster.kubectl("delete", "crd", "listeners.usher.dev")
+        await waiting.until(
+            lambda: operator.get("/readyz"), lambda answer: "listeners.usher.dev was deleted" in answer[1]
+        )
+    finally:
+        restorable.cluster.define(clusters.own_definitions())
+    await waiting.until(lambda: operator.get("/readyz"), lambda answer: answer[0] == 200)
+    klass = api.of(install.klass())
+    await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") == "RemovalsHalted")
+    assert await live(install, namespace) == everything
+    await declare(install, namespace, "lobby")
+    await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")

@@ -129,17 +129,3 @@ async def test_short_gateway_outage_keeps_ready_and_delays_new_resources(
         assert (await columns(agency, LISTENER))["READY"] == "True"  # within 30 s the gateway may just be restarting
         await never_ready(agency, BAR)
     await agency.wait_ready(BAR, LISTENER, DESTINATION)
-
-
-@pytest.mark.long
-async def test_long_gateway_outage_is_reported_on_every_resource(agency: agencies.Agency) -> None:
-    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
-    await agency.wait_ready(LISTENER, DESTINATION)
-    lobby = api.Resource("Listener", "lobby", agency.namespace)
-    async with gateway_down(agency.platform):
-        is_down = agencies.says("Programmed", "False", "GatewayUnavailable")
-        listener = await agency.platform.server.wait(lobby, is_down, limit_seconds=60)
-        assert "must be reachable" in api.condition(listener, "Ready")["message"]
-        await until_shown(agency, LISTENER, READY="False", REASON="GatewayUnavailable")
-        await until_shown(agency, TENANT, READY="False", REASON="ListenersNotReady")
-    await agency.wait_ready(LISTENER, DESTINATION, TENANT)

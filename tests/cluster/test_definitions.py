@@ -5,7 +5,7 @@ import secrets
 import pytest
 
 from local_cluster import kubectl
-from support import api, clusters
+from support import agencies, clusters
 
 EXAMPLES = clusters.DEFINITIONS.parent / "examples"
 
@@ -37,46 +37,27 @@ async def call(definitions: clusters.Cluster, namespace: str) -> kubectl.Kubectl
     return definitions.kubectl
 
 
-def condition(kind: str, status: str, reason: str) -> dict[str, object]:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": "a Tenant must exist",
-        "lastTransitionTime": "2027-01-31T12:00:00Z",
-        "observedGeneration": 1,
-    }
-
-
-async def test_kubectl_get_shows_the_state_of_each_object(
-    call: kubectl.Kubectl, server: api.Api, namespace: str
-) -> None:
-    url = {"name": "class", "hostname": "hooks.example.com", "url": "https://hooks.example.com/v1/abcd…"}
-    told = [condition("Ready", "False", "TenantNotFound"), condition("Receiving", "Unknown", "NoVisitYet")]
-    told.append(condition("Healthy", "True", "Healthy"))
-    status = {"observedGeneration": 1, "conditions": told}
-    for kind, name, more in (
-        ("Tenant", "acme", {}),
-        ("Listener", "lobby", {"addresses": [url]}),
-        ("Destination", "crm", {"host": "crm.example"}),
-    ):
-        await server.merge(api.Resource(kind, name, namespace), {"status": status | more}, "status")
-    shown = await call("get", "usher", f"--namespace={namespace}")
+@agencies.SHARED
+async def test_kubectl_get_shows_the_state_of_each_object(agency: agencies.Agency) -> None:
+    nobodys = agency.listener("bar", tenantRef={"name": "other"})
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener(), nobodys)
+    await agency.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm", "tenants.usher.dev/acme")
+    await agency.wait("Listener", "bar", "Ready", "False", "TenantNotFound")
+    shown = await agency.kubectl("get", "usher")
     lines = [line.split() for line in shown.splitlines() if line.strip()]
-    assert [line[:-1] for line in lines if line[0].startswith(("tenant.", "listener.", "destination."))] == [
-        ["destination.usher.dev/crm", "HTTP", "crm.example", "False", "Healthy", "TenantNotFound"],
-        ["listener.usher.dev/bar", "other"],
-        ["listener.usher.dev/lobby", "acme", "hooks.example.com", "False", "NoVisitYet", "TenantNotFound"],
-        ["tenant.usher.dev/acme", "False", "TenantNotFound"],
-    ]
+    rows = {line[0]: line[1:-1] for line in lines}
+    host = agency.platform.receiver.url.removeprefix("http://")
+    hostname = agency.platform.install.klass()["spec"]["hostname"]
+    assert rows["destination.usher.dev/crm"] == ["HTTP", host, "True", "NotTried", "Ready"]
+    assert rows["listener.usher.dev/lobby"] == ["acme", hostname, "True", "NoVisitYet", "Ready"]
+    assert rows["tenant.usher.dev/acme"] == ["True", "Ready"]
     assert ["NAME", "TENANT", "HOST", "READY", "RECEIVING", "REASON", "AGE"] in lines
     assert ["NAME", "TYPE", "HOST", "READY", "HEALTHY", "REASON", "AGE"] in lines
     assert ["NAME", "READY", "REASON", "AGE"] in lines
-    assert "secret" not in shown
-    wide = await call("get", "ul", "lobby", f"--namespace={namespace}", "--output=wide")
-    assert "a Tenant must exist" in wide
-    assert "https://hooks.example.com/v1/abcd…" in wide
-    tenants = await call("get", "ut", f"--namespace={namespace}", "--output=wide")
+    wide = await agency.kubectl("get", "ul", "--output=wide")
+    assert "Tenant `other` must exist" in wide
+    assert f"https://{hostname}/v1/" in wide
+    tenants = await agency.kubectl("get", "ut", "--output=wide")
     assert tenants.splitlines()[0].split() == ["NAME", "READY", "REASON", "STATE", "COMPANY", "MESSAGE", "AGE"]
 
 

@@ -4,20 +4,18 @@ import asyncio
 import base64
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib import parse
 
 import pytest
 
-from support import accounts, api, faulty_proxy, installs, waiting
+from support import accounts, agencies, api, faulty_proxy, installs, waiting
 from support.published_documents import declare, wait_live
 from usher_gateway import model
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
-
-MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
 async def test_gateway_serves_and_restarts_without_operator_and_api_server(
@@ -68,24 +66,27 @@ async def test_gateway_serves_and_restarts_without_operator_and_api_server(
     await config(lambda config: config["source"] == "cluster")
 
 
-async def test_account_without_permissions_gets_a_hint(
-    install: installs.Install, make_account: MakeAccount, namespace: str
-) -> None:
-    await install.start_operator()
-    nobody = await make_account(namespace, "nobody")
+@agencies.SHARED
+async def test_account_without_permissions_gets_a_hint(platform: agencies.Platform, tmp_path: Path) -> None:
+    install = platform.install
+    account = api.Resource("ServiceAccount", "nobody", await platform.make_namespace())
+    nobody = await accounts.log_in(platform.server, install.cluster.endpoint, account, tmp_path)
     gateway = await install.start_gateway(account=nobody, wait=False)
 
     async def said() -> str:
         return gateway.log.read_text("utf-8")
 
     await waiting.until(said, lambda log: "needs `list` and `watch` on Secrets" in log)
+    await gateway.stop()
 
 
+@agencies.SHARED
 async def test_pod_reads_with_its_service_account(
-    install: installs.Install, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agency: agencies.Agency, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await install.start_operator()
-    await declare(install, namespace, "lobby")
+    install = agency.platform.install
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready("listeners.usher.dev/lobby")
     key = (await install.secret("usher-install-key", install.system))["install.key"]
     keys = model.derive_keys(base64.b64decode(key))
     monkeypatch.setattr(access, "SERVICE_ACCOUNT", install.gateway.folder)
@@ -95,4 +96,4 @@ async def test_pod_reads_with_its_service_account(
     reader = client.Client(access.find_access(None, environ))
     source = cluster.ClusterSource(options, client=reader, check=lambda _: None, now=lambda: 1)
     async with asyncio.timeout(60), contextlib.aclosing(source.snapshots()) as snapshots:
-        assert f"{namespace}/lobby" in (await anext(snapshots)).listeners
+        assert f"{agency.namespace}/lobby" in (await anext(snapshots)).listeners

@@ -7,14 +7,16 @@ import datetime
 import json
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from boards import output, pictures
 from prometheus import debian, server
-from support import agencies, api, promtool
+from support import agencies, api, clusters, promtool
 from usher_operator import children
 
 pytestmark = agencies.SHARED
@@ -42,6 +44,13 @@ def certificate_class(agency: agencies.Agency) -> dict[str, Any]:
     klass = agency.platform.install.klass(hostname=f"{name}.example.com", exposure=exposure, tls=tls)
     klass["metadata"]["name"] = name
     return klass
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def platform(definitions: clusters.Cluster, tmp_path: Path) -> AsyncIterator[agencies.Platform]:
+    """A platform of its own, because only the staged alert may fire."""
+    async with agencies.running_platform(definitions, tmp_path) as ready:
+        yield ready
 
 
 async def test_panels_have_data_and_only_the_staged_alert_fires(agency: agencies.Agency, tmp_path: Path) -> None:

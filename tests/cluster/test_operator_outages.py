@@ -1,12 +1,10 @@
-"""Aborted lists, a hanging API server, silent watches and changing APIs lose nothing."""
+"""Rejected writes, aborted lists, a hanging API server, silent watches and changing APIs lose nothing."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from local_cluster import foreign
 from support import api, clusters, faulty_proxy, installs, waiting
@@ -17,26 +15,69 @@ COMPLETE = 'usher_operator_resync_total{result="success"}'
 ROOMS = ("room-0", "room-1", "room-2", "room-3", "room-4")
 
 
+def writes_of(plural: str, namespace: str) -> faulty_proxy.Where:
+    return lambda asked: asked.writes and f"/namespaces/{namespace}/{plural}/" in asked.path
+
+
+async def test_rejected_writes_are_retried_and_forbidden_ones_show_in_conditions(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    faults = [
+        proxy.refuse(429, faulty_proxy.writes, times=3, retry_after_seconds=1),
+        proxy.refuse(500, faulty_proxy.writes, times=3),
+    ]
+    await declare(install, namespace, "bar")
+    assert [fault.met for fault in faults] == [3, 3]
+    faults = [
+        proxy.refuse(403, writes_of("secrets", install.config)),
+        proxy.refuse(403, writes_of("ingresses", install.system)),
+    ]
+    exposure = {"type": "Ingress", "scope": "Hostname", "ingress": {"className": "nginx"}}
+    await install.server.apply(install.klass(exposure=exposure))
+    await install.server.apply(installs.destination(namespace, concurrency=2))
+    await install.server.apply(installs.listener(install, namespace))
+    lobby, crm = api.Resource("Listener", "lobby", namespace), api.Resource("Destination", "crm", namespace)
+
+    def is_forbidden(resource: Any) -> bool:
+        return bool(api.condition(resource, "Programmed").get("reason") == "WriteForbidden")
+
+    await install.server.wait(crm, is_forbidden)
+    forbidden = await install.server.wait(lobby, is_forbidden)
+    assert api.condition(forbidden, "Ready")["status"] == "False"
+    assert "403" in api.condition(forbidden, "Programmed")["message"]
+    for fault in faults:
+        fault.lift()
+    await install.server.merge(crm, {"metadata": {"labels": {"again": "now"}}})
+    await install.server.merge(lobby, {"metadata": {"labels": {"again": "now"}}})
+    for resource in (crm, lobby):
+        await install.server.wait(resource, lambda current: not is_forbidden(current))
+
+
 def second_page(asked: faulty_proxy.Asked) -> bool:
     return faulty_proxy.lists(asked) and asked.path.endswith("/listeners") and "continue=" in asked.query
 
 
-@pytest.mark.parametrize("status", [403, 410])
+async def wait_counted(operator: installs.Process, name: str, times: int) -> None:
+    """Wait until a metric has grown by a number since now."""
+    present = await operator.metric(name)
+    await waiting.until(lambda: operator.metric(name), lambda count: count >= present + times)
+
+
 async def test_list_rejected_at_its_second_page_removes_nothing(
-    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, status: int
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     proxy.page = 2
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     operator = await install.start_operator("--resync-seconds", "0.5", account=through)
     await declare(install, namespace, *ROOMS)
     previous_versions = await versions(install, namespace)
-    readings = await operator.metric(INCOMPLETE)
-    with proxy.refuse(status, second_page):
-        await waiting.until(lambda: operator.metric(INCOMPLETE), lambda count: count > readings + 1)
-        await install.server.apply(installs.tenant(namespace, displayName="edited meanwhile"))
-    readings = await operator.metric(COMPLETE)
-    await waiting.until(lambda: operator.metric(COMPLETE), lambda count: count > readings)
-    assert (await versions(install, namespace)).keys() == previous_versions.keys()
+    for status in (403, 410):
+        with proxy.refuse(status, second_page):
+            await wait_counted(operator, INCOMPLETE, 2)
+            await install.server.apply(installs.tenant(namespace, displayName=f"edited during {status}"))
+        await wait_counted(operator, COMPLETE, 1)
+        assert (await versions(install, namespace)).keys() == previous_versions.keys()
     assert operator.taken_for_gone(namespace) == []
 
 
@@ -174,8 +215,7 @@ async def test_cert_manager_may_appear_and_disappear_at_run_time(
 
         await remove(definitions, [file for file in files if file.stem.endswith("_certificates")])
         await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
-        readings = await operator.metric(COMPLETE)
-        await waiting.until(lambda: operator.metric(COMPLETE), lambda count: count > readings + 2)
+        await wait_counted(operator, COMPLETE, 3)
         assert await operator.metric(feature) == 0
         assert reason("CertificateReady", "CertManagerMissing")(await install.server.get(lobby))
         assert operator.process.returncode is None
@@ -196,14 +236,8 @@ def reads_of_namespaces(asked: faulty_proxy.Asked) -> bool:
     return asked.path == "/api/v1/namespaces" and not asked.writes
 
 
-@pytest.mark.parametrize(("status", "where"), [(404, reads_of_namespaces), (410, watches_of_namespaces)])
-async def test_refused_watch_of_the_platform_does_not_end_the_operator(
-    install: installs.Install,
-    namespace: str,
-    proxy: faulty_proxy.Proxy,
-    tmp_path: Path,
-    status: int,
-    where: faulty_proxy.Where,
+async def test_refused_watches_of_the_platform_do_not_end_the_operator(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     operator = await install.start_operator("--resync-seconds", "3600", account=through)
@@ -212,17 +246,19 @@ async def test_refused_watch_of_the_platform_does_not_end_the_operator(
     for document in (installs.tenant(namespace), installs.listener(install, namespace, "lobby")):
         await install.server.apply(document)
     lobby = api.Resource("Listener", "lobby", namespace)
-    await install.server.wait(
-        lobby, lambda listener: api.condition(listener, "Accepted").get("reason") == "ClassNotPermitted"
-    )
-    await _open_watch(proxy)
-    with proxy.refuse(status, where) as fault:
-        proxy.cut(watches_of_namespaces)
-        await waiting.until(lambda: _value(fault.met), lambda met: met >= 2)
-    await _open_watch(proxy)
-    labels = {"metadata": {"labels": {"usher-test": "admitted"}}}
-    await install.server.merge(api.Resource("Namespace", namespace), labels)
-    await install.server.wait(lobby, lambda listener: api.condition(listener, "Accepted")["status"] == "True")
+    await install.server.wait(lobby, reason("Accepted", "ClassNotPermitted"))
+    for status, where, label, verdict in (
+        (404, reads_of_namespaces, "admitted", "Accepted"),
+        (410, watches_of_namespaces, "refused", "ClassNotPermitted"),
+    ):
+        await _open_watch(proxy)
+        with proxy.refuse(status, where) as fault:
+            proxy.cut(watches_of_namespaces)
+            await waiting.until(lambda: _value(fault.met), lambda met: met >= 2)
+        await _open_watch(proxy)
+        labels = {"metadata": {"labels": {"usher-test": label}}}
+        await install.server.merge(api.Resource("Namespace", namespace), labels)
+        await install.server.wait(lobby, reason("Accepted", verdict))
     assert operator.process.returncode is None
 
 

@@ -18,7 +18,7 @@ WITHDRAWN = {("secrets", ""), ("secrets", "cafes")}
 VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="package")
 async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[agencies.Platform]:
     """The chart in an empty cluster, with its class and running programs."""
     clusters.require_local()
@@ -41,13 +41,13 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ag
                     assert refused <= WITHDRAWN
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def release(platform: agencies.Platform) -> release_processes.ProcessRelease:
     assert isinstance(platform.install, release_processes.ProcessRelease)
     return platform.install
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def hotels(platform: agencies.Platform) -> agencies.Agency:
     """The agency that `agencies` admits, with a destination that has a credential."""
     agency = agencies.Agency(platform, "hotels")

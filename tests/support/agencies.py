@@ -5,16 +5,17 @@ import json
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from local_cluster import ports
-from support import api, installs, leaks, waiting, wire
+from support import api, clusters, installs, leaks, waiting, wire
 from usher_gateway.simulator import receiver
 
-SHARED = pytest.mark.asyncio(loop_scope="module")
-"""``pytestmark`` of a module whose tests share a platform."""
+SHARED = pytest.mark.asyncio(loop_scope="package")
+"""Mark of the tests that share the platform of their worker."""
 
 
 @dataclass
@@ -159,6 +160,19 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
     await waiting.until(lambda: gateway.get("/healthz"), lambda answer: answer[0] == 200)
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
         yield Platform(install, operator, gateway, machine, make_namespace)
+
+
+@contextlib.asynccontextmanager
+async def running_platform(definitions: clusters.Cluster, folder: Path) -> AsyncIterator[Platform]:
+    """Run a platform of an install of its own; a missing permission is an error at its end."""
+    async with (
+        api.connected(definitions.endpoint, definitions.token) as server,
+        installs.namespaces(server) as make,
+        installs.installed(definitions, server, make, folder) as install,
+        platform(install, make) as ready,
+    ):
+        yield ready
+        await installs.assert_no_right_was_missing(install)
 
 
 def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:

@@ -22,6 +22,7 @@ import yaml
 from local_cluster import ports
 from support import accounts, api, clusters, leaks, waiting, wire
 from usher_gateway import config_secret
+from usher_operator.view import AGENCY_ROLE
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")
@@ -83,6 +84,15 @@ class Namespaces:
         self._operators.append(operator)
         for name in self._agencies:
             await self.server.apply(accounts.admission(name, self._operators))
+
+
+@contextlib.asynccontextmanager
+async def namespaces(server: api.Api) -> AsyncIterator[Namespaces]:
+    """Create new namespaces, and delete them at the end without waiting."""
+    make = Namespaces(server)
+    yield make
+    for name in make.created:
+        await server.delete(api.Resource("Namespace", name))
 
 
 class Process:
@@ -345,6 +355,24 @@ def placed(install: Install, namespace: str, name: str, path: str, hostname: str
     """Build a listener with one address: a path at a hostname, by default the namespace's below example.org."""
     addresses = [{"name": "own", "hostname": hostname or f"{namespace}.example.org", "path": path}]
     return listener(install, namespace, name, **{"addresses": addresses, "authentication": {"type": "None"}, **spec})
+
+
+async def assert_no_right_was_missing(install: Install) -> None:
+    """Check that the shipped permissions were enough for operator and gateway.
+
+    In a namespace whose admission ended, or that was deleted, requests may fail until the operator noticed that.
+    """
+    log = install.cluster.audit
+    refused = [request for account in (install.operator, install.gateway) for request in log.refusals(account.user)]
+    own = {"", install.system, install.config}
+    admissions = {request.namespace: api.Resource("RoleBinding", AGENCY_ROLE, request.namespace) for request in refused}
+    ended = {name for name, binding in admissions.items() if name not in own and not await install.server.get(binding)}
+    unexplained = [request for request in refused if request.namespace not in ended]
+    if unexplained:
+        deleted = {
+            request.name for request in log.since() if request.verb == "delete" and request.resource == "namespaces"
+        }
+        assert [request for request in unexplained if request.namespace not in deleted] == []
 
 
 @contextlib.asynccontextmanager
