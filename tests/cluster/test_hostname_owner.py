@@ -60,7 +60,7 @@ async def test_listeners_of_a_tenant_swap_hostnames_without_a_gap(make_agency: a
     for hostname in hostnames:
         await agency.until_answers(f"https://{hostname}{PATH}", 200)
     probes = [asyncio.create_task(probe(hostname)) for hostname in hostnames]
-    for _ in range(10):
+    for _ in range(4):
         hostnames.reverse()
         await agency.apply(*listeners(*hostnames))
         swapped = [[(hostname, False)] for hostname in hostnames]
