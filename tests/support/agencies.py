@@ -17,6 +17,9 @@ from usher_gateway.simulator import receiver
 SHARED = pytest.mark.asyncio(loop_scope="package")
 """Mark of the tests that share the platform of their worker."""
 
+PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
+"""A Lease that a busy machine does not cost, because later tests need the operator too."""
+
 
 @dataclass
 class Platform:
@@ -39,7 +42,7 @@ class Platform:
     async def restart_operator(self, *arguments: str) -> None:
         """Replace the running operator with a new one."""
         await self.operator.stop()
-        self.operator = await self.install.start_operator("--gateways", self.gateway.url, *arguments)
+        self.operator = await self.install.start_operator("--gateways", self.gateway.url, *arguments, changes=PATIENT)
 
     async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
         """Return the children of a hostname."""
@@ -155,7 +158,7 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
     resident = await make_namespace("resident")
     await install.server.apply(installs.tenant(resident))
     await install.server.apply(installs.listener(install, resident, "lobby"))
-    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
+    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}", changes=PATIENT)
     gateway = await install.start_gateway(admin=port, wait=False)  # ready once there is a document
     await waiting.until(lambda: gateway.get("/healthz"), lambda answer: answer[0] == 200)
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
