@@ -254,6 +254,19 @@ def test_edit_of_a_class_can_be_undone_and_repeated() -> None:
         assert now.removal_history.halted == (), hostname
 
 
+def test_moved_addresses_of_the_last_ten_minutes_count_together() -> None:
+    def moved(count: int, generation: int = 1) -> str:
+        token = f"{{token: {{generation: {generation}}}, "
+        return TENANT + listeners(count).replace("spec: {", f"spec: {token}") + listeners(20 - count, first=count)
+
+    now = after(files.NO_CONFIGURATION, TENANT + listeners(20))
+    for count in range(1, 6):
+        now = after(now, moved(count), seconds=count)
+    assert after(now, moved(6), seconds=600).removal_history.halted
+    assert not after(now, moved(6), seconds=601).removal_history.halted
+    assert not after(now, moved(5, generation=2), seconds=6).removal_history.halted, "each Listener's last edit counts"
+
+
 def test_removals_of_the_last_ten_minutes_count_together() -> None:
     now = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     for removed in range(1, 6):

@@ -4,7 +4,6 @@ A document whose removal waits stays in the snapshot, so the next reading asks f
 holds everything else that the next reading has to know. A restart forgets it, and uses the files as they are.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -20,6 +19,7 @@ from usher_gateway.resources.removal_limit import (
     RemovalBounds,
     RemovalKind,
     confirmations_of,
+    count_by_kind,
     decide,
     describe_removals,
     describe_unused,
@@ -35,7 +35,8 @@ class RemovalHistory(msgspec.Struct, frozen=True):
     ignored: frozenset[str] = frozenset()
     """Hashes in annotations that are older than the message with the same hash: they confirmed earlier removals."""
     recent: tuple[tuple[float, Removal], ...] = ()
-    """Removals of documents within ``WINDOW_SECONDS``, with their times (monotonic seconds)."""
+    """Removals within ``WINDOW_SECONDS``, with their times (monotonic seconds); of addresses the last ones of each
+    Listener, unless they were confirmed."""
 
     @property
     def halted(self) -> tuple[HaltedRemovals, ...]:
@@ -74,18 +75,22 @@ def limit_removals(
         *(confirmations_of(listener_class.metadata.annotations) for listener_class in classes)
     )
     requested: dict[str, list[Removal]] = {}
+    requested_identities = set()
     for removal in _removed(in_force, declared, time):
+        requested_identities.add((removal.namespace, removal.identity))
         requested.setdefault(removal.namespace, []).append(removal)
     recent = [
         (then, removal)
         for then, removal in history.recent
-        if seconds - then < WINDOW_SECONDS and not _is_declared(removal, declared)
+        if seconds - then < WINDOW_SECONDS
+        and not _is_declared(removal, declared)
+        and (removal.namespace, removal.identity) not in requested_identities
     ]
     messages, removed = {}, []
     for namespace, removals in requested.items():
         bounds = RemovalBounds(
             _count(in_force, namespace),
-            Counter(removal.kind for _, removal in recent if removal.namespace == namespace),
+            count_by_kind(removal for _, removal in recent if removal.namespace == namespace),
             limit,
             removes_every_listener=not declared.listeners,
         )
@@ -97,7 +102,8 @@ def limit_removals(
         )
         if decision.messages:
             messages[namespace] = decision.messages
-        removed += [(seconds, removal) for removal in decision.allowed if removal.kind != "Address"]
+        is_confirmed = namespace in history.messages
+        removed += [(seconds, removal) for removal in decision.allowed if removal.kind != "Address" or not is_confirmed]
     decided = RemovalHistory(messages, recent=(*recent, *removed))
     ignored = (history.ignored | (decided.digests - history.digests)) & confirmed
     return msgspec.structs.replace(decided, ignored=ignored)
@@ -119,6 +125,8 @@ def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: i
 
 def _is_declared(removal: Removal, declared: documents.Snapshot) -> bool:
     """Return whether a removed document is back."""
+    if removal.kind == "Address":
+        return False
     present = declared.destinations if removal.kind == "Destination" else declared.listeners
     return _key(removal) in present
 

@@ -149,7 +149,7 @@ def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, confirm
 
     ``confirmed``: those that go ahead at the same time, and count like those of the last ``WINDOW_SECONDS``.
     """
-    counts, confirmed_counts = _count(removals), _count(confirmed)
+    counts, confirmed_counts = count_by_kind(removals), count_by_kind(confirmed)
     if bounds.removes_every_listener and counts["Listener"]:
         return True
     for kind, count in counts.items():
@@ -160,8 +160,8 @@ def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, confirm
     return False
 
 
-def _count(removals: Iterable[Removal]) -> Counter[RemovalKind]:
-    """Return how many documents and addresses removals are, by kind."""
+def count_by_kind(removals: Iterable[Removal]) -> Counter[RemovalKind]:
+    """Return how many documents and addresses removals take out of service, by kind."""
     counts: Counter[RemovalKind] = Counter()
     for removal in removals:
         counts[removal.kind] += removal.count
