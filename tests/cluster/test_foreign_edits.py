@@ -149,9 +149,12 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(make_agenc
     await wait_event(agency, "RemovalsHalted", f"usher.dev/confirm-removals={digest}")
     assert await live(install, agency.namespace) == everything
     await server.delete(api.Resource("Listener", "lobby", agency.namespace))
-    assert await halted_digest(install, {digest}) != digest
+    newer_digest = await halted_digest(install, {digest})
     klass = api.of(install.klass())
     await server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": digest}}})
+    await waiting.until(lambda: live(install, agency.namespace), lambda names: names == {"crm", "lobby"})
+    last_digest = await halted_digest(install, {digest, newer_digest})
+    await server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": last_digest}}})
     await waiting.until(lambda: live(install, agency.namespace), lambda names: names == {"crm"})
     await server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
 

@@ -282,7 +282,7 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scopes, "_WINDOW", 3)
-    monkeypatch.setattr(scopes, "PAGE_SECONDS", -1.0)
+    monkeypatch.setattr(scopes, "_PAGE_SECONDS", -1.0)
     await bench.accept(samples.quarantined("oldest"))
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))
