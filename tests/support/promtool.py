@@ -39,11 +39,13 @@ def check(*files: Path) -> str:
 def test(folder: Path, alert: str, cases: list[dict[str, Any]]) -> str:
     """Return the failures of unit tests in promtool's own format, or an empty text.
 
-    Only the alert and the recording rules are loaded, because promtool evaluates every rule at each step.
+    Only the alert and the recording rules that it reads are loaded, because promtool evaluates every rule at each step.
     """
     name = alert.partition("/")[0]
+    needed = _with_recorded({name})
     groups = [
-        {**group, "rules": [rule for rule in group["rules"] if rule.get("alert", name) == name]} for group in _groups()
+        {**group, "rules": [rule for rule in group["rules"] if needed & {rule.get("alert"), rule.get("record")}]}
+        for group in _groups()
     ]
     rules_file, cases_file = folder / "rules.yaml", folder / "cases.yaml"
     rules_file.write_text(yaml.safe_dump({"groups": groups}), "utf-8")
@@ -51,6 +53,14 @@ def test(folder: Path, alert: str, cases: list[dict[str, Any]]) -> str:
     cases_file.write_text(yaml.safe_dump(named), "utf-8")
     said = _run("test", "rules", str(cases_file))
     return "" if said.rstrip().endswith("SUCCESS") else said
+
+
+def _with_recorded(names: set[str]) -> set[str]:
+    """Return names of rules, with the recording rules that they read, directly or through others."""
+    every_rule = [rule for group in _groups() for rule in group["rules"]]
+    expressions = [rule["expr"] for rule in every_rule if names & {rule.get("alert"), rule.get("record")}]
+    read = {name for name in rules("record") if any(name in expression for expression in expressions)}
+    return names if read <= names else _with_recorded(names | read)
 
 
 def _run(*arguments: str) -> str:
