@@ -40,11 +40,12 @@ run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane wit
 	@PYTHONPATH=.:tools $(BIN)/python -m demo.run_kubernetes $(if $(ONCE),--once) \
 		$(if $(USHER_TEST_KUBECONFIG),--kubeconfig $(USHER_TEST_KUBECONFIG)) $(ARGS)
 
+# Three workers on two cores, because many tests wait for a cluster most of their time.
 test: check $(READY) ## run make check and every test except those of test-long and test-node (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.event_sdks
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
-	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not long and not node" $(ARGS)
 
 quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in about a minute
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=quick -k "not postgresql" tests/unit tests/contract $(ARGS)
