@@ -1,7 +1,7 @@
 """Counts how many small changes of the code that decides are noticed by the tests of `make quick`: `make mutants`.
 
 mutmut writes every mutant (one operator, condition, number or truth value changed) into a copy of the tree, finds out
-which tests call which function, and runs the tests of each mutant in a process of its own. This tool copies the tree,
+which tests call which function, and runs the tests of each mutant in a separate process. This tool copies the tree,
 draws the sample, and prints the result. ``[tool.mutmut]`` in pyproject.toml names the modules and the tests.
 
 A mutant is in the sample if the hash of its name is among the lowest. So an edit of a test changes no sample, and an

@@ -299,7 +299,7 @@ async def test_deleted_crds_remove_no_document(
     restorable_namespaces: installs.Namespaces,
     restorable_install: installs.Install,
 ) -> None:
-    """In a cluster of its own, because every install sees the deletion."""
+    """The test uses a separate cluster, because every install sees the deletion."""
     install, namespace = restorable_install, await restorable_namespaces("agency")
     operator = await install.start_operator()
     await declare(install, namespace, "lobby")

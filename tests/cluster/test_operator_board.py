@@ -48,7 +48,7 @@ def certificate_class(agency: agencies.Agency) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def platform(definitions: clusters.Cluster, tmp_path: Path) -> AsyncIterator[agencies.Platform]:
-    """A platform of its own, because only the staged alert may fire."""
+    """A separate platform, so that only the staged alert fires."""
     async with agencies.running_platform(definitions, tmp_path) as ready:
         yield ready
 

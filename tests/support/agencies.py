@@ -167,7 +167,7 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
 
 @contextlib.asynccontextmanager
 async def running_platform(definitions: clusters.Cluster, folder: Path) -> AsyncIterator[Platform]:
-    """Run a platform of an install of its own; a missing permission is an error at its end."""
+    """Install Usher for one platform and run it. At the end, fail if a permission was missing."""
     async with (
         api.connected(definitions.endpoint, definitions.token) as server,
         installs.namespaces(server) as make,

@@ -5,8 +5,8 @@ its answer, and the keys whose last plan asked for it. After a change the cache 
 The lookups about them are made again, and where the answer differs, the keys that read it are planned again. Every
 other plan would give the same result.
 
-A plan also reads values that are no lookups. Whatever changes them returns or queues the keys itself: `cache.Cache` for
-the classes, the optional APIs and the halted removals, `gateways.GatewayObserver` for the reports of gateways, and
+A plan also reads values without a lookup. The code that changes such a value returns or queues the keys: `cache.Cache`
+for the classes, the optional APIs and the halted removals, `gateways.GatewayObserver` for the reports of gateways, and
 `installation.Installation` for the install key. A plan that depends on the time sets ``Plan.again_at``.
 """
 

@@ -245,7 +245,7 @@ class RemovalGuard:
     def _confirmed(self) -> frozenset[str]:
         """The hashes that users confirmed after a message named them, perhaps before a restart.
 
-        A hash that nobody needed, because the objects came back first, would otherwise confirm their next removal.
+        If the objects came back before a user confirmed their removal, the hash must not confirm the next removal.
         """
         given = self._cache.confirmations()
         named = {message.digest for pending in self._namespaces.values() for message in pending.messages}

@@ -179,10 +179,11 @@ def describe(error: BaseException) -> str:
 
 @contextlib.asynccontextmanager
 async def acquired(pool: "asyncpg.Pool[Any]", problem: str = "the store failed") -> AsyncIterator[Connection]:
-    """Give a connection of the pool.
+    """Yield a connection of the pool.
 
     Raises:
-        StoreUnavailableError: ``problem``; there is no free connection, or a statement failed or took too long.
+        StoreUnavailableError: all connections are in use, or a statement failed or timed out. Its text begins with
+            ``problem``.
     """
     try:
         async with pool.acquire(timeout=CONNECT_SECONDS) as connection:

@@ -98,8 +98,8 @@ class Transaction(session.Transaction):
         ``number``: what the statement returned that inserts the row; None if it inserted none.
 
         Raises:
-            OwnershipLostError: there is no row, because this incarnation has ended.
-            NamesLostError: there is no row, because the database lacks a name that this transaction uses.
+            OwnershipLostError: the statement inserted no row, because this incarnation has ended.
+            NamesLostError: the statement inserted no row, because the database lacks a name of this transaction.
         """
         if number is None:
             if await self.connection.fetchval(_IS_OWNER, self.owner):
