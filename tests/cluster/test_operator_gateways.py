@@ -92,11 +92,13 @@ async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
     gateway = await install.start_gateway(admin=port, account=through)
 
     async def served() -> tuple[set[str], set[str]]:
-        """Listeners that the gateway runs, and those of them without a Secret."""
+        """Listeners of the namespace that the gateway runs, and those of them without a Secret."""
         config = await install.ask(gateway, "/api/config")
-        return {document["key"] for document in config["documents"]}, {
-            document["key"] for document in config["vanished"]
-        }
+        documents, vanished = (
+            {document["key"] for document in config[part] if document["key"] in (lobby, bar)}
+            for part in ("documents", "vanished")
+        )
+        return documents, vanished
 
     lobby, bar = f"{namespace}/lobby", f"{namespace}/bar"
     await waiting.until(served, lambda listeners: listeners == ({lobby, bar}, set()))

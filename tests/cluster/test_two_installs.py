@@ -95,7 +95,8 @@ async def test_two_installs_settle_with_an_unready_listener_and_a_secret(
     assert {f"Destination {namespace}/crm", f"Listener {namespace}/lobby"} <= (await second.documents()).keys()
     for kind in ("Tenant", "Destination"):
         used = await server.get(api.Resource(kind, USED[kind], namespace))
-        assert managers_of_status(used) == {kinds.field_manager(second.controller)}
+        assert by(second, used)
+        assert not by(install, used)
         unused = await server.get(api.Resource(kind, "unused", namespace))
         assert len(managers_of_status(unused)) == 1
 
