@@ -19,8 +19,9 @@ import run
 
 from postgresql.server import PostgresServer
 from usher_gateway import logs, model
+from usher_gateway.store.names import NameNumbers, UsedNames, add_names
 from usher_gateway.store.postgresql import schema
-from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.connections import PostgresSession
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
@@ -149,7 +150,10 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
         connection = await asyncpg.connect(server.dsn(database), server_settings={"synchronous_commit": "off"})
         listener = model.ListenerName("bench", "t0", "l0")
         routes = [model.RouteDefinition(listener, "all", _destination(number)) for number in range(DESTINATIONS + 1)]
-        await NameNumbers().prepare(connection, [listener], routes)
+        names, used = NameNumbers(), UsedNames()
+        used.routes = {number: names.route(route) for number, route in enumerate(routes)}
+        used.highest_key = PENDING
+        await add_names(PostgresSession(connection), used)
         await connection.close()
         await _fill(server, database, "pending.sql", DESTINATIONS=DESTINATIONS, DUE=DUE, PENDING=PENDING)
     async with _store(server, database) as store:

@@ -86,7 +86,6 @@ CASES = {
         fires_when_absent=True,
     ),
     "StoreUnavailable/critical": of_gateway("usher_store_available", "0+0", "1+0"),
-    "StoreNamesUnknown/warning": of_gateway("usher_store_unknown_names", "2+0", "0+0"),
     "StoreDiskLow/warning": of_gateway("usher_store_free_bytes", f"{GIB}+0", f"{3 * GIB}+0"),
     "GatewayErrorBudgetBurn/critical": Case(
         fires={refused("StoreUnavailable"): "0+2", arrivals("visit"): "0+98", arrivals("refused"): "0+2"},

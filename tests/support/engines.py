@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from usher_gateway.store.postgresql.store import PostgresStore
 
 
-AGE_ROUTES = f"""
-    update routes set used_key = used_key + case when used_key < 0 then 4 else -4 end * {model.KEYS_PER_DAY}
-"""
+AGE_ROUTES = f"update routes set used_key = used_key - 4 * {model.KEYS_PER_DAY}"
 
 FOREVER = 1 << 62
 """Later than every time in a test."""

@@ -116,7 +116,7 @@ class Gateway:
         """Why the database could not be reached at the last try."""
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
-        self.store = _make_store(settings, model.key_fingerprint(key), self.clock.now)
+        self.store = _make_store(settings, self._keys, self.clock.now)
         self.source = self._make_source(environ)
 
         attempts = settings.max_attempts
@@ -491,17 +491,18 @@ async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], secon
         task.result()
 
 
-def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]) -> Store:
+def _make_store(settings: Settings, keys: model.Keys, now: Callable[[], int]) -> Store:
     """Return the store that the settings name.
 
     Raises:
         ConfigurationError: the file with the password cannot be read.
     """
+    key_fingerprint = model.key_fingerprint(keys.install)
     if settings.store is None:
         bounds = database.DiskBounds(
             settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
         )
-        return SqliteStore(SqliteSettings(settings.data, key_fingerprint, disk_bounds=bounds), now)
+        return SqliteStore(SqliteSettings(settings.data, key_fingerprint, keys.name, disk_bounds=bounds), now)
     from usher_gateway.store.postgresql.opening import PostgresSettings  # imports asyncpg, which SQLite does not need
     from usher_gateway.store.postgresql.store import PostgresStore
 
@@ -509,6 +510,7 @@ def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]
         PostgresSettings(
             dsn=settings.store,
             key_fingerprint=key_fingerprint,
+            names_key=keys.name,
             password=read_store_password(settings.store_password_file),
             durability=settings.store_durability,
             may_migrate=settings.migrate,

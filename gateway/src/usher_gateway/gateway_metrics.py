@@ -336,11 +336,6 @@ class StoreMetrics:
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
         yield metrics.plain_gauge("usher_store_available", "1 while commits succeed.", store.is_available)
-        yield metrics.plain_gauge(
-            "usher_store_unknown_names",
-            "Listeners and routes of stored rows whose names the database lost.",
-            store.unknown_names,
-        )
         if store.free_bytes is not None:
             yield metrics.plain_gauge(
                 "usher_store_free_bytes", "Free space of the data's file system.", store.free_bytes

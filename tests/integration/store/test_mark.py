@@ -11,6 +11,7 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.writer import open_writer
@@ -36,7 +37,7 @@ def log_bytes_of(bench: engines.Bench) -> int:
 
 def opens(place: Path) -> bool:
     try:
-        open_writer(place, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+        open_writer(place, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     except model.StoreCorruptError:
         return False
     return True

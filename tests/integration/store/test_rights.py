@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.writer import open_writer
 
@@ -23,7 +24,7 @@ def test_data_files_are_readable_by_their_owner_only(tmp_path: Path, is_there: b
     folder = tmp_path / "data"
     if is_there:
         folder.mkdir(mode=0o755)
-    opened = open_writer(folder, key_fingerprint="key", fold_rows=100, now=0)
+    opened = open_writer(folder, key_fingerprint="key", names=NameNumbers(), fold_rows=100, now=0)
     try:
         files = sorted(folder.glob(f"{database.FILE_NAME}*"))
         assert len(files) == 3

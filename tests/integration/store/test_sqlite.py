@@ -20,6 +20,7 @@ from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import Job
 from usher_gateway.store.jobs import changes, claims, listings, meters, scopes, settle
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import Session, run_to_end
 from usher_gateway.store.sqlite import database, transaction
 from usher_gateway.store.sqlite import meters as folding
@@ -42,7 +43,7 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def refused(folder: Path, error: type[model.UsherError]) -> model.UsherError:
     with pytest.raises(error) as raised:
-        open_writer(folder, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW)
+        open_writer(folder, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW)
     assert raised.value.hint
     return raised.value
 
@@ -91,7 +92,7 @@ def test_network_file_system_is_rejected(tmp_path: Path, kind: str, monkeypatch:
 
     monkeypatch.setattr(pathlib.Path, "open", open_mounts)
     assert kind in str(refused(folder, model.ConfigurationError))
-    open_writer(tmp_path / "beside", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    open_writer(tmp_path / "beside", key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
 
 
 def test_folder_that_cannot_be_created_is_rejected(tmp_path: Path) -> None:
@@ -128,15 +129,15 @@ async def test_file_with_the_first_schema_is_migrated_with_its_rows(tmp_path: Pa
     await bench.open()
     assert [row["countedAs"] for row in await bench.visits()] == ["Visit"]
     await bench.store.close()
-    open_writer(tmp_path / "new", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    open_writer(tmp_path / "new", key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
 def test_newer_schema_opens_only_if_it_allows_this_gateway(tmp_path: Path) -> None:
-    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("pragma user_version = 99")
-    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("update meta set value = '99.0.0' where name = 'min_gateway'")
     assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
@@ -150,7 +151,7 @@ async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) ->
 
 def test_file_that_another_program_writes_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_MILLISECONDS", 10)
-    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     with contextlib.closing(sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)) as other:
         other.execute("begin immediate")
         assert "another program writes to" in str(refused(tmp_path, model.StoreLockedError))

@@ -75,8 +75,6 @@ class GatewayStatus:
         store = self._store.statistics()
         if store.is_disk_low:
             warnings.append("little disk is free: visits get 503 (LowDisk)")
-        if store.unknown_names:
-            warnings.append(f"the database lost the names of {store.unknown_names} listeners and routes: usher repair")
         if self._clock.jump():
             seconds = self._clock.jump() // model.MICROSECONDS
             warnings.append(f"the clock jumped {seconds} s ahead: retention and expiry wait for a confirmation")

@@ -27,7 +27,6 @@ def build() -> typer.Typer:
 
     for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, copy):
         module.register(app)
-    database.register_repair(app)  # last in the help
     _set_help(app)
     return app
 

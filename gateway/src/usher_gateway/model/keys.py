@@ -23,6 +23,7 @@ class Keys(msgspec.Struct, frozen=True):
     credential: bytes
     document: bytes
     cache: bytes
+    name: bytes
     install: bytes
     """The install key itself: URL tokens are derived from it."""
 

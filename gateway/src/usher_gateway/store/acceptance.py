@@ -21,6 +21,7 @@ from usher_gateway.store.encodings import (
     pack_body,
     row_bytes,
 )
+from usher_gateway.store.names import RouteNumbers
 
 _COUNTED = {
     model.CountedAs.Visit: model.Counter.visits,
@@ -77,16 +78,8 @@ class _PlanSkips(msgspec.Struct, frozen=True):
         return cls(plans, skips, tuple([skip for skip in skips if skip is not None]))
 
 
-class RouteNumbers(msgspec.Struct, frozen=True):
-    """The numbers of a route definition, its listener and its destination."""
-
-    number: int
-    listener: int
-    destination: int
-
-
 class Names(Protocol):
-    """Looks up the numbers of names. It is ``NameNumbers`` on SQLite, and on PostgreSQL the transaction."""
+    """Returns the numbers of names. It is the transaction."""
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener."""

@@ -74,8 +74,6 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     commit_seconds: metrics.Histogram
     batch_sizes: metrics.Histogram
     """Arrivals per commit."""
-    unknown_names: int = 0
-    """Numbers of listeners and routes that rows have lately been read with, and that have no name."""
 
 
 class Backlog(msgspec.Struct, frozen=True):

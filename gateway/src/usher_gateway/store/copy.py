@@ -20,7 +20,7 @@ from usher_gateway import model
 COLUMNS = {
     "listener": "number, namespace, tenant, listener",
     "destination": "number, key",
-    "route": "number, hash, listener, name, destination, definition",
+    "route": "number, listener, destination, name, definition",
     "arrival": "key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size, fingerprint,"
     " visitor, persons, verdicts",
     "body": "key, expires_day, content_type, body",

@@ -1,6 +1,5 @@
 """The rows that people look at and change: visits, deliveries, quarantine, persons, usage."""
 
-import abc
 import datetime
 import functools
 from collections import Counter
@@ -26,7 +25,7 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.encodings import unknown_listener
 from usher_gateway.store.jobs import changes, claims, listings, meters
-from usher_gateway.store.session import JobRunner
+from usher_gateway.store.transaction import JobRunner
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
@@ -167,10 +166,7 @@ class Records(JobRunner):
         total = 0
         for start in range(0, len(arrivals), _RELEASE_SLICE):
             part = arrivals[start : start + _RELEASE_SLICE]
-            total += await self._change(
-                functools.partial(changes.release, arrivals=part, now=now),
-                definitions=[plan.route for arrival in part for plan in arrival.if_visit],
-            )
+            total += await self._change(functools.partial(changes.release, arrivals=part, now=now))
         return total
 
     async def replay(
@@ -232,7 +228,7 @@ class Records(JobRunner):
                 books.add(totals.setdefault(key, {}), counts)
         names = await self._look_up(meters.listener_names)
         rows = [
-            UsageRow(self._listener_name(listener, names), start, counts)
+            UsageRow(names.get(listener) or unknown_listener(listener), start, counts)
             for (start, listener), counts in totals.items()
         ]
         return sorted(rows, key=lambda row: (row.period, row.listener))
@@ -249,9 +245,9 @@ class Records(JobRunner):
         """Return every listener that something was counted for."""
         return (await self._look_up(meters.listener_names)).values()
 
-    @abc.abstractmethod
     def routes(self) -> Collection[model.RouteDefinition]:
         """Return every route that deliveries were made for."""
+        return list(self._names.definitions.values())  # a copy, because SQLite's writer adds some in its thread
 
     async def backlogs(self) -> list[Backlog]:
         """Return every destination with deliveries in the backlog, with their number."""
@@ -268,9 +264,6 @@ class Records(JobRunner):
         dead = await self._read(claims.dead_by_route)
         await self._load_routes(dead)
         return dead
-
-    def _listener_name(self, number: int, names: Mapping[int, model.ListenerName]) -> model.ListenerName:
-        return names.get(number) or unknown_listener(number)
 
     async def _add_holds(self, holds_by_route: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
         """Find out once per route what holds its deliveries."""

@@ -26,8 +26,9 @@ from usher_gateway.store.base import (
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import activity as listener_activity
 from usher_gateway.store.jobs import claims
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.records import Records
-from usher_gateway.store.session import JobRunner, Transaction
+from usher_gateway.store.transaction import JobRunner, Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +36,8 @@ _log = structlog.get_logger(__name__)
 class Ledger(JobRunner):
     """The part of the store that the path of an arrival uses."""
 
-    def __init__(self, *, commits: GroupCommit, now: Callable[[], int]) -> None:
-        super().__init__(commits=commits, now=now)
+    def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
+        super().__init__(commits=commits, names=names, now=now)
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
@@ -157,9 +158,7 @@ class DeliveryQueue(JobRunner):
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
         """Claim held deliveries of a group, under another route definition."""
-        return await self._change(
-            lambda transaction: claims.claim_held(transaction, group, definition, limit, now), definitions=[definition]
-        )
+        return await self._change(lambda transaction: claims.claim_held(transaction, group, definition, limit, now))
 
     async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
         """Make held deliveries of a group due at once (backlog); return how many left the group.
@@ -268,4 +267,4 @@ class Store(Ledger, DeliveryQueue, Records):
 
     async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
         """Replace the saved activity of some listeners."""
-        await self._change(lambda transaction: listener_activity.save(transaction, activity), listeners=list(activity))
+        await self._change(lambda transaction: listener_activity.save(transaction, activity))

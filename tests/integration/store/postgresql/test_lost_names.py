@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from support import databases, dispatching, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.delivery.dispatcher import DispatcherLimits
 from usher_gateway.store.base import Filter, ListenerActivity
-from usher_gateway.store.postgresql import repair
 from usher_gateway.store.postgresql.connections import Durability
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
@@ -52,7 +50,7 @@ async def test_names_that_the_database_lost_are_written_again(bench: engines.Ben
     assert [row["tenant"] for row in await bench.visits()] == ["acme", "globex", "acme"]
 
 
-async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: list[engines.Bench]) -> None:
+async def test_lost_names_of_two_tenants_stay_apart(gateways: list[engines.Bench]) -> None:
     """Another gateway writes a new name first, for which a counter of the database would give out the same number."""
     first, second = gateways
     await first.accept(samples.arrival("kept"))
@@ -66,16 +64,19 @@ async def test_number_of_a_lost_name_goes_to_no_other_tenant(gateways: list[engi
     assert await second.counts(samples.BAR) == {"visits": 1, "routed": 1, "created": 1}
 
 
-async def test_new_name_gets_another_number_if_its_first_is_in_use(
-    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await bench.accept(samples.arrival("lobby"))
-    ((number,),) = databases.server().rows("select number from listeners", databases.name_of(bench.place))
-    draw, first_draws = secrets.randbelow, [int(number) - 1]
-    monkeypatch.setattr(secrets, "randbelow", lambda limit: first_draws.pop() if first_draws else draw(limit))
-    await bench.accept(at(BAR_ROUTE, "bar"))
-    assert [row["tenant"] for row in await bench.visits()] == ["globex", "acme"]
-    assert first_draws == []
+async def test_gateways_add_the_same_names_at_once_and_do_not_wait_in_a_circle(gateways: list[engines.Bench]) -> None:
+    first, second = gateways
+    listeners = [model.ListenerName("agency", "acme", f"room-{number}") for number in range(50)]
+    routes = [samples.route("crm", listener, f"agency/{listener.listener}") for listener in listeners]
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.gather(
+            first.accept(*[at(route, f"first {route.destination}") for route in routes]),
+            second.accept(*[at(route, f"second {route.destination}") for route in reversed(routes)]),
+        )
+    assert logs == []
+    for listener in listeners:
+        assert (await first.counts(listener))["created"] == 2
+    assert await second.violations() == []
 
 
 async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: list[engines.Bench]) -> None:
@@ -129,7 +130,7 @@ async def test_delivery_with_an_unsaved_outcome_does_not_return_to_the_backlog(b
     assert await bench.claim() == []
 
 
-async def test_backlog_is_claimed_by_a_gateway_that_remembers_another_number(gateways: list[engines.Bench]) -> None:
+async def test_backlog_of_a_lost_route_is_claimed_by_a_gateway_that_remembers_it(gateways: list[engines.Bench]) -> None:
     first, second = gateways
     await first.accept(samples.arrival("kept"))
     copy = await save(first)
@@ -226,85 +227,3 @@ async def check_tenants(store: PostgresStore, tenants: list[str]) -> None:
     usage = await store.usage(0, 1 << 62)
     visits = [row.listener.tenant for row in usage for _ in range(row.counts.get(model.Counter.visits, 0))]
     assert sorted(visits) == tenants
-
-
-# A database with numbers that have no name, as early releases left them
-
-FORGET_BAR = """
-    delete from listeners where listener = 'bar';
-    delete from routes where name = 'crm' and convert_from(definition, 'UTF8') like '%globex%';
-    delete from destinations where key = 'agency/bar';
-"""
-
-
-async def without_bar(bench: engines.Bench) -> int:
-    """Delete the names of a listener with a visit and a delivery in the backlog; return the number of the listener."""
-    (accepted, _) = await bench.accept(at(BAR_ROUTE, "bar"), samples.arrival("lobby"))
-    await bench.store.defer([accepted.deliveries[0].key])
-    await bench.store.flush()
-    name = databases.name_of(bench.place)
-    ((number,),) = databases.server().rows("select number from listeners where listener = 'bar'", name)
-    databases.server().execute(FORGET_BAR, name)
-    return int(number)
-
-
-async def test_rows_without_a_name_are_shown_as_unknown(bench: engines.Bench) -> None:
-    number = await without_bar(bench)
-    await bench.reopen()
-    assert [row["tenant"] for row in await bench.visits()] == ["acme", "?"]
-    assert [row["tenant"] for row in await bench.deliveries()] == ["acme", "?"]
-    unknown = model.ListenerName("?", "?", f"#{number}")
-    assert await bench.counts(unknown) == {"visits": 1, "routed": 1, "created": 1}
-    assert [row["tenant"] for row in await bench.visits(namespace="agency")] == ["acme"]
-    (backlog,) = [row for row in await bench.store.backlog_by_route() if bench.store.route(row.route).route != "crm"]
-    assert bench.store.route(backlog.route).destination == "?/?"
-    assert bench.store.statistics().unknown_names == 2
-
-
-async def test_retention_and_cancelling_go_on_without_names(bench: engines.Bench) -> None:
-    await without_bar(bench)
-    await bench.reopen()
-    cancelled: list[int] = []
-    assert await bench.store.cancel(Filter(), bench.clock.now, cancelled.extend) == 2
-    bench.clock.now += 40 * samples.DAY
-    while await bench.store.prune(bench.clock.now):
-        pass
-    assert await bench.visits() == []
-
-
-async def repaired(bench: engines.Bench, *, may_write: bool) -> repair.Repair:
-    return await repair.repair(databases.owner_dsn(databases.name_of(bench.place)), None, may_write=may_write)
-
-
-async def test_repair_names_what_the_database_lost(bench: engines.Bench) -> None:
-    number = await without_bar(bench)
-    missing = await repaired(bench, may_write=False)
-    assert missing.listeners == {number: model.ListenerName("?", "?", f"#{number}")}
-    assert (len(missing.routes), len(missing.destinations), missing.mixed) == (1, 1, [])
-    await repaired(bench, may_write=True)
-    assert not (await repaired(bench, may_write=False)).is_needed
-    await bench.reopen()
-    assert [row["tenant"] for row in await bench.visits(tenant="?")] == ["?"]
-    (delivery,) = await bench.deliveries(tenant="?")
-    assert delivery["destination"] == "?/?"
-    assert bench.store.statistics().unknown_names == 0
-
-
-async def test_repair_finds_the_tenant_that_routes_prove(bench: engines.Bench) -> None:
-    await bench.accept(at(BAR_ROUTE, "bar"))
-    name = databases.name_of(bench.place)
-    databases.server().execute("delete from listeners where listener = 'bar'", name)
-    await repaired(bench, may_write=True)
-    assert [row["listener"] for row in await bench.visits(tenant="globex")] == ["bar"]
-
-
-async def test_repair_shows_visits_of_mixed_tenants_to_nobody(bench: engines.Bench) -> None:
-    """The number of a lost listener was given to another one: neither sees the visit."""
-    (accepted, _) = await bench.accept(at(BAR_ROUTE, "bar"), samples.arrival("lobby"))
-    await bench.store.defer([accepted.deliveries[0].key])
-    name = databases.name_of(bench.place)
-    databases.server().execute("update listeners set tenant = 'initech', listener = 'spa' where listener = 'bar'", name)
-    assert len((await repaired(bench, may_write=True)).mixed) == 1
-    await bench.reopen()
-    assert [row["tenant"] for row in await bench.visits()] == ["acme", "?"]
-    assert [row["destination"] for row in await bench.deliveries(tenant="?")] == ["?/?"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import databases, engines
+from usher_gateway.store import names
 from usher_gateway.store.jobs import changes, claims, retention, settle
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
@@ -14,7 +15,7 @@ ROWS = 20_000
 FILL = f"""
     insert into destinations values (1, 'agency/dead'), (2, 'agency/crm');
     insert into listeners select key, 'agency', 'acme', key::text from generate_series(1, {ROWS}) key;
-    insert into routes select key, sha256(int8send(key)), key, 'crm', 2, ''::bytea from generate_series(1, {ROWS}) key;
+    insert into routes select key, key, 2, 'crm', ''::bytea from generate_series(1, {ROWS}) key;
     insert into incarnations (number, slot, beat_at, ended_at) values (1, 63, now(), now());
     insert into arrivals select key, ''::bytea, 1, key, key, 1, 0, 0, 0, 10, sha256(int8send(key)),
         sha256(int8send(key)), int8send(key), ''::bytea from generate_series(1, {ROWS}) key;
@@ -41,6 +42,8 @@ STATEMENTS = {
     "accept: insert": accept._INSERT,
     "commit": writer._INSERT_COMMIT,
     "accept: quota": accept._MONTH_VISITS,
+    "names: listeners": names._ADD_LISTENERS,
+    "names: routes": names._ADD_ROUTES,
     "settle": settle._SETTLE.postgresql,
     "claim: lock": claims._LOCK_DUE,
     "claim: load": claims._LOAD,

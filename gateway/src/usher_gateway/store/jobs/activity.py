@@ -6,7 +6,8 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import ListenerActivity
-from usher_gateway.store.session import Session, Transaction, columns
+from usher_gateway.store.session import Session, columns
+from usher_gateway.store.transaction import Transaction
 
 _READ = """
     select namespace, tenant, l.listener, last_arrival_at, first_visits, retired_arrivals
@@ -14,11 +15,11 @@ _READ = """
 """
 _LOCK = """
     select listener, last_arrival_at, first_visits, retired_arrivals from activity
-    where listener = any($1::integer[]) order by listener for update
+    where listener = any($1::bigint[]) order by listener for update
 """
 _WRITE = """
     insert into activity (listener, last_arrival_at, first_visits, retired_arrivals)
-    select * from unnest($1::integer[], $2::bigint[], $3::bytea[], $4::bytea[]) where true
+    select * from unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[]) where true
     on conflict (listener) do update set last_arrival_at = excluded.last_arrival_at,
         first_visits = excluded.first_visits, retired_arrivals = excluded.retired_arrivals
 """
@@ -36,7 +37,7 @@ async def read(session: Session) -> dict[model.ListenerName, ListenerActivity]:
 
 
 async def save(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
-    """Add the activity of some listeners, which were given to the transaction, to what the gateways have saved."""
+    """Add the activity of some listeners to what the gateways have saved."""
     new = {transaction.listener(name): used for name, used in activity.items()}
     merged = dict(new)
     for listener, last, visits, retired in await transaction.session.fetch(_LOCK, sorted(new)):

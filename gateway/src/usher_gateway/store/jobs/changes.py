@@ -22,7 +22,8 @@ from usher_gateway.store.encodings import (
     unpack_body,
 )
 from usher_gateway.store.jobs import scopes
-from usher_gateway.store.session import Row, Session, Statement, Transaction, columns
+from usher_gateway.store.session import Row, Session, Statement, columns
+from usher_gateway.store.transaction import Transaction
 
 SLICE = 100
 """Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)."""
@@ -71,7 +72,7 @@ _CHANGEABLE: Mapping[Change, str] = {
 _CANDIDATES = """
     select a.key, new.route, new.reason, a.flags, b.body is not null,
         exists (select 1 from deliveries where arrival = a.key and route = new.route and origin > 0)
-    from unnest($1::bigint[], $2::integer[], $3::smallint[]) as new (key, route, reason)
+    from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as new (key, route, reason)
     join arrivals a on a.key = new.key left join bodies b on b.key = a.key
 """
 _LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by key for no key update"
@@ -90,7 +91,7 @@ _INSERT = """
     insert into deliveries
         (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at, expires_at, origin)
     select key, id, arrival, route, destination, hold, hold = 0, 0, $9, $9, $9, expires_at, $8
-    from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::integer[], $5::integer[], $6::smallint[], $7::bigint[])
+    from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[])
         as new (key, id, arrival, route, destination, hold, expires_at)
 """
 _ARRIVALS = """
@@ -309,7 +310,7 @@ async def replay(
     await session.fetch(_LOCK_ARRIVALS, sorted({key for key, _, _ in skipped}))
     await transaction.load_routes([route for _, route, _ in skipped])
     # Nothing could deliver a verdict whose route has no definition any more.
-    skipped = [verdict for verdict in skipped if transaction.destination_of_route(verdict[1])]
+    skipped = [verdict for verdict in skipped if transaction.destination_of_route(verdict[1]) is not None]
     candidates = await _candidates(session, skipped)
     verdicts = [(candidate.arrival, candidate.route) for candidate in candidates if candidate.can_be_replayed]
     # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
@@ -386,7 +387,7 @@ def _arrival(row: Row) -> model.Arrival:
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
     """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
 
-    The routes were given to the transaction. Retention may have deleted a body since the arrival was read.
+    Retention may have deleted a body since the arrival was read.
     """
     session = transaction.session
     deliveries: list[tuple[Any, ...]] = []
@@ -398,7 +399,7 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     )
     for arrival in sorted(arrivals, key=lambda arrival: arrival.key):
         deliveries += await _release_arrival(transaction, arrival, now, marks)
-    await transaction.keep_routes([arrival.key for arrival in arrivals])
+    transaction.keep_routes([arrival.key for arrival in arrivals])
     await session.execute(DELETE_MARKS, sorted(marks))
     await session.execute(_INSERT, *columns(deliveries, 7), int(model.Origin.Released), now)
     return len(deliveries)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, RouteBacklog
 from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, unpack_body
-from usher_gateway.store.session import SLICE_ROWS, Row, Session, Transaction
+from usher_gateway.store.session import Row, Session
+from usher_gateway.store.transaction import SLICE_ROWS, Transaction
 
 _LOCK_DUE = """
     select key from deliveries where destination = (select number from destinations where key = $1)
@@ -237,14 +238,14 @@ async def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: 
 async def claim_held(
     transaction: Transaction, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
 ) -> list[model.Delivery]:
-    """Claim held deliveries of a group, under another route definition, which was given to the transaction."""
+    """Claim held deliveries of a group, under another route definition."""
     session = transaction.session
     route = transaction.route(definition)
     keys = [key for (key,) in await session.fetch(_LOCK_HELD, int(group.reason), group.route, limit)]
     claimed = await load(session, keys)
     for delivery in claimed:
         delivery.route = route.number
-    await transaction.keep_routes([delivery.arrival for delivery in claimed])
+    transaction.keep_routes([delivery.arrival for delivery in claimed])
     await session.execute(_CLAIM_HELD, keys, route.number, route.destination, transaction.owner, now)
     transaction.add_claimed(keys)
     return claimed

@@ -42,7 +42,7 @@ _REPLAYS = """
 _ROUTE_NAMES = """
     select r.number, l.namespace, l.tenant, l.listener, r.name, d.key from routes r
     join listeners l on l.number = r.listener join destinations d on d.number = r.destination
-    where r.number = any($1::integer[])
+    where r.number = any($1::bigint[])
 """
 _VISIT_BODIES = """
     select a.key, l.namespace, l.tenant, l.listener, a.counted_as, b.content_type, b.body

@@ -33,7 +33,7 @@ _USAGE_OF_FEW = f"""
         union all select slot + {model.SLOT_SECONDS} from slots where slot + {model.SLOT_SECONDS} < $2
     )
     select m.listener, m.slot, m.counter, m.count from slots join meters m on m.slot = slots.slot
-    where m.listener = any($3::integer[])
+    where m.listener = any($3::bigint[])
 """  # noqa: S608 - constants
 """Jump through the index of the meters, which is sorted by slot and then by listener."""
 
@@ -63,7 +63,7 @@ _SINCE = "select listener, counter, sum(count)::bigint from meters where slot >=
 
 _ADD = """
     insert into meters (slot, listener, counter, count)
-    select * from unnest($1::bigint[], $2::integer[], $3::smallint[], $4::bigint[]) where true
+    select * from unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::bigint[]) where true
     on conflict (slot, listener, counter) do update set count = meters.count + excluded.count
 """
 

@@ -17,7 +17,8 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.encodings import row_bytes
 from usher_gateway.store.jobs import meters
-from usher_gateway.store.session import Session, Transaction, columns
+from usher_gateway.store.session import Session, columns
+from usher_gateway.store.transaction import Transaction
 
 LEAST_SLICE = 64
 """Arrivals, or marks, that the first slice deletes."""
@@ -65,7 +66,7 @@ _DELETE_MARKS = """
 """
 _NEXT_SLOT = "select min(slot) from meters where slot > $1 and slot < $2"
 
-_DELETE_SLOT = "delete from meters where slot = $1 and listener = any($2::integer[]) returning listener, counter, count"
+_DELETE_SLOT = "delete from meters where slot = $1 and listener = any($2::bigint[]) returning listener, counter, count"
 
 _decode = msgspec.msgpack.decode
 

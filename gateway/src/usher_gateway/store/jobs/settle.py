@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from usher_gateway import model
 from usher_gateway.store.books import SETTLED
 from usher_gateway.store.encodings import ATTEMPTS_BYTES, pack_attempt
-from usher_gateway.store.session import Statement, Transaction, columns
+from usher_gateway.store.session import Statement, columns
+from usher_gateway.store.transaction import Transaction
 
 _SETTLE = Statement(
     postgresql="""

@@ -15,7 +15,7 @@ from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.jobs.changes import ADD_MARKS, DELETE_MARKS
-from usher_gateway.store.postgresql.names import NAMES_EXIST
+from usher_gateway.store.names import LACKS_NONE
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.session import columns
 
@@ -67,7 +67,7 @@ _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 
 _INSERT = f"""
     with
-    arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::integer[], $4::bigint[],
+    arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[],
         $5::bigint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[],
         $12::bytea[], $13::bytea[], $14::bytea[])),
     body as (insert into bodies select * from unnest($15::bigint[], $16::integer[], $17::bytea[], $18::bytea[])),
@@ -76,22 +76,25 @@ _INSERT = f"""
         insert into deliveries (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at,
             waiting, owner)
         select *, false, case when hold = 0 then $31::bigint else 0 end
-        from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::integer[], $25::integer[], $26::smallint[],
+        from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::bigint[], $25::bigint[], $26::smallint[],
             $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
             as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
     insert into commits (incarnation, number, counts)
     select number, $32, $33 from incarnations where number = $31 and ended_at is null
-    and {NAMES_EXIST.format("$34", "$35", "$36", "$37", "$38", "$39", "$40")}
+    and {LACKS_NONE.format("$34", "$35", "$36")}
     returning number
 """  # noqa: S608 - numbered values
-"""Insert the rows of all arrivals, and the row of the commit, in one statement."""
+"""Insert the rows of all arrivals, and the row of the commit, in one statement.
+
+The row of the commit is left out if the database lacks a name of the arrivals, or if this incarnation has ended.
+"""
 
 _MARK_UNACKNOWLEDGED = f"update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[])"  # noqa: S608
 
 _LISTENERS_OF = "select number from listeners where namespace = $1 and tenant = $2"
 
 _MONTH_VISITS = """
-    with wanted as (select * from unnest($1::integer[], $2::integer[], $3::bigint[], $4::bigint[])
+    with wanted as (select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[])
         as wanted (month, listener, first, after))
     select month, sum(count)::bigint, null::bytea from wanted join meters on meters.listener = wanted.listener
         and slot >= first and slot < after and counter = 1 group by month
@@ -264,11 +267,11 @@ class Acceptance(ArrivalRows):
     # Rows
 
     async def _insert(self) -> None:
-        self._transaction.used.highest_key = self.keys[-1]
         persons = sorted(
             {(person, row[0]) for row in self.arrival_rows for person in split_person_keys(row[12])}  # type: ignore[arg-type]
         )
         transaction = self._transaction
+        transaction.keep_routes(self.keys[-1:])
         number = await self._connection.fetchval(
             _INSERT,
             *columns(self.arrival_rows, 14),
@@ -280,4 +283,4 @@ class Acceptance(ArrivalRows):
             transaction.packed_meters(),
             *transaction.used.columns(),
         )
-        await transaction.note_commit_row(number)
+        transaction.has_commit_row = number is not None

@@ -2,7 +2,7 @@
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
@@ -54,16 +54,12 @@ Durability: TypeAlias = Literal["Local", "Replicated"]
 
 _SERVER_SETTINGS = """
     select current_setting('fsync') as fsync, current_setting('synchronous_commit') as synchronous_commit,
-        current_setting('synchronous_standby_names') as synchronous_standby_names,
-        pg_postmaster_start_time()::text as identity
+        current_setting('synchronous_standby_names') as synchronous_standby_names
 """
 
 
-async def require_durable(connection: Connection, durability: Durability) -> str:
+async def require_durable(connection: Connection, durability: Durability) -> None:
     """Check that commits on a connection are as durable as they must be.
-
-    Returns:
-        The identity of the server: another server has another one, and so has the same server after a restart.
 
     Raises:
         NotDurableError: they are not.
@@ -73,7 +69,6 @@ async def require_durable(connection: Connection, durability: Durability) -> str
     problem = durability_problem(dict(settings), durability)
     if problem is not None:
         raise NotDurableError(problem)
-    return str(settings["identity"])
 
 
 def durability_problem(settings: Mapping[str, str], durability: Durability) -> str | None:
@@ -101,11 +96,8 @@ async def open_pool(
     password: str | None,
     bounds: PoolBounds,
     durability: Durability | None = None,
-    connected: Callable[[str], None] = lambda _: None,
 ) -> "asyncpg.Pool[Any]":
     """Connect to a database. Every connection is checked for ``durability`` before its first use, if it is given.
-
-    ``connected`` then gets the identity of the server (``require_durable``).
 
     Raises:
         StoreUnavailableError: the server cannot be reached now.
@@ -114,7 +106,7 @@ async def open_pool(
 
     async def check(connection: Connection) -> None:
         if durability is not None:
-            connected(await require_durable(connection, durability))
+            await require_durable(connection, durability)
 
     try:
         return await asyncpg.create_pool(

@@ -248,16 +248,11 @@ class Ownership:
         durability: Durability,
         lost: asyncio.Event,
         now: Callable[[], int],
-        connected: Callable[[str], None],
     ) -> None:
-        """``connected`` gets the identity of the server at each heartbeat.
-
-        ``begun_at``: loop time before the statement that began the incarnation was sent.
-        """
+        """``begun_at``: loop time before the statement that began the incarnation was sent."""
         self._pool = pool
         self.incarnation = incarnation
         self._now = now
-        self._connected = connected
         self._loop = asyncio.get_running_loop()
         self._beat_at = begun_at
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
@@ -333,7 +328,7 @@ class Ownership:
     async def _require_durable(self, connection: Connection) -> None:
         """Check the server again, because its settings can change. If they broke, no connection is used any more."""
         try:
-            self._connected(await require_durable(connection, self._durability))
+            await require_durable(connection, self._durability)
         except NotDurableError as error:
             _log.error("store_durability_missed", reason=str(error))
             self.undurable = describe(error)

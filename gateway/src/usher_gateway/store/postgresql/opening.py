@@ -12,10 +12,10 @@ from usher_gateway import model
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.jobs import meters
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, schema
 from usher_gateway.store.postgresql.connections import (
     UNAVAILABLE,
-    Connection,
     Durability,
     PoolBounds,
     PostgresSession,
@@ -23,7 +23,6 @@ from usher_gateway.store.postgresql.connections import (
     open_pool,
 )
 from usher_gateway.store.postgresql.incarnations import SLOTS, Ownership, replicas_of
-from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.writer import Writer
 
@@ -38,20 +37,23 @@ class PostgresSettings(msgspec.Struct, frozen=True):
     dsn: str
     key_fingerprint: str
     password: str | None = None
+    names_key: bytes = b""
+    """Key of the numbers of names (``store/names.py``)."""
     pool: PoolBounds = PoolBounds()
     durability: Durability = "Local"
     may_migrate: bool = True
     """False: the schema must be new enough already."""
 
 
-async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> tuple[Writer, Ownership, OpenReport]:
-    """Connect, migrate the schema, and recover what dead gateways left.
+async def open_store(
+    settings: PostgresSettings, names: NameNumbers, now: Callable[[], int]
+) -> tuple[Writer, Ownership, OpenReport]:
+    """Connect, migrate the schema, read the names, and recover what dead gateways left.
 
     Raises:
         UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
     """
-    names = NameNumbers()
-    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability, names.connected)
+    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability)
     try:
         return await _open(pool, names, settings, now)
     except asyncpg.InsufficientPrivilegeError:
@@ -84,10 +86,12 @@ async def _open(
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())
-            await names.load(connection)
+            session = PostgresSession(connection)
+            await names.load_listeners(session)
+            await names.load_routes(session)
             highest = await connection.fetchval(_HIGHEST_KEY)
             confirmed_at = int(await schema.meta(connection, "confirmed_at") or 0)
-            stored_bytes = await read_stored_bytes(connection, names)
+            stored_bytes = names.by_tenant(await meters.stored_bytes(session))
             # Last, because a start that fails after it would use up a slot for minutes.
             begun_at = asyncio.get_running_loop().time()
             incarnation = await incarnations.begin(connection)
@@ -111,7 +115,6 @@ async def _open(
         durability=settings.durability,
         lost=writer.lost,
         now=now,
-        connected=names.connected,
     )
     return writer, ownership, OpenReport(highest, recovered, settings.durability, confirmed_at)
 
@@ -137,14 +140,3 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
         raise model.StoreUnavailableError(f"the migration failed: {describe(error)}") from None
     finally:
         pool.terminate()
-
-
-async def read_stored_bytes(connection: Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
-    """Return tenant -> bytes that it stores, at all gateways."""
-    by_listener = await meters.stored_bytes(PostgresSession(connection))
-    await names.load_listeners(connection, by_listener)
-    by_tenant: dict[tuple[str, str], int] = {}
-    for number, count in by_listener.items():
-        tenant = names.tenant_of(number)
-        by_tenant[tenant] = by_tenant.get(tenant, 0) + count
-    return by_tenant

@@ -52,32 +52,18 @@ _FORGET = """
 """
 """Delete arrivals with the rows that nothing else uses, in one statement."""
 
-_END_ROUTES = """
-    with clock (now) as (select (extract(epoch from clock_timestamp()) * 1000)::bigint)
-    update routes set used_key = -((select now from clock) << 15)
-    where number = any(array(select number from routes where used_key >= 0 and used_key < least(
-            (select min(key) from arrivals), ((select now from clock) - $2) << 15)
+_DELETE_ROUTES = """
+    delete from routes where number = any(array(select number from routes where used_key < least(
+            (select min(key) from arrivals), ((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
         order by used_key limit $1 for update skip locked))
 """
-"""Mark route definitions to which no arrival refers, by the negative key of this moment. A use takes the mark away.
+"""Delete route definitions to which no arrival refers.
 
 A definition that was used in the last two days stays even if no arrival refers to it, because a running commit may do
 so. A gateway can lose the route of an arrival only if its clock is days behind and the route was unused for as long.
 """
 
-_FORGET_ROUTES = """
-    delete from routes where number = any(array(select number from routes
-        where used_key < 0 and used_key > -(((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
-        order by used_key limit $1 for update skip locked))
-"""
-"""Delete route definitions that have had the mark for a day.
-
-Until then all gateways have forgotten their numbers. Only then may another definition get such a number: a gateway that
-remembered the old one would send its visits to another tenant's destination.
-"""
-
 _ROUTES_STAY_MILLISECONDS = 2 * 86_400_000
-_NUMBERS_STAY_MILLISECONDS = 86_400_000
 
 
 def next_size(size: int, seconds: float) -> int:
@@ -98,8 +84,7 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
         return ending
 
     async def delete_routes(limit: int) -> int:
-        count = await transaction.session.execute(_END_ROUTES, limit, _ROUTES_STAY_MILLISECONDS)
-        return count or await transaction.session.execute(_FORGET_ROUTES, limit, _NUMBERS_STAY_MILLISECONDS)
+        return await transaction.session.execute(_DELETE_ROUTES, limit, _ROUTES_STAY_MILLISECONDS)
 
     count = await retention.prune(transaction, now, months, walk, forget=forget, delete_routes=delete_routes)
     if transaction.meters:

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
@@ -21,7 +20,9 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import claims
+from usher_gateway.store.jobs import meters as stored_meters
 from usher_gateway.store.jobs.retention import RetentionWalk
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import (
     CONNECT_SECONDS,
@@ -31,12 +32,11 @@ from usher_gateway.store.postgresql.connections import (
     describe,
     snapshot,
 )
-from usher_gateway.store.postgresql.names import NAME_TRIES, NamesLostError
-from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
+from usher_gateway.store.postgresql.opening import PostgresSettings, open_store
 from usher_gateway.store.postgresql.transaction import OWNERSHIP_LOST, Transaction
 from usher_gateway.store.postgresql.writer import LINES
-from usher_gateway.store.session import Job, Query
 from usher_gateway.store.store import Store
+from usher_gateway.store.transaction import Job, Query
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +62,9 @@ class PostgresStore(Store):
 
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
-        super().__init__(commits=GroupCommit(limits=limits or QueueLimits(), now=now, lines=LINES), now=now)
+        names = NameNumbers(settings.names_key)
+        commits = GroupCommit(limits=limits or QueueLimits(), now=now, lines=LINES)
+        super().__init__(commits=commits, names=names, now=now)
         self._is_open = False
         self._apply_replicas: ApplyReplicas | None = None
         self._retention_walk = RetentionWalk()
@@ -74,9 +76,8 @@ class PostgresStore(Store):
         """Keys that the last recover_forgotten() found."""
 
     async def open(self) -> OpenReport:
-        self.writer, self.ownership, report = await open_store(self.settings, self._now)
+        self.writer, self.ownership, report = await open_store(self.settings, self._names, self._now)
         self._pool = self.writer.pool
-        self._names = self.writer.names
         self.incarnation = self.ownership.incarnation
         if self._apply_replicas is not None:
             self.ownership.follow_replicas(self._apply_replicas)
@@ -185,7 +186,6 @@ class PostgresStore(Store):
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
             batch_sizes=commits.batch_sizes,
-            unknown_names=len(self._names.unknown),
         )
 
     # Sessions and transactions for the jobs
@@ -206,38 +206,8 @@ class PostgresStore(Store):
         finally:
             self._lookups.release()
 
-    async def _change(
-        self,
-        job: Job[T],
-        *,
-        listeners: Collection[model.ListenerName] = (),
-        definitions: Collection[model.RouteDefinition] = (),
-    ) -> T:
-        """Give the names numbers before the job. If the database loses them meanwhile, repeat it."""
-        run = functools.partial(self._commits.run_job, cast("Callable[[Any], T]", job))  # the writer awaits it
-        if not listeners and not definitions:
-            return await run()
-        for _ in range(NAME_TRIES):
-            try:
-                async with acquired(self._pool) as connection:
-                    await self._names.prepare(connection, listeners, definitions, self.writer.ids.last)
-                return await run()
-            except NamesLostError:
-                self._names.forget()
-        raise NamesLostError
-
-    async def _load_routes(self, numbers: Collection[int]) -> None:
-        async with snapshot(self._pool) as connection:
-            await self._names.load_routes(connection, numbers)
-
-    def route(self, number: int) -> model.RouteDefinition:
-        return self._names.definition(number)
-
-    def routes(self) -> Collection[model.RouteDefinition]:
-        return self._names.definitions.values()
-
-    def _listener_name(self, number: int, names: Mapping[int, model.ListenerName]) -> model.ListenerName:
-        return self._names.listener_name(number, names)
+    async def _change(self, job: Job[T]) -> T:
+        return await self._commits.run_job(cast("Callable[[Any], T]", job))  # the writer awaits it
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
@@ -259,7 +229,7 @@ class PostgresStore(Store):
             raise
         if count >= walk.size:
             walk.size = prune.next_size(walk.size, time.perf_counter() - began)
-        for tenant, freed in transaction.tenant_changes():
+        for tenant, freed in transaction.tenant_changes().items():
             self.writer.stored_bytes[tenant] = self.writer.stored_bytes.get(tenant, 0) + freed
         return count
 
@@ -273,12 +243,14 @@ class PostgresStore(Store):
 
     async def _read_others(self, transaction: Transaction) -> None:
         """Read what other gateways changed. As a job, so that few commits of this gateway happen meanwhile."""
-        await self._names.load_routes(transaction.connection)
-        self.writer.stored_bytes = await read_stored_bytes(transaction.connection, self._names)
+        session = transaction.session
+        await self._names.load_routes(session)
+        by_listener = await stored_meters.stored_bytes(session)
+        await transaction.load_listeners(by_listener)
+        self.writer.stored_bytes = self._names.by_tenant(by_listener)
         if time.monotonic() > self._drops_from:
             self._drops_from = time.monotonic() + _DROP_SECONDS
-            await self._names.drop_deleted(transaction.connection)
-        await self._names.review_unknown(transaction.connection)
+            await self._names.drop_deleted(session)
 
     async def _run_upkeep(self) -> None:
         while True:

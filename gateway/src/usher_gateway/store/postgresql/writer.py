@@ -15,24 +15,26 @@ from usher_gateway import model
 from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import settle
+from usher_gateway.store.names import NameNumbers, add_names
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
-from usher_gateway.store.postgresql.names import NAME_TRIES, NAMES_EXIST, NameNumbers, NamesLostError
-from usher_gateway.store.postgresql.transaction import COMMIT_STEP, OwnershipLostError, Transaction
+from usher_gateway.store.postgresql.transaction import (
+    COMMIT_STEP,
+    OWNERSHIP_LOST,
+    OwnershipLostError,
+    Transaction,
+)
 
 _log = structlog.get_logger(__name__)
 
 _PAUSE_FIRST_SECONDS = 0.05
 _PAUSE_LONGEST_SECONDS = 1.0
 
-_INSERT_COMMIT = f"""
+_INSERT_COMMIT = """
     insert into commits (incarnation, number, counts)
-    select number, $2, $3 from incarnations where number = $1 and ended_at is null
-    and {NAMES_EXIST.format("$4", "$5", "$6", "$7", "$8", "$9", "$10")}
-    returning number
-"""  # noqa: S608 - numbered values
-"""Insert the row of a commit, but only while this incarnation has not ended, and if the database has the names that the
-transaction uses."""
+    select number, $2, $3 from incarnations where number = $1 and ended_at is null returning number
+"""
+"""Insert the row of a commit, but only while this incarnation has not ended."""
 
 _NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
 
@@ -84,7 +86,7 @@ class Writer(BisectingWriter):
         self.pool = pool
         self.incarnation = incarnation
         self.ids = ids
-        self.names = names
+        self._names = names
         self._uncertain = 0
         """Commits whose outcome is unknown."""
         self.stored_bytes = stored_bytes
@@ -132,18 +134,6 @@ class Writer(BisectingWriter):
     # One transaction
 
     async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
-        """If the database has lost names, write them again and repeat the transaction."""
-        for _ in range(NAME_TRIES):
-            try:
-                return await self._commit_transaction(batch)
-            except NamesLostError as error:
-                _log.warning("store_names_lost", reason=str(error))
-                self.names.forget()
-                if batch.job is not None:
-                    raise  # its caller prepared the names
-        raise NamesLostError
-
-    async def _commit_transaction(self, batch: Batch) -> tuple[list[model.Accepted], object]:
         self._numbers[batch.line] += COMMIT_STEP
         number = self._numbers[batch.line]
         opened: Transaction | None = None
@@ -152,13 +142,12 @@ class Writer(BisectingWriter):
         is_committing = False
         try:
             async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                await self._prepare_names(connection, batch)
                 opened = Transaction(
                     connection=connection,
                     incarnation=self.incarnation,
                     number=number,
                     ids=self.ids,
-                    names=self.names,
+                    names=self._names,
                     now=batch.now,
                 )
                 await connection.execute("begin")
@@ -183,15 +172,9 @@ class Writer(BisectingWriter):
             if not await self._took_effect(number):
                 raise model.StoreUnavailableError("the connection was lost before the commit") from None
         assert opened is not None
-        for tenant, count in opened.tenant_changes():
+        for tenant, count in opened.tenant_changes().items():
             self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
         return accepted, job_result
-
-    async def _prepare_names(self, connection: Connection, batch: Batch) -> None:
-        plans = [plan for arrival in batch.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
-        listeners = [arrival.listener for arrival in (*batch.arrivals, *batch.unacknowledged)]
-        listeners += [name for name, _, _, _ in batch.counts]
-        await self.names.prepare(connection, listeners, [plan.route for plan in plans], self.ids.next_key())
 
     async def _apply(self, opened: Transaction, batch: Batch) -> tuple[list[model.Accepted], object]:
         accepted: list[model.Accepted] = []
@@ -209,8 +192,10 @@ class Writer(BisectingWriter):
         if opened.noted_at:
             await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
         if not opened.has_commit_row:
-            values = (self.incarnation, opened.number, opened.packed_meters(), *opened.used.columns())
-            await opened.note_commit_row(await opened.connection.fetchval(_INSERT_COMMIT, *values))
+            await add_names(opened.session, opened.used)
+            values = (self.incarnation, opened.number, opened.packed_meters())
+            if await opened.connection.fetchval(_INSERT_COMMIT, *values) is None:
+                raise OwnershipLostError(OWNERSHIP_LOST, "Restart this gateway.")
 
     @staticmethod
     async def _confirm_commit(connection: Connection, commit: str) -> None:

@@ -20,6 +20,8 @@ from usher_gateway.store.sqlite.transaction import Transaction
 MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
 """The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal."""
 
+_LISTENERS_OF = "select number from listeners where namespace = ? and tenant = ?"
+
 _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, without attempts."""
@@ -42,10 +44,10 @@ class Acceptance(ArrivalRows):
     """Accepts the arrivals of one batch."""
 
     def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
-        super().__init__(arrivals, now=now, names=transaction.names, ids=transaction.ids, meters=transaction.meters)
+        super().__init__(arrivals, now=now, names=transaction, ids=transaction.ids, meters=transaction.meters)
         self._transaction = transaction
         self._session = transaction.session
-        transaction.names.use_until(self.keys[-1])
+        transaction.keep_routes(self.keys[-1:])
         self._recent: list[RecentArrival] = []
 
     async def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
@@ -165,7 +167,8 @@ class Acceptance(ArrivalRows):
     def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
         first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
         total = 0
-        for number in self._transaction.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
+        values = (arrival.listener.namespace, arrival.listener.tenant)
+        for (number,) in self._transaction.connection.execute(_LISTENERS_OF, values).fetchall():
             (count,) = self._transaction.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
             total += (count or 0) + sum(count for slot, count in unfolded.get(number, ()) if first <= slot < after)
         return total

@@ -10,6 +10,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.copy import COLUMNS, COMPLETE, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
 from usher_gateway.store.jobs import meters
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
@@ -100,7 +101,7 @@ class SqliteCopy:
             refuse_unusable(None, self._meta(UNFINISHED))
             if self._meta(COPIED) is not None:
                 return
-            writer = recover(self._owned, FOLD_ROWS, now)
+            writer = recover(self._owned, NameNumbers(), FOLD_ROWS, now)
             with self._transaction():
                 generation = writer.recent_index.growing
                 for first_byte in BUCKETS:

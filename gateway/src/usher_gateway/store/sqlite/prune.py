@@ -22,10 +22,8 @@ _DELETE_OLDEST_SEGMENT = """
     and not exists (select 1 from arrivals where key between first_arrival and last_arrival)
 """
 _UNUSED_ROUTES = """
-    select number from routes where used_key < (select coalesce(min(key), $1) from arrivals)
-    and number < (select max(number) from routes) limit $2
+    select number from routes where used_key < (select coalesce(min(key), $1) from arrivals) limit $2
 """
-"""The highest number stays, because SQLite would use it again."""
 
 
 async def prune(transaction: Transaction, now: int, months: Mapping[str, int], walk: RetentionWalk) -> int:
@@ -38,9 +36,10 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
 
     async def delete_routes(limit: int) -> int:
         session, oldest_use = transaction.session, transaction.ids.last - model.KEYS_PER_DAY
-        transaction.deleted_routes = [number for (number,) in await session.fetch(_UNUSED_ROUTES, oldest_use, limit)]
-        await session.execute("delete from routes where number = any($1::integer[])", transaction.deleted_routes)
-        return len(transaction.deleted_routes)
+        unused = [number for (number,) in await session.fetch(_UNUSED_ROUTES, oldest_use, limit)]
+        await session.execute("delete from routes where number = any($1::bigint[])", unused)
+        transaction.deleted_routes.update(unused)
+        return len(unused)
 
     return await retention.prune(transaction, now, months, walk, forget=forget, delete_routes=delete_routes)
 

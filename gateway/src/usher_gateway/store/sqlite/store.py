@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +21,15 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs.retention import RetentionWalk
-from usher_gateway.store.session import Job, Query, run_to_end
+from usher_gateway.store.names import NameNumbers
+from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.session import SqliteSession
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import WriterThread, open_writer
 from usher_gateway.store.store import Store
+from usher_gateway.store.transaction import Job, Query
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +53,8 @@ class SqliteSettings(msgspec.Struct, frozen=True):
 
     folder: Path
     key_fingerprint: str
+    names_key: bytes = b""
+    """Key of the numbers of names (``store/names.py``)."""
     limits: QueueLimits = QueueLimits()
     disk_bounds: database.DiskBounds = database.DiskBounds()
     fold_rows: int = FOLD_ROWS
@@ -65,7 +69,8 @@ class SqliteStore(Store):
 
     def __init__(self, settings: SqliteSettings, now: Callable[[], int]) -> None:
         self.settings = settings
-        super().__init__(commits=GroupCommit(limits=settings.limits, now=now), now=now)
+        names = NameNumbers(settings.names_key)
+        super().__init__(commits=GroupCommit(limits=settings.limits, now=now), names=names, now=now)
         self._disk = database.DiskSpace(settings.folder, settings.disk_bounds)
         self._is_open = False
         self._retention_walk = RetentionWalk()
@@ -82,6 +87,7 @@ class SqliteStore(Store):
             open_writer,
             settings.folder,
             key_fingerprint=settings.key_fingerprint,
+            names=self._names,
             fold_rows=settings.fold_rows,
             now=self._now(),
         )
@@ -158,23 +164,8 @@ class SqliteStore(Store):
     async def _look_up(self, query: Query[T]) -> T:
         return await self._query_reader.run(lambda connection: run_to_end(query(SqliteSession(connection))))
 
-    async def _change(
-        self,
-        job: Job[T],
-        *,
-        listeners: Collection[model.ListenerName] = (),  # noqa: ARG002 - the job adds its names itself
-        definitions: Collection[model.RouteDefinition] = (),  # noqa: ARG002
-    ) -> T:
+    async def _change(self, job: Job[T]) -> T:
         return await self._commits.run_job(lambda transaction: run_to_end(job(transaction)))
-
-    async def _load_routes(self, numbers: Collection[int]) -> None:
-        """Do nothing, because no other gateway adds routes."""
-
-    def route(self, number: int) -> model.RouteDefinition:
-        return self.writer.names.definitions[number]
-
-    def routes(self) -> Collection[model.RouteDefinition]:
-        return self.writer.names.definitions.values()
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         months = meter_months or {}

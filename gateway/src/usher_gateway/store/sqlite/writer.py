@@ -19,11 +19,12 @@ from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import meters, settle
+from usher_gateway.store.names import NameNumbers, UsedNames, add_names
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
 from usher_gateway.store.sqlite.session import PAIR, SqliteSession, insert_rows
-from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
+from usher_gateway.store.sqlite.transaction import Transaction
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
 
@@ -76,12 +77,17 @@ class Writer(BisectingWriter):
         *,
         owned: database.OwnedDatabase,
         ids: model.IdFactory,
+        names: NameNumbers,
         recent_index: RecentIndex,
         report: OpenReport,
     ) -> None:
         self.owned = owned
         self.connection = owned.connection
-        self.names = NameNumbers(owned.connection)
+        self._names = names
+        self._stored_listeners: set[int] = set()
+        """Numbers of listeners that the file has."""
+        self._stored_routes: dict[int, int] = {}
+        """Number of a route that the file has -> the highest row key of an arrival that may refer to it."""
         self.recent_index = recent_index
         self.report = report
         self.month_visits: dict[tuple[str, str, int], int] = {}
@@ -89,7 +95,7 @@ class Writer(BisectingWriter):
         """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
         self.claimed: set[int] = set()
         """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
-        self.stored_bytes = _read_stored_bytes(owned.connection, self.names)
+        self.stored_bytes = _read_stored_bytes(owned.connection, names)
         """Tenant -> bytes that it stores; the event loop reads it."""
         self.commit_number = owned.marked
         """Number of the last commit."""
@@ -114,13 +120,12 @@ class Writer(BisectingWriter):
         opened = Transaction(
             connection=self.connection,
             ids=self._ids,
-            names=self.names,
+            names=self._names,
             recent_index=self.recent_index,
             month_visits=self.month_visits,
             claimed=self.claimed,
             lanes_from=self.lanes_from,
         )
-        self.names.use_until(self._ids.last)
         accepted: list[model.Accepted] = []
         recent: list[RecentArrival] = []
         job_result: object = None
@@ -136,10 +141,11 @@ class Writer(BisectingWriter):
             has_folded = self._fold_recent()
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
-                opened.meter(self.names.listener(listener), slot, counter, count)
-            stored_bytes = opened.tenant_changes()  # now, because no statement may fail after the commit
+                opened.meter(opened.listener(listener), slot, counter, count)
             self._write_meters(opened)
             self._fold_persons(len(recent))
+            new_names = self._new_names(opened.used)
+            await add_names(opened.session, new_names)
             number = self.commit_number
             if self.connection.total_changes != changes:  # else the commit needs no flush
                 number += 1
@@ -149,11 +155,13 @@ class Writer(BisectingWriter):
             self._roll_back(batch)
             raise
         self.commit_number = number
-        self.names.drop(opened.deleted_routes)
+        self._note_stored(new_names)
+        self._names.drop(opened.deleted_routes - opened.used.route_numbers())
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
-        self._update_stored_bytes(stored_bytes)
+        for tenant, count in opened.tenant_changes().items():
+            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
         if opened.checkpoint is not None:
             self._checkpoint(opened.checkpoint)
         return accepted, job_result
@@ -168,8 +176,25 @@ class Writer(BisectingWriter):
             opened.connection.execute(
                 "update prints set arrival = ? where print = ?", (arrival.key, short_key(arrival.fingerprint))
             )
-            listener, slot = self.names.listener(arrival.listener), model.slot_of(arrival.received_at)
+            listener, slot = opened.listener(arrival.listener), model.slot_of(arrival.received_at)
             opened.meter(listener, slot, model.Counter.unacknowledged)
+
+    def _new_names(self, used: UsedNames) -> UsedNames:
+        """Return the names that the file lacks, and the routes to which its arrivals may not refer yet."""
+        new = UsedNames()
+        new.highest_key = used.highest_key
+        new.listeners = {
+            name: number for name, number in used.listeners.items() if number not in self._stored_listeners
+        }
+        for key, route in used.routes.items():
+            if self._stored_routes.get(route[1].number, -1) < used.highest_key:
+                new.routes[key] = route
+        return new
+
+    def _note_stored(self, new: UsedNames) -> None:
+        self._stored_listeners.update(new.listeners.values())
+        for _, numbers in new.routes.values():
+            self._stored_routes[numbers.number] = new.highest_key + model.KEYS_PER_DAY
 
     def _write_meters(self, opened: Transaction) -> None:
         packed = opened.packed_meters()
@@ -203,7 +228,6 @@ class Writer(BisectingWriter):
     def _roll_back(self, batch: Batch) -> None:
         if self.connection.in_transaction:
             self.connection.execute("rollback")
-        self.names.forget()
         for arrival in batch.arrivals:  # only these months: to recount all of them would delay every tenant
             self.month_visits.pop(quota_key(arrival), None)
 
@@ -226,10 +250,6 @@ class Writer(BisectingWriter):
         self.claimed.update(opened.claimed)
         self.claimed.difference_update([settlement.key for settlement in batch.settlements])
         self.claimed.difference_update(opened.returned)
-
-    def _update_stored_bytes(self, changes: list[tuple[tuple[str, str], int]]) -> None:
-        for tenant, count in changes:
-            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
 
     def _checkpoint(self, mode: str) -> None:
         # Arrivals wait for this, so it does not wait long for a reader.
@@ -279,7 +299,7 @@ class WriterThread:
 # Opening and recovery
 
 
-def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int) -> Writer:
+def open_writer(folder: Path, *, key_fingerprint: str, names: NameNumbers, fold_rows: int, now: int) -> Writer:
     """Take ownership of a data folder, migrate its database, and recover the state that a crash left.
 
     Raises:
@@ -290,13 +310,13 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
         with database.explained_errors(folder):
             meta = dict(owned.connection.execute("select name, value from meta"))
             refuse_unusable(meta.get(COPIED), meta.get(UNFINISHED))
-            return recover(owned, fold_rows, now)
+            return recover(owned, names, fold_rows, now)
     except BaseException:
         owned.release()
         raise
 
 
-def recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
+def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, now: int) -> Writer:
     """Recover the state that a crash left; return a writer for it.
 
     Raises:
@@ -311,7 +331,9 @@ def recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
     recent_index = RecentIndex(fold_rows)
     _read_recent(connection, recent_index)
     report = OpenReport(highest, recovered, "Local", _number(connection, "confirmed_at"))
-    writer = Writer(owned=owned, ids=model.IdFactory(floor=highest), recent_index=recent_index, report=report)
+    writer = Writer(
+        owned=owned, ids=model.IdFactory(floor=highest), names=names, recent_index=recent_index, report=report
+    )
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(writer.lanes_from),))
     connection.execute("commit")
     return writer
@@ -324,11 +346,11 @@ def _number(connection: sqlite3.Connection, name: str) -> int:
 
 
 def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
-    by_tenant: dict[tuple[str, str], int] = {}
-    for listener, count in run_to_end(meters.stored_bytes(SqliteSession(connection))).items():
-        tenant = names.tenant_of(listener)
-        by_tenant[tenant] = by_tenant.get(tenant, 0) + count
-    return by_tenant
+    """Return tenant -> bytes that it stores."""
+    session = SqliteSession(connection)
+    run_to_end(names.load_listeners(session))
+    run_to_end(names.load_routes(session))
+    return names.by_tenant(run_to_end(meters.stored_bytes(session)))
 
 
 def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:

@@ -19,17 +19,16 @@ create table known_destinations (
     destinations text[] not null        -- namespace/name
 );
 
--- Names, each once, so that rows stay slim. The numbers are random (store/postgresql/names.py).
+-- Names, each once, so that rows stay slim. A number is a digest of its name (store/names.py).
 create table listeners (
-    number integer primary key,
+    number bigint primary key,
     namespace text not null, tenant text not null, listener text not null,
     unique (namespace, tenant, listener)
 );
-create table destinations (number integer primary key, key text not null unique);
+create table destinations (number bigint primary key, key text not null unique);
 create table routes (
-    number integer primary key,
-    hash bytea not null unique,         -- digest of the definition
-    listener integer not null, name text not null, destination integer not null,
+    number bigint primary key,
+    listener bigint not null, destination bigint not null, name text not null,
     definition bytea not null,          -- model.RouteDefinition as JSON
     -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
     used_key bigint not null default 9223372036854775807
@@ -40,7 +39,7 @@ create index routes_used on routes (used_key);
 create table arrivals (
     key bigint primary key,
     id bytea not null,
-    listener integer not null,
+    listener bigint not null,
     received_at bigint not null,
     visit_time bigint not null,
     counted_as smallint not null,
@@ -86,8 +85,8 @@ create table deliveries (
     key bigint primary key,
     id bytea not null,
     arrival bigint not null,
-    route integer not null,
-    destination integer not null,
+    route bigint not null,
+    destination bigint not null,
     state smallint not null default 0,
     hold smallint not null,             -- model.HoldReason, or 0
     waiting boolean not null,           -- true: in the backlog; false: in a lane, held or settled
@@ -127,14 +126,14 @@ create table commits (
     primary key (incarnation, number)
 );
 create table meters (
-    listener integer not null, slot bigint not null, counter smallint not null, count bigint not null,
+    listener bigint not null, slot bigint not null, counter smallint not null, count bigint not null,
     primary key (slot, listener, counter)
 );
 create index meters_visits on meters (listener, slot) include (count) where counter = 1;
 
 -- When each listener was used. One row per listener, rewritten as a whole.
 create table activity (
-    listener integer primary key,
+    listener bigint primary key,
     last_arrival_at bigint not null,
     first_visits bytea not null,        -- {Address.id: microseconds} as MessagePack
     retired_arrivals bytea not null     -- {Address.id: microseconds} as MessagePack

@@ -3,7 +3,7 @@
 
 create table meta (name text primary key, value text not null) without rowid;
 
--- Names, each once, so that rows stay slim.
+-- Names, each once, so that rows stay slim. A number is a digest of its name (store/names.py).
 create table listeners (
     number integer primary key,
     namespace text not null, tenant text not null, listener text not null,
@@ -12,8 +12,7 @@ create table listeners (
 create table destinations (number integer primary key, key text not null unique);
 create table routes (
     number integer primary key,
-    hash blob not null unique,          -- digest of the definition
-    listener integer not null, name text not null, destination integer not null,
+    listener integer not null, destination integer not null, name text not null,
     definition blob not null,           -- model.RouteDefinition as JSON
     -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
     used_key integer not null default 9223372036854775807

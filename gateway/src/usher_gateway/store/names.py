@@ -1,0 +1,193 @@
+"""The numbers of listeners, destinations and route definitions: each name is stored once, so that rows stay small.
+
+A number is a keyed digest of its name, so all gateways compute the same one, in both engines. A database that failed
+over or was restored may lack a name that a gateway has written, but it never has the number for another name. So the
+last step of a transaction adds the names of the numbers that it wrote, if the database lacks them (``add_names``).
+SQLite's writer remembers which names its file has, and PostgreSQL's commit looks them up in the statement that inserts
+its rows (``LACKS_NONE``).
+
+Retention deletes a route definition when no arrival refers to it. For that its row has the highest row key that an
+arrival with it may have (``used_key``), which a transaction moves on by a day before it is reached.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.encodings import unknown_listener, unknown_route
+from usher_gateway.store.session import Session, columns
+
+_ADD_LISTENERS = """
+    insert into listeners (number, namespace, tenant, listener)
+    select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) where true on conflict (number) do nothing
+"""
+_ADD_DESTINATIONS = """
+    insert into destinations (number, key)
+    select * from unnest($1::bigint[], $2::text[]) where true on conflict (number) do nothing
+"""
+_ADD_ROUTES = """
+    insert into routes (number, listener, destination, name, definition, used_key)
+    select number, listener, destination, name, definition, $6
+    from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[])
+        as new (number, listener, destination, name, definition) where true
+    on conflict (number) do update set used_key = greatest(routes.used_key, excluded.used_key)
+"""
+LACKS_NONE = """
+    not exists (select from unnest({}::bigint[]) as used (number)
+        where not exists (select from listeners where listeners.number = used.number))
+    and not exists (select from unnest({}::bigint[]) as used (number)
+        where not exists (select from routes where routes.number = used.number and routes.used_key >= {}))
+"""
+"""A condition on PostgreSQL: the database has the names of ``UsedNames.columns()``, and keeps the routes."""
+
+_CACHED_ROUTES = 100_000
+
+
+class RouteNumbers(msgspec.Struct, frozen=True):
+    """The numbers of a route definition, its listener and its destination."""
+
+    number: int
+    listener: int
+    destination: int
+
+
+class UsedNames:
+    """The names whose numbers a transaction writes."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[model.ListenerName, int] = {}
+        self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
+        """By the identity of the definition."""
+        self.highest_key = 0
+        """The highest row key of the arrivals that refer to these routes."""
+
+    def columns(self) -> list[object]:
+        """Return the values of ``LACKS_NONE``.
+
+        The listener of a route needs no check: the transaction that added the route added it too, and nothing deletes
+        listeners.
+        """
+        with_route = {numbers.listener for _, numbers in self.routes.values()}
+        listeners = [number for number in self.listeners.values() if number not in with_route]
+        return [listeners, list(self.route_numbers()), self.highest_key]
+
+    def route_numbers(self) -> set[int]:
+        """Return the numbers of the routes."""
+        return {numbers.number for _, numbers in self.routes.values()}
+
+
+class NameNumbers:
+    """The names that this gateway has met, and their numbers.
+
+    A number has 62 bits: of a million names two get the same one with a chance of 1 to 9 million. Nobody can search for
+    such names without the key.
+
+    Args:
+        key: the same at all gateways of a store; up to 64 bytes.
+    """
+
+    def __init__(self, key: bytes = b"") -> None:
+        self._key = key
+        self._numbers: dict[model.ListenerName, int] = {}
+        self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
+        """By the identity of a definition, because hashing its fields for every arrival would cost too much. The
+        configuration keeps the definitions alive."""
+        self.listeners: dict[int, model.ListenerName] = {}
+        """Every known listener by number."""
+        self.definitions: dict[int, model.RouteDefinition] = {}
+        """Every known definition by number. Other threads may read it."""
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener."""
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = self._number_of(name)
+            self.listeners[number] = name
+        return number
+
+    def route(self, definition: model.RouteDefinition) -> tuple[model.RouteDefinition, RouteNumbers]:
+        """Return a route definition with its numbers."""
+        cached = self._routes.get(id(definition))
+        if cached is not None and cached[0] is definition:
+            return cached
+        number, destination = self._number_of(definition), self._number_of(definition.destination)
+        self.definitions.setdefault(number, definition)
+        numbers = RouteNumbers(number, self.listener(definition.listener), destination)
+        if len(self._routes) > _CACHED_ROUTES:
+            self._routes.clear()
+        self._routes[id(definition)] = (definition, numbers)
+        return definition, numbers
+
+    def _number_of(self, name: model.ListenerName | model.RouteDefinition | str) -> int:
+        digest = hashlib.blake2b(msgspec.json.encode(name), digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest) >> 2
+
+    def listener_name(self, number: int) -> model.ListenerName:
+        """Return the name of a listener."""
+        return self.listeners.get(number) or unknown_listener(number)
+
+    def definition(self, number: int) -> model.RouteDefinition:
+        """Return the definition of a route."""
+        return self.definitions.get(number) or unknown_route(number)
+
+    def by_tenant(self, counts: Mapping[int, int]) -> dict[tuple[str, str], int]:
+        """Add up counts by listener; return them by namespace and name of the tenant."""
+        totals: dict[tuple[str, str], int] = {}
+        for number, count in counts.items():
+            name = self.listener_name(number)
+            tenant = (name.namespace, name.tenant)
+            totals[tenant] = totals.get(tenant, 0) + count
+        return totals
+
+    async def load_listeners(self, session: Session) -> None:
+        """Read the listeners that other gateways added."""
+        for number, *names in await session.fetch("select number, namespace, tenant, listener from listeners"):
+            self.listeners[number] = model.ListenerName(*names)
+
+    async def load_routes(self, session: Session) -> None:
+        """Read the definitions that other gateways added."""
+        stored = {number for (number,) in await session.fetch("select number from routes")}
+        new = sorted(stored - self.definitions.keys())
+        statement = "select number, definition from routes where number = any($1::bigint[])"
+        for number, packed in await session.fetch(statement, new):
+            self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
+
+    async def drop_deleted(self, session: Session) -> None:
+        """Forget the definitions that retention has deleted at any gateway."""
+        self._routes.clear()
+        numbers = set(self.definitions)  # before the query, because commits may add others during it
+        stored = {number for (number,) in await session.fetch("select number from routes")}
+        used = {route.number for _, route in self._routes.values()}  # during the query
+        for number in numbers - stored - used:
+            self.definitions.pop(number, None)
+
+    def drop(self, routes: Iterable[int]) -> None:
+        """Forget definitions that retention has deleted."""
+        for number in routes:
+            self._routes.clear()
+            self.definitions.pop(number, None)
+
+
+async def add_names(session: Session, used: UsedNames) -> None:
+    """Add names that the database lacks, and let the arrivals refer to the routes."""
+    routes = {numbers.number: (definition, numbers) for definition, numbers in used.routes.values()}
+    listeners = {number: name for name, number in used.listeners.items()}
+    listeners |= {numbers.listener: definition.listener for definition, numbers in routes.values()}
+    destinations = {numbers.destination: definition.destination for definition, numbers in routes.values()}
+    # In the order of the numbers, so that no two gateways wait for each other in a circle.
+    rows: list[tuple[object, ...]] = [
+        (number, *msgspec.structs.astuple(listeners[number])) for number in sorted(listeners)
+    ]
+    if rows:
+        await session.execute(_ADD_LISTENERS, *columns(rows, 4))
+    if not routes:
+        return
+    await session.execute(_ADD_DESTINATIONS, *columns(sorted(destinations.items()), 2))
+    rows = []
+    for number in sorted(routes):
+        definition, numbers = routes[number]
+        packed = msgspec.json.encode(definition)
+        rows.append((number, numbers.listener, numbers.destination, definition.route, packed))
+    await session.execute(_ADD_ROUTES, *columns(rows, 5), used.highest_key + model.KEYS_PER_DAY)

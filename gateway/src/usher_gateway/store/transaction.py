@@ -1,0 +1,182 @@
+"""The open transaction that a job gets, and ``JobRunner``, with which the store runs jobs."""
+
+import abc
+import functools
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.base import Filter
+from usher_gateway.store.encodings import STORED_SLOT
+from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.names import NameNumbers, RouteNumbers, UsedNames
+from usher_gateway.store.session import Session
+
+T = TypeVar("T")
+
+SLICE_ROWS = 2_000
+"""The most rows that one job may change."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Transaction:
+    """The open transaction of a commit or a job, with the names that it uses and its counts.
+
+    The engines extend it, and leave out the methods for which they have nothing to do: PostgreSQL those about claimed
+    deliveries, because their column ``owner`` says whose they are. Their writers add the names at its end, apply its
+    in-memory results after the commit, and drop them on a rollback.
+
+    Args:
+        session: runs the statements of the transaction.
+        ids: makes the row keys.
+        names: the names that this gateway has met.
+        owner: the number of this gateway's run, to which the deliveries belong that it claims.
+    """
+
+    def __init__(self, session: Session, *, ids: model.IdFactory, names: NameNumbers, owner: int) -> None:
+        self.session, self.ids, self.owner = session, ids, owner
+        self._names = names
+        self.used = UsedNames()
+        self.meters: dict[tuple[int, int, int], int] = {}
+        """(listener number, slot, counter) -> count."""
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener, to write it."""
+        number = self.used.listeners.get(name)
+        if number is None:
+            number = self.used.listeners[name] = self._names.listener(name)
+        return number
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition, to write them."""
+        route = self.used.routes.get(id(definition))
+        if route is None:
+            route = self.used.routes[id(definition)] = self._names.route(definition)
+        return route[1]
+
+    def keep_routes(self, arrivals: Iterable[int]) -> None:
+        """Let arrivals refer to the routes that this transaction writes."""
+        self.used.highest_key = max([self.used.highest_key, *arrivals])
+
+    def destination_of_route(self, route: int) -> int | None:
+        """Return the number of a loaded route's destination; None if the database has lost the route."""
+        definition = self._names.definitions.get(route)
+        return None if definition is None else self._names.route(definition)[1].destination
+
+    async def load_routes(self, routes: Collection[int]) -> None:
+        """Read the definitions that other gateways added, if one of these is unknown."""
+        if not self._names.definitions.keys() >= set(routes):
+            await self._names.load_routes(self.session)
+
+    async def load_listeners(self, listeners: Collection[int]) -> None:
+        """Read the names of listeners that other gateways added, if one of these is unknown."""
+        if not self._names.listeners.keys() >= set(listeners):
+            await self._names.load_listeners(self.session)
+
+    async def meter_routes(self, routes: Collection[int], at: int, counter: int) -> None:
+        """Count one for the listener of each of some stored routes. A lost route has no meters."""
+        await self.load_routes(routes)
+        slot = model.slot_of(at)
+        for route in routes:
+            definition = self._names.definitions.get(route)
+            if definition is not None:
+                self.meter(self._names.listener(definition.listener), slot, counter)
+
+    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
+        """Add to the meters."""
+        key = (listener, slot, counter)
+        self.meters[key] = self.meters.get(key, 0) + count
+
+    def add_stored_bytes(self, listener: int, count: int) -> None:
+        """Count bytes that a listener stores, or (negative) that retention deleted."""
+        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
+
+    def packed_meters(self) -> bytes:
+        """Return the counts for the row of the commit; empty if there are none."""
+        return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
+
+    def tenant_changes(self) -> dict[tuple[str, str], int]:
+        """Return how the bytes that each tenant stores change."""
+        stored = {
+            listener: count
+            for (listener, _, counter), count in self.meters.items()
+            if counter == model.Counter.stored_bytes
+        }
+        return self._names.by_tenant(stored)
+
+    def note_time(self, now: int) -> None:
+        """Record the time, so that a start notices that the clock was set back."""
+
+    def note_oldest_claimed(self) -> None:
+        """Record the row key of the oldest claimed delivery, so that a start finds them."""
+
+    def add_claimed(self, keys: Sequence[int]) -> None:
+        """Note that this process claims deliveries."""
+
+    def remove_claimed(self, keys: Sequence[int]) -> None:
+        """Note that deliveries are not claimed any more."""
+
+
+Query = Callable[[Session], Coroutine[Any, Any, T]]
+"""Reads over one snapshot."""
+
+Job = Callable[[Transaction], Coroutine[Any, Any, T]]
+"""Changes rows in one transaction."""
+
+
+class JobRunner(abc.ABC):
+    """Runs the jobs of a store. The parts of the store share it."""
+
+    def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
+        self._commits, self._names, self._now = commits, names, now
+
+    @abc.abstractmethod
+    async def _read(self, query: Query[T]) -> T:
+        """Return the result of a query over one snapshot.
+
+        Raises:
+            StoreUnavailableError: the query failed or took too long.
+        """
+
+    @abc.abstractmethod
+    async def _look_up(self, query: Query[T]) -> T:
+        """Do the same for a query that a person asked for, so that it does not delay deliveries."""
+
+    @abc.abstractmethod
+    async def _change(self, job: Job[T]) -> T:
+        """Run a job in a separate transaction; return its result after the commit."""
+
+    async def _load_routes(self, numbers: Collection[int]) -> None:
+        """Make sure that route() knows some numbers, which other gateways may have added."""
+        if not self._names.definitions.keys() >= set(numbers):
+            await self._read(self._names.load_routes)
+
+    def route(self, number: int) -> model.RouteDefinition:
+        """Return the route definition of a delivery or of a held group."""
+        return self._names.definition(number)
+
+    async def _in_slices(self, job: Job[int]) -> int:
+        """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
+        total = 0
+        while True:
+            changed = await self._change(job)
+            total += changed
+            if changed < SLICE_ROWS:
+                return total
+
+    async def _slices(
+        self,
+        query: Callable[..., Coroutine[Any, Any, tuple[list[T], str | None]]],
+        where: Filter,
+    ) -> AsyncIterator[list[T]]:
+        """Yield what a query selects, slice by slice; leave out empty slices."""
+        cursor: str | None = None
+        while True:
+            selected, cursor = await self._look_up(functools.partial(query, where=where, cursor=cursor))
+            if selected:
+                yield selected
+            if cursor is None:
+                return
