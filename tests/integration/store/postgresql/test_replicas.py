@@ -12,7 +12,8 @@ import structlog
 from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
-from usher_gateway.store.postgresql import incarnations, opening
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.postgresql import incarnations
 from usher_gateway.store.postgresql import store as postgresql_store
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import Connection
@@ -353,7 +354,7 @@ async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest
     bench = engines.Bench(engine, tmp_path / "data")
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(opening, "read_stored_bytes", fail)
+            patch.setattr(meters, "stored_bytes", fail)
             for _ in range(3):
                 with pytest.raises(model.StoreUnavailableError):
                     await bench.open()
