@@ -21,12 +21,13 @@ from usher_gateway.store.session import Session, columns
 
 _ADD_LISTENERS = """
     insert into listeners (number, namespace, tenant, listener)
-    select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) where true on conflict (number) do nothing
+    select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) where true on conflict do nothing
 """
 _ADD_DESTINATIONS = """
     insert into destinations (number, key)
-    select * from unnest($1::bigint[], $2::text[]) where true on conflict (number) do nothing
+    select * from unnest($1::bigint[], $2::text[]) where true on conflict do nothing
 """
+# Both wait for a gateway that adds the same name now, in whichever unique index they meet its row.
 _ADD_ROUTES = """
     insert into routes (number, listener, destination, name, definition, used_key)
     select number, listener, destination, name, definition, $6

@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 
@@ -13,7 +14,8 @@ from support import databases, dispatching, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.delivery.dispatcher import DispatcherLimits
 from usher_gateway.store.base import Filter, ListenerActivity
-from usher_gateway.store.postgresql.connections import Durability
+from usher_gateway.store.names import NameNumbers, UsedNames, add_names
+from usher_gateway.store.postgresql.connections import Durability, PostgresSession
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
@@ -77,6 +79,41 @@ async def test_gateways_add_the_same_names_at_once_and_do_not_wait_in_a_circle(g
     for listener in listeners:
         assert (await first.counts(listener))["created"] == 2
     assert await second.violations() == []
+
+
+PAUSE = """
+    create function pause(bigint) returns bigint language plpgsql immutable
+        as $$ begin perform pg_advisory_xact_lock_shared(1); return $1; end $$;
+    alter table listeners drop constraint listeners_pkey, drop constraint listeners_namespace_tenant_listener_key;
+    create index on listeners (pause(number));
+    alter table listeners add primary key (number), add unique (namespace, tenant, listener)
+"""
+"""Let an insert wait for a lock after it has looked for a row in its way, and before it writes the unique indexes."""
+
+
+async def test_two_gateways_add_the_same_name_at_the_same_instant(bench: engines.Bench) -> None:
+    name = databases.name_of(bench.place)
+    await asyncio.to_thread(databases.server().execute, PAUSE, name)
+    used = UsedNames()
+    used.listeners[SPA] = NameNumbers().listener(SPA)
+    waits = f"select from pg_stat_activity where datname = '{name}' and wait_event = 'advisory'"
+
+    async def waiters() -> list[Any]:
+        return await asyncio.to_thread(databases.server().rows, waits)
+
+    async with asyncpg.create_pool(databases.gateway_dsn(name), min_size=3) as pool:
+
+        async def add() -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                await add_names(PostgresSession(connection), used)
+
+        async with pool.acquire() as somebody, somebody.transaction():
+            await somebody.execute("select pg_advisory_xact_lock(1)")
+            adding = asyncio.gather(add(), add())
+            await waiting.until(waiters, lambda rows: len(rows) == 2)
+        await adding
+    (listener,) = await asyncio.to_thread(databases.server().rows, "select namespace, tenant from listeners", name)
+    assert tuple(listener) == ("agency", "initech")
 
 
 async def test_delivery_in_a_lane_keeps_its_route_when_the_database_lost_it(gateways: list[engines.Bench]) -> None:
