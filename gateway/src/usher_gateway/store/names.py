@@ -156,11 +156,14 @@ class NameNumbers:
             self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
 
     async def drop_deleted(self, session: Session) -> None:
-        """Forget the definitions that retention has deleted at any gateway."""
-        self._routes.clear()
-        numbers = set(self.definitions)  # before the query, because commits may add others during it
+        """Forget the definitions that retention has deleted at any gateway.
+
+        What was used since the last call stays, because a running commit may add it.
+        """
+        numbers = set(self.definitions)  # before the query, because others may be loaded during it
         stored = {number for (number,) in await session.fetch("select number from routes")}
-        used = {route.number for _, route in self._routes.values()}  # during the query
+        used = {route.number for _, route in self._routes.values()}
+        self._routes.clear()
         for number in numbers - stored - used:
             self.definitions.pop(number, None)
 
