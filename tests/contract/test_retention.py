@@ -162,3 +162,15 @@ async def test_route_definition_ends_when_no_arrival_refers_to_it(folding_engine
         assert set(bench.store.routes()) == {new, same}
         (visit,) = await bench.visits()
         assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm", "welcome"]
+
+
+async def test_next_visit_adds_the_route_that_retention_deleted(folding_engine: engines.Engine) -> None:
+    async with engines.opened(folding_engine) as bench:
+        await settled(bench)
+        await later(bench, 40)
+        folding_engine.age_routes(bench.place)
+        assert await bench.prune_all() == 1
+        await bench.accept(samples.arrival("b", bench.clock.now))
+        await bench.reopen()
+        (visit,) = await bench.visits()
+        assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]

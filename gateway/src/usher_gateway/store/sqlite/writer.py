@@ -144,6 +144,8 @@ class Writer(BisectingWriter):
                 opened.meter(opened.listener(listener), slot, counter, count)
             self._write_meters(opened)
             self._fold_persons(len(recent))
+            for route in opened.deleted_routes:  # after a rollback, the next use only adds what is there
+                self._stored_routes.pop(route, None)
             new_names = self._new_names(opened.used)
             await add_names(opened.session, new_names)
             number = self.commit_number
