@@ -204,7 +204,7 @@ async def end_route(bench: engines.Bench) -> None:
 
 
 async def look_for_deleted_routes(bench: engines.Bench) -> None:
-    """Do what a gateway does once an hour."""
+    """Do what a gateway does once a day."""
     store = engines.postgresql(bench.store)
     store._drops_from = 0.0
     reread: Any = store._commits.run_job(store._read_others)

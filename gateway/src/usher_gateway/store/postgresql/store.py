@@ -43,8 +43,11 @@ _log = structlog.get_logger(__name__)
 _UPKEEP_SECONDS = 5.0
 """Interval at which counts are moved into the meters, and what other gateways changed is read."""
 
-_DROP_SECONDS = 3_600.0
-"""Interval at which deleted route definitions leave the memory."""
+_DROP_SECONDS = 86_400.0
+"""Interval at which deleted route definitions leave the memory.
+
+Long, because a delivery in a lane needs its definition, also if the database went back to before the route was added.
+"""
 
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit, and to each step after it."""
