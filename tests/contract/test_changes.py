@@ -124,6 +124,29 @@ async def test_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: mo
     assert {row["origin"] for row in await bench.deliveries()} == {"Accepted", "Replayed"}
 
 
+async def test_all_deliveries_of_a_visit_know_its_id(bench: engines.Bench) -> None:
+    arrivals = (samples.arrival("a", if_visit=(samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER))),)
+    (accepted,) = await bench.accept(*arrivals)
+    (row,) = await bench.visits()
+    first = accepted.deliveries[0]
+    await bench.store.defer([first.key])
+    await bench.store.replay(ANY, [model.SkipReason.Filter], NOW)
+    claimed = [*await bench.claim(), *await bench.claim("agency/mailer")]
+    assert len(claimed) == 2
+    assert {model.format_id(delivery.visit_id) for delivery in (first, *claimed)} == {row["id"]}
+    assert not any(delivery.is_repeat for delivery in (first, *claimed))
+
+
+async def test_delivery_of_a_repeat_knows_that_it_is_one(bench: engines.Bench) -> None:
+    forwards = (samples.plan(),)
+    second = samples.arrival("b", visitor_key=samples.arrival("a").visitor_key, if_repeat=forwards)
+    _, accepted = await bench.accept(samples.arrival("a"), second)
+    assert accepted.deliveries[0].is_repeat
+    await bench.store.defer([accepted.deliveries[0].key])
+    (claimed,) = await bench.claim()
+    assert claimed.is_repeat
+
+
 async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
     await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])

@@ -21,6 +21,8 @@ def delivery(**changes: Any) -> model.Delivery:
         "key": key,
         "id": IDS.id_of(key),
         "arrival": key,
+        "visit_id": IDS.id_of(key),
+        "is_repeat": False,
         "route": 1,
         "created_at": RECEIVED_AT,
         "received_at": RECEIVED_AT,

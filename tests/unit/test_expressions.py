@@ -10,7 +10,11 @@ from hypothesis import strategies
 from usher_gateway import expression_samples, expressions, model
 
 VISIT = expressions.visit_values(
-    model.Visit(userId="1", email="a@example.com", firstName="Ann", visitCount=1), 1_767_261_600_000_000, late=False
+    model.Visit(userId="1", email="a@example.com", firstName="Ann", visitCount=1),
+    1_767_261_600_000_000,
+    model.ListenerName("agency", "acme", "lobby"),
+    late=False,
+    visit_id="019b79a1-2c00-7000-8000-000000000001",
 )
 BODY = {"user": {"id": 1, "venue": {"id": 3}}, "items": [{"price": index} for index in range(20)]}
 
@@ -77,6 +81,9 @@ def test_map_with_a_boolean_key_has_no_json_form() -> None:
     ("source", "where", "part"),
     [
         ("a" * 1025, "when", "at most 1024 characters"),
+        ("a" * 4097, "transform", "at most 4096 characters"),
+        ("1" + "+1" * 501, "transform", "at most 500 operators"),
+        ("visit.id", "when", "`visit` has no `id`"),
         ("(" * 25 + "1" + ")" * 25, "transform", "deeper than 24"),
         ("body.items.exists(i, true)", "when", "`exists` may not be used in `when`"),
         ("body.items . map (i, i)", "when", "`map` may not be used in `when`"),
@@ -261,16 +268,18 @@ def test_no_text_raises(source: str) -> None:
 _HOSTILE = """
 import threading
 from usher_gateway import expression_samples, expressions
-length, depth = expressions.MAX_LENGTH, expressions.MAX_DEPTH
+depth = expressions.MAX_DEPTH
 pieces = ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")
 tails = ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")
 pairs = (("(", ")"), ("[", "]"), ("{'a':", "}"), ("size(", ")"))
-sources = [piece * (length // len(piece)) for piece in pieces]
-sources += ["a" + tail * ((length - 1) // len(tail)) for tail in tails]
-sources += [left * depth + "1" + right * depth for left, right in pairs]
+def sources(length):
+    yield from (piece * (length // len(piece)) for piece in pieces)
+    yield from ("a" + tail * ((length - 1) // len(tail)) for tail in tails)
+    yield from ("a" + tail * expressions.MAX_OPERATORS for tail in tails)
+    yield from (left * depth + "1" + right * depth for left, right in pairs)
 def run():
-    for source in sources:
-        for where in ("when", "transform"):
+    for where, length in expressions.MAX_LENGTH.items():
+        for source in sources(length):
             expressions.Program(source, where).evaluate({"email": ""}, {})
 threading.stack_size(1 << 20)
 thread = threading.Thread(target=run)

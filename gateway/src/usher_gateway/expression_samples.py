@@ -8,6 +8,8 @@ import msgspec
 from usher_gateway import expressions, model
 
 _SAMPLE_RECEIVED_AT = 1_767_261_600 * model.MICROSECONDS
+_SAMPLE_LISTENER = model.ListenerName("sample", "sample", "sample")
+_SAMPLE_ID = "019b79a1-2c00-7000-8000-000000000001"
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -82,7 +84,9 @@ def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
     program = expressions.compile_expression(source, where)
     failed, longest = {}, 0.0
     for sample in SAMPLES:
-        values = expressions.visit_values(sample.visit, _SAMPLE_RECEIVED_AT, late=False)
+        values = expressions.visit_values(
+            sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
+        )
         evaluations = [program.evaluate(values, sample.body) for _ in range(_MEASUREMENTS)]
         longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
         code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")

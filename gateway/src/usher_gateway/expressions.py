@@ -3,8 +3,8 @@
 The native core that evaluates them holds the interpreter's lock, has no cost limit, and crashes on long or deep input.
 Measured with common-expression-language 0.10:
 
-- A chain ``a+a+…`` crashes a thread with 8 MiB of stack between 10,000 and 20,000 terms, and one with 512 KiB between
-  511 and 1,000.
+- A chain ``a+a+…`` or ``a.b.c…`` crashes a thread with 8 MiB of stack between 10,000 and 20,000 terms, one with 1 MiB
+  between 1,000 and 2,000, and one with 512 KiB between 511 and 1,000.
 - A macro copies its whole result at every step, so that ``xs.map(x, ys)`` over 1,000 items each takes 32 s.
 - Its own ``matches`` compiles the pattern at every evaluation, up to 100 ms each.
 
@@ -28,7 +28,7 @@ import cel
 import msgspec
 import re2
 
-from usher_gateway import model
+from usher_gateway import expression_functions, model
 
 Where = Literal["when", "transform"]
 """The field of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery."""
@@ -36,8 +36,11 @@ Where = Literal["when", "transform"]
 Source = tuple[str, Where]
 """The text of an expression and its field."""
 
-MAX_LENGTH = 1024
+MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096}
 """Longest expression, in characters."""
+
+MAX_OPERATORS = 500
+"""Most operators, dots and indexes of an expression: a chain of them takes stack for each."""
 
 MAX_DEPTH = 24
 """Deepest nesting of brackets; the parser itself gives up at 96."""
@@ -66,14 +69,18 @@ MAX_CACHED_CHARACTERS = 2_000_000
 MAX_CHECKED = 16_384
 """Expressions whose check is remembered. If there are more, all of them are checked again once."""
 
-VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late"}
-"""The members of ``visit``."""
+VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late", "tenant", "listener"}
+"""The members of ``visit`` in a filter."""
+
+DELIVERY_FIELDS = VISIT_FIELDS | {"id", "repeat"}
+"""The members of ``visit`` in a transform: a filter decides before the store knows them all."""
 
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
 """Comprehension macros. They evaluate their argument once per item."""
 
 FUNCTIONS = frozenset(
     {
+        *expression_functions.FUNCTIONS,
         "bytes",
         "contains",
         "double",
@@ -112,6 +119,7 @@ _STATE_WORK = 10
 _MATCHES = "matchesWithRE2"
 """The function that replaces ``matches`` in the text for the core, because the core's own one cannot be replaced."""
 _ROOTS = frozenset({"visit", "body"})
+_PUNCTUATION = frozenset("(){}],:")
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
@@ -125,11 +133,28 @@ _TOKEN = re.compile(
 )
 
 
-def visit_values(visit: model.Visit, received_at: int, *, late: bool) -> dict[str, object]:
-    """Return the value of ``visit`` in an expression. Times (microseconds) become RFC 3339 text, ``""`` if absent."""
-    occurred_at = "" if visit.occurredAt is None else model.format_time(visit.occurredAt)
-    times = {"receivedAt": model.format_time(received_at), "occurredAt": occurred_at, "late": late}
-    return msgspec.structs.asdict(visit) | times
+def visit_values(
+    visit: model.Visit,
+    received_at: int,
+    listener: model.ListenerName,
+    *,
+    late: bool,
+    visit_id: str = "",
+    is_repeat: bool = False,
+) -> dict[str, object]:
+    """Return the value of ``visit`` in an expression. Times (microseconds) become RFC 3339 text, ``""`` if absent.
+
+    ``visit_id`` and ``is_repeat`` are for transforms: a filter decides before the store knows them.
+    """
+    return msgspec.structs.asdict(visit) | {
+        "receivedAt": model.format_time(received_at),
+        "occurredAt": "" if visit.occurredAt is None else model.format_time(visit.occurredAt),
+        "late": late,
+        "tenant": listener.tenant,
+        "listener": listener.listener,
+        "id": visit_id,
+        "repeat": is_repeat,
+    }
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -164,8 +189,9 @@ class Program:
         patterns = [_literal_value(literal) for _, literal in _match_calls(tokens)]
         self._match_work: int = _STATE_WORK * sum(_compile_pattern(pattern).programsize for pattern in patterns)
         self._functions = {_MATCHES: _matches} if patterns else {}
-        pluses = sum(token.text == "+" for token in tokens)
-        self._factor = len(names) * (1 + pluses // 2)
+        self._own_functions = expression_functions.FUNCTIONS.keys() & {token.text for token in tokens}
+        self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
+        self._factor = len(names) * self._copies
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
         """Evaluate with a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
@@ -176,16 +202,22 @@ class Program:
         return Evaluation(value, code, (time.thread_time_ns() - started) / 1e9)
 
     def _evaluate(self, visit: Mapping[str, object], body: object) -> tuple[Any, str]:
+        calls: expression_functions.FunctionCalls | None = None
         try:
             copier = _WeighingCopier()
             given = {"visit": visit, "body": body}
             values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
             values.update(self._functions)
-            if self._work(copier) > MAX_WORK:
+            work = self._work(copier)
+            if work > MAX_WORK:
                 return None, "TooExpensive"
+            if self._own_functions:
+                copies = self._copies * (self._longest(copier) if self._has_macro else 1)
+                calls = expression_functions.FunctionCalls(MAX_WORK - work, copies)
+                values.update(calls.bound(self._own_functions))
             value = self._program.execute(values)
         except Exception as error:  # noqa: BLE001 - every error of the core becomes a code
-            return None, _code_of(error)
+            return None, (calls and calls.error_code) or _code_of(error)
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # a panic of the native core
                 raise
@@ -201,9 +233,14 @@ class Program:
         """
         weight, repeats = copier.weight, _PLAIN_WORK
         if self._has_macro:
-            longest = max(copier.longest, self._most_literal_items)
+            longest = self._longest(copier)
             weight, repeats = copier.heaviest, longest * longest // 2
         return (max(weight, 1) * max(repeats, 1) + copier.characters * self._match_work) * self._factor
+
+    def _longest(self, copier: "_WeighingCopier") -> int:
+        """Return the length of the longest list over which a macro may run."""
+        split = expression_functions.MAX_SPLIT if "split" in self._own_functions else 0
+        return max(copier.longest, self._most_literal_items, split)
 
 
 class _ProgramCache:
@@ -243,7 +280,7 @@ class _ProgramCache:
 
 
 def _weight(key: Source) -> int:
-    return _PROGRAM_CHARACTERS + min(len(key[0]), MAX_LENGTH)
+    return _PROGRAM_CHARACTERS + min(len(key[0]), MAX_LENGTH[key[1]])
 
 
 _cache = _ProgramCache(MAX_CACHED_CHARACTERS)
@@ -279,11 +316,11 @@ def is_checked(source: str, where: Where) -> bool:
 
 
 def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
-    if len(source) > MAX_LENGTH:
-        return (f"must have at most {MAX_LENGTH} characters, has {len(source)}",), None
+    if len(source) > MAX_LENGTH[where]:
+        return (f"must have at most {MAX_LENGTH[where]} characters, has {len(source)}",), None
     tokens = _tokens(source)
     problems = list(_static_problems(tokens, where))
-    if any(token.depth > MAX_DEPTH for token in tokens):
+    if any(token.depth > MAX_DEPTH for token in tokens) or _operators(tokens) > MAX_OPERATORS:
         return tuple(problems), None
     try:
         program = cel.compile(source)  # before the replacement, because its errors name columns
@@ -295,7 +332,7 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
         if type(error).__name__ != "PanicException":
             raise
         return ("cannot be parsed; write it in a simpler way", *problems), None
-    problems.extend(_name_problems(tokens))
+    problems.extend(_name_problems(tokens, where))
     problems = problems or list(_pattern_problems(tokens))
     return tuple(problems), None if problems else program
 
@@ -317,6 +354,8 @@ def _tokens(source: str) -> list[_Token]:
 def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     if any(token.depth > MAX_DEPTH for token in tokens):
         yield f"must not nest brackets deeper than {MAX_DEPTH}"
+    if (count := _operators(tokens)) > MAX_OPERATORS:
+        yield f"must have at most {MAX_OPERATORS} operators, dots and indexes, has {count}"
     macros = list(_macros(tokens))
     allowed = 0 if where == "when" else 1
     if len(macros) > allowed:
@@ -326,6 +365,10 @@ def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     for index in macros:
         yield from _macro_problems(tokens, index)
     yield from _matches_problems(tokens)
+
+
+def _operators(tokens: list[_Token]) -> int:
+    return sum(token.kind == "mark" and token.text not in _PUNCTUATION for token in tokens)
 
 
 def _macros(tokens: list[_Token]) -> Iterator[int]:
@@ -476,8 +519,9 @@ def _add(parts: _Parts, chain: list[str]) -> None:
     parts[chain[-1]] = None
 
 
-def _name_problems(tokens: list[_Token]) -> Iterator[str]:
+def _name_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     """Yield a problem for each undefined name, so that it is found before the first visit."""
+    fields = VISIT_FIELDS if where == "when" else DELIVERY_FIELDS
     bound = {tokens[index + 2].text for index in _macros(tokens) if index + 2 < len(tokens)}
     defined = bound | _ROOTS
     for name in sorted(bound & _ROOTS):
@@ -491,8 +535,8 @@ def _name_problems(tokens: list[_Token]) -> Iterator[str]:
         if called and (after.text == "{" or token.text not in FUNCTIONS | MACROS):
             yield f"no function `{token.text}` exists (column {token.at + 1}){_hint(token.text, FUNCTIONS)}"
     for first, dot, member in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        if first.text == "visit" and first.kind == "word" and dot.text == "." and member.text not in VISIT_FIELDS:
-            hint = _hint(member.text, VISIT_FIELDS, "what Purple sent is in `body`")
+        if first.text == "visit" and first.kind == "word" and dot.text == "." and member.text not in fields:
+            hint = _hint(member.text, fields, "what Purple sent is in `body`")
             yield f"`visit` has no `{member.text}` (column {member.at + 1}){hint}"
 
 

@@ -391,7 +391,8 @@ def test_normalised_visit_has_every_field() -> None:
         getattr(empty, name) == "" for name in model.Visit.__struct_fields__ if name not in {"visitCount", "occurredAt"}
     )
     assert (empty.visitCount, empty.occurredAt) == (None, None)
-    assert set(expressions.visit_values(empty, 0, late=False)) == expressions.VISIT_FIELDS
+    values = expressions.visit_values(empty, 0, model.ListenerName("agency", "acme", "lobby"), late=False)
+    assert set(values) == expressions.DELIVERY_FIELDS
 
 
 def test_normalised_ids_are_texts() -> None:

@@ -12,7 +12,8 @@ def test_resources_page_lists_every_reason() -> None:
 
 def test_expressions_page_names_every_function_field_and_bound() -> None:
     text = (source.DOCS / "expressions.md").read_text("utf-8")
-    for name in expressions.FUNCTIONS | expressions.MACROS | expressions.VISIT_FIELDS:
+    for name in expressions.FUNCTIONS | expressions.MACROS | expressions.DELIVERY_FIELDS:
         assert f"`{name}`" in text, name
-    for bound in (expressions.MAX_LENGTH, expressions.MAX_DEPTH, expressions.MAX_PATTERN_LENGTH, expressions.MAX_ITEMS):
+    bounds = (expressions.MAX_DEPTH, expressions.MAX_OPERATORS, expressions.MAX_PATTERN_LENGTH, expressions.MAX_ITEMS)
+    for bound in (*expressions.MAX_LENGTH.values(), *bounds):
         assert str(bound) in text

@@ -110,7 +110,14 @@ class RouteDocuments:
         fields = identifier.extract(parsed.document)
         occurred_at = identifier.occurred_at(fields.get("occurredAt"), delivery.received_at)
         visit = normaliser.visit(parsed.document, occurred_at)
-        values = expressions.visit_values(visit, delivery.received_at, late=delivery.late)
+        values = expressions.visit_values(
+            visit,
+            delivery.received_at,
+            definition.listener,
+            late=delivery.late,
+            visit_id=model.format_id(delivery.visit_id),
+            is_repeat=delivery.is_repeat,
+        )
         return program.evaluate(values, parsed.document)
 
     def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:

@@ -125,6 +125,8 @@ class SampleSender:
             key=key,
             id=identifiers.id_of(key),
             arrival=0,
+            visit_id=identifiers.id_of(key),
+            is_repeat=False,
             route=0,
             created_at=now,
             received_at=now,

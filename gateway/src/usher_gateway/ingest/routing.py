@@ -88,6 +88,7 @@ class Planner:
         budgets: CpuBudgets,
     ) -> None:
         self._namespace = listener.namespace
+        self._listener = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
         self._budgets = budgets
         self._normaliser = Normaliser(listener.fields)
         self._routes = [
@@ -121,7 +122,7 @@ class Planner:
             return self.constant(context.hold)
         occurred_at = context.identity.visit_time if context.identity.time_trusted else None
         visit = expressions.visit_values(
-            self._normaliser.visit(context.body, occurred_at), context.received_at, late=context.late
+            self._normaliser.visit(context.body, occurred_at), context.received_at, self._listener, late=context.late
         )
         return self._plan(context, visit)
 

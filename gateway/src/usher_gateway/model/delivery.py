@@ -111,6 +111,10 @@ class Delivery(msgspec.Struct, gc=False):
     """UUIDv7, 16 bytes: the ``webhook-id``."""
     arrival: int
     """Row key of the arrival."""
+    visit_id: bytes
+    """Id of the arrival, 16 bytes: the same for all its deliveries, and after a replay."""
+    is_repeat: bool
+    """True if the arrival counted as a repeat."""
     route: int
     """The store's number of the RouteDefinition."""
     created_at: int

@@ -288,7 +288,7 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
     ) = None
     when: (
         Annotated[
-            types.Expression,
+            types.Filter,
             msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out."),
         ]
         | None
@@ -315,7 +315,7 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
     ) = None
     transform: (
         Annotated[
-            types.Expression,
+            types.Transform,
             msgspec.Meta(
                 description="CEL over `visit` and `body` that makes the document to send. The body as "
                 "received if left out."

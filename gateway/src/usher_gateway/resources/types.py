@@ -25,7 +25,7 @@ MAX_ROUTES = 32
 MAX_ADDRESSES = 16
 """Most addresses of a listener."""
 
-MAX_EXPRESSION_LENGTH = 1024
+MAX_FILTER_LENGTH, MAX_TRANSFORM_LENGTH = 1024, 4096
 """Longest expression, in characters. It is checked before the parser sees the expression."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -152,8 +152,11 @@ HeaderValue = Annotated[
     str,
     msgspec.Meta(max_length=4096, pattern=r"^[\x20-\x7e]*$", description="Value of an HTTP header, printable ASCII."),
 ]
-Expression = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_EXPRESSION_LENGTH, description="CEL over `visit` and `body`.")
+Filter = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=MAX_FILTER_LENGTH, description="CEL over `visit` and `body`.")
+]
+Transform = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=MAX_TRANSFORM_LENGTH, description="CEL over `visit` and `body`.")
 ]
 DestinationUrl = Annotated[
     str,

@@ -137,6 +137,8 @@ class ArrivalRows:
 
     def _accept(self, arrival: model.Arrival, decision: ArrivalDecision, facts: DedupeFacts) -> None:
         counted_as, plans = decision.counted_as, decision.verdicts
+        visit_id = self._ids.id_of(arrival.key)
+        is_repeat = counted_as is model.CountedAs.Repeat
         listener = self._names.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
@@ -145,7 +147,7 @@ class ArrivalRows:
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
             else:
-                delivery = self._add_delivery(arrival, route, plan)
+                delivery = self._add_delivery(arrival, visit_id, route, plan, is_repeat=is_repeat)
                 verdicts.append((route.number, 0, delivery.key))
                 if plan.hold is None:
                     due.append(delivery)
@@ -161,9 +163,11 @@ class ArrivalRows:
         self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
         flags = _flags(arrival, is_first=is_first, is_over_quota=decision.is_over_quota)
-        self.add_arrival(arrival, listener, counted_as, verdicts, flags)
+        self.add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
 
-    def _add_delivery(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
+    def _add_delivery(
+        self, arrival: model.Arrival, visit_id: bytes, route: RouteNumbers, plan: model.RoutePlan, *, is_repeat: bool
+    ) -> model.Delivery:
         """Add the row of a new delivery, and return the delivery as it is claimed."""
         key, now, hold = self._ids.next_key(), self._now, plan.hold
         identifier = self._ids.id_of(key)
@@ -185,6 +189,8 @@ class ArrivalRows:
             key,
             identifier,
             arrival.key,
+            visit_id,
+            is_repeat,
             route.number,
             now,
             arrival.received_at,
@@ -202,6 +208,7 @@ class ArrivalRows:
     def add_arrival(
         self,
         arrival: model.Arrival,
+        visit_id: bytes,
         listener: int,
         counted_as: model.CountedAs,
         verdicts: list[tuple[int, int, int]],
@@ -213,7 +220,7 @@ class ArrivalRows:
         self.arrival_rows.append(
             (
                 key,
-                self._ids.id_of(key),
+                visit_id,
                 listener,
                 received_at,
                 visit_time,

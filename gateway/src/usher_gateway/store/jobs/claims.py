@@ -27,7 +27,7 @@ _LOCK_DUE = """
 
 _LOAD = """
     select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,
-        a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type
+        a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type
     from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
     where d.key = any($1::bigint[])
 """
@@ -148,11 +148,13 @@ async def load(session: Session, keys: Sequence[int]) -> list[model.Delivery]:
 
 def _delivery(row: Row) -> model.Delivery:
     key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
-    received_at, visit_time, flags, hops, body, content_type = rest
+    visit_id, counted_as, received_at, visit_time, flags, hops, body, content_type = rest
     return model.Delivery(
         key=key,
         id=identifier,
         arrival=arrival,
+        visit_id=visit_id,
+        is_repeat=counted_as == model.CountedAs.Repeat,
         route=route,
         created_at=created_at,
         received_at=received_at,

@@ -60,13 +60,14 @@ class Acceptance(ArrivalRows):
     def add_arrival(
         self,
         arrival: model.Arrival,
+        visit_id: bytes,
         listener: int,
         counted_as: model.CountedAs,
         verdicts: list[tuple[int, int, int]],
         flags: int,
     ) -> None:
         """Add the rows of an arrival, and its entry for the recent index."""
-        super().add_arrival(arrival, listener, counted_as, verdicts, flags)
+        super().add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
         is_visit = counted_as is model.CountedAs.Visit
         self._recent.append(
             RecentArrival(
