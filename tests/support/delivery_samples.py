@@ -39,7 +39,7 @@ def delivery(**changes: Any) -> model.Delivery:
     return model.Delivery(**(values | changes))
 
 
-def snapshot(transform: str = "", **changes: Any) -> documents.Snapshot:
+def snapshot(transform: str = "", /, **changes: Any) -> documents.Snapshot:
     """Return a configuration with the destination `agency/crm` and a listener with one route to it."""
     routes = (documents.Route("crm", "agency/crm", transform=transform),)
     listener = documents.ListenerDocument(

@@ -204,7 +204,11 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
     timeout_seconds: int = 10
-    format: Literal["Verbatim", "CloudEvents", "CloudEventsBinary"] = "Verbatim"
+    content_type: str = ""
+    """Of every request; ``""``: as the format says."""
+    format: Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"] = "Verbatim"
+    transform: str = ""
+    """CEL that makes the document for routes without a transform; ``""``: the body as received."""
     concurrency: int = 8
     requests_per_second: int = 0
     """0 means no limit."""

@@ -142,11 +142,13 @@ class Reconciler:
             raise failures[0]
 
     async def _check_expressions(self, key: Key) -> float:
-        """Check the expressions of a Listener; returns the seconds to wait if its namespace has to wait."""
-        cached = self._cache.listener(key.path) if key.kind == "Listener" else None
-        if cached is None:
-            return 0.0
-        sources = ((source, where) for _, source, where in cached.resource.expressions)
+        """Check the expressions of a resource; returns the seconds to wait if its namespace has to wait."""
+        declared: list[types.DeclaredExpression] = []
+        if key.kind == "Listener" and (listener := self._cache.listener(key.path)):
+            declared = listener.resource.expressions
+        elif key.kind == "Destination" and (destination := self._cache.destination(key.path)):
+            declared = destination.resource.expressions
+        sources = ((source, where) for _, source, where in declared)
         return await self._turns.take(key.namespace, sources)
 
     def _with_failure(self, planned: Plan, failures: list[ApiError]) -> Plan:

@@ -114,6 +114,16 @@ async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -
         await wait_held(gateway, {"DestinationNotFound": 3})
 
 
+async def test_corrected_transform_of_a_destination_releases_its_deliveries(tmp_path: Path) -> None:
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(f"    when: {BROKEN}\n", ""))
+    broken = DESTINATION.replace("state: Paused, http", f"transform: {BROKEN}, http")
+    async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener + broken) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        await wait_held(gateway, {"TransformError": 1})
+        gateway.write(gateways.CLASS + gateways.TENANT + listener + broken.replace(BROKEN, MENDED))
+        await wait_held(gateway, {})
+
+
 async def test_quota_hold_remains_after_the_tenant_is_resumed(tmp_path: Path) -> None:
     tenant = gateways.TENANT.replace(
         "displayName: Acme", "displayName: Acme, state: Suspended, quota: {visitsPerMonth: 1, whenExceeded: Hold}"

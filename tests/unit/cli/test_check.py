@@ -151,6 +151,7 @@ metadata: {name: mailer}
 spec:
   tenantRef: {name: acme2}
   type: HTTP
+  transform: visit.emial
   http:
     url: "https://mailer.example"
     verb: PUT
@@ -165,6 +166,7 @@ def test_form_references_and_expressions_are_reported_together() -> None:
         ("Destination default/mailer", "spec.http.authentication.bearer.secretRef"),
         ("Destination default/mailer", "spec.http.verb"),
         ("Destination default/mailer", "spec.tenantRef.name"),
+        ("Destination default/mailer", "spec.transform"),
         ("Listener default/lobby", "spec.authentication.basic.secretRef"),
         ("Listener default/lobby", "spec.routes[0].destinationRef.name"),
         ("Listener default/lobby", "spec.routes[0].repeats"),

@@ -70,11 +70,25 @@ def test_signature_covers_the_sent_body() -> None:
         standardwebhooks.Webhook(secret).verify(request.body, headers_of(request))
 
 
-def test_static_headers_may_set_content_type_and_user_agent() -> None:
-    static = (("Authorization", "Bearer s3cret"), ("Content-Type", "text/plain"), ("User-Agent", "mine"))
-    headers = headers_of(request_for(delivery_samples.delivery(), headers=static))
+def test_destination_may_set_its_headers_content_type_and_user_agent() -> None:
+    static = (("Authorization", "Bearer s3cret"), ("User-Agent", "mine"))
+    headers = headers_of(request_for(delivery_samples.delivery(), headers=static, content_type="text/plain"))
     assert headers["authorization"] == "Bearer s3cret"
     assert (headers["content-type"], headers["user-agent"]) == ("text/plain", "mine")
+
+
+def test_form_sends_a_flat_document() -> None:
+    document = {"e-mail": "jane+wifi@example.com", "n": 3, "vip": True, "gender": None, "name": "Ödegård & Co"}
+    request = request_for(delivery_samples.delivery(), document, format="Form")
+    assert request.body == b"e-mail=jane%2Bwifi%40example.com&n=3&vip=true&gender=&name=%C3%96deg%C3%A5rd+%26+Co"
+    assert headers_of(request)["content-type"] == "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("document", [payload.NOT_TRANSFORMED, [1], "text", {"a": {"b": 1}}, {"a": [1]}])
+def test_form_of_something_else_is_held(document: Any) -> None:
+    target = payload.prepare(delivery_samples.destination(format="Form"))
+    rendered = payload.render(target, delivery_samples.delivery(), delivery_samples.ROUTE, 0, document)
+    assert rendered == payload.FormatError("DocumentNotFlat")
 
 
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m", "a\ud800b"])
@@ -85,7 +99,7 @@ def test_unsafe_header_value_is_rejected_without_being_shown(value: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a:b", "a\r\nb", "Host", "content-length", "Webhook-Id", "usher-x", "ce-id"]
+    "name", ["", "a b", "a:b", "a\r\nb", "Host", "content-length", "Content-Type", "Webhook-Id", "usher-x", "ce-id"]
 )
 def test_invalid_or_reserved_header_name_is_rejected(name: str) -> None:
     with pytest.raises(model.ConfigurationError):

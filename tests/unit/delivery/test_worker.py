@@ -84,6 +84,32 @@ async def test_slow_transform_holds_its_route_until_it_changes(
     assert await hold_of_attempt(worker) is None
 
 
+async def test_route_without_a_transform_uses_its_destinations(
+    worker: DeliveryWorker, surroundings: Surroundings
+) -> None:
+    own = '{"id": visit.id, "of": visit.tenant + "/" + visit.listener}'
+    worker.apply(delivery_samples.snapshot("", transform=own))
+    delivery = delivery_samples.delivery()
+    await worker.attempt(delivery)
+    visit_id = model.format_id(delivery.visit_id)
+    assert msgspec.json.decode(surroundings.sent[-1].body) == {"id": visit_id, "of": "acme/lobby"}
+    worker.apply(delivery_samples.snapshot(TRANSFORM, transform=own))
+    await worker.attempt(delivery)
+    assert msgspec.json.decode(surroundings.sent[-1].body) == {"u": "7"}
+
+
+async def test_slow_transform_of_a_destination_holds_its_routes_until_it_changes(
+    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = expressions.Evaluation({"u": "7"}, cpu_seconds=SLOW_SECONDS)
+    monkeypatch.setattr(route_documents, "evaluate", lambda *_: slow)
+    worker.apply(delivery_samples.snapshot("", transform=TRANSFORM))
+    holds = [await hold_of_attempt(worker) for _ in range(4)]
+    assert holds[-1] is model.HoldReason.ExpressionTooSlow
+    worker.apply(delivery_samples.snapshot("", transform='{"user": visit.userId}'))
+    assert await hold_of_attempt(worker) is None
+
+
 async def test_transforms_beyond_the_share_of_a_namespace_wait(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

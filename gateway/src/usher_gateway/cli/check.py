@@ -174,11 +174,11 @@ def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpr
 def _expressions_of(
     configuration: "FileConfiguration",
 ) -> "Iterator[tuple[str, LoadedObject | UnreadObject, Iterable[tuple[str, str, expressions.Where]]]]":
-    """Yield each listener, also with mistakes of form: its name, its place, and its expressions."""
+    """Yield each Listener and Destination, also with mistakes of form: its name, its place, and its expressions."""
     from usher_gateway import resources
 
     for (kind, key), loaded in configuration.objects.items():
-        if isinstance(loaded.resource, resources.Listener):
+        if isinstance(loaded.resource, resources.Listener | resources.Destination):
             yield f"{kind} {key}", loaded, loaded.resource.expressions
     for unread in configuration.unread:
         yield f"{unread.kind} {unread.key}", unread, unread.expressions

@@ -43,8 +43,10 @@ class DecodedSecret(msgspec.Struct, frozen=True):
 
     @property
     def expressions(self) -> Iterator[expressions.Source]:
-        """The expressions of a listener."""
+        """The expressions of the document."""
         document = self.envelope.document if self.envelope is not None else None
+        if isinstance(document, documents.DestinationDocument) and document.transform:
+            yield document.transform, "transform"
         for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
             if route.when:
                 yield route.when, "when"

@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,8 @@ NOT_TRANSFORMED: Any = object()
 
 _BASE64_MARK = "whsec_"
 _JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+_FLAT = str | int | float | bool | None
 _STRUCTURED = "application/cloudevents+json"
 """Without a charset, because the SDK of npm refuses one."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -36,7 +38,17 @@ _VISIBLE = r"\x21-\x7e\x80-\ud7ff\ue000-\U0010ffff"
 _HEADER_VALUE = re.compile(rf"[{_VISIBLE}](?:[\t {_VISIBLE}]*[{_VISIBLE}])?|")
 _CONTENT_TYPE = re.compile(rb"[\x20-\x7e]{1,256}")
 _RESERVED = frozenset(
-    ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", "expect")
+    (
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "upgrade",
+        "trailer",
+        "expect",
+    )
 )
 _RESERVED_PREFIXES = ("webhook-", "usher-", "ce-")
 
@@ -48,7 +60,8 @@ class FormatError(msgspec.Struct, frozen=True):
     """The delivery cannot be rendered in the destination's format, so it is held until a user repairs the route."""
 
     code: str
-    """``TransformNotJSON``: the value of the expression cannot be written as JSON."""
+    """``TransformNotJSON``: the value of the expression cannot be written as JSON. ``DocumentNotFlat``: a form needs a
+    map of texts, numbers, true, false and null."""
 
 
 class PreparedDestination(msgspec.Struct, frozen=True):
@@ -58,8 +71,6 @@ class PreparedDestination(msgspec.Struct, frozen=True):
     signing_keys: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
     """Static headers, checked, with ``user-agent``."""
-    has_content_type: bool
-    """Whether ``headers`` set the content type."""
 
 
 class RequestBody(msgspec.Struct, frozen=True):
@@ -84,7 +95,7 @@ def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
         keys = tuple(signing_key(secret) for secret in destination.signing_secrets)
     except ValueError as error:
         raise model.ConfigurationError(str(error), "repair the Secret that signing.secretRefs names") from None
-    return PreparedDestination(destination, keys, (*agent, *destination.headers), "content-type" in names)
+    return PreparedDestination(destination, keys, (*agent, *destination.headers))
 
 
 def render(
@@ -104,7 +115,7 @@ def render(
         transformed: The value of the route's transform.
     """
     webhook_id = model.format_id(delivery.id)
-    content = _document(delivery, transformed)
+    content = _document(delivery, transformed, is_form=prepared.destination.format == "Form")
     if isinstance(content, FormatError):
         return content
     if prepared.destination.format == "CloudEvents":
@@ -118,15 +129,16 @@ def render(
         headers.append(("webhook-signature", signed))
     headers += _usher_headers(delivery, route)
     headers += content.headers
-    if not prepared.has_content_type:
-        headers.append(("content-type", content.content_type))
-    headers += prepared.headers
     destination = prepared.destination
+    headers.append(("content-type", destination.content_type or content.content_type))
+    headers += prepared.headers
     return DestinationRequest(destination.method, destination.url, headers, content.body, destination.namespace)
 
 
-def _document(delivery: model.Delivery, transformed: Any) -> RequestBody | FormatError:
-    """Return the body as Purple sent it, or the transform's value as JSON."""
+def _document(delivery: model.Delivery, transformed: Any, *, is_form: bool) -> RequestBody | FormatError:
+    """Return the body as Purple sent it, or the transform's value as JSON or as a form."""
+    if is_form:
+        return _form(transformed)
     if transformed is NOT_TRANSFORMED:
         assert delivery.body is not None, "the store loads bodies before deliveries are offered"
         return RequestBody(delivery.body, _content_type(delivery.content_type))
@@ -134,6 +146,20 @@ def _document(delivery: model.Delivery, transformed: Any) -> RequestBody | Forma
         return RequestBody(msgspec.json.encode(transformed), _JSON)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return FormatError("TransformNotJSON")
+
+
+def _form(document: Any) -> RequestBody | FormatError:
+    """Return a flat map as a form. Source: WHATWG URL Standard, application/x-www-form-urlencoded."""
+    if not isinstance(document, Mapping) or not all(isinstance(value, _FLAT) for value in document.values()):
+        return FormatError("DocumentNotFlat")
+    fields = [(str(name), _form_value(value)) for name, value in document.items()]
+    return RequestBody(urllib.parse.urlencode(fields).encode(), _FORM)
+
+
+def _form_value(value: str | float | bool | None) -> str:
+    if isinstance(value, bool):
+        return _boolean(value)
+    return "" if value is None else str(value)
 
 
 def _usher_headers(delivery: model.Delivery, route: model.RouteDefinition) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ class RouteDocuments:
         self._snapshot = documents.Snapshot({}, {})
         self._routes: dict[tuple[str, str], documents.Route] = {}
         self._expression_editions: dict[tuple[str, str], int] = {}
-        """(listener, route) -> how often its expressions changed since the start."""
+        """(listener, route), or (destination, ""), -> how often its expressions changed since the start."""
         self._prepared: dict[str, payload.PreparedDestination | None] = {}
         self._readers: dict[str, tuple[identity.Identifier, routing.Normaliser]] = {}
 
@@ -44,6 +44,9 @@ class RouteDocuments:
         )
         for key in destinations:
             self._prepared.pop(key, None)
+            former, present = previous.destinations.get(key), snapshot.destinations.get(key)
+            if former is not None and present is not None and former.transform != present.transform:
+                self._note_edition((key, ""))
         changed_listeners = documents.changed(previous.listeners, snapshot.listeners)
         listeners = changed_listeners.keys() | (previous.listeners.keys() - snapshot.listeners.keys())
         for key in listeners:
@@ -81,8 +84,23 @@ class RouteDocuments:
         return self._routes.get((definition.listener.key, definition.route))
 
     def expression_edition(self, definition: model.RouteDefinition) -> int:
-        """Return how often the expressions of a delivery's route changed since the start."""
-        return self._expression_editions.get((definition.listener.key, definition.route), 0)
+        """Return how often the expressions changed since the start that a delivery's route uses."""
+        live = self.live_route(definition)
+        destination = live.destination if live is not None else definition.destination
+        names = (definition.listener.key, definition.route), (destination, "")
+        return sum(self._expression_editions.get(name, 0) for name in names)
+
+    def transform_of(self, definition: model.RouteDefinition) -> str:
+        """Return the newest transform of a delivery: its route's, else its destination's; ``""`` if there is none."""
+        live = self.live_route(definition)
+        destination = self.destination(definition.destination)
+        own = live.transform if live is not None else definition.transform
+        return own or (destination.transform if destination is not None else "")
+
+    def destination_of(self, listener: model.ListenerName, route: str) -> str | None:
+        """Return the destination of a route that exists."""
+        live = self._routes.get((listener.key, route))
+        return None if live is None else live.destination
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
         """Return why deliveries of a route must not be attempted now, or None."""
@@ -146,7 +164,10 @@ class RouteDocuments:
                 each.when,
                 each.transform,
             ):
-                self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
+                self._note_edition(name)
+
+    def _note_edition(self, name: tuple[str, str]) -> None:
+        self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
 
 
 def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocument:

@@ -142,8 +142,7 @@ class SampleSender:
         )
 
     def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> object:
-        live = self._documents.live_route(definition)
-        transform = live.transform if live is not None else definition.transform
+        transform = self._documents.transform_of(definition)
         if not transform:
             return payload.NOT_TRANSFORMED
         evaluation = self._documents.evaluate(transform, "transform", delivery, definition)

@@ -89,7 +89,7 @@ class DeliveryWorker:
         definition = self._store.route(delivery.route)
 
         # Wait first, so that all that follows uses the newest documents.
-        if self._transform_of(definition):
+        if self._documents.transform_of(definition):
             await self._pacer.wait(definition.listener.namespace, definition.listener.tenant)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
@@ -131,8 +131,12 @@ class DeliveryWorker:
             if reason is not None:
                 self.forbidden.add(key)
                 _log.warning("forbidden_address_found", destination=key, reason=reason, hint=_FORBIDDEN_HINT)
-        costs = self._costs.items()
-        self._costs = {name: cost for name, cost in costs if name[0].key not in changed.listeners}
+        self._costs = {
+            (listener, route): cost
+            for (listener, route), cost in self._costs.items()
+            if listener.key not in changed.listeners
+            and self._documents.destination_of(listener, route) not in changed.destinations
+        }
 
     def is_tried(self, destination: documents.DestinationDocument) -> bool:
         """Return whether a destination's present URL was tried since the start."""
@@ -143,14 +147,9 @@ class DeliveryWorker:
         cost = self._costs.get((listener, route_name))
         return cost is not None and cost.is_too_slow
 
-    def _transform_of(self, definition: model.RouteDefinition) -> str:
-        """Return the newest transform of a delivery's route; ``""`` if it has none."""
-        live = self._documents.live_route(definition)
-        return live.transform if live is not None else definition.transform
-
     def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> Any:
-        """Return the transform's value, ``NOT_TRANSFORMED`` if the route has none, or why the delivery is held."""
-        transform = self._transform_of(definition)
+        """Return the transform's value, ``NOT_TRANSFORMED`` if there is none, or why the delivery is held."""
+        transform = self._documents.transform_of(definition)
         if not transform:
             return payload.NOT_TRANSFORMED
         name = (definition.listener, definition.route)

@@ -155,7 +155,9 @@ class _PlannedRoute:
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
         self._definition = definition_of(listener, route)
         self._name = self._definition.listener
-        self._destination_hold = destination_hold(destinations.get(route.destination), listener.tenant.name)
+        destination = destinations.get(route.destination)
+        self._transform = route.transform or (destination.transform if destination is not None else "")
+        self._destination_hold = destination_hold(destination, listener.tenant.name)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
         self._filter_cost = RouteCost(listener.namespace, budgets)
         self._shadow_cost = RouteCost(listener.namespace, budgets)
@@ -165,7 +167,7 @@ class _PlannedRoute:
             self._when is None
             and route.once_per is None
             and not route.deliver_within_seconds
-            and not (route.transform and route.state == "Shadow")
+            and not (self._transform and route.state == "Shadow")
         )
 
     @property
@@ -224,8 +226,8 @@ class _PlannedRoute:
 
     def _render_shadow(self, visit: dict[str, object], body: object, budget: ArrivalBudget) -> None:
         """Evaluate the transform of a shadow route, which sends nothing, to find out whether it works."""
-        if self._route.transform and not self._shadow_cost.is_too_slow and not budget.is_spent:
-            evaluation = expressions.compile_expression(self._route.transform, "transform").evaluate(visit, body)
+        if self._transform and not self._shadow_cost.is_too_slow and not budget.is_spent:
+            evaluation = expressions.compile_expression(self._transform, "transform").evaluate(visit, body)
             self._note(evaluation, self._shadow_cost, budget)
 
     def _note(self, evaluation: expressions.Evaluation, cost: RouteCost, budget: ArrivalBudget) -> None:
@@ -254,9 +256,9 @@ class _PlannedRoute:
 def definition_of(listener: documents.ListenerDocument, route: documents.Route) -> model.RouteDefinition:
     """Return the part of a route that its deliveries keep."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
-    needs_fields = bool(route.transform) and listener.fields != documents.DEFAULT_FIELDS
-    fields = tuple(sorted((field, tuple(paths)) for field, paths in listener.fields.items())) if needs_fields else ()
-    return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, fields)
+    has_default_fields = listener.fields == documents.DEFAULT_FIELDS
+    fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())
+    return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, tuple(fields))
 
 
 def destination_hold(destination: documents.DestinationDocument | None, tenant: str) -> model.HoldReason | None:

@@ -7,11 +7,12 @@ operator writes them as conditions into the status.
 import difflib
 import enum
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 import msgspec
 
+from usher_gateway import expressions
 from usher_gateway.resources import types
 
 Severity = Literal["error", "warning", "notice"]
@@ -142,6 +143,13 @@ def finding(
 ) -> Finding:
     """Return a finding about a resource. ``missing``: see Finding."""
     return Finding(resource.kind_name, resource.key, path, reason, message, severity, missing)
+
+
+def expression_findings(resource: types.ResourceBase) -> Iterator[Finding]:
+    """Yield a finding for each problem of a resource's expressions."""
+    for path, source, where in resource.expressions:
+        for message in expressions.check_expression(source, where):
+            yield finding(resource, path, Reason.ExpressionInvalid, message)
 
 
 class CompiledCondition(msgspec.Struct, frozen=True):

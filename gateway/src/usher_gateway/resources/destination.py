@@ -97,6 +97,19 @@ class Http(types.Model, frozen=True, kw_only=True):
     ) = None
     authentication: DestinationAuthentication | None = None
     signing: Signing | None = None
+    content_type: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                min_length=3,
+                max_length=128,
+                pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]*[\x21-\x7e]$",
+                description="Content type of every request, such as `application/vnd.api+json`. What the format says "
+                "if left out.",
+            ),
+        ]
+        | None
+    ) = None
     success_header: SuccessHeader | None = None
     timeout_seconds: (
         Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
@@ -151,10 +164,21 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
     http: Http | None = None
     format: (
         Annotated[
-            Literal["Verbatim", "CloudEvents", "CloudEventsBinary"],
+            Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"],
             msgspec.Meta(
-                description="Verbatim: the body as Purple sent it. CloudEvents: wrapped as a CloudEvent in "
-                "structured mode. CloudEventsBinary: in binary mode."
+                description="Verbatim: the document, or the body as Purple sent it. CloudEvents: wrapped as a "
+                "CloudEvent in structured mode. CloudEventsBinary: in binary mode. Form: the document, which must be "
+                "a map of texts, numbers, true, false and null, as `application/x-www-form-urlencoded`."
+            ),
+        ]
+        | None
+    ) = None
+    transform: (
+        Annotated[
+            types.Transform,
+            msgspec.Meta(
+                description="CEL over `visit` and `body` that makes the document for every route without a transform "
+                "of its own. The body as received if left out."
             ),
         ]
         | None
@@ -181,6 +205,11 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
     kind: Literal["Destination"]
     metadata: types.NamedMetadata
     spec: DestinationSpec
+
+    @property
+    def expressions(self) -> list[types.DeclaredExpression]:
+        """The expressions of the destination."""
+        return [] if self.spec.transform is None else [("spec.transform", self.spec.transform, "transform")]
 
 
 _SIGNING_PREFIX = "whsec_"
@@ -213,16 +242,21 @@ def destination_document(
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
         timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
+        content_type=http.content_type or "",
         format=pick(spec.format, "Destination.spec.format"),
+        transform=spec.transform or "",
         concurrency=pick(spec.concurrency, "Destination.spec.concurrency"),
         requests_per_second=pick(
             spec.rate_limit and spec.rate_limit.requests_per_second, "Destination.spec.rateLimit.requestsPerSecond"
         ),
         retry_max_age_seconds=pick(spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"),
     )
-    unsupported = list(_unsupported_values(destination, http, document))
-    findings = [*resolver.findings, *unsupported]
-    if unsupported:
+    invalid = [
+        *_unsupported_values(destination, http, document),
+        *conditions.expression_findings(destination),
+    ]
+    findings = [*resolver.findings, *invalid]
+    if invalid:
         return previous, findings
     return _with_last_credentials(document, resolver, previous), findings
 

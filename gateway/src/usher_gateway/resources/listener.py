@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from usher_gateway import documents, expressions, model
+from usher_gateway import documents, model
 from usher_gateway.resources import conditions, listener_class, types
 
 _SECRET_LENGTH = 20
@@ -402,9 +402,9 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
         return self.metadata.namespace, self.spec.tenant_ref.name
 
     @property
-    def expressions(self) -> list[tuple[str, str, Literal["when", "transform"]]]:
-        """The expressions of the routes, as (path of the field, source, field)."""
-        expressions: list[tuple[str, str, Literal["when", "transform"]]] = []
+    def expressions(self) -> list[types.DeclaredExpression]:
+        """The expressions of the routes."""
+        expressions: list[types.DeclaredExpression] = []
         for index, route in enumerate(self.spec.routes or ()):
             if route.when is not None:
                 expressions.append((f"spec.routes[{index}].when", route.when, "when"))
@@ -474,7 +474,11 @@ def fixed_addresses(listener: Listener) -> Iterator[documents.Address]:
 
 def check_listener(listener: Listener) -> list[conditions.Finding]:
     """Return what the schema cannot check in one listener: time zone, times, ranges, guessable paths, expressions."""
-    return [*_value_findings(listener), *_range_findings(listener), *_expression_findings(listener)]
+    return [
+        *_value_findings(listener),
+        *_range_findings(listener),
+        *conditions.expression_findings(listener),
+    ]
 
 
 def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
@@ -501,12 +505,6 @@ def _range_findings(listener: Listener) -> Iterator[conditions.Finding]:
             path = f"spec.allowedSources.ranges[{index}]"
             message = f"`{text}` is not an address range; write one such as 203.0.113.0/24"
             yield conditions.finding(listener, path, conditions.Reason.UnsupportedValue, message)
-
-
-def _expression_findings(listener: Listener) -> Iterator[conditions.Finding]:
-    for path, source, where in listener.expressions:
-        for message in expressions.check_expression(source, where):
-            yield conditions.finding(listener, path, conditions.Reason.ExpressionInvalid, message)
 
 
 def listener_document(

@@ -267,6 +267,9 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
+DeclaredExpression = tuple[str, str, Literal["when", "transform"]]
+"""An expression of a resource: path of the field, source, and its field (``expressions.Where``)."""
+
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable
 """A rule between fields of one struct, in its class attribute ``rules``."""
 
@@ -365,6 +368,11 @@ class ResourceBase(Model, frozen=True, kw_only=True):
     def identity(self) -> tuple[str, str]:
         """(kind, key)."""
         return self.kind_name, self.key
+
+    @property
+    def expressions(self) -> "list[DeclaredExpression]":
+        """The expressions of the object."""
+        return []
 
 
 class BrokenRule(msgspec.Struct, frozen=True):

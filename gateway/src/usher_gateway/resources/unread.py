@@ -30,7 +30,11 @@ _REFERENCES = {
 }
 """Kind -> (path of a name, kind of the object that it names)."""
 
-_EXPRESSIONS: dict[str, expressions.Where] = {"spec.routes[].when": "when", "spec.routes[].transform": "transform"}
+_EXPRESSIONS: dict[str, dict[str, expressions.Where]] = {
+    "Listener": {"spec.routes[].when": "when", "spec.routes[].transform": "transform"},
+    "Destination": {"spec.transform": "transform"},
+}
+"""Kind -> path of an expression -> its field."""
 
 _REASONS = {
     "Tenant": conditions.Reason.TenantNotFound,
@@ -51,7 +55,7 @@ class UnreadObject(msgspec.Struct, frozen=True):
     references: tuple[tuple[str, str, str], ...]
     """(path, kind, name)."""
     expressions: tuple[tuple[str, str, expressions.Where], ...]
-    """(path, source, field), as ``Listener.expressions``."""
+    """As ``Listener.expressions``."""
 
     def line_of(self, path: str) -> int:
         """Return the line of a reference or an expression, or of the object."""
@@ -69,7 +73,7 @@ def read_unread(node: yaml.Node, kind: str, key: str, file: str, mistakes: Conta
                 lines[shown] = yaml_reader.line_of(scalar)
                 references.append((shown, target_kind, str(scalar.value)))
     sources: list[tuple[str, str, expressions.Where]] = []
-    for pattern, where in _EXPRESSIONS.items() if kind == "Listener" else ():
+    for pattern, where in _EXPRESSIONS.get(kind, {}).items():
         for path, scalar in _find(node, pattern.split("."), ""):
             if path not in mistakes:
                 lines[path] = yaml_reader.line_of(scalar)
