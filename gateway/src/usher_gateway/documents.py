@@ -210,8 +210,11 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     transform: str = ""
     """CEL that makes the document for routes without a transform; ``""``: the body as received."""
     concurrency: int = 8
-    requests_per_second: int = 0
-    """0 means no limit."""
+    rate_requests: int = 0
+    """Requests in ``rate_seconds``; 0 means no limit."""
+    rate_seconds: int = 1
+    rate_shared_by: str = ""
+    """Destinations of the namespace with the same text use one limit together."""
     retry_max_age_seconds: int = 604_800
     unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled"] = ""
     """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""

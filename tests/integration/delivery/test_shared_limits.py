@@ -52,7 +52,7 @@ def manifests(url: str) -> list[gateways.Manifest]:
     specs: list[gateways.Manifest] = [
         {"concurrency": CONCURRENCY},
         {"concurrency": 1},
-        {"rateLimit": {"requestsPerSecond": RATE}},
+        {"rateLimit": {"requests": RATE}},
     ]
     return [
         gateways.TENANT,

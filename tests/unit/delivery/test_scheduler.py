@@ -1,13 +1,13 @@
 import collections
 import dataclasses
-import itertools
 
 import hypothesis.stateful
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support import delivery_samples
 from usher_gateway.delivery import circuit, outcome
-from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, NextDelivery
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, NextDelivery, RateLimit
 
 SECOND = 1_000_000
 FAILED = outcome.Outcome(outcome.OutcomeKind.Retry, "Timeout", blames_destination=True)
@@ -73,24 +73,24 @@ def test_smaller_share_counts_running_attempts() -> None:
 def test_share_of_a_rate_limit_starts_without_a_burst() -> None:
     """Its tokens would come in addition to those that the other gateways used."""
     scheduler = LaneScheduler(1 << 20, 500)
-    scheduler.configure("n/a", LaneLimits(concurrency=100, requests_per_second=20), 0)
+    scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(20)), 0)
     scheduler.share("n/a", LaneLimits(concurrency=0), 0)
-    scheduler.share("n/a", LaneLimits(concurrency=50, requests_per_second=10), 5 * SECOND)
+    scheduler.share("n/a", LaneLimits(concurrency=50, rate=RateLimit(10)), 5 * SECOND)
     for _ in range(50):
         assert scheduler.offer(entry(), 5 * SECOND)
     assert started(scheduler, 5 * SECOND) == []
-    assert len(started(scheduler, 6 * SECOND)) == 10
+    assert len(started(scheduler, 6 * SECOND)) == 1
 
 
 def test_larger_share_of_a_rate_limit_adds_no_tokens() -> None:
     scheduler = LaneScheduler(1 << 20, 500)
-    scheduler.configure("n/a", LaneLimits(concurrency=100, requests_per_second=10), 0)
+    scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(10)), 0)
     for _ in range(50):
         assert scheduler.offer(entry(), 0)
-    assert len(started(scheduler, 0)) == 10
-    scheduler.share("n/a", LaneLimits(concurrency=100, requests_per_second=20), 0)
+    assert len(started(scheduler, 0)) == 1
+    scheduler.share("n/a", LaneLimits(concurrency=100, rate=RateLimit(20)), 0)
     assert started(scheduler, 0) == []
-    assert len(started(scheduler, SECOND)) == 20
+    assert len(started(scheduler, SECOND)) == 2
 
 
 def filled(lane_bytes: int = 8_000) -> LaneScheduler:
@@ -256,11 +256,15 @@ def test_fresh_deliveries_get_half_of_the_slots() -> None:
     assert collections.Counter(lane_entry.fresh for lane_entry in started(scheduler, 0)) == {True: 4, False: 4}
 
 
-def test_rate_limit_holds_in_every_second() -> None:
+@given(st.integers(1, 60), st.sampled_from([1, 7, 60, 86_400]), st.integers(1, 3))
+def test_rate_limit_holds_in_every_period(requests: int, seconds: int, destinations: int) -> None:
+    """Also for several destinations that share it."""
     scheduler = LaneScheduler(1 << 20, 1000)
-    scheduler.configure("n/a", LaneLimits(concurrency=500, requests_per_second=20), 0)
-    for _ in range(200):
-        assert scheduler.offer(entry(), 0)
+    rate = RateLimit(requests, seconds, "n//vendor" if destinations > 1 else "")
+    for number in range(destinations):
+        scheduler.configure(f"n/{number}", LaneLimits(concurrency=500, rate=rate), 0)
+    for number in range(3 * requests):
+        assert scheduler.offer(entry(f"n/{number % destinations}"), 0)
     now, starts = SECOND, []
     while scheduler.count:
         ready = scheduler.next_ready(now)
@@ -270,14 +274,15 @@ def test_rate_limit_holds_in_every_second() -> None:
             continue
         assert ready.ask_again_at > now
         now = ready.ask_again_at
-    assert starts[-1] - starts[0] >= (200 - 20) / 20 * SECOND - 1
-    assert starts[-1] - starts[0] <= 200 / 20 * SECOND
-    assert all(later - earlier >= SECOND / 20 - 1 for earlier, later in itertools.pairwise(starts[20:]))
+    period = seconds * SECOND
+    assert all(later - earlier >= period for earlier, later in zip(starts, starts[requests:], strict=False))
+    burst = max(1, requests // 10)
+    assert starts[-1] - starts[0] <= period * 3 * requests / (requests - burst + 1) + 1000 * requests
 
 
 def test_clock_set_back_only_delays_a_rate_limited_lane() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
-    scheduler.configure("n/a", LaneLimits(requests_per_second=1), 0)
+    scheduler.configure("n/a", LaneLimits(rate=RateLimit(1)), 0)
     assert scheduler.offer(entry(), 0)
     assert scheduler.offer(entry(), 0)
     assert len(started(scheduler, 100 * SECOND)) == 1
@@ -391,7 +396,7 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         self.now = SECOND
         self.expected = Expected({}, {})
         self.scheduler.configure("n/0", LaneLimits(concurrency=2), 0)
-        self.scheduler.configure("n/1", LaneLimits(requests_per_second=3), 0)
+        self.scheduler.configure("n/1", LaneLimits(rate=RateLimit(3)), 0)
 
     @hypothesis.stateful.rule(milliseconds=st.integers(0, 70_000))
     def pass_time(self, milliseconds: int) -> None:

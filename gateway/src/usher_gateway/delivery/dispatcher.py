@@ -11,7 +11,7 @@ feeds the scheduler and starts attempts:
 import asyncio
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import structlog
@@ -21,7 +21,7 @@ from usher_gateway.delivery import circuit
 from usher_gateway.delivery.other_gateways import UnknownDestinations, share_of
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
-from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, RateLimit
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Replicas
 from usher_gateway.store.store import DeliveryQueue
@@ -104,6 +104,8 @@ class Dispatcher:
         self._stopping = asyncio.Event()
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
+        self._rates: dict[str, RateLimit] = {}
+        """See ``rate_limits``."""
         self._next_poll = self._next_review = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
@@ -113,6 +115,10 @@ class Dispatcher:
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
         now = self._clock.steady()
+        previous_rates, self._rates = self._rates, rate_limits(snapshot.destinations)
+        if self._rates != previous_rates:
+            for key, destination in snapshot.destinations.items():
+                self.scheduler.configure(key, self._share_of(destination), now)
         for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
             previous = self._documents.destination(key)
             self.scheduler.configure(key, self._share_of(destination), now)
@@ -132,8 +138,8 @@ class Dispatcher:
 
     def _share_of(self, destination: documents.DestinationDocument) -> LaneLimits:
         """Return this gateway's share of a destination's limits."""
-        limits = LaneLimits(destination.concurrency, destination.requests_per_second)
-        return share_of(limits, destination.key, self._replicas)
+        rate = self._rates.get(_rate_key(destination))
+        return share_of(LaneLimits(destination.concurrency, rate), destination.key, self._replicas)
 
     def _apply_replicas(self, replicas: Replicas) -> bool:
         """Apply this gateway's shares; see ``Store.follow_replicas``."""
@@ -431,3 +437,21 @@ class Dispatcher:
                 continue  # its lane is full or its trial runs, and the end of an attempt wakes the dispatcher
             soonest = min(soonest, self._clock.real_seconds(wait))
         return max(0.002, soonest)
+
+
+def rate_limits(destinations: Mapping[str, documents.DestinationDocument]) -> dict[str, RateLimit]:
+    """Return the rate limit of each destination that has its own, and of those that share one. The slowest counts."""
+    limits: dict[str, RateLimit] = {}
+    for destination in destinations.values():
+        if destination.rate_requests:
+            key = _rate_key(destination)
+            shared_by = key if destination.rate_shared_by else ""
+            limit = RateLimit(destination.rate_requests, destination.rate_seconds, shared_by)
+            limits[key] = min(limits.get(key, limit), limit, key=lambda rate: rate.requests / rate.seconds)
+    return limits
+
+
+def _rate_key(destination: documents.DestinationDocument) -> str:
+    """Return what identifies a destination's rate limit. No destination has the key of a shared one."""
+    shared_by = destination.rate_shared_by
+    return f"{destination.namespace}//{shared_by}" if shared_by else destination.key

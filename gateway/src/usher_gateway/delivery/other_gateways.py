@@ -5,6 +5,7 @@
 For each destination the gateways have another order (by a hash, so that the order of the others stays the same when
 one starts or ends). The first k of them share the limits, where k is at most the concurrency and the rate: every one of
 these gets the same whole number, and the remainder goes to the first. So the shares add up to the limits exactly.
+Destinations that share a rate limit have the same order.
 
 When a gateway ends, no share of the others gets smaller, and when one starts, none gets larger. Hence gateways that
 have not noticed an end use less than their share. A gateway that starts gets its shares only after all others have
@@ -20,6 +21,7 @@ destination for 60 s: in this time a gateway that starts reads its configuration
 import hashlib
 from collections.abc import Callable, Collection
 
+import msgspec
 import structlog
 
 from usher_gateway import model
@@ -36,15 +38,18 @@ def share_of(limits: LaneLimits, destination: str, replicas: Replicas) -> LaneLi
     """Return this gateway's share of a destination's limits."""
     if not replicas.has_joined:
         return NOTHING
-    count = len(replicas.members)
+    count, rate = len(replicas.members), limits.rate
     if count == 1:
         return limits
-    rate = int(limits.requests_per_second)
-    sharing = min(count, limits.concurrency, rate or count)
-    rank = _rank(destination, replicas)
+    sharing = min(count, limits.concurrency, count if rate is None else rate.requests)
+    rank = _rank((rate and rate.shared_by) or destination, replicas)
     if rank >= sharing:
         return NOTHING
-    return LaneLimits(_part(limits.concurrency, sharing, rank), _part(rate, sharing, rank))
+    if rate is not None:
+        # the other destinations that share it divide it among as many gateways, whatever their concurrency is
+        dividing = min(count, rate.requests) if rate.shared_by else sharing
+        rate = msgspec.structs.replace(rate, requests=_part(rate.requests, dividing, rank))
+    return LaneLimits(_part(limits.concurrency, sharing, rank), rate)
 
 
 def _part(total: int, count: int, rank: int) -> int:

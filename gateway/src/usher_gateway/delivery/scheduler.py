@@ -44,8 +44,20 @@ _SLOW_ATTEMPT = model.MICROSECONDS
 _NEWEST_ATTEMPT_SHARE = 4
 """The newest attempt counts for 1/4 of the average, so that one slow attempt weighs more than one fast one."""
 
+_BURST_SHARE = 10
+"""1/10 of the requests of a rate limit may start at once."""
+
 _MAX_SKIPPED_LANES = 64
 """Lanes that one search skips at most. The next search continues after them."""
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """At most ``requests`` start in any ``seconds``, a tenth of them at once."""
+
+    requests: int
+    seconds: int = 1
+    shared_by: str = ""
+    """Destinations with the same text use one limit together; ``""``: the destination has its own."""
 
 
 class LaneLimits(msgspec.Struct, frozen=True):
@@ -53,8 +65,7 @@ class LaneLimits(msgspec.Struct, frozen=True):
 
     concurrency: int = 8
     """0: other gateways send what this one accepts, so it takes nothing into its lane."""
-    requests_per_second: float = 0.0
-    """0 means no limit. As many requests as come in one second may go at once."""
+    rate: RateLimit | None = None
 
 
 class LaneEntry(msgspec.Struct, frozen=True, gc=False):
@@ -138,7 +149,7 @@ class _TenantQueues:
 
 
 class _Lane:
-    """One destination's deliveries, slots, tokens and circuit."""
+    """One destination's deliveries, slots and circuit."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -155,7 +166,6 @@ class _Lane:
         self.wakes_at = 0
         """When it returns to the round, or 0 if it does not wait for a moment."""
         self._fresh_next = True
-        self._bucket: TokenBucket | None = None
         self._attempt_microseconds: float | None = None
         """Moving average of how long an attempt takes, or None before the first result."""
 
@@ -209,33 +219,15 @@ class _Lane:
     def has_slot(self, now: int) -> bool:
         return self.in_flight < self.limits.concurrency and circuit.may_start(self.circuit, self.in_flight, now)
 
-    def configure(self, limits: LaneLimits) -> None:
-        """Use new limits. If the rate changes, its token bucket starts full."""
-        if limits.requests_per_second != self.limits.requests_per_second:
-            self._bucket = None
-        self.limits = limits
 
-    def share(self, limits: LaneLimits, now: int) -> None:
-        """Use another share of the same limits. The bucket gets no tokens by that, so that all together get none."""
-        former, rate, seconds = self.limits, limits.requests_per_second, now / model.MICROSECONDS
-        if rate != former.requests_per_second:
-            tokens = former.requests_per_second if self._bucket is None else self._bucket.tokens(seconds)
-            self._bucket = TokenBucket(rate, burst=rate, now=seconds, tokens=tokens) if rate else None
-        self.limits = limits
+def _bucket_of(rate: RateLimit, now: int, tokens: float | None = None) -> TokenBucket:
+    """Return the tokens of a rate limit: full, or with ``tokens``.
 
-    def take_token(self, now: int) -> bool:
-        """Take a token for one request. Returns False if there is none."""
-        rate = self.limits.requests_per_second
-        if rate <= 0:
-            return True
-        if self._bucket is None:
-            self._bucket = TokenBucket(rate, burst=rate, now=now / model.MICROSECONDS)
-        return self._bucket.take(now / model.MICROSECONDS)
-
-    def token_at(self, now: int) -> int:
-        """Return when the next token is there. Call it right after ``take_token`` returned False."""
-        assert self._bucket is not None
-        return now + 1 + int(self._bucket.seconds_until_token() * model.MICROSECONDS)
+    In a period of ``rate.seconds``, the burst and what it earns are less than one request over the limit.
+    """
+    burst = max(1, rate.requests // _BURST_SHARE)
+    earned = rate.requests - burst + 1
+    return TokenBucket(earned / rate.seconds, burst, now / model.MICROSECONDS, tokens)
 
 
 class _LaneRound:
@@ -285,6 +277,8 @@ class LaneScheduler:
         self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
+        self._buckets: dict[str, tuple[RateLimit, TokenBucket]] = {}
+        """Destination, or ``RateLimit.shared_by`` -> the rate limit, and its tokens."""
         self._sleeping: list[tuple[int, str]] = []
         self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}
         """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
@@ -312,16 +306,31 @@ class LaneScheduler:
         return list(lane.started_at) if lane else []
 
     def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
-        """Set a destination's limits, at the start and when its document changes."""
-        lane = self._lane(destination)
-        lane.configure(limits)
+        """Set a destination's limits, at the start and when its document changes. A rate that is new starts full."""
+        lane, rate = self._lane(destination), limits.rate
+        if rate is not None and self._rate_of(lane.name, rate) != rate:
+            self._buckets[rate.shared_by or lane.name] = rate, _bucket_of(rate, now)
+        lane.limits = limits
         self._join_round(lane, now)
 
     def share(self, destination: str, limits: LaneLimits, now: int) -> None:
-        """Change this gateway's share of a destination's limits."""
-        lane = self._lane(destination)
-        lane.share(limits, now)
+        """Change this gateway's share of a destination's limits.
+
+        A rate gets no tokens by that, so that all gateways together get none.
+        """
+        lane, rate = self._lane(destination), limits.rate
+        if rate is not None and self._rate_of(lane.name, rate) != rate:
+            _, bucket = self._buckets.get(rate.shared_by or lane.name, (None, None))
+            tokens = 0.0 if bucket is None else bucket.tokens(now / model.MICROSECONDS)
+            self._buckets[rate.shared_by or lane.name] = rate, _bucket_of(rate, now, tokens)
+        elif rate is None:
+            self._buckets.pop(lane.name, None)
+        lane.limits = limits
         self._join_round(lane, now)
+
+    def _rate_of(self, destination: str, rate: RateLimit) -> RateLimit | None:
+        """Return the rate limit that is in force for a destination or the destinations that share one."""
+        return self._buckets.get(rate.shared_by or destination, (None, None))[0]
 
     def is_within_limits(self) -> bool:
         """Return whether no destination has more running attempts than its limit, as after the limit was lowered."""
@@ -492,9 +501,11 @@ class LaneScheduler:
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
-        if not lane.take_token(now):
-            self._sleep(lane, lane.token_at(now))
-            return None
+        if lane.limits.rate is not None:
+            _, bucket = self._buckets[lane.limits.rate.shared_by or lane.name]
+            if not bucket.take(now / model.MICROSECONDS):
+                self._sleep(lane, now + 1 + int(bucket.seconds_until_token() * model.MICROSECONDS))
+                return None
         entry = lane.pop()
         lane.started_at[entry.delivery.key] = now
         self._count -= 1

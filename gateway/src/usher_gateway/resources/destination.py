@@ -117,9 +117,22 @@ class Http(types.Model, frozen=True, kw_only=True):
 
 
 class RateLimit(types.Model, frozen=True, kw_only=True):
-    """Limit of the requests to a destination, over all replicas."""
+    """Limit of the requests to a destination, over all replicas. A tenth of them may go at once."""
 
-    requests_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="Requests per second.")]
+    requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="Requests in any `perSeconds`.")]
+    per_seconds: (
+        Annotated[int, msgspec.Meta(ge=1, le=86_400, description="Seconds of the limit: up to a day.")] | None
+    ) = None
+    shared_by: (
+        Annotated[
+            types.ItemName,
+            msgspec.Meta(
+                description="Destinations of the namespace with the same text use one limit together, such as those "
+                "of one account. If their limits differ, the slowest counts."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Retry(types.Model, frozen=True, kw_only=True):
@@ -226,7 +239,7 @@ def destination_document(
     credentials stay, together with the URL that they were given for.
     """
     spec = destination.spec
-    http = spec.http
+    http, rate = spec.http, spec.rate_limit
     if http is None:  # cannot happen: the reader has checked the rule of the union
         raise ValueError("a Destination of type HTTP must have http")
     pick = types.value_or_default
@@ -246,9 +259,9 @@ def destination_document(
         format=pick(spec.format, "Destination.spec.format"),
         transform=spec.transform or "",
         concurrency=pick(spec.concurrency, "Destination.spec.concurrency"),
-        requests_per_second=pick(
-            spec.rate_limit and spec.rate_limit.requests_per_second, "Destination.spec.rateLimit.requestsPerSecond"
-        ),
+        rate_requests=pick(rate and rate.requests, "Destination.spec.rateLimit.requests"),
+        rate_seconds=pick(rate and rate.per_seconds, "Destination.spec.rateLimit.perSeconds"),
+        rate_shared_by=(rate and rate.shared_by) or "",
         retry_max_age_seconds=pick(spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"),
     )
     invalid = [

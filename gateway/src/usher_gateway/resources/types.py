@@ -479,7 +479,8 @@ DEFAULTS: dict[str, Any] = {
     "Destination.spec.http.timeoutSeconds": 10,
     "Destination.spec.format": "Verbatim",
     "Destination.spec.concurrency": 8,
-    "Destination.spec.rateLimit.requestsPerSecond": 0,
+    "Destination.spec.rateLimit.requests": 0,
+    "Destination.spec.rateLimit.perSeconds": 1,
     "Destination.spec.retry.maxAgeSeconds": 604_800,
 }
 """Field path -> default. ``0`` means no limit and ``""`` means not set.
