@@ -185,6 +185,16 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(address for address in self.addresses if address.retired_at)
 
 
+class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an answer of a destination means, if it has one of the statuses and the expression is true."""
+
+    effect: Literal["Delivered", "Retry", "Throttle", "Dead"]
+    statuses: tuple[int, ...] = ()
+    """Empty: any status."""
+    when: str = ""
+    """CEL over ``answer``; ``""``: always."""
+
+
 class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One system that receives visits, with its secrets resolved."""
 
@@ -203,6 +213,10 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     signing_secrets: tuple[str, ...] = ()
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
+    answers: tuple[AnswerRule, ...] = ()
+    """The first that applies to an answer decides, before the standard meaning of its status."""
+    retry_after_header: str = ""
+    """Lower case; ``""``: ``retry-after`` alone."""
     timeout_seconds: int = 10
     content_type: str = ""
     """Of every request; ``""``: as the format says."""

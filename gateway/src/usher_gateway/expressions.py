@@ -30,13 +30,14 @@ import re2
 
 from usher_gateway import expression_functions, model
 
-Where = Literal["when", "transform"]
-"""The field of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery."""
+Where = Literal["when", "transform", "answer"]
+"""The use of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery, and
+``answer`` says whether a rule applies to a destination's answer (true or false)."""
 
 Source = tuple[str, Where]
 """The text of an expression and its field."""
 
-MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096}
+MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096, "answer": 1024}
 """Longest expression, in characters."""
 
 MAX_OPERATORS = 500
@@ -118,7 +119,14 @@ _PLAIN_WORK = 4  # converting a value in and out costs this much more than copyi
 _STATE_WORK = 10
 _MATCHES = "matchesWithRE2"
 """The function that replaces ``matches`` in the text for the core, because the core's own one cannot be replaced."""
-_ROOTS = frozenset({"visit", "body"})
+_ROOTS: Mapping[Where, frozenset[str]] = {
+    "when": frozenset({"visit", "body"}),
+    "transform": frozenset({"visit", "body"}),
+    "answer": frozenset({"answer"}),
+}
+"""The values that an expression sees."""
+
+_ANSWER_FIELDS = frozenset({"status", "headers", "body"})
 _PUNCTUATION = frozenset("(){}],:")
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 _TOKEN = re.compile(
@@ -183,7 +191,7 @@ class Program:
         self.problems, self._program = _compile(source, where)
         tokens = [] if self._program is None else _tokens(source)
         names = [token.text for token in _variables(tokens)]
-        self._parts = {root: _parts(tokens, root) for root in _ROOTS if root in names}
+        self._parts = {root: _parts(tokens, root) for root in _ROOTS[where] if root in names}
         self._has_macro = any(True for _ in _macros(tokens))
         self._most_literal_items = 1 + sum(token.text == "," for token in tokens)
         patterns = [_literal_value(literal) for _, literal in _match_calls(tokens)]
@@ -195,17 +203,29 @@ class Program:
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
         """Evaluate with a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
+        return self._evaluated({"visit": visit, "body": body})
+
+    def evaluate_answer(self, answer: Mapping[str, object]) -> Evaluation:
+        """Evaluate with the ``status``, ``headers`` and ``body`` of an answer. Never raises."""
+        return self._evaluated({"answer": answer})
+
+    @property
+    def reads_answer_body(self) -> bool:
+        """True if it needs the body of an answer."""
+        parts = self._parts.get("answer", {})
+        return parts is None or "body" in parts
+
+    def _evaluated(self, given: Mapping[str, object]) -> Evaluation:
         if self._program is None:
             return Evaluation(error_code="ExpressionInvalid")
         started = time.thread_time_ns()
-        value, code = self._evaluate(visit, body)
+        value, code = self._evaluate(given)
         return Evaluation(value, code, (time.thread_time_ns() - started) / 1e9)
 
-    def _evaluate(self, visit: Mapping[str, object], body: object) -> tuple[Any, str]:
+    def _evaluate(self, given: Mapping[str, object]) -> tuple[Any, str]:
         calls: expression_functions.FunctionCalls | None = None
         try:
             copier = _WeighingCopier()
-            given = {"visit": visit, "body": body}
             values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
             values.update(self._functions)
             work = self._work(copier)
@@ -222,7 +242,7 @@ class Program:
             if type(error).__name__ != "PanicException":  # a panic of the native core
                 raise
             return None, "Panic"
-        if self.where == "when" and not isinstance(value, bool):
+        if self.where != "transform" and not isinstance(value, bool):
             return None, "NotBoolean"
         return value, ""
 
@@ -360,7 +380,7 @@ def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     allowed = 0 if where == "when" else 1
     if len(macros) > allowed:
         name = tokens[macros[allowed]].text
-        limit = "may not be used in `when`" if where == "when" else "may be used once only in `transform`"
+        limit = "may not be used in `when`" if where == "when" else "may be used once only"
         yield f"`{name}` {limit} (column {tokens[macros[allowed]].at + 1}): it runs over lists, which costs too much"
     for index in macros:
         yield from _macro_problems(tokens, index)
@@ -383,7 +403,7 @@ def _macro_problems(tokens: list[_Token], index: int) -> Iterator[str]:
     for token in tokens[index + 2 :]:
         if token.text == ")" and token.depth == depth:
             return
-        if token.kind == "word" and token.text in {"body", "matches"}:
+        if token.kind == "word" and token.text in {"body", "answer", "matches"}:
             where = f"inside `{tokens[index].text}` (column {token.at + 1})"
             yield f"`{token.text}` may not be used {where}, because it would run once per item"
 
@@ -523,12 +543,13 @@ def _name_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     """Yield a problem for each undefined name, so that it is found before the first visit."""
     fields = VISIT_FIELDS if where == "when" else DELIVERY_FIELDS
     bound = {tokens[index + 2].text for index in _macros(tokens) if index + 2 < len(tokens)}
-    defined = bound | _ROOTS
-    for name in sorted(bound & _ROOTS):
+    roots = _ROOTS[where]
+    defined = bound | roots
+    for name in sorted(bound & roots):
         yield f"`{name}` may not be the name of a loop's item: choose another name"
     for token in _variables(tokens):
         if token.text not in defined:
-            hint = _hint(token.text, defined, "use `visit` or `body`")
+            hint = _hint(token.text, defined, "use " + " or ".join(f"`{root}`" for root in sorted(roots)))
             yield f"`{token.text}` is not defined (column {token.at + 1}){hint}"
     for token, after in itertools.pairwise(tokens):
         called = token.kind == "word" and token.text not in _KEYWORDS and after.text in {"(", "{"}
@@ -538,6 +559,9 @@ def _name_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
         if first.text == "visit" and first.kind == "word" and dot.text == "." and member.text not in fields:
             hint = _hint(member.text, fields, "what Purple sent is in `body`")
             yield f"`visit` has no `{member.text}` (column {member.at + 1}){hint}"
+        if first.text == "answer" and first.kind == "word" and dot.text == "." and member.text not in _ANSWER_FIELDS:
+            hint = _hint(member.text, _ANSWER_FIELDS, "it has `status`, `headers` and `body`")
+            yield f"`answer` has no `{member.text}` (column {member.at + 1}){hint}"
 
 
 def _hint(word: str, names: Iterable[str], otherwise: str = "") -> str:

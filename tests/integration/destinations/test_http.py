@@ -46,6 +46,25 @@ async def test_client_sends_the_request_and_returns_the_answer(client: Destinati
     assert peer.requests == [f'{head}webhook-id: x\r\nContent-Length: 7\r\n\r\n{{"a":1}}'.encode()]
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 60000\r\n\r\n", b"Connection: close\r\n\r\n"])
+async def test_client_reads_an_answer_whole_whose_body_decides(client: DestinationClient, framing: bytes) -> None:
+    body = b"[" + b"1," * 29_999 + b"]"
+    async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n" + framing + body, keep=False)) as peer:
+        request = request_to(peer.url())
+        request.reads_answer = True
+        answer = await client.send(request, 5)
+    assert (answer.status, answer.is_complete, answer.body) == (200, True, body)
+
+
+@pytest.mark.parametrize("sent", [b"Content-Length: 9\r\n\r\nok", b"Content-Length: 70000\r\n\r\n" + b"x" * 70_000])
+async def test_client_says_if_a_body_is_cut_off_or_too_long(client: DestinationClient, sent: bytes) -> None:
+    async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n" + sent, keep=False)) as peer:
+        request = request_to(peer.url())
+        request.reads_answer = True
+        answer = await client.send(request, 5)
+    assert (answer.status, answer.is_complete) == (200, False)
+
+
 async def test_connection_is_reused(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         for _ in range(20):

@@ -45,8 +45,12 @@ class DecodedSecret(msgspec.Struct, frozen=True):
     def expressions(self) -> Iterator[expressions.Source]:
         """The expressions of the document."""
         document = self.envelope.document if self.envelope is not None else None
-        if isinstance(document, documents.DestinationDocument) and document.transform:
-            yield document.transform, "transform"
+        if isinstance(document, documents.DestinationDocument):
+            if document.transform:
+                yield document.transform, "transform"
+            for rule in document.answers:
+                if rule.when:
+                    yield rule.when, "answer"
         for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
             if route.when:
                 yield route.when, "when"

@@ -2,14 +2,21 @@
 
 import email.utils
 import enum
+import re
 
 import msgspec
 
 from usher_gateway import documents, model
+from usher_gateway.delivery import answer_rules
 from usher_gateway.destinations import DestinationAnswer, SendError
 
 MAX_RETRY_AFTER_SECONDS = 3600
 """The longest time that a ``Retry-After`` may ask for."""
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_DAY_SECONDS = 86_400
+_UNIX_TIME = 1_000_000_000
+"""Numbers from here on are times and no durations."""
 
 _MAX_RETRY_AFTER_LENGTH = 64
 """Characters of a ``Retry-After`` that the gateway reads. A date has 29."""
@@ -59,6 +66,13 @@ class AnswerError(enum.StrEnum):
     Rejected = "Rejected"
     """Another 4xx: the destination does not accept this delivery."""
     ServerError = "ServerError"
+    RetriedByRule = "RetriedByRule"
+    """A rule of ``http.answers`` has the effect ``Retry``."""
+    ThrottledByRule = "ThrottledByRule"
+    RejectedByRule = "RejectedByRule"
+    """A rule has the effect ``Dead``."""
+    RuleFailed = "RuleFailed"
+    """A rule could not be evaluated."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -89,6 +103,13 @@ _BY_STATUS = {
     425: Outcome(OutcomeKind.Retry, AnswerError.TooEarly, blames_destination=True),
     429: Outcome(OutcomeKind.Retry, AnswerError.TooManyRequests, blames_destination=True),
 }
+_BY_EFFECT = {
+    "Delivered": DELIVERED,
+    "Retry": Outcome(OutcomeKind.Retry, AnswerError.RetriedByRule, blames_destination=True),
+    "Throttle": Outcome(OutcomeKind.Retry, AnswerError.ThrottledByRule, blames_destination=True),
+    "Dead": Outcome(OutcomeKind.Dead, AnswerError.RejectedByRule),
+}
+_RULE_FAILED = Outcome(OutcomeKind.Retry, AnswerError.RuleFailed, slow=True, blames_destination=True)
 _SUCCESS_HEADER_MISSING = Outcome(
     OutcomeKind.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True
 )
@@ -102,13 +123,39 @@ def classify(answer: DestinationAnswer, destination: documents.DestinationDocume
     """Classify an answer. ``now`` (microseconds) is needed for a ``Retry-After`` that is a date."""
     if answer.error is not None:
         return _without_answer(answer.error)
-    if 200 <= answer.status < 300:
-        return DELIVERED if _confirmed(answer, destination.success_header) else _SUCCESS_HEADER_MISSING
-    outcome = _by_status(answer.status)
-    asked_for = answer.headers.get("retry-after", "") if outcome.kind is OutcomeKind.Retry else ""
-    if not asked_for:
-        return outcome
-    return msgspec.structs.replace(outcome, retry_after=retry_after(asked_for, now))
+    outcome = _by_rule(answer, destination) or _by_status(answer, destination)
+    asked_for = _retry_after_of(answer, destination, now) if outcome.kind is OutcomeKind.Retry else 0
+    return msgspec.structs.replace(outcome, retry_after=asked_for) if asked_for else outcome
+
+
+def _by_rule(answer: DestinationAnswer, destination: documents.DestinationDocument) -> Outcome | None:
+    applied = answer_rules.apply(destination.answers, answer)
+    return _RULE_FAILED if applied.error_code else _BY_EFFECT.get(applied.effect)
+
+
+def _retry_after_of(answer: DestinationAnswer, destination: documents.DestinationDocument, now: int) -> int:
+    """Return the microseconds that an answer asks for, by either header; 0 if it asks for none."""
+    asked_for = retry_after(answer.headers.get("retry-after", ""), now)
+    if destination.retry_after_header:
+        asked_for = max(asked_for, vendor_retry_after(answer.headers.get(destination.retry_after_header, ""), now))
+    return asked_for
+
+
+def vendor_retry_after(value: str, now: int) -> int:
+    """Return the microseconds that a vendor's own header asks for, at most an hour, or 0 if it cannot be read.
+
+    Seconds, with a fraction or not; over a day: milliseconds; from 2001 on: a Unix time in seconds or milliseconds; or
+    an HTTP date.
+    """
+    text = value[:_MAX_RETRY_AFTER_LENGTH].strip()
+    if not _NUMBER.fullmatch(text):
+        return retry_after(text, now)
+    number = float(text)
+    if number >= _UNIX_TIME:
+        seconds = (number / 1000 if number >= _UNIX_TIME * 1000 else number) - now / model.MICROSECONDS
+    else:
+        seconds = number / 1000 if number > _DAY_SECONDS else number
+    return round(max(0.0, min(seconds, MAX_RETRY_AFTER_SECONDS)) * model.MICROSECONDS)
 
 
 def retry_after(value: str, now: int) -> int:
@@ -139,7 +186,10 @@ def _confirmed(answer: DestinationAnswer, expected: tuple[str, str] | None) -> b
     return expected is None or answer.headers.get(expected[0].lower(), "").strip() == expected[1]
 
 
-def _by_status(status: int) -> Outcome:
+def _by_status(answer: DestinationAnswer, destination: documents.DestinationDocument) -> Outcome:
+    status = answer.status
+    if 200 <= status < 300:
+        return DELIVERED if _confirmed(answer, destination.success_header) else _SUCCESS_HEADER_MISSING
     outcome = _BY_STATUS.get(status)
     if outcome is not None:
         return outcome

@@ -18,6 +18,7 @@ import msgspec
 
 import usher_gateway
 from usher_gateway import documents, model
+from usher_gateway.delivery import answer_rules
 from usher_gateway.destinations import DestinationRequest
 
 EVENT_TYPE = "dev.usher.visit"
@@ -71,6 +72,8 @@ class PreparedDestination(msgspec.Struct, frozen=True):
     signing_keys: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
     """Static headers, checked, with ``user-agent``."""
+    reads_answer: bool
+    """Whether a rule of ``http.answers`` looks at the bodies of answers."""
 
 
 class RequestBody(msgspec.Struct, frozen=True):
@@ -95,7 +98,8 @@ def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
         keys = tuple(signing_key(secret) for secret in destination.signing_secrets)
     except ValueError as error:
         raise model.ConfigurationError(str(error), "repair the Secret that signing.secretRefs names") from None
-    return PreparedDestination(destination, keys, (*agent, *destination.headers))
+    headers = (*agent, *destination.headers)
+    return PreparedDestination(destination, keys, headers, answer_rules.reads_body(destination))
 
 
 def render(
@@ -132,7 +136,14 @@ def render(
     destination = prepared.destination
     headers.append(("content-type", destination.content_type or content.content_type))
     headers += prepared.headers
-    return DestinationRequest(destination.method, destination.url, headers, content.body, destination.namespace)
+    return DestinationRequest(
+        destination.method,
+        destination.url,
+        headers,
+        content.body,
+        reads_answer=prepared.reads_answer,
+        namespace=destination.namespace,
+    )
 
 
 def _document(delivery: model.Delivery, transformed: Any, *, is_form: bool) -> RequestBody | FormatError:

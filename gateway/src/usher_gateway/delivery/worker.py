@@ -89,7 +89,8 @@ class DeliveryWorker:
         definition = self._store.route(delivery.route)
 
         # Wait first, so that all that follows uses the newest documents.
-        if self._documents.transform_of(definition):
+        destination = self._documents.destination(definition.destination)
+        if self._documents.transform_of(definition) or (destination is not None and destination.answers):
             await self._pacer.wait(definition.listener.namespace, definition.listener.tenant)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
@@ -180,7 +181,10 @@ class DeliveryWorker:
         destination = self._documents.destination(definition.destination) or _REMOVED_DESTINATION
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
         now, confirmed = self._clock.now(), self._clock.confirmed()
+        started = time.thread_time()
         result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed, milliseconds=milliseconds)
+        if destination.answers:
+            self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self._tried_urls[definition.destination] = destination.url

@@ -13,6 +13,10 @@ MAX_ANSWER_BYTES = 1024
 """How many bytes of an answer's body a client reads."""
 
 
+MAX_JUDGED_BYTES = 64 * 1024
+"""How many bytes a client reads if the body decides what the answer means."""
+
+
 class SendError(enum.StrEnum):
     """Why an attempt got no answer. Codes only: a peer's own words never get into logs, metrics or the store."""
 
@@ -39,6 +43,8 @@ class DestinationRequest(msgspec.Struct):
     url: str
     headers: list[tuple[str, str]]
     body: bytes
+    reads_answer: bool = False
+    """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     namespace: str = ""
     """Of the destination. Its share of the lookups is used to resolve the URL's host."""
 
@@ -50,5 +56,7 @@ class DestinationAnswer(msgspec.Struct):
     headers: Mapping[str, str] = {}
     """Header names compare without case."""
     body: bytes = b""
-    """The first ``MAX_ANSWER_BYTES`` at most, as sent (never decompressed)."""
+    """The first ``MAX_ANSWER_BYTES``, or ``MAX_JUDGED_BYTES``, as sent (never decompressed)."""
     error: SendError | None = None
+    is_complete: bool = True
+    """False if there was more of the body, or its end is missing."""

@@ -48,7 +48,7 @@ MAX_IDLE = 2048
 MAX_IDLE_PER_DESTINATION = 64
 """Idle connections kept to one host and port."""
 
-MAX_RECEIVED_BYTES = 64 * 1024
+MAX_RECEIVED_BYTES = destinations.MAX_JUDGED_BYTES + 16 * 1024
 """Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together."""
 
 _MAX_HEADS = 32
@@ -154,14 +154,14 @@ class DestinationClient:
             attempt.abort_connection()
             raise
         try:
-            body = await _read_start(response.content, deadline)
+            body, is_complete = await _read_start(response.content, deadline, whole=request.reads_answer)
         finally:
             if response.connection is not None:  # the answer has not ended, or the request is not sent whole
                 attempt.abort_connection()
                 response.close()
         if response.status < 200:  # 101: the peer wants to change the protocol
             return DestinationAnswer(error=SendError.BadAnswer)
-        return DestinationAnswer(response.status, response.headers, body)
+        return DestinationAnswer(response.status, response.headers, body, is_complete=is_complete)
 
 
 def client_tls() -> ssl.SSLContext:
@@ -227,21 +227,27 @@ class _TimeLimit:
         self._timeout.reschedule(now + _SECOND_LOOK_SECONDS if now > self._deadline + _SECOND_LOOK_SECONDS else now)
 
 
-async def _read_start(content: aiohttp.StreamReader, deadline: float) -> bytes:
-    """Read the first ``MAX_ANSWER_BYTES``. Of a body that is late, cut off or malformed, returns what came."""
+async def _read_start(content: aiohttp.StreamReader, deadline: float, *, whole: bool) -> tuple[bytes, bool]:
+    """Read the start of a body; return it, and whether it is the whole body.
+
+    Of a body that is late, cut off or malformed, returns what came. ``whole``: the outcome depends on it.
+    """
     read = b""
+    most = destinations.MAX_JUDGED_BYTES if whole else destinations.MAX_ANSWER_BYTES
+    ends_at = deadline if whole else min(deadline, asyncio.get_running_loop().time() + BODY_SECONDS)
     try:
         if content.is_eof():
-            return await content.read(destinations.MAX_ANSWER_BYTES)
-        async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + BODY_SECONDS)):
-            while missing := destinations.MAX_ANSWER_BYTES - len(read):
+            read = await content.read(most)
+            return read, content.at_eof()
+        async with asyncio.timeout_at(ends_at):
+            while missing := most - len(read):
                 piece = await content.read(missing)
                 if not piece:
                     break
                 read += piece
     except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, TimeoutError):
-        pass
-    return read
+        return read, False
+    return read, content.at_eof()
 
 
 class _PlainRequest(aiohttp.ClientRequest):

@@ -79,6 +79,39 @@ class SuccessHeader(types.Model, frozen=True, kw_only=True):
     value: types.HeaderValue
 
 
+class Answer(types.Model, frozen=True, kw_only=True):
+    """A rule for answers. It applies if the answer has one of the statuses and `when` is true."""
+
+    status: (
+        Annotated[
+            list[Annotated[int, msgspec.Meta(ge=200, le=599, description="HTTP status.")]],
+            msgspec.Meta(
+                min_length=1,
+                max_length=16,
+                description="HTTP statuses. Any if left out.",
+                extra_json_schema=types.LIST_SET,
+            ),
+        ]
+        | None
+    ) = None
+    when: (
+        Annotated[
+            types.AnswerFilter,
+            msgspec.Meta(
+                description="CEL over `answer.status`, `answer.headers` (names in lower case) and `answer.body` (JSON, "
+                "or text; at most 64 KiB). Always if left out."
+            ),
+        ]
+        | None
+    ) = None
+    effect: Annotated[
+        Literal["Delivered", "Retry", "Throttle", "Dead"],
+        msgspec.Meta(
+            description="Delivered: the destination has it. Retry: try again later. Throttle: as 429. Dead: give up."
+        ),
+    ]
+
+
 class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
@@ -111,6 +144,27 @@ class Http(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
     success_header: SuccessHeader | None = None
+    answers: (
+        Annotated[
+            list[Answer],
+            msgspec.Meta(
+                max_length=16,
+                description="What answers mean: the first rule that applies, else the standard meaning of the status.",
+                extra_json_schema=types.LIST_ATOMIC,
+            ),
+        ]
+        | None
+    ) = None
+    retry_after_header: (
+        Annotated[
+            types.HeaderName,
+            msgspec.Meta(
+                description="Header of an answer that says when to try again, besides `Retry-After`: seconds, an HTTP "
+                "date, or a Unix time; numbers over a day are milliseconds."
+            ),
+        ]
+        | None
+    ) = None
     timeout_seconds: (
         Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
     ) = None
@@ -222,7 +276,13 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the destination."""
-        return [] if self.spec.transform is None else [("spec.transform", self.spec.transform, "transform")]
+        declared: list[types.DeclaredExpression] = []
+        if self.spec.transform is not None:
+            declared.append(("spec.transform", self.spec.transform, "transform"))
+        for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
+            if rule.when is not None:
+                declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
+        return declared
 
 
 _SIGNING_PREFIX = "whsec_"
@@ -254,6 +314,10 @@ def destination_document(
         headers=_headers(http, resolver),
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
+        answers=tuple(
+            documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when or "") for rule in http.answers or ()
+        ),
+        retry_after_header=(http.retry_after_header or "").lower(),
         timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
         content_type=http.content_type or "",
         format=pick(spec.format, "Destination.spec.format"),

@@ -158,6 +158,9 @@ Filter = Annotated[
 Transform = Annotated[
     str, msgspec.Meta(min_length=1, max_length=MAX_TRANSFORM_LENGTH, description="CEL over `visit` and `body`.")
 ]
+AnswerFilter = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=MAX_FILTER_LENGTH, description="CEL over `answer`.")
+]
 DestinationUrl = Annotated[
     str,
     msgspec.Meta(
@@ -267,7 +270,7 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-DeclaredExpression = tuple[str, str, Literal["when", "transform"]]
+DeclaredExpression = tuple[str, str, Literal["when", "transform", "answer"]]
 """An expression of a resource: path of the field, source, and its field (``expressions.Where``)."""
 
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable

@@ -32,7 +32,7 @@ _REFERENCES = {
 
 _EXPRESSIONS: dict[str, dict[str, expressions.Where]] = {
     "Listener": {"spec.routes[].when": "when", "spec.routes[].transform": "transform"},
-    "Destination": {"spec.transform": "transform"},
+    "Destination": {"spec.transform": "transform", "spec.http.answers[].when": "answer"},
 }
 """Kind -> path of an expression -> its field."""
 

@@ -1,0 +1,58 @@
+"""The rules of a destination for its answers: the first that applies says what an answer means. Pure."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from usher_gateway import documents, expressions
+from usher_gateway.destinations import DestinationAnswer
+
+
+class AppliedRule(msgspec.Struct, frozen=True):
+    """What the rules say of an answer."""
+
+    effect: str = ""
+    """``AnswerRule.effect``; ``""``: no rule applies, or ``error_code`` is set."""
+    error_code: str = ""
+    """Why the first rule that could apply cannot be evaluated, as in docs/expressions.md."""
+
+
+def reads_body(destination: documents.DestinationDocument) -> bool:
+    """Return whether a rule of a destination looks at the bodies of answers."""
+    return any(
+        rule.when and expressions.compile_expression(rule.when, "answer").reads_answer_body
+        for rule in destination.answers
+    )
+
+
+def apply(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnswer) -> AppliedRule:
+    """Return what the first rule says that applies to an answer."""
+    values = None
+    for rule in rules:
+        if rule.statuses and answer.status not in rule.statuses:
+            continue
+        if rule.when:
+            program = expressions.compile_expression(rule.when, "answer")
+            if program.reads_answer_body and not answer.is_complete:
+                return AppliedRule(error_code="AnswerIncomplete")
+            values = _values(answer) if values is None else values
+            evaluation = program.evaluate_answer(values)
+            if evaluation.error_code:
+                return AppliedRule(error_code=evaluation.error_code)
+            if not evaluation.value:
+                continue
+        return AppliedRule(rule.effect)
+    return AppliedRule()
+
+
+def _values(answer: DestinationAnswer) -> Mapping[str, object]:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return {"status": answer.status, "headers": headers, "body": _document(answer.body)}
+
+
+def _document(body: bytes) -> object:
+    """Return a body as JSON, or as text if it is not JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "replace")
