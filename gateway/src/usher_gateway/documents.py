@@ -6,6 +6,7 @@ document contains secrets.
 """
 
 import hashlib
+import re
 import urllib.parse
 from collections.abc import Container, Mapping
 from typing import Literal, TypeVar
@@ -185,6 +186,19 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(address for address in self.addresses if address.retired_at)
 
 
+URL_VARIABLE = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
+"""A variable in a destination's URL. Source: RFC 6570, level 1."""
+
+
+class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a destination's URL."""
+
+    name: str
+    value: str = ""
+    """CEL; ``""``: it is ``secret``."""
+    secret: str = ""
+
+
 class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an answer of a destination means, if it has one of the statuses and the expression is true."""
 
@@ -201,9 +215,11 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     namespace: str
     name: str
     url: str
+    """May have variables in path and query; with their values it is a secret."""
     schema_version: int = SCHEMA_VERSION
     generation: int = 0
     type: Literal["HTTP"] = "HTTP"
+    url_variables: tuple[UrlVariable, ...] = ()
     tenant: str = ""
     """The one tenant that may use it; ``""``: every tenant of the namespace."""
     state: Literal["Active", "Paused"] = "Active"

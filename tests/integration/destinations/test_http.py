@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support import peers
-from usher_gateway.destinations import DestinationRequest, SendError, address_guard, resolver
+from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http, resolver
 from usher_gateway.destinations.http import DestinationClient
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nwifiWebhookListener: 1\r\n\r\nok"
@@ -63,6 +63,15 @@ async def test_client_says_if_a_body_is_cut_off_or_too_long(client: DestinationC
         request.reads_answer = True
         answer = await client.send(request, 5)
     assert (answer.status, answer.is_complete) == (200, False)
+
+
+async def test_client_keeps_no_trace_of_a_secret_url(client: DestinationClient) -> None:
+    http.parse_url.cache_clear()
+    async with peers.serving(peers.answering(OK)) as peer:
+        request = request_to(peer.url())
+        request.is_url_secret = True
+        assert (await client.send(request, 5)).status == 200
+    assert http.parse_url.cache_info().currsize == 0
 
 
 async def test_connection_is_reused(client: DestinationClient) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import standardwebhooks
+import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support import delivery_samples
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.delivery import payload
 from usher_gateway.destinations import DestinationRequest
 
@@ -75,6 +76,42 @@ def test_destination_may_set_its_headers_content_type_and_user_agent() -> None:
     headers = headers_of(request_for(delivery_samples.delivery(), headers=static, content_type="text/plain"))
     assert headers["authorization"] == "Bearer s3cret"
     assert (headers["content-type"], headers["user-agent"]) == ("text/plain", "mine")
+
+
+TEMPLATE = "https://mail.example/lists/{list}/members/{member}?key={key}"
+VARIABLES = (
+    documents.UrlVariable("list", "visit.venueId"),
+    documents.UrlVariable("member", "md5(visit.email)"),
+    documents.UrlVariable("key", secret="s+c/é"),
+)
+
+
+def expanded(**values: object) -> DestinationRequest | payload.FormatError:
+    target = payload.prepare(delivery_samples.destination(url=TEMPLATE, url_variables=VARIABLES))
+    delivery = delivery_samples.delivery()
+    return payload.render(target, delivery, delivery_samples.ROUTE, 0, payload.NOT_TRANSFORMED, values)
+
+
+def test_variables_of_a_url_are_percent_encoded() -> None:
+    request = expanded(list="a b/ü?#&{key}", member=7)
+    assert isinstance(request, DestinationRequest)
+    assert request.url == "https://mail.example/lists/a%20b%2F%C3%BC%3F%23%26%7Bkey%7D/members/7?key=s%2Bc%2F%C3%A9"
+    assert request.is_url_secret
+
+
+@pytest.mark.parametrize("value", ["", "..", ".", "x" * 513, True, None, 1.5, ["a"], {"a": 1}, b"a"])
+def test_variable_that_could_change_the_path_is_refused(value: object) -> None:
+    assert expanded(list="1", member=value) == payload.FormatError("UrlVariableNotUsable")
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_variables_never_leave_their_place(first: str, second: str) -> None:
+    request = expanded(list=first, member=second)
+    if isinstance(request, DestinationRequest):
+        path = yarl.URL(request.url).raw_path.split("/")
+        assert path[:2] + path[3:4] == ["", "lists", "members"]
+        assert len(path) == 5
+        assert yarl.URL(request.url).host == "mail.example"
 
 
 def test_form_sends_a_flat_document() -> None:

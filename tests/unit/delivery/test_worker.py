@@ -74,10 +74,10 @@ async def test_slow_transform_holds_its_route_until_it_changes(
 ) -> None:
     seconds = SLOW_SECONDS
 
-    def evaluate(*_: object) -> expressions.Evaluation:
-        return expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)
+    def evaluate(*_: object) -> list[expressions.Evaluation]:
+        return [expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)]
 
-    monkeypatch.setattr(route_documents, "evaluate", evaluate)
+    monkeypatch.setattr(route_documents, "evaluate_all", evaluate)
     holds = [await hold_of_attempt(worker) for _ in range(5)]
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
     worker.apply(delivery_samples.snapshot('{"u": visit.email}'))
@@ -102,7 +102,7 @@ async def test_slow_transform_of_a_destination_holds_its_routes_until_it_changes
     worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = expressions.Evaluation({"u": "7"}, cpu_seconds=SLOW_SECONDS)
-    monkeypatch.setattr(route_documents, "evaluate", lambda *_: slow)
+    monkeypatch.setattr(route_documents, "evaluate_all", lambda *_: [slow])
     worker.apply(delivery_samples.snapshot("", transform=TRANSFORM))
     holds = [await hold_of_attempt(worker) for _ in range(4)]
     assert holds[-1] is model.HoldReason.ExpressionTooSlow
@@ -125,13 +125,13 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
     )
     worker.apply(delivery_samples.snapshot(TRANSFORM))
 
-    def evaluate(*_: object) -> expressions.Evaluation:
+    def evaluate(*_: object) -> list[expressions.Evaluation]:
         started = time.thread_time()
         while time.thread_time() - started < TRANSFORM_BURST_SECONDS / 10:
             pass
-        return expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)
+        return [expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)]
 
-    monkeypatch.setattr(newest, "evaluate", evaluate)
+    monkeypatch.setattr(newest, "evaluate_all", evaluate)
     attempts = [asyncio.create_task(worker.attempt(delivery_samples.delivery())) for _ in range(20)]
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
@@ -172,7 +172,8 @@ async def test_change_of_another_listener_keeps_a_slow_transform_held(
     worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = SLOW_SECONDS
-    monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
+    slow = expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)
+    monkeypatch.setattr(route_documents, "evaluate_all", lambda *_: [slow])
     for _ in range(4):
         await worker.attempt(delivery_samples.delivery())
     assert worker.is_too_slow(delivery_samples.ROUTE.listener, "crm")

@@ -46,8 +46,9 @@ class DecodedSecret(msgspec.Struct, frozen=True):
         """The expressions of the document."""
         document = self.envelope.document if self.envelope is not None else None
         if isinstance(document, documents.DestinationDocument):
-            if document.transform:
-                yield document.transform, "transform"
+            for source in (document.transform, *(variable.value for variable in document.url_variables)):
+                if source:
+                    yield source, "transform"
             for rule in document.answers:
                 if rule.when:
                     yield rule.when, "answer"

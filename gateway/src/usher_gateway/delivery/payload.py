@@ -30,6 +30,8 @@ NOT_TRANSFORMED: Any = object()
 _BASE64_MARK = "whsec_"
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
+_MAX_URL_VALUE = 512
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
 _FLAT = str | int | float | bool | None
 _STRUCTURED = "application/cloudevents+json"
 """Without a charset, because the SDK of npm refuses one."""
@@ -61,8 +63,11 @@ class FormatError(msgspec.Struct, frozen=True):
     """The delivery cannot be rendered in the destination's format, so it is held until a user repairs the route."""
 
     code: str
-    """``TransformNotJSON``: the value of the expression cannot be written as JSON. ``DocumentNotFlat``: a form needs a
-    map of texts, numbers, true, false and null."""
+    """- ``TransformNotJSON``: the value of the expression cannot be written as JSON.
+    - ``DocumentNotFlat``: a form needs a map of texts, numbers, true, false and null.
+    - ``UrlVariableNotUsable``: the value of a variable is empty, too long, or neither a text nor a whole number, or it
+      would change the path.
+    """
 
 
 class PreparedDestination(msgspec.Struct, frozen=True):
@@ -108,6 +113,7 @@ def render(
     route: model.RouteDefinition,
     now: int,
     transformed: Any = NOT_TRANSFORMED,
+    url_values: Mapping[str, Any] = {},
 ) -> DestinationRequest | FormatError:
     """Render and sign the request of the next attempt.
 
@@ -116,8 +122,12 @@ def render(
         delivery: With its body.
         route: The route as it was at acceptance.
         now: Microseconds.
-        transformed: The value of the route's transform.
+        transformed: The value of the transform.
+        url_values: The values of the expressions of the URL's variables, by name.
     """
+    url = _expanded(prepared.destination, url_values)
+    if isinstance(url, FormatError):
+        return url
     webhook_id = model.format_id(delivery.id)
     content = _document(delivery, transformed, is_form=prepared.destination.format == "Form")
     if isinstance(content, FormatError):
@@ -138,9 +148,10 @@ def render(
     headers += prepared.headers
     return DestinationRequest(
         destination.method,
-        destination.url,
+        url,
         headers,
         content.body,
+        is_url_secret=bool(destination.url_variables),
         reads_answer=prepared.reads_answer,
         namespace=destination.namespace,
     )
@@ -157,6 +168,23 @@ def _document(delivery: model.Delivery, transformed: Any, *, is_form: bool) -> R
         return RequestBody(msgspec.json.encode(transformed), _JSON)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return FormatError("TransformNotJSON")
+
+
+def _expanded(destination: documents.DestinationDocument, values: Mapping[str, Any]) -> str | FormatError:
+    """Return the URL with its variables. Source: RFC 6570 §3.2.2, simple string expansion."""
+    if not destination.url_variables:
+        return destination.url
+    encoded = {}
+    for variable in destination.url_variables:
+        value = values[variable.name] if variable.value else variable.secret
+        if isinstance(value, bool) or not isinstance(value, str | int) or not 0 < len(str(value)) <= _MAX_URL_VALUE:
+            return FormatError("UrlVariableNotUsable")
+        encoded[variable.name] = urllib.parse.quote(str(value), safe="", errors="replace")
+    url = documents.URL_VARIABLE.sub(lambda match: encoded[match[1]], destination.url)
+    # quote() keeps dots, and a client resolves the segments . and ..
+    if _DOT_SEGMENT.search(url.partition("?")[0]) and not _DOT_SEGMENT.search(destination.url.partition("?")[0]):
+        return FormatError("UrlVariableNotUsable")
+    return url
 
 
 def _form(document: Any) -> RequestBody | FormatError:

@@ -4,7 +4,8 @@ A delivery keeps the definition of its route (``model.RouteDefinition``) as it w
 exists, attempts and hold reviews use its newest document, which they find here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -21,6 +22,20 @@ class ChangedKeys(msgspec.Struct, frozen=True):
 
     listeners: set[str]
     destinations: set[str]
+
+
+class EvaluatedDelivery(msgspec.Struct, frozen=True):
+    """The values of the expressions of a delivery, or why one of them failed."""
+
+    document: Any = payload.NOT_TRANSFORMED
+    """The value of the transform."""
+    url_values: Mapping[str, Any] = {}
+    """The values of the variables of the destination's URL, by name."""
+    error_code: str = ""
+    cpu_seconds: float = 0.0
+
+
+NOTHING_EVALUATED = EvaluatedDelivery()
 
 
 class RouteDocuments:
@@ -45,7 +60,7 @@ class RouteDocuments:
         for key in destinations:
             self._prepared.pop(key, None)
             former, present = previous.destinations.get(key), snapshot.destinations.get(key)
-            if former is not None and present is not None and former.transform != present.transform:
+            if former is not None and present is not None and _expressions_of(former) != _expressions_of(present):
                 self._note_edition((key, ""))
         changed_listeners = documents.changed(previous.listeners, snapshot.listeners)
         listeners = changed_listeners.keys() | (previous.listeners.keys() - snapshot.listeners.keys())
@@ -97,6 +112,12 @@ class RouteDocuments:
         own = live.transform if live is not None else definition.transform
         return own or (destination.transform if destination is not None else "")
 
+    def needs_expressions(self, definition: model.RouteDefinition) -> bool:
+        """Return whether an attempt evaluates expressions."""
+        destination = self.destination(definition.destination)
+        has_own = destination is not None and (destination.url_variables or destination.answers)
+        return bool(has_own or self.transform_of(definition))
+
     def destination_of(self, listener: model.ListenerName, route: str) -> str | None:
         """Return the destination of a route that exists."""
         live = self._routes.get((listener.key, route))
@@ -116,14 +137,38 @@ class RouteDocuments:
         hold = routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
         return hold is None and self.prepared_destination(definition.destination) is not None
 
+    def evaluate_delivery(
+        self, delivery: model.Delivery, definition: model.RouteDefinition, destination: documents.DestinationDocument
+    ) -> EvaluatedDelivery:
+        """Evaluate the transform of a delivery and the variables of its destination's URL, if there are any."""
+        transform = self.transform_of(definition)
+        variables = {variable.name: variable.value for variable in destination.url_variables if variable.value}
+        sources = [source for source in (transform, *variables.values()) if source]
+        if not sources:
+            return NOTHING_EVALUATED
+        evaluations = self.evaluate_all([(source, "transform") for source in sources], delivery, definition)
+        values = [evaluation.value for evaluation in evaluations]
+        document = values.pop(0) if transform else payload.NOT_TRANSFORMED
+        return EvaluatedDelivery(
+            document,
+            dict(zip(variables, values, strict=True)),
+            next((evaluation.error_code for evaluation in evaluations if evaluation.error_code), ""),
+            sum([evaluation.cpu_seconds for evaluation in evaluations]),
+        )
+
     def evaluate(
         self, source: str, where: expressions.Where, delivery: model.Delivery, definition: model.RouteDefinition
     ) -> expressions.Evaluation:
-        """Evaluate an expression over the stored body, which the listener's newest document tells how to read."""
-        program = expressions.compile_expression(source, where)
+        """Evaluate an expression over the stored body."""
+        return self.evaluate_all([(source, where)], delivery, definition)[0]
+
+    def evaluate_all(
+        self, sources: Sequence[expressions.Source], delivery: model.Delivery, definition: model.RouteDefinition
+    ) -> list[expressions.Evaluation]:
+        """Evaluate expressions over the stored body, which the listener's newest document tells how to read."""
         parsed = body.parse(delivery.body or b"", delivery.content_type.decode("latin-1"))
         if parsed.document is None:
-            return expressions.Evaluation(error_code="NoBody")
+            return [expressions.Evaluation(error_code="NoBody") for _ in sources]
         identifier, normaliser = self._reader(definition)
         fields = identifier.extract(parsed.document)
         occurred_at = identifier.occurred_at(fields.get("occurredAt"), delivery.received_at)
@@ -136,7 +181,8 @@ class RouteDocuments:
             visit_id=model.format_id(delivery.visit_id),
             is_repeat=delivery.is_repeat,
         )
-        return program.evaluate(values, parsed.document)
+        programs = [expressions.compile_expression(*source) for source in sources]
+        return [program.evaluate(values, parsed.document) for program in programs]
 
     def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:
         """Return how to read bodies of a listener: by its document, or if it is gone by what its route kept of it."""
@@ -168,6 +214,10 @@ class RouteDocuments:
 
     def _note_edition(self, name: tuple[str, str]) -> None:
         self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
+
+
+def _expressions_of(destination: documents.DestinationDocument) -> object:
+    return destination.transform, [variable.value for variable in destination.url_variables]
 
 
 def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocument:

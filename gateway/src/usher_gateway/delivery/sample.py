@@ -34,7 +34,7 @@ class SampleRequest(msgspec.Struct, frozen=True):
 
     method: str
     url: str
-    """Shortened, because its path or query may be a credential."""
+    """Shortened, because its path or query may be a credential, and with the names of its variables."""
     headers: list[tuple[str, str]]
     """Values of the destination's own headers are replaced by ``…``, because they may be credentials."""
     body: str
@@ -93,8 +93,13 @@ class SampleSender:
         namespace, _, name = key.partition("/")
         definition = route or model.RouteDefinition(model.ListenerName(namespace, "sample", "sample"), "sample", key)
         delivery = self._delivery(body)
-        transformed = self._transform(delivery, definition)
-        request = payload.render(prepared, delivery, definition, self._clock.now(), transformed)
+        evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
+        if evaluated.error_code:
+            where = f"{definition.listener.key}, route {definition.route}"
+            hint = "`usher check --body FILE` shows what the expression reads"
+            raise SampleError(f"the transform of {where} failed: {evaluated.error_code}", hint)
+        now = self._clock.now()
+        request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
         if isinstance(request, payload.FormatError):
             raise SampleError(f"the sample cannot be written in the format of {name}: {request.code}", "")
         request = msgspec.structs.replace(request, headers=[*request.headers, MARK])
@@ -105,7 +110,7 @@ class SampleSender:
         return SampleResult(
             request=SampleRequest(
                 request.method,
-                documents.shorten_url(request.url),
+                documents.shorten_url(prepared.destination.url),
                 _without_values(request.headers, prepared.destination),
                 request.body.decode("utf-8", "replace"),
             ),
@@ -141,17 +146,6 @@ class SampleSender:
             content_type=b"application/json",
         )
 
-    def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> object:
-        transform = self._documents.transform_of(definition)
-        if not transform:
-            return payload.NOT_TRANSFORMED
-        evaluation = self._documents.evaluate(transform, "transform", delivery, definition)
-        if evaluation.error_code:
-            where = f"{definition.listener.key}, route {definition.route}"
-            hint = "`usher check --body FILE` shows what the expression reads"
-            raise SampleError(f"the transform of {where} failed: {evaluation.error_code}", hint)
-        return evaluation.value
-
 
 def _without_values(
     headers: list[tuple[str, str]], destination: documents.DestinationDocument
@@ -164,7 +158,8 @@ def _without_values(
 def _without_credentials(text: str, destination: documents.DestinationDocument) -> str:
     """Return a text without what may be a credential of the destination, because some systems repeat the request."""
     path, _, query = destination.url.partition("#")[0].partition("://")[2].partition("?")
-    secrets = [*destination.signing_secrets, *(pair.rpartition("=")[2] for pair in query.split("&"))]
+    secrets = [*destination.signing_secrets, *(variable.secret for variable in destination.url_variables)]
+    secrets += [pair.rpartition("=")[2] for pair in query.split("&")]
     secrets += [part for part in path.split("/")[1:] if len(part) > _MAX_ORDINARY_PART]
     secrets += [value.rpartition(" ")[2] for _, value in destination.headers]  # without ``Bearer``
     for secret in sorted({*secrets, *map(urllib.parse.unquote, secrets)}, key=len, reverse=True):

@@ -6,14 +6,13 @@ attempt on.
 
 import random
 import time
-from typing import Any
 
 import structlog
 
 from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.outcome import AttemptResult
-from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedDelivery, RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
@@ -89,8 +88,7 @@ class DeliveryWorker:
         definition = self._store.route(delivery.route)
 
         # Wait first, so that all that follows uses the newest documents.
-        destination = self._documents.destination(definition.destination)
-        if self._documents.transform_of(definition) or (destination is not None and destination.answers):
+        if self._documents.needs_expressions(definition):
             await self._pacer.wait(definition.listener.namespace, definition.listener.tenant)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
@@ -107,13 +105,13 @@ class DeliveryWorker:
         if prepared is None:
             return outcome.held(delivery, model.HoldReason.SecretNotFound, now)
 
-        # Transform the body.
-        transformed = self._transform(delivery, definition)
-        if isinstance(transformed, model.HoldReason):
-            return outcome.held(delivery, transformed, now)
+        # Evaluate the transform and the variables of the URL.
+        evaluated = self._evaluate(delivery, definition, prepared.destination)
+        if isinstance(evaluated, model.HoldReason):
+            return outcome.held(delivery, evaluated, now)
 
         # Render and sign the request.
-        request = payload.render(prepared, delivery, definition, now, transformed)
+        request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
         if isinstance(request, payload.FormatError):
             return outcome.held(delivery, model.HoldReason.FormatError, now)
 
@@ -148,31 +146,35 @@ class DeliveryWorker:
         cost = self._costs.get((listener, route_name))
         return cost is not None and cost.is_too_slow
 
-    def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> Any:
-        """Return the transform's value, ``NOT_TRANSFORMED`` if there is none, or why the delivery is held."""
-        transform = self._documents.transform_of(definition)
-        if not transform:
-            return payload.NOT_TRANSFORMED
+    def _evaluate(
+        self,
+        delivery: model.Delivery,
+        definition: model.RouteDefinition,
+        destination: documents.DestinationDocument,
+    ) -> EvaluatedDelivery | model.HoldReason:
+        """Return the values of the transform and of the URL's variables, or why the delivery is held."""
         name = (definition.listener, definition.route)
         cost = self._costs.get(name)
-        if cost is None:
-            cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
-        if cost.is_too_slow:
+        if cost is not None and cost.is_too_slow:
             return model.HoldReason.ExpressionTooSlow
         started = time.thread_time()
-        evaluation = self._documents.evaluate(transform, "transform", delivery, definition)
+        evaluated = self._documents.evaluate_delivery(delivery, definition, destination)
+        if evaluated is NOTHING_EVALUATED:
+            return evaluated
         self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
-        cost.note(evaluation.cpu_seconds)
-        if evaluation.error_code:
-            self.counters.count_expression_error(evaluation.error_code)
+        if cost is None:
+            cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
+        cost.note(evaluated.cpu_seconds)
+        if evaluated.error_code:
+            self.counters.count_expression_error(evaluated.error_code)
             _log.warning(
                 "transform_failed",
                 listener=definition.listener.key,
                 route=definition.route,
-                error=evaluation.error_code,
+                error=evaluated.error_code,
             )
             return model.HoldReason.TransformError
-        return evaluation.value
+        return evaluated
 
     def _classify(
         self, delivery: model.Delivery, definition: model.RouteDefinition, answer: DestinationAnswer, milliseconds: int

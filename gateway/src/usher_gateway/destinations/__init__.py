@@ -43,6 +43,8 @@ class DestinationRequest(msgspec.Struct):
     url: str
     headers: list[tuple[str, str]]
     body: bytes
+    is_url_secret: bool = False
+    """True: the URL has personal data or a credential, so the client keeps no trace of it."""
     reads_answer: bool = False
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     namespace: str = ""

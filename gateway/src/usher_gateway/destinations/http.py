@@ -113,7 +113,7 @@ class DestinationClient:
 
     async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:
         """Send one request. Returns within ``timeout_seconds``, and raises only ``CancelledError``."""
-        url = parse_url(request.url)
+        url = _parse_url(request.url, is_encoded=True) if request.is_url_secret else parse_url(request.url)
         if url is None:
             return DestinationAnswer(error=SendError.BadRequest)
         clock = asyncio.get_running_loop().time
@@ -171,17 +171,23 @@ def client_tls() -> ssl.SSLContext:
     return context
 
 
-@functools.lru_cache(maxsize=4096)
-def parse_url(url: str) -> yarl.URL | None:
-    """Parse a destination's URL. Returns None if no request can be sent to it."""
+def _parse_url(url: str, *, is_encoded: bool = False) -> yarl.URL | None:
+    """Parse a destination's URL. Returns None if no request can be sent to it.
+
+    ``is_encoded``: keep what is percent-encoded, as the variables of a URL are.
+    """
     try:
-        parsed = yarl.URL(url)
+        parsed = yarl.URL(url, encoded=is_encoded)
         host, port = parsed.raw_host, parsed.port
     except ValueError:
         return None
     if parsed.scheme not in ("http", "https") or not host or not port or parsed.raw_user or parsed.raw_password:
         return None
     return parsed
+
+
+parse_url = functools.lru_cache(maxsize=4096)(_parse_url)
+"""The same from a cache, for URLs without secrets."""
 
 
 def literal_refusal(guard: AddressGuard, url: str) -> str | None:

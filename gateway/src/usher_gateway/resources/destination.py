@@ -79,6 +79,25 @@ class SuccessHeader(types.Model, frozen=True, kw_only=True):
     value: types.HeaderValue
 
 
+class UrlVariable(types.Model, frozen=True, kw_only=True):
+    """A part of the URL, percent-encoded: an expression, or a Secret for an API that wants its key there."""
+
+    rules: ClassVar[tuple[types.Rule, ...]] = (types.Exactly(("value", "valueFrom")),)
+
+    name: types.UrlVariableName
+    value: (
+        Annotated[
+            types.Transform,
+            msgspec.Meta(
+                description="CEL over `visit` and `body`, whose value is a text or a whole number. Use a digest and no "
+                "personal data, because URLs get into the logs of the destination."
+            ),
+        ]
+        | None
+    ) = None
+    value_from: ValueFrom | None = None
+
+
 class Answer(types.Model, frozen=True, kw_only=True):
     """A rule for answers. It applies if the answer has one of the statuses and `when` is true."""
 
@@ -116,6 +135,17 @@ class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
     url: types.DestinationUrl
+    url_variables: (
+        Annotated[
+            list[UrlVariable],
+            msgspec.Meta(
+                max_length=8,
+                description="The variables of `url`.",
+                extra_json_schema=types.LIST_MAP,
+            ),
+        ]
+        | None
+    ) = None
     method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] | None = None
     headers: (
         Annotated[
@@ -279,6 +309,9 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
         declared: list[types.DeclaredExpression] = []
         if self.spec.transform is not None:
             declared.append(("spec.transform", self.spec.transform, "transform"))
+        for index, variable in enumerate(self.spec.http.url_variables or () if self.spec.http else ()):
+            if variable.value is not None:
+                declared.append((f"spec.http.urlVariables[{index}].value", variable.value, "transform"))
         for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
             if rule.when is not None:
                 declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
@@ -307,6 +340,7 @@ def destination_document(
         namespace=destination.metadata.namespace,
         name=destination.metadata.name,
         url=http.url,
+        url_variables=_url_variables(http, resolver),
         generation=destination.metadata.generation,
         tenant=spec.tenant_ref.name if spec.tenant_ref else "",
         state=pick(spec.state, "Destination.spec.state"),
@@ -345,10 +379,14 @@ def _with_last_credentials(
         return document
     if previous is None or previous.unresolved:
         reason = cast("_Unresolved", str(resolver.missing))
-        return msgspec.structs.replace(document, headers=(), signing_secrets=(), unresolved=reason)
+        return msgspec.structs.replace(document, headers=(), url_variables=(), signing_secrets=(), unresolved=reason)
     # Keep the URL too: a credential must never be sent to a URL that it was not given for.
     return msgspec.structs.replace(
-        document, url=previous.url, headers=previous.headers, signing_secrets=previous.signing_secrets
+        document,
+        url=previous.url,
+        url_variables=previous.url_variables,
+        headers=previous.headers,
+        signing_secrets=previous.signing_secrets,
     )
 
 
@@ -370,6 +408,17 @@ def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...
     return tuple(headers)
 
 
+def _url_variables(http: Http, resolver: SecretResolver) -> tuple[documents.UrlVariable, ...]:
+    variables = []
+    for index, variable in enumerate(http.url_variables or ()):
+        secret = ""
+        if variable.value_from is not None:
+            path = f"spec.http.urlVariables[{index}].valueFrom.secretKeyRef"
+            secret = resolver.text(variable.value_from.secret_key_ref, path)
+        variables.append(documents.UrlVariable(variable.name, variable.value or "", secret))
+    return tuple(variables)
+
+
 def _signing_secrets(http: Http, resolver: SecretResolver) -> tuple[str, ...]:
     refs = http.signing.secret_refs if http.signing else []
     return tuple(resolver.text(ref, f"spec.http.signing.secretRefs[{index}]") for index, ref in enumerate(refs))
@@ -385,6 +434,7 @@ def _unsupported_values(
 
     if not _has_valid_host(http.url):
         yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
+    yield from (unsupported("spec.http.url", message) for message in _template_problems(http))
     names = [name.lower() for name, _ in document.headers]
     for name in sorted({name for name in names if names.count(name) > 1}):
         message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
@@ -393,6 +443,18 @@ def _unsupported_values(
         if value.startswith(_SIGNING_PREFIX) and not is_base64(value[len(_SIGNING_PREFIX) :]):
             message = "a secret that starts with `whsec_` must continue in base64"
             yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
+
+
+def _template_problems(http: Http) -> Iterator[str]:
+    """Yield what is wrong with the variables of a URL."""
+    used = set(documents.URL_VARIABLE.findall(http.url))
+    declared = {variable.name for variable in http.url_variables or ()}
+    if set("{}") & set(documents.URL_VARIABLE.sub("", http.url)):
+        yield "`{` and `}` must enclose the name of a variable: letters, digits and `_`"
+    for name in sorted(used - declared):
+        yield f"`{{{name}}}` must be in `urlVariables`"
+    for name in sorted(declared - used):
+        yield f"must use the variable `{{{name}}}`"
 
 
 def _has_valid_host(url: str) -> bool:

@@ -158,6 +158,15 @@ Filter = Annotated[
 Transform = Annotated[
     str, msgspec.Meta(min_length=1, max_length=MAX_TRANSFORM_LENGTH, description="CEL over `visit` and `body`.")
 ]
+UrlVariableName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=32,
+        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+        description="Name of a variable: letters, digits and `_`.",
+    ),
+]
 AnswerFilter = Annotated[
     str, msgspec.Meta(min_length=1, max_length=MAX_FILTER_LENGTH, description="CEL over `answer`.")
 ]
@@ -166,8 +175,9 @@ DestinationUrl = Annotated[
     msgspec.Meta(
         min_length=8,
         max_length=2048,
-        pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]]*)?$",
-        description="URL to send to: http or https, with a host, without user information and fragment.",
+        pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]{}]*)?$",
+        description="URL to send to: http or https, with a host, without user information and fragment. `{name}` in "
+        "path or query stands for a variable of `urlVariables` (RFC 6570, level 1).",
     ),
 ]
 Timestamp = Annotated[

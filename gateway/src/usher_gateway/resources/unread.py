@@ -22,6 +22,7 @@ _REFERENCES = {
     ),
     "Destination": (
         ("spec.tenantRef.name", "Tenant"),
+        ("spec.http.urlVariables[].valueFrom.secretKeyRef.name", "Secret"),
         ("spec.http.headers[].valueFrom.secretKeyRef.name", "Secret"),
         ("spec.http.authentication.basic.secretRef.name", "Secret"),
         ("spec.http.authentication.bearer.secretRef.name", "Secret"),
@@ -32,7 +33,11 @@ _REFERENCES = {
 
 _EXPRESSIONS: dict[str, dict[str, expressions.Where]] = {
     "Listener": {"spec.routes[].when": "when", "spec.routes[].transform": "transform"},
-    "Destination": {"spec.transform": "transform", "spec.http.answers[].when": "answer"},
+    "Destination": {
+        "spec.transform": "transform",
+        "spec.http.urlVariables[].value": "transform",
+        "spec.http.answers[].when": "answer",
+    },
 }
 """Kind -> path of an expression -> its field."""
 

@@ -1,0 +1,119 @@
+"""A destination whose URL depends on the visit, as Mailchimp's. The filled URL goes there and nowhere else."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+from aiohttp import test_utils, web
+
+from support import command_line, waiting
+from support import gateway as gateways
+
+EMAIL = "Jane.Doe@Example.com"
+DIGEST = hashlib.md5(EMAIL.lower().encode(), usedforsecurity=False).hexdigest()
+MANIFESTS = (
+    gateways.CLASS
+    + gateways.TENANT
+    + gateways.LISTENER.replace("routes: []", "routes: [{name: list, destinationRef: {name: mailer}}]")
+    + """
+apiVersion: v1
+kind: Secret
+metadata: {name: mailer, namespace: agency}
+stringData: {key: "sesame/open"}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: mailer, namespace: agency}
+spec:
+  type: HTTP
+  transform: '{"email_address": visit.email, "status_if_new": "subscribed"}'
+  http:
+    method: PUT
+    url: "URLlists/9/members/{member}?key={key}"
+    urlVariables:
+    - {name: member, value: "md5(visit.email.lowerAscii())"}
+    - {name: key, valueFrom: {secretKeyRef: {name: mailer, key: key}}}
+"""
+)
+
+
+class Mailer:
+    """Keeps the requests, and answers with ``status``."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.requests: list[tuple[str, str, bytes]] = []
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.requests.append((request.method, request.raw_path, await request.read()))
+        return web.Response(status=self.status)
+
+
+@pytest.fixture
+def mailer() -> Mailer:
+    return Mailer()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, mailer: Mailer) -> AsyncIterator[gateways.RunningGateway]:
+    async with (
+        test_utils.RawTestServer(mailer.answer) as server,
+        gateways.running(tmp_path, MANIFESTS.replace("URL", str(server.make_url("/")))) as running,
+    ):
+        await running.wait_configured()
+        yield running
+
+
+async def usher(gateway: gateways.RunningGateway, *arguments: str) -> str:
+    admin, data = f"http://127.0.0.1:{gateway.gateway.admin.port}", str(gateway.gateway.settings.data)
+    run = await command_line.usher(*arguments, USHER_ADMIN=admin, USHER_DATA=data)
+    return run.out + run.err
+
+
+def visit(email: str, user: int = 7) -> bytes:
+    return json.dumps({"user": {"id": user, "email": email, "venue": {"id": 9}}}).encode()
+
+
+async def test_visit_goes_to_its_own_url(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
+    assert (await gateway.post(visit(EMAIL))).acknowledges
+    await waiting.wait_until(lambda: mailer.requests)
+    ((method, path, body),) = mailer.requests
+    assert (method, path) == ("PUT", f"/lists/9/members/{DIGEST}?key=sesame%2Fopen")
+    assert json.loads(body) == {"email_address": EMAIL, "status_if_new": "subscribed"}
+
+
+async def test_filled_url_appears_nowhere(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
+    mailer.status = 400
+    with structlog.testing.capture_logs() as logs:
+        assert (await gateway.post(visit(EMAIL))).acknowledges
+        await waiting.wait_until(lambda: mailer.requests)
+        await waiting.until(gateway.meters, lambda meters: meters.get("died"))
+        questions = (
+            ("deliveries", "list"),
+            ("dead", "list"),
+            ("destinations",),
+            ("destinations", "test", "agency/mailer"),
+        )
+        told = [await usher(gateway, *question, "-o", "json") for question in questions]
+    assert "{member}" in told[-1]
+    for text in (*told, gateway.exposition(), str(logs)):
+        assert DIGEST not in text
+        assert "sesame" not in text
+
+
+async def test_visit_without_a_value_is_held(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
+    gateway.write(gateway.manifests.read_text().replace("md5(visit.email.lowerAscii())", "visit.email"))
+    await waiting.wait_until(
+        lambda: gateway.gateway.snapshot.destinations["agency/mailer"].url_variables[0].value == "visit.email"
+    )
+    for user, email in enumerate(("", "..")):
+        assert (await gateway.post(visit(email, user))).acknowledges
+
+    async def held() -> dict[str, int]:
+        return {group.reason.name: group.count for group in await gateway.gateway.store.held_groups()}
+
+    await waiting.until(held, lambda counts: counts == {"FormatError": 2})
+    assert mailer.requests == []
