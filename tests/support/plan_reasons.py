@@ -382,6 +382,7 @@ _DESTINATION = [
     ("Healthy", "Unknown", "NotTried", destination_reports(tried=False)),
     ("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True)),
     ("Healthy", "False", "AddressForbidden", destination_reports(error="AddressForbidden")),
+    ("Healthy", "False", "TokenFailed", destination_reports(error="TokenRefused", circuit_open=True)),
     ("Healthy", "False", "Gone", destination_reports(gone=True, circuit_open=True)),
 ]
 _TENANT = [

@@ -190,6 +190,24 @@ URL_VARIABLE = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
 """A variable in a destination's URL. Source: RFC 6570, level 1."""
 
 
+class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a destination's access tokens are obtained."""
+
+    grant: Literal["ClientCredentials", "JWTBearer"]
+    token_url: str
+    scopes: tuple[str, ...] = ()
+    client_id: str = ""
+    client_secret: str = ""
+    client_authentication: Literal["Basic", "Form"] = "Basic"
+    issuer: str = ""
+    subject: str = ""
+    audience: str = ""
+    """``""``: the token URL."""
+    private_key: str = ""
+    """PEM."""
+    key_id: str = ""
+
+
 class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a destination's URL."""
 
@@ -226,6 +244,8 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     """Static headers with their values, including ``Authorization: Basic …`` or ``Bearer …``."""
+    oauth2: OAuth2 | None = None
+    """Sends ``Authorization: Bearer`` with a token that the gateway obtains."""
     signing_secrets: tuple[str, ...] = ()
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None

@@ -172,6 +172,7 @@ class OperatorReason(enum.StrEnum):
     NotTried = "NotTried"
     CircuitOpen = "CircuitOpen"
     AddressForbidden = "AddressForbidden"
+    TokenFailed = "TokenFailed"
     Gone = "Gone"
 
 

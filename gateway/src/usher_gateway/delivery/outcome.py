@@ -110,6 +110,9 @@ _BY_EFFECT = {
     "Dead": Outcome(OutcomeKind.Dead, AnswerError.RejectedByRule),
 }
 _RULE_FAILED = Outcome(OutcomeKind.Retry, AnswerError.RuleFailed, slow=True, blames_destination=True)
+_FOR_A_PERSON = frozenset(
+    (SendError.AddressForbidden, SendError.BadRequest, SendError.TokenRefused, SendError.TokenKeyInvalid)
+)
 _SUCCESS_HEADER_MISSING = Outcome(
     OutcomeKind.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True
 )
@@ -177,7 +180,7 @@ def _without_answer(error: SendError) -> Outcome:
     return Outcome(
         OutcomeKind.Retry,
         error,
-        slow=error in (SendError.AddressForbidden, SendError.BadRequest),
+        slow=error in _FOR_A_PERSON,
         blames_destination=True,
     )
 

@@ -14,6 +14,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.destinations.oauth import AccessTokens
 from usher_gateway.timing import Clock
 
 MARK = ("usher-test", "true")
@@ -72,7 +73,7 @@ class SampleSender:
 
     def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
         self._documents = route_documents
-        self._client = client
+        self._tokens = AccessTokens(client)
         self._clock = clock
 
     async def send(self, key: str, route: model.RouteDefinition | None, body: bytes = VISIT) -> SampleResult:
@@ -104,7 +105,7 @@ class SampleSender:
             raise SampleError(f"the sample cannot be written in the format of {name}: {request.code}", "")
         request = msgspec.structs.replace(request, headers=[*request.headers, MARK])
         started = time.monotonic()
-        answer = await self._client.send(request, prepared.destination.timeout_seconds)
+        answer = await self._tokens.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
         classified = outcome.classify(answer, prepared.destination, self._clock.now())
         return SampleResult(
@@ -119,7 +120,9 @@ class SampleSender:
             error=classified.error,
             status=answer.status,
             milliseconds=milliseconds,
-            answer=_without_credentials(answer.body.decode("utf-8", "replace"), prepared.destination),
+            answer=_without_credentials(
+                answer.body.decode("utf-8", "replace"), prepared.destination, self._tokens.current(key)
+            ),
         )
 
     def _delivery(self, body: bytes) -> model.Delivery:
@@ -155,10 +158,10 @@ def _without_values(
     return [(name, _HIDDEN if name.lower() in own else value) for name, value in headers]
 
 
-def _without_credentials(text: str, destination: documents.DestinationDocument) -> str:
+def _without_credentials(text: str, destination: documents.DestinationDocument, token: str) -> str:
     """Return a text without what may be a credential of the destination, because some systems repeat the request."""
     path, _, query = destination.url.partition("#")[0].partition("://")[2].partition("?")
-    secrets = [*destination.signing_secrets, *(variable.secret for variable in destination.url_variables)]
+    secrets = [token, *destination.signing_secrets, *(variable.secret for variable in destination.url_variables)]
     secrets += [pair.rpartition("=")[2] for pair in query.split("&")]
     secrets += [part for part in path.split("/")[1:] if len(part) > _MAX_ORDINARY_PART]
     secrets += [value.rpartition(" ")[2] for _, value in destination.headers]  # without ``Bearer``

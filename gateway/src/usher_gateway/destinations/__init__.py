@@ -32,6 +32,12 @@ class SendError(enum.StrEnum):
     """The connection ended before the response head was complete."""
     BadAnswer = "BadAnswer"
     """The peer sent something that is not HTTP/1.x, or a response head over the limits."""
+    TokenRefused = "TokenRefused"
+    """The token endpoint issued no token that can be used."""
+    TokenUnavailable = "TokenUnavailable"
+    """The token endpoint did not answer, or is overloaded."""
+    TokenKeyInvalid = "TokenKeyInvalid"
+    """The private key for the token endpoint cannot be used."""
     BadRequest = "BadRequest"
     """The URL or a header cannot be sent. The client sent nothing."""
 

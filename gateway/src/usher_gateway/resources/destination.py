@@ -1,5 +1,6 @@
 """Destination: one system that receives visits."""
 
+import contextlib
 import urllib.parse
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, cast
@@ -48,14 +49,101 @@ class Bearer(types.Model, frozen=True, kw_only=True):
     secret_ref: types.SecretKeyRef
 
 
+class HeaderCredential(types.Model, frozen=True, kw_only=True):
+    """A header with a credential from a Secret, such as `Authorization: Klaviyo-API-Key …`."""
+
+    rules: ClassVar[tuple[types.Rule, ...]] = (types.Forbidden("name", RESERVED_HEADERS),)
+
+    name: types.HeaderName
+    scheme: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                min_length=1,
+                max_length=64,
+                pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+                description="Word before the credential, such as `Klaviyo-API-Key`.",
+            ),
+        ]
+        | None
+    ) = None
+    secret_ref: types.SecretKeyRef
+
+
+class ClientCredentials(types.Model, frozen=True, kw_only=True):
+    """The grant of RFC 6749, section 4.4."""
+
+    client_id: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]*$", description="Id of the client.")
+    ] = msgspec.field(name="clientID")
+    secret_ref: types.SecretKeyRef
+    send_as: (
+        Annotated[
+            Literal["Basic", "Form"],
+            msgspec.Meta(description="Basic: HTTP Basic authentication. Form: fields of the request's body."),
+        ]
+        | None
+    ) = None
+
+
+class JWTBearer(types.Model, frozen=True, kw_only=True):
+    """The grant of RFC 7523, with RS256. The Secret has a private key in PEM, or a Google service account's JSON."""
+
+    secret_ref: types.SecretKeyRef
+    issuer: (
+        Annotated[
+            str,
+            msgspec.Meta(min_length=1, max_length=512, description="`iss`; a service account's JSON has its own."),
+        ]
+        | None
+    ) = None
+    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`sub`.")] | None = None
+    audience: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`aud`; `tokenURL` if left out.")] | None
+    ) = None
+
+
+class OAuth2(types.Model, frozen=True, kw_only=True):
+    """Access tokens from a token endpoint, which the gateway renews."""
+
+    rules: ClassVar[tuple[types.Rule, ...]] = (
+        types.Union("grant", {"ClientCredentials": "clientCredentials", "JWTBearer": "jwtBearer"}),
+    )
+
+    grant: Annotated[Literal["ClientCredentials", "JWTBearer"], msgspec.Meta(description="How tokens are obtained.")]
+    token_url: types.TokenUrl = msgspec.field(name="tokenURL")
+    scopes: (
+        Annotated[
+            list[
+                Annotated[
+                    str,
+                    msgspec.Meta(
+                        min_length=1, max_length=256, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]*$", description="A scope."
+                    ),
+                ]
+            ],
+            msgspec.Meta(max_length=16, description="Scopes to ask for.", extra_json_schema=types.LIST_ATOMIC),
+        ]
+        | None
+    ) = None
+    client_credentials: ClientCredentials | None = None
+    jwt_bearer: JWTBearer | None = None
+
+
 class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
     """How Usher authenticates at the destination."""
 
-    rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Bearer": "bearer"}),)
+    rules: ClassVar[tuple[types.Rule, ...]] = (
+        types.Union("type", {"Basic": "basic", "Bearer": "bearer", "Header": "header", "OAuth2": "oauth2"}),
+    )
 
-    type: Annotated[Literal["None", "Basic", "Bearer"], msgspec.Meta(description="Type of authentication.")]
+    type: Annotated[
+        Literal["None", "Basic", "Bearer", "Header", "OAuth2"], msgspec.Meta(description="Type of authentication.")
+    ]
     basic: Basic | None = None
     bearer: Bearer | None = None
+    header: HeaderCredential | None = None
+    oauth2: OAuth2 | None = None
 
 
 class Signing(types.Model, frozen=True, kw_only=True):
@@ -346,6 +434,7 @@ def destination_document(
         state=pick(spec.state, "Destination.spec.state"),
         method=pick(http.method, "Destination.spec.http.method"),
         headers=_headers(http, resolver),
+        oauth2=_oauth2(http, resolver),
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
         answers=tuple(
@@ -379,13 +468,16 @@ def _with_last_credentials(
         return document
     if previous is None or previous.unresolved:
         reason = cast("_Unresolved", str(resolver.missing))
-        return msgspec.structs.replace(document, headers=(), url_variables=(), signing_secrets=(), unresolved=reason)
+        return msgspec.structs.replace(
+            document, headers=(), oauth2=None, url_variables=(), signing_secrets=(), unresolved=reason
+        )
     # Keep the URL too: a credential must never be sent to a URL that it was not given for.
     return msgspec.structs.replace(
         document,
         url=previous.url,
         url_variables=previous.url_variables,
         headers=previous.headers,
+        oauth2=previous.oauth2,
         signing_secrets=previous.signing_secrets,
     )
 
@@ -405,7 +497,50 @@ def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...
     if authentication and authentication.bearer:
         token = resolver.text(authentication.bearer.secret_ref, "spec.http.authentication.bearer.secretRef")
         headers.append(("Authorization", f"Bearer {token}"))
+    if authentication and authentication.header:
+        own = authentication.header
+        secret = resolver.text(own.secret_ref, "spec.http.authentication.header.secretRef")
+        headers.append((own.name, f"{own.scheme} {secret}" if own.scheme else secret))
     return tuple(headers)
+
+
+class _ServiceAccount(msgspec.Struct):
+    """The parts of a Google service account's JSON that a token request needs."""
+
+    client_email: str
+    private_key: str
+    private_key_id: str = ""
+
+
+def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
+    oauth2 = http.authentication.oauth2 if http.authentication else None
+    if oauth2 is None:
+        return None
+    document = documents.OAuth2(oauth2.grant, oauth2.token_url, tuple(oauth2.scopes or ()))
+    path = "spec.http.authentication.oauth2"
+    if oauth2.client_credentials is not None:
+        client = oauth2.client_credentials
+        return msgspec.structs.replace(
+            document,
+            client_id=client.client_id,
+            client_secret=resolver.text(client.secret_ref, f"{path}.clientCredentials.secretRef"),
+            client_authentication=client.send_as or "Basic",
+        )
+    bearer = oauth2.jwt_bearer
+    if bearer is None:  # cannot happen: the reader has checked the rule of the union
+        raise ValueError("a grant must have its part")
+    key, account = resolver.document(bearer.secret_ref, f"{path}.jwtBearer.secretRef"), None
+    if key.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError):
+            account = msgspec.json.decode(key, type=_ServiceAccount)
+    return msgspec.structs.replace(
+        document,
+        issuer=bearer.issuer or (account.client_email if account else ""),
+        subject=bearer.subject or "",
+        audience=bearer.audience or "",
+        private_key=account.private_key if account else key,
+        key_id=account.private_key_id if account else "",
+    )
 
 
 def _url_variables(http: Http, resolver: SecretResolver) -> tuple[documents.UrlVariable, ...]:
@@ -435,7 +570,9 @@ def _unsupported_values(
     if not _has_valid_host(http.url):
         yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
     yield from (unsupported("spec.http.url", message) for message in _template_problems(http))
-    names = [name.lower() for name, _ in document.headers]
+    names = [name.lower() for name, _ in document.headers] + ["authorization"] * (document.oauth2 is not None)
+    if document.oauth2 is not None and not _has_valid_host(document.oauth2.token_url):
+        yield unsupported("spec.http.authentication.oauth2.tokenURL", "must have a host and a valid port")
     for name in sorted({name for name in names if names.count(name) > 1}):
         message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
         yield unsupported("spec.http.headers", message)

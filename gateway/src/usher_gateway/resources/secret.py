@@ -15,6 +15,7 @@ MAX_VALUE_BYTES = 64 * 1024
 """Longest value that a resource can use: every value becomes a header or a signing key, and the operator keeps it."""
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
+_LINES = re.compile(rb"[\x20-\x7e\r\n\t]*")
 
 
 class Secret(types.ResourceBase, frozen=True, kw_only=True):
@@ -78,6 +79,10 @@ class SecretResolver:
         """Return the value of one key as text that fits into a header; ``""`` if it is missing."""
         return self._value(ref.name, ref.key, path)
 
+    def document(self, ref: types.SecretKeyRef, path: str) -> str:
+        """Return the value of one key as text of several lines, such as a PEM key; ``""`` if it is missing."""
+        return self._value(ref.name, ref.key, path, allowed=_LINES, form="printable ASCII")
+
     def basic(self, ref: types.SecretRef, path: str) -> str:
         """Return ``Basic …`` for a Secret with ``username`` and ``password``; ``""`` if a value is missing."""
         user_key, password_key = types.BASIC_KEYS
@@ -87,7 +92,15 @@ class SecretResolver:
             return ""
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
-    def _value(self, name: str, key: str, path: str) -> str:
+    def _value(
+        self,
+        name: str,
+        key: str,
+        path: str,
+        *,
+        allowed: re.Pattern[bytes] | None = None,
+        form: str = "printable ASCII on one line",
+    ) -> str:
         secret_key = f"{self._namespace}/{name}"
         secret = self._secrets.get(secret_key)
         if secret is None:
@@ -102,8 +115,8 @@ class SecretResolver:
         if len(value) > MAX_VALUE_BYTES:
             message = f"the value under `{key}` of Secret `{name}` must have at most {MAX_VALUE_BYTES} bytes"
             return self._report(path, conditions.Reason.SecretKeyNotFound, message)
-        if not _PRINTABLE.fullmatch(value):
-            message = f"the value under `{key}` of Secret `{name}` must be printable ASCII on one line"
+        if not (allowed or _PRINTABLE).fullmatch(value):
+            message = f"the value under `{key}` of Secret `{name}` must be {form}"
             return self._report(path, conditions.Reason.SecretKeyNotFound, message)
         return value.decode("ascii")
 

@@ -158,6 +158,15 @@ Filter = Annotated[
 Transform = Annotated[
     str, msgspec.Meta(min_length=1, max_length=MAX_TRANSFORM_LENGTH, description="CEL over `visit` and `body`.")
 ]
+TokenUrl = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=9,
+        max_length=2048,
+        pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]]*)?$",
+        description="URL of the token endpoint, without user information and fragment.",
+    ),
+]
 UrlVariableName = Annotated[
     str,
     msgspec.Meta(

@@ -26,6 +26,9 @@ _REFERENCES = {
         ("spec.http.headers[].valueFrom.secretKeyRef.name", "Secret"),
         ("spec.http.authentication.basic.secretRef.name", "Secret"),
         ("spec.http.authentication.bearer.secretRef.name", "Secret"),
+        ("spec.http.authentication.header.secretRef.name", "Secret"),
+        ("spec.http.authentication.oauth2.clientCredentials.secretRef.name", "Secret"),
+        ("spec.http.authentication.oauth2.jwtBearer.secretRef.name", "Secret"),
         ("spec.http.signing.secretRefs[].name", "Secret"),
     ),
 }

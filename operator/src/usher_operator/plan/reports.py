@@ -50,6 +50,12 @@ _FORBIDDEN = (
     "the gateway sends nothing to the address of `spec.http.url`: Usher's administrator must allow the address with "
     "`--allow-destination`"
 )
+_TOKEN_ERRORS = frozenset(("TokenRefused", "TokenUnavailable", "TokenKeyInvalid"))
+"""Errors of attempts (``destinations.SendError``)."""
+_NOT_AUTHORIZED = (
+    "the gateway gets no token: `spec.http.authentication.oauth2` must name a token endpoint that answers, and "
+    "credentials that it accepts; `usher destinations` shows the last error"
+)
 _QUARANTINING = (
     "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine list`, correct the "
     "cause, then release them"
@@ -207,6 +213,8 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
         return [builder.false(_Type.Healthy, _Reason.Gone, message)]
     if any(report.error == _Reason.AddressForbidden for report in reports):
         return [builder.false(_Type.Healthy, _Reason.AddressForbidden, _FORBIDDEN)]
+    if any(report.error in _TOKEN_ERRORS for report in reports):
+        return [builder.false(_Type.Healthy, _Reason.TokenFailed, _NOT_AUTHORIZED)]
     if any(report.circuit_open for report in reports):
         error = next((report.error for report in reports if report.circuit_open), "")
         message = _FAILED.format(f" ({error})" if error else "")
