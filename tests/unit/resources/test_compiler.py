@@ -1,5 +1,6 @@
 import base64
 import itertools
+import json
 
 import pytest
 
@@ -348,6 +349,48 @@ def test_last_good_credential_keeps_its_url() -> None:
     after = compiled(CLASS, TENANT, moved, previous=previous).snapshot.destinations["default/crm"]
     assert (after.url, after.state) == ("https://crm.example/", "Paused")
     assert after.headers == previous.destinations["default/crm"].headers
+
+
+ACCOUNT = json.dumps(
+    {"client_email": "usher@x.example", "private_key": "-----BEGIN", "private_key_id": "k1", "type": "x"}
+)
+OAUTH2 = DESTINATION.replace("https://crm.example/", "https://crm.example/{key}") + (
+    "    urlVariables: [{name: key, valueFrom: {secretKeyRef: {name: s, key: token}}}]\n"
+    "    authentication:\n"
+    "      type: OAuth2\n"
+    "      oauth2:\n"
+    "        grant: JWTBearer\n"
+    "        tokenURL: https://login.example/token\n"
+    "        scopes: [a, b]\n"
+    "        jwtBearer: {secretRef: {name: s, key: account}}\n"
+)
+
+
+def test_service_account_is_read_as_it_was_downloaded() -> None:
+    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(ACCOUNT)}")
+    destination = compiled(CLASS, TENANT, secret, OAUTH2).snapshot.destinations["default/crm"]
+    assert destination.oauth2 == documents.OAuth2(
+        "JWTBearer",
+        "https://login.example/token",
+        ("a", "b"),
+        issuer="usher@x.example",
+        private_key="-----BEGIN",
+        key_id="k1",
+    )
+    assert destination.url_variables == (documents.UrlVariable("key", secret="tok"),)
+    gone = compiled(CLASS, TENANT, OAUTH2).snapshot.destinations["default/crm"]
+    assert (gone.unresolved, gone.oauth2, gone.url_variables) == ("SecretNotFound", None, ())
+    previous = compiled(CLASS, TENANT, secret, OAUTH2).snapshot
+    moved = OAUTH2.replace("crm.example/{key}", "thief.example/{key}").replace("login.example", "thief.example")
+    assert compiled(CLASS, TENANT, moved, previous=previous).snapshot.destinations == previous.destinations
+
+
+@pytest.mark.parametrize(("scheme", "value"), [("", "tok"), (", scheme: Klaviyo-API-Key", "Klaviyo-API-Key tok")])
+def test_credential_goes_into_any_header(scheme: str, value: str) -> None:
+    header = f"{{name: Api-Key, secretRef: {{name: s, key: token}}{scheme}}}"
+    authenticated = DESTINATION + f"    authentication: {{type: Header, header: {header}}}\n"
+    destination = compiled(CLASS, TENANT, SECRET, authenticated).snapshot.destinations["default/crm"]
+    assert destination.headers == (("Api-Key", value),)
 
 
 def test_line_end_is_cut_after_a_secret_and_refused_inside() -> None:
