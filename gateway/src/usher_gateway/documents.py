@@ -253,6 +253,8 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """The first that applies to an answer decides, before the standard meaning of its status."""
     retry_after_header: str = ""
     """Lower case; ``""``: ``retry-after`` alone."""
+    redirect_hosts: tuple[str, ...] = ()
+    """Lower case. An answer 302 or 303 that leads there over https is followed once."""
     timeout_seconds: int = 10
     content_type: str = ""
     """Of every request; ``""``: as the format says."""

@@ -14,7 +14,8 @@ from joserfc import jwk, jwt
 from support import delivery_samples
 from usher_gateway import documents
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
-from usher_gateway.destinations.oauth import AccessTokens, TokenKeyError, token_form
+from usher_gateway.destinations.oauth import TokenKeyError, token_form
+from usher_gateway.destinations.sending import Sender
 
 TOKEN_URL = "https://login.example/token"
 CLIENT = documents.OAuth2("ClientCredentials", TOKEN_URL, ("a", "b"), client_id="id:1", client_secret="s/ecret")
@@ -63,24 +64,24 @@ def peers() -> Peers:
 
 
 @pytest.fixture
-def tokens(peers: Peers) -> AccessTokens:
-    return AccessTokens(cast("Any", peers), now=lambda: peers.now, wall=lambda: NOW)
+def sender(peers: Peers) -> Sender:
+    return Sender(cast("Any", peers), now=lambda: peers.now)
 
 
 def visit(url: str = "https://crm.example/in") -> DestinationRequest:
     return DestinationRequest("POST", url, [("webhook-id", "1")], b"{}")
 
 
-async def send(tokens: AccessTokens, oauth2: documents.OAuth2 = CLIENT) -> DestinationAnswer:
-    return await tokens.send(visit(), delivery_samples.destination(oauth2=oauth2))
+async def send(sender: Sender, oauth2: documents.OAuth2 = CLIENT) -> DestinationAnswer:
+    return await sender.send(visit(), delivery_samples.destination(oauth2=oauth2))
 
 
 def form_of(request: DestinationRequest) -> dict[str, str]:
     return dict(urllib.parse.parse_qsl(request.body.decode(), strict_parsing=True))
 
 
-async def test_client_credentials_are_sent_as_rfc_6749_says(tokens: AccessTokens, peers: Peers) -> None:
-    assert (await send(tokens)).status == 200
+async def test_client_credentials_are_sent_as_rfc_6749_says(sender: Sender, peers: Peers) -> None:
+    assert (await send(sender)).status == 200
     (request,) = peers.token_requests
     assert form_of(request) == {"grant_type": "client_credentials", "scope": "a b"}
     assert dict(request.headers)["authorization"] == "Basic aWQlM0ExOnMlMkZlY3JldA=="  # id%3A1:s%2Fecret
@@ -106,20 +107,18 @@ def test_jwt_bearer_signs_an_assertion() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", EC_KEY, RSA_KEY[:200]])
-async def test_key_that_cannot_be_used_is_an_error_without_its_text(
-    key: str, tokens: AccessTokens, peers: Peers
-) -> None:
+async def test_key_that_cannot_be_used_is_an_error_without_its_text(key: str, sender: Sender, peers: Peers) -> None:
     bad = msgspec.structs.replace(BEARER, private_key=key)
     with pytest.raises(TokenKeyError) as raised:
         token_form(bad, NOW)
     assert str(raised.value) == ""
-    assert (await send(tokens, bad)).error is SendError.TokenKeyInvalid
+    assert (await send(sender, bad)).error is SendError.TokenKeyInvalid
     assert peers.token_requests == []
 
 
-async def test_all_deliveries_share_one_token_and_one_request_for_it(tokens: AccessTokens, peers: Peers) -> None:
+async def test_all_deliveries_share_one_token_and_one_request_for_it(sender: Sender, peers: Peers) -> None:
     peers.may_answer.clear()
-    sending = [asyncio.ensure_future(send(tokens)) for _ in range(20)]
+    sending = [asyncio.ensure_future(send(sender)) for _ in range(20)]
     await asyncio.sleep(0)
     peers.may_answer.set()
     assert {answer.status for answer in await asyncio.gather(*sending)} == {200}
@@ -132,29 +131,29 @@ async def test_all_deliveries_share_one_token_and_one_request_for_it(tokens: Acc
     [(3600, 3540.0), ("3600", 3540.0), (100, 90.0), (None, 270.0), ("soon", 270.0), (1e9, 86340.0)],
 )
 async def test_token_is_renewed_before_it_ends(
-    life: object, renewed_after: float, tokens: AccessTokens, peers: Peers
+    life: object, renewed_after: float, sender: Sender, peers: Peers
 ) -> None:
     peers.life = life
-    await send(tokens)
+    await send(sender)
     peers.now = renewed_after - 0.5
-    await send(tokens)
+    await send(sender)
     assert len(peers.token_requests) == 1
     peers.now = renewed_after
-    await send(tokens)
+    await send(sender)
     assert peers.visits == ["t1", "t1", "t2"]
 
 
-async def test_refused_token_is_replaced_once(tokens: AccessTokens, peers: Peers) -> None:
-    await send(tokens)
+async def test_refused_token_is_replaced_once(sender: Sender, peers: Peers) -> None:
+    await send(sender)
     peers.refuses_all = True
-    assert (await send(tokens)).status == 401
+    assert (await send(sender)).status == 401
     assert peers.visits == ["t1", "t1", "t2"]
     assert len(peers.token_requests) == 2
 
 
-async def test_changed_credentials_get_a_token_of_their_own(tokens: AccessTokens, peers: Peers) -> None:
-    await send(tokens)
-    await send(tokens, msgspec.structs.replace(CLIENT, client_secret="other"))
+async def test_changed_credentials_get_a_token_of_their_own(sender: Sender, peers: Peers) -> None:
+    await send(sender)
+    await send(sender, msgspec.structs.replace(CLIENT, client_secret="other"))
     assert peers.visits == ["t1", "t2"]
 
 
@@ -176,24 +175,24 @@ async def test_changed_credentials_get_a_token_of_their_own(tokens: AccessTokens
     ],
 )
 async def test_endpoint_without_a_token_fails_attempts_and_gets_no_flood(
-    answer: DestinationAnswer, error: SendError, tokens: AccessTokens, peers: Peers
+    answer: DestinationAnswer, error: SendError, sender: Sender, peers: Peers
 ) -> None:
     peers.token_answer = answer
     for _ in range(100):
-        assert (await send(tokens)).error is error
+        assert (await send(sender)).error is error
         peers.now += 1.0
     assert len(peers.token_requests) == 5  # after 0, 5, 15, 35 and 75 seconds
     assert peers.visits == []
     peers.token_answer = None
     peers.now += 60.0
-    assert (await send(tokens)).status == 200
+    assert (await send(sender)).status == 200
 
 
 async def test_attempt_waits_for_a_token_no_longer_than_it_may_take(peers: Peers) -> None:
-    tokens = AccessTokens(cast("Any", peers))
+    sender = Sender(cast("Any", peers))
     peers.may_answer.clear()
     destination = delivery_samples.destination(oauth2=CLIENT, timeout_seconds=0)
-    assert (await tokens.send(visit(), destination)).error is SendError.TokenUnavailable
+    assert (await sender.send(visit(), destination)).error is SendError.TokenUnavailable
     peers.may_answer.set()
-    assert (await send(tokens)).status == 200
+    assert (await send(sender)).status == 200
     assert len(peers.token_requests) == 1

@@ -14,7 +14,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.destinations.oauth import AccessTokens
+from usher_gateway.destinations.sending import Sender
 from usher_gateway.timing import Clock
 
 MARK = ("usher-test", "true")
@@ -73,7 +73,7 @@ class SampleSender:
 
     def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
         self._documents = route_documents
-        self._tokens = AccessTokens(client)
+        self._sender = Sender(client)
         self._clock = clock
 
     async def send(self, key: str, route: model.RouteDefinition | None, body: bytes = VISIT) -> SampleResult:
@@ -105,7 +105,7 @@ class SampleSender:
             raise SampleError(f"the sample cannot be written in the format of {name}: {request.code}", "")
         request = msgspec.structs.replace(request, headers=[*request.headers, MARK])
         started = time.monotonic()
-        answer = await self._tokens.send(request, prepared.destination)
+        answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
         classified = outcome.classify(answer, prepared.destination, self._clock.now())
         return SampleResult(
@@ -121,7 +121,7 @@ class SampleSender:
             status=answer.status,
             milliseconds=milliseconds,
             answer=_without_credentials(
-                answer.body.decode("utf-8", "replace"), prepared.destination, self._tokens.current(key)
+                answer.body.decode("utf-8", "replace"), prepared.destination, self._sender.tokens.current(key)
             ),
         )
 

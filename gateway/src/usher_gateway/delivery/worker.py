@@ -15,7 +15,7 @@ from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedDelivery, RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.destinations.oauth import AccessTokens
+from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
@@ -77,7 +77,7 @@ class DeliveryWorker:
         """Destination -> the URL of its last attempt."""
         self._store = store
         self._client = client
-        self._tokens = AccessTokens(client)
+        self._sender = Sender(client)
         self._clock = clock
         self._documents = route_documents
         self._budgets = budgets
@@ -119,7 +119,7 @@ class DeliveryWorker:
 
         # Send it, and classify the answer.
         started = time.monotonic()
-        answer = await self._tokens.send(request, prepared.destination)
+        answer = await self._sender.send(request, prepared.destination)
         return self._classify(delivery, definition, answer, int((time.monotonic() - started) * 1000))
 
     def apply(self, snapshot: documents.Snapshot) -> None:

@@ -143,7 +143,7 @@ class DestinationClient:
                     request.method,
                     attempt.url,
                     headers=request.headers,
-                    data=body if len(body) <= _STREAMED_BODY_BYTES else io.BytesIO(body),
+                    data=(body or None) if len(body) <= _STREAMED_BODY_BYTES else io.BytesIO(body),
                     allow_redirects=False,
                     timeout=_NO_TIMEOUT,
                 )

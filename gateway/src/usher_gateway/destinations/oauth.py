@@ -80,61 +80,35 @@ class AccessTokens:
         """By destination."""
         self._requests: dict[str, asyncio.Task[_Token]] = {}
 
-    async def send(self, request: DestinationRequest, destination: documents.DestinationDocument) -> DestinationAnswer:
-        """Send a request with a token, if the destination wants one. Returns within its ``timeout_seconds``.
-
-        If the destination refuses the token (401), send it once more with a new one.
-        """
-        deadline = self._now() + destination.timeout_seconds
-        if destination.oauth2 is None:
-            return await self._client.send(request, destination.timeout_seconds)
-        answer, token = await self._send_once(request, destination, destination.oauth2, deadline)
-        if answer.status == 401 and deadline > self._now():
-            self._forget(destination.key, token)
-            answer, _ = await self._send_once(request, destination, destination.oauth2, deadline)
-        return answer
-
     def current(self, destination: str) -> str:
         """Return the token of a destination, to hide it; ``""`` if there is none."""
         token = self._tokens.get(destination)
         return token.value if token is not None else ""
 
-    async def _send_once(
-        self,
-        request: DestinationRequest,
-        destination: documents.DestinationDocument,
-        oauth2: documents.OAuth2,
-        deadline: float,
-    ) -> tuple[DestinationAnswer, str]:
-        token = await self._token(destination, oauth2, deadline)
-        if token.error is not None:
-            return DestinationAnswer(error=token.error), ""
-        headers = [*request.headers, ("authorization", f"Bearer {token.value}")]
-        authorized = msgspec.structs.replace(request, headers=headers)
-        return await self._client.send(authorized, max(0.1, deadline - self._now())), token.value
-
-    async def _token(
-        self, destination: documents.DestinationDocument, oauth2: documents.OAuth2, deadline: float
-    ) -> _Token:
-        """Return a token that is valid now, or why there is none."""
-        key = destination.key
+    async def get(self, destination: documents.DestinationDocument, deadline: float) -> str | SendError:
+        """Return a token that is valid now, or why there is none. Returns by ``deadline``, on the clock of ``now``."""
+        oauth2, key = destination.oauth2, destination.key
+        if oauth2 is None:
+            raise ValueError("the destination wants no token")
         token = self._tokens.get(key)
-        if token is not None and token.oauth2 == oauth2 and self._now() < token.until:
-            return token
-        task = self._requests.get(key)
-        if task is None:
-            failures = token.failures if token is not None and token.oauth2 == oauth2 else 0
-            task = asyncio.create_task(self._renew(destination, oauth2, failures), name="oauth-token")
-            self._requests[key] = task
-            task.add_done_callback(lambda _: self._requests.pop(key, None))
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - self._now()))
-        return task.result() if done else _Token(oauth2, 0.0, error=SendError.TokenUnavailable)
+        if token is None or token.oauth2 != oauth2 or self._now() >= token.until:
+            task = self._requests.get(key)
+            if task is None:
+                failures = token.failures if token is not None and token.oauth2 == oauth2 else 0
+                task = asyncio.create_task(self._renew(destination, oauth2, failures), name="oauth-token")
+                self._requests[key] = task
+                task.add_done_callback(lambda _: self._requests.pop(key, None))
+            done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - self._now()))
+            if not done:
+                return SendError.TokenUnavailable
+            token = task.result()
+        return token.value if token.error is None else token.error
 
-    def _forget(self, key: str, value: str) -> None:
+    def forget(self, destination: str, value: str) -> None:
         """Forget a token that the destination refused, unless another attempt has renewed it."""
-        token = self._tokens.get(key)
+        token = self._tokens.get(destination)
         if token is not None and token.value == value:
-            del self._tokens[key]
+            del self._tokens[destination]
 
     async def _renew(
         self, destination: documents.DestinationDocument, oauth2: documents.OAuth2, failures: int

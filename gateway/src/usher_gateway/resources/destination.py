@@ -219,6 +219,20 @@ class Answer(types.Model, frozen=True, kw_only=True):
     ]
 
 
+class Redirects(types.Model, frozen=True, kw_only=True):
+    """Answers 302 and 303 that are followed once, by GET, without credentials and body. Others are not followed."""
+
+    hosts: Annotated[
+        list[types.Hostname],
+        msgspec.Meta(
+            min_length=1,
+            max_length=8,
+            description="Hosts to which an answer may lead, over https.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ]
+
+
 class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
@@ -283,6 +297,7 @@ class Http(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    redirects: Redirects | None = None
     timeout_seconds: (
         Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
     ) = None
@@ -441,6 +456,7 @@ def destination_document(
             documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when or "") for rule in http.answers or ()
         ),
         retry_after_header=(http.retry_after_header or "").lower(),
+        redirect_hosts=tuple(http.redirects.hosts) if http.redirects else (),
         timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
         content_type=http.content_type or "",
         format=pick(spec.format, "Destination.spec.format"),
