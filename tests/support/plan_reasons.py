@@ -22,6 +22,11 @@ from usher_operator.view import (
 BASIC = {"type": "Basic", "basic": {"secretRef": {"name": "purple"}}}
 _HEADER = {"type": "Header", "header": {"name": "X-Key", "secretRef": {"name": "purple", "key": "none"}}}
 
+_BAD_TLS = {
+    "url": "https://crm.example/",
+    "tls": {"authoritySecretRef": {"name": "purple", "key": "username"}},
+}
+
 
 class Case(msgspec.Struct, frozen=True):
     type: str
@@ -377,6 +382,7 @@ _DESTINATION = [
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted_and_a_secret_referenced),
     ("Ready", "True", "Suspended", and_run(edit_destination(state="Paused"))),
+    ("ResolvedRefs", "False", "CertificateInvalid", edit_destination(http=_BAD_TLS)),
     ("ResolvedRefs", "False", "TenantNotFound", edit_destination(tenantRef={"name": "nobody"})),
     ("Healthy", "True", "Healthy", destination_reports()),
     ("Healthy", "Unknown", "NotTried", destination_reports(tried=False)),

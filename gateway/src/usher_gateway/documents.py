@@ -208,6 +208,18 @@ class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_id: str = ""
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a destination is verified, and how Usher proves who it is."""
+
+    authority: str = ""
+    """PEM of the authorities to trust instead of the system's; ``""``: the system's."""
+    chain: str = ""
+    """PEM of the client's certificate; ``""``: none."""
+    key: str = ""
+    server_name: str = ""
+    """Name in the destination's certificate; ``""``: the host of the URL."""
+
+
 class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a destination's URL."""
 
@@ -246,6 +258,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Static headers with their values, including ``Authorization: Basic …`` or ``Bearer …``."""
     oauth2: OAuth2 | None = None
     """Sends ``Authorization: Bearer`` with a token that the gateway obtains."""
+    tls: Tls | None = None
     signing_secrets: tuple[str, ...] = ()
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
@@ -268,7 +281,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     rate_shared_by: str = ""
     """Destinations of the namespace with the same text use one limit together."""
     retry_max_age_seconds: int = 604_800
-    unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled"] = ""
+    unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled", "CertificateInvalid"] = ""
     """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""
 
     @property

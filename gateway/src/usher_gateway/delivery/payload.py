@@ -152,6 +152,7 @@ def render(
         headers,
         content.body,
         is_url_secret=bool(destination.url_variables),
+        tls=destination.tls,
         reads_answer=prepared.reads_answer,
         namespace=destination.namespace,
     )

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from usher_gateway import documents
+
 MAX_ANSWER_BYTES = 1024
 """How many bytes of an answer's body a client reads."""
 
@@ -53,6 +55,7 @@ class DestinationRequest(msgspec.Struct):
     """True: the URL has personal data or a credential, so the client keeps no trace of it."""
     reads_answer: bool = False
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
+    tls: documents.Tls | None = None
     namespace: str = ""
     """Of the destination. Its share of the lookups is used to resolve the URL's host."""
 

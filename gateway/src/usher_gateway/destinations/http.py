@@ -38,6 +38,7 @@ from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
 from usher_gateway.destinations.resolver import Resolver
+from usher_gateway.destinations.tls import TlsContexts, client_tls
 
 KEEPALIVE_SECONDS = 15.0
 """How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s."""
@@ -91,6 +92,7 @@ class DestinationClient:
     ) -> None:
         self._guard = guard
         self._resolver = resolver or Resolver()
+        self._contexts = TlsContexts()
         self._connector = _GuardedConnector(
             guard=guard, resolver=self._resolver, tls=tls or client_tls(), max_idle=max_idle
         )
@@ -138,6 +140,10 @@ class DestinationClient:
         _current_attempt.set(attempt)
         body = request.body
         try:
+            context = await self._contexts.get(request.tls) if request.tls is not None else True
+        except (ssl.SSLError, ValueError, OSError):  # the operator and `usher check` say why
+            return DestinationAnswer(error=SendError.TLSError)
+        try:
             async with _TimeLimit(deadline):
                 response = await self._session.request(
                     request.method,
@@ -146,6 +152,8 @@ class DestinationClient:
                     data=(body or None) if len(body) <= _STREAMED_BODY_BYTES else io.BytesIO(body),
                     allow_redirects=False,
                     timeout=_NO_TIMEOUT,
+                    ssl=context,
+                    server_hostname=(request.tls.server_name or None) if request.tls is not None else None,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             attempt.abort_connection()
@@ -162,13 +170,6 @@ class DestinationClient:
         if response.status < 200:  # 101: the peer wants to change the protocol
             return DestinationAnswer(error=SendError.BadAnswer)
         return DestinationAnswer(response.status, response.headers, body, is_complete=is_complete)
-
-
-def client_tls() -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities, verifies host names and wants TLS 1.2 or later."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _parse_url(url: str, *, is_encoded: bool = False) -> yarl.URL | None:

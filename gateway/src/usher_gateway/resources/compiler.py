@@ -277,7 +277,8 @@ def compile_destination(
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(destination, limit)]
     resolver = _resolver(destination, resources, context)
-    document, findings = destination_document(destination, resolver, context.previous.destinations.get(destination.key))
+    previous = context.previous.destinations.get(destination.key)
+    document, findings = destination_document(destination, resolver, previous, context.now)
     if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
         return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name), *findings]
     return document, findings

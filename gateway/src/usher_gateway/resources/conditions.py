@@ -102,6 +102,8 @@ class Reason(enum.StrEnum):
     SecretNotFound = "SecretNotFound"
     SecretKeyNotFound = "SecretKeyNotFound"
     SecretNotLabelled = "SecretNotLabelled"
+    CertificateInvalid = "CertificateInvalid"
+    """A certificate or key in a Secret cannot be used, or has ended."""
     NoSecretInAddress = "NoSecretInAddress"
     """Only a warning: the path can be guessed, and the listener does not authenticate."""
     ImplicitClass = "ImplicitClass"
@@ -115,6 +117,7 @@ _REFERENCES = frozenset(
         Reason.SecretNotFound,
         Reason.SecretKeyNotFound,
         Reason.SecretNotLabelled,
+        Reason.CertificateInvalid,
     }
 )
 

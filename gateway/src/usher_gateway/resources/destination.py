@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, cast
 import msgspec
 
 from usher_gateway import documents
-from usher_gateway.resources import conditions, types
+from usher_gateway.resources import conditions, tls_material, types
 from usher_gateway.resources.secret import SecretResolver, is_base64
 
 RESERVED_HEADERS = (
@@ -146,6 +146,34 @@ class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
     oauth2: OAuth2 | None = None
 
 
+class DestinationTLS(types.Model, frozen=True, kw_only=True):
+    """TLS with an authority of its own, or with a client certificate. Renewed Secrets are used at once."""
+
+    authority_secret_ref: (
+        Annotated[
+            types.SecretKeyRef,
+            msgspec.Meta(description="Certificates in PEM of the authorities to trust instead of the system's."),
+        ]
+        | None
+    ) = None
+    client_certificate_secret_ref: (
+        Annotated[
+            types.SecretRef,
+            msgspec.Meta(description="Secret of type `kubernetes.io/tls`: the certificate and key of the client."),
+        ]
+        | None
+    ) = None
+    server_name: (
+        Annotated[
+            types.Hostname,
+            msgspec.Meta(
+                description="Name that the destination's certificate must have. The host of `url` if left out."
+            ),
+        ]
+        | None
+    ) = None
+
+
 class Signing(types.Model, frozen=True, kw_only=True):
     """Signatures according to Standard Webhooks. Several secrets allow a rotation."""
 
@@ -261,6 +289,7 @@ class Http(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
     authentication: DestinationAuthentication | None = None
+    tls: DestinationTLS | None = None
     signing: Signing | None = None
     content_type: (
         Annotated[
@@ -423,16 +452,16 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
 
 _SIGNING_PREFIX = "whsec_"
 
-_Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled"]
+_Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled", "CertificateInvalid"]
 
 
 def destination_document(
-    destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None
+    destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None, now: int
 ) -> tuple[documents.DestinationDocument | None, list[conditions.Finding]]:
     """Return the document of a destination, and the findings.
 
     A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
-    credentials stay, together with the URL that they were given for.
+    credentials stay, together with the URL that they were given for. ``now``: microseconds; 0: unknown.
     """
     spec = destination.spec
     http, rate = spec.http, spec.rate_limit
@@ -450,6 +479,7 @@ def destination_document(
         method=pick(http.method, "Destination.spec.http.method"),
         headers=_headers(http, resolver),
         oauth2=_oauth2(http, resolver),
+        tls=_tls(http, resolver, now),
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
         answers=tuple(
@@ -485,7 +515,7 @@ def _with_last_credentials(
     if previous is None or previous.unresolved:
         reason = cast("_Unresolved", str(resolver.missing))
         return msgspec.structs.replace(
-            document, headers=(), oauth2=None, url_variables=(), signing_secrets=(), unresolved=reason
+            document, headers=(), oauth2=None, tls=None, url_variables=(), signing_secrets=(), unresolved=reason
         )
     # Keep the URL too: a credential must never be sent to a URL that it was not given for.
     return msgspec.structs.replace(
@@ -494,6 +524,7 @@ def _with_last_credentials(
         url_variables=previous.url_variables,
         headers=previous.headers,
         oauth2=previous.oauth2,
+        tls=previous.tls,
         signing_secrets=previous.signing_secrets,
     )
 
@@ -557,6 +588,27 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
         private_key=account.private_key if account else key,
         key_id=account.private_key_id if account else "",
     )
+
+
+def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None:
+    spec, path = http.tls, "spec.http.tls"
+    if spec is None:
+        return None
+    authority = chain = key = ""
+    if spec.authority_secret_ref is not None:
+        authority = resolver.document(spec.authority_secret_ref, f"{path}.authoritySecretRef")
+        problem = tls_material.authority_problem(authority, now) if authority else None
+        if problem is not None:
+            message = f"the value under `{spec.authority_secret_ref.key}` of the Secret {problem}"
+            resolver.refuse(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
+    if spec.client_certificate_secret_ref is not None:
+        name, at = spec.client_certificate_secret_ref.name, f"{path}.clientCertificateSecretRef"
+        chain = resolver.document(types.SecretKeyRef(name=name, key="tls.crt"), at)
+        key = resolver.document(types.SecretKeyRef(name=name, key="tls.key"), at) if chain else ""
+        problem = tls_material.client_problem(chain, key, now) if key else None
+        if problem is not None:
+            resolver.refuse(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")
+    return documents.Tls(authority, chain, key, spec.server_name or "")
 
 
 def _url_variables(http: Http, resolver: SecretResolver) -> tuple[documents.UrlVariable, ...]:

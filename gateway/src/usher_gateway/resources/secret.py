@@ -120,6 +120,10 @@ class SecretResolver:
             return self._report(path, conditions.Reason.SecretKeyNotFound, message)
         return value.decode("ascii")
 
+    def refuse(self, path: str, reason: conditions.Reason, message: str) -> None:
+        """Report that the values at a path cannot be used."""
+        self._report(path, reason, message)
+
     def _may_lack_label(self, name: str, path: str) -> bool:
         message = f'Secret `{name}` must have the label {types.WATCH_LABEL}: "true"'
         if self._require_label:

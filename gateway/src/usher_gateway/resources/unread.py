@@ -29,6 +29,8 @@ _REFERENCES = {
         ("spec.http.authentication.header.secretRef.name", "Secret"),
         ("spec.http.authentication.oauth2.clientCredentials.secretRef.name", "Secret"),
         ("spec.http.authentication.oauth2.jwtBearer.secretRef.name", "Secret"),
+        ("spec.http.tls.authoritySecretRef.name", "Secret"),
+        ("spec.http.tls.clientCertificateSecretRef.name", "Secret"),
         ("spec.http.signing.secretRefs[].name", "Secret"),
     ),
 }
