@@ -18,7 +18,7 @@ from usher_gateway.destinations.oauth import TokenKeyError, token_form
 from usher_gateway.destinations.sending import Sender
 
 TOKEN_URL = "https://login.example/token"
-CLIENT = documents.OAuth2("ClientCredentials", TOKEN_URL, ("a", "b"), client_id="id:1", client_secret="s/ecret")
+CLIENT = documents.OAuth2("ClientCredentials", TOKEN_URL, ("a", "b"), client_id="id:1", client_secret="s/word")
 NOW = 1_800_000_000
 
 
@@ -84,13 +84,13 @@ async def test_client_credentials_are_sent_as_rfc_6749_says(sender: Sender, peer
     assert (await send(sender)).status == 200
     (request,) = peers.token_requests
     assert form_of(request) == {"grant_type": "client_credentials", "scope": "a b"}
-    assert dict(request.headers)["authorization"] == "Basic aWQlM0ExOnMlMkZlY3JldA=="  # id%3A1:s%2Fecret
+    assert dict(request.headers)["authorization"] == "Basic aWQlM0ExOnMlMkZ3b3Jk"  # id%3A1:s%2Fword
     in_form = msgspec.structs.replace(CLIENT, client_authentication="Form")
     assert token_form(in_form, NOW) == {
         "grant_type": "client_credentials",
         "scope": "a b",
         "client_id": "id:1",
-        "client_secret": "s/ecret",
+        "client_secret": "s/word",
     }
 
 

@@ -5,7 +5,7 @@ import inspect
 import typer
 
 import usher_gateway
-from usher_gateway.cli import check, copy, database, listings, overview, receive, run, simulate, top, url, usage
+from usher_gateway.cli import check, copy, database, listings, new, overview, receive, run, simulate, top, url, usage
 
 
 def build() -> typer.Typer:
@@ -25,7 +25,7 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, copy):
+    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, new, copy):
         module.register(app)
     _set_help(app)
     return app

@@ -1,0 +1,34 @@
+"""Manifests of destinations for known systems, each with what its account needs and what it sends."""
+
+import importlib.resources
+import re
+
+_FOLDER = importlib.resources.files(__package__)
+_NAMESPACE, _TENANT = "agency", "acme"
+"""The names in the files."""
+
+
+def names() -> list[str]:
+    """Return the names of all recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def title(name: str) -> str:
+    """Return what a recipe does, in a sentence."""
+    return _text(name).split("\n", 1)[0].removeprefix("# ")
+
+
+def sends(name: str) -> str:
+    """Return what a recipe sends."""
+    found = re.search(r"^# Sends: (.*(?:\n# (?![A-Z]\w+:).*)*)", _text(name), re.MULTILINE)
+    return " ".join(found[1].replace("\n# ", " ").split()) if found else ""
+
+
+def filled(name: str, namespace: str, tenant: str) -> str:
+    """Return a recipe for a tenant."""
+    text = _text(name).replace(f"namespace: {_NAMESPACE}", f"namespace: {namespace}")
+    return text.replace(f"tenantRef: {{name: {_TENANT}}}", f"tenantRef: {{name: {tenant}}}")
+
+
+def _text(name: str) -> str:
+    return _FOLDER.joinpath(f"{name}.yaml").read_text("utf-8")
