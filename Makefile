@@ -44,6 +44,7 @@ run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane wit
 test: check $(READY) ## run make check and every test except those of test-long and test-node (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.event_sdks
+	@PYTHONPATH=tests:tools $(BIN)/python -m support.vendor_sdks
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
 	$(BIN)/python -m pytest -n 3 -m "not long and not node" $(ARGS)
 
@@ -117,6 +118,7 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --constraint dev.txt --output-file image.txt ../gateway/pyproject.toml -
 	cd requirements && $(COMPILE) --constraint dev.txt --output-file build.txt build.in
 	cd requirements && $(COMPILE) --output-file go.txt go.in
+	cd requirements && $(COMPILE) --output-file vendors.txt vendors.in
 
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -78,7 +78,7 @@ def go_reader() -> Path:
         if not entry.exists():
             draft = entry.with_name(f"{entry.name}.new")
             command = [toolchain.find(), "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", draft, "."]
-            _prepare("the reader with Go's CloudEvents SDK", command, module, toolchain.environment())
+            prepare("the reader with Go's CloudEvents SDK", command, module, toolchain.environment())
             draft.rename(entry)
     return entry
 
@@ -96,12 +96,13 @@ def node_reader() -> Path:
                 shutil.copy(file, draft)
             # Scripts of packages are not needed, and run as the user who runs the tests.
             command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            _prepare("npm's CloudEvents SDK", command, draft)
+            prepare("npm's CloudEvents SDK", command, draft)
             draft.rename(entry)
     return entry / "reader.js"
 
 
-def _prepare(what: str, command: list[Any], folder: Path, environment: dict[str, str] | None = None) -> None:
+def prepare(what: str, command: list[Any], folder: Path, environment: dict[str, str] | None = None) -> None:
+    """Run a command that fills a part of the cache. Raises PrepareError."""
     print(f"Preparing {what} in the cache: once, under a minute on 2 cores ...", file=sys.stderr, flush=True)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_PREPARE_SECONDS

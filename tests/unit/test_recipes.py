@@ -7,32 +7,10 @@ from typing import Any
 
 import pytest
 
-from support import delivery_samples, source
-from usher_gateway import documents, model, recipes
-from usher_gateway.delivery import payload
-from usher_gateway.delivery.route_documents import RouteDocuments
-from usher_gateway.destinations import DestinationRequest
-from usher_gateway.resources import compiler
-from usher_gateway.resources.manifests import load_manifests
+from support import source
+from support.recipe_samples import destination_of, request_of
+from usher_gateway import recipes
 
-KEYS = model.derive_keys(b"k" * 32)
-TENANT = """
-apiVersion: usher.dev/v1alpha1
-kind: Tenant
-metadata: {name: harbour, namespace: hotels}
-spec: {displayName: Harbour}
----
-"""
-BODY = {
-    "user": {
-        "id": 7,
-        "email": " Jane.Doe@Example.com",
-        "firstName": "Jane",
-        "lastName": "Doe",
-        "visitCountsForVenue": 3,
-        "venue": {"id": 9, "name": "Pier"},
-    }
-}
 ADDRESS = b"jane.doe@example.com"
 EMAIL_MD5 = hashlib.md5(ADDRESS, usedforsecurity=False).hexdigest()
 EMAIL_SHA256 = hashlib.sha256(ADDRESS).hexdigest()
@@ -42,13 +20,13 @@ EXPECTED: dict[str, tuple[str, str, object]] = {
     "activecampaign": (
         "POST",
         "https://account.api-us1.com/api/3/contact/sync",
-        {"contact": {"email": "Jane.Doe@Example.com", **NAMES}},
+        {"contact": {"email": "jane.doe@example.com", **NAMES}},
     ),
     "brevo": (
         "POST",
         "https://api.brevo.com/v3/contacts",
         {
-            "email": "Jane.Doe@Example.com",
+            "email": "jane.doe@example.com",
             "attributes": {"FIRSTNAME": "Jane", "LASTNAME": "Doe"},
             "listIds": [1],
             "updateEnabled": True,
@@ -73,7 +51,7 @@ EXPECTED: dict[str, tuple[str, str, object]] = {
         {
             "data": {
                 "type": "profile",
-                "attributes": {"email": "Jane.Doe@Example.com", "first_name": "Jane", "last_name": "Doe"},
+                "attributes": {"email": "jane.doe@example.com", "first_name": "Jane", "last_name": "Doe"},
             }
         },
     ),
@@ -81,7 +59,7 @@ EXPECTED: dict[str, tuple[str, str, object]] = {
         "PUT",
         f"https://us1.api.mailchimp.com/3.0/lists/replace-me/members/{EMAIL_MD5}?skip_merge_validation=true",
         {
-            "email_address": "Jane.Doe@Example.com",
+            "email_address": "jane.doe@example.com",
             "status_if_new": "subscribed",
             "merge_fields": {"FNAME": "Jane", "LNAME": "Doe"},
         },
@@ -89,7 +67,7 @@ EXPECTED: dict[str, tuple[str, str, object]] = {
     "salesforce": (
         "PATCH",
         f"https://acme.my.salesforce.com/services/data/v64.0/sobjects/Contact/Usher_Id__c/{EMAIL_SHA256}",
-        {"Email": "Jane.Doe@Example.com", "FirstName": "Jane", "LastName": "Doe"},
+        {"Email": "jane.doe@example.com", "FirstName": "Jane", "LastName": "Doe"},
     ),
     "slack": (
         "POST",
@@ -97,29 +75,6 @@ EXPECTED: dict[str, tuple[str, str, object]] = {
         {"text": "A guest came to Pier (visit 3)"},
     ),
 }
-
-
-def destination_of(name: str) -> documents.DestinationDocument:
-    loaded = load_manifests((TENANT + recipes.filled(name, "hotels", "harbour")).encode(), f"{name}.yaml")
-    assert loaded.problems == ()
-    resources = compiler.collect((each.resource for each in loaded.objects), loaded.namespaces)
-    compiled = compiler.compile_resources(resources, compiler.CompileContext(keys=KEYS, allow_implicit_class=True))
-    assert [finding.message for finding in compiled.findings if finding.severity != "notice"] == []
-    return compiled.snapshot.destinations[f"hotels/{name}"]
-
-
-def request_of(name: str) -> DestinationRequest:
-    destination = destination_of(name)
-    newest = RouteDocuments(keys=KEYS)
-    newest.apply(documents.Snapshot({}, {destination.key: destination}))
-    route = model.RouteDefinition(model.ListenerName("hotels", "harbour", "lobby"), "crm", destination.key)
-    delivery = delivery_samples.delivery(body=json.dumps(BODY).encode())
-    evaluated = newest.evaluate_delivery(delivery, route, destination)
-    assert evaluated.error_code == ""
-    prepared = payload.prepare(destination)
-    request = payload.render(prepared, delivery, route, 0, evaluated.document, evaluated.url_values)
-    assert isinstance(request, DestinationRequest)
-    return request
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -164,5 +119,5 @@ def test_secret_and_event_recipes_know_the_visit() -> None:
     visit_id = sent("bigquery")["rows"][0]["insertId"]
     assert len(visit_id) == 36
     profile = sent("klaviyo-event")["data"]["attributes"]["profile"]["data"]["attributes"]
-    assert profile["email"] == "Jane.Doe@Example.com"
+    assert profile["email"] == "jane.doe@example.com"
     assert "Jane" not in json.dumps(sent("bigquery"))

@@ -1,0 +1,63 @@
+"""Recipes of a tenant, and the requests that they make for a visitor."""
+
+import json
+
+from support import delivery_samples
+from usher_gateway import documents, model, recipes
+from usher_gateway.delivery import payload
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.destinations import DestinationRequest
+from usher_gateway.resources import compiler
+from usher_gateway.resources.manifests import load_manifests
+
+KEYS = model.derive_keys(b"k" * 32)
+TENANT = """
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: harbour, namespace: hotels}
+spec: {displayName: Harbour}
+---
+"""
+BODY = {
+    "user": {
+        "id": 7,
+        "email": " jane.doe@example.com",
+        "firstName": "Jane",
+        "lastName": "Doe",
+        "visitCountsForVenue": 3,
+        "venue": {"id": 9, "name": "Pier"},
+    }
+}
+
+
+def destination_of(name: str, **secrets: str) -> documents.DestinationDocument:
+    """Compile a recipe. ``secrets``: the values of a Google service account."""
+    text = recipes.filled(name, "hotels", "harbour")
+    if secrets:
+        account = {
+            "client_email": secrets["client_email"],
+            "private_key": secrets["private_key"],
+            "private_key_id": secrets["key_id"],
+        }
+        start = text.index("  account.json: ")
+        text = f"{text[:start]}  account.json: {json.dumps(json.dumps(account))}\n"
+    loaded = load_manifests((TENANT + text).encode(), f"{name}.yaml")
+    assert loaded.problems == ()
+    resources = compiler.collect((each.resource for each in loaded.objects), loaded.namespaces)
+    compiled = compiler.compile_resources(resources, compiler.CompileContext(keys=KEYS, allow_implicit_class=True))
+    assert [finding.message for finding in compiled.findings if finding.severity != "notice"] == []
+    return compiled.snapshot.destinations[f"hotels/{name}"]
+
+
+def request_of(name: str) -> DestinationRequest:
+    destination = destination_of(name)
+    newest = RouteDocuments(keys=KEYS)
+    newest.apply(documents.Snapshot({}, {destination.key: destination}))
+    route = model.RouteDefinition(model.ListenerName("hotels", "harbour", "lobby"), "crm", destination.key)
+    delivery = delivery_samples.delivery(body=json.dumps(BODY).encode())
+    evaluated = newest.evaluate_delivery(delivery, route, destination)
+    assert evaluated.error_code == ""
+    prepared = payload.prepare(destination)
+    request = payload.render(prepared, delivery, route, 0, evaluated.document, evaluated.url_values)
+    assert isinstance(request, DestinationRequest)
+    return request
