@@ -39,6 +39,18 @@ spec:
 ---
 apiVersion: usher.dev/v1alpha1
 kind: Destination
+metadata: {name: ruled, namespace: agency}
+spec:
+  type: HTTP
+  http:
+    url: "URL"
+    answers:
+    - {status: [500], effect: Dead}
+    - {when: answer.body == "thank you", effect: Throttle}
+    - {when: answer.body.errors > 0, effect: Dead}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
 metadata: {name: unused, namespace: agency}
 spec: {type: HTTP, http: {url: "URL"}}
 ---
@@ -97,6 +109,16 @@ async def test_sample_takes_the_way_of_a_visit_and_is_marked(bench: Bench) -> No
     assert "a visit would be delivered" in run.out
     assert "thank you" in run.out
     assert headers["webhook-id"] in run.out
+
+
+async def test_sample_shows_what_the_rules_made_of_the_answer(bench: Bench) -> None:
+    run = await bench.test("agency/ruled")
+    assert (run.code, "a visit would be tried again (ThrottledByRule)" in run.out) == (1, True)
+    assert "Rule 2 of http.answers decided." in run.out
+    bench.receiver.repeats_request = True
+    run = await bench.test("agency/ruled")
+    assert "a visit would be tried again (RuleFailed)" in run.out
+    assert "Rule 3 of http.answers cannot be evaluated: " in run.out
 
 
 async def test_sample_shows_no_credential(bench: Bench) -> None:

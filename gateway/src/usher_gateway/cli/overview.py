@@ -279,6 +279,9 @@ def _print_sample(answer: listings.Row) -> None:
         typer.echo("No route leads to this destination yet, so the sample is the body as Purple sends it.")
     status = f"status {answer['status']}" if answer["status"] else "no answer"
     typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    if answer["rule"]:
+        failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"
+        typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")
     if answer["answer"]:
         typer.echo(answer["answer"].rstrip())
 

@@ -13,6 +13,8 @@ class AppliedRule(msgspec.Struct, frozen=True):
 
     effect: str = ""
     """``AnswerRule.effect``; ``""``: no rule applies, or ``error_code`` is set."""
+    number: int = 0
+    """Which rule it is, from 1; 0: none applies."""
     error_code: str = ""
     """Why the first rule that could apply cannot be evaluated, as in docs/expressions.md."""
 
@@ -28,20 +30,20 @@ def reads_body(destination: documents.DestinationDocument) -> bool:
 def apply(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnswer) -> AppliedRule:
     """Return what the first rule says that applies to an answer."""
     values = None
-    for rule in rules:
+    for number, rule in enumerate(rules, 1):
         if rule.statuses and answer.status not in rule.statuses:
             continue
         if rule.when:
             program = expressions.compile_expression(rule.when, "answer")
             if program.reads_answer_body and not answer.is_complete:
-                return AppliedRule(error_code="AnswerIncomplete")
+                return AppliedRule(number=number, error_code="AnswerIncomplete")
             values = _values(answer) if values is None else values
             evaluation = program.evaluate_answer(values)
             if evaluation.error_code:
-                return AppliedRule(error_code=evaluation.error_code)
+                return AppliedRule(number=number, error_code=evaluation.error_code)
             if not evaluation.value:
                 continue
-        return AppliedRule(rule.effect)
+        return AppliedRule(rule.effect, number)
     return AppliedRule()
 
 

@@ -11,7 +11,7 @@ import urllib.parse
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.delivery import outcome, payload
+from usher_gateway.delivery import answer_rules, outcome, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
@@ -51,6 +51,10 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     """``Delivered``, ``Retry`` or ``Dead``: what would become of a visit."""
     error: str
     """Why, as in docs/deliveries.md; empty if it is delivered."""
+    rule: int
+    """Which rule of ``http.answers`` decided, from 1; 0: none."""
+    rule_error: str
+    """Why that rule could not be evaluated, as in docs/expressions.md; mostly empty."""
     status: int
     """0: there was no answer."""
     milliseconds: int
@@ -108,6 +112,8 @@ class SampleSender:
         answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
         classified = outcome.classify(answer, prepared.destination, self._clock.now())
+        rules = prepared.destination.answers if answer.error is None else ()
+        applied = answer_rules.apply(rules, answer)
         return SampleResult(
             request=SampleRequest(
                 request.method,
@@ -118,6 +124,8 @@ class SampleSender:
             route=f"{route.listener.key}/{route.route}" if route is not None else None,
             outcome=classified.kind.value,
             error=classified.error,
+            rule=applied.number,
+            rule_error=applied.error_code,
             status=answer.status,
             milliseconds=milliseconds,
             answer=_without_credentials(
