@@ -63,8 +63,11 @@ SAMPLES: tuple[Sample, ...] = (
 
 _MEASUREMENTS = 5
 
-_ANSWER = {"status": 200, "headers": {"content-type": "application/json"}, "body": {}}
-"""An answer whose fields are unknown: an expression may fail on it, so this only tells how long it takes."""
+_ANSWERS: dict[str, dict[str, object]] = {
+    "an answer with a document": {"status": 200, "headers": {"content-type": "application/json"}, "body": {}},
+    "an answer with a text": {"status": 500, "headers": {"content-type": "text/plain"}, "body": "error"},
+}
+"""Answers whose fields nobody knows: a rule may fail on them, but must not be anything else than true or false."""
 
 
 class SampleEvaluation(msgspec.Struct, frozen=True):
@@ -74,20 +77,17 @@ class SampleEvaluation(msgspec.Struct, frozen=True):
     """The samples on which it fails: name -> error code."""
     cpu_seconds: float
     """Of one evaluation, with the sample that takes longest."""
-
-    @property
-    def always_fails(self) -> bool:
-        """True if it fails on every sample."""
-        return len(self.failed) == len(SAMPLES)
+    always_fails: bool = False
+    """True if it fails on every sample body, or is no rule for answers because it is not true or false."""
 
 
 @functools.lru_cache(maxsize=16_384)
 def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
     """Evaluate a valid expression on every sample, and measure it."""
     program = expressions.compile_expression(source, where)
-    failed, longest = {}, 0.0
     if where == "answer":
-        return SampleEvaluation({}, min(program.evaluate_answer(_ANSWER).cpu_seconds for _ in range(_MEASUREMENTS)))
+        return _try_answers(program)
+    failed, longest = {}, 0.0
     for sample in SAMPLES:
         values = expressions.visit_values(
             sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
@@ -97,7 +97,17 @@ def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
         code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")
         if code:
             failed[sample.name] = code
-    return SampleEvaluation(failed, longest)
+    return SampleEvaluation(failed, longest, len(failed) == len(SAMPLES))
+
+
+def _try_answers(program: expressions.Program) -> SampleEvaluation:
+    failed, longest = {}, 0.0
+    for name, answer in _ANSWERS.items():
+        evaluations = [program.evaluate_answer(answer) for _ in range(_MEASUREMENTS)]
+        longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
+        if evaluations[0].error_code == "NotBoolean":
+            failed[name] = "NotBoolean"
+    return SampleEvaluation(failed, longest, bool(failed))
 
 
 def _has_json_form(value: object) -> bool:

@@ -113,6 +113,23 @@ def test_expression_that_fails_on_every_sample_is_an_error(when: str, code: int,
     assert f"{severity}: Listener default/lobby: spec.routes[0].when: fails with {error} {where};" in done.text
 
 
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ("answer.status", "fails with NotBoolean on an answer with a document and on an answer with a text"),
+        ("'full'", "attempts would end with RuleFailed"),
+        ("answer.body.contains('full')", ""),
+        ("answer.body.errors > 0", ""),
+    ],
+)
+def test_rule_for_answers_must_be_true_or_false(rule: str, error: str) -> None:
+    http = f'{{url: "https://crm.example", answers: [{{when: "{rule}", effect: Dead}}]}}'
+    done = check("-", piped=TENANT + DESTINATION.replace('{url: "https://crm.example"}', http) + LISTENER)
+    assert done.code == (1 if error else 0)
+    assert not error or "error: Destination default/crm: spec.http.answers[0].when: fails with NotBoolean" in done.text
+    assert error in done.text
+
+
 def test_strict_makes_every_warning_an_error() -> None:
     done = check_when("visit.visitCount > 2", "--strict")
     assert (done.code, "error: Listener default/lobby: spec.routes[0].when" in done.text) == (1, True)

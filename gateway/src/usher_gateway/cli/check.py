@@ -155,6 +155,7 @@ class ExpressionCost:
 @dataclass(frozen=True)
 class _TriedExpression:
     cost: ExpressionCost
+    where: "expressions.Where"
     result: "expression_samples.SampleEvaluation"
 
 
@@ -168,7 +169,7 @@ def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpr
                 result = expression_samples.try_samples(source, where)
                 microseconds = round(result.cpu_seconds * 1e6, 1)
                 cost = ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
-                yield _TriedExpression(cost, result)
+                yield _TriedExpression(cost, where, result)
 
 
 def _expressions_of(
@@ -193,12 +194,17 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
         cost, failed = expression.cost, expression.result.failed
         if failed:
             code = next(iter(failed.values()))
-            where = "every sample body" if expression.result.always_fails else " and on ".join(failed)
+            where = " and on ".join(failed)
+            if expression.where == "answer":
+                effect = "attempts would end with RuleFailed"
+            else:
+                effect = "deliveries would be held"
+                where = "every sample body" if expression.result.always_fails else where
             yield conditions.Problem(
                 cost.file,
                 cost.line,
                 cost.path,
-                f"fails with {code} on {where}; deliveries would be held",
+                f"fails with {code} on {where}; {effect}",
                 _CODES.get(code, "see docs/expressions.md"),
                 "error" if expression.result.always_fails else "warning",
                 cost.resource,

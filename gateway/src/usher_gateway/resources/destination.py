@@ -638,6 +638,7 @@ def _unsupported_values(
     if not _has_valid_host(http.url):
         yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
     yield from (unsupported("spec.http.url", message) for message in _template_problems(http))
+    yield from (unsupported(path, message) for path, message in _rules_without_use(http))
     names = [name.lower() for name, _ in document.headers] + ["authorization"] * (document.oauth2 is not None)
     if document.oauth2 is not None and not _has_valid_host(document.oauth2.token_url):
         yield unsupported("spec.http.authentication.oauth2.tokenURL", "must have a host and a valid port")
@@ -660,6 +661,19 @@ def _template_problems(http: Http) -> Iterator[str]:
         yield f"`{{{name}}}` must be in `urlVariables`"
     for name in sorted(declared - used):
         yield f"must use the variable `{{{name}}}`"
+
+
+def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
+    """Yield the path of each rule for answers that never applies, and why."""
+    taken: dict[int | None, int] = {}
+    """Status -> the rule that takes every answer with it; None: every answer."""
+    for index, rule in enumerate(http.answers or ()):
+        before = [taken.get(status, taken.get(None)) for status in rule.status or (None,)]
+        if None not in before:
+            numbers = " and ".join(str(number) for number in sorted({number for number in before if number}))
+            yield f"spec.http.answers[{index}]", f"never applies, because rule {numbers} before it takes its answers"
+        if rule.when is None:
+            taken.update({status: index + 1 for status in rule.status or (None,) if status not in taken})
 
 
 def _has_valid_host(url: str) -> bool:
