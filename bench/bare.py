@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: a bare aiohttp and uvloop POST handler that reads the body and answers 200."""
+"""The baseline of the benchmarks: a bare aiohttp and uvloop handler that reads the body and answers 200."""
 
 import asyncio
 import sys
@@ -14,7 +14,7 @@ async def _answer(request: web.Request) -> web.Response:
 
 async def _serve(port: int) -> None:
     application = web.Application(client_max_size=8 * 1024 * 1024)
-    application.router.add_post("/{path:.*}", _answer)
+    application.router.add_route("*", "/{path:.*}", _answer)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

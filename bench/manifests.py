@@ -12,6 +12,31 @@ spec:
   http: {{url: "http://127.0.0.1:{port}/in"}}
 """
 
+_RECIPE = """\
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {{name: warehouse, namespace: bench}}
+spec:
+  type: HTTP
+  concurrency: 64
+  transform: |
+    {{
+      "email_address": visit.email.trim(),
+      "status_if_new": "subscribed",
+      "merge_fields": {{"FNAME": visit.firstName, "LNAME": visit.lastName}}
+    }}
+  http:
+    method: PUT
+    url: "http://127.0.0.1:{port}/3.0/lists/{{audience}}/members/{{member}}?skip_merge_validation=true"
+    urlVariables:
+    - {{name: audience, value: '"a1b2c3"'}}
+    - {{name: member, value: md5(visit.email.trim().lowerAscii())}}
+    answers:
+    - {{status: [403], when: 'answer.body == ""', effect: Throttle}}
+    - {{when: 'answer.body == "cleaned"', effect: Dead}}
+"""
+"""A destination like Mailchimp's recipe, with a rule that reads every answer."""
+
 _LISTENER_CLASS = """\
 ---
 apiVersion: usher.dev/v1alpha1
@@ -46,7 +71,13 @@ spec:
 
 
 def write(
-    folder: Path, listeners: int, *, tenants: int = 0, forward_to: int = 0, has_default_rate: bool = False
+    folder: Path,
+    listeners: int,
+    *,
+    tenants: int = 0,
+    forward_to: int = 0,
+    has_default_rate: bool = False,
+    is_recipe: bool = False,
 ) -> Path:
     """Write a file of manifests.
 
@@ -55,10 +86,14 @@ def write(
         listeners: how many there are.
         tenants: how many tenants share them; 0: each listener has its own.
         forward_to: port of a receiver, if one runs.
+        is_recipe: whether the destination has a template, a transform and rules, as Mailchimp's recipe.
         has_default_rate: leave the rate of each listener at its default, instead of allowing every rate.
     """
     tenants = tenants or listeners
-    parts = [_DESTINATION.format(port=forward_to or 9), *(() if has_default_rate else (_LISTENER_CLASS,))]
+    parts = [
+        (_RECIPE if is_recipe else _DESTINATION).format(port=forward_to or 9),
+        *(() if has_default_rate else (_LISTENER_CLASS,)),
+    ]
     parts += [_TENANT.format(number=number) for number in range(tenants)]
     parts += [_LISTENER.format(number=number, tenant=number % tenants) for number in range(listeners)]
     file = folder / "bench.yaml"

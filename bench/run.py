@@ -101,6 +101,7 @@ def usher(
     *,
     tenants: int = 0,
     forward_to: int = 0,
+    is_recipe: bool = False,
     neighbours: int = 0,
     store: str = "",
     has_default_rate: bool = False,
@@ -117,7 +118,12 @@ def usher(
             file = manifests.write_neighbours(folder, neighbours, forward_to)
         else:
             file = manifests.write(
-                folder, listeners, tenants=tenants, forward_to=forward_to, has_default_rate=has_default_rate
+                folder,
+                listeners,
+                tenants=tenants,
+                forward_to=forward_to,
+                has_default_rate=has_default_rate,
+                is_recipe=is_recipe,
             )
         port, admin = free_port(), free_port()
         public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
@@ -279,6 +285,36 @@ def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
     yield report.Result("backlog after the load", f"{statistics.median(lag):.1f} s", "no growing backlog")
 
 
+def recipes(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure what a destination like Mailchimp's costs more than a plain one: CPU per visit delivered."""
+    cpu: dict[str, list[float]] = {"plain": [], "recipe": []}
+    with (
+        bare("1") as receiver,
+        usher("0", forward_to=receiver.port) as plain,
+        usher("0", forward_to=receiver.port, is_recipe=True) as recipe,
+    ):
+        sides = {"plain": plain, "recipe": recipe}
+        for number in range(rounds + 1):  # the first is for warmth
+            for side, process in sides.items():
+                before, first = process.cpu_seconds(), delivered(process)
+                figures = load(process.port, "--seconds", seconds, "--first", 1_000_000 * number)
+                while delivered(process) - first < figures["good"]:
+                    time.sleep(0.2)
+                cpu[side].append((process.cpu_seconds() - before) / figures["good"] * 1e6)
+    ratios = [recipe / plain for plain, recipe in zip(cpu["plain"][1:], cpu["recipe"][1:], strict=True)]
+    more = statistics.median(ratios) - 1
+    shown = ", ".join(f"{side} {statistics.median(values[1:]):.0f} us" for side, values in cpu.items())
+    yield report.Result(f"CPU of a visit: {shown}", f"{more:+.0%}", "<= 15%", more <= 0.15)
+
+
+def delivered(process: Process) -> float:
+    """Return the visits that a gateway has delivered since its start."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.admin}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("usher_deliveries_total{") and 'outcome="delivered"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+
 def settle(receiver: Process) -> float:
     """Wait until the receiver has been idle for a second; return for how many seconds it was busy."""
     began = busy_until = time.monotonic()
@@ -427,6 +463,7 @@ BENCHMARKS = {
     "start": start,
     "scrape": scrape,
     "forward": forward,
+    "recipes": recipes,
     "memory": memory,
     "neighbours": neighbours,
     "floods": floods,
