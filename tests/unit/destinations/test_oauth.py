@@ -157,6 +157,13 @@ async def test_changed_credentials_get_a_token_of_their_own(sender: Sender, peer
     assert peers.visits == ["t1", "t2"]
 
 
+async def test_changed_credentials_never_get_the_token_that_is_being_obtained_for_others(sender: Sender) -> None:
+    other = msgspec.structs.replace(CLIENT, client_secret="other")
+    former, newer = (delivery_samples.destination(oauth2=oauth2) for oauth2 in (CLIENT, other))
+    tokens = await asyncio.gather(sender.tokens.get(former, 10.0), sender.tokens.get(newer, 10.0))
+    assert set(tokens) == {"t1", "t2"}
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

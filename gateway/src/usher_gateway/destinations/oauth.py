@@ -78,7 +78,8 @@ class AccessTokens:
         self._client, self._now, self._wall = client, now, wall
         self._tokens: dict[str, _Token] = {}
         """By destination."""
-        self._requests: dict[str, asyncio.Task[_Token]] = {}
+        self._requests: dict[tuple[str, documents.OAuth2], asyncio.Task[_Token]] = {}
+        """By destination and credentials, because a token for others must not get to a URL that has changed too."""
 
     def current(self, destination: str) -> str:
         """Return the token of a destination, to hide it; ``""`` if there is none."""
@@ -92,12 +93,12 @@ class AccessTokens:
             raise ValueError("the destination wants no token")
         token = self._tokens.get(key)
         if token is None or token.oauth2 != oauth2 or self._now() >= token.until:
-            task = self._requests.get(key)
+            task = self._requests.get((key, oauth2))
             if task is None:
                 failures = token.failures if token is not None and token.oauth2 == oauth2 else 0
                 task = asyncio.create_task(self._renew(destination, oauth2, failures), name="oauth-token")
-                self._requests[key] = task
-                task.add_done_callback(lambda _: self._requests.pop(key, None))
+                self._requests[key, oauth2] = task
+                task.add_done_callback(lambda _: self._requests.pop((key, oauth2), None))
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - self._now()))
             if not done:
                 return SendError.TokenUnavailable
