@@ -29,6 +29,14 @@ def pem(key: Any) -> str:
 
 RSA_KEY = pem(rsa.generate_private_key(65537, 2048))
 EC_KEY = pem(ec.generate_private_key(ec.SECP256R1()))
+RARE_CURVE_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MGECAQAwEAYHKoZIzj0CAQYFK4EEAAgESjBIAgEBBBUAojIpjNeCB8DtO5QpMwrz
+DQdUudihLAMqAARtuFaC1Sg32vsyx758x+G+yH/KRBJ2RNbmfSqsIoDe2KREeoE8
+fn7Y
+-----END PRIVATE KEY-----
+"""
+"""A key with the curve secp160r1."""
 BEARER = documents.OAuth2("JWTBearer", TOKEN_URL, ("a", "b"), issuer="me@x", private_key=RSA_KEY, key_id="k1")
 
 
@@ -106,7 +114,7 @@ def test_jwt_bearer_signs_an_assertion() -> None:
     assert decoded.claims["aud"] == "https://aud.example"
 
 
-@pytest.mark.parametrize("key", ["", "nonsense", EC_KEY, RSA_KEY[:200]])
+@pytest.mark.parametrize("key", ["", "nonsense", EC_KEY, RARE_CURVE_KEY, RSA_KEY[:200]])
 async def test_key_that_cannot_be_used_is_an_error_without_its_text(key: str, sender: Sender, peers: Peers) -> None:
     bad = msgspec.structs.replace(BEARER, private_key=key)
     with pytest.raises(TokenKeyError) as raised:

@@ -385,6 +385,14 @@ def test_service_account_is_read_as_it_was_downloaded() -> None:
     assert compiled(CLASS, TENANT, moved, previous=previous).snapshot.destinations == previous.destinations
 
 
+def test_key_that_is_deeply_nested_json_stops_no_other_object() -> None:
+    nested = '{"a":' + "[" * 50_000
+    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(nested)}")
+    destination = compiled(CLASS, TENANT, secret, OAUTH2).snapshot.destinations["default/crm"]
+    assert destination.oauth2 is not None
+    assert destination.oauth2.private_key == nested
+
+
 @pytest.mark.parametrize(("scheme", "value"), [("", "tok"), (", scheme: Klaviyo-API-Key", "Klaviyo-API-Key tok")])
 def test_credential_goes_into_any_header(scheme: str, value: str) -> None:
     header = f"{{name: Api-Key, secretRef: {{name: s, key: token}}{scheme}}}"

@@ -1,5 +1,6 @@
 """What a condition says of certificates and keys that a destination cannot use."""
 
+import ssl
 import time
 
 import pytest
@@ -11,6 +12,28 @@ CHAIN, KEY = (part.decode() for part in certificates.make("client"))
 _, OTHER_KEY = (part.decode() for part in certificates.make("other"))
 ENDED, ENDED_KEY = (part.decode() for part in certificates.make("ended", days=-0.5))
 NOW = time.time_ns() // 1000
+VERSION_7 = ssl.DER_cert_to_PEM_cert(
+    ssl.PEM_cert_to_DER_cert(CHAIN).replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020106"))
+)
+RARE_CURVE_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MGECAQAwEAYHKoZIzj0CAQYFK4EEAAgESjBIAgEBBBUAojIpjNeCB8DtO5QpMwrz
+DQdUudihLAMqAARtuFaC1Sg32vsyx758x+G+yH/KRBJ2RNbmfSqsIoDe2KREeoE8
+fn7Y
+-----END PRIVATE KEY-----
+"""
+RARE_CURVE = """\
+-----BEGIN CERTIFICATE-----
+MIIBOzCB+qADAgECAhR/Xd2kTrHoImpQ+QIvAz50xYL9tTAKBggqhkjOPQQDAjAM
+MQowCAYDVQQDDAF4MCAXDTI2MTEyOTA2MzgzMFoYDzIxMjYxMTA1MDYzODMwWjAM
+MQowCAYDVQQDDAF4MD4wEAYHKoZIzj0CAQYFK4EEAAgDKgAEbbhWgtUoN9r7Mse+
+fMfhvsh/ykQSdkTW5n0qrCKA3tikRHqBPH5+2KNTMFEwHQYDVR0OBBYEFBM2JBd4
+s/cl3/n6p8xJCzP+wpdJMB8GA1UdIwQYMBaAFBM2JBd4s/cl3/n6p8xJCzP+wpdJ
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDMAAwLQIUbFdX+5eJyFYEPo7y
+iBT/AA92jEYCFQCxSOUiSrs/t6qQAG1g5iF2WtVPwQ==
+-----END CERTIFICATE-----
+"""
+"""A key and a certificate with the curve secp160r1."""
 
 
 def test_matching_certificate_and_key_are_fine() -> None:
@@ -23,6 +46,9 @@ def test_matching_certificate_and_key_are_fine() -> None:
     ("chain", "key", "part"),
     [
         ("nonsense", KEY, "`tls.crt` must be certificates in PEM"),
+        (VERSION_7, KEY, "`tls.crt` must be certificates in PEM"),
+        (RARE_CURVE, RARE_CURVE_KEY, "`tls.crt` must be certificates in PEM"),
+        (CHAIN, RARE_CURVE_KEY, "`tls.key` must be a private key"),
         (CHAIN, "nonsense", "`tls.key` must be a private key"),
         (CHAIN, CHAIN, "`tls.key` must be a private key"),
         (CHAIN, OTHER_KEY, "must be the key of the certificate"),
@@ -34,7 +60,8 @@ def test_client_certificate_that_cannot_be_used_is_explained(chain: str, key: st
 
 
 def test_authority_that_cannot_be_used_is_explained() -> None:
-    assert tls_material.authority_problem("nonsense", NOW) == "must be certificates in PEM"
+    for bad in ("nonsense", VERSION_7):
+        assert tls_material.authority_problem(bad, NOW) == "must be certificates in PEM"
     assert str(tls_material.authority_problem(ENDED, NOW)).startswith("ended on 20")
 
 

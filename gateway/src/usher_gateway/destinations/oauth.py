@@ -166,7 +166,8 @@ def token_form(oauth2: documents.OAuth2, now: int) -> dict[str, str]:
 
 def _assertion(oauth2: documents.OAuth2, now: int) -> str:
     """Return a signed assertion. Source: RFC 7523 §3; ``scope`` as Google's service accounts want it."""
-    from joserfc import errors, jwk, jwt  # loaded only if a destination needs it
+    from cryptography import exceptions  # loaded only if a destination needs it, as joserfc is
+    from joserfc import errors, jwk, jwt
 
     claims: dict[str, str | int] = {
         "iss": oauth2.issuer,
@@ -181,7 +182,7 @@ def _assertion(oauth2: documents.OAuth2, now: int) -> str:
     header = {"alg": "RS256", "kid": oauth2.key_id} if oauth2.key_id else {"alg": "RS256"}
     try:
         return jwt.encode(header, claims, jwk.RSAKey.import_key(oauth2.private_key))
-    except (errors.JoseError, ValueError, TypeError):
+    except (errors.JoseError, exceptions.UnsupportedAlgorithm, ValueError, TypeError):
         raise TokenKeyError from None  # its text could quote the key
 
 

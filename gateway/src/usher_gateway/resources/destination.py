@@ -578,7 +578,7 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
         raise ValueError("a grant must have its part")
     key, account = resolver.document(bearer.secret_ref, f"{path}.jwtBearer.secretRef"), None
     if key.startswith("{"):
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
             account = msgspec.json.decode(key, type=_ServiceAccount)
     return msgspec.structs.replace(
         document,
