@@ -68,6 +68,7 @@ async def test_second_redirect_is_not_followed() -> None:
         (307, ECHO),
         (308, ECHO),
         (200, ECHO),
+        (302, ECHO + b"\xff".decode("utf-8", "surrogateescape")),
         (302, ""),
         (302, "http://script.googleusercontent.com/"),
         (302, "https://evil.example/"),

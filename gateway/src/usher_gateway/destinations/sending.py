@@ -75,11 +75,11 @@ def _target(url: str, location: str, hosts: tuple[str, ...]) -> str | None:
     try:
         parts = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
         is_listed = parts.scheme == "https" and parts.hostname in hosts and parts.port in {None, 443}
-    except ValueError:
+        path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    except ValueError:  # of bytes that are no UTF-8 too
         return None
     if not is_listed or "@" in parts.netloc:
         return None
-    path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
     return urllib.parse.urlunsplit(("https", str(parts.hostname), path, query, ""))
 
 
