@@ -213,3 +213,27 @@ async def test_name_of_a_forbidden_address_is_known_after_the_first_attempt(
     surroundings.answer = DestinationAnswer(200)
     await worker.attempt(delivery_samples.delivery())
     assert worker.forbidden == set()
+
+
+async def test_answer_is_judged_by_the_document_that_the_request_was_made_of(
+    worker: DeliveryWorker, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an edit would count a failure as delivered, or the other way round."""
+    rules = (documents.AnswerRule("Retry", (200,)),)
+    after: list[documents.Snapshot] = []
+
+    async def send(request: DestinationRequest, _: float) -> DestinationAnswer:
+        worker.apply(after[-1])
+        return DestinationAnswer(200)
+
+    monkeypatch.setattr(surroundings, "send", send)
+    for snapshot in (delivery_samples.snapshot(), documents.Snapshot({}, {})):
+        worker.apply(delivery_samples.snapshot(answers=rules))
+        after.append(snapshot)
+        result = await worker.attempt(delivery_samples.delivery())
+        assert result.settlement.error == "RetriedByRule"
+    worker.apply(delivery_samples.snapshot())
+    after.append(delivery_samples.snapshot(answers=rules, url="https://moved.example/"))
+    result = await worker.attempt(delivery_samples.delivery())
+    assert result.settlement.settled_as is model.SettledAs.Delivered
+    assert not worker.is_tried(after[-1].destinations["agency/crm"])

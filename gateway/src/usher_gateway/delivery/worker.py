@@ -22,7 +22,6 @@ from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
-_REMOVED_DESTINATION = documents.DestinationDocument("", "", "")
 _FORBIDDEN_HINT = "the gateway sends nothing there unless --allow-destination names the address"
 OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
@@ -120,7 +119,8 @@ class DeliveryWorker:
         # Send it, and classify the answer.
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
-        return self._classify(delivery, definition, answer, int((time.monotonic() - started) * 1000))
+        milliseconds = int((time.monotonic() - started) * 1000)
+        return self._classify(delivery, definition, prepared.destination, answer, milliseconds)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents from the next attempt on, and forget what earlier attempts showed of changed ones."""
@@ -179,10 +179,14 @@ class DeliveryWorker:
         return evaluated
 
     def _classify(
-        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: DestinationAnswer, milliseconds: int
+        self,
+        delivery: model.Delivery,
+        definition: model.RouteDefinition,
+        destination: documents.DestinationDocument,
+        answer: DestinationAnswer,
+        milliseconds: int,
     ) -> AttemptResult:
-        """Classify an answer and count it. It counts too if the destination was removed meanwhile."""
-        destination = self._documents.destination(definition.destination) or _REMOVED_DESTINATION
+        """Classify an answer by the document that the request was made of, and count it."""
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
         now, confirmed = self._clock.now(), self._clock.confirmed()
         started = time.thread_time()
