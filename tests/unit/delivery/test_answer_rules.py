@@ -75,6 +75,12 @@ def test_rule_that_reads_no_body_needs_no_complete_answer() -> None:
     assert classified(rule, is_complete=False, headers={"X-Result": "refused"}).kind is Dead
 
 
+def test_header_that_is_not_utf_8_does_not_disturb_the_others() -> None:
+    rule = Rule("Dead", (), "answer.headers['x-result'] == 'refused'")
+    other = b"Z\xfcrich".decode("utf-8", "surrogateescape")  # as aiohttp reads it
+    assert classified(rule, headers={"X-Result": "refused", "Via": other}).kind is Dead
+
+
 @pytest.mark.parametrize(
     ("when", "reads"), [("answer.status == 1", False), ("answer.body == ''", True), ("answer == {}", True)]
 )

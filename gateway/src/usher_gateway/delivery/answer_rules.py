@@ -48,8 +48,13 @@ def apply(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnswer) ->
 
 
 def _values(answer: DestinationAnswer) -> Mapping[str, object]:
-    headers = {name.lower(): value for name, value in answer.headers.items()}
+    headers = {name.lower(): _without_surrogates(value) for name, value in answer.headers.items()}
     return {"status": answer.status, "headers": headers, "body": _document(answer.body)}
+
+
+def _without_surrogates(value: str) -> str:
+    """Return a header's value without the surrogates that stand for bytes that are not UTF-8: CEL has none."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def _document(body: bytes) -> object:
