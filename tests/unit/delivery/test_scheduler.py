@@ -280,6 +280,26 @@ def test_rate_limit_holds_in_every_period(requests: int, seconds: int, destinati
     assert starts[-1] - starts[0] <= period * 3 * requests / (requests - burst + 1) + 1000 * requests
 
 
+def test_destinations_that_share_a_rate_limit_take_turns() -> None:
+    scheduler = LaneScheduler(1 << 20, 1000)
+    for number in range(50):
+        scheduler.configure(f"n/{number}", LaneLimits(rate=RateLimit(10, shared_by="n//vendor")), 0)
+        for _ in range(3):
+            assert scheduler.offer(entry(f"n/{number}"), 0)
+    now, starts, looks = SECOND, [], 0
+    while scheduler.count:
+        ready = scheduler.next_ready(now)
+        looks += 1
+        if ready.entry is None:
+            now = ready.ask_again_at
+            continue
+        starts.append(ready.entry.destination)
+        finish(scheduler, [ready.entry], outcome.DELIVERED, now)
+    assert len(set(starts[:51])) == 50
+    assert {starts[:101].count(f"n/{number}") for number in range(50)} <= {2, 3}
+    assert looks < 3 * len(starts)
+
+
 def test_clock_set_back_only_delays_a_rate_limited_lane() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
     scheduler.configure("n/a", LaneLimits(rate=RateLimit(1)), 0)
@@ -397,13 +417,15 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         self.expected = Expected({}, {})
         self.scheduler.configure("n/0", LaneLimits(concurrency=2), 0)
         self.scheduler.configure("n/1", LaneLimits(rate=RateLimit(3)), 0)
+        for number in (3, 4, 5):
+            self.scheduler.configure(f"n/{number}", LaneLimits(1, RateLimit(2, 7, "n//vendor")), 0)
 
     @hypothesis.stateful.rule(milliseconds=st.integers(0, 70_000))
     def pass_time(self, milliseconds: int) -> None:
         self.now += milliseconds * 1000
 
     @hypothesis.stateful.rule(
-        number=st.integers(0, 2), tenant=st.sampled_from("tu"), fresh=st.booleans(), size=st.integers(0, 3000)
+        number=st.integers(0, 5), tenant=st.sampled_from("tu"), fresh=st.booleans(), size=st.integers(0, 3000)
     )
     def offer(self, number: int, tenant: str, fresh: bool, size: int) -> None:
         offered = entry(f"n/{number}", tenant, fresh=fresh, size=size)

@@ -165,6 +165,8 @@ class _Lane:
         """The round of lanes that may start an attempt, while the lane is in one."""
         self.wakes_at = 0
         """When it returns to the round, or 0 if it does not wait for a moment."""
+        self.is_called = False
+        """True if it was its turn to take a token of its rate limit, and it has not tried since."""
         self._fresh_next = True
         self._attempt_microseconds: float | None = None
         """Moving average of how long an attempt takes, or None before the first result."""
@@ -230,6 +232,18 @@ def _bucket_of(rate: RateLimit, now: int, tokens: float | None = None) -> TokenB
     return TokenBucket(earned / rate.seconds, burst, now / model.MICROSECONDS, tokens)
 
 
+class _Rate:
+    """A rate limit that is in force, and the lanes that wait for its tokens in turn.
+
+    Each lane has one place in the line, so that a token wakes one lane, however many share the limit.
+    """
+
+    def __init__(self, limit: RateLimit, bucket: TokenBucket, waiting: "collections.OrderedDict[str, None]") -> None:
+        self.limit, self.bucket, self.waiting = limit, bucket, waiting
+        self.calls_at = 0
+        """When the next lanes are called, while lanes wait."""
+
+
 class _LaneRound:
     """Lanes that wait for a slot. Namespaces take turns, and so do the lanes of a namespace."""
 
@@ -277,9 +291,10 @@ class LaneScheduler:
         self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
-        self._buckets: dict[str, tuple[RateLimit, TokenBucket]] = {}
-        """Destination, or ``RateLimit.shared_by`` -> the rate limit, and its tokens."""
-        self._sleeping: list[tuple[int, str]] = []
+        self._rates: dict[str, _Rate] = {}
+        """By destination, or ``RateLimit.shared_by``."""
+        self._sleeping: list[tuple[int, str, bool]] = []
+        """When to wake which lane, or if True, the first lane that waits for which rate limit."""
         self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}
         """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
         self._bytes = 0
@@ -307,9 +322,9 @@ class LaneScheduler:
 
     def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
         """Set a destination's limits, at the start and when its document changes. A rate that is new starts full."""
-        lane, rate = self._lane(destination), limits.rate
-        if rate is not None and self._rate_of(lane.name, rate) != rate:
-            self._buckets[rate.shared_by or lane.name] = rate, _bucket_of(rate, now)
+        lane, limit = self._lane(destination), limits.rate
+        if limit is not None and self._limit_of(lane.name, limit) != limit:
+            self._set_rate(limit.shared_by or lane.name, limit, _bucket_of(limit, now), now)
         lane.limits = limits
         self._join_round(lane, now)
 
@@ -318,19 +333,27 @@ class LaneScheduler:
 
         A rate gets no tokens by that, so that all gateways together get none.
         """
-        lane, rate = self._lane(destination), limits.rate
-        if rate is not None and self._rate_of(lane.name, rate) != rate:
-            _, bucket = self._buckets.get(rate.shared_by or lane.name, (None, None))
-            tokens = 0.0 if bucket is None else bucket.tokens(now / model.MICROSECONDS)
-            self._buckets[rate.shared_by or lane.name] = rate, _bucket_of(rate, now, tokens)
-        elif rate is None:
-            self._buckets.pop(lane.name, None)
+        lane, limit = self._lane(destination), limits.rate
+        if limit is not None and self._limit_of(lane.name, limit) != limit:
+            name = limit.shared_by or lane.name
+            former = self._rates.get(name)
+            tokens = 0.0 if former is None else former.bucket.tokens(now / model.MICROSECONDS)
+            self._set_rate(name, limit, _bucket_of(limit, now, tokens), now)
+        elif limit is None:
+            self._rates.pop(lane.name, None)
         lane.limits = limits
         self._join_round(lane, now)
 
-    def _rate_of(self, destination: str, rate: RateLimit) -> RateLimit | None:
+    def _limit_of(self, destination: str, limit: RateLimit) -> RateLimit | None:
         """Return the rate limit that is in force for a destination or the destinations that share one."""
-        return self._buckets.get(rate.shared_by or destination, (None, None))[0]
+        rate = self._rates.get(limit.shared_by or destination)
+        return rate.limit if rate is not None else None
+
+    def _set_rate(self, name: str, limit: RateLimit, bucket: TokenBucket, now: int) -> None:
+        """Put a rate limit into force. Lanes keep their places in the line."""
+        former = self._rates.get(name)
+        self._rates[name] = _Rate(limit, bucket, former.waiting if former is not None else collections.OrderedDict())
+        self._call_waiting(name, now)
 
     def is_within_limits(self) -> bool:
         """Return whether no destination has more running attempts than its limit, as after the limit was lowered."""
@@ -501,11 +524,8 @@ class LaneScheduler:
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
-        if lane.limits.rate is not None:
-            _, bucket = self._buckets[lane.limits.rate.shared_by or lane.name]
-            if not bucket.take(now / model.MICROSECONDS):
-                self._sleep(lane, now + 1 + int(bucket.seconds_until_token() * model.MICROSECONDS))
-                return None
+        if lane.limits.rate is not None and not self._take_token(lane, lane.limits.rate, now):
+            return None
         entry = lane.pop()
         lane.started_at[entry.delivery.key] = now
         self._count -= 1
@@ -517,12 +537,47 @@ class LaneScheduler:
     def _sleep(self, lane: _Lane, until: int) -> None:
         if lane.wakes_at == 0 or until < lane.wakes_at:
             lane.wakes_at = until
-            heapq.heappush(self._sleeping, (until, lane.name))
+            heapq.heappush(self._sleeping, (until, lane.name, False))
+
+    def _take_token(self, lane: _Lane, limit: RateLimit, now: int) -> bool:
+        """Take a token of a lane's rate limit, or put the lane at the end of the line for the next ones."""
+        name = limit.shared_by or lane.name
+        rate = self._rates[name]
+        was_called, lane.is_called = lane.is_called, False
+        if was_called or not rate.waiting:
+            if rate.bucket.take(now / model.MICROSECONDS):
+                return True
+            if not rate.waiting:
+                self._call_at(name, rate, now + 1 + int(rate.bucket.seconds_until_token() * model.MICROSECONDS))
+        rate.waiting[lane.name] = None
+        return False
+
+    def _call_at(self, name: str, rate: _Rate, moment: int) -> None:
+        rate.calls_at = moment
+        heapq.heappush(self._sleeping, (moment, name, True))
 
     def _wake(self, now: int) -> None:
         while self._sleeping and self._sleeping[0][0] <= now:
-            moment, name = heapq.heappop(self._sleeping)
+            moment, name, is_rate = heapq.heappop(self._sleeping)
+            if is_rate:
+                if name in self._rates and self._rates[name].calls_at == moment:
+                    self._call_waiting(name, now)
+                continue
             lane = self._lanes.get(name)
             if lane is not None and lane.wakes_at == moment:
                 lane.wakes_at = 0
                 self._join_round(lane, now)
+
+    def _call_waiting(self, name: str, now: int) -> None:
+        """Call as many of the lanes that wait for a rate limit as it has tokens."""
+        rate = self._rates[name]
+        left = rate.bucket.tokens(now / model.MICROSECONDS)
+        while rate.waiting and left >= 1.0:
+            lane = self._lanes[rate.waiting.popitem(last=False)[0]]
+            self._join_round(lane, now)
+            if lane.round is not None and lane.has_slot(now):
+                lane.is_called = True
+                left -= 1.0
+        if rate.waiting:
+            seconds = (1.0 - left) / rate.bucket.rate
+            self._call_at(name, rate, now + 1 + int(seconds * model.MICROSECONDS))
