@@ -2,11 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
-from usher_gateway import documents
+from support import delivery_samples
+from usher_gateway import documents, model, timing
 from usher_gateway.delivery import sample
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 
 PAGE = (Path(__file__).parents[3] / "docs" / "purple.md").read_text("utf-8")
 
@@ -24,3 +28,22 @@ def test_sample_has_every_default_field_at_its_first_path() -> None:
         for part in first.strip("/").split("/"):
             assert part in value, name
             value = value[part]
+
+
+class RefusingVendor:
+    """Issues tokens, refuses them, and repeats the request in its answer."""
+
+    async def send(self, request: DestinationRequest, _: float) -> DestinationAnswer:
+        if request.url.endswith("/token"):
+            return DestinationAnswer(200, {}, b'{"access_token":"fresh-token"}')
+        return DestinationAnswer(401, {}, f"{dict(request.headers)['authorization']} for {request.url}".encode())
+
+
+async def test_answer_shows_neither_a_refused_token_nor_an_encoded_secret() -> None:
+    oauth2 = documents.OAuth2("ClientCredentials", "https://login.example/token", client_id="c", client_secret="s")
+    newest = RouteDocuments(keys=model.derive_keys(b"k" * 32))
+    variables = (documents.UrlVariable("key", secret="se/cr+et"),)
+    newest.apply(delivery_samples.snapshot(url="https://crm.example/{key}", url_variables=variables, oauth2=oauth2))
+    sender = sample.SampleSender(route_documents=newest, client=cast("Any", RefusingVendor()), clock=timing.Clock())
+    result = await sender.send("agency/crm", None)
+    assert (result.status, result.answer) == (401, "Bearer … for https://crm.example/…")

@@ -173,7 +173,8 @@ def _without_credentials(text: str, destination: documents.DestinationDocument, 
     secrets += [pair.rpartition("=")[2] for pair in query.split("&")]
     secrets += [part for part in path.split("/")[1:] if len(part) > _MAX_ORDINARY_PART]
     secrets += [value.rpartition(" ")[2] for _, value in destination.headers]  # without ``Bearer``
-    for secret in sorted({*secrets, *map(urllib.parse.unquote, secrets)}, key=len, reverse=True):
+    encoded = [urllib.parse.quote(variable.secret, safe="") for variable in destination.url_variables]
+    for secret in sorted({*secrets, *encoded, *map(urllib.parse.unquote, secrets)}, key=len, reverse=True):
         if len(secret) >= _MIN_SECRET_CHARACTERS:
             text = text.replace(secret, _HIDDEN)
     return text

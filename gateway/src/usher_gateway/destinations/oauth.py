@@ -7,6 +7,7 @@ What the endpoint answers is never logged.
 
 import asyncio
 import base64
+import math
 import re
 import time
 import urllib.parse
@@ -82,7 +83,7 @@ class AccessTokens:
         """By destination and credentials, because a token for others must not get to a URL that has changed too."""
 
     def current(self, destination: str) -> str:
-        """Return the token of a destination, to hide it; ``""`` if there is none."""
+        """Return the newest token of a destination, refused or not, to hide it; ``""`` if there is none."""
         token = self._tokens.get(destination)
         return token.value if token is not None else ""
 
@@ -109,7 +110,7 @@ class AccessTokens:
         """Forget a token that the destination refused, unless another attempt has renewed it."""
         token = self._tokens.get(destination)
         if token is not None and token.value == value:
-            del self._tokens[destination]
+            self._tokens[destination] = msgspec.structs.replace(token, until=-math.inf)
 
     async def _renew(
         self, destination: documents.DestinationDocument, oauth2: documents.OAuth2, failures: int
