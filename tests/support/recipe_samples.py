@@ -46,7 +46,7 @@ def destination_of(name: str, **secrets: str) -> documents.DestinationDocument:
     resources = compiler.collect((each.resource for each in loaded.objects), loaded.namespaces)
     compiled = compiler.compile_resources(resources, compiler.CompileContext(keys=KEYS, allow_implicit_class=True))
     assert [finding.message for finding in compiled.findings if finding.severity != "notice"] == []
-    return compiled.snapshot.destinations[f"hotels/{name}"]
+    return compiled.snapshot.destinations[f"hotels/harbour-{name}"]
 
 
 def request_of(name: str) -> DestinationRequest:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_recipe_is_valid_for_its_tenant_and_makes_a_request(name: str) -> None:
     destination = destination_of(name)
     assert (destination.namespace, destination.tenant, destination.unresolved) == ("hotels", "harbour", "")
     assert request_of(name).body
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_of_two_tenants_have_no_name_in_common(name: str) -> None:
+    """The Secret of one would replace the other's, and the visitors would get to the wrong account."""
+    pattern = rf"\b(?:name|sharedBy): ([-a-z]*{name.partition('-')[0]}[-a-z]*)"
+    names = [set(re.findall(pattern, recipes.filled(name, "hotels", tenant))) for tenant in ("harbour", "meadow")]
+    assert names[0]
+    assert names[0] & names[1] == set()
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

@@ -25,8 +25,14 @@ def sends(name: str) -> str:
 
 
 def filled(name: str, namespace: str, tenant: str) -> str:
-    """Return a recipe for a tenant."""
-    text = _text(name).replace(f"namespace: {_NAMESPACE}", f"namespace: {namespace}")
+    """Return a recipe for a tenant.
+
+    Its names begin with the tenant's, because a Secret of the same name would replace that of another tenant of the
+    namespace, and a rate limit of the same name would be shared with it.
+    """
+    system = name.partition("-")[0]
+    text = re.sub(rf"\b(name|sharedBy): ({system}\b)", rf"\1: {tenant}-\2", _text(name))
+    text = text.replace(f"namespace: {_NAMESPACE}", f"namespace: {namespace}")
     return text.replace(f"tenantRef: {{name: {_TENANT}}}", f"tenantRef: {{name: {tenant}}}")
 
 
