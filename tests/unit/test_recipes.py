@@ -110,6 +110,16 @@ def test_recipe_says_what_a_person_needs_to_know(name: str) -> None:
     assert recipes.title(name).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("name", "in_a_second"),
+    [("brevo", 10), ("klaviyo-event", 350), ("klaviyo-profile", 75), ("slack", 1), ("zapier", 30)],
+)
+def test_recipe_sends_no_more_at_once_than_the_vendor_takes_in_a_second(name: str, in_a_second: int) -> None:
+    destination = destination_of(name)
+    assert destination.rate_requests / destination.rate_seconds <= in_a_second
+    assert destination.rate_requests <= 10 * in_a_second  # a tenth of them may go at once
+
+
 def test_page_lists_every_recipe_with_what_it_sends() -> None:
     rows = [f"| `{name}` | {recipes.title(name)} | {recipes.sends(name)} |" for name in recipes.names()]
     source.check_section(source.DOCS / "recipes.md", "recipes", "\n".join(rows))
