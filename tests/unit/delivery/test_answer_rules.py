@@ -75,6 +75,21 @@ def test_rule_that_reads_no_body_needs_no_complete_answer() -> None:
     assert classified(rule, is_complete=False, headers={"X-Result": "refused"}).kind is Dead
 
 
+def test_rules_that_take_long_together_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stops the event loop for up to 50 ms, and a destination may have 16."""
+    evaluated: list[object] = []
+
+    def evaluate(_: expressions.Program, values: object) -> expressions.Evaluation:
+        evaluated.append(values)
+        return expressions.Evaluation(value=False, cpu_seconds=0.02)
+
+    monkeypatch.setattr(expressions.Program, "evaluate_answer", evaluate)
+    rules = [Rule("Dead", (), f"size(answer.body) == {size}") for size in range(16)]
+    assert classified(*rules).error == "RuleFailed"
+    assert len(evaluated) == 3
+    assert classified(*rules[:3]).kind is Delivered
+
+
 def test_header_that_is_not_utf_8_does_not_disturb_the_others() -> None:
     rule = Rule("Dead", (), "answer.headers['x-result'] == 'refused'")
     other = b"Z\xfcrich".decode("utf-8", "surrogateescape")  # as aiohttp reads it

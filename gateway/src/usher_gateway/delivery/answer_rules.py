@@ -7,6 +7,9 @@ import msgspec
 from usher_gateway import documents, expressions
 from usher_gateway.destinations import DestinationAnswer
 
+MAX_SECONDS = 0.05
+"""CPU time of the evaluations for one answer after which no other begins, because they stop the event loop."""
+
 
 class AppliedRule(msgspec.Struct, frozen=True):
     """What the rules say of an answer."""
@@ -29,7 +32,7 @@ def reads_body(destination: documents.DestinationDocument) -> bool:
 
 def apply(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnswer) -> AppliedRule:
     """Return what the first rule says that applies to an answer."""
-    values = None
+    values, used_seconds = None, 0.0
     for number, rule in enumerate(rules, 1):
         if rule.statuses and answer.status not in rule.statuses:
             continue
@@ -37,8 +40,11 @@ def apply(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnswer) ->
             program = expressions.compile_expression(rule.when, "answer")
             if program.reads_answer_body and not answer.is_complete:
                 return AppliedRule(number=number, error_code="AnswerIncomplete")
+            if used_seconds > MAX_SECONDS:
+                return AppliedRule(number=number, error_code="TooExpensive")
             values = _values(answer) if values is None else values
             evaluation = program.evaluate_answer(values)
+            used_seconds += evaluation.cpu_seconds
             if evaluation.error_code:
                 return AppliedRule(number=number, error_code=evaluation.error_code)
             if not evaluation.value:
