@@ -49,12 +49,12 @@ def destination_of(name: str, **secrets: str) -> documents.DestinationDocument:
     return compiled.snapshot.destinations[f"hotels/harbour-{name}"]
 
 
-def request_of(name: str) -> DestinationRequest:
+def request_of(name: str, body: object = BODY) -> DestinationRequest:
     destination = destination_of(name)
     newest = RouteDocuments(keys=KEYS)
     newest.apply(documents.Snapshot({}, {destination.key: destination}))
     route = model.RouteDefinition(model.ListenerName("hotels", "harbour", "lobby"), "crm", destination.key)
-    delivery = delivery_samples.delivery(body=json.dumps(BODY).encode())
+    delivery = delivery_samples.delivery(body=json.dumps(body).encode())
     evaluated = newest.evaluate_delivery(delivery, route, destination)
     assert evaluated.error_code == ""
     prepared = payload.prepare(destination)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import source
-from support.recipe_samples import destination_of, request_of
+from support.recipe_samples import BODY, destination_of, request_of
 from usher_gateway import recipes
 
 ADDRESS = b"jane.doe@example.com"
@@ -108,6 +108,17 @@ def test_recipe_says_what_a_person_needs_to_know(name: str) -> None:
     assert "# Source: " in comment
     assert ("# Account: " in comment) != (name == "signed")
     assert recipes.title(name).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "name", ["activecampaign", "brevo", "hubspot", "klaviyo-event", "klaviyo-profile", "mailchimp"]
+)
+@pytest.mark.parametrize("key", ["firstName", "lastName"])
+def test_recipe_clears_no_name_that_the_account_has(name: str, key: str) -> None:
+    nameless = {"user": BODY["user"] | {key: ""}}
+    sent_text = request_of(name, nameless).body.decode()
+    assert "jane.doe@example.com" in sent_text
+    assert '""' not in sent_text
 
 
 @pytest.mark.parametrize(
