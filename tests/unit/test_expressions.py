@@ -178,6 +178,7 @@ def test_arrays_are_cut_at_1000_items() -> None:
         "[" + "1," * 300 + "1].map(x, visit.firstName)",
         "body.keys.map(key, key)",
         "body.keys.map(key, visit.firstName)",
+        "[" + "body.keys, " * 24 + "body.keys]",
         "body.text.matches('[ab]*a[ab]{900}x')",
         "body.text.matches('[ab]{99}[ab]{99}[ab]{99}[ab]{99}[ab]{99}x')",
         r"body.text.matches('a\x7b900\x7dx')",

@@ -115,6 +115,7 @@ _PROGRAM_CHARACTERS = 50
 """A program takes as much memory as this many characters, besides those of its text."""
 
 _NODE_WORK = 70
+_KEY_WORK = 300  # more than a value's, because the core tries several types for each
 _PLAIN_WORK = 4  # converting a value in and out costs this much more than copying it inside the core
 _STATE_WORK = 10
 _MATCHES = "matchesWithRE2"
@@ -637,7 +638,7 @@ class _WeighingCopier:
             return value
         if isinstance(value, Mapping):
             self.longest = max(self.longest, len(value))
-            return {self._text(key): self.cut(item) for key, item in value.items()}
+            return {self._key(key): self.cut(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             self.longest = max(self.longest, min(len(value), MAX_ITEMS))
             return [self._item(item) for item in value[:MAX_ITEMS]]
@@ -648,6 +649,10 @@ class _WeighingCopier:
         self.characters += len(text)
         self.heaviest = max(self.heaviest, _NODE_WORK + len(text))
         return text
+
+    def _key(self, key: str) -> str:
+        self.weight += _KEY_WORK
+        return self._text(key)
 
     def _item(self, item: object) -> object:
         weight_before = self.weight
