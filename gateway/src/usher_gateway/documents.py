@@ -189,6 +189,9 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 URL_VARIABLE = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
 """A variable in a destination's URL. Source: RFC 6570, level 1."""
 
+DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
+"""A segment of a path that a client resolves. Source: RFC 3986 §5.2.4."""
+
 
 class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a destination's access tokens are obtained."""

@@ -31,7 +31,6 @@ _BASE64_MARK = "whsec_"
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _MAX_URL_VALUE = 512
-_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
 _FLAT = str | int | float | bool | None
 _STRUCTURED = "application/cloudevents+json"
 """Without a charset, because the SDK of npm refuses one."""
@@ -182,8 +181,8 @@ def _expanded(destination: documents.DestinationDocument, values: Mapping[str, A
             return FormatError("UrlVariableNotUsable")
         encoded[variable.name] = urllib.parse.quote(str(value), safe="", errors="replace")
     url = documents.URL_VARIABLE.sub(lambda match: encoded[match[1]], destination.url)
-    # quote() keeps dots, and a client resolves the segments . and ..
-    if _DOT_SEGMENT.search(url.partition("?")[0]) and not _DOT_SEGMENT.search(destination.url.partition("?")[0]):
+    # quote() keeps dots
+    if documents.DOT_SEGMENT.search(url.partition("?")[0]):
         return FormatError("UrlVariableNotUsable")
     return url
 

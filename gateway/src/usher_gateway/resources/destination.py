@@ -657,6 +657,8 @@ def _template_problems(http: Http) -> Iterator[str]:
     declared = {variable.name for variable in http.url_variables or ()}
     if set("{}") & set(documents.URL_VARIABLE.sub("", http.url)):
         yield "`{` and `}` must enclose the name of a variable: letters, digits and `_`"
+    if used and documents.DOT_SEGMENT.search(http.url.partition("?")[0]):
+        yield "must have no segment `.` or `..` beside variables"
     for name in sorted(used - declared):
         yield f"`{{{name}}}` must be in `urlVariables`"
     for name in sorted(declared - used):
