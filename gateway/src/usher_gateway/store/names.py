@@ -169,8 +169,8 @@ class NameNumbers:
 
     def drop(self, routes: Iterable[int]) -> None:
         """Forget definitions that retention has deleted."""
+        self._routes.clear()
         for number in routes:
-            self._routes.clear()
             self.definitions.pop(number, None)
 
 
