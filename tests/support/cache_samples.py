@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from support.planning import KEYS
+from support.planning import KEYS, Cluster
 from usher_gateway import config_secret, documents
 from usher_gateway.resources import listener_class
 from usher_operator import children
@@ -14,6 +14,9 @@ BAR = Key("Listener", "agency", "bar")
 CRM = Key("Destination", "agency", "crm")
 ACME = Key("Tenant", "agency", "acme")
 PUBLIC = Key("ListenerClass", "", "public")
+
+WWW = "www.example.com"
+ALLOWED = {"allowedHostnames": [{"hostname": "*.example.com"}]}
 
 
 def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency", **meta: Any) -> dict[str, Any]:
@@ -104,3 +107,28 @@ def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta:
     finished = dict(children.finish(manifest).manifest)
     finished["metadata"] = {**finished["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
     return finished
+
+
+def aged(number: int, *hostnames: str) -> dict[str, Any]:
+    """Return a listener whose number says its age; 0 is the oldest."""
+    created = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}Z"
+    return listener(f"l{number}", *hostnames, creationTimestamp=created)
+
+
+def numbered(number: int) -> Key:
+    return Key("Listener", "agency", f"l{number}")
+
+
+def plan_all(cluster: Cluster) -> None:
+    """Plan every key, so that the cache knows what each plan reads."""
+    for key in cluster.every_key():
+        cluster.plan(key)
+
+
+def limited(cluster: Cluster, count: int, limit: int = 2, **spec: Any) -> None:
+    """Fill a namespace with listeners of one tenant, ``l0`` the oldest, and plan them."""
+    cluster.put(klass(maximums={"listenersPerNamespace": limit}, **spec))
+    cluster.put(raw("Tenant", "acme", {}))
+    for number in range(count):
+        cluster.put(aged(number))
+    plan_all(cluster)
