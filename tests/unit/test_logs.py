@@ -17,8 +17,10 @@ def test_library_lines_are_json_without_the_text_of_an_exception() -> None:
         record = logging.LogRecord("kopf", logging.WARNING, __file__, 1, "no %s", ("issuers",), sys.exc_info())
     line = logs.JsonLibraryFormatter().format(record)
     told = json.loads(line)
-    assert (told["logger"], told["level"], told["event"].splitlines()[0]) == ("kopf", "warning", "no issuers")
-    assert "ValueError" in told["event"]
+    assert told["event"] == "library_line_logged"
+    assert (told["logger"], told["level"], told["message"]) == ("kopf", "warning", "no issuers")
+    assert told["error"] == "ValueError"
+    assert "test_logs.py" in told["frames"][0]
     assert "what no log may hold" not in line
     assert told["timestamp"].endswith("Z")
 

@@ -281,14 +281,22 @@ class LibraryFormatter(logging.Formatter):
         return " ".join([type(ei[1]).__name__, *_frames(ei[2])])
 
 
-class JsonLibraryFormatter(LibraryFormatter):
-    """Formats lines of libraries as JSON, so that every line of the log is JSON."""
+class JsonLibraryFormatter(logging.Formatter):
+    """Formats lines of libraries as JSON, so that every line of the log is JSON and has a fixed word in ``event``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record with the field names of our own lines."""
+        """Format a record with the field names of our own lines; of an exception only its type and its frames."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat().replace("+00:00", "Z")
-        line = {"logger": record.name, "event": super().format(record), "level": record.levelname.lower()}
-        return json.dumps({**line, "timestamp": time})
+        line: dict[str, object] = {
+            "event": "library_line_logged",
+            "logger": record.name,
+            "message": record.getMessage(),
+            "level": record.levelname.lower(),
+            "timestamp": time,
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= {"error": type(record.exc_info[1]).__name__, "frames": _frames(record.exc_info[2])}
+        return json.dumps(line)
 
 
 def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
