@@ -1,5 +1,6 @@
 """The sample visit is the one of the documentation, and a visit by the default fields."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -47,3 +48,20 @@ async def test_answer_shows_neither_a_refused_token_nor_an_encoded_secret() -> N
     sender = sample.SampleSender(route_documents=newest, client=cast("Any", RefusingVendor()), clock=timing.Clock())
     result = await sender.send("agency/crm", None)
     assert (result.status, result.answer) == (401, "Bearer … for https://crm.example/…")
+
+
+class ChattyVendor:
+    """Repeats the user and the password of the request in its answer."""
+
+    async def send(self, request: DestinationRequest, _: float) -> DestinationAnswer:
+        pair = base64.b64decode(dict(request.headers)["authorization"].removeprefix("Basic ")).decode()
+        return DestinationAnswer(403, {}, f"{pair} may not write".encode())
+
+
+async def test_answer_shows_neither_user_nor_password_of_basic_authentication() -> None:
+    newest = RouteDocuments(keys=model.derive_keys(b"k" * 32))
+    credentials = "Basic " + base64.b64encode(b"api-key:ses:ame").decode()
+    newest.apply(delivery_samples.snapshot(url="https://crm.example/", headers=(("authorization", credentials),)))
+    sender = sample.SampleSender(route_documents=newest, client=cast("Any", ChattyVendor()), clock=timing.Clock())
+    result = await sender.send("agency/crm", None)
+    assert result.answer == "…:… may not write"

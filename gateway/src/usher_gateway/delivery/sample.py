@@ -4,6 +4,7 @@ The sample takes the path of an attempt: transform, format, signature, address r
 does not know it, and no counter, circuit or condition changes.
 """
 
+import base64
 import importlib.resources
 import time
 import urllib.parse
@@ -173,8 +174,21 @@ def _without_credentials(text: str, destination: documents.DestinationDocument, 
     secrets += [pair.rpartition("=")[2] for pair in query.split("&")]
     secrets += [part for part in path.split("/")[1:] if len(part) > _MAX_ORDINARY_PART]
     secrets += [value.rpartition(" ")[2] for _, value in destination.headers]  # without ``Bearer``
+    secrets += [part for _, value in destination.headers for part in _basic_credentials(value)]
     encoded = [urllib.parse.quote(variable.secret, safe="") for variable in destination.url_variables]
     for secret in sorted({*secrets, *encoded, *map(urllib.parse.unquote, secrets)}, key=len, reverse=True):
         if len(secret) >= _MIN_SECRET_CHARACTERS:
             text = text.replace(secret, _HIDDEN)
     return text
+
+
+def _basic_credentials(header_value: str) -> tuple[str, str]:
+    """Return what Basic authentication sends: user and password, one of which may be an API key."""
+    scheme, _, encoded = header_value.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(encoded).decode("utf-8", "replace").partition(":")
+    except ValueError:
+        return "", ""
+    return user, password
