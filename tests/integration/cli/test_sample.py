@@ -148,7 +148,7 @@ async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: 
     file.write_text('{"user": {"id": 4}}')
     assert (await bench.test("agency/crm", "--route", "raw", "--listener", "wifi", "--body", str(file))).code == 0
     run = await bench.test("agency/unused")
-    assert "No route leads to this destination yet" in run.out
+    assert "No route leads to this destination yet, so no transform of a route was tried." in run.out
     assert [body for _, body in bench.receiver.received] == [b'{"user": {"id": 4}}', sample.VISIT]
 
 

@@ -108,3 +108,12 @@ async def test_token_and_client_secret_appear_nowhere(gateway: gateways.RunningG
         assert "wx3token" not in text
         assert "sesame" not in text
     assert "TokenRefused" in str(logs)
+
+
+async def test_sample_says_that_there_was_no_token(gateway: gateways.RunningGateway, vendor: Vendor) -> None:
+    vendor.token_status = 400
+    admin, data = f"http://127.0.0.1:{gateway.gateway.admin.port}", str(gateway.gateway.settings.data)
+    run = await command_line.usher("destinations", "test", "agency/crm", USHER_ADMIN=admin, USHER_DATA=data)
+    assert "no access token after" in run.out
+    assert "ms: a visit would be tried again (TokenRefused)" in run.out
+    assert vendor.visits == []

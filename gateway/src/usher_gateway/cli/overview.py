@@ -276,8 +276,9 @@ def _print_sample(answer: listings.Row) -> None:
         typer.echo(f"{header}: {value}")
     typer.echo(f"\n{request['body'].rstrip()}\n")
     if answer["route"] is None:
-        typer.echo("No route leads to this destination yet, so the sample is the body as Purple sends it.")
-    status = f"status {answer['status']}" if answer["status"] else "no answer"
+        typer.echo("No route leads to this destination yet, so no transform of a route was tried.")
+    missing = "no access token" if answer["error"].startswith("Token") else "no answer"
+    status = f"status {answer['status']}" if answer["status"] else missing
     typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
     if answer["rule"]:
         failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"

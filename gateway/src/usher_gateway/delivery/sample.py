@@ -86,7 +86,7 @@ class SampleSender:
 
         Args:
             key: ``namespace/name`` of a destination in force.
-            route: the route whose transform to use; None: without a transform.
+            route: the route whose transform to use; None: only the destination's own transform, if it has one.
             body: the body to send.
 
         Raises:
