@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import source
+from support import command_line, source
 from support.recipe_samples import BODY, destination_of, request_of
 from usher_gateway import recipes
 
@@ -152,3 +152,20 @@ def test_secret_and_event_recipes_know_the_visit() -> None:
     profile = sent("klaviyo-event")["data"]["attributes"]["profile"]["data"]["attributes"]
     assert profile["email"] == "jane.doe@example.com"
     assert "Jane" not in json.dumps(sent("bigquery"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mailchump"], "did you mean `mailchimp`?"),
+        (["HUBSPOT"], "did you mean `hubspot`?"),
+        (["crm"], "`usher new recipe` lists them"),
+        (["hubspot", "--tenant", ""], "--tenant: `` is not a name"),
+        (["hubspot", "--tenant", "Foo_Bar"], "--tenant: `Foo_Bar` is not a name"),
+        (["hubspot", "--namespace", "a/b"], "--namespace: `a/b` is not a name"),
+    ],
+)
+def test_command_refuses_unknown_recipes_and_what_is_no_name(arguments: list[str], said: str) -> None:
+    run = command_line.run("new", "recipe", *arguments)
+    assert (run.code, run.out) == (2, "")
+    assert said in run.err

@@ -1,6 +1,7 @@
 """``usher new``: writes manifests to begin with."""
 
 import difflib
+import re
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
         it with `usher check`, and try it with `usher destinations test` before a route leads there.
         """
         from usher_gateway import model, recipes
+        from usher_gateway.resources import types
 
         if name is None:
             for each in recipes.names():
@@ -40,9 +42,13 @@ def register(app: typer.Typer) -> None:
             return
         with admin_client.ending_with_message():
             if name not in recipes.names():
-                close = difflib.get_close_matches(name, recipes.names(), n=1)
+                close = difflib.get_close_matches(name.lower(), recipes.names(), n=1)
                 hint = f"did you mean `{close[0]}`?" if close else "`usher new recipe` lists them"
                 raise model.ConfigurationError(f"there is no recipe {name}", hint)
+            for flag, value in (("--namespace", namespace), ("--tenant", tenant)):
+                if not re.fullmatch(types.NAME_PATTERN, value):
+                    hint = "lower-case letters and digits, with `-` in between"
+                    raise model.ConfigurationError(f"{flag}: `{value}` is not a name", hint)
             typer.echo(recipes.filled(name, namespace, tenant), nl=False)
 
     app.add_typer(group)
