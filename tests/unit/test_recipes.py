@@ -1,6 +1,7 @@
 """Each recipe is a valid Destination that makes the request which its vendor documents."""
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -111,9 +112,15 @@ def test_recipe_says_what_a_person_needs_to_know(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["activecampaign", "brevo", "hubspot", "klaviyo-event", "klaviyo-profile", "mailchimp"]
+    ("name", "key"),
+    [
+        *itertools.product(
+            ("activecampaign", "brevo", "hubspot", "klaviyo-event", "klaviyo-profile", "mailchimp"),
+            ("firstName", "lastName"),
+        ),
+        ("salesforce", "firstName"),  # it refuses a contact without a last name, which its route leaves out
+    ],
 )
-@pytest.mark.parametrize("key", ["firstName", "lastName"])
 def test_recipe_clears_no_name_that_the_account_has(name: str, key: str) -> None:
     nameless = {"user": BODY["user"] | {key: ""}}
     sent_text = request_of(name, nameless).body.decode()
@@ -129,6 +136,12 @@ def test_recipe_sends_no_more_at_once_than_the_vendor_takes_in_a_second(name: st
     destination = destination_of(name)
     assert destination.rate_requests / destination.rate_seconds <= in_a_second
     assert destination.rate_requests <= 10 * in_a_second  # a tenth of them may go at once
+
+
+def test_salesforce_gets_no_invented_name() -> None:
+    nameless = {"user": BODY["user"] | {"lastName": ""}}
+    assert json.loads(request_of("salesforce", nameless).body)["LastName"] == ""
+    assert 'when: visit.email != "" && visit.lastName != ""' in recipes.filled("salesforce", "hotels", "harbour")
 
 
 def test_page_lists_every_recipe_with_what_it_sends() -> None:
