@@ -128,6 +128,7 @@ def test_rule_for_answers_must_be_true_or_false(rule: str, error: str) -> None:
     assert done.code == (1 if error else 0)
     assert not error or "error: Destination default/crm: spec.http.answers[0].when: fails with NotBoolean" in done.text
     assert error in done.text
+    assert ("a rule must give true or false, as in `answer.body != ''`" in done.text) == bool(error)
 
 
 def test_strict_makes_every_warning_an_error() -> None:

@@ -195,17 +195,19 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
         if failed:
             code = next(iter(failed.values()))
             where = " and on ".join(failed)
-            if expression.where == "answer":
+            if expression.where == "answer":  # its only error is NotBoolean
                 effect = "attempts would end with RuleFailed"
+                hint = "a rule must give true or false, as in `answer.body != ''`"
             else:
                 effect = "deliveries would be held"
+                hint = _CODES.get(code, "see docs/expressions.md")
                 where = "every sample body" if expression.result.always_fails else where
             yield conditions.Problem(
                 cost.file,
                 cost.line,
                 cost.path,
                 f"fails with {code} on {where}; {effect}",
-                _CODES.get(code, "see docs/expressions.md"),
+                hint,
                 "error" if expression.result.always_fails else "warning",
                 cost.resource,
             )
