@@ -80,7 +80,9 @@ class ClientCredentials(types.Model, frozen=True, kw_only=True):
     send_as: (
         Annotated[
             Literal["Basic", "Form"],
-            msgspec.Meta(description="Basic: HTTP Basic authentication. Form: fields of the request's body."),
+            msgspec.Meta(
+                description="Basic: HTTP Basic authentication. Form: fields of the request's body. Basic if left out."
+            ),
         ]
         | None
     ) = None
@@ -343,8 +345,9 @@ class RateLimit(types.Model, frozen=True, kw_only=True):
         Annotated[
             types.ItemName,
             msgspec.Meta(
-                description="Destinations of the namespace with the same text use one limit together, such as those "
-                "of one account. If their limits differ, the slowest counts."
+                description="Lower-case letters and digits, with `-` in between. Destinations of the namespace with "
+                "the same text use one limit together, such as those of one account. If their limits differ, the "
+                "slowest counts."
             ),
         ]
         | None
