@@ -174,4 +174,4 @@ async def test_transform_that_fails_is_named(bench: Bench, tmp_path: Path) -> No
     file.write_text('{"user": {"name": "x"}}')
     run = await bench.test("agency/crm", "--body", str(file))
     assert run.code == 2
-    assert "the transform of agency/wifi, route crm failed" in run.err
+    assert "the transform or a variable of the URL failed for agency/wifi, route crm: " in run.err

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from support import delivery_samples
 from usher_gateway import documents, model, timing
@@ -65,3 +66,30 @@ async def test_answer_shows_neither_user_nor_password_of_basic_authentication() 
     sender = sample.SampleSender(route_documents=newest, client=cast("Any", ChattyVendor()), clock=timing.Clock())
     result = await sender.send("agency/crm", None)
     assert result.answer == "…:… may not write"
+
+
+@pytest.mark.parametrize(
+    ("destination", "message", "hint"),
+    [
+        ({"format": "Form"}, "the sample cannot be written: DocumentNotFlat", "`Form` needs a transform"),
+        (
+            {"url_variables": (documents.UrlVariable("late", "visit.late"),)},
+            "the sample cannot be written: UrlVariableNotUsable",
+            "must be a text or a whole number",
+        ),
+        ({"transform": '{true: "x"}'}, "the sample cannot be written: TransformNotJSON", "true or false as a key"),
+        (
+            {"url_variables": (documents.UrlVariable("late", "body.absent"),)},
+            "the transform or a variable of the URL failed for agency/crm: NoSuchField",
+            "`usher check --body FILE`",
+        ),
+    ],
+)
+async def test_sample_that_cannot_be_made_says_why(destination: dict[str, Any], message: str, hint: str) -> None:
+    newest = RouteDocuments(keys=model.derive_keys(b"k" * 32))
+    newest.apply(delivery_samples.snapshot(**{"url": "https://crm.example/{late}"} | destination))
+    sender = sample.SampleSender(route_documents=newest, client=cast("Any", ChattyVendor()), clock=timing.Clock())
+    with pytest.raises(sample.SampleError) as raised:
+        await sender.send("agency/crm", None)
+    assert str(raised.value) == message
+    assert hint in raised.value.hint

@@ -31,6 +31,14 @@ _MAX_ORDINARY_PART = 12
 """Longer parts of a URL's path may be a credential, as in `documents.shorten_url`."""
 
 
+_FORMAT_HINTS = {
+    "TransformNotJSON": "a map of the transform has true or false as a key, which JSON does not have",
+    "DocumentNotFlat": "`Form` needs a transform that gives a flat map of texts, numbers, true, false and null",
+    "UrlVariableNotUsable": "a variable of the URL must be a text or a whole number, not empty, not `.` or `..`",
+}
+"""By the codes of `payload.FormatError`."""
+
+
 class SampleRequest(msgspec.Struct, frozen=True):
     """The request, without credentials."""
 
@@ -96,18 +104,18 @@ class SampleSender:
         if prepared is None or prepared.destination.unresolved:
             hint = "`usher listeners` and the conditions of the Destination say which Secret or header is wrong"
             raise SampleError(f"destination {key} has a secret or a header that cannot be used", hint)
-        namespace, _, name = key.partition("/")
+        namespace = key.partition("/")[0]
         definition = route or model.RouteDefinition(model.ListenerName(namespace, "sample", "sample"), "sample", key)
         delivery = self._delivery(body)
         evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
         if evaluated.error_code:
-            where = f"{definition.listener.key}, route {definition.route}"
-            hint = "`usher check --body FILE` shows what the expression reads"
-            raise SampleError(f"the transform of {where} failed: {evaluated.error_code}", hint)
+            where = f"{route.listener.key}, route {route.route}" if route is not None else key
+            message = f"the transform or a variable of the URL failed for {where}: {evaluated.error_code}"
+            raise SampleError(message, "`usher check --body FILE` shows what the expression reads")
         now = self._clock.now()
         request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
         if isinstance(request, payload.FormatError):
-            raise SampleError(f"the sample cannot be written in the format of {name}: {request.code}", "")
+            raise SampleError(f"the sample cannot be written: {request.code}", _FORMAT_HINTS.get(request.code, ""))
         request = msgspec.structs.replace(request, headers=[*request.headers, MARK])
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
