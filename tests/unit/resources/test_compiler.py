@@ -366,6 +366,15 @@ OAUTH2 = DESTINATION.replace("https://crm.example/", "https://crm.example/{key}"
 )
 
 
+@pytest.mark.parametrize("key", ["-----BEGIN", '{"type": "service_account"}'])
+def test_private_key_without_an_issuer_is_refused(key: str) -> None:
+    """A token request must have an issuer. Source: RFC 7523 §3."""
+    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(key)}")
+    assert reasons(compiled(CLASS, TENANT, secret, OAUTH2)) == ["UnsupportedValue"]
+    issued = OAUTH2.replace("jwtBearer: {", "jwtBearer: {issuer: usher, ")
+    assert reasons(compiled(CLASS, TENANT, secret, issued)) == []
+
+
 def test_service_account_is_read_as_it_was_downloaded() -> None:
     secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(ACCOUNT)}")
     destination = compiled(CLASS, TENANT, secret, OAUTH2).snapshot.destinations["default/crm"]
@@ -388,7 +397,8 @@ def test_service_account_is_read_as_it_was_downloaded() -> None:
 def test_key_that_is_deeply_nested_json_stops_no_other_object() -> None:
     nested = '{"a":' + "[" * 50_000
     secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(nested)}")
-    destination = compiled(CLASS, TENANT, secret, OAUTH2).snapshot.destinations["default/crm"]
+    issued = OAUTH2.replace("jwtBearer: {", "jwtBearer: {issuer: usher, ")
+    destination = compiled(CLASS, TENANT, secret, issued).snapshot.destinations["default/crm"]
     assert destination.oauth2 is not None
     assert destination.oauth2.private_key == nested
 

@@ -645,6 +645,9 @@ def _unsupported_values(
     names = [name.lower() for name, _ in document.headers] + ["authorization"] * (document.oauth2 is not None)
     if document.oauth2 is not None and not _has_valid_host(document.oauth2.token_url):
         yield unsupported("spec.http.authentication.oauth2.tokenURL", "must have a host and a valid port")
+    if document.oauth2 is not None and document.oauth2.private_key and not document.oauth2.issuer:
+        message = "must have `issuer`, unless the Secret has the JSON of a Google service account"
+        yield unsupported("spec.http.authentication.oauth2.jwtBearer", message)
     for name in sorted({name for name in names if names.count(name) > 1}):
         message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
         yield unsupported("spec.http.headers", message)
