@@ -118,6 +118,11 @@ def test_invalid_expression_is_refused_with_a_hint(source: str, where: expressio
     ("source", "where", "code"),
     [
         ("visit.email", "when", "NotBoolean"),
+        ("visit.late", "variable", "NotTextOrInteger"),
+        ("null", "variable", "NotTextOrInteger"),
+        ("1.5", "variable", "NotTextOrInteger"),
+        ("[visit.email]", "variable", "NotTextOrInteger"),
+        ("b'a'", "variable", "NotTextOrInteger"),
         ("body.nothing == 1", "when", "NoSuchField"),
         ("visit.email + 1 == ''", "when", "NoSuchOverload"),
         ("1 / 0 == 1", "when", "Arithmetic"),

@@ -30,14 +30,15 @@ import re2
 
 from usher_gateway import expression_functions, model
 
-Where = Literal["when", "transform", "answer"]
-"""The use of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery, and
-``answer`` says whether a rule applies to a destination's answer (true or false)."""
+Where = Literal["when", "transform", "variable", "answer"]
+"""The use of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery,
+``variable`` a part of its URL (a text or a whole number), and ``answer`` says whether a rule applies to a destination's
+answer (true or false)."""
 
 Source = tuple[str, Where]
 """The text of an expression and its field."""
 
-MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096, "answer": 1024}
+MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096, "variable": 4096, "answer": 1024}
 """Longest expression, in characters."""
 
 MAX_OPERATORS = 500
@@ -123,6 +124,7 @@ _MATCHES = "matchesWithRE2"
 _ROOTS: Mapping[Where, frozenset[str]] = {
     "when": frozenset({"visit", "body"}),
     "transform": frozenset({"visit", "body"}),
+    "variable": frozenset({"visit", "body"}),
     "answer": frozenset({"answer"}),
 }
 """The values that an expression sees."""
@@ -243,8 +245,10 @@ class Program:
             if type(error).__name__ != "PanicException":  # a panic of the native core
                 raise
             return None, "Panic"
-        if self.where != "transform" and not isinstance(value, bool):
+        if self.where in {"when", "answer"} and not isinstance(value, bool):
             return None, "NotBoolean"
+        if self.where == "variable" and (isinstance(value, bool) or not isinstance(value, str | int)):
+            return None, "NotTextOrInteger"
         return value, ""
 
     def _work(self, copier: "_WeighingCopier") -> int:

@@ -113,6 +113,14 @@ def test_expression_that_fails_on_every_sample_is_an_error(when: str, code: int,
     assert f"{severity}: Listener default/lobby: spec.routes[0].when: fails with {error} {where};" in done.text
 
 
+def test_variable_of_a_url_must_be_a_text_or_a_whole_number() -> None:
+    http = '{url: "https://crm.example/{part}", urlVariables: [{name: part, value: visit.late}]}'
+    done = check("-", piped=TENANT + DESTINATION.replace('{url: "https://crm.example"}', http) + LISTENER)
+    path = "spec.http.urlVariables[0].value"
+    assert f"error: Destination default/crm: {path}: fails with NotTextOrInteger on every sample body" in done.text
+    assert "convert with string()" in done.text
+
+
 @pytest.mark.parametrize(
     ("rule", "error"),
     [

@@ -99,7 +99,7 @@ def test_variables_of_a_url_are_percent_encoded() -> None:
     assert request.is_url_secret
 
 
-@pytest.mark.parametrize("value", ["", "..", ".", "x" * 513, True, None, 1.5, ["a"], {"a": 1}, b"a"])
+@pytest.mark.parametrize("value", ["", "..", ".", "x" * 513])
 def test_variable_that_could_change_the_path_is_refused(value: object) -> None:
     assert expanded(list="1", member=value) == payload.FormatError("UrlVariableNotUsable")
 

@@ -73,9 +73,9 @@ async def test_answer_shows_neither_user_nor_password_of_basic_authentication() 
     [
         ({"format": "Form"}, "the sample cannot be written: DocumentNotFlat", "`Form` needs a transform"),
         (
-            {"url_variables": (documents.UrlVariable("late", "visit.late"),)},
+            {"url_variables": (documents.UrlVariable("late", '"."'),)},
             "the sample cannot be written: UrlVariableNotUsable",
-            "must be a text or a whole number",
+            "is empty, longer than 512 characters, or `.` or `..`",
         ),
         ({"transform": '{true: "x"}'}, "the sample cannot be written: TransformNotJSON", "true or false as a key"),
         (

@@ -33,6 +33,7 @@ Which URLs would an edit move?  usher check new/ --against old/   or   usher che
 _CODES = {
     "NoSuchField": "guard it, as in `has(body.user.email) && body.user.email != ''`, or use `visit`",
     "NotJSON": "a map cannot have true or false as a key, because JSON has only text as keys",
+    "NotTextOrInteger": "a variable of a URL must be a text or a whole number: convert with string()",
     "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
     "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
     "TooExpensive": "it copies too much: use fewer fields, or shorter lists",

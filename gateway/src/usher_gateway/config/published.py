@@ -46,9 +46,11 @@ class DecodedSecret(msgspec.Struct, frozen=True):
         """The expressions of the document."""
         document = self.envelope.document if self.envelope is not None else None
         if isinstance(document, documents.DestinationDocument):
-            for source in (document.transform, *(variable.value for variable in document.url_variables)):
-                if source:
-                    yield source, "transform"
+            if document.transform:
+                yield document.transform, "transform"
+            for variable in document.url_variables:
+                if variable.value:
+                    yield variable.value, "variable"
             for rule in document.answers:
                 if rule.when:
                     yield rule.when, "answer"

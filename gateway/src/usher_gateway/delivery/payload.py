@@ -64,8 +64,7 @@ class FormatError(msgspec.Struct, frozen=True):
     code: str
     """- ``TransformNotJSON``: the value of the expression cannot be written as JSON.
     - ``DocumentNotFlat``: a form needs a map of texts, numbers, true, false and null.
-    - ``UrlVariableNotUsable``: the value of a variable is empty, too long, or neither a text nor a whole number, or it
-      would change the path.
+    - ``UrlVariableNotUsable``: the value of a variable is empty or too long, or it would change the path.
     """
 
 
@@ -177,7 +176,7 @@ def _expanded(destination: documents.DestinationDocument, values: Mapping[str, A
     encoded = {}
     for variable in destination.url_variables:
         value = values[variable.name] if variable.value else variable.secret
-        if isinstance(value, bool) or not isinstance(value, str | int) or not 0 < len(str(value)) <= _MAX_URL_VALUE:
+        if not 0 < len(str(value)) <= _MAX_URL_VALUE:
             return FormatError("UrlVariableNotUsable")
         encoded[variable.name] = urllib.parse.quote(str(value), safe="", errors="replace")
     url = documents.URL_VARIABLE.sub(lambda match: encoded[match[1]], destination.url)

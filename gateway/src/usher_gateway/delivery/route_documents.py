@@ -143,10 +143,11 @@ class RouteDocuments:
         """Evaluate the transform of a delivery and the variables of its destination's URL, if there are any."""
         transform = self.transform_of(definition)
         variables = {variable.name: variable.value for variable in destination.url_variables if variable.value}
-        sources = [source for source in (transform, *variables.values()) if source]
+        sources: list[expressions.Source] = [(transform, "transform")] if transform else []
+        sources += [(source, "variable") for source in variables.values()]
         if not sources:
             return NOTHING_EVALUATED
-        evaluations = self.evaluate_all([(source, "transform") for source in sources], delivery, definition)
+        evaluations = self.evaluate_all(sources, delivery, definition)
         values = [evaluation.value for evaluation in evaluations]
         document = values.pop(0) if transform else payload.NOT_TRANSFORMED
         return EvaluatedDelivery(

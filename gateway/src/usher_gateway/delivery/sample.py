@@ -34,7 +34,7 @@ _MAX_ORDINARY_PART = 12
 _FORMAT_HINTS = {
     "TransformNotJSON": "a map of the transform has true or false as a key, which JSON does not have",
     "DocumentNotFlat": "`Form` needs a transform that gives a flat map of texts, numbers, true, false and null",
-    "UrlVariableNotUsable": "a variable of the URL must be a text or a whole number, not empty, not `.` or `..`",
+    "UrlVariableNotUsable": "a variable of the URL is empty, longer than 512 characters, or `.` or `..`",
 }
 """By the codes of `payload.FormatError`."""
 

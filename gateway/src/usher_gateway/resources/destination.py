@@ -446,7 +446,7 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
             declared.append(("spec.transform", self.spec.transform, "transform"))
         for index, variable in enumerate(self.spec.http.url_variables or () if self.spec.http else ()):
             if variable.value is not None:
-                declared.append((f"spec.http.urlVariables[{index}].value", variable.value, "transform"))
+                declared.append((f"spec.http.urlVariables[{index}].value", variable.value, "variable"))
         for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
             if rule.when is not None:
                 declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))

@@ -289,7 +289,7 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-DeclaredExpression = tuple[str, str, Literal["when", "transform", "answer"]]
+DeclaredExpression = tuple[str, str, Literal["when", "transform", "variable", "answer"]]
 """An expression of a resource: path of the field, source, and its field (``expressions.Where``)."""
 
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable

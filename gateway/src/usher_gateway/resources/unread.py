@@ -40,7 +40,7 @@ _EXPRESSIONS: dict[str, dict[str, expressions.Where]] = {
     "Listener": {"spec.routes[].when": "when", "spec.routes[].transform": "transform"},
     "Destination": {
         "spec.transform": "transform",
-        "spec.http.urlVariables[].value": "transform",
+        "spec.http.urlVariables[].value": "variable",
         "spec.http.answers[].when": "answer",
     },
 }
