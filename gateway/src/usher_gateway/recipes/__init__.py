@@ -20,8 +20,8 @@ def title(name: str) -> str:
 
 def sends(name: str) -> str:
     """Return what a recipe sends."""
-    found = re.search(r"^# Sends: (.*(?:\n# (?![A-Z]\w+:).*)*)", _text(name), re.MULTILINE)
-    return " ".join(found[1].replace("\n# ", " ").split()) if found else ""
+    match = re.search(r"^# Sends: (.*(?:\n# (?![A-Z]\w+:).*)*)", _text(name), re.MULTILINE)
+    return " ".join(match[1].replace("\n# ", " ").split()) if match else ""
 
 
 def filled(name: str, namespace: str, tenant: str) -> str:
