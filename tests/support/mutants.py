@@ -93,6 +93,8 @@ def _numbered(item: Any, index: int, shape: Schema) -> Any:
     if isinstance(item, dict):
         keys = shape.get("x-kubernetes-list-map-keys", ["name"])
         return item | {key: f"n{index}" if isinstance(item[key], str) else index for key in keys if key in item}
+    if isinstance(item, int):
+        return item + index
     if "/" in item or ":" in item:
         return f"10.{index // 256}.{index % 256}.0/24"
     return item
