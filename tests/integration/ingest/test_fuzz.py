@@ -9,6 +9,8 @@ import pytest
 from support import fuzz, wire
 from support import gateway as gateways
 
+pytestmark = pytest.mark.usefixtures("no_body_budgets")
+
 LISTENER = gateways.LISTENER.replace(
     "  routes: []",
     """  fields: {occurredAtZone: Europe/London}
