@@ -81,6 +81,12 @@ def flat(pattern: str) -> str:
     return pattern
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_kubectl_shows_the_reason_beside_ready(kind: definition.Kind) -> None:
+    heads = [head for head, _ in definition.NAMES[kind].columns]
+    assert heads[heads.index("Ready") + 1] == "Reason"
+
+
 def test_every_default_belongs_to_a_field() -> None:
     paths = {path for kind in KINDS for path, _ in all_schemas(kind)}
     assert set(types.DEFAULTS) <= paths
