@@ -58,7 +58,7 @@ async def test_event_warns_once_about_a_resource_that_never_worked(agency: agenc
     posted = await waiting.until(events, lambda posted_so_far: {warned, tenant} <= set(posted_so_far))
     assert posted.count(warned) == 1
     described = await agency.kubectl("describe", "listeners.usher.dev", "lobby")
-    assert re.search(r"Warning\s+DestinationNotFound .*`crm` must exist", described)
+    assert re.search(r"Warning\s+DestinationNotFound .*Ready is False.*`crm` must exist", described)
 
 
 def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:

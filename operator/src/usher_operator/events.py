@@ -12,6 +12,7 @@ import collections
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from usher_gateway.resources import types
@@ -47,13 +48,16 @@ def is_wrong(condition: StatusCondition | None) -> bool:
 
 
 def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -> list[StatusCondition]:
-    """The conditions that get an Event when ``status`` replaces the stored one in ``record``."""
+    """The conditions that get an Event when ``status`` replaces the stored one in ``record``.
+
+    The message of each says what changed, and why: `Ready is False (was True): ...`.
+    """
     stored = {condition.type: condition for condition in record.parsed.conditions}
-    conditions = status.conditions.values()
+    pairs = [(stored.get(condition.type), condition) for condition in status.conditions.values()]
     return [
-        condition
-        for condition in conditions
-        if condition.type in _REPORTED and _is_news(stored.get(condition.type), condition)
+        msgspec.structs.replace(now, message=_change(previous, now))
+        for previous, now in pairs
+        if now.type in _REPORTED and _is_news(previous, now)
     ]
 
 
@@ -64,6 +68,17 @@ def _is_news(previous: StatusCondition | None, now: StatusCondition) -> bool:
     if previous is None or now.status in {previous.status, "Unknown"}:
         return False
     return now.status == "True" or previous.status == "True"
+
+
+def _change(previous: StatusCondition | None, now: StatusCondition) -> str:
+    change = f"{now.type} is {now.status}"
+    if previous is not None:
+        parts = (
+            previous.status if previous.status != now.status else "",
+            previous.reason if previous.reason != now.type else "",
+        )
+        change += f" (was {', '.join(filter(None, parts))})"
+    return f"{change}: {now.message}" if now.message else change
 
 
 def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[s
         "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
         "type": "Warning" if stopped_holding or is_wrong(condition) else "Normal",
         "reason": condition.reason,
-        "message": condition.message or f"{condition.type} is {condition.status}",
+        "message": condition.message,
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -68,6 +68,26 @@ def test_changed_condition_is_reported_at_once(
     assert [changed.reason for changed in reported] == reasons
 
 
+@pytest.mark.parametrize(
+    ("previous", "now", "message"),
+    [
+        (None, WRONG, "Ready is False"),
+        (READY, WRONG, "Ready is False (was True)"),
+        (WRONG, READY, "Ready is True (was False, TenantNotFound)"),
+        (PENDING, READY, "Ready is True (was Unknown, Pending)"),
+        (WRONG, condition("False", "SecretNotFound"), "Ready is False (was TenantNotFound)"),
+        (
+            READY,
+            StatusCondition("Ready", "False", "TenantNotFound", "Tenant `acme` must exist", 1),
+            "Ready is False (was True): Tenant `acme` must exist",
+        ),
+    ],
+)
+def test_report_says_what_changed_and_why(previous: StatusCondition | None, now: StatusCondition, message: str) -> None:
+    (changed,) = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    assert events.event_of(KEY, "uid", changed, "now")["message"] == message
+
+
 def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
     event = events.event_of(KEY, "uid", WRONG, "now")
     assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
