@@ -29,7 +29,7 @@ def test_store_type_replaces_the_stateful_set_by_a_deployment() -> None:
 
 
 def test_gateway_on_sqlite_has_one_replica_whatever_the_values_for_several_say() -> None:
-    objects = charts.objects("--set=gateway.replicas=5,gateway.preStopSeconds=20")
+    objects = charts.objects("--set=gateway.replicaCount=5,gateway.preStopSeconds=20")
     assert objects == charts.objects()
     assert objects[STATEFULSET]["spec"]["replicas"] == 1
 
@@ -80,8 +80,8 @@ def test_budget_lets_one_of_several_gateways_be_drained() -> None:
 
     assert budget() == 1
     assert budget("autoscaling.enabled=true") == 1
-    assert budget("replicas=1") is None
-    assert budget("replicas=1", "podDisruptionBudget.enabled=true") == 0
+    assert budget("replicaCount=1") is None
+    assert budget("replicaCount=1", "podDisruptionBudget.enabled=true") == 0
     assert budget("podDisruptionBudget.enabled=false") is None
 
 

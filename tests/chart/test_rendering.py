@@ -235,7 +235,7 @@ def test_definitions_are_those_of_the_repository_and_stay() -> None:
         assert rendered["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
         del rendered["metadata"]["labels"]
         assert rendered == definition
-    without = charts.objects("--set=crds.install=false")
+    without = charts.objects("--set=crds.enabled=false")
     assert not [kind for kind, _ in without if kind == "CustomResourceDefinition"]
 
 

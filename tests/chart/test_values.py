@@ -18,7 +18,7 @@ SWITCHES = {
     "rbac.create": ("ClusterRole", "usher-operator"),
     "rbac.agencyRole": ("ClusterRole", "usher-agency"),
     "rbac.aggregate": ("ClusterRole", "usher-edit"),
-    "crds.install": ("CustomResourceDefinition", "tenants.usher.dev"),
+    "crds.enabled": ("CustomResourceDefinition", "tenants.usher.dev"),
     "hostnamePolicy.enabled": ("ValidatingAdmissionPolicy", "hostnames.usher.dev"),
     "gateway.networkPolicy.enabled": ("NetworkPolicy", f"{SYSTEM}/usher-gateway"),
     "gateway.serviceAccount.create": ("ServiceAccount", f"{SYSTEM}/usher-gateway"),
@@ -159,14 +159,17 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("gateway.replicas=0", "minimum"),
-        ("gateway.replicas=40", "maximum"),
+        ("gateway.replicaCount=0", "minimum"),
+        ("gateway.replicaCount=40", "maximum"),
         ("store.type=MySQL", "must be one of"),
         ("store.postgresql.secret.key=", "minLength"),
         ("store.postgresql.peers[0].cidr=10.20.0.0/28", "'cidr' not allowed"),
         ("nonsense=1", "'nonsense' not allowed"),
+        ("replicaCount=2", "absent: set gateway.replicaCount or operator.replicaCount"),
+        ("installCRDs=true", "absent: set crds.enabled"),
+        ("ingress.enabled=true", "absent: create a ListenerClass"),
         ("image.digest=latest", "does not match pattern"),
-        ("operator.replicas=0", "minimum"),
+        ("operator.replicaCount=0", "minimum"),
         ("gateway.trustedProxies={10.0.0.1}", "does not match pattern"),
         ("gateway.allowDestinations={foo bar}", "does not match pattern"),
         ("gateway.storage.size=much", "does not match pattern"),
@@ -186,7 +189,7 @@ def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["gateway", "apiServer.ports", "gateway.networkPolicy.enabled", "rbac.create", "operator.replicas"]
+    "value", ["gateway", "apiServer.ports", "gateway.networkPolicy.enabled", "rbac.create", "operator.replicaCount"]
 )
 def test_value_that_is_needed_cannot_be_removed(value: str) -> None:
     """Without its ports, the rule for the API server would allow connections to every address."""
@@ -217,7 +220,7 @@ def test_name_that_looks_like_a_number_stays_text(arguments: tuple[str, ...], ab
         own_numbers = [document[key] for key in names & document.keys() if isinstance(document[key], int)]
         return own_numbers + [number for each in document.values() for number in numbers(each)]
 
-    assert numbers(list(charts.objects("--set=crds.install=false", *arguments, **about).values())) == []
+    assert numbers(list(charts.objects("--set=crds.enabled=false", *arguments, **about).values())) == []
 
 
 @pytest.mark.parametrize("size", ["2Gi", "2048Mi", "2.5G", "1Ti", "10Gi"])

@@ -42,7 +42,7 @@ def release(site: sites.Site, database: PostgresServer) -> Iterator[releases.Rel
         seconds = ready.install(
             releases.ALLOW_CLUSTER,
             "--set=store.type=PostgreSQL,store.postgresql.secret.name=app",
-            f"--set=store.postgresql.port={database.port},gateway.replicas={REPLICAS}",
+            f"--set=store.postgresql.port={database.port},gateway.replicaCount={REPLICAS}",
         )
         figures.add(f"helm install with {REPLICAS} gateways on PostgreSQL to ready: {seconds:.0f} s")
         yield ready

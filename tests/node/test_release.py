@@ -39,7 +39,7 @@ def test_upgrade_changes_image_values_and_definitions_and_is_rolled_back(
     if release.site.local is not None:
         release.site.local.tag(release.site.image, NEXT_IMAGE)
         images = ["--set=image.tag=next"]
-    values = ["--set=gateway.logLevel=debug", "--set=operator.replicas=1", *images]
+    values = ["--set=gateway.logLevel=debug", "--set=operator.replicaCount=1", *images]
     release.upgrade(releases.ALLOW_CLUSTER, *values, chart=str(next_chart))
     (gateway,), (_operator,) = (
         release.pods("gateway"),

@@ -45,7 +45,7 @@ def files(definitions: dict[str, str]) -> dict[str, str]:
     for path, definition in definitions.items():
         name = path.rpartition("/")[2]
         text = _labelled(_kept(definition), "definitions")
-        templates[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", text)
+        templates[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.enabled", text)
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
         templates[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))

@@ -11,7 +11,7 @@ from usher_operator import kinds
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _SAMPLE_NAME = "usher-check"
 _NOT_READY_HINT = "no pod is ready (`kubectl describe pods` says why), or a NetworkPolicy is in the way"
-_CRD_HINT = "install the chart with `crds.install`, or apply crds/"
+_CRD_HINT = "install the chart with `crds.enabled`, or apply crds/"
 
 
 class CheckResult(msgspec.Struct, frozen=True):
