@@ -28,10 +28,10 @@ def test_store_type_replaces_the_stateful_set_by_a_deployment() -> None:
     assert postgresql.keys() - sqlite.keys() == {DEPLOYMENT, BUDGET}
 
 
-def test_gateway_on_sqlite_has_one_replica_whatever_the_values_for_several_say() -> None:
-    objects = charts.objects("--set=gateway.replicaCount=5,gateway.preStopSeconds=20")
-    assert objects == charts.objects()
-    assert objects[STATEFULSET]["spec"]["replicas"] == 1
+def test_number_of_gateways_follows_the_store_unless_it_is_set() -> None:
+    assert charts.objects()[STATEFULSET]["spec"]["replicas"] == 1
+    assert deployment()["replicas"] == 3
+    assert deployment("--set=gateway.replicaCount=2")["replicas"] == 2
 
 
 def test_update_starts_a_new_pod_before_it_stops_an_old_one() -> None:
@@ -69,7 +69,6 @@ def test_named_authority_makes_the_gateway_verify_the_server() -> None:
 
 
 def test_autoscaler_sets_the_replicas_instead_of_the_deployment() -> None:
-    assert deployment()["replicas"] == 3
     assert "replicas" not in deployment("--set=gateway.autoscaling.enabled=true")
 
 

@@ -265,6 +265,7 @@ IMPOSSIBLE = {
     "monitoring.rules.enabled=true": "install that first, or load the files",
     "store.type=PostgreSQL": "needs store.postgresql.secret.name",
     "store.postgresql.secret.name=database": "needs store.type PostgreSQL",
+    "gateway.replicaCount=2": "above 1 needs store.type PostgreSQL",
     "gateway.autoscaling.enabled=true": "needs store.type PostgreSQL",
     f"{DATABASE},gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=9": "must not be above maxReplicas",
     f"{DATABASE},store.postgresql.migrationSecret.name=owner": "because only the Job uses it",

@@ -79,6 +79,11 @@ spec:
   {{- with .Values.gateway.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 
+{{- /* How many gateways run: one on SQLite, because its file has one owner. */ -}}
+{{- define "usher.gateway.replicas" -}}
+{{- .Values.gateway.replicaCount | default (ternary 3 1 (eq .Values.store.type "PostgreSQL")) -}}
+{{- end -}}
+
 {{- /* How pods of the gateway spread; a single one, on SQLite, has nothing to spread from. */ -}}
 {{- define "usher.gateway.spread" -}}
 {{- if .Values.gateway.topologySpreadConstraints }}
