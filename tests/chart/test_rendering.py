@@ -14,6 +14,7 @@ from usher_gateway.cli import main as gateway_cli
 from usher_operator import cli as operator_cli
 
 ROOT = Path(__file__).parents[2]
+PODS = ("StatefulSet", "Deployment", "Job", "Pod")
 CASES = sorted(charts.CHART.glob("ci/*-values.yaml"))
 MONITORED = "--set=" + ",".join(
     f"{component}.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
@@ -98,6 +99,21 @@ def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"  # so that `kubectl describe` says why
     if key[0] != "Pod":
         assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
+
+
+OPENSHIFT = "--api-versions=security.openshift.io/v1"
+
+
+def test_openshift_chooses_the_users_of_every_pod() -> None:
+    """Its default constraint rejects a pod that names a user outside of the namespace's range."""
+    hook = "--set=store.postgresql.migrations=Hook"
+    objects = {**charts.objects(OPENSHIFT), **charts.objects(OPENSHIFT, POSTGRESQL, hook)}
+    pods = [
+        manifest["spec"].get("template", manifest)["spec"] for (kind, _), manifest in objects.items() if kind in PODS
+    ]
+    assert len(pods) == 5
+    chosen = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert [pod["securityContext"] for pod in pods] == [chosen] * 5
 
 
 def test_accounts_mount_no_token_unless_a_pod_asks_for_it() -> None:

@@ -48,14 +48,14 @@ for package in (usher_gateway, usher_operator):
     assert {"usher_gateway.app", "usher_operator.app"} <= set(imported)
 
 
-@pytest.fixture
-def gateway(image: images.Image) -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(params=["65532:65532", "1000680000:0"], ids=["own-user", "user-of-openshift"])
+def gateway(image: images.Image, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """A gateway with the quickstart and a writable data folder."""
     manifests = (engine.ROOT / "examples" / "quickstart.yaml").read_text("utf-8")
     flags = ["--data=/tmp/data", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]
     script = 'cat > /tmp/manifests.yaml; exec usher run /tmp/manifests.yaml "$@"'
     process = subprocess.Popen(
-        image.command("sh", "-c", script, "sh", *flags),
+        image.command("sh", "-c", script, "sh", *flags, user=request.param),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

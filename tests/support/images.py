@@ -13,13 +13,13 @@ _LIMIT_SECONDS = 600
 
 # What `restricted` pods of the chart have: a read-only root, a few writable folders, user 65532, no new privileges.
 _CONTAINER = """
-root=$1; shift
+root=$1; user=$2; shift 2
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount --rbind -o ro /dev "$root/dev"
 mount -t proc proc "$root/proc"
-exec setpriv --no-new-privs chroot --userspec=65532:65532 --groups= "$root" "$@"
+exec setpriv --no-new-privs chroot --userspec="$user" --groups= "$root" "$@"
 """
 
 
@@ -33,10 +33,10 @@ class Image:
         """Size above the base, in millions of bytes."""
         self.build_seconds = build_seconds
 
-    def command(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str, user: str = "65532:65532") -> list[str]:
         """Return the command that runs a program of the image with nothing but the image's own environment."""
         isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", _CONTAINER, "sh"]
-        return [*isolated, str(self.root), "env", "-i", *self.config["Env"], *arguments]
+        return [*isolated, str(self.root), user, "env", "-i", *self.config["Env"], *arguments]
 
     def run(self, *arguments: str) -> str:
         """Run a program of the image and return its output."""

@@ -38,18 +38,17 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{- /* What all pods have in common, for Pod Security "restricted". Argument: [root, values of the component, component]. */ -}}
+{{- /* What all pods have in common. Argument: [root, values of the component, component]. */ -}}
 {{- define "usher.podSpec" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
 {{- $selector := dict "labelSelector" (dict "matchLabels" (include "usher.selector" (list $root (index . 2)) | fromYaml)) -}}
 enableServiceLinks: false # their variables would begin with USHER_, as the settings do
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  seccompProfile: {type: RuntimeDefault}
+{{- $context := $values.podSecurityContext }}
+{{- if $root.Capabilities.APIVersions.Has "security.openshift.io/v1" }}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
+{{- end }}
+securityContext: {{- toYaml $context | nindent 2 }}
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -83,10 +82,7 @@ topologySpreadConstraints:
 image: {{ include "usher.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 terminationMessagePolicy: FallbackToLogsOnError
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+securityContext: {{- toYaml $values.containerSecurityContext | nindent 2 }}
 resources: {{- toYaml $values.resources | nindent 2 }}
 {{- end -}}
 
