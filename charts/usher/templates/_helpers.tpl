@@ -86,6 +86,13 @@ securityContext: {{- toYaml $values.containerSecurityContext | nindent 2 }}
 resources: {{- toYaml $values.resources | nindent 2 }}
 {{- end -}}
 
+{{- /* The probes of a program's admin port. Argument: values of the component. */ -}}
+{{- define "usher.probes" -}}
+{{- range $probe, $path := dict "startupProbe" "/healthz" "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
+{{ $probe }}: {{- merge (dict "httpGet" (dict "path" $path "port" "admin")) (index $ $probe) | toYaml | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- /* Addresses of the API server, as a rule of a NetworkPolicy. */ -}}
 {{- define "usher.apiServerEgress" -}}
 - ports:

@@ -53,10 +53,7 @@ spec:
     ports:
     - {name: http, containerPort: 8080}
     - {name: admin, containerPort: 9090}
-    # A start may take minutes while it recovers a large store.
-    startupProbe: {httpGet: {path: /healthz, port: admin}, periodSeconds: 2, failureThreshold: 300}
-    livenessProbe: {httpGet: {path: /healthz, port: admin}, periodSeconds: 10, failureThreshold: 6}
-    readinessProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 2, failureThreshold: 2}
+    {{- include "usher.probes" .Values.gateway | nindent 4 }}
     # Routes stop sending before the gateway closes its port.
     lifecycle: {preStop: {sleep: {seconds: {{ if $isPostgresql }}{{ .Values.gateway.preStopSeconds }}{{ else }}5{{ end }}}}}
     volumeMounts:
