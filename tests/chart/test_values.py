@@ -44,6 +44,7 @@ ELSEWHERE = {
     "store.postgresql.migrations",
     "gateway.autoscaling.enabled",
     "gateway.podDisruptionBudget.enabled",
+    "gateway.storage.existingClaim",
 }
 """Values whose effect other tests of the chart show."""
 
@@ -141,6 +142,14 @@ def test_tag_is_the_version_of_the_chart_unless_it_is_set() -> None:
 def test_rollback_replaces_a_gateway_that_never_became_ready() -> None:
     """With OrderedReady, the default, Kubernetes waits for the broken pod before it replaces it."""
     assert charts.objects()[GATEWAY]["spec"]["podManagementPolicy"] == "Parallel"
+
+
+def test_gateway_uses_an_existing_claim_instead_of_making_one() -> None:
+    gateway = charts.objects("--set=gateway.storage.existingClaim=visits")[GATEWAY]["spec"]
+    assert "volumeClaimTemplates" not in gateway
+    volumes = {volume["name"]: volume for volume in gateway["template"]["spec"]["volumes"]}
+    assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "visits"}
+    assert "data" not in {volume["name"] for volume in charts.objects()[GATEWAY]["spec"]["template"]["spec"]["volumes"]}
 
 
 def test_people_run_usher_in_the_pod_of_the_gateway_without_naming_the_tokens() -> None:

@@ -67,6 +67,9 @@ spec:
   # the cache of the configuration, for a start while the API server is away
   - name: data
     emptyDir: {sizeLimit: 1Gi}
+  {{- else if .Values.gateway.storage.existingClaim }}
+  - name: data
+    persistentVolumeClaim: {claimName: {{ .Values.gateway.storage.existingClaim | quote }}}
   {{- end }}
   - name: tokens
     secret: {secretName: usher-admin-tokens, defaultMode: 0440}
