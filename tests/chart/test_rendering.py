@@ -47,6 +47,29 @@ def test_every_object_has_the_recommended_labels(values: Path) -> None:
         assert labels["app.kubernetes.io/instance"] == "usher"
 
 
+def test_common_labels_and_annotations_are_on_every_object() -> None:
+    for key, manifest in charts.objects(
+        f"--values={charts.CHART / 'ci' / 'full-values.yaml'}", *charts.OTHER_APIS
+    ).items():
+        assert manifest["metadata"]["labels"]["example.com/cost-centre"] == "guest-wifi", key
+        assert manifest["metadata"]["annotations"]["example.com/contact"] == "platform-team", key
+        if key[0] in {"StatefulSet", "Deployment"}:
+            pod = manifest["spec"]["template"]["metadata"]
+            assert pod["labels"]["example.com/cost-centre"] == "guest-wifi"
+            assert "example.com/contact" not in pod["annotations"]
+
+
+def test_label_of_a_monitor_may_also_be_a_common_label() -> None:
+    labels = "--set=commonLabels.release=all,monitoring.labels.release=prometheus,monitoring.kind=PodMonitor"
+    objects = charts.objects(labels, MONITORED, *charts.OTHER_APIS)
+    assert objects["PodMonitor", "usher-system/usher"]["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_common_label_does_not_replace_one_by_which_pods_are_selected() -> None:
+    label = "--set=commonLabels.app\\.kubernetes\\.io/component=all"
+    assert charts.objects(label) == charts.objects()
+
+
 def test_pods_are_selected_by_labels_that_no_upgrade_changes() -> None:
     objects = charts.objects("--set=gateway.podDisruptionBudget.enabled=true")
     selectors = [

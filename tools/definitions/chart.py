@@ -19,8 +19,14 @@ _RIGHTS = {
 }
 """File of operator/rbac -> the value that switches it on."""
 
-_LABELS = '{{- include "usher.labels" (list . "%s") | nindent 4 }}'
-"""The chart's labels, for a component."""
+_METADATA = '  {{- include "usher.metadata" (list . "%s"%s) | nindent 2 }}\n'
+"""The chart's labels and annotations, for a component and with annotations of its own."""
+
+_LABELS = '    {{- include "usher.labels" (list . "%s") | nindent 4 }}\n'
+_ANNOTATIONS = '  {{- include "usher.annotations" (list . "%s") | nindent 2 }}\n'
+
+_KEPT = ' (dict "helm.sh/resource-policy" "keep")'
+"""The annotation that keeps a definition, and with it all resources, when the release is uninstalled."""
 
 _NAMES = (
     ("namespace: usher-system", "namespace: {{ .Release.Namespace | quote }}"),
@@ -44,7 +50,7 @@ def files(definitions: dict[str, str]) -> dict[str, str]:
     templates = {}
     for path, definition in definitions.items():
         name = path.rpartition("/")[2]
-        text = _labelled(_kept(definition), "definitions")
+        text = _labelled(definition, "definitions", _KEPT)
         templates[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.enabled", text)
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
@@ -70,20 +76,16 @@ def _only_if(value: str, text: str) -> str:
     return f"{{{{- if {value} }}}}\n{text}{{{{- end }}}}\n"
 
 
-def _kept(text: str) -> str:
-    """The definition with the annotation that keeps it, and with it all resources, when the release is uninstalled."""
-    return re.sub(r"(\nmetadata:\n  name: \S+\n)", r"\1  annotations: {helm.sh/resource-policy: keep}\n", text, count=1)
-
-
-def _labelled(text: str, component: str) -> str:
-    """Add the chart's labels to each document."""
-    labels = _LABELS % component
+def _labelled(text: str, component: str, annotations: str = "") -> str:
+    """Add the chart's labels and annotations to each document."""
     documents = text.split("---\n")
     for index, document in enumerate(documents):
         if "\n  labels:\n" in document:
-            documents[index] = document.replace("\n  labels:\n", f"\n  labels:\n    {labels}\n", 1)
+            labels = f"{_ANNOTATIONS % component}  labels:\n{_LABELS % component}"
+            documents[index] = document.replace("\n  labels:\n", f"\n{labels}", 1)
         else:
-            documents[index] = document.replace("\nmetadata:\n", f"\nmetadata:\n  labels: {labels}\n", 1)
+            metadata = _METADATA % (component, annotations)
+            documents[index] = document.replace("\nmetadata:\n", f"\nmetadata:\n{metadata}", 1)
     return "---\n".join(documents)
 
 

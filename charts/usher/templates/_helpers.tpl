@@ -14,14 +14,36 @@
 {{- .Values.operator.serviceAccount.name | default (printf "%s-operator" (include "usher.name" .)) -}}
 {{- end -}}
 
-{{- /* Labels of every object. Argument: [root, component]. */ -}}
+{{- /* Labels and annotations of an object. Argument: [root, component], its own annotations and its own labels, if it has any. */ -}}
+{{- define "usher.metadata" -}}
+labels: {{- include "usher.labels" . | nindent 2 }}
+{{ include "usher.annotations" . }}
+{{- end -}}
+
+{{- /* Labels of an object. Argument: as above. */ -}}
 {{- define "usher.labels" -}}
 {{- $root := index . 0 -}}
-{{ include "usher.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: usher
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- $about := dict
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/part-of" "usher"
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) -}}
+{{- $own := index (concat . (list dict dict)) 3 | default dict -}}
+{{- merge (include "usher.selector" . | fromYaml) $about $own ($root.Values.commonLabels | default dict) | toYaml -}}
+{{- end -}}
+
+{{- /* Annotations of an object, or nothing. Argument: as above. */ -}}
+{{- define "usher.annotations" -}}
+{{- $own := index (append . dict) 2 | default dict -}}
+{{- with merge (dict) $own ((index . 0).Values.commonAnnotations | default dict) -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Labels of a pod. Argument: [root, component], and `podLabels` of the component if it has them. */ -}}
+{{- define "usher.podLabels" -}}
+{{- $own := index (append . dict) 2 | default dict -}}
+{{- merge (include "usher.selector" . | fromYaml) $own ((index . 0).Values.commonLabels | default dict) | toYaml -}}
 {{- end -}}
 
 {{- /* Labels by which Services and workloads select pods; they never change. Argument: [root, component]. */ -}}

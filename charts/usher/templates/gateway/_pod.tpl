@@ -1,12 +1,9 @@
 {{- /* The pod of the gateway, as a template of its StatefulSet or Deployment. */ -}}
 {{- define "usher.gateway.pod" -}}
-{{- $labels := list . "gateway" -}}
 {{- $database := .Values.store.postgresql -}}
 {{- $isPostgresql := eq .Values.store.type "PostgreSQL" -}}
 metadata:
-  labels:
-    {{- include "usher.selector" $labels | nindent 4 }}
-    {{- with .Values.gateway.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+  labels: {{- include "usher.podLabels" (list . "gateway" .Values.gateway.podLabels) | nindent 4 }}
   {{- with .Values.gateway.podAnnotations }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
