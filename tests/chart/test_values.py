@@ -207,7 +207,9 @@ def test_value_that_is_needed_cannot_be_removed(value: str) -> None:
 
 
 def test_empty_value_can_be_removed() -> None:
-    assert charts.render("--set=gateway.nodeSelector=null,gateway.podLabels=null,commonLabels=null,commonAnnotations=null,gateway.resources.limits=null,agencies=null")
+    assert charts.render(
+        "--set=gateway.nodeSelector=null,gateway.podLabels=null,commonLabels=null,commonAnnotations=null,gateway.resources.limits=null,agencies=null"
+    )
 
 
 @pytest.mark.parametrize(

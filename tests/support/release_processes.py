@@ -72,25 +72,29 @@ class ProcessRelease(installs.Install):
         return process
 
     async def check(self, ready: Mapping[str, installs.Process]) -> tuple[int, str]:
-        """Run the program of `helm test` with its account; return exit code and output.
+        """Run the programs of `helm test` with their account, as helm does: up to the first that fails.
+
+        Returns the last exit code and the output of all.
 
         Args:
             ready: component -> the process that answers in place of the component's Service.
         """
-        hooks = list(yaml.safe_load_all(helm(self.cluster, "get", "hooks", NAME)))
-        for hook in hooks:
-            if hook["kind"] != "Pod":
-                await self.server.apply(hook)
         account = api.Resource("ServiceAccount", f"{NAME}-test", SYSTEM)
         logged_in = await accounts.log_in(self.server, self.cluster.endpoint, account, self.folder / "test")
-        (pod,) = [hook for hook in hooks if hook["kind"] == "Pod"]
-        assert pod["spec"]["serviceAccountName"] == account.name
-        arguments = pod["spec"]["containers"][0]["args"]
-        for component, process in ready.items():
-            service = rf"http://{NAME}-{component}-admin\.{SYSTEM}\.svc:\d+"
-            arguments = [re.sub(service, process.url, argument) for argument in arguments]
-        assert arguments[:2] == ["usher-operator", "check-install"]
-        return await check_install(*arguments[2:], f"--kubeconfig={logged_in.kubeconfig}")
+        code, outputs = 0, ""
+        pods = yaml.safe_load_all(helm(self.cluster, "get", "hooks", NAME))
+        for pod in sorted(pods, key=lambda hook: int(hook["metadata"]["annotations"]["helm.sh/hook-weight"])):
+            assert pod["spec"]["serviceAccountName"] == account.name
+            arguments = pod["spec"]["containers"][0]["args"]
+            for component, process in ready.items():
+                service = rf"http://{NAME}-{component}-admin\.{SYSTEM}\.svc:\d+"
+                arguments = [re.sub(service, process.url, argument) for argument in arguments]
+            assert arguments[:2] == ["usher-operator", "check-install"]
+            code, output = await check_install(*arguments[2:], f"--kubeconfig={logged_in.kubeconfig}")
+            outputs += output
+            if code != 0:
+                break
+        return code, outputs
 
     async def _command(self, kind: str, name: str, moved: Mapping[str, str], account: accounts.Account) -> list[str]:
         pod = (await self.pod(kind, name))["spec"]

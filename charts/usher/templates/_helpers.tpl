@@ -17,7 +17,9 @@
 {{- /* Labels and annotations of an object. Argument: [root, component], its own annotations and its own labels, if it has any. */ -}}
 {{- define "usher.metadata" -}}
 labels: {{- include "usher.labels" . | nindent 2 }}
-{{ include "usher.annotations" . }}
+{{- with include "usher.annotations" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{- /* Labels of an object. Argument: as above. */ -}}

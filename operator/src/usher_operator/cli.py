@@ -159,6 +159,10 @@ def run(  # noqa: PLR0917 - each is a flag
 
 
 def check_install(
+    check: Annotated[
+        Literal["definitions", "ready", "tenant"] | None,
+        typer.Argument(metavar="CHECK", help="definitions, ready or tenant. Default: all.", show_default=False),
+    ] = None,
     kubeconfig: Annotated[
         Path | None,
         typer.Option(
@@ -173,7 +177,7 @@ def check_install(
         list[str] | None, typer.Option(envvar="USHER_OPERATOR_READY", help="URL of /readyz of a program.")
     ] = None,
 ) -> None:
-    """Check that an install works; `helm test` runs this.
+    """Check that an install works; each pod of `helm test` runs this.
 
     The API server has to serve Usher's kinds, the programs have to be ready, and a Tenant has to pass admission (it is
     not stored). Exit code 1 if a check failed.
@@ -185,18 +189,18 @@ def check_install(
     from usher_gateway.kube.client import Client
     from usher_operator import install_check, kinds
 
-    async def check() -> bool:
+    async def run_checks() -> bool:
         environ = dict(os.environ)
         connection = access.find_access(kubeconfig, environ, access.default_kubeconfig(environ))
         is_good = True
         async with Client(connection, field_manager=kinds.FIELD_MANAGER) as api:
-            async for result in install_check.check_install(api, namespace, ready or ()):
+            async for result in install_check.check_install(api, namespace, ready or (), check):
                 typer.echo(f"failed: {result.name}: {result.problem}" if result.problem else f"ok: {result.name}")
                 is_good = is_good and not result.problem
         return is_good
 
     try:
-        is_good = asyncio.run(check())
+        is_good = asyncio.run(run_checks())
     except model.UsherError as error:
         typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2) from None

@@ -1,6 +1,7 @@
 """Checks of a running install, each with the rights of the account that runs them. `helm test` uses them."""
 
 from collections.abc import AsyncIterator, Iterable
+from typing import Literal
 
 import aiohttp
 import msgspec
@@ -14,6 +15,9 @@ _NOT_READY_HINT = "no pod is ready (`kubectl describe pods` says why), or a Netw
 _CRD_HINT = "install the chart with `crds.enabled`, or apply crds/"
 
 
+CheckName = Literal["definitions", "ready", "tenant"]
+
+
 class CheckResult(msgspec.Struct, frozen=True):
     """The result of one check."""
 
@@ -22,18 +26,24 @@ class CheckResult(msgspec.Struct, frozen=True):
     """The problem with a hint; `""` if there is none."""
 
 
-async def check_install(api: Client, namespace: str, ready_urls: Iterable[str]) -> AsyncIterator[CheckResult]:
+async def check_install(
+    api: Client, namespace: str, ready_urls: Iterable[str], only: CheckName | None = None
+) -> AsyncIterator[CheckResult]:
     """Check that the API server serves Usher's kinds, that programs are ready, and that a Tenant would be accepted.
 
     Args:
         api: an open client. Its account needs the right to create Tenants in the namespace.
         namespace: where the Tenant is created as a dry run, which stores nothing.
         ready_urls: `/readyz` of each program.
+        only: the one check to make; None: all.
     """
-    yield CheckResult("the API server serves Usher's kinds", await _find_missing_kinds(api))
-    for url in ready_urls:
-        yield CheckResult(f"{url} is ready", await _ask_readiness(url))
-    yield CheckResult("the API server accepts a Tenant (dry run)", await _create_sample(api, namespace))
+    if only in {None, "definitions"}:
+        yield CheckResult("the API server serves Usher's kinds", await _find_missing_kinds(api))
+    if only in {None, "ready"}:
+        for url in ready_urls:
+            yield CheckResult(f"{url} is ready", await _ask_readiness(url))
+    if only in {None, "tenant"}:
+        yield CheckResult("the API server accepts a Tenant (dry run)", await _create_sample(api, namespace))
 
 
 async def _find_missing_kinds(api: Client) -> str:
