@@ -1,8 +1,10 @@
 """Templates of the chart that repeat files of crds/ and operator/rbac/, so that both always say the same. Pure."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = "charts/usher/templates"
@@ -98,6 +100,8 @@ def _without_accounts(text: str) -> Iterator[str]:
 
 README = "charts/usher/README.md"
 
+SCHEMA = "charts/usher/values.schema.json"
+
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z]+):(?: (?P<value>.*))?$")
 
 _TABLE = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- end -->\n)", re.DOTALL)
@@ -109,6 +113,18 @@ def readme() -> dict[str, str]:
     rows = [f"| `{path}` | `{value}` | {comment} |\n" for path, value, comment in values]
     table = "".join(["| value | default | meaning |\n", "| --- | --- | --- |\n", *rows])
     return {README: _TABLE.sub(lambda _: table, _read(README))}
+
+
+def schema() -> dict[str, str]:
+    """Return the chart's schema, whose types are written by hand, with the comments of values.yaml: path -> text."""
+    written: dict[str, Any] = json.loads(_read(SCHEMA))
+    for path, _, comment in _values(_read("charts/usher/values.yaml")):
+        *parents, name = path.split(".")
+        properties = written["properties"]
+        for parent in parents:
+            properties = properties[parent]["properties"]
+        properties[name] = {"description": comment} | properties[name] | {"description": comment}
+    return {SCHEMA: json.dumps(written, indent=2, ensure_ascii=False) + "\n"}
 
 
 def _values(text: str) -> Iterator[tuple[str, str, str]]:

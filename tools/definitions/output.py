@@ -18,7 +18,7 @@ _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit 
 def files() -> dict[str, str]:
     """Return the path below the repository -> content of each generated file."""
     definitions = {f"crds/{name}": to_yaml(document) for name, document in definition.definitions().items()}
-    return definitions | pages.pages() | chart.files(definitions) | chart.readme()
+    return definitions | pages.pages() | chart.files(definitions) | chart.readme() | chart.schema()
 
 
 def to_yaml(*objects: dict[str, Any]) -> str:
