@@ -1,9 +1,11 @@
 """The chart as helm renders it, without a cluster."""
 
+import base64
 import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer.main
@@ -289,6 +291,28 @@ def test_second_release_shares_no_object_with_the_first() -> None:
     first = charts.objects()
     other = charts.objects(f"--values={second}", release="second", namespace="second-system")
     assert other.keys() & first.keys() == set()
+
+
+def test_chart_indexes_can_show_the_chart() -> None:
+    chart = yaml.safe_load((charts.CHART / "Chart.yaml").read_text("utf-8"))
+    assert chart.keys() >= {"home", "sources", "maintainers", "icon"}
+    image = base64.b64decode(chart["icon"].removeprefix("data:image/svg+xml;base64,"), validate=True)
+    assert ElementTree.fromstring(image).tag == "{http://www.w3.org/2000/svg}svg"
+    lists = {
+        name: yaml.safe_load(chart["annotations"][f"artifacthub.io/{name}"]) for name in ("crds", "changes", "links")
+    }
+    assert sorted(f"usher.dev_{kind['name'].partition('.')[0]}.yaml" for kind in lists["crds"]) == sorted(
+        file.name for file in (ROOT / "crds").glob("*.yaml")
+    )
+    assert {change["kind"] for change in lists["changes"]} <= {
+        "added",
+        "changed",
+        "deprecated",
+        "removed",
+        "fixed",
+        "security",
+    }
+    assert all(link.keys() == {"name", "url"} for link in lists["links"])
 
 
 def test_every_value_has_a_comment() -> None:
