@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,25 @@ SET = {
     if at(values_of(file), value) is not None
 }
 """Value -> the file in ci/ that sets it to something that no default has."""
+
+
+def leaves(document: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """The values of a file by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        found |= leaves(value, f"{place}{name}.") if isinstance(value, dict) else {f"{place}{name}": value}
+    return found
+
+
+def test_page_begins_with_ten_values_that_work_together(tmp_path: Path) -> None:
+    page = (charts.CHART / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"## Ten values to set first\n\n```yaml\n(.*?)```", page, re.DOTALL)
+    first = leaves(yaml.safe_load(block))
+    assert first.keys() <= values()
+    assert len({name.removeprefix("gateway.").removeprefix("operator.") for name in first}) == 10
+    file = tmp_path / "my-values.yaml"
+    file.write_text(block, "utf-8")
+    assert charts.render(f"--values={file}", *charts.OTHER_APIS)
 
 
 def test_every_value_is_tested() -> None:
