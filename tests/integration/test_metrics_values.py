@@ -63,7 +63,7 @@ async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
         held = values(gateway, "usher_held_deliveries")
         assert {dict(labels)["reason"]: count for labels, count in held.items()} == {"DestinationNotFound": 1}
         assert values(gateway, "usher_open_deliveries") == {(): 1}
-        assert values(gateway, "usher_oldest_open_delivery_age_seconds") == {(): 0}
+        assert values(gateway, "usher_oldest_open_delivery_age_seconds") == {}
 
 
 TENANT = (("tenant", "acme"), ("tenant_namespace", "agency"))
@@ -120,6 +120,32 @@ async def test_quota_and_silence_of_a_tenant(tmp_path: Path, monkeypatch: pytest
     async with support.running(tmp_path, limited) as gateway:
         await gateway.wait_configured()
         await waiting.wait_until(lambda: values(gateway, "usher_quota_used_ratio") == {TENANT: 0.25})
+
+
+async def test_backlog_is_counted_for_each_destination_of_a_tenant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dead system must not hide another."""
+    monkeypatch.setattr(tenants, "_COUNT_SECONDS", 0.1)
+
+    async def fail_unless_fine(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=200 if request.path == "/fine" else 503)
+
+    async with test_utils.RawTestServer(fail_unless_fine) as server:
+        names = ("crm", "mailer", "fine")
+        routes = ", ".join(f"{{name: {name}, destinationRef: {{name: {name}}}}}" for name in names)
+        manifests = support.MANIFESTS.replace("routes: []", f"routes: [{routes}]")
+        for name in names:
+            manifests += DESTINATION.replace("name: crm", f"name: {name}").format(url=server.make_url(f"/{name}"))
+        async with support.running(tmp_path, manifests) as gateway:
+            await gateway.wait_configured()
+            for user in (7, 8):
+                assert (await gateway.post(b'{"user": {"id": %d}}' % user)).acknowledges
+            keys = {(("destination", name), *TENANT) for name in ("crm", "mailer")}
+            await waiting.wait_until(lambda: values(gateway, "usher_backlog_deliveries") == dict.fromkeys(keys, 2.0))
+            ages = values(gateway, "usher_oldest_open_delivery_age_seconds")
+            assert ages.keys() == keys
+            assert all(age > 0 for age in ages.values())
 
 
 def acme_series(gateway: support.RunningGateway) -> set[str]:

@@ -136,7 +136,7 @@ CASES = {
     "DeadLettersGrowing/warning": Case(
         fires={deliveries("dead"): "0+1"}, quiet={deliveries("dead"): "9+0"}, labels=TENANT
     ),
-    "BacklogOld/warning": of_gateway("usher_oldest_open_delivery_age_seconds", "7200+60", "600+0"),
+    "BacklogOld/warning": of_tenant("usher_oldest_open_delivery_age_seconds", "7200+60", "600+0", destination="crm"),
     "DeliveryLagHigh/warning": of_gateway("usher_delivery_lag_seconds", "90+0", "0.1+0"),
     "CertificateExpiring/warning": Case(
         fires={series("usher_certificate_expiry_timestamp_seconds", file="tls.crt"): f"{5 * DAY}+0"},
@@ -254,3 +254,22 @@ def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Pat
     alert = "ListenerSilent/warning"
     cases = [expect(alert, heard, None, 30), expect(alert, silent, {"tenant": "acme"}, 30)]
     assert promtool.test(tmp_path, alert, cases) == ""
+
+
+@pytest.mark.parametrize("alert", ["BacklogOld/warning"])
+def test_one_dead_system_does_not_hide_another(alert: str, tmp_path: Path) -> None:
+    """The second one gets an alert of its own while the first one has had one for a day."""
+    (of_crm, first_values) = next(iter(CASES[alert].fires.items()))
+    of_mailer = of_crm.replace('destination="crm"', 'destination="mailer"')
+    (quiet_values,) = CASES[alert].quiet.values()
+    history = [
+        {"series": of_crm, "values": f"{first_values}x1560"},
+        {"series": of_mailer, "values": f"{quiet_values}x1440 {first_values}x120"},
+    ]
+    labels = {**TENANT, "destination": "crm"}
+    first = expect(alert, history, labels, 1440)
+    both = expect(alert, history, labels, 1500)
+    (test,) = both["promql_expr_test"]
+    (sample,) = test["exp_samples"]
+    test["exp_samples"].append({**sample, "labels": sample["labels"].replace('"crm"', '"mailer"')})
+    assert promtool.test(tmp_path, alert, [first, both]) == ""

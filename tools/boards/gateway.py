@@ -68,7 +68,7 @@ def _figures() -> list[Panel]:
         number(
             "Oldest delivery",
             "Age of the oldest delivery in the backlog.",
-            f"max(usher_oldest_open_delivery_age_seconds{{{_HERE}}})",
+            f"max(usher_oldest_open_delivery_age_seconds{{{_HERE}}}) or vector(0)",
             unit="s",
             runbook="BacklogOld",
             bad_above=3600,

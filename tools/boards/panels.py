@@ -38,10 +38,11 @@ def number(
     bad_above: float | None = None,
     bad_below: float | None = None,
     words: dict[int, str] | None = None,
+    width: int = 3,
 ) -> stat.Panel:
     """One figure, red if it is above or below a limit. ``words`` are shown instead of values."""
     panel = stat.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
-    panel = panel.span(3).height(4).links(_links(runbook)).thresholds(_thresholds(bad_above, bad_below))
+    panel = panel.span(width).height(4).links(_links(runbook)).thresholds(_thresholds(bad_above, bad_below))
     if words is not None:
         texts = {str(value): models.ValueMappingResult(text=word) for value, word in words.items()}
         panel = panel.mappings([models.ValueMap(texts)])

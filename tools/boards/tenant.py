@@ -35,6 +35,7 @@ def _figures() -> list[Panel]:
             "New authentications, which bills count.",
             f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="visit"}}[24h]))',
             unit="locale",
+            width=4,
         ),
         number(
             "Since last visit",
@@ -42,14 +43,21 @@ def _figures() -> list[Panel]:
             f"time() - max(usher_tenant_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
             unit="s",
             runbook="ListenerSilent",
+            width=4,
         ),
-        number("Listeners", "Webhooks in force.", f"sum(max by ({_TENANT}) (usher_tenant_listeners{{{_HERE}}}))"),
+        number(
+            "Listeners",
+            "Webhooks in force.",
+            f"sum(max by ({_TENANT}) (usher_tenant_listeners{{{_HERE}}}))",
+            width=4,
+        ),
         number(
             "Silent listeners",
             "Webhooks from which nothing came for longer than silence.afterSeconds.",
             f"sum(min by ({_TENANT}) (usher_tenant_silent_listeners{{{_HERE}}}))",
             runbook="ListenerSilent",
             bad_above=1,
+            width=4,
         ),
         number(
             "Refusing all arrivals",
@@ -58,6 +66,40 @@ def _figures() -> list[Panel]:
             f"sum(max by ({_TENANT}) (usher_tenant_refusing_listeners{{{_HERE}}}))",
             runbook="HookAtRisk",
             bad_above=1,
+            width=4,
+        ),
+        number(
+            "Refused in 24 hours",
+            "Arrivals that were not accepted. Purple sends each again after 3 hours.",
+            f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="refused"}}[24h]))',
+            unit="locale",
+            runbook="HookAtRisk",
+            width=4,
+        ),
+        number(
+            "Quarantined in 24 hours",
+            "Arrivals that were no valid visits. They are kept and can be released.",
+            f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="quarantined"}}[24h]))',
+            unit="locale",
+            runbook="QuarantineGrowing",
+            width=4,
+        ),
+        number(
+            "Backlog",
+            "Deliveries that wait for a retry, for an open circuit or for room in memory.",
+            f"sum(max by ({_TENANT}, destination) (usher_backlog_deliveries{{{_HERE}}})) or vector(0)",
+            unit="locale",
+            runbook="BacklogOld",
+            width=4,
+        ),
+        number(
+            "Oldest in the backlog",
+            "Age of the oldest delivery in the backlog; 0: it is empty.",
+            f"max(usher_oldest_open_delivery_age_seconds{{{_HERE}}}) or vector(0)",
+            unit="s",
+            runbook="BacklogOld",
+            bad_above=3600,
+            width=4,
         ),
         number(
             "Held deliveries",
@@ -66,6 +108,7 @@ def _figures() -> list[Panel]:
             unit="locale",
             runbook="DeliveriesHeld",
             bad_above=1,
+            width=4,
         ),
         number(
             "Dead deliveries",
@@ -74,6 +117,7 @@ def _figures() -> list[Panel]:
             unit="locale",
             runbook="DeadLettersGrowing",
             bad_above=1,
+            width=4,
         ),
         number(
             "Use of the quota",
@@ -82,6 +126,7 @@ def _figures() -> list[Panel]:
             unit="percentunit",
             runbook="QuotaNear",
             bad_above=0.9,
+            width=4,
         ),
     ]
 

@@ -317,18 +317,29 @@ class StoreMetrics:
         yield from self._collect_store()
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, in_store = self._dispatcher.scheduler, self._tracker.deliveries.values()
-        waiting = sum(counts.backlog + sum(counts.held.values()) for counts in in_store)
+        lanes, in_store = self._dispatcher.scheduler, self._tracker.deliveries
+        waiting = sum(counts.backlog + sum(counts.held.values()) for counts in in_store.values())
         total = waiting + lanes.count + lanes.in_flight
         yield metrics.plain_gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
-        now = self._clock.now()
-        oldest_at = min((counts.oldest_at for counts in in_store if counts.oldest_at), default=now)
-        yield metrics.plain_gauge(
+        now, labels = self._clock.now(), ["tenant_namespace", "tenant", "destination"]
+        backlogs = {
+            (*tenant, destination): backlog
+            for tenant, counts in in_store.items()
+            for destination, backlog in counts.backlogs.items()
+        }
+        yield metrics.gauge(
+            "usher_backlog_deliveries",
+            "Deliveries in the backlog of a destination.",
+            labels,
+            {key: backlog.count for key, backlog in backlogs.items()},
+        )
+        yield metrics.gauge(
             "usher_oldest_open_delivery_age_seconds",
-            "Since the oldest delivery in the backlog was made.",
-            max(0, now - oldest_at) / model.MICROSECONDS,
+            "Since the oldest delivery in the backlog of a destination was made.",
+            labels,
+            {key: max(0, now - backlog.oldest_at) / model.MICROSECONDS for key, backlog in backlogs.items()},
         )
 
     def _collect_store(self) -> metrics.Metrics:

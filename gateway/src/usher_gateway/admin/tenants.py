@@ -50,15 +50,32 @@ class _ListenerGroup(msgspec.Struct):
     destinations: set[str] = set()
 
 
+class DestinationBacklog(msgspec.Struct):
+    """A tenant's deliveries that wait for one destination in the backlog, at least one."""
+
+    count: int
+    oldest_at: int
+    """When the oldest of them was created, in microseconds."""
+
+
 class DeliveryCounts(msgspec.Struct):
     """A tenant's deliveries that are not settled as delivered or cancelled, by the ledger."""
 
-    backlog: int = 0
-    oldest_at: int = 0
-    """When the oldest delivery in the backlog was created, in microseconds; 0: there is none."""
+    backlogs: dict[str, DestinationBacklog] = msgspec.field(default_factory=dict)
+    """Destination (its name, because its namespace is the tenant's) -> deliveries in its backlog."""
     held: dict[str, int] = msgspec.field(default_factory=dict)
     """Hold reason -> deliveries."""
     dead: int = 0
+
+    @property
+    def backlog(self) -> int:
+        """Deliveries in the backlog."""
+        return sum(backlog.count for backlog in self.backlogs.values())
+
+    @property
+    def oldest_at(self) -> int:
+        """When the oldest delivery in the backlog was created, in microseconds; 0: there is none."""
+        return min((backlog.oldest_at for backlog in self.backlogs.values()), default=0)
 
 
 class TenantTracker:
@@ -120,10 +137,11 @@ class TenantTracker:
             name = self._store.route(route).listener
             return counts_by_tenant.setdefault((name.namespace, name.tenant), DeliveryCounts())
 
-        for backlog in await self._store.backlog_by_route():
-            counts = of(backlog.route)
-            counts.backlog += backlog.count
-            counts.oldest_at = min(counts.oldest_at or backlog.oldest_at, backlog.oldest_at)
+        for waiting in await self._store.backlog_by_route():
+            name = self._store.route(waiting.route).destination.rpartition("/")[2]
+            backlog = of(waiting.route).backlogs.setdefault(name, DestinationBacklog(0, waiting.oldest_at))
+            backlog.count += waiting.count
+            backlog.oldest_at = min(backlog.oldest_at, waiting.oldest_at)
         for group in await self._store.held_groups():
             held = of(group.route).held
             held[group.reason.name] = held.get(group.reason.name, 0) + group.count
