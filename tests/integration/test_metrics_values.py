@@ -10,6 +10,7 @@ from support import gateway as support
 from support import leaks, waiting, wire
 from usher_gateway import model
 from usher_gateway.admin import tenants
+from usher_gateway.delivery import circuit
 
 ROUTES = support.MANIFESTS.replace(
     "routes: []",
@@ -104,6 +105,30 @@ async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path
             await waiting.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
             last_arrival_after_restart = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
     assert last_arrival_after_restart == last_arrival > 1_700_000_000
+
+
+async def test_circuit_is_shown_for_each_tenant_of_a_destination(tmp_path: Path) -> None:
+    """Two tenants share one destination; another one belongs to a tenant that receives nothing."""
+
+    async def fail(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=503)
+
+    inn = (support.TENANT + support.LISTENER).replace("acme", "inn").replace("wifi", "lobby")
+    inn = inn.replace(
+        "routes: []", "routes: [{name: a, destinationRef: {name: crm}}, {name: b, destinationRef: {name: own}}]"
+    )
+    async with test_utils.RawTestServer(fail) as server:
+        manifests = ROUTES.replace("name: lost", "name: crm") + inn
+        for name in ("crm", "own"):
+            manifests += DESTINATION.replace("name: crm", f"name: {name}").format(url=server.make_url("/"))
+        async with support.running(tmp_path, manifests) as gateway:
+            await gateway.wait_configured()
+            for user in range(circuit.OPENS_AFTER):
+                assert (await gateway.post(b'{"user": {"id": %d}}' % user)).acknowledges
+            await waiting.wait_until(lambda: values(gateway, "usher_circuits_open") == {(): 1.0})
+            shown = values(gateway, "usher_destination_circuit_open")
+    by_tenant = {(dict(labels)["tenant"], dict(labels)["destination"]): value for labels, value in shown.items()}
+    assert by_tenant == {("acme", "crm"): 1.0, ("inn", "crm"): 1.0, ("inn", "own"): 0.0}
 
 
 async def test_quota_and_silence_of_a_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,10 @@ def answers(within_5s: str) -> dict[str, str]:
     }
 
 
+def circuit_open(tenant: str) -> str:
+    return series("usher_destination_circuit_open", **{**TENANT, "tenant": tenant}, destination="crm")
+
+
 def reconciles(result: str) -> str:
     return series("usher_operator_reconcile_total", kind="Listener", result=result)
 
@@ -124,9 +128,9 @@ CASES = {
     "QuotaNear/warning": of_tenant("usher_quota_used_ratio", "0.95+0", "0.8+0"),
     "DeliveriesHeld/warning": of_tenant("usher_held_deliveries", "5+0", "0+0", reason="TransformError"),
     "DestinationDown/warning": Case(
-        fires={series("usher_destination_circuit_open", destination_namespace="agency", destination="crm"): "1+0"},
-        quiet={series("usher_destination_circuit_open", destination_namespace="agency", destination="crm"): "0+0"},
-        labels={"destination_namespace": "agency", "destination": "crm", "tenant_namespace": "agency"},
+        fires={circuit_open(tenant): "1+0" for tenant in ("acme", "inn")},
+        quiet={circuit_open(tenant): "0+0" for tenant in ("acme", "inn")},
+        labels={"destination": "crm", "tenant_namespace": "agency"},
     ),
     "DeliveryFailing/warning": Case(
         fires={deliveries("retried"): "0+6", deliveries("dead"): "0+0", deliveries("delivered"): "0+4"},

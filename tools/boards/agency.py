@@ -5,7 +5,6 @@ from grafana_foundation_sdk.builders import dashboard
 from boards.panels import Panel, board, graph, listing, number
 
 _HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace"'
-_CIRCUIT = 'usher_destination_circuit_open{job=~"$job",destination_namespace=~"$tenant_namespace"}'
 _TENANT = "tenant_namespace, tenant"
 _LEGEND = "{{tenant_namespace}}/{{tenant}}"
 
@@ -52,7 +51,7 @@ def _figures() -> list[Panel]:
         number(
             "Destinations down",
             "Systems that do not answer: Usher sends one trial a minute and keeps their visits.",
-            f"sum(max by (destination_namespace, destination) ({_CIRCUIT}))",
+            f"sum(max by (tenant_namespace, destination) (usher_destination_circuit_open{{{_HERE}}}))",
             runbook="DestinationDown",
             bad_above=1,
         ),
@@ -146,7 +145,7 @@ def _tables() -> list[Panel]:
             "Which destinations are down",
             "Destinations whose circuit is open.",
             (
-                f"topk(20, max by (destination_namespace, destination) ({_CIRCUIT}) == 1)",
+                f"topk(20, max by (tenant_namespace, destination) (usher_destination_circuit_open{{{_HERE}}}) == 1)",
                 "circuit open",
             ),
             unit="bool_yes_no",

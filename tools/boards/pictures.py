@@ -23,7 +23,7 @@ _COLUMN_INCHES, _ROW_INCHES, _DPI = 0.62, 0.36, 72
 _MOST_SERIES, _MOST_ROWS = 8, 6
 _GREEN, _RED, _GREY = "#2a7d3f", "#c4162a", "#6b6b6b"
 _ORDER = (
-    *("tenant_namespace", "tenant", "listener", "destination_namespace", "destination", "counted_as"),
+    *("tenant_namespace", "tenant", "listener", "destination", "counted_as"),
     *("hostname", "kind", "ready"),
 )
 """Labels of tables from left to right."""

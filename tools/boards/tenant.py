@@ -7,7 +7,6 @@ from boards.panels import Panel, board, graph, listing, number
 _HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace",tenant=~"$tenant"'
 _TENANT = "tenant_namespace, tenant"
 """Several gateways on one store each report the whole, so their values must not be added up."""
-_DESTINATIONS = 'job=~"$job",destination_namespace=~"$tenant_namespace"'
 
 
 def build() -> dashboard.Dashboard:
@@ -77,11 +76,11 @@ def _figures() -> list[Panel]:
             width=4,
         ),
         number(
-            "Quarantined in 24 hours",
-            "Arrivals that were no valid visits. They are kept and can be released.",
-            f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="quarantined"}}[24h]))',
-            unit="locale",
-            runbook="QuarantineGrowing",
+            "Destinations down",
+            "Systems of this company that do not answer: Usher sends one trial a minute and keeps their visits.",
+            f"sum(max by ({_TENANT}, destination) (usher_destination_circuit_open{{{_HERE}}})) or vector(0)",
+            runbook="DestinationDown",
+            bad_above=1,
             width=4,
         ),
         number(
@@ -188,12 +187,9 @@ def _tables() -> list[Panel]:
             width=6,
         ),
         listing(
-            "Destinations of the namespace",
-            "Systems that tenants of this namespace may use, and whether their circuit is open.",
-            (
-                f"max by (destination_namespace, destination) (usher_destination_circuit_open{{{_DESTINATIONS}}})",
-                "circuit open",
-            ),
+            "Destinations",
+            "Systems that the routes of this company name, and whether they are down.",
+            (f"max by ({_TENANT}, destination) (usher_destination_circuit_open{{{_HERE}}})", "circuit open"),
             unit="bool_yes_no",
             runbook="DestinationDown",
             width=6,

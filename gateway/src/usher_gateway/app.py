@@ -181,9 +181,6 @@ class Gateway:
             server=self.server,
             certificates=self.certificates,
         )
-        delivery_metrics = gateway_metrics.DeliveryMetrics(
-            dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
-        )
         self.tenants = TenantTracker(
             state=self.state,
             arrivals=self.counters,
@@ -193,6 +190,13 @@ class Gateway:
         )
         store_metrics = gateway_metrics.StoreMetrics(
             store=self.store, dispatcher=self.dispatcher, tracker=self.tenants, clock=self.clock
+        )
+        delivery_metrics = gateway_metrics.DeliveryMetrics(
+            tracker=self.tenants,
+            dispatcher=self.dispatcher,
+            worker=self.worker,
+            expressions=self._expressions,
+            state=self.state,
         )
         tenant_metrics = gateway_metrics.TenantMetrics(
             tracker=self.tenants, arrivals=self.counters, deliveries=self.worker.counters

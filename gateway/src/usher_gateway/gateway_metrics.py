@@ -252,11 +252,13 @@ class DeliveryMetrics:
     def __init__(
         self,
         *,
+        tracker: TenantTracker,
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
         expressions: ExpressionCounters,
         state: health.RunState,
     ) -> None:
+        self._tracker = tracker
         self._dispatcher = dispatcher
         self._worker = worker
         self._expressions = expressions
@@ -287,16 +289,17 @@ class DeliveryMetrics:
         yield metrics.plain_gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", lanes.count)
         yield metrics.plain_gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", lanes.bytes)
         yield metrics.plain_gauge("usher_attempts_in_flight", "Attempts that run.", lanes.in_flight)
-        is_open = {
-            key: float(lanes.circuit_of(key).state is circuit.CircuitState.Open)
-            for key in self._state.snapshot.destinations
-        }
-        yield metrics.plain_gauge("usher_circuits_open", "Destinations whose circuit is open.", sum(is_open.values()))
+        in_force = self._state.snapshot.destinations
+        are_open = {key for key in in_force if lanes.circuit_of(key).state is circuit.CircuitState.Open}
+        yield metrics.plain_gauge("usher_circuits_open", "Destinations whose circuit is open.", len(are_open))
         yield metrics.gauge(
             "usher_destination_circuit_open",
-            "1 while the circuit of a destination is open, 0 otherwise.",
-            ["destination_namespace", "destination"],
-            {(*key.split("/"),): value for key, value in is_open.items()},
+            "1 while the circuit of a tenant's destination is open, 0 otherwise.",
+            ["tenant_namespace", "tenant", "destination"],
+            {
+                (namespace, tenant, name): f"{namespace}/{name}" in are_open
+                for namespace, tenant, name in self._tracker.destinations()
+            },
         )
 
 

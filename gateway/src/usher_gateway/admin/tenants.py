@@ -2,7 +2,7 @@
 
 import asyncio
 import zoneinfo
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -24,6 +24,9 @@ _QUOTA_SECONDS = 60.0
 
 TenantKey = tuple[str, str]
 """(namespace, name)."""
+
+TenantDestination = tuple[str, str, str]
+"""(namespace, tenant, name) of a destination that visits of the tenant go to."""
 
 
 class ListenerSummary(msgspec.Struct):
@@ -178,6 +181,16 @@ class TenantTracker:
                 group.document, len(group.listeners), silent, refusing, last_arrival, group.destinations
             )
         return tenants
+
+    def destinations(self) -> Iterator[TenantDestination]:
+        """Yield each destination of each tenant: those that routes in force name, and those with a backlog."""
+        if self._grouped_snapshot is not self._state.snapshot:
+            self._group_listeners(self._state.snapshot)
+        for tenant in dict.fromkeys([*self._groups, *self.deliveries]):
+            group, counts = self._groups.get(tenant), self.deliveries.get(tenant)
+            names = {key.rpartition("/")[2] for key in group.destinations} if group is not None else set()
+            for name in names | counts.backlogs.keys() if counts is not None else names:
+                yield (*tenant, name)
 
     def _group_listeners(self, snapshot: documents.Snapshot) -> None:
         self._grouped_snapshot, self._groups = snapshot, {}
