@@ -1,5 +1,6 @@
 """Values of metrics: from the first scrape on, and after a restart."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,30 @@ async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path
             await waiting.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
             last_arrival_after_restart = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
     assert last_arrival_after_restart == last_arrival > 1_700_000_000
+
+
+async def test_lag_is_that_of_the_delivery_that_waits_for_its_first_attempt(tmp_path: Path) -> None:
+    may_answer = asyncio.Event()
+
+    async def answer_late(_: web.BaseRequest) -> web.Response:
+        await may_answer.wait()
+        return web.Response()
+
+    async with test_utils.RawTestServer(answer_late) as server:
+        slow = DESTINATION.format(url=server.make_url("/")).replace("spec: {", "spec: {concurrency: 1, ")
+        async with support.running(tmp_path, ROUTES + slow) as gateway:
+            await gateway.wait_configured()
+            assert values(gateway, "usher_delivery_lag_seconds") == {}
+            for user in (7, 8, 9):
+                assert (await gateway.post(b'{"user": {"id": %d}}' % user)).acknowledges
+            key = (("destination", "crm"), *TENANT)
+            await waiting.wait_until(lambda: values(gateway, "usher_lane_deliveries") == {key: 2.0})
+            for gauge in ("usher_delivery_lag_seconds", "usher_oldest_open_delivery_age_seconds"):
+                (shown,) = values(gateway, gauge).items()
+                assert shown[0] == key
+                assert shown[1] > 0
+            may_answer.set()
+            await waiting.wait_until(lambda: values(gateway, "usher_delivery_lag_seconds") == {})
 
 
 async def test_circuit_is_shown_for_each_tenant_of_a_destination(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ CASES = {
         fires={deliveries("dead"): "0+1"}, quiet={deliveries("dead"): "9+0"}, labels=TENANT
     ),
     "BacklogOld/warning": of_tenant("usher_oldest_open_delivery_age_seconds", "7200+60", "600+0", destination="crm"),
-    "DeliveryLagHigh/warning": of_gateway("usher_delivery_lag_seconds", "90+0", "0.1+0"),
+    "DeliveryLagHigh/warning": of_tenant("usher_delivery_lag_seconds", "90+0", "0.1+0", destination="crm"),
     "CertificateExpiring/warning": Case(
         fires={series("usher_certificate_expiry_timestamp_seconds", file="tls.crt"): f"{5 * DAY}+0"},
         quiet={series("usher_certificate_expiry_timestamp_seconds", file="tls.crt"): f"{60 * DAY}+0"},
@@ -260,7 +260,7 @@ def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Pat
     assert promtool.test(tmp_path, alert, cases) == ""
 
 
-@pytest.mark.parametrize("alert", ["BacklogOld/warning"])
+@pytest.mark.parametrize("alert", ["BacklogOld/warning", "DeliveryLagHigh/warning"])
 def test_one_dead_system_does_not_hide_another(alert: str, tmp_path: Path) -> None:
     """The second one gets an alert of its own while the first one has had one for a day."""
     (of_crm, first_values) = next(iter(CASES[alert].fires.items()))

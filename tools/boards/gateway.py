@@ -67,7 +67,7 @@ def _figures() -> list[Panel]:
         ),
         number(
             "Oldest delivery",
-            "Age of the oldest delivery in the backlog.",
+            "Age of the oldest delivery that waits for any destination; 0: none waits.",
             f"max(usher_oldest_open_delivery_age_seconds{{{_HERE}}}) or vector(0)",
             unit="s",
             runbook="BacklogOld",
@@ -179,7 +179,7 @@ def _lanes() -> list[Panel]:
             "Open deliveries",
             "All that are pending, by the gateway that knows of most, and those that wait in lanes for a slot.",
             (f"max(usher_open_deliveries{{{_HERE}}})", "open"),
-            (f"sum(usher_lane_deliveries{{{_HERE}}})", "in lanes"),
+            (f"sum(usher_lane_deliveries{{{_HERE}}}) or vector(0)", "in lanes"),
             (f"sum(usher_unsettled{{{_HERE}}})", "result not stored yet"),
             unit="locale",
             runbook="BacklogOld",
@@ -215,8 +215,8 @@ def _lanes() -> list[Panel]:
         ),
         graph(
             "Delay of first attempts",
-            "From a visit to its first attempt, for the last delivery that started.",
-            (f"max by (instance) (usher_delivery_lag_seconds{{{_HERE}}})", "{{instance}}"),
+            "How long the delivery that waits longest has waited for its first attempt; 0: none waits.",
+            (f"max(usher_delivery_lag_seconds{{{_HERE}}}) or vector(0)", "longest"),
             unit="s",
             runbook="DeliveryLagHigh",
         ),

@@ -7,6 +7,13 @@ from boards.panels import Panel, board, graph, listing, number
 _HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace",tenant=~"$tenant"'
 _TENANT = "tenant_namespace, tenant"
 """Several gateways on one store each report the whole, so their values must not be added up."""
+_ZERO = f"0 * max by (destination) (usher_destination_circuit_open{{{_HERE}}})"
+"""For each destination. Series of what waits exist only where something waits."""
+_WAITING = (
+    f"((max by (destination) (usher_backlog_deliveries{{{_HERE}}}) or {_ZERO})"
+    f" + (sum by (destination) (usher_lane_deliveries{{{_HERE}}}) or {_ZERO}))"
+)
+"""By destination: in the store, which all gateways report, and in the lanes of each gateway."""
 
 
 def build() -> dashboard.Dashboard:
@@ -84,16 +91,16 @@ def _figures() -> list[Panel]:
             width=4,
         ),
         number(
-            "Backlog",
-            "Deliveries that wait for a retry, for an open circuit or for room in memory.",
-            f"sum(max by ({_TENANT}, destination) (usher_backlog_deliveries{{{_HERE}}})) or vector(0)",
+            "Waiting deliveries",
+            "Deliveries that wait for a slot, for a retry or for a destination that is down.",
+            f"sum({_WAITING}) or vector(0)",
             unit="locale",
             runbook="BacklogOld",
             width=4,
         ),
         number(
-            "Oldest in the backlog",
-            "Age of the oldest delivery in the backlog; 0: it is empty.",
+            "Oldest that waits",
+            "Age of the oldest delivery that waits; 0: none waits.",
             f"max(usher_oldest_open_delivery_age_seconds{{{_HERE}}}) or vector(0)",
             unit="s",
             runbook="BacklogOld",
@@ -169,8 +176,8 @@ def _graphs() -> list[Panel]:
         ),
         graph(
             "Delay of first attempts",
-            "From a visit to its first attempt, for the last delivery of each gateway: not of this tenant alone.",
-            ('max by (instance) (usher_delivery_lag_seconds{job=~"$job"})', "{{instance}}"),
+            "How long the next delivery to each destination has waited for its first attempt; 0: none waits.",
+            (f"max by (destination) (usher_delivery_lag_seconds{{{_HERE}}}) or {_ZERO}", "{{destination}}"),
             unit="s",
             runbook="DeliveryLagHigh",
         ),

@@ -280,13 +280,7 @@ class DeliveryMetrics:
         yield metrics.histogram(
             "usher_attempt_duration_seconds", "From the start of an attempt to its end.", dispatcher.attempt_seconds
         )
-        yield metrics.plain_gauge(
-            "usher_delivery_lag_seconds",
-            "From acceptance to the start of the first attempt, for the last delivery that started.",
-            dispatcher.lag / model.MICROSECONDS,
-        )
         lanes = dispatcher.scheduler
-        yield metrics.plain_gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", lanes.count)
         yield metrics.plain_gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", lanes.bytes)
         yield metrics.plain_gauge("usher_attempts_in_flight", "Attempts that run.", lanes.in_flight)
         in_force = self._state.snapshot.destinations
@@ -327,22 +321,33 @@ class StoreMetrics:
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
         now, labels = self._clock.now(), ["tenant_namespace", "tenant", "destination"]
-        backlogs = {
-            (*tenant, destination): backlog
-            for tenant, counts in in_store.items()
-            for destination, backlog in counts.backlogs.items()
-        }
+        backlogs, in_lanes, oldest_at, fresh_at = {}, {}, {}, {}
+        for tenant, counts in in_store.items():
+            for destination, backlog in counts.backlogs.items():
+                key = (*tenant, destination)
+                backlogs[key], oldest_at[key] = backlog.count, backlog.oldest_at
+        for queue in lanes.queues():
+            namespace, destination = queue.destination.split("/")
+            key = (namespace, queue.tenant.rpartition("/")[2], destination)
+            in_lanes[key] = queue.count
+            oldest_at[key] = min(oldest_at.get(key, now), queue.oldest_at)
+            if queue.oldest_fresh_at:
+                fresh_at[key] = queue.oldest_fresh_at
+        yield metrics.gauge("usher_backlog_deliveries", "Deliveries in the backlog of a destination.", labels, backlogs)
         yield metrics.gauge(
-            "usher_backlog_deliveries",
-            "Deliveries in the backlog of a destination.",
-            labels,
-            {key: backlog.count for key, backlog in backlogs.items()},
+            "usher_lane_deliveries", "Deliveries that wait for a slot in the lane of a destination.", labels, in_lanes
         )
         yield metrics.gauge(
             "usher_oldest_open_delivery_age_seconds",
-            "Since the oldest delivery in the backlog of a destination was made.",
+            "Since the oldest delivery in the backlog or the lane of a destination was made.",
             labels,
-            {key: max(0, now - backlog.oldest_at) / model.MICROSECONDS for key, backlog in backlogs.items()},
+            {key: max(0, now - at) / model.MICROSECONDS for key, at in oldest_at.items()},
+        )
+        yield metrics.gauge(
+            "usher_delivery_lag_seconds",
+            "Since the oldest delivery that waits in a lane for its first attempt was accepted.",
+            labels,
+            {key: max(0, now - at) / model.MICROSECONDS for key, at in fresh_at.items()},
         )
 
     def _collect_store(self) -> metrics.Metrics:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from support import delivery_samples
 from usher_gateway.delivery import circuit, outcome
-from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, NextDelivery, RateLimit
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, NextDelivery, RateLimit
 
 SECOND = 1_000_000
 FAILED = outcome.Outcome(outcome.OutcomeKind.Retry, "Timeout", blames_destination=True)
@@ -46,6 +46,17 @@ def test_destination_concurrency_limits_running_attempts() -> None:
     assert len(running) == 3
     finish(scheduler, running[:1], outcome.DELIVERED, 0)
     assert len(started(scheduler, 0)) == 1
+
+
+def test_queues_show_what_waits_by_tenant_and_destination() -> None:
+    scheduler = LaneScheduler(1 << 20, 100)
+    scheduler.configure("n/a", LaneLimits(concurrency=1), 0)
+    for tenant, created_at, fresh in (("t", 5, True), ("t", 3, True), ("t", 2, False), ("u", 9, False)):
+        delivery = delivery_samples.delivery(created_at=created_at)
+        assert scheduler.offer(LaneEntry(delivery, "n/a", tenant, fresh, 100), 0)
+    (first,) = started(scheduler, 0)
+    assert (first.delivery.created_at, first.tenant) == (5, "t")
+    assert list(scheduler.queues()) == [LaneQueue("t", "n/a", 2, 2, 3), LaneQueue("u", "n/a", 1, 9, 0)]
 
 
 def test_gateway_without_a_share_takes_nothing_into_its_lane() -> None:

@@ -71,8 +71,6 @@ class Dispatcher:
         limits: DispatcherLimits,
     ) -> None:
         self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
-        self.lag = 0
-        """Microseconds from acceptance to the last first attempt."""
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
         self._store = store
@@ -305,8 +303,6 @@ class Dispatcher:
         self.scheduler.done(key, None, self._clock.steady())
 
     def _start(self, entry: LaneEntry) -> None:
-        if entry.fresh:
-            self.lag = self._clock.now() - entry.delivery.created_at
         task = asyncio.create_task(self._attempt(entry))
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)

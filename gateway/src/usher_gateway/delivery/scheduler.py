@@ -18,6 +18,7 @@ lanes that wait for a rate limit or for the trial of an open circuit.
 import collections
 import enum
 import heapq
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -96,6 +97,18 @@ class LaneRoom(msgspec.Struct, frozen=True):
     """This many bytes have room for any mix of tenants, unless other deliveries are offered in between."""
 
 
+class LaneQueue(msgspec.Struct, frozen=True):
+    """A tenant's deliveries that wait in the lane of one destination, at least one."""
+
+    tenant: str
+    destination: str
+    count: int
+    oldest_at: int
+    """When the first of them was created, in microseconds."""
+    oldest_fresh_at: int
+    """The same of those that were just accepted; 0: there is none."""
+
+
 class LanePace(enum.IntEnum):
     """How long a destination's attempts take."""
 
@@ -119,6 +132,18 @@ class _TenantQueues:
 
     def bytes_of(self, tenant: str) -> int:
         return self._bytes.get(tenant, 0)
+
+    @property
+    def tenants(self) -> Iterable[str]:
+        return self._queues
+
+    def count_of(self, tenant: str) -> int:
+        return len(self._queues.get(tenant, ()))
+
+    def oldest_at(self, tenant: str) -> int:
+        """Return when the first entry of a tenant was created; 0: it has none."""
+        queue = self._queues.get(tenant)
+        return queue[0].delivery.created_at if queue else 0
 
     def push(self, entry: LaneEntry) -> None:
         queue = self._queues.get(entry.tenant)
@@ -314,6 +339,15 @@ class LaneScheduler:
     def in_flight(self) -> int:
         """Running attempts."""
         return len(self._attempts)
+
+    def queues(self) -> Iterator[LaneQueue]:
+        """Yield what waits in the lanes, by tenant and destination."""
+        for lane in self._lanes.values():
+            fresh, backlog = lane.fresh, lane.backlog
+            for tenant in dict.fromkeys([*fresh.tenants, *backlog.tenants]):
+                times = [queue.oldest_at(tenant) for queue in (fresh, backlog) if queue.count_of(tenant)]
+                count = fresh.count_of(tenant) + backlog.count_of(tenant)
+                yield LaneQueue(tenant, lane.name, count, min(times), fresh.oldest_at(tenant))
 
     def running(self, destination: str) -> list[int]:
         """Return the keys of the deliveries in running attempts to a destination."""
