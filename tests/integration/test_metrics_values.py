@@ -72,7 +72,7 @@ TENANT = (("tenant", "acme"), ("tenant_namespace", "agency"))
 
 
 def words(label: str, series: dict[tuple[tuple[str, str], ...], float]) -> dict[str, float]:
-    """Values by one label, for series that have no other labels than it and the tenant's."""
+    """Values by one label, for series of the tenant that differ in no other label."""
     return {dict(labels)[label]: value for labels, value in series.items() if set(TENANT) <= set(labels)}
 
 

@@ -55,7 +55,7 @@ def arrivals(counted_as: str) -> str:
 
 
 def deliveries(outcome: str) -> str:
-    return series("usher_deliveries_total", **TENANT, outcome=outcome)
+    return series("usher_deliveries_total", **TENANT, destination="crm", outcome=outcome)
 
 
 def refused(reason: str) -> str:
@@ -135,10 +135,12 @@ CASES = {
     "DeliveryFailing/warning": Case(
         fires={deliveries("retried"): "0+6", deliveries("dead"): "0+0", deliveries("delivered"): "0+4"},
         quiet={deliveries("retried"): "0+4", deliveries("dead"): "0+0", deliveries("delivered"): "0+6"},
-        labels=TENANT,
+        labels={**TENANT, "destination": "crm"},
     ),
     "DeadLettersGrowing/warning": Case(
-        fires={deliveries("dead"): "0+1"}, quiet={deliveries("dead"): "9+0"}, labels=TENANT
+        fires={deliveries("dead"): "0+1", deliveries("delivered"): "0+9"},
+        quiet={deliveries("dead"): "0+1", deliveries("delivered"): "0+49"},
+        labels={**TENANT, "destination": "crm"},
     ),
     "BacklogOld/warning": of_tenant("usher_oldest_open_delivery_age_seconds", "7200+60", "600+0", destination="crm"),
     "DeliveryLagHigh/warning": of_tenant("usher_delivery_lag_seconds", "90+0", "0.1+0", destination="crm"),
@@ -277,3 +279,25 @@ def test_one_dead_system_does_not_hide_another(alert: str, tmp_path: Path) -> No
     (sample,) = test["exp_samples"]
     test["exp_samples"].append({**sample, "labels": sample["labels"].replace('"crm"', '"mailer"')})
     assert promtool.test(tmp_path, alert, [first, both]) == ""
+
+
+def test_single_rejected_visit_is_no_growth_of_dead_letters(tmp_path: Path) -> None:
+    """Not at a destination that got nothing else in that hour either."""
+    history = [
+        {"series": deliveries("dead"), "values": "0x30 1x90"},
+        {"series": deliveries("delivered"), "values": "0x120"},
+    ]
+    alert = "DeadLettersGrowing/warning"
+    assert promtool.test(tmp_path, alert, [expect(alert, history, None, 29, 31, 40, 60, 80)]) == ""
+
+
+def test_busy_destination_does_not_hide_that_another_rejects_everything(tmp_path: Path) -> None:
+    history = [
+        {"series": deliveries("dead").replace('"crm"', '"mailer"'), "values": "0+1x120"},
+        {"series": deliveries("delivered").replace('"crm"', '"mailer"'), "values": "0x120"},
+        {"series": deliveries("dead"), "values": "0x120"},
+        {"series": deliveries("delivered"), "values": "0+500x120"},
+    ]
+    for alert in ("DeadLettersGrowing/warning", "DeliveryFailing/warning"):
+        cases = [expect(alert, history, {**TENANT, "destination": "mailer"}, 60)]
+        assert promtool.test(tmp_path, alert, cases) == ""

@@ -107,9 +107,12 @@ def _graphs() -> list[Panel]:
             runbook="DeliveryFailing",
         ),
         graph(
-            "Share of attempts that fail, by tenant",
-            "The ten tenants with the largest share of failed attempts in 30 minutes.",
-            (f"topk(10, tenant:usher_deliveries_failed:ratio_rate30m{{{_HERE}}})", _LEGEND),
+            "Share of attempts that fail, by destination",
+            "The ten destinations of tenants with the largest share of failed attempts in 30 minutes.",
+            (
+                f"topk(10, destination:usher_deliveries_failed:ratio_rate30m{{{_HERE}}})",
+                f"{_LEGEND} to {{{{destination}}}}",
+            ),
             unit="percentunit",
             runbook="DeliveryFailing",
         ),

@@ -170,10 +170,10 @@ class TenantMetrics:
         yield metrics.counter(
             "usher_deliveries",
             "Ends of attempts, by what became of the delivery.",
-            [*labels, "outcome"],
+            [*labels, "destination", "outcome"],
             {
-                (*tenant, outcome): outcomes.get((*tenant, outcome), 0)
-                for tenant in tenants
+                (*destination, outcome): outcomes.get((*destination, outcome), 0)
+                for destination in self._tracker.destinations()
                 for outcome in OUTCOME_LABELS.values()
             },
         )

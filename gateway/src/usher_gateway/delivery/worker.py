@@ -35,16 +35,18 @@ class DeliveryCounters:
     """Results of attempts, for metrics."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[tuple[str, str, str], int] = {}
-        """(namespace, tenant, outcome) -> deliveries."""
+        self.outcomes: dict[tuple[str, str, str, str], int] = {}
+        """(namespace, tenant, name of the destination, outcome) -> deliveries."""
         self.errors: dict[str, int] = {}
         """Error code of an attempt -> attempts."""
         self.expression_errors: dict[str, int] = {}
         """Error code of a transform -> attempts."""
 
-    def count(self, name: model.ListenerName, settled_as: model.SettledAs, error: str) -> None:
+    def count(self, definition: model.RouteDefinition, settled_as: model.SettledAs, error: str) -> None:
         """Count the result of an attempt that was sent."""
-        key = (name.namespace, name.tenant, OUTCOME_LABELS[settled_as])
+        tenant = definition.listener
+        name = definition.destination.rpartition("/")[2]
+        key = (tenant.namespace, tenant.tenant, name, OUTCOME_LABELS[settled_as])
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if error:
             self.errors[error] = self.errors.get(error, 0) + 1
@@ -196,7 +198,7 @@ class DeliveryWorker:
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self._tried_urls[definition.destination] = destination.url
-        self.counters.count(definition.listener, settled_as, error)
+        self.counters.count(definition, settled_as, error)
         if result.outcome.gone:
             self.gone.add(definition.destination)
         if error == SendError.AddressForbidden:
