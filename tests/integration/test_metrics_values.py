@@ -45,9 +45,12 @@ async def test_skips_and_consecutive_refusals_are_counted_per_listener(tmp_path:
         for _ in range(2):
             target = gateway.target()
             assert (await wire.exchange(gateway.port, wire.request(target, b"", method="DELETE"))).status == 405
+        assert (await wire.exchange(gateway.port, wire.request("/stray", b"{}"))).status == 404
         refused = values(gateway, "usher_listener_consecutive_refusals")
         (labels,) = refused
         assert refused[labels] == 2
+        by_reason = values(gateway, "usher_tenant_refused_total")
+        assert by_reason == {(("reason", "MethodNotAllowed"), *TENANT): 2.0}, "a stray request has no tenant"
         body = b'{"user": {"id": 7, "firstName": "' + leaks.PERSON.encode() + b'", "venue": {"id": 1}}}'
         assert (await gateway.post(body)).acknowledges
         assert values(gateway, "usher_listener_consecutive_refusals")[labels] == 0

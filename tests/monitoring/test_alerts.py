@@ -301,3 +301,45 @@ def test_busy_destination_does_not_hide_that_another_rejects_everything(tmp_path
     for alert in ("DeadLettersGrowing/warning", "DeliveryFailing/warning"):
         cases = [expect(alert, history, {**TENANT, "destination": "mailer"}, 60)]
         assert promtool.test(tmp_path, alert, cases) == ""
+
+
+def test_webhook_that_refuses_a_tenth_is_at_risk(tmp_path: Path) -> None:
+    alert = "HookAtRisk/critical"
+    fires = [
+        {"series": arrivals("refused"), "values": "0+2x60"},
+        {"series": arrivals("visit"), "values": "0+9x60"},
+    ]
+    quiet = [{**fires[0], "values": "0+1x60"}, fires[1]]
+    few = [{"series": arrivals("refused"), "values": "0x30 5x30"}, {"series": arrivals("visit"), "values": "0x60"}]
+    cases = [expect(alert, fires, TENANT, 50), expect(alert, quiet, None, 50), expect(alert, few, None, 45, 50)]
+    assert promtool.test(tmp_path, alert, cases) == ""
+
+
+def test_alert_about_refusals_names_the_most_frequent_reason(tmp_path: Path) -> None:
+    rule = promtool.rules("alert")["HookAtRisk/critical"]
+    refusals = {"Unauthenticated": "0+3x60", "RateLimited": "0+1x60", "TooLarge": "900x60"}
+    history = [
+        {"series": series("usher_tenant_refused_total", **TENANT, reason=reason), "values": values}
+        for reason, values in refusals.items()
+    ]
+    history += [
+        {**of_reason, "series": of_reason["series"].replace("acme", "inn"), "values": "0+9x60"}
+        for of_reason in history[1:2]
+    ]
+    history.append({"series": series("usher_tenant_refusing_listeners", **TENANT), "values": "1x60"})
+    description = (
+        "Usher refuses arrivals of this tenant, or all of a listener, most of them as Unauthenticated. Purple sends"
+        " them again after 3 hours, and disables the webhook if this goes on for long; then it sends nothing until a"
+        ' user presses "Save and Validate".'
+    )
+    alert = {
+        "exp_labels": {**TENANT, "severity": "critical"},
+        "exp_annotations": {
+            "summary": "Purple may disable a webhook of agency/acme",
+            "description": description,
+            "runbook_url": rule["annotations"]["runbook_url"],
+        },
+    }
+    fires = {"eval_time": "50m", "alertname": "HookAtRisk", "exp_alerts": [alert]}
+    case = {"interval": "1m", "input_series": history, "alert_rule_test": [fires]}
+    assert promtool.test(tmp_path, "HookAtRisk/critical", [case]) == ""

@@ -181,6 +181,14 @@ def _graphs() -> list[Panel]:
             unit="s",
             runbook="DeliveryLagHigh",
         ),
+        graph(
+            "Refused arrivals by reason",
+            "Arrivals that were not accepted, a minute, by the reason. Purple sends each again after 3 hours.",
+            (f"60 * sum by (reason) (rate(usher_tenant_refused_total{{{_HERE}}}[$__rate_interval]))", "{{reason}}"),
+            unit="cpm",
+            runbook="HookAtRisk",
+            width=24,
+        ),
     ]
 
 

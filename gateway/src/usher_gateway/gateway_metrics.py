@@ -184,6 +184,12 @@ class TenantMetrics:
             {key: count for key, count in arrivals.skipped.items() if key[:2] in tenants},
         )
         yield metrics.counter(
+            "usher_tenant_refused",
+            "Arrivals refused at the addresses of a tenant.",
+            [*labels, "reason"],
+            {key: count for key, count in arrivals.refused_by_tenant.items() if key[:2] in tenants},
+        )
+        yield metrics.counter(
             "usher_company_mismatches",
             "Arrivals of another company that were accepted, because companyCheck is Warn.",
             labels,

@@ -85,6 +85,8 @@ class ArrivalCounters:
         self._unsaved: list[ListenerCounters] = []
         self.refused: dict[str, int] = {}
         """Reason -> refused arrivals, including those without a tenant."""
+        self.refused_by_tenant: dict[tuple[str, str, str], int] = {}
+        """(namespace, tenant, reason) -> refused arrivals at known addresses."""
         self.unacknowledged = 0
         self.quarantined: dict[str, int] = {}
         """Reason -> quarantined arrivals."""
@@ -173,9 +175,12 @@ class ArrivalCounters:
         counters.counted[counted_as] += 1
         counters.refused_in_a_row += counted_as is model.CountedAs.Refused
 
-    def add_refused(self, reason: model.RefusedReason) -> None:
-        """Count the reason of a refusal."""
+    def add_refused(self, reason: model.RefusedReason, name: model.ListenerName | None) -> None:
+        """Count the reason of a refusal. ``name``: the listener; None: the address is unknown."""
         self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
+        if name is not None:
+            key = (name.namespace, name.tenant, reason.value)
+            self.refused_by_tenant[key] = self.refused_by_tenant.get(key, 0) + 1
 
     def add_retired(self, counters: ListenerCounters, address: documents.Address, now: int) -> None:
         """Count an arrival at a retired address, and log a warning for the first one."""

@@ -363,7 +363,7 @@ class ArrivalPipeline:
             self._count_refused(match.listener.name if match is not None else None, reason)
 
     def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
-        self._counters.add_refused(reason)
+        self._counters.add_refused(reason, listener)
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
             self._counters.add_uncommitted(listener, model.CountedAs.Refused)
