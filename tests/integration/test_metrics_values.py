@@ -60,6 +60,14 @@ async def test_skips_and_consecutive_refusals_are_counted_per_listener(tmp_path:
         assert skipped[1] == 1
 
 
+async def test_listeners_of_an_agency_have_series_of_their_own(tmp_path: Path) -> None:
+    """The board Tenant lists them; 300 companies of two webhooks each are an ordinary agency."""
+    listeners = "".join(support.LISTENER.replace("wifi", f"wifi-{number}") for number in range(600))
+    async with support.running(tmp_path, support.CLASS + support.TENANT + listeners) as gateway:
+        await gateway.wait_configured("agency/wifi-0")
+        assert len(values(gateway, "usher_listener_last_arrival_timestamp_seconds")) == 600
+
+
 async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
     async with support.running(tmp_path, ROUTES) as gateway:
         await gateway.wait_configured()

@@ -18,7 +18,7 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
-_MAX_LISTENERS = 200
+_MAX_LISTENERS = 2_000
 """With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
 
 _COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.CountedAs)
@@ -103,7 +103,7 @@ class IngestMetrics:
         )
 
     def _collect_listeners(self) -> metrics.Metrics:
-        """Metrics per listener, as long as there are at most 200 listeners."""
+        """Metrics per listener, as long as there are at most 2,000 listeners."""
         listeners = self._registry.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
@@ -117,19 +117,19 @@ class IngestMetrics:
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",
-            "When something was accepted last, from the ledger; 0: never. Up to 200 listeners.",
+            "When something was accepted last, from the ledger; 0: never. Up to 2,000 listeners.",
             labels,
             last,
         )
         yield metrics.gauge(
             "usher_listener_consecutive_refusals",
-            "Refusals since something was accepted last. Up to 200 listeners.",
+            "Refusals since something was accepted last. Up to 2,000 listeners.",
             labels,
             refused,
         )
         yield metrics.counter(
             "usher_listener_bodies_displaced",
-            "Unfinished bodies that were refused because there were too many. Up to 200 listeners.",
+            "Unfinished bodies that were refused because there were too many. Up to 2,000 listeners.",
             labels,
             displaced,
         )
