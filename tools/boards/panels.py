@@ -4,6 +4,7 @@ A query selects by the variables of its board: ``$job``, and those that the boar
 path in the repository; the chart puts the address of the documentation in front (``monitoring.documentation``).
 """
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
@@ -66,11 +67,43 @@ def graph(
 
 
 def listing(
-    title: str, text: str, *queries: Query, unit: str = "none", runbook: str | None = None, width: int = 12
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = "none",
+    units: Mapping[str, str] | None = None,
+    runbook: str | None = None,
+    width: int = 12,
+    height: int = 8,
+    empty: str | None = None,
+    smallest_first: bool = False,
 ) -> table.Panel:
-    """A table with one row for each set of labels, and one column of values for each query."""
+    """A table with one row for each set of labels, and one column of values for each query.
+
+    Rows with the largest values in the first column come first, then those in the second, and so on.
+
+    Args:
+        title: names the number of rows if a query has a limit (``topk``).
+        text: explains the panel.
+        queries: one for each column of values.
+        unit: of all columns of values.
+        units: of single columns that have another one, by their legend.
+        runbook: name of a runbook.
+        width: in columns of the board.
+        height: in rows of the board.
+        empty: shown if there is no row.
+        smallest_first: the order of the rows is reversed.
+    """
     panel = table.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
-    panel = _whole_if_counted(panel.span(width).height(8), unit)
+    panel = _whole_if_counted(panel.span(width).height(height), unit)
+    panel = panel.sort_by(
+        [common.TableSortByFieldState().display_name(legend).desc(not smallest_first) for _, legend in queries]
+    )
+    for legend, of_column in (units or {}).items():
+        decimals = [] if of_column == "locale" else [models.DynamicConfigValue("decimals", 1)]
+        panel = panel.override_by_name(legend, [models.DynamicConfigValue("unit", of_column), *decimals])
+    if empty is not None:
+        panel = panel.no_value(empty)
     for index, (expr, legend) in enumerate(queries):
         panel = panel.with_target(_query(expr, legend, index).instant().format(PromQueryFormat.TABLE))
     names = {f"Value #{_letter(index)}": legend for index, (_, legend) in enumerate(queries)}

@@ -162,6 +162,13 @@ def _graphs() -> list[Panel]:
             runbook="DeliveryFailing",
         ),
         graph(
+            "Refused arrivals by reason",
+            "Arrivals that were not accepted, a minute, by the reason. Purple sends each again after 3 hours.",
+            (f"60 * sum by (reason) (rate(usher_tenant_refused_total{{{_HERE}}}[$__rate_interval]))", "{{reason}}"),
+            unit="cpm",
+            runbook="HookAtRisk",
+        ),
+        graph(
             "Verdicts without a delivery",
             "Visits that a route skipped, a minute, by reason. They can be replayed.",
             (f"60 * sum by (reason) (rate(usher_skipped_total{{{_HERE}}}[$__rate_interval]))", "{{reason}}"),
@@ -175,6 +182,13 @@ def _graphs() -> list[Panel]:
             runbook="DeliveriesHeld",
         ),
         graph(
+            "Waiting deliveries by destination",
+            "Deliveries that wait for a slot, for a retry or for a destination that is down.",
+            (_WAITING, "{{destination}}"),
+            unit="locale",
+            runbook="BacklogOld",
+        ),
+        graph(
             "Delay of first attempts",
             "How long the next delivery to each destination has waited for its first attempt; 0: none waits.",
             (f"max by (destination) (usher_delivery_lag_seconds{{{_HERE}}}) or {_ZERO}", "{{destination}}"),
@@ -182,12 +196,14 @@ def _graphs() -> list[Panel]:
             runbook="DeliveryLagHigh",
         ),
         graph(
-            "Refused arrivals by reason",
-            "Arrivals that were not accepted, a minute, by the reason. Purple sends each again after 3 hours.",
-            (f"60 * sum by (reason) (rate(usher_tenant_refused_total{{{_HERE}}}[$__rate_interval]))", "{{reason}}"),
-            unit="cpm",
-            runbook="HookAtRisk",
-            width=24,
+            "Attempts that fail, by destination",
+            "The share of the attempts of 30 minutes that failed.",
+            (
+                f"sum by (destination) (destination:usher_deliveries_failed:ratio_rate30m{{{_HERE}}})",
+                "{{destination}}",
+            ),
+            unit="percentunit",
+            runbook="DeliveryFailing",
         ),
     ]
 
@@ -195,30 +211,32 @@ def _graphs() -> list[Panel]:
 def _tables() -> list[Panel]:
     return [
         listing(
-            "Arrivals of 24 hours",
-            "Each arrival is counted as exactly one word. `usher usage` has the exact books.",
-            (f"sum by (tenant, counted_as) (increase(usher_arrivals_total{{{_HERE}}}[24h]))", "arrivals"),
+            "All destinations of this company",
+            "Systems that its routes name, or that deliveries wait for: whether each is down, and what waits for it.",
+            (f"max by (destination) (usher_destination_circuit_open{{{_HERE}}})", "down"),
+            (_WAITING, "waiting"),
+            (f"max by (destination) (usher_oldest_open_delivery_age_seconds{{{_HERE}}})", "oldest"),
+            (f"sum by (destination) (destination:usher_deliveries_failed:ratio_rate30m{{{_HERE}}})", "failed, 30 min"),
             unit="locale",
-            width=6,
-        ),
-        listing(
-            "Destinations",
-            "Systems that the routes of this company name, and whether they are down.",
-            (f"max by ({_TENANT}, destination) (usher_destination_circuit_open{{{_HERE}}})", "circuit open"),
-            unit="bool_yes_no",
+            units={"down": "bool_yes_no", "oldest": "s", "failed, 30 min": "percentunit"},
             runbook="DestinationDown",
-            width=6,
         ),
         listing(
             "Last arrival by listener",
-            "Only up to 200 listeners on a gateway, and since its start.",
+            "Only if the gateway has at most 2,000 listeners; `usher listeners --tenant NAME` shows the others.",
             (
-                f"time() - max by (tenant, listener) (usher_listener_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
+                f"time() - max by (listener) (usher_listener_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
                 "since the last arrival",
             ),
             unit="s",
             runbook="ListenerSilent",
-            width=6,
+            empty="No arrival yet, or over 2,000 listeners: see `usher listeners`",
+        ),
+        listing(
+            "Arrivals of 24 hours",
+            "Each arrival is counted as exactly one word. `usher usage` has the exact books.",
+            (f"sum by (counted_as) (increase(usher_arrivals_total{{{_HERE}}}[24h]))", "arrivals"),
+            unit="locale",
         ),
         listing(
             "Settings to look at",
@@ -227,6 +245,5 @@ def _tables() -> list[Panel]:
             (f"sum by (tenant) (increase(usher_company_mismatches_total{{{_HERE}}}[24h]))", "other company"),
             (f"sum by (tenant) (increase(usher_unexpected_sources_total{{{_HERE}}}[24h]))", "odd source"),
             unit="locale",
-            width=6,
         ),
     ]
