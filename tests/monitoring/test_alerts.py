@@ -4,12 +4,14 @@ promtool evaluates the rule files on series that are written here, in steps of a
 Prometheus itself records of firing alerts, so that `for` is tested too.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from boards import agency
 from support import promtool
 
 TENANT = {"tenant_namespace": "agency", "tenant": "acme"}
@@ -260,6 +262,23 @@ def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Pat
     alert = "ListenerSilent/warning"
     cases = [expect(alert, heard, None, 30), expect(alert, silent, {"tenant": "acme"}, 30)]
     assert promtool.test(tmp_path, alert, cases) == ""
+
+
+@pytest.mark.parametrize("alert", sorted({cause.alert for cause in agency.need_attention()} - {"DeadLettersGrowing"}))
+def test_board_lists_the_tenants_that_a_firing_alert_concerns(alert: str, tmp_path: Path) -> None:
+    """The board Agency reads the same series; dead deliveries are listed until they are redriven, so not here."""
+    (name,) = [name for name in CASES if name.startswith(f"{alert}/")]
+    causes = " or ".join(cause.expr for cause in agency.need_attention() if cause.alert == alert)
+    expr = re.sub(r"\$\w+", ".*", f"count({causes}) or vector(0)")
+
+    def counted(series: dict[str, str], tenants: int) -> dict[str, Any]:
+        query = {"expr": expr, "eval_time": f"{BEFORE - 1}m", "exp_samples": [{"labels": "{}", "value": tenants}]}
+        return {"interval": "1m", "input_series": with_reset(series), "promql_expr_test": [query]}
+
+    firing_series = CASES[name].fires
+    tenants = {re.findall(r',tenant="(\w+)"', series)[0] for series in firing_series}
+    cases = [counted(firing_series, len(tenants)), counted(CASES[name].quiet, 0)]
+    assert promtool.test(tmp_path, name, cases) == ""
 
 
 @pytest.mark.parametrize("alert", ["BacklogOld/warning", "DeliveryLagHigh/warning"])

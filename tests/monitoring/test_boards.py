@@ -8,7 +8,7 @@ from typing import Any
 import promql_parser
 import pytest
 
-from boards import output
+from boards import agency, output
 from support import promtool, source
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +146,31 @@ def test_panel_selects_by_the_variables_of_its_board(uid: str, panel: dict[str, 
             assert matched["job"] == "$job"
         ranges = re.findall(r"\[(\S+?)\]", target["expr"])
         assert set(ranges) <= {"$__rate_interval", "1h", "24h"}, "a rate follows the resolution of the board"
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS])
+def test_title_says_when_a_panel_shows_a_part_only(uid: str, panel: dict[str, Any]) -> None:
+    """Otherwise a reader takes what is cut for what is not there."""
+    limits = {limit for target in panel["targets"] for limit in re.findall(r"k\((\d+),", target["expr"])}
+    assert limits == set(re.findall(r"\b\d+\b", panel["title"])) & limits, uid
+    if "attention" in panel["title"] or "down" in panel["title"]:
+        assert not limits, "the list of what is wrong is whole"
+
+
+def test_table_of_tenants_that_need_attention_has_every_alert_of_a_tenant() -> None:
+    def names_a_tenant(rule: dict[str, Any]) -> bool:
+        summary = rule["annotations"]["summary"]
+        return "$labels.tenant }}" in summary or "$labels.destination }}" in summary
+
+    about_tenants = {rule["alert"] for rule in promtool.rules("alert").values() if names_a_tenant(rule)}
+    causes = agency.need_attention()
+    assert {cause.alert for cause in causes} == about_tenants
+    on_purpose = re.findall(r'reason!~"(.+?)"', promtool.rules("alert")["DeliveriesHeld/warning"]["expr"])
+    assert re.findall(r'reason!~"(.+?)"', str([cause.expr for cause in causes])) == on_purpose
+    limits = {cause.alert: re.findall(r"> ([\d.]+)", cause.expr) for cause in causes}
+    for alert in about_tenants - {"DestinationDown", "HookAtRisk", "DeadLettersGrowing"}:
+        (rule,) = [rule for rule in promtool.rules("alert").values() if rule["alert"] == alert]
+        assert sorted(limits[alert]) == sorted(re.findall(r"> ([\d.]+)", rule["expr"])), alert
 
 
 def test_every_recorded_series_is_used() -> None:

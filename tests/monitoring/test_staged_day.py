@@ -44,9 +44,10 @@ async def test_staged_day_fires_its_alerts_and_fills_every_panel(tmp_path: Path)
         assert {alert for alert in fired if alert[0] not in server.OF_THE_MACHINE} == staged_day.EXPECTED
         for board in BOARDS.values():
             for panel in board["panels"]:
-                for target in panel["targets"]:
-                    expr = pictures.filled(target["expr"])
-                    assert await prometheus.query_range(expr, begun, time.time(), 1.0), (panel["title"], expr)
+                queries = [pictures.filled(target["expr"]) for target in panel["targets"]]
+                have_data = [bool(await prometheus.query_range(expr, begun, time.time(), 1.0)) for expr in queries]
+                # A table of causes has columns for what this day does not have.
+                assert any(have_data) if panel["type"] == "table" else all(have_data), panel["title"]
         assert "harbour-hotels" in day.terminal
         assert "1 silent" in day.terminal
         if os.environ.get("UPDATE_DOCS"):

@@ -172,17 +172,14 @@ def _tables() -> list[Panel]:
         listing(
             "Tenants with Listeners that are not Ready",
             "The reason is in `kubectl get usher --all-namespaces`.",
-            (
-                f"topk(20, max by (tenant_namespace, tenant) (usher_operator_listeners_not_ready{{{_HERE}}}) > 0)",
-                "not Ready",
-            ),
+            (f"max by (tenant_namespace, tenant) (usher_operator_listeners_not_ready{{{_HERE}}}) > 0", "not Ready"),
             unit="locale",
             runbook="ListenersNotReady",
             width=8,
         ),
         listing(
-            "Certificates",
-            "Time until each expires; the soonest first.",
+            "The 20 certificates that expire first",
+            "Time until each expires.",
             (
                 f"bottomk(20, min by (hostname) ({_EXPIRY}) - time())",
                 "expires in",
@@ -190,5 +187,6 @@ def _tables() -> list[Panel]:
             unit="s",
             runbook="CertificateExpiring",
             width=8,
+            smallest_first=True,
         ),
     ]
