@@ -245,15 +245,25 @@ async def test_tls_connection_with_a_valid_certificate_is_reused(tmp_path: pathl
     await client.close()
 
 
-@pytest.mark.parametrize("wrong", ["name", "expired", "authority", "plain"])
-async def test_invalid_certificate_is_a_tls_error(tmp_path: pathlib.Path, wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("name", SendError.TLSNameMismatch),
+        ("expired", SendError.TLSDateInvalid),
+        ("authority", SendError.TLSAuthorityUnknown),
+        ("plain", SendError.Timeout),
+    ],
+)
+async def test_error_says_what_is_wrong_with_a_certificate(
+    tmp_path: pathlib.Path, wrong: str, error: SendError
+) -> None:
     authority = peers.Authority(tmp_path)
     tls = authority.serving("other.example" if wrong == "name" else "127.0.0.1", days=-1 if wrong == "expired" else 30)
     client = sending(None if wrong == "authority" else authority.trusting())
     handler = peers.answering(b"HTTP/1.1 400 This is HTTP\r\n\r\n", keep=False)
     async with peers.serving(handler, None if wrong == "plain" else tls) as peer:
         answer = await attempt(client, peer.url(scheme="https"))
-    assert answer.error is (SendError.Timeout if wrong == "plain" else SendError.TLSError)
+    assert answer.error is error
     assert peer.requests == []
     await client.close()
 

@@ -61,30 +61,33 @@ async def test_destination_with_its_own_authority_gets_the_client_certificate(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "error"),
     [
-        None,
-        tls(authority=b""),
-        tls(authority=OTHER),
-        tls(server_name=""),
-        tls(server_name="other.internal"),
-        tls(chain=b"", key=b""),
-        tls(key=OTHER_KEY),
-        tls(chain=b"nonsense"),
-        tls(authority=b"nonsense"),
+        (None, SendError.TLSAuthorityUnknown),
+        (tls(authority=b""), SendError.TLSAuthorityUnknown),
+        (tls(authority=OTHER), SendError.TLSAuthorityUnknown),
+        (tls(server_name=""), SendError.TLSNameMismatch),
+        (tls(server_name="other.internal"), SendError.TLSNameMismatch),
+        (tls(key=OTHER_KEY), SendError.TLSError),
+        (tls(chain=b"nonsense"), SendError.TLSError),
+        (tls(authority=b"nonsense"), SendError.TLSError),
     ],
 )
-async def test_anything_else_is_a_tls_error(
-    client: DestinationClient, url: str, settings: documents.Tls | None
+async def test_error_says_which_setting_does_not_fit(
+    client: DestinationClient, url: str, settings: documents.Tls | None, error: SendError
 ) -> None:
-    assert await result(client, url, settings) in {SendError.TLSError, SendError.Reset}
+    assert await result(client, url, settings) is error
+
+
+async def test_peer_that_wants_a_client_certificate_refuses_one_without(client: DestinationClient, url: str) -> None:
+    assert await result(client, url, tls(chain=b"", key=b"")) in {SendError.TLSError, SendError.Reset}
 
 
 async def test_kept_connection_is_not_used_with_other_settings(client: DestinationClient, url: str) -> None:
     assert await result(client, url, tls()) == 200
     assert client.idle_connections == 1
-    assert await result(client, url, tls(server_name="other.internal")) is SendError.TLSError
-    assert await result(client, url, None) is SendError.TLSError
+    assert await result(client, url, tls(server_name="other.internal")) is SendError.TLSNameMismatch
+    assert await result(client, url, None) is SendError.TLSAuthorityUnknown
 
 
 async def test_equal_settings_share_a_context_and_contexts_are_bounded() -> None:

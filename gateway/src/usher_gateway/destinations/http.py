@@ -311,6 +311,8 @@ class _Attempt:
         match error:
             case TimeoutError():
                 return self._timeout_code()
+            case aiohttp.ClientConnectorCertificateError():
+                return _certificate_code(error.certificate_error)
             case aiohttp.ClientSSLError():
                 return SendError.TLSError
             case aiohttp.ClientConnectorDNSError():
@@ -335,6 +337,18 @@ class _Attempt:
             return SendError.AddressForbidden
         ended_in_handshake = isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError))
         return SendError.TLSError if ended_in_handshake and self.url.scheme == "https" else SendError.ConnectError
+
+
+_CERTIFICATE_CODES = {
+    **dict.fromkeys((2, 18, 19, 20, 21), SendError.TLSAuthorityUnknown),
+    **dict.fromkeys((62, 64), SendError.TLSNameMismatch),
+    **dict.fromkeys((9, 10), SendError.TLSDateInvalid),
+}
+"""What OpenSSL found wrong with a certificate. Source: ``X509_V_ERR_…`` in OpenSSL's ``x509_vfy.h``."""
+
+
+def _certificate_code(error: Exception) -> SendError:
+    return _CERTIFICATE_CODES.get(getattr(error, "verify_code", 0), SendError.TLSError)
 
 
 _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the attempt that the current task makes")
