@@ -16,7 +16,6 @@ from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
-from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -108,8 +107,9 @@ class Served:
             retired_arrivals={},
         )
         tracker.destination.return_value = health.DestinationState(
-            "Closed", None, gone=False, tried=True, healthy=True, unresolved=None
+            health.DestinationHealth.Healthy, "Closed", error=None, status=None, unresolved=None
         )
+        tracker.last_error.return_value = None
         clock = mock.Mock(now=self.bench.clock, jump=lambda: 0)
         return status.GatewayStatus(
             state=self.state,
@@ -121,7 +121,7 @@ class Served:
             tenants=TenantTracker(
                 state=self.state,
                 arrivals=self.arrivals,
-                circuit_of=lambda _: CircuitState.Open,
+                is_failing=lambda _: True,
                 store=self.bench.store,
                 clock=clock,
             ),

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from support import delivery_samples, engines, ingest_samples, samples
 from usher_gateway import documents, model, timing
+from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
@@ -76,6 +77,7 @@ class DispatcherBench:
             clock=clock,
             route_documents=newest,
             budgets=CpuBudgets(),
+            activity=ActivityRecorder(key=b"k" * 32),
         )
 
     async def accept(self, contents: str) -> list[model.Delivery]:

@@ -385,11 +385,13 @@ _DESTINATION = [
     ("ResolvedRefs", "False", "CertificateInvalid", edit_destination(http=_BAD_TLS)),
     ("ResolvedRefs", "False", "TenantNotFound", edit_destination(tenantRef={"name": "nobody"})),
     ("Healthy", "True", "Healthy", destination_reports()),
-    ("Healthy", "Unknown", "NotTried", destination_reports(tried=False)),
-    ("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True)),
-    ("Healthy", "False", "AddressForbidden", destination_reports(error="AddressForbidden")),
-    ("Healthy", "False", "TokenFailed", destination_reports(error="TokenRefused", circuit_open=True)),
-    ("Healthy", "False", "Gone", destination_reports(gone=True, circuit_open=True)),
+    ("Healthy", "Unknown", "NotTried", destination_reports(health="NotTried")),
+    ("Healthy", "False", "Failing", destination_reports(health="Failing", error="ServerError 503")),
+    ("Healthy", "False", "CircuitOpen", destination_reports(health="CircuitOpen", error="Timeout")),
+    ("Healthy", "False", "AddressForbidden", destination_reports(health="AddressForbidden", error="AddressForbidden")),
+    ("Healthy", "False", "SecretNotFound", destination_reports(health="SecretNotFound")),
+    ("Healthy", "False", "TokenFailed", destination_reports(health="TokenFailed", error="TokenRefused")),
+    ("Healthy", "False", "Gone", destination_reports(health="Gone", error="Gone 410")),
 ]
 _TENANT = [
     ("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus")),

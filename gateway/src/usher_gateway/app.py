@@ -25,6 +25,7 @@ from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
+from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
@@ -67,7 +68,7 @@ _STORE_PAUSE_LONGEST_SECONDS = 5.0
 """How long a start waits for the next try to reach the database."""
 
 _ACTIVITY_SECONDS = 5.0
-"""How often the activity of listeners is saved."""
+"""How often the activity of listeners and destinations is saved."""
 
 _PRUNE_SECONDS = 10.0
 """How often the store is pruned."""
@@ -135,6 +136,7 @@ class Gateway:
             clock=self.clock,
             route_documents=route_documents,
             budgets=budgets,
+            activity=ActivityRecorder(key=self._keys.document),
         )
         self._sample_sender = SampleSender(
             route_documents=route_documents, client=self.destination_client, clock=self.clock
@@ -181,10 +183,20 @@ class Gateway:
             server=self.server,
             certificates=self.certificates,
         )
+        self.health = health.HealthTracker(
+            state=self.state,
+            clock=self.clock,
+            source=self.source,
+            registry=self.registry,
+            counters=self.counters,
+            dispatcher=self.dispatcher,
+            worker=self.worker,
+            held_routes=self.hold_reviewer.held_routes,
+        )
         self.tenants = TenantTracker(
             state=self.state,
             arrivals=self.counters,
-            circuit_of=lambda key: self.dispatcher.scheduler.circuit_of(key).state,
+            is_failing=self.health.is_failing,
             store=self.store,
             clock=self.clock,
         )
@@ -211,16 +223,6 @@ class Gateway:
             metrics.build_info,
         ]
         """Each yields metrics at a scrape."""
-        self.health = health.HealthTracker(
-            state=self.state,
-            clock=self.clock,
-            source=self.source,
-            registry=self.registry,
-            counters=self.counters,
-            dispatcher=self.dispatcher,
-            worker=self.worker,
-            held_routes=self.hold_reviewer.held_routes,
-        )
         self.admin = self._make_admin_server()
 
     def _make_source(self, environ: Mapping[str, str]) -> Source:
@@ -324,7 +326,8 @@ class Gateway:
             await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.destination_client.close)  # closes it before the store
-            self.counters.restore_activity(await self.store.activity())
+            self.counters.restore_activity(await self.store.listener_activity())
+            self.worker.activity.restore(await self.store.destination_activity())
             await self.store.hasten_forbidden(self.clock.now())  # this start may allow other addresses
             stack.push_async_callback(self._save_activity)
             tasks = self._start_tasks()
@@ -429,15 +432,16 @@ class Gateway:
             await self._save_activity()
 
     async def _save_activity(self) -> None:
-        """Save when listeners were used, because their conditions depend on it after a restart."""
-        activity = self.counters.take_activity()
-        if not activity:
+        """Save the activity of listeners and destinations, because their conditions depend on it after a restart."""
+        listeners, destinations = self.counters.take_activity(), self.worker.activity.take_unsaved()
+        if not listeners and not destinations:
             return
         try:
-            await self.store.save_activity(activity)
+            await self.store.save_activity(listeners, destinations)
         except model.UsherError as error:
             _log.warning("activity_not_saved", error=str(error))
-            self.counters.save_again(activity)
+            self.counters.save_again(listeners)
+            self.worker.activity.save_again(destinations)
 
     async def _review_holds(self) -> None:
         """Review holds after each change of configuration, and every 30 s of the gateway's clock."""

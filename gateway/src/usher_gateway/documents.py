@@ -314,6 +314,11 @@ def content_hash(document: ListenerDocument | DestinationDocument, key: bytes) -
     return hashlib.blake2b(msgspec.json.encode(document, order="sorted"), key=key, digest_size=16).hexdigest()
 
 
+def url_digest(url: str, key: bytes) -> bytes:
+    """Return the keyed hash of a destination's URL, which may have a secret. ``key``: ``Keys.document``."""
+    return hashlib.blake2b(url.encode(), key=key, person=b"url", digest_size=8).digest()
+
+
 def credential_digest(header_value: bytes, key: bytes) -> str:
     """Return the keyed hash (hex) of a whole header value that Purple sends. ``key``: ``Keys.credential``."""
     return hashlib.blake2b(header_value, key=key, digest_size=32).hexdigest()

@@ -301,6 +301,29 @@ class DeliveryMetrics:
                 for namespace, tenant, name in self._tracker.destinations()
             },
         )
+        yield from self._collect_errors()
+
+    def _collect_errors(self) -> metrics.Metrics:
+        """Yield the last error of each destination. A restart keeps it."""
+        in_a_row: dict[tuple[str, ...], float] = {}
+        last: dict[tuple[str, ...], float] = {}
+        for key, document in self._state.snapshot.destinations.items():
+            tried, name = self._worker.activity.of(document), key.split("/")
+            in_a_row[*name] = 0.0 if tried.recovered_at else float(tried.failures)
+            if tried.failures:
+                last[*name, tried.error] = tried.failed_at / model.MICROSECONDS
+        yield metrics.gauge(
+            "usher_destination_consecutive_failures",
+            "Failed attempts since a destination was last delivered to.",
+            ["destination_namespace", "destination"],
+            in_a_row,
+        )
+        yield metrics.gauge(
+            "usher_destination_last_error_timestamp_seconds",
+            "When an attempt at a destination failed last, and why.",
+            ["destination_namespace", "destination", "error"],
+            last,
+        )
 
 
 class StoreMetrics:

@@ -84,10 +84,9 @@ class _Listener(msgspec.Struct, rename="camel"):
 
 
 class _Destination(msgspec.Struct):
-    circuit: str = "Closed"
+    health: str = "NotTried"
     error: str | None = None
-    gone: bool = False
-    tried: bool = True
+    status: int | None = None
 
 
 class ConfigReport(msgspec.Struct, rename="camel"):
@@ -154,11 +153,9 @@ class GatewayAnswers:
         for path, state in answer.listeners.items():
             self._listeners[path] = _listener(state)
         for path, destination in answer.destinations.items():
+            error = destination.error or ""
             self._destinations[path] = DestinationReport(
-                circuit_open=destination.circuit == "Open",
-                error=destination.error or "",
-                gone=destination.gone,
-                tried=destination.tried,
+                health=destination.health, error=f"{error} {destination.status}" if destination.status else error
             )
         self._stale = {
             _key(vanished.kind, vanished.key): vanished.uid

@@ -171,6 +171,7 @@ class OperatorReason(enum.StrEnum):
     Healthy = "Healthy"
     NotTried = "NotTried"
     CircuitOpen = "CircuitOpen"
+    Failing = "Failing"
     AddressForbidden = "AddressForbidden"
     TokenFailed = "TokenFailed"
     Gone = "Gone"
@@ -371,13 +372,10 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     """One gateway's report about a destination."""
 
-    circuit_open: bool = False
+    health: str = "Healthy"
+    """A reason of the condition Healthy."""
     error: str = ""
-    """Error code of the last attempt, while the circuit is open; AddressForbidden also before the first attempt."""
-    gone: bool = False
-    """True if the destination answered 410."""
-    tried: bool = True
-    """True if the gateway tried its present URL since its start."""
+    """Code of the last error while it is failing, with the HTTP status if there was an answer: ``ServerError 503``."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -
 
 async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
     out = " ".join((await served.output_of("destinations", "list", "--tenant", "acme")).split())
-    assert "agency/crm Active circuit Closed 1 held: DestinationPaused 1 dead crm.example acme" in out
+    assert "agency/crm Active Healthy 1 held: DestinationPaused 1 dead crm.example acme" in out
     answer = json.loads(await served.output_of("destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
 

@@ -9,7 +9,7 @@ from aiohttp import test_utils, web
 
 from support import command_line
 from support import gateway as gateways
-from usher_gateway.delivery import sample
+from usher_gateway.delivery import activity, sample
 
 SECRET = "sample-signing-key"
 MANIFESTS = (
@@ -138,8 +138,8 @@ async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:
         assert "a visit would be dead at once (Gone)" in run.out
     gateway = bench.gateway.gateway
     assert await bench.gateway.meters() == {}
-    assert (gateway.worker.gone, gateway.worker.counters.outcomes, gateway.worker.counters.errors) == (set(), {}, {})
-    assert not gateway.worker.is_tried(gateway.snapshot.destinations["agency/crm"])
+    assert (gateway.worker.counters.outcomes, gateway.worker.counters.errors) == ({}, {})
+    assert not activity.is_tried(gateway.worker.activity.of(gateway.snapshot.destinations["agency/crm"]))
     assert await gateway.store.backlogs() == []
 
 

@@ -20,7 +20,7 @@ async def test_circuit_of_a_removed_destination_stays_closed(tmp_path: Path) -> 
     bench.may_answer.set()
     scheduler = bench.dispatcher.scheduler
     await waiting.wait_until(lambda: scheduler.in_flight == 0, 60, "their end")
-    assert bench.dispatcher.open_circuits == {}
+    assert bench.dispatcher.open_circuits == set()
     (last,) = await bench.accept("f")
     await waiting.wait_until(lambda: (last.key, 0) in bench.tried, 60, "the attempt that would hold it")
     await bench.stop()

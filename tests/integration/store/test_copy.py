@@ -15,7 +15,7 @@ from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival
 from usher_gateway import model
 from usher_gateway.model import SettledAs
 from usher_gateway.store import copy
-from usher_gateway.store.base import ListenerActivity
+from usher_gateway.store.base import DestinationActivity, ListenerActivity
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.copy import PostgresCopy
 from usher_gateway.store.postgresql.opening import PostgresSettings
@@ -112,7 +112,8 @@ async def fill(bench: engines.Bench, many: int = 10) -> None:
     await bench.accept(unsent)
     store.unacknowledged(unsent)
     store.count(LOBBY, model.Counter.probes, NOW)
-    await store.save_activity({LOBBY: ListenerActivity(NOW, {"a": NOW - HOUR}, {"b": NOW})})
+    tried = DestinationActivity(url_digest=b"url", error="Gone", status=410, failed_at=NOW, failures=1)
+    await store.save_activity({LOBBY: ListenerActivity(NOW, {"a": NOW - HOUR}, {"b": NOW})}, {"agency/crm": tried})
     await store.flush()
 
 
@@ -135,7 +136,8 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "usage": await store.usage(0, 1 << 62),
         "open": await store.open_deliveries(NOW + 9 * HOUR),
         "unbalanced": await store.open_deliveries(0),
-        "activity": await store.activity(),
+        "activity": await store.listener_activity(),
+        "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),
         "persons": await store.find_person("agency", "acme", [digest("two", 8), digest("person many 3", 8)]),
     }

@@ -9,9 +9,11 @@ import pytest
 
 from support import delivery_samples
 from usher_gateway import documents, expressions, model, timing
+from usher_gateway.delivery import activity
+from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 from usher_gateway.ingest.cpu_limits import (
     SLOW_SECONDS,
     TRANSFORM_BURST_SECONDS,
@@ -60,6 +62,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
         clock=timing.Clock(),
         route_documents=route_documents,
         budgets=CpuBudgets(),
+        activity=ActivityRecorder(key=KEYS.document),
     )
     delivery_worker.apply(delivery_samples.snapshot(TRANSFORM))
     return delivery_worker
@@ -121,6 +124,7 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         clock=timing.Clock(),
         route_documents=newest,
         budgets=CpuBudgets(),
+        activity=ActivityRecorder(key=KEYS.document),
         pacer=TransformPacer(now=lambda: moment),
     )
     worker.apply(delivery_samples.snapshot(TRANSFORM))
@@ -204,17 +208,6 @@ def test_forbidden_address_in_a_url_is_known_before_the_first_attempt(worker: De
     assert worker.forbidden == set()
 
 
-async def test_name_of_a_forbidden_address_is_known_after_the_first_attempt(
-    worker: DeliveryWorker, surroundings: Surroundings
-) -> None:
-    surroundings.answer = DestinationAnswer(error=SendError.AddressForbidden)
-    await worker.attempt(delivery_samples.delivery())
-    assert worker.forbidden == {"agency/crm"}
-    surroundings.answer = DestinationAnswer(200)
-    await worker.attempt(delivery_samples.delivery())
-    assert worker.forbidden == set()
-
-
 async def test_answer_is_judged_by_the_document_that_the_request_was_made_of(
     worker: DeliveryWorker, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,4 +229,4 @@ async def test_answer_is_judged_by_the_document_that_the_request_was_made_of(
     after.append(delivery_samples.snapshot(answers=rules, url="https://moved.example/"))
     result = await worker.attempt(delivery_samples.delivery())
     assert result.settlement.settled_as is model.SettledAs.Delivered
-    assert not worker.is_tried(after[-1].destinations["agency/crm"])
+    assert not activity.is_tried(worker.activity.of(after[-1].destinations["agency/crm"]))

@@ -101,7 +101,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         "timesUntrusted": True,
         "somethingNew": 1,
     }
-    crm = {"circuit": "Open", "error": "ServerError", "tried": False}
+    crm = {"health": "CircuitOpen", "error": "ServerError", "status": 503}
     changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
     assert report.report().listeners["agency/lobby"] == ListenerReport(
@@ -116,7 +116,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         times_untrusted=True,
     )
     assert report.report().destinations["agency/crm"] == DestinationReport(
-        circuit_open=True, error="ServerError", tried=False
+        health="CircuitOpen", error="ServerError 503"
     )
 
 

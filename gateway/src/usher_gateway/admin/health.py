@@ -6,6 +6,7 @@ a journal of changes. So an answer costs only what changed since the caller's cu
 
 import asyncio
 import collections
+import enum
 import math
 import secrets
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -15,7 +16,8 @@ import msgspec
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import DocumentStatus, Source
-from usher_gateway.delivery import circuit, dispatcher
+from usher_gateway.delivery import activity, circuit, dispatcher
+from usher_gateway.delivery.outcome import AnswerError
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
@@ -123,19 +125,40 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     that the state changes at most once an hour."""
 
 
+class DestinationHealth(enum.StrEnum):
+    """The health of a destination in one word, the worst first. The condition Healthy has it as its reason."""
+
+    Gone = "Gone"
+    """It answered 410."""
+    AddressForbidden = "AddressForbidden"
+    SecretNotFound = "SecretNotFound"
+    """A Secret or a value of it is missing."""
+    TokenFailed = "TokenFailed"
+    """Its token endpoint issues no token."""
+    CircuitOpen = "CircuitOpen"
+    Failing = "Failing"
+    """Its last attempts failed, too few for the circuit (``delivery.activity.is_failing``)."""
+    NotTried = "NotTried"
+    """Nothing was sent to its present URL yet."""
+    Healthy = "Healthy"
+
+
+_NOT_FAILING = frozenset((DestinationHealth.NotTried, DestinationHealth.Healthy))
+
+_TOKEN_ERRORS = frozenset((SendError.TokenRefused, SendError.TokenUnavailable, SendError.TokenKeyInvalid))
+
+
 class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     """The health of a destination."""
 
+    health: DestinationHealth
     circuit: str
     error: str | None
-    """The error of its last attempt, while the circuit is open; AddressForbidden at once if its URL names such an
-    address."""
-    gone: bool
-    tried: bool
-    """Its present URL was tried since the gateway started."""
-    healthy: bool
+    """The code of its last error while it is failing."""
+    status: int | None
+    """The HTTP status of that answer; None: there was none."""
     unresolved: str | None
-    """Why secrets are missing."""
+    """Why a secret is missing."""
 
 
 class DocumentState(msgspec.Struct, frozen=True):
@@ -444,16 +467,48 @@ class HealthTracker:
 
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:
         """Return the present health of a destination."""
-        state, gone = self._dispatcher.scheduler.circuit_of(key).state, key in self._worker.gone
-        is_forbidden = key in self._worker.forbidden
+        state, tried = self._dispatcher.scheduler.circuit_of(key).state, self._worker.activity.of(document)
+        is_open = state is circuit.CircuitState.Open
+        is_failing = is_open or activity.is_failing(tried, self._clock.now())
+        error, status = (tried.error, tried.status) if is_failing else ("", 0)
+        if key in self._worker.forbidden:
+            error, status = SendError.AddressForbidden, 0
+        if error in {SendError.AddressForbidden, AnswerError.Gone}:
+            health = DestinationHealth(error)
+        elif document.unresolved:
+            health = DestinationHealth.SecretNotFound
+        elif error in _TOKEN_ERRORS:
+            health = DestinationHealth.TokenFailed
+        elif is_failing:
+            health = DestinationHealth.CircuitOpen if is_open else DestinationHealth.Failing
+        else:
+            health = DestinationHealth.Healthy if activity.is_tried(tried) else DestinationHealth.NotTried
         return DestinationState(
+            health=health,
             circuit=state.value,
-            error=SendError.AddressForbidden.value if is_forbidden else self._dispatcher.open_circuits.get(key),
-            gone=gone,
-            tried=self._worker.is_tried(document),
-            healthy=state is not circuit.CircuitState.Open and not gone and not is_forbidden,
+            error=str(error) or None,
+            status=status or None,
             unresolved=document.unresolved or None,
         )
+
+    def is_failing(self, key: str) -> bool:
+        """Return whether a destination in force does not take deliveries."""
+        document = self._state.snapshot.destinations.get(key)
+        return document is not None and self.destination(key, document).health not in _NOT_FAILING
+
+    def last_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
+        """Return the last error of a destination: when, what, how often; None if no attempt failed."""
+        tried = self._worker.activity.of(document)
+        if not tried.failures:
+            return None
+        return {
+            "error": tried.error,
+            "status": tried.status or None,
+            "at": model.format_time(tried.failed_at),
+            "since": model.format_time(tried.failing_since),
+            "failures": tried.failures,
+            "recoveredAt": model.format_time(tried.recovered_at) if tried.recovered_at else None,
+        }
 
 
 _S = TypeVar("_S", bound=State)

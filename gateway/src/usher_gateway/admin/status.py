@@ -238,6 +238,7 @@ class GatewayStatus:
             "state": document.state,
             "host": parse.urlsplit(document.url).hostname,
             **_fields(self._tracker.destination(key, document)),
+            "lastError": self._tracker.last_error(document),
         }
 
 

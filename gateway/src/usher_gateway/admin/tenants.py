@@ -10,7 +10,6 @@ import structlog
 
 from usher_gateway import documents, model
 from usher_gateway.admin import health
-from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
 from usher_gateway.store.base import Filter
@@ -87,7 +86,7 @@ class TenantTracker:
     Args:
         state: the configuration in force.
         arrivals: counts of arrivals.
-        circuit_of: returns the state of a destination's circuit.
+        is_failing: returns whether a destination in force does not take deliveries.
         store: the store.
         clock: the clock.
     """
@@ -97,13 +96,13 @@ class TenantTracker:
         *,
         state: health.RunState,
         arrivals: ArrivalCounters,
-        circuit_of: Callable[[str], CircuitState],
+        is_failing: Callable[[str], bool],
         store: Store,
         clock: Clock,
     ) -> None:
         self._state = state
         self._arrivals = arrivals
-        self._circuit_of = circuit_of
+        self._is_failing = is_failing
         self._store = store
         self._clock = clock
         self._grouped_snapshot: documents.Snapshot | None = None
@@ -202,5 +201,5 @@ class TenantTracker:
             group.destinations.update(route.destination for route in document.routes)
 
     def failing(self, destinations: Iterable[str]) -> list[str]:
-        """Return those of the destinations whose circuit is open, sorted."""
-        return sorted(key for key in destinations if self._circuit_of(key) is CircuitState.Open)
+        """Return those of the destinations that do not take deliveries, sorted."""
+        return sorted(filter(self._is_failing, destinations))

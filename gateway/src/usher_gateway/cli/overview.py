@@ -179,20 +179,33 @@ def list_tenants(
 
 def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
-    return not row.get("healthy", False) or bool(row["dead"] or row["held"])
+    return row.get("health") not in _NOT_FAILING or bool(row["dead"] or row["held"])
 
 
-def _circuit(row: listings.Row) -> str:
-    """Return the state of the circuit, with the error that opened it."""
-    error = f" {row['error']}" if row.get("error") else ""
-    gone = " (answered 410)" if row.get("gone") else ""
-    return f"{'circuit ' if row.get('circuit') else ''}{row.get('circuit') or ''}{error}{gone}"
+_NOT_FAILING = ("Healthy", "NotTried")
+
+
+def _last_error(row: listings.Row) -> str:
+    """Return the last error of a destination: what, how often and when."""
+    last = row.get("lastError")
+    if not last:
+        return ""
+    status = f" {last['status']}" if last["status"] else ""
+    times = f", {last['failures']} times" if last["failures"] > 1 else ""
+    recovered = ", recovered" if last["recoveredAt"] else ""
+    return f"{last['error']}{status}{times}, last {listings.time_cell('at')(last)}{recovered}"
+
+
+def _of_last_error(head: str, name: str) -> listings.Column:
+    cell = listings.time_cell(name) if head.endswith(" AT") else listings.text_cell(name)
+    return head, lambda row: cell(row.get("lastError") or {})
 
 
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", path_of),
     ("STATE", listings.text_cell("state")),
-    ("CIRCUIT", _circuit),
+    ("HEALTH", listings.text_cell("health")),
+    ("LAST ERROR", _last_error),
     ("BACKLOG", _unless_zero("backlog", "waiting")),
     ("NEXT", _labelled_time("nextDueAt", "next")),
     ("HELD", _held),
@@ -203,8 +216,14 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *DESTINATION_COLUMNS[:2],
+    ("HEALTH", listings.text_cell("health")),
     ("CIRCUIT", listings.text_cell("circuit")),
-    ("ERROR", listings.text_cell("error")),
+    _of_last_error("ERROR", "error"),
+    _of_last_error("STATUS", "status"),
+    _of_last_error("FAILURES", "failures"),
+    _of_last_error("FIRST FAILED AT", "since"),
+    _of_last_error("LAST FAILED AT", "at"),
+    _of_last_error("RECOVERED AT", "recoveredAt"),
     ("BACKLOG", listings.text_cell("backlog")),
     ("NEXT", listings.time_cell("nextDueAt")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
@@ -223,9 +242,10 @@ def list_destinations(
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """List the destinations with their circuits, last errors, waiting, held and dead deliveries.
+    """List the destinations with their health, last errors, waiting, held and dead deliveries.
 
-    --failing lists those with an open circuit, missing secrets, a forbidden address, held or dead deliveries.
+    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or held or
+    dead deliveries.
     """
     rows = AdminClient(admin, data).get("/api/destinations")["rows"]
     rows = select(rows, namespace=namespace, tenant=tenant)

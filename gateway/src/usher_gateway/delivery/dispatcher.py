@@ -90,8 +90,8 @@ class Dispatcher:
         """Destination -> loop time until which nothing is claimed for it, because the last claim found no room."""
         self._changed: set[str] = set()
         """Destinations with a new document, whose backlog the store has not made due yet."""
-        self.open_circuits: dict[str, str] = {}
-        """Destination whose circuit is open -> the error of its last attempt."""
+        self.open_circuits: set[str] = set()
+        """Destinations whose circuit is open."""
         self._outdated: set[int] = set()
         """Keys of running attempts that began before their destination's document changed."""
         self._attempts: set[asyncio.Task[None]] = set()
@@ -121,13 +121,13 @@ class Dispatcher:
             previous = self._documents.destination(key)
             self.scheduler.configure(key, self._share_of(destination), now)
             self.scheduler.reset(key, now)
-            self.open_circuits.pop(key, None)
+            self.open_circuits.discard(key)
             if previous is not None:
                 self._changed.add(key)
                 self._outdated.update(self.scheduler.running(key))
-        for key in [key for key in self.open_circuits if key not in snapshot.destinations]:
+        for key in self.open_circuits - snapshot.destinations.keys():
             self.scheduler.reset(key, now)  # the attempts only hold the deliveries
-            self.open_circuits.pop(key, None)
+            self.open_circuits.discard(key)
         self._worker.apply(snapshot)
         self._unknown.apply(snapshot.destinations)
         self._configured.set()
@@ -232,7 +232,7 @@ class Dispatcher:
         if self.scheduler.done(key, outcome, self._clock.steady()):
             self._circuit_opened(entry.destination, settlement.error)
         elif entry.destination in self.open_circuits and outcome is not None:
-            self._note_trial(entry.destination, settlement.error)
+            self._note_trial(entry.destination)
         if entry.destination in self._due or self._deferred:
             self._wake.set()
         self._schedule_pump()
@@ -249,7 +249,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def _circuit_opened(self, destination: str, error: str) -> None:
-        self.open_circuits[destination] = error
+        self.open_circuits.add(destination)
         _log.warning("circuit_opened", destination=destination, error=error)
         self._empty_lane(destination)
 
@@ -260,11 +260,9 @@ class Dispatcher:
             self._cancelled.discard(entry.delivery.key)
             self._deferred.append(entry.delivery.key)
 
-    def _note_trial(self, destination: str, error: str) -> None:
-        if self.scheduler.circuit_of(destination).state is circuit.CircuitState.Open:
-            self.open_circuits[destination] = error
-        else:
-            del self.open_circuits[destination]
+    def _note_trial(self, destination: str) -> None:
+        if self.scheduler.circuit_of(destination).state is not circuit.CircuitState.Open:
+            self.open_circuits.remove(destination)
             _log.info("circuit_closed", destination=destination)
 
     def until_trial(self, destination: str) -> int:

@@ -11,9 +11,10 @@ import structlog
 
 from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
+from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedDelivery, RouteDocuments
-from usher_gateway.destinations import DestinationAnswer, SendError
+from usher_gateway.destinations import DestinationAnswer
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
@@ -22,7 +23,10 @@ from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
-_FORBIDDEN_HINT = "the gateway sends nothing there unless --allow-destination names the address"
+_FORBIDDEN_HINT = (
+    "the gateway sends nothing there unless --allow-destination (in the chart: gateway.allowDestinations) names the "
+    "address"
+)
 OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Retry: "retried",
@@ -67,15 +71,13 @@ class DeliveryWorker:
         clock: Clock,
         route_documents: RouteDocuments,
         budgets: CpuBudgets,
+        activity: ActivityRecorder,
         pacer: TransformPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
-        self.gone: set[str] = set()
-        """Destinations that answered 410."""
         self.forbidden: set[str] = set()
-        """Destinations at a forbidden address: by their URL, or by the last attempt."""
-        self._tried_urls: dict[str, str] = {}
-        """Destination -> the URL of its last attempt."""
+        """Destinations whose URL names a forbidden address."""
+        self.activity = activity
         self._store = store
         self._client = client
         self._sender = Sender(client)
@@ -125,9 +127,9 @@ class DeliveryWorker:
         return self._classify(delivery, definition, prepared.destination, answer, milliseconds)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
-        """Use new documents from the next attempt on, and forget what earlier attempts showed of changed ones."""
+        """Use new documents from the next attempt on."""
         changed = self._documents.apply(snapshot)
-        self.gone -= changed.destinations
+        self.activity.keep_only(snapshot.destinations)
         self.forbidden -= changed.destinations
         for key in changed.destinations & snapshot.destinations.keys():
             reason = self._client.literal_refusal(snapshot.destinations[key].url)
@@ -140,10 +142,6 @@ class DeliveryWorker:
             if listener.key not in changed.listeners
             and self._documents.destination_of(listener, route) not in changed.destinations
         }
-
-    def is_tried(self, destination: documents.DestinationDocument) -> bool:
-        """Return whether a destination's present URL was tried since the start."""
-        return self._tried_urls.get(destination.key) == destination.url
 
     def is_too_slow(self, listener: model.ListenerName, route_name: str) -> bool:
         """Return whether a route is held because its transform is too slow."""
@@ -197,14 +195,10 @@ class DeliveryWorker:
             self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
-        self._tried_urls[definition.destination] = destination.url
         self.counters.count(definition, settled_as, error)
-        if result.outcome.gone:
-            self.gone.add(definition.destination)
-        if error == SendError.AddressForbidden:
-            self.forbidden.add(definition.destination)
-        else:
-            self.forbidden.discard(definition.destination)
+        newest = self._documents.destination(definition.destination)
+        if newest is not None and newest.url == destination.url:
+            self.activity.note(newest, result.outcome, answer.status, now)
         if settled_as is model.SettledAs.Dead:
             _log.warning(
                 "delivery_died",

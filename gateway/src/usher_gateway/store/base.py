@@ -104,6 +104,25 @@ class ListenerActivity(msgspec.Struct, frozen=True):
     """``Address.id`` of a retired address -> the last request there."""
 
 
+class DestinationActivity(msgspec.Struct, frozen=True, kw_only=True):
+    """What the attempts at a destination's URL brought. Times are microseconds; 0: never."""
+
+    url_digest: bytes
+    """Keyed digest of the URL, because the activity of another URL says nothing about it."""
+    has_succeeded: bool = False
+    error: str = ""
+    """The code of the last failed attempt; ``""``: none failed."""
+    status: int = 0
+    """Its HTTP status; 0: there was no answer."""
+    failed_at: int = 0
+    failing_since: int = 0
+    """When the first of the last failures in a row was."""
+    failures: int = 0
+    """The last failures in a row."""
+    recovered_at: int = 0
+    """The first success after them; 0: there was none yet."""
+
+
 class AttemptRecord(msgspec.Struct, frozen=True):
     """One attempt of a delivery, as the store keeps it."""
 

@@ -30,6 +30,7 @@ COLUMNS = {
     "print": "fingerprint, arrival",
     "mark": "mark, until",
     "activity": "listener, last_arrival_at, first_visits, retired_arrivals",
+    "tried": "destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at",
     "meter": "listener, slot, counter, count",
     "time": "name, value",
 }
@@ -37,7 +38,7 @@ COLUMNS = {
 
 The columns are those of the tables in the migrations. Arrivals come in the order of their keys, because SQLite indexes
 persons up to a key. ``waiting`` is 0 or 1, and a pending delivery is in the backlog or held. ``print``: the arrival by
-which dedupe knows a content. ``time``: the times in the table meta.
+which dedupe knows a content. ``tried``: the activity of a destination. ``time``: the times in the table meta.
 """
 
 TABLES = {
@@ -51,6 +52,7 @@ TABLES = {
     "print": "prints",
     "mark": "once_marks",
     "activity": "activity",
+    "tried": "destination_activity",
     "meter": "meters",
 }
 """Kind -> its table, in both engines."""

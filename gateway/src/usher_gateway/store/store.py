@@ -16,6 +16,7 @@ from usher_gateway import model
 from usher_gateway.store.base import (
     AbandonedCallback,
     ApplyReplicas,
+    DestinationActivity,
     DueDestination,
     HeldGroup,
     ListenerActivity,
@@ -24,8 +25,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.jobs import activity as listener_activity
-from usher_gateway.store.jobs import claims
+from usher_gateway.store.jobs import activity, claims
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.records import Records
 from usher_gateway.store.transaction import JobRunner, Transaction
@@ -261,10 +261,25 @@ class Store(Ledger, DeliveryQueue, Records):
         ``meter_months``: months for which meters are kept, by ``namespace/tenant``; 25 for all others.
         """
 
-    async def activity(self) -> Mapping[model.ListenerName, ListenerActivity]:
+    async def listener_activity(self) -> Mapping[model.ListenerName, ListenerActivity]:
         """Return the saved activity of every listener that was ever used."""
-        return await self._read(listener_activity.read)
+        return await self._read(activity.read)
 
-    async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
-        """Replace the saved activity of some listeners."""
-        await self._change(lambda transaction: listener_activity.save(transaction, activity))
+    async def destination_activity(self) -> Mapping[str, DestinationActivity]:
+        """Return the saved activity of every destination that was ever tried, by ``namespace/name``."""
+        return await self._read(activity.read_destinations)
+
+    async def save_activity(
+        self,
+        listeners: Mapping[model.ListenerName, ListenerActivity],
+        destinations: Mapping[str, DestinationActivity] = {},
+    ) -> None:
+        """Replace the saved activity of some listeners and destinations."""
+
+        async def save(transaction: Transaction) -> None:
+            if listeners:
+                await activity.save(transaction, listeners)
+            if destinations:
+                await activity.save_destinations(transaction, destinations)
+
+        await self._change(save)

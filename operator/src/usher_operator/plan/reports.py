@@ -40,22 +40,37 @@ _NOT_PROBED_YET = (
 _NO_VISIT_YET = (
     "the portal's check of {url} was answered; add the webhook to a LogicFlow or journey and wait for the first visit"
 )
-_NOT_TRIED = "nothing was sent to `spec.http.url` yet; `usher destinations` shows the first attempt"
+_NOT_TRIED = (
+    "nothing was sent to `spec.http.url` yet; `usher destinations test {path}` sends a sample visit, which this "
+    "condition does not count"
+)
 _REFUSING = "requests are refused: they must have the credentials and the source address that this listener asks for"
 _SILENT = (
     "no request has arrived for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
 )
-_FAILED = "many deliveries in a row failed{}, so Usher tries one a minute: the destination's system must be repaired"
-_FORBIDDEN = (
-    "the gateway sends nothing to the address of `spec.http.url`: Usher's administrator must allow the address with "
-    "`--allow-destination`"
-)
-_TOKEN_ERRORS = frozenset(("TokenRefused", "TokenUnavailable", "TokenKeyInvalid"))
-"""Errors of attempts (``destinations.SendError``)."""
-_NOT_AUTHORIZED = (
-    "the gateway gets no token: `spec.http.authentication.oauth2` must name a token endpoint that answers, and "
-    "credentials that it accepts; `usher destinations` shows the last error"
-)
+_UNHEALTHY = {
+    _Reason.Gone: "the destination answered 410 Gone: `spec.http.url` must be a URL that accepts visits",
+    _Reason.AddressForbidden: "the gateway sends nothing to the address of `spec.http.url`: Usher's administrator must "
+    "allow the address with `--allow-destination` (in the chart: `gateway.allowDestinations`)",
+    _Reason.SecretNotFound: "deliveries wait for a Secret, which the condition ResolvedRefs names",
+    _Reason.TokenFailed: "the gateway gets no token ({error}): `spec.http.authentication.oauth2` must name a token "
+    "endpoint that answers, and credentials that it accepts",
+    _Reason.CircuitOpen: "many deliveries in a row failed ({error}), so Usher tries one a minute: {remedy}",
+    _Reason.Failing: "the last deliveries failed ({error}), and Usher tries them again: {remedy}",
+}
+"""Reason -> message. The first reason that a gateway reports is the condition's."""
+_REMEDIES = {
+    "TLSAuthorityUnknown": "`spec.http.tls.authoritySecretRef` must name the authority of the destination's "
+    "certificate, if the gateways' system does not trust it",
+    "TLSNameMismatch": "the destination's certificate must have the name of the URL, or that of "
+    "`spec.http.tls.serverName`",
+    "TLSDateInvalid": "the destination's certificate has ended or is not valid yet, and must be renewed",
+    "Unauthorized": "the destination must accept the credentials that `spec.http` names",
+    "Forbidden": "the destination must accept the credentials that `spec.http` names",
+    "NotFound": "`spec.http.url` must be a URL that accepts visits",
+}
+"""Error -> what must be done about it, if it is more than to repair the destination's system."""
+_REPAIR = "the destination's system must be repaired"
 _QUARANTINING = (
     "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine list`, correct the "
     "cause, then release them"
@@ -208,23 +223,18 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
     if not reports:
         kept = builder.carried_over(_Type.Healthy)
         return [kept] if kept else []
-    if any(report.gone for report in reports):
-        message = "the destination answered 410 Gone: `spec.http.url` must be a URL that accepts visits"
-        return [builder.false(_Type.Healthy, _Reason.Gone, message)]
-    if any(report.error == _Reason.AddressForbidden for report in reports):
-        return [builder.false(_Type.Healthy, _Reason.AddressForbidden, _FORBIDDEN)]
-    if any(report.error in _TOKEN_ERRORS for report in reports):
-        return [builder.false(_Type.Healthy, _Reason.TokenFailed, _NOT_AUTHORIZED)]
-    if any(report.circuit_open for report in reports):
-        error = next((report.error for report in reports if report.circuit_open), "")
-        message = _FAILED.format(f" ({error})" if error else "")
-        return [builder.false(_Type.Healthy, _Reason.CircuitOpen, message)]
-    if any(report.tried for report in reports):
+    by_health = {report.health: report for report in reports}
+    for reason, message in _UNHEALTHY.items():
+        if reason in by_health:
+            error = by_health[reason].error
+            remedy = _REMEDIES.get(error.partition(" ")[0], _REPAIR)
+            return [builder.false(_Type.Healthy, reason, message.format(error=error, remedy=remedy))]
+    if _Reason.Healthy in by_health:
         return [builder.true(_Type.Healthy, _Reason.Healthy)]
     previous = builder.previous_if_current(_Type.Healthy)
     if previous is not None and previous.reason == _Reason.Healthy:
         return [previous]
-    return [builder.unknown(_Type.Healthy, _Reason.NotTried, _NOT_TRIED)]
+    return [builder.unknown(_Type.Healthy, _Reason.NotTried, _NOT_TRIED.format(path=path))]
 
 
 def address_retired(

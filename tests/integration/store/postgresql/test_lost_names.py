@@ -188,7 +188,7 @@ async def test_counts_and_activity_of_a_lost_listener_are_written(bench: engines
     await bench.store.flush()
     assert await bench.counts(samples.BAR) == {"probes": 1}
     await bench.store.save_activity({samples.BAR: ListenerActivity(samples.NOW)})
-    assert await bench.store.activity() == {samples.BAR: ListenerActivity(samples.NOW)}
+    assert await bench.store.listener_activity() == {samples.BAR: ListenerActivity(samples.NOW)}
 
 
 async def test_route_definition_that_retention_deleted_is_written_again(bench: engines.Bench) -> None:

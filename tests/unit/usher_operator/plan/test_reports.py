@@ -105,9 +105,9 @@ def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy(cluster: Cluster) -> None:
-    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(tried=True)})
+    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport()})
     cluster.settle()
-    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(tried=False)})
+    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(health="NotTried")})
     assert cluster.condition("Destination", plan_samples.DESTINATION, "Healthy").reason == "Healthy"
     cluster.edit("Destination", plan_samples.DESTINATION, http={"url": "https://other.example.com/"})
     healthy = cluster.condition("Destination", plan_samples.DESTINATION, "Healthy")
@@ -115,7 +115,7 @@ def test_destination_that_was_tried_before_a_restart_stays_healthy(cluster: Clus
 
 
 def test_destination_without_reports_keeps_healthy(cluster: Cluster) -> None:
-    gone = DestinationReport(gone=True)
+    gone = DestinationReport(health="Gone")
     cluster.gateways_run_it(destinations={plan_samples.DESTINATION: gone})
     cluster.settle()
     cluster.gateways_run_it()
@@ -123,14 +123,21 @@ def test_destination_without_reports_keeps_healthy(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("health", "error", "says"),
     [
-        ("ServerError", "many deliveries in a row failed (ServerError), so Usher tries one a minute"),
-        ("", "many deliveries in a row failed, so Usher tries one a minute"),
+        ("CircuitOpen", "ServerError 503", "many deliveries in a row failed (ServerError 503), so Usher tries one a"),
+        (
+            "Failing",
+            "TLSNameMismatch",
+            "failed (TLSNameMismatch), and Usher tries them again: the destination's certif",
+        ),
+        ("Failing", "Timeout", "the destination's system must be repaired"),
+        ("AddressForbidden", "AddressForbidden", "`--allow-destination` (in the chart: `gateway.allowDestinations`)"),
+        ("NotTried", "", "`usher destinations test default/crm` sends a sample visit"),
     ],
 )
-def test_open_circuit_message_names_the_error(cluster: Cluster, error: str, says: str) -> None:
-    destination_report = DestinationReport(circuit_open=True, error=error)
+def test_message_names_the_error_and_what_to_do(cluster: Cluster, health: str, error: str, says: str) -> None:
+    destination_report = DestinationReport(health=health, error=error)
     cluster.gateways_run_it(destinations={plan_samples.DESTINATION: destination_report})
     assert says in cluster.condition("Destination", plan_samples.DESTINATION, "Healthy").message
 

@@ -1,11 +1,11 @@
-"""The activity of listeners: when they were used, as their conditions need it after a restart."""
+"""The activity of listeners and destinations, as their conditions need it after a restart."""
 
 from collections.abc import Mapping
 
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import ListenerActivity
+from usher_gateway.store.base import DestinationActivity, ListenerActivity
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -23,6 +23,20 @@ _WRITE = """
     on conflict (listener) do update set last_arrival_at = excluded.last_arrival_at,
         first_visits = excluded.first_visits, retired_arrivals = excluded.retired_arrivals
 """
+_READ_DESTINATIONS = """
+    select destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at
+    from destination_activity
+"""
+_WRITE_DESTINATIONS = """
+    insert into destination_activity as saved select * from unnest($1::text[], $2::bytea[], $3::smallint[], $4::text[],
+        $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) where true
+    on conflict (destination) do update set url_digest = excluded.url_digest, has_succeeded = excluded.has_succeeded,
+        error = excluded.error, status = excluded.status, failed_at = excluded.failed_at,
+        failing_since = excluded.failing_since, failures = excluded.failures, recovered_at = excluded.recovered_at
+    where excluded.url_digest <> saved.url_digest
+        or greatest(excluded.failed_at, excluded.recovered_at) >= greatest(saved.failed_at, saved.recovered_at)
+"""
+"""Save the activity of destinations. Of several gateways, the one with the newest change wins."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, int]).decode
@@ -34,6 +48,44 @@ async def read(session: Session) -> dict[model.ListenerName, ListenerActivity]:
         model.ListenerName(namespace, tenant, listener): ListenerActivity(last, _decode(visits), _decode(retired))
         for namespace, tenant, listener, last, visits, retired in await session.fetch(_READ)
     }
+
+
+async def read_destinations(session: Session) -> dict[str, DestinationActivity]:
+    """Return the activity of every destination that was ever tried, by ``namespace/name``."""
+    return {
+        key: DestinationActivity(
+            url_digest=bytes(digest),
+            has_succeeded=bool(has_succeeded),
+            error=error,
+            status=status,
+            failed_at=failed_at,
+            failing_since=failing_since,
+            failures=failures,
+            recovered_at=recovered_at,
+        )
+        for key, digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at in (
+            await session.fetch(_READ_DESTINATIONS)
+        )
+    }
+
+
+async def save_destinations(transaction: Transaction, activity: Mapping[str, DestinationActivity]) -> None:
+    """Replace what is saved of some destinations, unless another gateway has saved something newer."""
+    rows = [
+        (
+            key,
+            tried.url_digest,
+            int(tried.has_succeeded),
+            tried.error,
+            tried.status,
+            tried.failed_at,
+            tried.failing_since,
+            tried.failures,
+            tried.recovered_at,
+        )
+        for key, tried in sorted(activity.items())
+    ]
+    await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
 
 
 async def save(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:

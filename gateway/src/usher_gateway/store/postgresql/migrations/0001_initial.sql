@@ -138,3 +138,16 @@ create table activity (
     first_visits bytea not null,        -- {Address.id: microseconds} as MessagePack
     retired_arrivals bytea not null     -- {Address.id: microseconds} as MessagePack
 );
+
+-- What the attempts at each destination's present URL brought. One row per destination, rewritten as a whole.
+create table destination_activity (
+    destination text primary key,       -- namespace/name
+    url_digest bytea not null,
+    has_succeeded smallint not null,    -- 0 or 1
+    error text not null,                -- the code of the last failure; empty: none
+    status smallint not null,
+    failed_at bigint not null,
+    failing_since bigint not null,
+    failures bigint not null,
+    recovered_at bigint not null        -- 0: not yet
+);

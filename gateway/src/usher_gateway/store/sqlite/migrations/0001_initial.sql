@@ -117,3 +117,16 @@ create table activity (
     first_visits blob not null,         -- {Address.id: microseconds} as MessagePack
     retired_arrivals blob not null      -- {Address.id: microseconds} as MessagePack
 );
+
+-- What the attempts at each destination's present URL brought. One row per destination, rewritten as a whole.
+create table destination_activity (
+    destination text primary key,       -- namespace/name
+    url_digest blob not null,
+    has_succeeded integer not null,    -- 0 or 1
+    error text not null,                -- the code of the last failure; empty: none
+    status integer not null,
+    failed_at integer not null,
+    failing_since integer not null,
+    failures integer not null,
+    recovered_at integer not null        -- 0: not yet
+) without rowid;

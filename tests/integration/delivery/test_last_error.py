@@ -1,0 +1,79 @@
+"""The last error of a destination is shown from the first failure on, also after a restart."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support import gateway as gateways
+from support import waiting
+from usher_gateway.simulator import receiver, receiving
+
+DESTINATION = """
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm, namespace: agency}
+spec:
+  type: HTTP
+  http: {url: "%s/crm"}
+"""
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver(receiver.ReceiverSettings()) as receiving_peer:
+        yield receiving_peer
+
+
+@pytest.fixture
+def manifests(peer: receiver.Receiver) -> str:
+    listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
+    return gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
+
+
+async def row_of(gateway: gateways.RunningGateway, path: str = "destinations") -> dict[str, Any]:
+    """Return the only row of a listing of the API."""
+    started = gateway.gateway
+    headers = {"Authorization": f"Bearer {(started.settings.data / 'observe.token').read_text().strip()}"}
+    url = f"http://127.0.0.1:{started.admin.port}/api/{path}"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        (row,) = (await answer.json())["rows"]
+    return dict(row)
+
+
+async def post(gateway: gateways.RunningGateway, user: int) -> None:
+    await gateway.post(json.dumps({"user": {"id": user}}).encode())
+
+
+async def test_first_failure_is_shown_and_outlives_a_restart(
+    tmp_path: Path, peer: receiver.Receiver, manifests: str
+) -> None:
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
+    async with gateways.running(tmp_path, manifests) as gateway:
+        assert (await row_of(gateway))["health"] == "NotTried"
+        await post(gateway, 1)
+        await waiting.wait_until(lambda: gateway.gateway.health.is_failing("agency/crm"))
+        before = await row_of(gateway)
+    assert (before["health"], before["error"], before["circuit"]) == ("Failing", "ServerError", "Closed")
+    assert (before["lastError"]["status"], before["lastError"]["failures"]) == (503, 1)
+    async with gateways.running(tmp_path, manifests) as gateway:
+        after = await row_of(gateway)
+        exposition = gateway.exposition()
+        assert (await row_of(gateway, "tenants"))["failingDestinations"] == ["agency/crm"]
+    assert (after["health"], after["lastError"]) == ("Failing", before["lastError"])
+    labels = 'destination_namespace="agency",destination="crm"'
+    assert f"usher_destination_consecutive_failures{{{labels}}} 1" in exposition
+    assert f'usher_destination_last_error_timestamp_seconds{{{labels},error="ServerError"}} 1' in exposition
+
+
+async def test_success_outlives_a_restart(tmp_path: Path, peer: receiver.Receiver, manifests: str) -> None:
+    async with gateways.running(tmp_path, manifests) as gateway:
+        await post(gateway, 1)
+        destination = gateway.gateway.snapshot.destinations["agency/crm"]
+        await waiting.wait_until(lambda: gateway.gateway.worker.activity.of(destination).has_succeeded)
+    async with gateways.running(tmp_path, manifests) as gateway:
+        row = await row_of(gateway)
+    assert (row["health"], row["lastError"]) == ("Healthy", None)
