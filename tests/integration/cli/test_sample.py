@@ -56,6 +56,11 @@ spec: {type: HTTP, http: {url: "URL"}}
 ---
 apiVersion: usher.dev/v1alpha1
 kind: Destination
+metadata: {name: private, namespace: agency}
+spec: {type: HTTP, http: {url: "http://10.1.2.3/in"}}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
 metadata: {name: broken, namespace: agency}
 spec: {type: HTTP, http: {url: "URL", signing: {secretRefs: [{name: absent, key: signing}]}}}
 """
@@ -119,6 +124,12 @@ async def test_sample_shows_what_the_rules_made_of_the_answer(bench: Bench) -> N
     run = await bench.test("agency/ruled")
     assert "a visit would be tried again (RuleFailed)" in run.out
     assert "Rule 3 of http.answers cannot be evaluated: " in run.out
+
+
+async def test_sample_to_a_forbidden_address_names_flag_and_chart_value(bench: Bench) -> None:
+    run = await bench.test("agency/private")
+    assert "a visit would be tried again (AddressForbidden)" in run.out
+    assert "--allow-destination (in the chart: gateway.allowDestinations)" in run.out
 
 
 async def test_sample_shows_no_credential(bench: Bench) -> None:

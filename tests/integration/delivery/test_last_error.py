@@ -1,12 +1,14 @@
 """The last error of a destination is shown from the first failure on, also after a restart."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from support import gateway as gateways
 from support import waiting
@@ -77,3 +79,15 @@ async def test_success_outlives_a_restart(tmp_path: Path, peer: receiver.Receive
     async with gateways.running(tmp_path, manifests) as gateway:
         row = await row_of(gateway)
     assert (row["health"], row["lastError"]) == ("Healthy", None)
+
+
+async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_setting(
+    tmp_path: Path, manifests: str
+) -> None:
+    forbidden = re.sub(r"http://127[^/]*/", "http://10.1.2.3/", manifests)
+    with structlog.testing.capture_logs() as logs:
+        async with gateways.running(tmp_path, forbidden) as gateway:
+            row = await row_of(gateway)
+    assert (row["health"], row["error"], row["lastError"]) == ("AddressForbidden", "AddressForbidden", None)
+    (line,) = [line for line in logs if line["event"] == "forbidden_address_found"]
+    assert "--allow-destination (in the chart: gateway.allowDestinations)" in line["hint"]

@@ -263,7 +263,8 @@ def _out_of_reach(
                 "spec.http.url",
                 f"{url.raw_host} is not a public address ({reason}): "
                 "the gateway sends nothing to it unless it is allowed",
-                f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` here and to `usher run`",
+                f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` here and to `usher run` "
+                "(in the chart: `gateway.allowDestinations`)",
                 "notice",
                 f"Destination {key}",
             )

@@ -300,6 +300,8 @@ def _print_sample(answer: listings.Row) -> None:
     missing = "no access token" if answer["error"].startswith("Token") else "no answer"
     status = f"status {answer['status']}" if answer["status"] else missing
     typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    if answer["hint"]:
+        typer.echo(f"Hint: {answer['hint']}.")
     if answer["rule"]:
         failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"
         typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")

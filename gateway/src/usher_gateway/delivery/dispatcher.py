@@ -23,6 +23,7 @@ from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, RateLimit
 from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.destinations import HINTS
 from usher_gateway.store.base import Replicas
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
@@ -250,7 +251,7 @@ class Dispatcher:
 
     def _circuit_opened(self, destination: str, error: str) -> None:
         self.open_circuits.add(destination)
-        _log.warning("circuit_opened", destination=destination, error=error)
+        _log.warning("circuit_opened", destination=destination, error=error, hint=HINTS.get(error))
         self._empty_lane(destination)
 
     def _empty_lane(self, destination: str) -> None:

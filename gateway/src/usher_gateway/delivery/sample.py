@@ -14,6 +14,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.delivery import answer_rules, outcome, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.destinations import HINTS
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.timing import Clock
@@ -60,6 +61,8 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     """``Delivered``, ``Retry`` or ``Dead``: what would become of a visit."""
     error: str
     """Why, as in docs/deliveries.md; empty if it is delivered."""
+    hint: str
+    """What to do about the error; mostly empty."""
     rule: int
     """Which rule of ``http.answers`` decided, from 1; 0: none."""
     rule_error: str
@@ -133,6 +136,7 @@ class SampleSender:
             route=f"{route.listener.key}/{route.route}" if route is not None else None,
             outcome=classified.kind.value,
             error=classified.error,
+            hint=HINTS.get(classified.error, ""),
             rule=applied.number,
             rule_error=applied.error_code,
             status=answer.status,

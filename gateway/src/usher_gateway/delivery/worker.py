@@ -14,7 +14,7 @@ from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedDelivery, RouteDocuments
-from usher_gateway.destinations import DestinationAnswer
+from usher_gateway.destinations import HINTS, DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
@@ -23,10 +23,6 @@ from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
-_FORBIDDEN_HINT = (
-    "the gateway sends nothing there unless --allow-destination (in the chart: gateway.allowDestinations) names the "
-    "address"
-)
 OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Retry: "retried",
@@ -135,7 +131,8 @@ class DeliveryWorker:
             reason = self._client.literal_refusal(snapshot.destinations[key].url)
             if reason is not None:
                 self.forbidden.add(key)
-                _log.warning("forbidden_address_found", destination=key, reason=reason, hint=_FORBIDDEN_HINT)
+                hint = HINTS[SendError.AddressForbidden]
+                _log.warning("forbidden_address_found", destination=key, reason=reason, hint=hint)
         self._costs = {
             (listener, route): cost
             for (listener, route), cost in self._costs.items()

@@ -50,6 +50,15 @@ class SendError(enum.StrEnum):
     """The URL or a header cannot be sent. The client sent nothing."""
 
 
+HINTS: Mapping[str, str] = {
+    SendError.AddressForbidden: "if it may be reached, --allow-destination (in the chart: gateway.allowDestinations) "
+    "must name the address",
+    SendError.TLSAuthorityUnknown: "http.tls.authoritySecretRef of the Destination can name its authority",
+    SendError.TLSNameMismatch: "http.tls.serverName of the Destination can give the name in the certificate",
+}
+"""What to do about an error, if a setting is likely to be the cause."""
+
+
 class DestinationRequest(msgspec.Struct):
     """One HTTP request to a destination. The client adds ``Host``, ``Content-Length`` and nothing else."""
 
