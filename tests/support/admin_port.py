@@ -102,7 +102,7 @@ class Served:
             quarantining=False,
             company_mismatch=False,
             times_untrusted=False,
-            held_deliveries=({"route": "crm", "reason": "DestinationPaused"},),
+            held_deliveries=({"route": "crm", "reason": "DestinationPaused", "missing": ""},),
             degraded_routes=(),
             retired_arrivals={},
         )

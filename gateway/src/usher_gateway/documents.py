@@ -84,6 +84,8 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Lower case; ``authorization`` for Basic."""
     digest: str = ""
     """credential_digest() of the expected value of the header."""
+    missing: str = ""
+    """Which Secret must have what, if it is ``Unresolved``."""
 
 
 class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -286,6 +288,8 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     retry_max_age_seconds: int = 604_800
     unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled", "CertificateInvalid"] = ""
     """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""
+    missing: str = ""
+    """Which Secret must have what, if ``unresolved`` is set."""
 
     @property
     def key(self) -> str:

@@ -68,6 +68,7 @@ class _DegradedRoute(msgspec.Struct):
 class _HeldRoute(msgspec.Struct):
     route: str
     reason: str = ""
+    missing: str = ""
 
 
 class _Listener(msgspec.Struct, rename="camel"):
@@ -205,7 +206,10 @@ def _listener(state: _Listener) -> ListenerReport:
         quarantined_share=state.quarantined_share,
         slow_routes=tuple(route.route for route in state.degraded_routes if route.reason == "ExpressionTooSlow"),
         company_mismatch=state.company_mismatch,
-        held_routes=tuple((held.route, held.reason) for held in state.held_deliveries),
+        held_routes=tuple(
+            (held.route, f"{held.reason}: {held.missing}" if held.missing else held.reason)
+            for held in state.held_deliveries
+        ),
         times_untrusted=state.times_untrusted,
         retired_arrivals={
             address: int(at.timestamp()) * model.MICROSECONDS for address, at in state.retired_arrivals.items()

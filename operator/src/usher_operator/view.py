@@ -362,7 +362,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     """Routes whose deliveries are held because an expression is too slow."""
     company_mismatch: bool = False
     held_routes: tuple[tuple[str, str], ...] = ()
-    """(route, reason) of the deliveries that are held."""
+    """(route, reason) of the deliveries that are held; a reason names the missing Secret."""
     times_untrusted: bool = False
     """True if many bodies had a time that is not trusted."""
     retired_arrivals: Mapping[str, int] = {}

@@ -170,7 +170,7 @@ async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: 
         (["crm"], "destination must be namespace/name"),
         (["agency/crm", "--route", "rau"], "did you mean `raw`?"),
         (["agency/unused", "--route", "raw"], "no such route leads to the destination `agency/unused`"),
-        (["agency/broken"], "has a secret or a header that cannot be used"),
+        (["agency/broken"], "lacks a secret: Secret `absent` must exist in the same namespace"),
     ],
 )
 async def test_wrong_question_says_what_to_do(bench: Bench, arguments: list[str], said: str) -> None:

@@ -91,3 +91,18 @@ async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_set
     assert (row["health"], row["error"], row["lastError"]) == ("AddressForbidden", "AddressForbidden", None)
     (line,) = [line for line in logs if line["event"] == "forbidden_address_found"]
     assert "--allow-destination (in the chart: gateway.allowDestinations)" in line["hint"]
+
+
+async def test_missing_secret_is_named_by_listings_and_log(tmp_path: Path, manifests: str) -> None:
+    signing = 'crm", signing: {secretRefs: [{name: absent, key: signing}]}}'
+    said = "Secret `absent` must exist in the same namespace"
+    with structlog.testing.capture_logs() as logs:
+        async with gateways.running(tmp_path, manifests.replace('crm"}', signing)) as gateway:
+            await post(gateway, 1)
+            await waiting.until(gateway.gateway.store.held_groups, bool)
+            await gateway.gateway.hold_reviewer.review()
+            destination, listener = await row_of(gateway), await row_of(gateway, "listeners")
+    assert (destination["health"], destination["unresolved"]) == ("SecretNotFound", said)
+    assert listener["heldDeliveries"] == [{"route": "crm", "reason": "SecretNotFound", "missing": said}]
+    (line,) = [line for line in logs if line["event"] == "deliveries_held"]
+    assert line["missing"] == [said]

@@ -339,6 +339,7 @@ def test_destination_gets_its_secrets_resolved() -> None:
 def test_destination_without_secrets_is_marked_unresolved() -> None:
     destination = compiled(CLASS, TENANT, SECURED).snapshot.destinations["default/crm"]
     assert (destination.unresolved, destination.headers, destination.signing_secrets) == ("SecretNotFound", (), ())
+    assert destination.missing == "Secret `s` must exist in the same namespace"
 
 
 def test_last_good_credential_keeps_its_url() -> None:

@@ -97,7 +97,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         "quarantinedShare": 0.2,
         "companyMismatch": True,
         "degradedRoutes": [{"route": "slow", "reason": "ExpressionTooSlow"}, {"route": "other", "reason": "New"}],
-        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound"}],
+        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret `key` must exist"}],
         "timesUntrusted": True,
         "somethingNew": 1,
     }
@@ -112,7 +112,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         quarantined_share=0.2,
         slow_routes=("slow",),
         company_mismatch=True,
-        held_routes=(("crm", "SecretNotFound"),),
+        held_routes=(("crm", "SecretNotFound: Secret `key` must exist"),),
         times_untrusted=True,
     )
     assert report.report().destinations["agency/crm"] == DestinationReport(

@@ -17,6 +17,7 @@ import msgspec
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import activity, circuit, dispatcher
+from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.delivery.outcome import AnswerError
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
@@ -117,7 +118,7 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
     trusted."""
     held_deliveries: tuple[dict[str, str], ...]
-    """``route`` and ``reason`` of the deliveries that were held at the last review, at most half a minute ago."""
+    """``HeldRoute`` of the deliveries that were held at the last review, at most half a minute ago."""
     degraded_routes: tuple[dict[str, str], ...]
     """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
     retired_arrivals: dict[str, str]
@@ -158,7 +159,7 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     status: int | None
     """The HTTP status of that answer; None: there was none."""
     unresolved: str | None
-    """Why a secret is missing."""
+    """Which Secret must have what; None: nothing is missing."""
 
 
 class DocumentState(msgspec.Struct, frozen=True):
@@ -322,9 +323,9 @@ class HealthTracker:
         counters: ArrivalCounters,
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
-        held_routes: Callable[[model.ListenerName], Iterable[tuple[str, str]]],
+        held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
     ) -> None:
-        """``held_routes`` returns (route, reason) for the deliveries of a listener that are held."""
+        """``held_routes`` returns the routes of a listener whose deliveries are held."""
         self._state = state
         self._clock = clock
         self._source = source
@@ -448,7 +449,7 @@ class HealthTracker:
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=recent.mismatches > 0,
             times_untrusted=are_times_untrusted(recent),
-            held_deliveries=tuple({"route": route, "reason": reason} for route, reason in self._held_routes(name)),
+            held_deliveries=tuple(held._asdict() for held in self._held_routes(name)),
             retired_arrivals={
                 address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)
                 for address in document.retired_addresses
@@ -488,7 +489,7 @@ class HealthTracker:
             circuit=state.value,
             error=str(error) or None,
             status=status or None,
-            unresolved=document.unresolved or None,
+            unresolved=document.missing or document.unresolved or None,
         )
 
     def is_failing(self, key: str) -> bool:

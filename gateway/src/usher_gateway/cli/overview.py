@@ -186,7 +186,9 @@ _NOT_FAILING = ("Healthy", "NotTried")
 
 
 def _last_error(row: listings.Row) -> str:
-    """Return the last error of a destination: what, how often and when."""
+    """Return what keeps a destination from taking deliveries: a missing Secret, or the last error and how often."""
+    if row.get("unresolved"):
+        return str(row["unresolved"])
     last = row.get("lastError")
     if not last:
         return ""
@@ -224,6 +226,7 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     _of_last_error("FIRST FAILED AT", "since"),
     _of_last_error("LAST FAILED AT", "at"),
     _of_last_error("RECOVERED AT", "recoveredAt"),
+    ("MISSING", listings.text_cell("unresolved")),
     ("BACKLOG", listings.text_cell("backlog")),
     ("NEXT", listings.time_cell("nextDueAt")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
@@ -352,7 +355,12 @@ def _last_arrival(row: listings.Row) -> str:
 
 def _held_routes(row: listings.Row) -> str:
     """Return the routes that hold deliveries, each with the reason."""
-    return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
+    return ", ".join([_held_route(held) for held in row["heldDeliveries"]])
+
+
+def _held_route(held: listings.Row) -> str:
+    missing = f" ({held['missing']})" if held["missing"] else ""
+    return f"{held['route']}: {held['reason']}{missing}"
 
 
 def _count_column(name: str) -> listings.Column:

@@ -6,6 +6,7 @@ deliveries in groups by reason and route, so a review costs little however many 
 
 import zoneinfo
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -45,6 +46,15 @@ _DESTINATION_HOLDS = {
     model.HoldReason.DestinationPaused,
     model.HoldReason.SecretNotFound,
 }
+
+
+class HeldRoute(NamedTuple):
+    """A route whose deliveries are held."""
+
+    route: str
+    reason: str
+    missing: str
+    """Which Secret must have what; ``""`` for other reasons."""
 
 
 class HoldReviewer:
@@ -95,9 +105,16 @@ class HoldReviewer:
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
         self._note_held(await self._store.held_groups())
 
-    def held_routes(self, listener: model.ListenerName) -> list[tuple[str, str]]:
-        """Return (route, reason) of the deliveries of a listener that were held after the last review, sorted."""
-        return sorted((route, reason.name) for route, reason in self._held.get(listener, ()))
+    def held_routes(self, listener: model.ListenerName) -> list[HeldRoute]:
+        """Return the routes of a listener whose deliveries were held after the last review, sorted."""
+        held = sorted((route, reason.name, reason) for route, reason in self._held.get(listener, ()))
+        return [HeldRoute(route, name, self._missing(listener, route, reason)) for route, name, reason in held]
+
+    def _missing(self, listener: model.ListenerName, route: str, reason: model.HoldReason) -> str:
+        """Return which Secret a route waits for; ``""`` if it waits for something else."""
+        key = self._documents.destination_of(listener, route)
+        destination = self._documents.destination(key) if key is not None else None
+        return destination.missing if destination is not None and reason is model.HoldReason.SecretNotFound else ""
 
     def _note_held(self, groups: Sequence[HeldGroup]) -> None:
         """Note what is held, and log each reason that is new for a listener."""
@@ -112,8 +129,14 @@ class HoldReviewer:
             was_held = any(reason is held_reason for _, held_reason in previously_held.get(name, ()))
             if not was_held:
                 routes = sorted(route for route, held_reason in self._held[name] if held_reason is reason)
+                missing = sorted({self._missing(name, route, reason) for route in routes} - {""})
                 _log.warning(
-                    "deliveries_held", listener=name.key, reason=reason.name, routes=routes[:_MAX_LOGGED], count=count
+                    "deliveries_held",
+                    listener=name.key,
+                    reason=reason.name,
+                    routes=routes[:_MAX_LOGGED],
+                    missing=missing[:_MAX_LOGGED],
+                    count=count,
                 )
 
     async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:

@@ -105,7 +105,9 @@ class SampleSender:
         """
         prepared = self._documents.prepared_destination(key)
         if prepared is None or prepared.destination.unresolved:
-            hint = "`usher listeners` and the conditions of the Destination say which Secret or header is wrong"
+            if prepared is not None and prepared.destination.missing:
+                raise SampleError(f"destination {key} lacks a secret: {prepared.destination.missing}", "")
+            hint = "the line `destination_rejected` of the log says which header or secret is wrong"
             raise SampleError(f"destination {key} has a secret or a header that cannot be used", hint)
         namespace = key.partition("/")[0]
         definition = route or model.RouteDefinition(model.ListenerName(namespace, "sample", "sample"), "sample", key)

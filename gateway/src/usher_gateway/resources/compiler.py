@@ -499,7 +499,13 @@ def _authentication(
         digest = documents.credential_digest(value.encode(), keys.credential)
         return documents.Authentication(declared.type, header, digest)
     last = previous.authentication if previous else documents.Authentication()
-    return last if last.digest else documents.Authentication("Unresolved")
+    return (
+        last
+        if last.digest
+        else documents.Authentication(
+            "Unresolved", missing=resolver.missing.message if resolver.missing is not None else ""
+        )
+    )
 
 
 def _destination_findings(listener: Listener, resources: Resources) -> Iterable[Finding]:

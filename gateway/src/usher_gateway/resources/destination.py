@@ -516,9 +516,15 @@ def _with_last_credentials(
     if resolver.missing is None:
         return document
     if previous is None or previous.unresolved:
-        reason = cast("_Unresolved", str(resolver.missing))
         return msgspec.structs.replace(
-            document, headers=(), oauth2=None, tls=None, url_variables=(), signing_secrets=(), unresolved=reason
+            document,
+            headers=(),
+            oauth2=None,
+            tls=None,
+            url_variables=(),
+            signing_secrets=(),
+            unresolved=cast("_Unresolved", str(resolver.missing.reason)),
+            missing=resolver.missing.message,
         )
     # Keep the URL too: a credential must never be sent to a URL that it was not given for.
     return msgspec.structs.replace(
@@ -598,11 +604,12 @@ def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None
     if spec is None:
         return None
     authority = chain = key = ""
-    if spec.authority_secret_ref is not None:
-        authority = resolver.document(spec.authority_secret_ref, f"{path}.authoritySecretRef")
+    ref = spec.authority_secret_ref
+    if ref is not None:
+        authority = resolver.document(ref, f"{path}.authoritySecretRef")
         problem = tls_material.authority_problem(authority, now) if authority else None
         if problem is not None:
-            message = f"the value under `{spec.authority_secret_ref.key}` of the Secret {problem}"
+            message = f"the value under `{ref.key}` of Secret `{ref.name}` {problem}"
             resolver.refuse(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
     if spec.client_certificate_secret_ref is not None:
         name, at = spec.client_certificate_secret_ref.name, f"{path}.clientCertificateSecretRef"

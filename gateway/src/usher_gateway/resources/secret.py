@@ -71,9 +71,9 @@ class SecretResolver:
         self.findings: list[conditions.Finding] = []
 
     @property
-    def missing(self) -> conditions.Reason | None:
-        """Why the first missing value is missing; None if every value was found."""
-        return next((finding.reason for finding in self.findings if finding.severity == "error"), None)
+    def missing(self) -> conditions.Finding | None:
+        """The finding about the first missing value; None if every value was found."""
+        return next((finding for finding in self.findings if finding.severity == "error"), None)
 
     def text(self, ref: types.SecretKeyRef, path: str) -> str:
         """Return the value of one key as text that fits into a header; ``""`` if it is missing."""
