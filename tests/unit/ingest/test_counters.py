@@ -1,9 +1,13 @@
 """Counters for metrics and conditions."""
 
+import structlog
+
 from support import samples
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.store.base import ListenerActivity
+
+REASON = model.RefusedReason
 
 
 def test_redelivered_bad_body_is_not_counted_as_quarantined_again() -> None:
@@ -47,6 +51,25 @@ def test_restored_activity_keeps_the_first_visits() -> None:
     )
     assert counters.of(samples.LOBBY).first_visits == {"one": 5}
     assert counters.retired_arrivals == {"old": 6}
+
+
+def test_refusals_of_a_listener_are_logged_once_a_minute() -> None:
+    counters, minute = ArrivalCounters(), 60 * model.MICROSECONDS
+    with structlog.testing.capture_logs() as logs:
+        counters.add_refused(REASON.NotFound, None, 5)
+        counters.add_refused(REASON.Unauthenticated, samples.LOBBY, 5)
+        counters.add_refused(REASON.Unauthenticated, samples.BAR, 6)
+        for moment in range(6, 9):
+            counters.add_refused(REASON.Unauthenticated, samples.LOBBY, moment)
+        counters.add_refused(REASON.SourceNotAllowed, samples.LOBBY, minute + 4)
+        counters.add_refused(REASON.Unauthenticated, samples.LOBBY, minute + 5)
+    assert [(line["event"], line["listener"], line["reasons"]) for line in logs] == [
+        ("arrivals_refused", samples.LOBBY.key, {"Unauthenticated": 1}),
+        ("arrivals_refused", samples.BAR.key, {"Unauthenticated": 1}),
+        ("arrivals_refused", samples.LOBBY.key, {"Unauthenticated": 4, "SourceNotAllowed": 1}),
+    ]
+    assert counters.of(samples.LOBBY).refused_in_a_row == 6
+    assert counters.refused == {"NotFound": 1, "Unauthenticated": 6, "SourceNotAllowed": 1}
 
 
 def test_addresses_of_a_listener_are_bounded() -> None:

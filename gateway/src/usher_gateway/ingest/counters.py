@@ -15,6 +15,9 @@ _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
 
 
+_REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
+
+
 class RecentCounts(NamedTuple):
     """Arrivals of one listener in a stretch of time."""
 
@@ -49,8 +52,11 @@ class ListenerCounters:
         "recent_mismatches",
         "recent_quarantined",
         "recent_untrusted_times",
+        "refusals_logged_at",
         "refused_in_a_row",
+        "refused_reason",
         "retired_arrivals",
+        "unlogged_refusals",
     )
 
     def __init__(self, name: model.ListenerName) -> None:
@@ -69,6 +75,12 @@ class ListenerCounters:
         """True if `ArrivalCounters.take_activity` will return this listener."""
         self.refused_in_a_row = 0
         """Refusals since the last accepted arrival."""
+        self.refused_reason: model.RefusedReason | None = None
+        """Of the last refusal."""
+        self.unlogged_refusals: dict[str, int] = {}
+        """Reason -> refusals since the last line of the log about them."""
+        self.refusals_logged_at: int | None = None
+        """When that line was written, by the clock that never goes back."""
         self.retired_arrivals: dict[str, int] = {}
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = self.recent_untrusted_times = 0
@@ -169,18 +181,30 @@ class ArrivalCounters:
             counters.is_unsaved = True
             self._unsaved.append(counters)
 
-    def add_uncommitted(self, name: model.ListenerName, counted_as: model.CountedAs) -> None:
-        """Count an arrival of which nothing was committed: a probe or a refusal."""
-        counters = self.of(name)
-        counters.counted[counted_as] += 1
-        counters.refused_in_a_row += counted_as is model.CountedAs.Refused
+    def add_probe(self, name: model.ListenerName) -> None:
+        """Count a probe."""
+        self.of(name).counted[model.CountedAs.Probe] += 1
 
-    def add_refused(self, reason: model.RefusedReason, name: model.ListenerName | None) -> None:
-        """Count the reason of a refusal. ``name``: the listener; None: the address is unknown."""
+    def add_refused(self, reason: model.RefusedReason, name: model.ListenerName | None, now: int) -> None:
+        """Count a refusal, and log those of a known listener: the first one, then one line a minute with the counts.
+
+        ``now``: microseconds of the clock that never goes back.
+        """
         self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
-        if name is not None:
-            key = (name.namespace, name.tenant, reason.value)
-            self.refused_by_tenant[key] = self.refused_by_tenant.get(key, 0) + 1
+        if name is None:
+            return
+        key = (name.namespace, name.tenant, reason.value)
+        self.refused_by_tenant[key] = self.refused_by_tenant.get(key, 0) + 1
+        counters = self.of(name)
+        counters.counted[model.CountedAs.Refused] += 1
+        counters.refused_in_a_row += 1
+        counters.refused_reason = reason
+        unlogged = counters.unlogged_refusals
+        unlogged[reason.value] = unlogged.get(reason.value, 0) + 1
+        logged_at = counters.refusals_logged_at
+        if logged_at is None or now - logged_at >= _REFUSALS_LOGGED_EVERY:
+            _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged)
+            counters.unlogged_refusals, counters.refusals_logged_at = {}, now
 
     def add_retired(self, counters: ListenerCounters, address: documents.Address, now: int) -> None:
         """Count an arrival at a retired address, and log a warning for the first one."""

@@ -346,7 +346,7 @@ class ArrivalPipeline:
 
     def _count_probe(self, match: Match, now: int) -> None:
         self._store.count(match.listener.name, model.Counter.probes, now)
-        self._counters.add_uncommitted(match.listener.name, model.CountedAs.Probe)
+        self._counters.add_probe(match.listener.name)
         match.listener.counters.probed |= {match.address_id}
 
     def _count_accepted(
@@ -363,10 +363,9 @@ class ArrivalPipeline:
             self._count_refused(match.listener.name if match is not None else None, reason)
 
     def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
-        self._counters.add_refused(reason, listener)
+        self._counters.add_refused(reason, listener, self._clock.steady())
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
-            self._counters.add_uncommitted(listener, model.CountedAs.Refused)
 
 
 def _is_hashed_inline(parsed: body.ParsedBody, content: bytes) -> bool:
