@@ -367,7 +367,7 @@ _LISTENER = [
     ("Receiving", "False", "NoVisitYet", nothing),
     ("Receiving", "True", "Receiving", reports(receiving="Receiving")),
     ("Receiving", "False", "Silent", reports(receiving="Silent")),
-    ("Receiving", "False", "Refusing", reports(refusing=True)),
+    ("Receiving", "False", "Refusing", reports(refusing=True, refused_reason="Unauthenticated")),
     ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
     ("RoutesDegraded", "True", "ExpressionTooSlow", reports(slow_routes=("crm",))),
     ("RoutesDegraded", "True", "CompanyMismatch", reports(company_mismatch=True)),

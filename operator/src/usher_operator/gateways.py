@@ -74,6 +74,7 @@ class _HeldRoute(msgspec.Struct):
 class _Listener(msgspec.Struct, rename="camel"):
     receiving: str = "NoVisitYet"
     refusing: bool = False
+    refused_reason: str | None = None
     verified_addresses: list[str] = []
     probed_addresses: list[str] = []
     quarantined_share: float = 0.0
@@ -203,6 +204,7 @@ def _listener(state: _Listener) -> ListenerReport:
         verified_addresses=tuple(state.verified_addresses),
         probed_addresses=tuple(state.probed_addresses),
         refusing=state.refusing,
+        refused_reason=state.refused_reason or "",
         quarantined_share=state.quarantined_share,
         slow_routes=tuple(route.route for route in state.degraded_routes if route.reason == "ExpressionTooSlow"),
         company_mismatch=state.company_mismatch,

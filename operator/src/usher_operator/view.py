@@ -356,6 +356,8 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     """``Address.id`` of each present address that was probed since the gateway's start."""
     refusing: bool = False
     """True if the gateway refuses requests and accepted none in between."""
+    refused_reason: str = ""
+    """Why it refused the last one."""
     quarantined_share: float = 0.0
     """Share of quarantined arrivals in the last 15 minutes, 0 to 1."""
     slow_routes: tuple[str, ...] = ()

@@ -59,11 +59,19 @@ async def test_listings_fit_the_terminal_with_whole_ids(served: admin_port.Serve
 
 async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port.Served) -> None:
     narrow = await served.output_of("listeners")
-    assert "held crm: DestinationPaused" in narrow
-    wide = await served.output_of("listeners", COLUMNS="200")
-    assert re.search(r" HELD .*\n.*\n.* held crm: DestinationPaused ", wide)
+    assert "DeliveriesHeld (crm: DestinationPaused)" in narrow
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
     assert row["held"] == "crm: DestinationPaused"
+
+
+async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
+    faults = ["Quarantining", "DeliveriesHeld", "Unverified"]
+    narrow = " ".join((await served.output_of("listeners", "--failing")).split())
+    assert "Quarantining (20%), DeliveriesHeld (crm: DestinationPaused), Unverified (not probed yet)" in narrow
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
+    assert row["faults"] == ", ".join(faults)
+    (row,) = json.loads(await served.output_of("listeners", "-o", "json"))["rows"]
+    assert row["faults"] == faults
 
 
 async def test_command_shows_the_same_rows_for_both_spellings_of_times(served: admin_port.Served) -> None:

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import structlog
 
 from support import gateway as gateways
 from support import leaks, wire
@@ -177,6 +178,16 @@ async def test_authentication_is_checked(tmp_path: Path) -> None:
         counts = {"visit": 2, "refused:Unauthenticated": 4, "refused:AuthenticationUnresolved": 1}
         assert gateway.counted() == counts
         assert await gateway.meters("basic") == {"visits": 1, "refused": 3}
+
+
+async def test_refused_arrival_is_logged_with_the_missing_secret(tmp_path: Path) -> None:
+    fields = f"  authentication: {AUTHENTICATIONS['closed']}\n  routes: []"
+    with structlog.testing.capture_logs() as logs:
+        async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener("closed", fields)) as gateway:
+            assert (await gateway.post(visit(1), "agency/closed")).status == 503
+    (line,) = [line for line in logs if line["event"] == "arrivals_refused"]
+    assert (line["listener"], line["reasons"]) == ("agency/closed", {"AuthenticationUnresolved": 1})
+    assert line["missing"] == "Secret `absent` must exist in the same namespace"
 
 
 def sources(policy: str) -> str:

@@ -1,9 +1,11 @@
 """Counts of the last 15 minutes, and callers that follow the journal by cursors see every change once."""
 
 import asyncio
+from typing import Any
 from unittest import mock
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies
 
@@ -114,6 +116,55 @@ def tracked(names: list[str], source: mock.Mock) -> tuple[health.HealthTracker, 
         held_routes=lambda _: (),
     )
     return tracker, state
+
+
+SOUND = health.ListenerState(
+    receiving="Receiving",
+    verified_since="2026-11-25T12:00:00Z",
+    verified_addresses=("one",),
+    probed_addresses=(),
+    refusing=False,
+    refused_reason=None,
+    missing=None,
+    quarantined_share=0.0,
+    quarantining=False,
+    company_mismatch=False,
+    times_untrusted=False,
+    held_deliveries=(),
+    degraded_routes=(),
+    retired_arrivals={},
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, []),
+        ({"refusing": True, "refused_reason": "Unauthenticated"}, ["Refusing"]),
+        ({"quarantining": True}, ["Quarantining"]),
+        ({"times_untrusted": True}, ["TimesUntrusted"]),
+        ({"company_mismatch": True}, ["CompanyMismatch"]),
+        ({"degraded_routes": ({"route": "crm", "reason": "ExpressionTooSlow"},)}, ["ExpressionTooSlow"]),
+        ({"held_deliveries": ({"route": "crm", "reason": "FilterError", "missing": ""},)}, ["DeliveriesHeld"]),
+        ({"retired_arrivals": {"old": "2026-11-25T13:00:00Z"}}, ["RetiredAddressUsed"]),
+        ({"receiving": "Silent"}, ["Silent"]),
+        ({"receiving": "Silent", "verified_addresses": ()}, ["Unverified"]),
+    ],
+)
+def test_faults_of_a_listener(change: dict[str, Any], fault: list[str]) -> None:
+    document = documents.ListenerDocument("agency", "lobby", TENANT, (documents.Address("hooks.example.com", "/v1/x"),))
+    assert health.faults_of(msgspec.structs.replace(SOUND, **change), document) == fault
+
+
+def test_listener_without_its_secret_has_a_fault_before_anything_arrives() -> None:
+    tracker, state = tracked([], mock.Mock(take_touched=dict))
+    missing = "Secret `hook` must exist in the same namespace"
+    lobby = documents.ListenerDocument(
+        "agency", "lobby", TENANT, (), authentication=documents.Authentication("Unresolved", missing=missing)
+    )
+    state.apply(documents.Snapshot({lobby.key: lobby}, {}), now=0)
+    listener = tracker.listener(lobby.key, lobby)
+    assert (listener.missing, health.faults_of(listener, lobby)) == (missing, ["AuthenticationUnresolved"])
 
 
 async def test_callers_that_ask_during_the_first_sweep_get_every_listener() -> None:

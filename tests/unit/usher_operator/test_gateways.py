@@ -92,6 +92,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
     states = {
         "receiving": "Silent",
         "refusing": True,
+        "refusedReason": "Unauthenticated",
         "verifiedAddresses": ["one"],
         "probedAddresses": ["one", "two"],
         "quarantinedShare": 0.2,
@@ -109,6 +110,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         verified_addresses=("one",),
         probed_addresses=("one", "two"),
         refusing=True,
+        refused_reason="Unauthenticated",
         quarantined_share=0.2,
         slow_routes=("slow",),
         company_mismatch=True,

@@ -95,6 +95,23 @@ class RunState:
         self.is_draining = True
 
 
+class ListenerFault(enum.StrEnum):
+    """What may need a person at a listener. Most are also reasons of conditions."""
+
+    Refusing = "Refusing"
+    AuthenticationUnresolved = "AuthenticationUnresolved"
+    """The Secret with the credentials never existed, so every arrival is refused."""
+    Quarantining = "Quarantining"
+    TimesUntrusted = "TimesUntrusted"
+    CompanyMismatch = "CompanyMismatch"
+    ExpressionTooSlow = "ExpressionTooSlow"
+    DeliveriesHeld = "DeliveriesHeld"
+    RetiredAddressUsed = "RetiredAddressUsed"
+    Silent = "Silent"
+    Unverified = "Unverified"
+    """No visit has arrived yet at one of its present addresses."""
+
+
 class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """The health of a listener."""
 
@@ -109,6 +126,10 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """``Address.id`` of each present address that was probed since the gateway started."""
     refusing: bool
     """The last arrivals were refused, and none was accepted between them."""
+    refused_reason: str | None
+    """Why the last one was, while ``refusing``."""
+    missing: str | None
+    """Which Secret with the credentials must have what; None: nothing is missing."""
     quarantined_share: float
     """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
     quarantining: bool
@@ -124,6 +145,23 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     retired_arrivals: dict[str, str]
     """``Address.id`` of each retired address that was used -> the end of the hour of its last arrival (RFC 3339), so
     that the state changes at most once an hour."""
+
+
+def faults_of(state: ListenerState, document: documents.ListenerDocument) -> list[ListenerFault]:
+    """Return the faults of a listener, the most urgent first."""
+    faults = {
+        ListenerFault.Refusing: state.refusing,
+        ListenerFault.AuthenticationUnresolved: document.authentication.type == "Unresolved",
+        ListenerFault.Quarantining: state.quarantining,
+        ListenerFault.TimesUntrusted: state.times_untrusted,
+        ListenerFault.CompanyMismatch: state.company_mismatch,
+        ListenerFault.ExpressionTooSlow: bool(state.degraded_routes),
+        ListenerFault.DeliveriesHeld: bool(state.held_deliveries),
+        ListenerFault.RetiredAddressUsed: bool(state.retired_arrivals),
+        ListenerFault.Silent: state.receiving == "Silent" and bool(state.verified_addresses),
+        ListenerFault.Unverified: len(state.verified_addresses) < len(document.live_addresses),
+    }
+    return [fault for fault, is_there in faults.items() if is_there]
 
 
 class DestinationHealth(enum.StrEnum):
@@ -439,12 +477,15 @@ class HealthTracker:
         if self._state.is_silent(key, document, last, self._clock.now()):
             receiving = "Silent"
         slow = [route.name for route in document.routes if self._is_too_slow(name, route.name)]
+        refusing = counts.refused_in_a_row >= REFUSING_FROM
         return ListenerState(
             receiving=receiving,
             verified_since=model.format_time(first) if first else None,
             verified_addresses=tuple(verified),
             probed_addresses=tuple(address for address in present if address in counts.probed),
-            refusing=counts.refused_in_a_row >= REFUSING_FROM,
+            refusing=refusing,
+            refused_reason=str(counts.refused_reason) if refusing and counts.refused_reason is not None else None,
+            missing=document.authentication.missing or None,
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=recent.mismatches > 0,

@@ -134,16 +134,19 @@ class GatewayStatus:
         metered = await self._store.usage(today, today + _DAY, Filter(), "day")
         rows_by_listener = {row.listener: [row] for row in metered}
         snapshot = self._state.snapshot
-        rows = (
-            {
+
+        def row(key: str, live: LiveListener) -> JsonObject:
+            document = snapshot.listeners[key]
+            state = self._tracker.listener(key, document)
+            return {
                 **listener_row(live),
-                **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
+                "faults": health.faults_of(state, document),
+                **self._listener_health(key, state),
                 "today": usage.total_of(rows_by_listener.get(live.name, [])),
             }
-            for key, live in sorted(self._registry.listeners.items())
-            if key in snapshot.listeners
-        )
-        return api.json_response({"rows": await api.encode_each(rows)})
+
+        shown = [(key, live) for key, live in sorted(self._registry.listeners.items()) if key in snapshot.listeners]
+        return api.json_response({"rows": await api.encode_each(row(*each) for each in shown)})
 
     def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
         live = self._registry.listeners.get(key)

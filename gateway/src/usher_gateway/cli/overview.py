@@ -327,8 +327,31 @@ def _because(error: str) -> str:
 
 
 def is_listener_failing(row: listings.Row) -> bool:
-    """Return whether a listener refuses or quarantines arrivals, or holds deliveries."""
-    return bool(row["refusing"] or row["quarantining"] or row["heldDeliveries"] or row["degradedRoutes"])
+    """Return whether a listener has a fault."""
+    return bool(row["faults"])
+
+
+def _fault_detail(fault: str, row: listings.Row) -> str:
+    """Return more about a fault of a listener."""
+    match fault:
+        case "Refusing":
+            return row["refusedReason"] or ""
+        case "AuthenticationUnresolved":
+            return row["missing"] or ""
+        case "Quarantining":
+            return f"{row['quarantinedShare']:.0%}"
+        case "ExpressionTooSlow":
+            return ", ".join([degraded["route"] for degraded in row["degradedRoutes"]])
+        case "DeliveriesHeld":
+            return _held_routes(row)
+        case "Unverified":
+            return "no visit yet" if row["probedAddresses"] or row["lastArrival"] else "not probed yet"
+    return ""
+
+
+def _faults(row: listings.Row) -> str:
+    details = [(fault, _fault_detail(fault, row)) for fault in row["faults"]]
+    return ", ".join([f"{fault} ({detail})" if detail else fault for fault, detail in details])
 
 
 _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
@@ -344,13 +367,6 @@ def _counts_today(row: listings.Row) -> str:
         if counts[name]
     ]
     return ", ".join(parts) or "nothing today"
-
-
-def _last_arrival(row: listings.Row) -> str:
-    """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
-    silent = "SILENT, " if row.get("receiving") == "Silent" else ""
-    last = listings.time_cell("lastArrival")(row)
-    return f"{silent}last {last}" if last else silent.removesuffix(", ")
 
 
 def _held_routes(row: listings.Row) -> str:
@@ -371,9 +387,9 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", path_of),
     ("STATE", lambda row: str(row["state"])),
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
+    ("FAULTS", _faults),
     ("TODAY", _counts_today),
-    ("LAST ARRIVAL", _last_arrival),
-    ("HELD", lambda row: f"held {_held_routes(row)}" if row["heldDeliveries"] else ""),
+    ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
     ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
@@ -384,6 +400,9 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *[_count_column(name) for name in _COUNTS],
     ("LAST ARRIVAL", listings.time_cell("lastArrival")),
     ("RECEIVING", listings.text_cell("receiving")),
+    ("FAULTS", lambda row: ", ".join(row["faults"])),
+    ("REFUSED REASON", listings.text_cell("refusedReason")),
+    ("MISSING", listings.text_cell("missing")),
     ("HELD", _held_routes),
     *LISTENER_COLUMNS[-2:],
 )
@@ -400,10 +419,11 @@ def list_listeners(
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """List the listeners that the gateway runs, with their counts of today (UTC).
+    """List the listeners that the gateway runs, with their faults and their counts of today (UTC).
 
-    --failing lists those that refuse or quarantine arrivals, or hold deliveries. URLs are credentials, so the list
-    shortens them; `usher url` prints whole ones.
+    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, got no visit yet,
+    hold deliveries, or get visits of another company, with times that are not trusted, or at a retired URL. URLs are
+    credentials, so the list shortens them; `usher url` prints whole ones.
     """
     rows = AdminClient(admin, data).get("/api/listeners")["rows"]
     rows = select(rows, namespace=namespace, tenant=tenant)

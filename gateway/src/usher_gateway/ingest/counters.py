@@ -185,10 +185,12 @@ class ArrivalCounters:
         """Count a probe."""
         self.of(name).counted[model.CountedAs.Probe] += 1
 
-    def add_refused(self, reason: model.RefusedReason, name: model.ListenerName | None, now: int) -> None:
+    def add_refused(
+        self, reason: model.RefusedReason, name: model.ListenerName | None, now: int, missing: str = ""
+    ) -> None:
         """Count a refusal, and log those of a known listener: the first one, then one line a minute with the counts.
 
-        ``now``: microseconds of the clock that never goes back.
+        ``now``: microseconds of the clock that never goes back. ``missing``: which Secret the listener lacks.
         """
         self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
         if name is None:
@@ -203,7 +205,7 @@ class ArrivalCounters:
         unlogged[reason.value] = unlogged.get(reason.value, 0) + 1
         logged_at = counters.refusals_logged_at
         if logged_at is None or now - logged_at >= _REFUSALS_LOGGED_EVERY:
-            _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged)
+            _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged, missing=missing)
             counters.unlogged_refusals, counters.refusals_logged_at = {}, now
 
     def add_retired(self, counters: ListenerCounters, address: documents.Address, now: int) -> None:

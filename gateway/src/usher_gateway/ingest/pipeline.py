@@ -360,10 +360,14 @@ class ArrivalPipeline:
 
     def _count_refused_request(self, match: Match | None, reason: model.RefusedReason) -> None:
         if reason is not model.RefusedReason.Deadline:  # _count_abandoned() counts those
-            self._count_refused(match.listener.name if match is not None else None, reason)
+            live = match.listener if match is not None else None
+            missing = live.document.authentication.missing if live is not None else ""
+            self._count_refused(live.name if live is not None else None, reason, missing)
 
-    def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
-        self._counters.add_refused(reason, listener, self._clock.steady())
+    def _count_refused(
+        self, listener: model.ListenerName | None, reason: model.RefusedReason, missing: str = ""
+    ) -> None:
+        self._counters.add_refused(reason, listener, self._clock.steady(), missing)
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
 

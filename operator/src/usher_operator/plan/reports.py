@@ -44,7 +44,13 @@ _NOT_TRIED = (
     "nothing was sent to `spec.http.url` yet; `usher destinations test {path}` sends a sample visit, which this "
     "condition does not count"
 )
-_REFUSING = "requests are refused: they must have the credentials and the source address that this listener asks for"
+_REFUSING = "requests are refused ({reason}): {remedy}"
+_REFUSED_REMEDIES = {
+    "Unauthenticated": "the webhook in the portal must have the credentials that `spec.authentication` asks for",
+    "AuthenticationUnresolved": "the Secret that the condition ResolvedRefs names must exist",
+    "SourceNotAllowed": "`spec.allowedSources` must have the addresses of the sender",
+}
+_SEE_REASONS = "Usher's page about reasons says what to do"
 _SILENT = (
     "no request has arrived for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
 )
@@ -267,8 +273,10 @@ def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[doc
 
 def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:
     states = {report.receiving for report in reports}
-    if any(report.refusing for report in reports):
-        return builder.false(_Type.Receiving, _Reason.Refusing, _REFUSING)
+    refused = [report.refused_reason for report in reports if report.refusing]
+    if refused:
+        message = _REFUSING.format(reason=refused[0], remedy=_REFUSED_REMEDIES.get(refused[0], _SEE_REASONS))
+        return builder.false(_Type.Receiving, _Reason.Refusing, message)
     if "Receiving" in states:
         return builder.true(_Type.Receiving, _Reason.Receiving)
     if "Silent" in states:

@@ -78,6 +78,19 @@ def test_message_without_a_url_does_not_ask_to_paste_it(cluster: Cluster) -> Non
         assert cluster.condition("Listener", "default/new", condition_type).message.startswith("there is no URL yet")
 
 
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("Unauthenticated", "(Unauthenticated): the webhook in the portal must have the credentials"),
+        ("AuthenticationUnresolved", "(AuthenticationUnresolved): the Secret that the condition ResolvedRefs names"),
+        ("RateLimited", "(RateLimited): Usher's page about reasons says what to do"),
+    ],
+)
+def test_message_says_why_arrivals_are_refused(cluster: Cluster, reason: str, says: str) -> None:
+    report(cluster, refusing=True, refused_reason=reason)
+    assert says in cluster.condition("Listener", plan_samples.LISTENER, "Receiving").message
+
+
 def test_refusing_ends_when_a_visit_is_accepted(cluster: Cluster) -> None:
     report(cluster, refusing=True)
     cluster.settle()
