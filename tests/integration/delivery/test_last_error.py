@@ -90,7 +90,8 @@ async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_set
             row = await row_of(gateway)
     assert (row["health"], row["error"], row["lastError"]) == ("AddressForbidden", "AddressForbidden", None)
     (line,) = [line for line in logs if line["event"] == "forbidden_address_found"]
-    assert "--allow-destination (in the chart: gateway.allowDestinations)" in line["hint"]
+    for hint in (row["hint"], line["hint"]):
+        assert "--allow-destination (in the chart: gateway.allowDestinations)" in hint
 
 
 async def test_missing_secret_is_named_by_listings_and_log(tmp_path: Path, manifests: str) -> None:

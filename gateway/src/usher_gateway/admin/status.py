@@ -7,7 +7,7 @@ from urllib import parse
 import msgspec
 from aiohttp import web
 
-from usher_gateway import config_secret, documents, model
+from usher_gateway import config_secret, destinations, documents, model
 from usher_gateway.admin import api, health, usage
 from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
@@ -237,10 +237,12 @@ class GatewayStatus:
 
     def _destination_health(self, key: str, document: documents.DestinationDocument) -> JsonObject:
         """Return the host and not the URL, because a URL may hold a secret."""
+        state = self._tracker.destination(key, document)
         return {
             "state": document.state,
             "host": parse.urlsplit(document.url).hostname,
-            **_fields(self._tracker.destination(key, document)),
+            **_fields(state),
+            "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),
         }
 

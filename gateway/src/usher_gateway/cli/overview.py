@@ -227,6 +227,7 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     _of_last_error("LAST FAILED AT", "at"),
     _of_last_error("RECOVERED AT", "recoveredAt"),
     ("MISSING", listings.text_cell("unresolved")),
+    ("HINT", listings.text_cell("hint")),
     ("BACKLOG", listings.text_cell("backlog")),
     ("NEXT", listings.time_cell("nextDueAt")),
     ("HELD", lambda row: str(sum(row["held"].values()))),
