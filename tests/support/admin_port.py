@@ -90,6 +90,7 @@ class Served:
         changes: health.Changes[health.Key, health.State]
         changes = health.Changes("c.1", complete=True, present={}, removed=[])
         tracker.until_trial.return_value = 0
+        tracker.merge_activity = mock.AsyncMock()
         tracker.since = mock.AsyncMock(return_value=changes)
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
         tracker.listener.return_value = health.ListenerState(

@@ -327,7 +327,7 @@ class Gateway:
             stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.destination_client.close)  # closes it before the store
             self.counters.restore_activity(await self.store.listener_activity())
-            self.worker.activity.restore(await self.store.destination_activity())
+            self.worker.activity.merge(await self.store.destination_activity())
             await self.store.hasten_forbidden(self.clock.now())  # this start may allow other addresses
             stack.push_async_callback(self._save_activity)
             tasks = self._start_tasks()

@@ -1,5 +1,6 @@
 """The last error of a destination is shown from the first failure on, also after a restart."""
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -13,6 +14,8 @@ import structlog
 from support import gateway as gateways
 from support import waiting
 from usher_gateway.simulator import receiver, receiving
+
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 DESTINATION = """
 apiVersion: usher.dev/v1alpha1
@@ -107,3 +110,21 @@ async def test_missing_secret_is_named_by_listings_and_log(tmp_path: Path, manif
     assert listener["heldDeliveries"] == [{"route": "crm", "reason": "SecretNotFound", "missing": said}]
     (line,) = [line for line in logs if line["event"] == "deliveries_held"]
     assert line["missing"] == [said]
+
+
+async def test_failure_at_one_gateway_is_listed_by_the_others_of_its_store(
+    tmp_path: Path, database: str, peer: receiver.Receiver, manifests: str
+) -> None:
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            environment = {"USHER_INSTALL_KEY": KEY}
+            gateway = gateways.running(tmp_path / name, manifests, environment=environment, database=database)
+            fleet.append(await stack.enter_async_context(gateway))
+        first, second = fleet
+        assert (await row_of(second))["health"] == "NotTried"
+        await post(first, 1)
+        row = await waiting.until(lambda: row_of(second), lambda row: row["health"] == "Failing")
+    assert (row["error"], row["circuit"]) == ("ServerError", "Closed")

@@ -90,7 +90,7 @@ def test_saved_activity_counts_for_the_same_url_only(recorder: activity.Activity
     saved = recorder.take_unsaved()
     for document, failures in ((CRM, 1), (MOVED, 0)):
         later = activity.ActivityRecorder(key=b"k" * 32)
-        later.restore(saved)
+        later.merge(saved)
         assert later.of(document).failures == failures
 
 
@@ -107,5 +107,19 @@ def test_forbidden_address_is_forgotten_by_a_restart(recorder: activity.Activity
     """Because the administrator may have allowed it."""
     recorder.note(CRM, failure("AddressForbidden"), 0, NOW)
     later = activity.ActivityRecorder(key=b"k" * 32)
-    later.restore(recorder.take_unsaved())
+    later.merge(recorder.take_unsaved())
     assert not activity.is_tried(later.of(CRM))
+
+
+def test_newest_activity_of_several_gateways_counts(recorder: activity.ActivityRecorder) -> None:
+    others = activity.ActivityRecorder(key=b"k" * 32)
+    others.note(CRM, failure("Timeout"), 0, NOW)
+    recorder.of(CRM)
+    recorder.merge(others.take_unsaved())
+    assert recorder.of(CRM).error == "Timeout"
+    recorder.note(CRM, DELIVERED, 200, NOW + SECOND)
+    others.merge(recorder.take_unsaved())
+    assert others.of(CRM).recovered_at == NOW + SECOND
+    others.note(CRM, failure("Reset"), 0, NOW + 2 * SECOND)
+    others.merge({CRM.key: recorder.of(CRM)})
+    assert others.of(CRM).error == "Reset"

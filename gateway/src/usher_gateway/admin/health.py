@@ -23,6 +23,7 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 WINDOW_MINUTES = 15
@@ -532,6 +533,11 @@ class HealthTracker:
             status=status or None,
             unresolved=document.missing or document.unresolved or None,
         )
+
+    async def merge_activity(self, store: Store) -> None:
+        """Learn what other gateways of the store know about destinations; one that failed there may be idle here."""
+        if store.is_shared:
+            self._worker.activity.merge(await store.destination_activity())
 
     def is_failing(self, key: str) -> bool:
         """Return whether a destination in force does not take deliveries."""

@@ -168,6 +168,7 @@ class GatewayStatus:
         for row in await self._store.usage(today, today + _DAY, Filter(), "day"):
             rows_by_tenant.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
         await self._tenants.count_deliveries()
+        await self._tracker.merge_activity(self._store)
         summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
         rows = (
             {
@@ -198,6 +199,7 @@ class GatewayStatus:
     async def destinations(self, _request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for."""
         backlogs = {backlog.destination: backlog for backlog in await self._store.backlogs()}
+        await self._tracker.merge_activity(self._store)
         held: dict[str, dict[str, int]] = {}
         for group in await self._store.held_groups():
             reasons = held.setdefault(self._store.route(group.route).destination, {})

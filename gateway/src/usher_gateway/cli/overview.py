@@ -335,7 +335,7 @@ def is_listener_failing(row: listings.Row) -> bool:
 def _fault_detail(fault: str, row: listings.Row) -> str:
     """Return more about a fault of a listener."""
     match fault:
-        case "Refusing":
+        case "Refusing" if not row["missing"]:
             return row["refusedReason"] or ""
         case "AuthenticationUnresolved":
             return row["missing"] or ""

@@ -62,6 +62,11 @@ def is_failing(activity: DestinationActivity, now: int) -> bool:
     return activity.error not in _OF_THE_DELIVERY and now - activity.failing_since >= FAILING_AFTER
 
 
+def _is_newer(theirs: DestinationActivity, ours: DestinationActivity) -> bool:
+    changed_at = max(ours.failed_at, ours.recovered_at)
+    return not is_tried(ours) or max(theirs.failed_at, theirs.recovered_at) > changed_at
+
+
 class _Entry(msgspec.Struct, frozen=True):
     """The activity of a destination at its present URL."""
 
@@ -76,12 +81,22 @@ class ActivityRecorder:
         self._key = key
         self._entries: dict[str, _Entry] = {}
         self._saved: dict[str, DestinationActivity] = {}
-        """What an earlier gateway saved of destinations that this one has not looked at yet."""
+        """What other gateways saved of destinations that this one has not looked at yet."""
         self._unsaved: set[str] = set()
 
-    def restore(self, saved: Mapping[str, DestinationActivity]) -> None:
-        """Continue with what an earlier gateway saved. Forget forbidden addresses: this start may allow them."""
-        self._saved = {key: found for key, found in saved.items() if found.error != SendError.AddressForbidden}
+    def merge(self, saved: Mapping[str, DestinationActivity]) -> None:
+        """Continue with what an earlier gateway saved, or another one has saved since.
+
+        Skips forbidden addresses, because this gateway may allow them.
+        """
+        for key, theirs in saved.items():
+            if theirs.error == SendError.AddressForbidden:
+                continue
+            entry = self._entries.get(key)
+            if entry is None:
+                self._saved[key] = theirs
+            elif entry.activity.url_digest == theirs.url_digest and _is_newer(theirs, entry.activity):
+                self._entries[key] = _Entry(entry.url, theirs)
 
     def of(self, document: documents.DestinationDocument) -> DestinationActivity:
         """Return the activity of a destination at the URL of its document."""
