@@ -140,9 +140,7 @@ def test_result_contains_the_outcome_for_the_circuit() -> None:
     attempt_result = outcome.conclude(
         delivery_samples.delivery(), DestinationAnswer(410), delivery_samples.destination(), NOW, 0.5, NOW
     )
-    assert attempt_result.outcome == outcome.Outcome(
-        outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True
-    )
+    assert attempt_result.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", blames_destination=True)
 
 
 def test_internal_error_counts_no_attempt_and_retries_in_ten_minutes() -> None:

@@ -85,8 +85,6 @@ class Outcome(msgspec.Struct, frozen=True):
     """Retry slowly, because mostly a person has to repair something first."""
     retry_after: int = 0
     """Microseconds that the destination asked to wait."""
-    gone: bool = False
-    """The destination answered 410."""
     blames_destination: bool = False
     """The failure counts for the circuit, because the destination caused it and not this delivery."""
 
@@ -99,7 +97,7 @@ _BY_STATUS = {
     403: Outcome(OutcomeKind.Retry, AnswerError.Forbidden, slow=True, blames_destination=True),
     404: Outcome(OutcomeKind.Retry, AnswerError.NotFound, slow=True, blames_destination=True),
     408: Outcome(OutcomeKind.Retry, AnswerError.RequestTimeout, blames_destination=True),
-    410: Outcome(OutcomeKind.Dead, AnswerError.Gone, gone=True, blames_destination=True),
+    410: Outcome(OutcomeKind.Dead, AnswerError.Gone, blames_destination=True),
     425: Outcome(OutcomeKind.Retry, AnswerError.TooEarly, blames_destination=True),
     429: Outcome(OutcomeKind.Retry, AnswerError.TooManyRequests, blames_destination=True),
 }
