@@ -155,6 +155,16 @@ async def test_filter_by_ids_returns_these_rows(bench: engines.Bench) -> None:
     assert await bench.visits(ids=ids, tenant="nobody") == []
 
 
+async def test_range_of_ids_selects_the_rows_between_both_ends(bench: engines.Bench) -> None:
+    await fill(bench)
+    for rows_of in (bench.visits, bench.deliveries):
+        rows = await rows_of()
+        first, last = model.parse_id(rows[4]["id"]), model.parse_id(rows[2]["id"])
+        assert await rows_of(id_range=(first, last)) == rows[2:5]
+        assert await rows_of(id_range=(first, first)) == rows[4:5]
+        assert await rows_of(id_range=(bytes(16), b"\xff" * 16)) == rows
+
+
 async def test_rows_are_json_without_personal_data(bench: engines.Bench) -> None:
     secret = "jane@example.com"
     arrival = samples.arrival("a", body=secret.encode(), late=True, time_trusted=True)

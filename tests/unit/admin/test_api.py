@@ -53,9 +53,24 @@ def test_filter_takes_names_times_and_ids() -> None:
     )
 
 
+def test_first_digits_of_an_id_are_a_range() -> None:
+    lowest, highest = "01920000-0a20-0000-0000-000000000000", "01920000-0a2f-ffff-ffff-ffffffffffff"
+    id_range = (model.parse_id(lowest), model.parse_id(highest))
+    assert api.parse_filter({"id": "01920000-0a2"}) == Filter(id_range=id_range)
+    assert api.parse_filter({"id": "019200000A2"}) == Filter(id_range=id_range)
+
+
 @pytest.mark.parametrize(
     "query",
-    [{"tenent": "acme"}, {"id": "7"}, {"since": "x"}, {"destination": "crm"}, {"tenant": "x" * 400}],
+    [
+        {"tenent": "acme"},
+        {"id": "x7"},
+        {"id": "0 1"},
+        {"id": "7" * 40},
+        {"since": "x"},
+        {"destination": "crm"},
+        {"tenant": "x" * 400},
+    ],
 )
 def test_invalid_filter_is_rejected(query: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"parameter|UUID|time|namespace/name|long"):

@@ -5,6 +5,7 @@ Parameters are names, ids and times only, so that no personal data can get into 
 
 import contextlib
 import datetime
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
@@ -22,6 +23,7 @@ _audit_log = structlog.get_logger("usher_gateway.audit")
 
 _DEFAULT_PAGE_ROWS = 100
 _MAX_IDS = 1_000
+_ID_DIGITS = 32
 _MAX_TEXT_LENGTH = 300
 
 _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
@@ -163,8 +165,10 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
         raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(parameters))}")
     counted_as = texts.pop("countedAs", None)
     ids = query["id"].split(",") if query.get("id") else []
+    is_prefix = len(ids) == 1 and len(ids[0].replace("-", "")) < _ID_DIGITS
+    id_range = parse_id_prefix(ids.pop()) if is_prefix else None
     where = filter_from_selection(msgspec.convert({**texts, "ids": ids}, Selection))
-    return msgspec.structs.replace(where, counted_as=counted_as)
+    return msgspec.structs.replace(where, counted_as=counted_as, id_range=id_range)
 
 
 def parse_selection(body: bytes) -> Selection:
@@ -252,6 +256,18 @@ def parse_id(text: str) -> bytes:
         return model.parse_id(text)
     except ValueError:
         raise ValueError("an id must be a UUID, as the listings show it") from None
+
+
+def parse_id_prefix(text: str) -> tuple[bytes, bytes]:
+    """Return the lowest and the highest id that begins with some digits.
+
+    Raises:
+        ValueError: ``text`` is not the beginning of an id.
+    """
+    digits = text.replace("-", "")
+    if not re.fullmatch("[0-9a-fA-F]+", digits):
+        raise ValueError("an id must be a UUID, as the listings show it, or its first digits")
+    return bytes.fromhex(digits.ljust(_ID_DIGITS, "0")), bytes.fromhex(digits.ljust(_ID_DIGITS, "f"))
 
 
 CheckNames = Callable[[Filter], Awaitable[None]]

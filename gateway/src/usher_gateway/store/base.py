@@ -164,6 +164,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     counted_as: str | None = None
     ids: tuple[bytes, ...] = ()
+    id_range: tuple[bytes, bytes] | None = None
+    """The lowest and the highest id."""
     visit: bytes | None = None
     """Id of the arrival that the deliveries belong to; only for deliveries."""
 

@@ -85,6 +85,13 @@ class RowScope(msgspec.Struct):
             self.keys = [model.key_of(identifier) for identifier in ids]
             self.add(f"id in ({', '.join(['{}'] * len(ids))})", *ids)
 
+    def add_id_range(self, id_range: tuple[bytes, bytes] | None) -> None:
+        """Require an id in a range, both ends included."""
+        if id_range is not None:
+            lowest, highest = id_range
+            self.low, self.high = max(self.low, model.key_of(lowest)), min(self.high, model.key_of(highest) + 1)
+            self.add("id >= {} and id <= {}", lowest, highest)
+
     def add_numbers(self, column: str, numbers: Collection[int]) -> None:
         """Require that a column has one of some numbers."""
         self.terms.append(f"{column} in ({', '.join(map(str, sorted(numbers)))})" if numbers else "false")
@@ -117,6 +124,7 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
         raise ValueError("visit selects deliveries; select visits with their ids")
     scope = RowScope("arrivals")
     scope.add_ids(where.ids)
+    scope.add_id_range(where.id_range)
     counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
     if where.reason is not None:
         if where.reason in model.QuarantineReason.__members__:
@@ -149,6 +157,7 @@ async def deliveries_scope(session: Session, where: Filter) -> RowScope:
     """
     scope = RowScope("deliveries")
     scope.add_ids(where.ids)
+    scope.add_id_range(where.id_range)
     if where.visit is not None:
         deliveries = await deliveries_of_visit(session, where.visit)
         scope.keys = [key for key in deliveries if scope.keys is None or key in scope.keys]
