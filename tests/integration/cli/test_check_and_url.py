@@ -202,6 +202,11 @@ def test_help_shows_whole_summaries() -> None:
         assert "..." not in listed
 
 
+def test_shell_completes_the_commands_of_a_group_although_list_is_implied() -> None:
+    asked = {"_USHER_COMPLETE": "complete_bash", "COMP_WORDS": "usher visits ", "COMP_CWORD": "2"}
+    assert command_line.run(**asked).out.split() == ["list", "show", "replay"]
+
+
 def test_check_warns_of_urls_that_another_tenant_of_the_same_name_inherits(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
 

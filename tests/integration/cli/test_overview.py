@@ -15,10 +15,11 @@ from collections.abc import AsyncIterator
 from fcntl import ioctl
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support import admin_port, waiting
-from usher_gateway import model
+from usher_gateway import documents, model
 
 
 @pytest.fixture
@@ -36,19 +37,53 @@ async def test_overview_fits_80_columns(served: admin_port.Served, command: list
 
 
 async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -> None:
-    out = " ".join((await served.output_of("tenants", "--failing")).split())
-    assert "agency/acme Active 1 listener, 1 SILENT 4 visits" in out
-    assert "1 held: DestinationPaused 1 dead agency/crm fails" in out
+    out = await served.output_of("tenants", "--failing", COLUMNS="120")
+    troubles = "1 failing destination, 1 held delivery, 1 dead delivery, 1 silent listener"
+    assert re.search(rf"^agency/acme +4 +- +{troubles} ", out, re.MULTILINE)
     (row,) = csv.DictReader(io.StringIO(await served.output_of("tenants", "-o", "csv")))
     assert (row["tenant"], row["visits"], row["held"], row["dead"]) == ("agency/acme", "4", "1", "1")
     assert "agency/acme" in await served.output_of("tenants", "--silent")
 
 
 async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
-    out = " ".join((await served.output_of("destinations", "list", "--tenant", "acme")).split())
-    assert "agency/crm Active Healthy 1 held: DestinationPaused 1 dead crm.example acme" in out
+    out = await served.output_of("destinations", "list", "--tenant", "acme", COLUMNS="120")
+    assert re.search(r"^agency/crm +Healthy +- +1 +1 +- +DestinationPaused +- +crm.example +acme$", out, re.MULTILINE)
     answer = json.loads(await served.output_of("destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
+
+
+async def test_list_says_how_many_there_are_and_which_flag_selects_those_in_trouble(
+    served: admin_port.Served,
+) -> None:
+    assert (await served.command("tenants")).err.endswith("\n1 tenant, 1 failing (--failing), 1 silent (--silent)\n")
+    assert (await served.command("tenants", "--failing")).err.endswith("\n1 tenant, 1 silent (--silent)\n")
+    assert (await served.command("tenants", "-o", "json")).err == ""
+
+
+async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: admin_port.Served) -> None:
+    lobby = served.state.snapshot.listeners["agency/lobby"]
+    names = ("bar", "lobby", "pool")
+    listeners = [msgspec.structs.replace(lobby, name=name, addresses=()) for name in names]
+    snapshot = documents.Snapshot({each.key: each for each in listeners}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    run = await served.command("listeners", "--tenant", "acme", "--limit", "2", "-o", "json")
+    assert [row["name"] for row in json.loads(run.out)["rows"]] == ["bar", "lobby"]
+    total, _, following = run.err.partition(", next: usher ")
+    assert total == "Showing 2 of 3 listeners, 3 failing (--failing)"
+    assert following == "listeners --tenant acme --limit 2 --output json --cursor agency/lobby\n"
+    last = await served.command(*following.split())
+    assert [row["name"] for row in json.loads(last.out)["rows"]] == ["pool"]
+    assert last.err == ""
+
+
+@pytest.mark.parametrize(
+    "group", ["tenants", "listeners", "destinations", "visits", "deliveries", "dead", "quarantine"]
+)
+async def test_word_list_is_implied(served: admin_port.Served, group: str) -> None:
+    listed = await served.output_of(group, "list", "--namespace", "agency", "-o", "csv")
+    assert await served.output_of(group, "--namespace", "agency", "-o", "csv") == listed
+    assert await served.output_of(group) == await served.output_of(group, "list")
 
 
 async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: admin_port.Served) -> None:
@@ -123,9 +158,9 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_po
     terminal = Terminal(main, process)
     try:
         await terminal.wait("TENANT", "agency/acme", "1 failing")
-        await terminal.press("d", "agency/acme")
+        await terminal.press("d", "DEAD↓", "agency/acme")
         await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
-        await terminal.press("\x1b", "VISITS/MIN")
+        await terminal.press("\x1b", "SILENT")
         os.write(main, b"q")
         assert await asyncio.wait_for(process.wait(), 60) == 0
         assert termios.tcgetattr(its_end) == previous_attributes

@@ -1,18 +1,42 @@
 """The text of the listings `usher tenants`, `destinations` and `listeners`, without a gateway."""
 
+from unittest import mock
+
 import pytest
 
-from usher_gateway.cli import overview
+from usher_gateway.cli import admin_client, overview
 
 
 @pytest.mark.parametrize(
-    ("failing", "silent", "said"),
+    ("asked", "said"),
     [
-        (False, False, "No tenants."),
-        (True, False, "No tenant is failing."),
-        (False, True, "No tenant is silent."),
-        (True, True, "No tenant is failing and silent."),
+        ([], "No tenants."),
+        (["failing"], "No tenant is failing."),
+        (["failing", "silent"], "No tenant is failing and silent."),
     ],
 )
-def test_empty_listing_repeats_what_was_asked(failing: bool, silent: bool, said: str) -> None:
-    assert overview.nothing("tenant", failing=failing, silent=silent) == said
+def test_empty_listing_repeats_what_was_asked(asked: list[str], said: str) -> None:
+    assert overview.nothing("tenant", asked) == said
+
+
+def test_listener_in_trouble_says_why() -> None:
+    row = {
+        "state": "Paused",
+        "refusing": True,
+        "quarantining": False,
+        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound"}],
+        "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
+        "receiving": "Silent",
+    }
+    troubles = dict(overview.LISTENER_COLUMNS)["TROUBLES"]
+    assert troubles(row) == "Paused, refusing, held crm: SecretNotFound, degraded mail: ExpressionTooSlow, silent"
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_terminal", "rows"), [(None, True, 50), (None, False, 606), (7, True, 7), (7, False, 7)]
+)
+def test_list_without_limit_has_a_page_in_a_terminal_and_all_elsewhere(
+    limit: int | None, is_terminal: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", mock.Mock(isatty=lambda: is_terminal))
+    assert admin_client.row_limit(limit, 606) == rows

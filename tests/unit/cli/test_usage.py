@@ -1,3 +1,6 @@
+from typing import Any
+from unittest import mock
+
 import pytest
 from typer.testing import CliRunner
 
@@ -15,34 +18,29 @@ ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listene
 ANSWER = {"rows": [ROW], "total": COUNTS}
 
 
-@pytest.mark.parametrize("columns", ["40", "60", "80", "200"])
-def test_usage_keeps_names_and_numbers_whole_at_every_width(
-    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    usage._print_text(ANSWER)
-    shown = capsys.readouterr().out
-    for word in ("2026-11-25", "acme/lobby", "1200", "1190", "total"):
-        assert word in shown
+def printed(answer: Any, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    usage.print_text(answer, mock.Mock(), 50, 0)
+    return capsys.readouterr().out
 
 
-def test_usage_without_room_for_a_table_leaves_out_zeros(
+def test_narrow_usage_has_the_total_and_what_matters_most(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    usage._print_text(ANSWER)
-    shown = capsys.readouterr().out
-    assert "  visits 1200, repeats 30, refused 2, delivered 1190,\n  died 1, open 9\n" in shown
-    assert max(map(len, shown.splitlines())) <= 60
+    assert printed(ANSWER, 60, monkeypatch, capsys).splitlines() == [
+        "PERIOD      LISTENER  VISITS  DELIV.  REPEATS  DIED  OPEN",
+        "2026-11-25  lobby       1200    1190       30     1     9",
+        "total       -           1200    1190       30     1     9",
+    ]
 
 
-def test_usage_without_room_for_a_table_shows_a_day_that_has_only_redeliveries(
+def test_usage_names_the_tenant_of_a_listener_that_moved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    counts = {**dict.fromkeys(COUNTS, 0), "arrivals": 14, "redeliveries": 10, "probes": 4}
-    usage._print_text({"rows": [{**ROW, **counts, "openAfter": 0}], "total": counts})
-    assert capsys.readouterr().out.count("redeliveries 10, probes 4") == 2
+    moved = {"rows": [ROW, {**ROW, "tenant": "zoo"}], "total": COUNTS}
+    shown = printed(moved, 80, monkeypatch, capsys)
+    assert "agency/acme/lobby" in shown
+    assert "agency/zoo/lobby" in shown
 
 
 @pytest.mark.parametrize("flag", ["--namespace", "--tenant", "--listener"])

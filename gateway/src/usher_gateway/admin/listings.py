@@ -20,15 +20,33 @@ Row = dict[str, Any]
 """One row of an answer of the admin port."""
 
 Column = tuple[str, Callable[[Row], str]]
-"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal.
-
-A narrow terminal shows no headings, so a cell names what it counts or dates: ``3 attempts``, ``due 2026-11-25``.
+"""Heading and cell function. The columns of a listing are in the order of their importance, because a narrow terminal
+leaves out the last ones.
 """
+
+SHORT_ID = 21
+"""Characters of an id that are unique in a store: its row key (`model.key_of`), with dashes."""
 
 
 def time_cell(name: str) -> Callable[[Row], str]:
     """Return a cell function for a time (UTC, to the second)."""
     return lambda row: str(row.get(name) or "").replace("T", " ")[:19]
+
+
+def short_time_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a time (UTC, to the second) of the last months, so without its year."""
+    cell = time_cell(name)
+    return lambda row: cell(row)[5:]
+
+
+def short_id_cell(row: Row) -> str:
+    """Return the first part of a row's id, which every command takes for the whole."""
+    return str(row["id"])[:SHORT_ID]
+
+
+def flag_cell(name: str, word: str) -> Callable[[Row], str]:
+    """Return a cell function for a truth value: a word if it is true."""
+    return lambda row: word if row.get(name) else ""
 
 
 def text_cell(name: str) -> Callable[[Row], str]:
@@ -124,6 +142,11 @@ def listener_of(row: Row) -> str:
     return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
 
 
+def listener_key(row: Row) -> str:
+    """Return ``namespace/listener`` of a row: names of listeners are unique inside a namespace."""
+    return f"{row['namespace']}/{row['listener']}"
+
+
 def _verdict(verdict: Row) -> str:
     """Return a verdict's route and result."""
     skipped = f"skipped {verdict['skipped']}" if "skipped" in verdict else ""
@@ -135,13 +158,28 @@ def _verdict(verdict: Row) -> str:
 
 
 def _why(row: Row) -> str:
-    """Return why a delivery is not delivered, and when it is due.
+    """Return why a delivery was cancelled, or how its last attempt ended."""
+    return " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])
+
+
+def _why_and_until(row: Row) -> str:
+    """Return why a delivery is not delivered, and what it waits for.
 
     A delivery that stays due waits for an open circuit, or for room in its destination's lane.
     """
-    reasons = [str(row[name]) for name in ("cancelled", "error", "status") if row[name]]
-    due = [f"due {time_cell('dueAt')(row)}"] if row.get("dueAt") else []
-    return " ".join([*reasons, *due])
+    held = row["held"]
+    due = f"due {short_time_cell('dueAt')(row)}" if row.get("dueAt") else ""
+    return ", ".join([*filter(None, (held, _why(row), due))])
+
+
+def _verdicts(row: Row) -> str:
+    return ", ".join([_verdict(verdict) for verdict in row["verdicts"]])
+
+
+def _counted_as(row: Row) -> str:
+    """Return what an arrival was counted as; of a quarantined one, its reason."""
+    late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
+    return f"{row['reason'] or row['countedAs']}{late}{released}"
 
 
 VISITS = Listing(
@@ -155,12 +193,22 @@ VISITS = Listing(
     example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
     columns=(
+        ("RECEIVED (UTC)", short_time_cell("receivedAt")),
+        ("LISTENER", listener_key),
+        ("COUNTED", _counted_as),
+        ("ID", short_id_cell),
+        ("VERDICTS", _verdicts),
+        ("TENANT", text_cell("tenant")),
+    ),
+    csv_columns=(
         ("RECEIVED", time_cell("receivedAt")),
         ("ID", text_cell("id")),
         ("LISTENER", listener_of),
-        ("COUNTED AS", lambda row: f"{row['countedAs']}{' late' if row['late'] else ''}"),
-        ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
-        ("VERDICTS", lambda row: ", ".join([_verdict(verdict) for verdict in row["verdicts"]])),
+        ("COUNTED AS", text_cell("countedAs")),
+        ("REASON", text_cell("reason")),
+        ("LATE", flag_cell("late", "late")),
+        ("RELEASED", flag_cell("released", "released")),
+        ("VERDICTS", _verdicts),
     ),
     nothing="No such visits.",
 )
@@ -175,17 +223,21 @@ QUARANTINE = Listing(
     example="usher quarantine list --tenant acme --reason NoUser --state unreleased",
     filters=(*LISTENER_FILTERS, *PERIOD_FILTERS, REASON, dataclasses.replace(STATE, help="released or unreleased.")),
     columns=VISITS.columns,
+    csv_columns=VISITS.csv_columns,
     nothing="Nothing is quarantined.",
 )
 
+_STATE: Column = ("STATE", lambda row: "held" if row["held"] else str(row["state"]))
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
-    ("CREATED", time_cell("createdAt")),
-    ("ID", text_cell("id")),
-    ("LISTENER", listener_of),
-    ("ROUTE", text_cell("route")),
+    ("CREATED (UTC)", short_time_cell("createdAt")),
     ("DESTINATION", text_cell("destination")),
-    ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
-    ("WHY", _why),
+    _STATE,
+    ("ID", short_id_cell),
+    ("WHY", _why_and_until),
+    ("ATTEMPTS", text_cell("attempts")),
+    ("ROUTE", text_cell("route")),
+    ("LISTENER", listener_key),
+    ("TENANT", text_cell("tenant")),
 )
 
 DELIVERIES = Listing(
@@ -198,8 +250,19 @@ DELIVERIES = Listing(
     """,
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
     filters=(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, STATE, REASON),
-    columns=(*_DELIVERY_COLUMNS, ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt"))),
-    csv_columns=(*_DELIVERY_COLUMNS, ("ATTEMPTS", text_cell("attempts"))),
+    columns=_DELIVERY_COLUMNS,
+    csv_columns=(
+        ("CREATED", time_cell("createdAt")),
+        ("ID", text_cell("id")),
+        ("LISTENER", listener_of),
+        ("ROUTE", text_cell("route")),
+        ("DESTINATION", text_cell("destination")),
+        ("STATE", text_cell("state")),
+        ("HELD", text_cell("held")),
+        ("WHY", _why),
+        ("DUE", time_cell("dueAt")),
+        ("ATTEMPTS", text_cell("attempts")),
+    ),
     nothing="No such deliveries.",
 )
 
@@ -209,6 +272,7 @@ DEAD = dataclasses.replace(
     help="List dead deliveries, newest first. --reason is an error's code.",
     example="usher dead list --destination agency/crm --since 1d   or   usher dead list -o csv > dead.csv",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, REASON),
+    columns=tuple([column for column in _DELIVERY_COLUMNS if column is not _STATE]),
     nothing="No dead deliveries.",
 )
 """A command only: its endpoint is that of all deliveries."""

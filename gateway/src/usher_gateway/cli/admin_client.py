@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import re
+import shlex
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 
 from usher_gateway import model
 from usher_gateway.admin import listings
@@ -27,6 +30,11 @@ WRONG, USAGE = 1, 2
 _TIMEOUT_SECONDS = 30.0
 _SEARCH_SECONDS = 30.0
 _PAGE = 500
+_ROWS_IN_TERMINAL, _ROWS = 50, 1_000
+"""How many rows a list has without --limit."""
+
+_FULL_ID = 36
+"""Characters of a whole id."""
 
 
 def _without_csv(context: typer.Context, output: tables.OutputFormat) -> tables.OutputFormat:
@@ -67,8 +75,20 @@ DocumentOutput = Annotated[
 Namespace = Annotated[str | None, typer.Option(help=listings.NAMESPACE.help)]
 Tenant = Annotated[str | None, typer.Option(help=listings.TENANT.help)]
 Listener = Annotated[str | None, typer.Option(help=listings.LISTENER.help)]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="The most rows to list.")]
-Id = Annotated[str, typer.Argument(help="An id from a listing.", metavar="ID")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100_000,
+        envvar="USHER_LIMIT",
+        help=f"The most rows to list. Default: {_ROWS_IN_TERMINAL} in a terminal, else {_ROWS:,}; "
+        "of tenants, listeners and destinations all.",
+    ),
+]
+Cursor = Annotated[
+    str | None, typer.Option(help="Go on after an earlier page, whose last line has this flag.", metavar="TEXT")
+]
+Id = Annotated[str, typer.Argument(help="An id from a listing, or its first digits.", metavar="ID")]
 
 ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
 """Defaults of --admin and --data."""
@@ -96,22 +116,39 @@ class AdminClient:
         """Return the JSON answer to a POST request."""
         return json.loads(self._send(path, json.dumps(selection).encode()))
 
-    def rows(self, path: str, limit: int, **query: str | None) -> list[listings.Row]:
-        """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed."""
+    def rows(
+        self, path: str, limit: int, cursor: str | None, **query: str | None
+    ) -> tuple[list[listings.Row], str | None]:
+        """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed.
+
+        The second value is the cursor of the rest; None if there is none.
+        """
         rows: list[listings.Row] = []
-        cursor: str | None = None
         end = time.monotonic() + _SEARCH_SECONDS
         while len(rows) < limit:
             page = self.get(path, limit=min(_PAGE, limit - len(rows)), cursor=cursor, **query)
             rows += page["rows"]
             cursor = page["nextCursor"]
             if cursor is None:
-                return rows
+                break
             if time.monotonic() > end:
                 typer.echo(f"The search took {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
-                return rows
-        typer.echo(f"There are more than {limit} rows: raise --limit, or narrow the search.", err=True)
-        return rows
+                break
+        return rows, cursor
+
+    def full_id(self, group: str, identifier: str) -> str:
+        """Return the id of ``usher visits`` or ``usher deliveries`` that begins with these digits."""
+        if len(identifier) >= _FULL_ID:
+            return identifier
+        rows = self.get(f"/api/{group}", id=identifier, limit=2)["rows"]
+        if len(rows) != 1:
+            count = "several" if rows else "none"
+            fail(
+                f"of the {group}, {count} have an id that begins with {identifier}",
+                "give more of its digits" if rows else f"use an id from `usher {group} list`",
+                USAGE if rows else WRONG,
+            )
+        return str(rows[0]["id"])
 
     def _send(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
@@ -142,6 +179,44 @@ class AdminClient:
                 USAGE,
             )
         fail(detail, hint, USAGE if error.code < 500 else WRONG)
+
+
+def row_limit(limit: int | None, otherwise: int = _ROWS) -> int:
+    """Return how many rows a list may have: those that fit a person, or those that fit a program (``otherwise``)."""
+    return limit or (_ROWS_IN_TERMINAL if sys.stdout.isatty() else otherwise)
+
+
+def print_next_page(context: typer.Context, shown: str, cursor: str) -> None:
+    """Say on standard error how many rows a page has, and which command prints the next one."""
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name != "cursor" and source is not None and source.name == "COMMANDLINE":
+            value = context.params[parameter.name or ""]
+            words += [parameter.opts[0], *([] if value is True else [str(value)])]
+    typer.echo(f"Showing {shown}, next: {shlex.join([*words, '--cursor', cursor])}", err=True)
+
+
+class ListingCommand(typer.core.TyperCommand):
+    """A command that lists: the word ``list`` after its name changes nothing, as in the groups that have it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Leave out the word ``list``."""
+        return super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args)
+
+
+LIST_IS_IMPLIED = "Without a command it lists; the flags are those of `list`."
+"""The end of the help of a `ListingGroup`."""
+
+
+class ListingGroup(typer.core.TyperGroup):
+    """A group of commands whose command ``list`` is implied."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add the word ``list`` if there is no command."""
+        is_implied = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        is_completed = ctx.resilient_parsing  # a shell asks for the commands of the group
+        return super().parse_args(ctx, ["list", *args] if is_implied and not is_completed else args)
 
 
 def quoted(text: str) -> str:

@@ -22,7 +22,7 @@ from usher_gateway.admin.listings import (
 )
 from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, fail, with_filters
 
-_Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing.", metavar="[ID]...")]
+_Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every row.")]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, by reason.")]
 _IgnoreOncePer = Annotated[
@@ -39,11 +39,18 @@ _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or hel
 _NOTHING_TO_REPLAY = "The selection has no skipped verdict to replay."
 
 
-def _select(ids: list[str] | None, filters: Mapping[str, str | None], *, everything: bool) -> dict[str, object]:
-    """Return the selection of a request. If it has no more than a state, it needs ``everything``."""
+def _select(
+    client: AdminClient, group: str, ids: list[str] | None, filters: Mapping[str, str | None], *, everything: bool
+) -> dict[str, object]:
+    """Return the selection of a request. If it has no more than a state, it needs ``everything``.
+
+    ``group``: what the ids belong to, ``visits`` or ``deliveries``.
+    """
     selection: dict[str, object] = {name: value for name, value in filters.items() if value is not None}
+    if filters.get("visit"):
+        selection["visit"] = client.full_id("visits", str(filters["visit"]))
     if ids:
-        selection["ids"] = ids
+        selection["ids"] = [client.full_id(group, identifier) for identifier in ids]
     if everything:
         selection["all"] = True
     if not selection.keys() - {"state"}:
@@ -51,8 +58,8 @@ def _select(ids: list[str] | None, filters: Mapping[str, str | None], *, everyth
     return selection
 
 
-def _change_command(*flags: FilterFlag) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function that changes selected rows, with the flags that select them."""
+def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function that changes selected visits or deliveries, with the flags that select them."""
 
     def make(change: Callable[..., None]) -> Callable[..., None]:
         @with_filters(*flags)
@@ -65,8 +72,8 @@ def _change_command(*flags: FilterFlag) -> Callable[[Callable[..., None]], Calla
             data: Data = DATA,
             **filters: str | None,
         ) -> None:
-            selection = _select(ids, filters, everything=everything)
-            change(AdminClient(admin, data, operate=True), selection, yes=yes)
+            client = AdminClient(admin, data, operate=True)
+            change(client, _select(client, group, ids, filters, everything=everything), yes=yes)
 
         command.__doc__ = change.__doc__
         return command
@@ -122,8 +129,8 @@ def replay_visits(
     """
     reasons = [name.strip() for names in reason or [] for name in names.split(",")]
     filters["reason"] = ",".join(reasons) if reasons else None
-    selection = _select(ids, filters, everything=everything)
     client = AdminClient(admin, data, operate=True)
+    selection = _select(client, "visits", ids, filters, everything=everything)
     if yes and not reasons:
         fail(
             "--yes needs the skip reasons to replay",
@@ -155,7 +162,7 @@ def _print_changed(result: str, count: int, nothing: str) -> None:
         typer.echo(nothing)
 
 
-@_change_command(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _ENDED_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _ENDED_STATE, REASON)
 def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
@@ -165,7 +172,7 @@ def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes
     _redrive(client, selection, yes=yes)
 
 
-@_change_command(*ROUTE_FILTERS, *PERIOD_FILTERS, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, *PERIOD_FILTERS, REASON)
 def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
     """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
     _redrive(client, selection | {"state": "dead"}, yes=yes)
@@ -179,7 +186,7 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool) ->
     _print_changed("Due again", answer["redriven"], nothing)
 
 
-@_change_command(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _PENDING_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _PENDING_STATE, REASON)
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
@@ -190,7 +197,7 @@ def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes:
     _print_changed("Cancelled", answer["cancelled"], nothing)
 
 
-@_change_command(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, REASON)
 def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
     """Make pending deliveries due now instead of at their next retry.
 
@@ -201,7 +208,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     _print_changed("Due now", answer["retried"], nothing)
 
 
-@_change_command(*LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
+@_change_command("visits", *LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
 def release_quarantined(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
     """Read quarantined arrivals again, by the listener as it is now, and deliver those that are visits.
 

@@ -221,7 +221,7 @@ def _print_comparison(comparison: "copy.Comparison") -> None:
     ]
     different = comparison.different_books
     rows.append(["books of listeners", _result(not different), str(len(source.books)), str(len(target.books))])
-    tables.print_table(["KIND", "RESULT", "FROM", "TO"], rows, 2)
+    tables.print_table(["KIND", "RESULT", "FROM", "TO"], rows)
     for name in different:
         typer.echo(f"different books: {name}")
 

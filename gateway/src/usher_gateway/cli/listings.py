@@ -14,15 +14,20 @@ from usher_gateway.cli import changes, check_body, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
+    LIST_IS_IMPLIED,
     WRONG,
     Admin,
     AdminClient,
+    Cursor,
     Data,
     Id,
     Limit,
+    ListingGroup,
     OutputOption,
     fail,
+    print_next_page,
     quoted,
+    row_limit,
     with_filters,
 )
 
@@ -61,7 +66,7 @@ def register(app: typer.Typer) -> None:
 
 def _add_group(app: typer.Typer, name: str, text: str, listing: listings.Listing) -> typer.Typer:
     """Add a group of commands, with ``list``."""
-    group = typer.Typer(no_args_is_help=True, help=text)
+    group = typer.Typer(cls=ListingGroup, help=text, epilog=LIST_IS_IMPLIED)
     _add(group, "list", _list_command(listing), listing.example)
     app.add_typer(group, name=name)
     return group
@@ -77,17 +82,36 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
     @with_filters(*listing.filters)
     def list_rows(
         *,
-        limit: Limit = 50,
+        context: typer.Context,
+        limit: Limit = None,
+        cursor: Cursor = None,
         output: OutputOption = "text",
         admin: Admin = ADMIN,
         data: Data = DATA,
         **filters: str | None,
     ) -> None:
-        rows = AdminClient(admin, data).rows(listing.path, limit, **listing.only, **filters)
-        tables.print_rows(rows, listing.columns, output, listing.nothing, listing.csv_columns)
+        client = AdminClient(admin, data)
+        if filters.get("visit"):
+            filters["visit"] = client.full_id("visits", str(filters["visit"]))
+        rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
+        tables.print_rows(rows, _columns(listing, rows), output, listing.nothing, listing.csv_columns)
+        if rest is not None:
+            print_next_page(context, str(len(rows)), rest)
 
     list_rows.__doc__ = listing.help
     return list_rows
+
+
+def _columns(listing: listings.Listing, rows: list[listings.Row]) -> list[listings.Column]:
+    """Return the columns of a table; if all listeners have the same namespace, names are without it, to be shorter."""
+    namespaces = {row["namespace"] for row in rows}
+    if len(namespaces) > 1:
+        return list(listing.columns)
+    return [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in listing.columns]
+
+
+def _without_prefix(cell: Callable[[listings.Row], str], prefix: str) -> Callable[[listings.Row], str]:
+    return lambda row: cell(row).removeprefix(prefix)
 
 
 def show_visit(
@@ -102,6 +126,7 @@ def show_visit(
     The body itself is personal data: --body needs the operate token, and the audit log records it.
     """
     client = AdminClient(admin, data, operate=body)
+    identifier = client.full_id("visits", identifier)
     if body:
         sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
         return
@@ -116,7 +141,7 @@ def show_visit(
 
 def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
     """Return a row of ``usher visits`` or ``usher deliveries``."""
-    rows = client.rows(f"/api/{group}", 1, id=identifier)
+    rows, _ = client.rows(f"/api/{group}", 1, None, id=identifier)
     if not rows:
         fail(f"there is no {identifier} among the {group}", f"use an id from `usher {group} list`", WRONG)
     return rows[0]
@@ -126,7 +151,7 @@ def _print_row(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "text":
         tables.print_facts(row)
     else:
-        tables.print_rows([row], [(name, listings.text_cell(name)) for name in row], output, "")
+        tables.print_rows([row], [(name, tables.machine_cell(name)) for name in row], output, "")
 
 
 def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -136,6 +161,7 @@ def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = 
 
 def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
     """Print every field of a delivery, and its last attempts, the oldest first."""
+    identifier = client.full_id("deliveries", identifier)
     row = _find_row(client, "deliveries", identifier)
     row["lastAttempts"] = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")["rows"]
     _print_row(row, output)
@@ -156,6 +182,7 @@ def show_dead(
     """
     client = AdminClient(admin, data, operate=answer)
     if answer:
+        identifier = client.full_id("deliveries", identifier)
         sys.stdout.buffer.write(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
         return
     _show_delivery(client, identifier, output)

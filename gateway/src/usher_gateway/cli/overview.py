@@ -1,7 +1,8 @@
 """``usher tenants``, ``usher destinations`` and ``usher listeners``: what a gateway runs, and how it does."""
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -11,17 +12,23 @@ from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
+    LIST_IS_IMPLIED,
     USAGE,
     WRONG,
     Admin,
     AdminClient,
+    Cursor,
     Data,
     DocumentOutput,
     Limit,
+    ListingCommand,
+    ListingGroup,
     Namespace,
     OutputOption,
     Tenant,
     fail,
+    print_next_page,
+    row_limit,
 )
 from usher_gateway.resources import conditions
 
@@ -31,16 +38,14 @@ _Silent = Annotated[bool, typer.Option("--silent", help="Only those that are sil
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("tenants", epilog="Example:  usher tenants --failing   or   usher tenants -o csv > tenants.csv")(
-        list_tenants
-    )
-    app.command("listeners", epilog="Example:  usher listeners --tenant acme   or   usher listeners --silent -o json")(
-        list_listeners
-    )
-    destinations = typer.Typer(no_args_is_help=True, help="Look at destinations; send a marked sample to one.")
-    destinations.command(
-        "list", epilog="Example:  usher destinations list --failing   or   usher destinations list -o json"
-    )(list_destinations)
+    example = "Example:  usher tenants --failing   or   usher tenants -o csv > tenants.csv"
+    app.command("tenants", cls=ListingCommand, epilog=example)(list_tenants)
+    example = "Example:  usher listeners --tenant acme   or   usher listeners --silent -o json"
+    app.command("listeners", cls=ListingCommand, epilog=example)(list_listeners)
+    text = "Look at destinations; send a marked sample to one."
+    destinations = typer.Typer(cls=ListingGroup, help=text, epilog=LIST_IS_IMPLIED)
+    example = "Example:  usher destinations list --failing   or   usher destinations -o json"
+    destinations.command("list", epilog=example)(list_destinations)
     destinations.command(
         "test",
         epilog="Example:  usher destinations test agency/crm   or   usher destinations test agency/crm --body my.json",
@@ -69,16 +74,49 @@ def tenants_of(row: listings.Row) -> list[str]:
     return [str(row["tenant"] if "tenant" in row else row["name"])]
 
 
-def first(rows: list[listings.Row], limit: int) -> list[listings.Row]:
-    """Return the first rows, and say on standard error if there are more."""
-    if len(rows) > limit:
-        typer.echo(f"There are {len(rows)} rows, here are {limit}: raise --limit, or narrow the search.", err=True)
-    return rows[:limit]
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """A list of all objects of a kind that a gateway runs."""
+
+    path: str
+    """Of the endpoint."""
+    noun: str
+    columns: tuple[listings.Column, ...]
+    csv_columns: tuple[listings.Column, ...]
+    states: Mapping[str, Callable[[listings.Row], bool]]
+    """Name of a flag that selects rows -> whether it selects a row."""
 
 
-def nothing(what: str, *, failing: bool, silent: bool = False) -> str:
+def _print_page(
+    context: typer.Context,
+    overview: Overview,
+    rows: list[listings.Row],
+    flags: Mapping[str, bool],
+    *,
+    limit: int | None,
+    cursor: str | None,
+    output: tables.OutputFormat,
+) -> None:
+    """Print the rows that the flags select, as many as ``limit`` says; then their number, and what is wrong with some.
+
+    ``cursor``: the name of the last row of the previous page.
+    """
+    asked = [flag for flag, is_asked in flags.items() if is_asked]
+    rows = sorted([row for row in rows if all(overview.states[flag](row) for flag in asked)], key=path_of)
+    page = [row for row in rows if cursor is None or path_of(row) > cursor]
+    shown = page[: row_limit(limit, len(page))]
+    tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
+    counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
+    parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
+    total = ", ".join([listings.counted(len(rows), overview.noun), *parts])
+    if len(page) > len(shown):
+        print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
+    elif output == "text" and rows:
+        typer.echo(total, err=True)
+
+
+def nothing(what: str, asked: Sequence[str]) -> str:
     """Return what an empty listing says: that none is as the flags ask, or that there is none at all."""
-    asked = [word for word, is_asked in (("failing", failing), ("silent", silent)) if is_asked]
     return f"No {what} is {' and '.join(asked)}." if asked else f"No {what}s."
 
 
@@ -95,69 +133,86 @@ def is_tenant_failing(row: listings.Row) -> bool:
     return bool(row["refusingListeners"] or row["held"] or row["dead"] or row["failingDestinations"])
 
 
-def _listeners_of(row: listings.Row) -> str:
-    silent = f", {row['silentListeners']} SILENT" if row["silentListeners"] else ""
-    refusing = f", {row['refusingListeners']} REFUSING" if row["refusingListeners"] else ""
-    return f"{listings.counted(row['listeners'], 'listener')}{silent}{refusing}"
-
-
-def _held(row: listings.Row) -> str:
-    return ", ".join([f"{count} held: {reason}" for reason, count in sorted(row["held"].items())])
-
-
-def _quota(row: listings.Row) -> str:
-    return "" if row["quotaUsed"] is None else f"quota {row['quotaUsed']:.0%}"
-
-
-def _unless_zero(name: str, word: str) -> Callable[[listings.Row], str]:
-    return lambda row: f"{row[name]} {word}" if row[name] else ""
-
-
-def _labelled_time(name: str, label: str) -> Callable[[listings.Row], str]:
-    cell = listings.time_cell(name)
-    return lambda row: f"{label} {cell(row)}" if row.get(name) else ""
-
-
 def path_of(row: listings.Row) -> str:
     """Return ``namespace/name`` of a row."""
     return f"{row['namespace']}/{row['name']}"
 
 
-TENANT_COLUMNS: tuple[listings.Column, ...] = (
+def _today(name: str) -> Callable[[listings.Row], str]:
+    """Return a cell function for a count of today (UTC)."""
+    return lambda row: str(row["today"][name])
+
+
+def _minute_cell(name: str) -> Callable[[listings.Row], str]:
+    """Return a cell function for a time (UTC, to the minute)."""
+    cell = listings.time_cell(name)
+    return lambda row: cell(row)[:16]
+
+
+def _unless_zero(name: str) -> Callable[[listings.Row], str]:
+    return lambda row: str(row[name] or "")
+
+
+def _held_count(row: listings.Row) -> str:
+    return str(sum(row["held"].values()))
+
+
+def _tenant_troubles(row: listings.Row) -> str:
+    """Return what needs a person, the worst first."""
+    counts = {
+        "refusing listener": row["refusingListeners"],
+        "failing destination": len(row["failingDestinations"]),
+        "held delivery": sum(row["held"].values()),
+        "dead delivery": row["dead"],
+        "silent listener": row["silentListeners"],
+    }
+    state = [] if row["state"] == "Active" else [row["state"]]
+    return ", ".join([*state, *[listings.counted(count, noun) for noun, count in counts.items() if count]])
+
+
+_TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("TENANT", path_of),
-    ("STATE", listings.text_cell("state")),
-    ("LISTENERS", _listeners_of),
-    ("TODAY", lambda row: listings.counted(row["today"]["visits"], "visit")),
-    ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
-    ("BACKLOG", _unless_zero("backlog", "waiting")),
-    ("HELD", _held),
-    ("DEAD", _unless_zero("dead", "dead")),
-    ("QUOTA", _quota),
-    ("FAILING", lambda row: ", ".join([f"{key} fails" for key in row["failingDestinations"]])),
+    ("VISITS", _today("visits")),
+    ("WAIT", _unless_zero("backlog")),
+    ("TROUBLES", _tenant_troubles),
+    ("LAST ARRIVAL", _minute_cell("lastArrival")),
+    ("LISTENERS", listings.text_cell("listeners")),
+    ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
 )
 
 _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *TENANT_COLUMNS[:2],
+    _TENANT_COLUMNS[0],
+    ("STATE", listings.text_cell("state")),
     ("LISTENERS", listings.text_cell("listeners")),
     ("SILENT", listings.text_cell("silentListeners")),
     ("REFUSING", listings.text_cell("refusingListeners")),
-    ("VISITS", lambda row: str(row["today"]["visits"])),
+    ("VISITS", _today("visits")),
     ("LAST ARRIVAL", listings.time_cell("lastArrival")),
     ("BACKLOG", listings.text_cell("backlog")),
-    ("HELD", lambda row: str(sum(row["held"].values()))),
+    ("HELD", _held_count),
     ("DEAD", listings.text_cell("dead")),
     ("QUOTA", listings.text_cell("quotaUsed")),
     ("FAILING", lambda row: ", ".join(row["failingDestinations"])),
 )
 
+_TENANTS = Overview(
+    path="/api/tenants",
+    noun="tenant",
+    columns=_TENANT_COLUMNS,
+    csv_columns=_TENANT_CSV_COLUMNS,
+    states={"failing": is_tenant_failing, "silent": lambda row: bool(row["silentListeners"])},
+)
+
 
 def list_tenants(
     *,
+    context: typer.Context,
     tenant: Tenant = None,
     namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
-    limit: Limit = 1_000,
+    limit: Limit = None,
+    cursor: Cursor = None,
     output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
@@ -166,12 +221,10 @@ def list_tenants(
 
     --failing lists those with refusing listeners, failing destinations, held or dead deliveries.
     """
-    rows = AdminClient(admin, data).get("/api/tenants")["rows"]
-    rows = select(rows, namespace=namespace, tenant=tenant)
-    rows = [row for row in rows if not failing or is_tenant_failing(row)]
-    rows = [row for row in rows if not silent or row["silentListeners"]]
-    empty = nothing("tenant", failing=failing, silent=silent)
-    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, empty, _TENANT_CSV_COLUMNS)
+    rows = select(AdminClient(admin, data).get(_TENANTS.path)["rows"], namespace=namespace, tenant=tenant)
+    _print_page(
+        context, _TENANTS, rows, {"failing": failing, "silent": silent}, limit=limit, cursor=cursor, output=output
+    )
 
 
 # Destinations
@@ -195,7 +248,7 @@ def _last_error(row: listings.Row) -> str:
     status = f" {last['status']}" if last["status"] else ""
     times = f", {last['failures']} times" if last["failures"] > 1 else ""
     recovered = ", recovered" if last["recoveredAt"] else ""
-    return f"{last['error']}{status}{times}, last {listings.time_cell('at')(last)}{recovered}"
+    return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
 
 
 def _of_last_error(head: str, name: str) -> listings.Column:
@@ -203,21 +256,27 @@ def _of_last_error(head: str, name: str) -> listings.Column:
     return head, lambda row: cell(row.get("lastError") or {})
 
 
+def _health(row: listings.Row) -> str:
+    """Return the health of a destination, or the state of one that is not active."""
+    return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
+
+
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", path_of),
-    ("STATE", listings.text_cell("state")),
-    ("HEALTH", listings.text_cell("health")),
+    ("HEALTH", _health),
+    ("WAIT", _unless_zero("backlog")),
+    ("HELD", lambda row: str(sum(row["held"].values()) or "")),
+    ("DEAD", _unless_zero("dead")),
     ("LAST ERROR", _last_error),
-    ("BACKLOG", _unless_zero("backlog", "waiting")),
-    ("NEXT", _labelled_time("nextDueAt", "next")),
-    ("HELD", _held),
-    ("DEAD", _unless_zero("dead", "dead")),
-    ("HOST", lambda row: str(row.get("host") or "")),
+    ("HELD BECAUSE", lambda row: ", ".join(sorted(row["held"]))),
+    ("NEXT TRY (UTC)", listings.short_time_cell("nextDueAt")),
+    ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *DESTINATION_COLUMNS[:2],
+    DESTINATION_COLUMNS[0],
+    ("STATE", listings.text_cell("state")),
     ("HEALTH", listings.text_cell("health")),
     ("CIRCUIT", listings.text_cell("circuit")),
     _of_last_error("ERROR", "error"),
@@ -230,18 +289,28 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("HINT", listings.text_cell("hint")),
     ("BACKLOG", listings.text_cell("backlog")),
     ("NEXT", listings.time_cell("nextDueAt")),
-    ("HELD", lambda row: str(sum(row["held"].values()))),
+    ("HELD", _held_count),
     ("DEAD", listings.text_cell("dead")),
     *DESTINATION_COLUMNS[-2:],
+)
+
+_DESTINATIONS = Overview(
+    path="/api/destinations",
+    noun="destination",
+    columns=DESTINATION_COLUMNS,
+    csv_columns=_DESTINATION_CSV_COLUMNS,
+    states={"failing": is_destination_failing},
 )
 
 
 def list_destinations(
     *,
+    context: typer.Context,
     tenant: Tenant = None,
     namespace: Namespace = None,
     failing: _Failing = False,
-    limit: Limit = 1_000,
+    limit: Limit = None,
+    cursor: Cursor = None,
     output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
@@ -251,11 +320,8 @@ def list_destinations(
     --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or held or
     dead deliveries.
     """
-    rows = AdminClient(admin, data).get("/api/destinations")["rows"]
-    rows = select(rows, namespace=namespace, tenant=tenant)
-    rows = [row for row in rows if not failing or is_destination_failing(row)]
-    empty = nothing("destination", failing=failing)
-    tables.print_rows(first(rows, limit), DESTINATION_COLUMNS, output, empty, _DESTINATION_CSV_COLUMNS)
+    rows = select(AdminClient(admin, data).get(_DESTINATIONS.path)["rows"], namespace=namespace, tenant=tenant)
+    _print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)
 
 
 _Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
@@ -350,24 +416,12 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
     return ""
 
 
-def _faults(row: listings.Row) -> str:
+def _faults(row: listings.Row) -> list[str]:
     details = [(fault, _fault_detail(fault, row)) for fault in row["faults"]]
-    return ", ".join([f"{fault} ({detail})" if detail else fault for fault, detail in details])
+    return [f"{fault} ({detail})" if detail else fault for fault, detail in details]
 
 
 _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
-_SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
-
-
-def _counts_today(row: listings.Row) -> str:
-    """Return what a listener counted today, without zeros."""
-    counts = row["today"]
-    parts = [
-        listings.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
-        for name in _COUNTS
-        if counts[name]
-    ]
-    return ", ".join(parts) or "nothing today"
 
 
 def _held_routes(row: listings.Row) -> str:
@@ -380,25 +434,28 @@ def _held_route(held: listings.Row) -> str:
     return f"{held['route']}: {held['reason']}{missing}"
 
 
-def _count_column(name: str) -> listings.Column:
-    return name, lambda row: str(row["today"][name])
+def _listener_troubles(row: listings.Row) -> str:
+    """Return what needs a person, the worst first."""
+    state = [] if row["state"] == "Active" else [str(row["state"])]
+    return ", ".join([*state, *_faults(row)])
 
 
 LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", path_of),
-    ("STATE", lambda row: str(row["state"])),
-    ("TENANT", lambda row: f"tenant {row['tenant']}"),
-    ("FAULTS", _faults),
-    ("TODAY", _counts_today),
-    ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
+    ("VISITS", _today("visits")),
+    ("TROUBLES", _listener_troubles),
+    ("LAST ARRIVAL", _minute_cell("lastArrival")),
+    ("QUARANTINED", _today("quarantined")),
+    ("TENANT", listings.text_cell("tenant")),
     ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
 
 _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *LISTENER_COLUMNS[:2],
+    LISTENER_COLUMNS[0],
+    ("STATE", listings.text_cell("state")),
     ("TENANT", listings.text_cell("tenant")),
-    *[_count_column(name) for name in _COUNTS],
+    *[(name, _today(name)) for name in _COUNTS],
     ("LAST ARRIVAL", listings.time_cell("lastArrival")),
     ("RECEIVING", listings.text_cell("receiving")),
     ("FAULTS", lambda row: ", ".join(row["faults"])),
@@ -408,14 +465,24 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *LISTENER_COLUMNS[-2:],
 )
 
+_LISTENERS = Overview(
+    path="/api/listeners",
+    noun="listener",
+    columns=LISTENER_COLUMNS,
+    csv_columns=_LISTENER_CSV_COLUMNS,
+    states={"failing": is_listener_failing, "silent": lambda row: row["receiving"] == "Silent"},
+)
+
 
 def list_listeners(
     *,
+    context: typer.Context,
     tenant: Tenant = None,
     namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
-    limit: Limit = 1_000,
+    limit: Limit = None,
+    cursor: Cursor = None,
     output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
@@ -426,9 +493,7 @@ def list_listeners(
     hold deliveries, or get visits of another company, with times that are not trusted, or at a retired URL. URLs are
     credentials, so the list shortens them; `usher url` prints whole ones.
     """
-    rows = AdminClient(admin, data).get("/api/listeners")["rows"]
-    rows = select(rows, namespace=namespace, tenant=tenant)
-    rows = [row for row in rows if not failing or is_listener_failing(row)]
-    rows = [row for row in rows if not silent or row["receiving"] == "Silent"]
-    empty = nothing("listener", failing=failing, silent=silent)
-    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, empty, _LISTENER_CSV_COLUMNS)
+    rows = select(AdminClient(admin, data).get(_LISTENERS.path)["rows"], namespace=namespace, tenant=tenant)
+    _print_page(
+        context, _LISTENERS, rows, {"failing": failing, "silent": silent}, limit=limit, cursor=cursor, output=output
+    )

@@ -1,30 +1,40 @@
-"""Prints rows: a table in a wide terminal, two lines per row in a narrow one, JSON or CSV for programs."""
+"""Prints rows: a table with one line per row, JSON or CSV for programs."""
 
 import csv
 import json
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import typer
 
 from usher_gateway.admin.listings import Column, Row
 
-_WIDE = 120
-"""The terminal width from which a table with ids fits."""
-
-_INDENT = "  "
-"""Before the further lines of a row in a narrow terminal."""
+_GAP = "  "
+"""Between two columns, and before the further lines of a fact."""
 
 _NEW_LINE = "\n"
+
+_CUT = "…"
+
+_NO_WIDTH = 1_000_000
+"""The width of output that is not a terminal, so that programs get whole lines."""
+
+_NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+/\d+")
 
 OutputFormat = Literal["text", "json", "csv"]
 
 
 def print_json(value: object) -> None:
-    """Print a value for programs."""
+    """Print a value, indented, because people read it too."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; COLUMNS overrides it. Output into a pipe or a file has no limit."""
+    return shutil.get_terminal_size((_NO_WIDTH, 24)).columns
 
 
 def print_rows(
@@ -45,22 +55,55 @@ def print_rows(
     elif not rows:
         typer.echo(nothing)
     else:
-        _print_text(rows, columns)
-
-
-def _print_text(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    import rich.console
-
-    console = rich.console.Console(highlight=False)
-    if console.width >= _WIDE:
         print_table([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows])
-        return
-    for row in rows:
-        cells = [cell(row) for _, cell in columns]
-        for line in fill(cells[:2], console.width):
-            console.print(line, style="bold", markup=False, soft_wrap=True)
-        for line in fill(cells[2:], console.width - len(_INDENT)):
-            console.print(_INDENT + line, markup=False, soft_wrap=True)
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as wide as the terminal; if columns have no room there, say which."""
+    (head, *lines), left_out = table_lines(heads, rows, terminal_width())
+    typer.echo(typer.style(head, bold=True))
+    for line in lines:
+        typer.echo(line)
+    if left_out:
+        typer.echo(f"No room for {', '.join(left_out)}: `-o json` has all.", err=True)
+
+
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[list[str], Sequence[str]]:
+    """Return a table: its heads and one line per row, ``-`` for an empty cell; and the heads that have no room.
+
+    The columns are in the order of their importance: the last ones are left out if the line has no room for them. The
+    last one that is shown may be cut between the items of its lists. The first column is always whole, so that a name
+    can be wider than the terminal. Numbers are right-aligned.
+    """
+    lines = [""] * (len(rows) + 1)
+    room, shown = width, 0
+    for index, head in enumerate(heads):
+        cells = [row[index] or "-" for row in rows]
+        needed = max(map(len, [head, *cells]))
+        is_cut = index > 0 and needed > room
+        if is_cut:
+            cells = [_cut(cell, room) for cell in cells]
+            needed = max(map(len, [head, *cells]))
+            if needed > room or all(cell in {_CUT, "-"} for cell in cells):
+                break
+        place = str.rjust if {"-"} != set(cells) and all(map(_NUMBER.fullmatch, cells)) else str.ljust
+        for number, cell in enumerate([head, *cells]):
+            lines[number] += f"{place(cell, needed)}{_GAP}"
+        room -= needed + len(_GAP)
+        shown = index + 1
+        if is_cut:
+            break
+    return [line.rstrip() for line in lines], heads[shown:]
+
+
+def _cut(cell: str, room: int) -> str:
+    """Return a list in at most ``room`` characters: its first items whole, and a mark for the others."""
+    if len(cell) <= room:
+        return cell
+    items = cell.split(", ")
+    while items and len(", ".join(items)) + len(", ") + len(_CUT) > room:
+        items.pop()
+    return ", ".join([*items, _CUT])
 
 
 def fill(cells: Sequence[str], width: int) -> list[str]:
@@ -73,7 +116,7 @@ def fill(cells: Sequence[str], width: int) -> list[str]:
     """Each with what separates it from the previous one in a line."""
     for cell in filter(None, cells):
         if len(cell) <= width:
-            pieces.append(("  ", cell))
+            pieces.append((_GAP, cell))
         else:
             first, *rest = re.findall(r".+?(?:, |$)", cell)
             pieces += [(_NEW_LINE, first), *[("", item) for item in rest]]
@@ -86,35 +129,27 @@ def fill(cells: Sequence[str], width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0) -> None:
-    """Print a table; the last ``numbers`` columns are right-aligned."""
-    import rich.box
-    import rich.console
-    import rich.table
-    import rich.text
+def machine_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a value as JSON writes it; a text is without quotes, and None is an empty cell."""
 
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, head in enumerate(heads):
-        if index >= len(heads) - numbers:
-            table.add_column(head, justify="right", no_wrap=True)
-        else:
-            table.add_column(head, overflow="fold", no_wrap=head == "ID")
-    for row in rows:
-        table.add_row(*[rich.text.Text(cell) for cell in row])
-    rich.console.Console(highlight=False).print(table)
+    def cell(row: Row) -> str:
+        value = row[name]
+        if value is None:
+            return ""
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return cell
 
 
 def print_facts(row: Row) -> None:
     """Print every field of a row, one per line; a long one goes on below, and is broken only between its items."""
-    import rich.console
-
     width = max([len(name) for name in row])
-    room = rich.console.Console().width - width - len(_INDENT)
+    room = terminal_width() - width - len(_GAP)
     for name, value in row.items():
         facts = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
         lines = [line for fact in facts for line in fill([fact], room)]
         for index, line in enumerate(lines or ["-"]):
-            typer.echo(f"{name if not index else '':<{width}}{_INDENT}{line}")
+            typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
 
 
 def _fact(value: object) -> str:

@@ -14,6 +14,7 @@ from usher_gateway.cli.admin_client import (
     WRONG,
     Admin,
     AdminClient,
+    Cursor,
     Data,
     Listener,
     Namespace,
@@ -21,6 +22,8 @@ from usher_gateway.cli.admin_client import (
     Tenant,
     fail,
     parse_moment,
+    print_next_page,
+    row_limit,
 )
 
 _EPILOG = (
@@ -40,36 +43,33 @@ _Zone = Annotated[
         help="Time zone of days and months: UTC, a name like Europe/London, or tenant for that of each tenant."
     ),
 ]
+_Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="USHER_LIMIT",
+        help="The most rows of the table. Default: 50 in a terminal, else all. JSON and CSV have all.",
+    ),
+]
 _Check = Annotated[
     bool, typer.Option("--check", help="Check whether the books of all listeners balance; exit 1 if not.")
 ]
 
-_WIDE = 130
-"""The width of a terminal in which all numbers fit."""
-
-_NARROW_NUMBERS = (
+_NUMBERS = (
     ("VISITS", "visits"),
-    ("REPEATS", "repeats"),
-    ("QUAR.", "quarantined"),
-    ("REFUSED", "refused"),
     ("DELIV.", "delivered"),
+    ("REPEATS", "repeats"),
     ("DIED", "died"),
     ("OPEN", "openAfter"),
-)
-_WIDE_NUMBERS = (
-    ("ARRIVALS", "arrivals"),
-    ("VISITS", "visits"),
-    ("REPEATS", "repeats"),
+    ("QUAR.", "quarantined"),
+    ("REFUSED", "refused"),
     ("REDELIV.", "redeliveries"),
     ("PROBES", "probes"),
-    ("QUAR.", "quarantined"),
-    ("REFUSED", "refused"),
-    ("CREATED", "created"),
-    ("DELIV.", "delivered"),
-    ("DIED", "died"),
     ("CANC.", "cancelled"),
-    ("OPEN", "openAfter"),
+    ("CREATED", "created"),
+    ("ARRIVALS", "arrivals"),
 )
+"""Heading and count, in the order of their importance."""
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def usage(
         *,
+        context: typer.Context,
         tenant: Tenant = None,
         namespace: Namespace = None,
         listener: Listener = None,
@@ -86,6 +87,8 @@ def register(app: typer.Typer) -> None:
         by: _By = "day",
         zone: _Zone = "UTC",
         check: _Check = False,
+        limit: _Limit = None,
+        cursor: Cursor = None,
         output: OutputOption = "text",
         admin: Admin = ADMIN,
         data: Data = DATA,
@@ -109,11 +112,13 @@ def register(app: typer.Typer) -> None:
             _print_venues(client.get("/api/usage/venues", **times, **names, zone=zone), output)
             return
         query = {**times, **names, "by": by, "zone": zone}
-        if output == "text":
-            _print_text(client.get("/api/usage", **query))
-        else:
+        if output == "csv":
             text = client.get_bytes("/api/usage", format=output, **query).decode()
             typer.echo(text, nl=not text.endswith("\n"))
+        elif output == "json":
+            tables.print_json(client.get("/api/usage", **query))
+        else:
+            print_text(client.get("/api/usage", **query), context, limit, first_row(cursor))
 
 
 _VENUE_COLUMNS: tuple[listings.Column, ...] = (
@@ -126,12 +131,7 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
 
 def _print_venues(answer: Any, output: tables.OutputFormat) -> None:
     rows = answer["rows"]
-    if output == "text" and rows:
-        tables.print_table(
-            [head for head, _ in _VENUE_COLUMNS], [[cell(row) for _, cell in _VENUE_COLUMNS] for row in rows], numbers=2
-        )
-    else:
-        tables.print_rows(rows, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
+    tables.print_rows(rows, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
     if answer["withoutBody"]:
         missing = listings.counted(answer["withoutBody"], "visit")
         typer.echo(
@@ -163,44 +163,36 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
         raise typer.Exit(WRONG)
 
 
-def _print_text(answer: Any) -> None:
-    import rich.console
+def first_row(cursor: str | None) -> int:
+    """Return the number of the row with which a page begins; a cursor is this number."""
+    if cursor is not None and not cursor.isdecimal():
+        fail(f"{cursor!r} is not a cursor", "use the one that the previous page printed", USAGE)
+    return int(cursor or 0)
 
+
+def print_text(answer: Any, context: typer.Context, limit: int | None, begin: int) -> None:
+    """Print a page of the books as a table, with the total of all pages."""
     rows = answer["rows"]
+    limit = row_limit(limit, len(rows))
     if not rows:
         typer.echo("Nothing was counted in that time.")
         return
-    width = rich.console.Console().width
-    numbers = _WIDE_NUMBERS if width >= _WIDE else _NARROW_NUMBERS
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     name_of = _shortest_names(rows)
-    lines = [[row["period"], name_of(row), *[str(row[key]) for _, key in numbers]] for row in rows]
-    lines.append(["total", "", *[str(total[key]) for _, key in numbers]])
-    heads = ["PERIOD", "LISTENER", *[head for head, _ in numbers]]
-    if _table_width(heads, lines) <= width:
-        tables.print_table(heads, lines, numbers=len(numbers))
-    else:
-        _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total, width)
+    lines = [
+        [row["period"], name_of(row), *[str(row[key]) for _, key in _NUMBERS], row["tenant"], row["namespace"]]
+        for row in rows[begin : begin + limit]
+    ]
+    lines.append(["total", "", *[str(total[key]) for _, key in _NUMBERS], "", ""])
+    tables.print_table(["PERIOD", "LISTENER", *[head for head, _ in _NUMBERS], "TENANT", "NAMESPACE"], lines)
+    if len(rows) > begin + limit:
+        print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
 
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:
-    """Return a function for the name of a row, with the namespace only if there are several."""
-    if len({row["namespace"] for row in rows}) > 1:
-        return listings.listener_of
-    return lambda row: f"{row['tenant']}/{row['listener']}"
-
-
-def _table_width(heads: list[str], lines: list[list[str]]) -> int:
-    """Return how many columns of a terminal a table needs: two stand between its own columns and around them."""
-    return sum(max(len(line[index]) for line in [heads, *lines]) + 2 for index in range(len(heads)))
-
-
-def _print_blocks(blocks: list[tuple[str, listings.Row]], total: listings.Row, width: int) -> None:
-    """Print a headline per row, and below it the numbers that are not 0. Arrivals and created follow from them."""
-    keys = [key for _, key in _WIDE_NUMBERS if key not in {"arrivals", "created"}]
-    for headline, counts in [*blocks, ("total", total)]:
-        typer.echo(headline)
-        numbers = ", ".join([f"{key.removesuffix('After')} {counts[key]}" for key in keys if counts.get(key)])
-        for line in tables.fill([numbers or "nothing"], width - 2):
-            typer.echo(f"  {line}")
+    """Return a function for the name of a row's listener: with namespace or tenant only if that distinguishes rows."""
+    several = len({row["namespace"] for row in rows}) > 1
+    short = listings.listener_key if several else listings.text_cell("listener")
+    is_clear = len({short(row) for row in rows}) == len({listings.listener_of(row) for row in rows})
+    return short if is_clear else listings.listener_of
