@@ -45,7 +45,7 @@ def line(name: str, **changes: Any) -> top.TenantLine:
 def shown(screen: top.Screen, *, height: int = 24, width: int = 80) -> str:
     written = io.StringIO()
     console = rich.console.Console(width=width, height=height, file=written)
-    console.print(top.draw(screen, "title", height=height))
+    console.print(top.draw(screen, "title", height=height, width=width))
     return written.getvalue()
 
 
@@ -98,6 +98,12 @@ def test_order_follows_the_sort_key_and_then_the_name() -> None:
     }
 
 
+def test_attention_puts_failing_tenants_first_and_then_silent_ones() -> None:
+    lines = [line("a", visits=9), line("b", silentListeners=1), line("c", failingDestinations=["agency/crm"])]
+    assert [each.name[7:] for each in top.sort_lines(lines, "attention")] == ["c", "b", "a"]
+    assert lines[2].fails == 1
+
+
 def test_keys_sort_filter_choose_and_look_inside() -> None:
     screen = screen_of(line("a"), line("b", dead=2), line("c", dead=7))
     screen.press("d")
@@ -139,7 +145,9 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
     assert lines[-1].rstrip().endswith("q quit")
-    assert all(head in lines[1] for head in ("TENANT", "VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT"))
+    assert all(head in lines[1] for head in ("TENANT", "FAILS", "HELD", "DEAD", "SILENT", "LAG"))
+    assert lines[2].startswith("agency/company-with-a-rather-long-name-000 ")
+    assert all(head in shown(screen_of(line("acme"))) for head in ("LAST", "VISITS/MIN", "TODAY"))
 
 
 def test_table_scrolls_with_the_chosen_tenant() -> None:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 _EPILOG = "Example:  usher top   or   usher top --failing --sort dead   or   usher top --once"
 
-SortKey = Literal["rate", "last", "lag", "held", "dead", "silent", "name"]
+SortKey = Literal["attention", "rate", "last", "lag", "held", "dead", "silent", "name"]
 
 _KEYS = (
-    "sort r rate, v last, l lag, h held, d dead, s silent, n name",
+    "sort a attention, r rate, v last, l lag, h held, d dead, s silent, n name",
     "f failing or silent, arrows Enter inside, Esc back, q quit",
 )
 _SORT_LETTERS: Mapping[str, SortKey] = {
+    "a": "attention",
     "r": "rate",
     "v": "last",
     "l": "lag",
@@ -59,6 +60,8 @@ class TenantLine(msgspec.Struct, frozen=True):
     """Seconds since the last accepted arrival; None: never."""
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
+    fails: int
+    """Listeners that refuse every arrival, and destinations that take no deliveries."""
     held: int
     dead: int
     silent: int
@@ -85,6 +88,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
+        fails=row["refusingListeners"] + len(row["failingDestinations"]),
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],
@@ -102,8 +106,12 @@ def _age(text: str | None, now: float) -> float | None:
 
 
 def sort_lines(lines: list[TenantLine], by: SortKey) -> list[TenantLine]:
-    """Return the lines in order: the highest rate, age or count first, equal ones by name."""
-    keys: dict[SortKey, Callable[[TenantLine], float]] = {
+    """Return the lines in order: the highest rate, age or count first, equal ones by name.
+
+    ``attention`` puts failing tenants first, then silent ones, then the others by rate.
+    """
+    keys: dict[SortKey, Callable[[TenantLine], object]] = {
+        "attention": lambda line: (not line.is_failing, not line.silent, -(line.rate or 0.0)),
         "rate": lambda line: -(line.rate or 0.0),
         "last": lambda line: line.last_seconds if line.last_seconds is not None else float("inf"),
         "lag": lambda line: -(line.lag_seconds or 0.0),
@@ -168,13 +176,13 @@ class Screen:
         self.show(self._all)
 
 
-def draw(screen: Screen, title: str, *, height: int) -> "rich.console.RenderableType":
+def draw(screen: Screen, title: str, *, height: int, width: int) -> "rich.console.RenderableType":
     """Return the picture of a screen: title, table or details, and the keys, in ``height`` lines."""
     import rich.console
     import rich.text
 
     room = max(1, height - 2 - len(_KEYS))
-    body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, room)
+    body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, width, room)
     shown = screen.problem or (title if screen.only is None else f"usher top  inside {screen.only}")
     return rich.console.Group(
         rich.text.Text(shown, style="bold", no_wrap=True, overflow="ellipsis"),
@@ -189,55 +197,50 @@ def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType
     return rich.text.Text("\n".join(details[:room]), no_wrap=True)
 
 
-_NUMBER_HEADS: Mapping[str, SortKey | None] = {
-    "VISITS/MIN": "rate",
-    "TODAY": None,
-    "LAST": "last",
-    "LAG": "lag",
+_HEADS: Mapping[str, SortKey | None] = {
+    "TENANT": "name",
+    "FAILS": None,
     "HELD": "held",
     "DEAD": "dead",
     "SILENT": "silent",
+    "LAG": "lag",
+    "LAST": "last",
+    "VISITS/MIN": "rate",
+    "TODAY": None,
 }
-"""Head of a column -> its sort key."""
+"""Head of a column -> its sort key. A narrow terminal leaves out the last ones."""
 
 
-def draw_table(screen: Screen, room: int | None = None) -> "rich.console.RenderableType":
+def draw_table(screen: Screen, width: int, room: int | None = None) -> "rich.console.RenderableType":
     """Return the table of tenants; with ``room``, as many lines as fit around the chosen one."""
-    import rich.constrain
-    import rich.table
     import rich.text
 
-    lines, begin = screen.lines, 0
+    heads = [head + ("↓" if key == screen.sort else "") for head, key in _HEADS.items()]
+    (head, *lines), _ = tables.table_lines(heads, [_cells(line) for line in screen.lines], width)
+    begin, end = 0, len(lines)
     if room is not None:
         begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
-        lines = lines[begin : begin + room - 1]
-    mark = {screen.sort: "↓"}
-    heads = ["TENANT" + mark.get("name", "")]
-    heads += [head + (mark.get(key, "") if key else "") for head, key in _NUMBER_HEADS.items()]
-    rows = [_cells(line) for line in lines]
-    longest_name = max((len(line.name) for line in screen.lines), default=0)
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    table = rich.table.Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
-    table.add_column(heads[0], no_wrap=True, overflow="ellipsis", ratio=1)
-    for head in heads[1:]:
-        table.add_column(head, justify="right", no_wrap=True)
-    for index, (line, row) in enumerate(zip(lines, rows, strict=True), begin):
+        end = begin + room - 1
+    table = rich.text.Text(no_wrap=True)
+    table.append(head, style="bold")
+    for index, (line, tenant) in list(enumerate(zip(lines, screen.lines, strict=True)))[begin:end]:
         is_chosen = room is not None and index == screen.chosen
-        style = "red" if line.is_failing else "yellow" if line.silent else ""
-        table.add_row(*map(rich.text.Text, row), style=f"{style} reverse" if is_chosen else style)
-    return rich.constrain.Constrain(table, max(widths[0], longest_name) + sum(width + 1 for width in widths[1:]))
+        style = "red" if tenant.is_failing else "yellow" if tenant.silent else ""
+        table.append(f"\n{line}", style=f"{style} reverse" if is_chosen else style)
+    return table
 
 
 def _cells(line: TenantLine) -> list[str]:
     return [
         line.name,
-        "-" if line.rate is None else f"{line.rate:.1f}",
-        str(line.today),
-        duration(line.last_seconds),
-        duration(line.lag_seconds),
+        str(line.fails or "-"),
         str(line.held or "-"),
         str(line.dead or "-"),
         f"{line.silent}/{line.listeners}" if line.silent else "-",
+        duration(line.lag_seconds),
+        duration(line.last_seconds),
+        "-" if line.rate is None else f"{line.rate:.1f}",
+        str(line.today),
     ]
 
 
@@ -280,10 +283,8 @@ class _Reader:
                 if row["namespace"] == namespace and tenant in overview.tenants_of(row)
             ]
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
-            for row in rows:
-                texts = [cell(row) for _, cell in columns]
-                lines += tables.fill(texts[:2], width)
-                lines += ["  " + line for line in tables.fill(texts[2:], width - 2)]
+            cells = [[cell(row) for _, cell in columns] for row in rows]
+            lines += tables.table_lines([head for head, _ in columns], cells, width)[0]
         return lines[1:]
 
 
@@ -363,7 +364,7 @@ def _watch(reader: _Reader, screen: Screen, seconds: float, console: "rich.conso
         while True:
             if time.monotonic() >= due:
                 title, due = read_again(reader, screen, console.width, title), time.monotonic() + seconds
-            live.update(draw(screen, title, height=console.height), refresh=True)
+            live.update(draw(screen, title, height=console.height, width=console.width), refresh=True)
             key = next_key(due - time.monotonic())
             if key in _FAREWELL:
                 return
@@ -380,7 +381,7 @@ def register(app: typer.Typer) -> None:
     def top(
         *,
         tenant: Tenant = None,
-        sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "rate",
+        sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "attention",
         failing: Annotated[bool, typer.Option("--failing", help="Only failing and silent tenants.")] = False,
         once: Annotated[bool, typer.Option("--once", help="Print the table once, after two readings.")] = False,
         seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
@@ -389,9 +390,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, silent listeners.
 
-        LAST is the age of the last arrival, LAG that of the oldest delivery that waits for its destination. A tenant
-        is failing (red) if it has refusing listeners, failing destinations, held or dead deliveries, and silent
-        (yellow) if one of its listeners is.
+        Failing tenants come first, then silent ones. A tenant is failing (red) if it has refusing listeners or failing
+        destinations (FAILS), held or dead deliveries, and silent (yellow) if one of its listeners is. LAG is the age of
+        the oldest delivery that waits for its destination, LAST that of the last arrival.
         """
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
         reader = _Reader(AdminClient(admin, data), admin, tenant)
@@ -403,7 +404,7 @@ def register(app: typer.Typer) -> None:
             title = reader.read(screen, 0)
             console = rich.console.Console(highlight=False)
             console.print(title, soft_wrap=True, markup=False)
-            console.print(draw_table(screen))
+            console.print(draw_table(screen, console.width))
         elif not (sys.stdin.isatty() and sys.stdout.isatty()):
             fail("this is not a terminal", "give --once to print the table once, or use `usher tenants -o json`", USAGE)
         else:
