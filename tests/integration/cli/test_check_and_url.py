@@ -56,6 +56,30 @@ def test_missing_or_unreadable_path_is_reported_without_a_line(tmp_path: pathlib
     assert (done.code, "no file in this folder ends in .yaml or .yml" in done.out) == (1, True), done.out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "examples/quickstart.yaml", "--body", "absent"),
+        ("check", "examples/quickstart.yaml", "--against", "absent"),
+        ("url", "examples/quickstart.yaml", "absent"),
+    ],
+)
+def test_missing_file_is_named(command: tuple[str, ...]) -> None:
+    done = usher(*command, USHER_INSTALL_KEY=KEY)
+    assert (done.code, done.out, done.err) == (2, "", "usher: there is no file or folder absent\n")
+
+
+def test_url_prints_those_of_one_tenant(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    for name in ("acme", "zoo"):
+        manifest = text.replace("acme", name).replace("name: lobby", f"name: {name}-lobby")
+        (tmp_path / f"{name}.yaml").write_text(manifest.replace("name: crm}\nspec", f"name: {name}}}\nspec"))
+    done = usher("url", tmp_path, "--tenant", "zoo", "-o", "json", USHER_INSTALL_KEY=KEY)
+    assert [row["listener"] for row in json.loads(done.out)["urls"]] == ["zoo-lobby"]
+    wrong = usher("url", tmp_path, "--tenant", "zooo", USHER_INSTALL_KEY=KEY)
+    assert (wrong.code, "did you mean `zoo`?" in wrong.err) == (2, True)
+
+
 def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     file = tmp_path / "a.yaml"

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -217,6 +217,13 @@ class ListingGroup(typer.core.TyperGroup):
         is_implied = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
         is_completed = ctx.resilient_parsing  # a shell asks for the commands of the group
         return super().parse_args(ctx, ["list", *args] if is_implied and not is_completed else args)
+
+
+def require_files(paths: Iterable[pathlib.Path]) -> None:
+    """End the command if one of its files or folders does not exist; ``-`` is standard input."""
+    for path in paths:
+        if str(path) != "-" and not os.path.exists(path):  # noqa: PTH110 - False for a name that is too long
+            fail(f"there is no file or folder {path}", "", USAGE)
 
 
 def quoted(text: str) -> str:

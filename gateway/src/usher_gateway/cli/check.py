@@ -106,6 +106,8 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
 
+        compared = [pathlib.Path(against)] if against and not _is_gateway(against) else []
+        admin_client.require_files([*compared, *([body] if body else [])])
         if not files and body is None:
             admin_client.fail("there is nothing to check", "name manifests, or a body (--body)", admin_client.USAGE)
         if body == check_body.STANDARD_INPUT and body in (files or ()):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import admin_client, tables
+from usher_gateway.cli import admin_client, overview, tables
 
 if TYPE_CHECKING:
     from usher_gateway import documents
 
-_EPILOG = "Example:  usher url examples/quickstart.yaml"
+_EPILOG = "Example:  usher url examples/quickstart.yaml   or   usher url manifests/ --tenant acme"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +34,8 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--new-key", envvar="USHER_NEW_KEY", help="Create install.key in --data if it is missing."),
         ] = False,
+        tenant: Annotated[str | None, typer.Option(envvar="USHER_TENANT", help=listings.TENANT.help)] = None,
+        namespace: Annotated[str | None, typer.Option(envvar="USHER_NAMESPACE", help=listings.NAMESPACE.help)] = None,
         output: admin_client.DocumentOutput = "text",
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
@@ -46,6 +48,7 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.config import install_key
         from usher_gateway.config.files import load_once
 
+        admin_client.require_files(files)
         is_new = not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists()
         with admin_client.ending_with_message():
             keys = model.derive_keys(install_key.load_install_key(data, os.environ, may_create=new_key))
@@ -55,6 +58,7 @@ def register(app: typer.Typer) -> None:
             )
         configuration = load_once(files, keys)
         rows = [row for listener in configuration.snapshot.listeners.values() for row in _rows(listener)]
+        rows = overview.select(rows, namespace=namespace, tenant=tenant)
         if output == "json":
             tables.print_json({"urls": rows})
         else:
