@@ -226,6 +226,33 @@ def test_reference_to_an_object_with_mistakes_is_not_a_second_problem() -> None:
     assert "2 problems\n" in done.text
 
 
+# Rules with a name
+
+WELCOME = """\
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: %s}
+spec:
+  tenantRef: {name: acme}
+  routes:
+  - {name: mail, destinationRef: {name: crm}, oncePer: {per: [User], every: %s, name: welcome}}
+---
+"""
+
+
+def test_rules_of_one_name_and_two_periods_are_an_error() -> None:
+    two = WELCOME % ("lobby", "Day") + WELCOME % ("bar", "Week")
+    done = check("-", piped=TENANT + DESTINATION + two)
+    assert done.code == 1
+    assert (
+        "Listener default/bar: spec.routes[0].oncePer.every: Listener default/lobby has a rule `welcome`" in done.text
+    )
+    same = WELCOME % ("lobby", "Day") + WELCOME % ("bar", "Day")
+    assert check("-", piped=TENANT + DESTINATION + same).code == 0
+    another_tenant = TENANT.replace("acme", "zoo") + two.replace("acme", "zoo", 1)
+    assert check("-", piped=TENANT + DESTINATION + another_tenant).code == 0
+
+
 # Companies
 
 

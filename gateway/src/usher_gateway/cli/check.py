@@ -125,6 +125,7 @@ def register(app: typer.Typer) -> None:
         all_problems = (
             *all_problems,
             *_shared_companies(configuration),
+            *_different_periods(configuration),
             *(_inherited_urls(old, configuration) if old else ()),
         )
         problems = sorted(_as_errors(all_problems) if strict else all_problems)
@@ -239,6 +240,28 @@ def _shared_companies(configuration: "FileConfiguration") -> "Iterator[condition
             message = f"Tenant {other.resource.metadata.name} has the same company ({place})"
             hint = "correct one of the two; a company with several webhooks is one Tenant with several Listeners"
             yield conditions.Problem(loaded.file, loaded.line_of(path), path, message, hint, "warning", f"{kind} {key}")
+
+
+def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Yield an error for each rule ``oncePer`` whose period is not that of another listener's rule of the same name."""
+    from usher_gateway import resources
+    from usher_gateway.resources import conditions
+
+    first: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for (kind, key), loaded in configuration.objects.items():
+        listener = loaded.resource
+        if not isinstance(listener, resources.Listener):
+            continue
+        for path, rule in listener.named_rules:
+            other, every = first.setdefault((*listener.owner, str(rule.name)), (key, rule.every))
+            if every != rule.every and other != key:
+                message = (
+                    f"Listener {other} has a rule `{rule.name}` for {every}: rules that share a name need one period"
+                )
+                hint = "write the same period in both, or give them different names"
+                yield conditions.Problem(
+                    loaded.file, loaded.line_of(path), path, message, hint, "error", f"{kind} {key}"
+                )
 
 
 def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions.Problem]":

@@ -402,6 +402,15 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
         return self.metadata.namespace, self.spec.tenant_ref.name
 
     @property
+    def named_rules(self) -> list[tuple[str, OncePerSpec]]:
+        """The rules ``oncePer`` with a name, each after the path of its period."""
+        rules = [
+            (f"spec.routes[{index}].oncePer.every", route.once_per)
+            for index, route in enumerate(self.spec.routes or ())
+        ]
+        return [(path, rule) for path, rule in rules if rule is not None and rule.name is not None]
+
+    @property
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the routes."""
         expressions: list[types.DeclaredExpression] = []
@@ -473,10 +482,11 @@ def fixed_addresses(listener: Listener) -> Iterator[documents.Address]:
 
 
 def check_listener(listener: Listener) -> list[conditions.Finding]:
-    """Return what the schema cannot check in one listener: time zone, times, ranges, guessable paths, expressions."""
+    """Return what the schema cannot check in one listener: its times, ranges, periods, guessable paths, expressions."""
     return [
         *_value_findings(listener),
         *_range_findings(listener),
+        *_period_findings(listener),
         *conditions.expression_findings(listener),
     ]
 
@@ -497,6 +507,15 @@ def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
         if spec.authentication is None and not address.has_secret:
             message = "can be guessed: must have `authentication`, or `authentication: {type: None}` spelled out"
             yield conditions.finding(listener, f"spec.addresses[{index}].path", unsupported, message)
+
+
+def _period_findings(listener: Listener) -> Iterator[conditions.Finding]:
+    periods: dict[str | None, str] = {}
+    for path, rule in listener.named_rules:
+        every = periods.setdefault(rule.name, rule.every)
+        if every != rule.every:
+            message = f"another rule `{rule.name}` is for {every}: rules that share a name need one period"
+            yield conditions.finding(listener, path, conditions.Reason.UnsupportedValue, message)
 
 
 def _range_findings(listener: Listener) -> Iterator[conditions.Finding]:
