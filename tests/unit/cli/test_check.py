@@ -336,3 +336,21 @@ def test_body_needs_a_file_that_can_be_read(tmp_path: pathlib.Path) -> None:
     assert check("--body", tmp_path / "absent").code == 2
     assert check("-", "--body", "-", piped="{}").code == 2
     assert check().code == 2
+
+
+def test_listener_whose_tenant_is_elsewhere_reads_the_body(tmp_path: pathlib.Path) -> None:
+    visit = tmp_path / "visit.json"
+    visit.write_text(json.dumps({"visitor": {"ref": 7}}))
+    fields = "  fields: {user: /visitor/ref, occurredAtZone: Nowhere/Land}\n"
+    listener = LISTENER.replace("  routes:", f"{fields}  routes:")
+    assert "is a visit for a listener without" not in check("-", "--body", visit, piped=listener).text
+    mended = listener.replace("Nowhere/Land", "UTC")
+    assert f"{visit} is a visit for Listener default/lobby\n" in check("-", "--body", visit, piped=mended).text
+
+
+def test_body_without_an_id_of_dedupe_gets_a_warning() -> None:
+    without_venue = {"user": {"id": 7}}
+    text = check("--body", "-", piped=json.dumps(without_venue)).text
+    assert "the body has no venue, and `dedupe.per` names it: only an identical body is a repeat" in text
+    with_venue = {"user": {"id": 7, "venue": {"id": 9}}}
+    assert "only an identical body" not in check("--body", "-", piped=json.dumps(with_venue)).text

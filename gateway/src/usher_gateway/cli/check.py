@@ -13,7 +13,7 @@ from usher_gateway.cli import admin_client, check_body, tables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from usher_gateway import expression_samples, expressions, model
+    from usher_gateway import documents, expression_samples, expressions, model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
@@ -129,7 +129,7 @@ def register(app: typer.Typer) -> None:
             *(_inherited_urls(old, configuration) if old else ()),
         )
         problems = sorted(_as_errors(all_problems) if strict else all_problems)
-        readings = check_body.read_body(body, configuration.snapshot.listeners.values()) if body else []
+        readings = check_body.read_body(body, _listeners(configuration)) if body else []
         costs = sorted((expression.cost for expression in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
             report = {"problems": problems, "moves": moves, "expressions": costs, "bodies": readings}
@@ -143,6 +143,31 @@ def register(app: typer.Typer) -> None:
                 _print_moves(moves, against)
         is_wrong = conditions.has_errors(problems) or any(reading.is_wrong for reading in readings)
         raise typer.Exit(1 if is_wrong else 0)
+
+
+def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.ListenerDocument]":
+    """Yield every valid listener of the manifests: those that would run, and those whose Tenant or class is elsewhere.
+
+    How a listener reads a body depends on neither, except for the company of the Tenant.
+    """
+    from usher_gateway import documents, resources
+    from usher_gateway.resources import compiler
+    from usher_gateway.resources.listener import check_listener, listener_document
+
+    yield from configuration.snapshot.listeners.values()
+    for loaded in configuration.objects.values():
+        listener = loaded.resource
+        if not isinstance(listener, resources.Listener) or listener.key in configuration.snapshot.listeners:
+            continue
+        if all(finding.severity != "error" for finding in check_listener(listener)):
+            yield listener_document(
+                listener,
+                tenant=documents.TenantDocument(listener.spec.tenant_ref.name),
+                addresses=(),
+                authentication=documents.Authentication(),
+                class_spec=compiler.IMPLICIT_CLASS,
+                trusted_proxies=(),
+            )
 
 
 @dataclass(frozen=True)

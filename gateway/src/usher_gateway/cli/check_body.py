@@ -126,6 +126,12 @@ def _print_fields(reading: "body_reading.BodyReading") -> None:
         typer.echo(
             "    there is no user: set `fields.user` to the path of the user's id, if it is among the values above"
         )
+    if reading.missing_ids:
+        ids = " and no ".join(reading.missing_ids)
+        typer.echo(f"    warning: the body has no {ids}, and `dedupe.per` names it: only an identical body is a repeat")
+        typer.echo(
+            f"    set `fields.{reading.missing_ids[0]}` to its path, or choose `dedupe.per` among what the body has"
+        )
     if reading.time == "Trusted":
         typer.echo(f"    the time is trusted: {reading.occurred_at}")
         return

@@ -51,6 +51,8 @@ class BodyReading(msgspec.Struct, frozen=True):
     time: TimeTrust = "Absent"
     occurred_at: str = ""
     """RFC 3339; ``""`` if the time is not trusted."""
+    missing_ids: tuple[str, ...] = ()
+    """Fields of ``dedupe.per`` that a visit lacks: only an identical body is recognised as its repeat."""
     others: tuple[FieldReading, ...] = ()
     """Values that no field uses, for finding the right path. Names that may be personal data are left out."""
 
@@ -72,6 +74,7 @@ def read_body(
     if parsed.document is None:
         return BodyReading(outcome)
     fields = tuple(_read_fields(listener.document.fields, parsed.document))
+    missing = _missing_ids(listener.document, parsed.document) if outcome == "Visit" else ()
     trust, occurred_at = _read_time(listener.document, parsed.document, received_at, keys)
     return BodyReading(
         outcome,
@@ -79,6 +82,7 @@ def read_body(
         fields=fields,
         time=trust,
         occurred_at=model.format_time(occurred_at) if occurred_at else "",
+        missing_ids=missing,
         others=tuple(_read_others(parsed.document, {field.path for field in fields})),
     )
 
@@ -98,6 +102,13 @@ def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, obje
         is_shown = field in _IMPERSONAL and path in documents.DEFAULT_FIELDS[field]
         text = identity.as_text(value)[:_LONGEST_VALUE] if is_shown else ""
         yield FieldReading(field, path, _class_of(value), text)
+
+
+def _missing_ids(document: documents.ListenerDocument, parsed: dict[str, object]) -> tuple[str, ...]:
+    if document.window_seconds == 0:
+        return ()
+    ids = [identity.FIELD_OF[per] for per in document.dedupe_per]
+    return tuple([field for field in ids if not identity.as_text(_first(field, document.fields[field], parsed)[1])])
 
 
 def _first(field: str, pointers: tuple[str, ...], document: dict[str, object]) -> tuple[str, object]:

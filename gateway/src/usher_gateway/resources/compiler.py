@@ -30,7 +30,7 @@ from usher_gateway.resources.listener_class import ListenerClass, ListenerClassS
 from usher_gateway.resources.secret import Secret, SecretResolver
 from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 
-_IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
+IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
 _DAY = 86_400 * model.MICROSECONDS
 
@@ -198,7 +198,7 @@ def _implicit_class_findings(resources: Resources, context: CompileContext) -> I
     if not context.allow_implicit_class or resources.classes or not resources.listeners:
         return
     message = (
-        f"there is no ListenerClass: listeners answer at `{_IMPLICIT_CLASS.hostname}` and at the hostnames they name"
+        f"there is no ListenerClass: listeners answer at `{IMPLICIT_CLASS.hostname}` and at the hostnames they name"
     )
     yield Finding("ListenerClass", "", "", Reason.ImplicitClass, message, "notice")
     usual = types.DEFAULTS["Listener.spec.listenerClassName"]
@@ -217,7 +217,7 @@ def policy_of(listener: Listener, resources: Resources, context: CompileContext)
     if declared_class is None and not is_implicit:
         return None
     return HostnamePolicy(
-        spec=declared_class.spec if declared_class else _IMPLICIT_CLASS,
+        spec=declared_class.spec if declared_class else IMPLICIT_CLASS,
         namespace_labels=resources.labels_of(listener.metadata.namespace),
         reserved=_reserved(resources, context),
         is_implicit=is_implicit,
