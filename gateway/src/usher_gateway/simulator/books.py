@@ -6,6 +6,7 @@ Source: docs/purple.md, The webhook: only 200 with ``wifiWebhookListener: 1`` wi
 import array
 import enum
 import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -194,6 +195,21 @@ class SimulationBooks(msgspec.Struct, kw_only=True):
     def unacknowledged(self) -> int:
         """The sum over all listeners."""
         return sum(each.unacknowledged for each in self.listeners)
+
+
+def total_of(listeners: Iterable[SenderBooks]) -> SenderBooks:
+    """Return the counts of all listeners added up; of the latencies, the worst of each kind."""
+    total = SenderBooks(name="all")
+    for each in listeners:
+        for field in each.__struct_fields__:
+            value = getattr(each, field)
+            if type(value) is int:
+                setattr(total, field, getattr(total, field) + value)
+        for status, count in each.failed_by_status.items():
+            total.failed_by_status[status] = total.failed_by_status.get(status, 0) + count
+        worst = zip(msgspec.structs.astuple(total.latency), msgspec.structs.astuple(each.latency), strict=True)
+        total.latency = Latency(*map(max, worst))
+    return total
 
 
 def record_answer(listener: SenderBooks, result: RequestResult) -> None:

@@ -1,12 +1,13 @@
 """Runs the simulator and the receiver for a user: progress on a terminal, plain lines elsewhere, results at the end."""
 
 import asyncio
+import collections
 import contextlib
 import datetime
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import rich.console
@@ -49,9 +50,21 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
     table.add_column("")
     for number in range(1, len(result.listeners) + 1):
         table.add_column(str(number), justify="right")
-    rows = [_rows(each) for each in result.listeners]
+    rows = [[*_rows(each), ("hook", _hook(each)), _latency(each)] for each in result.listeners]
     for lines in zip(*rows, strict=True):
         table.add_row(lines[0][0], *(value for _, value in lines))
+    return table
+
+
+def total_table(result: books.SimulationBooks) -> rich.table.Table:
+    """Return the sums of the books of many listeners as a table."""
+    table = rich.table.Table()
+    table.add_column("")
+    table.add_column("all", justify="right")
+    disabled = sum(each.disabled for each in result.listeners)
+    total = books.total_of(result.listeners)
+    for name, value in [*_rows(total), ("hooks disabled", str(disabled)), _latency(total, "worst ")]:
+        table.add_row(name, value)
     return table
 
 
@@ -103,9 +116,13 @@ def _hook(each: books.SenderBooks) -> str:
     return "DISABLED" if each.disabled else "enabled"
 
 
-def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
+def _latency(each: books.SenderBooks, which: str = "") -> tuple[str, str]:
     latency = each.latency
     seconds = f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s" if latency.max else "no answer"
+    return f"{which}answer p50 / p99 / max", seconds
+
+
+def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
     return [
         ("authentications", str(each.authentications)),
         ("  first visits", str(each.visits)),
@@ -120,10 +137,14 @@ def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
         ("acknowledged", str(each.acknowledged)),
         ("still unacknowledged", str(each.unacknowledged)),
         ("  never sent", str(each.never_sent)),
-        ("hook", _hook(each)),
-        ("answer p50 / p99 / max", seconds),
     ]
 
+
+_MANY = 5
+"""The most listeners that get a column or a line each."""
+
+_SHOWN = 20
+"""Of many listeners, the most whose verdicts are printed one by one."""
 
 _LINE_SECONDS = 5.0
 _TABLE_SECONDS = 0.5
@@ -158,7 +179,8 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
 
             def table(so_far: books.SimulationBooks) -> None:
                 announce(so_far)
-                live.update(progress_table(so_far), refresh=True)
+                is_long = len(so_far.listeners) > _MANY
+                live.update(progress_line(so_far) if is_long else progress_table(so_far), refresh=True)
 
             yield table
         return
@@ -217,6 +239,9 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
         sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(result), indent=2).decode()}\n")
         return
     console = _console()
+    if len(result.books.listeners) > _MANY:
+        _show_summary(console, result, validate_only=settings.validate_only)
+        return
     for each in result.books.listeners:
         if each.validations:
             _print_line(console, f"Save and Validate: {each.name}")
@@ -229,10 +254,39 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
     if result.books.interrupted:
         console.print("Interrupted: these are the books up to now.")
     for listener, judged in zip(result.books.listeners, result.verdicts, strict=True):
-        style = "green" if judged.survives else "bold red"
-        _print_line(console, f"{listener.name}: {judged.lines[0]}", style)
-        for line in judged.lines[1:]:
-            _print_line(console, f"  - {line}")
+        _print_verdict(console, listener.name, judged, judged.lines[1:])
+
+
+def _print_verdict(console: rich.console.Console, name: str, judged: books.Verdict, notes: Iterable[str]) -> None:
+    _print_line(console, f"{name}: {judged.lines[0]}", "green" if judged.survives else "bold red")
+    for note in notes:
+        _print_line(console, f"  - {note}")
+
+
+def _show_summary(console: rich.console.Console, result: Report, *, validate_only: bool) -> None:
+    """Print the books of many listeners as sums: those with something to say, and then how many got which verdict."""
+    if not validate_only:
+        _print_line(console, "The sender's books")
+        console.print(total_table(result.books))
+    if result.books.interrupted:
+        console.print("Interrupted: these are the books up to now.")
+    notes_of_all = set.intersection(*[set(judged.lines[1:]) for judged in result.verdicts])
+    told = [
+        (judged, listener.name, [note for note in judged.lines[1:] if note not in notes_of_all])
+        for listener, judged in zip(result.books.listeners, result.verdicts, strict=True)
+    ]
+    told = sorted([each for each in told if each[2] or not each[0].survives], key=lambda each: each[0].survives)
+    for judged, name, notes in told[:_SHOWN]:
+        _print_verdict(console, name, judged, notes)
+    if len(told) > _SHOWN:
+        _print_line(console, f"{len(told) - _SHOWN} more listeners have remarks: `-o json` has all.")
+    for note in sorted(notes_of_all):
+        _print_line(console, f"All: {note}")
+    verdicts = collections.Counter((judged.survives, judged.lines[0]) for judged in result.verdicts)
+    for (survives, line), count in sorted(verdicts.items(), reverse=True):
+        _print_line(
+            console, f"{count} of {len(result.verdicts)} listeners: {line}", "green" if survives else "bold red"
+        )
 
 
 def _print_line(console: rich.console.Console, text: str, style: str = "") -> None:
