@@ -115,6 +115,25 @@ def test_invalid_expression_is_refused_with_a_hint(source: str, where: expressio
 
 
 @pytest.mark.parametrize(
+    ("source", "document"),
+    [
+        (
+            """{'zeta': visit.email, 'alpha': {'b': 1, "c": true ? 'x' : 'y', 'a': [{'y': 1, 'x': 2}]}, 'm': 1}""",
+            """{"zeta":"","alpha":{"b":1,"c":"x","a":[{"y":1,"x":2}]},"m":1}""",
+        ),
+        ("body", """{"user":{"name":"Sam","id":7,"e":{}},"a":[{"z":1,"b":2}]}"""),
+        ("{'who': body.user, 'list': body.a}", """{"who":{"name":"Sam","id":7,"e":{}},"list":[{"z":1,"b":2}]}"""),
+        ("{body.user.name: 1, 'b': 2, 'a': 3}", """{"Sam":1,"a":3,"b":2}"""),
+    ],
+)
+def test_document_of_a_transform_keeps_the_order_of_its_keys(source: str, document: str) -> None:
+    body = {"user": {"name": "Sam", "id": 7, "e": {}}, "a": [{"z": 1, "b": 2}]}
+    for _ in range(5):  # the core's order changes with each evaluation
+        value = expressions.compile_expression(source, "transform").evaluate(VISIT | {"email": ""}, body).value
+        assert msgspec.json.encode(value).decode() == document
+
+
+@pytest.mark.parametrize(
     ("source", "where", "code"),
     [
         ("visit.email", "when", "NotBoolean"),

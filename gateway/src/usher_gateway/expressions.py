@@ -28,7 +28,7 @@ import cel
 import msgspec
 import re2
 
-from usher_gateway import expression_functions, model
+from usher_gateway import expression_functions, expression_order, model
 
 Where = Literal["when", "transform", "variable", "answer"]
 """The use of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery,
@@ -201,6 +201,7 @@ class Program:
         self._match_work: int = _STATE_WORK * sum(_compile_pattern(pattern).programsize for pattern in patterns)
         self._functions = {_MATCHES: _matches} if patterns else {}
         self._own_functions = expression_functions.FUNCTIONS.keys() & {token.text for token in tokens}
+        self._key_orders = expression_order.orders_of(_map_literals(tokens)) if where == "transform" else {}
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
 
@@ -249,6 +250,8 @@ class Program:
             return None, "NotBoolean"
         if self.where == "variable" and (isinstance(value, bool) or not isinstance(value, str | int)):
             return None, "NotTextOrInteger"
+        if self.where == "transform":
+            value = expression_order.in_order(value, self._key_orders, given["body"])
         return value, ""
 
     def _work(self, copier: "_WeighingCopier") -> int:
@@ -390,6 +393,20 @@ def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
     for index in macros:
         yield from _macro_problems(tokens, index)
     yield from _matches_problems(tokens)
+
+
+def _map_literals(tokens: list[_Token]) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of each literal of a map, those that are literals of text, in their order."""
+    open_brackets: list[list[str]] = []
+    for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
+        if token.text in {"(", "[", "{"}:
+            open_brackets.append([])
+        elif token.text in {")", "]", "}"} and open_brackets:
+            keys = open_brackets.pop()
+            if keys:
+                yield tuple(keys)
+        elif token.kind == "text" and before and after and before.text in {"{", ","} and after.text == ":":
+            open_brackets[-1].append(_literal_value(token.text))
 
 
 def _operators(tokens: list[_Token]) -> int:
