@@ -220,6 +220,36 @@ def test_mistakes_of_flags_are_reported_in_one_style() -> None:
         assert hint.startswith("       ")
 
 
+@pytest.mark.parametrize(
+    ("command", "variables", "message"),
+    [
+        (("visits", "--limit", "many"), {}, "--limit: 'many' is not a whole number"),
+        (("visits", "--limit", "0"), {}, "--limit: 0 is less than 1"),
+        (("visits",), {"USHER_LIMIT": "many"}, "USHER_LIMIT: 'many' is not a whole number"),
+        (("visits", "-o", "xml"), {}, "--output: 'xml' is not one of text, json, csv"),
+        (("check", "a.yaml", "-o", "csv"), {}, "--output: this command has no CSV: choose text or json"),
+        (("receive", "--fail", "999"), {}, "--fail: 999 is more than 599"),
+        (("simulate", "http://x", "--rate", "fast"), {}, "--rate: 'fast' is not a number"),
+        (
+            ("simulate", "http://x"),
+            {"USHER_SIMULATE_INSECURE": "perhaps"},
+            "USHER_SIMULATE_INSECURE: 'perhaps' is neither",
+        ),
+        (("destinations", "test", "agency/crm", "--body", "absent"), {}, "--body: file 'absent' does not exist"),
+    ],
+)
+def test_wrong_value_of_a_flag_is_explained(command: tuple[str, ...], variables: dict[str, str], message: str) -> None:
+    done = usher(*command, **variables)
+    first, hint = done.err.splitlines()
+    assert (done.code, first.startswith(f"usher: {message}")) == (2, True), done.err
+    assert re.fullmatch(r"       `usher [a-z ]+ --help` says what it may be", hint)
+
+
+def test_unknown_flag_and_missing_argument_are_explained() -> None:
+    assert "No such option: --limt" in usher("visits", "--limt", "5").err
+    assert "Missing argument" in usher("simulate").err
+
+
 def test_help_shows_whole_summaries() -> None:
     for group in ([], ["deliveries"], ["visits"], ["quarantine"], ["dead"]):
         listed = usher(*group, "--help", COLUMNS="80").out.split("Commands:")[1]
