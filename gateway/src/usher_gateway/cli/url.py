@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _EPILOG = "Example:  usher url examples/quickstart.yaml   or   usher url manifests/ --tenant acme"
 
+_COLUMNS = ("namespace", "tenant", "listener", "url", "note")
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -36,7 +38,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         tenant: Annotated[str | None, typer.Option(envvar="USHER_TENANT", help=listings.TENANT.help)] = None,
         namespace: Annotated[str | None, typer.Option(envvar="USHER_NAMESPACE", help=listings.NAMESPACE.help)] = None,
-        output: admin_client.DocumentOutput = "text",
+        output: admin_client.OutputOption = "text",
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 
@@ -61,6 +63,8 @@ def register(app: typer.Typer) -> None:
         rows = overview.select(rows, namespace=namespace, tenant=tenant)
         if output == "json":
             tables.print_json({"urls": rows})
+        elif output == "csv":
+            tables.print_rows(rows, [(name, listings.text_cell(name)) for name in _COLUMNS], output, "")
         else:
             _print_text(rows)
         if configuration.rejected:
