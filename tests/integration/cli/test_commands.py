@@ -386,7 +386,7 @@ async def test_wrong_token_is_reported_with_exit_code_2(served: admin_port.Serve
 
 async def test_invalid_flag_value_is_reported_with_exit_code_2(served: admin_port.Served) -> None:
     run = await served.command("deliveries", "list", "--state", "nope")
-    assert (run.code, "state must be one of Pending, Delivered, Dead, Cancelled, held" in run.err) == (2, True)
+    assert (run.code, "state must be one of pending, delivered, dead, cancelled, held" in run.err) == (2, True)
     run = await served.command("visits", "list", "--since", "yesterday")
     assert (run.code, "2h (90m, 3d)" in run.err) == (2, True)
     run = await served.command("visits", "show", "lobby")
@@ -412,6 +412,14 @@ async def test_unknown_reason_is_an_error_with_the_one_meant(
     run = await served.command(*command.split(), "--reason", wrong)
     assert (run.code, run.out) == (2, "")
     assert f"there is no reason `{wrong}` here\n       did you mean `{meant}`?" in run.err
+
+
+@pytest.mark.parametrize("namespace", [("--namespace", "agency"), ("--tenant", "agency/acme")])
+async def test_destination_of_a_namespace_is_named_alone(served: admin_port.Served, namespace: tuple[str, str]) -> None:
+    listed = await served.output_of("dead", "--destination", "crm", *namespace, "-o", "json")
+    assert [row["destination"] for row in json.loads(listed)["rows"]] == ["agency/crm"]
+    run = await served.command("dead", "--destination", "crm")
+    assert (run.code, "destination must be namespace/name" in run.err) == (2, True)
 
 
 async def test_rows_are_listed_by_namespace_and_visit(served: admin_port.Served) -> None:

@@ -136,7 +136,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     listener: str | None = None
     route: str | None = None
     destination: str | None = None
-    """``namespace/name``."""
+    """``namespace/name``; or a name, if the namespace is given too."""
     since: str | None = None
     until: str | None = None
     reason: str | None = None
@@ -200,14 +200,17 @@ def filter_from_selection(selection: Selection) -> Filter:
     namespace, tenant = selection.namespace, selection.tenant
     if tenant is not None and "/" in tenant:
         namespace, _, tenant = tenant.partition("/")
-    if selection.destination is not None and "/" not in selection.destination:
-        raise ValueError("destination must be namespace/name")
+    destination = selection.destination
+    if destination is not None and "/" not in destination:
+        if namespace is None:
+            raise ValueError("destination must be namespace/name; name alone needs the namespace as a filter too")
+        destination = f"{namespace}/{destination}"
     return Filter(
         namespace=namespace,
         tenant=tenant,
         listener=selection.listener,
         route=selection.route,
-        destination=selection.destination,
+        destination=destination,
         since=None if selection.since is None else parse_time(selection.since),
         until=None if selection.until is None else parse_time(selection.until),
         reason=selection.reason,

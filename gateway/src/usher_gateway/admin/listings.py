@@ -93,7 +93,7 @@ NAMESPACE = FilterFlag("namespace", "In this namespace.")
 TENANT = FilterFlag("tenant", "Of this tenant: NAME or NAMESPACE/NAME.")
 LISTENER = FilterFlag("listener", "Of this listener.")
 ROUTE = FilterFlag("route", "Of this route.")
-DESTINATION = FilterFlag("destination", "To this destination: NAMESPACE/NAME.")
+DESTINATION = FilterFlag("destination", "To this destination: NAMESPACE/NAME; with --namespace also NAME.")
 VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
 SINCE = FilterFlag(
     "since",

@@ -322,7 +322,8 @@ def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
         return None
     chosen = kind.__members__.get(name[:1].upper() + name[1:])
     if chosen is None:
-        raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
+        names = [f"{member[:1].lower()}{member[1:]}" for member in kind.__members__]
+        raise ValueError(f"{field} must be one of {', '.join([*names, *others])}")
     return chosen
 
 
