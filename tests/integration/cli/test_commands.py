@@ -265,6 +265,29 @@ async def test_redrive_replay_and_release_print_their_counts(served: admin_port.
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "preview", "answer"),
+    [
+        ("dead redrive --all", {"redriven": 0, "selected": 1, "reasons": {"Status": 1}}, {"redriven": 1}),
+        (
+            "visits replay --reason Filter",
+            {"replayed": 0, "selected": 1, "reasons": {"Filter": 1}},
+            {"replayed": 1, "replayedBefore": 0},
+        ),
+        ("quarantine release --all", {"selected": 0, "unfit": {"NoUser": 1}}, {"released": 0, "unfit": {"NoUser": 1}}),
+    ],
+)
+async def test_change_is_printed_as_json(
+    served: admin_port.Served, command: str, preview: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    asked = await served.command(*command.split(), "-o", "json")
+    assert asked.code == 2
+    assert preview.items() <= json.loads(asked.out).items()
+    done = await served.command(*command.split(), "--yes", USHER_OUTPUT="json")
+    assert done.code == ("unfit" in answer)
+    assert answer.items() <= json.loads(done.out).items()
+
+
 async def test_cancel_and_retry_print_their_counts(served: admin_port.Served) -> None:
     retried = await served.output_of("deliveries", "retry", "--destination", "agency/crm", "--yes")
     assert "Due now: 0 deliveries." in retried

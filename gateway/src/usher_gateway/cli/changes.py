@@ -20,7 +20,20 @@ from usher_gateway.admin.listings import (
     FilterFlag,
     counted,
 )
-from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, fail, with_filters
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    WRONG,
+    Admin,
+    AdminClient,
+    Data,
+    DocumentOutput,
+    fail,
+    with_filters,
+)
+from usher_gateway.cli.tables import OutputFormat
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every row.")]
@@ -68,12 +81,13 @@ def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., N
             ids: _Ids = None,
             everything: _All = False,
             yes: _Yes = False,
+            output: DocumentOutput = "text",
             admin: Admin = ADMIN,
             data: Data = DATA,
             **filters: str | None,
         ) -> None:
             client = AdminClient(admin, data, operate=True)
-            change(client, _select(client, group, ids, filters, everything=everything), yes=yes)
+            change(client, _select(client, group, ids, filters, everything=everything), yes=yes, output=output)
 
         command.__doc__ = change.__doc__
         return command
@@ -82,18 +96,33 @@ def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., N
 
 
 def _change(
-    client: AdminClient, path: str, selection: dict[str, object], noun: str, nothing: str, *, yes: bool
+    client: AdminClient,
+    path: str,
+    selection: dict[str, object],
+    noun: str,
+    nothing: str,
+    *,
+    yes: bool,
+    output: OutputFormat,
 ) -> dict[str, Any]:
     """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command.
 
-    ``nothing`` says why the selection has no row to change: the hint of such a preview.
+    ``nothing`` says why the selection has no row to change: the hint of such a preview. An answer that is printed as
+    JSON ends the command too.
     """
     if not yes:
         preview = client.post(path, {**selection, "dryRun": True})
-        _print_reasons(preview["reasons"], noun)
-        _print_unfit(preview.get("unfit", {}))
+        if output == "json":
+            tables.print_json(preview)
+        else:
+            _print_reasons(preview["reasons"], noun)
+            _print_unfit(preview.get("unfit", {}))
         _end_preview(path.rpartition("/")[2], preview["selected"], noun, nothing)
-    return dict(client.post(path, selection))
+    answer = dict(client.post(path, selection))
+    if output == "json":
+        tables.print_json(answer)
+        raise typer.Exit(WRONG if answer.get("unfit") else 0)
+    return answer
 
 
 def _end_preview(verb: str, count: int, noun: str, nothing: str, hint: str = "give --yes to do it") -> NoReturn:
@@ -118,6 +147,7 @@ def replay_visits(
     everything: _All = False,
     ignore_once_per: _IgnoreOncePer = False,
     yes: _Yes = False,
+    output: DocumentOutput = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
     **filters: str | None,
@@ -139,6 +169,16 @@ def replay_visits(
         )
     path = "/api/visits/replay"
     answer = client.post(path, selection | {"dryRun": not yes, "ignoreOncePer": ignore_once_per})
+    if output == "json":
+        tables.print_json(answer)
+    else:
+        _print_replay(answer, yes=yes)
+    if not yes:
+        hint = "give --yes to do it" if reasons else "give --yes, and --reason with those to replay"
+        _end_preview("create", answer["selected"], "delivery", _NOTHING_TO_REPLAY, hint)
+
+
+def _print_replay(answer: Mapping[str, Any], *, yes: bool) -> None:
     if yes:
         typer.echo(f"Created from skipped verdicts: {counted(answer['replayed'], 'delivery')}.")
     else:
@@ -149,10 +189,7 @@ def replay_visits(
         typer.echo(f"Left out by oncePer (--ignore-once-per): {counted(answer['oncePer'], 'verdict')}.")
     if answer["withoutBody"]:
         typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
-    if not yes:
-        hint = "give --yes to do it" if reasons else "give --yes, and --reason with those to replay"
-        _end_preview("create", answer["selected"], "delivery", _NOTHING_TO_REPLAY, hint)
-    if not any(answer.values()):
+    if yes and not any(answer.values()):
         typer.echo(_NOTHING_TO_REPLAY)
 
 
@@ -163,59 +200,59 @@ def _print_changed(result: str, count: int, nothing: str) -> None:
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _ENDED_STATE, REASON)
-def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
     They keep their ids, so a receiver recognises what it has processed. Deliveries without a stored body, or past
     their time limit, stay as they are.
     """
-    _redrive(client, selection, yes=yes)
+    _redrive(client, selection, yes=yes, output=output)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, *PERIOD_FILTERS, REASON)
-def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
-    _redrive(client, selection | {"state": "dead"}, yes=yes)
+    _redrive(client, selection | {"state": "dead"}, yes=yes, output=output)
 
 
-def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     state = selection["state"]
     other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
     nothing = f"No selected delivery is {state} and still has its body{other}."
-    answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes)
+    answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due again", answer["redriven"], nothing)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _PENDING_STATE, REASON)
-def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
     An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back.
     """
     nothing = f"No selected delivery is {selection['state']}: `usher deliveries list` shows their states."
-    answer = _change(client, "/api/deliveries/cancel", selection, "delivery", nothing, yes=yes)
+    answer = _change(client, "/api/deliveries/cancel", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Cancelled", answer["cancelled"], nothing)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, REASON)
-def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make pending deliveries due now instead of at their next retry.
 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
     nothing = "None waits for a later retry: `usher deliveries list` shows which are held, due or not pending."
-    answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes)
+    answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)
 
 
 @_change_command("visits", *LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
-def release_quarantined(client: AdminClient, selection: dict[str, object], *, yes: bool) -> None:
+def release_quarantined(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Read quarantined arrivals again, by the listener as it is now, and deliver those that are visits.
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
     nothing = "There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so."
-    answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes)
+    answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:
         typer.echo(nothing)
