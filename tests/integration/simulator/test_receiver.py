@@ -192,6 +192,14 @@ class _Command:
             await self._process.wait()
 
 
+async def test_command_ends_with_the_total_of_all_paths(session: aiohttp.ClientSession) -> None:
+    async with _Command("--output", "text") as command:
+        for path in ("/x", "/y"):
+            assert await _post(session, f"{command.url}{path}", webhook_id=path) == 200
+        _, out = await command.end()
+    assert out.endswith("\n2 received, 2 taken, 0 duplicates, on 2 paths\n")
+
+
 async def test_command_counts_and_stops_cleanly(session: aiohttp.ClientSession) -> None:
     async with _Command("--path", "/down", "--fail", "503") as command:
         assert await _post(session, f"{command.url}/x", b'{"email":"secret"}', webhook_id="a") == 200

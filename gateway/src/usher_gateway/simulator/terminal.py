@@ -144,7 +144,7 @@ _MANY = 5
 """The most listeners that get a column or a line each."""
 
 _SHOWN = 20
-"""Of many listeners, the most whose verdicts are printed one by one."""
+"""Of many listeners or paths, the most that are printed one by one."""
 
 _LINE_SECONDS = 5.0
 _TABLE_SECONDS = 0.5
@@ -311,6 +311,7 @@ async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bo
         sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(counts), indent=2).decode()}\n")
     else:
         _console().print(counts_table(counts, signatures=signatures))
+        _print_line(_console(), counts_line(counts))
     return not signatures or not any(each.signatures_wrong for each in counts.values())
 
 
@@ -327,7 +328,9 @@ async def _watch(
         return
     with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
         while not await _stops_within(stopped, _TABLE_SECONDS):
-            live.update(counts_table(receiving.all_counts(), signatures=signatures), refresh=True)
+            counts = receiving.all_counts()
+            is_long = len(counts) > _SHOWN
+            live.update(counts_line(counts) if is_long else counts_table(counts, signatures=signatures), refresh=True)
 
 
 async def _stops_within(stopped: asyncio.Event, seconds: float) -> bool:
