@@ -42,7 +42,7 @@ _CODES = {
 _FOLLOWING = 5
 """Most objects that are named as failing because of one problem."""
 
-_SHOWN_COSTS = 20
+_SHOWN_COSTS = 3
 """Most expressions whose cost is printed as text, the most expensive first."""
 
 
