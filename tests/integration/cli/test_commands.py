@@ -89,8 +89,8 @@ async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port
 
 async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
     faults = ["Quarantining", "DeliveriesHeld", "Unverified"]
-    narrow = " ".join((await served.output_of("listeners", "--failing")).split())
-    assert "Quarantining (20%), DeliveriesHeld (crm: DestinationPaused), Unverified (not probed yet)" in narrow
+    wide = await served.output_of("listeners", "--failing", COLUMNS="200")
+    assert "Quarantining (20%), DeliveriesHeld (crm: DestinationPaused), Unverified (not probed yet)" in wide
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
     assert row["faults"] == ", ".join(faults)
     (row,) = json.loads(await served.output_of("listeners", "-o", "json"))["rows"]

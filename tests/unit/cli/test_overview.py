@@ -22,14 +22,17 @@ def test_empty_listing_repeats_what_was_asked(asked: list[str], said: str) -> No
 def test_listener_in_trouble_says_why() -> None:
     row = {
         "state": "Paused",
-        "refusing": True,
-        "quarantining": False,
-        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound"}],
+        "faults": ["Refusing", "DeliveriesHeld", "ExpressionTooSlow", "Silent"],
+        "refusedReason": "Unauthenticated",
+        "missing": None,
+        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
-        "receiving": "Silent",
     }
     troubles = dict(overview.LISTENER_COLUMNS)["TROUBLES"]
-    assert troubles(row) == "Paused, refusing, held crm: SecretNotFound, degraded mail: ExpressionTooSlow, silent"
+    assert troubles(row) == (
+        "Paused, Refusing (Unauthenticated), DeliveriesHeld (crm: SecretNotFound (Secret token)), "
+        "ExpressionTooSlow (mail), Silent"
+    )
 
 
 @pytest.mark.parametrize(
