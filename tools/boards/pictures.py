@@ -20,7 +20,9 @@ from PIL import Image
 from prometheus import server
 
 _COLUMN_INCHES, _ROW_INCHES, _DPI = 0.62, 0.36, 72
-_MOST_SERIES, _MOST_ROWS = 8, 6
+_MOST_SERIES = 10
+_LINE_INCHES, _CHARACTER_INCHES = 0.24, 0.064
+"""Of the text of a table."""
 _GREEN, _RED, _GREY = "#2a7d3f", "#c4162a", "#6b6b6b"
 _ORDER = (
     *("tenant_namespace", "tenant", "listener", "destination", "counted_as"),
@@ -131,7 +133,7 @@ class Drawing:
         whole.text(0.5, 0.36, text, transform=whole.transAxes, fontsize=19, color=drawn, ha="center", va="center")
 
     async def _draw_graph(self, whole: axes.Axes, panel: dict[str, Any], unit: str) -> None:
-        inner = whole.inset_axes((0.11, 0.26, 0.86, 0.56))
+        inner = whole.inset_axes((0.13, 0.32, 0.84, 0.50))
         lines: list[tuple[str, list[float], list[float]]] = []
         for target in panel["targets"]:
             expr = filled(target["expr"], **self._values)
@@ -147,7 +149,7 @@ class Drawing:
                 times,
                 values,
                 linewidth=1.4,
-                label=textwrap.shorten(name, 26, placeholder="..."),
+                label=_shorten(name, 38),
                 color=colours[number % 10],
             )
         inner.set_xlim(0, self._ended - self._begun)
@@ -159,6 +161,9 @@ class Drawing:
         inner.tick_params(labelsize=7, colors=_GREY, length=2)
         inner.grid(visible=True, color="#ececec", linewidth=0.6)
         inner.spines[["top", "right"]].set_visible(False)
+        if len(lines) > _MOST_SERIES:
+            note = f"{_MOST_SERIES} of {len(lines)} lines shown"
+            inner.text(1, 1.02, note, transform=inner.transAxes, color=_GREY, fontsize=6.5, ha="right", va="bottom")
         if lines:
             columns = 2 if panel["gridPos"]["w"] <= 8 else 4
             whole.legend(
@@ -177,6 +182,12 @@ class Drawing:
 
     async def _draw_table(self, whole: axes.Axes, panel: dict[str, Any], unit: str) -> None:
         legends = [target["legendFormat"] for target in panel["targets"]]
+        units = {
+            override["matcher"]["options"]: change["value"]
+            for override in panel["fieldConfig"].get("overrides", ())
+            for change in override["properties"]
+            if change["id"] == "unit"
+        }
         rows: dict[tuple[str, ...], dict[str, float]] = {}
         names: tuple[str, ...] = ()
         for target in panel["targets"]:
@@ -185,30 +196,64 @@ class Drawing:
                 rows.setdefault(tuple(sample["metric"][name] for name in names), {})[target["legendFormat"]] = float(
                     sample["value"][1]
                 )
-        ordered = sorted(rows.items(), key=lambda row: -max(row[1].values()))[:_MOST_ROWS]
+        if not rows:
+            empty = panel["fieldConfig"]["defaults"].get("noValue", "none")
+            whole.text(0.5, 0.5, empty, transform=whole.transAxes, color=_GREY, ha="center")
+            return
+        smallest_first = not panel["options"]["sortBy"][0]["desc"]
+        ordered = sorted(
+            rows.items(),
+            key=lambda row: [row[1].get(legend, -math.inf) for legend in legends],
+            reverse=not smallest_first,
+        )
         head = [
             name.rpartition("_")[2] if "namespace" in name else name.replace("_", " ") for name in (*names, *legends)
         ]
         cells = [
-            [*labels, *(shown(values[legend], unit) if legend in values else "" for legend in legends)]
+            [
+                *labels,
+                *(shown(values[legend], units.get(legend, unit)) if legend in values else "" for legend in legends),
+            ]
             for labels, values in ordered
         ]
-        if not cells:
-            whole.text(0.5, 0.5, "none", transform=whole.transAxes, color=_GREY, ha="center")
-            return
-        height = 0.105 * (len(cells) + 1)
+        place = panel["gridPos"]
+        height_inches = place["h"] * _ROW_INCHES
+        fitting = int((height_inches - 0.75) / _LINE_INCHES)
+        if len(cells) > fitting:
+            note = f"{fitting} of {len(cells)} rows shown; Grafana scrolls"
+            whole.text(0.98, 0.03, note, transform=whole.transAxes, color=_GREY, fontsize=7, ha="right")
+        drawn = [head, *cells[:fitting]]
+        widths = _column_widths(drawn, int(place["w"] * _COLUMN_INCHES * 0.96 / _CHARACTER_INCHES))
+        height = _LINE_INCHES * len(drawn) / height_inches
         table = whole.table(
-            cells,
-            colLabels=head,
-            bbox=transforms.Bbox.from_bounds(0.02, 0.86 - height, 0.96, height),
+            [[_shorten(text, width) for text, width in zip(row, widths, strict=True)] for row in drawn],
+            colWidths=[width / sum(widths) for width in widths],
+            bbox=transforms.Bbox.from_bounds(0.02, 1 - 0.42 / height_inches - height, 0.96, height),
             cellLoc="left",
             edges="horizontal",
         )
         table.auto_set_font_size(False)
         table.set_fontsize(7.5)
         for (row, _), cell in table.get_celld().items():
+            cell.PAD = 0.02
             cell.set_edgecolor("#e2e2e2")
             cell.get_text().set_color(_GREY if row == 0 else "black")
+
+
+def _column_widths(rows: list[list[str]], characters: int) -> list[int]:
+    """Return how many characters each column gets: what it needs, or less for the widest if there is too little."""
+    widths = [max(len(text) for text in column) + 2 for column in zip(*rows, strict=True)]
+    while sum(widths) > characters:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _shorten(text: str, width: int) -> str:
+    """Cut the middle of a text, because names of one kind begin alike, until it is shorter than ``width``."""
+    if len(text) < width:
+        return text
+    kept = width - 2
+    return f"{text[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept // 2 :]}"
 
 
 def filled(expr: str, **values: str) -> str:
