@@ -51,7 +51,7 @@ async def test_staged_day_fires_its_alerts_and_fills_every_panel(tmp_path: Path)
         assert "harbour-hotels" in day.terminal
         assert "1 silent" in day.terminal
         if os.environ.get("UPDATE_DOCS"):
-            pictures.draw_terminal(day.terminal, "usher top", PICTURES / "usher-top.svg")
+            pictures.draw_terminal(day.terminal, "usher top --failing", PICTURES / "usher-top.svg")
             for stem, board in BOARDS.items():
                 drawing = pictures.Drawing(prometheus, begun, tenant="harbour-hotels" if stem == "tenant" else ".+")
                 await drawing.draw(board, PICTURES / f"{stem}.png")
