@@ -87,6 +87,11 @@ def _show(day: Day, tenants: list[counts.TenantCounts]) -> bool:
     return agrees
 
 
+def exit_code(*, agrees: bool | None, once: bool) -> int:
+    """Return 1 if the counts differ, or if ``once`` had to compare them and could not: Ctrl-C alone is no failure."""
+    return 0 if agrees or (agrees is None and not once) else 1
+
+
 def advice(error: model.UsherError, target: str) -> str:
     """Return an error and its hint for a user who ran ``make TARGET``."""
     flags = f" Flags go into ARGS: make {target} ARGS='--seconds 30'" if "--" in error.hint else ""

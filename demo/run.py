@@ -15,7 +15,7 @@ from pathlib import Path
 import rich.console
 import uvloop
 
-from demo import counts, day, receivers, sender
+from demo import counts, day, places, receivers, sender
 from usher_gateway import app, logs, model, settings
 
 MANIFESTS = Path(__file__).parents[1] / "examples" / "agency"
@@ -28,14 +28,18 @@ def main() -> int:
     )
     parser.add_argument("--once", action="store_true", help="stop after the table; exit code 1 if the counts differ")
     parser.add_argument("--seconds", type=float, default=60, help="how many real seconds the day takes")
-    parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT of the public port")
-    parser.add_argument("--admin", default="127.0.0.1:9090", help="HOST:PORT of the admin port")
+    parser.add_argument("--listen", help="HOST:PORT of the public port [default: 8080 or the next free port]")
+    parser.add_argument("--admin", help="HOST:PORT of the admin port [default: 9090 or the next free port]")
     parser.add_argument(
         "--data", type=Path, default=Path("data/day"), help="folder for data; data of an earlier day is deleted"
     )
     arguments = parser.parse_args()
     try:
         with day.fresh_folder(arguments.data):
+            ports = places.Ports(print)
+            arguments.listen = ports.endpoint("--listen", arguments.listen, 8080, "public port")
+            arguments.admin = ports.endpoint("--admin", arguments.admin, 9090, "admin port")
+            arguments.manifests = ports.manifests(MANIFESTS, arguments.data / "agency")
             return uvloop.run(_run_day(arguments))
     except model.UsherError as error:
         print(day.advice(error, "run"), file=sys.stderr)
@@ -47,7 +51,7 @@ async def _run_day(arguments: argparse.Namespace) -> int:
     console = rich.console.Console()
     gateway = app.Gateway(
         settings.Settings(
-            files=(MANIFESTS,),
+            files=(arguments.manifests,),
             data=arguments.data,
             listen=settings.parse_endpoint(arguments.listen),
             admin=settings.parse_endpoint(arguments.admin),
@@ -64,12 +68,11 @@ async def _run_day(arguments: argparse.Namespace) -> int:
         await _wait_until_serving(gateway, running)
         prepared = await _prepare(gateway, arguments, console, stop, stack)
         agrees = await day.run_day(prepared)
-        if arguments.once or agrees is None:
-            return 0 if agrees else 1
-        _print_suggestions(gateway, arguments, console)
-        await stop.wait()
-        console.print("\nStopping: the gateway drains its connections and keeps the rest in its store.")
-        return 0 if agrees else 1
+        if agrees is not None and not arguments.once:
+            _print_suggestions(gateway, arguments, console)
+            await stop.wait()
+            console.print("\nStopping: the gateway drains its connections and keeps the rest in its store.")
+        return day.exit_code(agrees=agrees, once=arguments.once)
 
 
 async def _prepare(
@@ -118,7 +121,6 @@ def _print_suggestions(gateway: app.Gateway, arguments: argparse.Namespace, cons
     times = f"{sender.DAY_SECONDS / arguments.seconds:,.0f}"
     url = sender.by_http(_urls(gateway)["hotels"])
     host, company = url.split("/")[2], sender.PLANS[0].company
-    folder = MANIFESTS.relative_to(Path.cwd()) if MANIFESTS.is_relative_to(Path.cwd()) else MANIFESTS
     console.print(
         f"""
 Usher keeps serving until Ctrl-C. Try this in another terminal:
@@ -130,7 +132,7 @@ Usher keeps serving until Ctrl-C. Try this in another terminal:
   the books      .venv/bin/usher usage --from {_SINCE} --admin http://{admin} --data {arguments.data}
   visits         .venv/bin/usher visits list --admin http://{admin} --data {arguments.data}
   metrics        curl -s http://{admin}/metrics | grep '^usher_'
-  a live edit    change a route in {folder}/hotels.yaml: in force within a second
+  a live edit    change a route in {arguments.manifests}/hotels.yaml: in force within a second
 
 The gateway's clock runs {times} times as fast, and its listeners are silent after the day.
 """,

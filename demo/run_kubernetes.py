@@ -21,7 +21,7 @@ import rich.console
 import rich.live
 import uvloop
 
-from demo import cluster, counts, day, processes, readiness, receivers, sender
+from demo import cluster, counts, day, places, processes, readiness, receivers, sender
 from local_cluster import compiler, control_plane, kubectl, toolchain
 from usher_gateway import logs, model, settings
 from usher_gateway.config import files
@@ -30,7 +30,7 @@ LIMIT_SECONDS = 90.0
 """The time limit of each step until everything is ready; all steps together take about 10 s."""
 _LOOK_SECONDS = 0.3
 _NOTICE_SECONDS = 2.0
-"""How long it may take to notice that a child program ended."""
+"""How long it may take to notice Ctrl-C, which child programs get at the same time, or that a child program ended."""
 _FAILURES = (
     control_plane.StartError,
     compiler.BuildError,
@@ -48,13 +48,15 @@ def main() -> int:
     arguments = _parser().parse_args()
     console = rich.console.Console()
     try:
-        with (
-            day.fresh_folder(arguments.data) as folder,
-            cluster.connect(arguments.kubeconfig, folder) as reached,
-            cluster.installed(reached),
-        ):
-            _say(console, f"Kubernetes {cluster.version(reached)} has Usher's definitions, namespaces and rights.")
-            return uvloop.run(KubernetesDemo(arguments, reached, console).run())
+        with day.fresh_folder(arguments.data) as folder:
+            ports = places.Ports(print)
+            arguments.listen = ports.endpoint("--listen", arguments.listen, 8080, "public port")
+            arguments.admin = ports.endpoint("--admin", arguments.admin, 9090, "gateway's admin port")
+            arguments.operator = ports.endpoint("--operator", arguments.operator, 9091, "operator's admin port")
+            arguments.manifests = ports.manifests(arguments.manifests, folder / "agency")
+            with cluster.connect(arguments.kubeconfig, folder) as reached, cluster.installed(reached):
+                _say(console, f"Kubernetes {cluster.version(reached)} has Usher's definitions, namespaces and rights.")
+                return uvloop.run(KubernetesDemo(arguments, reached, console).run())
     except model.UsherError as error:
         print(day.advice(error, "run-kubernetes"), file=sys.stderr)
         return 2
@@ -62,7 +64,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 1
+        print("\nStopped.", file=sys.stderr)
+        return day.exit_code(agrees=None, once=arguments.once)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,9 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--manifests", type=Path, default=cluster.ROOT / "examples" / "agency", help="the manifests of the agency"
     )
-    parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT of the gateway's public port")
-    parser.add_argument("--admin", default="127.0.0.1:9090", help="HOST:PORT of the gateway's admin port")
-    parser.add_argument("--operator", default="127.0.0.1:9091", help="HOST:PORT of the operator's admin port")
+    parser.add_argument("--listen", help="HOST:PORT of the gateway's public port [default: 8080 or the next free port]")
+    parser.add_argument("--admin", help="HOST:PORT of the gateway's admin port [default: 9090 or the next free port]")
+    parser.add_argument(
+        "--operator", help="HOST:PORT of the operator's admin port [default: 9091 or the next free port]"
+    )
     parser.add_argument(
         "--data", type=Path, default=Path("data/kubernetes"), help="folder for data; data of an earlier run is deleted"
     )
@@ -102,7 +107,7 @@ class KubernetesDemo:
         """Run everything, and return the exit code.
 
         Raises:
-            EndedError: the operator or the gateway ended by itself.
+            ProgramEndedError: the operator or the gateway ended by itself.
         """
         logs.configure(level="error")
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -116,15 +121,15 @@ class KubernetesDemo:
             _say(self._console, "\nStopping the gateway, the operator and the control plane.")
         if self._failed is not None:
             raise self._failed
-        return 0 if agrees else 1
+        return day.exit_code(agrees=agrees, once=self._arguments.once)
 
     async def _run_or_explain(self, stack: contextlib.AsyncExitStack) -> bool | None:
-        """Call `_run_day`. If an error has its cause in a child program that ended, raise that cause instead."""
+        """Call `_run_day`. Ignore an error that Ctrl-C or the end of a child program caused: both set `_stop`."""
         try:
             return await self._run_day(stack)
         except (aiohttp.ClientError, kubectl.KubectlError):
             await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=_NOTICE_SECONDS)
-            if self._failed is None:
+            if not self._stop.is_set():
                 raise
             return None
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,7 +29,8 @@ class Run:
         self.ports = [ports.free() for _ in range(3)]
         self._manifests = folder / "manifests"
         self._manifests.mkdir()
-        moved = {f":{port}/": f":{ports.free()}/" for port in (9101, 9102, 9103)}
+        self.receivers = [ports.free() for _ in range(3)]
+        moved = {f":{old}/": f":{new}/" for old, new in zip((9101, 9102, 9103), self.receivers, strict=True)}
         for file in MANIFESTS.glob("*.yaml"):
             text = file.read_text("utf-8")
             for old, new in moved.items():
@@ -100,9 +102,11 @@ async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
 
 
 async def test_simulated_day_ends_with_equal_counts_and_runs_until_ctrl_c(run: Run) -> None:
-    await run.start("--seconds", "8")
-    await run.wait_said("The books agree: nothing lost, nothing twice.")
+    with socket.create_server(("127.0.0.1", run.receivers[0])):
+        await run.start("--seconds", "8")
+        await run.wait_said("The books agree: nothing lost, nothing twice.")
     said = run.log.read_text("utf-8")
+    assert f"Port {run.receivers[0]} is taken, so the receiver of /crm is at 127.0.0.1:" in said
     for row in ("public", "stadium-legacy", "warehouse"):
         line = next(line for line in said.splitlines() if f" {row} " in line)
         assert "True" in line, said
@@ -110,6 +114,17 @@ async def test_simulated_day_ends_with_equal_counts_and_runs_until_ctrl_c(run: R
     os.killpg(run.process.pid, signal.SIGINT)
     assert await run.wait_ended() == 0
     assert "Traceback" not in run.log.read_text("utf-8")
+    assert run.left() == []
+
+
+async def test_ctrl_c_before_the_day_ends_the_run_without_an_error(run: Run) -> None:
+    await run.start()
+    await run.wait_said("The gateway runs")
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert await run.wait_ended() == 0
+    said = run.log.read_text("utf-8")
+    assert "Traceback" not in said
+    assert "kubectl" not in said
     assert run.left() == []
 
 
