@@ -27,21 +27,21 @@ def find(engine: str | None = None) -> str:
         ImageError: None works. The message has the reason of each.
     """
     if engine:
-        problem = _problem(engine)
-        if problem is not None:
-            raise ImageError(f"{engine} cannot build the image: {problem}")
+        reason = problem(engine)
+        if reason is not None:
+            raise ImageError(f"{engine} cannot build the image: {reason}")
         return engine
-    problems = []
+    reasons = []
     for name in ENGINES:
-        problem = _problem(name)
-        if problem is None:
+        reason = problem(name)
+        if reason is None:
             return name
-        problems.append(f"  {name}: {problem}")
-    raise ImageError("\n".join(["An image needs docker, podman or buildah. None of them works here:", *problems]))
+        reasons.append(f"  {name}: {reason}")
+    raise ImageError("\n".join(["An image needs docker, podman or buildah. None of them works here:", *reasons]))
 
 
-def _problem(engine: str) -> str | None:
-    """Return why an engine cannot build, or None."""
+def problem(engine: str) -> str | None:
+    """Return why an engine does not work here, or None."""
     if engine not in ENGINES:
         return f"the engine must be one of {', '.join(ENGINES)}"
     if shutil.which(engine) is None:

@@ -11,12 +11,12 @@ kind load docker-image {IMAGE} --name usher
 """Create the cluster, and give it the image."""
 
 ROUTES = """
-helm upgrade --install traefik traefik --repo https://traefik.github.io/charts \\
+helm upgrade --install traefik traefik --repo https://traefik.github.io/charts --version 39.0.9 \\
   --namespace traefik --create-namespace --values examples/kubernetes/traefik-values.yaml --wait
-helm upgrade --install cert-manager cert-manager --repo https://charts.jetstack.io \\
+helm upgrade --install cert-manager cert-manager --repo https://charts.jetstack.io --version v1.21.2 \\
   --namespace cert-manager --create-namespace --set crds.enabled=true --wait
 """
-"""Install an Ingress controller and cert-manager."""
+"""Install an Ingress controller and cert-manager, in versions that fit examples/kubernetes/traefik-values.yaml."""
 
 USHER = """
 kubectl create namespace agency
@@ -43,6 +43,13 @@ kubectl logs deployment/receiver --namespace=agency
 kubectl exec usher-gateway-0 --namespace=usher-system -- usher usage
 """
 """The first visits: print the URL, post to it as Purple does, and look at what arrived."""
+
+
+REPEATS = {
+    "kind create cluster": ("kind get kubeconfig --name usher", "kind export kubeconfig --name usher"),
+    "kubectl create namespace": ("kubectl get namespace agency", None),
+}
+"""Commands that fail if they have been done already: how to find that out, and what a second run does instead."""
 
 
 def commands(*texts: str) -> list[str]:
