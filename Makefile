@@ -5,7 +5,9 @@ export PYTHONSAFEPATH := 1
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/runs
 READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 COMPILE := ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe
 # The dependencies of the operator that pip fetches: all except the gateway, which is in this repository.
 OPERATOR_NEEDS := import tomllib; project = tomllib.load(open("../operator/pyproject.toml", "rb"))["project"]; \
@@ -23,17 +25,30 @@ unexport KUBECONFIG
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Both environments are in $(VENV): $(RUNS) has what running needs, and $(READY) the tools of development too.
+$(RUNS): requirements/build.txt requirements/image.txt gateway/pyproject.toml operator/pyproject.toml
+	@echo "Installing Usher into $(VENV) (once, 150 MB) ..."
+	$(call create,-r requirements/build.txt -r requirements/image.txt)
+
 $(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
+	@echo "Installing Usher and the tools of development into $(VENV) (once, 700 MB, some minutes on a slow network) ..."
+	$(call create,-r requirements/dev.txt)
+	@touch $(RUNS)
+
+define create
 	@$(PYTHON) -c 'import sys; sys.exit("Usher needs Python 3.11 or later; set PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-	@echo "Installing into $(VENV) (once, some minutes on a slow network) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./gateway -e ./operator
+	@$(PIP) install --require-hashes $(1)
+	@$(PIP) install --no-deps --no-build-isolation -e ./gateway -e ./operator
 	@touch $@
+endef
 
-venv: $(READY) ## create the environment in .venv
+try: $(RUNS) ## install usher into .venv, without the tools of development
+	@echo "Usher is $(BIN)/usher. Next: make run, or README.md, \"Your first listener, in five minutes\"."
 
-run: $(READY) ## run a simulated day of visits in about a minute, and keep serving (ONCE=1: stop after the table)
+venv: $(READY) ## create the environment of development in .venv
+
+run: $(RUNS) ## run a simulated day of visits in about a minute, and keep serving (ONCE=1: stop after the table)
 	@PYTHONPATH=. $(BIN)/python -m demo.run $(if $(ONCE),--once) $(ARGS)
 
 run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane with an operator (ONCE=1; KUBECONFIG=…: in that cluster)
@@ -61,12 +76,7 @@ test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies
 	$(BIN)/python -m pytest -m long $(ARGS)
 	@$(if $(wildcard $(OLDEST_POSTGRESQL)/postgres),$(MAKE) test-oldest-postgresql,echo "Not tested on PostgreSQL 15, because it is not installed")
 
-test-node: $(READY) ## test image and chart on a real node (Linux, root; installs what is missing; KUBECONFIG=…: on that cluster)
-	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
-	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster prepare-node)
-	$(if $(USHER_TEST_KUBECONFIG),,PYTHONPATH=tools $(BIN)/python -m local_cluster inside) $(BIN)/python -m pytest tests/node $(ARGS)
-
-check: $(READY) ## check format, lint, types, import contracts and spelling
+test-check: $(READY) ## check format, lint, types, import contracts and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy gateway/src operator/src tests bench demo tools
@@ -123,4 +133,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
+.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
