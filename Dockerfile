@@ -9,6 +9,9 @@ FROM scratch AS wheelhouse
 
 
 FROM ${BASE_IMAGE} AS build
+# `make release` sets it. Then the compiled modules hold no times, and no order that depends on chance.
+ARG SOURCE_DATE_EPOCH
+ENV PYTHONHASHSEED=0
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 

@@ -117,6 +117,10 @@ image: ## build the container image with docker, podman or buildah (IMAGE=name:t
 	@PYTHONPATH=tools $(PYTHON) -m container_image build $(if $(IMAGE),--image=$(IMAGE)) $(if $(ENGINE),--engine=$(ENGINE)) \
 		$(if $(BASE_IMAGE),--base=$(BASE_IMAGE)) $(if $(WHEELHOUSE),--wheelhouse=$(WHEELHOUSE))
 
+release: $(READY) ## build wheels, image, chart, list of components and checksums of the last commit into dist/ (needs buildah; BASE_IMAGE=… WHEELHOUSE=folder)
+	@$(PIP) install --require-hashes -r requirements/release.txt
+	@PYTHONPATH=tools $(BIN)/python -m release $(if $(BASE_IMAGE),--base=$(BASE_IMAGE)) $(if $(WHEELHOUSE),--wheelhouse=$(WHEELHOUSE)) $(ARGS)
+
 kind: ## create a kind cluster with Ingress, cert-manager, Usher and an example agency (needs docker, kind, kubectl, helm)
 	@PYTHONPATH=tools $(PYTHON) -m kind_cluster up
 
@@ -129,8 +133,9 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 	cd requirements && $(COMPILE) --constraint dev.txt --output-file build.txt build.in
 	cd requirements && $(COMPILE) --output-file go.txt go.in
 	cd requirements && $(COMPILE) --output-file vendors.txt vendors.in
+	cd requirements && $(COMPILE) --constraint dev.txt --output-file release.txt release.in
 
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
+.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image release kind kind-down requirements clean

@@ -96,6 +96,15 @@ def test_image_has_the_runtime_dependencies_that_the_tests_use() -> None:
     assert names & {"kubernetes", "pip", "pytest", "hatchling"} == set()
 
 
+def test_packages_and_chart_have_one_version() -> None:
+    chart = (source.ROOT / "charts" / "usher" / "Chart.yaml").read_text("utf-8")
+    versions = set(re.findall(r'^(?:version|appVersion): "?([^"\n]+)"?$', chart, re.MULTILINE))
+    for package in ("gateway", "operator"):
+        project = tomllib.loads((source.ROOT / package / "pyproject.toml").read_text("utf-8"))["project"]
+        versions.add(project["version"])
+    assert len(versions) == 1
+
+
 def test_operator_folder_is_not_a_package() -> None:
     """Python would import `operator/__init__.py` in place of the standard library's `operator`."""
     assert not (source.ROOT / "operator" / "__init__.py").exists()

@@ -69,15 +69,23 @@ def revision() -> str:
     return done.stdout.strip()
 
 
-def command(engine: str, image: str, *, base: str | None, wheelhouse: Path | None) -> list[str]:
-    """Return the command that builds the image from the Dockerfile."""
+def command(
+    engine: str,
+    image: str,
+    *,
+    base: str | None,
+    wheelhouse: Path | None,
+    source: Path = ROOT,
+    commit: str | None = None,
+) -> list[str]:
+    """Return the command that builds the image from the Dockerfile of a source, by default this checkout."""
     arguments = [engine, "build", f"--tag={image}", f"--build-arg=VERSION={version()}"]
-    arguments.append(f"--build-arg=REVISION={revision()}")
+    arguments.append(f"--build-arg=REVISION={commit or revision()}")
     if base:
         arguments.append(f"--build-arg=BASE_IMAGE={base}")
     if wheelhouse:
         arguments.append(f"--build-context=wheelhouse={wheelhouse.absolute()}")
-    return [*arguments, str(ROOT)]
+    return [*arguments, str(source)]
 
 
 def build(image: str, *, engine: str | None = None, base: str | None = None, wheelhouse: Path | None = None) -> None:
