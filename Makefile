@@ -76,7 +76,18 @@ test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies
 	$(BIN)/python -m pytest -m long $(ARGS)
 	@$(if $(wildcard $(OLDEST_POSTGRESQL)/postgres),$(MAKE) test-oldest-postgresql,echo "Not tested on PostgreSQL 15, because it is not installed")
 
-test-check: $(READY) ## check format, lint, types, import contracts and spelling
+test-node: $(READY) ## test image and chart on a real node (Linux, root; installs what is missing; KUBECONFIG=…: on that cluster)
+	@$(PIP) install --require-hashes -r requirements/release.txt
+	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
+	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster prepare-node)
+	$(if $(USHER_TEST_KUBECONFIG),,PYTHONPATH=tools $(BIN)/python -m local_cluster inside) $(BIN)/python -m pytest tests/node $(ARGS)
+
+node: $(READY) ## start the real node of test-node, and a shell on it with kubectl, helm, usher and the image (Linux, root)
+	@PYTHONPATH=tools $(BIN)/python -m local_cluster prepare-node
+	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
+	@PYTHONPATH=tools $(BIN)/python -m local_cluster inside $(BIN)/python -m playground $(ARGS)
+
+check: $(READY) ## check format, lint, types, import contracts and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy gateway/src operator/src tests bench demo tools
@@ -138,4 +149,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image release kind kind-down requirements clean
+.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image release kind kind-down requirements clean

@@ -32,7 +32,9 @@ def prepare() -> None:
         ImageError: The machine is not suitable.
     """
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise engine.ImageError("`make test-node` needs Linux and root: it mounts file systems and changes users.")
+        raise engine.ImageError(
+            "The image without a registry needs Linux and root: it mounts file systems and changes users."
+        )
     try:
         debian.install_missing(_NEEDED)
     except debian.MissingError as error:

@@ -24,6 +24,7 @@ from local_cluster import (
     control_plane,
     debian,
     foreign,
+    helm,
     isolation,
     node,
     node_machine,
@@ -36,6 +37,7 @@ _ERRORS = (
     compiler.BuildError,
     toolchain.ToolchainError,
     debian.MissingError,
+    helm.HelmError,
     isolation.IsolationError,
 )
 
@@ -98,6 +100,7 @@ def _prepare_node() -> int:
     _build()
     for build in programs.OF_A_NODE:
         build()
+    helm.find()
     return 0
 
 

@@ -30,7 +30,7 @@ def install_missing(programs: Mapping[str, str]) -> None:
     if not packages:
         return
     if shutil.which("apt-get") is None:
-        raise MissingError(f"`make test-node` needs {', '.join(packages)}: install what is missing.")
+        raise MissingError(f"this needs {', '.join(packages)}: install what is missing.")
     print(f"Installing {', '.join(packages)} from Debian ...", file=sys.stderr, flush=True)
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
         done = subprocess.run(["apt-get", "--quiet=2", *command], stdout=sys.stderr, check=False)

@@ -66,20 +66,25 @@ class Node:
         self._processes.clear()
         self.plane.stop()
 
-    def make_volume(self, name: str, *, megabytes: int | None = None, size: str = "10Gi") -> Path:
-        """Create a volume that a claim without a class can get, and return its folder on the node.
+    def make_volume(
+        self, name: str, *, megabytes: int | None = None, size: str = "10Gi", storage_class: str = ""
+    ) -> Path:
+        """Create a volume, and return its folder on the node.
 
         Args:
             name: Name of the PersistentVolume.
             megabytes: Size of the file system. Without it, the volume is a folder of the machine's disk.
             size: The capacity that Kubernetes believes.
+            storage_class: The class of the claims that can get it; empty for claims without a class.
         """
         folder = self.files.volumes / name
         folder.mkdir(parents=True)
         if megabytes is not None:
             mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
             subprocess.run(mount, check=True, timeout=30)
-        self.kubectl.run("create", "--filename=-", stdin=json.dumps(node_files.volume(name, folder, size, NAME)))
+        self.kubectl.run(
+            "create", "--filename=-", stdin=json.dumps(node_files.volume(name, folder, size, NAME, storage_class))
+        )
         return folder
 
     def _start_kubernetes(self) -> None:

@@ -122,7 +122,7 @@ class NodeFiles:
         }
 
 
-def volume(name: str, folder: Path, size: str, node: str) -> dict[str, Any]:
+def volume(name: str, folder: Path, size: str, node: str, storage_class: str) -> dict[str, Any]:
     """Return a PersistentVolume on a folder of the node."""
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
     return {
@@ -132,6 +132,7 @@ def volume(name: str, folder: Path, size: str, node: str) -> dict[str, Any]:
         "spec": {
             "capacity": {"storage": size},
             "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage_class,
             "persistentVolumeReclaimPolicy": "Retain",
             "local": {"path": str(folder)},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
