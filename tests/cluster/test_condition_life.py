@@ -62,11 +62,13 @@ async def test_listener_without_its_class_is_ready_once_the_class_exists(agency:
 async def test_destination_reports_each_problem_of_its_secret(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     await agency.apply(agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
-    await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotFound")
+    await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotFound", HEALTHY="SecretNotFound")
     assert "Secret `crm-token`" in await agency.kubectl("describe", DESTINATION)
     await agency.wait_ready(LISTENER)
     assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
     await agency.until_held("SecretNotFound", 1)
+    await agency.wait("Listener", "lobby", "DeliveriesHeld", "True", "DeliveriesHeld")
+    assert "`crm` (SecretNotFound: Secret `crm-token` must exist" in await agency.kubectl("describe", LISTENER)
 
     await agency.apply(agency.secret("crm-token", labels={}, token="wx3secret-of-crm"))
     await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotLabelled")
