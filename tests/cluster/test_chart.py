@@ -60,6 +60,17 @@ async def installed(empty: kubectls.Kubectl) -> kubectls.Kubectl:
     return empty
 
 
+async def test_install_that_timed_out_is_completed_by_the_same_command(empty: kubectls.Kubectl) -> None:
+    """No pod becomes ready in this cluster, so `--wait` fails as it does with an image that the nodes cannot pull."""
+    helm(empty, "uninstall", "usher", "--ignore-not-found", "--wait")
+    upgrade = ("upgrade", "usher", str(charts.CHART), "--install", "--take-ownership")
+    with pytest.raises(charts.HelmError, match=r"not ready|deadline|timed out"):
+        helm(empty, *upgrade, "--wait", "--timeout=3s")
+    assert "failed" in helm(empty, "status", "usher")
+    helm(empty, *upgrade)
+    assert "deployed" in helm(empty, "status", "usher")
+
+
 async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None:
     # the restricted namespace accepted the pods, which wait for a node, and more of them after another test's upgrade
     pods = await waiting.until(lambda: names(installed, "pod"), lambda pod_names: len(pod_names) >= 3)

@@ -61,6 +61,23 @@ def test_upgrade_changes_image_values_and_definitions_and_is_rolled_back(
     webhook.assert_books_equal(first, second, webhook.start_visits(50).wait())
 
 
+def test_programs_run_as_users_that_openshift_chooses(release: releases.Release, webhook: webhooks.Webhook) -> None:
+    """A user without a name, in the group of root, on a volume that another user wrote."""
+    first = webhook.start_visits(50).wait()
+    webhook.wait_delivered()
+    chosen = {"runAsUser": 1000680000, "runAsGroup": 0, "fsGroup": 1000680000}
+    fields = [
+        f"{part}.podSecurityContext.{name}={number}"
+        for part in ("gateway", "operator")
+        for name, number in chosen.items()
+    ]
+    release.upgrade(releases.ALLOW_CLUSTER, f"--set={','.join(fields)}")
+    (gateway,) = release.pods("gateway")
+    assert gateway["spec"]["securityContext"].items() >= chosen.items()
+    webhook.wait_ready()
+    webhook.assert_books_equal(first, webhook.start_visits(50).wait())
+
+
 def test_rollback_replaces_a_gateway_that_does_not_start(release: releases.Release, webhook: webhooks.Webhook) -> None:
     first = webhook.start_visits(50).wait()
     webhook.wait_delivered()
