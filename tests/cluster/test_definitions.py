@@ -48,11 +48,11 @@ async def test_kubectl_get_shows_the_state_of_each_object(agency: agencies.Agenc
     rows = {line[0]: line[1:-1] for line in lines}
     host = agency.platform.receiver.url.removeprefix("http://")
     hostname = agency.platform.install.klass()["spec"]["hostname"]
-    assert rows["destination.usher.dev/crm"] == ["HTTP", host, "True", "NotTried", "Ready"]
-    assert rows["listener.usher.dev/lobby"] == ["acme", hostname, "True", "NoVisitYet", "Ready"]
+    assert rows["destination.usher.dev/crm"] == ["HTTP", host, "True", "Ready", "NotTried"]
+    assert rows["listener.usher.dev/lobby"] == ["acme", hostname, "True", "Ready", "NoVisitYet"]
     assert rows["tenant.usher.dev/acme"] == ["True", "Ready"]
-    assert ["NAME", "TENANT", "HOST", "READY", "RECEIVING", "REASON", "AGE"] in lines
-    assert ["NAME", "TYPE", "HOST", "READY", "HEALTHY", "REASON", "AGE"] in lines
+    assert ["NAME", "TENANT", "HOST", "READY", "REASON", "RECEIVING", "AGE"] in lines
+    assert ["NAME", "TYPE", "HOST", "READY", "REASON", "HEALTHY", "AGE"] in lines
     assert ["NAME", "READY", "REASON", "AGE"] in lines
     wide = await agency.kubectl("get", "ul", "--output=wide")
     assert "Tenant `other` must exist" in wide
