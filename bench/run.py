@@ -296,11 +296,11 @@ def recipes(rounds: int, seconds: float) -> Iterator[report.Result]:
         sides = {"plain": plain, "recipe": recipe}
         for number in range(rounds + 1):  # the first is for warmth
             for side, process in sides.items():
-                before, first = process.cpu_seconds(), delivered(process)
+                cpu_before, delivered_before = process.cpu_seconds(), delivered(process)
                 figures = load(process.port, "--seconds", seconds, "--first", 1_000_000 * number)
-                while delivered(process) - first < figures["good"]:
+                while delivered(process) - delivered_before < figures["good"]:
                     time.sleep(0.2)
-                cpu[side].append((process.cpu_seconds() - before) / figures["good"] * 1e6)
+                cpu[side].append((process.cpu_seconds() - cpu_before) / figures["good"] * 1e6)
     ratios = [recipe / plain for plain, recipe in zip(cpu["plain"][1:], cpu["recipe"][1:], strict=True)]
     more = statistics.median(ratios) - 1
     shown = ", ".join(f"{side} {statistics.median(values[1:]):.0f} us" for side, values in cpu.items())

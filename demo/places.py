@@ -27,7 +27,7 @@ class Ports:
         """Return HOST:PORT of a program: the given one, or the usual port, or the next free one.
 
         Raises:
-            ConfigurationError: the given one is taken, or is no HOST:PORT.
+            ConfigurationError: the given HOST:PORT is invalid, or another program uses it.
         """
         if given is None:
             return f"{HOST}:{self._near(usual, what)}"

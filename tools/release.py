@@ -101,7 +101,7 @@ class Release:
         (self.folder / CHECKSUMS).write_text("".join(lines), "ascii")
 
     def _write_components(self) -> None:
-        """List the packages of the image (CycloneDX). The base image has a list of its own, if its vendor makes one."""
+        """List the packages that the image adds to its base image (CycloneDX)."""
         tool = (sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "--output-reproducible")
         output = self.folder / f"usher-{self.version}.cdx.json"
         self._run(*tool, "--pyproject=gateway/pyproject.toml", f"--output-file={output}", "requirements/image.txt")

@@ -283,7 +283,7 @@ def test_board_lists_the_tenants_that_a_firing_alert_concerns(alert: str, tmp_pa
 
 @pytest.mark.parametrize("alert", ["BacklogOld/warning", "DeliveryLagHigh/warning"])
 def test_one_dead_system_does_not_hide_another(alert: str, tmp_path: Path) -> None:
-    """The second one gets an alert of its own while the first one has had one for a day."""
+    """Two destinations fail a day apart, and each gets its alert."""
     (of_crm, first_values) = next(iter(CASES[alert].fires.items()))
     of_mailer = of_crm.replace('destination="crm"', 'destination="mailer"')
     (quiet_values,) = CASES[alert].quiet.values()

@@ -91,7 +91,7 @@ def listing(
         runbook: name of a runbook.
         width: in columns of the board.
         height: in rows of the board.
-        empty: shown if there is no row.
+        empty: text of a table without rows.
         smallest_first: the order of the rows is reversed.
     """
     panel = table.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)

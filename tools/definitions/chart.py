@@ -22,7 +22,7 @@ _RIGHTS = {
 """File of operator/rbac -> the value that switches it on."""
 
 _METADATA = '  {{- include "usher.metadata" (list . "%s"%s) | nindent 2 }}\n'
-"""The chart's labels and annotations, for a component and with annotations of its own."""
+"""The chart's labels and annotations; arguments: the component, and further annotations."""
 
 _LABELS = '    {{- include "usher.labels" (list . "%s") | nindent 4 }}\n'
 _ANNOTATIONS = '  {{- include "usher.annotations" (list . "%s") | nindent 2 }}\n'

@@ -398,14 +398,14 @@ def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
 def _map_literals(tokens: list[_Token]) -> Iterator[tuple[str, ...]]:
     """Yield the keys of each literal of a map, those that are literals of text, in their order."""
     open_brackets: list[list[str]] = []
-    for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
+    for previous, token, following in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         if token.text in {"(", "[", "{"}:
             open_brackets.append([])
         elif token.text in {")", "]", "}"} and open_brackets:
             keys = open_brackets.pop()
             if keys:
                 yield tuple(keys)
-        elif token.kind == "text" and before and after and before.text in {"{", ","} and after.text == ":":
+        elif token.kind == "text" and previous and following and previous.text in {"{", ","} and following.text == ":":
             open_brackets[-1].append(_literal_value(token.text))
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
-from usher_gateway.resources.listener import token_paths
+from usher_gateway.resources.listener_document import token_paths
 from usher_operator.view import CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"

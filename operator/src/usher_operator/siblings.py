@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Generic, TypeVar
 
 from usher_gateway import resources
-from usher_gateway.resources.listener import fixed_addresses
+from usher_gateway.resources.listener_document import fixed_addresses
 from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerReadiness, address_path
 
 Group = TypeVar("Group", bound=Hashable)

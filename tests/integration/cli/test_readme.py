@@ -27,7 +27,7 @@ def sample() -> list[str]:
 
 
 class Shell:
-    """A shell of a user, in a folder with the examples, on ports of its own."""
+    """A user's shell in a folder with the examples. Its gateway and receiver use free ports."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -61,14 +61,15 @@ async def test_first_failure_is_shown_and_outlives_a_restart(
         assert (await row_of(gateway))["health"] == "NotTried"
         await post(gateway, 1)
         await waiting.wait_until(lambda: gateway.gateway.health.is_failing("agency/crm"))
-        before = await row_of(gateway)
-    assert (before["health"], before["error"], before["circuit"]) == ("Failing", "ServerError", "Closed")
-    assert (before["lastError"]["status"], before["lastError"]["failures"]) == (503, 1)
+        row_before_restart = await row_of(gateway)
+    assert [row_before_restart[name] for name in ("health", "error", "circuit")] == ["Failing", "ServerError", "Closed"]
+    last_error = row_before_restart["lastError"]
+    assert (last_error["status"], last_error["failures"]) == (503, 1)
     async with gateways.running(tmp_path, manifests) as gateway:
-        after = await row_of(gateway)
+        row_after_restart = await row_of(gateway)
         exposition = gateway.exposition()
         assert (await row_of(gateway, "tenants"))["failingDestinations"] == ["agency/crm"]
-    assert (after["health"], after["lastError"]) == ("Failing", before["lastError"])
+    assert (row_after_restart["health"], row_after_restart["lastError"]) == ("Failing", last_error)
     labels = 'destination_namespace="agency",destination="crm"'
     assert f"usher_destination_consecutive_failures{{{labels}}} 1" in exposition
     assert f'usher_destination_last_error_timestamp_seconds{{{labels},error="ServerError"}} 1' in exposition

@@ -1,4 +1,4 @@
-"""What the attempts at a destination brought: its last error, and when it counts as failing."""
+"""A destination's last error, and when it counts as failing."""
 
 import pytest
 

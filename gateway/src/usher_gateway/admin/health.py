@@ -97,7 +97,7 @@ class RunState:
 
 
 class ListenerFault(enum.StrEnum):
-    """What may need a person at a listener. Most are also reasons of conditions."""
+    """A fault of a listener that a person may have to correct. Most are also reasons of conditions."""
 
     Refusing = "Refusing"
     AuthenticationUnresolved = "AuthenticationUnresolved"

@@ -213,7 +213,7 @@ class ListingGroup(typer.core.TyperGroup):
     """A group of commands whose command ``list`` is implied."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Add the word ``list`` if there is no command."""
+        """Add the word ``list`` if the arguments name no command."""
         is_implied = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
         is_completed = ctx.resilient_parsing  # a shell asks for the commands of the group
         return super().parse_args(ctx, ["list", *args] if is_implied and not is_completed else args)

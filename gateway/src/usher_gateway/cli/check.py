@@ -152,7 +152,7 @@ def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.Listen
     """
     from usher_gateway import documents, resources
     from usher_gateway.resources import compiler
-    from usher_gateway.resources.listener import check_listener, listener_document
+    from usher_gateway.resources.listener_document import check_listener, listener_document
 
     yield from configuration.snapshot.listeners.values()
     for loaded in configuration.objects.values():

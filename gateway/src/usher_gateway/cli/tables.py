@@ -13,9 +13,7 @@ import typer
 from usher_gateway.admin.listings import Column, Row
 
 _GAP = "  "
-"""Between two columns, and before the further lines of a fact."""
-
-_NEW_LINE = "\n"
+"""Between two columns."""
 
 _CUT = "…"
 
@@ -106,26 +104,18 @@ def _cut(cell: str, room: int) -> str:
     return ", ".join([*items, _CUT])
 
 
-def fill(cells: Sequence[str], width: int) -> list[str]:
-    """Arrange cells in lines of at most ``width`` characters; return the lines.
+def _broken(cell: str, width: int) -> list[str]:
+    """Break a cell into lines of at most ``width`` characters, only between the items of its list.
 
-    A cell that fits into a line stays in one line. A longer one is broken only between the items of its list, so that
-    a name or a URL stays whole, even if it is wider than a line.
+    A name or a URL stays whole, even if it is wider than a line.
     """
-    pieces: list[tuple[str, str]] = []
-    """Each with what separates it from the previous one in a line."""
-    for cell in filter(None, cells):
-        if len(cell) <= width:
-            pieces.append((_GAP, cell))
-        else:
-            first, *rest = re.findall(r".+?(?:, |$)", cell)
-            pieces += [(_NEW_LINE, first), *[("", item) for item in rest]]
-    lines: list[str] = []
-    for gap, text in pieces:
-        if lines and gap != _NEW_LINE and len(lines[-1]) + len(gap) + len(text.rstrip()) <= width:
-            lines[-1] += gap + text
-        else:
-            lines.append(text)
+    if len(cell) <= width:
+        return [cell] if cell else []
+    lines = [""]
+    for item in re.findall(r".+?(?:, |$)", cell):
+        if lines[-1] and len(lines[-1]) + len(item.rstrip()) > width:
+            lines.append("")
+        lines[-1] += item
     return [line.rstrip() for line in lines]
 
 
@@ -147,7 +137,7 @@ def print_facts(row: Row) -> None:
     room = terminal_width() - width - len(_GAP)
     for name, value in row.items():
         facts = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
-        lines = [line for fact in facts for line in fill([fact], room)]
+        lines = [line for fact in facts for line in _broken(fact, room)]
         for index, line in enumerate(lines or ["-"]):
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
 

@@ -1,7 +1,7 @@
-"""What the attempts at each destination brought: its last error, since when and how often, and whether it recovered.
+"""Records for each destination how its attempts ended: the last error, since when and how often, and the recovery.
 
-The recorder keeps this in memory. What changed is saved every few seconds together with the activity of listeners, so
-an attempt writes nothing, and a destination that takes everything is saved once. The functions are pure.
+The recorder keeps this in memory and saves changes every few seconds, together with the activity of listeners. An
+attempt therefore writes nothing, and a destination that never fails is saved once. The functions are pure.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -81,7 +81,7 @@ class ActivityRecorder:
         self._key = key
         self._entries: dict[str, _Entry] = {}
         self._saved: dict[str, DestinationActivity] = {}
-        """What other gateways saved of destinations that this one has not looked at yet."""
+        """Saved activity of destinations that this gateway has not asked for yet."""
         self._unsaved: set[str] = set()
 
     def merge(self, saved: Mapping[str, DestinationActivity]) -> None:

@@ -59,7 +59,7 @@ def _values(answer: DestinationAnswer) -> Mapping[str, object]:
 
 
 def _without_surrogates(value: str) -> str:
-    """Return a header's value without the surrogates that stand for bytes that are not UTF-8: CEL has none."""
+    """Replace surrogates, which stand for bytes that are not UTF-8, because CEL has none."""
     return value.encode("utf-8", "replace").decode()
 
 

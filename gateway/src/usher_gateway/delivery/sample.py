@@ -62,7 +62,7 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     error: str
     """Why, as in docs/deliveries.md; empty if it is delivered."""
     hint: str
-    """What to do about the error; mostly empty."""
+    """How to correct the error; empty if no setting is a likely cause."""
     rule: int
     """Which rule of ``http.answers`` decided, from 1; 0: none."""
     rule_error: str

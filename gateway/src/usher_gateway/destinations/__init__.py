@@ -56,7 +56,7 @@ HINTS: Mapping[str, str] = {
     SendError.TLSAuthorityUnknown: "http.tls.authoritySecretRef of the Destination can name its authority",
     SendError.TLSNameMismatch: "http.tls.serverName of the Destination can give the name in the certificate",
 }
-"""What to do about an error, if a setting is likely to be the cause."""
+"""Error -> the setting that is likely to correct it."""
 
 
 class DestinationRequest(msgspec.Struct):

@@ -76,7 +76,7 @@ def _target(url: str, location: str, hosts: tuple[str, ...]) -> str | None:
         parts = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
         is_listed = parts.scheme == "https" and parts.hostname in hosts and parts.port in {None, 443}
         path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
-    except ValueError:  # of bytes that are no UTF-8 too
+    except ValueError:  # also for bytes that are not UTF-8
         return None
     if not is_listed or "@" in parts.netloc:
         return None

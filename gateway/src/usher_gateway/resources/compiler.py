@@ -16,17 +16,12 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.resources import hostnames, types
 from usher_gateway.resources.conditions import Finding, Reason, finding
-from usher_gateway.resources.destination import Destination, destination_document
+from usher_gateway.resources.destination import Destination
+from usher_gateway.resources.destination_document import destination_document
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
-from usher_gateway.resources.listener import (
-    AddressSpec,
-    Listener,
-    addresses_of,
-    check_listener,
-    listener_document,
-    token_paths,
-)
+from usher_gateway.resources.listener import AddressSpec, Listener
 from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
+from usher_gateway.resources.listener_document import addresses_of, check_listener, listener_document, token_paths
 from usher_gateway.resources.secret import Secret, SecretResolver
 from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 

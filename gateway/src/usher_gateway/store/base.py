@@ -105,7 +105,7 @@ class ListenerActivity(msgspec.Struct, frozen=True):
 
 
 class DestinationActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the attempts at a destination's URL brought. Times are microseconds; 0: never."""
+    """How the attempts at a destination's URL ended. Times are microseconds; 0: never."""
 
     url_digest: bytes
     """Keyed digest of the URL, because the activity of another URL says nothing about it."""

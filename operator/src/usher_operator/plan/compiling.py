@@ -13,7 +13,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
-from usher_gateway.resources.listener import addresses_of, fixed_addresses, token_paths
+from usher_gateway.resources.listener_document import addresses_of, fixed_addresses, token_paths
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View, address_path
 
 _DocumentT = TypeVar("_DocumentT", documents.ListenerDocument, documents.DestinationDocument)

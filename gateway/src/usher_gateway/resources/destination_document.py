@@ -1,0 +1,258 @@
+"""Checks one Destination and builds its document, as far as that depends on the destination and its Secrets alone."""
+
+import contextlib
+import urllib.parse
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import msgspec
+
+from usher_gateway import documents
+from usher_gateway.resources import conditions, tls_material, types
+from usher_gateway.resources.destination import Destination, Http
+from usher_gateway.resources.secret import SecretResolver, is_base64
+
+_SIGNING_PREFIX = "whsec_"
+
+_Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled", "CertificateInvalid"]
+
+
+def destination_document(
+    destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None, now: int
+) -> tuple[documents.DestinationDocument | None, list[conditions.Finding]]:
+    """Return the document of a destination, and the findings.
+
+    A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
+    credentials stay, together with the URL that they were given for. ``now``: microseconds; 0: unknown.
+    """
+    spec = destination.spec
+    http, rate = spec.http, spec.rate_limit
+    if http is None:  # cannot happen: the reader has checked the rule of the union
+        raise ValueError("a Destination of type HTTP must have http")
+    pick = types.value_or_default
+    document = documents.DestinationDocument(
+        namespace=destination.metadata.namespace,
+        name=destination.metadata.name,
+        url=http.url,
+        url_variables=_url_variables(http, resolver),
+        generation=destination.metadata.generation,
+        tenant=spec.tenant_ref.name if spec.tenant_ref else "",
+        state=pick(spec.state, "Destination.spec.state"),
+        method=pick(http.method, "Destination.spec.http.method"),
+        headers=_headers(http, resolver),
+        oauth2=_oauth2(http, resolver),
+        tls=_tls(http, resolver, now),
+        signing_secrets=_signing_secrets(http, resolver),
+        success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
+        answers=tuple(
+            documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when or "") for rule in http.answers or ()
+        ),
+        retry_after_header=(http.retry_after_header or "").lower(),
+        redirect_hosts=tuple(http.redirects.hosts) if http.redirects else (),
+        timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
+        content_type=http.content_type or "",
+        format=pick(spec.format, "Destination.spec.format"),
+        transform=spec.transform or "",
+        concurrency=pick(spec.concurrency, "Destination.spec.concurrency"),
+        rate_requests=pick(rate and rate.requests, "Destination.spec.rateLimit.requests"),
+        rate_seconds=pick(rate and rate.per_seconds, "Destination.spec.rateLimit.perSeconds"),
+        rate_shared_by=(rate and rate.shared_by) or "",
+        retry_max_age_seconds=pick(spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"),
+    )
+    invalid = [
+        *_unsupported_values(destination, http, document),
+        *conditions.expression_findings(destination),
+    ]
+    findings = [*resolver.findings, *invalid]
+    if invalid:
+        return previous, findings
+    return _with_last_credentials(document, resolver, previous), findings
+
+
+def _with_last_credentials(
+    document: documents.DestinationDocument, resolver: SecretResolver, previous: documents.DestinationDocument | None
+) -> documents.DestinationDocument:
+    if resolver.missing is None:
+        return document
+    if previous is None or previous.unresolved:
+        return msgspec.structs.replace(
+            document,
+            headers=(),
+            oauth2=None,
+            tls=None,
+            url_variables=(),
+            signing_secrets=(),
+            unresolved=cast("_Unresolved", str(resolver.missing.reason)),
+            missing=resolver.missing.message,
+        )
+    # Keep the URL too: a credential must never be sent to a URL that it was not given for.
+    return msgspec.structs.replace(
+        document,
+        url=previous.url,
+        url_variables=previous.url_variables,
+        headers=previous.headers,
+        oauth2=previous.oauth2,
+        tls=previous.tls,
+        signing_secrets=previous.signing_secrets,
+    )
+
+
+def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for index, header in enumerate(http.headers or ()):
+        value = header.value or ""
+        if header.value_from is not None:
+            path = f"spec.http.headers[{index}].valueFrom.secretKeyRef"
+            value = resolver.text(header.value_from.secret_key_ref, path)
+        headers.append((header.name, value))
+    authentication = http.authentication
+    if authentication and authentication.basic:
+        value = resolver.basic(authentication.basic.secret_ref, "spec.http.authentication.basic.secretRef")
+        headers.append(("Authorization", value))
+    if authentication and authentication.bearer:
+        token = resolver.text(authentication.bearer.secret_ref, "spec.http.authentication.bearer.secretRef")
+        headers.append(("Authorization", f"Bearer {token}"))
+    if authentication and authentication.header:
+        own = authentication.header
+        secret = resolver.text(own.secret_ref, "spec.http.authentication.header.secretRef")
+        headers.append((own.name, f"{own.scheme} {secret}" if own.scheme else secret))
+    return tuple(headers)
+
+
+class _ServiceAccount(msgspec.Struct):
+    """The parts of a Google service account's JSON that a token request needs."""
+
+    client_email: str
+    private_key: str
+    private_key_id: str = ""
+
+
+def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
+    oauth2 = http.authentication.oauth2 if http.authentication else None
+    if oauth2 is None:
+        return None
+    document = documents.OAuth2(oauth2.grant, oauth2.token_url, tuple(oauth2.scopes or ()))
+    path = "spec.http.authentication.oauth2"
+    if oauth2.client_credentials is not None:
+        client = oauth2.client_credentials
+        return msgspec.structs.replace(
+            document,
+            client_id=client.client_id,
+            client_secret=resolver.text(client.secret_ref, f"{path}.clientCredentials.secretRef"),
+            client_authentication=client.send_as or "Basic",
+        )
+    bearer = oauth2.jwt_bearer
+    if bearer is None:  # cannot happen: the reader has checked the rule of the union
+        raise ValueError("a grant must have its part")
+    key, account = resolver.document(bearer.secret_ref, f"{path}.jwtBearer.secretRef"), None
+    if key.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            account = msgspec.json.decode(key, type=_ServiceAccount)
+    return msgspec.structs.replace(
+        document,
+        issuer=bearer.issuer or (account.client_email if account else ""),
+        subject=bearer.subject or "",
+        audience=bearer.audience or "",
+        private_key=account.private_key if account else key,
+        key_id=account.private_key_id if account else "",
+    )
+
+
+def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None:
+    spec, path = http.tls, "spec.http.tls"
+    if spec is None:
+        return None
+    authority = chain = key = ""
+    ref = spec.authority_secret_ref
+    if ref is not None:
+        authority = resolver.document(ref, f"{path}.authoritySecretRef")
+        problem = tls_material.authority_problem(authority, now) if authority else None
+        if problem is not None:
+            message = f"the value under `{ref.key}` of Secret `{ref.name}` {problem}"
+            resolver.refuse(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
+    if spec.client_certificate_secret_ref is not None:
+        name, at = spec.client_certificate_secret_ref.name, f"{path}.clientCertificateSecretRef"
+        chain = resolver.document(types.SecretKeyRef(name=name, key="tls.crt"), at)
+        key = resolver.document(types.SecretKeyRef(name=name, key="tls.key"), at) if chain else ""
+        problem = tls_material.client_problem(chain, key, now) if key else None
+        if problem is not None:
+            resolver.refuse(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")
+    return documents.Tls(authority, chain, key, spec.server_name or "")
+
+
+def _url_variables(http: Http, resolver: SecretResolver) -> tuple[documents.UrlVariable, ...]:
+    variables = []
+    for index, variable in enumerate(http.url_variables or ()):
+        secret = ""
+        if variable.value_from is not None:
+            path = f"spec.http.urlVariables[{index}].valueFrom.secretKeyRef"
+            secret = resolver.text(variable.value_from.secret_key_ref, path)
+        variables.append(documents.UrlVariable(variable.name, variable.value or "", secret))
+    return tuple(variables)
+
+
+def _signing_secrets(http: Http, resolver: SecretResolver) -> tuple[str, ...]:
+    refs = http.signing.secret_refs if http.signing else []
+    return tuple(resolver.text(ref, f"spec.http.signing.secretRefs[{index}]") for index, ref in enumerate(refs))
+
+
+def _unsupported_values(
+    destination: Destination, http: Http, document: documents.DestinationDocument
+) -> Iterator[conditions.Finding]:
+    """Yield what the schema cannot check."""
+
+    def unsupported(path: str, message: str) -> conditions.Finding:
+        return conditions.finding(destination, path, conditions.Reason.UnsupportedValue, message)
+
+    if not _has_valid_host(http.url):
+        yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
+    yield from (unsupported("spec.http.url", message) for message in _template_problems(http))
+    yield from (unsupported(path, message) for path, message in _rules_without_use(http))
+    names = [name.lower() for name, _ in document.headers] + ["authorization"] * (document.oauth2 is not None)
+    if document.oauth2 is not None and not _has_valid_host(document.oauth2.token_url):
+        yield unsupported("spec.http.authentication.oauth2.tokenURL", "must have a host and a valid port")
+    if document.oauth2 is not None and document.oauth2.private_key and not document.oauth2.issuer:
+        message = "must have `issuer`, unless the Secret has the JSON of a Google service account"
+        yield unsupported("spec.http.authentication.oauth2.jwtBearer", message)
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
+        yield unsupported("spec.http.headers", message)
+    for index, value in enumerate(document.signing_secrets):
+        if value.startswith(_SIGNING_PREFIX) and not is_base64(value[len(_SIGNING_PREFIX) :]):
+            message = "a secret that starts with `whsec_` must continue in base64"
+            yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
+
+
+def _template_problems(http: Http) -> Iterator[str]:
+    """Yield what is wrong with the variables of a URL."""
+    used = set(documents.URL_VARIABLE.findall(http.url))
+    declared = {variable.name for variable in http.url_variables or ()}
+    if set("{}") & set(documents.URL_VARIABLE.sub("", http.url)):
+        yield "`{` and `}` must enclose the name of a variable: letters, digits and `_`"
+    if used and documents.DOT_SEGMENT.search(http.url.partition("?")[0]):
+        yield "must have no segment `.` or `..` beside variables"
+    for name in sorted(used - declared):
+        yield f"`{{{name}}}` must be in `urlVariables`"
+    for name in sorted(declared - used):
+        yield f"must use the variable `{{{name}}}`"
+
+
+def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
+    """Yield the path of each rule for answers that never applies, and why."""
+    taken: dict[int | None, int] = {}
+    """Status -> the rule that takes every answer with it; None: every answer."""
+    for index, rule in enumerate(http.answers or ()):
+        earlier_rules = [taken.get(status, taken.get(None)) for status in rule.status or (None,)]
+        if None not in earlier_rules:
+            numbers = " and ".join(str(number) for number in sorted({number for number in earlier_rules if number}))
+            yield f"spec.http.answers[{index}]", f"never applies, because rule {numbers} before it takes its answers"
+        if rule.when is None:
+            taken.update({status: index + 1 for status in rule.status or (None,) if status not in taken})
+
+
+def _has_valid_host(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
