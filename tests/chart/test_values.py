@@ -29,7 +29,11 @@ SWITCHES = {
 }
 """Value that is true by default -> an object that exists only then."""
 
-FLAGS = {"operator.gatewayAPI": "--no-gateway-api", "operator.certManager": "--no-cert-manager"}
+FLAGS = {
+    "operator.gatewayAPI": "--no-gateway-api",
+    "operator.certManager": "--no-cert-manager",
+    "operator.checkRoutes": "--no-check-routes",
+}
 """Value that is true by default -> the argument that the operator has if it is false."""
 
 ELSEWHERE = {

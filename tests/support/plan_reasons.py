@@ -16,6 +16,7 @@ from usher_operator.view import (
     Key,
     Kind,
     ListenerReport,
+    Reachability,
     WriteFailure,
 )
 
@@ -187,6 +188,21 @@ def no_gateway(cluster: Cluster) -> None:
 def reports(**about: Any) -> Callable[[Cluster], None]:
     report = ListenerReport(**about)
     return lambda cluster: cluster.gateways_run_it(listeners={plan_samples.LISTENER: report})
+
+
+def reachable(problem: str) -> Callable[[Cluster], None]:
+    def happens(cluster: Cluster) -> None:
+        cluster.edit("Listener", plan_samples.LISTENER, **address("www.example.org"))
+        cluster.settle()
+        cluster.queue |= cluster.cache.set_reachability("www.example.org", Reachability(problem))
+
+    return happens
+
+
+def class_is_unreachable(cluster: Cluster) -> None:
+    cluster.queue |= cluster.cache.set_reachability(
+        "hooks.example.com", Reachability("`hooks.example.com` answers 502")
+    )
 
 
 def company_is_shared(cluster: Cluster) -> None:
@@ -362,6 +378,8 @@ _LISTENER = [
     ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
     ("Ready", "False", "HostnameNotAllowed", edit(**address("www.elsewhere.example"))),
+    ("Reachable", "True", "Reachable", reachable("")),
+    ("Reachable", "False", "Unreachable", reachable("DNS has no address for `www.example.org`")),
     ("Verified", "False", "NoVisitYet", nothing),
     ("Verified", "True", "Verified", visited),
     ("Receiving", "False", "NoVisitYet", nothing),
@@ -408,6 +426,7 @@ _CLASS = [
     ("Ready", "False", "RemovalsHalted", halted),
     ("Ready", "True", "Ready", nothing),
     ("HostnamesShared", "True", "HostnamesShared", hostnames_are_shared),
+    ("Reachable", "False", "Unreachable", class_is_unreachable),
 ]
 
 

@@ -25,6 +25,7 @@ _CONDITIONS = {
     "CertificateReady": ("ListenerClass", "Listener"),
     "Exposed": ("ListenerClass", "Listener"),
     "Programmed": ("Listener", "Destination"),
+    "Reachable": ("ListenerClass", "Listener"),
     "Verified": ("Listener",),
     "Receiving": ("Listener",),
     "Quarantining": ("Listener",),

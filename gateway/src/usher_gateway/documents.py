@@ -35,6 +35,15 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
 """Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body."""
 
 
+TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
+"""A route names this prefix and not the paths below it, because a token must not be in a route."""
+
+ROUTE_CHECK_PATH = f"{TOKEN_PREFIX}route-check"
+"""A gateway answers here 204 with `ROUTE_CHECK_HEADER`, at every hostname, so that the operator can tell whether a
+hostname leads to a gateway. It is no token, because a token is longer, and such a request is not an arrival."""
+
+ROUTE_CHECK_HEADER = "Usher-Gateway"
+
 MAX_SHOWN_URL = 2048
 """Longest URL that shorten_url() returns, in characters; the status of a Listener holds no more."""
 

@@ -35,6 +35,7 @@ from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
 from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.route_check import RouteChecker
 from usher_operator.server_clock import ServerClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import StatusWriter
@@ -134,6 +135,7 @@ class Operator:
             installation=self.installation,
             metrics=self.metrics,
         )
+        self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
         self._build_writers()
         self._build_watches()
         self.reconciler = Reconciler(
@@ -350,6 +352,7 @@ class Operator:
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,
             "install": self.installation.watch,
+            **({"route checks": self.route_checker.run} if self.settings.checks_routes else {}),
             "missing Secrets": self.reconciler.look_up_missing_secrets,
             "events": self.statuses.post_events,
             "informational statuses": self.statuses.release_deferred,

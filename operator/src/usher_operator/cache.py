@@ -28,6 +28,7 @@ from usher_operator.view import (
     Key,
     ObjectRef,
     Plan,
+    Reachability,
     SecretAccess,
     SecretState,
     UnreadableResource,
@@ -183,6 +184,17 @@ class Cache(Lookups):
         else:
             self._write_failures[key] = failure
         return self.reads.changed(self, [(key.kind, key.path)]) | {key}
+
+    def set_reachability(self, hostname: str, reachability: Reachability | None) -> KeySet:
+        """Set whether requests to a hostname lead to a gateway; None: forget it."""
+        former = self._reachability.get(hostname)
+        if reachability is None:
+            self._reachability.pop(hostname, None)
+        else:
+            self._reachability[hostname] = reachability
+        if former == reachability:
+            return _NO_KEYS
+        return self._readers_of_hostnames([hostname])
 
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
         """Set whether the last plan of a key says ``is_behind``."""

@@ -218,10 +218,6 @@ def whole_hostname(hostname: str) -> list[RoutePart]:
     return [RoutePart(object_name(hostname), hostname, prefix="/")]
 
 
-TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
-"""A route names this prefix and not the paths below it, because a token must not be in a route."""
-
-
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
     """The parts that route the prefix of tokens and exact paths of a hostname (``scope: Path``).
 
@@ -229,7 +225,7 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
     limit.
     """
     paths = set(paths)
-    exact_paths = {path for path in paths if is_path_routable(path) and not path.startswith(TOKEN_PREFIX)}
+    exact_paths = {path for path in paths if is_path_routable(path) and not path.startswith(documents.TOKEN_PREFIX)}
     count = 1
     while True:
         buckets: dict[int, list[str]] = {}
@@ -240,8 +236,8 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
         count *= 2
     name = object_name(hostname)
     exact = [RoutePart(f"{name}-{number}", hostname, tuple(buckets[number])) for number in sorted(buckets)]
-    has_token = any(path.startswith(TOKEN_PREFIX) for path in paths)
-    return [RoutePart(f"{name}-v1", hostname, prefix=TOKEN_PREFIX), *exact] if has_token else exact
+    has_token = any(path.startswith(documents.TOKEN_PREFIX) for path in paths)
+    return [RoutePart(f"{name}-v1", hostname, prefix=documents.TOKEN_PREFIX), *exact] if has_token else exact
 
 
 def is_path_routable(path: str) -> bool:

@@ -91,6 +91,13 @@ def run(  # noqa: PLR0917 - each is a flag
     cert_manager: Annotated[
         bool, typer.Option(envvar="USHER_OPERATOR_CERT_MANAGER", help="Watch and write Certificates.")
     ] = True,
+    check_routes: Annotated[
+        bool,
+        typer.Option(
+            envvar="USHER_OPERATOR_CHECK_ROUTES",
+            help="Ask each hostname whether it leads to a gateway, for the condition Reachable.",
+        ),
+    ] = True,
     admin: Annotated[
         str, typer.Option(envvar="USHER_OPERATOR_ADMIN", help="HOST:PORT for health and metrics.")
     ] = "127.0.0.1:9091",
@@ -141,6 +148,7 @@ def run(  # noqa: PLR0917 - each is a flag
             backend=parse_backend(backend_service),
             gateway_api=gateway_api,
             cert_manager=cert_manager,
+            checks_routes=check_routes,
             admin=parse_endpoint(admin),
             workers=workers,
             logs_every_line=log_level == "debug",

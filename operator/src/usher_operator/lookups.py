@@ -28,6 +28,7 @@ from usher_operator.view import (
     ListenerReadiness,
     ObjectRef,
     PublishedDocument,
+    Reachability,
     SecretAccess,
     SecretState,
     UnreadableResource,
@@ -118,6 +119,8 @@ class Lookups(View):
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
         self._write_failures: dict[Key, WriteFailure] = {}
+        self._reachability: dict[str, Reachability] = {}
+        """By hostname."""
 
     # The lookups of plan().
 
@@ -413,6 +416,11 @@ class Lookups(View):
     def write_failure(self, key: Key) -> WriteFailure | None:
         """Why the children of a key are not as planned; None if all of them were written."""
         return self._write_failures.get(key)
+
+    @lookup("Hostname")
+    def reachability(self, hostname: str) -> Reachability | None:
+        """Whether requests to a hostname lead to a gateway; None: not known."""
+        return self._reachability.get(hostname)
 
     @property
     def behind(self) -> Collection[Key]:

@@ -86,6 +86,8 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Watch and write HTTPRoutes if the cluster has them."""
     cert_manager: bool = True
     """Watch and write Certificates if the cluster has them."""
+    checks_routes: bool = False
+    """Check whether each hostname leads to a gateway."""
     admin: AdminAddress = AdminAddress("127.0.0.1", 9091)
     """Address of health and metrics."""
     workers: int = 16

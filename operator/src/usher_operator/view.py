@@ -88,6 +88,7 @@ class ConditionType(enum.StrEnum):
     Exposed = "Exposed"
     Programmed = "Programmed"
     Ready = "Ready"
+    Reachable = "Reachable"
     Verified = "Verified"
     Receiving = "Receiving"
     Quarantining = "Quarantining"
@@ -114,6 +115,7 @@ ABNORMAL_CONDITIONS = frozenset(
 """Conditions that exist only while something is wrong."""
 
 INFORMATIONAL_CONDITIONS = ABNORMAL_CONDITIONS | {
+    ConditionType.Reachable,
     ConditionType.Verified,
     ConditionType.Receiving,
     ConditionType.Healthy,
@@ -154,6 +156,8 @@ class OperatorReason(enum.StrEnum):
     Ready = "Ready"
     Suspended = "Suspended"
     ListenersNotReady = "ListenersNotReady"
+    Reachable = "Reachable"
+    Unreachable = "Unreachable"
     Verified = "Verified"
     Receiving = "Receiving"
     NoVisitYet = "NoVisitYet"
@@ -419,6 +423,15 @@ class WriteFailure(msgspec.Struct, frozen=True):
     """True if an object that is not the key's has the name of a child."""
 
 
+class Reachability(msgspec.Struct, frozen=True):
+    """Whether requests to a hostname lead to a gateway, as `route_check` last saw it."""
+
+    problem: str = ""
+    """What is in the way, and what must be done; ``""`` if nothing is."""
+    is_checked: bool = True
+    """False while the hostname has no route of Usher's with an address and a certificate, or no URL with a token."""
+
+
 class View(Protocol):
     """Everything that the operator knows at one moment. It does not change while a plan is made."""
 
@@ -565,6 +578,9 @@ class View(Protocol):
 
     def write_failure(self, key: Key) -> WriteFailure | None:
         """Why the children of a key are not as planned; None if all of them were written."""
+
+    def reachability(self, hostname: str) -> Reachability | None:
+        """Whether requests to a hostname lead to a gateway; None: not known since the operator's start."""
 
     def behind_since(self, key: Key) -> int | None:
         """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""

@@ -28,9 +28,9 @@ def test_narrow_usage_has_the_total_and_what_matters_most(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed(ANSWER, 60, monkeypatch, capsys).splitlines() == [
-        "PERIOD      LISTENER  VISITS  DELIV.  REPEATS  DIED  OPEN",
-        "2026-11-25  lobby       1200    1190       30     1     9",
-        "total       -           1200    1190       30     1     9",
+        "PERIOD      LISTENER  VISITS  DELIV.  REPEATS  REDELIV.",
+        "2026-11-25  lobby       1200    1190       30         0",
+        "total       -           1200    1190       30         0",
     ]
 
 

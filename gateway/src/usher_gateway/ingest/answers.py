@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from usher_gateway import model
+from usher_gateway import documents, model
 
 RETRY_AFTER_SECONDS = 30
 """The Retry-After of a 503. Purple ignores it and retries after three hours."""
@@ -37,8 +37,10 @@ _STATUS = {
     model.RefusedReason.InternalError: 500,
 }
 
+_NO_CONTENT = 204
 _EXTRA = {
     200: b"wifiWebhookListener: 1\r\n",
+    _NO_CONTENT: b"%s: 1\r\n" % documents.ROUTE_CHECK_HEADER.encode(),
     401: b'WWW-Authenticate: Basic realm="usher"\r\n',
     405: b"Allow: POST, PUT, PATCH, GET, HEAD, OPTIONS\r\n",
     503: b"Retry-After: %d\r\n" % RETRY_AFTER_SECONDS,
@@ -49,11 +51,17 @@ _CLOSING = {400, 408, 413}
 
 
 class RefusedError(Exception):
-    """Nothing of the arrival is committed; the pipeline turns it into an answer."""
+    """Nothing of the arrival is committed; the pipeline turns it into an answer.
 
-    def __init__(self, reason: model.RefusedReason) -> None:
+    Args:
+        reason: for the answer and the counts.
+        is_route_check: True for a request to `documents.ROUTE_CHECK_PATH`, which is not an arrival.
+    """
+
+    def __init__(self, reason: model.RefusedReason, *, is_route_check: bool = False) -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.is_route_check = is_route_check
 
 
 class Answer(web.StreamResponse):
@@ -67,7 +75,8 @@ class Answer(web.StreamResponse):
         self._keeps_connection = keep_alive
         phrase, close = HTTPStatus(status).phrase.encode(), b"" if keep_alive else b"Connection: close\r\n"
         line = b"HTTP/1.1 %d %s\r\n" % (status, phrase)
-        self._head = line + _EXTRA.get(status, b"") + b"Content-Length: 0\r\n" + close + b"Date: "
+        length = b"" if status == _NO_CONTENT else b"Content-Length: 0\r\n"  # RFC 9110 §8.6
+        self._head = line + _EXTRA.get(status, b"") + length + close + b"Date: "
         self.closing = Answer(status, keep_alive=False) if keep_alive else self
         """The same answer, which closes the connection."""
 
@@ -89,12 +98,18 @@ class Answer(web.StreamResponse):
 
 
 _ACCEPTED = Answer(200, keep_alive=True)
+_ROUTE_CHECKED = Answer(_NO_CONTENT, keep_alive=True)
 _REFUSED = {reason: Answer(status, keep_alive=status not in _CLOSING) for reason, status in _STATUS.items()}
 
 
 def accepted() -> Answer:
     """200 with Purple's header: for what is committed, and for probes."""
     return _ACCEPTED
+
+
+def route_checked() -> Answer:
+    """204 with a header that only gateways send, for the operator."""
+    return _ROUTE_CHECKED
 
 
 def refused(reason: model.RefusedReason) -> Answer:

@@ -143,8 +143,11 @@ class ArrivalPipeline:
             self._deliver(accepted.deliveries)
             return answers.accepted()
         except answers.RefusedError as refusal:
-            self._count_refused_request(match, refusal.reason)
-            answer = answers.refused(refusal.reason)
+            if refusal.is_route_check:
+                answer = answers.route_checked()
+            else:
+                self._count_refused_request(match, refusal.reason)
+                answer = answers.refused(refusal.reason)
             return answer if await self._wait_to_refuse(request, refusal.reason) else answer.closing
         except Exception as error:  # noqa: BLE001 - the top of the path: answer 500 and keep the connection
             _log.error("arrival_failed", listener=match.listener.name.key if match else "", exc_info=error)
@@ -155,11 +158,16 @@ class ArrivalPipeline:
 
     def _find(self, request: Request, now: int) -> Match:
         """Find the listener. Raises RefusedError: NotConfigured, NotFound."""
+        host, target = request.host_and_target
         if not self._registry.is_configured:
-            raise answers.RefusedError(model.RefusedReason.NotConfigured)
-        match = self._registry.find(*request.host_and_target, now)
+            raise answers.RefusedError(
+                model.RefusedReason.NotConfigured, is_route_check=target == documents.ROUTE_CHECK_PATH
+            )
+        match = self._registry.find(host, target, now)
         if match is None:
-            raise answers.RefusedError(model.RefusedReason.NotFound)
+            raise answers.RefusedError(
+                model.RefusedReason.NotFound, is_route_check=target == documents.ROUTE_CHECK_PATH
+            )
         request.note_listener(match.listener.name)
         return match
 

@@ -31,7 +31,9 @@ def token_paths(listener: Listener, install_key: bytes) -> list[TokenPath]:
 
     def path(number: int) -> str:
         namespace, tenant = listener.owner
-        return f"/v1/{model.url_token(install_key, namespace, tenant, listener.metadata.name, number)}"
+        return (
+            f"{documents.TOKEN_PREFIX}{model.url_token(install_key, namespace, tenant, listener.metadata.name, number)}"
+        )
 
     also = [
         TokenPath(path(old.generation), types.value_or_default(old.action, action), _until(old))

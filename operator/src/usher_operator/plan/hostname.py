@@ -229,6 +229,28 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(condition.get("type")): condition for condition in status.get("conditions") or ()}
 
 
+def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
+    """The IP addresses of a hostname's Ingresses, if requests to the hostname should lead to a gateway.
+
+    None if that cannot be checked: there is no route of Usher's, it has no address or certificate yet, or the hostname
+    has no URL with a token, so that its route need not have the path of the check.
+    """
+    cached_class = class_of(view, hostname)
+    if cached_class is None or exposure_type(cached_class.resource.spec) == "None":
+        return None
+    has_token = any(
+        address.host == hostname and address.path.startswith(documents.TOKEN_PREFIX)
+        for document in view.listeners_at(hostname)
+        for address in document.live_addresses
+    )
+    spec = cached_class.resource.spec
+    states = (certificate_state(view, spec, hostname), exposed_state(view, spec, hostname))
+    if not has_token or any(state.status != "True" for state in states):
+        return None
+    balancers = [child.status.get("loadBalancer", {}) for child in _children_of_kind(view, hostname, "Ingress")]
+    return frozenset(entry["ip"] for each in balancers for entry in each.get("ingress") or () if entry.get("ip"))
+
+
 def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
     of_hostname = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in of_hostname if child.ref.kind == kind), key=lambda child: child.ref)
@@ -344,7 +366,7 @@ def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) ->
     published = view.listeners_at(hostname)
     paths = [address.path for document in published for address in document.addresses if address.host == hostname]
     if hostname == spec.hostname:  # also before its first listener, so that a listener changes no route
-        paths.append(children.TOKEN_PREFIX)
+        paths.append(documents.TOKEN_PREFIX)
     return children.split_by_path(hostname, paths)
 
 

@@ -72,6 +72,8 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     present = tuple(addresses.values()) if has_url_secret else ()
     is_unchanged = cached.fields.get(ADDRESSES_FIELD) == shown
     parts.append(programmed.condition)
+    own_hostnames = sorted(document.own_hostnames) if document else []  # the class has the condition for its own
+    parts += reports.reachable(view, own_hostnames, builder)
     parts += reports.of_listener(view, key.path, builder, present, is_unchanged=is_unchanged)
     parts += reports.address_retired(view, key.path, document, builder) if document else []
     urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None

@@ -221,6 +221,20 @@ def of_listener(
     return parts + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 
 
+def reachable(view: View, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
+    """The condition Reachable, about hostnames that should lead to a gateway."""
+    known = [view.reachability(hostname) for hostname in hostnames]
+    problems = [each.problem for each in known if each is not None and each.problem]
+    if problems:
+        return [builder.false(_Type.Reachable, _Reason.Unreachable, problems[0])]
+    if None in known:
+        kept = builder.carried_over(_Type.Reachable)
+        return [kept] if kept is not None else []
+    if not any(each.is_checked for each in known if each is not None):
+        return []
+    return [builder.true(_Type.Reachable, _Reason.Reachable)]
+
+
 def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Healthy."""
     reports: list[DestinationReport] = [

@@ -62,6 +62,7 @@ def plan_listener_class(view: View, key: Key) -> Plan:
         builder.from_state(
             _Type.Exposed, hostname.exposed_state(view, cached.resource.spec, cached.resource.spec.hostname)
         ),
+        *reports.reachable(view, [cached.resource.spec.hostname], builder),
         *_hostnames_shared(view, cached.resource, builder),
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()

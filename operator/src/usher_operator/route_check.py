@@ -1,0 +1,235 @@
+"""Checks whether each hostname leads to a gateway: through DNS, the load balancer and the Ingress controller.
+
+Purple posts from outside, and this asks from inside the cluster, so a problem is a hint for a person and never a part
+of Ready. Only a gateway answers `documents.ROUTE_CHECK_PATH` with its header; the request is not an arrival.
+
+A hostname is a tenant's, and so is its DNS: the operator connects only to addresses that Purple could reach too, or
+that the Ingress itself has, so that no tenant can look at the platform's private addresses through a condition.
+"""
+
+import asyncio
+import concurrent.futures
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+
+from usher_gateway import documents
+from usher_operator.cache import Cache
+from usher_operator.plan import hostname as hostname_plan
+from usher_operator.view import Key, Reachability
+from usher_operator.workqueue import Workqueue
+
+_log = structlog.get_logger(__name__)
+
+_TIME_LIMITS = aiohttp.ClientTimeout(total=20, sock_connect=5)
+"""An Ingress controller gives up on a gateway after 15 to 30 s."""
+
+_AT_ONCE = 32
+_LOOKUPS_AT_ONCE = 4
+"""Lookups have threads of their own, so that a slow name server delays no request to the API server."""
+
+_TICK_SECONDS = 2.0
+_INTERVAL_SECONDS = 600.0
+_RETRY_SECONDS = 15.0
+GRACE_SECONDS = 30.0
+"""A hostname is unreachable once it has failed for this long: DNS, a controller and a policy take some seconds."""
+
+_HINT_IF_ONLY_HERE = (
+    "if Purple's visits arrive nevertheless, only the operator cannot connect: its NetworkPolicy must allow it, or "
+    "`--no-check-routes` (in the chart: `operator.checkRoutes`) must switch this check off"
+)
+_BEHIND = (
+    "the Ingress controller does not reach the gateways: their NetworkPolicy must admit it (in the chart: "
+    "`gateway.networkPolicy.ingressFrom`), and a gateway must be ready"
+)
+
+
+class _Check(msgspec.Struct):
+    """What is known about a hostname."""
+
+    due_at: float = 0.0
+    failing_since: float | None = None
+
+
+class RouteChecker:
+    """Checks every hostname that should lead to a gateway, and puts the results into the cache.
+
+    Args:
+        cache: has the hostnames and their routes, and takes the results.
+        queue: keys whose conditions change are added here.
+        port: of the hostnames.
+        trusted: the authorities that Purple is taken to trust; None: those of the system.
+        look_up: like `socket.getaddrinfo`.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        queue: Workqueue[Key],
+        port: int = 443,
+        trusted: ssl.SSLContext | None = None,
+        look_up: Callable[..., Sequence[tuple[Any, ...]]] = socket.getaddrinfo,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cache, self._queue, self._port = cache, queue, port
+        self._trusted = trusted or ssl.create_default_context()
+        self._look_up, self._clock = look_up, clock
+        self._checks: dict[str, _Check] = {}
+        self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "route check")
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Check until cancelled: each hostname every ten minutes, and sooner while it fails."""
+        async with aiohttp.ClientSession(
+            timeout=_TIME_LIMITS, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            while True:
+                await self.check_due(session)
+                await asyncio.sleep(_TICK_SECONDS)
+
+    async def check_due(self, session: aiohttp.ClientSession) -> None:
+        """Check the hostnames that are due."""
+        of_classes = (each.resource.spec.hostname for each in self._cache.our_classes())
+        hostnames = {*self._cache.child_index.hosts, *of_classes}
+        for gone in self._checks.keys() - hostnames:
+            del self._checks[gone]
+            self._set(gone, None)
+        now = self._clock()
+        due = [name for name in hostnames if self._checks.setdefault(name, _Check()).due_at <= now]
+        await asyncio.gather(*(self._check(session, hostname) for hostname in due))
+
+    def _set(self, hostname: str, reachability: Reachability | None) -> None:
+        for key in self._cache.set_reachability(hostname, reachability):
+            self._queue.add(key)
+
+    async def _check(self, session: aiohttp.ClientSession, hostname: str) -> None:
+        check = self._checks[hostname]
+        route_addresses = hostname_plan.checked_addresses(self._cache, hostname)
+        if route_addresses is None:
+            check.due_at, check.failing_since = self._clock() + _RETRY_SECONDS, None
+            self._set(hostname, Reachability(is_checked=False))
+            return
+        async with self._slots:
+            problem = await self._problem(session, hostname, route_addresses)
+        now = self._clock()
+        if problem is None:
+            check.due_at = now + _RETRY_SECONDS
+            return
+        if not problem:
+            check.due_at, check.failing_since = now + _INTERVAL_SECONDS, None
+            self._set(hostname, Reachability())
+            return
+        if check.failing_since is None:
+            check.failing_since = now
+        check.due_at = now + _RETRY_SECONDS
+        if now - check.failing_since >= GRACE_SECONDS:
+            if self._cache.reachability(hostname) != Reachability(problem):
+                _log.warning("route_check_failed", hostname=hostname, problem=problem)
+            self._set(hostname, Reachability(problem))
+
+    async def _problem(
+        self, session: aiohttp.ClientSession, hostname: str, route_addresses: Collection[str]
+    ) -> str | None:
+        """Return why Purple could not post to a hostname; ``""`` if it could, None if the name server is away."""
+        resolved = await self._resolve(hostname)
+        if resolved is None:
+            return None
+        if not resolved:
+            where = f" (`{min(route_addresses)}`)" if route_addresses else ""
+            return (
+                f"DNS has no address for `{hostname}`: it must lead to the load balancer or Ingress controller{where}"
+            )
+        usable = [address for address in resolved if _is_public(address) or address in route_addresses]
+        if not usable:
+            return (
+                f"DNS leads `{hostname}` to `{min(resolved)}`, which only a private network can reach: it must have a "
+                "public address, because Purple posts from the Internet"
+            )
+        address = usable[0]
+        try:
+            return await self._ask(session, hostname, address, self._trusted)
+        except aiohttp.ClientConnectorCertificateError as error:
+            # without verification, because a route that leads elsewhere often has another certificate
+            return await self._ask(session, hostname, address, False) or _untrusted(hostname, error)
+
+    async def _resolve(self, hostname: str) -> list[str] | None:
+        """Return the addresses of a hostname, perhaps none; None if no name server answers."""
+        lookup = asyncio.get_running_loop().run_in_executor(
+            self._lookups, lambda: self._look_up(hostname, self._port, type=socket.SOCK_STREAM)
+        )
+        try:
+            return [str(found[4][0]) for found in await lookup]
+        except socket.gaierror as error:
+            return None if error.errno == socket.EAI_AGAIN else []
+        except (OSError, UnicodeError):
+            return None
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, hostname: str, address: str, verify: ssl.SSLContext | bool
+    ) -> str:
+        """Ask for the header of a gateway; return what is in the way.
+
+        Raises:
+            aiohttp.ClientConnectorCertificateError: the certificate is not trusted.
+        """
+        host = f"[{address}]" if ":" in address else address
+        url = f"https://{host}:{self._port}{documents.ROUTE_CHECK_PATH}"
+        at = f"port {self._port} of `{hostname}` (`{address}`)"
+        try:
+            async with session.get(
+                url, headers={"Host": hostname}, server_hostname=hostname, ssl=verify, allow_redirects=False
+            ) as response:
+                if documents.ROUTE_CHECK_HEADER in response.headers:
+                    return ""
+                return _wrong_answer(hostname, response.status)
+        except aiohttp.ClientConnectorCertificateError:
+            raise
+        except aiohttp.ConnectionTimeoutError:
+            return (
+                f"no connection to {at} in time: a firewall must let it through and the Ingress controller must run; "
+                + _HINT_IF_ONLY_HERE
+            )
+        except aiohttp.ClientConnectorSSLError:
+            return f"{at} does not speak TLS: the Ingress controller must serve this hostname with its certificate"
+        except aiohttp.ClientConnectorError:
+            return f"{at} refuses connections: the Ingress controller must run and listen there; {_HINT_IF_ONLY_HERE}"
+        except TimeoutError:
+            return f"{at} does not answer in time: {_BEHIND}"
+        except aiohttp.ClientError:
+            return f"{at} ends the connection without an answer: the Ingress controller must serve this hostname"
+
+
+def _is_public(address: str) -> bool:
+    return ipaddress.ip_address(address).is_global
+
+
+def _wrong_answer(hostname: str, status: int) -> str:
+    answers = f"`{hostname}` answers {status}"
+    if status in {502, 503, 504}:
+        return f"{answers}: {_BEHIND}"
+    if status == 404:
+        return (
+            f"{answers}, but not from a gateway: DNS must lead to the Ingress controller that serves the class's "
+            "route, and no other route may take the paths below `/v1/`"
+        )
+    if 300 <= status < 400:
+        return f"{answers}: something in front redirects, and Purple does not follow; it must pass requests on"
+    return f"{answers}, but not from a gateway: something in front answers, such as a login or a firewall"
+
+
+def _untrusted(hostname: str, error: aiohttp.ClientConnectorCertificateError) -> str:
+    cause = error.certificate_error
+    why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else "it is not valid"
+    return (
+        f"the certificate of `{hostname}` is not trusted ({why}): Purple posts only to a certificate of a public "
+        "authority for this name; `spec.tls` of the ListenerClass names the issuer"
+    )

@@ -1,0 +1,217 @@
+"""The operator asks hostnames whether they lead to a gateway, and says what is in the way."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from local_cluster import ports
+from support import certificates, plan_reasons, plan_samples
+from support import gateway as gateways
+from usher_gateway import documents, settings
+from usher_operator import route_check
+
+HOSTNAME = "www.example.org"
+CERTIFICATE, KEY = certificates.make("public", HOSTNAME)
+BALANCER = {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}
+
+
+class Names:
+    """A name server's answers: the addresses of every hostname, or an error."""
+
+    def __init__(self) -> None:
+        self.addresses = ["127.0.0.1"]
+        self.error = 0
+
+    def look_up(self, _: str, port: int, **__: object) -> list[tuple[Any, ...]]:
+        if self.error:
+            raise socket.gaierror(self.error, "")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
+
+
+class Site:
+    """A listener with its own hostname, whose Ingress has the address 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.cluster = plan_samples.agency()
+        plan_reasons.exposed(plan_samples.INGRESS, plan_reasons.EXTERNAL)(self.cluster)
+        self.cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address(HOSTNAME))
+        self.cluster.settle()
+        self.cluster.controllers_say("Ingress", BALANCER)
+        self.cluster.settle()
+        self.names, self.now, self.port = Names(), 0.0, ports.free()
+        self.checker = route_check.RouteChecker(
+            cache=self.cluster.cache,
+            queue=self,  # type: ignore[arg-type]
+            port=self.port,
+            trusted=certificates.trusting(CERTIFICATE),
+            look_up=self.names.look_up,
+            clock=lambda: self.now,
+        )
+
+    def add(self, key: Any) -> None:
+        """Queue a key, as the operator's queue."""
+        self.cluster.queue.add(key)
+
+    async def check(self, seconds: float = 0) -> tuple[str, str]:
+        """Check some seconds later; returns status and message of the condition, or nothing."""
+        self.now += seconds
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2, sock_connect=1)) as session:
+            await self.checker.check_due(session)
+        self.cluster.settle()
+        stored = self.cluster.raw("Listener", plan_samples.LISTENER)["status"]["conditions"]
+        found = [(each["status"], each.get("message", "")) for each in stored if each["type"] == "Reachable"]
+        return found[0] if found else ("", "")
+
+    async def problem(self) -> str:
+        """Return the message after the grace period."""
+        assert await self.check() == ("", "")
+        status, message = await self.check(route_check.GRACE_SECONDS)
+        assert status == "False"
+        return message
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@contextlib.asynccontextmanager
+async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float = 0) -> AsyncIterator[None]:
+    """Serve the hostname as an Ingress controller without a gateway does."""
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(seconds)
+        return web.Response(status=status, headers={"Location": "https://elsewhere.example/"})
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificates.write(tmp_path, CERTIFICATE, KEY))
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", site.port, ssl_context=context).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_hostname_that_leads_to_a_gateway_is_reachable(site: Site, tmp_path: Path) -> None:
+    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
+    async with gateways.running(
+        tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)
+    ) as gateway:
+        assert (await site.check())[0] == "True"
+        assert gateway.counted() == {}, "the check is no arrival"
+        assert await gateway.meters() == {}
+    site.now += route_check._INTERVAL_SECONDS
+    assert (await site.check())[0] == "True", "one failure is not reported"
+    status, message = await site.check(route_check.GRACE_SECONDS)
+    assert status == "False"
+    assert "refuses connections" in message
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        assert (await site.check(route_check._RETRY_SECONDS))[0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (404, "must lead to the Ingress controller"),
+        (502, "gateway.networkPolicy.ingressFrom"),
+        (504, "gateway.networkPolicy.ingressFrom"),
+        (301, "redirects"),
+        (200, "something in front answers"),
+    ],
+)
+async def test_answer_of_something_else_names_the_likely_cause(
+    site: Site, tmp_path: Path, status: int, cause: str
+) -> None:
+    async with controller(site, tmp_path, status):
+        message = await site.problem()
+    assert f"`{HOSTNAME}` answers {status}" in message
+    assert cause in message
+
+
+async def test_controller_that_waits_for_a_gateway_names_the_network_policy(site: Site, tmp_path: Path) -> None:
+    async with controller(site, tmp_path, 504, seconds=60):
+        assert "gateway.networkPolicy.ingressFrom" in await site.problem()
+
+
+async def test_untrusted_certificate_is_named_if_the_route_works(site: Site, tmp_path: Path) -> None:
+    cert, key = certificates.write(tmp_path, *certificates.make("private", HOSTNAME))
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        message = await site.problem()
+    assert "not trusted (self-signed certificate)" in message
+
+
+async def test_port_without_tls_is_named(site: Site, tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, listen=settings.Endpoint("127.0.0.1", site.port)):
+        assert "does not speak TLS" in await site.problem()
+
+
+async def test_hostname_without_an_address_is_named(site: Site) -> None:
+    site.names.error = socket.EAI_NONAME
+    message = await site.problem()
+    assert message.startswith(f"DNS has no address for `{HOSTNAME}`")
+    assert "`127.0.0.1`" in message, "where it must lead"
+
+
+async def test_silent_name_server_changes_nothing(site: Site, tmp_path: Path) -> None:
+    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        await site.check()
+    site.names.error = socket.EAI_AGAIN
+    for _ in range(3):
+        assert (await site.check(route_check._INTERVAL_SECONDS))[0] == "True"
+
+
+async def test_private_address_of_a_tenants_dns_is_not_asked(site: Site, tmp_path: Path) -> None:
+    asked = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(reader)
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.2", site.port)
+    async with server:
+        site.names.addresses = ["127.0.0.2"]
+        assert "private network" in await site.problem()
+    assert asked == []
+
+
+async def test_hostname_without_a_route_is_not_checked(site: Site) -> None:
+    site.names.error = socket.EAI_NONAME
+    plan_reasons.exposed({"type": "None"}, plan_reasons.EXTERNAL)(site.cluster)
+    assert await site.check() == ("", "")
+    assert await site.check(route_check.GRACE_SECONDS) == ("", "")
+
+
+async def test_new_leader_keeps_the_condition_until_it_has_asked(site: Site) -> None:
+    site.names.error = socket.EAI_NONAME
+    message = await site.problem()
+    restarted = site.cluster.restarted()
+    restarted.settle()
+    condition = restarted.condition("Listener", plan_samples.LISTENER, "Reachable")
+    assert (condition.status, condition.message) == ("False", message)
+
+
+async def test_class_has_the_condition_of_its_own_hostname(site: Site) -> None:
+    site.cluster.edit("Listener", plan_samples.LISTENER, addresses=None)
+    site.cluster.settle()
+    site.cluster.controllers_say("Ingress", BALANCER)
+    site.names.error = socket.EAI_NONAME
+    await site.check()
+    assert await site.check(route_check.GRACE_SECONDS) == ("", "")
+    condition = site.cluster.condition("ListenerClass", "public", "Reachable")
+    assert (condition.status, condition.reason) == ("False", "Unreachable")
+    assert "hooks.example.com" in condition.message
+
+
+def test_path_of_the_check_is_below_the_prefix_that_every_route_has() -> None:
+    assert documents.ROUTE_CHECK_PATH.startswith(documents.TOKEN_PREFIX)
