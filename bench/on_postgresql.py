@@ -295,7 +295,29 @@ def _destination(number: int) -> str:
     return f"bench/d{number:02}"
 
 
-BENCHMARKS = {"ingest": ingest, "replicas": replicas, "claims": claims, "retention": retention}
+def sizes(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure what docs/sizing.md calculates with: what a visit of 1.2 KB costs on PostgreSQL."""
+    del rounds, seconds
+    visits = run.SIZED_VISITS
+    os.environ["USHER_INSTALL_KEY"] = "k" * 64
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="1"))
+        server.execute("create database sizes")
+        receiver = stack.enter_context(run.bare("1"))
+        gateway = stack.enter_context(run.usher("0", forward_to=receiver.port, store=server.dsn("sizes")))
+        size_before, cpu_before = _size(server), server.cpu_seconds()
+        cpu = run.deliver(gateway, visits)
+        of_server, size = server.cpu_seconds() - cpu_before, _size(server) - size_before
+    yield report.Result("CPU of the gateway for a visit that is delivered", f"{cpu / visits * 1000:.2f} ms", "")
+    yield report.Result("CPU of the database for it", f"{of_server / visits * 1000:.2f} ms", "")
+    yield report.Result("disk of such a visit", f"{size / visits:,.0f} bytes", "")
+
+
+def _size(server: PostgresServer) -> int:
+    return int(server.rows("select pg_database_size('sizes')")[0][0])
+
+
+BENCHMARKS = {"sizes": sizes, "ingest": ingest, "replicas": replicas, "claims": claims, "retention": retention}
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def usher(
             command += ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])]
         if forward_to:
             command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
+            command += ["--store", store] if store else []
         with Process(command, cores, port, admin, folder / "data") as process:
             wait_until_ready(admin)
             yield process
@@ -349,6 +350,32 @@ def memory(rounds: int, seconds: float) -> Iterator[report.Result]:
             yield report.Result(what, shown, "flat", growth < 1.1)
 
 
+SIZED_VISITS = 50_000
+
+
+def sizes(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure what docs/sizing.md calculates with: memory by listeners, and what a visit of 1.2 KB costs on SQLite."""
+    del rounds, seconds
+    for count, tenants in ((1, 1), (1_000, 200), (10_000, 2_000)):
+        with usher("0,1", count, tenants=tenants) as process:
+            shown = f"{process.resident_bytes() / 1e6:.0f} MB"
+        yield report.Result(f"resident memory with {count:,} listeners of {tenants:,} tenants", shown, "")
+    with bare("1") as receiver, usher("0", forward_to=receiver.port) as process:
+        milliseconds = deliver(process, SIZED_VISITS) / SIZED_VISITS * 1000
+        size = sum(file.stat().st_size for file in process.data.glob("usher.sqlite3*"))
+    yield report.Result("CPU of a visit that is accepted and delivered, on SQLite", f"{milliseconds:.2f} ms", "")
+    yield report.Result("disk of such a visit", f"{size / SIZED_VISITS:,.0f} bytes", "")
+
+
+def deliver(process: Process, visits: int) -> float:
+    """Post visits at 500/s and wait until they are delivered; return the CPU seconds of the gateway."""
+    cpu_before, delivered_before = process.cpu_seconds(), delivered(process)
+    load(process.port, "--seconds", 600, "--requests", visits, "--rate", 500)
+    while delivered(process) - delivered_before < visits:
+        time.sleep(0.2)
+    return process.cpu_seconds() - cpu_before
+
+
 SLOW, FAST = 100, 50
 SLOW_SECONDS = 9
 FILL_SECONDS = 8
@@ -465,6 +492,7 @@ BENCHMARKS = {
     "forward": forward,
     "recipes": recipes,
     "memory": memory,
+    "sizes": sizes,
     "neighbours": neighbours,
     "floods": floods,
     "handshakes": handshakes,

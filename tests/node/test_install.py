@@ -74,6 +74,22 @@ def test_certificate_close_to_its_end_is_renewed_under_load(
     assert [pod["metadata"]["uid"] for pod in release.pods("gateway")] == started
 
 
+def test_class_says_what_keeps_purple_from_its_hostname(release: releases.Release, webhook: webhooks.Webhook) -> None:
+    def problem() -> str:
+        listener_class = release.site.get("listenerclass", webhook.namespace)
+        conditions = {each["type"]: each for each in listener_class["status"]["conditions"]}
+        return str(conditions.get("Reachable", {}).get("message", ""))
+
+    waiting.poll(problem, lambda message: "is not trusted" in message, limit_seconds=150)
+    release.kubectl("scale", release.gateway, "--replicas=0")
+    try:
+        waiting.poll(problem, lambda message: "a gateway must be ready" in message, limit_seconds=150)
+    finally:
+        release.kubectl("scale", release.gateway, "--replicas=1")
+    release.wait_ready()
+    waiting.poll(problem, lambda message: "is not trusted" in message, limit_seconds=150)
+
+
 def test_removed_hostname_is_no_longer_served(release: releases.Release, webhook: webhooks.Webhook) -> None:
     webhook.apply_class(webhooks.INGRESS | webhooks.ISSUED | {"retiredAddressDays": 0})
     shop = f"shop.{webhook.hostname}"

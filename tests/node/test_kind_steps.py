@@ -4,6 +4,7 @@ They are those of `make kind`, without the steps for an Ingress controller and c
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from support import sites, waiting
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "install.md").read_text("utf-8")
+LIST_CLASS = "kubectl get listenerclass public --no-headers"
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 SYSTEM = "usher-system"
 DEFINITIONS = [f"{kind}.usher.dev" for kind in ("listenerclasses", "tenants", "listeners", "destinations")]
 
@@ -52,13 +56,33 @@ def shell(site: sites.Site, tmp_path: Path) -> Iterator[Shell]:
     user.run(f"kubectl delete customresourcedefinition {' '.join(DEFINITIONS)} --ignore-not-found")
 
 
-def test_commands_lead_from_an_empty_cluster_to_the_first_visits(shell: Shell) -> None:
+def stated(sentence: str) -> dict[str, int]:
+    """Return the numbers of a sentence of the page, in which `{name}` stands for the word of a number."""
+    pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(sentence)).replace("\\ ", r"\s+")
+    found = re.search(pattern, PAGE)
+    assert found is not None, f"docs/install.md says: {sentence}"
+    return {name: NUMBERS.index(word) for name, word in found.groupdict().items()}
+
+
+def test_commands_of_the_page_lead_from_an_empty_cluster_to_its_figures(shell: Shell) -> None:
     commands = playground.commands()
+    *_, logs, usage = commands
     for command in commands:
         shell.run(command)
+        if command.endswith("class.yaml"):
+            assert "`READY` is `Unknown` (`Pending`) before the first listener" in PAGE
+            waiting.poll(lambda: shell.run(LIST_CLASS).split(), lambda words: words[3:5] == ["Unknown", "Pending"])
 
     def total() -> dict[str, int]:
-        usage: dict[str, dict[str, int]] = json.loads(shell.run(f"{commands[-1]} --output=json"))
-        return usage["total"]
+        counts: dict[str, int] = json.loads(shell.run(f"{usage} --output=json"))["total"]
+        return counts
 
-    waiting.poll(total, lambda counts: counts["visits"] == counts["delivered"] > 0)
+    figures = stated(
+        "The receiver got {visits} visits: {of_visitors} of the {sent} authentications, and the sample visit"
+    )
+    figures |= stated("The other {others} were visitors who pressed")
+    counts = waiting.poll(total, lambda counts: counts["delivered"] == figures["visits"])
+    assert counts["visits"] == figures["visits"] == figures["of_visitors"] + 1
+    assert counts["repeats"] + counts["redeliveries"] == figures["others"] == figures["sent"] - figures["of_visitors"]
+    received = f"{figures['visits']} received, {figures['visits']} taken, 0 duplicates"
+    waiting.poll(lambda: shell.run(f"{logs} 2>&1"), lambda text: received in text)

@@ -7,6 +7,7 @@ this user may read.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -131,6 +132,17 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill the server with all its processes, as a power loss would end it."""
         self._end(signal.SIGQUIT)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that all processes of the server have used so far, also those that have ended."""
+        assert self._process is not None
+        ticks, process_id = 0, str(self._process.pid)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text("ascii").rpartition(")")[2].split()
+                if process_id in {fields[1], stat.parent.name}:
+                    ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def rows(self, query: str, database: str = "postgres") -> list[Any]:
         """Return the rows of a query."""

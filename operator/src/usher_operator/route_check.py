@@ -219,7 +219,8 @@ def _wrong_answer(hostname: str, status: int) -> str:
     if status == 404:
         return (
             f"{answers}, but not from a gateway: DNS must lead to the Ingress controller that serves the class's "
-            "route, and no other route may take the paths below `/v1/`"
+            "route, no other route may take the paths below `/v1/`, and a gateway must be ready (without one, Traefik "
+            "answers 404 too)"
         )
     if 300 <= status < 400:
         return f"{answers}: something in front redirects, and Purple does not follow; it must pass requests on"
