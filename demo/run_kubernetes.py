@@ -29,8 +29,10 @@ from usher_gateway.config import files
 LIMIT_SECONDS = 90.0
 """The time limit of each step until everything is ready; all steps together take about 10 s."""
 _LOOK_SECONDS = 0.3
+_SIGNAL_SECONDS = 0.5
+"""How long it may take to notice Ctrl-C, which child programs get at the same time."""
 _NOTICE_SECONDS = 2.0
-"""How long it may take to notice Ctrl-C, which child programs get at the same time, or that a child program ended."""
+"""How long it may take to notice Ctrl-C or that a child program ended."""
 _FAILURES = (
     control_plane.StartError,
     compiler.BuildError,
@@ -128,10 +130,14 @@ class KubernetesDemo:
         try:
             return await self._run_day(stack)
         except (aiohttp.ClientError, kubectl.KubectlError):
-            await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=_NOTICE_SECONDS)
-            if not self._stop.is_set():
+            if not await self._stops_within(_NOTICE_SECONDS):
                 raise
             return None
+
+    async def _stops_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
 
     async def _run_day(self, stack: contextlib.AsyncExitStack) -> bool | None:
         """Return whether the counts agree; None if it was stopped early."""
@@ -191,7 +197,7 @@ class KubernetesDemo:
 
     async def _watch(self, program: processes.RunningProgram) -> None:
         error = await program.wait_ended()
-        if not self._stop.is_set():
+        if not await self._stops_within(_SIGNAL_SECONDS):  # Ctrl-C ends the programs too, and this may see that first
             self._failed = error
             self._stop.set()
 
