@@ -115,8 +115,7 @@ def installed(cluster: Cluster) -> Iterator[None]:
     call = cluster.kubectl
     _refuse_existing(call)
     call.run("apply", "--server-side", *_files(*sorted((ROOT / "crds").glob("usher.dev_*.yaml"))))
-    names = [f"crd/{kind}.usher.dev" for kind in KINDS.split(",")]
-    call.run("wait", "--for=condition=Established", "--timeout=60s", *names)
+    call.wait_established(*(f"{kind}.usher.dev" for kind in KINDS.split(",")))
     try:
         for namespace in (SYSTEM, CONFIGURATION, AGENCY):
             call.run("create", "namespace", namespace)

@@ -1,5 +1,6 @@
 """The chart in an empty cluster: install, upgrade, uninstall. The cluster has no node, so no pod runs."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +105,7 @@ async def test_monitor_appears_once_the_cluster_has_its_definition(installed: ku
         helm(installed, *upgrade)
     for file in foreign.files(foreign.PROMETHEUS_OPERATOR):
         await installed("apply", "--server-side", f"--filename={file}")
-    await installed("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=60s")
+    await asyncio.to_thread(installed.wait_established, "podmonitors.monitoring.coreos.com")
     helm(installed, *upgrade)
     assert await names(installed, "podmonitor") == {"podmonitor.monitoring.coreos.com/usher"}
     helm(installed, "upgrade", "usher", str(charts.CHART), "--reset-values")

@@ -46,8 +46,8 @@ class Cluster:
         """
         named = [f"--filename={file}" for file in files]
         self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
-        self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", *_definitions(files))
-        served = ",".join(name.removeprefix("crd/") for name in _definitions(files))
+        self.kubectl.wait_established(*_definitions(files))
+        served = ",".join(_definitions(files))
         waiting.poll(lambda: self._serves(served))
 
     def _serves(self, kinds: str) -> bool:
@@ -67,7 +67,7 @@ class Cluster:
 def _definitions(files: Sequence[Path]) -> list[str]:
     """Return the definitions' names from their file names (GROUP_PLURAL.yaml)."""
     pairs = [file.stem.split("_", 1) for file in files]
-    return [f"crd/{plural}.{group}" for group, plural in pairs if not plural.startswith("vap")]
+    return [f"{plural}.{group}" for group, plural in pairs if not plural.startswith("vap")]
 
 
 def own_definitions() -> list[Path]:

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from local_cluster import kubeconfigs
 
 LIMIT_SECONDS = 120.0
+_ESTABLISHED_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
 
 
 class KubectlError(Exception):
@@ -63,6 +66,31 @@ class Kubectl:
         if done.returncode != 0:
             raise KubectlError(arguments, done.returncode, done.stderr)
         return done.stdout
+
+    def wait_established(self, *definitions: str) -> None:
+        """Wait until the API server serves the custom resources of definitions, or of all that exist.
+
+        `kubectl wait` is not used, because it fails if it looks before the server has written the first status.
+
+        Raises:
+            KubectlError: It took more than a minute.
+        """
+        arguments = ("get", "customresourcedefinitions", *definitions, "--output=json")
+        deadline = time.monotonic() + _ESTABLISHED_SECONDS
+        while True:
+            answer = json.loads(self.run(*arguments))
+            items = answer["items"] if answer["kind"] == "List" else [answer]
+            late = [each["metadata"]["name"] for each in items if not _is_established(each)]
+            if not late:
+                return
+            if time.monotonic() > deadline:
+                raise KubectlError(arguments, 0, f"not established: {', '.join(late)}")
+            time.sleep(_LOOK_SECONDS)
+
+
+def _is_established(definition: Any) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
 def endpoint(call: Kubectl) -> kubeconfigs.Endpoint:

@@ -105,7 +105,7 @@ class Node:
     def _start_routes(self) -> None:
         definitions = [*programs.traefik_definitions(), *(file for each in foreign.ALL for file in foreign.files(each))]
         self.kubectl.run("apply", "--server-side", *(f"--filename={file}" for file in definitions))
-        self.kubectl.run("wait", "--for=condition=Established", "crd", "--all")
+        self.kubectl.wait_established()
         solver = self.files.state / "solver.tar"
         self.load(scratch_image.write(solver, routes.SOLVER, programs.cert_manager(), "solver"))
         for route in routes.programs_of(self.files.state, self.plane.layout):
