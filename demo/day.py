@@ -88,7 +88,7 @@ def _show(day: Day, tenants: list[counts.TenantCounts]) -> bool:
 
 
 def exit_code(*, agrees: bool | None, once: bool) -> int:
-    """Return 1 if the counts differ, or if ``once`` had to compare them and could not. Ctrl-C alone is no failure."""
+    """Return 1 if the counts differ, or if ``once`` is set and nothing was compared. Ctrl-C alone is no failure."""
     return 0 if agrees or (agrees is None and not once) else 1
 
 

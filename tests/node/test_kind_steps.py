@@ -57,7 +57,7 @@ def shell(site: sites.Site, tmp_path: Path) -> Iterator[Shell]:
 
 
 def stated(sentence: str) -> dict[str, int]:
-    """Return the numbers of a sentence of the page, in which `{name}` stands for the word of a number."""
+    """Return the numbers of a sentence of the page. `{name}` stands for the word of a number."""
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(sentence)).replace("\\ ", r"\s+")
     found = re.search(pattern, PAGE)
     assert found is not None, f"docs/install.md says: {sentence}"

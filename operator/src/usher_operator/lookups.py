@@ -419,7 +419,7 @@ class Lookups(View):
 
     @lookup("Hostname")
     def reachability(self, hostname: str) -> Reachability | None:
-        """Whether requests to a hostname lead to a gateway; None: not known."""
+        """The last check of a hostname; None: not checked since the operator's start."""
         return self._reachability.get(hostname)
 
     @property

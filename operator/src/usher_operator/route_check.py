@@ -52,7 +52,7 @@ _BEHIND = (
 
 
 class _Check(msgspec.Struct):
-    """What is known about a hostname."""
+    """When a hostname is checked next, and since when it fails."""
 
     due_at: float = 0.0
     failing_since: float | None = None

@@ -424,10 +424,10 @@ class WriteFailure(msgspec.Struct, frozen=True):
 
 
 class Reachability(msgspec.Struct, frozen=True):
-    """Whether requests to a hostname lead to a gateway, as `route_check` last saw it."""
+    """Result of the last check of a hostname (`route_check`)."""
 
     problem: str = ""
-    """What is in the way, and what must be done; ``""`` if nothing is."""
+    """Why requests do not lead to a gateway, and what must be done; ``""`` if they do."""
     is_checked: bool = True
     """False while the hostname has no route of Usher's with an address and a certificate, or no URL with a token."""
 
@@ -580,7 +580,7 @@ class View(Protocol):
         """Why the children of a key are not as planned; None if all of them were written."""
 
     def reachability(self, hostname: str) -> Reachability | None:
-        """Whether requests to a hostname lead to a gateway; None: not known since the operator's start."""
+        """The last check of a hostname; None: not checked since the operator's start."""
 
     def behind_since(self, key: Key) -> int | None:
         """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""

@@ -59,7 +59,7 @@ def _values(answer: DestinationAnswer) -> Mapping[str, object]:
 
 
 def _without_surrogates(value: str) -> str:
-    """Replace surrogates, which stand for bytes that are not UTF-8, because CEL has none."""
+    """Replace the surrogates of bytes that are not UTF-8. CEL has no surrogates."""
     return value.encode("utf-8", "replace").decode()
 
 
