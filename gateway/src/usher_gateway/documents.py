@@ -39,7 +39,7 @@ TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
 """A route names this prefix and not the paths below it, because a token must not be in a route."""
 
 ROUTE_CHECK_PATH = f"{TOKEN_PREFIX}route-check"
-"""At this path of every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, so that the operator can check routes.
+"""At this path of every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, for the operator's check of routes.
 Tokens are longer. A request here is not an arrival."""
 
 ROUTE_CHECK_HEADER = "Usher-Gateway"

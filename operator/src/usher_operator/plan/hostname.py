@@ -232,8 +232,8 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
     """The IP addresses of a hostname's Ingresses, if requests to the hostname should lead to a gateway.
 
-    None without a check: Usher made no route, the route has no address or certificate yet, or no URL of the hostname has
-    a token, so that the route may lack the path of the check.
+    None without a check: Usher made no route, the route has no address or certificate yet, or no URL of the hostname
+    has a token, so that the route may lack the path of the check.
     """
     cached_class = class_of(view, hostname)
     if cached_class is None or exposure_type(cached_class.resource.spec) == "None":
