@@ -1,5 +1,6 @@
 import datetime
 import itertools
+import re
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import ingest_samples
+from support import ingest_samples, source
 from usher_gateway import documents, expression_syntax, expressions, model
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.cpu_limits import CpuBudgets
@@ -344,8 +345,8 @@ def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
 
 
 def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
-    def mark(listener: str, tenant: str, route: str, name: str) -> bytes:
-        rule = msgspec.structs.replace(once("Day"), name=name)
+    def mark(listener: str, tenant: str, route: str, name: str, every: str = "Day", *per: str) -> bytes:
+        rule = msgspec.structs.replace(once(every, *per), name=name)
         document = ingest_samples.listener(name=listener, routes=(documents.Route(route, "agency/crm", once_per=rule),))
         document = msgspec.structs.replace(document, tenant=documents.TenantDocument(tenant))
         planning = ingest_samples.Planning(document, ingest_samples.RecordingWatcher(), CpuBudgets())
@@ -357,8 +358,14 @@ def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
         mark("wifi", "acme", "mail", "weekly-mail"),
         mark("wifi", "globex", "mail", "daily-mail"),
         mark("wifi", "acme", "daily-mail", ""),
+        mark("wifi", "acme", "mail", "daily-mail", "Week"),
+        mark("wifi", "acme", "mail", "daily-mail", "Day", "User", "Venue"),
     ]
-    assert len({shared, *others}) == 4
+    assert len({shared, *others}) == 6
+    page = (source.DOCS / "reference" / "listener.md").read_text("utf-8")
+    (said,) = re.findall(r"^\| `spec.routes\[\].oncePer.name` \|.*", page, re.MULTILINE)
+    assert "Routes of one tenant with the same name share one limit, also those of other listeners" in said
+    assert "need the same `every`, and share nothing with a route that has another `per`. Without it, each" in said
 
 
 def test_once_per_period_uses_the_tenant_time_zone() -> None:

@@ -80,6 +80,16 @@ def test_minimal_manifests_get_every_default() -> None:
     assert result.findings == ()
 
 
+def test_order_of_the_ids_of_a_once_per_rule_does_not_matter() -> None:
+    """Otherwise two rules of one name share nothing although they count the same visitors."""
+    routes = [
+        ROUTE.replace("}}]", f"}}, oncePer: {{per: {per}, every: Day}}}}]")
+        for per in ("[User, Venue]", "[Venue, User]")
+    ]
+    documents_made = [compiled(CLASS, TENANT, DESTINATION, LISTENER + route).snapshot.listeners for route in routes]
+    assert documents_made[0] == documents_made[1]
+
+
 def test_default_of_an_unknown_field_raises() -> None:
     table = types.DEFAULTS
     assert table["Listener.spec.dedupe.windowSeconds"] == 3600

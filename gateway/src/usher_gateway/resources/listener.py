@@ -257,7 +257,8 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
             types.ItemName,
             msgspec.Meta(
                 description="Routes of one tenant with the same name share one limit, also those of other listeners: a "
-                "visitor whom two webhooks report gets one mail a day. Without it, each route has its own limit.",
+                "visitor whom two webhooks report gets one mail a day. They need the same `every`, and share nothing "
+                "with a route that has another `per`. Without it, each route has its own limit.",
             ),
         ]
         | None

@@ -201,7 +201,7 @@ def _route(listener: Listener, route: RouteSpec) -> documents.Route:
         state=pick(route.state, "Listener.spec.routes[].state"),
         when=pick(route.when, "Listener.spec.routes[].when"),
         repeats=pick(route.repeats, "Listener.spec.routes[].repeats"),
-        once_per=documents.OncePer(tuple(once.per), once.every, once.name or "") if once else None,
+        once_per=documents.OncePer(tuple(sorted(once.per)), once.every, once.name or "") if once else None,
         deliver_within_seconds=pick(route.deliver_within_seconds, "Listener.spec.routes[].deliverWithinSeconds"),
         transform=pick(route.transform, "Listener.spec.routes[].transform"),
     )
