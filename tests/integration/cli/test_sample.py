@@ -1,13 +1,14 @@
 """`usher destinations test` sends a marked sample, and leaves no trace in books, metrics or conditions."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import test_utils, web
 
-from support import command_line
+from support import command_line, source
 from support import gateway as gateways
 from usher_gateway.delivery import activity, sample
 
@@ -86,10 +87,13 @@ class Bench:
         self.gateway, self.receiver = gateway, receiver
 
     async def test(self, *arguments: str) -> command_line.CommandRun:
+        return await self.usher("test", *arguments)
+
+    async def usher(self, command: str, *arguments: str) -> command_line.CommandRun:
         running = self.gateway.gateway
         admin = f"http://127.0.0.1:{running.admin.port}"
         return await command_line.usher(
-            "destinations", "test", *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data)
+            "destinations", command, *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data)
         )
 
 
@@ -152,6 +156,12 @@ async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:
     assert (gateway.worker.counters.outcomes, gateway.worker.counters.errors) == ({}, {})
     assert not activity.is_tried(gateway.worker.activity.of(gateway.snapshot.destinations["agency/crm"]))
     assert await gateway.store.backlogs() == []
+    rows = (await bench.usher("list", "-o", "json")).out
+    assert {row["health"] for row in json.loads(rows)["rows"] if row["name"] == "crm"} == {"NotTried"}
+    assert "Nothing is stored or counted." in (await bench.usher("test", "--help")).out
+    page = (source.DOCS / "conditions.md").read_text("utf-8")
+    (said,) = re.findall(r"^\| `Healthy` \| Unknown \| `NotTried` \|.*", page, re.MULTILINE)
+    assert "`usher destinations test` sends a sample, which this condition does not count" in said
 
 
 async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from unittest import mock
 
 import pytest
 
+from support.command_line import COMMANDS
+from usher_gateway.admin.health import DestinationHealth
 from usher_gateway.cli import admin_client, overview
 
 
@@ -43,3 +45,25 @@ def test_list_without_limit_has_a_page_in_a_terminal_and_all_elsewhere(
 ) -> None:
     monkeypatch.setattr("sys.stdout", mock.Mock(isatty=lambda: is_terminal))
     assert admin_client.row_limit(limit, 606) == rows
+
+
+FAILING = {
+    "whose last attempts failed": ("Failing", "CircuitOpen", "TokenFailed", "Gone"),
+    "have a forbidden address": ("AddressForbidden",),
+    "a missing Secret": ("SecretNotFound",),
+}
+"""What the help says -> the health of such a destination."""
+
+
+def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:
+    said = " ".join(COMMANDS["destinations list"].help.split())
+    assert [words for words in (*FAILING, "or held or dead deliveries") if words not in said] == []
+    named = {health for each in FAILING.values() for health in each}
+    listed = {
+        health
+        for health in DestinationHealth
+        if overview.is_destination_failing({"health": health, "dead": 0, "held": {}})
+    }
+    assert named == listed
+    for waiting in ({"dead": 1, "held": {}}, {"dead": 0, "held": {"FormatError": 1}}):
+        assert overview.is_destination_failing({"health": "Healthy", **waiting})

@@ -146,7 +146,11 @@ def test_destination_without_reports_keeps_healthy(cluster: Cluster) -> None:
         ),
         ("Failing", "Timeout", "the destination's system must be repaired"),
         ("AddressForbidden", "AddressForbidden", "`--allow-destination` (in the chart: `gateway.allowDestinations`)"),
-        ("NotTried", "", "`usher destinations test default/crm` sends a sample visit"),
+        (
+            "NotTried",
+            "",
+            "yet; `usher destinations test default/crm` sends a sample visit, which this condition does not count",
+        ),
     ],
 )
 def test_message_names_the_error_and_what_to_do(cluster: Cluster, health: str, error: str, says: str) -> None:
