@@ -1,4 +1,4 @@
-"""docs/simulate.md says how Usher counts early redeliveries."""
+"""docs/simulate.md says how Usher counts early redeliveries, and begins with the example of the help."""
 
 import pathlib
 import re
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support import samples
+from support.command_line import COMMANDS
 from usher_gateway import model
 from usher_gateway.store.decide import DedupeFacts, decide
 
@@ -36,3 +37,16 @@ def test_page_names_the_time_after_which_a_retry_is_a_redelivery() -> None:
     seconds = int(sentence[1].replace(",", ""))
     assert seconds == model.REDELIVERY_NOT_BEFORE_SECONDS
     assert counted_as(seconds, time_trusted=False) is model.CountedAs.Redelivery
+
+
+def test_example_of_the_help_is_that_of_the_page_and_takes_half_a_minute() -> None:
+    """Without --retry-after, it would wait three hours for its redeliveries."""
+    command = COMMANDS["simulate"]
+    example = re.search(r"^```\n(usher simulate .*)\n```$", PAGE, re.MULTILINE)
+    assert example is not None
+    assert f"Example: {example[1]}" == command.epilog
+    given = command.make_context("simulate", example[1].split()[2:]).params
+    assert given["redeliveries"] > 0
+    seconds = given["visits"] / given["rate"] + given["retry_after"] / given["time_scale"]
+    assert seconds == 30
+    assert "takes about half a minute" in PAGE
