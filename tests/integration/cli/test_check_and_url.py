@@ -50,6 +50,7 @@ def test_missing_or_unreadable_path_is_reported_without_a_line(tmp_path: pathlib
     for path in (tmp_path / "absent.yaml", unreadable):
         done = usher("check", path)
         assert (done.code, done.out.startswith(f"{path}: error: no such file or folder")) == (1, True), done.out
+        assert "check the path and its permissions; a gateway that runs keeps what it held before" in done.out
         done = usher("run", "examples/quickstart.yaml", path, "--data", tmp_path / "data")
         assert (done.code, f"{path}: no such file or folder" in done.err) == (2, True), done.err
         assert not (tmp_path / "data").exists()
@@ -149,7 +150,9 @@ def test_empty_set_is_an_error_and_empty_file_a_warning(tmp_path: pathlib.Path) 
         assert (done.code, f"{empty}:1: error: there is no object of Usher" in done.out) == (1, True), content
         assert "delete the file" not in done.out, "a missing path that the user named removes nothing"
         assert "delete the file" in usher("check", tmp_path).out
-    assert usher("check", "-").code == 1
+        assert "    a gateway that runs keeps what it held before, if anything\n" in done.out
+    done = usher("check", "-")
+    assert (done.code, "a gateway that runs" in done.out) == (1, False), "no gateway reads standard input"
     empty.write_text("# later\n")
     done = usher("check", empty, "examples/quickstart.yaml")
     assert (done.code, f"{empty}:1: warning: there is no object" in done.out) == (0, True)

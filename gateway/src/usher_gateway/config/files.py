@@ -57,6 +57,9 @@ _SETTLE_TRIES = 100
 _MAX_LOGGED_PROBLEMS = 50
 _MAX_LOGGED_REMOVALS = 10
 
+_KEPT = "a gateway that runs keeps what it held before, if anything"
+"""Hint about a path without objects. `usher check` prints it too, so it says whose configuration it is about."""
+
 _RETIREMENT_CHECK = 3600 * model.MICROSECONDS
 """Interval at which retired addresses are compiled again."""
 
@@ -194,8 +197,8 @@ def _empty_file_problems(
     """
     has_nothing = not merged.objects and not merged.invalid and not has_errors(merged.problems)
     for name, manifests in empty:
-        hint = "what it held before, if anything, stays in force"
-        hint += "" if name in named else "; to remove all of it, delete the file"
+        hint = _KEPT if name in named else f"{_KEPT}; to remove all of it, delete the file"
+        hint = "" if name == _shown(STANDARD_INPUT) else hint
         if has_nothing:
             yield Problem(name, 1, "", "there is no object of Usher in it", hint)
         elif not manifests.problems and not manifests.namespaces:
@@ -203,8 +206,7 @@ def _empty_file_problems(
 
 
 def _gap(file: str, message: str) -> Problem:
-    hint = "check the path and its permissions; what it held before, if anything, stays in force"
-    return Problem(file, 0, "", message, hint)
+    return Problem(file, 0, "", message, f"check the path and its permissions; {_KEPT}")
 
 
 class FileConfiguration(msgspec.Struct, frozen=True):
