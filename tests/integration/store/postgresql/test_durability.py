@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from postgresql.server import PostgresServer
-from support import engines, samples, waiting
+from support import engines, samples, source, waiting
 from usher_gateway import model
 from usher_gateway.store.postgresql import connections, incarnations
 from usher_gateway.store.postgresql.opening import PostgresSettings
@@ -54,6 +54,40 @@ def test_settings_of_a_server_break_a_promise(
     durability: connections.Durability, changed: dict[str, str], problem: str | None
 ) -> None:
     assert connections.durability_problem(DURABLE | changed, durability) == problem
+
+
+VALUES = ("on", "remote_apply", "remote_write", "local", "off")
+"""All values of ``synchronous_commit``. Source: PostgreSQL's manual, write ahead log."""
+
+
+def test_page_says_which_settings_each_durability_accepts() -> None:
+    page = (source.DOCS / "which-store.md").read_text("utf-8").partition("\n## Requirements for the database\n")[2]
+    rows = list(source.table_rows(page.partition("\n## ")[0]))
+    assert [row[0].strip("`") for row in rows] == list(get_args(connections.Durability))
+    for (_, fsync, commit, standbys), durability in zip(rows, get_args(connections.Durability), strict=True):
+        assert fsync.split("`")[1::2] == accepted(durability, "fsync", "on", "off")
+        assert commit.split("`")[1::2] == accepted(durability, "synchronous_commit", *VALUES)
+        may_be_empty = "" in accepted(durability, "synchronous_standby_names", "")
+        assert standbys == ("any, also empty" if may_be_empty else "not empty")
+
+
+def accepted(durability: connections.Durability, setting: str, *values: str) -> list[str]:
+    durable = DURABLE | {"synchronous_standby_names": "*"}
+    return [value for value in values if connections.durability_problem(durable | {setting: value}, durability) is None]
+
+
+async def test_sessions_wait_for_the_disk_whatever_the_defaults_are(server: PostgresServer) -> None:
+    server.execute("alter system set synchronous_commit = 'off'")
+    server.execute("select pg_reload_conf()")
+    server.execute("alter role usher set synchronous_commit = 'off'")
+    pool = await connections.open_pool(server.dsn(), None, connections.PoolBounds(), "Local")
+    try:
+        async with connections.acquired(pool) as connection:
+            assert await connection.fetchval("show synchronous_commit") == "on"
+    finally:
+        await pool.close()
+        server.execute("alter role usher reset synchronous_commit")
+        server.execute("alter system reset synchronous_commit")
 
 
 async def test_server_without_a_standby_is_refused_at_the_start(server: PostgresServer) -> None:
