@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from support import certificates, waiting, wire
+from support import certificates, source, waiting, wire
 from support import gateway as gateways
 from usher_gateway import model
 from usher_gateway.ingest import certificates as ingest_certificates
 from usher_gateway.ingest import server
 
+FOLLOW_SECONDS = ingest_certificates._FOLLOW_SECONDS
 VISIT = json.dumps({"user": {"id": 7, "venue": {"id": 9}}}).encode()
 
 
@@ -222,6 +223,29 @@ def test_files_that_would_block_or_fill_the_gateway_are_not_read(tmp_path: Path)
     started = ingest_certificates.Certificates(None, tmp_path)
     started.load_changed()
     assert len(started.expiry_times) == 1
+
+
+def test_page_says_what_files_that_do_not_fit_change(tmp_path: Path) -> None:
+    said = " ".join((source.DOCS / "operations.md").read_text("utf-8").split())
+    for words in (
+        "Every 5 seconds the gateway loads what is new or renewed.",
+        "Files that do not fit together, or are no regular files of at most 1 MiB, change nothing",
+        "serves the certificate as before and logs `certificate_not_loaded` once, with the `file` and the `error`",
+        "(`KEY_VALUES_MISMATCH`: the key belongs to another certificate).",
+        "they do not stop it, unless they are those of `--tls-cert` or no other certificate is left.",
+    ):
+        assert words in said
+    assert (FOLLOW_SECONDS, ingest_certificates._MAX_FILE_BYTES) == (5, 1 << 20)
+    folder, other = _secret(tmp_path, "acme", certificates.make("a", ACME)), certificates.make("g", GLOBEX)
+    with structlog.testing.capture_logs() as lines:
+        started = ingest_certificates.Certificates(None, tmp_path)
+        served = started.expiry_times
+        (folder / "tls.key").write_bytes(other[1])
+        for _ in range(2):
+            started.load_changed()
+            assert started.expiry_times == served
+    logged = {"file": str(folder / "tls.crt"), "error": "KEY_VALUES_MISMATCH"}
+    assert lines == [{"event": "certificate_not_loaded", "log_level": "error", **logged}]
 
 
 def test_unusable_file_is_logged_once_and_not_read_again(tmp_path: Path) -> None:
