@@ -1,7 +1,11 @@
 """The end of `usher simulate` with many URLs."""
 
+import re
+
+import msgspec
 import pytest
 
+from support import source
 from usher_gateway.simulator import books, schedule, settings, terminal
 
 HTTPS = "The URL is not https: Purple posts only to https with a valid certificate."
@@ -51,3 +55,20 @@ def test_total_adds_counts_and_has_the_worst_latency() -> None:
     total = books.total_of(report.books.listeners)
     assert (total.visits, total.acknowledged, total.failed_by_status) == (6, 4, {404: 2})
     assert total.latency == books.Latency(1, 2, 3)
+
+
+def test_page_shows_the_report_on_a_listener_that_was_down(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (source.DOCS / "simulate.md").read_text("utf-8")
+    (url, shown), *_ = re.findall(
+        r"^\$ usher simulate (\S+/down) --visits 300 .*?$(.*?)^```", page, re.DOTALL | re.MULTILINE
+    )
+    configured, _ = simulated(1)
+    configured = msgspec.structs.replace(configured, targets=(msgspec.structs.replace(configured.targets[0], url=url),))
+    down = books.SenderBooks(name=url, visits=255, repeats=45, redeliveries=6, redelivered=6, acknowledged=300)
+    down.sent, down.answered_well, down.retries, down.failed_by_status = 400, 306, 94, {503: 94}
+    down.latency = books.Latency(0.001, 0.026, 0.027)
+    terminal.show_report(
+        configured, terminal.report(configured, books.SimulationBooks(listeners=[down])), as_json=False
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in shown.splitlines() if line not in {"", "…", *printed}] == []
