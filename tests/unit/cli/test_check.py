@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from usher_gateway import expression_samples
+from usher_gateway import expression_samples, recipes
 from usher_gateway.cli import main
 
 COMMANDS = main.build()
@@ -275,6 +275,33 @@ def test_two_tenants_of_one_company_get_a_warning() -> None:
 def test_tenants_of_one_company_in_two_namespaces_are_no_problem() -> None:
     first, second = (tenant(f"name: acme, namespace: {namespace}", "companyID: '77'") for namespace in ("a", "b"))
     assert "company" not in check("-", piped=first + second).text
+
+
+# Recipes
+
+
+def test_placeholder_of_a_recipe_that_was_left_gets_a_warning_for_each_field() -> None:
+    left = recipes.filled("mailchimp", "default", "acme") + "---\n" + recipes.filled("salesforce", "default", "acme")
+    lines = left.splitlines()
+    done = check("-", "--output", "json", piped=left + "---\n" + TENANT)
+    warned = [problem for problem in done.problems if "replace-me" in problem["message"]]
+    assert (done.code, {problem["severity"] for problem in warned}) == (0, {"warning"})
+    assert [(problem["resource"], problem["path"]) for problem in warned] == [
+        ("Secret default/acme-mailchimp", "stringData.audience"),
+        ("Secret default/acme-mailchimp", "stringData.password"),
+        ("Destination default/acme-salesforce", "spec.http.authentication.oauth2.clientCredentials.clientID"),
+        ("Secret default/acme-salesforce", "stringData.secret"),
+    ]
+    assert all(problem["file"] == "<stdin>" and "replace-me" in lines[problem["line"] - 1] for problem in warned)
+    assert "-us1" not in done.text, "a value of a Secret is not printed"
+    assert check("-", "--strict", piped=left + "---\n" + TENANT).code == 1
+    filled_in = left.replace("replace-me", "0123456789abcdef")
+    assert "replace-me" not in check("-", piped=filled_in + "---\n" + TENANT).text
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_recognised_while_nobody_has_filled_it_in(name: str) -> None:
+    assert "the placeholder of a recipe" in check("-", piped=recipes.filled(name, "default", "acme")).text
 
 
 # Bodies

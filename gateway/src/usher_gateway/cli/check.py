@@ -126,6 +126,7 @@ def register(app: typer.Typer) -> None:
             *all_problems,
             *_shared_companies(configuration),
             *_different_periods(configuration),
+            *_placeholders(configuration),
             *(_inherited_urls(old, configuration) if old else ()),
         )
         problems = sorted(_as_errors(all_problems) if strict else all_problems)
@@ -287,6 +288,39 @@ def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditio
                 yield conditions.Problem(
                     loaded.file, loaded.line_of(path), path, message, hint, "error", f"{kind} {key}"
                 )
+
+
+_PLACEHOLDERS = {"replace-me": "`replace-me`", "cmVwbGFjZS1tZ": "`replace-me` in base64"}
+"""What recipes have in the place of what only the account knows, also after ``whsec_`` and in ``data`` of a Secret."""
+
+
+def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Yield a warning for each field in which the placeholder of a recipe was left."""
+    import msgspec
+
+    from usher_gateway.resources import conditions
+
+    for (kind, key), loaded in configuration.objects.items():
+        for path, text in _texts(msgspec.to_builtins(loaded.resource), ""):
+            left = next((shown for placeholder, shown in _PLACEHOLDERS.items() if placeholder in text), None)
+            if left is not None:
+                message = f"still has the placeholder of a recipe ({left})"
+                hint = "put in a value of your own; the comments of the recipe say which"
+                yield conditions.Problem(
+                    loaded.file, loaded.line_of(path), path, message, hint, "warning", f"{kind} {key}"
+                )
+
+
+def _texts(value: object, path: str) -> "Iterator[tuple[str, str]]":
+    """Yield every text inside of a value, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{path}[{index}]")
 
 
 def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions.Problem]":
