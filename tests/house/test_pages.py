@@ -180,6 +180,15 @@ def test_every_decision_has_the_four_sections() -> None:
         assert heads == ["Context", "Decision", "Alternatives", "Consequences"], page.name
 
 
+def test_index_marks_exactly_the_decisions_that_were_replaced() -> None:
+    index = (source.DOCS / "README.md").read_text("utf-8")
+    marked = re.findall(r"\(decisions/(\S+)\), replaced by ", index)
+    pages = sorted((source.DOCS / "decisions").glob("*.md"))
+    assert marked == [
+        page.name for page in pages if re.search(r"^Status: replaced", page.read_text("utf-8"), re.MULTILINE)
+    ]
+
+
 def test_docs_index_lists_every_page() -> None:
     index = "".join((source.DOCS / name).read_text("utf-8") for name in ("README.md", "alerts.md"))
     for page in source.DOCS.rglob("*.md"):
