@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from support import quarantine_samples, source
 from usher_gateway import model
+from usher_gateway.ingest import server
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
 
@@ -56,6 +57,13 @@ def test_reasons_page_has_the_status_that_each_refusal_sends() -> None:
     for row in source.table_rows(section("Refused")):
         sent = answers.refused(model.RefusedReason(row[0].strip("`")))
         assert str(sent.status) == row[1], row[0]
+
+
+def test_reasons_page_has_the_time_limits_of_a_request() -> None:
+    limits, rows = server.ServerLimits(), {row[0].strip("`"): row[2] for row in source.table_rows(section("Refused"))}
+    whole = f"{limits.answer_seconds:g} s"
+    assert f"{limits.header_seconds:g} s for its head, {whole} for all of it" in rows["BodyTimeout"]
+    assert f"did not end within {whole} of the start of the request" in rows["Deadline"]
 
 
 def test_reasons_page_names_the_arrivals_that_can_be_released() -> None:
