@@ -1,5 +1,6 @@
 """Connections over TLS to a server with a certificate."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import asyncpg
 import pytest
 
 from postgresql.server import PostgresServer
-from support import certificates, engines, samples
+from support import certificates, engines, samples, source
 from usher_gateway import model
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
@@ -59,6 +60,17 @@ async def test_verified_server_is_used_with_tls(server: PostgresServer, authorit
     used = "select distinct ssl from pg_stat_ssl join pg_stat_activity using (pid) where application_name = 'usher'"
     assert server.rows(used) == [(True,)]
     await opened.close()
+
+
+async def test_verification_without_an_authority_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # without ~/.postgresql/root.crt
+    address = "postgresql://usher@127.0.0.1:1/usher?sslmode=verify-full"
+    text = await refusal(PostgresStore(PostgresSettings(address, "k"), engines.Clock()))
+    assert "verify-full and verify-ca need sslrootcert" in text
+    pages = [page.read_text("utf-8") for page in source.pages()]
+    shown = [query for page in pages for query in re.findall(r"\?sslmode=verify-full[^`\s]*", page)]
+    assert len(shown) == 2
+    assert all("&sslrootcert=" in query for query in shown)
 
 
 async def test_server_of_another_authority_is_refused(server: PostgresServer, authority: Path, tmp_path: Path) -> None:

@@ -127,7 +127,12 @@ async def open_pool(
             f"the database of --store does not exist: {describe(error)}",
             "Create it, or correct its name in --store.",
         ) from None
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.ClientConfigurationError) as error:
+    except asyncpg.ClientConfigurationError as error:
+        raise model.ConfigurationError(
+            f"the address of --store cannot be used: {describe(error)}",
+            "Check its form, and its sslmode: verify-full and verify-ca need sslrootcert, the file of an authority.",
+        ) from None
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise model.ConfigurationError(
             f"PostgreSQL refuses the connection: {describe(error)}",
             "Check user, password and database of --store.",
@@ -144,7 +149,8 @@ async def open_pool(
                 "Check the host of --store and its sslrootcert, or PGSSLROOTCERT, and that the server has TLS.",
             ) from None
         raise model.StoreUnavailableError(
-            f"PostgreSQL cannot be reached: {describe(error)}", "Check the host of --store, and that the server runs."
+            f"PostgreSQL cannot be reached: {describe(error)}",
+            "Check the host of --store and the file of its sslrootcert, and that the server runs.",
         ) from None
 
 
