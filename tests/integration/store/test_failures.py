@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import random
+import re
+import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import engines, samples, waiting
+from support import engines, samples, source, waiting
 from usher_gateway import model
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store
@@ -191,3 +195,15 @@ async def test_failure_to_add_a_name_commits_its_arrival_once(bench: engines.Ben
     connection.fails = ""
     assert (await asyncio.wait_for(arrival, 60)).counted_as is model.CountedAs.Visit
     assert len(await bench.visits()) == 1
+
+
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is missing")
+def test_page_finds_the_process_that_still_holds_a_deleted_file() -> None:
+    page = (source.DOCS / "operations.md").read_text("utf-8")
+    (command,) = set(re.findall(r"/proc/\$\(([^)]+)\)/fd", page))
+    waits = [str(Path(sys.executable).with_name("usher")), "check", "-"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        all_of_them = command.replace("--oldest ", "")  # there may be others on this machine
+        found = subprocess.run(all_of_them.split(), capture_output=True, text=True, check=True).stdout
+        process.communicate(b"")
+    assert str(process.pid) in found.split()
