@@ -95,7 +95,7 @@ def _answers() -> list[Panel]:
     return [
         graph(
             "Time to answer",
-            "Purple gives up at 10 s, Usher answers 503 at 8 s. Half and 99 % of the answers are below the lines.",
+            "Purple gives up at 10 s, Usher answers 503 after 7.5 s. Half and 99 % of the answers are below the lines.",
             (_quantile("0.5", "usher_answer_duration_seconds"), "50 %"),
             (_quantile("0.99", "usher_answer_duration_seconds"), "99 %"),
             unit="s",
