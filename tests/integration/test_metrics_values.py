@@ -230,3 +230,6 @@ async def test_series_of_a_removed_tenant_end_unless_deliveries_are_left(tmp_pat
         assert values(gateway, "usher_arrivals_total")[(("counted_as", "visit"), *TENANT)] == 1
         gateway.gateway.tenants.deliveries.clear()
         assert acme_series(gateway) == set()
+        gateway.write(ROUTES + others)
+        await gateway.wait_configured()
+        assert values(gateway, "usher_arrivals_total")[(("counted_as", "visit"), *TENANT)] == 1
