@@ -155,6 +155,8 @@ async def test_empty_or_absent_path_removes_nothing(tmp_path: pathlib.Path, way:
         reading = follower.source.configuration
         await follower.until(lambda: follower.source.configuration is not reading)
         assert names_of(follower.source.configuration.snapshot) == ["a"]
+        hints = [problem.hint for problem in follower.source.configuration.problems]
+        assert any("a gateway that runs keeps what it held before" in hint for hint in hints)
         folder.mkdir(exist_ok=True)
         file.write_text(TENANT + listener("a", "Suspended"))
         await follower.until(suspended(follower, "a"))
