@@ -48,3 +48,17 @@ def test_check_of_a_part_of_the_books_is_refused(flag: str) -> None:
     result = CliRunner().invoke(main.build(), ["usage", "--check", flag, "acme", "--admin", "http://127.0.0.1:1"])
     assert result.exit_code == 2
     assert "--check checks the books of all listeners" in result.output
+
+
+def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"namespace": "agency", "tenant": "acme", "venue": number, "visits": 3, "repeats": 1} for number in range(7)
+    ]
+    answer = {"rows": rows, "withoutBody": 0}
+    context = mock.Mock(command_path="usher usage", command=mock.Mock(params=[]))
+    usage.print_venues(answer, "text", context, 3, 3)
+    page = capsys.readouterr()
+    assert [line.split()[1] for line in page.out.splitlines()] == ["VENUE", "3", "4", "5"]
+    assert page.err == "Showing 3 of 7 rows, next: usher usage --cursor 6\n"
+    usage.print_venues(answer, "csv", context, 3, 3)
+    assert len(capsys.readouterr().out.splitlines()) == 8

@@ -109,7 +109,8 @@ def register(app: typer.Typer) -> None:
         if by == "venue":
             if zone == "tenant":
                 fail("--by venue has no days or months", "leave --zone out, or name the zone of --from and --to", USAGE)
-            _print_venues(client.get("/api/usage/venues", **times, **names, zone=zone), output)
+            answer = client.get("/api/usage/venues", **times, **names, zone=zone)
+            print_venues(answer, output, context, limit, first_row(cursor))
             return
         query = {**times, **names, "by": by, "zone": zone}
         if output == "csv":
@@ -129,9 +130,16 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 
-def _print_venues(answer: Any, output: tables.OutputFormat) -> None:
+def print_venues(
+    answer: Any, output: tables.OutputFormat, context: typer.Context, limit: int | None, begin: int
+) -> None:
+    """Print a page of the counts by venue. JSON and CSV have all rows."""
     rows = answer["rows"]
-    tables.print_rows(rows, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
+    end = begin + row_limit(limit, len(rows)) if output == "text" else len(rows)
+    shown = rows[begin:end] if output == "text" else rows
+    tables.print_rows(shown, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
+    if end < len(rows):
+        print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
     if answer["withoutBody"]:
         missing = listings.counted(answer["withoutBody"], "visit")
         typer.echo(
