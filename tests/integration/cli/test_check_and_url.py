@@ -127,7 +127,7 @@ def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
     private = text.replace("127.0.0.1:9000", "10.2.3.4:8443")
     assert private != text
     done = usher("check", "-", piped=private)
-    line = "<stdin>:23: notice: Destination default/crm: spec.http.url: 10.2.3.4 is not a public address (Private)"
+    line = "<stdin>:24: notice: Destination default/crm: spec.http.url: 10.2.3.4 is not a public address (Private)"
     assert (done.code, line in done.out, "10.2.3.4:8443`" in done.out) == (0, True, True), done.out
     for told in (
         usher("check", "-", piped=text),

@@ -443,6 +443,7 @@ def _print_text(
         if problem.because:
             following.setdefault(problem.because, []).append(problem)
     causes = [problem for problem in problems if not problem.because]
+    causes.sort(key=lambda problem: problem.severity == "error")  # the errors last, where a reader of many looks first
     last = {name: index for index, problem in enumerate(causes) for name in _names(problem)}
     for index, problem in enumerate(causes):
         _print_problem(problem)
@@ -454,7 +455,9 @@ def _print_text(
     snapshot = configuration.snapshot
     listeners = listings.counted(len(snapshot.listeners), "listener")
     destinations = listings.counted(len(snapshot.destinations), "destination")
+    warnings = sum(problem.severity == "warning" for problem in causes)
     outcome = listings.counted(errors, "problem") if errors else "no problems"
+    outcome += f", {listings.counted(warnings, 'warning')}" if warnings else ""
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
 
 

@@ -570,8 +570,11 @@ class FileSource:
 
 
 def _log_problems(problems: Sequence[Problem]) -> None:
-    """Log each problem that a user has to correct, and the number of objects that only fail because of one."""
-    causes = [problem for problem in problems if not problem.because]
+    """Log each problem that a user has to correct, the worst first, up to a number of them."""
+    causes = sorted(
+        [problem for problem in problems if not problem.because],
+        key=lambda problem: ("error", "warning", "notice").index(problem.severity),
+    )
     for problem in causes[:_MAX_LOGGED_PROBLEMS]:
         fields = msgspec.structs.asdict(problem)
         severity, _ = fields.pop("severity"), fields.pop("because")
@@ -581,7 +584,9 @@ def _log_problems(problems: Sequence[Problem]) -> None:
             write = _log.error if severity == "error" else _log.warning
             write("configuration_problem_found", **fields)
     if len(causes) > _MAX_LOGGED_PROBLEMS:
-        _log.error("more_configuration_problems_found", count=len(causes) - _MAX_LOGGED_PROBLEMS)
+        left_out = causes[_MAX_LOGGED_PROBLEMS:]
+        write = _log.error if left_out[0].severity == "error" else _log.warning
+        write("more_configuration_problems_found", count=len(left_out), hint="`usher check` lists all of them")
     if len(causes) < len(problems):
         waiting = len({problem.resource for problem in problems if problem.because})
         hint = "they refer to something that has a mistake, which is logged above"
