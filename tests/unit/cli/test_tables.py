@@ -64,3 +64,10 @@ def test_name_wider_than_the_terminal_stays_whole(
     name = "https://a-host-name-with-hyphens.of-a-company.example.com/v1/hzua…"
     tables.print_facts({"url": name})
     assert name in capsys.readouterr().out
+
+
+def test_first_item_of_a_list_that_has_no_room_is_cut() -> None:
+    rows = [("agency/the-old-brewery", "1", "DeliveriesHeld (crm: TransformError), Unverified", "Leeds")]
+    lines, left_out = tables.table_lines(HEADS, rows, 58)
+    assert lines[1] == "agency/the-old-brewery      1  DeliveriesHeld (crm: Trans…"
+    assert left_out == ("PLACE",)

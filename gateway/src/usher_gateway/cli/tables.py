@@ -17,6 +17,9 @@ _GAP = "  "
 
 _CUT = "…"
 
+_LEAST_ROOM = 16
+"""A column that would be cut below this width is left out."""
+
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
 
@@ -82,7 +85,7 @@ def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int)
         if is_cut:
             cells = [_cut(cell, room) for cell in cells]
             needed = max(map(len, [head, *cells]))
-            if needed > room or all(cell in {_CUT, "-"} for cell in cells):
+            if needed > room or room < _LEAST_ROOM:
                 break
         place = str.rjust if {"-"} != set(cells) and all(map(_NUMBER.fullmatch, cells)) else str.ljust
         for number, cell in enumerate([head, *cells]):
@@ -95,13 +98,16 @@ def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int)
 
 
 def _cut(cell: str, room: int) -> str:
-    """Return a list in at most ``room`` characters: its first items whole, and a mark for the others."""
+    """Return a list in at most ``room`` characters: its first items whole, and a mark for the others.
+
+    If not even the first item has room, its beginning is shown.
+    """
     if len(cell) <= room:
         return cell
     items = cell.split(", ")
     while items and len(", ".join(items)) + len(", ") + len(_CUT) > room:
         items.pop()
-    return ", ".join([*items, _CUT])
+    return ", ".join([*items, _CUT]) if items else cell[: max(0, room - len(_CUT))] + _CUT
 
 
 def _broken(cell: str, width: int) -> list[str]:

@@ -71,6 +71,9 @@ _NUMBERS = (
 )
 """Heading and count, in the order of their importance."""
 
+_TROUBLES = {"died", "quarantined", "refused", "cancelled"}
+"""Counts that come first if they are not zero, because a narrow terminal has no room for the last ones."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -188,12 +191,18 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     name_of = _shortest_names(rows)
+    visits, delivered, *others = _NUMBERS
+    numbers = [
+        visits,
+        delivered,
+        *sorted(others, key=lambda number: number[1] not in _TROUBLES or not total[number[1]]),
+    ]
     lines = [
-        [row["period"], name_of(row), *[str(row[key]) for _, key in _NUMBERS], row["tenant"], row["namespace"]]
+        [row["period"], name_of(row), *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
         for row in rows[begin : begin + limit]
     ]
-    lines.append(["total", "", *[str(total[key]) for _, key in _NUMBERS], "", ""])
-    tables.print_table(["PERIOD", "LISTENER", *[head for head, _ in _NUMBERS], "TENANT", "NAMESPACE"], lines)
+    lines.append(["total", "", *[str(total[key]) for _, key in numbers], "", ""])
+    tables.print_table(["PERIOD", "LISTENER", *[head for head, _ in numbers], "TENANT", "NAMESPACE"], lines)
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
