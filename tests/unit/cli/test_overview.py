@@ -67,3 +67,22 @@ def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:
     assert named == listed
     for waiting in ({"dead": 1, "held": {}}, {"dead": 0, "held": {"FormatError": 1}}):
         assert overview.is_destination_failing({"health": "Healthy", **waiting})
+
+
+def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
+    row = {
+        **dict.fromkeys(("refusingListeners", "silentListeners", "dead"), 0),
+        "mismatchingListeners": 1,
+        "failingDestinations": [],
+        "held": {},
+        "state": "Active",
+    }
+    assert overview.is_tenant_failing(row)
+    assert overview._tenant_troubles(row) == "1 listener with another company's visit"
+
+
+@pytest.mark.parametrize(
+    ("faults", "is_failing"), [(["Unverified"], False), (["Silent", "Unverified"], True), ([], False)]
+)
+def test_listener_that_waits_for_its_first_visit_is_not_failing(faults: list[str], *, is_failing: bool) -> None:
+    assert overview.is_listener_failing({"faults": faults}) is is_failing

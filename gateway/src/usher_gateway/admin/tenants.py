@@ -37,6 +37,8 @@ class ListenerSummary(msgspec.Struct):
     """Listeners that accepted nothing for longer than ``silence.afterSeconds``."""
     refusing: int
     """Listeners whose last arrivals were all refused."""
+    mismatching: int
+    """Listeners that accepted an arrival of another company in the last 15 minutes."""
     last_arrival: int
     """Microseconds; 0: never."""
     destinations: AbstractSet[str]
@@ -170,14 +172,15 @@ class TenantTracker:
             self._group_listeners(self._state.snapshot)
         tenants: dict[TenantKey, ListenerSummary] = {}
         for name, group in self._groups.items():
-            silent = refusing = last_arrival = 0
+            silent = refusing = mismatching = last_arrival = 0
             for key, document, counters in group.listeners:
                 last = counters.last_accepted
                 silent += self._state.is_silent(key, document, last, now)
                 refusing += counters.refused_in_a_row >= health.REFUSING_FROM
+                mismatching += counters.is_mismatching(now)
                 last_arrival = max(last_arrival, last)
             tenants[name] = ListenerSummary(
-                group.document, len(group.listeners), silent, refusing, last_arrival, group.destinations
+                group.document, len(group.listeners), silent, refusing, mismatching, last_arrival, group.destinations
             )
         return tenants
 

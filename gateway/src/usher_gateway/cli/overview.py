@@ -130,7 +130,8 @@ def _require(what: str, name: str, names: set[str]) -> None:
 
 def is_tenant_failing(row: listings.Row) -> bool:
     """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
-    return bool(row["refusingListeners"] or row["held"] or row["dead"] or row["failingDestinations"])
+    listeners = row["refusingListeners"] or row["mismatchingListeners"]
+    return bool(listeners or row["held"] or row["dead"] or row["failingDestinations"])
 
 
 def path_of(row: listings.Row) -> str:
@@ -161,6 +162,7 @@ def _tenant_troubles(row: listings.Row) -> str:
     """Return what needs a person, the worst first."""
     counts = {
         "refusing listener": row["refusingListeners"],
+        "listener with another company's visit": row["mismatchingListeners"],
         "failing destination": len(row["failingDestinations"]),
         "held delivery": sum(row["held"].values()),
         "dead delivery": row["dead"],
@@ -186,6 +188,7 @@ _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENERS", listings.text_cell("listeners")),
     ("SILENT", listings.text_cell("silentListeners")),
     ("REFUSING", listings.text_cell("refusingListeners")),
+    ("MISMATCHING", listings.text_cell("mismatchingListeners")),
     ("VISITS", _today("visits")),
     ("LAST ARRIVAL", listings.time_cell("lastArrival")),
     ("BACKLOG", listings.text_cell("backlog")),
@@ -219,7 +222,8 @@ def list_tenants(
 ) -> None:
     """List the tenants with their listeners, visits of today (UTC), waiting, held and dead deliveries.
 
-    --failing lists those with refusing listeners, failing destinations, held or dead deliveries.
+    --failing lists those with refusing listeners, visits of another company, failing destinations, held or dead
+    deliveries.
     """
     rows = select(AdminClient(admin, data).get(_TENANTS.path)["rows"], namespace=namespace, tenant=tenant)
     _print_page(
@@ -394,8 +398,8 @@ def _because(error: str) -> str:
 
 
 def is_listener_failing(row: listings.Row) -> bool:
-    """Return whether a listener has a fault."""
-    return bool(row["faults"])
+    """Return whether a listener has a fault, apart from waiting for its first visit."""
+    return bool(set(row["faults"]) - {"Unverified"})
 
 
 def _fault_detail(fault: str, row: listings.Row) -> str:
@@ -489,9 +493,10 @@ def list_listeners(
 ) -> None:
     """List the listeners that the gateway runs, with their faults and their counts of today (UTC).
 
-    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, got no visit yet,
-    hold deliveries, or get visits of another company, with times that are not trusted, or at a retired URL. URLs are
-    credentials, so the list shortens them; `usher url` prints whole ones.
+    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
+    or get visits of another company, with times that are not trusted, or at a retired URL. A listener that waits for
+    its first visit (Unverified) is not one of them. URLs are credentials, so the list shortens them; `usher url` prints
+    whole ones.
     """
     rows = select(AdminClient(admin, data).get(_LISTENERS.path)["rows"], namespace=namespace, tenant=tenant)
     _print_page(

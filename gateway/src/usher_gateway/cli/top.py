@@ -61,7 +61,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
     fails: int
-    """Listeners that refuse every arrival, and destinations that take no deliveries."""
+    """Listeners that refuse every arrival or get another company's, and destinations that take no deliveries."""
     held: int
     dead: int
     silent: int
@@ -88,7 +88,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
-        fails=row["refusingListeners"] + len(row["failingDestinations"]),
+        fails=row["refusingListeners"] + row["mismatchingListeners"] + len(row["failingDestinations"]),
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],

@@ -14,8 +14,9 @@ _log = structlog.get_logger(__name__)
 _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
 
-
 _REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
+_MISMATCH_LASTS = 15 * 60 * model.MICROSECONDS
+"""How long a listener counts as one that gets another company's visits after the last of them."""
 
 
 class RecentCounts(NamedTuple):
@@ -46,6 +47,7 @@ class ListenerCounters:
         "first_visits",
         "is_unsaved",
         "last_accepted",
+        "last_mismatch",
         "name",
         "probed",
         "recent_accepted",
@@ -65,6 +67,8 @@ class ListenerCounters:
         """Arrivals, indexed by `model.CountedAs`."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
+        self.last_mismatch = 0
+        """Time of the last one in microseconds; 0: none since the start."""
         self.last_accepted = 0
         """Time of the last accepted arrival in microseconds; 0: none."""
         self.first_visits: dict[str, int] = {}
@@ -85,6 +89,10 @@ class ListenerCounters:
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = self.recent_untrusted_times = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
+
+    def is_mismatching(self, now: int) -> bool:
+        """Return whether an arrival of another company was accepted a short time ago."""
+        return bool(self.last_mismatch) and now - self.last_mismatch <= _MISMATCH_LASTS
 
 
 class ArrivalCounters:
@@ -245,6 +253,9 @@ class ArrivalCounters:
             self._recent.append(counters)
         counters.recent_accepted += 1
         if arrival.company_mismatch:
+            if arrival.received_at - counters.last_mismatch > _MISMATCH_LASTS:
+                _log.warning("company_mismatch_accepted", listener=counters.name.key, tenant=counters.name.tenant)
+            counters.last_mismatch = arrival.received_at
             counters.company_mismatches += 1
             counters.recent_mismatches += 1
         counters.recent_untrusted_times += arrival.has_untrusted_time
