@@ -185,6 +185,12 @@ async def test_private_address_of_a_tenants_dns_is_not_asked(site: Site, tmp_pat
     assert asked == []
 
 
+@pytest.mark.parametrize("address", ["168.63.129.16", "224.0.0.1", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fec0::1"])
+async def test_address_that_is_forbidden_to_destinations_is_not_asked(site: Site, address: str) -> None:
+    site.names.addresses = [address]
+    assert f"to `{address}`, which only a private network can reach" in await site.problem()
+
+
 async def test_hostname_without_a_route_is_not_checked(site: Site) -> None:
     site.names.error = socket.EAI_NONAME
     plan_reasons.exposed({"type": "None"}, plan_reasons.EXTERNAL)(site.cluster)

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents
+from usher_gateway.destinations import address_guard
 from usher_operator.cache import Cache
 from usher_operator.plan import hostname as hostname_plan
 from usher_operator.view import Key, Reachability
@@ -209,7 +210,7 @@ class RouteChecker:
 
 
 def _is_public(address: str) -> bool:
-    return ipaddress.ip_address(address).is_global
+    return address_guard.forbidden(ipaddress.ip_address(address)) is None
 
 
 def _wrong_answer(hostname: str, status: int) -> str:
