@@ -83,6 +83,12 @@ def site() -> Site:
     return Site()
 
 
+def server_context(tmp_path: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificates.write(tmp_path, CERTIFICATE, KEY))
+    return context
+
+
 @contextlib.asynccontextmanager
 async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float = 0) -> AsyncIterator[None]:
     """Serve the hostname as an Ingress controller without a gateway does."""
@@ -91,11 +97,9 @@ async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float 
         await asyncio.sleep(seconds)
         return web.Response(status=status, headers={"Location": "https://elsewhere.example/"})
 
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*certificates.write(tmp_path, CERTIFICATE, KEY))
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", site.port, ssl_context=context).start()
+    await web.TCPSite(runner, "127.0.0.1", site.port, ssl_context=server_context(tmp_path)).start()
     try:
         yield
     finally:
@@ -183,6 +187,25 @@ async def test_private_address_of_a_tenants_dns_is_not_asked(site: Site, tmp_pat
         site.names.addresses = ["127.0.0.2"]
         assert "private network" in await site.problem()
     assert asked == []
+
+
+async def test_check_keeps_no_connection_open(site: Site, tmp_path: Path) -> None:
+    is_closed = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n%s: 1\r\n\r\n" % documents.ROUTE_CHECK_HEADER.encode())
+        with contextlib.suppress(OSError):
+            await reader.read()
+        is_closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", site.port, ssl=server_context(tmp_path)):
+        running = asyncio.create_task(site.checker.run())
+        async with asyncio.timeout(10):  # an idle connection would stay for 15 s
+            await is_closed.wait()
+        running.cancel()
+        await asyncio.wait({running})
 
 
 @pytest.mark.parametrize("address", ["168.63.129.16", "224.0.0.1", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fec0::1"])

@@ -91,7 +91,10 @@ class RouteChecker:
     async def run(self) -> None:
         """Check until cancelled: each hostname every ten minutes, and sooner while it fails."""
         async with aiohttp.ClientSession(
-            timeout=_TIME_LIMITS, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(force_close=True),  # else a start leaves an idle connection per hostname
+            timeout=_TIME_LIMITS,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
             while True:
                 await self.check_due(session)
