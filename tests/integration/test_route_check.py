@@ -189,6 +189,15 @@ async def test_private_address_of_a_tenants_dns_is_not_asked(site: Site, tmp_pat
     assert asked == []
 
 
+async def test_other_order_of_addresses_keeps_the_message(site: Site) -> None:
+    addresses = ["127.0.0.1", "127.0.0.2"]
+    site.cluster.controllers_say("Ingress", {"loadBalancer": {"ingress": [{"ip": ip} for ip in addresses]}})
+    site.names.addresses = addresses
+    message = await site.problem()
+    site.names.addresses = addresses[::-1]
+    assert await site.check(route_check._RETRY_SECONDS) == ("False", message)
+
+
 async def test_check_keeps_no_connection_open(site: Site, tmp_path: Path) -> None:
     is_closed = asyncio.Event()
 

@@ -158,7 +158,8 @@ class RouteChecker:
                 f"DNS leads `{hostname}` to `{min(resolved)}`, which only a private network can reach: it must have a "
                 "public address, because Purple posts from the Internet"
             )
-        address = usable[0]
+        # of the preferred family; the first one would change with the order of the answers, and so would the message
+        address = min(each for each in usable if (":" in each) == (":" in usable[0]))
         try:
             return await self._ask(session, hostname, address, self._trusted)
         except aiohttp.ClientConnectorCertificateError as error:
