@@ -185,7 +185,9 @@ async def test_private_address_of_a_tenants_dns_is_not_asked(site: Site, tmp_pat
     server = await asyncio.start_server(note, "127.0.0.2", site.port)
     async with server:
         site.names.addresses = ["127.0.0.2"]
-        assert "private network" in await site.problem()
+        message = await site.problem()
+    assert "private network" in message
+    assert "only the cluster's name servers give this address" in message
     assert asked == []
 
 

@@ -42,9 +42,10 @@ _RETRY_SECONDS = 15.0
 GRACE_SECONDS = 30.0
 """A hostname is unreachable once it has failed for this long: DNS, a controller and a policy take some seconds."""
 
+_SWITCH_OFF = "`--no-check-routes` (in the chart: `operator.checkRoutes`) must switch this check off"
 _HINT_IF_ONLY_HERE = (
     "if Purple's visits arrive nevertheless, only the operator cannot connect: its NetworkPolicy must allow it, or "
-    "`--no-check-routes` (in the chart: `operator.checkRoutes`) must switch this check off"
+    + _SWITCH_OFF
 )
 _BEHIND = (
     "the Ingress controller does not reach the gateways: their NetworkPolicy must admit it (in the chart: "
@@ -156,7 +157,8 @@ class RouteChecker:
         if not usable:
             return (
                 f"DNS leads `{hostname}` to `{min(resolved)}`, which only a private network can reach: it must have a "
-                "public address, because Purple posts from the Internet"
+                "public address, because Purple posts from the Internet; if Purple's visits arrive nevertheless, only "
+                f"the cluster's name servers give this address: {_SWITCH_OFF}"
             )
         # of the preferred family; the first one would change with the order of the answers, and so would the message
         address = min(each for each in usable if (":" in each) == (":" in usable[0]))
