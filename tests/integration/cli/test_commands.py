@@ -75,7 +75,7 @@ async def test_every_command_takes_the_first_digits_of_an_id(served: admin_port.
 async def test_first_digits_of_several_ids_or_of_none_change_nothing(served: admin_port.Served) -> None:
     run = await served.command("deliveries", "redrive", "01", "--yes")
     assert (run.code, run.out) == (2, "")
-    assert "several have an id that begins with 01\n       give more of its digits" in run.err
+    assert "several have an id that begins with 01\n       give more of its digits: 01" in run.err
     run = await served.command("visits", "show", "02")
     assert (run.code, "none have an id that begins with 02" in run.err) == (1, True)
 
@@ -443,7 +443,7 @@ async def test_destination_of_a_namespace_is_named_alone(served: admin_port.Serv
     listed = await served.output_of("dead", "--destination", "crm", *namespace, "-o", "json")
     assert [row["destination"] for row in json.loads(listed)["rows"]] == ["agency/crm"]
     run = await served.command("dead", "--destination", "crm")
-    assert (run.code, "destination must be namespace/name" in run.err) == (2, True)
+    assert (run.code, "destination must be NAMESPACE/NAME" in run.err) == (2, True)
 
 
 async def test_rows_are_listed_by_namespace_and_visit(served: admin_port.Served) -> None:
@@ -460,3 +460,9 @@ async def test_rows_are_listed_by_namespace_and_visit(served: admin_port.Served)
 
 async def test_environment_proxies_never_see_the_token(served: admin_port.Served) -> None:
     assert await served.output_of("listeners", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")
+
+
+async def test_arrivals_that_are_only_counted_are_not_listed(served: admin_port.Served) -> None:
+    run = await served.command("visits", "--counted-as", "refused")
+    assert run.code != 0
+    assert "arrivals counted as refused are only counted: see `usher usage` and `usher listeners`" in run.err

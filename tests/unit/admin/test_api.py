@@ -73,7 +73,7 @@ def test_first_digits_of_an_id_are_a_range() -> None:
     ],
 )
 def test_invalid_filter_is_rejected(query: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"parameter|UUID|time|namespace/name|long"):
+    with pytest.raises(ValueError, match=r"parameter|UUID|time|NAMESPACE/NAME|long"):
         api.parse_filter(query)
 
 

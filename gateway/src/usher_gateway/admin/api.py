@@ -32,6 +32,9 @@ _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")
 """Parameters of limited length."""
 
+_NOT_STORED = {"probe", "refused"}
+"""Values of ``countedAs`` that no row of the ledger has."""
+
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -164,6 +167,8 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     if unknown:
         raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(parameters))}")
     counted_as = texts.pop("countedAs", None)
+    if counted_as in _NOT_STORED:
+        raise ValueError(f"arrivals counted as {counted_as} are only counted: see `usher usage` and `usher listeners`")
     ids = query["id"].split(",") if query.get("id") else []
     is_prefix = len(ids) == 1 and len(ids[0].replace("-", "")) < _ID_DIGITS
     id_range = parse_id_prefix(ids.pop()) if is_prefix else None
@@ -203,7 +208,7 @@ def filter_from_selection(selection: Selection) -> Filter:
     destination = selection.destination
     if destination is not None and "/" not in destination:
         if namespace is None:
-            raise ValueError("destination must be namespace/name; name alone needs the namespace as a filter too")
+            raise ValueError("destination must be NAMESPACE/NAME, or a name if the namespace is a filter too")
         destination = f"{namespace}/{destination}"
     return Filter(
         namespace=namespace,

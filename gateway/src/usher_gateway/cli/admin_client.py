@@ -33,6 +33,9 @@ _PAGE = 500
 _ROWS_IN_TERMINAL, _ROWS = 50, 1_000
 """How many rows a list has without --limit."""
 
+_CANDIDATES = 3
+"""Rows that are named if the digits of an id are those of several."""
+
 _FULL_ID = 36
 """Characters of a whole id."""
 
@@ -140,12 +143,14 @@ class AdminClient:
         """Return the id of ``usher visits`` or ``usher deliveries`` that begins with these digits."""
         if len(identifier) >= _FULL_ID:
             return identifier
-        rows = self.get(f"/api/{group}", id=identifier, limit=2)["rows"]
+        rows = self.get(f"/api/{group}", id=identifier, limit=_CANDIDATES)["rows"]
         if len(rows) != 1:
             count = "several" if rows else "none"
             fail(
                 f"of the {group}, {count} have an id that begins with {identifier}",
-                "give more of its digits" if rows else f"use an id from `usher {group} list`",
+                f"give more of its digits: {', '.join(row['id'] for row in rows)} ..."
+                if rows
+                else f"use an id from `usher {group} list`",
                 USAGE if rows else WRONG,
             )
         return str(rows[0]["id"])

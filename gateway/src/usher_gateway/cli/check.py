@@ -31,7 +31,8 @@ Which URLs would an edit move?  usher check new/ --against old/   or   usher che
 """
 
 _CODES = {
-    "NoSuchField": "guard it, as in `has(body.user.email) && body.user.email != ''`, or use `visit`",
+    "NoSuchField": "guard a field that bodies may lack, here called `body.room`: in a filter "
+    "`has(body.room) && body.room != ''`, in a transform `has(body.room) ? body.room : ''`; `visit` has all its fields",
     "NotJSON": "a map cannot have true or false as a key, because JSON has only text as keys",
     "NotTextOrInteger": "a variable of a URL must be a text or a whole number: convert with string()",
     "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
