@@ -390,9 +390,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, silent listeners.
 
-        Failing tenants come first, then silent ones. A tenant is failing (red) if it has refusing listeners or failing
-        destinations (FAILS), held or dead deliveries, and silent (yellow) if one of its listeners is. LAG is the age of
-        the oldest delivery that waits for its destination, LAST that of the last arrival.
+        Failing tenants come first, then silent ones. A tenant is failing (red) if it has listeners that refuse all or
+        get another company's visits, failing destinations (FAILS counts all three), or held or dead deliveries, and
+        silent (yellow) if one of its listeners is. LAG is the age of the oldest delivery that waits for its
+        destination, LAST that of the last arrival.
         """
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
         reader = _Reader(AdminClient(admin, data), admin, tenant)
