@@ -177,7 +177,7 @@ async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: 
     ("arguments", "said"),
     [
         (["agency/crn"], "did you mean `agency/crm`?"),
-        (["crm"], "destination must be namespace/name"),
+        (["crm"], "destination must be NAMESPACE/NAME"),
         (["agency/crm", "--route", "rau"], "did you mean `raw`?"),
         (["agency/unused", "--route", "raw"], "no such route leads to the destination `agency/unused`"),
         (["agency/broken"], "lacks a secret: Secret `absent` must exist in the same namespace"),
