@@ -196,10 +196,17 @@ class KubernetesDemo:
         _say(self._console, f"The {name} runs; its log is {program.log}.")
 
     async def _watch(self, program: processes.RunningProgram) -> None:
-        error = await program.wait_ended()
-        if not await self._stops_within(_SIGNAL_SECONDS):  # Ctrl-C ends the programs too, and this may see that first
-            self._failed = error
-            self._stop.set()
+        """Stop the demonstration when the program ends. Start an operator that lost its Lease again, as a pod is."""
+        while True:
+            error = await program.wait_ended()
+            if await self._stops_within(_SIGNAL_SECONDS):  # Ctrl-C ends the programs too, and this may see that first
+                return
+            if not program.has_logged("lease_lost"):
+                break
+            _say(self._console, f"The {program.name} could not renew its Lease for 10 s, and starts again.")
+            await program.start()
+        self._failed = error
+        self._stop.set()
 
     async def _install_secrets(self) -> dict[str, dict[str, str]]:
         secrets = await self._cluster.secrets(cluster.SYSTEM)
