@@ -237,3 +237,18 @@ async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(benc
     assert {(visit.counted_as, visit.content_type) for visit in bodies} == {
         (model.CountedAs.Visit, b"application/json")
     }
+
+
+async def test_reason_company_mismatch_lists_accepted_and_quarantined_arrivals(bench: engines.Bench) -> None:
+    mismatch = model.QuarantineReason.CompanyMismatch
+    await bench.accept(samples.arrival("own company", NOW))
+    await bench.accept(samples.arrival("accepted", NOW + 1, company_mismatch=True))
+    await bench.accept(samples.arrival("set aside", NOW + 2, quarantine=mismatch, if_visit=()))
+    page = await bench.store.visits(Filter(reason=mismatch.name), None, 10)
+    assert [(row["countedAs"], row["reason"], row["otherCompany"]) for row in page.rows] == [
+        ("Quarantined", "CompanyMismatch", True),
+        ("Visit", None, True),
+    ]
+    quarantined = await bench.store.visits(Filter(reason=mismatch.name, counted_as="quarantined"), None, 10)
+    assert len(quarantined.rows) == 1
+    assert [row["otherCompany"] for row in (await bench.store.visits(Filter(), None, 10)).rows] == [True, True, False]

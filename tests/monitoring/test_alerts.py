@@ -127,6 +127,7 @@ CASES = {
         quiet={arrivals("quarantined"): "0+1", arrivals("visit"): "0+99"},
         labels=TENANT,
     ),
+    "CompanyMismatch/warning": of_tenant("usher_company_mismatches_total", "0+1", "7+0"),
     "QuotaNear/warning": of_tenant("usher_quota_used_ratio", "0.95+0", "0.8+0"),
     "DeliveriesHeld/warning": of_tenant("usher_held_deliveries", "5+0", "0+0", reason="TransformError"),
     "DestinationDown/warning": Case(

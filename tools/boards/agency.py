@@ -69,6 +69,9 @@ def need_attention() -> list[Cause]:
         Cause("DeadLettersGrowing", "dead", _most("usher_dead_deliveries") + " > 0"),
         Cause("DeliveriesHeld", "held", f"sum by ({_TENANT}) (max by ({_TENANT}, reason) ({held})) > 0"),
         Cause("QuarantineGrowing", "quarantined, 30 min", f"sum by ({_TENANT}) ({quarantined})"),
+        Cause(
+            "CompanyMismatch", "other company, 30 min", f"tenant:usher_company_mismatches:increase30m{{{_HERE}}} > 0"
+        ),
         Cause("QuotaNear", "quota", _most("usher_quota_used_ratio") + " > 0.9", "percentunit"),
         Cause("ListenersNotReady", "not Ready", _most("usher_operator_listeners_not_ready") + " > 0"),
     ]
@@ -240,7 +243,8 @@ def _tables() -> list[Panel]:
             "Each company with a cause, however many there are. An alert follows if the cause lasts. Columns: listeners"
             " that refuse all arrivals, refusals, silent listeners, destinations that are down, attempts that fail, age"
             " of what waits (over 1 h), delay of first attempts (over 60 s), dead and held deliveries, arrivals set"
-            " aside, quota used (over 90 %), listeners that are not Ready. An empty cell: no such cause.",
+            " aside, visits of another company, quota used (over 90 %), listeners that are not Ready. An empty cell: no"
+            " such cause.",
             *((cause.expr, cause.column) for cause in need_attention()),
             unit="locale",
             units={cause.column: cause.unit for cause in need_attention() if cause.unit != "locale"},

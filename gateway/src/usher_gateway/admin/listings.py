@@ -177,9 +177,10 @@ def _verdicts(row: Row) -> str:
 
 
 def _counted_as(row: Row) -> str:
-    """Return what an arrival was counted as; of a quarantined one, its reason."""
+    """Return what an arrival was counted as; of a quarantined one, its reason; and whether another company sent it."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    return f"{row['reason'] or row['countedAs']}{late}{released}"
+    other_company = " of another company" if row["otherCompany"] and not row["reason"] else ""
+    return f"{row['reason'] or row['countedAs']}{late}{released}{other_company}"
 
 
 VISITS = Listing(
@@ -188,7 +189,8 @@ VISITS = Listing(
     reasons=SKIP_REASONS | QUARANTINE_REASONS,
     help="""List arrivals, newest first, with the verdict of each route.
 
-    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason.
+    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch
+    also lists the visits of another company that were accepted, because companyCheck is Warn.
     """,
     example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
@@ -208,6 +210,7 @@ VISITS = Listing(
         ("REASON", text_cell("reason")),
         ("LATE", flag_cell("late", "late")),
         ("RELEASED", flag_cell("released", "released")),
+        ("OTHER COMPANY", flag_cell("otherCompany", "other company")),
         ("VERDICTS", _verdicts),
     ),
     nothing="No such visits.",

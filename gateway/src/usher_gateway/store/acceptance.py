@@ -15,6 +15,7 @@ from usher_gateway.store.decide import ArrivalDecision, DedupeFacts, decide
 from usher_gateway.store.encodings import (
     FLAG_FIRST,
     FLAG_LATE,
+    FLAG_OTHER_COMPANY,
     FLAG_TRUSTED,
     HOLD_FLAGS,
     STORED_SLOT,
@@ -56,6 +57,7 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
 
 def _flags(arrival: model.Arrival, *, is_first: bool, is_over_quota: bool) -> int:
     flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
+    flags |= FLAG_OTHER_COMPANY * arrival.company_mismatch
     if arrival.token_held:
         flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
     if is_over_quota:

@@ -12,6 +12,7 @@ from usher_gateway import model
 from usher_gateway.store.base import AttemptRecord, Filter, ListingPage, VisitBody
 from usher_gateway.store.encodings import (
     FLAG_LATE,
+    FLAG_OTHER_COMPANY,
     FLAG_RELEASED,
     FLAG_TRUSTED,
     FLAG_UNACKNOWLEDGED,
@@ -144,6 +145,7 @@ def _arrival_row(
         "late": bool(flags & FLAG_LATE),
         "countedAs": model.CountedAs(counted_as).name,
         "reason": model.QuarantineReason(reason).name if reason else None,
+        "otherCompany": bool(flags & FLAG_OTHER_COMPANY) or reason == model.QuarantineReason.CompanyMismatch,
         "released": bool(flags & FLAG_RELEASED),
         "unacknowledged": bool(flags & FLAG_UNACKNOWLEDGED),
         "hops": hops,

@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import LONGEST_PAGE, Filter
-from usher_gateway.store.encodings import FLAG_RELEASED
+from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED
 from usher_gateway.store.session import Session
 
 RELEASED, UNRELEASED = "released", "unreleased"
@@ -127,7 +127,11 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
     scope.add_id_range(where.id_range)
     counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
     if where.reason is not None:
-        if where.reason in model.QuarantineReason.__members__:
+        if where.reason == model.QuarantineReason.CompanyMismatch.name:  # some tenants have such visits accepted
+            scope.add(
+                "(reason = {} or flags & {} > 0)", int(model.QuarantineReason.CompanyMismatch), FLAG_OTHER_COMPANY
+            )
+        elif where.reason in model.QuarantineReason.__members__:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = {}", int(model.QuarantineReason[where.reason]))
         else:
