@@ -55,8 +55,15 @@ async def test_destinations_show_what_waits_and_what_died(served: admin_port.Ser
 async def test_list_says_how_many_there_are_and_which_flag_selects_those_in_trouble(
     served: admin_port.Served,
 ) -> None:
-    assert (await served.command("tenants")).err.endswith("\n1 tenant, 1 failing (--failing), 1 silent (--silent)\n")
-    assert (await served.command("tenants", "--failing")).err.endswith("\n1 tenant, 1 silent (--silent)\n")
+    deliveries = "1 held delivery, 1 dead delivery"
+    said = (await served.command("tenants")).err
+    assert said.endswith(f"\n1 tenant, 1 failing (--failing), 1 silent (--silent), {deliveries}\n")
+    assert (await served.command("tenants", "--failing")).err.endswith(
+        f"\n1 tenant, 1 silent (--silent), {deliveries}\n"
+    )
+    assert (await served.command("destinations")).err.endswith(
+        f"\n1 destination, 1 failing (--failing), {deliveries}\n"
+    )
     assert (await served.command("tenants", "-o", "json")).err == ""
 
 

@@ -97,7 +97,7 @@ def _print_page(
     cursor: str | None,
     output: tables.OutputFormat,
 ) -> None:
-    """Print the rows that the flags select, as many as ``limit`` says; then their number, and what is wrong with some.
+    """Print the rows that the flags select, as many as ``limit`` says; then totals of all of them.
 
     ``cursor``: the name of the last row of the previous page.
     """
@@ -108,11 +108,21 @@ def _print_page(
     tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
     counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
-    total = ", ".join([listings.counted(len(rows), overview.noun), *parts])
+    total = ", ".join([listings.counted(len(rows), overview.noun), *parts, *_delivery_totals(rows)])
     if len(page) > len(shown):
         print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
     elif output == "text" and rows:
         typer.echo(total, err=True)
+
+
+def _delivery_totals(rows: Sequence[listings.Row]) -> list[str]:
+    """Return how many deliveries of tenants or destinations wait, are held and are dead, without zeros."""
+    totals = {
+        "waiting": sum(row.get("backlog", 0) for row in rows),
+        "held": sum(sum(row.get("held", {}).values()) for row in rows),
+        "dead": sum(row.get("dead", 0) for row in rows),
+    }
+    return [listings.counted(count, f"{state} delivery") for state, count in totals.items() if count]
 
 
 def nothing(what: str, asked: Sequence[str]) -> str:
@@ -250,7 +260,8 @@ def _last_error(row: listings.Row) -> str:
     if not last:
         return ""
     status = f" {last['status']}" if last["status"] else ""
-    times = f", {last['failures']} times" if last["failures"] > 1 else ""
+    since = listings.short_time_cell("since")(last)
+    times = f", {last['failures']} times since {since}" if last["failures"] > 1 else ""
     recovered = ", recovered" if last["recoveredAt"] else ""
     return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
 
