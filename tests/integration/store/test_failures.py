@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import random
 import re
-import shutil
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -197,13 +195,12 @@ async def test_failure_to_add_a_name_commits_its_arrival_once(bench: engines.Ben
     assert len(await bench.visits()) == 1
 
 
-@pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is missing")
-def test_page_finds_the_process_that_still_holds_a_deleted_file() -> None:
+async def test_page_finds_the_process_that_still_holds_a_deleted_file() -> None:
     page = (source.DOCS / "operations.md").read_text("utf-8")
-    (command,) = set(re.findall(r"/proc/\$\(([^)]+)\)/fd", page))
+    (name,) = set(re.findall(r"/proc/\$\(pgrep --oldest --exact (\w+)\)/fd", page))
     waits = [str(Path(sys.executable).with_name("usher")), "check", "-"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        all_of_them = command.replace("--oldest ", "")  # there may be others on this machine
-        found = subprocess.run(all_of_them.split(), capture_output=True, text=True, check=True).stdout
-        process.communicate(b"")
-    assert str(process.pid) in found.split()
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*waits, stdin=pipe, stdout=null)
+    compared = Path(f"/proc/{process.pid}/comm")  # by pgrep --exact
+    await waiting.wait_until(lambda: compared.read_text("utf-8").strip() == name, 60)
+    await process.communicate(b"")

@@ -292,7 +292,7 @@ def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditio
 
 
 _PLACEHOLDERS = {"replace-me": "`replace-me`", "cmVwbGFjZS1tZ": "`replace-me` in base64"}
-"""What recipes have in the place of what only the account knows, also after ``whsec_`` and in ``data`` of a Secret."""
+"""Recipes have it instead of values that only the account's owner knows, also after ``whsec_`` and in ``data``."""
 
 
 def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
