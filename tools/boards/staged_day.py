@@ -99,6 +99,7 @@ EXPECTED = {
     ("HookAtRisk", "arena"),
     ("QuarantineGrowing", "park-spa"),
     ("QuotaNear", "city-museum"),
+    ("CompanyMismatch", "city-museum"),
     ("DeliveriesHeld", "city-gym"),
     ("DestinationDown", "warehouse"),
     ("DeliveryFailing", "corner-cafes"),
