@@ -24,8 +24,8 @@ class RecordingWatcher(ExpressionCounters):
         self.failed: list[tuple[str, str, str]] = []
         self.held: list[tuple[str, str]] = []
 
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        self.failed.append((listener, route, code))
+    def expression_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
+        self.failed.append((listener, route, f"{code} {missing_field}".rstrip()))
 
     def expression_held(self, listener: str, route: str) -> None:
         self.held.append((listener, route))

@@ -333,3 +333,18 @@ def test_programs_in_memory_are_bounded_by_their_length() -> None:
     assert (first, "when") not in cache
     assert (others[-1], "when") in cache
     assert cache.get(first, "when") is not program
+
+
+@pytest.mark.parametrize(
+    ("source", "missing_field"),
+    [
+        ("body.user.tier > 1", "tier"),
+        ("body.user['loyalty tier'] > 1", "loyalty tier"),
+        ("body.user[body.key] > 1", ""),
+        ("body.key > 1", ""),
+    ],
+)
+def test_missing_field_is_named_only_if_the_expression_contains_its_name(source: str, missing_field: str) -> None:
+    program = expressions.Program(source, "when")
+    evaluation = program.evaluate({}, {"user": {}, "key": "ada@example.com"})
+    assert evaluation.missing_field == missing_field

@@ -79,6 +79,8 @@ class SampleEvaluation(msgspec.Struct, frozen=True):
     """Of one evaluation, with the sample that takes longest."""
     always_fails: bool = False
     """True if it fails on every sample body, or is no rule for answers because it is not true or false."""
+    missing_field: str = ""
+    """As in ``expressions.Evaluation``, of the last sample on which it fails."""
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -87,7 +89,7 @@ def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
     program = expressions.compile_expression(source, where)
     if where == "answer":
         return _try_answers(program)
-    failed, longest = {}, 0.0
+    failed, longest, missing_field = {}, 0.0, ""
     for sample in SAMPLES:
         values = expressions.visit_values(
             sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
@@ -96,8 +98,8 @@ def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
         longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
         code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")
         if code:
-            failed[sample.name] = code
-    return SampleEvaluation(failed, longest, len(failed) == len(SAMPLES))
+            failed[sample.name], missing_field = code, evaluations[0].missing_field
+    return SampleEvaluation(failed, longest, len(failed) == len(SAMPLES), missing_field)
 
 
 def _try_answers(program: expressions.Program) -> SampleEvaluation:

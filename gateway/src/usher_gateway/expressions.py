@@ -89,6 +89,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     """One word that contains nothing of the data (see ``_code_of``); ``""`` if there is a value."""
     cpu_seconds: float = 0.0
     """CPU time of the calling thread."""
+    missing_field: str = ""
+    """With ``NoSuchField``: the field's name if the expression's text contains it. A name from the data is dropped."""
 
 
 class Program:
@@ -110,6 +112,8 @@ class Program:
         self._key_orders = expression_order.orders_of(syntax.map_keys(tokens)) if where == "transform" else {}
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
+        self._words: frozenset[str] | None = None
+        """The words and literals of the text, once a field was missing."""
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
         """Evaluate with a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
@@ -129,10 +133,11 @@ class Program:
         if self._program is None:
             return Evaluation(error_code="ExpressionInvalid")
         started = time.thread_time_ns()
-        value, code = self._evaluate(given)
-        return Evaluation(value, code, (time.thread_time_ns() - started) / 1e9)
+        value, code, missing_field = self._evaluate(given)
+        return Evaluation(value, code, (time.thread_time_ns() - started) / 1e9, missing_field)
 
-    def _evaluate(self, given: Mapping[str, object]) -> tuple[Any, str]:
+    def _evaluate(self, given: Mapping[str, object]) -> tuple[Any, str, str]:
+        """Return a value, or an error code and the missing field."""
         calls: expression_functions.FunctionCalls | None = None
         try:
             copier = _WeighingCopier()
@@ -140,25 +145,33 @@ class Program:
             values.update(self._functions)
             work = self._work(copier)
             if work > MAX_WORK:
-                return None, "TooExpensive"
+                return None, "TooExpensive", ""
             if self._own_functions:
                 copies = self._copies * (self._longest(copier) if self._has_macro else 1)
                 calls = expression_functions.FunctionCalls(MAX_WORK - work, copies)
                 values.update(calls.bound(self._own_functions))
             value = self._program.execute(values)
         except Exception as error:  # noqa: BLE001 - every error of the core becomes a code
-            return None, (calls and calls.error_code) or _code_of(error)
+            code = (calls and calls.error_code) or _code_of(error)
+            return None, code, self._missing_field(error) if code == "NoSuchField" else ""
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # a panic of the native core
                 raise
-            return None, "Panic"
+            return None, "Panic", ""
         if self.where in {"when", "answer"} and not isinstance(value, bool):
-            return None, "NotBoolean"
+            return None, "NotBoolean", ""
         if self.where == "variable" and (isinstance(value, bool) or not isinstance(value, str | int)):
-            return None, "NotTextOrInteger"
+            return None, "NotTextOrInteger", ""
         if self.where == "transform":
             value = expression_order.in_order(value, self._key_orders, given["body"])
-        return value, ""
+        return value, "", ""
+
+    def _missing_field(self, error: Exception) -> str:
+        """Return the name in the core's error if it is a word or a literal of the expression; else ``""``."""
+        name = str(error.args[0]) if error.args else ""
+        if self._words is None:
+            self._words = frozenset(token.text.strip("\"'") for token in syntax.tokens_of(self.source))
+        return name if name in self._words else ""
 
     def _work(self, copier: "_WeighingCopier") -> int:
         """Return an upper estimate of the work.

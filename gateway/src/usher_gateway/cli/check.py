@@ -226,6 +226,7 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
         if failed:
             code = next(iter(failed.values()))
             where = " and on ".join(failed)
+            field = f" ({expression.result.missing_field})" if expression.result.missing_field else ""
             if expression.where == "answer":  # its only error is NotBoolean
                 effect = "attempts would end with RuleFailed"
                 hint = "a rule must give true or false, as in `answer.body != ''`"
@@ -237,7 +238,7 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
                 cost.file,
                 cost.line,
                 cost.path,
-                f"fails with {code} on {where}; {effect}",
+                f"fails with {code}{field} on {where}; {effect}",
                 hint,
                 "error" if expression.result.always_fails else "warning",
                 cost.resource,

@@ -32,6 +32,8 @@ class EvaluatedDelivery(msgspec.Struct, frozen=True):
     url_values: Mapping[str, Any] = {}
     """The values of the variables of the destination's URL, by name."""
     error_code: str = ""
+    missing_field: str = ""
+    """As in ``expressions.Evaluation``."""
     cpu_seconds: float = 0.0
 
 
@@ -150,10 +152,12 @@ class RouteDocuments:
         evaluations = self.evaluate_all(sources, delivery, definition)
         values = [evaluation.value for evaluation in evaluations]
         document = values.pop(0) if transform else payload.NOT_TRANSFORMED
+        failed = next((evaluation for evaluation in evaluations if evaluation.error_code), expressions.Evaluation())
         return EvaluatedDelivery(
             document,
             dict(zip(variables, values, strict=True)),
-            next((evaluation.error_code for evaluation in evaluations if evaluation.error_code), ""),
+            failed.error_code,
+            failed.missing_field,
             sum([evaluation.cpu_seconds for evaluation in evaluations]),
         )
 

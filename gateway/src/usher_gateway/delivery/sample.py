@@ -115,7 +115,8 @@ class SampleSender:
         evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
         if evaluated.error_code:
             where = f"{route.listener.key}, route {route.route}" if route is not None else key
-            message = f"the transform or a variable of the URL failed for {where}: {evaluated.error_code}"
+            field = f" ({evaluated.missing_field})" if evaluated.missing_field else ""
+            message = f"the transform or a variable of the URL failed for {where}: {evaluated.error_code}{field}"
             raise SampleError(message, "`usher check --body FILE` shows what the expression reads")
         now = self._clock.now()
         request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)

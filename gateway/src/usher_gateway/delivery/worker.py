@@ -171,6 +171,7 @@ class DeliveryWorker:
                 listener=definition.listener.key,
                 route=definition.route,
                 error=evaluated.error_code,
+                field=evaluated.missing_field,
             )
             return model.HoldReason.TransformError
         return evaluated

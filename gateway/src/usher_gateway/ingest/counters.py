@@ -280,9 +280,9 @@ class ExpressionCounters:
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
 
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
+    def expression_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
         """Count a failure."""
-        _log.warning("filter_failed", listener=listener, route=route, error=code)
+        _log.warning("filter_failed", listener=listener, route=route, error=code, field=missing_field)
         self.errors[code] = self.errors.get(code, 0) + 1
 
     def expression_held(self, listener: str, route: str) -> None:
