@@ -61,8 +61,9 @@ class Served:
     def routes(self) -> tuple[server.AdminRoute, ...]:
         source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
+        gateway_status = self.status()
         return server.make_routes(
-            status=self.status(),
+            status=gateway_status,
             usage=usage.UsageHandlers(
                 store=self.bench.store,
                 now=self.bench.clock,
@@ -78,6 +79,7 @@ class Served:
                 holds_of=base.no_holds,
                 keys=KEYS,
                 check_names=check_names,
+                destination=gateway_status.destination,
             ),
             samples=SampleHandlers(
                 sender=self.sample_sender, snapshot=lambda: self.state.snapshot, check_names=check_names

@@ -258,17 +258,18 @@ class Gateway:
 
     def _make_admin_server(self) -> server.AdminServer:
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
+        gateway_status = status.GatewayStatus(
+            state=self.state,
+            tracker=self.health,
+            source=self.source,
+            registry=self.registry,
+            store=self.store,
+            clock=self.clock,
+            tenants=self.tenants,
+        )
         return server.AdminServer(
             routes=server.make_routes(
-                status=status.GatewayStatus(
-                    state=self.state,
-                    tracker=self.health,
-                    source=self.source,
-                    registry=self.registry,
-                    store=self.store,
-                    clock=self.clock,
-                    tenants=self.tenants,
-                ),
+                status=gateway_status,
                 usage=usage.UsageHandlers(
                     store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
                 ),
@@ -281,6 +282,7 @@ class Gateway:
                     holds_of=self.hold_reviewer.current_holds,
                     keys=self._keys,
                     check_names=check_names,
+                    destination=gateway_status.destination,
                 ),
                 samples=SampleHandlers(
                     sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names

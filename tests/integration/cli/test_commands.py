@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support import admin_port, command_line, samples
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
 
 LOBBY = """
@@ -84,7 +85,7 @@ async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port
     wide = await served.output_of("listeners", COLUMNS="200")
     assert re.search(r"^agency/lobby .* DeliveriesHeld \(crm: DestinationPaused\)", wide, re.MULTILINE)
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
-    assert row["held"] == "crm: DestinationPaused"
+    assert row["heldDeliveries"] == "crm: DestinationPaused"
 
 
 async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
@@ -113,11 +114,25 @@ async def test_listing_as_json_or_csv_is_machine_readable(served: admin_port.Ser
     rows = json.loads(await served.output_of("visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
     assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]
     (row,) = csv.DictReader(io.StringIO(await served.output_of("dead", "list", "-o", "csv")))
-    assert (row["state"], row["why"], row["attempts"]) == ("dead", "Status 400", "1")
+    assert (row["state"], row["error"], row["status"], row["attempts"]) == ("dead", "Status", "400", "1")
     for row in csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv"))):
         assert "/" not in row["tenant"]
         assert " " not in row["tenant"]
-        assert all(row[name].isdecimal() for name in ("visits", "repeats", "quarantined"))
+        assert all(row[name].isdecimal() for name in ("todayVisits", "todayRepeats", "todayQuarantined"))
+
+
+@pytest.mark.parametrize(
+    "group", ["tenants", "listeners", "destinations", "visits", "deliveries", "dead", "quarantine"]
+)
+async def test_columns_of_csv_are_named_as_the_fields_of_json(served: admin_port.Served, group: str) -> None:
+    row = json.loads(await served.output_of(group, "-o", "json"))["rows"][0]
+    names = set(row)
+    for name, value in row.items():
+        inner = value if isinstance(value, dict) else {}
+        names |= {f"{name}{key[:1].upper()}{key[1:]}" for key in inner}
+    names |= {f"lastError{name}" for name in ("Status", "Failures", "Since", "At", "RecoveredAt")}  # no error here
+    heads = (await served.output_of(group, "-o", "csv")).splitlines()[0].split(",")
+    assert [head for head in heads if head not in names] == []
 
 
 async def test_page_of_rows_ends_with_the_command_for_the_next_one(served: admin_port.Served) -> None:
@@ -175,7 +190,28 @@ async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_po
     as_json = await served.output_of("usage", *times, "-o", "json")
     assert (json.loads(as_json)["total"]["visits"], as_json[-3:]) == (4, "\n}\n")
     served.bench.clock.now += samples.DAY
-    assert "books balance" in await served.output_of("usage", "--check", "--from", "2025-11")
+    checked = await served.output_of("usage", "--check", "--from", "2025-11")
+    assert checked.startswith("The books of 1 listener balance, from 2025-11-01T")
+    nothing = await served.output_of("usage", "--check", "--from", "2024-11", "--to", "2024-12")
+    assert nothing.startswith("Nothing was counted from 2024-11-01T")
+
+
+async def test_usage_by_tenant_adds_up_listeners_and_lists_those_without_arrivals(served: admin_port.Served) -> None:
+    lobby = served.state.snapshot.listeners["agency/lobby"]
+    museum = msgspec.structs.replace(lobby, name="hall", tenant=documents.TenantDocument("museum"), addresses=())
+    served.state.apply(documents.Snapshot({lobby.key: lobby, museum.key: museum}, {}), 0)
+    await served.bench.accept(samples.arrival("x", listener=samples.POOL, if_visit=()))
+    times = ("--from", "2025-11", "--to", "2025-12", "--by", "tenant")
+    rows = list(csv.DictReader(io.StringIO(await served.output_of("usage", *times, "-o", "csv"))))
+    assert [(row["period"], row["tenant"], row["visits"], row["openAfter"]) for row in rows] == [
+        ("2025-11-01/2025-12-01", "acme", "5", "1"),
+        ("2025-11-01/2025-12-01", "museum", "0", "0"),
+    ]
+    assert (await served.output_of("usage", *times, "--tenant", "museum", "-o", "csv")).count("\n") == 2
+    text = await served.output_of("usage", *times)
+    assert text.startswith("From 2025-11-01T00:00 to 2025-12-01T00:00 UTC:\nTENANT")
+    assert re.search(r"^museum +0 ", text, re.MULTILINE)
+    assert re.search(r"^total +5 ", text, re.MULTILINE)
 
 
 async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.Served) -> None:
@@ -195,7 +231,7 @@ async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--by", "week"), "day, month, venue"),
+        (("--by", "week"), "day, month, tenant, venue"),
         (("--by", "venue", "--zone", "tenant"), "--by venue has no days or months"),
     ],
 )
@@ -363,7 +399,7 @@ async def test_replay_refuses_an_empty_reason(served: admin_port.Served) -> None
 async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: admin_port.Served) -> None:
     (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
     shown = await served.output_of("deliveries", "show", held["id"])
-    assert "docs/reasons.md says what ends the hold DestinationPaused" in shown
+    assert "no attempt starts until DestinationPaused ends (docs/reasons.md), and a retry does not end it" in shown
     assert json.loads(await served.output_of("deliveries", "show", held["id"], "-o", "json"))
 
 
@@ -411,7 +447,7 @@ async def test_wrong_token_is_reported_with_exit_code_2(served: admin_port.Serve
 async def test_invalid_flag_value_is_reported_with_exit_code_2(served: admin_port.Served) -> None:
     run = await served.command("deliveries", "list", "--state", "nope")
     assert (run.code, "state must be one of pending, delivered, dead, cancelled, held" in run.err) == (2, True)
-    run = await served.command("visits", "list", "--since", "yesterday")
+    run = await served.command("visits", "list", "--since", "last week")
     assert (run.code, "2h (90m, 3d)" in run.err) == (2, True)
     run = await served.command("visits", "show", "lobby")
     assert (run.code, "UUID" in run.err) == (2, True)

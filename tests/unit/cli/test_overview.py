@@ -26,13 +26,14 @@ def test_listener_in_trouble_says_why() -> None:
         "state": "Paused",
         "faults": ["Refusing", "DeliveriesHeld", "ExpressionTooSlow", "Silent"],
         "refusedReason": "Unauthenticated",
+        "refusedSince": "2026-11-29T12:00:00.000Z",
         "missing": None,
         "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
     }
     troubles = dict(overview.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
-        "Paused, Refusing (Unauthenticated), DeliveriesHeld (crm: SecretNotFound (Secret token)), "
+        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), DeliveriesHeld (crm: SecretNotFound (Secret token)), "
         "ExpressionTooSlow (mail), Silent"
     )
 

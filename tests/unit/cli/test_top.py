@@ -147,7 +147,7 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     assert len(lines) <= 24
     assert lines[-1].rstrip().endswith("q quit")
     assert all(head in lines[1] for head in ("TENANT", "FAILS", "HELD", "DEAD", "SILENT", "LAG"))
-    assert lines[2].startswith("agency/company-with-a-rather-long-name-000 ")
+    assert lines[2].startswith("company-with-a-rather-long-name-000 ")
     assert all(head in shown(screen_of(line("acme"))) for head in ("LAST", "VISITS/MIN", "TODAY"))
 
 
@@ -155,11 +155,11 @@ def test_table_scrolls_with_the_chosen_tenant() -> None:
     screen = screen_of(*(line(f"t{number:03}") for number in range(300)), sort="name")
     for _ in range(150):
         screen.press("\x1b[B")
-    assert "agency/t150" in shown(screen)
-    assert "agency/t000" not in shown(screen)
+    assert "\nt150 " in shown(screen)
+    assert "\nt000 " not in shown(screen)
     for _ in range(400):
         screen.press("\x1b[B")
-    assert "agency/t299" in shown(screen)
+    assert "\nt299 " in shown(screen)
 
 
 def reader_that(act: Callable[[], str]) -> Any:
@@ -175,7 +175,7 @@ def test_last_reading_stays_while_no_gateway_answers(capsys: pytest.CaptureFixtu
     assert top.read_again(reader_that(fails(admin_client.WRONG)), screen, 80, "title") == "title"
     head, *rest = shown(screen).splitlines()
     assert head.rstrip() == "usher top  no gateway answers at http://127.0.0.1:9090: refused"
-    assert "agency/acme" in " ".join(rest)
+    assert "acme" in " ".join(rest)
     assert top.read_again(reader_that(lambda: "new title"), screen, 80, "title") == "new title"
     assert "no gateway" not in shown(screen)
     assert capsys.readouterr().err == ""

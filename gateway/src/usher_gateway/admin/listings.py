@@ -97,7 +97,7 @@ DESTINATION = FilterFlag("destination", "To this destination: NAMESPACE/NAME; wi
 VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
 SINCE = FilterFlag(
     "since",
-    "From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago.",
+    "From this time on: 2026-11-25T12:00:00Z, 2026-11-25, today, yesterday (UTC), or 2h (90m, 3d) ago.",
     spellings=("--since", "--from"),
     is_time=True,
 )
@@ -132,7 +132,7 @@ class Listing:
     nothing: str
     """The text for no rows."""
     csv_columns: tuple[Column, ...] | None = None
-    """For CSV, if they are not ``columns``."""
+    """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Filters that are always set."""
 
@@ -183,6 +183,8 @@ def _counted_as(row: Row) -> str:
     return f"{row['reason'] or row['countedAs']}{late}{released}{other_company}"
 
 
+_LISTENER_NAMES: tuple[Column, ...] = tuple([(name, text_cell(name)) for name in ("namespace", "tenant", "listener")])
+
 VISITS = Listing(
     path="/api/visits",
     page=lambda store: store.visits,
@@ -203,15 +205,15 @@ VISITS = Listing(
         ("TENANT", text_cell("tenant")),
     ),
     csv_columns=(
-        ("RECEIVED", time_cell("receivedAt")),
-        ("ID", text_cell("id")),
-        ("LISTENER", listener_of),
-        ("COUNTED AS", text_cell("countedAs")),
-        ("REASON", text_cell("reason")),
-        ("LATE", flag_cell("late", "late")),
-        ("RELEASED", flag_cell("released", "released")),
-        ("OTHER COMPANY", flag_cell("otherCompany", "other company")),
-        ("VERDICTS", _verdicts),
+        ("receivedAt", time_cell("receivedAt")),
+        ("id", text_cell("id")),
+        *_LISTENER_NAMES,
+        ("countedAs", text_cell("countedAs")),
+        ("reason", text_cell("reason")),
+        ("late", flag_cell("late", "late")),
+        ("released", flag_cell("released", "released")),
+        ("otherCompany", flag_cell("otherCompany", "other company")),
+        ("verdicts", _verdicts),
     ),
     nothing="No such visits.",
 )
@@ -255,16 +257,15 @@ DELIVERIES = Listing(
     filters=(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, STATE, REASON),
     columns=_DELIVERY_COLUMNS,
     csv_columns=(
-        ("CREATED", time_cell("createdAt")),
-        ("ID", text_cell("id")),
-        ("LISTENER", listener_of),
-        ("ROUTE", text_cell("route")),
-        ("DESTINATION", text_cell("destination")),
-        ("STATE", text_cell("state")),
-        ("HELD", text_cell("held")),
-        ("WHY", _why),
-        ("DUE", time_cell("dueAt")),
-        ("ATTEMPTS", text_cell("attempts")),
+        ("createdAt", time_cell("createdAt")),
+        ("id", text_cell("id")),
+        *_LISTENER_NAMES,
+        *[
+            (name, text_cell(name))
+            for name in ("route", "destination", "state", "held", "cancelled", "error", "status")
+        ],
+        ("dueAt", time_cell("dueAt")),
+        ("attempts", text_cell("attempts")),
     ),
     nothing="No such deliveries.",
 )

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings
+from usher_gateway.admin import api, listings, next_step
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
@@ -44,6 +44,7 @@ class RecordHandlers:
         holds_of: HoldsOf,
         keys: model.Keys,
         check_names: api.CheckNames,
+        destination: Callable[[str], Mapping[str, object] | None],
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -56,6 +57,7 @@ class RecordHandlers:
             holds_of: Returns what holds deliveries of a route now.
             keys: Keys with which listeners read bodies.
             check_names: Checks the names of a selection.
+            destination: ``GatewayStatus.destination``.
         """
         self._store = store
         self._now = now
@@ -65,6 +67,7 @@ class RecordHandlers:
         self._holds_of = holds_of
         self._keys = keys
         self._check_names = check_names
+        self._destination = destination
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -128,7 +131,7 @@ class RecordHandlers:
         return api.raw_response(content, {})
 
     async def list_attempts(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/deliveries/{id}/attempts``: the last attempts, the oldest first."""
+        """Answer ``GET /api/deliveries/{id}/attempts``: the last attempts, the oldest first, and what happens next."""
         with api.parsing():
             identifier = api.parse_id(request.match_info["id"])
         rows = [
@@ -140,7 +143,11 @@ class RecordHandlers:
             }
             for attempt in await self._store.attempts(identifier)
         ]
-        return api.json_response({"rows": rows})
+        text = ""
+        for delivery in (await self._store.deliveries(Filter(ids=(identifier,)), None, 1)).rows:
+            destination = self._destination(str(delivery["destination"]))
+            text = next_step.next_step(delivery, destination, self._now())
+        return api.json_response({"rows": rows, "next": text})
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""

@@ -153,9 +153,16 @@ class GatewayStatus:
         return {
             "applied": self._applied_hash("Listener", key),
             "lastArrival": _time(live.counters.last_accepted) if live else None,
+            "refusedSince": self._refused_since(live, state),
             "companyMismatches": live.counters.company_mismatches if live else 0,
             **_fields(state),
         }
+
+    def _refused_since(self, live: LiveListener | None, state: health.ListenerState) -> str | None:
+        """Return when a listener began to refuse every arrival; None if it does not."""
+        if live is None or not state.refusing:
+            return None
+        return _time(self._clock.now() - (self._clock.steady() - live.counters.refused_since))
 
     def _applied_hash(self, kind: config_secret.Kind, key: str) -> str | None:
         state = self._tracker.document(kind, key)
@@ -229,6 +236,17 @@ class GatewayStatus:
 
         keys = sorted(in_force.keys() | backlogs.keys() | held.keys() | dead.keys())
         return api.json_response({"rows": await api.encode_each(map(row, keys))})
+
+    def destination(self, key: str) -> JsonObject | None:
+        """Return the health of a destination, its next trial and its limit of retries; None if it is not in force."""
+        document = self._state.snapshot.destinations.get(key)
+        if document is None:
+            return None
+        return {
+            **self._destination_health(key, document),
+            "nextTrialAt": model.format_time(self._clock.now() + self._tracker.until_trial(key)),
+            "retryMaxAgeSeconds": document.retry_max_age_seconds,
+        }
 
     def _tenants_by_destination(self) -> dict[str, set[str]]:
         """Return the tenants with a route to each destination."""

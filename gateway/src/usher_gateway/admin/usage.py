@@ -44,7 +44,8 @@ _USAGE_COUNTERS = (
     Counter.attempts,
 )
 
-_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month"}
+_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month"}
+"""Value of ``by`` -> the period of the rows that are read. For ``tenant`` they are added up to one row per tenant."""
 
 Row = dict[str, object]
 
@@ -82,7 +83,7 @@ def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = date
     """
     period = _PERIODS.get(query.get("by", "day"))
     if period is None:
-        raise ValueError("by must be slot, day or month")
+        raise ValueError("by must be slot, day, month or tenant")
     slot = model.SLOT_SECONDS * model.MICROSECONDS
     since = api.parse_time(query["from"], zone) if "from" in query else _month(now, zone)
     until = api.parse_time(query["to"], zone) if "to" in query else now + 1
@@ -171,11 +172,14 @@ class UsageHandlers:
         unsorted_rows = (
             await self._read_by_zone(where, query) if zone == _TENANT_ZONE else await self._read(where, asked, common)
         )
+        if query.get("by") == "tenant":
+            unsorted_rows = self._tenant_rows(unsorted_rows, where, name_range(asked, common))
         rows = sorted(unsorted_rows, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
         if query.get("format") == "csv":
             return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
-        return api.json_response({**times, "by": asked.period, "rows": rows, "total": _sum_rows(rows)})
+        by = query.get("by", asked.period)
+        return api.json_response({**times, "by": by, "rows": rows, "total": _sum_rows(rows)})
 
     async def venues(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
@@ -204,6 +208,24 @@ class UsageHandlers:
         in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
         return api.json_response({**times, "rows": counts.rows(), "withoutBody": max(0, in_all - counts.total)})
+
+    def _tenant_rows(self, rows: Iterable[Row], where: Filter, period: str) -> list[Row]:
+        """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
+        listeners = self._snapshot().listeners.values()
+        rows_by_tenant: dict[tuple[str, str], list[Row]] = {
+            (document.namespace, document.tenant.name): []
+            for document in listeners
+            if where.namespace in {None, document.namespace}
+            and where.tenant in {None, document.tenant.name}
+            and where.listener in {None, document.name}
+        }
+        for row in sorted(rows, key=lambda row: str(row["period"])):
+            rows_by_tenant.setdefault((str(row["namespace"]), str(row["tenant"])), []).append(row)
+        return [
+            {"period": period, "namespace": namespace, "tenant": tenant, "listener": "", **_sum_rows(of_tenant)}
+            | _open_deliveries(of_tenant)
+            for (namespace, tenant), of_tenant in rows_by_tenant.items()
+        ]
 
     async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
         """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
@@ -240,7 +262,8 @@ class UsageHandlers:
         violations += books.check([], await store.open_deliveries(0), {})
         rows = [_violation_row(violation) for violation in violations]
         times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
-        return api.json_response({**times, "violations": rows})
+        listeners = len({row.listener for row in usage})
+        return api.json_response({**times, "listeners": listeners, "violations": rows})
 
 
 def usage_rows(
@@ -288,6 +311,16 @@ def _sum_rows(rows: Iterable[Row]) -> Row:
     return total
 
 
+def _open_deliveries(rows: Iterable[Row]) -> Row:
+    """Return the open deliveries of a tenant before the first row and after the last one of each listener."""
+    before: dict[object, int] = {}
+    after: dict[object, int] = {}
+    for row in rows:
+        before.setdefault(row["listener"], int(str(row["openBefore"])))
+        after[row["listener"]] = int(str(row["openAfter"]))
+    return {"openBefore": sum(before.values()), "openAfter": sum(after.values())}
+
+
 def _counts(counts: model.Counts) -> Row:
     row: Row = {"arrivals": books.arrivals(counts)}
     row |= {counter.name: counts.get(counter, 0) for counter in _USAGE_COUNTERS}
@@ -301,6 +334,13 @@ def name_period(first_second: int, period: Period, zone: datetime.tzinfo = datet
         return f"{model.format_time(first_second * model.MICROSECONDS)[:19]}Z"
     day = datetime.datetime.fromtimestamp(first_second, zone).date().isoformat()
     return day[:7] if period == "month" else day
+
+
+def name_range(asked: UsageRange, zone: datetime.tzinfo = datetime.UTC) -> str:
+    """Format a time with its two ends: ``2026-10-01/2026-11-01``. Source: ISO 8601-1 §5.5.2.2."""
+    ends = [datetime.datetime.fromtimestamp(end // model.MICROSECONDS, zone) for end in (asked.since, asked.until)]
+    are_days = all(end.time() == datetime.time() for end in ends)
+    return "/".join([end.date().isoformat() if are_days else end.isoformat(timespec="minutes") for end in ends])
 
 
 def as_csv(rows: Iterable[Row]) -> str:

@@ -265,13 +265,16 @@ def _token(data: pathlib.Path, name: str) -> str:
 
 
 def parse_moment(text: str | None) -> str | None:
-    """Return a time in the API's form; ``2h`` means two hours ago."""
+    """Return a time in the API's form; ``2h`` means two hours ago, and days are those of UTC."""
     if text is None:
         return None
+    if text in {"today", "yesterday"}:
+        today = datetime.datetime.now(datetime.UTC).date()
+        return (today - datetime.timedelta(days=text == "yesterday")).isoformat()
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if ago is None:
         if not re.match(r"\d{4}-\d\d", text):
-            hint = "write 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11, or 2h (90m, 3d) for a time that long ago"
+            hint = "write 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11, today, yesterday, or 2h (90m, 3d) ago"
             fail(f"{text!r} is not a time", hint, USAGE)
         return text
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]

@@ -20,7 +20,7 @@ from usher_gateway.admin.listings import (
     FilterFlag,
     counted,
 )
-from usher_gateway.cli import tables
+from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -134,6 +134,19 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
         typer.echo(f"{reason}: {counted(count, noun)}")
 
 
+def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, object]) -> None:
+    """Name on standard error the selected destinations that take no deliveries now, so that these would wait on."""
+    names = {name: str(value) for name in ("namespace", "tenant") if (value := selection.get(name)) is not None}
+    chosen = selection.get("destination")
+    for row in overview.select(
+        client.get("/api/destinations")["rows"], namespace=names.get("namespace"), tenant=names.get("tenant")
+    ):
+        path = overview.path_of(row)
+        if overview.takes_no_deliveries(row) and chosen in {None, path, row["name"]}:
+            what = ", ".join(filter(None, (row.get("health") or row["state"], overview.last_error(row))))
+            typer.echo(f"{path} takes no deliveries now ({what}): its deliveries wait until it does.", err=True)
+
+
 def _print_unfit(unfit: Mapping[str, int]) -> None:
     for reason, count in sorted(unfit.items()):
         typer.echo(f"Still no visit: {counted(count, 'arrival')} ({reason})")
@@ -219,6 +232,7 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
     state = selection["state"]
     other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
     nothing = f"No selected delivery is {state} and still has its body{other}."
+    _warn_of_failing_destinations(client, selection)
     answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due again", answer["redriven"], nothing)
 
@@ -241,6 +255,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
     nothing = "None waits for a later retry: `usher deliveries list` shows which are held, due or not pending."
+    _warn_of_failing_destinations(client, selection)
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)
 

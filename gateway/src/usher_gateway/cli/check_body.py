@@ -101,9 +101,10 @@ def print_stored(reading: object, reason: str) -> None:
 
 def _outcome(reading: "body_reading.BodyReading") -> str:
     if reading.outcome in {"Visit", "Probe"}:
-        other = ", but of another company than the tenant's" if reading.company_differs else ""
+        other = f", but of another company than {reading.expected_company}" if reading.company_differs else ""
         return f"a {reading.outcome.lower()}{other}"
-    return f"quarantined ({reading.outcome}, see docs/reasons.md)"
+    expected = f", the tenant's companyID is {reading.expected_company}" if reading.company_differs else ""
+    return f"quarantined ({reading.outcome}{expected}, see docs/reasons.md)"
 
 
 def _names(listeners: list[str]) -> str:

@@ -128,7 +128,7 @@ def show_visit(
     client = AdminClient(admin, data, operate=body)
     identifier = client.full_id("visits", identifier)
     if body:
-        sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
+        _write_bytes(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
         return
     row = _find_row(client, "visits", identifier)
     answer = client.get(f"/api/visits/{quoted(identifier)}/reading")
@@ -137,6 +137,13 @@ def show_visit(
         return
     _print_row(row, output)
     check_body.print_stored(answer["reading"], answer["reason"])
+
+
+def _write_bytes(content: bytes) -> None:
+    """Write a body or an answer as it is; for a person, end it with a line break."""
+    sys.stdout.buffer.write(content)
+    if sys.stdout.isatty() and not content.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
 
 
 def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
@@ -163,10 +170,13 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     """Print every field of a delivery, and its last attempts, the oldest first."""
     identifier = client.full_id("deliveries", identifier)
     row = _find_row(client, "deliveries", identifier)
-    row["lastAttempts"] = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")["rows"]
+    answer = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")
+    row["lastAttempts"] = answer["rows"]
+    if output == "json":
+        row["next"] = answer["next"]
     _print_row(row, output)
-    if row["held"] and output == "text":
-        typer.echo(f"\nIt waits, and a retry does not send it: docs/reasons.md says what ends the hold {row['held']}.")
+    if output == "text":
+        typer.echo(f"\n{answer['next']}")
 
 
 def show_dead(
@@ -183,6 +193,6 @@ def show_dead(
     client = AdminClient(admin, data, operate=answer)
     if answer:
         identifier = client.full_id("deliveries", identifier)
-        sys.stdout.buffer.write(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
+        _write_bytes(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
         return
     _show_delivery(client, identifier, output)

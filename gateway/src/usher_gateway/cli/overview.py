@@ -108,6 +108,9 @@ def _print_page(
     tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
     counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
+    unused = sum("lastArrival" in row and row["lastArrival"] is None for row in rows)
+    if unused:
+        parts.append(f"{unused} without an arrival yet")
     total = ", ".join([listings.counted(len(rows), overview.noun), *parts, *_delivery_totals(rows)])
     if len(page) > len(shown):
         print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
@@ -164,6 +167,11 @@ def _unless_zero(name: str) -> Callable[[listings.Row], str]:
     return lambda row: str(row[name] or "")
 
 
+def _fields(*names: str) -> list[listings.Column]:
+    """Return columns of CSV for fields of JSON."""
+    return [(name, listings.text_cell(name)) for name in names]
+
+
 def _held_count(row: listings.Row) -> str:
     return str(sum(row["held"].values()))
 
@@ -193,19 +201,13 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    _TENANT_COLUMNS[0],
-    ("STATE", listings.text_cell("state")),
-    ("LISTENERS", listings.text_cell("listeners")),
-    ("SILENT", listings.text_cell("silentListeners")),
-    ("REFUSING", listings.text_cell("refusingListeners")),
-    ("MISMATCHING", listings.text_cell("mismatchingListeners")),
-    ("VISITS", _today("visits")),
-    ("LAST ARRIVAL", listings.time_cell("lastArrival")),
-    ("BACKLOG", listings.text_cell("backlog")),
-    ("HELD", _held_count),
-    ("DEAD", listings.text_cell("dead")),
-    ("QUOTA", listings.text_cell("quotaUsed")),
-    ("FAILING", lambda row: ", ".join(row["failingDestinations"])),
+    *_fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners", "mismatchingListeners"),
+    ("todayVisits", _today("visits")),
+    ("lastArrival", listings.time_cell("lastArrival")),
+    *_fields("backlog"),
+    ("held", _held_count),
+    *_fields("dead", "quotaUsed"),
+    ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
 )
 
 _TENANTS = Overview(
@@ -246,13 +248,18 @@ def list_tenants(
 
 def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
-    return row.get("health") not in _NOT_FAILING or bool(row["dead"] or row["held"])
+    return takes_no_deliveries(row) or bool(row["dead"] or row["held"])
+
+
+def takes_no_deliveries(row: listings.Row) -> bool:
+    """Return whether attempts at a destination fail or cannot be made, also because it is not in force."""
+    return row.get("health") not in _NOT_FAILING
 
 
 _NOT_FAILING = ("Healthy", "NotTried")
 
 
-def _last_error(row: listings.Row) -> str:
+def last_error(row: listings.Row) -> str:
     """Return what keeps a destination from taking deliveries: a missing Secret, or the last error and how often."""
     if row.get("unresolved"):
         return str(row["unresolved"])
@@ -266,8 +273,8 @@ def _last_error(row: listings.Row) -> str:
     return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
 
 
-def _of_last_error(head: str, name: str) -> listings.Column:
-    cell = listings.time_cell(name) if head.endswith(" AT") else listings.text_cell(name)
+def _of_last_error(head: str, name: str, cell_of: Callable[[str], Callable[[listings.Row], str]]) -> listings.Column:
+    cell = cell_of(name)
     return head, lambda row: cell(row.get("lastError") or {})
 
 
@@ -282,7 +289,7 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("WAIT", _unless_zero("backlog")),
     ("HELD", lambda row: str(sum(row["held"].values()) or "")),
     ("DEAD", _unless_zero("dead")),
-    ("LAST ERROR", _last_error),
+    ("LAST ERROR", last_error),
     ("HELD BECAUSE", lambda row: ", ".join(sorted(row["held"]))),
     ("NEXT TRY (UTC)", listings.short_time_cell("nextDueAt")),
     ("HOST", listings.text_cell("host")),
@@ -290,23 +297,18 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    DESTINATION_COLUMNS[0],
-    ("STATE", listings.text_cell("state")),
-    ("HEALTH", listings.text_cell("health")),
-    ("CIRCUIT", listings.text_cell("circuit")),
-    _of_last_error("ERROR", "error"),
-    _of_last_error("STATUS", "status"),
-    _of_last_error("FAILURES", "failures"),
-    _of_last_error("FIRST FAILED AT", "since"),
-    _of_last_error("LAST FAILED AT", "at"),
-    _of_last_error("RECOVERED AT", "recoveredAt"),
-    ("MISSING", listings.text_cell("unresolved")),
-    ("HINT", listings.text_cell("hint")),
-    ("BACKLOG", listings.text_cell("backlog")),
-    ("NEXT", listings.time_cell("nextDueAt")),
-    ("HELD", _held_count),
-    ("DEAD", listings.text_cell("dead")),
-    *DESTINATION_COLUMNS[-2:],
+    *_fields("namespace", "name", "state", "health", "circuit"),
+    _of_last_error("lastError", "error", listings.text_cell),
+    _of_last_error("lastErrorStatus", "status", listings.text_cell),
+    _of_last_error("lastErrorFailures", "failures", listings.text_cell),
+    _of_last_error("lastErrorSince", "since", listings.time_cell),
+    _of_last_error("lastErrorAt", "at", listings.time_cell),
+    _of_last_error("lastErrorRecoveredAt", "recoveredAt", listings.time_cell),
+    *_fields("unresolved", "hint", "backlog"),
+    ("nextDueAt", listings.time_cell("nextDueAt")),
+    ("held", _held_count),
+    *_fields("dead", "host"),
+    ("tenants", lambda row: ", ".join(row["tenants"])),
 )
 
 _DESTINATIONS = Overview(
@@ -417,7 +419,7 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
     """Return more about a fault of a listener."""
     match fault:
         case "Refusing" if not row["missing"]:
-            return row["refusedReason"] or ""
+            return f"{row['refusedReason']} since {listings.short_time_cell('refusedSince')(row)}"
         case "AuthenticationUnresolved":
             return row["missing"] or ""
         case "Quarantining":
@@ -455,6 +457,14 @@ def _listener_troubles(row: listings.Row) -> str:
     return ", ".join([*state, *_faults(row)])
 
 
+def _routes_cell(row: listings.Row) -> str:
+    return ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])
+
+
+def _addresses_cell(row: listings.Row) -> str:
+    return ", ".join(row["addresses"])
+
+
 LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", path_of),
     ("VISITS", _today("visits")),
@@ -462,22 +472,22 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LAST ARRIVAL", _minute_cell("lastArrival")),
     ("QUARANTINED", _today("quarantined")),
     ("TENANT", listings.text_cell("tenant")),
-    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
-    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
+    ("ROUTES", _routes_cell),
+    ("ADDRESSES", _addresses_cell),
 )
 
 _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    LISTENER_COLUMNS[0],
-    ("STATE", listings.text_cell("state")),
-    ("TENANT", listings.text_cell("tenant")),
-    *[(name, _today(name)) for name in _COUNTS],
-    ("LAST ARRIVAL", listings.time_cell("lastArrival")),
-    ("RECEIVING", listings.text_cell("receiving")),
-    ("FAULTS", lambda row: ", ".join(row["faults"])),
-    ("REFUSED REASON", listings.text_cell("refusedReason")),
-    ("MISSING", listings.text_cell("missing")),
-    ("HELD", _held_routes),
-    *LISTENER_COLUMNS[-2:],
+    *_fields("namespace", "tenant", "name", "state"),
+    *[(f"today{name.capitalize()}", _today(name)) for name in _COUNTS],
+    ("lastArrival", listings.time_cell("lastArrival")),
+    *_fields("receiving"),
+    ("faults", lambda row: ", ".join(row["faults"])),
+    *_fields("refusedReason"),
+    ("refusedSince", listings.time_cell("refusedSince")),
+    *_fields("missing"),
+    ("heldDeliveries", _held_routes),
+    ("routes", _routes_cell),
+    ("addresses", _addresses_cell),
 )
 
 _LISTENERS = Overview(

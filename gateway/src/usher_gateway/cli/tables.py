@@ -45,13 +45,16 @@ def print_rows(
     nothing: str,
     cells: Sequence[Column] | None = None,
 ) -> None:
-    """Print rows, or the text ``nothing`` if there are none. ``cells`` replaces the columns for CSV."""
+    """Print rows, or the text ``nothing`` if there are none.
+
+    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON.
+    """
     if output == "json":
         print_json({"rows": rows})
     elif output == "csv":
         writer = csv.writer(sys.stdout)
         cells = cells or columns
-        writer.writerow([head.lower() for head, _ in cells])
+        writer.writerow([head for head, _ in cells])
         writer.writerows([[cell(row) for _, cell in cells] for row in rows])
     elif not rows:
         typer.echo(nothing)
@@ -66,7 +69,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for line in lines:
         typer.echo(line)
     if left_out:
-        typer.echo(f"No room for {', '.join(left_out)}: `-o json` has all.", err=True)
+        typer.echo(f"No room for {', '.join(left_out)}: widen the terminal, or use `-o json`.", err=True)
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[list[str], Sequence[str]]:

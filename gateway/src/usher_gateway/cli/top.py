@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -18,7 +18,19 @@ import typer
 
 from usher_gateway.admin import listings
 from usher_gateway.cli import overview, tables
-from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, Tenant, fail
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    WRONG,
+    Admin,
+    AdminClient,
+    Data,
+    Limit,
+    Tenant,
+    fail,
+    row_limit,
+)
 
 if TYPE_CHECKING:
     import rich.console  # imported only where it prints, because most commands do not need it
@@ -182,8 +194,12 @@ def draw(screen: Screen, title: str, *, height: int, width: int) -> "rich.consol
     import rich.text
 
     room = max(1, height - 2 - len(_KEYS))
-    body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, width, room)
-    shown = screen.problem or (title if screen.only is None else f"usher top  inside {screen.only}")
+    if screen.only is not None:
+        body, title = _draw_details(screen.details, room), f"usher top  inside {screen.only}"
+    else:
+        body, left_out = draw_table(screen, width, room)
+        title += f"  no room for {', '.join(left_out)}" if left_out else ""
+    shown = screen.problem or title
     return rich.console.Group(
         rich.text.Text(shown, style="bold", no_wrap=True, overflow="ellipsis"),
         body,
@@ -211,12 +227,20 @@ _HEADS: Mapping[str, SortKey | None] = {
 """Head of a column -> its sort key. A narrow terminal leaves out the last ones."""
 
 
-def draw_table(screen: Screen, width: int, room: int | None = None) -> "rich.console.RenderableType":
-    """Return the table of tenants; with ``room``, as many lines as fit around the chosen one."""
+def draw_table(
+    screen: Screen, width: int, room: int | None = None
+) -> "tuple[rich.console.RenderableType, Sequence[str]]":
+    """Return the table of tenants, and the columns that have no room.
+
+    With ``room``, the table has as many lines as fit around the chosen one.
+    """
     import rich.text
 
     heads = [head + ("↓" if key == screen.sort else "") for head, key in _HEADS.items()]
-    (head, *lines), _ = tables.table_lines(heads, [_cells(line) for line in screen.lines], width)
+    namespaces = {line.name.partition("/")[0] for line in screen.lines}
+    prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
+    cells = [_cells(line, prefix) for line in screen.lines]
+    (head, *lines), left_out = tables.table_lines(heads, cells, width)
     begin, end = 0, len(lines)
     if room is not None:
         begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
@@ -227,12 +251,13 @@ def draw_table(screen: Screen, width: int, room: int | None = None) -> "rich.con
         is_chosen = room is not None and index == screen.chosen
         style = "red" if tenant.is_failing else "yellow" if tenant.silent else ""
         table.append(f"\n{line}", style=f"{style} reverse" if is_chosen else style)
-    return table
+    return table, left_out
 
 
-def _cells(line: TenantLine) -> list[str]:
+def _cells(line: TenantLine, prefix: str) -> list[str]:
+    """Return the cells of a line. ``prefix``: the namespace, if all lines have the same."""
     return [
-        line.name,
+        line.name.removeprefix(prefix),
         str(line.fails or "-"),
         str(line.held or "-"),
         str(line.dead or "-"),
@@ -384,6 +409,7 @@ def register(app: typer.Typer) -> None:
         sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "attention",
         failing: Annotated[bool, typer.Option("--failing", help="Only failing and silent tenants.")] = False,
         once: Annotated[bool, typer.Option("--once", help="Print the table once, after two readings.")] = False,
+        limit: Limit = None,
         seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
         admin: Admin = ADMIN,
         data: Data = DATA,
@@ -403,9 +429,16 @@ def register(app: typer.Typer) -> None:
             reader.read(screen, 0)
             time.sleep(seconds)
             title = reader.read(screen, 0)
+            total = len(screen.lines)
+            screen.lines = screen.lines[: row_limit(limit, total)]
             console = rich.console.Console(highlight=False)
             console.print(title, soft_wrap=True, markup=False)
-            console.print(draw_table(screen, console.width))
+            table, left_out = draw_table(screen, console.width)
+            console.print(table)
+            if len(screen.lines) < total:
+                typer.echo(f"Showing {len(screen.lines)} of {total} tenants: --limit shows more.", err=True)
+            if left_out:
+                typer.echo(f"No room for {', '.join(left_out)}: widen the terminal.", err=True)
         elif not (sys.stdin.isatty() and sys.stdout.isatty()):
             fail("this is not a terminal", "give --once to print the table once, or use `usher tenants -o json`", USAGE)
         else:

@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def url(
         files: Annotated[
-            list[pathlib.Path],
+            list[pathlib.Path] | None,
             typer.Argument(
                 envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for standard input."
             ),
-        ],
+        ] = None,
         data: Annotated[
             pathlib.Path,
             typer.Option(envvar="USHER_DATA", help="Folder of install.key, as in usher run."),
@@ -50,6 +50,9 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.config import install_key
         from usher_gateway.config.files import load_once
 
+        if not files:
+            hint = "name them, as in `usher url manifests/`; in a cluster the Secret LISTENER-url has a listener's URLs"
+            admin_client.fail("URLs are made of manifests and the install key", hint, admin_client.USAGE)
         admin_client.require_files(files)
         is_new = not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists()
         with admin_client.ending_with_message():

@@ -34,8 +34,8 @@ _EPILOG = (
 _From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
 _To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
 _By = Annotated[
-    Literal["slot", "day", "month", "venue"],
-    typer.Option(help="Add up by period (a slot is a quarter of an hour) or by venue."),
+    Literal["slot", "day", "month", "tenant", "venue"],
+    typer.Option(help="Add up by period (a slot is a quarter of an hour), or the whole time by tenant or by venue."),
 ]
 _Zone = Annotated[
     str,
@@ -98,8 +98,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print the books: counts of arrivals, verdicts and deliveries. A bill can be made from them.
 
-        docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by venue counts visits and
-        repeats by the venue in their bodies, as long as these are stored.
+        docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by tenant has one row for each
+        tenant, also for those without an arrival. --by venue counts visits and repeats by the venue in their bodies, as
+        long as these are stored.
         """
         names = {"namespace": namespace, "tenant": tenant, "listener": listener}
         if check and any(names.values()):
@@ -131,6 +132,9 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
     ("VISITS", listings.text_cell("visits")),
     ("REPEATS", listings.text_cell("repeats")),
 )
+_VENUE_CSV_COLUMNS = tuple(
+    (name, listings.text_cell(name)) for name in ("namespace", "tenant", "venue", "visits", "repeats")
+)
 
 
 def print_venues(
@@ -140,7 +144,8 @@ def print_venues(
     rows = answer["rows"]
     end = begin + row_limit(limit, len(rows)) if output == "text" else len(rows)
     shown = rows[begin:end] if output == "text" else rows
-    tables.print_rows(shown, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
+    nothing = "No visit with a stored body in that time."
+    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS)
     if end < len(rows):
         print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
     if answer["withoutBody"]:
@@ -168,10 +173,18 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
             where = f"{row['period'] or 'in all'}: {row['equation']}"
             typer.echo(f"{listings.listener_of(row)} {where}: {row['left']} is not {row['right']}")
         if not violations:
-            typer.echo(f"The books balance, from {answer['from']} to {answer['to']}.")
+            typer.echo(_checked(answer))
     if violations:
         typer.echo(f"usher: the books do not balance: {len(violations)} violations", err=True)
         raise typer.Exit(WRONG)
+
+
+def _checked(answer: Any) -> str:
+    """Return that the books balance, or that there was nothing to check."""
+    period = f"from {answer['from']} to {answer['to']}"
+    if not answer["listeners"]:
+        return f"Nothing was counted {period}, so there is nothing to check."
+    return f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}."
 
 
 def first_row(cursor: str | None) -> int:
@@ -190,7 +203,7 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
         return
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
-    name_of = _shortest_names(rows)
+    names = _name_columns(rows, by=answer["by"])
     visits, delivered, *others = _NUMBERS
     numbers = [
         visits,
@@ -198,13 +211,25 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
         *sorted(others, key=lambda number: number[1] not in _TROUBLES or not total[number[1]]),
     ]
     lines = [
-        [row["period"], name_of(row), *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
+        [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
         for row in rows[begin : begin + limit]
     ]
-    lines.append(["total", "", *[str(total[key]) for _, key in numbers], "", ""])
-    tables.print_table(["PERIOD", "LISTENER", *[head for head, _ in numbers], "TENANT", "NAMESPACE"], lines)
+    heads = [*[head for head, _ in names], *[head for head, _ in numbers], "TENANT", "NAMESPACE"]
+    lines.append(["total", *[""] * (len(names) - 1), *[str(total[key]) for _, key in numbers], "", ""])
+    if answer["by"] == "tenant":
+        typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
+        heads, lines = heads[:-2], [line[:-2] for line in lines]
+    tables.print_table(heads, lines)
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
+
+
+def _name_columns(rows: Any, by: str) -> tuple[listings.Column, ...]:
+    """Return the columns that name a row: its period and listener, or its tenant."""
+    if by != "tenant":
+        return (("PERIOD", listings.text_cell("period")), ("LISTENER", _shortest_names(rows)))
+    several = len({row["namespace"] for row in rows}) > 1
+    return (("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}" if several else str(row["tenant"])),)
 
 
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:

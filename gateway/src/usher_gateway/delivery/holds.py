@@ -98,8 +98,7 @@ class HoldReviewer:
                 await self._reevaluate(group, definition)
             elif await self._has_ended(group.reason, definition):
                 lasting = await self._lasting(definition)
-                count = await self._store.unhold(group, self._clock.now(), lasting)
-                _log.info("hold_ended", reason=group.reason.name, route=definition.route, deliveries=count)
+                await self._store.unhold(group, self._clock.now(), lasting)
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
@@ -117,7 +116,7 @@ class HoldReviewer:
         return destination.missing if destination is not None and reason is model.HoldReason.SecretNotFound else ""
 
     def _note_held(self, groups: Sequence[HeldGroup]) -> None:
-        """Note what is held, and log each reason that is new for a listener."""
+        """Note what is held, and log each reason that is new or has ended for a listener."""
         previously_held, self._held = self._held, {}
         counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         for group in groups:
@@ -138,6 +137,11 @@ class HoldReviewer:
                     missing=missing[:_MAX_LOGGED],
                     count=count,
                 )
+
+        for name, held in previously_held.items():
+            present_reasons = {reason for _, reason in self._held.get(name, ())}
+            for reason in sorted({reason for _, reason in held} - present_reasons):
+                _log.info("hold_ended", listener=name.key, reason=reason.name)
 
     async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""

@@ -47,6 +47,8 @@ class BodyReading(msgspec.Struct, frozen=True):
     """``Visit`` (it may turn out to be a repeat or a redelivery), ``Probe``, or the reason of the quarantine."""
     company_differs: bool = False
     """True if the body names another company than the tenant, and the tenant has that checked."""
+    expected_company: str = ""
+    """The tenant's ``companyID`` if ``company_differs``."""
     fields: tuple[FieldReading, ...] = ()
     time: TimeTrust = "Absent"
     occurred_at: str = ""
@@ -76,9 +78,11 @@ def read_body(
     fields = tuple(_read_fields(listener.document.fields, parsed.document))
     missing = _missing_ids(listener.document, parsed.document) if outcome == "Visit" else ()
     trust, occurred_at = _read_time(listener.document, parsed.document, received_at, keys)
+    company_differs = arrival.company_mismatch or outcome == model.QuarantineReason.CompanyMismatch.name
     return BodyReading(
         outcome,
-        company_differs=arrival.company_mismatch or outcome == model.QuarantineReason.CompanyMismatch.name,
+        company_differs=company_differs,
+        expected_company=listener.document.tenant.company_id if company_differs else "",
         fields=fields,
         time=trust,
         occurred_at=model.format_time(occurred_at) if occurred_at else "",

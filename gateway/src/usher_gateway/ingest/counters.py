@@ -57,6 +57,7 @@ class ListenerCounters:
         "refusals_logged_at",
         "refused_in_a_row",
         "refused_reason",
+        "refused_since",
         "retired_arrivals",
         "unlogged_refusals",
     )
@@ -78,6 +79,8 @@ class ListenerCounters:
         self.is_unsaved = False
         """True if `ArrivalCounters.take_activity` will return this listener."""
         self.refused_in_a_row = 0
+        self.refused_since = 0
+        """The first refusal after the last accepted arrival, by the clock that never goes back (microseconds)."""
         """Refusals since the last accepted arrival."""
         self.refused_reason: model.RefusedReason | None = None
         """Of the last refusal."""
@@ -207,6 +210,8 @@ class ArrivalCounters:
         self.refused_by_tenant[key] = self.refused_by_tenant.get(key, 0) + 1
         counters = self.of(name)
         counters.counted[model.CountedAs.Refused] += 1
+        if not counters.refused_in_a_row:
+            counters.refused_since = now
         counters.refused_in_a_row += 1
         counters.refused_reason = reason
         unlogged = counters.unlogged_refusals

@@ -1,0 +1,71 @@
+"""What happens next with a delivery, as sentences for people (pure)."""
+
+import datetime
+from collections.abc import Mapping
+
+from usher_gateway import model
+from usher_gateway.admin.listings import Row
+
+
+def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int) -> str:
+    """Return what happens next with a delivery, and when.
+
+    Args:
+        delivery: a row of ``GET /api/deliveries``.
+        destination: what ``GatewayStatus.destination`` returns; None if it is not in force.
+        now: microseconds.
+    """
+    identifier = delivery["id"]
+    match delivery["state"]:
+        case "delivered":
+            return "It was delivered. Nothing follows."
+        case "dead":
+            return f"It is dead: no attempt follows. `usher dead redrive {identifier} --yes` starts again."
+        case "cancelled":
+            again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back."
+            return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}"
+    if delivery["held"]:
+        return (
+            f"It is held since {_when(delivery['heldSince'])}: no attempt starts until {delivery['held']} ends "
+            "(docs/reasons.md), and a retry does not end it."
+        )
+    if destination is None:
+        return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."
+    return f"{_waiting(delivery, destination, now)} {_end(delivery, destination)}"
+
+
+def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> str:
+    """Return what a pending delivery waits for."""
+    if destination["circuit"] == "Open":
+        error = _last_error(destination)
+        return (
+            f"It waits, because its destination fails{error}: Usher tries one delivery a minute there, the next at "
+            f"{_when(destination['nextTrialAt'])}. If that succeeds, the others follow."
+        )
+    due_at = delivery["dueAt"]
+    if due_at is not None and due_at > model.format_time(now):
+        retry = f"`usher deliveries retry {delivery['id']} --yes` starts it now."
+        return f"Its next attempt is due at {_when(due_at)}; {retry}"
+    return "It is due, and waits for a free slot of its destination, or an attempt runs."
+
+
+def _last_error(destination: Mapping[str, object]) -> str:
+    last = destination["lastError"]
+    if not isinstance(last, Mapping):
+        return ""
+    status = f" {last['status']}" if last["status"] else ""
+    return f" with {last['error']}{status} since {_when(last['since'])}"
+
+
+def _end(delivery: Row, destination: Mapping[str, object]) -> str:
+    """Return when a pending delivery is given up."""
+    if delivery["expiresAt"] is not None:
+        return f"It expires at {_when(delivery['expiresAt'])}."
+    started_at = datetime.datetime.fromisoformat(delivery["startedAt"])
+    gives_up_at = started_at + datetime.timedelta(seconds=int(str(destination["retryMaxAgeSeconds"])))
+    return f"Usher gives up at {_when(gives_up_at.isoformat())}."
+
+
+def _when(text: object) -> str:
+    """Return a time of JSON as people read it, to the second."""
+    return f"{str(text)[:19].replace('T', ' ')} UTC"

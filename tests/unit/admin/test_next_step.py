@@ -1,0 +1,64 @@
+"""What happens next with a delivery."""
+
+from typing import Any
+
+import pytest
+
+from usher_gateway.admin import next_step
+
+NOW = 1_795_953_600_000_000
+"""2026-11-29 12:00:00 UTC."""
+
+FAILING = {
+    "circuit": "Open",
+    "lastError": {"error": "Status", "status": 503, "since": "2026-11-29T10:12:00.000Z"},
+    "nextTrialAt": "2026-11-29T12:00:40.000Z",
+    "retryMaxAgeSeconds": 604_800,
+}
+HEALTHY = {**FAILING, "circuit": "Closed", "lastError": None}
+
+
+def delivery(**changes: Any) -> dict[str, Any]:
+    """Return a pending delivery in the backlog."""
+    pending = {
+        "id": "01920000-0000-7000-8000-000000000002",
+        "state": "pending",
+        "held": None,
+        "heldSince": None,
+        "dueAt": "2026-11-29T12:30:00.000Z",
+        "startedAt": "2026-11-29T10:00:00.000Z",
+        "expiresAt": None,
+        "cancelled": None,
+    }
+    return pending | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "destination", "text"),
+    [
+        ({"state": "delivered"}, HEALTHY, "It was delivered. Nothing follows."),
+        ({"state": "dead"}, HEALTHY, "usher dead redrive 01920000-0000-7000-8000-000000000002 --yes"),
+        ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),
+        (
+            {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},
+            HEALTHY,
+            "It is held since 2026-11-28 09:00:00 UTC: no attempt starts until DestinationPaused ends",
+        ),
+        ({}, None, "Its destination is not in force any more"),
+        (
+            {},
+            FAILING,
+            (
+                "its destination fails with Status 503 since 2026-11-29 10:12:00 UTC: Usher tries one delivery a "
+                "minute there, the next at 2026-11-29 12:00:40 UTC. If that succeeds, the others follow. "
+                "Usher gives up at 2026-12-06 10:00:00 UTC."
+            ),
+        ),
+        ({}, HEALTHY, "Its next attempt is due at 2026-11-29 12:30:00 UTC; `usher deliveries retry"),
+        ({"dueAt": "2026-11-29T11:59:00.000Z"}, HEALTHY, "It is due, and waits for a free slot of its destination"),
+        ({"dueAt": None}, HEALTHY, "It is due, and waits for a free slot of its destination"),
+        ({"expiresAt": "2026-11-29T13:00:00.000Z"}, HEALTHY, "It expires at 2026-11-29 13:00:00 UTC."),
+    ],
+)
+def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:
+    assert text in next_step.next_step(delivery(**changes), destination, NOW)
