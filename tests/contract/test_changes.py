@@ -267,9 +267,7 @@ KEY = samples.digest("jane", 8)
 
 
 @pytest.mark.parametrize("crash", [None, False, True])
-async def test_person_is_found_in_every_place_for_one_tenant_only(
-    folding_engine: engines.Engine, crash: bool | None
-) -> None:
+async def test_person_is_found_in_every_place(folding_engine: engines.Engine, crash: bool | None) -> None:
     async with engines.opened(folding_engine) as bench:
         person: dict[str, Any] = {"person_keys": (samples.digest("other", 8), KEY)}
         await bench.accept(samples.arrival("a", **person), samples.arrival("b"))
@@ -278,12 +276,22 @@ async def test_person_is_found_in_every_place_for_one_tenant_only(
         await bench.accept(samples.arrival("d", listener=samples.BAR, if_visit=(), **person))
         if crash is not None:
             await bench.reopen(crash=crash)
-        rows = await bench.visits(tenant="acme")
-        expected = [row["id"] for row in rows if row["countedAs"] == "Quarantined"] + [rows[-1]["id"]]
-        identifiers = await bench.store.find_person("agency", "acme", [KEY, samples.digest("nobody", 8)])
-        assert [model.format_id(identifier) for identifier in identifiers] == expected
-        assert len(await bench.store.find_person("agency", "globex", [KEY])) == 1
-        assert await bench.store.find_person("agency", "acme", [samples.digest("nobody", 8)]) == []
+        at_bar, quarantined, _, oldest = [row["id"] for row in await bench.visits()]
+        assert await bench.ids_of_person(KEY, samples.digest("nobody", 8)) == [at_bar, quarantined, oldest]
+        assert await bench.ids_of_person(samples.digest("nobody", 8)) == []
+        first = await bench.store.of_person([KEY], None, 2)
+        rest = await bench.store.of_person([KEY], first.next_cursor, 2)
+        assert [[row["id"] for row in page.rows] for page in (first, rest)] == [[at_bar, quarantined], [oldest]]
+        assert rest.next_cursor is None
+
+
+async def test_person_whose_key_begins_like_another_is_not_found(folding_engine: engines.Engine) -> None:
+    similar = [KEY[:2] + end for end in (b"\x00" * 6, b"\xff" * 6)]
+    async with engines.opened(folding_engine) as bench:
+        await bench.accept(*[samples.arrival(f"{number}", person_keys=(key,)) for number, key in enumerate(similar)])
+        await folding_engine.fold(bench.store)
+        assert await bench.ids_of_person(KEY) == []
+        assert [len(await bench.ids_of_person(key)) for key in similar] == [1, 1]
 
 
 @pytest.mark.parametrize("flushes", [0, 100, 300])
@@ -300,7 +308,7 @@ async def test_person_read_at_the_release_is_found_afterwards(
         await folding_engine.fold(bench.store)
         if crash is not None:
             await bench.reopen(crash=crash)
-        assert len(await bench.store.find_person("agency", "acme", [KEY])) == 1
+        assert len(await bench.ids_of_person(KEY)) == 1
 
 
 # Holds of redriven and replayed deliveries

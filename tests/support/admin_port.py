@@ -10,7 +10,7 @@ import aiohttp
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.admin import health, persons, records, server, status, tokens, usage
 from usher_gateway.admin.api import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
@@ -80,6 +80,9 @@ class Served:
                 keys=KEYS,
                 check_names=check_names,
                 destination=gateway_status.destination,
+            ),
+            persons=persons.PersonHandlers(
+                store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
             ),
             samples=SampleHandlers(
                 sender=self.sample_sender, snapshot=lambda: self.state.snapshot, check_names=check_names

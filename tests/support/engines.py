@@ -215,6 +215,10 @@ class Bench:
     async def visits(self, **where: Any) -> list[dict[str, Any]]:
         return await self._all(self.store.visits, Filter(**where))
 
+    async def ids_of_person(self, *keys: bytes) -> list[str]:
+        """Return the ids of the arrivals that have any of these person keys, newest first."""
+        return [str(row["id"]) for row in (await self.store.of_person(keys, None, 100)).rows]
+
     async def deliveries(self, **where: Any) -> list[dict[str, Any]]:
         return await self._all(self.store.deliveries, Filter(**where))
 

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import api, health, records, server, status, tokens, usage
+from usher_gateway.admin import api, health, persons, records, server, status, tokens, usage
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
@@ -283,6 +283,9 @@ class Gateway:
                     keys=self._keys,
                     check_names=check_names,
                     destination=gateway_status.destination,
+                ),
+                persons=persons.PersonHandlers(
+                    store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
                 ),
                 samples=SampleHandlers(
                     sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names

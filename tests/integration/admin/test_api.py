@@ -26,7 +26,7 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 
 
 ROUTES = server.make_routes(
-    status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), samples=mock.Mock(), metrics_page=mock.Mock()
+    **{name: mock.Mock() for name in ("status", "usage", "records", "persons", "samples", "metrics_page")}
 )
 
 

@@ -11,7 +11,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, listings, records, samples, status, tokens, usage
+from usher_gateway.admin import api, listings, persons, records, samples, status, tokens, usage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -81,6 +81,7 @@ def make_routes(
     status: status.GatewayStatus,
     usage: usage.UsageHandlers,
     records: records.RecordHandlers,
+    persons: persons.PersonHandlers,
     samples: samples.SampleHandlers,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
@@ -98,6 +99,7 @@ def make_routes(
         AdminRoute("GET", "/api/usage/venues", Role.Observe, usage.venues),
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
         *[AdminRoute("GET", listing.path, Role.Observe, records.lister(listing)) for listing in listings.ENDPOINTS],
+        AdminRoute("POST", "/api/persons/find", Role.Operate, persons.find),
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
         AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
         AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),

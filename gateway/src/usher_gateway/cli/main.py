@@ -13,6 +13,7 @@ from usher_gateway.cli import (
     check,
     copy,
     database,
+    find,
     listings,
     new,
     overview,
@@ -43,7 +44,7 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, new, copy):
+    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, find, new, copy):
         module.register(app)
     _set_help(app)
     return app

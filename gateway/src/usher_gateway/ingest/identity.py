@@ -9,7 +9,8 @@ import hashlib
 import json
 import unicodedata
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Identifier:
         self._visitor = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"visitor")
         self._once_of_tenant = hashlib.blake2b(tenant, key=keys.once, digest_size=16, person=b"once of tenant")
         self._once = hashlib.blake2b(scope, key=keys.once, digest_size=16, person=b"once")
-        self._person = hashlib.blake2b(tenant, key=keys.person, digest_size=8, person=b"person")
+        self._persons = PersonKeys(keys, listener.namespace, listener.tenant.name)
         self._per = tuple(FIELD_OF[per] for per in listener.dedupe_per)
         self._zone = zoneinfo.ZoneInfo(listener.occurred_at_zone) if listener.occurred_at_zone else None
         self._extractor = Extractor(listener.fields, IDENTITY_FIELDS)
@@ -96,12 +97,10 @@ class Identifier:
     def person_keys(self, fields: dict[str, object]) -> tuple[bytes, ...]:
         """Return the keys by which a person can be found: of the normalised user id, e-mail, mobile and MAC."""
         keys = []
-        for field, prefix, normalise in _PERSON_FIELDS:
+        for field in PERSON_FIELDS:
             value = fields.get(field)
-            if value is not None and (text := normalise(value if type(value) is str else as_text(value))):
-                hasher = self._person.copy()
-                hasher.update((prefix + text).encode("utf-8", "surrogatepass"))
-                keys.append(hasher.digest())
+            if value is not None and (text := normalise_person(field, value if type(value) is str else as_text(value))):
+                keys.append(self._persons.key(field, text))
         return tuple(keys)
 
     def once_key(self, route: str, rule: documents.OncePer, fields: dict[str, object], period: str) -> bytes:
@@ -225,12 +224,40 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", folded)
 
 
-_PERSON_FIELDS = (
-    ("user", "u:", str.strip),
-    ("email", "e:", _folded),
-    ("mobile", "m:", _digits),
-    ("device", "d:", _hexadecimal),
-)
+PersonField = Literal["user", "email", "mobile", "device"]
+PERSON_FIELDS: tuple[PersonField, ...] = ("user", "email", "mobile", "device")
+"""The fields by which a person can be found."""
+
+_NORMALISERS: Mapping[str, Callable[[str], str]] = {
+    "user": str.strip,
+    "email": _folded,
+    "mobile": _digits,
+    "device": _hexadecimal,
+}
+
+
+def normalise_person(field: PersonField, value: str) -> str:
+    """Return a value of a person in the form in which spellings are equal; ``""`` if it is no such value."""
+    return _NORMALISERS[field](value)
+
+
+class PersonKeys:
+    """Computes the person keys of a tenant: 8 bytes each.
+
+    The first two bytes do not depend on the tenant, so that one range of an index has a person's keys of all tenants.
+    About one of 65,536 persons shares them, so they do not tell whether two tenants know the same person. The other six
+    are bound to the tenant.
+    """
+
+    def __init__(self, keys: model.Keys, namespace: str, tenant: str) -> None:
+        scope = f"{namespace}/{tenant}\0".encode()
+        self._start = hashlib.blake2b(key=keys.person, digest_size=model.PERSON_KEY_START, person=b"person start")
+        self._end = hashlib.blake2b(scope, key=keys.person, digest_size=8 - model.PERSON_KEY_START, person=b"person")
+
+    def key(self, field: PersonField, normalised: str) -> bytes:
+        """Return the key for a value of `normalise_person`."""
+        value = f"{field[0]}:{normalised}".encode("utf-8", "surrogatepass")
+        return _digest(self._start, value) + _digest(self._end, value)
 
 
 class _Node:

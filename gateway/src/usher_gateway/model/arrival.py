@@ -13,6 +13,9 @@ REDELIVERY_KEEP_SECONDS = 7 * 86400
 REDELIVERY_NOT_BEFORE_SECONDS = 10_000
 """Identical content without a trusted time is a redelivery from this age on, because Purple retries after 3 h."""
 
+PERSON_KEY_START = 2
+"""Bytes at the start of a person key that are the same for all tenants."""
+
 TRUSTED_AHEAD_SECONDS = 120
 """The gateway does not trust a time in a body that is further in the future than this."""
 
@@ -107,7 +110,7 @@ class Arrival(msgspec.Struct, gc=False):
     visitor_key: bytes
     """16 bytes: keyed digest of the listener and the ``dedupe.per`` ids; the fingerprint if the body lacks them."""
     person_keys: tuple[bytes, ...]
-    """8 bytes each."""
+    """8 bytes each: `ingest.identity.PersonKeys`."""
     body: bytes
     content_type: bytes
     hops: int

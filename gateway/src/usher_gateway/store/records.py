@@ -91,9 +91,17 @@ class Records(JobRunner):
         """
         return await self._look_up(lambda session: listings.attempts(session, delivery))
 
-    async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
-        return await self._look_up(lambda session: listings.person_ids(session, namespace, tenant, keys))
+    async def of_person(self, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
+        """List the arrivals that have any of these person keys, newest first, as `visits` does.
+
+        Raises:
+            ValueError: the cursor is invalid.
+        """
+        return await self._look_up(lambda session: listings.of_person(session, frozenset(persons), cursor, limit))
+
+    async def oldest_arrival(self) -> int | None:
+        """Return when the oldest arrival of the ledger was received; None if there is none."""
+        return await self._look_up(listings.oldest_arrival)
 
     async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
         """Make dead deliveries pending and due again, or held, with no attempts made; return how many.

@@ -3,7 +3,7 @@
 Listings contain no bodies and no person keys. ``jobs/scopes.py`` selects their rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -55,20 +55,22 @@ _BODY = """
     where b.key = $1 and a.id = $2 and b.body is not null
 """
 _ARRIVALS_OF_PERSON = Statement(
-    postgresql="select arrival from persons where person = any($1::bytea[])",
+    postgresql="select person, arrival from persons where person >= $1 and person < $2",
     sqlite="""
-        select p.arrival from person_segments s join persons p on p.segment = s.segment
-        where p.person = any($1::bytea[])
-        union select key from arrivals
+        select p.person, p.arrival from person_segments s join persons p on p.segment = s.segment
+        where p.person >= $1 and p.person < $2
+    """,
+)
+"""Find the person keys in a range, with their arrivals."""
+
+_NEWEST_PERSONS = Statement(
+    postgresql="select key, persons from arrivals where false",
+    sqlite="""
+        select key, persons from arrivals
         where key > coalesce((select cast(value as integer) from meta where name = 'persons_to'), 0)
     """,
 )
-"""Find candidates for the arrivals of a person. SQLite has those of the newest ones in the ledger only."""
-
-_PERSON_KEYS = """
-    select a.key, a.id, a.persons from arrivals a join listeners l on l.number = a.listener
-    where l.namespace = $2 and l.tenant = $3 and a.key = any($1::bigint[])
-"""
+"""The arrivals whose person keys are in the ledger only: on SQLite the newest ones."""
 
 _JSONRow = dict[str, object]
 
@@ -275,11 +277,22 @@ async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
     return unpack_attempts(rows[0][0] or b"")
 
 
-async def person_ids(session: Session, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-    """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
-    candidates = sorted({arrival for (arrival,) in await session.fetch(_ARRIVALS_OF_PERSON, list(keys))})
-    rows = _by_key(await session.fetch(_PERSON_KEYS, candidates, namespace, tenant))
-    person_keys = set(keys)
-    return [
-        rows[key][1] for key in sorted(rows, reverse=True) if person_keys.intersection(split_person_keys(rows[key][2]))
-    ]
+async def oldest_arrival(session: Session) -> int | None:
+    """Return when the oldest arrival was received (``Store.oldest_arrival``)."""
+    rows = await session.fetch("select received_at from arrivals order by key limit 1")
+    return int(rows[0][0]) if rows else None
+
+
+async def of_person(session: Session, persons: frozenset[bytes], cursor: str | None, limit: int) -> ListingPage:
+    """Return a page of the arrivals that have any of these person keys, newest first (``Store.of_person``)."""
+    keys: set[int] = set()
+    for start in sorted({person[: model.PERSON_KEY_START] for person in persons}):
+        end = start + b"\xff" * 8  # after every key that begins so
+        keys.update(
+            arrival for person, arrival in await session.fetch(_ARRIVALS_OF_PERSON, start, end) if person in persons
+        )
+    for key, packed in await session.fetch(_NEWEST_PERSONS):
+        if not persons.isdisjoint(split_person_keys(packed)):
+            keys.add(key)
+    page, below = scopes.page_of(keys, cursor, limit)
+    return ListingPage(await _arrival_rows(session, page), scopes.cursor_of(below))

@@ -9,7 +9,7 @@ import base64
 import binascii
 import heapq
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -256,6 +256,13 @@ async def newest(session: Session, scope: RowScope, cursor: str | None, limit: i
         if time.monotonic() > end:
             return keys, high if high > scope.low else None
     return keys, None
+
+
+def page_of(keys: Iterable[int], cursor: str | None, limit: int) -> tuple[list[int], int | None]:
+    """Return a page of given keys below a cursor, newest first, and the key below which to go on; None at the end."""
+    high = _HIGHEST if cursor is None else _key_of_cursor(cursor)
+    newest_keys = heapq.nlargest(limit + 1, [key for key in keys if key < high])
+    return newest_keys[:limit], newest_keys[limit - 1] if len(newest_keys) > limit else None
 
 
 async def _window_end(session: Session, scope: RowScope, high: int) -> int:

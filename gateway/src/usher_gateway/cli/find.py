@@ -1,0 +1,122 @@
+"""``usher find``: finds the visits of one person, or one visit or delivery by its id."""
+
+import re
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    WRONG,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    Limit,
+    Namespace,
+    OutputOption,
+    Tenant,
+    fail,
+    print_next_page,
+    row_limit,
+)
+
+_EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
+
+_PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+_As = Annotated[
+    Literal["email", "mobile", "mac", "user"] | None,
+    typer.Option(
+        "--as", help="What the value is. Default: what it looks like; a number can be a user id and a mobile."
+    ),
+]
+
+_COLUMNS: tuple[listings.Column, ...] = (
+    ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
+    ("TENANT", listings.text_cell("tenant")),
+    *[column for column in listings.VISITS.columns if column[0] in {"COUNTED", "ID", "VERDICTS"}],
+    ("LISTENER", listings.listener_key),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("find", epilog=_EPILOG)(find)
+
+
+def find(
+    *,
+    context: typer.Context,
+    kind: _As = None,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Find the visits of a person over all tenants, newest first, or one visit by its id or that of a delivery.
+
+    The command asks for the value, or reads it from standard input, so that it gets into no history of a shell and no
+    list of processes. It needs the operate token, and the audit log records that somebody looked for a person, not for
+    whom. Exit code 1: nothing was found.
+    """
+    client = AdminClient(admin, data, operate=True)
+    value = _read_value()
+    if _ID.fullmatch(value):
+        rows = _rows_of_id(client, value)
+        tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)
+    else:
+        question = {
+            "value": value,
+            "field": "device" if kind == "mac" else kind,
+            "tenant": tenant,
+            "namespace": namespace,
+            "cursor": cursor,
+            "limit": min(row_limit(limit, 100), 1_000),
+        }
+        answer = client.post("/api/persons/find", question)
+        rows = answer["rows"]
+        tables.print_rows(rows, _COLUMNS, output, _nothing(answer), listings.VISITS.csv_columns)
+        if answer["nextCursor"] is not None:
+            print_next_page(context, str(len(rows)), answer["nextCursor"])
+    if not rows:
+        raise typer.Exit(WRONG)
+    if output == "text":
+        typer.echo(
+            "`usher visits show ID` shows one of them, `usher deliveries list --visit ID` its deliveries.", err=True
+        )
+
+
+def _read_value() -> str:
+    """Read the value from a person or from standard input."""
+    value = typer.prompt(_PROMPT, err=True) if sys.stdin.isatty() else sys.stdin.read()
+    if not value.strip():
+        fail("there is no value to look for", "type it, or give it on standard input", USAGE)
+    return str(value).strip()
+
+
+def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:
+    """Return the visit with an id, or the visit of the delivery with it."""
+    rows, _ = client.rows("/api/visits", 1, None, id=identifier)
+    if rows:
+        return rows
+    deliveries, _ = client.rows("/api/deliveries", 1, None, id=identifier)
+    return client.rows("/api/visits", 1, None, id=deliveries[0]["visit"])[0] if deliveries else []
+
+
+def _nothing(answer: Any) -> str:
+    """Return where nothing was found, and how far back the search reached."""
+    names = {"user": "user id", "email": "e-mail", "mobile": "mobile number", "device": "MAC"}
+    searched = " or ".join([names[field] for field in answer["searchedAs"]])
+    since = f" since {answer['since'][:10]}" if answer["since"] else ""
+    return f"No visit with this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."

@@ -1,0 +1,106 @@
+"""`usher find`: a person's visits at every tenant, from a value that is piped in."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+
+from support import admin_port, samples
+from usher_gateway import model
+from usher_gateway.ingest import identity
+
+EMAIL, MOBILE = "ada@example.com", "+49 170 123456"
+
+
+def person_of(listener: model.ListenerName, field: identity.PersonField, value: str) -> bytes:
+    """Return the person key that the listener's tenant has for a value."""
+    keys = identity.PersonKeys(admin_port.KEYS, listener.namespace, listener.tenant)
+    return keys.key(field, identity.normalise_person(field, value))
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    """Serve Ada's visits at two tenants, by e-mail at the first and by both at the second, and another guest's."""
+    async with admin_port.served(tmp_path) as served:
+        at_lobby = (person_of(samples.LOBBY, "email", EMAIL),)
+        at_bar = (person_of(samples.BAR, "email", EMAIL), person_of(samples.BAR, "mobile", MOBILE))
+        await served.bench.accept(
+            samples.arrival("a", person_keys=at_lobby),
+            samples.arrival("b", samples.NOW + 1, listener=samples.BAR, person_keys=at_bar, if_visit=()),
+            samples.arrival("c", samples.NOW + 2),
+        )
+        yield served
+
+
+async def found(served: admin_port.Served, value: str, *arguments: str) -> list[dict[str, Any]]:
+    run = await served.command("find", "-o", "json", *arguments, piped=value)
+    assert run.code == (0 if json.loads(run.out)["rows"] else 1), run.err
+    rows: list[dict[str, Any]] = json.loads(run.out)["rows"]
+    return rows
+
+
+async def test_person_is_found_at_every_tenant_or_at_one(served: admin_port.Served) -> None:
+    assert [row["tenant"] for row in await found(served, " ADA@example.COM\n")] == ["globex", "acme"]
+    assert [row["tenant"] for row in await found(served, EMAIL, "--tenant", "agency/acme")] == ["acme"]
+    assert [row["tenant"] for row in await found(served, "(0049) 170-123456".replace("00", "", 1))] == ["globex"]
+    assert await found(served, "nobody@example.com") == []
+
+
+async def test_visit_is_found_by_its_id_and_by_that_of_its_delivery(served: admin_port.Served) -> None:
+    (row,) = await found(served, EMAIL, "--tenant", "acme")
+    assert await found(served, row["id"]) == [row]
+    assert await found(served, row["verdicts"][0]["delivery"]) == [row]
+    assert await found(served, "01920000-0000-7000-8000-000000000009") == []
+
+
+async def test_table_names_tenant_and_result_and_says_how_to_go_on(served: admin_port.Served) -> None:
+    run = await served.command("find", piped=EMAIL)
+    head, globex, acme = run.out.splitlines()
+    assert head.split()[:4] == ["RECEIVED", "(UTC)", "TENANT", "COUNTED"]
+    assert "globex" in globex
+    assert "acme" in acme
+    assert "crm: pending" in acme
+    assert max(map(len, run.out.splitlines())) <= 80
+    assert "usher visits show ID" in run.err
+    (first, _) = csv.DictReader(io.StringIO((await served.command("find", "-o", "csv", piped=EMAIL)).out))
+    assert first["tenant"] == "globex"
+
+
+async def test_next_page_has_the_older_visits(served: admin_port.Served) -> None:
+    run = await served.command("find", "--limit", "1", "-o", "csv", piped=EMAIL)
+    cursor = run.err.split()[-1]
+    assert run.err.startswith("Showing 1, next: usher find --limit 1 --output csv --cursor ")
+    older = await served.command("find", "-o", "csv", "--cursor", cursor, piped=EMAIL)
+    assert [row["tenant"] for row in csv.DictReader(io.StringIO(older.out))] == ["acme"]
+
+
+async def test_nothing_found_says_where_and_since_when(served: admin_port.Served) -> None:
+    run = await served.command("find", piped="0170 999999")
+    assert (run.code, run.out) == (1, "No visit with this user id or mobile number at 2 tenants since 2025-11-25.\n")
+
+
+async def test_value_reaches_no_log_and_no_error(served: admin_port.Served) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await found(served, EMAIL)
+        refused = await served.command("find", "--as", "mobile", piped=EMAIL)
+        unknown = await served.ask("POST", "/api/persons/find", json={"value": EMAIL, EMAIL: 1})
+    assert (refused.code, "has no digit, so it is no mobile number" in refused.err) == (2, True)
+    assert unknown[0] == 400
+    assert "ada@" not in f"{logs} {refused.out} {refused.err} {unknown}".lower()
+    (line,) = [line for line in logs if line["event"] == "audit"]
+    assert (line["action"], line["count"], line["selection"]["fields"]) == ("find person", 2, ["email"])
+
+
+async def test_observe_token_may_not_look_for_a_person(served: admin_port.Served) -> None:
+    run = await served.command("find", piped=EMAIL, USHER_TOKEN=served.tokens.observe)
+    assert (run.code, "may only look" in run.err) == (2, True)
+
+
+async def test_empty_input_is_an_error(served: admin_port.Served) -> None:
+    run = await served.command("find", piped=" \n")
+    assert (run.code, "there is no value to look for" in run.err) == (2, True)

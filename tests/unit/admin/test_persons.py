@@ -1,0 +1,41 @@
+"""What a value of a person can be, and when it is none."""
+
+import pytest
+
+from usher_gateway.admin import persons
+from usher_gateway.ingest.identity import PersonField
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        ("ada@example.com", ("email",)),
+        (" Ada@Example.com ", ("email",)),
+        ("+49 (0) 170/123456", ("user", "mobile")),
+        ("4711", ("user",)),
+        ("47110", ("user", "mobile")),
+        ("AA:BB:CC:00:11:22", ("user", "device")),
+        ("aabb.cc00.1122", ("user", "device")),
+        ("001122334455", ("user", "mobile", "device")),
+        ("guest-17", ("user",)),
+    ],
+)
+def test_value_is_searched_as_what_it_looks_like(value: str, fields: tuple[PersonField, ...]) -> None:
+    assert persons.fields_of(value) == fields
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "said"),
+    [
+        ("ada@example.com", "mobile", "has no digit, so it is no mobile number"),
+        ("::", "device", "has no letter or digit, so it is no MAC"),
+        ("  ", "email", "is empty, so it is no e-mail address"),
+        ("a" * 1_001, "user", "must have 1 to 1000 characters"),
+    ],
+)
+def test_value_that_is_none_of_its_field_is_refused_without_being_repeated(
+    value: str, field: PersonField, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as raised:
+        persons.normalised_values(value, [field])
+    assert value.strip() not in str(raised.value) or not value.strip()
