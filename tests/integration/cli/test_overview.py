@@ -65,9 +65,10 @@ async def test_list_says_how_many_there_are_and_which_flag_selects_those_in_trou
 ) -> None:
     deliveries = "1 held delivery, 1 dead delivery"
     said = (await served.command("tenants")).err
-    assert said.endswith(f"\n1 tenant, 1 failing (--failing), 1 silent (--silent), {deliveries}\n")
+    none_yet = "1 without an arrival yet"  # the store of this test has some, its counters do not
+    assert said.endswith(f"\n1 tenant, 1 failing (--failing), 1 silent (--silent), {none_yet}, {deliveries}\n")
     assert (await served.command("tenants", "--failing")).err.endswith(
-        f"\n1 tenant, 1 silent (--silent), {deliveries}\n"
+        f"\n1 tenant, 1 silent (--silent), {none_yet}, {deliveries}\n"
     )
     assert (await served.command("destinations")).err.endswith(
         f"\n1 destination, 1 failing (--failing), {deliveries}\n"
@@ -85,7 +86,7 @@ async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: adm
     run = await served.command("listeners", "--tenant", "acme", "--limit", "2", "-o", "json")
     assert [row["name"] for row in json.loads(run.out)["rows"]] == ["bar", "lobby"]
     total, _, following = run.err.partition(", next: usher ")
-    assert total == "Showing 2 of 3 listeners, 3 failing (--failing)"
+    assert total == "Showing 2 of 3 listeners, 3 failing (--failing), 3 without an arrival yet"
     assert following == "listeners --tenant acme --limit 2 --output json --cursor agency/lobby\n"
     last = await served.command(*following.split())
     assert [row["name"] for row in json.loads(last.out)["rows"]] == ["pool"]
@@ -172,8 +173,8 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_po
     )
     terminal = Terminal(main, process)
     try:
-        await terminal.wait("TENANT", "agency/acme", "1 failing")
-        await terminal.press("d", "DEAD↓", "agency/acme")
+        await terminal.wait("TENANT", "acme", "1 failing")
+        await terminal.press("d", "DEAD↓", "acme")
         await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
         await terminal.press("\x1b", "SILENT")
         os.write(main, b"q")

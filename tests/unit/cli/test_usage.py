@@ -15,7 +15,7 @@ COUNTS = {
     "died": 1,
 }
 ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
-ANSWER = {"rows": [ROW], "total": COUNTS}
+ANSWER = {"by": "day", "rows": [ROW], "total": COUNTS}
 
 
 def printed(answer: Any, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -37,7 +37,7 @@ def test_narrow_usage_has_the_total_and_what_matters_most(
 def test_usage_names_the_tenant_of_a_listener_that_moved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = {"rows": [ROW, {**ROW, "tenant": "zoo"}], "total": COUNTS}
+    moved = {"by": "day", "rows": [ROW, {**ROW, "tenant": "zoo"}], "total": COUNTS}
     shown = printed(moved, 80, monkeypatch, capsys)
     assert "agency/acme/lobby" in shown
     assert "agency/zoo/lobby" in shown
