@@ -311,6 +311,29 @@ async def test_person_read_at_the_release_is_found_afterwards(
         assert len(await bench.ids_of_person(KEY)) == 1
 
 
+async def test_earlier_visit_of_a_repeat_is_found_by_the_same_visitor(folding_engine: engines.Engine) -> None:
+    async with engines.opened(folding_engine) as bench:
+        person: dict[str, Any] = {"visitor_key": samples.digest("jane at the lobby"), "person_keys": (KEY,)}
+        await bench.accept(samples.arrival("a", **person), samples.arrival("b", person_keys=(KEY,)))
+        await folding_engine.fold(bench.store)
+        await bench.accept(samples.arrival("c", samples.NOW + 1, **person))
+        repeat, other, visit = [model.parse_id(row["id"]) for row in await bench.visits()]
+        assert [await bench.store.earlier_visit(each) for each in (repeat, other, visit)] == [visit, None, None]
+
+
+async def test_verdicts_have_the_route_as_it_was_and_the_reason(bench: engines.Bench) -> None:
+    route = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="visit.late")
+    await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Filter, route), samples.plan())))
+    await bench.reopen()
+    (row,) = await bench.visits()
+    assert await bench.store.verdicts(model.parse_id(row["id"])) == [
+        (route, model.SkipReason.Filter),
+        (samples.CRM, None),
+    ]
+    with pytest.raises(model.NotFoundError):
+        await bench.store.verdicts(bytes(16))
+
+
 # Holds of redriven and replayed deliveries
 
 

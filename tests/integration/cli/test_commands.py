@@ -175,7 +175,13 @@ async def test_show_prints_a_row_and_its_content(served: admin_port.Served) -> N
     assert "agency/crm" in shown
     assert re.search(r"lastAttempts +at \S+Z, status 400, error Status,\n +milliseconds 12\n", shown)
     shown = await served.output_of("visits", "show", dead["visit"])
-    assert re.search(r"verdicts +route crm, destination agency/crm,\n +delivery \S+, state dead\n", shown)
+    assert re.search(r"^2025-11-25 12:00:00  A visit arrived at agency/lobby \(\d+ bytes\)\.$", shown, re.MULTILINE)
+    assert "Route crm: a delivery to agency/crm." in shown
+    assert re.search(r"agency/crm answered 400 after 12 ms\.\n", shown)
+    assert f"\nNext:\nagency/crm {dead['id'][:21]}  It is dead: no attempt follows." in shown
+    assert max(map(len, shown.partition("Usher reads")[0].splitlines())) <= 80
+    told = json.loads(await served.output_of("visits", "show", dead["visit"], "-o", "json"))["rows"][0]
+    assert told["next"][0]["delivery"] == dead["id"]
     assert await served.output_of("dead", "show", dead["id"], "--answer") == "no such field"
 
 

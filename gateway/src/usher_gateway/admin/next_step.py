@@ -26,7 +26,7 @@ def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int)
             return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}"
     if delivery["held"]:
         return (
-            f"It is held since {_when(delivery['heldSince'])}: no attempt starts until {delivery['held']} ends "
+            f"It is held since {moment(delivery['heldSince'])}: no attempt starts until {delivery['held']} ends "
             "(docs/reasons.md), and a retry does not end it."
         )
     if destination is None:
@@ -40,12 +40,12 @@ def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> str:
         error = _last_error(destination)
         return (
             f"It waits, because its destination fails{error}: Usher tries one delivery a minute there, the next at "
-            f"{_when(destination['nextTrialAt'])}. If that succeeds, the others follow."
+            f"{moment(destination['nextTrialAt'])}. If that succeeds, the others follow."
         )
     due_at = delivery["dueAt"]
     if due_at is not None and due_at > model.format_time(now):
         retry = f"`usher deliveries retry {delivery['id']} --yes` starts it now."
-        return f"Its next attempt is due at {_when(due_at)}; {retry}"
+        return f"Its next attempt is due at {moment(due_at)}; {retry}"
     return "It is due, and waits for a free slot of its destination, or an attempt runs."
 
 
@@ -54,18 +54,18 @@ def _last_error(destination: Mapping[str, object]) -> str:
     if not isinstance(last, Mapping):
         return ""
     status = f" {last['status']}" if last["status"] else ""
-    return f" with {last['error']}{status} since {_when(last['since'])}"
+    return f" with {last['error']}{status} since {moment(last['since'])}"
 
 
 def _end(delivery: Row, destination: Mapping[str, object]) -> str:
     """Return when a pending delivery is given up."""
     if delivery["expiresAt"] is not None:
-        return f"It expires at {_when(delivery['expiresAt'])}."
+        return f"It expires at {moment(delivery['expiresAt'])}."
     started_at = datetime.datetime.fromisoformat(delivery["startedAt"])
     gives_up_at = started_at + datetime.timedelta(seconds=int(str(destination["retryMaxAgeSeconds"])))
-    return f"Usher gives up at {_when(gives_up_at.isoformat())}."
+    return f"Usher gives up at {moment(gives_up_at.isoformat())}."
 
 
-def _when(text: object) -> str:
-    """Return a time of JSON as people read it, to the second."""
+def moment(text: object) -> str:
+    """Return a time of JSON as people read it: UTC, to the second."""
     return f"{str(text)[:19].replace('T', ' ')} UTC"

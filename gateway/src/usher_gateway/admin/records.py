@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, next_step
+from usher_gateway.admin import api, listings, next_step, story
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
-from usher_gateway.store.base import Change, Filter, HoldsOf, MarkOf, no_marks
+from usher_gateway.store.base import LONGEST_PAGE, Change, Filter, HoldsOf, MarkOf, no_marks
 from usher_gateway.store.records import Records
 
 _RELEASE_SLICE = 20
@@ -121,6 +121,27 @@ class RecordHandlers:
             self._keys,
         )
         return api.json_response({"reading": reading, "reason": ""})
+
+    async def show_story(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/visits/{id}/story``: what happened with an arrival, and what happens next."""
+        with api.parsing():
+            identifier = api.parse_id(request.match_info["id"])
+        verdicts = await self._store.verdicts(identifier)
+        rows = (await self._store.visits(Filter(ids=(identifier,)), None, 1)).rows
+        if not rows:
+            raise model.NotFoundError("there is no such visit")  # retention deleted it just now
+        deliveries = (await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)).rows
+        parts = [
+            story.DeliveryPart(
+                delivery,
+                await self._store.attempts(model.parse_id(str(delivery["id"]))),
+                self._destination(str(delivery["destination"])),
+            )
+            for delivery in reversed(deliveries)
+        ]
+        earlier = await self._store.earlier_visit(identifier) if rows[0]["countedAs"] == "Repeat" else None
+        told = story.tell(rows[0], verdicts, parts, self._now(), model.format_id(earlier) if earlier else None)
+        return api.json_response(told)
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""

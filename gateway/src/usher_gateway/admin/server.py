@@ -101,6 +101,7 @@ def make_routes(
         *[AdminRoute("GET", listing.path, Role.Observe, records.lister(listing)) for listing in listings.ENDPOINTS],
         AdminRoute("POST", "/api/persons/find", Role.Operate, persons.find),
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
+        AdminRoute("GET", "/api/visits/{id}/story", Role.Observe, records.show_story),
         AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
         AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),

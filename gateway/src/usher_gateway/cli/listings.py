@@ -121,9 +121,10 @@ def show_visit(
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """Show one arrival, and how Usher reads its body, without personal values.
+    """Tell what happened with one arrival and what happens next, and how Usher reads its body.
 
-    The body itself is personal data: --body needs the operate token, and the audit log records it.
+    It shows no personal values. The body itself is personal data: --body needs the operate token, and the audit log
+    records it.
     """
     client = AdminClient(admin, data, operate=body)
     identifier = client.full_id("visits", identifier)
@@ -132,10 +133,17 @@ def show_visit(
         return
     row = _find_row(client, "visits", identifier)
     answer = client.get(f"/api/visits/{quoted(identifier)}/reading")
+    told = client.get(f"/api/visits/{quoted(identifier)}/story")
     if output != "text":
-        _print_row(row | {"reading": answer["reading"]}, output)
+        _print_row(row | {"reading": answer["reading"], **told}, output)
         return
-    _print_row(row, output)
+    typer.echo(f"Arrival {identifier} of {listings.listener_of(row)}\n")
+    tables.print_texts([(listings.time_cell("at")(event), event["text"]) for event in told["events"]])
+    if told["next"]:
+        typer.echo("\nNext:")
+        tables.print_texts(
+            [(f"{step['destination']} {step['delivery'][: listings.SHORT_ID]}", step["text"]) for step in told["next"]]
+        )
     check_body.print_stored(answer["reading"], answer["reason"])
 
 

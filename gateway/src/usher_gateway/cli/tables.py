@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -149,6 +150,16 @@ def print_facts(row: Row) -> None:
         lines = [line for fact in facts for line in _broken(fact, room)]
         for index, line in enumerate(lines or ["-"]):
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
+
+
+def print_texts(texts: Sequence[tuple[str, str]]) -> None:
+    """Print texts, each after its name or time, broken between words to fit the terminal."""
+    width = max([len(name) for name, _ in texts]) + len(_GAP)
+    room = max(_LEAST_ROOM, terminal_width() - width)
+    for name, text in texts:
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        for index, line in enumerate(lines):
+            typer.echo(f"{name if not index else '':<{width}}{line}")
 
 
 def _fact(value: object) -> str:

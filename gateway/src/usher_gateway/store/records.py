@@ -99,6 +99,20 @@ class Records(JobRunner):
         """
         return await self._look_up(lambda session: listings.of_person(session, frozenset(persons), cursor, limit))
 
+    async def verdicts(self, arrival: bytes) -> list[tuple[model.RouteDefinition, model.SkipReason | None]]:
+        """Return each verdict on an arrival: the route as it was then, and why it created no delivery.
+
+        Raises:
+            NotFoundError: the arrival does not exist.
+        """
+        verdicts = await self._look_up(lambda session: listings.verdicts(session, arrival))
+        await self._load_routes([route for route, _ in verdicts])
+        return [(self.route(route), model.SkipReason(skip) if skip else None) for route, skip in verdicts]
+
+    async def earlier_visit(self, arrival: bytes) -> bytes | None:
+        """Return the id of the visit of the same visitor before a repeat; None if the body had no ids of a person."""
+        return await self._look_up(lambda session: listings.earlier_visit(session, arrival))
+
     async def oldest_arrival(self) -> int | None:
         """Return when the oldest arrival of the ledger was received; None if there is none."""
         return await self._look_up(listings.oldest_arrival)

@@ -72,6 +72,11 @@ _NEWEST_PERSONS = Statement(
 )
 """The arrivals whose person keys are in the ledger only: on SQLite the newest ones."""
 
+_VISITS_OF_VISITOR = """
+    select id from arrivals where key = any($1::bigint[]) and visitor = $2 and counted_as = 1 order by key desc limit 1
+"""
+"""The last visit of a visitor among some arrivals."""
+
 _JSONRow = dict[str, object]
 
 _decode = msgspec.msgpack.decode
@@ -277,6 +282,30 @@ async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
     return unpack_attempts(rows[0][0] or b"")
 
 
+async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
+    """Return (route, skip reason or 0) of each verdict on an arrival (``Store.verdicts``)."""
+    rows = await session.fetch(
+        "select verdicts from arrivals where key = $1 and id = $2", model.key_of(arrival), arrival
+    )
+    if not rows:
+        raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
+    return [(route, skip) for route, skip, _ in _decode(rows[0][0])]
+
+
+async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
+    """Return the last visit of the same visitor before an arrival (``Store.earlier_visit``)."""
+    key = model.key_of(arrival)
+    rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
+    for visitor, packed in rows:
+        candidates = [
+            each for each in await _keys_of_person(session, frozenset(split_person_keys(packed))) if each < key
+        ]
+        earlier = await session.fetch(_VISITS_OF_VISITOR, candidates, visitor)
+        if earlier:
+            return bytes(earlier[0][0])
+    return None
+
+
 async def oldest_arrival(session: Session) -> int | None:
     """Return when the oldest arrival was received (``Store.oldest_arrival``)."""
     rows = await session.fetch("select received_at from arrivals order by key limit 1")
@@ -285,6 +314,12 @@ async def oldest_arrival(session: Session) -> int | None:
 
 async def of_person(session: Session, persons: frozenset[bytes], cursor: str | None, limit: int) -> ListingPage:
     """Return a page of the arrivals that have any of these person keys, newest first (``Store.of_person``)."""
+    page, below = scopes.page_of(await _keys_of_person(session, persons), cursor, limit)
+    return ListingPage(await _arrival_rows(session, page), scopes.cursor_of(below))
+
+
+async def _keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
+    """Return the row keys of the arrivals that have any of these person keys."""
     keys: set[int] = set()
     for start in sorted({person[: model.PERSON_KEY_START] for person in persons}):
         end = start + b"\xff" * 8  # after every key that begins so
@@ -294,5 +329,4 @@ async def of_person(session: Session, persons: frozenset[bytes], cursor: str | N
     for key, packed in await session.fetch(_NEWEST_PERSONS):
         if not persons.isdisjoint(split_person_keys(packed)):
             keys.add(key)
-    page, below = scopes.page_of(keys, cursor, limit)
-    return ListingPage(await _arrival_rows(session, page), scopes.cursor_of(below))
+    return keys

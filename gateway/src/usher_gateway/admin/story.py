@@ -1,0 +1,146 @@
+"""The way of one arrival, told in order of time: sentences for people, made from stored rows (pure)."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.admin.listings import Row
+from usher_gateway.admin.next_step import moment, next_step
+from usher_gateway.store.base import AttemptRecord
+
+
+class StoryEvent(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    at: str
+    """RFC 3339."""
+    text: str
+
+
+class NextStep(msgspec.Struct, frozen=True):
+    """What happens next with one delivery."""
+
+    delivery: str
+    """Its id."""
+    destination: str
+    text: str
+
+
+class Story(msgspec.Struct, frozen=True):
+    """What happened with an arrival, the oldest first, and what happens next with each of its deliveries."""
+
+    events: list[StoryEvent]
+    next: list[NextStep]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeliveryPart:
+    """A delivery of the arrival, with what the store and the gateway know of it."""
+
+    row: Row
+    """Of ``GET /api/deliveries``."""
+    attempts: Sequence[AttemptRecord]
+    """The last ones, the oldest first."""
+    destination: Mapping[str, object] | None
+    """What ``GatewayStatus.destination`` returns."""
+
+
+_ARRIVED = {
+    "Visit": "A visit arrived at {listener} ({bodyBytes} bytes)",
+    "Repeat": "A repeat arrived at {listener}: the same visitor came inside the dedupe window{earlier}",
+    "Redelivery": "A redelivery arrived at {listener}: Purple sent again what Usher had{earlier}",
+    "Quarantined": "An arrival at {listener} was set aside as {reason} (docs/reasons.md)",
+}
+
+_SKIPPED = {
+    model.SkipReason.Filter: "its filter was false",
+    model.SkipReason.OncePer: "its oncePer rule had let one of this visitor through in this period",
+    model.SkipReason.Stale: "the visit was older than the route's deliverWithinSeconds",
+    model.SkipReason.Repeat: "it takes no repeats",
+    model.SkipReason.Paused: "it was paused",
+    model.SkipReason.Shadow: "it is in shadow mode, which sends nothing",
+}
+
+
+def tell(
+    arrival: Row,
+    verdicts: Iterable[tuple[model.RouteDefinition, model.SkipReason | None]],
+    deliveries: Sequence[DeliveryPart],
+    now: int,
+    earlier: str | None = None,
+) -> Story:
+    """Return the story of an arrival.
+
+    Args:
+        arrival: a row of ``GET /api/visits``.
+        verdicts: each route as it was at the arrival, and why it created no delivery.
+        deliveries: all deliveries of the arrival, also of a release or a replay.
+        now: microseconds.
+        earlier: the id of the visit that a repeat repeats, if it is known.
+    """
+    received_at = arrival["receivedAt"]
+    events = [StoryEvent(received_at, text) for text in (*_arrived(arrival, earlier), *map(_verdict, verdicts))]
+    for part in deliveries:
+        events += _delivery_events(part)
+    steps = [
+        NextStep(part.row["id"], part.row["destination"], next_step(part.row, part.destination, now))
+        for part in deliveries
+    ]
+    return Story(sorted(events, key=lambda event: event.at), steps)
+
+
+def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
+    """Yield how an arrival came, and what was unusual about it."""
+    listener = f"{arrival['namespace']}/{arrival['listener']}"
+    again = f", after visit {earlier}" if earlier else ""
+    text = _ARRIVED[arrival["countedAs"]]
+    yield f"{text.format_map(arrival | {'listener': listener, 'earlier': again})}."
+    if arrival["timeTrusted"]:
+        late = ", so it is late" if arrival["late"] else ""
+        yield f"The visitor authenticated at {moment(arrival['visitTime'])}{late}."
+    else:
+        yield "The body has no time that Usher trusts, so the time of the arrival counts."
+    if arrival["otherCompany"]:
+        yield "The body names another company than the tenant."
+    if arrival["unacknowledged"]:
+        yield "Purple was gone before the answer, so it sends this again."
+    if arrival["released"]:
+        yield "A person released it later."
+    if not arrival["bodyKept"]:
+        yield "Its body has been deleted since, because its retention ended."
+
+
+def _verdict(verdict: tuple[model.RouteDefinition, model.SkipReason | None]) -> str:
+    route, skip = verdict
+    if skip is None:
+        return f"Route {route.route}: a delivery to {route.destination}."
+    expression = f": `{route.when}`" if skip is model.SkipReason.Filter and route.when else ""
+    return f"Route {route.route}: skipped, because {_SKIPPED[skip]}{expression}."
+
+
+def _delivery_events(part: DeliveryPart) -> Iterator[StoryEvent]:
+    """Yield what happened with a delivery after its verdict."""
+    row = part.row
+    destination = row["destination"]
+    if row["origin"] != model.Origin.Accepted.name:
+        yield StoryEvent(
+            row["createdAt"], f"Route {row['route']}: {row['origin'].lower()}, a delivery to {destination}."
+        )
+    if row["attempts"] > len(part.attempts) and part.attempts:
+        first = model.format_time(part.attempts[0].at)
+        yield StoryEvent(first, f"{row['attempts'] - len(part.attempts)} earlier attempts are not kept one by one.")
+    for attempt in part.attempts:
+        answer = f"answered {attempt.status}" if attempt.status else "gave no answer"
+        error = f" ({attempt.error})" if attempt.error and attempt.error != "Status" else ""
+        text = f"{destination} {answer} after {attempt.milliseconds} ms{error}."
+        yield StoryEvent(model.format_time(attempt.at), text)
+    if row["held"]:
+        yield StoryEvent(row["heldSince"], f"The delivery to {destination} is held: {row['held']}.")
+    if row["settledAt"]:
+        cancelled = f" ({row['cancelled']})" if row["cancelled"] else ""
+        yield StoryEvent(row["settledAt"], f"The delivery to {destination} was {_SETTLED[row['state']]}{cancelled}.")
+
+
+_SETTLED = {"delivered": "delivered", "dead": "given up: it is dead", "cancelled": "cancelled"}

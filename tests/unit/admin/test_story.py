@@ -1,0 +1,133 @@
+"""The way of an arrival in sentences."""
+
+from typing import Any
+
+import pytest
+
+from usher_gateway import model
+from usher_gateway.admin import story
+from usher_gateway.store.base import AttemptRecord
+
+LOBBY = model.ListenerName("agency", "acme", "lobby")
+CRM = model.RouteDefinition(LOBBY, "crm", "agency/crm", when="visit.visitCount > 2")
+SECOND = model.MICROSECONDS
+NOW = 1_795_953_600 * SECOND
+"""2026-11-29 12:00:00 UTC."""
+
+
+def arrival(**changes: Any) -> dict[str, Any]:
+    row = {
+        "namespace": "agency",
+        "listener": "lobby",
+        "countedAs": "Visit",
+        "reason": None,
+        "receivedAt": "2026-11-29T12:00:00.000Z",
+        "visitTime": "2026-11-29T11:59:58.000Z",
+        "timeTrusted": True,
+        "late": False,
+        "otherCompany": False,
+        "unacknowledged": False,
+        "released": False,
+        "bodyKept": True,
+        "bodyBytes": 412,
+    }
+    return row | changes
+
+
+def delivery(**changes: Any) -> dict[str, Any]:
+    row = {
+        "id": "01920000-0000-7000-8000-000000000002",
+        "route": "crm",
+        "destination": "agency/crm",
+        "origin": "Accepted",
+        "state": "delivered",
+        "held": None,
+        "heldSince": None,
+        "dueAt": None,
+        "attempts": 2,
+        "createdAt": "2026-11-29T12:00:00.000Z",
+        "startedAt": "2026-11-29T12:00:00.000Z",
+        "settledAt": "2026-11-29T12:00:09.000Z",
+        "expiresAt": None,
+        "cancelled": None,
+    }
+    return row | changes
+
+
+def texts(told: story.Story) -> list[tuple[str, str]]:
+    """Return (time of day, text) of each event."""
+    return [(event.at[11:19], event.text) for event in told.events]
+
+
+def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
+    attempts = [
+        AttemptRecord(NOW + SECOND, 503, "Status", 120),
+        AttemptRecord(NOW + 9 * SECOND, 200, "", 40),
+    ]
+    part = story.DeliveryPart(delivery(), attempts, None)
+    told = story.tell(arrival(), [(CRM, None)], [part], NOW)
+    assert texts(told) == [
+        ("12:00:00", "A visit arrived at agency/lobby (412 bytes)."),
+        ("12:00:00", "The visitor authenticated at 2026-11-29 11:59:58 UTC."),
+        ("12:00:00", "Route crm: a delivery to agency/crm."),
+        ("12:00:01", "agency/crm answered 503 after 120 ms."),
+        ("12:00:09", "agency/crm answered 200 after 40 ms."),
+        ("12:00:09", "The delivery to agency/crm was delivered."),
+    ]
+    (step,) = told.next
+    assert (step.destination, step.text) == ("agency/crm", "It was delivered. Nothing follows.")
+
+
+@pytest.mark.parametrize(
+    ("skip", "text"),
+    [
+        (model.SkipReason.Filter, "Route crm: skipped, because its filter was false: `visit.visitCount > 2`."),
+        (model.SkipReason.Repeat, "Route crm: skipped, because it takes no repeats."),
+        (model.SkipReason.Paused, "Route crm: skipped, because it was paused."),
+    ],
+)
+def test_skipped_route_has_its_reason_and_its_filter(skip: model.SkipReason, text: str) -> None:
+    assert text in [event.text for event in story.tell(arrival(), [(CRM, skip)], [], NOW).events]
+
+
+def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
+    for skip in model.SkipReason:
+        assert story.tell(arrival(), [(CRM, skip)], [], NOW).events
+    for counted_as in set(model.CountedAs) - {model.CountedAs.Probe, model.CountedAs.Refused}:
+        assert story.tell(arrival(countedAs=counted_as.name), [], [], NOW).events
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"countedAs": "Repeat"}, "the same visitor came inside the dedupe window, after visit 0192."),
+        ({"countedAs": "Quarantined", "reason": "NoUser"}, "was set aside as NoUser (docs/reasons.md)."),
+        ({"timeTrusted": False}, "The body has no time that Usher trusts, so the time of the arrival counts."),
+        ({"late": True}, "The visitor authenticated at 2026-11-29 11:59:58 UTC, so it is late."),
+        ({"otherCompany": True}, "The body names another company than the tenant."),
+        ({"unacknowledged": True}, "Purple was gone before the answer, so it sends this again."),
+        ({"released": True}, "A person released it later."),
+        ({"bodyKept": False}, "Its body has been deleted since, because its retention ended."),
+    ],
+)
+def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str) -> None:
+    told = story.tell(arrival(**changes), [], [], NOW, earlier="0192")
+    assert any(event.text.endswith(text) for event in told.events)
+
+
+@pytest.mark.parametrize(
+    ("changes", "attempts", "text"),
+    [
+        ({"origin": "Replayed"}, [], "Route crm: replayed, a delivery to agency/crm."),
+        ({"attempts": 12}, [AttemptRecord(NOW, 0, "Timeout", 10)], "11 earlier attempts are not kept one by one."),
+        ({}, [AttemptRecord(NOW, 0, "Timeout", 10_000)], "agency/crm gave no answer after 10000 ms (Timeout)."),
+        ({"held": "DestinationPaused", "heldSince": "2026-11-29T12:00:01.000Z"}, [], "is held: DestinationPaused."),
+        ({"state": "cancelled", "cancelled": "Expired"}, [], "The delivery to agency/crm was cancelled (Expired)."),
+        ({"state": "dead"}, [], "The delivery to agency/crm was given up: it is dead."),
+    ],
+)
+def test_delivery_tells_what_happened_with_it(
+    changes: dict[str, Any], attempts: list[AttemptRecord], text: str
+) -> None:
+    told = story.tell(arrival(), [], [story.DeliveryPart(delivery(**changes), attempts, None)], NOW)
+    assert any(event.text.endswith(text) for event in told.events)
