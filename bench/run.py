@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import find
 import manifests
 import report
 
@@ -496,6 +497,7 @@ BENCHMARKS = {
     "neighbours": neighbours,
     "floods": floods,
     "handshakes": handshakes,
+    "find": find.find,
 }
 
 

@@ -264,6 +264,7 @@ async def reads_of(session: Session) -> None:
     for counted_as in (None, "quarantined", "visit"):
         await listings.visits(session, Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
     await changes.quarantined(session, Filter(), 10, 0)
+    await listings.of_person(session, frozenset({samples.digest("jane", 8)}), None, 10)
 
 
 # Walks in windows, persons in segments

@@ -8,7 +8,7 @@ import pytest
 
 from support import databases, engines
 from usher_gateway.store import names
-from usher_gateway.store.jobs import changes, claims, retention, settle
+from usher_gateway.store.jobs import changes, claims, listings, retention, settle
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
@@ -59,6 +59,7 @@ STATEMENTS = {
     "late and forbidden": claims._LATE_FORBIDDEN,
     "take over": incarnations._TAKE_OVER,
     "due times of wrong clocks": incarnations._HASTEN_WRONG,
+    "persons": listings._ARRIVALS_OF_PERSON.postgresql,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,
     "prune: find": retention._EXPIRED,

@@ -57,11 +57,13 @@ _BODY = """
 _ARRIVALS_OF_PERSON = Statement(
     postgresql="select person, arrival from persons where person >= $1 and person < $2",
     sqlite="""
-        select p.person, p.arrival from person_segments s join persons p on p.segment = s.segment
-        where p.person >= $1 and p.person < $2
+        select person, arrival from person_segments segments cross join persons on persons.segment = segments.segment
+        where person >= $1 and person < $2
     """,
 )
-"""Find the person keys in a range, with their arrivals."""
+"""Find the person keys in a range, with their arrivals. The cross join makes SQLite look up each segment; otherwise it
+walks over the whole table.
+"""
 
 _NEWEST_PERSONS = Statement(
     postgresql="select key, persons from arrivals where false",
