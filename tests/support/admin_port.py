@@ -16,6 +16,7 @@ from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
+from usher_gateway.delivery import holds
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -80,6 +81,7 @@ class Served:
                 keys=KEYS,
                 check_names=check_names,
                 destination=gateway_status.destination,
+                held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", "")],
             ),
             persons=persons.PersonHandlers(
                 store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
@@ -133,6 +135,7 @@ class Served:
                 store=self.bench.store,
                 clock=clock,
             ),
+            check_names=NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check,
         )
 
     @property

@@ -137,6 +137,7 @@ class Gateway:
             route_documents=route_documents,
             budgets=budgets,
             activity=ActivityRecorder(key=self._keys.document),
+            expressions=self._expressions,
         )
         self._sample_sender = SampleSender(
             route_documents=route_documents, client=self.destination_client, clock=self.clock
@@ -154,6 +155,7 @@ class Gateway:
             clock=self.clock,
             offer=functools.partial(self.dispatcher.offer, fresh=False),
             has_slow_transform=self.worker.is_too_slow,
+            last_failure=self._expressions.last_failure,
             budgets=budgets,
         )
 
@@ -266,6 +268,7 @@ class Gateway:
             store=self.store,
             clock=self.clock,
             tenants=self.tenants,
+            check_names=check_names,
         )
         return server.AdminServer(
             routes=server.make_routes(
@@ -283,6 +286,7 @@ class Gateway:
                     keys=self._keys,
                     check_names=check_names,
                     destination=gateway_status.destination,
+                    held_routes=self.hold_reviewer.held_routes,
                 ),
                 persons=persons.PersonHandlers(
                     store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot

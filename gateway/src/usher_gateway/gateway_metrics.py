@@ -279,10 +279,9 @@ class DeliveryMetrics:
             ["error"],
             _by_word(dict.fromkeys(SendError, 0) | worker.counters.errors),
         )
-        errors = dict(worker.counters.expression_errors)
-        for code, count in self._expressions.errors.items():
-            errors[code] = errors.get(code, 0) + count
-        yield metrics.counter("usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(errors))
+        yield metrics.counter(
+            "usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(self._expressions.errors)
+        )
         yield metrics.histogram(
             "usher_attempt_duration_seconds", "From the start of an attempt to its end.", dispatcher.attempt_seconds
         )

@@ -130,7 +130,9 @@ async def test_columns_of_csv_are_named_as_the_fields_of_json(served: admin_port
     for name, value in row.items():
         inner = value if isinstance(value, dict) else {}
         names |= {f"{name}{key[:1].upper()}{key[1:]}" for key in inner}
-    names |= {f"lastError{name}" for name in ("Status", "Failures", "Since", "At", "RecoveredAt")}  # no error here
+    names |= {
+        f"lastError{name}" for name in ("Error", "Status", "Failures", "Since", "At", "RecoveredAt")
+    }  # no error here
     heads = (await served.output_of(group, "-o", "csv")).splitlines()[0].split(",")
     assert [head for head in heads if head not in names] == []
 
@@ -334,7 +336,7 @@ async def test_change_is_printed_as_json(
 async def test_cancel_and_retry_print_their_counts(served: admin_port.Served) -> None:
     retried = await served.output_of("deliveries", "retry", "--destination", "agency/crm", "--yes")
     assert "Due now: 0 deliveries." in retried
-    assert "None waits for a later retry" in retried
+    assert "None waits for a later time" in retried
     assert "Cancelled: 1 delivery." in await served.output_of(
         "deliveries", "cancel", "--all", "--state", "held", "--yes"
     )
@@ -366,13 +368,13 @@ async def test_command_without_yes_prints_what_it_would_change(
     [
         ("dead redrive --reason Timeout", "", "this would redrive 0", "No selected delivery is dead"),
         ("deliveries cancel --reason Timeout", "", "this would cancel 0", "No selected delivery is pending"),
-        ("deliveries retry --all", "", "this would retry 0", "None waits for a later retry"),
+        ("deliveries retry --all", "", "this would retry 0", "None waits for a later time"),
         ("visits replay --reason OncePer", "", "this would create 0", "no skipped verdict to replay"),
         (
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
             "this would release 0",
-            "nothing to release",
+            "the body itself is the cause",
         ),
     ],
 )

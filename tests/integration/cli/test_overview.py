@@ -46,16 +46,18 @@ async def test_overview_fits_80_columns(served: admin_port.Served, command: list
 
 async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -> None:
     out = await served.output_of("tenants", "--failing", COLUMNS="120")
-    troubles = "1 failing destination, 1 held delivery, 1 dead delivery, 1 silent listener"
+    troubles = "crm fails, 1 dead delivery, 1 held delivery, 1 quarantining listener"
     assert re.search(rf"^agency/acme +4 +- +{troubles} ", out, re.MULTILINE)
     (row,) = csv.DictReader(io.StringIO(await served.output_of("tenants", "-o", "csv")))
-    assert (row["name"], row["todayVisits"], row["held"], row["dead"]) == ("acme", "4", "1", "1")
+    assert (row["name"], row["todayVisits"], row["held"], row["dead"]) == ("acme", "4", "1 DestinationPaused", "1")
     assert "agency/acme" in await served.output_of("tenants", "--silent")
 
 
 async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
     out = await served.output_of("destinations", "list", "--tenant", "acme", COLUMNS="120")
-    assert re.search(r"^agency/crm +Healthy +- +1 +1 +- +DestinationPaused +- +crm.example +acme$", out, re.MULTILINE)
+    assert re.search(
+        r"^agency/crm +Healthy +- +- +- +1 held, 1 dead +DestinationPaused +crm.example +acme$", out, re.MULTILINE
+    )
     answer = json.loads(await served.output_of("destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
 
@@ -65,7 +67,7 @@ async def test_list_says_how_many_there_are_and_which_flag_selects_those_in_trou
 ) -> None:
     deliveries = "1 held delivery, 1 dead delivery"
     said = (await served.command("tenants")).err
-    none_yet = "1 without an arrival yet"  # the store of this test has some, its counters do not
+    none_yet = "1 unused (--unused)"  # the store of this test has some, its counters do not
     assert said.endswith(f"\n1 tenant, 1 failing (--failing), 1 silent (--silent), {none_yet}, {deliveries}\n")
     assert (await served.command("tenants", "--failing")).err.endswith(
         f"\n1 tenant, 1 silent (--silent), {none_yet}, {deliveries}\n"
@@ -86,7 +88,7 @@ async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: adm
     run = await served.command("listeners", "--tenant", "acme", "--limit", "2", "-o", "json")
     assert [row["name"] for row in json.loads(run.out)["rows"]] == ["bar", "lobby"]
     total, _, following = run.err.partition(", next: usher ")
-    assert total == "Showing 2 of 3 listeners, 3 failing (--failing), 3 without an arrival yet"
+    assert total == "Showing 2 of 3 listeners, 3 failing (--failing), 3 unused (--unused)"
     assert following == "listeners --tenant acme --limit 2 --output json --cursor agency/lobby\n"
     last = await served.command(*following.split())
     assert [row["name"] for row in json.loads(last.out)["rows"]] == ["pool"]
@@ -176,7 +178,7 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_po
         await terminal.wait("TENANT", "acme", "1 failing")
         await terminal.press("d", "DEAD↓", "acme")
         await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
-        await terminal.press("\x1b", "SILENT")
+        await terminal.press("\x1b", "VIS/MIN")
         os.write(main, b"q")
         assert await asyncio.wait_for(process.wait(), 60) == 0
         assert termios.tcgetattr(its_end) == previous_attributes

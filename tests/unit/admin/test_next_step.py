@@ -42,8 +42,9 @@ def delivery(**changes: Any) -> dict[str, Any]:
         (
             {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},
             HEALTHY,
-            "It is held since 2026-11-28 09:00:00 UTC: no attempt starts until DestinationPaused ends",
+            "It is held since 2026-11-28 09:00:00 UTC: no attempt starts until DestinationPaused (detail) ends",
         ),
+        ({"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"}, HEALTHY, "until FilterError (detail) ends"),
         ({}, None, "Its destination is not in force any more"),
         (
             {},
@@ -61,4 +62,4 @@ def delivery(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:
-    assert text in next_step.next_step(delivery(**changes), destination, NOW)
+    assert text in next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail")

@@ -72,14 +72,15 @@ def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:
 
 def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
     row = {
-        **dict.fromkeys(("refusingListeners", "silentListeners", "dead"), 0),
-        "mismatchingListeners": 1,
+        "dead": 0,
+        "faults": {"CompanyMismatch": 1},
+        "quotaUsed": None,
         "failingDestinations": [],
         "held": {},
         "state": "Active",
     }
     assert overview.is_tenant_failing(row)
-    assert overview._tenant_troubles(row) == "1 listener with another company's visit"
+    assert overview._tenant_troubles(row) == "1 listener with another company's visits"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,10 @@ def _counted_as(row: Row) -> str:
     return f"{row['reason'] or row['countedAs']}{late}{released}{other_company}"
 
 
-_LISTENER_NAMES: tuple[Column, ...] = tuple([(name, text_cell(name)) for name in ("namespace", "tenant", "listener")])
+def fields(*names: str) -> tuple[Column, ...]:
+    """Return columns of CSV for fields of JSON."""
+    return tuple([(name, text_cell(name)) for name in names])
+
 
 VISITS = Listing(
     path="/api/visits",
@@ -205,14 +208,12 @@ VISITS = Listing(
         ("TENANT", text_cell("tenant")),
     ),
     csv_columns=(
-        ("receivedAt", time_cell("receivedAt")),
-        ("id", text_cell("id")),
-        *_LISTENER_NAMES,
-        ("countedAs", text_cell("countedAs")),
-        ("reason", text_cell("reason")),
-        ("late", flag_cell("late", "late")),
-        ("released", flag_cell("released", "released")),
-        ("otherCompany", flag_cell("otherCompany", "other company")),
+        *fields("receivedAt", "id", "namespace", "tenant", "listener", "visitTime"),
+        *fields("countedAs", "reason"),
+        *[
+            (name, flag_cell(name, name))
+            for name in ("timeTrusted", "late", "released", "unacknowledged", "otherCompany")
+        ],
         ("verdicts", _verdicts),
     ),
     nothing="No such visits.",
@@ -257,15 +258,10 @@ DELIVERIES = Listing(
     filters=(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, STATE, REASON),
     columns=_DELIVERY_COLUMNS,
     csv_columns=(
-        ("createdAt", time_cell("createdAt")),
-        ("id", text_cell("id")),
-        *_LISTENER_NAMES,
-        *[
-            (name, text_cell(name))
-            for name in ("route", "destination", "state", "held", "cancelled", "error", "status")
-        ],
-        ("dueAt", time_cell("dueAt")),
-        ("attempts", text_cell("attempts")),
+        *fields(
+            "createdAt", "id", "visit", "namespace", "tenant", "listener", "route", "destination", "origin", "state"
+        ),
+        *fields("held", "heldSince", "cancelled", "error", "status", "dueAt", "expiresAt", "settledAt", "attempts"),
     ),
     nothing="No such deliveries.",
 )

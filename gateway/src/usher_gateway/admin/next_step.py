@@ -7,13 +7,14 @@ from usher_gateway import model
 from usher_gateway.admin.listings import Row
 
 
-def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int) -> str:
+def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int, held_detail: str = "") -> str:
     """Return what happens next with a delivery, and when.
 
     Args:
         delivery: a row of ``GET /api/deliveries``.
         destination: what ``GatewayStatus.destination`` returns; None if it is not in force.
         now: microseconds.
+        held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
     """
     identifier = delivery["id"]
     match delivery["state"]:
@@ -25,9 +26,10 @@ def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int)
             again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back."
             return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}"
     if delivery["held"]:
+        detail = f" ({held_detail})" if held_detail else ""
         return (
-            f"It is held since {moment(delivery['heldSince'])}: no attempt starts until {delivery['held']} ends "
-            "(docs/reasons.md), and a retry does not end it."
+            f"It is held since {moment(delivery['heldSince'])}: no attempt starts until {delivery['held']}{detail} "
+            "ends (docs/reasons.md), and a retry does not end it."
         )
     if destination is None:
         return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."

@@ -3,13 +3,14 @@
 import asyncio
 import collections
 import datetime
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, listings, next_step, story
+from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
@@ -45,6 +46,7 @@ class RecordHandlers:
         keys: model.Keys,
         check_names: api.CheckNames,
         destination: Callable[[str], Mapping[str, object] | None],
+        held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -58,6 +60,7 @@ class RecordHandlers:
             keys: Keys with which listeners read bodies.
             check_names: Checks the names of a selection.
             destination: ``GatewayStatus.destination``.
+            held_routes: Returns the routes of a listener whose deliveries are held.
         """
         self._store = store
         self._now = now
@@ -68,6 +71,7 @@ class RecordHandlers:
         self._keys = keys
         self._check_names = check_names
         self._destination = destination
+        self._held_routes = held_routes
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -135,12 +139,12 @@ class RecordHandlers:
             story.DeliveryPart(
                 delivery,
                 await self._store.attempts(model.parse_id(str(delivery["id"]))),
-                self._destination(str(delivery["destination"])),
+                self._next_step(delivery),
             )
             for delivery in reversed(deliveries)
         ]
         earlier = await self._store.earlier_visit(identifier) if rows[0]["countedAs"] == "Repeat" else None
-        told = story.tell(rows[0], verdicts, parts, self._now(), model.format_id(earlier) if earlier else None)
+        told = story.tell(rows[0], verdicts, parts, model.format_id(earlier) if earlier else None)
         return api.json_response(told)
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
@@ -166,9 +170,16 @@ class RecordHandlers:
         ]
         text = ""
         for delivery in (await self._store.deliveries(Filter(ids=(identifier,)), None, 1)).rows:
-            destination = self._destination(str(delivery["destination"]))
-            text = next_step.next_step(delivery, destination, self._now())
+            text = self._next_step(delivery)
         return api.json_response({"rows": rows, "next": text})
+
+    def _next_step(self, delivery: listings.Row) -> str:
+        """Return what happens next with a delivery."""
+        name = model.ListenerName(delivery["namespace"], delivery["tenant"], delivery["listener"])
+        held_as = (delivery["route"], delivery["held"])
+        details = [held.missing for held in self._held_routes(name) if (held.route, held.reason) == held_as]
+        destination = self._destination(delivery["destination"])
+        return next_step.next_step(delivery, destination, self._now(), "".join(details))
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""

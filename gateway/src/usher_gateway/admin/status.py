@@ -7,7 +7,7 @@ from urllib import parse
 import msgspec
 from aiohttp import web
 
-from usher_gateway import config_secret, destinations, documents, model
+from usher_gateway import config_secret, destinations, documents, model, timing
 from usher_gateway.admin import api, health, usage
 from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
@@ -41,6 +41,7 @@ class GatewayStatus:
         store: Store,
         clock: Clock,
         tenants: TenantTracker,
+        check_names: api.CheckNames,
     ) -> None:
         self._state = state
         self._tracker = tracker
@@ -49,6 +50,7 @@ class GatewayStatus:
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._check_names = check_names
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``.
@@ -128,8 +130,9 @@ class GatewayStatus:
     def _applied_destination(self, key: str, state: health.DestinationState) -> JsonObject:
         return {"applied": self._applied_hash("Destination", key), **_fields(state)}
 
-    async def listeners(self, _: web.Request) -> web.StreamResponse:
+    async def listeners(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
+        where = await self._read_names(request)
         today = self._clock.now() // _DAY * _DAY
         metered = await self._store.usage(today, today + _DAY, Filter(), "day")
         rows_by_listener = {row.listener: [row] for row in metered}
@@ -145,7 +148,11 @@ class GatewayStatus:
                 "today": usage.total_of(rows_by_listener.get(live.name, [])),
             }
 
-        shown = [(key, live) for key, live in sorted(self._registry.listeners.items()) if key in snapshot.listeners]
+        shown = [
+            (key, live)
+            for key, live in sorted(self._registry.listeners.items())
+            if key in snapshot.listeners and _is_selected(where, live.name.namespace, live.name.tenant)
+        ]
         return api.json_response({"rows": await api.encode_each(row(*each) for each in shown)})
 
     def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
@@ -168,8 +175,9 @@ class GatewayStatus:
         state = self._tracker.document(kind, key)
         return state.hash if state else None
 
-    async def tenants(self, _: web.Request) -> web.StreamResponse:
+    async def tenants(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/tenants``: those in force, and those that deliveries still wait for or died for."""
+        where = await self._read_names(request)
         today = self._clock.now() // _DAY * _DAY
         rows_by_tenant: dict[TenantKey, list[UsageRow]] = {}
         for row in await self._store.usage(today, today + _DAY, Filter(), "day"):
@@ -177,14 +185,40 @@ class GatewayStatus:
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
         summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
+        faults = await self._faults_by_tenant(where)
         rows = (
             {
                 **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
+                "faults": faults.get(key, {}),
                 "today": usage.total_of(rows_by_tenant.get(key, [])),
             }
             for key in sorted(summaries.keys() | deliveries.keys())
+            if _is_selected(where, *key)
         )
         return api.json_response({"now": _time(self._clock.now()), "rows": await api.encode_each(rows)})
+
+    async def _faults_by_tenant(self, where: Filter) -> dict[TenantKey, dict[str, int]]:
+        """Return the faults of each tenant's listeners, with the number of listeners that have each."""
+        faults: dict[TenantKey, dict[str, int]] = {}
+        turns = timing.EventLoopTurns()
+        for key, document in self._state.snapshot.listeners.items():
+            tenant = (document.namespace, document.tenant.name)
+            if _is_selected(where, *tenant):
+                counts = faults.setdefault(tenant, {})
+                for fault in health.faults_of(self._tracker.listener(key, document), document):
+                    counts[fault] = counts.get(fault, 0) + 1
+                await turns.give_way()
+        return faults
+
+    async def _read_names(self, request: web.Request) -> Filter:
+        """Return the namespace and the tenant that a query selects; no other parameter is known."""
+        with api.parsing():
+            unknown = sorted(set(request.query) - {"namespace", "tenant"})
+            if unknown:
+                raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are namespace and tenant")
+            where = api.parse_filter(request.query)
+        await self._check_names(where)
+        return where
 
     def _tenant_row(self, key: TenantKey, summary: ListenerSummary | None, counts: DeliveryCounts) -> JsonObject:
         return {
@@ -204,38 +238,57 @@ class GatewayStatus:
             "quotaUsed": self._tenants.quota_used.get(key),
         }
 
-    async def destinations(self, _request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for."""
-        backlogs = {backlog.destination: backlog for backlog in await self._store.backlogs()}
+    async def destinations(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for.
+
+        Of a selected tenant, only its own deliveries count; ``nextDueAt`` is that of all.
+        """
+        where = await self._read_names(request)
         await self._tracker.merge_activity(self._store)
+        next_due_at = {backlog.destination: backlog.next_due_at for backlog in await self._store.backlogs()}
+        backlogs: dict[str, int] = {}
+        for waiting in await self._store.backlog_by_route():
+            self._add(backlogs, waiting.route, waiting.count, where)
+        dead: dict[str, int] = {}
+        for route, count in (await self._store.dead_by_route()).items():
+            self._add(dead, route, count, where)
         held: dict[str, dict[str, int]] = {}
         for group in await self._store.held_groups():
             reasons = held.setdefault(self._store.route(group.route).destination, {})
-            reasons[group.reason.name] = reasons.get(group.reason.name, 0) + group.count
-        dead: dict[str, int] = {}
-        for route, count in (await self._store.dead_by_route()).items():
-            destination = self._store.route(route).destination
-            dead[destination] = dead.get(destination, 0) + count
+            self._add(reasons, group.route, group.count, where, group.reason.name)
         in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination()
         now = self._clock.now()
 
         def row(key: str) -> JsonObject:
             namespace, _, name = key.partition("/")
-            backlog, document = backlogs.get(key), in_force.get(key)
+            document = in_force.get(key)
             soonest = now + self._tracker.until_trial(key)
             return {
                 "namespace": namespace,
                 "name": name,
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
-                "backlog": backlog.count if backlog else 0,
-                "nextDueAt": model.format_time(max(soonest, backlog.next_due_at)) if backlog else None,
+                "backlog": backlogs.get(key, 0),
+                "nextDueAt": model.format_time(max(soonest, next_due_at[key])) if key in next_due_at else None,
                 "held": held.get(key, {}),
                 "dead": dead.get(key, 0),
                 "tenants": sorted(tenants.get(key, ())),
             }
 
-        keys = sorted(in_force.keys() | backlogs.keys() | held.keys() | dead.keys())
-        return api.json_response({"rows": await api.encode_each(map(row, keys))})
+        keys = sorted(in_force.keys() | next_due_at.keys() | held.keys() | dead.keys())
+        shown = [
+            key
+            for key in keys
+            if where.namespace in {None, key.partition("/")[0]}
+            and (where.tenant is None or where.tenant in tenants.get(key, ()) or key in backlogs or key in dead)
+        ]
+        return api.json_response({"rows": await api.encode_each(map(row, shown))})
+
+    def _add(self, counts: dict[str, int], route: int, count: int, where: Filter, name: str | None = None) -> None:
+        """Add deliveries of a route that a filter selects to those of its destination, or to another name's."""
+        definition = self._store.route(route)
+        if _is_selected(where, definition.listener.namespace, definition.listener.tenant):
+            key = name or definition.destination
+            counts[key] = counts.get(key, 0) + count
 
     def destination(self, key: str) -> JsonObject | None:
         """Return the health of a destination, its next trial and its limit of retries; None if it is not in force."""
@@ -266,6 +319,10 @@ class GatewayStatus:
             "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),
         }
+
+
+def _is_selected(where: Filter, namespace: str, tenant: str) -> bool:
+    return where.namespace in {None, namespace} and where.tenant in {None, tenant}
 
 
 def listener_row(live: LiveListener) -> dict[str, object]:

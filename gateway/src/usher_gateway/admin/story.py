@@ -1,13 +1,13 @@
 """The way of one arrival, told in order of time: sentences for people, made from stored rows (pure)."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from usher_gateway import model
 from usher_gateway.admin.listings import Row
-from usher_gateway.admin.next_step import moment, next_step
+from usher_gateway.admin.next_step import moment
 from usher_gateway.store.base import AttemptRecord
 
 
@@ -43,8 +43,8 @@ class DeliveryPart:
     """Of ``GET /api/deliveries``."""
     attempts: Sequence[AttemptRecord]
     """The last ones, the oldest first."""
-    destination: Mapping[str, object] | None
-    """What ``GatewayStatus.destination`` returns."""
+    next: str
+    """Of `next_step`."""
 
 
 _ARRIVED = {
@@ -68,7 +68,6 @@ def tell(
     arrival: Row,
     verdicts: Iterable[tuple[model.RouteDefinition, model.SkipReason | None]],
     deliveries: Sequence[DeliveryPart],
-    now: int,
     earlier: str | None = None,
 ) -> Story:
     """Return the story of an arrival.
@@ -77,17 +76,13 @@ def tell(
         arrival: a row of ``GET /api/visits``.
         verdicts: each route as it was at the arrival, and why it created no delivery.
         deliveries: all deliveries of the arrival, also of a release or a replay.
-        now: microseconds.
         earlier: the id of the visit that a repeat repeats, if it is known.
     """
     received_at = arrival["receivedAt"]
     events = [StoryEvent(received_at, text) for text in (*_arrived(arrival, earlier), *map(_verdict, verdicts))]
     for part in deliveries:
         events += _delivery_events(part)
-    steps = [
-        NextStep(part.row["id"], part.row["destination"], next_step(part.row, part.destination, now))
-        for part in deliveries
-    ]
+    steps = [NextStep(part.row["id"], part.row["destination"], part.next) for part in deliveries]
     return Story(sorted(events, key=lambda event: event.at), steps)
 
 

@@ -49,6 +49,9 @@ _SkipReasons = Annotated[
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
 
+_LOOKED_AT = 100
+"""Selected deliveries whose destinations are looked at."""
+
 _NOTHING_TO_REPLAY = "The selection has no skipped verdict to replay."
 
 
@@ -135,16 +138,19 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
 
 
 def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, object]) -> None:
-    """Name on standard error the selected destinations that take no deliveries now, so that these would wait on."""
-    names = {name: str(value) for name in ("namespace", "tenant") if (value := selection.get(name)) is not None}
-    chosen = selection.get("destination")
-    for row in overview.select(
-        client.get("/api/destinations")["rows"], namespace=names.get("namespace"), tenant=names.get("tenant")
-    ):
-        path = overview.path_of(row)
-        if overview.takes_no_deliveries(row) and chosen in {None, path, row["name"]}:
-            what = ", ".join(filter(None, (row.get("health") or row["state"], overview.last_error(row))))
-            typer.echo(f"{path} takes no deliveries now ({what}): its deliveries wait until it does.", err=True)
+    """Name on standard error those destinations of selected deliveries that fail now, and what that means for them."""
+    filters = {name: str(value) for name, value in selection.items() if name not in {"ids", "all"}}
+    ids = selection.get("ids")
+    if isinstance(ids, list):
+        filters["id"] = ",".join(ids[:_LOOKED_AT])
+    deliveries = client.get("/api/deliveries", limit=_LOOKED_AT, **filters)["rows"]
+    destinations = {row["destination"] for row in deliveries}
+    for row in client.get("/api/destinations")["rows"] if destinations else []:
+        if overview.path_of(row) in destinations and overview.is_not_taking(row):
+            health = row.get("health") or row["state"]
+            what = ", ".join(filter(None, (health, overview.last_error(row))))
+            effect = "they may die again" if health == "Failing" else "they wait until it takes some"
+            typer.echo(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
 
 
 def _print_unfit(unfit: Mapping[str, int]) -> None:
@@ -254,8 +260,8 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
-    nothing = "None waits for a later retry: `usher deliveries list` shows which are held, due or not pending."
-    _warn_of_failing_destinations(client, selection)
+    nothing = "None waits for a later time: those that are due start as soon as their destination takes them."
+    _warn_of_failing_destinations(client, selection | {"state": "pending"})
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)
 
@@ -266,7 +272,7 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
-    nothing = "There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so."
+    nothing = "No arrival can be released: released ones stay so, and of others the body itself is the cause."
     answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:

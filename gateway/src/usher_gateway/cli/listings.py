@@ -201,6 +201,8 @@ def show_dead(
     client = AdminClient(admin, data, operate=answer)
     if answer:
         identifier = client.full_id("deliveries", identifier)
+        if not _find_row(client, "deliveries", identifier)["answerBytes"]:
+            fail("the destination's last answer had no body", "", WRONG)
         _write_bytes(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
         return
     _show_delivery(client, identifier, output)

@@ -1,6 +1,7 @@
 """``usher tenants``, ``usher destinations`` and ``usher listeners``: what a gateway runs, and how it does."""
 
 import dataclasses
+import datetime
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
@@ -34,6 +35,7 @@ from usher_gateway.resources import conditions
 
 _Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
 _Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
+_Unused = Annotated[bool, typer.Option("--unused", help="Only those where no arrival was accepted yet.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -85,6 +87,8 @@ class Overview:
     csv_columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
     """Name of a flag that selects rows -> whether it selects a row."""
+    urgency: Callable[[listings.Row], int] = lambda _: 0
+    """The rank of a row in a list of those that need a person."""
 
 
 def _print_page(
@@ -102,15 +106,13 @@ def _print_page(
     ``cursor``: the name of the last row of the previous page.
     """
     asked = [flag for flag, is_asked in flags.items() if is_asked]
-    rows = sorted([row for row in rows if all(overview.states[flag](row) for flag in asked)], key=path_of)
-    page = [row for row in rows if cursor is None or path_of(row) > cursor]
+    rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
+    rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
+    page = rows[1 + max([index for index, row in enumerate(rows) if path_of(row) == cursor], default=-1) :]
     shown = page[: row_limit(limit, len(page))]
     tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
     counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
-    unused = sum("lastArrival" in row and row["lastArrival"] is None for row in rows)
-    if unused:
-        parts.append(f"{unused} without an arrival yet")
     total = ", ".join([listings.counted(len(rows), overview.noun), *parts, *_delivery_totals(rows)])
     if len(page) > len(shown):
         print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
@@ -141,10 +143,57 @@ def _require(what: str, name: str, names: set[str]) -> None:
 # Tenants
 
 
+_NO_ROOM_LEFT = 0.9
+"""From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
+
+_LISTENER_TROUBLES = {
+    "Refusing": "refusing listener",
+    "AuthenticationUnresolved": "listener without its Secret",
+    "CompanyMismatch": "listener with another company's visits",
+    "Quarantining": "quarantining listener",
+    "ExpressionTooSlow": "listener with a slow expression",
+    "TimesUntrusted": "listener with untrusted times",
+    "RetiredAddressUsed": "listener used at a retired URL",
+    "Silent": "silent listener",
+}
+"""Fault of a listener -> how the troubles of its tenant name it."""
+
+_URGENT_FIRST = (
+    *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
+    *("ExpressionTooSlow", "TimesUntrusted", "quota", "RetiredAddressUsed", "Silent"),
+)
+_NOT_URGENT = {"RetiredAddressUsed", "Silent"}
+"""Troubles that do not make a tenant failing: a hotel may be closed."""
+
+
+def tenant_troubles(row: listings.Row) -> dict[str, str]:
+    """Return what needs a person, the most urgent first: the kind of trouble and its words."""
+    faults = row["faults"]
+    words = {
+        fault: listings.counted(faults[fault], _LISTENER_TROUBLES[fault])
+        for fault in faults.keys() & _LISTENER_TROUBLES
+    }
+    if row["failingDestinations"]:
+        names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
+        words["destinations"] = f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
+    held = sum(row["held"].values())
+    if held:
+        words["held"] = listings.counted(held, "held delivery")
+    if row["dead"]:
+        words["dead"] = listings.counted(row["dead"], "dead delivery")
+    if (row["quotaUsed"] or 0.0) > _NO_ROOM_LEFT:
+        words["quota"] = f"quota {row['quotaUsed']:.0%}"
+    return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
+
+
 def is_tenant_failing(row: listings.Row) -> bool:
     """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
-    listeners = row["refusingListeners"] or row["mismatchingListeners"]
-    return bool(listeners or row["held"] or row["dead"] or row["failingDestinations"])
+    return bool(tenant_troubles(row).keys() - _NOT_URGENT)
+
+
+def urgency(row: listings.Row) -> int:
+    """Return the rank of a tenant's most urgent trouble; 0 is the most urgent."""
+    return next((_URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(_URGENT_FIRST))
 
 
 def path_of(row: listings.Row) -> str:
@@ -167,27 +216,13 @@ def _unless_zero(name: str) -> Callable[[listings.Row], str]:
     return lambda row: str(row[name] or "")
 
 
-def _fields(*names: str) -> list[listings.Column]:
-    """Return columns of CSV for fields of JSON."""
-    return [(name, listings.text_cell(name)) for name in names]
-
-
-def _held_count(row: listings.Row) -> str:
-    return str(sum(row["held"].values()))
+def _held_reasons(row: listings.Row) -> str:
+    return ", ".join([f"{count} {reason}" for reason, count in row["held"].items()])
 
 
 def _tenant_troubles(row: listings.Row) -> str:
-    """Return what needs a person, the worst first."""
-    counts = {
-        "refusing listener": row["refusingListeners"],
-        "listener with another company's visit": row["mismatchingListeners"],
-        "failing destination": len(row["failingDestinations"]),
-        "held delivery": sum(row["held"].values()),
-        "dead delivery": row["dead"],
-        "silent listener": row["silentListeners"],
-    }
     state = [] if row["state"] == "Active" else [row["state"]]
-    return ", ".join([*state, *[listings.counted(count, noun) for noun, count in counts.items() if count]])
+    return ", ".join([*state, *tenant_troubles(row).values()])
 
 
 _TENANT_COLUMNS: tuple[listings.Column, ...] = (
@@ -195,18 +230,21 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("VISITS", _today("visits")),
     ("WAIT", _unless_zero("backlog")),
     ("TROUBLES", _tenant_troubles),
+    ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
     ("LAST ARRIVAL", _minute_cell("lastArrival")),
     ("LISTENERS", listings.text_cell("listeners")),
-    ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
 )
 
 _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *_fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners", "mismatchingListeners"),
+    *listings.fields(
+        "namespace", "name", "state", "listeners", "silentListeners", "refusingListeners", "mismatchingListeners"
+    ),
     ("todayVisits", _today("visits")),
-    ("lastArrival", listings.time_cell("lastArrival")),
-    *_fields("backlog"),
-    ("held", _held_count),
-    *_fields("dead", "quotaUsed"),
+    *listings.fields("lastArrival", "backlog"),
+    ("oldestInBacklog", listings.text_cell("oldestInBacklog")),
+    ("held", _held_reasons),
+    *listings.fields("dead", "quotaUsed"),
+    ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
     ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
 )
 
@@ -215,7 +253,12 @@ _TENANTS = Overview(
     noun="tenant",
     columns=_TENANT_COLUMNS,
     csv_columns=_TENANT_CSV_COLUMNS,
-    states={"failing": is_tenant_failing, "silent": lambda row: bool(row["silentListeners"])},
+    states={
+        "failing": is_tenant_failing,
+        "silent": lambda row: bool(row["silentListeners"]),
+        "unused": lambda row: row["lastArrival"] is None,
+    },
+    urgency=urgency,
 )
 
 
@@ -226,20 +269,28 @@ def list_tenants(
     namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
+    unused: _Unused = False,
     limit: Limit = None,
     cursor: Cursor = None,
     output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """List the tenants with their listeners, visits of today (UTC), waiting, held and dead deliveries.
+    """List the tenants with their troubles, visits of today (UTC) and waiting deliveries.
 
-    --failing lists those with refusing listeners, visits of another company, failing destinations, held or dead
-    deliveries.
+    --failing lists those with listeners that refuse or quarantine arrivals, lack a Secret, get another company's visits
+    or times that are not trusted, with failing destinations, held or dead deliveries, or over 90 % of their quota; the
+    most urgent first.
     """
-    rows = select(AdminClient(admin, data).get(_TENANTS.path)["rows"], namespace=namespace, tenant=tenant)
+    rows = AdminClient(admin, data).get(_TENANTS.path, namespace=namespace, tenant=tenant)["rows"]
     _print_page(
-        context, _TENANTS, rows, {"failing": failing, "silent": silent}, limit=limit, cursor=cursor, output=output
+        context,
+        _TENANTS,
+        rows,
+        {"failing": failing, "silent": silent, "unused": unused},
+        limit=limit,
+        cursor=cursor,
+        output=output,
     )
 
 
@@ -248,10 +299,10 @@ def list_tenants(
 
 def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
-    return takes_no_deliveries(row) or bool(row["dead"] or row["held"])
+    return is_not_taking(row) or bool(row["dead"] or row["held"])
 
 
-def takes_no_deliveries(row: listings.Row) -> bool:
+def is_not_taking(row: listings.Row) -> bool:
     """Return whether attempts at a destination fail or cannot be made, also because it is not in force."""
     return row.get("health") not in _NOT_FAILING
 
@@ -273,9 +324,32 @@ def last_error(row: listings.Row) -> str:
     return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
 
 
-def _of_last_error(head: str, name: str, cell_of: Callable[[str], Callable[[listings.Row], str]]) -> listings.Column:
-    cell = cell_of(name)
-    return head, lambda row: cell(row.get("lastError") or {})
+def _short_error(row: listings.Row) -> str:
+    """Return what keeps a destination from taking deliveries, in few characters."""
+    last = row.get("lastError")
+    if row.get("unresolved") or not last:
+        return str(row.get("unresolved") or "")
+    recovered = " (recovered)" if last["recoveredAt"] else ""
+    return f"{last['error']}{' ' + str(last['status']) if last['status'] else ''}{recovered}"
+
+
+def _failing_for(row: listings.Row) -> str:
+    """Return how long a destination has failed."""
+    last = row.get("lastError")
+    if not last or last["recoveredAt"]:
+        return ""
+    since = datetime.datetime.fromisoformat(last["since"])
+    return tables.duration((datetime.datetime.now(datetime.UTC) - since).total_seconds())
+
+
+def _deliveries_cell(row: listings.Row) -> str:
+    counts = {"wait": row["backlog"], "held": sum(row["held"].values()), "dead": row["dead"]}
+    return ", ".join([f"{count} {state}" for state, count in counts.items() if count])
+
+
+def _of_last_error(name: str) -> listings.Column:
+    cell = listings.text_cell(name)
+    return f"lastError{name[:1].upper()}{name[1:]}", lambda row: cell(row.get("lastError") or {})
 
 
 def _health(row: listings.Row) -> str:
@@ -286,28 +360,21 @@ def _health(row: listings.Row) -> str:
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", path_of),
     ("HEALTH", _health),
-    ("WAIT", _unless_zero("backlog")),
-    ("HELD", lambda row: str(sum(row["held"].values()) or "")),
-    ("DEAD", _unless_zero("dead")),
-    ("LAST ERROR", last_error),
+    ("FOR", _failing_for),
+    ("LAST ERROR", _short_error),
+    ("NEXT TRY", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
+    ("DELIVERIES", _deliveries_cell),
     ("HELD BECAUSE", lambda row: ", ".join(sorted(row["held"]))),
-    ("NEXT TRY (UTC)", listings.short_time_cell("nextDueAt")),
     ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *_fields("namespace", "name", "state", "health", "circuit"),
-    _of_last_error("lastError", "error", listings.text_cell),
-    _of_last_error("lastErrorStatus", "status", listings.text_cell),
-    _of_last_error("lastErrorFailures", "failures", listings.text_cell),
-    _of_last_error("lastErrorSince", "since", listings.time_cell),
-    _of_last_error("lastErrorAt", "at", listings.time_cell),
-    _of_last_error("lastErrorRecoveredAt", "recoveredAt", listings.time_cell),
-    *_fields("unresolved", "hint", "backlog"),
-    ("nextDueAt", listings.time_cell("nextDueAt")),
-    ("held", _held_count),
-    *_fields("dead", "host"),
+    *listings.fields("namespace", "name", "state", "health", "circuit"),
+    *[_of_last_error(name) for name in ("error", "status", "failures", "since", "at", "recoveredAt")],
+    *listings.fields("unresolved", "hint", "backlog", "nextDueAt"),
+    ("held", _held_reasons),
+    *listings.fields("dead", "host"),
     ("tenants", lambda row: ", ".join(row["tenants"])),
 )
 
@@ -337,7 +404,7 @@ def list_destinations(
     --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or held or
     dead deliveries.
     """
-    rows = select(AdminClient(admin, data).get(_DESTINATIONS.path)["rows"], namespace=namespace, tenant=tenant)
+    rows = AdminClient(admin, data).get(_DESTINATIONS.path, namespace=namespace, tenant=tenant)["rows"]
     _print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)
 
 
@@ -477,14 +544,11 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *_fields("namespace", "tenant", "name", "state"),
+    *listings.fields("namespace", "tenant", "name", "state"),
     *[(f"today{name.capitalize()}", _today(name)) for name in _COUNTS],
-    ("lastArrival", listings.time_cell("lastArrival")),
-    *_fields("receiving"),
+    *listings.fields("lastArrival", "receiving"),
     ("faults", lambda row: ", ".join(row["faults"])),
-    *_fields("refusedReason"),
-    ("refusedSince", listings.time_cell("refusedSince")),
-    *_fields("missing"),
+    *listings.fields("refusedReason", "refusedSince", "missing"),
     ("heldDeliveries", _held_routes),
     ("routes", _routes_cell),
     ("addresses", _addresses_cell),
@@ -495,7 +559,11 @@ _LISTENERS = Overview(
     noun="listener",
     columns=LISTENER_COLUMNS,
     csv_columns=_LISTENER_CSV_COLUMNS,
-    states={"failing": is_listener_failing, "silent": lambda row: row["receiving"] == "Silent"},
+    states={
+        "failing": is_listener_failing,
+        "silent": lambda row: row["receiving"] == "Silent",
+        "unused": lambda row: row["lastArrival"] is None,
+    },
 )
 
 
@@ -506,6 +574,7 @@ def list_listeners(
     namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
+    unused: _Unused = False,
     limit: Limit = None,
     cursor: Cursor = None,
     output: OutputOption = "text",
@@ -519,7 +588,13 @@ def list_listeners(
     its first visit (Unverified) is not one of them. URLs are credentials, so the list shortens them; `usher url` prints
     whole ones.
     """
-    rows = select(AdminClient(admin, data).get(_LISTENERS.path)["rows"], namespace=namespace, tenant=tenant)
+    rows = AdminClient(admin, data).get(_LISTENERS.path, namespace=namespace, tenant=tenant)["rows"]
     _print_page(
-        context, _LISTENERS, rows, {"failing": failing, "silent": silent}, limit=limit, cursor=cursor, output=output
+        context,
+        _LISTENERS,
+        rows,
+        {"failing": failing, "silent": silent, "unused": unused},
+        limit=limit,
+        cursor=cursor,
+        output=output,
     )

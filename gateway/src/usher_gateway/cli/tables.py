@@ -129,6 +129,16 @@ def _broken(cell: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def duration(seconds: float | None) -> str:
+    """Return an age in at most four characters: ``12s``, ``3m``, ``5h``, ``21d``; ``-`` for none."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{min(int(seconds // size), 999)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
 def machine_cell(name: str) -> Callable[[Row], str]:
     """Return a cell function for a value as JSON writes it; a text is without quotes, and None is an empty cell."""
 

@@ -1,8 +1,9 @@
 """``usher top``: the tenants of a gateway on one screen, refreshed every few seconds.
 
-The screen is drawn from the admin port's listings alone. Rates are differences between two readings.
+The screen is drawn from the admin port's listings alone. Rates are differences between two readings of the last minute.
 """
 
+import collections
 import contextlib
 import datetime
 import io
@@ -55,6 +56,7 @@ _SORT_LETTERS: Mapping[str, SortKey] = {
 }
 _FAREWELL = frozenset({"q", "\x03", "\x04"})
 _ESCAPE, _UP, _DOWN, _ENTER = "\x1b", "\x1b[A", "\x1b[B", frozenset({"\r", "\n"})
+_RATE_SECONDS = 60.0
 _ESCAPE_SECONDS = 0.05
 """An arrow key sends further characters within this time after its escape character."""
 
@@ -65,19 +67,21 @@ class TenantLine(msgspec.Struct, frozen=True):
     name: str
     """``namespace/name``."""
     rate: float | None
-    """Visits per minute since the last reading; None before the second one."""
+    """Visits per minute since a reading up to a minute ago; None before the second one."""
     today: int
     """Visits of today (UTC)."""
     last_seconds: float | None
     """Seconds since the last accepted arrival; None: never."""
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
-    fails: int
-    """Listeners that refuse every arrival or get another company's, and destinations that take no deliveries."""
+    why: str
+    """What is wrong, besides held and dead deliveries; the most urgent first."""
     held: int
     dead: int
     silent: int
-    listeners: int
+    """Listeners."""
+    urgency: int
+    """`overview.urgency`."""
     is_failing: bool
 
 
@@ -100,11 +104,11 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
-        fails=row["refusingListeners"] + row["mismatchingListeners"] + len(row["failingDestinations"]),
+        why=", ".join([words for kind, words in overview.tenant_troubles(row).items() if kind not in {"held", "dead"}]),
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],
-        listeners=row["listeners"],
+        urgency=overview.urgency(row),
         is_failing=overview.is_tenant_failing(row),
     )
 
@@ -120,10 +124,10 @@ def _age(text: str | None, now: float) -> float | None:
 def sort_lines(lines: list[TenantLine], by: SortKey) -> list[TenantLine]:
     """Return the lines in order: the highest rate, age or count first, equal ones by name.
 
-    ``attention`` puts failing tenants first, then silent ones, then the others by rate.
+    ``attention`` puts tenants with a trouble first, the most urgent one before the others.
     """
     keys: dict[SortKey, Callable[[TenantLine], object]] = {
-        "attention": lambda line: (not line.is_failing, not line.silent, -(line.rate or 0.0)),
+        "attention": lambda line: line.urgency,
         "rate": lambda line: -(line.rate or 0.0),
         "last": lambda line: line.last_seconds if line.last_seconds is not None else float("inf"),
         "lag": lambda line: -(line.lag_seconds or 0.0),
@@ -133,16 +137,6 @@ def sort_lines(lines: list[TenantLine], by: SortKey) -> list[TenantLine]:
         "name": lambda _: 0.0,
     }
     return sorted(lines, key=lambda line: (keys[by](line), line.name))
-
-
-def duration(seconds: float | None) -> str:
-    """Return an age in at most four characters: ``12s``, ``3m``, ``5h``, ``21d``; ``-`` for none."""
-    if seconds is None:
-        return "-"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{min(int(seconds // size), 999)}{unit}"
-    return f"{int(seconds)}s"
 
 
 class Screen:
@@ -215,16 +209,20 @@ def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType
 
 _HEADS: Mapping[str, SortKey | None] = {
     "TENANT": "name",
-    "FAILS": None,
     "HELD": "held",
     "DEAD": "dead",
-    "SILENT": "silent",
     "LAG": "lag",
     "LAST": "last",
-    "VISITS/MIN": "rate",
+    "VIS/MIN": "rate",
     "TODAY": None,
+    "WHY": "silent",
 }
 """Head of a column -> its sort key. A narrow terminal leaves out the last ones."""
+
+_OTHER_COLUMNS = 58
+"""The width of all columns but the first, with 16 characters of the last one."""
+
+_SHORTEST_NAME = 20
 
 
 def draw_table(
@@ -239,7 +237,8 @@ def draw_table(
     heads = [head + ("↓" if key == screen.sort else "") for head, key in _HEADS.items()]
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
-    cells = [_cells(line, prefix) for line in screen.lines]
+    longest_name = max(_SHORTEST_NAME, width - _OTHER_COLUMNS)
+    cells = [_cells(line, _shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines]
     (head, *lines), left_out = tables.table_lines(heads, cells, width)
     begin, end = 0, len(lines)
     if room is not None:
@@ -254,18 +253,21 @@ def draw_table(
     return table, left_out
 
 
-def _cells(line: TenantLine, prefix: str) -> list[str]:
-    """Return the cells of a line. ``prefix``: the namespace, if all lines have the same."""
+def _shortened(name: str, length: int) -> str:
+    """Return a name with at most ``length`` characters: its beginning, and its end, which often is a number."""
+    return name if len(name) <= length else f"{name[: length - 7]}…{name[-6:]}"
+
+
+def _cells(line: TenantLine, name: str) -> list[str]:
     return [
-        line.name.removeprefix(prefix),
-        str(line.fails or "-"),
+        name,
         str(line.held or "-"),
         str(line.dead or "-"),
-        f"{line.silent}/{line.listeners}" if line.silent else "-",
-        duration(line.lag_seconds),
-        duration(line.last_seconds),
+        tables.duration(line.lag_seconds),
+        tables.duration(line.last_seconds),
         "-" if line.rate is None else f"{line.rate:.1f}",
         str(line.today),
+        line.why or "-",
     ]
 
 
@@ -282,31 +284,28 @@ class _Reader:
 
     def __init__(self, client: AdminClient, admin: str, tenant: str | None) -> None:
         self._client, self._admin, self._tenant = client, admin, tenant
-        self._last: listings.Row | None = None
+        self._answers: collections.deque[listings.Row] = collections.deque()
+        """Those of the last minute, from which the rates are."""
 
     def read(self, screen: Screen, width: int) -> str:
         """Give the screen a new reading; return the title."""
-        answer = self._client.get("/api/tenants")
-        answer["rows"] = overview.select(answer["rows"], namespace=None, tenant=self._tenant)
-        lines = lines_of(answer, self._last)
-        self._last = answer
+        answer = self._client.get("/api/tenants", tenant=self._tenant)
+        while self._answers and _moment(answer["now"]) - _moment(self._answers[0]["now"]) > _RATE_SECONDS:
+            self._answers.popleft()
+        lines = lines_of(answer, self._answers[0] if self._answers else None)
+        self._answers.append(answer)
         screen.show(lines)
         if screen.only is not None:
             screen.details = self._details(screen.only, width)
         return title_of(self._admin, lines, answer["now"])
 
     def _details(self, name: str, width: int) -> list[str]:
-        namespace, _, tenant = name.partition("/")
         lines: list[str] = []
         for path, columns in (
             ("/api/listeners", overview.LISTENER_COLUMNS),
             ("/api/destinations", overview.DESTINATION_COLUMNS),
         ):
-            rows = [
-                row
-                for row in self._client.get(path)["rows"]
-                if row["namespace"] == namespace and tenant in overview.tenants_of(row)
-            ]
+            rows = self._client.get(path, tenant=name)["rows"]
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
             cells = [[cell(row) for _, cell in columns] for row in rows]
             lines += tables.table_lines([head for head, _ in columns], cells, width)[0]
@@ -414,12 +413,11 @@ def register(app: typer.Typer) -> None:
         admin: Admin = ADMIN,
         data: Data = DATA,
     ) -> None:
-        """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, silent listeners.
+        """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, and what is wrong.
 
-        Failing tenants come first, then silent ones. A tenant is failing (red) if it has listeners that refuse all or
-        get another company's visits, failing destinations (FAILS counts all three), or held or dead deliveries, and
+        Those with the most urgent trouble come first. A tenant is failing (red) as `usher tenants --failing` says, and
         silent (yellow) if one of its listeners is. LAG is the age of the oldest delivery that waits for its
-        destination, LAST that of the last arrival.
+        destination, LAST that of the last accepted arrival. VIS/MIN counts the visits of the last minute.
         """
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
         reader = _Reader(AdminClient(admin, data), admin, tenant)

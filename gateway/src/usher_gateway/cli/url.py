@@ -51,7 +51,10 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.config.files import load_once
 
         if not files:
-            hint = "name them, as in `usher url manifests/`; in a cluster the Secret LISTENER-url has a listener's URLs"
+            hint = (
+                "name them, as in `usher url manifests/`; in a cluster the Secret LISTENER-url has them, and "
+                "`usher listeners -o csv` has them without their secret parts"
+            )
             admin_client.fail("URLs are made of manifests and the install key", hint, admin_client.USAGE)
         admin_client.require_files(files)
         is_new = not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists()

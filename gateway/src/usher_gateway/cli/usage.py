@@ -132,9 +132,7 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
     ("VISITS", listings.text_cell("visits")),
     ("REPEATS", listings.text_cell("repeats")),
 )
-_VENUE_CSV_COLUMNS = tuple(
-    (name, listings.text_cell(name)) for name in ("namespace", "tenant", "venue", "visits", "repeats")
-)
+_VENUE_CSV_COLUMNS = listings.fields("namespace", "tenant", "venue", "visits", "repeats")
 
 
 def print_venues(

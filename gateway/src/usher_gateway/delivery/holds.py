@@ -54,7 +54,7 @@ class HeldRoute(NamedTuple):
     route: str
     reason: str
     missing: str
-    """Which Secret must have what; ``""`` for other reasons."""
+    """Which Secret must have what, or how the expression failed last; ``""`` for other reasons."""
 
 
 class HoldReviewer:
@@ -68,14 +68,26 @@ class HoldReviewer:
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
         has_slow_transform: Callable[[model.ListenerName, str], bool],
+        last_failure: Callable[[str, str], str],
         budgets: CpuBudgets,
     ) -> None:
-        """``offer`` puts deliveries into lanes; ``has_slow_transform`` says whether a route is held for that."""
+        """Take the parts that a review needs.
+
+        Args:
+            store: The store.
+            route_documents: The newest documents.
+            clock: The clock.
+            offer: Puts deliveries into lanes.
+            has_slow_transform: Returns whether a route is held because its transform is too slow.
+            last_failure: Returns how an expression of a route failed last; ``""`` if none did.
+            budgets: The CPU time that namespaces have for expressions.
+        """
         self._store = store
         self._documents = route_documents
         self._clock = clock
         self._offer = offer
         self._has_slow_transform = has_slow_transform
+        self._last_failure = last_failure
         self._budgets = budgets
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
@@ -110,7 +122,9 @@ class HoldReviewer:
         return [HeldRoute(route, name, self._missing(listener, route, reason)) for route, name, reason in held]
 
     def _missing(self, listener: model.ListenerName, route: str, reason: model.HoldReason) -> str:
-        """Return which Secret a route waits for; ``""`` if it waits for something else."""
+        """Return which Secret a route waits for, or how its expression failed last; ``""`` for other reasons."""
+        if reason in {model.HoldReason.FilterError, model.HoldReason.TransformError}:
+            return self._last_failure(listener.key, route)
         key = self._documents.destination_of(listener, route)
         destination = self._documents.destination(key) if key is not None else None
         return destination.missing if destination is not None and reason is model.HoldReason.SecretNotFound else ""

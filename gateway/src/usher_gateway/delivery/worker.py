@@ -17,6 +17,7 @@ from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedD
 from usher_gateway.destinations import HINTS, DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
+from usher_gateway.ingest.counters import ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
@@ -39,8 +40,6 @@ class DeliveryCounters:
         """(namespace, tenant, name of the destination, outcome) -> deliveries."""
         self.errors: dict[str, int] = {}
         """Error code of an attempt -> attempts."""
-        self.expression_errors: dict[str, int] = {}
-        """Error code of a transform -> attempts."""
 
     def count(self, definition: model.RouteDefinition, settled_as: model.SettledAs, error: str) -> None:
         """Count the result of an attempt that was sent."""
@@ -50,10 +49,6 @@ class DeliveryCounters:
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if error:
             self.errors[error] = self.errors.get(error, 0) + 1
-
-    def count_expression_error(self, code: str) -> None:
-        """Count a transform that failed."""
-        self.expression_errors[code] = self.expression_errors.get(code, 0) + 1
 
 
 class DeliveryWorker:
@@ -68,6 +63,7 @@ class DeliveryWorker:
         route_documents: RouteDocuments,
         budgets: CpuBudgets,
         activity: ActivityRecorder,
+        expressions: ExpressionCounters | None = None,
         pacer: TransformPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
@@ -80,6 +76,7 @@ class DeliveryWorker:
         self._clock = clock
         self._documents = route_documents
         self._budgets = budgets
+        self._expressions = expressions or ExpressionCounters()
         self._pacer = pacer or TransformPacer()
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
         """(listener, route) -> what the evaluations of its transform cost, after the first one."""
@@ -165,14 +162,8 @@ class DeliveryWorker:
             cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
         cost.note(evaluated.cpu_seconds)
         if evaluated.error_code:
-            self.counters.count_expression_error(evaluated.error_code)
-            _log.warning(
-                "transform_failed",
-                listener=definition.listener.key,
-                route=definition.route,
-                error=evaluated.error_code,
-                field=evaluated.missing_field,
-            )
+            code, field = evaluated.error_code, evaluated.missing_field
+            self._expressions.transform_failed(definition.listener.key, definition.route, code, field)
             return model.HoldReason.TransformError
         return evaluated
 

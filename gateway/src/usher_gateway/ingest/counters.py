@@ -280,15 +280,29 @@ def _add_bounded(times: dict[str, int], address: str, time: int) -> None:
 
 
 class ExpressionCounters:
-    """Counts failed filter evaluations by error code."""
+    """Counts failed evaluations by error code, and keeps the last failure of each route."""
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
+        self._last: dict[tuple[str, str], str] = {}
+
+    def last_failure(self, listener: str, route: str) -> str:
+        """Return how an expression of a route failed last, as in ``NoSuchField (tier)``; ``""`` if none did."""
+        return self._last.get((listener, route), "")
 
     def expression_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
-        """Count a failure."""
+        """Count a failure of a filter."""
         _log.warning("filter_failed", listener=listener, route=route, error=code, field=missing_field)
+        self._count(listener, route, code, missing_field)
+
+    def transform_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
+        """Count a failure of a transform or of a variable of a URL."""
+        _log.warning("transform_failed", listener=listener, route=route, error=code, field=missing_field)
+        self._count(listener, route, code, missing_field)
+
+    def _count(self, listener: str, route: str, code: str, missing_field: str) -> None:
         self.errors[code] = self.errors.get(code, 0) + 1
+        self._last[listener, route] = f"{code} ({missing_field})" if missing_field else code
 
     def expression_held(self, listener: str, route: str) -> None:
         """Log that a route is held because its expression is too slow."""
