@@ -7,9 +7,10 @@ from unittest import mock
 import hypothesis
 import msgspec
 import pytest
+import structlog.testing
 from hypothesis import strategies
 
-from usher_gateway import documents
+from usher_gateway import documents, model
 from usher_gateway.admin import health
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 
@@ -100,7 +101,9 @@ def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int |
 TENANT = documents.TenantDocument("acme")
 
 
-def tracked(names: list[str], source: mock.Mock) -> tuple[health.HealthTracker, health.RunState]:
+def tracked(
+    names: list[str], source: mock.Mock, counters: ArrivalCounters | None = None
+) -> tuple[health.HealthTracker, health.RunState]:
     """Return a tracker of listeners in the namespace agency."""
     state = health.RunState()
     listeners = {f"agency/{name}": documents.ListenerDocument("agency", name, TENANT, ()) for name in names}
@@ -110,12 +113,43 @@ def tracked(names: list[str], source: mock.Mock) -> tuple[health.HealthTracker, 
         clock=mock.Mock(now=lambda: 0),
         source=source,
         registry=mock.Mock(listeners={}),
-        counters=ArrivalCounters(),
+        counters=counters or ArrivalCounters(),
         dispatcher=mock.Mock(),
         worker=mock.Mock(is_too_slow=lambda *_: False),
         held_routes=lambda _: (),
     )
     return tracker, state
+
+
+async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
+    counters = ArrivalCounters()
+    tracker, _ = tracked(["bar", "lobby"], mock.Mock(take_touched=dict), counters)
+    lobby = model.ListenerName("agency", "acme", "lobby")
+    with structlog.testing.capture_logs() as logs:
+        await tracker.log_faults()
+        for _ in range(health.REFUSING_FROM):
+            counters.add_refused(model.RefusedReason.Unauthenticated, lobby, 0)
+        await tracker.log_faults()
+        await tracker.log_faults()
+        counters.of(lobby).refused_in_a_row = 0
+        await tracker.log_faults()
+    faults = [(line["event"], line["listener"], line["fault"]) for line in logs if "fault" in line]
+    assert faults == [
+        ("listener_fault_started", "agency/lobby", "Refusing"),
+        ("listener_fault_ended", "agency/lobby", "Refusing"),
+    ]
+
+
+async def test_faults_of_many_listeners_do_not_flood_the_log() -> None:
+    names = [f"l{number}" for number in range(150)]
+    counters = ArrivalCounters()
+    tracker, _ = tracked(names, mock.Mock(take_touched=dict), counters)
+    for name in names:
+        counters.of(model.ListenerName("agency", "acme", name)).refused_in_a_row = 5
+    with structlog.testing.capture_logs() as logs:
+        await tracker.log_faults()
+    assert len(logs) == 101
+    assert (logs[-1]["event"], logs[-1]["count"]) == ("listener_faults_not_logged", 50)
 
 
 SOUND = health.ListenerState(

@@ -21,7 +21,6 @@ def tenant(name: str, *, visits: int = 0, **changes: Any) -> dict[str, Any]:
         "listeners": 2,
         "silentListeners": 0,
         "refusingListeners": 0,
-        "mismatchingListeners": 0,
         "lastArrival": "2026-11-25T11:59:18Z",
         "failingDestinations": [],
         "backlog": 0,

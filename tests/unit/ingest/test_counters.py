@@ -1,6 +1,5 @@
 """Counters for metrics and conditions."""
 
-import msgspec
 import structlog
 
 from support import samples
@@ -28,21 +27,6 @@ def test_arrival_of_another_company_is_counted_when_it_is_accepted() -> None:
     assert list(counters.take_recent()) == [(samples.LOBBY, RecentCounts(1, mismatches=1))]
     assert list(counters.take_recent()) == []
     assert counters.company_mismatches == {("agency", "acme"): 1}
-
-
-def test_arrivals_of_another_company_are_logged_when_they_begin() -> None:
-    counters, minute = ArrivalCounters(), 60 * model.MICROSECONDS
-    of_lobby = counters.of(samples.LOBBY)
-    assert not of_lobby.is_mismatching(samples.NOW)
-    with structlog.testing.capture_logs() as logs:
-        for at in (0, 1, 14, 30):
-            arrival = msgspec.structs.replace(
-                samples.arrival("a", company_mismatch=True), received_at=samples.NOW + at * minute
-            )
-            counters.add_committed(of_lobby, arrival, model.Accepted(model.CountedAs.Visit))
-    assert [line["event"] for line in logs] == ["company_mismatch_accepted"] * 2
-    assert of_lobby.is_mismatching(samples.NOW + 45 * minute)
-    assert not of_lobby.is_mismatching(samples.NOW + 46 * minute)
 
 
 def test_activity_of_used_listeners_is_returned_once() -> None:

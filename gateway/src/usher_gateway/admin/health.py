@@ -13,8 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, Literal, TypeVar
 
 import msgspec
+import structlog
 
-from usher_gateway import config_secret, documents, model
+from usher_gateway import config_secret, documents, model, timing
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import activity, circuit, dispatcher
 from usher_gateway.delivery.holds import HeldRoute
@@ -25,6 +26,8 @@ from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
+
+_log = structlog.get_logger(__name__)
 
 WINDOW_MINUTES = 15
 """How long the shares of quarantined arrivals and mismatched companies look back."""
@@ -49,6 +52,9 @@ _SLICE = 200
 """How many listeners or destinations a sweep compares between two turns of the event loop."""
 
 _MINUTE_SECONDS = 60.0
+
+_LOGGED_FAULTS = 100
+"""Lines about faults of listeners in a minute, because all may become silent at once."""
 
 
 class RunState:
@@ -138,7 +144,7 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """An arrival of another company was accepted in the last 15 minutes."""
     times_untrusted: bool
     """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
-    trusted."""
+    trusted: without an offset or far in the future. A body without a time does not count."""
     held_deliveries: tuple[dict[str, str], ...]
     """``HeldRoute`` of the deliveries that were held at the last review, at most half a minute ago."""
     degraded_routes: tuple[dict[str, str], ...]
@@ -375,6 +381,8 @@ class HealthTracker:
         self._held_routes = held_routes
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
+        self._faults: dict[str, frozenset[ListenerFault]] = {}
+        """Listener -> its faults at the last call of `log_faults`, without listeners that had none."""
         self._asked_at = self._swept_at = -math.inf
         self._sweeping = asyncio.Lock()
         self._touched: dict[tuple[config_secret.Kind, str], None] = {}
@@ -388,11 +396,36 @@ class HealthTracker:
             if loop.time() - minute_began >= _MINUTE_SECONDS:
                 minute_began = loop.time()
                 self._window.end_minute()
+                await self.log_faults()
             if loop.time() - self._asked_at < _READER_TIMEOUT_SECONDS:
                 await self.sweep()
             else:
                 self._count_recent()
             await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def log_faults(self) -> None:
+        """Log each fault of a listener that began or ended since the last call, at most 100 of them."""
+        former_faults, self._faults = self._faults, {}
+        turns = timing.EventLoopTurns()
+        changed = 0
+        for key, document in self._state.snapshot.listeners.items():
+            state = self.listener(key, document)
+            faults = frozenset(faults_of(state, document)) - {ListenerFault.Unverified}
+            if faults:
+                self._faults[key] = faults
+            former = former_faults.get(key, frozenset())
+            for fault in sorted(faults ^ former):
+                changed += 1
+                about = {"listener": key, "tenant": document.tenant.name, "fault": fault.value}
+                if changed > _LOGGED_FAULTS:
+                    continue
+                if fault in faults:
+                    _log.warning("listener_fault_started", **about)
+                else:
+                    _log.info("listener_fault_ended", **about)
+            await turns.give_way()
+        if changed > _LOGGED_FAULTS:
+            _log.warning("listener_faults_not_logged", count=changed - _LOGGED_FAULTS)
 
     async def sweep(self) -> None:
         """Compare everything with its last known state, and yield to the event loop between slices."""

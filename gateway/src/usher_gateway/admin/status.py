@@ -228,7 +228,6 @@ class GatewayStatus:
             "listeners": summary.listeners if summary else 0,
             "silentListeners": summary.silent if summary else 0,
             "refusingListeners": summary.refusing if summary else 0,
-            "mismatchingListeners": summary.mismatching if summary else 0,
             "lastArrival": _time(summary.last_arrival) if summary else None,
             "failingDestinations": self._tenants.failing(summary.destinations) if summary else [],
             "backlog": counts.backlog,

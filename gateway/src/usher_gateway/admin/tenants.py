@@ -37,8 +37,6 @@ class ListenerSummary(msgspec.Struct):
     """Listeners that accepted nothing for longer than ``silence.afterSeconds``."""
     refusing: int
     """Listeners whose last arrivals were all refused."""
-    mismatching: int
-    """Listeners that accepted an arrival of another company in the last 15 minutes."""
     last_arrival: int
     """Microseconds; 0: never."""
     destinations: AbstractSet[str]
@@ -163,6 +161,8 @@ class TenantTracker:
                 rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
                 visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
                 quotas[key] = visits / tenant.visits_per_month
+                if quotas[key] >= 1 > self.quota_used.get(key, 0.0):
+                    _log.warning("quota_exceeded", tenant=key[1], namespace=key[0], when_exceeded=tenant.when_exceeded)
         return quotas
 
     def summaries(self) -> dict[TenantKey, ListenerSummary]:
@@ -172,15 +172,14 @@ class TenantTracker:
             self._group_listeners(self._state.snapshot)
         tenants: dict[TenantKey, ListenerSummary] = {}
         for name, group in self._groups.items():
-            silent = refusing = mismatching = last_arrival = 0
+            silent = refusing = last_arrival = 0
             for key, document, counters in group.listeners:
                 last = counters.last_accepted
                 silent += self._state.is_silent(key, document, last, now)
                 refusing += counters.refused_in_a_row >= health.REFUSING_FROM
-                mismatching += counters.is_mismatching(now)
                 last_arrival = max(last_arrival, last)
             tenants[name] = ListenerSummary(
-                group.document, len(group.listeners), silent, refusing, mismatching, last_arrival, group.destinations
+                group.document, len(group.listeners), silent, refusing, last_arrival, group.destinations
             )
         return tenants
 

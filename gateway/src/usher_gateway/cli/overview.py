@@ -236,9 +236,7 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields(
-        "namespace", "name", "state", "listeners", "silentListeners", "refusingListeners", "mismatchingListeners"
-    ),
+    *listings.fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners"),
     ("todayVisits", _today("visits")),
     *listings.fields("lastArrival", "backlog"),
     ("oldestInBacklog", listings.text_cell("oldestInBacklog")),

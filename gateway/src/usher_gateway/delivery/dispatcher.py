@@ -231,7 +231,7 @@ class Dispatcher:
             self._clock_difference = max(self._clock_difference, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
         if self.scheduler.done(key, outcome, self._clock.steady()):
-            self._circuit_opened(entry.destination, settlement.error)
+            self._circuit_opened(entry.destination, settlement.error, settlement.status)
         elif entry.destination in self.open_circuits and outcome is not None:
             self._note_trial(entry.destination)
         if entry.destination in self._due or self._deferred:
@@ -249,9 +249,11 @@ class Dispatcher:
         self._wake.set()
         self._schedule_pump()
 
-    def _circuit_opened(self, destination: str, error: str) -> None:
+    def _circuit_opened(self, destination: str, error: str, status: int) -> None:
         self.open_circuits.add(destination)
-        _log.warning("circuit_opened", destination=destination, error=error, hint=HINTS.get(error))
+        _log.warning(
+            "circuit_opened", destination=destination, error=error, status=status or None, hint=HINTS.get(error)
+        )
         self._empty_lane(destination)
 
     def _empty_lane(self, destination: str) -> None:

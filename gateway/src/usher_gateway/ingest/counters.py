@@ -15,8 +15,6 @@ _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
 
 _REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
-_MISMATCH_LASTS = 15 * 60 * model.MICROSECONDS
-"""How long a listener counts as one that gets another company's visits after the last of them."""
 
 
 class RecentCounts(NamedTuple):
@@ -47,7 +45,6 @@ class ListenerCounters:
         "first_visits",
         "is_unsaved",
         "last_accepted",
-        "last_mismatch",
         "name",
         "probed",
         "recent_accepted",
@@ -68,7 +65,6 @@ class ListenerCounters:
         """Arrivals, indexed by `model.CountedAs`."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
-        self.last_mismatch = 0
         """Time of the last one in microseconds; 0: none since the start."""
         self.last_accepted = 0
         """Time of the last accepted arrival in microseconds; 0: none."""
@@ -92,10 +88,6 @@ class ListenerCounters:
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = self.recent_untrusted_times = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
-
-    def is_mismatching(self, now: int) -> bool:
-        """Return whether an arrival of another company was accepted a short time ago."""
-        return bool(self.last_mismatch) and now - self.last_mismatch <= _MISMATCH_LASTS
 
 
 class ArrivalCounters:
@@ -218,7 +210,8 @@ class ArrivalCounters:
         unlogged[reason.value] = unlogged.get(reason.value, 0) + 1
         logged_at = counters.refusals_logged_at
         if logged_at is None or now - logged_at >= _REFUSALS_LOGGED_EVERY:
-            _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged, missing=missing)
+            more = {"missing": missing} if missing else {}
+            _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged, **more)
             counters.unlogged_refusals, counters.refusals_logged_at = {}, now
 
     def add_retired(self, counters: ListenerCounters, address: documents.Address, now: int) -> None:
@@ -258,9 +251,6 @@ class ArrivalCounters:
             self._recent.append(counters)
         counters.recent_accepted += 1
         if arrival.company_mismatch:
-            if arrival.received_at - counters.last_mismatch > _MISMATCH_LASTS:
-                _log.warning("company_mismatch_accepted", listener=counters.name.key, tenant=counters.name.tenant)
-            counters.last_mismatch = arrival.received_at
             counters.company_mismatches += 1
             counters.recent_mismatches += 1
         counters.recent_untrusted_times += arrival.has_untrusted_time
