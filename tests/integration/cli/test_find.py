@@ -101,6 +101,13 @@ async def test_observe_token_may_not_look_for_a_person(served: admin_port.Served
     assert (run.code, "may only look" in run.err) == (2, True)
 
 
+async def test_value_of_a_person_is_refused_as_an_argument(served: admin_port.Served) -> None:
+    run = await served.command("find", EMAIL)
+    assert (run.code, "type it when `usher find` asks, or pipe it in" in run.err, EMAIL in run.err) == (2, True, False)
+    (row,) = await found(served, EMAIL, "--tenant", "acme")
+    assert row["id"] in (await served.command("find", row["id"], "-o", "json")).out
+
+
 async def test_empty_input_is_an_error(served: admin_port.Served) -> None:
     run = await served.command("find", piped=" \n")
     assert (run.code, "there is no value to look for" in run.err) == (2, True)

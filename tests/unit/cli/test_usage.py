@@ -54,11 +54,13 @@ def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.C
     rows = [
         {"namespace": "agency", "tenant": "acme", "venue": number, "visits": 3, "repeats": 1} for number in range(7)
     ]
-    answer = {"rows": rows, "withoutBody": 0}
+    answer = {"rows": rows, "withoutBody": 0, "from": "2026-11-01T00:00:00Z", "to": "2026-11-29T12:00:00Z"}
     context = mock.Mock(command_path="usher usage", command=mock.Mock(params=[]))
     usage.print_venues(answer, "text", context, 3, 3)
     page = capsys.readouterr()
-    assert [line.split()[1] for line in page.out.splitlines()] == ["VENUE", "3", "4", "5"]
+    period, *lines = page.out.splitlines()
+    assert period == "From 2026-11-01T00:00 to 2026-11-29T12:00 UTC:"
+    assert [line.split()[1] for line in lines] == ["VENUE", "3", "4", "5"]
     assert page.err == "Showing 3 of 7 rows, next: usher usage --cursor 6\n"
     usage.print_venues(answer, "csv", context, 3, 3)
     assert len(capsys.readouterr().out.splitlines()) == 8

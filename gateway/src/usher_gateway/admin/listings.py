@@ -5,6 +5,7 @@ filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scope
 """
 
 import dataclasses
+import datetime
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,10 @@ def _why_and_until(row: Row) -> str:
     A delivery that stays due waits for an open circuit, or for room in its destination's lane.
     """
     held = row["held"]
-    due = f"due {short_time_cell('dueAt')(row)}" if row.get("dueAt") else ""
+    due = ""
+    if row.get("dueAt"):
+        is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
+        due = "due" if is_past else f"due {short_time_cell('dueAt')(row)}"
     return ", ".join([*filter(None, (held, _why(row), due))])
 
 

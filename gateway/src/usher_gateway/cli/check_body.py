@@ -94,7 +94,7 @@ def print_stored(reading: object, reason: str) -> None:
         typer.echo(f"\nHow Usher reads the body is not known: {reason}")
         return
     parsed = msgspec.convert(reading, body_reading.BodyReading)
-    typer.echo(f"\nUsher reads the body now as {_outcome(parsed)}:")
+    typer.echo(f"\nUsher reads the body now as {_outcome(parsed)}{':' if parsed.fields else '.'}")
     if parsed.fields:
         _print_fields(parsed)
 

@@ -39,6 +39,10 @@ _As = Annotated[
     ),
 ]
 
+_Identifier = Annotated[
+    str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
+]
+
 _COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
     ("TENANT", listings.text_cell("tenant")),
@@ -55,6 +59,7 @@ def register(app: typer.Typer) -> None:
 def find(
     *,
     context: typer.Context,
+    identifier: _Identifier = None,
     kind: _As = None,
     tenant: Tenant = None,
     namespace: Namespace = None,
@@ -66,12 +71,15 @@ def find(
 ) -> None:
     """Find the visits of a person over all tenants, newest first, or one visit by its id or that of a delivery.
 
-    The command asks for the value, or reads it from standard input, so that it gets into no history of a shell and no
-    list of processes. It needs the operate token, and the audit log records that somebody looked for a person, not for
-    whom. Exit code 1: nothing was found.
+    The command asks for the value of a person, or reads it from standard input, so that it gets into no history of a
+    shell and no list of processes. It needs the operate token. The audit log records that somebody looked for a person,
+    not for whom. Exit code 1: nothing was found.
     """
     client = AdminClient(admin, data, operate=True)
-    value = _read_value()
+    if identifier is not None and not _ID.fullmatch(identifier):
+        hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
+        fail("only the id of a visit or delivery may be an argument", hint, USAGE)
+    value = identifier or _read_value()
     if _ID.fullmatch(value):
         rows = _rows_of_id(client, value)
         tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)

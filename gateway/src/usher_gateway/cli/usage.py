@@ -142,6 +142,8 @@ def print_venues(
     rows = answer["rows"]
     end = begin + row_limit(limit, len(rows)) if output == "text" else len(rows)
     shown = rows[begin:end] if output == "text" else rows
+    if output == "text":
+        typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
     nothing = "No visit with a stored body in that time."
     tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS)
     if end < len(rows):
@@ -181,7 +183,9 @@ def _checked(answer: Any) -> str:
     """Return that the books balance, or that there was nothing to check."""
     period = f"from {answer['from']} to {answer['to']}"
     if not answer["listeners"]:
-        return f"Nothing was counted {period}, so there is nothing to check."
+        return (
+            f"Nothing was counted {period}, so there is nothing to check: the present quarter of an hour is not over."
+        )
     return f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}."
 
 

@@ -28,7 +28,7 @@ TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
 """``Trusted``, or the reason why the time in a body is not trusted."""
 
 
-class FieldReading(msgspec.Struct, frozen=True):
+class FieldReading(msgspec.Struct, frozen=True, rename="camel"):
     """One field of a body."""
 
     field: str
@@ -40,7 +40,7 @@ class FieldReading(msgspec.Struct, frozen=True):
     """Text or number; ``""`` for personal data and for every other value."""
 
 
-class BodyReading(msgspec.Struct, frozen=True):
+class BodyReading(msgspec.Struct, frozen=True, rename="camel"):
     """How a listener reads a body."""
 
     outcome: str
