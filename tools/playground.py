@@ -25,6 +25,8 @@ VOLUMES = 10
 _WELCOME = """
 This shell is on a Kubernetes node with Traefik, cert-manager and the image {image}. No packet leaves it.
 KUBECONFIG, kubectl, helm and usher are set up, and claims get volumes of the StorageClass "{storage_class}".
+Traefik and cert-manager run beside the kubelet, so they have no pods. Ingresses have the address 192.0.2.10, to which
+every name below .test leads. No NetworkPolicy is enforced.
 Install Usher, make the first webhook, and post to it:
 {commands}
 The node ends with this shell (exit, or Ctrl-D).

@@ -166,7 +166,24 @@ async def test_hostname_without_an_address_is_named(site: Site) -> None:
     assert "`127.0.0.1`" in message, "where it must lead"
 
 
-async def test_silent_name_server_changes_nothing(site: Site, tmp_path: Path) -> None:
+async def test_controller_that_closes_connections_is_told_from_one_that_is_away(site: Site) -> None:
+    """Envoy closes a connection in the TLS handshake if it knows no such hostname."""
+
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with await asyncio.start_server(reset, "127.0.0.1", site.port):
+        message = await site.problem()
+    assert "accepts connections and closes them" in message
+    assert "another controller has this address" in message
+
+
+async def test_name_server_that_never_answered_is_named(site: Site) -> None:
+    site.names.error = socket.EAI_AGAIN
+    assert (await site.problem()).startswith(f"DNS does not answer for `{HOSTNAME}`")
+
+
+async def test_silent_name_server_changes_nothing_that_was_known(site: Site, tmp_path: Path) -> None:
     cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
         await site.check()

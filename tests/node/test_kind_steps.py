@@ -70,8 +70,8 @@ def test_commands_of_the_page_lead_from_an_empty_cluster_to_its_figures(shell: S
     for command in commands:
         shell.run(command)
         if command.endswith("class.yaml"):
-            assert "`READY` is `Unknown` (`Pending`) before the first listener" in PAGE
-            waiting.poll(lambda: shell.run(LIST_CLASS).split(), lambda words: words[3:5] == ["Unknown", "Pending"])
+            assert "also before the first listener" in PAGE
+            waiting.poll(lambda: shell.run(LIST_CLASS).split(), lambda words: words[3:5] == ["True", "Ready"])
 
     def total() -> dict[str, int]:
         counts: dict[str, int] = json.loads(shell.run(f"{usage} --output=json"))["total"]

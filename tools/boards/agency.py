@@ -70,7 +70,9 @@ def need_attention() -> list[Cause]:
         Cause("DeliveriesHeld", "held", f"sum by ({_TENANT}) (max by ({_TENANT}, reason) ({held})) > 0"),
         Cause("QuarantineGrowing", "quarantined, 30 min", f"sum by ({_TENANT}) ({quarantined})"),
         Cause(
-            "CompanyMismatch", "other company, 30 min", f"tenant:usher_company_mismatches:increase30m{{{_HERE}}} > 0"
+            "CompanyMismatch",
+            "other company, 30 min",
+            f"sum by ({_TENANT}) (tenant:usher_company_mismatches:increase30m{{{_HERE}}} > 0)",
         ),
         Cause("QuotaNear", "quota", _most("usher_quota_used_ratio") + " > 0.9", "percentunit"),
         Cause("ListenersNotReady", "not Ready", _most("usher_operator_listeners_not_ready") + " > 0"),

@@ -40,6 +40,7 @@ NAMES: dict[Kind, Names] = {
             ("Host", ".spec.hostname"),
             ("Ready", f"{_READY}.status"),
             ("Reason", f"{_READY}.reason"),
+            ("Reachable", '.status.conditions[?(@.type=="Reachable")].status'),
         ),
         (("Exposure", ".spec.exposure.type"), ("Tls", ".spec.tls.mode")),
         (".spec.controllerName",),

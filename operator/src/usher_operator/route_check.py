@@ -127,8 +127,12 @@ class RouteChecker:
             problem = await self._problem(session, hostname, route_addresses)
         now = self._clock()
         if problem is None:
-            check.due_at = now + _RETRY_SECONDS
-            return
+            if self._cache.reachability(hostname) == Reachability():  # what was known stays
+                check.due_at = now + _RETRY_SECONDS
+                return
+            problem = (
+                f"DNS does not answer for `{hostname}` (temporary failure): the cluster's name servers must resolve it"
+            )
         if not problem:
             check.due_at, check.failing_since = now + _INTERVAL_SECONDS, None
             self._set(hostname, Reachability())
@@ -180,6 +184,11 @@ class RouteChecker:
         except (OSError, UnicodeError):
             return None
 
+    def _controller(self, hostname: str) -> str:
+        """Name the Ingress controller that serves a hostname."""
+        name = hostname_plan.ingress_class(self._cache, hostname)
+        return f"the controller of IngressClass `{name}`" if name else "the Ingress controller"
+
     async def _ask(
         self, session: aiohttp.ClientSession, hostname: str, address: str, verify: ssl.SSLContext | bool
     ) -> str:
@@ -207,8 +216,14 @@ class RouteChecker:
             )
         except aiohttp.ClientConnectorSSLError:
             return f"{at} does not speak TLS: the Ingress controller must serve this hostname with its certificate"
-        except aiohttp.ClientConnectorError:
-            return f"{at} refuses connections: the Ingress controller must run and listen there; {_HINT_IF_ONLY_HERE}"
+        except aiohttp.ClientConnectorError as error:
+            controller = self._controller(hostname)
+            if isinstance(error.os_error, ConnectionRefusedError):
+                return f"{at} refuses connections: {controller} must run and listen there; {_HINT_IF_ONLY_HERE}"
+            return (
+                f"{at} accepts connections and closes them: {controller} must serve this hostname with its "
+                "certificate; perhaps another controller has this address"
+            )
         except TimeoutError:
             return f"{at} does not answer in time: {_BEHIND}"
         except aiohttp.ClientError:

@@ -144,7 +144,7 @@ def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: 
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
-            return _missing_ingress_class(view, given) or _has_address(view, hostname)
+            return _missing_ingress_class(view, given) or _has_address(view, hostname, given)
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return _attached(view, hostname, parent)
         case _:
@@ -157,21 +157,24 @@ def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> 
         return None
     if name is not None and name in view.features.ingress_classes:
         return None
-    message = "there is no default IngressClass: the class must have `exposure.ingress.className`"
+    there_are = sorted(view.features.ingress_classes)
+    existing = f"; the cluster has {', '.join([f'`{each}`' for each in there_are])}" if there_are else ""
+    message = f"there is no default IngressClass: the class must have `exposure.ingress.className`{existing}"
     if name is not None:
-        message = f"IngressClass `{name}` must exist"
+        message = f"there is no IngressClass `{name}`{existing}: `exposure.ingress.className` must name one that exists"
     return ConditionState("False", OperatorReason.IngressClassNotFound, message)
 
 
-def _has_address(view: View, hostname: str) -> ConditionState:
+def _has_address(view: View, hostname: str, given: listener_class.Ingress | None) -> ConditionState:
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
     for child in ingresses:
         if not child.status.get("loadBalancer", {}).get("ingress"):
+            name = f"IngressClass `{given.class_name}`" if given and given.class_name else "the default IngressClass"
             message = (
-                f"the ingress controller must give Ingress `{child.ref.name}` an address; it must run, serve the "
-                "IngressClass, and publish its address"
+                f"the controller of {name} must give Ingress `{child.ref.namespace}/{child.ref.name}` an address: "
+                "it must run, serve this IngressClass, and publish its address"
             )
             return ConditionState("False", OperatorReason.AddressNotAssigned, message)
     return ConditionState("True", OperatorReason.Exposed)
@@ -249,6 +252,13 @@ def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
         return None
     balancers = [child.status.get("loadBalancer", {}) for child in _children_of_kind(view, hostname, "Ingress")]
     return frozenset(entry["ip"] for each in balancers for entry in each.get("ingress") or () if entry.get("ip"))
+
+
+def ingress_class(view: View, hostname: str) -> str | None:
+    """The name of the IngressClass of a hostname's Ingresses; None: it has none, or that of the cluster."""
+    cached_class = class_of(view, hostname)
+    exposure = cached_class.resource.spec.exposure if cached_class is not None else None
+    return exposure.ingress.class_name if exposure is not None and exposure.ingress is not None else None
 
 
 def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
