@@ -191,6 +191,8 @@ async def test_closed_port_is_unreachable_and_redirects_are_not_followed(listene
     nowhere = f"http://127.0.0.1:{ports.free()}/hook"
     counted = await _run(nowhere, patience_seconds=0.1)
     assert counted.unreachable == counted.sent > 0
+    address = nowhere.removeprefix("http://").removesuffix("/hook")
+    assert counted.causes == {f"{address}: connection refused": counted.sent}
     listener.set_behaviour("/hook", simulator.Behaviour(status=302, location=nowhere))
     counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
     assert counted.failed_by_status == {302: counted.sent}

@@ -49,6 +49,8 @@ class RequestResult(msgspec.Struct, frozen=True, gc=False):
     outcome: RequestOutcome
     status: int = 0
     seconds: float = 0.0
+    cause: str = ""
+    """Why there was no connection, and to which address."""
 
     @property
     def is_wrong(self) -> bool:
@@ -96,6 +98,8 @@ class Validation(msgspec.Struct, frozen=True):
     outcome: RequestOutcome
     status: int
     seconds: float
+    cause: str = ""
+    """Of `RequestResult`."""
 
     @property
     def passed(self) -> bool:
@@ -138,6 +142,8 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     """The sender cannot know whether the listener committed these: see ``timed_out_markers``."""
     unreachable: int = 0
     tls_failed: int = 0
+    causes: dict[str, int] = {}
+    """Of ``unreachable`` and ``tls_failed``."""
     broken: int = 0
     hung_up: int = 0
     wrong: int = 0
@@ -207,6 +213,8 @@ def total_of(listeners: Iterable[SenderBooks]) -> SenderBooks:
                 setattr(total, field, getattr(total, field) + value)
         for status, count in each.failed_by_status.items():
             total.failed_by_status[status] = total.failed_by_status.get(status, 0) + count
+        for cause, count in each.causes.items():
+            total.causes[cause] = total.causes.get(cause, 0) + count
         worst = zip(msgspec.structs.astuple(total.latency), msgspec.structs.astuple(each.latency), strict=True)
         total.latency = Latency(*map(max, worst))
     return total
@@ -216,6 +224,8 @@ def record_answer(listener: SenderBooks, result: RequestResult) -> None:
     """Count a request that ended."""
     listener.sent += 1
     listener.wrong += result.is_wrong
+    if result.cause:
+        listener.causes[result.cause] = listener.causes.get(result.cause, 0) + 1
     match result.outcome:
         case RequestOutcome.Acknowledged:
             listener.answered_well += 1
@@ -296,7 +306,7 @@ def _validation(listener: SenderBooks) -> list[str]:
         return []
     by_reason: dict[str, list[str]] = {}
     for each in failed:
-        by_reason.setdefault(explain(each.outcome, each.status), []).append(each.shape)
+        by_reason.setdefault(explain(each.outcome, each.status, each.cause), []).append(each.shape)
     reasons = "; ".join(f"{', '.join(shapes)}: {reason}" for reason, shapes in by_reason.items())
     if len(failed) == len(listener.validations):
         return [f"The portal would refuse to save it, so Purple would never send a visit ({reasons})."]
@@ -349,6 +359,7 @@ def _remarks(listener: SenderBooks) -> list[str]:
     lines = []
     if listener.failures:
         lines.append(f"Failed requests: {listener.failures} ({failures(listener)}); retries: {listener.retries}.")
+        lines += [f"No connection: {count} times {cause}." for cause, count in listener.causes.items()]
     if listener.timed_out or listener.hung_up:
         lines.append(
             f"Given up without an answer: {listener.timed_out + listener.hung_up}. What the listener had stored all "
@@ -387,8 +398,10 @@ def failures(listener: SenderBooks) -> str:
     return ", ".join(f"{name}: {count}" for name, count in kinds.items() if count) or "none"
 
 
-def explain(outcome: RequestOutcome, status: int) -> str:
+def explain(outcome: RequestOutcome, status: int, cause: str = "") -> str:
     """Describe an outcome in a few words."""
+    if cause:
+        return f"{outcome.value} ({cause})"
     if outcome is RequestOutcome.WrongStatus:
         return f"status {status}"
     return f"{status}, {outcome.value}" if status else outcome.value

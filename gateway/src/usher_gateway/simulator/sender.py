@@ -4,6 +4,7 @@ import array
 import asyncio
 import contextlib
 import heapq
+import os
 import ssl
 import time
 import types
@@ -152,7 +153,9 @@ class _ListenerSender:
             if self._stopping:
                 return False
             result = await self._client.request(method, body)
-            self.books.validations.append(books.Validation(shape, result.outcome, result.status, result.seconds))
+            self.books.validations.append(
+                books.Validation(shape, result.outcome, result.status, result.seconds, result.cause)
+            )
         return any(each.passed for each in self.books.validations) and not self._settings.validate_only
 
     async def _send_all(self) -> None:
@@ -379,7 +382,7 @@ class PurpleClient:
         assert self._session is not None
         # uvloop's clock has whole milliseconds only.
         start = time.monotonic()
-        status = 0
+        status, cause = 0, ""
         try:
             async with self._session.request(
                 method,
@@ -394,8 +397,8 @@ class PurpleClient:
                     pass
                 outcome = books.classify_answer(status, response.headers.get(books.SUCCESS_HEADER))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            outcome = _outcome_of(error)
-        return books.RequestResult(outcome, status, time.monotonic() - start)
+            outcome, cause = _outcome_of(error), _cause_of(error)
+        return books.RequestResult(outcome, status, time.monotonic() - start, cause)
 
     async def hang_up(self, body: bytes) -> books.RequestResult:
         """Post a body and close the connection as soon as it is written, without waiting for the answer."""
@@ -447,6 +450,24 @@ async def _note_written(
     _session: aiohttp.ClientSession, context: types.SimpleNamespace, _sent: aiohttp.TraceRequestChunkSentParams
 ) -> None:
     context.trace_request_ctx.set()
+
+
+def _cause_of(error: Exception) -> str:
+    """Return why there was no connection, and to which address; ``""`` for other errors."""
+    if not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError):
+        return ""
+    address = f"{error.host}:{error.port}"
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return f"{address}: the name has no address"
+        case aiohttp.ClientConnectorCertificateError():
+            why = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
+            return f"{address}: the certificate is not trusted ({why}; --ca or --insecure)"
+        case aiohttp.ClientConnectorSSLError():
+            return f"{address}: it does not speak TLS, or not for this hostname"
+    os_error = error.os_error
+    why = os.strerror(os_error.errno).lower() if os_error.errno else "closed in the handshake"
+    return f"{address}: {why}"
 
 
 def _outcome_of(error: Exception) -> books.RequestOutcome:
