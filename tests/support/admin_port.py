@@ -100,7 +100,7 @@ class Served:
         tracker.merge_activity = mock.AsyncMock()
         tracker.since = mock.AsyncMock(return_value=changes)
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
-        tracker.listener.return_value = health.ListenerState(
+        state = tracker.listener.return_value = health.ListenerState(
             receiving="Receiving",
             verified_since=None,
             verified_addresses=(),
@@ -116,6 +116,7 @@ class Served:
             degraded_routes=(),
             retired_arrivals={},
         )
+        tracker.listener_states = mock.AsyncMock(return_value={"agency/lobby": state})
         tracker.destination.return_value = health.DestinationState(
             health.DestinationHealth.Healthy, "Closed", error=None, status=None, unresolved=None
         )

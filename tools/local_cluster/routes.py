@@ -83,7 +83,7 @@ def classes() -> dict[str, Any]:
         "kind": "List",
         "items": [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ISSUERS}},
-            _issuer("self-signed", {"selfSigned": {}}),
+            _issuer("root", {"selfSigned": {}}),
             {
                 "apiVersion": "cert-manager.io/v1",
                 "kind": "Certificate",
@@ -93,7 +93,7 @@ def classes() -> dict[str, Any]:
                     "commonName": "authority of the tests",
                     "secretName": "authority",
                     "privateKey": {"algorithm": "ECDSA", "size": 256},
-                    "issuerRef": {"name": "self-signed", "kind": "ClusterIssuer"},
+                    "issuerRef": {"name": "root", "kind": "ClusterIssuer"},
                 },
             },
             _issuer("authority", {"ca": {"secretName": "authority"}}),

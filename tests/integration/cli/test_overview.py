@@ -53,6 +53,23 @@ async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -
     assert "agency/acme" in await served.output_of("tenants", "--silent")
 
 
+async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served: admin_port.Served) -> None:
+    shown = await served.output_of("tenants", "show", "agency/acme")
+    assert "\nTroubles: crm fails, 1 dead delivery, 1 held delivery, 1 quarantining listener.\n" in shown
+    assert re.search(r"^retention +bodyDays 30, meterMonths 25$", shown, re.MULTILINE)
+    assert re.search(r"^quota +-$", shown, re.MULTILINE)
+    assert "Visits are kept for 30 days: `usher find` and `usher visits` reach back so far.\n" in shown
+    row = json.loads(await served.output_of("tenants", "show", "acme", "-o", "json"))["rows"][0]
+    assert row["timeZone"] == "UTC"
+    run = await served.command("tenants", "show", "acne")
+    assert (run.code, "did you mean `acme`?" in run.err) == (2, True)
+
+
+async def test_cursor_of_a_row_that_is_gone_begins_again(served: admin_port.Served) -> None:
+    rows = json.loads(await served.output_of("tenants", "--cursor", "agency/gone", "-o", "json"))["rows"]
+    assert [row["name"] for row in rows] == ["acme"]
+
+
 async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
     out = await served.output_of("destinations", "list", "--tenant", "acme", COLUMNS="120")
     assert re.search(

@@ -467,6 +467,10 @@ class HealthTracker:
             self._note_touched_documents()
             return self._journal.since(cursor)
 
+    async def listener_states(self) -> dict[str, ListenerState]:
+        """Return the health of every listener by ``namespace/name``, at most some seconds old."""
+        return states_of_type(await self.since(None), ListenerState)
+
     def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
         """Return the state of a document."""
         self._note_documents()

@@ -200,12 +200,13 @@ class GatewayStatus:
     async def _faults_by_tenant(self, where: Filter) -> dict[TenantKey, dict[str, int]]:
         """Return the faults of each tenant's listeners, with the number of listeners that have each."""
         faults: dict[TenantKey, dict[str, int]] = {}
+        states = await self._tracker.listener_states()
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
             tenant = (document.namespace, document.tenant.name)
-            if _is_selected(where, *tenant):
+            if key in states and _is_selected(where, *tenant):
                 counts = faults.setdefault(tenant, {})
-                for fault in health.faults_of(self._tracker.listener(key, document), document):
+                for fault in health.faults_of(states[key], document):
                     counts[fault] = counts.get(fault, 0) + 1
                 await turns.give_way()
         return faults
@@ -235,6 +236,7 @@ class GatewayStatus:
             "held": counts.held,
             "dead": counts.dead,
             "quotaUsed": self._tenants.quota_used.get(key),
+            **_tenant_settings(summary.document if summary else None),
         }
 
     async def destinations(self, request: web.Request) -> web.StreamResponse:
@@ -322,6 +324,18 @@ class GatewayStatus:
 
 def _is_selected(where: Filter, namespace: str, tenant: str) -> bool:
     return where.namespace in {None, namespace} and where.tenant in {None, tenant}
+
+
+def _tenant_settings(document: documents.TenantDocument | None) -> JsonObject:
+    """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
+    if document is None:
+        return {"timeZone": None, "quota": None, "retention": None}
+    quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
+    return {
+        "timeZone": document.time_zone,
+        "quota": quota if document.visits_per_month else None,
+        "retention": {"bodyDays": document.body_days, "meterMonths": document.meter_months},
+    }
 
 
 def listener_row(live: LiveListener) -> dict[str, object]:

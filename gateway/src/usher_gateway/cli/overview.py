@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -31,7 +31,6 @@ from usher_gateway.cli.admin_client import (
     print_next_page,
     row_limit,
 )
-from usher_gateway.resources import conditions
 
 _Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
 _Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
@@ -40,8 +39,11 @@ _Unused = Annotated[bool, typer.Option("--unused", help="Only those where no arr
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    example = "Example:  usher tenants --failing   or   usher tenants -o csv > tenants.csv"
-    app.command("tenants", cls=ListingCommand, epilog=example)(list_tenants)
+    example = "Example:  usher tenants list --failing   or   usher tenants -o csv > tenants.csv"
+    tenants = typer.Typer(cls=ListingGroup, help="Look at tenants.", epilog=LIST_IS_IMPLIED)
+    tenants.command("list", epilog=example)(list_tenants)
+    tenants.command("show", epilog="Example:  usher tenants show agency/acme")(show_tenant)
+    app.add_typer(tenants, name="tenants")
     example = "Example:  usher listeners --tenant acme   or   usher listeners --silent -o json"
     app.command("listeners", cls=ListingCommand, epilog=example)(list_listeners)
     text = "Look at destinations; send a marked sample to one."
@@ -53,27 +55,6 @@ def register(app: typer.Typer) -> None:
         epilog="Example:  usher destinations test agency/crm   or   usher destinations test agency/crm --body my.json",
     )(send_sample)
     app.add_typer(destinations, name="destinations")
-
-
-def select(rows: Iterable[listings.Row], *, namespace: str | None, tenant: str | None) -> list[listings.Row]:
-    """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
-    selected = list(rows)
-    if tenant is not None and "/" in tenant:
-        namespace, _, tenant = tenant.partition("/")
-    if namespace is not None:
-        _require("namespace", namespace, {row["namespace"] for row in selected})
-        selected = [row for row in selected if row["namespace"] == namespace]
-    if tenant is not None:
-        _require("tenant", tenant, {name for row in selected for name in tenants_of(row)})
-        selected = [row for row in selected if tenant in tenants_of(row)]
-    return selected
-
-
-def tenants_of(row: listings.Row) -> list[str]:
-    """Return the tenants of a destination, the tenant of a listener, or a tenant's own name."""
-    if "tenants" in row:
-        return list(row["tenants"])
-    return [str(row["tenant"] if "tenant" in row else row["name"])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +89,8 @@ def _print_page(
     asked = [flag for flag, is_asked in flags.items() if is_asked]
     rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
     rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
-    page = rows[1 + max([index for index, row in enumerate(rows) if path_of(row) == cursor], default=-1) :]
+    names = [path_of(row) for row in rows]
+    page = rows[names.index(cursor) + 1 :] if cursor in names else rows
     shown = page[: row_limit(limit, len(page))]
     tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
     counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
@@ -135,15 +117,10 @@ def nothing(what: str, asked: Sequence[str]) -> str:
     return f"No {what} is {' and '.join(asked)}." if asked else f"No {what}s."
 
 
-def _require(what: str, name: str, names: set[str]) -> None:
-    if name not in names:
-        fail(f"there is no {what} `{name}`", conditions.did_you_mean(name, names), USAGE)
-
-
 # Tenants
 
 
-_NO_ROOM_LEFT = 0.9
+_QUOTA_NEAR = 0.9
 """From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
 
 _LISTENER_TROUBLES = {
@@ -181,7 +158,7 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
         words["held"] = listings.counted(held, "held delivery")
     if row["dead"]:
         words["dead"] = listings.counted(row["dead"], "dead delivery")
-    if (row["quotaUsed"] or 0.0) > _NO_ROOM_LEFT:
+    if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
         words["quota"] = f"quota {row['quotaUsed']:.0%}"
     return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
 
@@ -290,6 +267,37 @@ def list_tenants(
         cursor=cursor,
         output=output,
     )
+
+
+_TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
+
+_SHORTEST_KEPT_DAYS = 8
+"""How long an arrival is kept at least: docs/security.md, Personal data."""
+
+
+def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """Show one tenant: its troubles, its quota, how long its data is kept, and how far back commands reach."""
+    rows = AdminClient(admin, data).get(_TENANTS.path, tenant=name)["rows"]
+    if len(rows) != 1:
+        fail(f"there are {len(rows)} tenants `{name}`", "name one as NAMESPACE/NAME", USAGE)
+    (row,) = rows
+    if output != "text":
+        tables.print_rows([row], [(field, tables.machine_cell(field)) for field in row], output, "")
+        return
+    today = {name: count for name, count in row["today"].items() if count and isinstance(count, int)}
+    tables.print_facts(row | {"today": today})
+    troubles = ", ".join(tenant_troubles(row).values())
+    typer.echo(f"\nTroubles: {troubles or 'none'}.")
+    retention = row["retention"]
+    if retention is not None:
+        kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
+        reaches = {
+            "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
+            "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
+            "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
+        }
+        for what, (kept, commands) in reaches.items():
+            typer.echo(f"{what} are kept for {kept}: {commands} back so far.")
 
 
 # Destinations

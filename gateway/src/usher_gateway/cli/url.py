@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import admin_client, overview, tables
+from usher_gateway.cli import admin_client, tables
+from usher_gateway.resources import conditions
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -66,7 +67,7 @@ def register(app: typer.Typer) -> None:
             )
         configuration = load_once(files, keys)
         rows = [row for listener in configuration.snapshot.listeners.values() for row in _rows(listener)]
-        rows = overview.select(rows, namespace=namespace, tenant=tenant)
+        rows = _select(rows, namespace=namespace, tenant=tenant)
         if output == "json":
             tables.print_json({"urls": rows})
         elif output == "csv":
@@ -78,6 +79,21 @@ def register(app: typer.Typer) -> None:
             hint = "see `usher check` with the same files"
             typer.echo(f"URLs can be missing because of {count}: {hint}", err=True)
         raise typer.Exit(1 if configuration.rejected or not rows else 0)
+
+
+def _select(rows: list[dict[str, str]], *, namespace: str | None, tenant: str | None) -> list[dict[str, str]]:
+    """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
+    if tenant is not None and "/" in tenant:
+        namespace, _, tenant = tenant.partition("/")
+    for what, name in (("namespace", namespace), ("tenant", tenant)):
+        if name is None:
+            continue
+        names = {row[what] for row in rows}
+        if name not in names:
+            hint = conditions.did_you_mean(name, names)
+            admin_client.fail(f"there is no {what} `{name}`", hint, admin_client.USAGE)
+        rows = [row for row in rows if row[what] == name]
+    return rows
 
 
 def _rows(listener: "documents.ListenerDocument") -> list[dict[str, str]]:

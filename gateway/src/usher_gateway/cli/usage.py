@@ -183,9 +183,7 @@ def _checked(answer: Any) -> str:
     """Return that the books balance, or that there was nothing to check."""
     period = f"from {answer['from']} to {answer['to']}"
     if not answer["listeners"]:
-        return (
-            f"Nothing was counted {period}, so there is nothing to check: the present quarter of an hour is not over."
-        )
+        return f"Nothing was counted {period}, so there is nothing to check (only quarters of an hour that are over)."
     return f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}."
 
 
