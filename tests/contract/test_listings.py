@@ -242,7 +242,7 @@ async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(benc
 async def test_reason_company_mismatch_lists_accepted_and_quarantined_arrivals(bench: engines.Bench) -> None:
     mismatch = model.QuarantineReason.CompanyMismatch
     await bench.accept(samples.arrival("own company", NOW))
-    await bench.accept(samples.arrival("accepted", NOW + 1, company_mismatch=True))
+    await bench.accept(samples.arrival("accepted", NOW + 1, other_company="78"))
     await bench.accept(samples.arrival("set aside", NOW + 2, quarantine=mismatch, if_visit=()))
     page = await bench.store.visits(Filter(reason=mismatch.name), None, 10)
     assert [(row["countedAs"], row["reason"], row["otherCompany"]) for row in page.rows] == [

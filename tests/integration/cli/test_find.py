@@ -56,12 +56,14 @@ async def test_visit_is_found_by_its_id_and_by_that_of_its_delivery(served: admi
     assert await found(served, row["id"]) == [row]
     assert await found(served, row["verdicts"][0]["delivery"]) == [row]
     assert await found(served, "01920000-0000-7000-8000-000000000009") == []
+    short = await served.command("find", row["id"][:21], "-o", "json")
+    assert json.loads(short.out)["rows"] == [row]
 
 
 async def test_table_names_tenant_and_result_and_says_how_to_go_on(served: admin_port.Served) -> None:
     run = await served.command("find", piped=EMAIL)
     head, globex, acme = run.out.splitlines()
-    assert head.split()[:4] == ["RECEIVED", "(UTC)", "TENANT", "COUNTED"]
+    assert head.split()[:4] == ["RECEIVED", "(UTC)", "TENANT", "ID"]
     assert "globex" in globex
     assert "acme" in acme
     assert "crm: pending" in acme

@@ -26,6 +26,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
         "held": None,
         "heldSince": None,
         "dueAt": "2026-11-29T12:30:00.000Z",
+        "createdAt": "2026-11-29T10:00:00.000Z",
         "startedAt": "2026-11-29T10:00:00.000Z",
         "expiresAt": None,
         "cancelled": None,
@@ -45,6 +46,11 @@ def delivery(**changes: Any) -> dict[str, Any]:
             "It is held since 2026-11-28 09:00:00 UTC: no attempt starts until DestinationPaused (detail) ends",
         ),
         ({"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"}, HEALTHY, "until FilterError (detail) ends"),
+        (
+            {"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"},
+            HEALTHY,
+            "It is cancelled when its body's retention ends, about 2026-12-29.",
+        ),
         ({}, None, "Its destination is not in force any more"),
         (
             {},
@@ -62,4 +68,4 @@ def delivery(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:
-    assert text in next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail")
+    assert text in next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail", body_days=30)

@@ -17,6 +17,7 @@ NOW = 1_795_953_600 * SECOND
 
 def arrival(**changes: Any) -> dict[str, Any]:
     row = {
+        "id": "0193",
         "namespace": "agency",
         "listener": "lobby",
         "countedAs": "Visit",
@@ -70,12 +71,25 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
         ("12:00:00", "A visit arrived at agency/lobby (412 bytes)."),
         ("12:00:00", "The visitor authenticated at 2026-11-29 11:59:58 UTC."),
         ("12:00:00", "Route crm: a delivery to agency/crm."),
-        ("12:00:01", "agency/crm answered 503 after 120 ms."),
-        ("12:00:09", "agency/crm answered 200 after 40 ms."),
-        ("12:00:09", "The delivery to agency/crm was delivered."),
+        ("12:00:01", "Route crm: agency/crm answered 503 after 120 ms."),
+        ("12:00:09", "Route crm: agency/crm answered 200 after 40 ms."),
+        ("12:00:09", "Route crm: the delivery was delivered."),
     ]
     (step,) = told.next
-    assert (step.destination, step.text) == ("agency/crm", "It was delivered. Nothing follows.")
+    assert (step.route, step.text) == ("crm", "It was delivered. Nothing follows.")
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("NoUser", "`usher quarantine release 0193 --yes` reads it again."),
+        ("NotJSON", "The body itself is the cause, so it cannot be released: find out who sends it."),
+    ],
+)
+def test_quarantined_arrival_says_whether_it_can_be_released(reason: str, text: str) -> None:
+    (step,) = story.tell(arrival(countedAs="Quarantined", reason=reason), [], []).next
+    assert step.text.endswith(text)
+    assert story.tell(arrival(countedAs="Quarantined", reason=reason, released=True), [], []).next == []
 
 
 @pytest.mark.parametrize(
@@ -122,8 +136,8 @@ def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str
         ({"attempts": 12}, [AttemptRecord(NOW, 0, "Timeout", 10)], "11 earlier attempts are not kept one by one."),
         ({}, [AttemptRecord(NOW, 0, "Timeout", 10_000)], "agency/crm gave no answer after 10000 ms (Timeout)."),
         ({"held": "DestinationPaused", "heldSince": "2026-11-29T12:00:01.000Z"}, [], "is held: DestinationPaused."),
-        ({"state": "cancelled", "cancelled": "Expired"}, [], "The delivery to agency/crm was cancelled (Expired)."),
-        ({"state": "dead"}, [], "The delivery to agency/crm was given up: it is dead."),
+        ({"state": "cancelled", "cancelled": "Expired"}, [], "Route crm: the delivery was cancelled (Expired)."),
+        ({"state": "dead"}, [], "Route crm: the delivery was given up: it is dead."),
     ],
 )
 def test_delivery_tells_what_happened_with_it(

@@ -80,7 +80,7 @@ def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
         "state": "Active",
     }
     assert overview.is_tenant_failing(row)
-    assert overview._tenant_troubles(row) == "1 listener with another company's visits"
+    assert overview._tenant_troubles(row) == "other company's visits"
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ def test_redelivered_bad_body_is_not_counted_as_quarantined_again() -> None:
 
 def test_arrival_of_another_company_is_counted_when_it_is_accepted() -> None:
     counters = ArrivalCounters()
-    arrival = samples.arrival("a", company_mismatch=True)
+    arrival = samples.arrival("a", other_company="78")
     counters.add_committed(counters.of(samples.LOBBY), arrival, model.Accepted(model.CountedAs.Visit))
     assert counters.company_mismatches == {("agency", "acme"): 1}
+    assert counters.of(samples.LOBBY).other_company == "78"
     assert list(counters.take_recent()) == [(samples.LOBBY, RecentCounts(1, mismatches=1))]
     assert list(counters.take_recent()) == []
     assert counters.company_mismatches == {("agency", "acme"): 1}

@@ -57,16 +57,17 @@ def test_released_arrival_of_a_suspended_tenant_is_held() -> None:
 
 
 @pytest.mark.parametrize(
-    ("company", "check", "quarantine", "mismatch"),
+    ("company", "check", "quarantine", "other_company"),
     [
-        (b"77", "Warn", None, False),
-        (b"78", "Warn", None, True),
-        (b"78", "Off", None, False),
-        (b"78", "Quarantine", model.QuarantineReason.CompanyMismatch, False),
+        (b"77", "Warn", None, ""),
+        (b"78", "Warn", None, "78"),
+        (b'"ada@example.com"', "Warn", None, "another"),
+        (b"78", "Off", None, ""),
+        (b"78", "Quarantine", model.QuarantineReason.CompanyMismatch, ""),
     ],
 )
 def test_built_arrival_says_whether_it_is_of_another_company(
-    company: bytes, check: Any, quarantine: model.QuarantineReason | None, mismatch: bool
+    company: bytes, check: Any, quarantine: model.QuarantineReason | None, other_company: str
 ) -> None:
     tenant = documents.TenantDocument("acme", company_id="77", company_check=check)
     content = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}' % company
@@ -75,5 +76,5 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     parsed = body.parse(content, "")
     identified = identify_body(of_acme, {}, content, parsed, NOW)
     arrival = build_arrival(Match(of_acme, address, "an-id"), {}, content, parsed, NOW, NOW, identified=identified)
-    assert (arrival.quarantine, arrival.company_mismatch) == (quarantine, mismatch)
+    assert (arrival.quarantine, arrival.other_company) == (quarantine, other_company)
     assert of_acme.counters.company_mismatches == 0

@@ -381,6 +381,8 @@ class HealthTracker:
         self._held_routes = held_routes
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
+        self._failing: set[str] = set()
+        """Destinations that failed at the last call of `log_faults`."""
         self._faults: dict[str, frozenset[ListenerFault]] = {}
         """Listener -> its faults at the last call of `log_faults`, without listeners that had none."""
         self._asked_at = self._swept_at = -math.inf
@@ -420,12 +422,26 @@ class HealthTracker:
                 if changed > _LOGGED_FAULTS:
                     continue
                 if fault in faults:
-                    _log.warning("listener_fault_started", **about)
+                    _log.warning("listener_fault_started", **about, **_about_fault(fault, state))
                 else:
                     _log.info("listener_fault_ended", **about)
             await turns.give_way()
         if changed > _LOGGED_FAULTS:
             _log.warning("listener_faults_not_logged", count=changed - _LOGGED_FAULTS)
+        self._log_failing_destinations()
+
+    def _log_failing_destinations(self) -> None:
+        """Log each destination that started or ceased to fail since the last call."""
+        former, self._failing = self._failing, set()
+        for key, document in self._state.snapshot.destinations.items():
+            state = self.destination(key, document)
+            if state.health not in _NOT_FAILING:
+                self._failing.add(key)
+                if key not in former:
+                    about = {"health": state.health, "error": state.error, "status": state.status}
+                    _log.warning("destination_fault_started", destination=key, **about)
+        for key in sorted(former - self._failing):
+            _log.info("destination_fault_ended", destination=key)
 
     async def sweep(self) -> None:
         """Compare everything with its last known state, and yield to the event loop between slices."""
@@ -607,6 +623,18 @@ def states_of_type(changes: Changes[Key, State], state_type: type[_S]) -> dict[s
 def document_states(changes: Changes[Key, State]) -> list[DocumentState]:
     """Return the states of documents as a list, because a listener and a destination may have the same name."""
     return [state for state in changes.present.values() if isinstance(state, DocumentState)]
+
+
+def _about_fault(fault: ListenerFault, state: ListenerState) -> dict[str, object]:
+    """Return what a line of the log says about a fault besides its name."""
+    match fault:
+        case ListenerFault.Refusing:
+            return {"reason": state.refused_reason}
+        case ListenerFault.Quarantining:
+            return {"share": state.quarantined_share}
+        case ListenerFault.DeliveriesHeld:
+            return {"held": [f"{held['route']}: {held['reason']}" for held in state.held_deliveries]}
+    return {}
 
 
 def _document_state(kind: config_secret.Kind, key: str, state: DocumentStatus | None) -> DocumentState | None:

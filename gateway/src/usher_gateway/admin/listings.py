@@ -50,6 +50,11 @@ def flag_cell(name: str, word: str) -> Callable[[Row], str]:
     return lambda row: word if row.get(name) else ""
 
 
+def boolean_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a truth value in CSV, written as in JSON."""
+    return lambda row: str(bool(row.get(name))).lower()
+
+
 def text_cell(name: str) -> Callable[[Row], str]:
     """Return a cell function for a value; None is an empty cell."""
     return lambda row: "" if row.get(name) is None else str(row[name])
@@ -205,11 +210,11 @@ VISITS = Listing(
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
     columns=(
         ("RECEIVED (UTC)", short_time_cell("receivedAt")),
-        ("LISTENER", listener_key),
-        ("COUNTED", _counted_as),
-        ("ID", short_id_cell),
-        ("VERDICTS", _verdicts),
         ("TENANT", text_cell("tenant")),
+        ("ID", short_id_cell),
+        ("COUNTED", _counted_as),
+        ("VERDICTS", _verdicts),
+        ("LISTENER", listener_key),
     ),
     csv_columns=(
         *fields("receivedAt", "id", "namespace", "tenant", "listener", "visitTime"),
@@ -240,14 +245,14 @@ QUARANTINE = Listing(
 _STATE: Column = ("STATE", lambda row: "held" if row["held"] else str(row["state"]))
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
     ("CREATED (UTC)", short_time_cell("createdAt")),
+    ("TENANT", text_cell("tenant")),
     ("DESTINATION", text_cell("destination")),
-    _STATE,
     ("ID", short_id_cell),
+    _STATE,
     ("WHY", _why_and_until),
     ("ATTEMPTS", text_cell("attempts")),
     ("ROUTE", text_cell("route")),
     ("LISTENER", listener_key),
-    ("TENANT", text_cell("tenant")),
 )
 
 DELIVERIES = Listing(

@@ -7,13 +7,16 @@ from usher_gateway import model
 from usher_gateway.admin.listings import Row
 
 
-def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int, held_detail: str = "") -> str:
+def next_step(
+    delivery: Row, destination: Mapping[str, object] | None, now: int, held_detail: str = "", body_days: int = 0
+) -> str:
     """Return what happens next with a delivery, and when.
 
     Args:
         delivery: a row of ``GET /api/deliveries``.
         destination: what ``GatewayStatus.destination`` returns; None if it is not in force.
         now: microseconds.
+        body_days: how long the tenant's bodies are kept; 0 if it is not known.
         held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
     """
     identifier = delivery["id"]
@@ -29,11 +32,21 @@ def next_step(delivery: Row, destination: Mapping[str, object] | None, now: int,
         detail = f" ({held_detail})" if held_detail else ""
         return (
             f"It is held since {moment(delivery['heldSince'])}: no attempt starts until {delivery['held']}{detail} "
-            "ends (docs/reasons.md), and a retry does not end it."
+            f"ends (docs/reasons.md), and a retry does not end it.{_held_until(delivery, body_days)}"
         )
     if destination is None:
         return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."
     return f"{_waiting(delivery, destination, now)} {_end(delivery, destination)}"
+
+
+def _held_until(delivery: Row, body_days: int) -> str:
+    """Return when a held delivery is lost, if that is known."""
+    if delivery["expiresAt"] is not None:
+        return f" It expires at {moment(delivery['expiresAt'])}."
+    if not body_days:
+        return ""
+    ends_at = datetime.datetime.fromisoformat(delivery["createdAt"]) + datetime.timedelta(days=body_days)
+    return f" It is cancelled when its body's retention ends, about {ends_at.date()}."
 
 
 def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> str:

@@ -179,7 +179,9 @@ class RecordHandlers:
         held_as = (delivery["route"], delivery["held"])
         details = [held.missing for held in self._held_routes(name) if (held.route, held.reason) == held_as]
         destination = self._destination(delivery["destination"])
-        return next_step.next_step(delivery, destination, self._now(), "".join(details))
+        live = self._listeners().get(name.key)
+        body_days = live.document.tenant.body_days if live is not None else 0
+        return next_step.next_step(delivery, destination, self._now(), "".join(details), body_days)
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""

@@ -162,6 +162,8 @@ class GatewayStatus:
             "lastArrival": _time(live.counters.last_accepted) if live else None,
             "refusedSince": self._refused_since(live, state),
             "companyMismatches": live.counters.company_mismatches if live else 0,
+            "otherCompany": (live.counters.other_company or None) if live else None,
+            "companyID": (live.document.tenant.company_id or None) if live else None,
             **_fields(state),
         }
 

@@ -23,8 +23,8 @@ class NextStep(msgspec.Struct, frozen=True):
     """What happens next with one delivery."""
 
     delivery: str
-    """Its id."""
-    destination: str
+    """Its id; ``""``: the text is about the arrival."""
+    route: str
     text: str
 
 
@@ -46,6 +46,13 @@ class DeliveryPart:
     next: str
     """Of `next_step`."""
 
+
+RELEASABLE = {
+    model.QuarantineReason.NoUser,
+    model.QuarantineReason.CompanyMismatch,
+    model.QuarantineReason.Loop,
+}
+"""Reasons that a correction of the listener or of the sender removes: docs/reasons.md, Quarantined."""
 
 _ARRIVED = {
     "Visit": "A visit arrived at {listener} ({bodyBytes} bytes)",
@@ -82,7 +89,9 @@ def tell(
     events = [StoryEvent(received_at, text) for text in (*_arrived(arrival, earlier), *map(_verdict, verdicts))]
     for part in deliveries:
         events += _delivery_events(part)
-    steps = [NextStep(part.row["id"], part.row["destination"], part.next) for part in deliveries]
+    steps = [NextStep(part.row["id"], part.row["route"], part.next) for part in deliveries]
+    if arrival["countedAs"] == model.CountedAs.Quarantined.name and not arrival["released"]:
+        steps.append(NextStep("", "", _of_quarantined(arrival)))
     return Story(sorted(events, key=lambda event: event.at), steps)
 
 
@@ -107,6 +116,15 @@ def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
         yield "Its body has been deleted since, because its retention ended."
 
 
+def _of_quarantined(arrival: Row) -> str:
+    """Return what can be done with a quarantined arrival that was not released."""
+    if arrival["reason"] in {reason.name for reason in RELEASABLE}:
+        return (
+            f"It can be released after a correction: `usher quarantine release {arrival['id']} --yes` reads it again."
+        )
+    return "The body itself is the cause, so it cannot be released: find out who sends it."
+
+
 def _verdict(verdict: tuple[model.RouteDefinition, model.SkipReason | None]) -> str:
     route, skip = verdict
     if skip is None:
@@ -118,24 +136,24 @@ def _verdict(verdict: tuple[model.RouteDefinition, model.SkipReason | None]) -> 
 def _delivery_events(part: DeliveryPart) -> Iterator[StoryEvent]:
     """Yield what happened with a delivery after its verdict."""
     row = part.row
-    destination = row["destination"]
+    destination, about = row["destination"], f"Route {row['route']}"
     if row["origin"] != model.Origin.Accepted.name:
-        yield StoryEvent(
-            row["createdAt"], f"Route {row['route']}: {row['origin'].lower()}, a delivery to {destination}."
-        )
+        yield StoryEvent(row["createdAt"], f"{about}: {row['origin'].lower()}, a delivery to {destination}.")
     if row["attempts"] > len(part.attempts) and part.attempts:
         first = model.format_time(part.attempts[0].at)
-        yield StoryEvent(first, f"{row['attempts'] - len(part.attempts)} earlier attempts are not kept one by one.")
+        yield StoryEvent(
+            first, f"{about}: {row['attempts'] - len(part.attempts)} earlier attempts are not kept one by one."
+        )
     for attempt in part.attempts:
         answer = f"answered {attempt.status}" if attempt.status else "gave no answer"
         error = f" ({attempt.error})" if attempt.error and attempt.error != "Status" else ""
-        text = f"{destination} {answer} after {attempt.milliseconds} ms{error}."
+        text = f"{about}: {destination} {answer} after {attempt.milliseconds} ms{error}."
         yield StoryEvent(model.format_time(attempt.at), text)
     if row["held"]:
-        yield StoryEvent(row["heldSince"], f"The delivery to {destination} is held: {row['held']}.")
+        yield StoryEvent(row["heldSince"], f"{about}: the delivery is held: {row['held']}.")
     if row["settledAt"]:
         cancelled = f" ({row['cancelled']})" if row["cancelled"] else ""
-        yield StoryEvent(row["settledAt"], f"The delivery to {destination} was {_SETTLED[row['state']]}{cancelled}.")
+        yield StoryEvent(row["settledAt"], f"{about}: the delivery was {_SETTLED[row['state']]}{cancelled}.")
 
 
 _SETTLED = {"delivered": "delivered", "dead": "given up: it is dead", "cancelled": "cancelled"}

@@ -162,7 +162,9 @@ class TenantTracker:
                 visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
                 quotas[key] = visits / tenant.visits_per_month
                 if quotas[key] >= 1 > self.quota_used.get(key, 0.0):
-                    _log.warning("quota_exceeded", tenant=key[1], namespace=key[0], when_exceeded=tenant.when_exceeded)
+                    _log.warning(
+                        "quota_exceeded", tenant=f"{key[0]}/{key[1]}", visits=visits, quota=tenant.visits_per_month
+                    )
         return quotas
 
     def summaries(self) -> dict[TenantKey, ListenerSummary]:

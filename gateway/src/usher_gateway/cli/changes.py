@@ -18,6 +18,7 @@ from usher_gateway.admin.listings import (
     STATE,
     VISIT,
     FilterFlag,
+    Row,
     counted,
 )
 from usher_gateway.cli import overview, tables
@@ -139,18 +140,36 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
 
 def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, object]) -> None:
     """Name on standard error those destinations of selected deliveries that fail now, and what that means for them."""
-    filters = {name: str(value) for name, value in selection.items() if name not in {"ids", "all"}}
-    ids = selection.get("ids")
-    if isinstance(ids, list):
-        filters["id"] = ",".join(ids[:_LOOKED_AT])
-    deliveries = client.get("/api/deliveries", limit=_LOOKED_AT, **filters)["rows"]
-    destinations = {row["destination"] for row in deliveries}
+    destinations = {row["destination"] for row in _newest(client, selection)}
     for row in client.get("/api/destinations")["rows"] if destinations else []:
         if overview.path_of(row) in destinations and overview.is_not_taking(row):
             health = row.get("health") or row["state"]
             what = ", ".join(filter(None, (health, overview.last_error(row))))
             effect = "they may die again" if health == "Failing" else "they wait until it takes some"
             typer.echo(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
+
+
+def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -> str:
+    """Return what is to do instead, from the newest of the selected deliveries."""
+    states = {str(row["held"] or row["state"]) for row in _newest(client, selection)}
+    if not states:
+        return "The selection has no delivery."
+    if states <= {"delivered", "dead", "cancelled"}:
+        return "None is pending: `usher dead redrive` starts dead ones again."
+    held = sorted(states - {"pending", "delivered", "dead", "cancelled"})
+    if held and "pending" not in states:
+        return f"They are held ({', '.join(held)}), and a retry does not end that: docs/reasons.md says what does."
+    return "None waits for a later time: those that are due start as soon as their destination takes them."
+
+
+def _newest(client: AdminClient, selection: Mapping[str, object]) -> list[Row]:
+    """Return the newest of the deliveries that a selection has."""
+    filters = {name: str(value) for name, value in selection.items() if name not in {"ids", "all"}}
+    ids = selection.get("ids")
+    if isinstance(ids, list):
+        filters["id"] = ",".join(ids[:_LOOKED_AT])
+    rows: list[Row] = client.get("/api/deliveries", limit=_LOOKED_AT, **filters)["rows"]
+    return rows
 
 
 def _print_unfit(unfit: Mapping[str, int]) -> None:
@@ -260,7 +279,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
-    nothing = "None waits for a later time: those that are due start as soon as their destination takes them."
+    nothing = _why_none_is_retried(client, selection)
     _warn_of_failing_destinations(client, selection | {"state": "pending"})
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)

@@ -30,7 +30,8 @@ _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < nu
 
 _PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
+"""An id as the lists print it: whole, or its beginning (RFC 9562 §5.7)."""
 
 _As = Annotated[
     Literal["email", "mobile", "mac", "user"] | None,

@@ -103,11 +103,17 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
 
 
 def _columns(listing: listings.Listing, rows: list[listings.Row]) -> list[listings.Column]:
-    """Return the columns of a table; if all listeners have the same namespace, names are without it, to be shorter."""
+    """Return the columns of a table.
+
+    If all rows have the same namespace, names are without it; if they have the same tenant, it is the last column.
+    """
+    columns = list(listing.columns)
+    if len({row["tenant"] for row in rows}) == 1:
+        columns.sort(key=lambda column: column[0] == "TENANT")
     namespaces = {row["namespace"] for row in rows}
     if len(namespaces) > 1:
-        return list(listing.columns)
-    return [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in listing.columns]
+        return columns
+    return [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
 
 
 def _without_prefix(cell: Callable[[listings.Row], str], prefix: str) -> Callable[[listings.Row], str]:
@@ -142,7 +148,7 @@ def show_visit(
     if told["next"]:
         typer.echo("\nNext:")
         tables.print_texts(
-            [(f"{step['destination']} {step['delivery'][: listings.SHORT_ID]}", step["text"]) for step in told["next"]]
+            [(f"{step['route']} {step['delivery'][: listings.SHORT_ID]}", step["text"]) for step in told["next"]]
         )
     check_body.print_stored(answer["reading"], answer["reason"])
 
@@ -184,7 +190,7 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
         row["next"] = answer["next"]
     _print_row(row, output)
     if output == "text":
-        typer.echo(f"\n{answer['next']}")
+        tables.print_text(f"\n{answer['next']}")
 
 
 def show_dead(

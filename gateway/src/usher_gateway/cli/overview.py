@@ -87,15 +87,17 @@ def _print_page(
     ``cursor``: the name of the last row of the previous page.
     """
     asked = [flag for flag, is_asked in flags.items() if is_asked]
+    counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
     rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
     rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
     names = [path_of(row) for row in rows]
     page = rows[names.index(cursor) + 1 :] if cursor in names else rows
     shown = page[: row_limit(limit, len(page))]
     tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
-    counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
-    total = ", ".join([listings.counted(len(rows), overview.noun), *parts, *_delivery_totals(rows)])
+    total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
+    if parts:
+        total += f"; of all {', '.join(parts)}" if asked else f"; {', '.join(parts)}"
     if len(page) > len(shown):
         print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
     elif output == "text" and rows:
@@ -124,14 +126,14 @@ _QUOTA_NEAR = 0.9
 """From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
 
 _LISTENER_TROUBLES = {
-    "Refusing": "refusing listener",
-    "AuthenticationUnresolved": "listener without its Secret",
-    "CompanyMismatch": "listener with another company's visits",
-    "Quarantining": "quarantining listener",
-    "ExpressionTooSlow": "listener with a slow expression",
-    "TimesUntrusted": "listener with untrusted times",
-    "RetiredAddressUsed": "listener used at a retired URL",
-    "Silent": "silent listener",
+    "Refusing": "refuses all",
+    "AuthenticationUnresolved": "lacks a Secret",
+    "CompanyMismatch": "other company's visits",
+    "Quarantining": "quarantines",
+    "ExpressionTooSlow": "slow expression",
+    "TimesUntrusted": "untrusted times",
+    "RetiredAddressUsed": "retired URL used",
+    "Silent": "silent",
 }
 """Fault of a listener -> how the troubles of its tenant name it."""
 
@@ -145,19 +147,18 @@ _NOT_URGENT = {"RetiredAddressUsed", "Silent"}
 
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
     """Return what needs a person, the most urgent first: the kind of trouble and its words."""
-    faults = row["faults"]
     words = {
-        fault: listings.counted(faults[fault], _LISTENER_TROUBLES[fault])
-        for fault in faults.keys() & _LISTENER_TROUBLES
+        fault: f"{_LISTENER_TROUBLES[fault]} ({count})" if count > 1 else _LISTENER_TROUBLES[fault]
+        for fault, count in row["faults"].items()
+        if fault in _LISTENER_TROUBLES
     }
     if row["failingDestinations"]:
         names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
         words["destinations"] = f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
-    held = sum(row["held"].values())
-    if held:
-        words["held"] = listings.counted(held, "held delivery")
+    if row["held"]:
+        words["held"] = f"{sum(row['held'].values())} held ({' and '.join(sorted(row['held']))})"
     if row["dead"]:
-        words["dead"] = listings.counted(row["dead"], "dead delivery")
+        words["dead"] = f"{row['dead']} dead"
     if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
         words["quota"] = f"quota {row['quotaUsed']:.0%}"
     return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
@@ -214,11 +215,13 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
 
 _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners"),
-    ("todayVisits", _today("visits")),
-    *listings.fields("lastArrival", "backlog"),
-    ("oldestInBacklog", listings.text_cell("oldestInBacklog")),
+    *[(f"today{name.capitalize()}", _today(name)) for name in ("visits", "quarantined", "refused")],
+    *listings.fields("lastArrival", "backlog", "oldestInBacklog"),
     ("held", _held_reasons),
     *listings.fields("dead", "quotaUsed"),
+    ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
+    *listings.fields("timeZone"),
+    ("troubles", _tenant_troubles),
     ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
     ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
 )
@@ -287,7 +290,7 @@ def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin =
     today = {name: count for name, count in row["today"].items() if count and isinstance(count, int)}
     tables.print_facts(row | {"today": today})
     troubles = ", ".join(tenant_troubles(row).values())
-    typer.echo(f"\nTroubles: {troubles or 'none'}.")
+    tables.print_text(f"\nTroubles: {troubles or 'none'}.")
     retention = row["retention"]
     if retention is not None:
         kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
@@ -297,7 +300,7 @@ def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin =
             "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
         }
         for what, (kept, commands) in reaches.items():
-            typer.echo(f"{what} are kept for {kept}: {commands} back so far.")
+            tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
 
 
 # Destinations
@@ -497,6 +500,8 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
             return row["missing"] or ""
         case "Quarantining":
             return f"{row['quarantinedShare']:.0%}"
+        case "CompanyMismatch":
+            return f"{row['otherCompany']} instead of {row['companyID']}" if row["otherCompany"] else ""
         case "ExpressionTooSlow":
             return ", ".join([degraded["route"] for degraded in row["degradedRoutes"]])
         case "DeliveriesHeld":
@@ -554,7 +559,7 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *[(f"today{name.capitalize()}", _today(name)) for name in _COUNTS],
     *listings.fields("lastArrival", "receiving"),
     ("faults", lambda row: ", ".join(row["faults"])),
-    *listings.fields("refusedReason", "refusedSince", "missing"),
+    *listings.fields("refusedReason", "refusedSince", "missing", "quarantinedShare", "companyMismatches"),
     ("heldDeliveries", _held_routes),
     ("routes", _routes_cell),
     ("addresses", _addresses_cell),

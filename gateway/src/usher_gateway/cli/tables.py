@@ -162,6 +162,12 @@ def print_facts(row: Row) -> None:
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
 
 
+def print_text(text: str) -> None:
+    """Print a text, broken between words to fit the terminal."""
+    for line in text.splitlines():
+        typer.echo("\n".join(textwrap.wrap(line, terminal_width(), break_long_words=False, break_on_hyphens=False)))
+
+
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:
     """Print texts, each after its name or time, broken between words to fit the terminal."""
     width = max([len(name) for name, _ in texts]) + len(_GAP)

@@ -75,7 +75,9 @@ class TenantLine(msgspec.Struct, frozen=True):
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
     why: str
-    """What is wrong, besides held and dead deliveries; the most urgent first."""
+    """What is wrong, the most urgent first."""
+    waiting: int
+    """Deliveries, as ``held`` and ``dead``."""
     held: int
     dead: int
     silent: int
@@ -104,7 +106,8 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
-        why=", ".join([words for kind, words in overview.tenant_troubles(row).items() if kind not in {"held", "dead"}]),
+        why=", ".join(overview.tenant_troubles(row).values()),
+        waiting=row["backlog"],
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],
@@ -207,20 +210,18 @@ def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType
     return rich.text.Text("\n".join(details[:room]), no_wrap=True)
 
 
-_HEADS: Mapping[str, SortKey | None] = {
-    "TENANT": "name",
-    "HELD": "held",
-    "DEAD": "dead",
-    "LAG": "lag",
-    "LAST": "last",
-    "VIS/MIN": "rate",
-    "TODAY": None,
-    "WHY": "silent",
+_HEADS: Mapping[str, frozenset[SortKey]] = {
+    "TENANT": frozenset({"name"}),
+    "LAG": frozenset({"lag"}),
+    "LAST": frozenset({"last"}),
+    "VIS/MIN": frozenset({"rate"}),
+    "WHY": frozenset({"attention", "held", "dead", "silent"}),
+    "TODAY": frozenset(),
 }
-"""Head of a column -> its sort key. A narrow terminal leaves out the last ones."""
+"""Head of a column -> the orders that it marks. A narrow terminal leaves out the last ones."""
 
 _OTHER_COLUMNS = 58
-"""The width of all columns but the first, with 16 characters of the last one."""
+"""The width of all columns between the first one and TODAY, with 32 characters of WHY."""
 
 _SHORTEST_NAME = 20
 
@@ -234,7 +235,7 @@ def draw_table(
     """
     import rich.text
 
-    heads = [head + ("↓" if key == screen.sort else "") for head, key in _HEADS.items()]
+    heads = [head + ("↓" if screen.sort in orders else "") for head, orders in _HEADS.items()]
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
     longest_name = max(_SHORTEST_NAME, width - _OTHER_COLUMNS)
@@ -261,29 +262,30 @@ def _shortened(name: str, length: int) -> str:
 def _cells(line: TenantLine, name: str) -> list[str]:
     return [
         name,
-        str(line.held or "-"),
-        str(line.dead or "-"),
         tables.duration(line.lag_seconds),
         tables.duration(line.last_seconds),
         "-" if line.rate is None else f"{line.rate:.1f}",
-        str(line.today),
         line.why or "-",
+        str(line.today),
     ]
 
 
-def title_of(admin: str, lines: list[TenantLine], now: str) -> str:
-    """Return the headline: where, how many tenants, and how many of them need a look."""
+def title_of(lines: list[TenantLine], now: str) -> str:
+    """Return the headline: how many tenants, how many of them need a look, and the sums of all. ``now``: RFC 3339."""
     failing = sum(line.is_failing for line in lines)
     silent = sum(line.silent > 0 for line in lines)
-    counts = f"{listings.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
-    return f"usher top  {counts}  {now[11:19]} UTC  {admin}"
+    rate = sum(line.rate or 0.0 for line in lines)
+    sums = f"{sum(line.waiting for line in lines)} waiting, {rate:.0f}/min"
+    return (
+        f"usher top  {now[11:19]}  {listings.counted(len(lines), 'tenant')}: {failing} failing, {silent} silent, {sums}"
+    )
 
 
 class _Reader:
     """Reads the admin port: all tenants, and the details of the one that a person looks into."""
 
-    def __init__(self, client: AdminClient, admin: str, tenant: str | None) -> None:
-        self._client, self._admin, self._tenant = client, admin, tenant
+    def __init__(self, client: AdminClient, tenant: str | None) -> None:
+        self._client, self._tenant = client, tenant
         self._answers: collections.deque[listings.Row] = collections.deque()
         """Those of the last minute, from which the rates are."""
 
@@ -297,10 +299,11 @@ class _Reader:
         screen.show(lines)
         if screen.only is not None:
             screen.details = self._details(screen.only, width)
-        return title_of(self._admin, lines, answer["now"])
+        return title_of(lines, answer["now"])
 
     def _details(self, name: str, width: int) -> list[str]:
-        lines: list[str] = []
+        (row,) = [row for row in self._answers[-1]["rows"] if overview.path_of(row) == name] or [None]
+        lines = ["", *([_state_of(row)] if row is not None else [])]
         for path, columns in (
             ("/api/listeners", overview.LISTENER_COLUMNS),
             ("/api/destinations", overview.DESTINATION_COLUMNS),
@@ -310,6 +313,14 @@ class _Reader:
             cells = [[cell(row) for _, cell in columns] for row in rows]
             lines += tables.table_lines([head for head, _ in columns], cells, width)[0]
         return lines[1:]
+
+
+def _state_of(row: listings.Row) -> str:
+    """Return the state of a tenant in one line."""
+    quota = "" if row["quotaUsed"] is None else f", {row['quotaUsed']:.0%} of the quota"
+    troubles = ", ".join(overview.tenant_troubles(row).values()) or "no troubles"
+    last = f"last arrival {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else "no arrival yet"
+    return f"{row['today']['visits']} visits today{quota}, {last}: {troubles}"
 
 
 @contextlib.contextmanager
@@ -420,7 +431,7 @@ def register(app: typer.Typer) -> None:
         destination, LAST that of the last accepted arrival. VIS/MIN counts the visits of the last minute.
         """
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
-        reader = _Reader(AdminClient(admin, data), admin, tenant)
+        reader = _Reader(AdminClient(admin, data), tenant)
         if once:
             import rich.console
 

@@ -78,7 +78,7 @@ def read_body(
     fields = tuple(_read_fields(listener.document.fields, parsed.document))
     missing = _missing_ids(listener.document, parsed.document) if outcome == "Visit" else ()
     trust, occurred_at = _read_time(listener.document, parsed.document, received_at, keys)
-    company_differs = arrival.company_mismatch or outcome == model.QuarantineReason.CompanyMismatch.name
+    company_differs = bool(arrival.other_company) or outcome == model.QuarantineReason.CompanyMismatch.name
     return BodyReading(
         outcome,
         company_differs=company_differs,

@@ -46,6 +46,7 @@ class ListenerCounters:
         "is_unsaved",
         "last_accepted",
         "name",
+        "other_company",
         "probed",
         "recent_accepted",
         "recent_mismatches",
@@ -63,6 +64,8 @@ class ListenerCounters:
         self.name = name
         self.counted = [0] * (max(model.CountedAs) + 1)
         """Arrivals, indexed by `model.CountedAs`."""
+        self.other_company = ""
+        """The other company that the last accepted mismatch named."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
         """Time of the last one in microseconds; 0: none since the start."""
@@ -250,7 +253,8 @@ class ArrivalCounters:
         if not counters.recent_accepted:
             self._recent.append(counters)
         counters.recent_accepted += 1
-        if arrival.company_mismatch:
+        if arrival.other_company:
+            counters.other_company = arrival.other_company
             counters.company_mismatches += 1
             counters.recent_mismatches += 1
         counters.recent_untrusted_times += arrival.has_untrusted_time

@@ -387,13 +387,17 @@ def _is_hashed_inline(parsed: body.ParsedBody, content: bytes) -> bool:
 _NO_TIME = (None, "")
 
 
+_LONGEST_COMPANY_ID = 9
+
+
 class IdentifiedBody(msgspec.Struct, frozen=True, gc=False):
     """The visitor that a body names, and the reason if it is not a visit of its listener."""
 
     fields: dict[str, object]
     identity: identity.Identity
     hops: int
-    is_other_company: bool
+    other_company: str
+    """`_other_company`."""
     quarantine: model.QuarantineReason | None
 
 
@@ -404,16 +408,17 @@ def identify_body(
     document, quarantine = parsed.document, parsed.quarantine
     hops = _hops(headers.get("Usher-Hops", ""))
     fields: dict[str, object] = {}
-    is_other_company = False
+    other_company = ""
     if document is not None:
         fields = listener.identifier.extract(document)
-        is_other_company = _is_other_company(listener, fields)
-        quarantine = quarantine or _quarantine_of(listener, document, fields, hops, is_other_company=is_other_company)
+        other_company = _other_company(listener, fields)
+        is_other = bool(other_company)
+        quarantine = quarantine or _quarantine_of(listener, document, fields, hops, is_other_company=is_other)
     if document is None or quarantine in {model.QuarantineReason.Truncated, model.QuarantineReason.NoUser}:
         identified = listener.identifier.identify_unparsed(content, now, fields)
     else:
         identified = listener.identifier.identify(document, parsed.is_plain, fields, now, is_wide=parsed.is_wide)
-    return IdentifiedBody(fields, identified, hops, is_other_company, quarantine)
+    return IdentifiedBody(fields, identified, hops, other_company, quarantine)
 
 
 def build_arrival(
@@ -464,7 +469,7 @@ def build_arrival(
         if_visit=if_visit,
         if_repeat=if_repeat,
         quarantine=quarantine,
-        company_mismatch=identified.is_other_company and quarantine is None,
+        other_company=identified.other_company if quarantine is None else "",
         has_untrusted_time=not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
@@ -539,12 +544,19 @@ def _quarantine_of(
     return None
 
 
-def _is_other_company(listener: LiveListener, fields: dict[str, object]) -> bool:
-    """Return whether a body names another company than the tenant, and the tenant has this checked."""
+def _other_company(listener: LiveListener, fields: dict[str, object]) -> str:
+    """Return the company that a body names if it is not the tenant's, and the tenant has this checked; else ``""``.
+
+    A value that does not look like Purple's ids is called ``another``, because the listener's path to it may lead to
+    personal data.
+    """
     tenant = listener.document.tenant
     if not tenant.company_id or tenant.company_check == "Off" or "company" not in fields:
-        return False
-    return identity.as_text(fields["company"]) != tenant.company_id
+        return ""
+    company = identity.as_text(fields["company"])
+    if company == tenant.company_id:
+        return ""
+    return company if company.isdecimal() and len(company) <= _LONGEST_COMPANY_ID else "another"
 
 
 def _hops(text: str) -> int:

@@ -122,8 +122,8 @@ class Arrival(msgspec.Struct, gc=False):
     if_visit: tuple[RoutePlan, ...]
     if_repeat: tuple[RoutePlan, ...]
     quarantine: QuarantineReason | None = None
-    company_mismatch: bool = False
-    """True if the body names another company than the tenant, and ``companyCheck: Warn`` lets it in."""
+    other_company: str = ""
+    """The company that the body names if it is not the tenant's, and ``companyCheck: Warn`` lets it in."""
     has_untrusted_time: bool = False
     """True if the body has a time that cannot be trusted, such as one without an offset."""
     future_time: int = 0

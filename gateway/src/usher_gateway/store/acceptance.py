@@ -57,7 +57,7 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
 
 def _flags(arrival: model.Arrival, *, is_first: bool, is_over_quota: bool) -> int:
     flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
-    flags |= FLAG_OTHER_COMPANY * arrival.company_mismatch
+    flags |= FLAG_OTHER_COMPANY * bool(arrival.other_company)
     if arrival.token_held:
         flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
     if is_over_quota:
