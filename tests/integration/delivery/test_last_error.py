@@ -85,6 +85,27 @@ async def test_success_outlives_a_restart(tmp_path: Path, peer: receiver.Receive
     assert (row["health"], row["lastError"]) == ("Healthy", None)
 
 
+async def test_failing_destination_is_logged_when_it_starts_and_when_it_ends(
+    tmp_path: Path, peer: receiver.Receiver, manifests: str
+) -> None:
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
+    with structlog.testing.capture_logs() as logs:
+        async with gateways.running(tmp_path, manifests) as gateway:
+            await post(gateway, 1)
+            await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Failing")
+            await gateway.gateway.health.log_faults()
+            peer.set_behaviour("/crm", receiving.Behaviour())
+            await post(gateway, 2)
+            await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Healthy")
+            await gateway.gateway.health.log_faults()
+    lines = [line for line in logs if line["event"].startswith("destination_fault")]
+    assert [(line["event"], line["destination"]) for line in lines] == [
+        ("destination_fault_started", "agency/crm"),
+        ("destination_fault_ended", "agency/crm"),
+    ]
+    assert (lines[0]["health"], lines[0]["error"], lines[0]["status"]) == ("Failing", "ServerError", 503)
+
+
 async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_setting(
     tmp_path: Path, manifests: str
 ) -> None:
