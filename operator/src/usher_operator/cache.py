@@ -116,12 +116,12 @@ class Cache(Lookups):
 
     def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
         """Forget an object that was deleted; returns the keys to plan again."""
+        self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             self._ending.pop(key, None)
             return self._set_own(key, None)
         if kind in kinds.CHILDREN:
-            self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
             return self._put_child(kinds.ref_of(kind, namespace, name), None)
         if kind is kinds.AGENCY_SECRET:
             return self._remove_agency_secret(namespace, name)

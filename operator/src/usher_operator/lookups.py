@@ -114,7 +114,7 @@ class Lookups(View):
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
-        """Of the children that were deleted last."""
+        """Of the objects that were deleted last."""
         self._retirements: dict[Key, frozenset[str]] = {}
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}

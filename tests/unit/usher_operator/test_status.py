@@ -172,6 +172,15 @@ async def test_answer_to_a_status_write_does_not_undo_an_edit_that_the_watch_rep
     assert cache.records[LOBBY].generation == 2
 
 
+async def test_answer_to_a_status_write_does_not_bring_back_a_resource_that_was_deleted_meanwhile() -> None:
+    cache, kind = Cache(OperatorSettings()), kinds.BY_NAME["Listener"]
+    cache.put(kind, cache_samples.listener())
+    server: Any = StatusServer(lambda: cache.remove(kind, LOBBY.namespace, LOBBY.name))
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    await status_writer(server, cache, queue, clock=lambda: 0.0).write(Plan(LOBBY, (), status(condition())))
+    assert LOBBY not in cache.records
+
+
 @pytest.mark.parametrize(
     ("stored", "generation", "writes"),
     [
