@@ -10,7 +10,7 @@ import aiohttp
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import health, persons, records, server, status, tokens, usage
+from usher_gateway.admin import journal, persons, records, run_state, server, states, status, tokens, usage
 from usher_gateway.admin.api import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
@@ -32,7 +32,7 @@ class Served:
     def __init__(self, bench: engines.Bench, data: Path) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
-        self.state = health.RunState()
+        self.state = run_state.RunState()
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
         watcher = ingest_samples.RecordingWatcher()
@@ -94,13 +94,13 @@ class Served:
 
     def status(self) -> status.GatewayStatus:
         tracker = mock.Mock()
-        changes: health.Changes[health.Key, health.State]
-        changes = health.Changes("c.1", complete=True, present={}, removed=[])
+        changes: journal.Changes[states.Key, states.State]
+        changes = journal.Changes("c.1", complete=True, present={}, removed=[])
         tracker.until_trial.return_value = 0
         tracker.merge_activity = mock.AsyncMock()
         tracker.since = mock.AsyncMock(return_value=changes)
-        tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
-        state = tracker.listener.return_value = health.ListenerState(
+        tracker.document.return_value = states.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
+        state = tracker.listener.return_value = states.ListenerState(
             receiving="Receiving",
             verified_since=None,
             verified_addresses=(),
@@ -117,8 +117,8 @@ class Served:
             retired_arrivals={},
         )
         tracker.listener_states = mock.AsyncMock(return_value={"agency/lobby": state})
-        tracker.destination.return_value = health.DestinationState(
-            health.DestinationHealth.Healthy, "Closed", error=None, status=None, unresolved=None
+        tracker.destination.return_value = states.DestinationState(
+            states.DestinationHealth.Healthy, "Closed", error=None, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
         clock = mock.Mock(now=self.bench.clock, jump=lambda: 0)

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import api, health, persons, records, server, status, tokens, usage
+from usher_gateway.admin import api, fault_log, health, persons, records, run_state, server, status, tokens, usage
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
@@ -98,7 +98,7 @@ class Gateway:
         key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
         self.clock = Clock(settings.time_scale)
-        self.state = health.RunState()
+        self.state = run_state.RunState()
         self.started = asyncio.Event()
         """Set when the public port is open."""
         self.port = settings.listen.port
@@ -387,6 +387,7 @@ class Gateway:
             "event loop lag": self._ingest_metrics.watch_loop(),
             "tenants": self.tenants.watch(),
             "health": self.health.run(),
+            "faults": fault_log.FaultLog(state=self.state, tracker=self.health).run(),
             "activity": self._save_activity_regularly(),
         }
         if self.certificates is not None:

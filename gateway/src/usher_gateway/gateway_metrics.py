@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 
 from usher_gateway import logs, metrics, model
-from usher_gateway.admin import health
+from usher_gateway.admin import run_state
 from usher_gateway.admin.tenants import ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source
 from usher_gateway.delivery import circuit, dispatcher
@@ -262,7 +262,7 @@ class DeliveryMetrics:
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
         expressions: ExpressionCounters,
-        state: health.RunState,
+        state: run_state.RunState,
     ) -> None:
         self._tracker = tracker
         self._dispatcher = dispatcher
@@ -398,7 +398,7 @@ class StoreMetrics:
 class ConfigurationMetrics:
     """Metrics of the configuration in force and of its source."""
 
-    def __init__(self, *, state: health.RunState, source: Source) -> None:
+    def __init__(self, *, state: run_state.RunState, source: Source) -> None:
         self._state = state
         self._source = source
 

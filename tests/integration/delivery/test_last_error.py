@@ -13,6 +13,7 @@ import structlog
 
 from support import gateway as gateways
 from support import waiting
+from usher_gateway.admin import fault_log
 from usher_gateway.simulator import receiver, receiving
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -91,13 +92,14 @@ async def test_failing_destination_is_logged_when_it_starts_and_when_it_ends(
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     with structlog.testing.capture_logs() as logs:
         async with gateways.running(tmp_path, manifests) as gateway:
+            faults = fault_log.FaultLog(state=gateway.gateway.state, tracker=gateway.gateway.health)
             await post(gateway, 1)
             await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Failing")
-            await gateway.gateway.health.log_faults()
+            await faults.write()
             peer.set_behaviour("/crm", receiving.Behaviour())
             await post(gateway, 2)
             await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Healthy")
-            await gateway.gateway.health.log_faults()
+            await faults.write()
     lines = [line for line in logs if line["event"].startswith("destination_fault")]
     assert [(line["event"], line["destination"]) for line in lines] == [
         ("destination_fault_started", "agency/crm"),

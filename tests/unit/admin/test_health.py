@@ -11,10 +11,10 @@ import structlog.testing
 from hypothesis import strategies
 
 from usher_gateway import documents, model
-from usher_gateway.admin import health
+from usher_gateway.admin import fault_log, health, journal, run_state, states
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 
-Journal = health.ChangeJournal[str, int]
+Journal = journal.ChangeJournal[str, int]
 
 
 def test_window_adds_up_the_minutes_of_a_listener() -> None:
@@ -103,9 +103,9 @@ TENANT = documents.TenantDocument("acme")
 
 def tracked(
     names: list[str], source: mock.Mock, counters: ArrivalCounters | None = None
-) -> tuple[health.HealthTracker, health.RunState]:
+) -> tuple[health.HealthTracker, run_state.RunState]:
     """Return a tracker of listeners in the namespace agency."""
-    state = health.RunState()
+    state = run_state.RunState()
     listeners = {f"agency/{name}": documents.ListenerDocument("agency", name, TENANT, ()) for name in names}
     state.apply(documents.Snapshot(listeners, {}), now=0)
     tracker = health.HealthTracker(
@@ -123,18 +123,19 @@ def tracked(
 
 async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
     counters = ArrivalCounters()
-    tracker, _ = tracked(["bar", "lobby"], mock.Mock(take_touched=dict), counters)
+    tracker, state = tracked(["bar", "lobby"], mock.Mock(take_touched=dict), counters)
+    faults = fault_log.FaultLog(state=state, tracker=tracker)
     lobby = model.ListenerName("agency", "acme", "lobby")
     with structlog.testing.capture_logs() as logs:
-        await tracker.log_faults()
+        await faults.write()
         for _ in range(health.REFUSING_FROM):
             counters.add_refused(model.RefusedReason.Unauthenticated, lobby, 0)
-        await tracker.log_faults()
-        await tracker.log_faults()
+        await faults.write()
+        await faults.write()
         counters.of(lobby).refused_in_a_row = 0
-        await tracker.log_faults()
-    faults = [(line["event"], line["listener"], line["fault"]) for line in logs if "fault" in line]
-    assert faults == [
+        await faults.write()
+    lines = [(line["event"], line["listener"], line["fault"]) for line in logs if "fault" in line]
+    assert lines == [
         ("listener_fault_started", "agency/lobby", "Refusing"),
         ("listener_fault_ended", "agency/lobby", "Refusing"),
     ]
@@ -143,16 +144,16 @@ async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
 async def test_faults_of_many_listeners_do_not_flood_the_log() -> None:
     names = [f"l{number}" for number in range(150)]
     counters = ArrivalCounters()
-    tracker, _ = tracked(names, mock.Mock(take_touched=dict), counters)
+    tracker, state = tracked(names, mock.Mock(take_touched=dict), counters)
     for name in names:
         counters.of(model.ListenerName("agency", "acme", name)).refused_in_a_row = 5
     with structlog.testing.capture_logs() as logs:
-        await tracker.log_faults()
+        await fault_log.FaultLog(state=state, tracker=tracker).write()
     assert len(logs) == 101
     assert (logs[-1]["event"], logs[-1]["count"]) == ("listener_faults_not_logged", 50)
 
 
-SOUND = health.ListenerState(
+SOUND = states.ListenerState(
     receiving="Receiving",
     verified_since="2026-11-25T12:00:00Z",
     verified_addresses=("one",),
@@ -187,7 +188,7 @@ SOUND = health.ListenerState(
 )
 def test_faults_of_a_listener(change: dict[str, Any], fault: list[str]) -> None:
     document = documents.ListenerDocument("agency", "lobby", TENANT, (documents.Address("hooks.example.com", "/v1/x"),))
-    assert health.faults_of(msgspec.structs.replace(SOUND, **change), document) == fault
+    assert states.faults_of(msgspec.structs.replace(SOUND, **change), document) == fault
 
 
 def test_listener_without_its_secret_has_a_fault_before_anything_arrives() -> None:
@@ -198,7 +199,7 @@ def test_listener_without_its_secret_has_a_fault_before_anything_arrives() -> No
     )
     state.apply(documents.Snapshot({lobby.key: lobby}, {}), now=0)
     listener = tracker.listener(lobby.key, lobby)
-    assert (listener.missing, health.faults_of(listener, lobby)) == (missing, ["AuthenticationUnresolved"])
+    assert (listener.missing, states.faults_of(listener, lobby)) == (missing, ["AuthenticationUnresolved"])
 
 
 async def test_callers_that_ask_during_the_first_sweep_get_every_listener() -> None:

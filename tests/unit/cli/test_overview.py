@@ -5,8 +5,8 @@ from unittest import mock
 import pytest
 
 from support.command_line import COMMANDS
-from usher_gateway.admin.health import DestinationHealth
-from usher_gateway.cli import admin_client, overview
+from usher_gateway.admin.states import DestinationHealth
+from usher_gateway.cli import admin_client, destinations, listeners, overview, tenants
 
 
 @pytest.mark.parametrize(
@@ -24,16 +24,19 @@ def test_empty_listing_repeats_what_was_asked(asked: list[str], said: str) -> No
 def test_listener_in_trouble_says_why() -> None:
     row = {
         "state": "Paused",
-        "faults": ["Refusing", "DeliveriesHeld", "ExpressionTooSlow", "Silent"],
+        "faults": ["Refusing", "Quarantining", "DeliveriesHeld", "ExpressionTooSlow", "Silent"],
         "refusedReason": "Unauthenticated",
         "refusedSince": "2026-11-29T12:00:00.000Z",
         "missing": None,
+        "quarantinedShare": 0.33,
+        "quarantinedReason": "NotJSON",
         "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
     }
-    troubles = dict(overview.LISTENER_COLUMNS)["TROUBLES"]
+    troubles = dict(listeners.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
-        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), DeliveriesHeld (crm: SecretNotFound (Secret token)), "
+        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), Quarantining (33%, last NotJSON), "
+        "DeliveriesHeld (crm: SecretNotFound (Secret token)), "
         "ExpressionTooSlow (mail), Silent"
     )
 
@@ -63,11 +66,11 @@ def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:
     listed = {
         health
         for health in DestinationHealth
-        if overview.is_destination_failing({"health": health, "dead": 0, "held": {}})
+        if destinations.is_destination_failing({"health": health, "dead": 0, "held": {}})
     }
     assert named == listed
     for waiting in ({"dead": 1, "held": {}}, {"dead": 0, "held": {"FormatError": 1}}):
-        assert overview.is_destination_failing({"health": "Healthy", **waiting})
+        assert destinations.is_destination_failing({"health": "Healthy", **waiting})
 
 
 def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
@@ -79,12 +82,12 @@ def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
         "held": {},
         "state": "Active",
     }
-    assert overview.is_tenant_failing(row)
-    assert overview._tenant_troubles(row) == "other company's visits"
+    assert tenants.is_tenant_failing(row)
+    assert tenants._tenant_troubles(row) == "other company's visits"
 
 
 @pytest.mark.parametrize(
     ("faults", "is_failing"), [(["Unverified"], False), (["Silent", "Unverified"], True), ([], False)]
 )
 def test_listener_that_waits_for_its_first_visit_is_not_failing(faults: list[str], *, is_failing: bool) -> None:
-    assert overview.is_listener_failing({"faults": faults}) is is_failing
+    assert listeners.is_listener_failing({"faults": faults}) is is_failing

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, destinations, documents, model, timing
-from usher_gateway.admin import api, health, usage
+from usher_gateway.admin import api, health, run_state, states, usage
 from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
@@ -22,7 +22,7 @@ _DAY = 86_400 * model.MICROSECONDS
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 """If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
 
-_State = TypeVar("_State", bound=health.State)
+_State = TypeVar("_State", bound=states.State)
 
 JsonObject = Mapping[str, object]
 """Plain values, ready for JSON: no secrets, no personal data."""
@@ -34,7 +34,7 @@ class GatewayStatus:
     def __init__(
         self,
         *,
-        state: health.RunState,
+        state: run_state.RunState,
         tracker: health.HealthTracker,
         source: Source,
         registry: ListenerRegistry,
@@ -106,8 +106,8 @@ class GatewayStatus:
         """Answer ``GET /api/config``: the whole state, or what changed ``since`` the cursor of an earlier answer."""
         status = self._source.status()
         changes = await self._tracker.since(request.query.get("since"))
-        listeners = health.states_of_type(changes, health.ListenerState)
-        destinations = health.states_of_type(changes, health.DestinationState)
+        listeners = health.states_of_type(changes, states.ListenerState)
+        destinations = health.states_of_type(changes, states.DestinationState)
         return api.json_response(
             {
                 "cursor": changes.cursor,
@@ -127,7 +127,7 @@ class GatewayStatus:
             }
         )
 
-    def _applied_destination(self, key: str, state: health.DestinationState) -> JsonObject:
+    def _applied_destination(self, key: str, state: states.DestinationState) -> JsonObject:
         return {"applied": self._applied_hash("Destination", key), **_fields(state)}
 
     async def listeners(self, request: web.Request) -> web.StreamResponse:
@@ -143,7 +143,7 @@ class GatewayStatus:
             state = self._tracker.listener(key, document)
             return {
                 **listener_row(live),
-                "faults": health.faults_of(state, document),
+                "faults": states.faults_of(state, document),
                 **self._listener_health(key, state),
                 "today": usage.total_of(rows_by_listener.get(live.name, [])),
             }
@@ -155,19 +155,20 @@ class GatewayStatus:
         ]
         return api.json_response({"rows": await api.encode_each(row(*each) for each in shown)})
 
-    def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
+    def _listener_health(self, key: str, state: states.ListenerState) -> JsonObject:
         live = self._registry.listeners.get(key)
         return {
             "applied": self._applied_hash("Listener", key),
             "lastArrival": _time(live.counters.last_accepted) if live else None,
             "refusedSince": self._refused_since(live, state),
+            "quarantinedReason": _quarantined_reason(live),
             "companyMismatches": live.counters.company_mismatches if live else 0,
             "otherCompany": (live.counters.other_company or None) if live else None,
             "companyID": (live.document.tenant.company_id or None) if live else None,
             **_fields(state),
         }
 
-    def _refused_since(self, live: LiveListener | None, state: health.ListenerState) -> str | None:
+    def _refused_since(self, live: LiveListener | None, state: states.ListenerState) -> str | None:
         """Return when a listener began to refuse every arrival; None if it does not."""
         if live is None or not state.refusing:
             return None
@@ -202,13 +203,13 @@ class GatewayStatus:
     async def _faults_by_tenant(self, where: Filter) -> dict[TenantKey, dict[str, int]]:
         """Return the faults of each tenant's listeners, with the number of listeners that have each."""
         faults: dict[TenantKey, dict[str, int]] = {}
-        states = await self._tracker.listener_states()
+        health = await self._tracker.listener_states()
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
             tenant = (document.namespace, document.tenant.name)
-            if key in states and _is_selected(where, *tenant):
+            if key in health and _is_selected(where, *tenant):
                 counts = faults.setdefault(tenant, {})
-                for fault in health.faults_of(states[key], document):
+                for fault in states.faults_of(health[key], document):
                     counts[fault] = counts.get(fault, 0) + 1
                 await turns.give_way()
         return faults
@@ -365,7 +366,7 @@ async def _encode_states(
     return dict(zip(states, encoded, strict=True))
 
 
-def _fields(state: health.State) -> dict[str, object]:
+def _fields(state: states.State) -> dict[str, object]:
     fields: dict[str, object] = msgspec.to_builtins(state)
     return fields
 
@@ -397,3 +398,9 @@ def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonO
 
 def _time(instant: int) -> str | None:
     return model.format_time(instant) if instant else None
+
+
+def _quarantined_reason(live: LiveListener | None) -> str | None:
+    """Return why the last quarantined arrival was; None if none was since the start."""
+    reason = live.counters.quarantined_reason if live else None
+    return reason.name if reason is not None else None

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, model
-from usher_gateway.admin import health
+from usher_gateway.admin import health, run_state
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
 from usher_gateway.store.base import Filter
@@ -94,7 +94,7 @@ class TenantTracker:
     def __init__(
         self,
         *,
-        state: health.RunState,
+        state: run_state.RunState,
         arrivals: ArrivalCounters,
         is_failing: Callable[[str], bool],
         store: Store,

@@ -21,7 +21,7 @@ from usher_gateway.admin.listings import (
     Row,
     counted,
 )
-from usher_gateway.cli import overview, tables
+from usher_gateway.cli import destinations, overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -140,11 +140,11 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
 
 def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, object]) -> None:
     """Name on standard error those destinations of selected deliveries that fail now, and what that means for them."""
-    destinations = {row["destination"] for row in _newest(client, selection)}
-    for row in client.get("/api/destinations")["rows"] if destinations else []:
-        if overview.path_of(row) in destinations and overview.is_not_taking(row):
+    selected = {row["destination"] for row in _newest(client, selection)}
+    for row in client.get("/api/destinations")["rows"] if selected else []:
+        if overview.path_of(row) in selected and destinations.is_not_taking(row):
             health = row.get("health") or row["state"]
-            what = ", ".join(filter(None, (health, overview.last_error(row))))
+            what = ", ".join(filter(None, (health, destinations.last_error(row))))
             effect = "they may die again" if health == "Failing" else "they wait until it takes some"
             typer.echo(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
 

@@ -76,10 +76,10 @@ def find(
     shell and no list of processes. It needs the operate token. The audit log records that somebody looked for a person,
     not for whom. Exit code 1: nothing was found.
     """
-    client = AdminClient(admin, data, operate=True)
     if identifier is not None and not _ID.fullmatch(identifier):
         hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
+    client = AdminClient(admin, data, operate=True)
     value = identifier or _read_value()
     if _ID.fullmatch(value):
         rows = _rows_of_id(client, value)

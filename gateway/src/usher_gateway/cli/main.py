@@ -13,13 +13,15 @@ from usher_gateway.cli import (
     check,
     copy,
     database,
+    destinations,
     find,
+    listeners,
     listings,
     new,
-    overview,
     receive,
     run,
     simulate,
+    tenants,
     top,
     url,
     usage,
@@ -44,7 +46,23 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (run, database, check, url, simulate, receive, usage, top, overview, listings, find, new, copy):
+    for module in (
+        run,
+        database,
+        check,
+        url,
+        simulate,
+        receive,
+        usage,
+        top,
+        tenants,
+        listeners,
+        destinations,
+        listings,
+        find,
+        new,
+        copy,
+    ):
         module.register(app)
     _set_help(app)
     return app

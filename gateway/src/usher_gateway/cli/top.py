@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import overview, tables
+from usher_gateway.cli import destinations, listeners, overview, tables, tenants
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -83,7 +83,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     silent: int
     """Listeners."""
     urgency: int
-    """`overview.urgency`."""
+    """`tenants.urgency`."""
     is_failing: bool
 
 
@@ -106,13 +106,13 @@ def _line(row: listings.Row, now: float, visits_before: int | None, minutes: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
-        why=", ".join(overview.tenant_troubles(row).values()),
+        why=", ".join(tenants.tenant_troubles(row).values()),
         waiting=row["backlog"],
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],
-        urgency=overview.urgency(row),
-        is_failing=overview.is_tenant_failing(row),
+        urgency=tenants.urgency(row),
+        is_failing=tenants.is_tenant_failing(row),
     )
 
 
@@ -305,8 +305,8 @@ class _Reader:
         (row,) = [row for row in self._answers[-1]["rows"] if overview.path_of(row) == name] or [None]
         lines = ["", *([_state_of(row)] if row is not None else [])]
         for path, columns in (
-            ("/api/listeners", overview.LISTENER_COLUMNS),
-            ("/api/destinations", overview.DESTINATION_COLUMNS),
+            ("/api/listeners", listeners.LISTENER_COLUMNS),
+            ("/api/destinations", destinations.DESTINATION_COLUMNS),
         ):
             rows = self._client.get(path, tenant=name)["rows"]
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
@@ -318,7 +318,7 @@ class _Reader:
 def _state_of(row: listings.Row) -> str:
     """Return the state of a tenant in one line."""
     quota = "" if row["quotaUsed"] is None else f", {row['quotaUsed']:.0%} of the quota"
-    troubles = ", ".join(overview.tenant_troubles(row).values()) or "no troubles"
+    troubles = ", ".join(tenants.tenant_troubles(row).values()) or "no troubles"
     last = f"last arrival {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else "no arrival yet"
     return f"{row['today']['visits']} visits today{quota}, {last}: {troubles}"
 

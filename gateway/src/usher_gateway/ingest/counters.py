@@ -48,6 +48,7 @@ class ListenerCounters:
         "name",
         "other_company",
         "probed",
+        "quarantined_reason",
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
@@ -68,7 +69,6 @@ class ListenerCounters:
         """The other company that the last accepted mismatch named."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
-        """Time of the last one in microseconds; 0: none since the start."""
         self.last_accepted = 0
         """Time of the last accepted arrival in microseconds; 0: none."""
         self.first_visits: dict[str, int] = {}
@@ -78,11 +78,13 @@ class ListenerCounters:
         self.is_unsaved = False
         """True if `ArrivalCounters.take_activity` will return this listener."""
         self.refused_in_a_row = 0
-        self.refused_since = 0
-        """The first refusal after the last accepted arrival, by the clock that never goes back (microseconds)."""
         """Refusals since the last accepted arrival."""
+        self.refused_since = 0
+        """The first of them, by the clock that never goes back (microseconds)."""
         self.refused_reason: model.RefusedReason | None = None
         """Of the last refusal."""
+        self.quarantined_reason: model.QuarantineReason | None = None
+        """Of the last quarantined arrival."""
         self.unlogged_refusals: dict[str, int] = {}
         """Reason -> refusals since the last line of the log about them."""
         self.refusals_logged_at: int | None = None
@@ -263,6 +265,7 @@ class ArrivalCounters:
             self.skipped[key] = self.skipped.get(key, 0) + 1
         if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
             counters.recent_quarantined += 1
+            counters.quarantined_reason = arrival.quarantine
             self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
 
 

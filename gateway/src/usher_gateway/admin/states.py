@@ -1,0 +1,127 @@
+"""The states of documents, listeners and destinations as callers read them, and the faults that these have."""
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from usher_gateway import config_secret, documents
+
+
+class ListenerFault(enum.StrEnum):
+    """A fault of a listener that a person may have to correct. Most are also reasons of conditions."""
+
+    Refusing = "Refusing"
+    AuthenticationUnresolved = "AuthenticationUnresolved"
+    """The Secret with the credentials never existed, so every arrival is refused."""
+    Quarantining = "Quarantining"
+    TimesUntrusted = "TimesUntrusted"
+    CompanyMismatch = "CompanyMismatch"
+    ExpressionTooSlow = "ExpressionTooSlow"
+    DeliveriesHeld = "DeliveriesHeld"
+    RetiredAddressUsed = "RetiredAddressUsed"
+    Silent = "Silent"
+    Unverified = "Unverified"
+    """No visit has arrived yet at one of its present addresses."""
+
+
+class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
+    """The health of a listener."""
+
+    receiving: Literal["Receiving", "NoVisitYet", "Silent"]
+    """``Silent``: nothing was accepted for longer than the listener's ``silence.afterSeconds``, and the listener has
+    been in force for that long."""
+    verified_since: str | None
+    """When the first visit at one of the present addresses was accepted (RFC 3339)."""
+    verified_addresses: tuple[str, ...]
+    """``Address.id`` of each present address at which a visit was accepted."""
+    probed_addresses: tuple[str, ...]
+    """``Address.id`` of each present address that was probed since the gateway started."""
+    refusing: bool
+    """The last arrivals were refused, and none was accepted between them."""
+    refused_reason: str | None
+    """Why the last one was, while ``refusing``."""
+    missing: str | None
+    """Which Secret with the credentials must have what; None: nothing is missing."""
+    quarantined_share: float
+    """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
+    quarantining: bool
+    company_mismatch: bool
+    """An arrival of another company was accepted in the last 15 minutes."""
+    times_untrusted: bool
+    """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
+    trusted: without an offset or far in the future. A body without a time does not count."""
+    held_deliveries: tuple[dict[str, str], ...]
+    """``HeldRoute`` of the deliveries that were held at the last review, at most half a minute ago."""
+    degraded_routes: tuple[dict[str, str], ...]
+    """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
+    retired_arrivals: dict[str, str]
+    """``Address.id`` of each retired address that was used -> the end of the hour of its last arrival (RFC 3339), so
+    that the state changes at most once an hour."""
+
+
+def faults_of(state: ListenerState, document: documents.ListenerDocument) -> list[ListenerFault]:
+    """Return the faults of a listener, the most urgent first."""
+    faults = {
+        ListenerFault.Refusing: state.refusing,
+        ListenerFault.AuthenticationUnresolved: document.authentication.type == "Unresolved",
+        ListenerFault.Quarantining: state.quarantining,
+        ListenerFault.TimesUntrusted: state.times_untrusted,
+        ListenerFault.CompanyMismatch: state.company_mismatch,
+        ListenerFault.ExpressionTooSlow: bool(state.degraded_routes),
+        ListenerFault.DeliveriesHeld: bool(state.held_deliveries),
+        ListenerFault.RetiredAddressUsed: bool(state.retired_arrivals),
+        ListenerFault.Silent: state.receiving == "Silent" and bool(state.verified_addresses),
+        ListenerFault.Unverified: len(state.verified_addresses) < len(document.live_addresses),
+    }
+    return [fault for fault, is_there in faults.items() if is_there]
+
+
+class DestinationHealth(enum.StrEnum):
+    """The health of a destination in one word, the worst first. The condition Healthy has it as its reason."""
+
+    Gone = "Gone"
+    """It answered 410."""
+    AddressForbidden = "AddressForbidden"
+    SecretNotFound = "SecretNotFound"
+    """A Secret or a value of it is missing."""
+    TokenFailed = "TokenFailed"
+    """Its token endpoint issues no token."""
+    CircuitOpen = "CircuitOpen"
+    Failing = "Failing"
+    """Its last attempts failed, too few for the circuit (``delivery.activity.is_failing``)."""
+    NotTried = "NotTried"
+    """Nothing was sent to its present URL yet."""
+    Healthy = "Healthy"
+
+
+NOT_FAILING = frozenset((DestinationHealth.NotTried, DestinationHealth.Healthy))
+
+
+class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
+    """The health of a destination."""
+
+    health: DestinationHealth
+    circuit: str
+    error: str | None
+    """The code of its last error while it is failing."""
+    status: int | None
+    """The HTTP status of that answer; None: there was none."""
+    unresolved: str | None
+    """Which Secret must have what; None: nothing is missing."""
+
+
+class DocumentState(msgspec.Struct, frozen=True):
+    """The state of one document: ``hash`` is that of the one in force, ``rejected`` says why a newer one is not."""
+
+    kind: config_secret.Kind
+    key: str
+    hash: str | None
+    """None: no version of the document is in force."""
+    rejected: str | None
+    vanished: bool
+
+
+State = DocumentState | ListenerState | DestinationState
+Key = tuple[str, config_secret.Kind, str]
+"""``document`` or ``observed``, kind, ``namespace/name``."""

@@ -1,0 +1,216 @@
+"""``usher destinations``: the destinations that a gateway sends to, and a sample for one."""
+
+import datetime
+import pathlib
+from typing import Annotated
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import overview, tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    LIST_IS_IMPLIED,
+    WRONG,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    DocumentOutput,
+    Limit,
+    ListingGroup,
+    Namespace,
+    OutputOption,
+    Tenant,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    text = "Look at destinations; send a marked sample to one."
+    destinations = typer.Typer(cls=ListingGroup, help=text, epilog=LIST_IS_IMPLIED)
+    example = "Example:  usher destinations list --failing   or   usher destinations -o json"
+    destinations.command("list", epilog=example)(list_destinations)
+    destinations.command(
+        "test",
+        epilog="Example:  usher destinations test agency/crm   or   usher destinations test agency/crm --body my.json",
+    )(send_sample)
+    app.add_typer(destinations, name="destinations")
+
+
+def is_destination_failing(row: listings.Row) -> bool:
+    """Return whether a destination does not take deliveries as it should."""
+    return is_not_taking(row) or bool(row["dead"] or row["held"])
+
+
+def is_not_taking(row: listings.Row) -> bool:
+    """Return whether attempts at a destination fail or cannot be made, also because it is not in force."""
+    return row.get("health") not in _NOT_FAILING
+
+
+_NOT_FAILING = ("Healthy", "NotTried")
+
+
+def last_error(row: listings.Row) -> str:
+    """Return what keeps a destination from taking deliveries: a missing Secret, or the last error and how often."""
+    if row.get("unresolved"):
+        return str(row["unresolved"])
+    last = row.get("lastError")
+    if not last:
+        return ""
+    status = f" {last['status']}" if last["status"] else ""
+    since = listings.short_time_cell("since")(last)
+    times = f", {last['failures']} times since {since}" if last["failures"] > 1 else ""
+    recovered = ", recovered" if last["recoveredAt"] else ""
+    return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
+
+
+def _short_error(row: listings.Row) -> str:
+    """Return what keeps a destination from taking deliveries, in few characters."""
+    last = row.get("lastError")
+    if row.get("unresolved") or not last:
+        return str(row.get("unresolved") or "")
+    recovered = " (recovered)" if last["recoveredAt"] else ""
+    return f"{last['error']}{' ' + str(last['status']) if last['status'] else ''}{recovered}"
+
+
+def _failing_for(row: listings.Row) -> str:
+    """Return how long a destination has failed."""
+    last = row.get("lastError")
+    if not last or last["recoveredAt"]:
+        return ""
+    since = datetime.datetime.fromisoformat(last["since"])
+    return tables.duration((datetime.datetime.now(datetime.UTC) - since).total_seconds())
+
+
+def _deliveries_cell(row: listings.Row) -> str:
+    counts = {"wait": row["backlog"], "held": sum(row["held"].values()), "dead": row["dead"]}
+    return ", ".join([f"{count} {state}" for state, count in counts.items() if count])
+
+
+def _of_last_error(name: str) -> listings.Column:
+    cell = listings.text_cell(name)
+    return f"lastError{name[:1].upper()}{name[1:]}", lambda row: cell(row.get("lastError") or {})
+
+
+def _health(row: listings.Row) -> str:
+    """Return the health of a destination, or the state of one that is not active."""
+    return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
+
+
+DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
+    ("DESTINATION", overview.path_of),
+    ("HEALTH", _health),
+    ("FOR", _failing_for),
+    ("LAST ERROR", _short_error),
+    ("NEXT TRY", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
+    ("DELIVERIES", _deliveries_cell),
+    ("HELD BECAUSE", lambda row: ", ".join(sorted(row["held"]))),
+    ("HOST", listings.text_cell("host")),
+    ("TENANTS", lambda row: ", ".join(row["tenants"])),
+)
+
+_DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    *listings.fields("namespace", "name", "state", "health", "circuit"),
+    *[_of_last_error(name) for name in ("error", "status", "failures", "since", "at", "recoveredAt")],
+    *listings.fields("unresolved", "hint", "backlog", "nextDueAt"),
+    ("held", overview.held_reasons),
+    *listings.fields("dead", "host"),
+    ("tenants", lambda row: ", ".join(row["tenants"])),
+)
+
+_DESTINATIONS = overview.Overview(
+    path="/api/destinations",
+    noun="destination",
+    columns=DESTINATION_COLUMNS,
+    csv_columns=_DESTINATION_CSV_COLUMNS,
+    states={"failing": is_destination_failing},
+)
+
+
+def list_destinations(
+    *,
+    context: typer.Context,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    failing: overview.Failing = False,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the destinations with their health, last errors, waiting, held and dead deliveries.
+
+    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or held or
+    dead deliveries.
+    """
+    rows = AdminClient(admin, data).get(_DESTINATIONS.path, namespace=namespace, tenant=tenant)["rows"]
+    overview.print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)
+
+
+_Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
+_Listener = Annotated[str | None, typer.Option(help="Use a route of this listener.")]
+_Route = Annotated[str | None, typer.Option(help="Use the route with this name.")]
+_Body = Annotated[
+    pathlib.Path | None, typer.Option(help="Send this body instead of the sample.", exists=True, dir_okay=False)
+]
+
+
+def send_sample(
+    name: _Name,
+    *,
+    listener: _Listener = None,
+    route: _Route = None,
+    body: _Body = None,
+    output: DocumentOutput = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Send a sample visit to a destination, and show the request and the answer; exit 1 if it is not delivered.
+
+    It takes the way of a visit: transform, format and signature of a route, by default the first one that leads there.
+    The header `usher-test: true` marks it. Nothing is stored or counted. Values that may be credentials are not shown.
+    """
+    question: dict[str, object] = {"destination": name}
+    question |= {key: value for key, value in (("listener", listener), ("route", route)) if value is not None}
+    if body is not None:
+        question["body"] = body.read_text("utf-8", errors="replace")
+    answer = AdminClient(admin, data, operate=True).post("/api/destinations/test", question)
+    if output == "json":
+        tables.print_json(answer)
+    else:
+        _print_sample(answer)
+    raise typer.Exit(0 if answer["outcome"] == "Delivered" else WRONG)
+
+
+def _print_sample(answer: listings.Row) -> None:
+    request = answer["request"]
+    typer.echo(f"{request['method']} {request['url']}")
+    for header, value in request["headers"]:
+        typer.echo(f"{header}: {value}")
+    typer.echo(f"\n{request['body'].rstrip()}\n")
+    if answer["route"] is None:
+        typer.echo("No route leads to this destination yet, so no transform of a route was tried.")
+    missing = "no access token" if answer["error"].startswith("Token") else "no answer"
+    status = f"status {answer['status']}" if answer["status"] else missing
+    typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    if answer["hint"]:
+        typer.echo(f"Hint: {answer['hint']}.")
+    if answer["rule"]:
+        failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"
+        typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")
+    if answer["answer"]:
+        typer.echo(answer["answer"].rstrip())
+
+
+_OUTCOMES = {
+    "Delivered": "a visit would be delivered",
+    "Retry": "a visit would be tried again",
+    "Dead": "a visit would be dead at once",
+}
+
+
+def _because(error: str) -> str:
+    return f" ({error})" if error else ""

@@ -1,0 +1,153 @@
+"""``usher listeners``: the listeners that a gateway runs, and their faults."""
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import overview
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    Limit,
+    ListingCommand,
+    Namespace,
+    OutputOption,
+    Tenant,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    example = "Example:  usher listeners --tenant acme   or   usher listeners --silent -o json"
+    app.command("listeners", cls=ListingCommand, epilog=example)(list_listeners)
+
+
+def is_listener_failing(row: listings.Row) -> bool:
+    """Return whether a listener has a fault, apart from waiting for its first visit."""
+    return bool(set(row["faults"]) - {"Unverified"})
+
+
+def _fault_detail(fault: str, row: listings.Row) -> str:
+    """Return more about a fault of a listener."""
+    match fault:
+        case "Refusing" if not row["missing"]:
+            return f"{row['refusedReason']} since {listings.short_time_cell('refusedSince')(row)}"
+        case "AuthenticationUnresolved":
+            return row["missing"] or ""
+        case "Quarantining":
+            reason = f", last {row['quarantinedReason']}" if row["quarantinedReason"] else ""
+            return f"{row['quarantinedShare']:.0%}{reason}"
+        case "CompanyMismatch":
+            return f"{row['otherCompany']} instead of {row['companyID']}" if row["otherCompany"] else ""
+        case "ExpressionTooSlow":
+            return ", ".join([degraded["route"] for degraded in row["degradedRoutes"]])
+        case "DeliveriesHeld":
+            return _held_routes(row)
+        case "Unverified":
+            return "no visit yet" if row["probedAddresses"] or row["lastArrival"] else "not probed yet"
+    return ""
+
+
+def _faults(row: listings.Row) -> list[str]:
+    details = [(fault, _fault_detail(fault, row)) for fault in row["faults"]]
+    return [f"{fault} ({detail})" if detail else fault for fault, detail in details]
+
+
+_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+
+
+def _held_routes(row: listings.Row) -> str:
+    """Return the routes that hold deliveries, each with the reason."""
+    return ", ".join([_held_route(held) for held in row["heldDeliveries"]])
+
+
+def _held_route(held: listings.Row) -> str:
+    missing = f" ({held['missing']})" if held["missing"] else ""
+    return f"{held['route']}: {held['reason']}{missing}"
+
+
+def _listener_troubles(row: listings.Row) -> str:
+    """Return what needs a person, the worst first."""
+    state = [] if row["state"] == "Active" else [str(row["state"])]
+    return ", ".join([*state, *_faults(row)])
+
+
+def _routes_cell(row: listings.Row) -> str:
+    return ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])
+
+
+def _addresses_cell(row: listings.Row) -> str:
+    return ", ".join(row["addresses"])
+
+
+LISTENER_COLUMNS: tuple[listings.Column, ...] = (
+    ("LISTENER", overview.path_of),
+    ("VISITS", overview.today_cell("visits")),
+    ("TROUBLES", _listener_troubles),
+    ("LAST ARRIVAL", overview.minute_cell("lastArrival")),
+    ("QUARANTINED", overview.today_cell("quarantined")),
+    ("TENANT", listings.text_cell("tenant")),
+    ("ROUTES", _routes_cell),
+    ("ADDRESSES", _addresses_cell),
+)
+
+_LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    *listings.fields("namespace", "tenant", "name", "state"),
+    *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in _COUNTS],
+    *listings.fields("lastArrival", "receiving"),
+    ("faults", lambda row: ", ".join(row["faults"])),
+    *listings.fields(
+        "refusedReason", "refusedSince", "missing", "quarantinedShare", "quarantinedReason", "companyMismatches"
+    ),
+    ("heldDeliveries", _held_routes),
+    ("routes", _routes_cell),
+    ("addresses", _addresses_cell),
+)
+
+_LISTENERS = overview.Overview(
+    path="/api/listeners",
+    noun="listener",
+    columns=LISTENER_COLUMNS,
+    csv_columns=_LISTENER_CSV_COLUMNS,
+    states={
+        "failing": is_listener_failing,
+        "silent": lambda row: row["receiving"] == "Silent",
+        "unused": lambda row: row["lastArrival"] is None,
+    },
+)
+
+
+def list_listeners(
+    *,
+    context: typer.Context,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    failing: overview.Failing = False,
+    silent: overview.Silent = False,
+    unused: overview.Unused = False,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the listeners that the gateway runs, with their faults and their counts of today (UTC).
+
+    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
+    or get visits of another company, with times that are not trusted, or at a retired URL. A listener that waits for
+    its first visit (Unverified) is not one of them. URLs are credentials, so the list shortens them; `usher url` prints
+    whole ones.
+    """
+    rows = AdminClient(admin, data).get(_LISTENERS.path, namespace=namespace, tenant=tenant)["rows"]
+    overview.print_page(
+        context,
+        _LISTENERS,
+        rows,
+        {"failing": failing, "silent": silent, "unused": unused},
+        limit=limit,
+        cursor=cursor,
+        output=output,
+    )

@@ -1,0 +1,195 @@
+"""``usher tenants``: the tenants that a gateway serves, what they need, and how long their data is kept."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import overview, tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    LIST_IS_IMPLIED,
+    USAGE,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    Limit,
+    ListingGroup,
+    Namespace,
+    OutputOption,
+    Tenant,
+    fail,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    example = "Example:  usher tenants list --failing   or   usher tenants -o csv > tenants.csv"
+    tenants = typer.Typer(cls=ListingGroup, help="Look at tenants.", epilog=LIST_IS_IMPLIED)
+    tenants.command("list", epilog=example)(list_tenants)
+    tenants.command("show", epilog="Example:  usher tenants show agency/acme")(show_tenant)
+    app.add_typer(tenants, name="tenants")
+
+
+_QUOTA_NEAR = 0.9
+"""From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
+
+_LISTENER_TROUBLES = {
+    "Refusing": "refuses all",
+    "AuthenticationUnresolved": "lacks a Secret",
+    "CompanyMismatch": "other company's visits",
+    "Quarantining": "quarantines",
+    "ExpressionTooSlow": "slow expression",
+    "TimesUntrusted": "untrusted times",
+    "RetiredAddressUsed": "retired URL used",
+    "Silent": "silent",
+}
+"""Fault of a listener -> how the troubles of its tenant name it."""
+
+_URGENT_FIRST = (
+    *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
+    *("ExpressionTooSlow", "TimesUntrusted", "quota", "RetiredAddressUsed", "Silent"),
+)
+_NOT_URGENT = {"RetiredAddressUsed", "Silent"}
+"""Troubles that do not make a tenant failing: a hotel may be closed."""
+
+
+def tenant_troubles(row: listings.Row) -> dict[str, str]:
+    """Return what needs a person, the most urgent first: the kind of trouble and its words."""
+    words = {
+        fault: f"{_LISTENER_TROUBLES[fault]} ({count})" if count > 1 else _LISTENER_TROUBLES[fault]
+        for fault, count in row["faults"].items()
+        if fault in _LISTENER_TROUBLES
+    }
+    if row["failingDestinations"]:
+        names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
+        words["destinations"] = f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
+    if row["held"]:
+        words["held"] = f"{sum(row['held'].values())} held ({' and '.join(sorted(row['held']))})"
+    if row["dead"]:
+        words["dead"] = f"{row['dead']} dead"
+    if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
+        words["quota"] = f"quota {row['quotaUsed']:.0%}"
+    return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
+
+
+def is_tenant_failing(row: listings.Row) -> bool:
+    """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
+    return bool(tenant_troubles(row).keys() - _NOT_URGENT)
+
+
+def urgency(row: listings.Row) -> int:
+    """Return the rank of a tenant's most urgent trouble; 0 is the most urgent."""
+    return next((_URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(_URGENT_FIRST))
+
+
+def _unless_zero(name: str) -> Callable[[listings.Row], str]:
+    return lambda row: str(row[name] or "")
+
+
+def _tenant_troubles(row: listings.Row) -> str:
+    state = [] if row["state"] == "Active" else [row["state"]]
+    return ", ".join([*state, *tenant_troubles(row).values()])
+
+
+_TENANT_COLUMNS: tuple[listings.Column, ...] = (
+    ("TENANT", overview.path_of),
+    ("VISITS", overview.today_cell("visits")),
+    ("WAIT", _unless_zero("backlog")),
+    ("TROUBLES", _tenant_troubles),
+    ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
+    ("LAST ARRIVAL", overview.minute_cell("lastArrival")),
+    ("LISTENERS", listings.text_cell("listeners")),
+)
+
+_TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    *listings.fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners"),
+    *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in ("visits", "quarantined", "refused")],
+    *listings.fields("lastArrival", "backlog", "oldestInBacklog"),
+    ("held", overview.held_reasons),
+    *listings.fields("dead", "quotaUsed"),
+    ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
+    *listings.fields("timeZone"),
+    ("troubles", _tenant_troubles),
+    ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
+    ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
+)
+
+_TENANTS = overview.Overview(
+    path="/api/tenants",
+    noun="tenant",
+    columns=_TENANT_COLUMNS,
+    csv_columns=_TENANT_CSV_COLUMNS,
+    states={
+        "failing": is_tenant_failing,
+        "silent": lambda row: bool(row["silentListeners"]),
+        "unused": lambda row: row["lastArrival"] is None,
+    },
+    urgency=urgency,
+)
+
+
+def list_tenants(
+    *,
+    context: typer.Context,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    failing: overview.Failing = False,
+    silent: overview.Silent = False,
+    unused: overview.Unused = False,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the tenants with their troubles, visits of today (UTC) and waiting deliveries.
+
+    --failing lists those with listeners that refuse or quarantine arrivals, lack a Secret, get another company's visits
+    or times that are not trusted, with failing destinations, held or dead deliveries, or over 90 % of their quota; the
+    most urgent first.
+    """
+    rows = AdminClient(admin, data).get(_TENANTS.path, namespace=namespace, tenant=tenant)["rows"]
+    overview.print_page(
+        context,
+        _TENANTS,
+        rows,
+        {"failing": failing, "silent": silent, "unused": unused},
+        limit=limit,
+        cursor=cursor,
+        output=output,
+    )
+
+
+_TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
+
+_SHORTEST_KEPT_DAYS = 8
+"""How long an arrival is kept at least: docs/security.md, Personal data."""
+
+
+def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """Show one tenant: its troubles, its quota, how long its data is kept, and how far back commands reach."""
+    rows = AdminClient(admin, data).get(_TENANTS.path, tenant=name)["rows"]
+    if len(rows) != 1:
+        fail(f"there are {len(rows)} tenants `{name}`", "name one as NAMESPACE/NAME", USAGE)
+    (row,) = rows
+    if output != "text":
+        tables.print_rows([row], [(field, tables.machine_cell(field)) for field in row], output, "")
+        return
+    today = {name: count for name, count in row["today"].items() if count and isinstance(count, int)}
+    tables.print_facts(row | {"today": today})
+    troubles = ", ".join(tenant_troubles(row).values())
+    tables.print_text(f"\nTroubles: {troubles or 'none'}.")
+    retention = row["retention"]
+    if retention is not None:
+        kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
+        reaches = {
+            "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
+            "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
+            "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
+        }
+        for what, (kept, commands) in reaches.items():
+            tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
