@@ -91,7 +91,7 @@ async def test_value_reaches_no_log_and_no_error(served: admin_port.Served) -> N
         await found(served, EMAIL)
         refused = await served.command("find", "--as", "mobile", piped=EMAIL)
         unknown = await served.ask("POST", "/api/persons/find", json={"value": EMAIL, EMAIL: 1})
-    assert (refused.code, "has no digit, so it is no mobile number" in refused.err) == (2, True)
+    assert (refused.code, "has no digit; a mobile number needs one" in refused.err) == (2, True)
     assert unknown[0] == 400
     assert "ada@" not in f"{logs} {refused.out} {refused.err} {unknown}".lower()
     (line,) = [line for line in logs if line["event"] == "audit"]

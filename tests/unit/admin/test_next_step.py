@@ -1,4 +1,4 @@
-"""What happens next with a delivery."""
+"""The sentence about the next step of a delivery."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a value of a person can be, and when it is none."""
+"""A value of a person is read as its field, or refused without being repeated."""
 
 import pytest
 
@@ -27,9 +27,9 @@ def test_value_is_searched_as_what_it_looks_like(value: str, fields: tuple[Perso
 @pytest.mark.parametrize(
     ("value", "field", "said"),
     [
-        ("ada@example.com", "mobile", "has no digit, so it is no mobile number"),
-        ("::", "device", "has no letter or digit, so it is no MAC"),
-        ("  ", "email", "is empty, so it is no e-mail address"),
+        ("ada@example.com", "mobile", "has no digit; a mobile number needs one"),
+        ("::", "device", "has no letter or digit; a MAC needs some"),
+        ("  ", "email", "is empty; give an e-mail address"),
         ("a" * 1_001, "user", "must have 1 to 1000 characters"),
     ],
 )

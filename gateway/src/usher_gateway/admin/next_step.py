@@ -1,4 +1,4 @@
-"""What happens next with a delivery, as sentences for people (pure)."""
+"""Describes the next step of a delivery in sentences for people. Pure."""
 
 import datetime
 from collections.abc import Mapping

@@ -24,10 +24,10 @@ _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-]?[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(\.[0-9
 _MOBILE = re.compile(r"\+?[\d ()/.-]+")
 
 _NOT_USABLE = {
-    "user": "is empty, so it is no user id",
-    "email": "is empty, so it is no e-mail address",
-    "mobile": "has no digit, so it is no mobile number",
-    "device": "has no letter or digit, so it is no MAC",
+    "user": "is empty; give a user id",
+    "email": "is empty; give an e-mail address",
+    "mobile": "has no digit; a mobile number needs one",
+    "device": "has no letter or digit; a MAC needs some",
 }
 
 
@@ -36,7 +36,7 @@ class FindRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
     value: str
     field: identity.PersonField | None = None
-    """What the value is; None: what it looks like."""
+    """The kind of the value; None: Usher guesses it from the value's form."""
     namespace: str | None = None
     tenant: str | None = None
     """A name, or ``namespace/name``."""
@@ -141,7 +141,7 @@ def _parse(body: bytes) -> FindRequest:
     """Parse a request.
 
     Raises:
-        ValueError: the body is no such request; the message contains nothing of it.
+        ValueError: the body is not valid; the message contains nothing of it.
     """
     try:
         return msgspec.json.decode(body, type=FindRequest)

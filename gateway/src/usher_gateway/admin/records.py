@@ -133,7 +133,7 @@ class RecordHandlers:
         verdicts = await self._store.verdicts(identifier)
         rows = (await self._store.visits(Filter(ids=(identifier,)), None, 1)).rows
         if not rows:
-            raise model.NotFoundError("there is no such visit")  # retention deleted it just now
+            raise model.NotFoundError("the visit does not exist any more")  # retention deleted it just now
         deliveries = (await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)).rows
         parts = [
             story.DeliveryPart(

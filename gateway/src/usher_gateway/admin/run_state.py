@@ -1,4 +1,4 @@
-"""What the gateway runs, and whether it takes visits."""
+"""The configuration in force, and whether the gateway takes visits."""
 
 import asyncio
 

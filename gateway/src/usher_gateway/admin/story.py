@@ -1,4 +1,4 @@
-"""The way of one arrival, told in order of time: sentences for people, made from stored rows (pure)."""
+"""Tells the way of one arrival in order of time, in sentences for people made from stored rows. Pure."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ class StoryEvent(msgspec.Struct, frozen=True):
 
 
 class NextStep(msgspec.Struct, frozen=True):
-    """What happens next with one delivery."""
+    """The next step of one delivery."""
 
     delivery: str
     """Its id; ``""``: the text is about the arrival."""
@@ -29,7 +29,7 @@ class NextStep(msgspec.Struct, frozen=True):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """What happened with an arrival, the oldest first, and what happens next with each of its deliveries."""
+    """The events of an arrival, the oldest first, and the next step of each of its deliveries."""
 
     events: list[StoryEvent]
     next: list[NextStep]

@@ -75,7 +75,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
     why: str
-    """What is wrong, the most urgent first."""
+    """The troubles, the most urgent first."""
     waiting: int
     """Deliveries, as ``held`` and ``dead``."""
     held: int

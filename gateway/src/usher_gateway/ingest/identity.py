@@ -237,7 +237,7 @@ _NORMALISERS: Mapping[str, Callable[[str], str]] = {
 
 
 def normalise_person(field: PersonField, value: str) -> str:
-    """Return a value of a person in the form in which spellings are equal; ``""`` if it is no such value."""
+    """Return a value of a person in the form in which spellings are equal; ``""`` if nothing is left."""
     return _NORMALISERS[field](value)
 
 
