@@ -1,4 +1,4 @@
-"""Changes that people request: redrive, release and replay; and finding a person."""
+"""Changes that people request: redrive, release, cancel and retry; and finding a person."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,12 +8,11 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter, MarkOf, ReplayReport
+from usher_gateway.store.base import Filter
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
 ANY = Filter()
-EVERY_REASON = list(model.SkipReason)
 
 
 async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
@@ -110,88 +109,6 @@ async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
 
 
 # Replay
-
-
-@pytest.mark.parametrize("reason", [model.SkipReason.Filter, model.SkipReason.Shadow])
-async def test_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
-    await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
-    assert await bench.store.replay(ANY, [reason], NOW) == ReplayReport(reasons={reason.name: 1})
-    assert await bench.store.replay(ANY, [reason], NOW) == ReplayReport(replayed_before=1)
-    (claimed,) = await bench.claim()
-    assert claimed.body == samples.arrival("a").body
-    counts = await bench.counts()
-    assert (counts["replayed"], counts["created"]) == (1, 1)
-    assert {row["origin"] for row in await bench.deliveries()} == {"Accepted", "Replayed"}
-
-
-async def test_all_deliveries_of_a_visit_know_its_id(bench: engines.Bench) -> None:
-    arrivals = (samples.arrival("a", if_visit=(samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER))),)
-    (accepted,) = await bench.accept(*arrivals)
-    (row,) = await bench.visits()
-    first = accepted.deliveries[0]
-    await bench.store.defer([first.key])
-    await bench.store.replay(ANY, [model.SkipReason.Filter], NOW)
-    claimed = [*await bench.claim(), *await bench.claim("agency/mailer")]
-    assert len(claimed) == 2
-    assert {model.format_id(delivery.visit_id) for delivery in (first, *claimed)} == {row["id"]}
-    assert not any(delivery.is_repeat for delivery in (first, *claimed))
-
-
-async def test_delivery_of_a_repeat_knows_that_it_is_one(bench: engines.Bench) -> None:
-    forwards = (samples.plan(),)
-    second = samples.arrival("b", visitor_key=samples.arrival("a").visitor_key, if_repeat=forwards)
-    _, accepted = await bench.accept(samples.arrival("a"), second)
-    assert accepted.deliveries[0].is_repeat
-    await bench.store.defer([accepted.deliveries[0].key])
-    (claimed,) = await bench.claim()
-    assert claimed.is_repeat
-
-
-async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.Bench) -> None:
-    skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
-    await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
-    (newest, *_) = await bench.visits()
-    replay = bench.store.replay
-    assert (await replay(ANY, [model.SkipReason.Stale], NOW)).replayed == 0
-    assert (await replay(Filter(route="welcome"), [model.SkipReason.Filter], NOW)).replayed == 0
-    assert (await replay(Filter(until=NOW), EVERY_REASON, NOW)).replayed == 0
-    assert (await replay(Filter(ids=(model.parse_id(newest["id"]),)), EVERY_REASON, NOW)).replayed == 2
-    assert (await replay(Filter(destination="agency/mailer"), EVERY_REASON, NOW)).replayed == 2
-    assert (await replay(ANY, [model.SkipReason.Filter, model.SkipReason.Paused], NOW)).replayed == 2
-
-
-async def test_preview_of_a_replay_counts_by_reason_and_changes_nothing(bench: engines.Bench) -> None:
-    skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
-    await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(130)])
-    preview = await bench.store.replay(ANY, EVERY_REASON, NOW, is_preview=True)
-    assert preview == ReplayReport(reasons={"Filter": 130, "Paused": 130})
-    assert await bench.deliveries() == []
-    assert await bench.store.replay(ANY, EVERY_REASON, NOW) == preview
-
-
-def mark_of_route(definition: model.RouteDefinition) -> MarkOf | None:
-    """Return the rule of the route welcome: once per visitor."""
-    return (lambda arrival: (arrival.visitor_key, NOW + DAY)) if definition.route == "welcome" else None
-
-
-async def test_replay_creates_one_delivery_for_each_once_per_mark(bench: engines.Bench) -> None:
-    marked = samples.plan(samples.MAILER, once_key=samples.digest("visitor"), once_until=NOW + DAY)
-    skips = (samples.skip(model.SkipReason.Paused), samples.skip(model.SkipReason.Paused, samples.MAILER))
-    await bench.accept(samples.arrival("mailed", if_visit=(marked,), visitor_key=samples.digest("visitor")))
-    bench.clock.now = NOW + HOUR * 2
-    for content, visitor in (("a", "visitor"), ("b", "other"), ("c", "other")):
-        bench.clock.now += HOUR * 2
-        await bench.accept(
-            samples.arrival(content, bench.clock.now, if_visit=skips, visitor_key=samples.digest(visitor))
-        )
-    paused = [model.SkipReason.Paused]
-    preview = await bench.store.replay(ANY, paused, NOW, mark_of_route=mark_of_route, is_preview=True)
-    assert preview == ReplayReport(reasons={"Paused": 4}, once_per=2)
-    assert await bench.store.replay(ANY, paused, NOW, mark_of_route=mark_of_route) == preview
-    assert len(await bench.deliveries(route="welcome")) == 2
-    again = await bench.store.replay(Filter(route="welcome"), paused, NOW, mark_of_route=mark_of_route)
-    assert again == ReplayReport(replayed_before=1, once_per=2)
-    assert (await bench.store.replay(ANY, paused, NOW)).replayed == 2, "without the rules"
 
 
 # Release
@@ -334,7 +251,7 @@ async def test_verdicts_have_the_route_as_it_was_and_the_reason(bench: engines.B
         await bench.store.verdicts(bytes(16))
 
 
-# Holds of redriven and replayed deliveries
+# Holds of redriven deliveries
 
 
 async def paused(_: model.RouteDefinition) -> list[model.HoldReason]:
@@ -345,39 +262,20 @@ async def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
     return [model.HoldReason.TokenHeld]
 
 
-async def test_redriven_and_replayed_deliveries_are_held_like_fresh_ones(bench: engines.Bench) -> None:
+async def test_redriven_deliveries_are_held_like_fresh_ones(bench: engines.Bench) -> None:
     await dead(bench, "a")
-    await bench.accept(samples.arrival("b", if_visit=(samples.skip(model.SkipReason.Paused),)))
     assert await bench.store.redrive(ANY, NOW + HOUR, paused) == 1
-    assert await bench.store.replay(ANY, EVERY_REASON, NOW + HOUR, holds_of=paused) == ReplayReport(
-        reasons={"Paused": 1}
-    )
-    rows = await bench.deliveries(state="held")
-    assert [(row["held"], row["heldSince"]) for row in rows] == [
-        ("DestinationPaused", model.format_time(NOW + HOUR))
-    ] * 2
+    (row,) = await bench.deliveries(state="held")
+    assert (row["held"], row["heldSince"]) == ("DestinationPaused", model.format_time(NOW + HOUR))
     assert await bench.claim() == []
 
 
 async def test_hold_of_an_arrival_holds_its_redriven_deliveries_only(bench: engines.Bench) -> None:
-    skip = samples.skip(model.SkipReason.Paused)
     await dead(bench, "a")
     await dead(bench, "b", token_held=True)
-    await bench.accept(samples.arrival("c", if_visit=(skip,)), samples.arrival("d", if_visit=(skip,), token_held=True))
     assert await bench.store.redrive(ANY, NOW, old_address) == 2
-    assert await bench.store.replay(ANY, EVERY_REASON, NOW, holds_of=old_address) == ReplayReport(reasons={"Paused": 2})
-    assert [row["held"] for row in await bench.deliveries(state="held")] == ["TokenHeld"] * 2
-    assert len(await bench.claim()) == 2
-
-
-async def test_replayed_verdict_shows_its_delivery(bench: engines.Bench) -> None:
-    await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Paused),)))
-    await bench.store.replay(ANY, EVERY_REASON, NOW + HOUR)
-    (delivery,) = await bench.deliveries()
-    (visit,) = await bench.visits()
-    (verdict,) = visit["verdicts"]
-    assert (verdict["skipped"], verdict["replayed"]) == ("Paused", model.format_time(NOW + HOUR))
-    assert (verdict["delivery"], verdict["state"], verdict["held"]) == (delivery["id"], "pending", None)
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["TokenHeld"]
+    assert len(await bench.claim()) == 1
 
 
 # Cancel and retry

@@ -126,10 +126,10 @@ class ModelledStore:
         self.counts["released"] += released
 
     async def replay(self, number: int) -> None:
-        reasons = list(model.SkipReason)[: number % 8]
-        report = await self.store.replay(Filter(listener="lobby"), reasons, self.now)
-        assert report.replayed == await self._adopt()
-        self.counts["replayed"] += report.replayed
+        results = [*model.SkipReason.__members__][: number % 8] + ["delivered", "dead"][: number % 3]
+        report = await self.bench.replay(*results or ["Filter"], where=Filter(listener="lobby"))
+        assert report.created == await self._adopt()
+        self.counts["replayed"] += report.created
 
     async def probe(self, _: int) -> None:
         self.store.count(samples.LOBBY, model.Counter.probes, self.now)

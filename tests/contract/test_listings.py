@@ -130,7 +130,7 @@ async def test_deliveries_of_a_visit_include_replayed_ones(bench: engines.Bench)
     visit = (await bench.visits(tenant="globex"))[0]
     where = Filter(visit=model.parse_id(visit["id"]))
     assert [row["visit"] for row in (await bench.store.deliveries(where, None, 10)).rows] == [visit["id"]]
-    await bench.store.replay(Filter(ids=(model.parse_id(visit["id"]),)), list(model.SkipReason), NOW)
+    await bench.replay(where=Filter(ids=(model.parse_id(visit["id"]),)))
     both = (await bench.store.deliveries(where, None, 10)).rows
     assert [(row["route"], row["visit"]) for row in both] == [("welcome", visit["id"]), ("crm", visit["id"])]
     crm = model.parse_id(str(both[1]["id"]))
@@ -143,7 +143,7 @@ async def test_unknown_visit_has_no_deliveries_and_is_an_error(bench: engines.Be
     (delivery,) = await bench.deliveries()
     with pytest.raises(model.NotFoundError, match="no such visit"):
         await bench.store.deliveries(Filter(visit=model.parse_id(delivery["id"])), None, 10)
-    with pytest.raises(ValueError, match="visit selects deliveries"):
+    with pytest.raises(ValueError, match="visit and replay select deliveries"):
         await bench.store.visits(Filter(visit=model.parse_id(delivery["visit"])), None, 10)
 
 
@@ -183,7 +183,7 @@ async def test_api_page_names_every_field_of_a_row(bench: engines.Bench) -> None
     await bench.accept(
         samples.arrival("a", if_visit=(samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER)))
     )
-    await bench.store.replay(Filter(), [model.SkipReason.Filter], NOW)
+    await bench.replay("Filter")
     (visit,), (delivery, _) = await bench.visits(), await bench.deliveries()
     created, replayed = visit["verdicts"]
     assert "delivery" in created

@@ -84,7 +84,7 @@ async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engine
     await later(bench, 3)
     assert len(await bench.visits()) == 2
     assert await bench.store.redrive(Filter(), bench.clock.now) == 0
-    assert await bench.store.replay(Filter(), list(model.SkipReason), bench.clock.now) == ReplayReport(without_body=1)
+    assert await bench.replay() == ReplayReport(without_body=1)
     assert await bench.store.quarantined(Filter(), 10) == []
 
 
@@ -101,7 +101,7 @@ async def test_arrival_whose_body_was_deleted_meanwhile_is_not_released(bench: e
 
 async def test_replayed_deliveries_are_deleted_with_their_arrival(bench: engines.Bench) -> None:
     await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
-    await bench.store.replay(Filter(), list(model.SkipReason), NOW)
+    await bench.replay()
     (claimed,) = await bench.claim()
     bench.store.settle(samples.settlement(claimed, SettledAs.Delivered))
     await bench.store.flush()

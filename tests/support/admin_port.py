@@ -1,6 +1,8 @@
 """An admin port over a real store, for tests."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ import aiohttp
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import journal, persons, records, run_state, server, states, status, tokens, usage
+from usher_gateway.admin import journal, persons, records, replays, run_state, server, states, status, tokens, usage
 from usher_gateway.admin.api import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
+from usher_gateway.delivery.replaying import ReplayRunner
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -39,6 +42,15 @@ class Served:
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
         self.sample_sender: Any = mock.Mock()
+        self.paused_routes: set[str] = set()
+        self.replay_runner = ReplayRunner(
+            store=bench.store,
+            now=lambda: time.time_ns() // 1_000,
+            holds_of=base.no_holds,
+            mark_of_route=base.no_marks,
+            is_paused=lambda route: route.route in self.paused_routes,
+            ask_store=lambda: None,
+        )
         self.mend()
 
     def mend(self, **fields: tuple[str, ...]) -> None:
@@ -82,6 +94,15 @@ class Served:
                 check_names=check_names,
                 destination=gateway_status.destination,
                 held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", "")],
+            ),
+            replays=replays.ReplayHandlers(
+                store=self.bench.store,
+                now=self.bench.clock,
+                mark_of_route=base.no_marks,
+                is_paused=lambda route: route.route in self.paused_routes,
+                check_names=check_names,
+                forget_cancelled=lambda _: None,
+                wake=self.replay_runner.wake,
             ),
             persons=persons.PersonHandlers(
                 store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
@@ -182,6 +203,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
     served = Served(bench, folder)
+    replaying = asyncio.create_task(served.replay_runner.run())
     try:
         async with server.AdminServer(
             routes=served.routes(),
@@ -192,6 +214,8 @@ async def served(folder: Path) -> AsyncIterator[Served]:
             served.port = admin.port
             yield served
     finally:
+        replaying.cancel()
+        await asyncio.gather(replaying, return_exceptions=True)
         await bench.store.close()
 
 

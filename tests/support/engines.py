@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from support import databases, samples
 from usher_gateway import model
-from usher_gateway.store import books
+from usher_gateway.store import base, books
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport
 from usher_gateway.store.sqlite import database
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 AGE_ROUTES = f"update routes set used_key = used_key - 4 * {model.KEYS_PER_DAY}"
+
+ANY = Filter()
 
 FOREVER = 1 << 62
 """Later than every time in a test."""
@@ -240,6 +242,20 @@ class Bench:
                     name = model.Counter(counter).name
                     counts[name] = counts.get(name, 0) + count
         return {name: count for name, count in counts.items() if count}
+
+    def replay_request(self, *results: str, where: Filter = ANY, **changes: Any) -> base.ReplayRequest:
+        """Return a request; without results it takes every skipped verdict."""
+        chosen = frozenset(results or model.SkipReason.__members__)
+        return base.ReplayRequest(where=where, results=chosen, per_second=1_000, **changes)
+
+    async def replay(
+        self, *results: str, where: Filter = ANY, facts: Mapping[str, Any] | None = None, **changes: Any
+    ) -> base.ReplayReport:
+        """Run a replay to its end; return what it did. ``facts``: arguments of ``step_replay``."""
+        started = await self.store.start_replay(self.replay_request(*results, where=where, **changes), self.clock.now)
+        while (replay := await self.store.find_replay(started.id)).state is base.ReplayState.Running:
+            assert await self.store.step_replay(replay, self.clock.now, **(facts or {})) is not None
+        return replay.report
 
     async def claim(self, destination: str = "agency/crm", limit: int = 100) -> list[model.Delivery]:
         return await self.store.claim(destination, limit, 1 << 20, self.clock.now)

@@ -20,13 +20,26 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import api, fault_log, health, persons, records, run_state, server, status, tokens, usage
+from usher_gateway.admin import (
+    api,
+    fault_log,
+    health,
+    persons,
+    records,
+    replays,
+    run_state,
+    server,
+    status,
+    tokens,
+    usage,
+)
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.replaying import ReplayRunner
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.worker import DeliveryWorker
@@ -35,11 +48,11 @@ from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest import acceptor, certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
-from usher_gateway.ingest.pipeline import ArrivalPipeline
+from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
-from usher_gateway.store.base import OpenReport
+from usher_gateway.store.base import MarkOf, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.copy import unused_store
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
@@ -128,7 +141,7 @@ class Gateway:
         self.destination_client = DestinationClient(
             guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
         )
-        route_documents = RouteDocuments(keys=self._keys)
+        self.route_documents = route_documents = RouteDocuments(keys=self._keys)
         budgets = CpuBudgets()
         self.worker = DeliveryWorker(
             store=self.store,
@@ -178,6 +191,14 @@ class Gateway:
             limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
         )
 
+        self._replay_runner = ReplayRunner(
+            store=self.store,
+            now=self.clock.now,
+            holds_of=self.hold_reviewer.current_holds,
+            mark_of_route=self._mark_of_route,
+            is_paused=self._is_paused,
+            ask_store=self.dispatcher.ask_store,
+        )
         self._ingest_metrics = gateway_metrics.IngestMetrics(
             pipeline=self.pipeline,
             registry=self.registry,
@@ -258,6 +279,18 @@ class Gateway:
         else:
             payload.prepare(document)
 
+    def _mark_of_route(self, definition: model.RouteDefinition) -> MarkOf | None:
+        """Return how the once-per marks of a route are made now (``store.base.MarkOfRoute``)."""
+        listener = self.registry.listeners.get(definition.listener.key)
+        if listener is None or listener.name != definition.listener:
+            return None
+        return once_marker(listener, definition.route, self.clock.now())
+
+    def _is_paused(self, definition: model.RouteDefinition) -> bool:
+        """Return whether a route exists and is paused or in shadow mode now."""
+        route = self.route_documents.live_route(definition)
+        return route is not None and route.state != "Active"
+
     def _make_admin_server(self) -> server.AdminServer:
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         gateway_status = status.GatewayStatus(
@@ -287,6 +320,15 @@ class Gateway:
                     check_names=check_names,
                     destination=gateway_status.destination,
                     held_routes=self.hold_reviewer.held_routes,
+                ),
+                replays=replays.ReplayHandlers(
+                    store=self.store,
+                    now=self.clock.now,
+                    mark_of_route=self._mark_of_route,
+                    is_paused=self._is_paused,
+                    check_names=check_names,
+                    forget_cancelled=self.dispatcher.forget_cancelled,
+                    wake=self._replay_runner.wake,
                 ),
                 persons=persons.PersonHandlers(
                     store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
@@ -383,6 +425,7 @@ class Gateway:
             "configuration": self._follow_configuration(),
             "dispatcher": self.dispatcher.run(),
             "holds": self._review_holds(),
+            "replays": self._replay_runner.run(),
             "retention": self._prune(),
             "event loop lag": self._ingest_metrics.watch_loop(),
             "tenants": self.tenants.watch(),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import structlog.testing
 
-from support import admin_port, leaks, samples
+from support import admin_port, leaks, samples, waiting
 from usher_gateway import documents, model
 from usher_gateway.admin import server, tokens
 
@@ -26,7 +26,7 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 
 
 ROUTES = server.make_routes(
-    **{name: mock.Mock() for name in ("status", "usage", "records", "persons", "samples", "metrics_page")}
+    **{name: mock.Mock() for name in ("status", "usage", "records", "replays", "persons", "samples", "metrics_page")}
 )
 
 
@@ -86,7 +86,7 @@ async def test_invalid_request_is_answered_with_a_problem(
 
 
 async def test_too_large_request_body_is_rejected(served: admin_port.Served) -> None:
-    status, problem = await served.ask("POST", "/api/visits/replay", data=b" " * 70_000)
+    status, problem = await served.ask("POST", "/api/replays", data=b" " * 70_000)
     assert (status, problem["code"]) == (413, "RequestEntityTooLarge")
 
 
@@ -310,20 +310,49 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     assert await served.post("/api/deliveries/retry", all=True, dryRun=True) == retried
     released = {"released": 0, "deliveries": 0, "unfit": {}, "selected": 1, "reasons": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", all=True, dryRun=True) == released
-    replay = await served.post("/api/visits/replay", all=True, dryRun=True)
-    assert (replay["replayed"], replay["selected"], replay["reasons"]) == (0, 1, {"Filter": 1})
+    replay = await served.post("/api/replays", all=True, dryRun=True)
+    assert (replay["selected"], replay["reasons"]) == (3, {"Filter": 1, "delivered": 1, "dead": 1})
     assert (await served.get("/api/deliveries"), await served.get("/api/visits")) == unchanged
 
 
-async def test_replay_needs_the_names_of_the_skip_reasons(served: admin_port.Served) -> None:
+@pytest.mark.parametrize(
+    ("selection", "detail"),
+    [
+        ({"tenant": "acme"}, "name what to replay"),
+        ({"reason": "Paused,Filt"}, "Filt"),
+        ({"state": "delivered"}, 'send {"all": true}'),
+        ({"tenant": "acme", "state": "pending"}, "state must be of delivered, dead, not 'pending'"),
+        ({"tenant": "acme", "state": "dead", "perSecond": 0}, "perSecond must be a number from 1 to 1000"),
+        ({"tenant": "acme", "state": "dead", "visit": "01920000-0000-7000-8000-000000000001"}, "visit and replay"),
+    ],
+)
+async def test_replay_of_a_wrong_selection_is_refused(
+    served: admin_port.Served, selection: dict[str, Any], detail: str
+) -> None:
     await admin_port.fill(served)
-    status, problem = await served.ask("POST", "/api/visits/replay", json={"tenant": "acme"})
-    assert (status, "name the skip reasons" in problem["detail"]) == (400, True)
-    status, problem = await served.ask("POST", "/api/visits/replay", json={"reason": "Paused,Filt"})
-    assert (status, "Filter" in problem["hint"]) == (400, True)
-    assert (await served.post("/api/visits/replay", reason="Paused,Filter"))["replayed"] == 1
-    status, _ = await served.ask("POST", "/api/deliveries/retry", json={"all": True, "ignoreOncePer": True})
-    assert status == 400
+    status, problem = await served.ask("POST", "/api/replays", json=selection)
+    assert (status, detail in problem["detail"]) == (400, True), problem
+    assert (await served.get("/api/replays"))["rows"] == []
+
+
+async def test_replay_runs_in_the_gateway_and_shows_what_it_did(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
+    with structlog.testing.capture_logs() as logs:
+        status, started = await served.ask(
+            "POST", "/api/replays", json={"tenant": "acme", "reason": "Filter", "state": "delivered,dead"}
+        )
+    assert (status, started["state"], started["startedBy"]) == (201, "running", "operate")
+    path = f"/api/replays/{started['id']}"
+    done = await waiting.until(lambda: served.get(path), lambda row: row["state"] == "done")
+    assert (done["created"], done["reasons"]) == (3, {"Filter": 1, "delivered": 1, "dead": 1})
+    assert (done["deliveries"], done["selection"]["tenant"]) == ({"pending": 3}, "acme")
+    rows = (await served.get(f"/api/deliveries?replay={started['id']}"))["rows"]
+    assert {row["replay"] for row in rows} == {started["id"]}
+    assert (await served.ask("POST", f"{path}/resume"))[0] == 409
+    cancelled = await served.post(f"{path}/cancel")
+    assert (cancelled["state"], cancelled["deliveries"]) == ("done", {"cancelled": 3})
+    audited = [line for line in logs if line["event"] == "audit"]
+    assert [(line["action"], line["selection"]["tenant"]) for line in audited] == [("replay", "acme")]
 
 
 async def test_release_delivers_what_the_corrected_listener_accepts(served: admin_port.Served) -> None:

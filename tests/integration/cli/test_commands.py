@@ -291,17 +291,11 @@ async def test_usage_of_a_namespace_leaves_out_the_others(
     assert {row["namespace"] for row in by_venue["rows"]} == {namespace}
 
 
-async def test_redrive_replay_and_release_print_their_counts(served: admin_port.Served) -> None:
+async def test_redrive_and_release_print_their_counts(served: admin_port.Served) -> None:
     assert "Due again: 1 delivery." in await served.output_of("dead", "redrive", "--route", "crm", "--yes")
     redriven = await served.output_of("deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
     assert "Due again: 0 deliveries." in redriven
     assert "`--state cancelled` selects cancelled ones" in await served.output_of("dead", "redrive", "--all", "--yes")
-    replay = ("visits", "replay", "--yes", "--reason")
-    assert "Created from skipped verdicts: 1 delivery." in await served.output_of(*replay, "Filter")
-    assert "Replayed before, so not again: 1 verdict." in await served.output_of(*replay, "Filter")
-    listed = await served.output_of("visits", "list", "--reason", "Filter", COLUMNS="120")
-    assert "crm: skipped Filter, replayed: pending" in listed
-    assert "no skipped verdict" in await served.output_of(*replay, "OncePer")
     unfit = await served.command("quarantine", "release", "--tenant", "agency/acme", "--yes")
     assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
     served.mend(user=("/visitor/ref",))
@@ -315,11 +309,6 @@ async def test_redrive_replay_and_release_print_their_counts(served: admin_port.
     ("command", "preview", "answer"),
     [
         ("dead redrive --all", {"redriven": 0, "selected": 1, "reasons": {"Status": 1}}, {"redriven": 1}),
-        (
-            "visits replay --reason Filter",
-            {"replayed": 0, "selected": 1, "reasons": {"Filter": 1}},
-            {"replayed": 1, "replayedBefore": 0},
-        ),
         ("quarantine release --all", {"selected": 0, "unfit": {"NoUser": 1}}, {"released": 0, "unfit": {"NoUser": 1}}),
     ],
 )
@@ -349,7 +338,6 @@ async def test_cancel_and_retry_print_their_counts(served: admin_port.Served) ->
     [
         ("deliveries redrive --all", "Status: 1 delivery", "this would redrive 1 delivery"),
         ("deliveries cancel --all", "DestinationPaused: 1 delivery", "this would cancel 1 delivery"),
-        ("visits replay --tenant acme", "Filter: 1 delivery", "this would create 1 delivery"),
     ],
 )
 async def test_command_without_yes_prints_what_it_would_change(
@@ -375,7 +363,7 @@ async def test_command_without_yes_prints_what_it_would_change(
             "this would retry 0",
             "They are held (DestinationPaused), and a retry does not end that",
         ),
-        ("visits replay --reason OncePer", "", "this would create 0", "no skipped verdict to replay"),
+        ("visits replay --reason OncePer", "", "this would create 0", "no skipped, delivered or dead verdict"),
         (
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
@@ -392,22 +380,6 @@ async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
     assert total in run.err
     assert hint in run.err
     assert "--yes" not in run.err
-
-
-async def test_replay_with_yes_needs_the_reasons(served: admin_port.Served) -> None:
-    run = await served.command("visits", "replay", "--tenant", "acme", "--yes")
-    assert (run.code, "--yes needs the skip reasons" in run.err) == (2, True)
-
-
-@pytest.mark.parametrize("reasons", [["--reason", "Filter", "--reason", "Paused"], ["--reason", "Filter, Paused"]])
-async def test_replay_takes_several_reasons_in_each_form(served: admin_port.Served, reasons: list[str]) -> None:
-    run = await served.command("visits", "replay", *reasons)
-    assert (run.code, run.out.strip()) == (2, "Filter: 1 delivery"), run.err
-
-
-async def test_replay_refuses_an_empty_reason(served: admin_port.Served) -> None:
-    run = await served.command("visits", "replay", "--all", "--reason", "", "--yes")
-    assert (run.code, "there is no reason ``" in run.err) == (2, True)
 
 
 async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: admin_port.Served) -> None:

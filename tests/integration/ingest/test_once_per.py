@@ -1,7 +1,9 @@
 """A replay respects the once-per rule of its route."""
 
+import contextlib
 import datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -36,10 +38,21 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
             assert (await gateways.post(gateway.port, "/wifi", body)).is_acknowledgement
         headers = {"Authorization": f"Bearer {(tmp_path / 'data' / 'operate.token').read_text().strip()}"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.gateway.admin.port}", headers=headers) as admin:
-            answers = []
-            for selection in ({"dryRun": True}, {}, {"ignoreOncePer": True}):
-                async with admin.post("/api/visits/replay", json={"reason": "Paused", **selection}) as answer:
-                    answers.append(await answer.json())
-    counts = [(answer["replayed"], answer["replayedBefore"], answer["oncePer"]) for answer in answers]
-    assert counts == [(0, 0, 2), (1, 0, 2), (2, 1, 0)]
-    assert answers[0]["reasons"] == {"Paused": 1}
+            replays = []
+            for selection in ({}, {"ignorePause": True}, {"ignorePause": True, "ignoreOncePer": True}):
+                asked = {"reason": "Paused", **selection}
+                preview = await answer_of(admin.post("/api/replays", json={**asked, "dryRun": True}))
+                started = await answer_of(admin.post("/api/replays", json=asked))
+
+                async def replay(path: str = f"/api/replays/{started['id']}") -> Any:
+                    return await answer_of(admin.get(path))
+
+                done = await waiting.until(replay, lambda row: row["state"] == "done")
+                assert (done["reasons"], done["leftOut"]) == (preview["reasons"], preview["leftOut"])
+                replays.append((done["created"], {name: count for name, count in done["leftOut"].items() if count}))
+    assert replays == [(0, {"paused": 3}), (1, {"oncePer": 2}), (2, {"replayedBefore": 1})]
+
+
+async def answer_of(request: contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]) -> Any:
+    async with request as answer:
+        return await answer.json()

@@ -106,6 +106,7 @@ async def fill(bench: engines.Bench, many: int = 10) -> None:
     store.settle(settlement(held, SettledAs.Held, hold=model.HoldReason.DestinationPaused))
     store.settle(settlement(cancelled, SettledAs.Cancelled, cancel=model.CancelReason.Expired))
     await store.flush()
+    await bench.replay("delivered")
     assert await bench.words(arrival("dead", NOW + 60 * SECOND)) == ["Repeat"]
     assert await bench.words(quarantined("odd")) == ["Quarantined"]
     unsent = arrival("unsent")
@@ -137,6 +138,7 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "open": await store.open_deliveries(NOW + 9 * HOUR),
         "unbalanced": await store.open_deliveries(0),
         "activity": await store.listener_activity(),
+        "replays": await store.list_replays(),
         "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),
         "persons": (await store.of_person([digest("two", 8), digest("person many 3", 8)], None, 10)).rows,

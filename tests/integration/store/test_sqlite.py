@@ -19,7 +19,7 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import Job
-from usher_gateway.store.jobs import changes, claims, listings, meters, scopes, settle
+from usher_gateway.store.jobs import changes, claims, listings, meters, replays, scopes, settle
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import Session, run_to_end
 from usher_gateway.store.sqlite import database, transaction
@@ -225,6 +225,8 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     (visit, *_) = (await bench.visits(counted_as="Visit"),)[0]
     arrival = model.key_of(model.parse_id(visit["id"]))
     deliveries = [model.key_of(model.parse_id(row["id"])) for row in await bench.deliveries()]
+    replay = await store.start_replay(bench.replay_request("Filter"), NOW)
+    skipped, facts = replays.Verdict(arrival, group.route, 1, 0), replays.Facts({}, ())
     said = await statements_of(
         bench,
         lambda opened: claims.claim(opened, "agency/crm", 10, 1000, NOW),
@@ -234,7 +236,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: claims.unhold(opened, group, NOW),
         lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
-        lambda opened: changes.replay(opened, [(arrival, group.route, 1)], NOW, {}, {}),
+        lambda opened: replays.take_step(opened, replay, [skipped], None, holds={}, facts=facts, now=NOW),
         fold_all,
         lambda opened: prune.prune(opened, NOW, {}, retention.RetentionWalk()),
         lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, retention.RetentionWalk()),
@@ -264,6 +266,8 @@ async def reads_of(session: Session) -> None:
     for counted_as in (None, "quarantined", "visit"):
         await listings.visits(session, Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
     await changes.quarantined(session, Filter(), 10, 0)
+    await replays.count_due(session, 1)
+    await replays.listed(session, bytes(16))
     await listings.of_person(session, frozenset({samples.digest("jane", 8)}), None, 10)
 
 
@@ -279,7 +283,7 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
     assert len(await bench.visits()) == 20
     assert len(await bench.visits(reason="Filter")) == 5
     assert len(await bench.deliveries(route="crm")) == 15
-    assert (await bench.store.replay(Filter(), [model.SkipReason.Filter], NOW)).replayed == 5
+    assert (await bench.replay("Filter")).created == 5
 
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,17 +84,17 @@ def test_page_size_out_of_range_is_rejected(limit: str) -> None:
 
 
 def test_selection_without_a_field_requires_all() -> None:
-    assert api.parse_selection(b'{"all": true}').all is True
-    assert api.parse_selection(b'{"route": "crm"}').route == "crm"
+    assert api.parse_selection(b'{"all": true}', api.Selection).all is True
+    assert api.parse_selection(b'{"route": "crm"}', api.Selection).route == "crm"
     for body in (b"", b"{}", b'{"all": false}'):
         with pytest.raises(ValueError, match="select rows"):
-            api.parse_selection(body)
+            api.parse_selection(body, api.Selection)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"rout": "crm"}', b'{"ids": [1]}', b"\xff"])
 def test_body_that_is_not_a_selection_is_rejected(body: bytes) -> None:
     with pytest.raises(ValueError, match="not a selection"):
-        api.parse_selection(body)
+        api.parse_selection(body, api.Selection)
 
 
 def test_more_than_a_thousand_ids_are_rejected() -> None:

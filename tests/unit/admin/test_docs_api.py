@@ -15,7 +15,10 @@ BOOKS = (DOCS / "usage-and-books.md").read_text("utf-8")
 
 def test_api_page_lists_every_route_with_its_role() -> None:
     routes = server.make_routes(
-        **{name: mock.Mock() for name in ("status", "usage", "records", "persons", "samples", "metrics_page")}
+        **{
+            name: mock.Mock()
+            for name in ("status", "usage", "records", "replays", "persons", "samples", "metrics_page")
+        }
     )
     listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| (anybody|observe|operate) \|", API, re.MULTILINE))
     assert listed == {(route.method, route.path, route.role.name.lower()) for route in routes}

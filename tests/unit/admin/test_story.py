@@ -41,6 +41,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
         "route": "crm",
         "destination": "agency/crm",
         "origin": "Accepted",
+        "replay": None,
         "state": "delivered",
         "held": None,
         "heldSince": None,
@@ -132,7 +133,8 @@ def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str
 @pytest.mark.parametrize(
     ("changes", "attempts", "text"),
     [
-        ({"origin": "Replayed"}, [], "Route crm: replayed, a delivery to agency/crm."),
+        ({"origin": "Released"}, [], "Route crm: released, a delivery to agency/crm."),
+        ({"origin": "Replayed", "replay": "0199"}, [], "Route crm: replayed by replay 0199, a delivery to agency/crm."),
         ({"attempts": 12}, [AttemptRecord(NOW, 0, "Timeout", 10)], "11 earlier attempts are not kept one by one."),
         ({}, [AttemptRecord(NOW, 0, "Timeout", 10_000)], "agency/crm gave no answer after 10000 ms (Timeout)."),
         ({"held": "DestinationPaused", "heldSince": "2026-11-29T12:00:01.000Z"}, [], "is held: DestinationPaused."),

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -130,6 +131,10 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         return problem_response(ProblemError(500, "Internal", "the gateway failed to answer", "see its log"))
 
 
+_SELECTING = (*_NAMES, "since", "until", "ids", "visit", "replay", "all")
+"""Fields of a selection that select rows."""
+
+
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The body of a request that changes rows: which rows to change."""
 
@@ -147,12 +152,12 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     ids: list[str] = []
     visit: str | None = None
     """The id of the visit that the deliveries belong to."""
+    replay: str | None = None
+    """The id of the replay that created the deliveries."""
     all: bool = False
     """Every row. Required if no other field selects rows."""
     dry_run: bool = False
     """Change nothing, and answer how many rows would change, by reason."""
-    ignore_once_per: bool = False
-    """Replay also verdicts for whose visitor the route's once-per rule allows no more deliveries."""
 
 
 def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
@@ -176,19 +181,28 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     return msgspec.structs.replace(where, counted_as=counted_as, id_range=id_range)
 
 
-def parse_selection(body: bytes) -> Selection:
+_SelectionT = TypeVar("_SelectionT", bound=Selection)
+
+
+def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _SelectionT:
     """Parse the selection in a request body.
 
     Raises:
         ValueError: the body is not a selection, or it selects every row without ``all``.
     """
     try:
-        selection = msgspec.json.decode(body or b"{}", type=Selection)
+        selection = msgspec.json.decode(body or b"{}", type=selection_type)
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is not a selection: {error}") from error
-    if msgspec.structs.replace(selection, dry_run=False, ignore_once_per=False) == Selection():
+    if not any(getattr(selection, name) for name in _SELECTING):
         raise ValueError('select rows, or send {"all": true} for every row')
     return selection
+
+
+def audited(selection: Selection) -> dict[str, object]:
+    """Return what the audit log records of a selection: of ids only how many."""
+    fields = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
+    return fields | ({"ids": len(selection.ids)} if selection.ids else {})
 
 
 def filter_from_selection(selection: Selection) -> Filter:
@@ -222,6 +236,7 @@ def filter_from_selection(selection: Selection) -> Filter:
         state=selection.state,
         ids=tuple([parse_id(text) for text in selection.ids]),
         visit=None if selection.visit is None else parse_id(selection.visit),
+        replay=None if selection.replay is None else parse_id(selection.replay),
     )
 
 

@@ -108,6 +108,7 @@ SINCE = FilterFlag(
     is_time=True,
 )
 UNTIL = FilterFlag("until", "Before this time; same form as --since.", spellings=("--until", "--to"), is_time=True)
+REPLAY = FilterFlag("replay", "Created by this replay: an id from `usher replays`.", metavar="ID")
 COUNTED_AS = FilterFlag("countedAs", "visit, repeat, redelivery or quarantined.", spellings=("--counted-as",))
 REASON = FilterFlag("reason", "For this reason.")
 STATE = FilterFlag("state", "pending, held, delivered, dead or cancelled.")
@@ -115,7 +116,7 @@ STATE = FilterFlag("state", "pending, held, delivered, dead or cancelled.")
 LISTENER_FILTERS = (NAMESPACE, TENANT, LISTENER)
 ROUTE_FILTERS = (*LISTENER_FILTERS, ROUTE, DESTINATION)
 PERIOD_FILTERS = (SINCE, UNTIL)
-FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, COUNTED_AS, REASON, STATE)
+FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, REPLAY, COUNTED_AS, REASON, STATE)
 """All of them, without ids. The endpoints take all; a command has those that fit its rows."""
 
 
@@ -264,11 +265,21 @@ DELIVERIES = Listing(
     --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
     """,
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
-    filters=(*ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, STATE, REASON),
+    filters=(*ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, STATE, REASON),
     columns=_DELIVERY_COLUMNS,
     csv_columns=(
         *fields(
-            "createdAt", "id", "visit", "namespace", "tenant", "listener", "route", "destination", "origin", "state"
+            "createdAt",
+            "id",
+            "visit",
+            "namespace",
+            "tenant",
+            "listener",
+            "route",
+            "destination",
+            "origin",
+            "replay",
+            "state",
         ),
         *fields("held", "heldSince", "cancelled", "error", "status", "dueAt", "expiresAt", "settledAt", "attempts"),
     ),

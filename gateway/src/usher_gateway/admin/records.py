@@ -12,9 +12,9 @@ from usher_gateway import model
 from usher_gateway.admin import api, listings, next_step, story
 from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.ingest import body_reading
-from usher_gateway.ingest.pipeline import once_marker, rebuild_arrival
+from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
-from usher_gateway.store.base import LONGEST_PAGE, Change, Filter, HoldsOf, MarkOf, no_marks
+from usher_gateway.store.base import LONGEST_PAGE, Change, Filter, HoldsOf
 from usher_gateway.store.records import Records
 
 _RELEASE_SLICE = 20
@@ -213,38 +213,6 @@ class RecordHandlers:
         api.audit(request, change, audited, count)
         return api.json_response({counted: count})
 
-    async def replay(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/visits/replay``: replay the skip reasons that ``reason`` names, with commas between."""
-        with api.parsing():
-            selection, audited, where = await self._read_selection(request, listings.SKIP_REASONS, is_replay=True)
-            if selection.reason is None and not selection.dry_run:
-                raise ValueError("name the skip reasons to replay in `reason`, such as Paused,Filter")
-            reasons = selection.reason.split(",") if selection.reason else model.SkipReason.__members__
-            now = self._now()
-            report = await self._store.replay(
-                msgspec.structs.replace(where, reason=None),
-                {model.SkipReason[name] for name in reasons},
-                now,
-                holds_of=self._holds_of,
-                mark_of_route=no_marks if selection.ignore_once_per else lambda route: self._once_marker(route, now),
-                is_preview=selection.dry_run,
-            )
-        left_out = {
-            "replayedBefore": report.replayed_before,
-            "withoutBody": report.without_body,
-            "oncePer": report.once_per,
-        }
-        if selection.dry_run:
-            return _preview_response({"replayed": 0, **left_out}, report.reasons)
-        api.audit(request, "replay", audited, report.replayed)
-        return api.json_response({"replayed": report.replayed, **left_out})
-
-    def _once_marker(self, definition: model.RouteDefinition, now: int) -> MarkOf | None:
-        listener = self._listeners().get(definition.listener.key)
-        if listener is None or listener.name != definition.listener:
-            return None
-        return once_marker(listener, definition.route, now)
-
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
@@ -284,23 +252,17 @@ class RecordHandlers:
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
     async def _read_selection(
-        self, request: web.Request, reasons: frozenset[str], *, is_replay: bool = False
+        self, request: web.Request, reasons: frozenset[str]
     ) -> tuple[api.Selection, dict[str, object], Filter]:
         """Return the selection, what the audit log records of it, and its store filter.
 
-        ``reasons``: those that the selection may have; a replay may have several, with commas between.
+        ``reasons``: those that the selection may have.
         """
-        selection = api.parse_selection(await request.read())
-        if selection.ignore_once_per and not is_replay:
-            raise ValueError("only replay has ignoreOncePer")
-        audited = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
-        if "ids" in audited:
-            audited["ids"] = len(selection.ids)
+        selection = api.parse_selection(await request.read(), api.Selection)
         where = api.filter_from_selection(selection)
-        for reason in where.reason.split(",") if is_replay and where.reason else [where.reason]:
-            api.check_reason(reason, reasons)
+        api.check_reason(where.reason, reasons)
         await self._check_names(where)
-        return selection, audited, where
+        return selection, api.audited(selection), where
 
 
 def _preview_response(nothing: Row, reasons: Mapping[str, int]) -> web.StreamResponse:

@@ -11,7 +11,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, listings, persons, records, samples, status, tokens, usage
+from usher_gateway.admin import api, listings, persons, records, replays, samples, status, tokens, usage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -81,6 +81,7 @@ def make_routes(
     status: status.GatewayStatus,
     usage: usage.UsageHandlers,
     records: records.RecordHandlers,
+    replays: replays.ReplayHandlers,
     persons: persons.PersonHandlers,
     samples: samples.SampleHandlers,
     metrics_page: MetricsPage,
@@ -103,13 +104,17 @@ def make_routes(
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
         AdminRoute("GET", "/api/visits/{id}/story", Role.Observe, records.show_story),
         AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
-        AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
         AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
         AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
         AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, records.cancel),
         AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
         AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
+        AdminRoute("GET", "/api/replays", Role.Observe, replays.list_replays),
+        AdminRoute("POST", "/api/replays", Role.Operate, replays.start),
+        AdminRoute("GET", "/api/replays/{id}", Role.Observe, replays.show),
+        AdminRoute("POST", "/api/replays/{id}/cancel", Role.Operate, replays.cancel),
+        AdminRoute("POST", "/api/replays/{id}/resume", Role.Operate, replays.resume),
     )
 
 

@@ -138,7 +138,8 @@ def _delivery_events(part: DeliveryPart) -> Iterator[StoryEvent]:
     row = part.row
     destination, about = row["destination"], f"Route {row['route']}"
     if row["origin"] != model.Origin.Accepted.name:
-        yield StoryEvent(row["createdAt"], f"{about}: {row['origin'].lower()}, a delivery to {destination}.")
+        by = f" by replay {row['replay']}" if row["replay"] else ""
+        yield StoryEvent(row["createdAt"], f"{about}: {row['origin'].lower()}{by}, a delivery to {destination}.")
     if row["attempts"] > len(part.attempts) and part.attempts:
         first = model.format_time(part.attempts[0].at)
         yield StoryEvent(

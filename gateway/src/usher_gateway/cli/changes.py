@@ -1,7 +1,7 @@
 """The commands that change stored rows, in the groups of `listings`.
 
-``replay``, ``redrive`` and ``release`` start deliveries for selected rows, ``cancel`` and ``retry`` change pending
-ones. Without ``--yes`` they print what they would change, by reason, and change nothing.
+``redrive`` and ``release`` start deliveries for selected rows, ``cancel`` and ``retry`` change pending ones. Without
+``--yes`` they print what they would change, by reason, and change nothing.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from usher_gateway.admin.listings import (
     LISTENER_FILTERS,
     PERIOD_FILTERS,
     REASON,
+    REPLAY,
     ROUTE_FILTERS,
     STATE,
     VISIT,
@@ -39,13 +40,6 @@ from usher_gateway.cli.tables import OutputFormat
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every row.")]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, by reason.")]
-_IgnoreOncePer = Annotated[
-    bool, typer.Option("--ignore-once-per", help="Also send what the route's oncePer rule allows no more.")
-]
-_SkipReasons = Annotated[
-    list[str] | None,
-    typer.Option("--reason", help="For this skip reason; for several, use commas or repeat the flag.", metavar="<str>"),
-]
 
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
@@ -53,10 +47,8 @@ _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or hel
 _LOOKED_AT = 100
 """Selected deliveries whose destinations are looked at."""
 
-_NOTHING_TO_REPLAY = "The selection has no skipped verdict to replay."
 
-
-def _select(
+def select(
     client: AdminClient, group: str, ids: list[str] | None, filters: Mapping[str, str | None], *, everything: bool
 ) -> dict[str, object]:
     """Return the selection of a request. If it has no more than a state, it needs ``everything``.
@@ -64,8 +56,9 @@ def _select(
     ``group``: what the ids belong to, ``visits`` or ``deliveries``.
     """
     selection: dict[str, object] = {name: value for name, value in filters.items() if value is not None}
-    if filters.get("visit"):
-        selection["visit"] = client.full_id("visits", str(filters["visit"]))
+    for name in ("visit", "replay"):
+        if filters.get(name):
+            selection[name] = client.full_id(f"{name}s", str(filters[name]))
     if ids:
         selection["ids"] = [client.full_id(group, identifier) for identifier in ids]
     if everything:
@@ -91,7 +84,7 @@ def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., N
             **filters: str | None,
         ) -> None:
             client = AdminClient(admin, data, operate=True)
-            change(client, _select(client, group, ids, filters, everything=everything), yes=yes, output=output)
+            change(client, select(client, group, ids, filters, everything=everything), yes=yes, output=output)
 
         command.__doc__ = change.__doc__
         return command
@@ -177,67 +170,13 @@ def _print_unfit(unfit: Mapping[str, int]) -> None:
         typer.echo(f"Still no visit: {counted(count, 'arrival')} ({reason})")
 
 
-@with_filters(*ROUTE_FILTERS, *PERIOD_FILTERS)
-def replay_visits(
-    *,
-    ids: _Ids = None,
-    reason: _SkipReasons = None,
-    everything: _All = False,
-    ignore_once_per: _IgnoreOncePer = False,
-    yes: _Yes = False,
-    output: DocumentOutput = "text",
-    admin: Admin = ADMIN,
-    data: Data = DATA,
-    **filters: str | None,
-) -> None:
-    """Deliver what routes skipped: each skipped verdict once, while its body is stored.
-
-    --yes needs --reason: Filter, OncePer, Stale, Repeat, Paused or Shadow. A route's time limit
-    does not count, but its oncePer rule does.
-    """
-    reasons = [name.strip() for names in reason or [] for name in names.split(",")]
-    filters["reason"] = ",".join(reasons) if reasons else None
-    client = AdminClient(admin, data, operate=True)
-    selection = _select(client, "visits", ids, filters, everything=everything)
-    if yes and not reasons:
-        fail(
-            "--yes needs the skip reasons to replay",
-            "name them, such as --reason Paused,Filter; without --yes the command counts them",
-            USAGE,
-        )
-    path = "/api/visits/replay"
-    answer = client.post(path, selection | {"dryRun": not yes, "ignoreOncePer": ignore_once_per})
-    if output == "json":
-        tables.print_json(answer)
-    else:
-        _print_replay(answer, yes=yes)
-    if not yes:
-        hint = "give --yes to do it" if reasons else "give --yes, and --reason with those to replay"
-        _end_preview("create", answer["selected"], "delivery", _NOTHING_TO_REPLAY, hint)
-
-
-def _print_replay(answer: Mapping[str, Any], *, yes: bool) -> None:
-    if yes:
-        typer.echo(f"Created from skipped verdicts: {counted(answer['replayed'], 'delivery')}.")
-    else:
-        _print_reasons(answer["reasons"], "delivery")
-    if answer["replayedBefore"]:
-        typer.echo(f"Replayed before, so not again: {counted(answer['replayedBefore'], 'verdict')}.")
-    if answer["oncePer"]:
-        typer.echo(f"Left out by oncePer (--ignore-once-per): {counted(answer['oncePer'], 'verdict')}.")
-    if answer["withoutBody"]:
-        typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
-    if yes and not any(answer.values()):
-        typer.echo(_NOTHING_TO_REPLAY)
-
-
 def _print_changed(result: str, count: int, nothing: str) -> None:
     typer.echo(f"{result}: {counted(count, 'delivery')}.")
     if not count:
         typer.echo(nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _ENDED_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, _ENDED_STATE, REASON)
 def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
@@ -262,7 +201,7 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
     _print_changed("Due again", answer["redriven"], nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, _PENDING_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, _PENDING_STATE, REASON)
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
@@ -273,7 +212,7 @@ def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes:
     _print_changed("Cancelled", answer["cancelled"], nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, *PERIOD_FILTERS, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, REASON)
 def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make pending deliveries due now instead of at their next retry.
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import changes, check_body, tables
+from usher_gateway.cli import changes, check_body, replays, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -57,11 +57,11 @@ def register(app: typer.Typer) -> None:
     example = "usher quarantine release --listener lobby --reason NoUser --yes"
     _add(quarantine, "release", changes.release_quarantined, example)
 
-    text = "Look at arrivals and their verdicts; replay skipped ones."
+    text = "Look at arrivals and their verdicts; replay them."
     visits = _add_group(app, "visits", text, listings.VISITS)
     _add(visits, "show", show_visit, "usher visits show 01920000-0000-7000-8000-000000000001 --body")
-    example = "usher visits replay --tenant acme --route welcome --reason Paused --since 2026-11-24 --yes"
-    _add(visits, "replay", changes.replay_visits, example)
+    example = "usher visits replay --destination agency/crm --state delivered,dead --since 7d"
+    _add(visits, "replay", replays.replay_visits, example)
 
 
 def _add_group(app: typer.Typer, name: str, text: str, listing: listings.Listing) -> typer.Typer:
@@ -91,8 +91,9 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
         **filters: str | None,
     ) -> None:
         client = AdminClient(admin, data)
-        if filters.get("visit"):
-            filters["visit"] = client.full_id("visits", str(filters["visit"]))
+        for name in ("visit", "replay"):
+            if filters.get(name):
+                filters[name] = client.full_id(f"{name}s", str(filters[name]))
         rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
         tables.print_rows(rows, _columns(listing, rows), output, listing.nothing, listing.csv_columns)
         if rest is not None:

@@ -201,7 +201,9 @@ def _form_value(value: str | float | bool | None) -> str:
 
 
 def _usher_headers(delivery: model.Delivery, route: model.RouteDefinition) -> list[tuple[str, str]]:
+    replay = [("usher-replay", model.format_id(delivery.replay))] if delivery.replay else []
     return [
+        *replay,
         ("usher-tenant", route.listener.tenant),
         ("usher-listener", route.listener.listener),
         ("usher-route", route.route),

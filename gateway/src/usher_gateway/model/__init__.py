@@ -51,6 +51,7 @@ from usher_gateway.model.identifiers import (
     IdFactory,
     ListenerName,
     format_id,
+    instant_of,
     key_of,
     parse_id,
 )

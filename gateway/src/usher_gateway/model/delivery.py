@@ -133,6 +133,8 @@ class Delivery(msgspec.Struct, gc=False):
     content_type: bytes
     arrival_holds: tuple[HoldReason, ...] = ()
     """Reasons that hold every delivery of the arrival, even if ``hold`` names another (set by the store only)."""
+    replay: bytes = b""
+    """Id of the replay that created it; empty if none did."""
 
 
 class SettledAs(enum.IntEnum):

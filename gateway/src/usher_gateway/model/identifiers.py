@@ -94,6 +94,11 @@ def key_of(identifier: bytes) -> int:
     return milliseconds << _COUNTER_BITS | counter
 
 
+def instant_of(key: int) -> int:
+    """Return when a row key was made, in microseconds."""
+    return (key >> _COUNTER_BITS) * 1_000
+
+
 def format_id(identifier: bytes) -> str:
     """Return an id (16 bytes) as text in the usual form with dashes."""
     digits = identifier.hex()

@@ -1,5 +1,6 @@
 """The values that the store's callers give and get. All times are microseconds UTC."""
 
+import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
@@ -168,32 +169,110 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """The lowest and the highest id."""
     visit: bytes | None = None
     """Id of the arrival that the deliveries belong to; only for deliveries."""
+    replay: bytes | None = None
+    """Id of the replay that created the deliveries; only for deliveries."""
+
+
+class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdicts for which a replay creates deliveries, and how."""
+
+    where: Filter
+    """Without a reason and a state."""
+    results: frozenset[str]
+    """What the verdicts came to: skip reasons, ``delivered``, ``dead``."""
+    per_second: int
+    """Deliveries created per second, at most."""
+    ignores_once_per: bool = False
+    """Deliver also skipped verdicts for whose visitor the route's once-per rule allows no more deliveries."""
+    ignores_expiry: bool = False
+    """Deliver also what is past its time limit."""
+    ignores_pause: bool = False
+    """Deliver also for routes that are paused or in shadow mode now."""
+    started_by: str = ""
+    """The name of the caller's token."""
 
 
 class ReplayReport(msgspec.Struct):
-    """The result of a replay, or of its preview, for the skipped verdicts that it selected."""
+    """The verdicts that a replay, or its preview, has selected so far."""
 
-    reasons: dict[str, int] = msgspec.field(default_factory=dict)
-    """Skip reason -> verdicts for which it creates a delivery."""
+    results: dict[str, int] = msgspec.field(default_factory=dict)
+    """What the verdicts came to before -> those for which it creates a delivery."""
     replayed_before: int = 0
-    """Verdicts that have a delivery already, from an earlier replay."""
+    """Skipped verdicts that have a delivery already, from an earlier replay."""
     without_body: int = 0
     """Verdicts whose body was deleted."""
     once_per: int = 0
-    """Verdicts that it leaves out because the mark of their route's once-per rule exists."""
+    """Skipped verdicts that it leaves out because the mark of their route's once-per rule exists."""
+    expired: int = 0
+    """Verdicts that it leaves out because they are past their time limit."""
+    paused: int = 0
+    """Verdicts that it leaves out because their route is paused or in shadow mode."""
 
     @property
-    def replayed(self) -> int:
+    def created(self) -> int:
         """The verdicts for which it creates a delivery."""
-        return sum(self.reasons.values())
+        return sum(self.results.values())
 
     def add(self, other: "ReplayReport") -> None:
         """Add the counts of another part of the selection."""
-        for reason, count in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        for result, count in other.results.items():
+            self.results[result] = self.results.get(result, 0) + count
         self.replayed_before += other.replayed_before
         self.without_body += other.without_body
         self.once_per += other.once_per
+        self.expired += other.expired
+        self.paused += other.paused
+
+
+class ReplaySample(msgspec.Struct, frozen=True):
+    """One of the verdicts that a preview selected."""
+
+    visit: bytes
+    """Id of the arrival."""
+    received_at: int
+    route: model.RouteDefinition
+    result: str
+    """What the verdict came to."""
+
+
+class ReplayPreview(msgspec.Struct):
+    """What a replay would do."""
+
+    report: ReplayReport = msgspec.field(default_factory=ReplayReport)
+    sample: list[ReplaySample] = msgspec.field(default_factory=list)
+    """The newest of the selected verdicts."""
+    is_complete: bool = True
+    """False if counting took too long: then there are more."""
+
+
+class ReplayState(enum.IntEnum):
+    """The state of a replay. The store keeps the numbers: never reuse one."""
+
+    Running = 1
+    Done = 2
+    """It has created all its deliveries."""
+    Cancelled = 3
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """A replay as the store has it."""
+
+    key: int
+    id: bytes
+    request: ReplayRequest
+    state: ReplayState
+    created_at: int
+    ended_at: int
+    """0: not yet."""
+    place: str
+    """The cursor from which it goes on; ``""``: the newest arrival."""
+    next_at: int
+    """When the next step may be taken."""
+    report: ReplayReport
+    reached_at: int = 0
+    """When the last arrival came that it has looked at; 0: none yet, or all."""
+    deliveries: Mapping[str, int] = {}
+    """State (``held`` apart from ``pending``) -> its deliveries."""
 
 
 Change = Literal["redrive", "cancel", "retry"]
@@ -217,6 +296,15 @@ MarkOf = Callable[[model.Arrival], tuple[bytes, int]]
 
 MarkOfRoute = Callable[[model.RouteDefinition], MarkOf | None]
 """Returns how the marks of a route are made; None if the route has no once-per rule now."""
+
+
+IsPaused = Callable[[model.RouteDefinition], bool]
+"""Returns whether a route is paused or in shadow mode now."""
+
+
+def not_paused(_: model.RouteDefinition) -> bool:
+    """Treat every route as active."""
+    return False
 
 
 def no_marks(_: model.RouteDefinition) -> MarkOf | None:

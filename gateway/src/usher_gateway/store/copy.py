@@ -25,8 +25,9 @@ COLUMNS = {
     " visitor, persons, verdicts",
     "body": "key, expires_day, content_type, body",
     "delivery": "key, id, arrival, route, destination, state, hold, waiting, attempts, due_at, created_at, started_at,"
-    " expires_at, settled_at, origin, cancel, status, error, answer",
+    " expires_at, settled_at, origin, cancel, status, error, answer, replay",
     "attempt": "delivery, log",
+    "replay": "key, id, request, state, created_at, ended_at, place, next_at, report",
     "print": "fingerprint, arrival",
     "mark": "mark, until",
     "activity": "listener, last_arrival_at, first_visits, retired_arrivals",
@@ -49,6 +50,7 @@ TABLES = {
     "body": "bodies",
     "delivery": "deliveries",
     "attempt": "attempts",
+    "replay": "replays",
     "print": "prints",
     "mark": "once_marks",
     "activity": "activity",

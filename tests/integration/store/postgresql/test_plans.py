@@ -8,7 +8,7 @@ import pytest
 
 from support import databases, engines
 from usher_gateway.store import names
-from usher_gateway.store.jobs import changes, claims, listings, retention, settle
+from usher_gateway.store.jobs import changes, claims, creation, listings, replays, retention, settle
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
@@ -38,7 +38,7 @@ STATEMENTS = {
     "accept: contents and visitors": accept._LOCK_KEYS,
     "accept: replace contents": accept._REPLACE_CONTENTS,
     "accept: visit times": accept._SET_TIMES,
-    "accept: marks": changes.ADD_MARKS,
+    "accept: marks": creation.ADD_MARKS,
     "accept: insert": accept._INSERT,
     "commit": writer._INSERT_COMMIT,
     "accept: quota": accept._MONTH_VISITS,
@@ -62,6 +62,11 @@ STATEMENTS = {
     "persons": listings._ARRIVALS_OF_PERSON.postgresql,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,
+    "replay: verdicts": replays._VERDICTS,
+    "replay: first deliveries": replays._FIRST_DELIVERIES,
+    "replay: later deliveries": replays._LATER_DELIVERIES,
+    "replay: count": replays._COUNT,
+    "replay: count due": replays._COUNT_DUE,
     "prune: find": retention._EXPIRED,
     "prune: cancel": retention._CANCEL,
     "prune: empty": retention._EMPTY,

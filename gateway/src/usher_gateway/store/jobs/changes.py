@@ -1,28 +1,25 @@
-"""Changes that people request: redrive, cancel, retry, replay, release.
+"""Changes that people request: redrive, cancel, retry, release.
 
 Each job is a short transaction over rows with given keys. A query selects the rows beforehand, so each job locks the
 rows in the order of their keys and checks them again before it changes them.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from usher_gateway import model, timing
-from usher_gateway.store.base import Change, Filter, MarkOf, ReplayReport
+from usher_gateway import model
+from usher_gateway.store.base import Change, Filter
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
-    FLAG_LATE,
     FLAG_RELEASED,
-    FLAG_TRUSTED,
     first_hold,
     split_person_keys,
-    unpack_body,
 )
-from usher_gateway.store.jobs import scopes
-from usher_gateway.store.session import Row, Session, Statement, columns
+from usher_gateway.store.jobs import creation, scopes
+from usher_gateway.store.session import Session, Statement, columns
 from usher_gateway.store.transaction import Transaction
 
 SLICE = 100
@@ -30,12 +27,6 @@ SLICE = 100
 
 Holds = dict[int, Sequence[model.HoldReason]]
 """Route number -> the reasons that hold its deliveries now (``store.base.HoldsOf``)."""
-
-SkippedVerdict = tuple[int, int, int]
-"""(arrival, route number, skip reason) of a skipped verdict."""
-
-OnceMarks = Mapping[tuple[int, int], tuple[bytes, int]]
-"""(arrival, route number) -> mark of the route's once-per rule, and the instant from which it may be deleted."""
 
 _NOT_TRIED = "NotTried"
 """The reason that a preview gives for pending deliveries without an attempt."""
@@ -69,38 +60,8 @@ _CHANGEABLE: Mapping[Change, str] = {
 }
 """The conditions of redrive(), cancel() and retry()."""
 
-_CANDIDATES = """
-    select a.key, new.route, new.reason, a.flags, b.body is not null,
-        exists (select 1 from deliveries where arrival = a.key and route = new.route and origin > 0)
-    from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as new (key, route, reason)
-    join arrivals a on a.key = new.key left join bodies b on b.key = a.key
-"""
-_LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by key for no key update"
-
-EXISTING_MARKS = "select mark from once_marks where mark = any($1::bytea[])"
-
-ADD_MARKS = """
-    insert into once_marks (mark, until) select mark, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
-    where true on conflict do nothing returning mark
-"""
-"""Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
-
 DELETE_MARKS = "delete from once_marks where mark = any($1::bytea[])"
 
-_INSERT = """
-    insert into deliveries
-        (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at, expires_at, origin)
-    select key, id, arrival, route, destination, hold, hold = 0, 0, $9, $9, $9, expires_at, $8
-    from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[])
-        as new (key, id, arrival, route, destination, hold, expires_at)
-"""
-_ARRIVALS = """
-    select a.key, l.namespace, l.tenant, l.listener, received_at, visit_time, flags, fingerprint, visitor, persons,
-        b.body, b.content_type, hops, reason, body_size
-    from arrivals a join listeners l on l.number = a.listener
-    join bodies b on b.key = a.key and b.body is not null
-    where a.key = any($1::bigint[])
-"""
 _RELEASABLE = f"reason not in ({', '.join(str(int(reason)) for reason in _NOT_RELEASABLE)})"
 
 _QUARANTINED = f"""
@@ -205,144 +166,6 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
     return model.CancelReason(cancel).name if cancel else error or _NOT_TRIED
 
 
-# Skipped verdicts: replay
-
-
-class ReplayCandidate(NamedTuple):
-    """A skipped verdict as a replay finds it in the store."""
-
-    arrival: int
-    route: int
-    reason: int
-    flags: int
-    """Of the arrival."""
-    has_body: bool
-    is_replayed: bool
-
-    @property
-    def can_be_replayed(self) -> bool:
-        """True unless an earlier replay or retention came first."""
-        return self.has_body and not self.is_replayed
-
-
-def choose_replays(
-    candidates: Iterable[ReplayCandidate], marks: OnceMarks, taken: set[bytes], report: ReplayReport
-) -> list[ReplayCandidate]:
-    """Return the verdicts that a replay delivers, and count all of them in a report.
-
-    ``taken``: the once-per marks that exist. Those of the returned verdicts are added.
-    """
-    chosen: dict[tuple[int, int], ReplayCandidate] = {}
-    for candidate in candidates:
-        verdict = candidate.arrival, candidate.route
-        mark, _ = marks.get(verdict, (b"", 0))
-        if candidate.is_replayed or verdict in chosen:
-            report.replayed_before += 1
-        elif not candidate.has_body:
-            report.without_body += 1
-        elif mark in taken:
-            report.once_per += 1
-        else:
-            chosen[verdict] = candidate
-            reason = model.SkipReason(candidate.reason).name
-            report.reasons[reason] = report.reasons.get(reason, 0) + 1
-            if mark:
-                taken.add(mark)
-    return list(chosen.values())
-
-
-async def make_marks(
-    skipped: Collection[SkippedVerdict], arrivals: Iterable[model.Arrival], rules: Mapping[int, MarkOf]
-) -> OnceMarks:
-    """Return the once-per marks of skipped verdicts. ``rules``: how to make them, by route number."""
-    turns = timing.EventLoopTurns()
-    marks = {}
-    routes: dict[int, list[int]] = {}
-    for key, route, _ in skipped:
-        if route in rules:
-            routes.setdefault(key, []).append(route)
-    for arrival in arrivals:
-        for route in routes[arrival.key]:
-            marks[arrival.key, route] = rules[route](arrival)
-            await turns.give_way()
-    return marks
-
-
-async def replayable(
-    session: Session, where: Filter, cursor: str | None, reasons: Collection[model.SkipReason]
-) -> tuple[list[SkippedVerdict], str | None]:
-    """Return the skipped verdicts that a replay selects in a slice of arrivals, and the cursor of the next slice."""
-    scope = await scopes.arrivals_scope(session, where)
-    keys, below = await scopes.newest(session, scope, cursor, SLICE)
-    verdicts = dict(await session.fetch("select key, verdicts from arrivals where key = any($1::bigint[])", keys))
-    skipped = [
-        (key, route, reason)
-        for key in sorted(verdicts)
-        for route, reason, _ in scopes.matching_verdicts(verdicts[key], scope.routes, None, any_skip=True)
-        if reason in reasons
-    ]
-    return skipped, scopes.cursor_of(below)
-
-
-async def stored_arrivals(session: Session, keys: Collection[int]) -> list[model.Arrival]:
-    """Return the arrivals with given keys that have a body, without plans, oldest first."""
-    return [_arrival(row) for row in sorted(await session.fetch(_ARRIVALS, sorted(keys)), key=lambda row: row[0])]
-
-
-async def preview_replay(
-    session: Session, skipped: Sequence[SkippedVerdict], marks: OnceMarks, taken: set[bytes]
-) -> ReplayReport:
-    """Count what replay() would do. ``taken``: the marks of earlier slices."""
-    report = ReplayReport()
-    rows = await session.fetch(EXISTING_MARKS, sorted({mark for mark, _ in marks.values()}))
-    taken |= {mark for (mark,) in rows}
-    choose_replays(await _candidates(session, skipped), marks, taken, report)
-    return report
-
-
-async def replay(
-    transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds, marks: OnceMarks
-) -> ReplayReport:
-    """Create deliveries for skipped verdicts, once each, and only if there is a body."""
-    report = ReplayReport()
-    session = transaction.session
-    # The second of two replays at different gateways waits here, and then finds the deliveries of the first one.
-    await session.fetch(_LOCK_ARRIVALS, sorted({key for key, _, _ in skipped}))
-    await transaction.load_routes([route for _, route, _ in skipped])
-    # Nothing could deliver a verdict whose route has no definition any more.
-    skipped = [verdict for verdict in skipped if transaction.destination_of_route(verdict[1]) is not None]
-    candidates = await _candidates(session, skipped)
-    verdicts = [(candidate.arrival, candidate.route) for candidate in candidates if candidate.can_be_replayed]
-    # Every new mark gets a delivery: choose_replays() takes the first of the verdicts that share it.
-    until = dict([marks[verdict] for verdict in verdicts if verdict in marks and marks[verdict][0]])
-    new_marks = await _add_marks(session, until)
-    chosen = choose_replays(candidates, marks, until.keys() - new_marks, report)
-    deliveries = [
-        _new_delivery(
-            transaction,
-            candidate.arrival,
-            candidate.route,
-            hold=first_hold(candidate.flags, holds.get(candidate.route, ())),
-        )
-        for candidate in chosen
-    ]
-    await session.execute(_INSERT, *columns(deliveries, 7), int(model.Origin.Replayed), now)
-    await transaction.meter_routes([candidate.route for candidate in chosen], now, model.Counter.replayed)
-    return report
-
-
-async def _candidates(session: Session, skipped: Sequence[SkippedVerdict]) -> list[ReplayCandidate]:
-    """Return the verdicts as the store has them now, in the same order."""
-    rows = await session.fetch(_CANDIDATES, *columns(skipped, 3))
-    place = {verdict: number for number, verdict in enumerate(skipped)}
-    return sorted([ReplayCandidate(*row) for row in rows], key=lambda candidate: place[candidate[:3]])
-
-
-async def _add_marks(session: Session, until: Mapping[bytes, int]) -> set[bytes]:
-    """Write once-per marks, in the order in which commits write them; return those that are new."""
-    return {mark for (mark,) in await session.fetch(ADD_MARKS, *columns(sorted(until.items()), 2))}
-
-
 # Quarantined arrivals: release
 
 
@@ -355,33 +178,7 @@ async def quarantined(session: Session, where: Filter, limit: int, after: int) -
         scope.add_numbers("key", scope.keys)
     scope.low = max(scope.low, after + 1)
     rows = await session.fetch(_QUARANTINED.format(scope.condition(), limit), *scope.all_values())
-    return await stored_arrivals(session, [key for key, packed in rows if scopes.has_verdict(packed, scope)])
-
-
-def _arrival(row: Row) -> model.Arrival:
-    key, namespace, tenant, listener, received_at, visit_time, flags, fingerprint, visitor, packed, *rest = row
-    body, content_type, hops, reason, size = rest
-    return model.Arrival(
-        listener=model.ListenerName(namespace, tenant, listener),
-        received_at=received_at,
-        visit_time=visit_time,
-        time_trusted=bool(flags & FLAG_TRUSTED),
-        late=bool(flags & FLAG_LATE),
-        fingerprint=fingerprint,
-        visitor_key=visitor,
-        person_keys=split_person_keys(packed),
-        body=unpack_body(body),
-        content_type=content_type or b"",
-        hops=hops,
-        body_days=0,
-        window=0,
-        redelivery=0,
-        if_visit=(),
-        if_repeat=(),
-        quarantine=model.QuarantineReason(reason) if reason else None,
-        body_size=size,
-        key=key,
-    )
+    return await creation.stored_arrivals(session, [key for key, packed in rows if scopes.has_verdict(packed, scope)])
 
 
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
@@ -391,17 +188,17 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     """
     session = transaction.session
     deliveries: list[tuple[Any, ...]] = []
-    await session.fetch(_LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))
+    await session.fetch(creation.LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))
     plans = [plan for arrival in arrivals for plan in arrival.if_visit]
     # All marks at once, because two gateways that write them in different orders could wait for each other.
-    marks = await _add_marks(
+    marks = await creation.add_marks(
         session, {plan.once_key: plan.once_until for plan in plans if plan.once_key and plan.skip is None}
     )
     for arrival in sorted(arrivals, key=lambda arrival: arrival.key):
         deliveries += await _release_arrival(transaction, arrival, now, marks)
     transaction.keep_routes([arrival.key for arrival in arrivals])
     await session.execute(DELETE_MARKS, sorted(marks))
-    await session.execute(_INSERT, *columns(deliveries, 7), int(model.Origin.Released), now)
+    await session.execute(creation.INSERT, *columns(deliveries, 7), int(model.Origin.Released), now, None)
     return len(deliveries)
 
 
@@ -421,7 +218,9 @@ async def _release_arrival(
         if skip is not None:
             verdicts.append((route, int(skip), 0))
             continue
-        delivery = _new_delivery(transaction, arrival.key, route, hold=int(plan.hold or 0), expires_at=plan.expires_at)
+        delivery = creation.new_delivery(
+            transaction, arrival.key, route, hold=int(plan.hold or 0), expires_at=plan.expires_at
+        )
         deliveries.append(delivery)
         verdicts.append((route, 0, delivery[0]))
     if deliveries:
@@ -447,12 +246,3 @@ async def _note_released(
     new = [person for person in dict.fromkeys(arrival.person_keys) if person not in stored]
     await session.execute(_NOTE_RELEASED, arrival.key, _encode(verdicts), b"".join([*stored, *new]))
     await session.execute(_ADD_PERSONS, arrival.key, sorted(new))
-
-
-def _new_delivery(
-    transaction: Transaction, arrival: int, route: int, *, hold: int = 0, expires_at: int = 0
-) -> tuple[Any, ...]:
-    """Return the values of a new delivery for _INSERT, due at once or held."""
-    key = transaction.ids.next_key()
-    destination = transaction.destination_of_route(route)
-    return (key, transaction.ids.id_of(key), arrival, route, destination, hold, expires_at)

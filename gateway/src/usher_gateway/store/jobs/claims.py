@@ -27,8 +27,9 @@ _LOCK_DUE = """
 
 _LOAD = """
     select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,
-        a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type
+        a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type, r.id
     from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
+        left join replays r on r.key = d.replay
     where d.key = any($1::bigint[])
 """
 """Load deliveries with their bodies."""
@@ -148,7 +149,7 @@ async def load(session: Session, keys: Sequence[int]) -> list[model.Delivery]:
 
 def _delivery(row: Row) -> model.Delivery:
     key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
-    visit_id, counted_as, received_at, visit_time, flags, hops, body, content_type = rest
+    visit_id, counted_as, received_at, visit_time, flags, hops, body, content_type, replay = rest
     return model.Delivery(
         key=key,
         id=identifier,
@@ -168,6 +169,7 @@ def _delivery(row: Row) -> model.Delivery:
         body=unpack_body(body) if body is not None else None,
         content_type=content_type,
         arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
+        replay=replay or b"",
     )
 
 

@@ -32,13 +32,14 @@ _ARRIVALS = """
 """
 _DELIVERIES = """
     select d.key, d.id, d.route, d.state, d.hold, d.waiting, d.attempts, d.due_at, d.created_at, d.started_at,
-        d.expires_at, d.settled_at, d.origin, d.cancel, d.status, d.error, length(d.answer), a.id
-    from deliveries d join arrivals a on a.key = d.arrival where d.key = any($1::bigint[])
+        d.expires_at, d.settled_at, d.origin, d.cancel, d.status, d.error, length(d.answer), a.id, r.id
+    from deliveries d join arrivals a on a.key = d.arrival left join replays r on r.key = d.replay
+    where d.key = any($1::bigint[])
 """
 _DELIVERY_STATES = "select key, id, state, hold from deliveries where key = any($1::bigint[])"
 _REPLAYS = """
     select arrival, route, id, state, hold, created_at from deliveries
-    where origin > 0 and origin = 2 and arrival = any($1::bigint[])
+    where origin > 0 and origin = 2 and arrival = any($1::bigint[]) order by key
 """
 _ROUTE_NAMES = """
     select r.number, l.namespace, l.tenant, l.listener, r.name, d.key from routes r
@@ -197,7 +198,7 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
         names: the route's row of ``_ROUTE_NAMES``.
     """
     _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
-    expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival = rest
+    expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival, replay = rest
     _, namespace, tenant, listener, route, destination = names
     is_open = state == model.DeliveryState.Pending
     return {
@@ -218,6 +219,7 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
         "expiresAt": _time_or_none(expires_at),
         "settledAt": _time_or_none(settled_at),
         "origin": model.Origin(origin).name,
+        "replay": model.format_id(replay) if replay is not None else None,
         "cancelled": model.CancelReason(cancel).name if cancel else None,
         "status": status or None,
         "error": error or None,

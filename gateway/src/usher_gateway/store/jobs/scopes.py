@@ -120,8 +120,8 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
     Raises:
         ValueError: the filter has an unknown name of a reason or a state, or selects deliveries of a visit.
     """
-    if where.visit is not None:
-        raise ValueError("visit selects deliveries; select visits with their ids")
+    if where.visit is not None or where.replay is not None:
+        raise ValueError("visit and replay select deliveries; select visits with their ids")
     scope = RowScope("arrivals")
     scope.add_ids(where.ids)
     scope.add_id_range(where.id_range)
@@ -175,6 +175,9 @@ async def deliveries_scope(session: Session, where: Filter) -> RowScope:
             scope.add("state = {}", state)
     if where.reason is not None:
         _add_delivery_reason(scope, where.reason)
+    if where.replay is not None:
+        scope.low = max(scope.low, model.key_of(where.replay))  # its deliveries came after it
+        scope.add("replay = {}", model.key_of(where.replay))
     routes = await route_numbers(session, where)
     if routes is not None:
         scope.add_numbers("route", routes)
@@ -240,7 +243,7 @@ async def newest(session: Session, scope: RowScope, cursor: str | None, limit: i
     The second value is None at the end.
     """
     limit = min(max(limit, 1), LONGEST_PAGE)
-    high = scope.high if cursor is None else min(scope.high, _key_of_cursor(cursor))
+    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
     if scope.keys is not None:
         scope.add_numbers("key", scope.keys)
         keys = await _matching(session, scope, scope.low, high, len(scope.keys))
@@ -260,7 +263,7 @@ async def newest(session: Session, scope: RowScope, cursor: str | None, limit: i
 
 def page_of(keys: Iterable[int], cursor: str | None, limit: int) -> tuple[list[int], int | None]:
     """Return a page of given keys below a cursor, newest first, and the key below which to go on; None at the end."""
-    high = _HIGHEST if cursor is None else _key_of_cursor(cursor)
+    high = _HIGHEST if cursor is None else key_of_cursor(cursor)
     newest_keys = heapq.nlargest(limit + 1, [key for key in keys if key < high])
     return newest_keys[:limit], newest_keys[limit - 1] if len(newest_keys) > limit else None
 
@@ -295,7 +298,7 @@ async def _newest_held(
     session: Session, scope: RowScope, cursor: str | None, limit: int
 ) -> tuple[list[int], int | None]:
     """Merge the held deliveries from their groups, because the index is sorted by group."""
-    high = scope.high if cursor is None else min(scope.high, _key_of_cursor(cursor))
+    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
     limit = min(max(limit, 1), LONGEST_PAGE)
     keys: list[int] = []
     group = (0, 0)
@@ -357,7 +360,7 @@ def cursor_of(key: int | None) -> str | None:
     return None if key is None else base64.urlsafe_b64encode(key.to_bytes(8)).decode().rstrip("=")
 
 
-def _key_of_cursor(cursor: str) -> int:
+def key_of_cursor(cursor: str) -> int:
     """Return the row key of a cursor.
 
     Raises:

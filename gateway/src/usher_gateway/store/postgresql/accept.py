@@ -14,7 +14,8 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
-from usher_gateway.store.jobs.changes import ADD_MARKS, DELETE_MARKS
+from usher_gateway.store.jobs.changes import DELETE_MARKS
+from usher_gateway.store.jobs.creation import ADD_MARKS
 from usher_gateway.store.names import LACKS_NONE
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.session import columns

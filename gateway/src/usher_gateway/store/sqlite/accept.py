@@ -11,7 +11,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
-from usher_gateway.store.jobs.changes import EXISTING_MARKS
+from usher_gateway.store.jobs.creation import EXISTING_MARKS
 from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
 from usher_gateway.store.sqlite.session import PAIR, insert_rows
@@ -23,7 +23,7 @@ MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? a
 _LISTENERS_OF = "select number from listeners where namespace = ? and tenant = ?"
 
 _ARRIVAL = f"({','.join('?' * 14)})"
-_DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null)"
+_DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null,null)"
 """A new delivery: pending, in a lane or held, without attempts."""
 
 _SIGHTING_IN_WINDOW = """

@@ -101,7 +101,8 @@ create table deliveries (
     cancel smallint not null default 0,
     status smallint not null default 0,
     error text not null default '',     -- a code
-    answer bytea
+    answer bytea,
+    replay bigint                       -- key of the replay that created it; null: none
 );
 -- A claim walks over the index entries of deliveries that left the backlog since the last vacuum: about one page for 120.
 -- With ten million deliveries, the default (20 %) would let a million of them gather.
@@ -114,6 +115,20 @@ create index deliveries_ended on deliveries (state, key) where state >= 2;
 create index deliveries_dead_by_route on deliveries (route) where state = 2;
 create index deliveries_extra on deliveries (arrival, route) where origin > 0;
 create index deliveries_forbidden on deliveries (due_at) where waiting and error = 'AddressForbidden';
+create index deliveries_replayed on deliveries (replay, state, hold) where replay is not null;
+
+-- What people asked to deliver again. A step creates deliveries and moves the place on, in one transaction.
+create table replays (
+    key bigint primary key,
+    id bytea not null,
+    request bytea not null,             -- store.base.ReplayRequest as JSON
+    state smallint not null,            -- store.base.ReplayState
+    created_at bigint not null,
+    ended_at bigint not null,           -- 0: not yet
+    place text not null,                -- a cursor over the arrivals; empty: at the newest one
+    next_at bigint not null,            -- when the next step may be taken
+    report bytea not null               -- store.base.ReplayReport as JSON
+);
 
 -- The last attempts of a delivery (store/encodings.py).
 create table attempts (delivery bigint primary key, log bytea not null);

@@ -86,7 +86,8 @@ create table deliveries (
     cancel integer not null default 0,
     status integer not null default 0,
     error text not null default '',     -- a code
-    answer blob
+    answer blob,
+    replay integer                      -- key of the replay that created it; null: none
 );
 -- Each index is partial, over rows that are rare or that are written after the answer has gone out, so that accepting
 -- does not pay for it. (SQLite keeps the row key as last part of every index.)
@@ -97,6 +98,20 @@ create index deliveries_ended on deliveries (state) where state >= 2;
 create index deliveries_dead_by_route on deliveries (route) where state = 2;
 create index deliveries_extra on deliveries (arrival, route) where origin > 0;
 create index deliveries_forbidden on deliveries (due_at) where waiting and error = 'AddressForbidden';
+create index deliveries_replayed on deliveries (replay, state, hold) where replay is not null;
+
+-- What people asked to deliver again. A step creates deliveries and moves the place on, in one transaction.
+create table replays (
+    key integer primary key,
+    id blob not null,
+    request blob not null,              -- store.base.ReplayRequest as JSON
+    state integer not null,             -- store.base.ReplayState
+    created_at integer not null,
+    ended_at integer not null,          -- 0: not yet
+    place text not null,                -- a cursor over the arrivals; empty: at the newest one
+    next_at integer not null,           -- when the next step may be taken
+    report blob not null                -- store.base.ReplayReport as JSON
+);
 
 -- The last attempts of a delivery (store/encodings.py).
 create table attempts (delivery integer primary key, log blob not null);

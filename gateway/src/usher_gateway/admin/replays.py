@@ -1,0 +1,226 @@
+"""The handlers of ``/api/replays``: deliver again what routes skipped, delivered, or could not deliver."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.admin import api, listings
+from usher_gateway.store.base import (
+    Filter,
+    IsPaused,
+    MarkOfRoute,
+    Replay,
+    ReplayPreview,
+    ReplayReport,
+    ReplayRequest,
+    ReplaySample,
+)
+from usher_gateway.store.records import Records
+
+_DELIVERED_AGAIN = ("delivered", "dead")
+"""States of deliveries that a replay may select."""
+
+_DEFAULT_PER_SECOND = 20
+_MOST_PER_SECOND = 1_000
+
+Row = dict[str, object]
+
+
+class ReplaySelection(api.Selection, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of ``POST /api/replays``. ``reason`` and ``state`` may have several values, with commas between."""
+
+    per_second: int = _DEFAULT_PER_SECOND
+    ignore_once_per: bool = False
+    ignore_expiry: bool = False
+    ignore_pause: bool = False
+
+
+class ReplayHandlers:
+    """The handlers of ``/api/replays``.
+
+    Args:
+        store: has the replays.
+        now: microseconds.
+        mark_of_route: returns how the once-per marks of a route are made.
+        is_paused: returns whether a route is paused or in shadow mode.
+        check_names: checks the names of a selection.
+        forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
+        wake: lets the gateway take the first step at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Records,
+        now: Callable[[], int],
+        mark_of_route: MarkOfRoute,
+        is_paused: IsPaused,
+        check_names: api.CheckNames,
+        forget_cancelled: Callable[[Sequence[int]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store, self._now, self._wake = store, now, wake
+        self._mark_of_route, self._is_paused = mark_of_route, is_paused
+        self._check_names, self._forget_cancelled = check_names, forget_cancelled
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/replays``: start a replay; with ``dryRun`` only count and show what it would deliver."""
+        with api.parsing():
+            selection = api.parse_selection(await request.read(), ReplaySelection)
+            wanted = await self._parse(selection, started_by=request[api.CALLER])
+            if selection.dry_run:
+                marks, is_paused = self._mark_of_route, self._is_paused
+                found = await self._store.preview_replay(wanted, self._now(), mark_of_route=marks, is_paused=is_paused)
+                return api.json_response(_preview_row(found))
+            if not (selection.reason or selection.state):
+                raise ValueError(
+                    "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
+                )
+            replay = await self._store.start_replay(wanted, self._now())
+        api.audit(request, "replay", api.audited(selection), 1)
+        self._wake()
+        return api.json_response(_row(replay), 201)
+
+    async def _parse(self, selection: ReplaySelection, started_by: str) -> ReplayRequest:
+        """Return the request of a selection; one without a reason and a state selects all that can be replayed."""
+        reasons, states = (
+            [name for name in (text or "").split(",") if name] for text in (selection.reason, selection.state)
+        )
+        for reason in reasons:
+            api.check_reason(reason, listings.SKIP_REASONS)
+        if unknown := set(states) - set(_DELIVERED_AGAIN):
+            raise ValueError(f"state must be of {', '.join(_DELIVERED_AGAIN)}, not {min(unknown)[:50]!r}")
+        if not 1 <= selection.per_second <= _MOST_PER_SECOND:
+            raise ValueError(f"perSecond must be a number from 1 to {_MOST_PER_SECOND}")
+        where = api.filter_from_selection(msgspec.structs.replace(selection, reason=None, state=None))
+        if where.visit is not None or where.replay is not None:
+            raise ValueError("visit and replay select deliveries; select visits with their ids")
+        if where == Filter() and not selection.all and not reasons:
+            raise ValueError('select visits, or send {"all": true} for every one')
+        await self._check_names(where)
+        return ReplayRequest(
+            where=where,
+            results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *_DELIVERED_AGAIN]),
+            per_second=selection.per_second,
+            ignores_once_per=selection.ignore_once_per,
+            ignores_expiry=selection.ignore_expiry,
+            ignores_pause=selection.ignore_pause,
+            started_by=started_by,
+        )
+
+    async def list_replays(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/replays``: the newest ones; with ``id`` those whose id begins so."""
+        prefix = request.query.get("id", "")
+        rows = [_row(replay) for replay in await self._store.list_replays()]
+        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)]})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/replays/{id}``."""
+        return api.json_response(_row(await self._find(request)))
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
+        replay = await self._find(request)
+        await self._store.cancel_replay(replay, self._now())
+        count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
+        return await self._changed(request, "cancel replay", replay, count)
+
+    async def resume(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
+        replay = await self._find(request)
+        if not await self._store.resume_replay(replay, self._now()):
+            raise api.ProblemError(409, "NotCancelled", "only a cancelled replay can be resumed")
+        self._wake()
+        return await self._changed(request, "resume replay", replay, 1)
+
+    async def _find(self, request: web.Request) -> Replay:
+        with api.parsing():
+            return await self._store.find_replay(api.parse_id(request.match_info["id"]))
+
+    async def _changed(self, request: web.Request, action: str, replay: Replay, count: int) -> web.StreamResponse:
+        api.audit(request, action, {"id": model.format_id(replay.id)}, count)
+        return api.json_response(_row(await self._store.find_replay(replay.id)))
+
+
+def _preview_row(found: ReplayPreview) -> Row:
+    return {
+        "selected": found.report.created,
+        "reasons": found.report.results,
+        "leftOut": _left_out(found.report),
+        "complete": found.is_complete,
+        "sample": [_sample_row(sample) for sample in found.sample],
+    }
+
+
+def _sample_row(sample: ReplaySample) -> Row:
+    listener = sample.route.listener
+    return {
+        "visit": model.format_id(sample.visit),
+        "receivedAt": model.format_time(sample.received_at),
+        "namespace": listener.namespace,
+        "tenant": listener.tenant,
+        "listener": listener.listener,
+        "route": sample.route.route,
+        "destination": sample.route.destination,
+        "result": sample.result,
+    }
+
+
+def _left_out(report: ReplayReport) -> dict[str, int]:
+    return {
+        "replayedBefore": report.replayed_before,
+        "withoutBody": report.without_body,
+        "oncePer": report.once_per,
+        "expired": report.expired,
+        "paused": report.paused,
+    }
+
+
+def _row(replay: Replay) -> Row:
+    wanted = replay.request
+    return {
+        "id": model.format_id(replay.id),
+        "state": replay.state.name.lower(),
+        "startedAt": model.format_time(replay.created_at),
+        "startedBy": wanted.started_by,
+        "endedAt": model.format_time(replay.ended_at) if replay.ended_at else None,
+        "created": replay.report.created,
+        "reasons": replay.report.results,
+        "leftOut": _left_out(replay.report),
+        "deliveries": replay.deliveries,
+        "reachedAt": _reached_at(replay),
+        "perSecond": wanted.per_second,
+        "ignored": [
+            name
+            for name, is_ignored in (
+                ("oncePer", wanted.ignores_once_per),
+                ("expiry", wanted.ignores_expiry),
+                ("pause", wanted.ignores_pause),
+            )
+            if is_ignored
+        ],
+        "selection": _selection_row(wanted),
+    }
+
+
+def _reached_at(replay: Replay) -> str | None:
+    """Return when the last arrival came that a replay has looked at; it goes from the newest one to older ones."""
+    return model.format_time(replay.reached_at) if replay.reached_at else None
+
+
+def _selection_row(wanted: ReplayRequest) -> Row:
+    """Return what a replay selects; many ids as their number."""
+    where = wanted.where
+    row: Row = {
+        name: getattr(where, name)
+        for name in ("namespace", "tenant", "listener", "route", "destination")
+        if getattr(where, name) is not None
+    }
+    row |= {
+        name: model.format_time(at) for name, at in (("since", where.since), ("until", where.until)) if at is not None
+    }
+    if where.ids:
+        row["ids"] = len(where.ids)
+    return row | {"results": sorted(wanted.results)}

@@ -1,0 +1,275 @@
+"""``usher visits replay`` and ``usher replays``: deliver stored visits again, and watch that.
+
+The gateway creates the deliveries step by step, so a replay goes on if the command ends or the gateway starts again.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.admin.listings import PERIOD_FILTERS, ROUTE_FILTERS, counted
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    LIST_IS_IMPLIED,
+    USAGE,
+    WRONG,
+    Admin,
+    AdminClient,
+    Data,
+    DocumentOutput,
+    Id,
+    ListingGroup,
+    OutputOption,
+    fail,
+    quoted,
+    with_filters,
+)
+from usher_gateway.cli.changes import select
+
+_Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
+_All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, count and show what would be delivered.")]
+_Reasons = Annotated[
+    list[str] | None,
+    typer.Option("--reason", help="Skipped for this reason; for several, use commas or repeat the flag."),
+]
+_States = Annotated[
+    list[str] | None,
+    typer.Option("--state", help="delivered or dead; for both, use a comma or repeat the flag."),
+]
+_Rate = Annotated[int, typer.Option("--rate", help="Deliveries created per second, at most.", min=1, max=1_000)]
+_IgnoreOncePer = Annotated[
+    bool, typer.Option("--ignore-once-per", help="Also send what the route's oncePer rule allows no more.")
+]
+_IgnoreExpiry = Annotated[bool, typer.Option("--ignore-expiry", help="Also send what is past its time limit.")]
+_IgnorePause = Annotated[
+    bool, typer.Option("--ignore-pause", help="Also send for routes that are paused or in shadow mode now.")
+]
+
+_NOTHING = "The selection has no skipped, delivered or dead verdict that can be replayed."
+
+_LEFT_OUT = {
+    "replayedBefore": "{} skipped before and replayed since (--state delivered,dead selects those)",
+    "withoutBody": "{} without a body, because its retention has ended",
+    "oncePer": "{} by oncePer (--ignore-once-per)",
+    "expired": "{} past the time limit (--ignore-expiry)",
+    "paused": "{} of routes that are paused or in shadow mode (--ignore-pause)",
+}
+
+_POLL_SECONDS = 1.0
+_LINE_SECONDS = 10.0
+"""How often progress is printed if nobody watches it in a terminal."""
+
+_SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
+    ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
+    ("TENANT", listings.text_cell("tenant")),
+    ("VISIT", lambda row: str(row["visit"])[: listings.SHORT_ID]),
+    ("RESULT", listings.text_cell("result")),
+    ("DESTINATION", listings.text_cell("destination")),
+    ("ROUTE", listings.text_cell("route")),
+)
+
+
+def _deliveries(row: listings.Row) -> str:
+    return ", ".join([f"{count} {state}" for state, count in row["deliveries"].items()])
+
+
+def _selection(row: listings.Row) -> str:
+    selected = {name: value for name, value in row["selection"].items() if name != "results"}
+    return ", ".join([*row["selection"]["results"], *[f"{name} {value}" for name, value in selected.items()]])
+
+
+_COLUMNS: tuple[listings.Column, ...] = (
+    ("STARTED (UTC)", listings.short_time_cell("startedAt")),
+    ("ID", listings.short_id_cell),
+    ("STATE", listings.text_cell("state")),
+    ("CREATED", listings.text_cell("created")),
+    ("DELIVERIES", _deliveries),
+    ("SELECTION", _selection),
+)
+
+_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    *listings.fields("id", "state", "startedAt", "startedBy", "endedAt", "created", "reachedAt", "perSecond"),
+    ("deliveries", _deliveries),
+    ("selection", _selection),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands ``usher replays``; `listings` adds ``usher visits replay``."""
+    group = typer.Typer(cls=ListingGroup, help="Look at replays; cancel or resume one.", epilog=LIST_IS_IMPLIED)
+    group.command("list", epilog="Example:  usher replays   or   usher replays -o json")(list_replays)
+    group.command("show", epilog="Example:  usher replays show 01920000-0000-7000-8")(show_replay)
+    group.command("cancel", epilog="Example:  usher replays cancel 01920000-0000-7000-8 --yes")(cancel_replay)
+    group.command("resume", epilog="Example:  usher replays resume 01920000-0000-7000-8")(resume_replay)
+    app.add_typer(group, name="replays")
+
+
+@with_filters(*ROUTE_FILTERS, *PERIOD_FILTERS)
+def replay_visits(
+    *,
+    ids: _Ids = None,
+    reason: _Reasons = None,
+    state: _States = None,
+    everything: _All = False,
+    ignore_once_per: _IgnoreOncePer = False,
+    ignore_expiry: _IgnoreExpiry = False,
+    ignore_pause: _IgnorePause = False,
+    rate: _Rate = 20,
+    yes: _Yes = False,
+    output: DocumentOutput = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+    **filters: str | None,
+) -> None:
+    """Deliver stored visits again: what routes skipped, or what was delivered or died, while the body is stored.
+
+    --yes needs --reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or --state (delivered, dead). Each new
+    delivery has an id of its own, the id of its visit, and the header `usher-replay`. The newest visits come first.
+
+    The gateway creates the deliveries at the rate of --rate, and waits while 200 of them are due. The replay goes on if
+    this command ends: see `usher replays`.
+    """
+    client = AdminClient(admin, data, operate=True)
+    results = {"reason": _joined(reason), "state": _joined(state)}
+    selection = select(client, "visits", ids, filters | {"reason": results["reason"]}, everything=everything)
+    if yes and not any(results.values()):
+        fail(
+            "--yes needs to know what to replay",
+            "give --reason with skip reasons (Paused,Filter) or --state delivered,dead; without --yes, all are counted",
+            USAGE,
+        )
+    question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
+    question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
+    if not yes:
+        _preview(
+            client.post("/api/replays", question | {"dryRun": True}), rate, output, has_results=any(results.values())
+        )
+    replay = client.post("/api/replays", question)
+    if output == "json":
+        tables.print_json(replay)
+        return
+    _watch(client, replay)
+
+
+def _joined(values: list[str] | None) -> str | None:
+    names = [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
+    return ",".join(names) or None
+
+
+def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
+    """Print what a replay would deliver, and end the command."""
+    count = answer["selected"]
+    if output == "json":
+        tables.print_json(answer)
+    else:
+        for reason, number in sorted(answer["reasons"].items()):
+            typer.echo(f"{reason}: {counted(number, 'delivery')}")
+        _print_left_out(answer["leftOut"])
+        if answer["sample"]:
+            typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
+            tables.print_rows(answer["sample"], _SAMPLE_COLUMNS, "text", "")
+    least = "" if answer["complete"] else "at least "
+    hint = "give --yes to do it" if has_results else "give --yes, and --reason or --state with what to replay"
+    seconds = tables.duration(count / rate)
+    fail(
+        f"this would create {least}{counted(count, 'delivery')}, within {seconds} or longer",
+        hint if count else _NOTHING,
+        USAGE,
+    )
+
+
+def _print_left_out(left_out: Mapping[str, int]) -> None:
+    for reason, count in left_out.items():
+        if count:
+            typer.echo(f"Left out: {_LEFT_OUT[reason].format(count)}.")
+
+
+def _watch(client: AdminClient, replay: listings.Row) -> None:
+    """Print the progress of a replay until it has created all its deliveries."""
+    identifier = replay["id"]
+    short = identifier[: listings.SHORT_ID]
+    typer.echo(f"Replay {identifier} runs in the gateway. `usher replays cancel {short} --yes` ends it.", err=True)
+    printed_at = time.monotonic()
+    try:
+        while replay["state"] == "running":
+            time.sleep(_POLL_SECONDS)
+            replay = client.get(f"/api/replays/{quoted(identifier)}")
+            if sys.stderr.isatty():
+                typer.echo(f"\r\x1b[K{_progress(replay)}", nl=False, err=True)
+            elif time.monotonic() - printed_at > _LINE_SECONDS:
+                printed_at = time.monotonic()
+                typer.echo(_progress(replay), err=True)
+    except KeyboardInterrupt:
+        typer.echo(f"\nThe replay goes on: `usher replays show {short}`.", err=True)
+        return
+    if sys.stderr.isatty():
+        typer.echo("\r\x1b[K", nl=False, err=True)
+    _print_left_out(replay["leftOut"])
+    typer.echo(f"Created: {counted(replay['created'], 'delivery')}{_so_far(replay)}.")
+    typer.echo(f"`usher deliveries list --replay {short}` lists them.", err=True)
+    if replay["state"] == "cancelled":
+        fail("the replay was cancelled", f"`usher replays resume {short}` lets it go on", WRONG)
+
+
+def _progress(replay: listings.Row) -> str:
+    reached = f"; back to {listings.time_cell('reachedAt')(replay)} UTC" if replay["reachedAt"] else ""
+    return f"{counted(replay['created'], 'delivery')} created{_so_far(replay)}{reached}"
+
+
+def _so_far(replay: listings.Row) -> str:
+    return f" ({_deliveries(replay)})" if replay["deliveries"] else ""
+
+
+def _full_id(client: AdminClient, identifier: str) -> str:
+    """Return the id of the replay that begins with these digits."""
+    return client.full_id("replays", identifier)
+
+
+def list_replays(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """List the newest replays, at most 100, with their deliveries."""
+    rows = AdminClient(admin, data).get("/api/replays")["rows"]
+    tables.print_rows(rows, _COLUMNS, output, "No replays.", _CSV_COLUMNS)
+
+
+def show_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """Show one replay: what it selects, how far it is, and what became of its deliveries."""
+    client = AdminClient(admin, data)
+    row = client.get(f"/api/replays/{quoted(client.full_id('replays', identifier))}")
+    if output == "json":
+        tables.print_json(row)
+    else:
+        tables.print_facts(row)
+
+
+def cancel_replay(
+    identifier: Id, yes: _Yes = False, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA
+) -> None:
+    """End a replay, and cancel those of its deliveries that wait. An attempt that already runs is not interrupted."""
+    client = AdminClient(admin, data, operate=True)
+    identifier = client.full_id("replays", identifier)
+    row = client.get(f"/api/replays/{quoted(identifier)}")
+    if not yes:
+        waiting = row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0)
+        fail(f"this would end the replay and cancel {counted(waiting, 'delivery')}", "give --yes to do it", USAGE)
+    _print_changed(client.post(f"/api/replays/{quoted(identifier)}/cancel", {}), output)
+
+
+def resume_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """Let a cancelled replay go on where it was. Deliveries that were cancelled with it stay cancelled."""
+    client = AdminClient(admin, data, operate=True)
+    identifier = client.full_id("replays", identifier)
+    _print_changed(client.post(f"/api/replays/{quoted(identifier)}/resume", {}), output)
+
+
+def _print_changed(row: listings.Row, output: tables.OutputFormat) -> None:
+    if output == "json":
+        tables.print_json(row)
+    else:
+        typer.echo(f"Replay {row['id']} is {row['state']}: {_progress(row)}.")

@@ -1,0 +1,409 @@
+"""Replays: deliveries that a person asks for again, created in small steps.
+
+A replay is a row. Each step reads the row, finds the next verdicts, and creates their deliveries in a transaction that
+also moves the row's place on. So a replay goes on after a crash, any gateway can take the next step, and nobody takes a
+step twice. The walk goes from the newest arrival down, as that of a listing does.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from usher_gateway import model, timing
+from usher_gateway.store.base import (
+    MarkOf,
+    Replay,
+    ReplayPreview,
+    ReplayReport,
+    ReplayRequest,
+    ReplaySample,
+    ReplayState,
+)
+from usher_gateway.store.encodings import first_hold
+from usher_gateway.store.jobs import changes, creation, scopes
+from usher_gateway.store.session import Row, Session, columns
+from usher_gateway.store.transaction import Transaction
+
+KEPT_DAYS = 750
+"""How long a replay that has ended stays: about as long as meters."""
+
+LISTED = 100
+"""How many replays a list has, the newest ones."""
+
+WAITING_AT_MOST = 200
+"""A replay creates no more while so many of its deliveries are due, because later visits wait behind them."""
+
+SAMPLE = 5
+"""Verdicts that a preview shows."""
+
+STEP = 100
+"""Deliveries that one step creates; arrivals wait for it (docs/performance.md)."""
+
+_GONE = "gone"
+"""The result of a verdict whose delivery does not exist any more. No replay selects it."""
+
+_VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
+_ARRIVALS = """
+    select a.key, a.id, a.received_at, a.flags, b.body is not null from arrivals a left join bodies b on b.key = a.key
+    where a.key = any($1::bigint[])
+"""
+_FIRST_DELIVERIES = "select key, state, expires_at from deliveries where key = any($1::bigint[])"
+_LATER_DELIVERIES = """
+    select d.arrival, r.listener, r.name, d.key, d.state, d.expires_at
+    from deliveries d join routes r on r.number = d.route where d.origin > 0 and d.arrival = any($1::bigint[])
+"""
+_ROUTES = "select number, listener, name from routes where number = any($1::bigint[])"
+
+_REPLAYS = "select key, id, request, state, created_at, ended_at, place, next_at, report from replays"
+_LOCK = "select state, place from replays where key = $1 for no key update"
+_COUNT = """
+    select replay, state, hold > 0, count(*) from deliveries
+    where replay = any($1::bigint[]) group by replay, state, hold > 0
+"""
+_COUNT_DUE = """
+    select count(*) from (select 1 from deliveries where replay = $1 and state = 0 and hold = 0 limit $2) due
+"""
+_INSERT = "insert into replays values ($1, $2, $3, $4, $5, 0, '', $5, $6)"
+_MOVE = "update replays set place = $2, next_at = $3, report = $4, state = $5, ended_at = $6 where key = $1"
+_SET_STATE = "update replays set state = $3, ended_at = $4, next_at = $5 where key = $1 and state = $2"
+_DELETE_OLD = """
+    delete from replays
+    where key in (select key from replays where ended_at > 0 and ended_at < $1 order by key limit $2)
+"""
+
+
+class Verdict(NamedTuple):
+    """A route's verdict on an arrival."""
+
+    arrival: int
+    route: int
+    skip: int
+    """The skip reason; 0: it created a delivery."""
+    delivery: int
+    """The key of that delivery, or 0."""
+
+
+class Candidate(NamedTuple):
+    """A verdict, and what it came to."""
+
+    verdict: Verdict
+    visit: bytes
+    """Id of the arrival."""
+    received_at: int
+    flags: int
+    has_body: bool
+    result: str
+    """The state of the newest delivery of the route for this arrival, or without one the skip reason."""
+    has_delivery: bool
+    expires_at: int
+    """Of that delivery."""
+
+    @property
+    def skipped_for(self) -> str:
+        """The skip reason of the verdict; ``""`` if it created a delivery."""
+        return model.SkipReason(self.verdict.skip).name if self.verdict.skip else ""
+
+
+Marks = Mapping[tuple[int, int], tuple[bytes, int]]
+"""(arrival, route) -> mark of the route's once-per rule, and the instant from which it may be deleted."""
+
+
+class Facts(NamedTuple):
+    """What the routes of a step's verdicts say now."""
+
+    marks: Marks
+    """Of the skipped verdicts whose route has a once-per rule."""
+    paused: Collection[int]
+    """Numbers of the routes that are paused or in shadow mode."""
+
+
+async def next_verdicts(
+    session: Session, request: ReplayRequest, cursor: str | None, *, arrivals: int, most: int
+) -> tuple[list[Verdict], str | None]:
+    """Return the verdicts that a replay selects among the next arrivals, and the cursor behind them.
+
+    Args:
+        session: reads a snapshot.
+        request: of the replay.
+        cursor: where the last call ended; None: at the newest arrival.
+        arrivals: how many to look at.
+        most: verdicts to return, but at least those of one arrival.
+    """
+    scope = await scopes.arrivals_scope(session, request.where)
+    keys, below = await scopes.newest(session, scope, cursor, arrivals)
+    packed = dict(await session.fetch(_VERDICTS, keys))
+    verdicts = [
+        Verdict(key, *verdict)
+        for key in keys
+        if key in packed
+        for verdict in scopes.matching_verdicts(packed[key], scope.routes, None, any_skip=False)
+    ]
+    found = await candidates(session, verdicts)
+    selected = [each.verdict for each in found if {each.result, each.skipped_for} & request.results]
+    step: list[Verdict] = []
+    for _, group in itertools.groupby(selected, lambda verdict: verdict.arrival):
+        of_arrival = list(group)
+        if step and len(step) + len(of_arrival) > most:
+            return step, scopes.cursor_of(step[-1].arrival)
+        step += of_arrival
+    return step, scopes.cursor_of(below)
+
+
+async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Candidate]:
+    """Return verdicts with what they came to, in the same order; without those whose arrival or route is gone.
+
+    Deliveries belong to the same route if its name is equal, because an edit gives a route another number.
+    """
+    arrivals = {row[0]: row for row in await session.fetch(_ARRIVALS, sorted({each.arrival for each in verdicts}))}
+    names = {
+        number: (listener, name)
+        for number, listener, name in await session.fetch(_ROUTES, sorted({each.route for each in verdicts}))
+    }
+    first = {
+        key: (key, *rest)
+        for key, *rest in await session.fetch(
+            _FIRST_DELIVERIES, sorted([each.delivery for each in verdicts if each.delivery])
+        )
+    }
+    newest: dict[tuple[int, int, str], tuple[int, int, int]] = {}
+    for arrival, listener, name, *delivery in await session.fetch(_LATER_DELIVERIES, sorted(arrivals)):
+        place = (arrival, listener, name)
+        newest[place] = max(newest.get(place, (0, 0, 0)), tuple(delivery))
+    return [
+        _candidate(
+            verdict,
+            arrivals[verdict.arrival],
+            max(
+                newest.get((verdict.arrival, *names[verdict.route]), (0, 0, 0)), first.get(verdict.delivery, (0, 0, 0))
+            ),
+        )
+        for verdict in verdicts
+        if verdict.arrival in arrivals and verdict.route in names
+    ]
+
+
+def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int]) -> Candidate:
+    """``delivery``: key, state and time limit of the newest one; the key is 0 if there is none."""
+    _, visit, received_at, flags, has_body = arrival
+    key, state, expires_at = delivery
+    result = _GONE
+    if key:
+        result = model.DeliveryState(state).name.lower()
+    elif verdict.skip:
+        result = model.SkipReason(verdict.skip).name
+    return Candidate(verdict, bytes(visit), received_at, flags, bool(has_body), result, bool(key), expires_at)
+
+
+def choose(
+    found: Iterable[Candidate],
+    request: ReplayRequest,
+    report: ReplayReport,
+    *,
+    facts: Facts,
+    taken: set[bytes],
+    now: int,
+) -> list[Candidate]:
+    """Return the verdicts that a replay delivers, and count all that it selects in a report. Pure.
+
+    Args:
+        found: verdicts of a step.
+        request: of the replay.
+        report: is counted up.
+        facts: of the routes.
+        taken: the once-per marks that exist. Those of the returned verdicts are added.
+        now: the present time.
+    """
+    chosen = []
+    for candidate in found:
+        verdict = candidate.verdict
+        mark = b"" if candidate.has_delivery else facts.marks.get((verdict.arrival, verdict.route), (b"", 0))[0]
+        if candidate.result not in request.results:
+            report.replayed_before += candidate.skipped_for in request.results
+        elif not candidate.has_body:
+            report.without_body += 1
+        elif verdict.route in facts.paused and not request.ignores_pause:
+            report.paused += 1
+        elif 0 < candidate.expires_at <= now and not request.ignores_expiry:
+            report.expired += 1
+        elif mark and mark in taken:
+            report.once_per += 1
+        else:
+            chosen.append(candidate)
+            report.results[candidate.result] = report.results.get(candidate.result, 0) + 1
+            taken |= {mark} if mark else set()
+    return chosen
+
+
+async def make_marks(
+    verdicts: Sequence[Verdict], arrivals: Iterable[model.Arrival], rules: Mapping[int, MarkOf]
+) -> Marks:
+    """Return the once-per marks of skipped verdicts. ``rules``: how to make them, by route number."""
+    turns = timing.EventLoopTurns()
+    marks = {}
+    routes: dict[int, list[int]] = {}
+    for verdict in verdicts:
+        if verdict.skip and verdict.route in rules:
+            routes.setdefault(verdict.arrival, []).append(verdict.route)
+    for arrival in arrivals:
+        for route in routes.get(arrival.key, ()):
+            marks[arrival.key, route] = rules[route](arrival)
+            await turns.give_way()
+    return marks
+
+
+async def preview(
+    session: Session,
+    verdicts: Sequence[Verdict],
+    request: ReplayRequest,
+    *,
+    facts: Facts,
+    taken: set[bytes],
+    now: int,
+) -> tuple[ReplayReport, list[Candidate]]:
+    """Count what a step would do, and return the verdicts that it would deliver.
+
+    ``taken``: the marks of earlier steps; those of this one are added.
+    """
+    report = ReplayReport()
+    rows = await session.fetch(creation.EXISTING_MARKS, sorted({mark for mark, _ in facts.marks.values()}))
+    taken |= {mark for (mark,) in rows}
+    found = await candidates(session, verdicts)
+    return report, choose(found, request, report, facts=facts, taken=taken, now=now)
+
+
+def add_sample(
+    preview_of: ReplayPreview, chosen: Sequence[Candidate], route_of: Callable[[int], model.RouteDefinition]
+) -> None:
+    """Add verdicts to the sample of a preview while it has room."""
+    for candidate in chosen[: SAMPLE - len(preview_of.sample)]:
+        route = route_of(candidate.verdict.route)
+        preview_of.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))
+
+
+async def start(transaction: Transaction, request: ReplayRequest, now: int) -> Replay:
+    """Write a replay, which begins at the newest arrival."""
+    key = transaction.ids.next_key()
+    replay = Replay(
+        key=key,
+        id=transaction.ids.id_of(key),
+        request=request,
+        state=ReplayState.Running,
+        created_at=now,
+        ended_at=0,
+        place="",
+        next_at=now,
+        report=ReplayReport(),
+    )
+    encoded = msgspec.json.encode(request), msgspec.json.encode(replay.report)
+    await transaction.session.execute(_INSERT, key, replay.id, encoded[0], int(replay.state), now, encoded[1])
+    return replay
+
+
+async def take_step(
+    transaction: Transaction,
+    replay: Replay,
+    verdicts: Sequence[Verdict],
+    below: str | None,
+    *,
+    holds: changes.Holds,
+    facts: Facts,
+    now: int,
+) -> int | None:
+    """Create the deliveries of a step, and move the place on; return how many.
+
+    None: another gateway has taken this step, or the replay has ended.
+    """
+    session, report = transaction.session, msgspec.structs.replace(replay.report, results=dict(replay.report.results))
+    if [tuple(row) for row in await session.fetch(_LOCK, replay.key)] != [(ReplayState.Running, replay.place)]:
+        return None
+    # The second of two replays at different gateways waits here, and then finds the deliveries of the first one.
+    await session.fetch(creation.LOCK_ARRIVALS, sorted({verdict.arrival for verdict in verdicts}))
+    await transaction.load_routes([verdict.route for verdict in verdicts])
+    # Nothing could deliver a verdict whose route has no definition any more.
+    known = [verdict for verdict in verdicts if transaction.destination_of_route(verdict.route) is not None]
+    found = await candidates(session, known)
+    choice = functools.partial(choose, found, replay.request, facts=facts, now=now)
+    # Every new mark gets a delivery: choose() takes the first of the verdicts that share it.
+    until = _marks_of(choice(ReplayReport(), taken=set()), facts.marks)
+    new_marks = await creation.add_marks(session, until)
+    chosen = choice(report, taken=until.keys() - new_marks)
+    deliveries = [
+        creation.new_delivery(
+            transaction,
+            candidate.verdict.arrival,
+            candidate.verdict.route,
+            hold=first_hold(candidate.flags, holds.get(candidate.verdict.route, ())),
+            expires_at=0 if replay.request.ignores_expiry else candidate.expires_at,
+        )
+        for candidate in chosen
+    ]
+    origin = int(model.Origin.Replayed)
+    await session.execute(creation.INSERT, *columns(deliveries, 7), origin, now, replay.key)
+    await transaction.meter_routes([candidate.verdict.route for candidate in chosen], now, model.Counter.replayed)
+    next_at = now + len(chosen) * model.MICROSECONDS // replay.request.per_second
+    is_done = below is None
+    state = ReplayState.Done if is_done else ReplayState.Running
+    values = (below or "", next_at, msgspec.json.encode(report), int(state), now if is_done else 0)
+    await session.execute(_MOVE, replay.key, *values)
+    return len(chosen)
+
+
+def _marks_of(chosen: Sequence[Candidate], marks: Marks) -> dict[bytes, int]:
+    """Return the once-per marks that verdicts without a delivery take, with the time until which they count."""
+    places = [(each.verdict.arrival, each.verdict.route) for each in chosen if not each.has_delivery]
+    return dict([marks[place] for place in places if place in marks and marks[place][0]])
+
+
+async def set_state(transaction: Transaction, key: int, former: ReplayState, present: ReplayState, now: int) -> bool:
+    """Change the state of a replay if it is the former one; return whether it was."""
+    ended_at = 0 if present is ReplayState.Running else now
+    values = (key, int(former), int(present), ended_at, now)
+    return bool(await transaction.session.execute(_SET_STATE, *values))
+
+
+async def running(session: Session) -> list[Replay]:
+    """Return the replays that have not ended, the oldest first."""
+    return [_replay(row) for row in await session.fetch(f"{_REPLAYS} where state = 1 order by key")]
+
+
+async def count_due(session: Session, key: int) -> int:
+    """Return how many deliveries of a replay are due or in an attempt; counts no further than WAITING_AT_MOST."""
+    ((count,),) = await session.fetch(_COUNT_DUE, key, WAITING_AT_MOST)
+    return int(count)
+
+
+async def listed(session: Session, identifier: bytes | None = None) -> list[Replay]:
+    """Return the newest replays, or one, with the numbers of their deliveries."""
+    if identifier is not None:
+        rows = await session.fetch(f"{_REPLAYS} where key = $1 and id = $2", model.key_of(identifier), identifier)
+    else:
+        rows = await session.fetch(f"{_REPLAYS} order by key desc limit {LISTED}")
+    counts: dict[int, dict[str, int]] = {}
+    for key, state, is_held, count in await session.fetch(_COUNT, sorted([row[0] for row in rows])):
+        name = "held" if is_held else model.DeliveryState(state).name.lower()
+        counts.setdefault(key, {})[name] = count
+    return [msgspec.structs.replace(_replay(row), deliveries=counts.get(row[0], {})) for row in rows]
+
+
+def _replay(row: Row) -> Replay:
+    key, identifier, request, state, created_at, ended_at, place, next_at, report = row
+    return Replay(
+        key=key,
+        id=bytes(identifier),
+        request=msgspec.json.decode(request, type=ReplayRequest),
+        state=ReplayState(state),
+        created_at=created_at,
+        ended_at=ended_at,
+        place=place,
+        next_at=next_at,
+        report=msgspec.json.decode(report, type=ReplayReport),
+        reached_at=model.instant_of(scopes.key_of_cursor(place)) if place else 0,
+    )
+
+
+async def delete_old(session: Session, now: int, limit: int) -> int:
+    """Delete replays that ended long ago; return how many."""
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)

@@ -1,0 +1,103 @@
+"""`usher visits replay` counts first, then watches the gateway; `usher replays` shows, cancels and resumes."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(served: admin_port.Served) -> None:
+    run = await served.command("visits", "replay", "--tenant", "acme", COLUMNS="80")
+    lines = run.out.splitlines()
+    assert (run.code, lines[:3]) == (2, ["Filter: 1 delivery", "dead: 1 delivery", "delivered: 1 delivery"])
+    assert lines[4:6] == ["The newest 3 visits:", lines[5]]
+    assert [line.split()[-1] for line in lines[5:]] == ["ROUTE", *["crm"] * 3]
+    assert max(map(len, lines)) <= 80
+    assert "this would create 3 deliveries, within 0s or longer" in run.err
+    assert "give --yes, and --reason or --state" in run.err
+    assert (await served.get("/api/replays"))["rows"] == []
+
+
+async def test_replay_creates_deliveries_and_says_how_many(served: admin_port.Served) -> None:
+    asked = ("visits", "replay", "--state", "delivered, dead", "--reason", "Filter", "--reason", "Paused")
+    run = await served.command(*asked, "--tenant", "acme", "--yes")
+    assert (run.code, run.out) == (0, "Created: 3 deliveries (3 pending).\n"), run.err
+    assert "runs in the gateway. `usher replays cancel " in run.err
+    again = await served.output_of("visits", "replay", "--reason", "Filter", "--yes")
+    assert again.startswith("Left out: 1 skipped before and replayed since (--state delivered,dead selects those).\n")
+    listed = await served.output_of("visits", "list", "--reason", "Filter", COLUMNS="120")
+    assert "crm: skipped Filter, replayed: pending" in listed
+
+
+async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(served: admin_port.Served) -> None:
+    served.paused_routes.add("crm")
+    run = await served.command("visits", "replay", "--reason", "Filter")
+    assert "Left out: 1 of routes that are paused or in shadow mode (--ignore-pause)." in run.out
+    assert "this would create 0" in run.err
+    run = await served.command("visits", "replay", "--reason", "Filter", "--ignore-pause", "--yes")
+    assert run.out == "Created: 1 delivery (1 pending).\n"
+
+
+async def test_replays_are_listed_shown_cancelled_and_refused_to_resume(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--state", "dead", "--since", "2025-11-01", "--yes")
+    (row,) = (await served.get("/api/replays"))["rows"]
+    table = await served.output_of("replays", COLUMNS="160")
+    assert table.split()[:2] == ["STARTED", "(UTC)"]
+    assert "dead, tenant acme, since 2025-11-01T00:00:00.000Z" in table
+    assert json.loads(await served.output_of("replays", "list", "-o", "json"))["rows"] == [row]
+    (cells,) = csv.DictReader(io.StringIO(await served.output_of("replays", "-o", "csv")))
+    assert (cells["id"], cells["created"], cells["deliveries"]) == (row["id"], "1", "1 pending")
+    shown = await served.output_of("replays", "show", row["id"][:21])
+    assert "startedBy   operate" in shown
+    asked = await served.command("replays", "cancel", row["id"])
+    assert (asked.code, "this would end the replay and cancel 1 delivery" in asked.err) == (2, True)
+    done = await served.output_of("replays", "cancel", row["id"], "--yes")
+    assert "is done: 1 delivery created (1 cancelled)." in done
+    resumed = await served.command("replays", "resume", row["id"])
+    assert (resumed.code, "only a cancelled replay can be resumed" in resumed.err) == (2, True)
+    unknown = await served.command("replays", "show", "0192")
+    assert (unknown.code, "use an id from `usher replays list`" in unknown.err) == (1, True)
+
+
+async def test_replay_is_printed_as_json_without_waiting(served: admin_port.Served) -> None:
+    asked = await served.command("visits", "replay", "--all", "-o", "json")
+    assert asked.code == 2
+    assert json.loads(asked.out)["reasons"] == {"Filter": 1, "dead": 1, "delivered": 1}
+    started = await served.output_of("visits", "replay", "--all", "--state", "dead", "--yes", USHER_OUTPUT="json")
+    assert json.loads(started)["state"] == "running"
+
+
+async def test_deliveries_of_a_replay_can_be_listed(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--state", "delivered", "--yes")
+    (replay,) = (await served.get("/api/replays"))["rows"]
+    listed = json.loads(await served.output_of("deliveries", "list", "--replay", replay["id"][:21], "-o", "json"))
+    assert [row["replay"] for row in listed["rows"]] == [replay["id"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tenant", "acme", "--yes"], "--yes needs to know what to replay"),
+        (["--all", "--reason", "", "--yes"], "--yes needs to know what to replay"),
+        (["--state", "delivered", "--yes"], "select rows with ids, or with flags"),
+        (["--tenant", "acme", "--state", "pending"], "state must be of delivered, dead, not 'pending'"),
+        (["--tenant", "acme", "--rate", "0"], "0 is less than 1"),
+        (["--reason", "Pause"], "Paused"),
+    ],
+)
+async def test_wrong_replay_is_refused(served: admin_port.Served, arguments: list[str], message: str) -> None:
+    run = await served.command("visits", "replay", *arguments)
+    assert (run.code, message in run.err) == (2, True), run.err
+    assert (await served.get("/api/replays"))["rows"] == []
