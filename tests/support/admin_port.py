@@ -133,6 +133,7 @@ class Served:
             quarantining=True,
             company_mismatch=False,
             times_untrusted=False,
+            unexpected_sources=False,
             held_deliveries=({"route": "crm", "reason": "DestinationPaused", "missing": ""},),
             degraded_routes=(),
             retired_arrivals={},

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -223,6 +223,12 @@ class Gateway:
             store=self.store,
             clock=self.clock,
         )
+        self.metric_sources = self._make_metric_sources()
+        """Each yields metrics at a scrape."""
+        self.admin = self._make_admin_server()
+
+    def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
+        """Make what yields the metrics at a scrape."""
         store_metrics = gateway_metrics.StoreMetrics(
             store=self.store, dispatcher=self.dispatcher, tracker=self.tenants, clock=self.clock
         )
@@ -237,7 +243,7 @@ class Gateway:
             tracker=self.tenants, arrivals=self.counters, deliveries=self.worker.counters
         )
         configuration_metrics = gateway_metrics.ConfigurationMetrics(state=self.state, source=self.source)
-        self.metric_sources = [
+        return [
             self._ingest_metrics.collect,
             tenant_metrics.collect,
             delivery_metrics.collect,
@@ -245,8 +251,6 @@ class Gateway:
             configuration_metrics.collect,
             metrics.build_info,
         ]
-        """Each yields metrics at a scrape."""
-        self.admin = self._make_admin_server()
 
     def _make_source(self, environ: Mapping[str, str]) -> Source:
         settings = self.settings
@@ -430,7 +434,9 @@ class Gateway:
             "event loop lag": self._ingest_metrics.watch_loop(),
             "tenants": self.tenants.watch(),
             "health": self.health.run(),
-            "faults": fault_log.FaultLog(state=self.state, tracker=self.health).run(),
+            "faults": fault_log.FaultLog(
+                state=self.state, tracker=self.health, counters=self.counters, clock=self.clock
+            ).run(),
             "activity": self._save_activity_regularly(),
         }
         if self.certificates is not None:

@@ -66,7 +66,7 @@ async def test_table_names_tenant_and_result_and_says_how_to_go_on(served: admin
     assert head.split()[:4] == ["RECEIVED", "(UTC)", "TENANT", "ID"]
     assert "globex" in globex
     assert "acme" in acme
-    assert "crm: pending" in acme
+    assert "pending (crm)" in acme
     assert max(map(len, run.out.splitlines())) <= 80
     assert "usher visits show ID" in run.err
     (first, _) = csv.DictReader(io.StringIO((await served.command("find", "-o", "csv", piped=EMAIL)).out))

@@ -38,7 +38,7 @@ async def test_replay_creates_deliveries_and_says_how_many(served: admin_port.Se
     again = await served.output_of("visits", "replay", "--reason", "Filter", "--yes")
     assert again.startswith("Left out: 1 skipped before and replayed since (--state delivered,dead selects those).\n")
     listed = await served.output_of("visits", "list", "--reason", "Filter", COLUMNS="120")
-    assert "crm: skipped Filter, replayed: pending" in listed
+    assert "skipped Filter, replayed pending (crm)" in listed
 
 
 async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(served: admin_port.Served) -> None:

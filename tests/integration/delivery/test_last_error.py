@@ -92,7 +92,12 @@ async def test_failing_destination_is_logged_when_it_starts_and_when_it_ends(
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     with structlog.testing.capture_logs() as logs:
         async with gateways.running(tmp_path, manifests) as gateway:
-            faults = fault_log.FaultLog(state=gateway.gateway.state, tracker=gateway.gateway.health)
+            faults = fault_log.FaultLog(
+                state=gateway.gateway.state,
+                tracker=gateway.gateway.health,
+                counters=gateway.gateway.counters,
+                clock=gateway.gateway.clock,
+            )
             await post(gateway, 1)
             await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Failing")
             await faults.write()
@@ -106,6 +111,7 @@ async def test_failing_destination_is_logged_when_it_starts_and_when_it_ends(
         ("destination_fault_ended", "agency/crm"),
     ]
     assert (lines[0]["health"], lines[0]["error"], lines[0]["status"]) == ("Failing", "ServerError", 503)
+    assert lines[0]["tenants"] == ["acme"]
 
 
 async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_setting(

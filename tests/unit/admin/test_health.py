@@ -98,7 +98,8 @@ def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int |
             assert state == journal.present
 
 
-TENANT = documents.TenantDocument("acme")
+TENANT = documents.TenantDocument("acme", company_id="7")
+CLOCK = mock.Mock(now=lambda: 9_000_000, steady=lambda: 5_000_000)
 
 
 def tracked(
@@ -124,7 +125,7 @@ def tracked(
 async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
     counters = ArrivalCounters()
     tracker, state = tracked(["bar", "lobby"], mock.Mock(take_touched=dict), counters)
-    faults = fault_log.FaultLog(state=state, tracker=tracker)
+    faults = fault_log.FaultLog(state=state, tracker=tracker, counters=counters, clock=CLOCK)
     lobby = model.ListenerName("agency", "acme", "lobby")
     with structlog.testing.capture_logs() as logs:
         await faults.write()
@@ -141,6 +142,36 @@ async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ({"refusing": True, "refused_reason": "Unauthenticated"}, {"reason": "Unauthenticated"}),
+        ({"refusing": True, "refused_reason": "SourceNotAllowed"}, {"source": "192.0.2.7"}),
+        ({"company_mismatch": True}, {"expected": "7", "came": "8"}),
+        ({"quarantining": True, "quarantined_share": 0.5}, {"share": 0.5, "reason": "NotObject"}),
+        ({"unexpected_sources": True}, {"source": "192.0.2.7"}),
+        ({"receiving": "Silent"}, {"last_arrival": "1970-01-01T00:00:01.000Z", "silent_after_seconds": 86_400}),
+        (
+            {"held_deliveries": ({"route": "gold", "reason": "FilterError", "missing": "NoSuchField (tier)"},)},
+            {"held": ["gold: FilterError (NoSuchField (tier))"]},
+        ),
+    ],
+)
+async def test_line_about_a_fault_names_its_cause(fault: dict[str, Any], cause: dict[str, object]) -> None:
+    counters = ArrivalCounters()
+    _, state = tracked(["lobby"], mock.Mock(take_touched=dict), counters)
+    lobby = counters.of(model.ListenerName("agency", "acme", "lobby"))
+    lobby.unexpected_source, lobby.other_company, lobby.last_accepted = "192.0.2.7", "8", 1_000_000
+    lobby.quarantined_reason, lobby.refused_since = model.QuarantineReason.NotObject, 3_000_000
+    tracker = mock.Mock(listener=lambda *_: msgspec.structs.replace(SOUND, **fault))
+    with structlog.testing.capture_logs() as logs:
+        await fault_log.FaultLog(state=state, tracker=tracker, counters=counters, clock=CLOCK).write()
+    (line,) = [line for line in logs if line["event"] == "listener_fault_started"]
+    assert cause.items() <= line.items()
+    if fault.get("refusing"):
+        assert line["since"] == "1970-01-01T00:00:07.000Z", "two seconds ago by the clock that never goes back"
+
+
 async def test_faults_of_many_listeners_do_not_flood_the_log() -> None:
     names = [f"l{number}" for number in range(150)]
     counters = ArrivalCounters()
@@ -148,7 +179,7 @@ async def test_faults_of_many_listeners_do_not_flood_the_log() -> None:
     for name in names:
         counters.of(model.ListenerName("agency", "acme", name)).refused_in_a_row = 5
     with structlog.testing.capture_logs() as logs:
-        await fault_log.FaultLog(state=state, tracker=tracker).write()
+        await fault_log.FaultLog(state=state, tracker=tracker, counters=counters, clock=CLOCK).write()
     assert len(logs) == 101
     assert (logs[-1]["event"], logs[-1]["count"]) == ("listener_faults_not_logged", 50)
 
@@ -165,6 +196,7 @@ SOUND = states.ListenerState(
     quarantining=False,
     company_mismatch=False,
     times_untrusted=False,
+    unexpected_sources=False,
     held_deliveries=(),
     degraded_routes=(),
     retired_arrivals={},
@@ -179,6 +211,7 @@ SOUND = states.ListenerState(
         ({"quarantining": True}, ["Quarantining"]),
         ({"times_untrusted": True}, ["TimesUntrusted"]),
         ({"company_mismatch": True}, ["CompanyMismatch"]),
+        ({"unexpected_sources": True}, ["UnexpectedSource"]),
         ({"degraded_routes": ({"route": "crm", "reason": "ExpressionTooSlow"},)}, ["ExpressionTooSlow"]),
         ({"held_deliveries": ({"route": "crm", "reason": "FilterError", "missing": ""},)}, ["DeliveriesHeld"]),
         ({"retired_arrivals": {"old": "2026-11-25T13:00:00Z"}}, ["RetiredAddressUsed"]),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from usher_gateway import model
 from usher_gateway.admin import next_step
 
 NOW = 1_795_953_600_000_000
@@ -43,9 +44,14 @@ def delivery(**changes: Any) -> dict[str, Any]:
         (
             {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},
             HEALTHY,
-            "It is held since 2026-11-28 09:00:00 UTC: no attempt starts until DestinationPaused (detail) ends",
+            "It is held since 2026-11-28 09:00:00 UTC because the destination is paused (detail). `state: Active` "
+            "of the Destination ends that; a retry does not.",
         ),
-        ({"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"}, HEALTHY, "until FilterError (detail) ends"),
+        (
+            {"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"},
+            HEALTHY,
+            "because the route's filter `when` failed (detail). A correction of the filter ends",
+        ),
         (
             {"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"},
             HEALTHY,
@@ -69,3 +75,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
 )
 def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:
     assert text in next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail", body_days=30)
+
+
+def test_every_hold_reason_says_why_and_what_ends_it() -> None:
+    assert set(next_step.HOLDS) == set(model.HoldReason)

@@ -116,7 +116,7 @@ def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
     ("changes", "text"),
     [
         ({"countedAs": "Repeat"}, "the same visitor came inside the dedupe window, after visit 0192."),
-        ({"countedAs": "Quarantined", "reason": "NoUser"}, "was set aside as NoUser (docs/reasons.md)."),
+        ({"countedAs": "Quarantined", "reason": "NoUser"}, "was set aside as NoUser."),
         ({"timeTrusted": False}, "The body has no time that Usher trusts, so the time of the arrival counts."),
         ({"late": True}, "The visitor authenticated at 2026-11-29 11:59:58 UTC, so it is late."),
         ({"otherCompany": True}, "The body names another company than the tenant."),

@@ -35,8 +35,7 @@ def test_listener_in_trouble_says_why() -> None:
     }
     troubles = dict(listeners.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
-        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), Quarantining (33%, last NotJSON), "
-        "DeliveriesHeld (crm: SecretNotFound (Secret token)), "
+        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), Quarantining (33% NotJSON), crm held: Secret token, "
         "ExpressionTooSlow (mail), Silent"
     )
 

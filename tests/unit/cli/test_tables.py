@@ -71,3 +71,33 @@ def test_first_item_of_a_list_that_has_no_room_is_cut() -> None:
     lines, left_out = tables.table_lines(HEADS, rows, 58)
     assert lines[1] == "agency/the-old-brewery      1  DeliveriesHeld (crm: Trans…"
     assert left_out == ("PLACE",)
+
+
+WIDE = ("UTC 11-30", "TENANT", "ID", "RESULT", "ROUTE")
+DELIVERIES = [
+    ("02:03:50", "the-old-brewery-visitor-centre-116", "01a22a47-714e-7000-8e", "dead Rejected 400, again", "crm"),
+    ("02:03:49", "grand-hotel-072", "01a22a47-7130-7000-86", "delivered", "crm"),
+]
+
+
+def test_essential_columns_get_room_from_long_names_and_lists() -> None:
+    (head, first, second), left_out = tables.table_lines(WIDE, DELIVERIES, 72, essential=4)
+    assert head.split() == ["UTC", "11-30", "TENANT", "ID", "RESULT"]
+    assert first == "02:03:50   the-old-bre…re-116  01a22a47-714e-7000-8e  dead Rejected 400…"
+    assert second == "02:03:49   grand-hotel-072     01a22a47-7130-7000-86  delivered"
+    assert left_out == ("ROUTE",)
+
+
+@pytest.mark.parametrize("width", [64, 80, 200])
+def test_table_with_essential_columns_is_never_wider_than_the_terminal(width: int) -> None:
+    lines, _ = tables.table_lines(WIDE, DELIVERIES, width, essential=4)
+    assert max(map(len, lines)) <= width
+    assert "RESULT" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "expected"),
+    [("grand-hotel-072", 15, "grand-hotel-072"), ("grand-hotel-0072", 15, "grand-hot…-0072"), ("abcdefgh", 4, "ab…h")],
+)
+def test_long_name_keeps_its_beginning_and_its_end(name: str, length: int, expected: str) -> None:
+    assert tables.shortened(name, length) == expected

@@ -1,13 +1,16 @@
 """Logs when a fault of a listener or destination begins and when it ends."""
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
-from usher_gateway import timing
+from usher_gateway import documents, model, timing
 from usher_gateway.admin import states
 from usher_gateway.admin.health import HealthTracker
 from usher_gateway.admin.run_state import RunState
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
@@ -17,16 +20,22 @@ _MAX_LINES = 100
 """Lines about faults of listeners in a minute, because all may become silent at once."""
 
 
+_MAX_TENANTS = 8
+"""Tenants that a line about a destination names."""
+
+
 class FaultLog:
     """Compares the faults of everything in force with those of a minute ago.
 
     Args:
         state: has what is in force.
         tracker: knows its health.
+        counters: know more about the last arrivals.
+        clock: the gateway's.
     """
 
-    def __init__(self, *, state: RunState, tracker: HealthTracker) -> None:
-        self._state, self._tracker = state, tracker
+    def __init__(self, *, state: RunState, tracker: HealthTracker, counters: ArrivalCounters, clock: Clock) -> None:
+        self._state, self._tracker, self._counters, self._clock = state, tracker, counters, clock
         self._faults: dict[str, frozenset[states.ListenerFault]] = {}
         """Listener -> its faults at the last call of `write`, without listeners that had none."""
         self._failing: set[str] = set()
@@ -55,7 +64,7 @@ class FaultLog:
                 if changed > _MAX_LINES:
                     continue
                 if fault in faults:
-                    _log.warning("listener_fault_started", **about, **_about_fault(fault, state))
+                    _log.warning("listener_fault_started", **about, **self._cause(fault, state, document))
                 else:
                     _log.info("listener_fault_ended", **about)
             await turns.give_way()
@@ -71,19 +80,49 @@ class FaultLog:
             if state.health not in states.NOT_FAILING:
                 self._failing.add(key)
                 if key not in former:
-                    about = {"health": state.health, "error": state.error, "status": state.status}
+                    tenants = sorted(self._tenants_of(key))[:_MAX_TENANTS]
+                    about = {"health": state.health, "error": state.error, "status": state.status, "tenants": tenants}
                     _log.warning("destination_fault_started", destination=key, **about)
         for key in sorted(former - self._failing):
             _log.info("destination_fault_ended", destination=key)
 
+    def _tenants_of(self, destination: str) -> set[str]:
+        """Return the tenants with a route to a destination."""
+        return {
+            listener.tenant.name
+            for listener in self._state.snapshot.listeners.values()
+            if any(route.destination == destination for route in listener.routes)
+        }
 
-def _about_fault(fault: states.ListenerFault, state: states.ListenerState) -> dict[str, object]:
-    """Return what a line of the log says about a fault besides its name."""
-    match fault:
-        case states.ListenerFault.Refusing:
-            return {"reason": state.refused_reason}
-        case states.ListenerFault.Quarantining:
-            return {"share": state.quarantined_share}
-        case states.ListenerFault.DeliveriesHeld:
-            return {"held": [f"{held['route']}: {held['reason']}" for held in state.held_deliveries]}
-    return {}
+    def _cause(
+        self, fault: states.ListenerFault, state: states.ListenerState, document: documents.ListenerDocument
+    ) -> dict[str, object]:
+        """Return what a line of the log says about a fault besides its name."""
+        counters = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        match fault:
+            case states.ListenerFault.Refusing:
+                source = counters.unexpected_source if state.refused_reason == "SourceNotAllowed" else None
+                ago = self._clock.steady() - counters.refused_since
+                since = model.format_time(self._clock.now() - ago)
+                return {"reason": state.refused_reason, "since": since, **({"source": source} if source else {})}
+            case states.ListenerFault.AuthenticationUnresolved:
+                return {"missing": state.missing}
+            case states.ListenerFault.CompanyMismatch:
+                return {"expected": document.tenant.company_id, "came": counters.other_company}
+            case states.ListenerFault.DeliveriesHeld:
+                return {"held": [describe_held(held) for held in state.held_deliveries]}
+            case states.ListenerFault.Quarantining:
+                reason = counters.quarantined_reason
+                return {"share": state.quarantined_share, "reason": reason.name if reason is not None else None}
+            case states.ListenerFault.UnexpectedSource:
+                return {"source": counters.unexpected_source}
+            case states.ListenerFault.Silent:
+                last = model.format_time(counters.last_accepted) if counters.last_accepted else None
+                return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}
+        return {}
+
+
+def describe_held(held: Mapping[str, str]) -> str:
+    """Return a route whose deliveries are held and why, as in ``gold: FilterError (NoSuchField (tier))``."""
+    missing = f" ({held['missing']})" if held["missing"] else ""
+    return f"{held['route']}: {held['reason']}{missing}"

@@ -242,6 +242,7 @@ class HealthTracker:
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=recent.mismatches > 0,
             times_untrusted=are_times_untrusted(recent),
+            unexpected_sources=recent.unexpected_sources > 0,
             held_deliveries=tuple(held._asdict() for held in self._held_routes(name)),
             retired_arrivals={
                 address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)

@@ -138,6 +138,8 @@ class Listing:
     columns: tuple[Column, ...]
     nothing: str
     """The text for no rows."""
+    essential: int
+    """So many columns are shown also in a narrow terminal."""
     csv_columns: tuple[Column, ...] | None = None
     """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -155,13 +157,12 @@ def listener_key(row: Row) -> str:
 
 
 def _verdict(verdict: Row) -> str:
-    """Return a verdict's route and result."""
+    """Return what a verdict came to, and its route."""
     skipped = f"skipped {verdict['skipped']}" if "skipped" in verdict else ""
-    if skipped and "replayed" not in verdict:
-        return f"{verdict['route']}: {skipped}"
-    held = f" held {verdict['held']}" if verdict.get("held") else ""
-    replayed = f"{skipped}, replayed: " if skipped else ""
-    return f"{verdict['route']}: {replayed}{verdict.get('state', 'gone')}{held}"
+    state = f"held {verdict['held']}" if verdict.get("held") else str(verdict.get("state", "gone"))
+    if skipped:
+        state = f"{skipped}, replayed {state}" if "replayed" in verdict else skipped
+    return f"{state} ({verdict['route']})"
 
 
 def _why(row: Row) -> str:
@@ -169,17 +170,20 @@ def _why(row: Row) -> str:
     return " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])
 
 
-def _why_and_until(row: Row) -> str:
-    """Return why a delivery is not delivered, and what it waits for.
+def _result(row: Row) -> str:
+    """Return the state of a delivery, why it is not delivered, and what it waits for.
 
-    A delivery that stays due waits for an open circuit, or for room in its destination's lane.
+    ``circuit`` says that of a destination which fails. A delivery that stays due waits for room in its lane.
     """
-    held = row["held"]
+    if row["held"]:
+        return f"held {row['held']}"
+    if row.get("circuit"):
+        return f"waits {row['circuit']}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
-        due = "due" if is_past else f"due {short_time_cell('dueAt')(row)}"
-    return ", ".join([*filter(None, (held, _why(row), due))])
+        due = "due" if is_past else f"due {time_cell('dueAt')(row)[11:]}"
+    return ", ".join([*filter(None, (" ".join(filter(None, (row["state"], _why(row)))), due))])
 
 
 def _verdicts(row: Row) -> str:
@@ -189,7 +193,7 @@ def _verdicts(row: Row) -> str:
 def _counted_as(row: Row) -> str:
     """Return what an arrival was counted as; of a quarantined one, its reason; and whether another company sent it."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    other_company = " of another company" if row["otherCompany"] and not row["reason"] else ""
+    other_company = ", other company" if row["otherCompany"] and not row["reason"] else ""
     return f"{row['reason'] or row['countedAs']}{late}{released}{other_company}"
 
 
@@ -218,15 +222,16 @@ VISITS = Listing(
         ("LISTENER", listener_key),
     ),
     csv_columns=(
-        *fields("receivedAt", "id", "namespace", "tenant", "listener", "visitTime"),
+        *fields("id", "receivedAt", "namespace", "tenant", "listener", "visitTime"),
         *fields("countedAs", "reason"),
         *[
-            (name, flag_cell(name, name))
-            for name in ("timeTrusted", "late", "released", "unacknowledged", "otherCompany")
+            (name, boolean_cell(name))
+            for name in ("timeTrusted", "late", "released", "unacknowledged", "otherCompany", "bodyKept")
         ],
         ("verdicts", _verdicts),
     ),
     nothing="No such visits.",
+    essential=5,
 )
 
 QUARANTINE = Listing(
@@ -238,19 +243,24 @@ QUARANTINE = Listing(
     "--reason: NotJSON, NotObject, NoUser, Truncated, CompanyMismatch ...",
     example="usher quarantine list --tenant acme --reason NoUser --state unreleased",
     filters=(*LISTENER_FILTERS, *PERIOD_FILTERS, REASON, dataclasses.replace(STATE, help="released or unreleased.")),
-    columns=VISITS.columns,
+    columns=(
+        *VISITS.columns[:3],
+        ("WHY", _counted_as),
+        ("LISTENER", listener_key),
+        ("BYTES", text_cell("bodyBytes")),
+        ("VERDICTS", _verdicts),
+    ),
     csv_columns=VISITS.csv_columns,
     nothing="Nothing is quarantined.",
+    essential=5,
 )
 
-_STATE: Column = ("STATE", lambda row: "held" if row["held"] else str(row["state"]))
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
     ("CREATED (UTC)", short_time_cell("createdAt")),
     ("TENANT", text_cell("tenant")),
     ("DESTINATION", text_cell("destination")),
     ("ID", short_id_cell),
-    _STATE,
-    ("WHY", _why_and_until),
+    ("RESULT", _result),
     ("ATTEMPTS", text_cell("attempts")),
     ("ROUTE", text_cell("route")),
     ("LISTENER", listener_key),
@@ -269,8 +279,8 @@ DELIVERIES = Listing(
     columns=_DELIVERY_COLUMNS,
     csv_columns=(
         *fields(
-            "createdAt",
             "id",
+            "createdAt",
             "visit",
             "namespace",
             "tenant",
@@ -284,6 +294,7 @@ DELIVERIES = Listing(
         *fields("held", "heldSince", "cancelled", "error", "status", "dueAt", "expiresAt", "settledAt", "attempts"),
     ),
     nothing="No such deliveries.",
+    essential=5,
 )
 
 DEAD = dataclasses.replace(
@@ -292,7 +303,6 @@ DEAD = dataclasses.replace(
     help="List dead deliveries, newest first. --reason is an error's code.",
     example="usher dead list --destination agency/crm --since 1d   or   usher dead list -o csv > dead.csv",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, REASON),
-    columns=tuple([column for column in _DELIVERY_COLUMNS if column is not _STATE]),
     nothing="No dead deliveries.",
 )
 """A command only: its endpoint is that of all deliveries."""

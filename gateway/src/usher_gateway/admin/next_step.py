@@ -6,6 +6,21 @@ from collections.abc import Mapping
 from usher_gateway import model
 from usher_gateway.admin.listings import Row
 
+HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
+    model.HoldReason.TenantSuspended: ("the tenant is suspended", "`state: Active` of the Tenant"),
+    model.HoldReason.ListenerSuspended: ("the listener is suspended", "`state: Active` of the Listener"),
+    model.HoldReason.TokenHeld: ("it came to an old URL with `action: Hold`", "`action: Accept`"),
+    model.HoldReason.QuotaExceeded: ("the tenant is over its quota", "A higher quota, or the next month,"),
+    model.HoldReason.FilterError: ("the route's filter `when` failed", "A correction of the filter"),
+    model.HoldReason.TransformError: ("the route's transform failed", "A correction of the expression"),
+    model.HoldReason.ExpressionTooSlow: ("an expression is too slow", "A cheaper expression"),
+    model.HoldReason.DestinationNotFound: ("the tenant has no such destination", "Adding it within 7 days"),
+    model.HoldReason.DestinationPaused: ("the destination is paused", "`state: Active` of the Destination"),
+    model.HoldReason.SecretNotFound: ("a Secret of the destination is missing", "Adding or correcting it"),
+    model.HoldReason.FormatError: ("the transformed value does not fit the format", "A correction of the expression"),
+}
+"""Why a delivery is held, and what ends that: docs/reasons.md, Held."""
+
 
 def next_step(
     delivery: Row, destination: Mapping[str, object] | None, now: int, held_detail: str = "", body_days: int = 0
@@ -29,10 +44,11 @@ def next_step(
             again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back."
             return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}"
     if delivery["held"]:
+        cause, end = HOLDS[model.HoldReason[delivery["held"]]]
         detail = f" ({held_detail})" if held_detail else ""
         return (
-            f"It is held since {moment(delivery['heldSince'])}: no attempt starts until {delivery['held']}{detail} "
-            f"ends (docs/reasons.md), and a retry does not end it.{_held_until(delivery, body_days)}"
+            f"It is held since {moment(delivery['heldSince'])} because {cause}{detail}. {end} ends that; a retry does "
+            f"not.{_held_until(delivery, body_days)}"
         )
     if destination is None:
         return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."

@@ -14,11 +14,13 @@ class ListenerFault(enum.StrEnum):
     Refusing = "Refusing"
     AuthenticationUnresolved = "AuthenticationUnresolved"
     """The Secret with the credentials never existed, so every arrival is refused."""
-    Quarantining = "Quarantining"
-    TimesUntrusted = "TimesUntrusted"
     CompanyMismatch = "CompanyMismatch"
-    ExpressionTooSlow = "ExpressionTooSlow"
     DeliveriesHeld = "DeliveriesHeld"
+    Quarantining = "Quarantining"
+    ExpressionTooSlow = "ExpressionTooSlow"
+    TimesUntrusted = "TimesUntrusted"
+    UnexpectedSource = "UnexpectedSource"
+    """Arrivals come from outside ``allowedSources``, and the policy Report lets them in."""
     RetiredAddressUsed = "RetiredAddressUsed"
     Silent = "Silent"
     Unverified = "Unverified"
@@ -51,6 +53,8 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     times_untrusted: bool
     """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
     trusted: without an offset or far in the future. A body without a time does not count."""
+    unexpected_sources: bool
+    """An arrival of the last 15 minutes came from outside ``allowedSources``, and the policy Report let it in."""
     held_deliveries: tuple[dict[str, str], ...]
     """``HeldRoute`` of the deliveries that were held at the last review, at most half a minute ago."""
     degraded_routes: tuple[dict[str, str], ...]
@@ -65,11 +69,12 @@ def faults_of(state: ListenerState, document: documents.ListenerDocument) -> lis
     faults = {
         ListenerFault.Refusing: state.refusing,
         ListenerFault.AuthenticationUnresolved: document.authentication.type == "Unresolved",
-        ListenerFault.Quarantining: state.quarantining,
-        ListenerFault.TimesUntrusted: state.times_untrusted,
         ListenerFault.CompanyMismatch: state.company_mismatch,
-        ListenerFault.ExpressionTooSlow: bool(state.degraded_routes),
         ListenerFault.DeliveriesHeld: bool(state.held_deliveries),
+        ListenerFault.Quarantining: state.quarantining,
+        ListenerFault.ExpressionTooSlow: bool(state.degraded_routes),
+        ListenerFault.TimesUntrusted: state.times_untrusted,
+        ListenerFault.UnexpectedSource: state.unexpected_sources,
         ListenerFault.RetiredAddressUsed: bool(state.retired_arrivals),
         ListenerFault.Silent: state.receiving == "Silent" and bool(state.verified_addresses),
         ListenerFault.Unverified: len(state.verified_addresses) < len(document.live_addresses),

@@ -162,6 +162,7 @@ class GatewayStatus:
             "lastArrival": _time(live.counters.last_accepted) if live else None,
             "refusedSince": self._refused_since(live, state),
             "quarantinedReason": _quarantined_reason(live),
+            "unexpectedSource": (live.counters.unexpected_source or None) if live else None,
             "companyMismatches": live.counters.company_mismatches if live else 0,
             "otherCompany": (live.counters.other_company or None) if live else None,
             "companyID": (live.document.tenant.company_id or None) if live else None,

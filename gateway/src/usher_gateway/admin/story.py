@@ -58,7 +58,7 @@ _ARRIVED = {
     "Visit": "A visit arrived at {listener} ({bodyBytes} bytes)",
     "Repeat": "A repeat arrived at {listener}: the same visitor came inside the dedupe window{earlier}",
     "Redelivery": "A redelivery arrived at {listener}: Purple sent again what Usher had{earlier}",
-    "Quarantined": "An arrival at {listener} was set aside as {reason} (docs/reasons.md)",
+    "Quarantined": "An arrival at {listener} was set aside as {reason}",
 }
 
 _SKIPPED = {

@@ -39,7 +39,9 @@ from usher_gateway.cli.tables import OutputFormat
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every row.")]
-_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, by reason.")]
+_Yes = Annotated[
+    bool, typer.Option("--yes", help="Do it. Without it, print what would change, by reason, and exit with 2.")
+]
 
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
@@ -151,7 +153,7 @@ def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -
         return "None is pending: `usher dead redrive` starts dead ones again."
     held = sorted(states - {"pending", "delivered", "dead", "cancelled"})
     if held and "pending" not in states:
-        return f"They are held ({', '.join(held)}), and a retry does not end that: docs/reasons.md says what does."
+        return f"They are held ({', '.join(held)}), and a retry does not end that: `usher deliveries show ID` says what does."
     return "None waits for a later time: those that are due start as soon as their destination takes them."
 
 

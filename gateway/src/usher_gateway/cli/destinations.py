@@ -75,6 +75,13 @@ def _short_error(row: listings.Row) -> str:
     return f"{last['error']}{' ' + str(last['status']) if last['status'] else ''}{recovered}"
 
 
+def trouble(row: listings.Row) -> str:
+    """Return what is wrong with a destination and since when, the next attempt, and what waits for it."""
+    failing = f"{_health(row)} {_short_error(row)} for {_failing_for(row) or '0s'}" if is_not_taking(row) else ""
+    next_try = f"next attempt {listings.time_cell('nextDueAt')(row)[11:]} UTC" if failing and row["nextDueAt"] else ""
+    return ", ".join(filter(None, (failing, next_try, _deliveries_cell(row))))
+
+
 def _failing_for(row: listings.Row) -> str:
     """Return how long a destination has failed."""
     last = row.get("lastError")
@@ -85,7 +92,8 @@ def _failing_for(row: listings.Row) -> str:
 
 
 def _deliveries_cell(row: listings.Row) -> str:
-    counts = {"wait": row["backlog"], "held": sum(row["held"].values()), "dead": row["dead"]}
+    held = {f"held {reason}": count for reason, count in row["held"].items()}
+    counts = {"wait": row["backlog"], **held, "dead": row["dead"]}
     return ", ".join([f"{count} {state}" for state, count in counts.items() if count])
 
 
@@ -104,9 +112,8 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HEALTH", _health),
     ("FOR", _failing_for),
     ("LAST ERROR", _short_error),
-    ("NEXT TRY", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
+    ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("DELIVERIES", _deliveries_cell),
-    ("HELD BECAUSE", lambda row: ", ".join(sorted(row["held"]))),
     ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )

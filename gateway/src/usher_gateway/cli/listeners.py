@@ -34,26 +34,34 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
     """Return more about a fault of a listener."""
     match fault:
         case "Refusing" if not row["missing"]:
-            return f"{row['refusedReason']} since {listings.short_time_cell('refusedSince')(row)}"
+            source = f" from {row['unexpectedSource']}" if row["refusedReason"] == "SourceNotAllowed" else ""
+            return f"{row['refusedReason']}{source} since {listings.short_time_cell('refusedSince')(row)}"
         case "AuthenticationUnresolved":
             return row["missing"] or ""
         case "Quarantining":
-            reason = f", last {row['quarantinedReason']}" if row["quarantinedReason"] else ""
+            reason = f" {row['quarantinedReason']}" if row["quarantinedReason"] else ""
             return f"{row['quarantinedShare']:.0%}{reason}"
+        case "UnexpectedSource":
+            return str(row["unexpectedSource"])
         case "CompanyMismatch":
             return f"{row['otherCompany']} instead of {row['companyID']}" if row["otherCompany"] else ""
         case "ExpressionTooSlow":
             return ", ".join([degraded["route"] for degraded in row["degradedRoutes"]])
-        case "DeliveriesHeld":
-            return _held_routes(row)
         case "Unverified":
             return "no visit yet" if row["probedAddresses"] or row["lastArrival"] else "not probed yet"
     return ""
 
 
-def _faults(row: listings.Row) -> list[str]:
-    details = [(fault, _fault_detail(fault, row)) for fault in row["faults"]]
-    return [f"{fault} ({detail})" if detail else fault for fault, detail in details]
+def faults(row: listings.Row) -> list[str]:
+    """Return the faults of a listener with their causes, the most urgent first."""
+    texts: list[str] = []
+    for fault in row["faults"]:
+        detail = _fault_detail(fault, row)
+        if fault == "DeliveriesHeld":
+            texts += [_held_words(held) for held in row["heldDeliveries"]]
+        else:
+            texts.append(f"{fault} ({detail})" if detail else fault)
+    return texts
 
 
 _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
@@ -69,10 +77,15 @@ def _held_route(held: listings.Row) -> str:
     return f"{held['route']}: {held['reason']}{missing}"
 
 
+def _held_words(held: listings.Row) -> str:
+    """Return which route holds deliveries and why, the cause first, because a table may cut the rest."""
+    return f"{held['route']} held: {held['missing'] or held['reason']}"
+
+
 def _listener_troubles(row: listings.Row) -> str:
     """Return what needs a person, the worst first."""
     state = [] if row["state"] == "Active" else [str(row["state"])]
-    return ", ".join([*state, *_faults(row)])
+    return ", ".join([*state, *faults(row)])
 
 
 def _routes_cell(row: listings.Row) -> str:
@@ -87,7 +100,7 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", overview.path_of),
     ("VISITS", overview.today_cell("visits")),
     ("TROUBLES", _listener_troubles),
-    ("LAST ARRIVAL", overview.minute_cell("lastArrival")),
+    ("LAST (UTC)", overview.minute_cell("lastArrival")),
     ("QUARANTINED", overview.today_cell("quarantined")),
     ("TENANT", listings.text_cell("tenant")),
     ("ROUTES", _routes_cell),
@@ -97,7 +110,7 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
 _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "tenant", "name", "state"),
     *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in _COUNTS],
-    *listings.fields("lastArrival", "receiving"),
+    *listings.fields("lastArrival", "receiving", "verifiedSince", "companyID", "otherCompany", "unexpectedSource"),
     ("faults", lambda row: ", ".join(row["faults"])),
     *listings.fields(
         "refusedReason", "refusedSince", "missing", "quarantinedShare", "quarantinedReason", "companyMismatches"
@@ -106,6 +119,12 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("routes", _routes_cell),
     ("addresses", _addresses_cell),
 )
+
+_FAULTS = (
+    *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "DeliveriesHeld", "Quarantining"),
+    *("ExpressionTooSlow", "TimesUntrusted", "UnexpectedSource", "RetiredAddressUsed", "Silent", "Unverified"),
+)
+"""The most urgent first: `admin.states.ListenerFault`."""
 
 _LISTENERS = overview.Overview(
     path="/api/listeners",
@@ -117,6 +136,7 @@ _LISTENERS = overview.Overview(
         "silent": lambda row: row["receiving"] == "Silent",
         "unused": lambda row: row["lastArrival"] is None,
     },
+    urgency=lambda row: min(map(_FAULTS.index, row["faults"]), default=len(_FAULTS)),
 )
 
 
@@ -137,7 +157,8 @@ def list_listeners(
     """List the listeners that the gateway runs, with their faults and their counts of today (UTC).
 
     --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
-    or get visits of another company, with times that are not trusted, or at a retired URL. A listener that waits for
+    or get visits of another company, with times that are not trusted, from other sources, or at a retired URL. The
+    most urgent come first. A listener that waits for
     its first visit (Unverified) is not one of them. URLs are credentials, so the list shortens them; `usher url` prints
     whole ones.
     """

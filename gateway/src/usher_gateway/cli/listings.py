@@ -4,13 +4,13 @@ Each group lists rows, as `admin.listings` defines them, and shows one row; `cha
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import changes, check_body, replays, tables
+from usher_gateway.cli import changes, check_body, overview, replays, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -95,7 +95,10 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
             if filters.get(name):
                 filters[name] = client.full_id(f"{name}s", str(filters[name]))
         rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
-        tables.print_rows(rows, _columns(listing, rows), output, listing.nothing, listing.csv_columns)
+        if output == "text":
+            _prepare(client, rows, filters)
+        columns = _columns(listing, rows)
+        tables.print_rows(rows, columns, output, listing.nothing, listing.csv_columns, essential=listing.essential)
         if rest is not None:
             print_next_page(context, str(len(rows)), rest)
 
@@ -103,18 +106,60 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
     return list_rows
 
 
+def _prepare(client: AdminClient, rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
+    """Add to rows what a table shows besides their fields.
+
+    Verdicts that the filters select come first, because a table may cut the others. A due delivery waits for the next
+    trial of its destination if that one fails.
+    """
+    for row in rows:
+        if "verdicts" in row:
+            row["verdicts"].sort(key=lambda verdict: not _is_selected(verdict, filters))
+    due = [row for row in rows if row.get("dueAt")]
+    failing = {
+        overview.path_of(row): f"{row['health']}, next {listings.time_cell('nextDueAt')(row)[11:]}"
+        for row in (client.get("/api/destinations")["rows"] if due else ())
+        if row.get("health") == "CircuitOpen" and row["nextDueAt"]
+    }
+    for row in due:
+        row["circuit"] = failing.get(row["destination"])
+
+
+def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bool:
+    """Return whether a verdict has the skip reason, the route and the destination of the filters."""
+    chosen = {
+        "skipped": filters.get("reason"),
+        "route": filters.get("route"),
+        "destination": filters.get("destination"),
+    }
+    return all(value is None or str(verdict.get(name)).endswith(value) for name, value in chosen.items())
+
+
 def _columns(listing: listings.Listing, rows: list[listings.Row]) -> list[listings.Column]:
     """Return the columns of a table.
 
-    If all rows have the same namespace, names are without it; if they have the same tenant, it is the last column.
+    If all rows are of one day, it stands in the head; if they have the same namespace, names are without it; columns
+    of names that are equal in all rows are the last ones.
     """
     columns = list(listing.columns)
-    if len({row["tenant"] for row in rows}) == 1:
-        columns.sort(key=lambda column: column[0] == "TENANT")
+    columns[0] = _of_one_day(columns[0], rows)
+    same = {
+        head
+        for head, cell in columns
+        if head in tables.NAMES and len({cell(row) for row in rows}) == 1 and head != "LISTENER"
+    }
+    columns.sort(key=lambda column: column[0] in same)
     namespaces = {row["namespace"] for row in rows}
     if len(namespaces) > 1:
         return columns
     return [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
+
+
+def _of_one_day(column: listings.Column, rows: list[listings.Row]) -> listings.Column:
+    """Return a column of times (month, day, time) without the day if it is the same in all rows."""
+    head, cell = column
+    days = {cell(row)[:5] for row in rows}
+    return (f"UTC {''.join(days)}", lambda row: cell(row)[6:]) if len(days) == 1 else (head, cell)
 
 
 def _without_prefix(cell: Callable[[listings.Row], str], prefix: str) -> Callable[[listings.Row], str]:
@@ -142,7 +187,7 @@ def show_visit(
     answer = client.get(f"/api/visits/{quoted(identifier)}/reading")
     told = client.get(f"/api/visits/{quoted(identifier)}/story")
     if output != "text":
-        _print_row(row | {"reading": answer["reading"], **told}, output)
+        _print_row(row | {"reading": answer["reading"], **told}, output, listings.VISITS.csv_columns)
         return
     typer.echo(f"Arrival {identifier} of {listings.listener_of(row)}\n")
     tables.print_texts([(listings.time_cell("at")(event), event["text"]) for event in told["events"]])
@@ -169,11 +214,11 @@ def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
     return rows[0]
 
 
-def _print_row(row: listings.Row, output: tables.OutputFormat) -> None:
+def _print_row(row: listings.Row, output: tables.OutputFormat, csv_columns: Sequence[listings.Column] | None) -> None:
     if output == "text":
         tables.print_facts(row)
     else:
-        tables.print_rows([row], [(name, tables.machine_cell(name)) for name in row], output, "")
+        tables.print_rows([row], (), output, "", csv_columns)
 
 
 def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -189,7 +234,7 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     row["lastAttempts"] = answer["rows"]
     if output == "json":
         row["next"] = answer["next"]
-    _print_row(row, output)
+    _print_row(row, output, listings.DELIVERIES.csv_columns)
     if output == "text":
         tables.print_text(f"\n{answer['next']}")
 

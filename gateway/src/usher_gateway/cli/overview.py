@@ -26,6 +26,10 @@ class Overview:
     csv_columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
     """Name of a flag that selects rows -> whether it selects a row."""
+    essential: int = 4
+    """So many columns are shown also in a narrow terminal."""
+    add: Callable[[listings.Row], listings.Row] = lambda _: {}
+    """Returns fields that JSON gets besides those of the API."""
     urgency: Callable[[listings.Row], int] = lambda _: 0
     """The rank of a row in a list of those that need a person."""
 
@@ -51,7 +55,15 @@ def print_page(
     names = [path_of(row) for row in rows]
     page = rows[names.index(cursor) + 1 :] if cursor in names else rows
     shown = page[: row_limit(limit, len(page))]
-    tables.print_rows(shown, overview.columns, output, nothing(overview.noun, asked), overview.csv_columns)
+    printed = [row | overview.add(row) for row in shown] if output == "json" else shown
+    tables.print_rows(
+        printed,
+        overview.columns,
+        output,
+        nothing(overview.noun, asked),
+        overview.csv_columns,
+        essential=overview.essential,
+    )
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
     total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
     if parts:
@@ -88,9 +100,9 @@ def today_cell(name: str) -> Callable[[listings.Row], str]:
 
 
 def minute_cell(name: str) -> Callable[[listings.Row], str]:
-    """Return a cell function for a time (UTC, to the minute)."""
-    cell = listings.time_cell(name)
-    return lambda row: cell(row)[:16]
+    """Return a cell function for a time of the last months (UTC, to the minute)."""
+    cell = listings.short_time_cell(name)
+    return lambda row: cell(row)[:11]
 
 
 def held_reasons(row: listings.Row) -> str:

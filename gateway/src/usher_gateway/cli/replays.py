@@ -34,7 +34,9 @@ from usher_gateway.cli.changes import select
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
-_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, count and show what would be delivered.")]
+_Yes = Annotated[
+    bool, typer.Option("--yes", help="Do it. Without it, count and show what would be delivered, and exit with 2.")
+]
 _Reasons = Annotated[
     list[str] | None,
     typer.Option("--reason", help="Skipped for this reason; for several, use commas or repeat the flag."),
@@ -104,7 +106,7 @@ _CSV_COLUMNS: tuple[listings.Column, ...] = (
 def register(app: typer.Typer) -> None:
     """Add the commands ``usher replays``; `listings` adds ``usher visits replay``."""
     group = typer.Typer(cls=ListingGroup, help="Look at replays; cancel or resume one.", epilog=LIST_IS_IMPLIED)
-    group.command("list", epilog="Example:  usher replays   or   usher replays -o json")(list_replays)
+    group.command("list", epilog="Example:  usher replays list   or   usher replays -o json")(list_replays)
     group.command("show", epilog="Example:  usher replays show 01920000-0000-7000-8")(show_replay)
     group.command("cancel", epilog="Example:  usher replays cancel 01920000-0000-7000-8 --yes")(cancel_replay)
     group.command("resume", epilog="Example:  usher replays resume 01920000-0000-7000-8")(resume_replay)

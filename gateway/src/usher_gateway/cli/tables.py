@@ -21,6 +21,17 @@ _CUT = "…"
 _LEAST_ROOM = 16
 """A column that would be cut below this width is left out."""
 
+_LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
+"""No essential column becomes narrower: names, the first column, lists, COUNTED."""
+
+NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE"})
+"""Heads of columns with names."""
+
+LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION"})
+"""Heads of columns with lists."""
+
+_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | {"COUNTED": _LEAST_WORD}
+
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
 
@@ -45,10 +56,13 @@ def print_rows(
     output: OutputFormat,
     nothing: str,
     cells: Sequence[Column] | None = None,
+    *,
+    essential: int = 1,
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none.
 
-    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON.
+    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON. ``essential``: as in
+    `table_lines`.
     """
     if output == "json":
         print_json({"rows": rows})
@@ -60,12 +74,13 @@ def print_rows(
     elif not rows:
         typer.echo(nothing)
     else:
-        print_table([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows])
+        table = [[cell(row) for _, cell in columns] for row in rows]
+        print_table([head for head, _ in columns], table, essential=essential)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1) -> None:
     """Print a table as wide as the terminal; if columns have no room there, say which."""
-    (head, *lines), left_out = table_lines(heads, rows, terminal_width())
+    (head, *lines), left_out = table_lines(heads, rows, terminal_width(), essential=essential)
     typer.echo(typer.style(head, bold=True))
     for line in lines:
         typer.echo(line)
@@ -73,45 +88,73 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.echo(f"No room for {', '.join(left_out)}: widen the terminal, or use `-o json`.", err=True)
 
 
-def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> tuple[list[str], Sequence[str]]:
+def table_lines(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1
+) -> tuple[list[str], Sequence[str]]:
     """Return a table: its heads and one line per row, ``-`` for an empty cell; and the heads that have no room.
 
-    The columns are in the order of their importance: the last ones are left out if the line has no room for them. The
-    last one that is shown may be cut between the items of its lists. The first column is always whole, so that a name
-    can be wider than the terminal. Numbers are right-aligned.
+    The columns are in the order of their importance: the last ones are left out if the line has no room for them. For
+    the first ``essential`` ones, wide cells become narrower: a list is cut between its items, and a name in its middle.
+    Without that the first cell is whole, and the last column that is shown may be cut. Numbers are right-aligned.
     """
-    lines = [""] * (len(rows) + 1)
-    room, shown = width, 0
-    for index, head in enumerate(heads):
-        cells = [row[index] or "-" for row in rows]
-        needed = max(map(len, [head, *cells]))
-        is_cut = index > 0 and needed > room
-        if is_cut:
-            cells = [_cut(cell, room) for cell in cells]
-            needed = max(map(len, [head, *cells]))
-            if needed > room or room < _LEAST_ROOM:
-                break
-        place = str.rjust if {"-"} != set(cells) and all(map(_NUMBER.fullmatch, cells)) else str.ljust
-        for number, cell in enumerate([head, *cells]):
-            lines[number] += f"{place(cell, needed)}{_GAP}"
-        room -= needed + len(_GAP)
-        shown = index + 1
-        if is_cut:
+    cells = [[row[index] or "-" for row in rows] for index in range(len(heads))]
+    widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
+    shown = _fitted(heads, widths, width, essential)
+    columns = []
+    for head, column, most in zip(heads, cells, shown, strict=False):
+        cut = [_cut(head, cell, most) for cell in column]
+        place = str.rjust if {"-"} != set(cut) and all(map(_NUMBER.fullmatch, cut)) else str.ljust
+        columns.append([place(cell, max(map(len, [head, *cut]))) for cell in (head, *cut)])
+    lines = [_GAP.join(line).rstrip() for line in zip(*columns, strict=True)]
+    return lines, heads[len(shown) :]
+
+
+def _fitted(heads: Sequence[str], natural: Sequence[int], width: int, essential: int) -> list[int]:
+    """Return the widths of the columns that fit into a line."""
+    widths = list(natural[:essential])
+    least = [_LEAST_WIDTHS.get(head, _LEAST_LIST) for head in heads[:essential]]
+    least[0] = max(least[0], _LEAST_FIRST)
+    flexible = [index for index, head in enumerate(heads[:essential]) if head in NAMES or head in LISTS]
+    while essential > 1 and _room_of(widths) > width:
+        wide = [index for index in flexible if widths[index] > max(least[index], len(heads[index]))]
+        if not wide:
             break
-    return [line.rstrip() for line in lines], heads[shown:]
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    while len(widths) > 1 and _room_of(widths) > width:
+        widths.pop()
+    for head, needed in zip(heads[len(widths) :], natural[len(widths) :], strict=True):
+        room = width - _room_of(widths) - len(_GAP)
+        if needed > room:
+            if room >= max(_LEAST_ROOM, len(head)):
+                widths.append(room)
+            break
+        widths.append(needed)
+    return widths
 
 
-def _cut(cell: str, room: int) -> str:
-    """Return a list in at most ``room`` characters: its first items whole, and a mark for the others.
+def _room_of(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _cut(head: str, cell: str, room: int) -> str:
+    """Return a cell in at most ``room`` characters: a name without its middle, or the first items of a list.
 
     If not even the first item has room, its beginning is shown.
     """
     if len(cell) <= room:
         return cell
+    if head in NAMES:
+        return shortened(cell, room)
     items = cell.split(", ")
     while items and len(", ".join(items)) + len(", ") + len(_CUT) > room:
         items.pop()
     return ", ".join([*items, _CUT]) if items else cell[: max(0, room - len(_CUT))] + _CUT
+
+
+def shortened(name: str, length: int) -> str:
+    """Return a name with at most ``length`` characters: its beginning, and its end, which often is a number."""
+    end = min(6, length // 3)
+    return name if len(name) <= length else f"{name[: length - end - 1]}{_CUT}{name[-end:]}"
 
 
 def _broken(cell: str, width: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import overview, tables
+from usher_gateway.cli import destinations, listeners, overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -44,6 +44,7 @@ _LISTENER_TROUBLES = {
     "Quarantining": "quarantines",
     "ExpressionTooSlow": "slow expression",
     "TimesUntrusted": "untrusted times",
+    "UnexpectedSource": "unexpected source",
     "RetiredAddressUsed": "retired URL used",
     "Silent": "silent",
 }
@@ -51,10 +52,8 @@ _LISTENER_TROUBLES = {
 
 _URGENT_FIRST = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
-    *("ExpressionTooSlow", "TimesUntrusted", "quota", "RetiredAddressUsed", "Silent"),
+    *("ExpressionTooSlow", "TimesUntrusted", "quota", "UnexpectedSource", "RetiredAddressUsed", "Silent"),
 )
-_NOT_URGENT = {"RetiredAddressUsed", "Silent"}
-"""Troubles that do not make a tenant failing: a hotel may be closed."""
 
 
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
@@ -77,8 +76,8 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
 
 
 def is_tenant_failing(row: listings.Row) -> bool:
-    """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
-    return bool(tenant_troubles(row).keys() - _NOT_URGENT)
+    """Return whether somebody has to look at a tenant."""
+    return bool(tenant_troubles(row))
 
 
 def urgency(row: listings.Row) -> int:
@@ -101,7 +100,7 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("WAIT", _unless_zero("backlog")),
     ("TROUBLES", _tenant_troubles),
     ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
-    ("LAST ARRIVAL", overview.minute_cell("lastArrival")),
+    ("LAST (UTC)", overview.minute_cell("lastArrival")),
     ("LISTENERS", listings.text_cell("listeners")),
 )
 
@@ -112,6 +111,7 @@ _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("held", overview.held_reasons),
     *listings.fields("dead", "quotaUsed"),
     ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
+    ("quotaWhenExceeded", lambda row: str((row["quota"] or {}).get("whenExceeded", ""))),
     *listings.fields("timeZone"),
     ("troubles", _tenant_troubles),
     ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
@@ -128,6 +128,7 @@ _TENANTS = overview.Overview(
         "silent": lambda row: bool(row["silentListeners"]),
         "unused": lambda row: row["lastArrival"] is None,
     },
+    add=lambda row: {"troubles": list(tenant_troubles(row).values())},
     urgency=urgency,
 )
 
@@ -148,9 +149,9 @@ def list_tenants(
 ) -> None:
     """List the tenants with their troubles, visits of today (UTC) and waiting deliveries.
 
-    --failing lists those with listeners that refuse or quarantine arrivals, lack a Secret, get another company's visits
-    or times that are not trusted, with failing destinations, held or dead deliveries, or over 90 % of their quota; the
-    most urgent first.
+    --failing lists those with a trouble, the most urgent first: listeners refuse all or lack a Secret, get another
+    company's visits; destinations fail; deliveries are dead or held; listeners quarantine, have a slow expression or
+    times that are not trusted; over 90 % of the quota; arrivals from an unexpected source or at a retired URL; silence.
     """
     rows = AdminClient(admin, data).get(_TENANTS.path, namespace=namespace, tenant=tenant)["rows"]
     overview.print_page(
@@ -172,24 +173,74 @@ _SHORTEST_KEPT_DAYS = 8
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """Show one tenant: its troubles, its quota, how long its data is kept, and how far back commands reach."""
-    rows = AdminClient(admin, data).get(_TENANTS.path, tenant=name)["rows"]
+    client = AdminClient(admin, data)
+    rows = client.get(_TENANTS.path, tenant=name)["rows"]
     if len(rows) != 1:
         fail(f"there are {len(rows)} tenants `{name}`", "name one as NAMESPACE/NAME", USAGE)
     (row,) = rows
-    if output != "text":
-        tables.print_rows([row], [(field, tables.machine_cell(field)) for field in row], output, "")
+    if output == "json":
+        tables.print_json(row | _TENANTS.add(row))
+    elif output == "csv":
+        tables.print_rows([row], (), output, "", _TENANT_CSV_COLUMNS)
+    else:
+        _print_tenant(row)
+        _print_troubles(client, row)
+        _print_retention(row["retention"])
+
+
+def _print_tenant(row: listings.Row) -> None:
+    """Print what a tenant has and did today."""
+    today = [f"{count} {name}" for name, count in row["today"].items() if count and isinstance(count, int)]
+    facts: listings.Row = {
+        "tenant": overview.path_of(row),
+        "state": row["state"],
+        "listeners": row["listeners"],
+        "last arrival": f"{listings.time_cell('lastArrival')(row)} UTC" if row["lastArrival"] else "none yet",
+        "today (UTC)": today,
+        "waiting": row["backlog"],
+        "held": overview.held_reasons(row) or 0,
+        "dead": row["dead"],
+        "time zone": row["timeZone"],
+    }
+    if row["quota"]:
+        used = f"{row['quotaUsed']:.0%} of {row['quota']['visitsPerMonth']} visits a month"
+        facts["quota"] = f"{used}, then {row['quota']['whenExceeded']}"
+    tables.print_facts(facts)
+
+
+def _print_troubles(client: AdminClient, row: listings.Row) -> None:
+    """Print each trouble with its listener or destination, and the commands that go on from here."""
+    path = overview.path_of(row)
+    texts = [
+        (listener["name"], ", ".join(listeners.faults(listener)))
+        for listener in client.get("/api/listeners", tenant=path)["rows"]
+        if listeners.is_listener_failing(listener)
+    ]
+    texts += [
+        (destination["name"], destinations.trouble(destination))
+        for destination in client.get("/api/destinations", tenant=path)["rows"]
+        if destinations.is_destination_failing(destination)
+    ]
+    if not tenant_troubles(row):
+        typer.echo("\nTroubles: none.")
         return
-    today = {name: count for name, count in row["today"].items() if count and isinstance(count, int)}
-    tables.print_facts(row | {"today": today})
-    troubles = ", ".join(tenant_troubles(row).values())
-    tables.print_text(f"\nTroubles: {troubles or 'none'}.")
-    retention = row["retention"]
-    if retention is not None:
-        kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
-        reaches = {
-            "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
-            "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
-            "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
-        }
-        for what, (kept, commands) in reaches.items():
-            tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
+    typer.echo("\nTroubles:")
+    tables.print_texts(texts or [("", text) for text in tenant_troubles(row).values()])
+    tables.print_text(
+        f"Next: `usher visits --tenant {row['name']} --since 1h`, `usher deliveries --tenant {row['name']} --since 1h`."
+    )
+
+
+def _print_retention(retention: listings.Row | None) -> None:
+    """Print how long the data of a tenant is kept; None: it is not in force any more."""
+    if retention is None:
+        return
+    kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
+    reaches = {
+        "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
+        "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
+        "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
+    }
+    typer.echo()
+    for what, (kept, commands) in reaches.items():
+        tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")

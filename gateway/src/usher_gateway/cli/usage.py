@@ -32,7 +32,9 @@ _EPILOG = (
 )
 
 _From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
-_To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
+_To = Annotated[
+    str | None, typer.Option("--to", "--until", help="Before this time. Default: the end of this quarter of an hour.")
+]
 _By = Annotated[
     Literal["slot", "day", "month", "tenant", "venue"],
     typer.Option(help="Add up by period (a slot is a quarter of an hour), or the whole time by tenant or by venue."),

@@ -26,6 +26,8 @@ class RecentCounts(NamedTuple):
     """Of another company."""
     untrusted_times: int = 0
     """With a time in the body that is not trusted."""
+    unexpected_sources: int = 0
+    """From outside ``allowedSources``, which the policy Report lets in."""
 
     def plus(self, other: "RecentCounts") -> "RecentCounts":
         """Return the sum of both."""
@@ -52,12 +54,14 @@ class ListenerCounters:
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
+        "recent_unexpected_sources",
         "recent_untrusted_times",
         "refusals_logged_at",
         "refused_in_a_row",
         "refused_reason",
         "refused_since",
         "retired_arrivals",
+        "unexpected_source",
         "unlogged_refusals",
     )
 
@@ -85,14 +89,19 @@ class ListenerCounters:
         """Of the last refusal."""
         self.quarantined_reason: model.QuarantineReason | None = None
         """Of the last quarantined arrival."""
+        self.unexpected_source = ""
+        """The address of the last request from outside ``allowedSources``, let in or refused; a sender's, not a
+        visitor's."""
         self.unlogged_refusals: dict[str, int] = {}
         """Reason -> refusals since the last line of the log about them."""
         self.refusals_logged_at: int | None = None
         """When that line was written, by the clock that never goes back."""
         self.retired_arrivals: dict[str, int] = {}
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
-        self.recent_accepted = self.recent_quarantined = self.recent_mismatches = self.recent_untrusted_times = 0
+        self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
+        self.recent_untrusted_times = self.recent_unexpected_sources = 0
+        """The same."""
 
 
 class ArrivalCounters:
@@ -154,10 +163,11 @@ class ArrivalCounters:
                     counters.recent_quarantined,
                     counters.recent_mismatches,
                     counters.recent_untrusted_times,
+                    counters.recent_unexpected_sources,
                 ),
             )
             counters.recent_accepted = counters.recent_quarantined = 0
-            counters.recent_mismatches = counters.recent_untrusted_times = 0
+            counters.recent_mismatches = counters.recent_untrusted_times = counters.recent_unexpected_sources = 0
 
     def restore_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
         """Continue with what an earlier gateway saved."""
@@ -243,6 +253,7 @@ class ArrivalCounters:
         """Count an arrival from outside ``allowedSources`` that was let in."""
         key = (name.namespace, name.tenant)
         self.unexpected_sources[key] = self.unexpected_sources.get(key, 0) + 1
+        self.of(name).recent_unexpected_sources += 1
 
     def add_committed(self, counters: ListenerCounters, arrival: model.Arrival, accepted: model.Accepted) -> None:
         """Count a committed arrival of the listener that ``counters`` belong to."""

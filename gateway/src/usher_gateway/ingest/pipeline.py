@@ -183,6 +183,7 @@ class ArrivalPipeline:
             forwarded = request.headers.getall("X-Forwarded-For", ()) if uses_header else ()
             client = auth.client_address(request.remote or "", forwarded, listener.trusted_proxies)
             if not auth.source_is_allowed(client, listener.source_ranges):
+                listener.counters.unexpected_source = client
                 if document.source_policy == "Enforce":
                     raise answers.RefusedError(model.RefusedReason.SourceNotAllowed)
                 self._counters.add_unexpected_source(listener.name)
