@@ -7,8 +7,9 @@ from unittest import mock
 
 import pytest
 import rich.console
+from typer.testing import CliRunner
 
-from usher_gateway.cli import admin_client, tables, top
+from usher_gateway.cli import admin_client, main, tables, top
 
 NOW = "2026-11-25T12:00:00Z"
 
@@ -50,6 +51,10 @@ def shown(screen: top.Screen, *, height: int = 24, width: int = 80) -> str:
     return written.getvalue()
 
 
+def last_line(screen: top.Screen, *, width: int = 80) -> str:
+    return shown(screen, width=width).splitlines()[-1].rstrip()
+
+
 def screen_of(*lines: top.TenantLine, sort: top.SortKey = "rate", only_failing: bool = False) -> top.Screen:
     screen = top.Screen(sort=sort, only_failing=only_failing, namespace_and_name=None)
     screen.show(list(lines))
@@ -65,9 +70,29 @@ def test_rate_is_the_difference_of_two_readings_per_minute() -> None:
     assert [first.rate, *(later_line.rate for later_line in later_lines)] == [None, 6.0, None]
 
 
+def test_readings_closer_than_20_seconds_give_no_rate() -> None:
+    earlier = answer(tenant("acme", visits=10))
+    lines = [
+        top.lines_of(answer(tenant("acme", visits=12), now=f"2026-11-25T12:00:{seconds}Z"), earlier)
+        for seconds in ("19", "20")
+    ]
+    assert [each.rate for (each,) in lines] == [None, 6.0]
+    assert [top.title_of(each, NOW).splitlines()[0] for each in lines] == [
+        "usher top  12:00:00  1 tenant: 0 failing, 0 silent",
+        "usher top  12:00:00  1 tenant: 0 failing, 0 silent, 6 visits/min",
+    ]
+
+
+def test_title_counts_waiting_held_and_dead_deliveries_without_zeros() -> None:
+    lines = [line("a", backlog=9135, dead=41), line("b", dead=3000), line("c", held={"FilterError": 2177})]
+    assert top.title_of(lines, NOW).splitlines()[1] == "deliveries: 9135 waiting, 2177 held, 3041 dead"
+    assert top.title_of(lines[1:2], NOW).splitlines()[1] == "deliveries: 3000 dead"
+    assert top.title_of([line("d")], NOW).splitlines()[1] == "deliveries: none waiting, held or dead"
+
+
 def test_rate_is_never_negative_after_midnight() -> None:
     earlier = answer(tenant("acme", visits=900))
-    (tenant_line,) = top.lines_of(answer(tenant("acme", visits=2), now="2026-11-25T12:00:02Z"), earlier)
+    (tenant_line,) = top.lines_of(answer(tenant("acme", visits=2), now="2026-11-25T12:00:30Z"), earlier)
     assert tenant_line.rate == 0.0
 
 
@@ -113,16 +138,40 @@ def test_keys_sort_filter_choose_and_look_inside() -> None:
     screen = screen_of(line("a"), line("b", dead=2), line("c", dead=7))
     screen.press("d")
     assert [visible.name for visible in screen.lines] == ["agency/c", "agency/b", "agency/a"]
-    screen.press("\x1b[B")
-    screen.press("n")
-    assert screen.lines[screen.chosen].name == "agency/b"  # the choice stays with its tenant
     screen.press("f")
-    assert [visible.name for visible in screen.lines] == ["agency/b", "agency/c"]
+    assert [visible.name for visible in screen.lines] == ["agency/c", "agency/b"]
+    screen.press("\x1b[B")
     screen.press("\r")
     assert screen.only == "agency/b"
     screen.press("\x1b")
     screen.press("?")
     assert screen.only is None
+
+
+@pytest.mark.parametrize("key", ["r", "d", "n", "f"])
+def test_another_order_or_filter_begins_at_the_top_line(key: str) -> None:
+    screen = screen_of(*(line(f"t{number:03}", dead=number) for number in range(300)), sort="name")
+    for pressed in ["\x1b[B"] * 150 + ["\r", "\x1b"]:
+        screen.press(pressed)
+    assert screen.chosen == 150
+    screen.press(key)
+    assert screen.chosen == 0
+
+
+def test_chosen_line_stays_with_its_tenant_at_a_new_reading() -> None:
+    screen = screen_of(line("a"), line("b"), sort="dead")
+    screen.press("\x1b[B")
+    screen.show([line("a"), line("b", dead=1)])
+    assert (screen.lines[screen.chosen].name, screen.chosen) == ("agency/b", 0)
+
+
+def test_inside_a_tenant_only_escape_leads_back() -> None:
+    screen = screen_of(line("a"), line("b", dead=2), sort="name")
+    for key in ("\r", "d", "f", "\x1b[B", "\r"):
+        screen.press(key)
+    assert (screen.only, screen.sort, screen.only_failing, screen.chosen) == ("agency/a", "name", False, 0)
+    head, *_, foot = shown(screen).rstrip().splitlines()
+    assert (head.rstrip(), foot.rstrip()) == ("usher top  inside agency/a", "Esc back, q quit")
 
 
 @pytest.mark.parametrize(("key", "head"), [("r", "VIS/MIN↓"), ("d", "WHY↓"), ("n", "TENANT↓")])
@@ -131,6 +180,58 @@ def test_column_of_the_order_is_marked(key: str, head: str) -> None:
     screen.press(key)
     assert shown(screen).count("↓") == 1
     assert head in shown(screen)
+
+
+def test_foot_says_which_lines_are_shown_and_in_which_order() -> None:
+    screen = screen_of(*(line(f"t{number:03}", dead=number // 298) for number in range(300)), sort="attention")
+    assert last_line(screen) == "1-19 of 300 by attention"
+    screen.press("s")
+    for _ in range(400):
+        screen.press("\x1b[B")
+    assert last_line(screen) == "282-300 of 300 by silent"
+    screen.press("f")
+    assert last_line(screen) == "1-2 of 2 failing or silent by silent"
+    assert last_line(screen_of()) == "0 of 0 by rate"
+
+
+def test_foot_names_the_columns_without_room() -> None:
+    troubled = line("company-with-a-name", failingDestinations=["agency/warehouse-north"], dead=3, quotaUsed=0.95)
+    screen = screen_of(troubled, sort="attention")
+    assert last_line(screen, width=80) == "1-1 of 1 by attention"
+    assert last_line(screen, width=60) == "1-1 of 1 by attention, no room for TODAY"
+    assert last_line(screen, width=50) == "1-1 of 1 by attention, no room for TODAY, WHY"
+
+
+def test_today_has_room_beside_at_least_30_characters_of_why() -> None:
+    long_name, short_why = "company-with-a-rather-long-name-001", line("company-with-a-rather-long-name-002", dead=1)
+    troubles = {"failingDestinations": ["agency/warehouse-north"], "dead": 12, "quotaUsed": 0.95}
+    few, many = line(long_name, visits=99_999, **troubles), line(long_name, visits=1_234_567, **troubles)
+    _, head, first, *_ = shown(screen_of(few)).splitlines()
+    assert head.split() == ["TENANT", "LAG", "LAST", "VIS/MIN↓", "TODAY", "WHY"]
+    assert first.split(maxsplit=5)[5].rstrip() == "warehouse-north fails, …"
+    _, head, first, *_ = shown(screen_of(many)).splitlines()
+    assert head.split() == ["TENANT", "LAG", "LAST", "VIS/MIN↓", "WHY"]
+    assert first.split(maxsplit=4)[4].rstrip() == "warehouse-north fails, 12 dead, …"
+    assert "TODAY" in shown(screen_of(short_why))
+
+
+def test_once_prints_one_reading_without_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USHER_TOKEN", "token")
+    rows = [tenant(f"company-with-a-rather-long-name-{number:03}", visits=99_999, dead=12) for number in range(3)]
+    with mock.patch.object(admin_client.AdminClient, "get", return_value=answer(*rows)) as get:
+        result = CliRunner().invoke(main.build(), ["top", "--once"])
+    assert (result.exit_code, get.call_count) == (0, 1)
+    title, deliveries, head, *lines = result.stdout.splitlines()
+    assert title == "usher top  12:00:00  3 tenants: 3 failing, 0 silent"
+    assert deliveries == "deliveries: 36 dead"
+    assert head.split() == ["TENANT", "LAG", "LAST", "TODAY", "WHY↓"]
+    assert lines[0].split() == ["company-with-…me-000", "-", "42s", "99999", "12", "dead"]
+
+
+def test_once_has_no_order_by_rate() -> None:
+    result = CliRunner().invoke(main.build(), ["top", "--once", "--sort", "rate"])
+    assert (result.exit_code, result.stdout) == (admin_client.USAGE, "")
+    assert "it has no rates" in result.stderr
 
 
 def test_keys_change_nothing_while_no_tenant_is_shown() -> None:
@@ -149,9 +250,9 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     lines = text.rstrip("\n").splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
-    assert lines[-1].rstrip().endswith("q quit")
+    assert lines[-2].rstrip().endswith("q quit")
     assert all(head in lines[1] for head in ("TENANT", "LAG", "LAST", "VIS/MIN", "WHY"))
-    assert lines[2].startswith("company-with-a-…me-000 ")
+    assert lines[2].startswith("company-with-…me-000 ")
     assert all(head in shown(screen_of(line("acme"))) for head in ("LAST", "VIS/MIN", "WHY", "TODAY"))
 
 

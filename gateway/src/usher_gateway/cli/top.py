@@ -42,8 +42,9 @@ SortKey = Literal["attention", "rate", "last", "lag", "held", "dead", "silent", 
 
 _KEYS = (
     "sort a attention, r rate, v last, l lag, h held, d dead, s silent, n name",
-    "f failing or silent, arrows Enter inside, Esc back, q quit",
+    "f failing or silent, arrows Enter inside, q quit",
 )
+_KEYS_INSIDE = ("Esc back, q quit",)
 _SORT_LETTERS: Mapping[str, SortKey] = {
     "a": "attention",
     "r": "rate",
@@ -57,6 +58,9 @@ _SORT_LETTERS: Mapping[str, SortKey] = {
 _FAREWELL = frozenset({"q", "\x03", "\x04"})
 _ESCAPE, _UP, _DOWN, _ENTER = "\x1b", "\x1b[A", "\x1b[B", frozenset({"\r", "\n"})
 _RATE_SECONDS = 60.0
+_SHORTEST_RATE_SECONDS = 20.0
+"""Two readings that are closer give no rate, because a single visit would count for many."""
+
 _ESCAPE_SECONDS = 0.05
 """An arrow key sends further characters within this time after its escape character."""
 
@@ -67,7 +71,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     name: str
     """``namespace/name``."""
     rate: float | None
-    """Visits per minute since a reading up to a minute ago; None before the second one."""
+    """Visits per minute since a reading 20 to 60 s ago; None without such a reading."""
     today: int
     """Visits of today (UTC)."""
     last_seconds: float | None
@@ -91,15 +95,15 @@ def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantL
     """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
     earlier_visits = {overview.path_of(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
-    minutes = (now - _moment(earlier["now"])) / 60 if earlier else 0.0
-    return [_line(row, now, earlier_visits.get(overview.path_of(row)), minutes) for row in answer["rows"]]
+    seconds = now - _moment(earlier["now"]) if earlier else 0.0
+    return [_line(row, now, earlier_visits.get(overview.path_of(row)), seconds) for row in answer["rows"]]
 
 
-def _line(row: listings.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
+def _line(row: listings.Row, now: float, visits_before: int | None, seconds: float) -> TenantLine:
     visits = row["today"]["visits"]
     rate = None
-    if visits_before is not None and minutes > 0:
-        rate = max(0, visits - visits_before) / minutes  # less after midnight, when the day's counts begin again
+    if visits_before is not None and seconds >= _SHORTEST_RATE_SECONDS:
+        rate = max(0, visits - visits_before) / seconds * 60  # less after midnight, when the day's counts begin again
     return TenantLine(
         name=overview.path_of(row),
         rate=rate,
@@ -166,15 +170,17 @@ class Screen:
 
     @property
     def chosen(self) -> int:
-        """The index of the chosen line, which stays with its tenant when the order changes."""
+        """The index of the chosen line. At a new reading it stays with its tenant; a sort key chooses the top line."""
         return next((index for index, line in enumerate(self.lines) if line.name == self._chosen), 0)
 
     def press(self, key: str) -> None:
         """Change what is shown, as a key says; other keys change nothing."""
+        if self.only is not None and key != _ESCAPE:
+            return
         if key in _SORT_LETTERS:
-            self.sort = _SORT_LETTERS[key]
+            self.sort, self._chosen = _SORT_LETTERS[key], ""
         elif key == "f":
-            self.only_failing = not self.only_failing
+            self.only_failing, self._chosen = not self.only_failing, ""
         elif key in {_UP, _DOWN} and self.lines:
             step = -1 if key == _UP else 1
             self._chosen = self.lines[min(max(self.chosen + step, 0), len(self.lines) - 1)].name
@@ -190,18 +196,38 @@ def draw(screen: Screen, title: str, *, height: int, width: int) -> "rich.consol
     import rich.console
     import rich.text
 
-    room = max(1, height - 2 - len(_KEYS))
-    if screen.only is not None:
-        body, title = _draw_details(screen.details, room), f"usher top  inside {screen.only}"
+    is_inside = screen.only is not None
+    keys = _KEYS_INSIDE if is_inside else _KEYS
+    title = screen.problem or (f"usher top  inside {screen.only}" if is_inside else title)
+    room = max(1, height - len([*title.splitlines(), *keys]))
+    foot = []
+    if is_inside:
+        body = _draw_details(screen.details, room)
     else:
-        body, left_out = draw_table(screen, width, room)
-        title += f"  no room for {', '.join(left_out)}" if left_out else ""
-    shown = screen.problem or title
+        window = _window(screen, room - 2)  # beside the heads and the foot
+        body, left_out = draw_table(screen, width, window)
+        foot = [_foot(screen, window, left_out)]
     return rich.console.Group(
-        rich.text.Text(shown, style="bold", no_wrap=True, overflow="ellipsis"),
+        rich.text.Text(title, style="bold", no_wrap=True, overflow="ellipsis"),
         body,
-        *(rich.text.Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in _KEYS),
+        *(rich.text.Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in keys),
+        *(rich.text.Text(line, no_wrap=True, overflow="ellipsis") for line in foot),
     )
+
+
+def _window(screen: Screen, room: int) -> range:
+    """Return the indexes of the lines that fit around the chosen one: as many as there is room for, at least one."""
+    room = max(1, room)
+    begin = max(0, min(screen.chosen - room // 2, len(screen.lines) - room))
+    return range(begin, min(begin + room, len(screen.lines)))
+
+
+def _foot(screen: Screen, window: range, left_out: Sequence[str]) -> str:
+    """Return which lines are shown, in which order, and which columns have no room."""
+    lines = f"{window.start + 1}-{window.stop}" if window else "0"
+    which = " failing or silent" if screen.only_failing else ""
+    no_room = f", no room for {', '.join(left_out)}" if left_out else ""
+    return f"{lines} of {len(screen.lines)}{which} by {screen.sort}{no_room}"
 
 
 def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType":
@@ -215,23 +241,25 @@ _HEADS: Mapping[str, frozenset[SortKey]] = {
     "LAG": frozenset({"lag"}),
     "LAST": frozenset({"last"}),
     "VIS/MIN": frozenset({"rate"}),
-    "WHY": frozenset({"attention", "held", "dead", "silent"}),
     "TODAY": frozenset(),
+    "WHY": frozenset({"attention", "held", "dead", "silent"}),
 }
-"""Head of a column -> the orders that it marks. A narrow terminal leaves out the last ones."""
+"""Head of a column -> the orders that it marks. A narrow terminal leaves out TODAY first, then the last ones."""
 
-_OTHER_COLUMNS = 58
-"""The width of all columns between the first one and TODAY, with 32 characters of WHY."""
+_OTHER_COLUMNS = 60
+"""The width of all columns but the first one, with five digits of TODAY and ``_SHORTEST_WHY``."""
 
 _SHORTEST_NAME = 20
+_SHORTEST_WHY = 30
+"""TODAY is left out if WHY would be cut below this width."""
 
 
 def draw_table(
-    screen: Screen, width: int, room: int | None = None
+    screen: Screen, width: int, window: range | None = None
 ) -> "tuple[rich.console.RenderableType, Sequence[str]]":
     """Return the table of tenants, and the columns that have no room.
 
-    With ``room``, the table has as many lines as fit around the chosen one.
+    The table has the lines of the ``window``. Without one, it has all lines and no rates, because it is drawn once.
     """
     import rich.text
 
@@ -239,19 +267,32 @@ def draw_table(
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
     longest_name = max(_SHORTEST_NAME, width - _OTHER_COLUMNS)
-    cells = [_cells(line, _shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines]
-    (head, *lines), left_out = tables.table_lines(heads, cells, width)
-    begin, end = 0, len(lines)
-    if room is not None:
-        begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
-        end = begin + room - 1
+    rows = [heads, *(_cells(line, _shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines)]
+    if window is None:
+        rows = _without_column(rows, "VIS/MIN")
+    no_room = []
+    if not _has_why_room(rows, width):
+        rows, no_room = _without_column(rows, "TODAY"), ["TODAY"]
+    (head, *lines), left_out = tables.table_lines(rows[0], rows[1:], width)
     table = rich.text.Text(no_wrap=True)
     table.append(head, style="bold")
-    for index, (line, tenant) in list(enumerate(zip(lines, screen.lines, strict=True)))[begin:end]:
-        is_chosen = room is not None and index == screen.chosen
+    for index in window if window is not None else range(len(lines)):
+        tenant = screen.lines[index]
+        is_chosen = window is not None and index == screen.chosen
         style = "red" if tenant.is_failing else "yellow" if tenant.silent else ""
-        table.append(f"\n{line}", style=f"{style} reverse" if is_chosen else style)
-    return table, left_out
+        table.append(f"\n{lines[index]}", style=f"{style} reverse" if is_chosen else style)
+    return table, [head.rstrip("↓") for head in (*no_room, *left_out)]
+
+
+def _without_column(rows: list[list[str]], name: str) -> list[list[str]]:
+    index = [head.rstrip("↓") for head in rows[0]].index(name)
+    return [[*row[:index], *row[index + 1 :]] for row in rows]
+
+
+def _has_why_room(rows: list[list[str]], width: int) -> bool:
+    """Return whether the last column, WHY, is whole beside the others, or long enough."""
+    *others, why = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return width - sum(others) - len(others) * len("  ") >= min(why, _SHORTEST_WHY)
 
 
 def _shortened(name: str, length: int) -> str:
@@ -265,19 +306,26 @@ def _cells(line: TenantLine, name: str) -> list[str]:
         tables.duration(line.lag_seconds),
         tables.duration(line.last_seconds),
         "-" if line.rate is None else f"{line.rate:.1f}",
-        line.why or "-",
         str(line.today),
+        line.why or "-",
     ]
 
 
 def title_of(lines: list[TenantLine], now: str) -> str:
-    """Return the headline: how many tenants, how many of them need a look, and the sums of all. ``now``: RFC 3339."""
+    """Return two lines: how many tenants there are and need a look, and the sums of all. ``now``: RFC 3339."""
     failing = sum(line.is_failing for line in lines)
     silent = sum(line.silent > 0 for line in lines)
-    rate = sum(line.rate or 0.0 for line in lines)
-    sums = f"{sum(line.waiting for line in lines)} waiting, {rate:.0f}/min"
+    rates = [line.rate for line in lines if line.rate is not None]
+    rate = f", {sum(rates):.0f} visits/min" if rates else ""
+    sums = {
+        "waiting": sum(line.waiting for line in lines),
+        "held": sum(line.held for line in lines),
+        "dead": sum(line.dead for line in lines),
+    }
+    deliveries = ", ".join([f"{count} {state}" for state, count in sums.items() if count])
     return (
-        f"usher top  {now[11:19]}  {listings.counted(len(lines), 'tenant')}: {failing} failing, {silent} silent, {sums}"
+        f"usher top  {now[11:19]}  {listings.counted(len(lines), 'tenant')}: {failing} failing, {silent} silent{rate}\n"
+        f"deliveries: {deliveries or 'none waiting, held or dead'}"
     )
 
 
@@ -418,7 +466,7 @@ def register(app: typer.Typer) -> None:
         tenant: Tenant = None,
         sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "attention",
         failing: Annotated[bool, typer.Option("--failing", help="Only failing and silent tenants.")] = False,
-        once: Annotated[bool, typer.Option("--once", help="Print the table once, after two readings.")] = False,
+        once: Annotated[bool, typer.Option("--once", help="Print the table once, without rates.")] = False,
         limit: Limit = None,
         seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
         admin: Admin = ADMIN,
@@ -428,15 +476,16 @@ def register(app: typer.Typer) -> None:
 
         Those with the most urgent trouble come first. A tenant is failing (red) as `usher tenants --failing` says, and
         silent (yellow) if one of its listeners is. LAG is the age of the oldest delivery that waits for its
-        destination, LAST that of the last accepted arrival. VIS/MIN counts the visits of the last minute.
+        destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a reading 20 to 60 s
+        ago, - without one.
         """
+        if once and sort == "rate":
+            fail("--once reads once, so it has no rates", "choose another order, or leave out --once", USAGE)
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
         reader = _Reader(AdminClient(admin, data), tenant)
         if once:
             import rich.console
 
-            reader.read(screen, 0)
-            time.sleep(seconds)
             title = reader.read(screen, 0)
             total = len(screen.lines)
             screen.lines = screen.lines[: row_limit(limit, total)]
