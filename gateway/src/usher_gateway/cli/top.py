@@ -89,6 +89,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     urgency: int
     """`tenants.urgency`."""
     is_failing: bool
+    """It has a trouble other than silence."""
 
 
 def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
@@ -116,7 +117,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         dead=row["dead"],
         silent=row["silentListeners"],
         urgency=tenants.urgency(row),
-        is_failing=tenants.is_tenant_failing(row),
+        is_failing=bool(tenants.tenant_troubles(row).keys() - {"Silent"}),
     )
 
 
@@ -474,8 +475,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, and what is wrong.
 
-        Those with the most urgent trouble come first. A tenant is failing (red) as `usher tenants --failing` says, and
-        silent (yellow) if one of its listeners is. LAG is the age of the oldest delivery that waits for its
+        Those with the most urgent trouble come first. A tenant is silent (yellow) if one of its listeners is, and
+        failing (red) if it has another trouble of `usher tenants --failing`. LAG is the age of the oldest delivery that waits for its
         destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a reading 20 to 60 s
         ago, - without one.
         """
