@@ -12,7 +12,19 @@ import aiohttp
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import journal, persons, records, replays, run_state, server, states, status, tokens, usage
+from usher_gateway.admin import (
+    audit,
+    journal,
+    persons,
+    records,
+    replays,
+    run_state,
+    server,
+    states,
+    status,
+    tokens,
+    usage,
+)
 from usher_gateway.admin.api import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
@@ -75,6 +87,7 @@ class Served:
         source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         gateway_status = self.status()
+        audit_log = audit.AuditLog(store=self.bench.store, now=self.bench.clock)
         return server.make_routes(
             status=gateway_status,
             usage=usage.UsageHandlers(
@@ -94,6 +107,7 @@ class Served:
                 check_names=check_names,
                 destination=gateway_status.destination,
                 held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", "")],
+                audit=audit_log,
             ),
             replays=replays.ReplayHandlers(
                 store=self.bench.store,
@@ -103,12 +117,21 @@ class Served:
                 check_names=check_names,
                 forget_cancelled=lambda _: None,
                 wake=self.replay_runner.wake,
+                audit=audit_log,
             ),
+            audit=audit_log,
             persons=persons.PersonHandlers(
-                store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
+                store=self.bench.store,
+                keys=KEYS,
+                check_names=check_names,
+                snapshot=lambda: self.state.snapshot,
+                audit=audit_log,
             ),
             samples=SampleHandlers(
-                sender=self.sample_sender, snapshot=lambda: self.state.snapshot, check_names=check_names
+                sender=self.sample_sender,
+                snapshot=lambda: self.state.snapshot,
+                check_names=check_names,
+                audit=audit_log,
             ),
             metrics_page=MetricsPage([lambda: iter(source)]),
         )

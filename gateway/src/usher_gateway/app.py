@@ -22,6 +22,7 @@ import structlog
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import (
     api,
+    audit,
     fault_log,
     health,
     persons,
@@ -297,6 +298,7 @@ class Gateway:
 
     def _make_admin_server(self) -> server.AdminServer:
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
+        audit_log = audit.AuditLog(store=self.store, now=self.clock.now)
         gateway_status = status.GatewayStatus(
             state=self.state,
             tracker=self.health,
@@ -324,6 +326,7 @@ class Gateway:
                     check_names=check_names,
                     destination=gateway_status.destination,
                     held_routes=self.hold_reviewer.held_routes,
+                    audit=audit_log,
                 ),
                 replays=replays.ReplayHandlers(
                     store=self.store,
@@ -333,12 +336,21 @@ class Gateway:
                     check_names=check_names,
                     forget_cancelled=self.dispatcher.forget_cancelled,
                     wake=self._replay_runner.wake,
+                    audit=audit_log,
                 ),
+                audit=audit_log,
                 persons=persons.PersonHandlers(
-                    store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
+                    store=self.store,
+                    keys=self._keys,
+                    check_names=check_names,
+                    snapshot=lambda: self.snapshot,
+                    audit=audit_log,
                 ),
                 samples=SampleHandlers(
-                    sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names
+                    sender=self._sample_sender,
+                    snapshot=lambda: self.snapshot,
+                    check_names=check_names,
+                    audit=audit_log,
                 ),
                 metrics_page=server.MetricsPage(self.metric_sources),
             ),

@@ -26,7 +26,10 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 
 
 ROUTES = server.make_routes(
-    **{name: mock.Mock() for name in ("status", "usage", "records", "replays", "persons", "samples", "metrics_page")}
+    **{
+        name: mock.Mock()
+        for name in ("status", "usage", "records", "replays", "audit", "persons", "samples", "metrics_page")
+    }
 )
 
 

@@ -44,8 +44,10 @@ def delivery(**changes: Any) -> dict[str, Any]:
         (
             {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},
             HEALTHY,
-            "It is held since 2026-11-28 09:00:00 UTC because the destination is paused (detail). `state: Active` "
-            "of the Destination ends that; a retry does not.",
+            (
+                "It is held since 2026-11-28 09:00:00 UTC because the destination is paused (detail). `state: Active` "
+                "of the Destination ends that; a retry does not."
+            ),
         ),
         (
             {"held": "FilterError", "heldSince": "2026-11-28T09:00:00.000Z"},

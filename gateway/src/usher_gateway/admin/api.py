@@ -1,4 +1,4 @@
-"""The shared parts of all ``/api/`` handlers: query parameters and their names, JSON, problems, and the audit log.
+"""The shared parts of all ``/api/`` handlers: query parameters and their names, JSON, and problems.
 
 Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
 """
@@ -20,7 +20,6 @@ from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
 
 _log = structlog.get_logger(__name__)
-_audit_log = structlog.get_logger("usher_gateway.audit")
 
 _DEFAULT_PAGE_ROWS = 100
 _MAX_IDS = 1_000
@@ -42,13 +41,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
 """The name of the token that authenticated the request."""
-
-
-def audit(request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
-    """Log one line for what a caller saw or changed: who, what and how many, without personal data."""
-    _audit_log.info(
-        "audit", who=request[CALLER], action=action, selection=dict(selection), count=count, peer=request.remote
-    )
 
 
 class ProblemError(Exception):

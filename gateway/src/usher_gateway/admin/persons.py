@@ -11,6 +11,7 @@ from aiohttp import web
 
 from usher_gateway import documents, model
 from usher_gateway.admin import api
+from usher_gateway.admin.audit import AuditLog
 from usher_gateway.ingest import identity
 from usher_gateway.store.base import Filter
 from usher_gateway.store.records import Records
@@ -77,6 +78,7 @@ class PersonHandlers:
         keys: the keys of the install.
         check_names: checks the names of a question.
         snapshot: returns the configuration in force.
+        audit: records each search.
     """
 
     def __init__(
@@ -86,8 +88,9 @@ class PersonHandlers:
         keys: model.Keys,
         check_names: api.CheckNames,
         snapshot: Callable[[], documents.Snapshot],
+        audit: AuditLog,
     ) -> None:
-        self._store = store
+        self._store, self._audit = store, audit
         self._keys = keys
         self._check_names = check_names
         self._snapshot = snapshot
@@ -113,7 +116,7 @@ class PersonHandlers:
         with api.parsing():
             page = await self._store.of_person(persons, asked.cursor, limit)
         audited = {"fields": [*normalised], "namespace": where.namespace, "tenant": where.tenant}
-        api.audit(request, "find person", audited, len(page.rows))
+        await self._audit.record_look(request, "find person", audited, len(page.rows))
         oldest = await self._store.oldest_arrival()
         return api.json_response(
             {

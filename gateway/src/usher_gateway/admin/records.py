@@ -10,6 +10,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, listings, next_step, story
+from usher_gateway.admin.audit import AuditLog
 from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import rebuild_arrival
@@ -47,6 +48,7 @@ class RecordHandlers:
         check_names: api.CheckNames,
         destination: Callable[[str], Mapping[str, object] | None],
         held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
+        audit: AuditLog,
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -61,7 +63,9 @@ class RecordHandlers:
             check_names: Checks the names of a selection.
             destination: ``GatewayStatus.destination``.
             held_routes: Returns the routes of a listener whose deliveries are held.
+            audit: Records each look at a body or an answer, and each change.
         """
+        self._audit = audit
         self._store = store
         self._now = now
         self._listeners = listeners
@@ -94,7 +98,7 @@ class RecordHandlers:
         with api.parsing():
             identifier = api.parse_id(request.match_info["id"])
         content, content_type = await self._store.body(identifier)
-        api.audit(request, "show body", {"id": request.match_info["id"]}, 1)
+        await self._audit.record_look(request, "show body", {"id": request.match_info["id"]}, 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
         return api.raw_response(content, {"Usher-Content-Type": text})
 
@@ -152,7 +156,7 @@ class RecordHandlers:
         with api.parsing():
             identifier = api.parse_id(request.match_info["id"])
         content = await self._store.answer(identifier)
-        api.audit(request, "show answer", {"id": request.match_info["id"]}, 1)
+        await self._audit.record_look(request, "show answer", {"id": request.match_info["id"]}, 1)
         return api.raw_response(content, {})
 
     async def list_attempts(self, request: web.Request) -> web.StreamResponse:
@@ -210,7 +214,7 @@ class RecordHandlers:
             if selection.dry_run:
                 return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
             count = await apply(where)
-        api.audit(request, change, audited, count)
+        await self._audit.record_change(request, change, audited, count)
         return api.json_response({counted: count})
 
     async def release(self, request: web.Request) -> web.StreamResponse:
@@ -223,7 +227,7 @@ class RecordHandlers:
             nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
             return _preview_response(nothing, released.reasons)
         count = sum(released.reasons.values())
-        api.audit(request, "release", audited, count)
+        await self._audit.record_change(request, "release", audited, count)
         return api.json_response({"released": count, "deliveries": released.deliveries, "unfit": released.unfit})
 
     async def _release(self, where: Filter, *, is_preview: bool) -> _Released:

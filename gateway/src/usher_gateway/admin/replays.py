@@ -7,6 +7,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, listings
+from usher_gateway.admin.audit import AuditLog
 from usher_gateway.store.base import (
     Filter,
     IsPaused,
@@ -48,6 +49,7 @@ class ReplayHandlers:
         check_names: checks the names of a selection.
         forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
         wake: lets the gateway take the first step at once.
+        audit: records what callers start and end.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class ReplayHandlers:
         check_names: api.CheckNames,
         forget_cancelled: Callable[[Sequence[int]], None],
         wake: Callable[[], None],
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
         self._store, self._now, self._wake = store, now, wake
         self._mark_of_route, self._is_paused = mark_of_route, is_paused
         self._check_names, self._forget_cancelled = check_names, forget_cancelled
@@ -79,7 +83,7 @@ class ReplayHandlers:
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
             replay = await self._store.start_replay(wanted, self._now())
-        api.audit(request, "replay", api.audited(selection), 1)
+        await self._audit.record_change(request, "replay", api.audited(selection), 1)
         self._wake()
         return api.json_response(_row(replay), 201)
 
@@ -140,7 +144,7 @@ class ReplayHandlers:
             return await self._store.find_replay(api.parse_id(request.match_info["id"]))
 
     async def _changed(self, request: web.Request, action: str, replay: Replay, count: int) -> web.StreamResponse:
-        api.audit(request, action, {"id": model.format_id(replay.id)}, count)
+        await self._audit.record_change(request, action, {"id": model.format_id(replay.id)}, count)
         return api.json_response(_row(await self._store.find_replay(replay.id)))
 
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from usher_gateway import documents
 from usher_gateway.admin import api
+from usher_gateway.admin.audit import AuditLog
 from usher_gateway.delivery import sample
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter
@@ -28,6 +29,7 @@ class SampleHandlers:
         sender: sends the sample.
         snapshot: returns the configuration in force.
         check_names: checks the names in the question.
+        audit: records each sample.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class SampleHandlers:
         sender: sample.SampleSender,
         snapshot: Callable[[], documents.Snapshot],
         check_names: api.CheckNames,
+        audit: AuditLog,
     ) -> None:
-        self._sender = sender
+        self._sender, self._audit = sender, audit
         self._snapshot = snapshot
         self._check_names = check_names
 
@@ -65,7 +68,7 @@ class SampleHandlers:
             result = await self._sender.send(asked.destination, definition, body)
         except sample.SampleError as error:
             raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
-        api.audit(request, "test destination", {"destination": asked.destination}, 1)
+        await self._audit.record_change(request, "test destination", {"destination": asked.destination}, 1)
         return api.json_response(result)
 
     def _find_route(self, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:

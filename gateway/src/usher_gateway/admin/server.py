@@ -11,7 +11,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, listings, persons, records, replays, samples, status, tokens, usage
+from usher_gateway.admin import api, audit, listings, persons, records, replays, samples, status, tokens, usage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -82,6 +82,7 @@ def make_routes(
     usage: usage.UsageHandlers,
     records: records.RecordHandlers,
     replays: replays.ReplayHandlers,
+    audit: audit.AuditLog,
     persons: persons.PersonHandlers,
     samples: samples.SampleHandlers,
     metrics_page: MetricsPage,
@@ -110,6 +111,7 @@ def make_routes(
         AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, records.cancel),
         AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
         AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
+        AdminRoute("GET", "/api/audit", Role.Operate, audit.list_entries),
         AdminRoute("GET", "/api/replays", Role.Observe, replays.list_replays),
         AdminRoute("POST", "/api/replays", Role.Operate, replays.start),
         AdminRoute("GET", "/api/replays/{id}", Role.Observe, replays.show),

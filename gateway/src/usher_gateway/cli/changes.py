@@ -153,7 +153,8 @@ def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -
         return "None is pending: `usher dead redrive` starts dead ones again."
     held = sorted(states - {"pending", "delivered", "dead", "cancelled"})
     if held and "pending" not in states:
-        return f"They are held ({', '.join(held)}), and a retry does not end that: `usher deliveries show ID` says what does."
+        names = ", ".join(held)
+        return f"They are held ({names}), and a retry does not end that: `usher deliveries show ID` says what does."
     return "None waits for a later time: those that are due start as soon as their destination takes them."
 
 

@@ -10,6 +10,7 @@ import typer.core
 import usher_gateway
 from usher_gateway.cli import (
     admin_client,
+    audit,
     check,
     copy,
     database,
@@ -62,6 +63,7 @@ def build() -> typer.Typer:
         destinations,
         listings,
         find,
+        audit,
         new,
         copy,
     ):

@@ -199,7 +199,7 @@ def print_facts(row: Row) -> None:
     width = max([len(name) for name in row])
     room = terminal_width() - width - len(_GAP)
     for name, value in row.items():
-        facts = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
+        facts = [compact(item) for item in value] if isinstance(value, list) else [compact(value)]
         lines = [line for fact in facts for line in _broken(fact, room)]
         for index, line in enumerate(lines or ["-"]):
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
@@ -221,9 +221,10 @@ def print_texts(texts: Sequence[tuple[str, str]]) -> None:
             typer.echo(f"{name if not index else '':<{width}}{line}")
 
 
-def _fact(value: object) -> str:
+def compact(value: object) -> str:
+    """Return a value of JSON for people, on one line."""
     if isinstance(value, dict):
-        return ", ".join([f"{name} {_fact(item)}" for name, item in value.items() if item is not None])
+        return ", ".join([f"{name} {compact(item)}" for name, item in value.items() if item is not None])
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)

@@ -476,9 +476,9 @@ def register(app: typer.Typer) -> None:
         """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, and what is wrong.
 
         Those with the most urgent trouble come first. A tenant is silent (yellow) if one of its listeners is, and
-        failing (red) if it has another trouble of `usher tenants --failing`. LAG is the age of the oldest delivery that waits for its
-        destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a reading 20 to 60 s
-        ago, - without one.
+        failing (red) if it has another trouble of `usher tenants --failing`. LAG is the age of the oldest delivery that
+        waits for its destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a
+        reading 20 to 60 s ago, - without one.
         """
         if once and sort == "rate":
             fail("--once reads once, so it has no rates", "choose another order, or leave out --once", USAGE)

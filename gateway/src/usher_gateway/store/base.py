@@ -275,6 +275,30 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """State (``held`` apart from ``pending``) -> its deliveries."""
 
 
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller of the admin port saw or changed, without personal data."""
+
+    id: bytes = b""
+    """Empty before it is stored."""
+    at: int
+    who: str
+    """The name of the caller's token."""
+    action: str
+    selection: Mapping[str, object]
+    count: int
+    peer: str
+    """The caller's address."""
+
+
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects entries of the audit log; None matches every entry."""
+
+    since: int | None = None
+    until: int | None = None
+    who: str | None = None
+    action: str | None = None
+
+
 Change = Literal["redrive", "cancel", "retry"]
 """A change of deliveries that a person requests."""
 

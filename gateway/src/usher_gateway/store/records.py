@@ -11,6 +11,8 @@ from usher_gateway.store import books
 from usher_gateway.store.base import (
     LONGEST_PAGE,
     AttemptRecord,
+    AuditEntry,
+    AuditFilter,
     Backlog,
     Change,
     Filter,
@@ -31,7 +33,7 @@ from usher_gateway.store.base import (
     not_paused,
 )
 from usher_gateway.store.encodings import unknown_listener
-from usher_gateway.store.jobs import changes, claims, creation, listings, meters, replays
+from usher_gateway.store.jobs import audit, changes, claims, creation, listings, meters, replays
 from usher_gateway.store.transaction import JobRunner
 
 _RELEASE_SLICE = 20
@@ -303,6 +305,20 @@ class Records(JobRunner):
 
     async def _set_replay_state(self, replay: Replay, former: ReplayState, present: ReplayState, now: int) -> bool:
         return await self._change(lambda transaction: replays.set_state(transaction, replay.key, former, present, now))
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None:
+        """Add an entry to the audit log; it is durable afterwards."""
+        await self._change(lambda transaction: audit.add(transaction, entry))
+
+    async def audit_entries(
+        self, where: AuditFilter, cursor: str | None, limit: int
+    ) -> tuple[list[AuditEntry], str | None]:
+        """Return a page of the audit log, newest first, and the cursor of the next page; None at the end.
+
+        Raises:
+            ValueError: the cursor is invalid.
+        """
+        return await self._look_up(lambda session: audit.entries(session, where, cursor, limit))
 
     async def usage(
         self,

@@ -16,7 +16,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.encodings import row_bytes
-from usher_gateway.store.jobs import meters, replays
+from usher_gateway.store.jobs import audit, meters, replays
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -116,7 +116,7 @@ async def prune(
     forget: Forget,
     delete_routes: Callable[[int], Awaitable[int]],
 ) -> int:
-    """Delete one slice: of bodies and ledger, else of marks, meters, routes or replays; return the rows touched.
+    """Delete one slice of bodies and ledger; if nothing of them is left, of the other tables. Return the rows touched.
 
     ``delete_routes`` deletes up to a number of route definitions to which no arrival refers, and returns how many.
     """
@@ -129,6 +129,8 @@ async def prune(
         count = await delete_routes(walk.size)
     if not count:
         count = await replays.delete_old(transaction.session, now, walk.size)
+    if not count:
+        count = await audit.delete_old(transaction.session, now, walk.size)
     return count
 
 

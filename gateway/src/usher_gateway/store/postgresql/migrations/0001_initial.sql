@@ -130,6 +130,18 @@ create table replays (
     report bytea not null               -- store.base.ReplayReport as JSON
 );
 
+-- Who looked at a person or a body, and who changed what. Without personal data.
+create table audit_entries (
+    key bigint primary key,
+    id bytea not null,
+    at bigint not null,
+    who text not null,
+    action text not null,
+    selection bytea not null,           -- JSON
+    count integer not null,
+    peer text not null                  -- the caller's address; empty: unknown
+);
+
 -- The last attempts of a delivery (store/encodings.py).
 create table attempts (delivery bigint primary key, log bytea not null);
 

@@ -113,6 +113,18 @@ create table replays (
     report blob not null                -- store.base.ReplayReport as JSON
 );
 
+-- Who looked at a person or a body, and who changed what. Without personal data.
+create table audit_entries (
+    key integer primary key,
+    id blob not null,
+    at integer not null,
+    who text not null,
+    action text not null,
+    selection blob not null,            -- JSON
+    count integer not null,
+    peer text not null                  -- the caller's address; empty: unknown
+);
+
 -- The last attempts of a delivery (store/encodings.py).
 create table attempts (delivery integer primary key, log blob not null);
 

@@ -1,0 +1,83 @@
+"""The audit log: an entry for every look at a person or a body and for every change, without personal data.
+
+Each entry is in the store, where ``GET /api/audit`` finds it, and in the gateway's log.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.admin import api
+from usher_gateway.store.base import AuditEntry, AuditFilter
+from usher_gateway.store.records import Records
+
+_audit_log = structlog.get_logger("usher_gateway.audit")
+_log = structlog.get_logger(__name__)
+
+_PARAMETERS = {"since", "until", "who", "action", "limit", "cursor"}
+
+
+class AuditLog:
+    """Records what callers of the admin port see and change.
+
+    Args:
+        store: keeps the entries.
+        now: microseconds.
+    """
+
+    def __init__(self, *, store: Records, now: Callable[[], int]) -> None:
+        self._store, self._now = store, now
+
+    async def record_look(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
+        """Record that a caller is about to see something. Without the entry, the caller gets no answer.
+
+        Raises:
+            StoreUnavailableError: the entry cannot be stored now.
+        """
+        await self._store.add_audit_entry(self._entry(request, action, selection, count))
+
+    async def record_change(
+        self, request: web.Request, action: str, selection: Mapping[str, object], count: int
+    ) -> None:
+        """Record what a caller changed. If the entry cannot be stored, it is in the log alone."""
+        entry = self._entry(request, action, selection, count)
+        try:
+            await self._store.add_audit_entry(entry)
+        except model.StoreUnavailableError as error:
+            _log.error("audit_entry_not_stored", action=action, reason=str(error))
+
+    def _entry(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> AuditEntry:
+        """Log an entry, and return it for the store."""
+        who, peer = request[api.CALLER], request.remote or ""
+        _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
+        return AuditEntry(at=self._now(), who=who, action=action, selection=selection, count=count, peer=peer)
+
+    async def list_entries(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/audit``: the newest entries first."""
+        with api.parsing():
+            if unknown := sorted(set(request.query) - _PARAMETERS):
+                raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(_PARAMETERS))}")
+            since, until = request.query.get("since"), request.query.get("until")
+            where = AuditFilter(
+                since=None if since is None else api.parse_time(since),
+                until=None if until is None else api.parse_time(until),
+                who=request.query.get("who"),
+                action=request.query.get("action"),
+            )
+            limit = api.parse_limit(request.query)
+            entries, cursor = await self._store.audit_entries(where, request.query.get("cursor"), limit)
+        return api.json_response({"rows": [_row(entry) for entry in entries], "nextCursor": cursor})
+
+
+def _row(entry: AuditEntry) -> dict[str, object]:
+    return {
+        "id": model.format_id(entry.id),
+        "at": model.format_time(entry.at),
+        "who": entry.who,
+        "action": entry.action,
+        "count": entry.count,
+        "selection": entry.selection,
+        "peer": entry.peer or None,
+    }

@@ -1,0 +1,107 @@
+"""``usher audit``: who looked at persons and bodies, and who changed what."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    Limit,
+    ListingCommand,
+    OutputOption,
+    fail,
+    print_next_page,
+    row_limit,
+    with_filters,
+)
+
+_EPILOG = (
+    "Example:  usher audit --since 7d   or   usher audit --action 'show body'   or   usher audit --lines > audit.jsonl"
+)
+
+_Who = Annotated[str | None, typer.Option("--who", help="Of the token with this name.")]
+_Action = Annotated[str | None, typer.Option("--action", help="With this action, such as 'show body'.")]
+_Lines = Annotated[bool, typer.Option("--lines", help="Print every entry as one line of JSON.")]
+
+_PAGE = 1_000
+
+
+def _selection(row: listings.Row) -> str:
+    return ", ".join(
+        [f"{name} {tables.compact(value)}" for name, value in row["selection"].items() if value is not None]
+    )
+
+
+_COLUMNS: tuple[listings.Column, ...] = (
+    ("AT (UTC)", listings.short_time_cell("at")),
+    ("WHO", listings.text_cell("who")),
+    ("ACTION", listings.text_cell("action")),
+    ("COUNT", listings.text_cell("count")),
+    ("SELECTION", _selection),
+    ("PEER", listings.text_cell("peer")),
+)
+
+_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    *listings.fields("id", "at", "who", "action", "count"),
+    ("selection", _selection),
+    *listings.fields("peer"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("audit", cls=ListingCommand, epilog=_EPILOG)(show_audit)
+
+
+@with_filters(*listings.PERIOD_FILTERS)
+def show_audit(
+    *,
+    context: typer.Context,
+    who: _Who = None,
+    action: _Action = None,
+    lines: _Lines = False,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+    **filters: str | None,
+) -> None:
+    """List the audit log, newest first: each look at a person or a body, and each change. It needs the operate token.
+
+    It has no personal data: a search for a person is recorded with the field and the number of rows, not the value.
+    Entries are kept for about two years.
+    """
+    client = AdminClient(admin, data, operate=True)
+    asked = {"who": who, "action": action, **filters}
+    if lines:
+        if limit is not None or cursor is not None:
+            fail("--lines prints every entry, so it has no --limit and no --cursor", "narrow it with --since", USAGE)
+        for row in _all_rows(client, asked):
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        return
+    rows, rest = client.rows("/api/audit", row_limit(limit), cursor, **asked)
+    tables.print_rows(rows, _COLUMNS, output, "No entries.", _CSV_COLUMNS, essential=5)
+    if rest is not None:
+        print_next_page(context, str(len(rows)), rest)
+
+
+def _all_rows(client: AdminClient, asked: dict[str, str | None]) -> Iterator[listings.Row]:
+    """Yield the rows of all pages."""
+    cursor: str | None = None
+    while True:
+        page = client.get("/api/audit", limit=_PAGE, cursor=cursor, **asked)
+        yield from page["rows"]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            return

@@ -1,0 +1,64 @@
+"""The audit log: who looked at persons and bodies, and who changed what."""
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.base import AuditEntry, AuditFilter
+from usher_gateway.store.jobs import scopes
+from usher_gateway.store.session import Row, Session
+from usher_gateway.store.transaction import Transaction
+
+KEPT_DAYS = 750
+"""How long an entry stays: about as long as meters."""
+
+_ADD = """
+    insert into audit_entries (key, id, at, who, action, selection, count, peer)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+_ENTRIES = """
+    select key, id, at, who, action, selection, count, peer from audit_entries where key = any($1::bigint[])
+"""
+_DELETE_OLD = """
+    delete from audit_entries where key in (select key from audit_entries where at < $1 order by key limit $2)
+"""
+
+
+async def add(transaction: Transaction, entry: AuditEntry) -> None:
+    """Add an entry."""
+    key = transaction.ids.next_key()
+    selection = msgspec.json.encode(entry.selection)
+    values = (entry.at, entry.who, entry.action, selection, entry.count, entry.peer)
+    await transaction.session.execute(_ADD, key, transaction.ids.id_of(key), *values)
+
+
+async def entries(
+    session: Session, where: AuditFilter, cursor: str | None, limit: int
+) -> tuple[list[AuditEntry], str | None]:
+    """Return a page of entries, newest first, and the cursor of the next page (``Store.audit_entries``)."""
+    scope = scopes.RowScope("audit_entries")
+    if where.who is not None:
+        scope.add("who = {}", where.who)
+    if where.action is not None:
+        scope.add("action = {}", where.action)
+    await scope.add_period(session, "at", where.since, where.until)
+    keys, below = await scopes.newest(session, scope, cursor, limit)
+    rows = {row[0]: row for row in await session.fetch(_ENTRIES, keys)}
+    return [_entry(rows[key]) for key in keys if key in rows], scopes.cursor_of(below)
+
+
+def _entry(row: Row) -> AuditEntry:
+    _, identifier, at, who, action, selection, count, peer = row
+    return AuditEntry(
+        id=bytes(identifier),
+        at=at,
+        who=who,
+        action=action,
+        selection=msgspec.json.decode(selection),
+        count=count,
+        peer=peer,
+    )
+
+
+async def delete_old(session: Session, now: int, limit: int) -> int:
+    """Delete entries whose time is over; return how many."""
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)

@@ -1,0 +1,83 @@
+"""`usher audit` shows each look and each change, and what it shows is never personal."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import structlog.testing
+
+from support import admin_port, leaks, samples
+from usher_gateway import model
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_each_look_and_each_change_has_an_entry(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    await served.output_of("visits", "show", dead["visit"], "--body")
+    await served.output_of("dead", "show", dead["id"], "--answer")
+    await served.command("find", piped="somebody@example.org")
+    await served.output_of("dead", "redrive", "--tenant", "acme", "--yes")
+    rows = json.loads(await served.output_of("audit", "-o", "json"))["rows"]
+    assert [(row["action"], row["count"], row["who"]) for row in rows] == [
+        ("redrive", 1, "operate"),
+        ("find person", 0, "operate"),
+        ("show answer", 1, "operate"),
+        ("show body", 1, "operate"),
+    ]
+    assert rows[0]["selection"] == {"tenant": "acme", "state": "dead"}
+    assert "somebody" not in json.dumps(rows)
+    leaks.PERSONAL_DATA.search("audit log", json.dumps(rows))
+
+
+async def test_preview_and_refused_request_have_no_entry(served: admin_port.Served) -> None:
+    await served.command("dead", "redrive", "--tenant", "acme")
+    await served.command("find", piped="x@example.org", USHER_TOKEN=served.tokens.observe)
+    assert await served.output_of("audit") == "No entries.\n"
+
+
+async def test_audit_log_needs_the_operate_token(served: admin_port.Served) -> None:
+    run = await served.command("audit", USHER_TOKEN=served.tokens.observe)
+    assert (run.code, "may only look" in run.err) == (2, True)
+
+
+async def test_entries_as_table_csv_and_lines(served: admin_port.Served) -> None:
+    for _ in range(3):
+        await served.output_of("dead", "redrive", "--tenant", "acme", "--yes")
+    table = await served.output_of("audit", "--limit", "2")
+    assert [line.split()[2:5] for line in table.splitlines()[1:]] == [["operate", "redrive", "0"]] * 2
+    assert max(map(len, table.splitlines())) <= 80
+    lines = [json.loads(line) for line in (await served.output_of("audit", "--lines")).splitlines()]
+    cells = list(csv.DictReader(io.StringIO(await served.output_of("audit", "-o", "csv"))))
+    assert [row["id"] for row in cells] == [row["id"] for row in lines]
+    assert len(lines) == 3
+    run = await served.command("audit", "--lines", "--limit", "2")
+    assert (run.code, "--lines prints every entry" in run.err) == (2, True)
+    run = await served.command("audit", "--action", "show body")
+    assert run.out == "No entries.\n"
+
+
+async def test_nothing_is_shown_while_the_entry_cannot_be_stored(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.arrival("secret"))
+    (visit, *_) = (await served.get("/api/visits"))["rows"]
+    refused = mock.AsyncMock(side_effect=model.StoreUnavailableError("the disk is full"))
+    with mock.patch.object(served.bench.store, "add_audit_entry", refused), structlog.testing.capture_logs() as logs:
+        status, problem = await served.ask("GET", f"/api/visits/{visit['id']}/body")
+        changed = await served.post("/api/deliveries/redrive", tenant="acme")
+    assert (status, problem["code"]) == (503, "StoreUnavailable")
+    assert changed["redriven"] == 1
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["audit_entry_not_stored"]
+
+
+async def test_unknown_parameter_is_an_error(served: admin_port.Served) -> None:
+    status, problem = await served.ask("GET", "/api/audit?tenant=acme")
+    assert (status, "unknown parameter 'tenant'" in problem["detail"]) == (400, True)
