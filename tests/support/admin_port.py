@@ -14,6 +14,7 @@ from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import (
     audit,
+    changes,
     journal,
     persons,
     records,
@@ -100,13 +101,20 @@ class Served:
                 store=self.bench.store,
                 now=self.bench.clock,
                 listeners=lambda: self.registry.listeners,
-                forget_cancelled=lambda _: None,
-                ask_store=lambda: None,
-                holds_of=base.no_holds,
                 keys=KEYS,
                 check_names=check_names,
                 destination=gateway_status.destination,
                 held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", "")],
+                audit=audit_log,
+            ),
+            changes=changes.ChangeHandlers(
+                store=self.bench.store,
+                now=self.bench.clock,
+                listeners=lambda: self.registry.listeners,
+                forget_cancelled=lambda _: None,
+                ask_store=lambda: None,
+                holds_of=base.no_holds,
+                check_names=check_names,
                 audit=audit_log,
             ),
             replays=replays.ReplayHandlers(

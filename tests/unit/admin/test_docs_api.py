@@ -17,7 +17,17 @@ def test_api_page_lists_every_route_with_its_role() -> None:
     routes = server.make_routes(
         **{
             name: mock.Mock()
-            for name in ("status", "usage", "records", "replays", "audit", "persons", "samples", "metrics_page")
+            for name in (
+                "status",
+                "usage",
+                "records",
+                "changes",
+                "replays",
+                "audit",
+                "persons",
+                "samples",
+                "metrics_page",
+            )
         }
     )
     listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| (anybody|observe|operate) \|", API, re.MULTILINE))

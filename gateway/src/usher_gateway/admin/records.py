@@ -1,11 +1,8 @@
-"""Handlers over what the store recorded: visits, deliveries and quarantine, row by row."""
+"""Handlers that show what the store recorded: visits, deliveries and quarantine, row by row."""
 
-import asyncio
-import collections
 import datetime
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
 from aiohttp import web
 
 from usher_gateway import model
@@ -13,27 +10,15 @@ from usher_gateway.admin import api, listings, next_step, story
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.ingest import body_reading
-from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
-from usher_gateway.store.base import LONGEST_PAGE, Change, Filter, HoldsOf
+from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
-
-_RELEASE_SLICE = 20
-"""How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
 
 Row = dict[str, object]
 
 
-class _Released(msgspec.Struct):
-    reasons: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
-    """Quarantine reason -> arrivals that are visits now."""
-    deliveries: int = 0
-    unfit: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
-    """Reason -> arrivals that are still not visits."""
-
-
 class RecordHandlers:
-    """The handlers of ``/api/visits``, ``/api/deliveries`` and ``/api/quarantine``."""
+    """The handlers that list visits, deliveries and quarantine, and show one of them."""
 
     def __init__(
         self,
@@ -41,9 +26,6 @@ class RecordHandlers:
         store: Records,
         now: Callable[[], int],
         listeners: Callable[[], Mapping[str, LiveListener]],
-        forget_cancelled: Callable[[Sequence[int]], None],
-        ask_store: Callable[[], None],
-        holds_of: HoldsOf,
         keys: model.Keys,
         check_names: api.CheckNames,
         destination: Callable[[str], Mapping[str, object] | None],
@@ -56,28 +38,20 @@ class RecordHandlers:
             store: The store.
             now: Returns microseconds.
             listeners: Returns the listeners in force by ``namespace/name``.
-            forget_cancelled: Drops cancelled deliveries, by their row keys, from the lanes.
-            ask_store: Lets the dispatcher look for due deliveries.
-            holds_of: Returns what holds deliveries of a route now.
             keys: Keys with which listeners read bodies.
             check_names: Checks the names of a selection.
             destination: ``GatewayStatus.destination``.
             held_routes: Returns the routes of a listener whose deliveries are held.
-            audit: Records each look at a body or an answer, and each change.
+            audit: Records each look at a body or an answer.
         """
         self._audit = audit
         self._store = store
         self._now = now
         self._listeners = listeners
-        self._forget_cancelled = forget_cancelled
-        self._ask_store = ask_store
-        self._holds_of = holds_of
         self._keys = keys
         self._check_names = check_names
         self._destination = destination
         self._held_routes = held_routes
-        self._releasing = asyncio.Lock()
-        """Held during a release, so that two requests never count the same arrival."""
 
     def lister(self, listing: listings.Listing) -> api.Handler:
         """Return the handler of a listing."""
@@ -186,89 +160,3 @@ class RecordHandlers:
         live = self._listeners().get(name.key)
         body_days = live.document.tenant.body_days if live is not None else 0
         return next_step.next_step(delivery, destination, self._now(), "".join(details), body_days)
-
-    async def redrive(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/deliveries/redrive``."""
-        return await self._change(
-            request, "redrive", "redriven", lambda where: self._store.redrive(where, self._now(), self._holds_of)
-        )
-
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/deliveries/cancel``."""
-        return await self._change(
-            request, "cancel", "cancelled", lambda where: self._store.cancel(where, self._now(), self._forget_cancelled)
-        )
-
-    async def retry(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/deliveries/retry``."""
-        answer = await self._change(request, "retry", "retried", lambda where: self._store.retry(where, self._now()))
-        self._ask_store()
-        return answer
-
-    async def _change(
-        self, request: web.Request, change: Change, counted: str, apply: Callable[[Filter], Awaitable[int]]
-    ) -> web.StreamResponse:
-        """Change the selected deliveries; with ``dryRun`` only count them by reason."""
-        with api.parsing():
-            selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
-            if selection.dry_run:
-                return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
-            count = await apply(where)
-        await self._audit.record_change(request, change, audited, count)
-        return api.json_response({counted: count})
-
-    async def release(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
-        with api.parsing():
-            selection, audited, where = await self._read_selection(request, listings.QUARANTINE_REASONS)
-            async with self._releasing:
-                released = await self._release(where, is_preview=selection.dry_run)
-        if selection.dry_run:
-            nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
-            return _preview_response(nothing, released.reasons)
-        count = sum(released.reasons.values())
-        await self._audit.record_change(request, "release", audited, count)
-        return api.json_response({"released": count, "deliveries": released.deliveries, "unfit": released.unfit})
-
-    async def _release(self, where: Filter, *, is_preview: bool) -> _Released:
-        result, after = _Released(), 0
-        while quarantined := await self._store.quarantined(where, _RELEASE_SLICE, after):
-            after = quarantined[-1].key
-            fit = []
-            for arrival in quarantined:
-                parsed = self._parse_again(arrival)
-                if isinstance(parsed, model.Arrival):
-                    fit.append(parsed)
-                    assert arrival.quarantine is not None
-                    result.reasons[arrival.quarantine.name] += 1
-                else:
-                    result.unfit[parsed] += 1
-            if not is_preview:
-                result.deliveries += await self._store.release(fit, self._now())
-        return result
-
-    def _parse_again(self, arrival: model.Arrival) -> model.Arrival | str:
-        """Parse an arrival by its listener as it is now; return the reason if it is still not a visit."""
-        listener = self._listeners().get(arrival.listener.key)
-        if listener is None or listener.name != arrival.listener:
-            return "ListenerNotFound"
-        parsed = rebuild_arrival(listener, arrival, self._now())
-        return parsed if isinstance(parsed, model.Arrival) else parsed.name
-
-    async def _read_selection(
-        self, request: web.Request, reasons: frozenset[str]
-    ) -> tuple[api.Selection, dict[str, object], Filter]:
-        """Return the selection, what the audit log records of it, and its store filter.
-
-        ``reasons``: those that the selection may have.
-        """
-        selection = api.parse_selection(await request.read(), api.Selection)
-        where = api.filter_from_selection(selection)
-        api.check_reason(where.reason, reasons)
-        await self._check_names(where)
-        return selection, api.audited(selection), where
-
-
-def _preview_response(nothing: Row, reasons: Mapping[str, int]) -> web.StreamResponse:
-    """Answer a request with ``dryRun``: what it would change, in all and by reason."""
-    return api.json_response({**nothing, "selected": sum(reasons.values()), "reasons": reasons})

@@ -11,7 +11,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, audit, listings, persons, records, replays, samples, status, tokens, usage
+from usher_gateway.admin import api, audit, changes, listings, persons, records, replays, samples, status, tokens, usage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -81,6 +81,7 @@ def make_routes(
     status: status.GatewayStatus,
     usage: usage.UsageHandlers,
     records: records.RecordHandlers,
+    changes: changes.ChangeHandlers,
     replays: replays.ReplayHandlers,
     audit: audit.AuditLog,
     persons: persons.PersonHandlers,
@@ -107,10 +108,10 @@ def make_routes(
         AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
         AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
-        AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
-        AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, records.cancel),
-        AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
-        AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
+        AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, changes.redrive),
+        AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, changes.cancel),
+        AdminRoute("POST", "/api/deliveries/retry", Role.Operate, changes.retry),
+        AdminRoute("POST", "/api/quarantine/release", Role.Operate, changes.release),
         AdminRoute("GET", "/api/audit", Role.Operate, audit.list_entries),
         AdminRoute("GET", "/api/replays", Role.Observe, replays.list_replays),
         AdminRoute("POST", "/api/replays", Role.Operate, replays.start),
