@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,6 +49,7 @@ class Served:
     def __init__(self, bench: engines.Bench, data: Path) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
+        self.book = tokens.TokenBook(data, self.tokens)
         self.state = run_state.RunState()
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
@@ -65,6 +67,15 @@ class Served:
             ask_store=lambda: None,
         )
         self.mend()
+
+    def create_token(self, name: str, scopes: Sequence[tokens.Scope], **limits: Any) -> str:
+        """Create a token before the first request; return it."""
+        token = f"usher_{name}"
+        entry = tokens.TokenEntry(
+            name=name, digest=hashlib.sha256(token.encode()).hexdigest(), scopes=tuple(scopes), **limits
+        )
+        self.book._entries[bytes.fromhex(entry.digest)] = entry
+        return token
 
     def mend(self, **fields: tuple[str, ...]) -> None:
         """Set the fields of the listener lobby."""
@@ -239,7 +250,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     try:
         async with server.AdminServer(
             routes=served.routes(),
-            tokens=served.tokens,
+            tokens=served.book,
             endpoint=settings.Endpoint("127.0.0.1", 0),
             hosts=("usher.internal",),
         ) as admin:

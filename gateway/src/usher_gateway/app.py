@@ -121,9 +121,9 @@ class Gateway:
         self._keys = model.derive_keys(key)
         self.certificates = _certificates(settings)
         self._tokens = (
-            tokens.load_or_create(settings.data)
+            tokens.TokenBook(settings.data, tokens.load_or_create(settings.data))
             if settings.admin_tokens is None
-            else tokens.load_both(settings.admin_tokens)
+            else tokens.TokenBook(settings.admin_tokens, tokens.load_both(settings.admin_tokens))
         )
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0

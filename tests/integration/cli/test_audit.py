@@ -47,7 +47,7 @@ async def test_preview_and_refused_request_have_no_entry(served: admin_port.Serv
 
 async def test_audit_log_needs_the_operate_token(served: admin_port.Served) -> None:
     run = await served.command("audit", USHER_TOKEN=served.tokens.observe)
-    assert (run.code, "may only look" in run.err) == (2, True)
+    assert (run.code, "the token `observe` may not do this: it lacks the scope" in run.err) == (2, True)
 
 
 async def test_entries_as_table_csv_and_lines(served: admin_port.Served) -> None:

@@ -433,7 +433,7 @@ async def test_wrong_token_is_reported_with_exit_code_2(served: admin_port.Serve
     run = await served.command("visits", "list", USHER_TOKEN="x" * 20)
     assert (run.code, "does not know this token" in run.err) == (2, True)
     run = await served.command("dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
-    assert (run.code, "may only look" in run.err) == (2, True)
+    assert (run.code, "the token `observe` may not do this: it lacks the scope" in run.err) == (2, True)
 
 
 async def test_invalid_flag_value_is_reported_with_exit_code_2(served: admin_port.Served) -> None:

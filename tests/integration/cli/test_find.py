@@ -100,7 +100,7 @@ async def test_value_reaches_no_log_and_no_error(served: admin_port.Served) -> N
 
 async def test_observe_token_may_not_look_for_a_person(served: admin_port.Served) -> None:
     run = await served.command("find", piped=EMAIL, USHER_TOKEN=served.tokens.observe)
-    assert (run.code, "may only look" in run.err) == (2, True)
+    assert (run.code, "the token `observe` may not do this: it lacks the scope" in run.err) == (2, True)
 
 
 async def test_value_of_a_person_is_refused_as_an_argument(served: admin_port.Served) -> None:

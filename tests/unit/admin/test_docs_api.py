@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, server, usage
+from usher_gateway.admin import api, listings, server, tokens, usage
 from usher_gateway.store.base import UsageRow
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -13,7 +13,7 @@ API = (DOCS / "api.md").read_text("utf-8")
 BOOKS = (DOCS / "usage-and-books.md").read_text("utf-8")
 
 
-def test_api_page_lists_every_route_with_its_role() -> None:
+def test_api_page_lists_every_route_with_its_scope() -> None:
     routes = server.make_routes(
         **{
             name: mock.Mock()
@@ -30,8 +30,12 @@ def test_api_page_lists_every_route_with_its_role() -> None:
             )
         }
     )
-    listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| (anybody|observe|operate) \|", API, re.MULTILINE))
-    assert listed == {(route.method, route.path, route.role.name.lower()) for route in routes}
+    listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| `?(anybody|\w+:\w+)`? \|", API, re.MULTILINE))
+    assert listed == {(route.method, route.path, route.scope or "anybody") for route in routes}
+
+
+def test_api_page_names_every_scope() -> None:
+    assert {scope for scope in tokens.Scope if f"| `{scope}` |" not in API} == set()
 
 
 def test_api_page_names_every_filter() -> None:

@@ -1,12 +1,15 @@
+import hashlib
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import structlog.testing
 
 from usher_gateway import model
 from usher_gateway.admin import tokens
-
-Role = tokens.Role
 
 
 def test_missing_tokens_are_created_for_the_owner_only(tmp_path: Path) -> None:
@@ -36,20 +39,90 @@ GIVEN = tokens.Tokens("o" * 20, "p" * 30)
 
 
 @pytest.mark.parametrize(
-    ("header", "role"),
+    ("header", "name"),
     [
-        (f"Bearer {'o' * 20}", Role.Observe),
-        (f"bearer  {'p' * 30} ", Role.Operate),
-        (f"Basic {'p' * 30}", Role.Anybody),
-        ("p" * 30, Role.Anybody),
-        (f"Bearer {'o' * 19}", Role.Anybody),
-        ("Bearer ", Role.Anybody),
-        ("Bearer \udcff", Role.Anybody),
-        ("", Role.Anybody),
+        (f"Bearer {'o' * 20}", "observe"),
+        (f"bearer  {'p' * 30} ", "operate"),
+        (f"Basic {'p' * 30}", None),
+        ("p" * 30, None),
+        (f"Bearer {'o' * 19}", None),
+        ("Bearer ", None),
+        ("Bearer \udcff", None),
+        ("", None),
     ],
 )
-def test_role_is_proven_by_its_token_only(header: str, role: tokens.Role) -> None:
-    assert GIVEN.role_of(header) is role
+def test_caller_is_proven_by_its_token_only(tmp_path: Path, header: str, name: str | None) -> None:
+    caller = tokens.TokenBook(tmp_path, GIVEN).caller_of(header)
+    assert (caller.name if caller is not None else None) == name
+
+
+def test_tokens_of_before_may_do_what_they_could() -> None:
+    assert {tokens.Scope.StatusRead, tokens.Scope.VisitsRead} == tokens.OBSERVE_SCOPES
+
+
+def entry(token: str, name: str = "desk", **changes: Any) -> tokens.TokenEntry:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return tokens.TokenEntry(name=name, digest=digest, scopes=(tokens.Scope.PersonsFind,), **changes)
+
+
+def test_created_token_has_its_scopes_and_its_limit(tmp_path: Path) -> None:
+    limited = entry("usher_one", namespaces=("north",), tenants=("agency/acme",))
+    tokens.write_entries(tmp_path / tokens.TOKENS_FILE, [limited, entry("usher_two", "second")])
+    assert stat.S_IMODE((tmp_path / tokens.TOKENS_FILE).stat().st_mode) == 0o600
+    book = tokens.TokenBook(tmp_path, GIVEN)
+    permitted = frozenset({"north/*", "agency/acme"})
+    assert book.caller_of("Bearer usher_one") == tokens.Caller("desk", frozenset(limited.scopes), permitted)
+    second = book.caller_of("Bearer usher_two")
+    assert second is not None
+    assert second.permitted is None
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "is_valid"), [("2020-01-01T00:00:00+00:00", False), ("9999-01-01T00:00:00Z", True)]
+)
+def test_token_ends_at_its_time(tmp_path: Path, expires_at: str, *, is_valid: bool) -> None:
+    tokens.write_entries(tmp_path / tokens.TOKENS_FILE, [entry("usher_one", expires_at=expires_at)])
+    assert (tokens.TokenBook(tmp_path, GIVEN).caller_of("Bearer usher_one") is not None) is is_valid
+
+
+def test_changed_file_is_read_again_and_a_broken_one_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_CHECK_SECONDS", 0.0)
+    file = tmp_path / tokens.TOKENS_FILE
+    book = tokens.TokenBook(tmp_path, GIVEN)
+    assert book.caller_of("Bearer usher_one") is None
+    tokens.write_entries(file, [entry("usher_one")])
+    assert book.caller_of("Bearer usher_one") is not None
+    file.write_text("[{")
+    with structlog.testing.capture_logs() as logs:
+        assert book.caller_of("Bearer usher_one") is not None
+        book.caller_of("Bearer usher_one")
+    assert [line["event"] for line in logs] == ["tokens_rejected"]
+    tokens.write_entries(file, [])
+    assert book.caller_of("Bearer usher_one") is None
+    assert book.caller_of(f"Bearer {GIVEN.operate}") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"name": "Desk"}, "lower-case"),
+        ({"name": "operate"}, "is taken"),
+        ({"digest": "ab"}, "SHA-256"),
+        ({"scopes": []}, "no scope"),
+        ({"scopes": ["visits:write"]}, "not a list of tokens"),
+        ({"tenants": ["acme"]}, "NAMESPACE/NAME"),
+        ({"expiresAt": "tomorrow"}, "not a time"),
+        ({"expiresAt": "2027-01-01T00:00:00"}, "not a time"),
+        ({"tenant": "agency/acme"}, "not a list of tokens"),
+    ],
+)
+def test_entry_that_is_not_valid_is_an_error(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    file = tmp_path / tokens.TOKENS_FILE
+    file.write_text(json.dumps([{**msgspec.to_builtins(entry("usher_one")), **changes}]))
+    with pytest.raises(model.ConfigurationError, match=problem):
+        tokens.TokenBook(tmp_path, GIVEN)
 
 
 def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
@@ -58,6 +131,7 @@ def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
             tokens.load_both(tmp_path)
         assert "--admin-tokens" in caught.value.hint
         (tmp_path / name).write_text(f"long-enough-{name}\n")
-    loaded_tokens = tokens.load_both(tmp_path)
-    assert loaded_tokens.role_of("Bearer long-enough-operate.token") is tokens.Role.Operate
+    caller = tokens.TokenBook(tmp_path, tokens.load_both(tmp_path)).caller_of("Bearer long-enough-operate.token")
+    assert caller is not None
+    assert caller.scopes == set(tokens.Scope)
     assert sorted(file.name for file in tmp_path.iterdir()) == [tokens.OBSERVE_FILE, tokens.OPERATE_FILE]

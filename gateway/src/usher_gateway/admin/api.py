@@ -15,6 +15,7 @@ from aiohttp import web
 
 from usher_gateway import documents, model, timing
 from usher_gateway.admin import listings
+from usher_gateway.admin.tokens import Caller
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
@@ -39,8 +40,8 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
-"""The name of the token that authenticated the request."""
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+"""Who sent the request."""
 
 
 class ProblemError(Exception):
@@ -150,6 +151,25 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """Every row. Required if no other field selects rows."""
     dry_run: bool = False
     """Change nothing, and answer how many rows would change, by reason."""
+
+
+def read_filter(request: web.Request, *more: str, only: Mapping[str, str] | None = None) -> Filter:
+    """Return the filter of a request's query string, limited to what the caller may see.
+
+    Args:
+        request: the request.
+        more: names of further parameters that it may have.
+        only: filters that are always set.
+
+    Raises:
+        ValueError: a parameter is unknown or cannot be parsed.
+    """
+    return confine(request, parse_filter({**request.query, **(only or {})}, *more))
+
+
+def confine(request: web.Request, where: Filter) -> Filter:
+    """Limit a filter to what the caller of a request may see."""
+    return msgspec.structs.replace(where, permitted=request[CALLER].permitted)
 
 
 def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
@@ -311,15 +331,19 @@ class NameCheck:
         """
         if not (where.namespace or where.tenant or where.listener or where.route or where.destination):
             return
-        snapshot, routes = self._snapshot(), self._store.routes()
-        listeners = {
-            *(
-                model.ListenerName(document.namespace, document.tenant.name, document.name)
-                for document in snapshot.listeners.values()
-            ),
-            *await self._store.listener_names(),
+        permitted = Filter(permitted=where.permitted)
+        snapshot = self._snapshot()
+        routes = [route for route in self._store.routes() if _is_permitted(permitted, route.listener)]
+        in_force = {
+            model.ListenerName(document.namespace, document.tenant.name, document.name): document
+            for document in snapshot.listeners.values()
         }
-        destinations = snapshot.destinations.keys() | {route.destination for route in routes}
+        names = {*in_force, *await self._store.listener_names()}
+        listeners = {name for name in names if _is_permitted(permitted, name)}
+        destinations = {route.destination for route in routes}
+        destinations |= {route.destination for name in listeners & in_force.keys() for route in in_force[name].routes}
+        if where.permitted is None:
+            destinations |= snapshot.destinations.keys()
         _check_name(
             "namespace",
             where.namespace,
@@ -330,9 +354,13 @@ class NameCheck:
         inside = {listener for listener in inside if where.tenant in {None, listener.tenant}}
         _check_name("listener", where.listener, {listener.listener for listener in inside})
         route_names = {route.route for route in routes}
-        route_names |= {route.name for document in snapshot.listeners.values() for route in document.routes}
+        route_names |= {route.name for name in listeners & in_force.keys() for route in in_force[name].routes}
         _check_name("route", where.route, route_names)
         _check_name("destination", where.destination, destinations)
+
+
+def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
+    return permitted.selects(listener.namespace, listener.tenant)
 
 
 def _namespaces(keys: Iterable[str]) -> Iterable[str]:

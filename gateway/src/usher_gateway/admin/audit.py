@@ -50,7 +50,7 @@ class AuditLog:
 
     def _entry(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> AuditEntry:
         """Log an entry, and return it for the store."""
-        who, peer = request[api.CALLER], request.remote or ""
+        who, peer = request[api.CALLER].name, request.remote or ""
         _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
         return AuditEntry(at=self._now(), who=who, action=action, selection=selection, count=count, peer=peer)
 

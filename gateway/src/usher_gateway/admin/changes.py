@@ -137,7 +137,7 @@ class ChangeHandlers:
         ``reasons``: those that the selection may have.
         """
         selection = api.parse_selection(await request.read(), api.Selection)
-        where = api.filter_from_selection(selection)
+        where = api.confine(request, api.filter_from_selection(selection))
         api.check_reason(where.reason, reasons)
         await self._check_names(where)
         return selection, api.audited(selection), where

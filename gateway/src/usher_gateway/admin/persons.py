@@ -102,7 +102,8 @@ class PersonHandlers:
         """
         with api.parsing():
             asked = _parse(await request.read())
-            where = api.filter_from_selection(api.Selection(namespace=asked.namespace, tenant=asked.tenant))
+            selection = api.Selection(namespace=asked.namespace, tenant=asked.tenant)
+            where = api.confine(request, api.filter_from_selection(selection))
             normalised = normalised_values(asked.value, (asked.field,) if asked.field else fields_of(asked.value))
             limit = api.parse_limit({"limit": str(asked.limit)})
         await self._check_names(where)
@@ -133,11 +134,7 @@ class PersonHandlers:
         documents_in_force = self._snapshot().listeners.values()
         names = {(document.namespace, document.tenant.name) for document in documents_in_force}
         names |= {(name.namespace, name.tenant) for name in await self._store.listener_names()}
-        return {
-            (namespace, tenant)
-            for namespace, tenant in names
-            if where.namespace in {None, namespace} and where.tenant in {None, tenant}
-        }
+        return {(namespace, tenant) for namespace, tenant in names if where.selects(namespace, tenant)}
 
 
 def _parse(body: bytes) -> FindRequest:

@@ -58,7 +58,7 @@ class RecordHandlers:
 
         async def list_rows(request: web.Request) -> web.StreamResponse:
             with api.parsing():
-                where = api.parse_filter({**request.query, **listing.only}, "limit", "cursor")
+                where = api.read_filter(request, "limit", "cursor", only=listing.only)
                 limit = api.parse_limit(request.query)
                 api.check_reason(where.reason, listing.reasons)
                 await self._check_names(where)
@@ -69,8 +69,7 @@ class RecordHandlers:
 
     async def show_body(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
+        identifier, _ = await self._find_visit(request)
         content, content_type = await self._store.body(identifier)
         await self._audit.record_look(request, "show body", {"id": request.match_info["id"]}, 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
@@ -81,16 +80,11 @@ class RecordHandlers:
 
         ``reading`` is null and ``reason`` says why if the body or the listener is gone.
         """
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
-        rows = (await self._store.visits(Filter(ids=(identifier,)), None, 1)).rows
+        identifier, row = await self._find_visit(request)
         try:
             content, content_type = await self._store.body(identifier)
         except model.NotFoundError as error:
-            if not rows:
-                raise
             return api.json_response({"reading": None, "reason": str(error)})
-        row = rows[0]
         listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")
         if listener is None or listener.name.tenant != row["tenant"]:
             return api.json_response({"reading": None, "reason": "the listener is not in force any more"})
@@ -106,12 +100,8 @@ class RecordHandlers:
 
     async def show_story(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/story``: what happened with an arrival, and what happens next."""
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
+        identifier, row = await self._find_visit(request)
         verdicts = await self._store.verdicts(identifier)
-        rows = (await self._store.visits(Filter(ids=(identifier,)), None, 1)).rows
-        if not rows:
-            raise model.NotFoundError("the visit does not exist any more")  # retention deleted it just now
         deliveries = (await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)).rows
         parts = [
             story.DeliveryPart(
@@ -121,22 +111,20 @@ class RecordHandlers:
             )
             for delivery in reversed(deliveries)
         ]
-        earlier = await self._store.earlier_visit(identifier) if rows[0]["countedAs"] == "Repeat" else None
-        told = story.tell(rows[0], verdicts, parts, model.format_id(earlier) if earlier else None)
+        earlier = await self._store.earlier_visit(identifier) if row["countedAs"] == "Repeat" else None
+        told = story.tell(row, verdicts, parts, model.format_id(earlier) if earlier else None)
         return api.json_response(told)
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
+        identifier, _ = await self._find_delivery(request)
         content = await self._store.answer(identifier)
         await self._audit.record_look(request, "show answer", {"id": request.match_info["id"]}, 1)
         return api.raw_response(content, {})
 
     async def list_attempts(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/attempts``: the last attempts, the oldest first, and what happens next."""
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
+        identifier, delivery = await self._find_delivery(request)
         rows = [
             {
                 "at": model.format_time(attempt.at),
@@ -146,10 +134,29 @@ class RecordHandlers:
             }
             for attempt in await self._store.attempts(identifier)
         ]
-        text = ""
-        for delivery in (await self._store.deliveries(Filter(ids=(identifier,)), None, 1)).rows:
-            text = self._next_step(delivery)
-        return api.json_response({"rows": rows, "next": text})
+        return api.json_response({"rows": rows, "next": self._next_step(delivery)})
+
+    async def _find_visit(self, request: web.Request) -> tuple[bytes, listings.Row]:
+        """Return the id and the row of the arrival that a request is about, if the caller may see it.
+
+        Raises:
+            NotFoundError: there is none; it says the same of one that the caller may not see.
+        """
+        with api.parsing():
+            identifier = api.parse_id(request.match_info["id"])
+        rows = (await self._store.visits(api.confine(request, Filter(ids=(identifier,))), None, 1)).rows
+        if not rows:
+            raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
+        return identifier, rows[0]
+
+    async def _find_delivery(self, request: web.Request) -> tuple[bytes, listings.Row]:
+        """Return the id and the row of the delivery that a request is about, as `_find_visit` does."""
+        with api.parsing():
+            identifier = api.parse_id(request.match_info["id"])
+        rows = (await self._store.deliveries(api.confine(request, Filter(ids=(identifier,))), None, 1)).rows
+        if not rows:
+            raise model.NotFoundError("there is no such delivery", "use an id from `usher deliveries list`")
+        return identifier, rows[0]
 
     def _next_step(self, delivery: listings.Row) -> str:
         """Return what happens next with a delivery."""

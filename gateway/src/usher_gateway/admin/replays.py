@@ -73,7 +73,7 @@ class ReplayHandlers:
         """Answer ``POST /api/replays``: start a replay; with ``dryRun`` only count and show what it would deliver."""
         with api.parsing():
             selection = api.parse_selection(await request.read(), ReplaySelection)
-            wanted = await self._parse(selection, started_by=request[api.CALLER])
+            wanted = await self._parse(request, selection)
             if selection.dry_run:
                 marks, is_paused = self._mark_of_route, self._is_paused
                 found = await self._store.preview_replay(wanted, self._now(), mark_of_route=marks, is_paused=is_paused)
@@ -87,7 +87,7 @@ class ReplayHandlers:
         self._wake()
         return api.json_response(_row(replay), 201)
 
-    async def _parse(self, selection: ReplaySelection, started_by: str) -> ReplayRequest:
+    async def _parse(self, request: web.Request, selection: ReplaySelection) -> ReplayRequest:
         """Return the request of a selection; one without a reason and a state selects all that can be replayed."""
         reasons, states = (
             [name for name in (text or "").split(",") if name] for text in (selection.reason, selection.state)
@@ -103,6 +103,7 @@ class ReplayHandlers:
             raise ValueError("visit and replay select deliveries; select visits with their ids")
         if where == Filter() and not selection.all and not reasons:
             raise ValueError('select visits, or send {"all": true} for every one')
+        where = api.confine(request, where)
         await self._check_names(where)
         return ReplayRequest(
             where=where,
@@ -111,13 +112,13 @@ class ReplayHandlers:
             ignores_once_per=selection.ignore_once_per,
             ignores_expiry=selection.ignore_expiry,
             ignores_pause=selection.ignore_pause,
-            started_by=started_by,
+            started_by=request[api.CALLER].name,
         )
 
     async def list_replays(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/replays``: the newest ones; with ``id`` those whose id begins so."""
         prefix = request.query.get("id", "")
-        rows = [_row(replay) for replay in await self._store.list_replays()]
+        rows = [_row(replay) for replay in await self._store.list_replays() if _may_see(request, replay)]
         return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)]})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
@@ -141,11 +142,20 @@ class ReplayHandlers:
 
     async def _find(self, request: web.Request) -> Replay:
         with api.parsing():
-            return await self._store.find_replay(api.parse_id(request.match_info["id"]))
+            replay = await self._store.find_replay(api.parse_id(request.match_info["id"]))
+        if not _may_see(request, replay):
+            raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
+        return replay
 
     async def _changed(self, request: web.Request, action: str, replay: Replay, count: int) -> web.StreamResponse:
         await self._audit.record_change(request, action, {"id": model.format_id(replay.id)}, count)
         return api.json_response(_row(await self._store.find_replay(replay.id)))
+
+
+def _may_see(request: web.Request, replay: Replay) -> bool:
+    """Return whether a caller may see a replay: one that is limited to tenants, only replays of that limit."""
+    permitted = request[api.CALLER].permitted
+    return permitted is None or replay.request.where.permitted == permitted
 
 
 def _preview_row(found: ReplayPreview) -> Row:

@@ -11,8 +11,8 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, audit, changes, listings, persons, records, replays, samples, status, tokens, usage
-from usher_gateway.admin.tokens import Role
+from usher_gateway.admin import api, audit, changes, listings, persons, records, replays, samples, status, usage
+from usher_gateway.admin.tokens import Caller, Scope, TokenBook
 
 _MAX_BODY_BYTES = 64 * 1024
 
@@ -71,9 +71,11 @@ class AdminRoute(NamedTuple):
 
     method: str
     path: str
-    role: Role
-    """The role that the caller's token must prove."""
+    scope: Scope | None
+    """What the caller's token must permit; None: anybody may call it."""
     handler: api.Handler
+    is_confined: bool = False
+    """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
 
 
 def make_routes(
@@ -90,34 +92,37 @@ def make_routes(
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
     return (
-        AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
-        AdminRoute("GET", "/readyz", Role.Anybody, status.readyz),
-        AdminRoute("GET", "/metrics", Role.Anybody, metrics_page.show),
-        AdminRoute("GET", "/api/config", Role.Observe, status.config),
-        AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
-        AdminRoute("GET", "/api/tenants", Role.Observe, status.tenants),
-        AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
-        AdminRoute("POST", "/api/destinations/test", Role.Operate, samples.test),
-        AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
-        AdminRoute("GET", "/api/usage/venues", Role.Observe, usage.venues),
-        AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
-        *[AdminRoute("GET", listing.path, Role.Observe, records.lister(listing)) for listing in listings.ENDPOINTS],
-        AdminRoute("POST", "/api/persons/find", Role.Operate, persons.find),
-        AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
-        AdminRoute("GET", "/api/visits/{id}/story", Role.Observe, records.show_story),
-        AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
-        AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
-        AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
-        AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, changes.redrive),
-        AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, changes.cancel),
-        AdminRoute("POST", "/api/deliveries/retry", Role.Operate, changes.retry),
-        AdminRoute("POST", "/api/quarantine/release", Role.Operate, changes.release),
-        AdminRoute("GET", "/api/audit", Role.Operate, audit.list_entries),
-        AdminRoute("GET", "/api/replays", Role.Observe, replays.list_replays),
-        AdminRoute("POST", "/api/replays", Role.Operate, replays.start),
-        AdminRoute("GET", "/api/replays/{id}", Role.Observe, replays.show),
-        AdminRoute("POST", "/api/replays/{id}/cancel", Role.Operate, replays.cancel),
-        AdminRoute("POST", "/api/replays/{id}/resume", Role.Operate, replays.resume),
+        AdminRoute("GET", "/healthz", None, _healthz),
+        AdminRoute("GET", "/readyz", None, status.readyz),
+        AdminRoute("GET", "/metrics", None, metrics_page.show),
+        AdminRoute("GET", "/api/config", Scope.StatusRead, status.config),
+        AdminRoute("GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True),
+        AdminRoute("GET", "/api/tenants", Scope.StatusRead, status.tenants, is_confined=True),
+        AdminRoute("GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True),
+        AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),
+        AdminRoute("GET", "/api/usage", Scope.StatusRead, usage.usage, is_confined=True),
+        AdminRoute("GET", "/api/usage/venues", Scope.StatusRead, usage.venues, is_confined=True),
+        AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check),
+        *[
+            AdminRoute("GET", listing.path, Scope.VisitsRead, records.lister(listing), is_confined=True)
+            for listing in listings.ENDPOINTS
+        ],
+        AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
+        AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
+        AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
+        AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),
+        AdminRoute("GET", "/api/deliveries/{id}/attempts", Scope.VisitsRead, records.list_attempts, is_confined=True),
+        AdminRoute("GET", "/api/deliveries/{id}/answer", Scope.BodiesRead, records.show_answer, is_confined=True),
+        AdminRoute("POST", "/api/deliveries/redrive", Scope.DeliveriesWrite, changes.redrive, is_confined=True),
+        AdminRoute("POST", "/api/deliveries/cancel", Scope.DeliveriesWrite, changes.cancel, is_confined=True),
+        AdminRoute("POST", "/api/deliveries/retry", Scope.DeliveriesWrite, changes.retry, is_confined=True),
+        AdminRoute("POST", "/api/quarantine/release", Scope.DeliveriesWrite, changes.release, is_confined=True),
+        AdminRoute("GET", "/api/audit", Scope.AuditRead, audit.list_entries),
+        AdminRoute("GET", "/api/replays", Scope.VisitsRead, replays.list_replays, is_confined=True),
+        AdminRoute("POST", "/api/replays", Scope.DeliveriesWrite, replays.start, is_confined=True),
+        AdminRoute("GET", "/api/replays/{id}", Scope.VisitsRead, replays.show, is_confined=True),
+        AdminRoute("POST", "/api/replays/{id}/cancel", Scope.DeliveriesWrite, replays.cancel, is_confined=True),
+        AdminRoute("POST", "/api/replays/{id}/resume", Scope.DeliveriesWrite, replays.resume, is_confined=True),
     )
 
 
@@ -133,9 +138,9 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
         raise api.ProblemError(503, "StoreUnavailable", f"the gateway waits for its store: {reason()}", hint)
 
     return (
-        AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
-        AdminRoute("GET", "/readyz", Role.Anybody, readyz),
-        AdminRoute("*", "/api/{path:.*}", Role.Observe, refuse),
+        AdminRoute("GET", "/healthz", None, _healthz),
+        AdminRoute("GET", "/readyz", None, readyz),
+        AdminRoute("*", "/api/{path:.*}", Scope.StatusRead, refuse, is_confined=True),
     )
 
 
@@ -155,7 +160,7 @@ class AdminServer:
         self,
         *,
         routes: tuple[AdminRoute, ...],
-        tokens: tokens.Tokens,
+        tokens: TokenBook,
         endpoint: settings.Endpoint,
         hosts: tuple[str, ...] = (),
     ) -> None:
@@ -194,8 +199,8 @@ class AdminServer:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_host(request.headers.get("Host", ""))
-            if route.role is not Role.Anybody:
-                request[api.CALLER] = self._authenticate(request, route.role)
+            if route.scope is not None:
+                request[api.CALLER] = self._authenticate(request, route.scope, is_confined=route.is_confined)
             return await route.handler(request)
 
         return handle
@@ -215,16 +220,22 @@ class AdminServer:
                 hint = f"use an IP address, or start the gateway with --admin-host {host}"
                 raise api.ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
 
-    def _authenticate(self, request: web.Request, role: Role) -> str:
-        """Return the name of the caller's token.
+    def _authenticate(self, request: web.Request, scope: Scope, *, is_confined: bool) -> Caller:
+        """Return the caller that the request's token proves.
 
         Raises:
-            ProblemError: the request has no valid token, or a token of a lower role.
+            ProblemError: the request has no valid token, or its token does not permit this.
         """
-        proven = self._tokens.role_of(request.headers.get("Authorization", ""))
-        if proven is Role.Anybody:
-            hint = "it is in observe.token or operate.token in --data"
-            raise api.ProblemError(401, "Unauthenticated", "a bearer token is needed", hint)
-        if proven < role:
-            raise api.ProblemError(403, "Forbidden", "the observe token may only look", "use the one in operate.token")
-        return proven.name.lower()
+        caller = self._tokens.caller_of(request.headers.get("Authorization", ""))
+        if caller is None:
+            hint = "it is in observe.token or operate.token in --data, or was made by `usher tokens create`"
+            raise api.ProblemError(401, "Unauthenticated", "a valid bearer token is needed", hint)
+        if scope not in caller.scopes:
+            detail = f"the token `{caller.name}` may not do this: it lacks the scope {scope.value}"
+            raise api.ProblemError(
+                403, "Forbidden", detail, "use the one in operate.token, or create one with this scope"
+            )
+        if caller.permitted is not None and not is_confined:
+            detail = f"the token `{caller.name}` is limited to some tenants, and this request is about all"
+            raise api.ProblemError(403, "Forbidden", detail, "use a token without a limit")
+        return caller

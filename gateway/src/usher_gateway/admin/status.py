@@ -151,7 +151,7 @@ class GatewayStatus:
         shown = [
             (key, live)
             for key, live in sorted(self._registry.listeners.items())
-            if key in snapshot.listeners and _is_selected(where, live.name.namespace, live.name.tenant)
+            if key in snapshot.listeners and where.selects(live.name.namespace, live.name.tenant)
         ]
         return api.json_response({"rows": await api.encode_each(row(*each) for each in shown)})
 
@@ -197,7 +197,7 @@ class GatewayStatus:
                 "today": usage.total_of(rows_by_tenant.get(key, [])),
             }
             for key in sorted(summaries.keys() | deliveries.keys())
-            if _is_selected(where, *key)
+            if where.selects(*key)
         )
         return api.json_response({"now": _time(self._clock.now()), "rows": await api.encode_each(rows)})
 
@@ -208,7 +208,7 @@ class GatewayStatus:
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
             tenant = (document.namespace, document.tenant.name)
-            if key in health and _is_selected(where, *tenant):
+            if key in health and where.selects(*tenant):
                 counts = faults.setdefault(tenant, {})
                 for fault in states.faults_of(health[key], document):
                     counts[fault] = counts.get(fault, 0) + 1
@@ -221,7 +221,7 @@ class GatewayStatus:
             unknown = sorted(set(request.query) - {"namespace", "tenant"})
             if unknown:
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are namespace and tenant")
-            where = api.parse_filter(request.query)
+            where = api.read_filter(request)
         await self._check_names(where)
         return where
 
@@ -261,7 +261,7 @@ class GatewayStatus:
         for group in await self._store.held_groups():
             reasons = held.setdefault(self._store.route(group.route).destination, {})
             self._add(reasons, group.route, group.count, where, group.reason.name)
-        in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination()
+        in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination(where)
         now = self._clock.now()
 
         def row(key: str) -> JsonObject:
@@ -280,18 +280,16 @@ class GatewayStatus:
             }
 
         keys = sorted(in_force.keys() | next_due_at.keys() | held.keys() | dead.keys())
-        shown = [
-            key
-            for key in keys
-            if where.namespace in {None, key.partition("/")[0]}
-            and (where.tenant is None or where.tenant in tenants.get(key, ()) or key in backlogs or key in dead)
-        ]
+        used = {key for key, names in tenants.items() if where.tenant is None or where.tenant in names}
+        used |= backlogs.keys() | {key for key, reasons in held.items() if reasons} | dead.keys()
+        shows_all = where.tenant is None and where.permitted is None
+        shown = [key for key in keys if where.namespace in {None, key.partition("/")[0]} and (shows_all or key in used)]
         return api.json_response({"rows": await api.encode_each(map(row, shown))})
 
     def _add(self, counts: dict[str, int], route: int, count: int, where: Filter, name: str | None = None) -> None:
         """Add deliveries of a route that a filter selects to those of its destination, or to another name's."""
         definition = self._store.route(route)
-        if _is_selected(where, definition.listener.namespace, definition.listener.tenant):
+        if where.selects(definition.listener.namespace, definition.listener.tenant):
             key = name or definition.destination
             counts[key] = counts.get(key, 0) + count
 
@@ -306,11 +304,12 @@ class GatewayStatus:
             "retryMaxAgeSeconds": document.retry_max_age_seconds,
         }
 
-    def _tenants_by_destination(self) -> dict[str, set[str]]:
-        """Return the tenants with a route to each destination."""
+    def _tenants_by_destination(self, where: Filter) -> dict[str, set[str]]:
+        """Return the permitted tenants with a route to each destination."""
         tenants: dict[str, set[str]] = {}
+        permitted = Filter(permitted=where.permitted)
         for listener in self._state.snapshot.listeners.values():
-            for route in listener.routes:
+            for route in listener.routes if permitted.selects(listener.namespace, listener.tenant.name) else ():
                 tenants.setdefault(route.destination, set()).add(listener.tenant.name)
         return tenants
 
@@ -324,10 +323,6 @@ class GatewayStatus:
             "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),
         }
-
-
-def _is_selected(where: Filter, namespace: str, tenant: str) -> bool:
-    return where.namespace in {None, namespace} and where.tenant in {None, tenant}
 
 
 def _tenant_settings(document: documents.TenantDocument | None) -> JsonObject:

@@ -1,15 +1,28 @@
-"""The two bearer tokens of the admin port: created once, never overwritten, compared in constant time."""
+"""The bearer tokens of the admin port: two that the gateway creates, and more that people create in ``tokens.json``.
 
+A token has scopes, which say what its caller may do, and may be limited to some tenants. Tokens are compared in
+constant time. ``tokens.json`` has digests and not the tokens; the gateway reads it again when it changes.
+"""
+
+import datetime
 import enum
 import hashlib
 import hmac
+import math
+import os
+import re
 import secrets
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from usher_gateway import model
 from usher_gateway.config.install_key import create_file
+
+_log = structlog.get_logger(__name__)
 
 OBSERVE_FILE = "observe.token"
 """File in ``--data``: the token for reading."""
@@ -21,31 +34,212 @@ _MIN_LENGTH = 16
 _HINT = "put a long random text into it, or delete the file: the next start creates a new one"
 
 
-class Role(enum.IntEnum):
-    """The rights of a caller. Each role includes the roles below it."""
+TOKENS_FILE = "tokens.json"
+"""File in ``--data`` or in the folder of ``--admin-tokens``: more tokens, as `TokenEntry` each."""
 
-    Anybody = 0
-    Observe = 1
-    """Read configuration, usage and listings."""
-    Operate = 2
-    """Read bodies, and change rows."""
+_RESERVED = frozenset({"observe", "operate"})
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_CHECK_SECONDS = 1.0
+"""How often the file is looked at."""
+
+
+class Scope(enum.StrEnum):
+    """Something that a caller may do."""
+
+    StatusRead = "status:read"
+    """See configuration, listeners, tenants and usage."""
+    VisitsRead = "visits:read"
+    """See visits, deliveries, destinations, quarantine and replays, without bodies."""
+    BodiesRead = "bodies:read"
+    """See bodies and answers: personal data."""
+    PersonsFind = "persons:find"
+    DeliveriesWrite = "deliveries:write"
+    """Redrive, cancel, retry, release, replay, and send samples."""
+    AuditRead = "audit:read"
+
+
+OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request, and what that token may do."""
+
+    name: str
+    scopes: frozenset[Scope]
+    permitted: frozenset[str] | None = None
+    """``Filter.permitted``."""
+
+
+class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    """One token of ``tokens.json``."""
+
+    name: str
+    digest: str
+    """SHA-256 of the token, in hex."""
+    scopes: tuple[Scope, ...]
+    namespaces: tuple[str, ...] = ()
+    """The token is limited to the tenants of these, and to ``tenants``; with neither it sees all."""
+    tenants: tuple[str, ...] = ()
+    """``namespace/name``."""
+    expires_at: str | None = None
+    """RFC 3339."""
+    created_at: str | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """The caller that the token proves."""
+        permitted = frozenset([*[f"{namespace}/*" for namespace in self.namespaces], *self.tenants])
+        return Caller(self.name, frozenset(self.scopes), permitted or None)
+
+    def is_expired(self, now: datetime.datetime) -> bool:
+        """True if the time of the token is over."""
+        return self.expires_at is not None and now >= datetime.datetime.fromisoformat(self.expires_at)
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """The tokens in force."""
+    """The two tokens that the gateway creates."""
 
     observe: str
     operate: str
 
-    def role_of(self, authorization: str) -> Role:
-        """Return the role that an Authorization header proves. It takes the same time for every header."""
+
+class TokenBook:
+    """Finds the caller of a request.
+
+    Args:
+        folder: has ``tokens.json``, if there are more tokens.
+        tokens: the two that always exist.
+
+    Raises:
+        ConfigurationError: ``tokens.json`` cannot be used.
+    """
+
+    def __init__(self, folder: Path, tokens: Tokens) -> None:
+        self._file = folder / TOKENS_FILE
+        self._known = {
+            _digest(tokens.observe): Caller("observe", OBSERVE_SCOPES),
+            _digest(tokens.operate): Caller("operate", frozenset(Scope)),
+        }
+        self._entries: dict[bytes, TokenEntry] = {}
+        self._version: tuple[int, int] | None = None
+        self._checked_at = -math.inf
+        self._read()
+
+    def caller_of(self, authorization: str) -> Caller | None:
+        """Return the caller that an Authorization header proves, or None. It takes the same time for every header."""
+        self._reread()
         scheme, _, given = authorization.partition(" ")
         digest = _digest(given.strip())
-        may_observe = hmac.compare_digest(digest, _digest(self.observe))
-        may_operate = hmac.compare_digest(digest, _digest(self.operate))
+        found: Caller | TokenEntry | None = None
+        callers: dict[bytes, Caller | TokenEntry] = {**self._known, **self._entries}
+        for known, proven in callers.items():
+            if hmac.compare_digest(digest, known):
+                found = proven
         if scheme.lower() != "bearer":
-            return Role.Anybody
-        return Role.Operate if may_operate else Role.Observe if may_observe else Role.Anybody
+            return None
+        if isinstance(found, TokenEntry):
+            return None if found.is_expired(datetime.datetime.now(datetime.UTC)) else found.caller
+        return found
+
+    def _reread(self) -> None:
+        """Read the file again if it has changed. A file that cannot be used changes nothing."""
+        if time.monotonic() - self._checked_at < _CHECK_SECONDS:
+            return
+        try:
+            self._read()
+        except model.ConfigurationError as error:
+            _log.error("tokens_rejected", reason=str(error), hint=error.hint)
+
+    def _read(self) -> None:
+        self._checked_at = time.monotonic()
+        version = _version_of(self._file)
+        if version != self._version:
+            self._version = version
+            self._entries = {bytes.fromhex(entry.digest): entry for entry in read_entries(self._file)}
+
+
+def _version_of(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def read_entries(file: Path) -> list[TokenEntry]:
+    """Return the tokens of ``tokens.json``; none if it does not exist.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or an entry is not valid.
+    """
+    hint = "`usher tokens` writes this file; mend it, or delete it and create the tokens again"
+    try:
+        entries = msgspec.json.decode(file.read_bytes(), type=list[TokenEntry])
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise model.ConfigurationError(f"cannot read {file}: {error.strerror}", hint) from error
+    except msgspec.DecodeError as error:
+        raise model.ConfigurationError(f"{file} is not a list of tokens: {error}", hint) from error
+    names: set[str] = set()
+    for entry in entries:
+        check_entry(entry, names)
+        names.add(entry.name)
+    return entries
+
+
+def check_entry(entry: TokenEntry, others: Collection[str]) -> None:
+    """Check a token. ``others``: the names of the other ones.
+
+    Raises:
+        ConfigurationError: it is not valid.
+    """
+    problem = ""
+    if not _NAME.fullmatch(entry.name):
+        problem = "a name has up to 63 lower-case letters, digits and hyphens"
+    elif entry.name in _RESERVED or entry.name in others:
+        problem = f"the name {entry.name} is taken"
+    elif not re.fullmatch("[0-9a-f]{64}", entry.digest):
+        problem = f"the digest of {entry.name} is not SHA-256 in hex"
+    elif not entry.scopes:
+        problem = f"the token {entry.name} has no scope"
+    elif any(tenant.count("/") != 1 or not all(tenant.split("/")) for tenant in entry.tenants):
+        problem = f"the tenants of {entry.name} must be NAMESPACE/NAME"
+    elif entry.expires_at is not None:
+        try:
+            is_valid = datetime.datetime.fromisoformat(entry.expires_at).tzinfo is not None
+        except ValueError:
+            is_valid = False
+        problem = "" if is_valid else f"expiresAt of {entry.name} is not a time with an offset (RFC 3339)"
+    if problem:
+        raise model.ConfigurationError(problem, "see `usher tokens create --help`")
+
+
+def write_entries(file: Path, entries: Sequence[TokenEntry]) -> None:
+    """Replace ``tokens.json``, readable by the owner only; it is durable afterwards.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    draft = file.with_name(f".{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(msgspec.json.format(msgspec.json.encode(entries)) + b"\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        draft.replace(file)
+    except OSError as error:
+        raise model.ConfigurationError(
+            f"cannot write {file}: {error.strerror}", "check the rights on the folder"
+        ) from error
+
+
+def new_token() -> tuple[str, str]:
+    """Return a new token of 256 random bits, and its digest in hex."""
+    token = f"usher_{secrets.token_urlsafe(32)}"
+    return token, _digest(token).hex()
 
 
 def _digest(token: str) -> bytes:

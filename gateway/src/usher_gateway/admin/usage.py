@@ -163,7 +163,7 @@ class UsageHandlers:
         query = request.query
         zone = query.get("zone", "UTC")
         with api.parsing():
-            where = api.parse_filter(query, "from", "to", "by", "format", "zone")
+            where = api.read_filter(request, "from", "to", "by", "format", "zone")
             common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
             asked = parse_range(query, self._now(), common)
             if query.get("format", "json") not in {"json", "csv"}:
@@ -189,7 +189,7 @@ class UsageHandlers:
         data.
         """
         with api.parsing():
-            where = api.parse_filter(request.query, "from", "to", "zone")
+            where = api.read_filter(request, "from", "to", "zone")
             asked = parse_range(request.query, self._now(), parse_zone(request.query.get("zone", "UTC")))
         await self._check_names(where)
         where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
@@ -215,9 +215,7 @@ class UsageHandlers:
         rows_by_tenant: dict[tuple[str, str], list[Row]] = {
             (document.namespace, document.tenant.name): []
             for document in listeners
-            if where.namespace in {None, document.namespace}
-            and where.tenant in {None, document.tenant.name}
-            and where.listener in {None, document.name}
+            if where.selects(document.namespace, document.tenant.name) and where.listener in {None, document.name}
         }
         for row in sorted(rows, key=lambda row: str(row["period"])):
             rows_by_tenant.setdefault((str(row["namespace"]), str(row["tenant"])), []).append(row)

@@ -24,6 +24,7 @@ from usher_gateway.cli import (
     run,
     simulate,
     tenants,
+    tokens,
     top,
     url,
     usage,
@@ -64,6 +65,7 @@ def build() -> typer.Typer:
         listings,
         find,
         audit,
+        tokens,
         new,
         copy,
     ):

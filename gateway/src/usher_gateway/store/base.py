@@ -171,6 +171,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the arrival that the deliveries belong to; only for deliveries."""
     replay: bytes | None = None
     """Id of the replay that created the deliveries; only for deliveries."""
+    permitted: frozenset[str] | None = None
+    """The only tenants that the caller may see: ``namespace/name``, or ``namespace/*``; None: all."""
+
+    def selects(self, namespace: str, tenant: str) -> bool:
+        """Return whether the rows of a tenant may match."""
+        is_permitted = self.permitted is None or not self.permitted.isdisjoint(
+            (f"{namespace}/*", f"{namespace}/{tenant}")
+        )
+        return is_permitted and self.namespace in {None, namespace} and self.tenant in {None, tenant}
 
 
 class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,11 +37,11 @@ _WINDOW = 10_000
 _HIGHEST = (1 << 63) - 1
 
 _LISTENER_NUMBERS = """
-    select number from listeners where ($1::text is null or namespace = $1)
+    select number, namespace, tenant from listeners where ($1::text is null or namespace = $1)
     and ($2::text is null or tenant = $2) and ($3::text is null or listener = $3)
 """
 _ROUTE_NUMBERS = """
-    select r.number from routes r join destinations d on d.number = r.destination
+    select r.number, l.namespace, l.tenant from routes r join destinations d on d.number = r.destination
     join listeners l on l.number = r.listener
     where ($1::text is null or l.namespace = $1) and ($2::text is null or l.tenant = $2)
     and ($3::text is null or l.listener = $3) and ($4::text is null or r.name = $4)
@@ -209,19 +209,21 @@ async def deliveries_of_visit(session: Session, visit: bytes) -> list[int]:
 
 
 async def listener_numbers(session: Session, where: Filter) -> set[int] | None:
-    """Return the numbers of the listeners with the names in a filter; None if it has none of these names."""
+    """Return the numbers of the listeners that a filter selects by names and permits; None: all of them."""
     names = (where.namespace, where.tenant, where.listener)
-    if names == (None, None, None):
+    if names == (None, None, None) and where.permitted is None:
         return None
-    return {number for (number,) in await session.fetch(_LISTENER_NUMBERS, *names)}
+    rows = await session.fetch(_LISTENER_NUMBERS, *names)
+    return {number for number, namespace, tenant in rows if where.selects(namespace, tenant)}
 
 
 async def route_numbers(session: Session, where: Filter) -> set[int] | None:
-    """Return the numbers of the route definitions that a filter selects by names; None means all of them."""
+    """Return the numbers of the route definitions that a filter selects by names and permits; None: all of them."""
     names = (where.namespace, where.tenant, where.listener, where.route, where.destination)
-    if not any(name is not None for name in names):
+    if not any(name is not None for name in names) and where.permitted is None:
         return None
-    return {number for (number,) in await session.fetch(_ROUTE_NUMBERS, *names)}
+    rows = await session.fetch(_ROUTE_NUMBERS, *names)
+    return {number for number, namespace, tenant in rows if where.selects(namespace, tenant)}
 
 
 # From a scope to the keys of its rows

@@ -1,0 +1,156 @@
+"""A token that is limited to one tenant learns nothing of others and changes nothing of theirs, in any request."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import admin_port, samples, waiting
+from usher_gateway import model
+from usher_gateway.admin import tokens
+from usher_gateway.ingest import identity
+
+EMAIL = "ada@example.com"
+THEIRS = ("globex", "bar", "welcome", "mailer")
+"""Names that only the other tenant has: tenant, listener, route, destination."""
+
+
+def person_of(name: model.ListenerName) -> bytes:
+    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key("email", EMAIL)
+
+
+class Limited:
+    """An admin port with visits of two tenants, and a token that permits everything for one of them."""
+
+    def __init__(self, served: admin_port.Served) -> None:
+        self.served = served
+        self.token = served.create_token("desk", list(tokens.Scope), tenants=("agency/acme",))
+
+    async def ask(self, method: str, path: str, selection: Any = None) -> tuple[int, Any]:
+        return await self.served.ask(method, path, token=self.token, json=selection)
+
+    async def get(self, path: str) -> Any:
+        status, answer = await self.ask("GET", path)
+        assert status == 200, answer
+        return answer
+
+
+@pytest.fixture
+async def limited(tmp_path: Path) -> AsyncIterator[Limited]:
+    async with admin_port.served(tmp_path) as served:
+        bench = served.bench
+        bar: dict[str, Any] = {"listener": samples.BAR, "person_keys": (person_of(samples.BAR),)}
+        mailer = samples.route("welcome", samples.BAR, "agency/mailer")
+        accepted = await bench.accept(
+            samples.arrival("ours", person_keys=(person_of(samples.LOBBY),)),
+            samples.arrival("theirs", if_visit=(samples.plan(mailer),), **bar),
+            samples.arrival("theirs too", if_visit=(samples.skip(model.SkipReason.Paused, mailer),), **bar),
+            samples.quarantined("odd", listener=samples.BAR),
+        )
+        for each in accepted[:2]:
+            bench.store.settle(
+                samples.settlement(each.deliveries[0], model.SettledAs.Dead, status=400, error="Rejected", answer=b"no")
+            )
+        await bench.store.flush()
+        yield Limited(served)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/api/visits", "/api/deliveries", "/api/quarantine", "/api/replays", "/api/tenants", "/api/listeners"),
+        *("/api/destinations", "/api/usage", "/api/usage?by=tenant", "/api/usage/venues", "/api/usage?format=csv"),
+    ],
+)
+async def test_lists_name_nothing_of_another_tenant(limited: Limited, path: str) -> None:
+    everything = json.dumps(await limited.served.get(path), default=str)
+    ours = json.dumps((await limited.ask("GET", path))[1], default=str)
+    assert [name for name in THEIRS if name in ours] == []
+    if path.startswith(("/api/visits", "/api/deliveries", "/api/usage")):
+        assert "globex" in everything
+        assert "acme" in ours
+
+
+BY_ID = [
+    *("/api/visits/{visit}/body", "/api/visits/{visit}/story", "/api/visits/{visit}/reading"),
+    *("/api/deliveries/{delivery}/attempts", "/api/deliveries/{delivery}/answer"),
+]
+
+
+@pytest.mark.parametrize("path", BY_ID)
+async def test_id_of_another_tenant_is_answered_like_one_that_does_not_exist(limited: Limited, path: str) -> None:
+    (delivery,) = (await limited.served.get("/api/deliveries?tenant=globex"))["rows"]
+    theirs = {"visit": delivery["visit"], "delivery": delivery["id"]}
+    unknown = dict.fromkeys(theirs, "01920000-0000-7000-8000-000000000001")
+    assert (await limited.served.ask("GET", path.format(**theirs)))[0] == 200
+    refused = await limited.ask("GET", path.format(**theirs))
+    assert refused[0] == 404
+    assert refused == await limited.ask("GET", path.format(**unknown))
+    (own,) = (await limited.get("/api/deliveries"))["rows"]
+    assert (await limited.ask("GET", path.format(visit=own["visit"], delivery=own["id"])))[0] == 200
+    audited = (await limited.served.get("/api/audit"))["rows"]
+    assert delivery["id"] not in json.dumps([row for row in audited if row["who"] == "desk"])
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("tenant", "globex"), ("listener", "bar"), ("route", "welcome"), ("destination", "agency/mailer")],
+)
+async def test_name_of_another_tenant_is_answered_like_one_that_does_not_exist(
+    limited: Limited, name: str, theirs: str
+) -> None:
+    assert (await limited.served.ask("GET", f"/api/visits?{name}={theirs}"))[0] == 200
+    for asked in (theirs, theirs[:-1] + "q"):
+        status, problem = await limited.ask("GET", f"/api/visits?{name}={asked}")
+        assert (status, problem["code"]) == (404, "UnknownName")
+        assert theirs not in problem.get("hint", "")
+
+
+async def test_person_is_found_at_the_own_tenant_only(limited: Limited) -> None:
+    everywhere = await limited.served.post("/api/persons/find", value=EMAIL)
+    status, own = await limited.ask("POST", "/api/persons/find", {"value": EMAIL})
+    assert (status, [row["tenant"] for row in own["rows"]], own["tenants"]) == (200, ["acme"], 1)
+    assert {row["tenant"] for row in everywhere["rows"]} == {"acme", "globex"}
+    assert (await limited.ask("POST", "/api/persons/find", {"value": EMAIL, "tenant": "globex"}))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "change", ["deliveries/redrive", "deliveries/cancel", "deliveries/retry", "quarantine/release"]
+)
+async def test_change_of_everything_changes_nothing_of_another_tenant(limited: Limited, change: str) -> None:
+    unchanged = (await limited.served.get("/api/deliveries?tenant=globex"))["rows"]
+    assert (await limited.ask("POST", f"/api/{change}", {"all": True}))[0] == 200
+    ids = [unchanged[0]["visit" if change.startswith("quarantine") else "id"]]
+    status, answer = await limited.ask("POST", f"/api/{change}", {"ids": ids})
+    assert (status, sum(count for count in answer.values() if isinstance(count, int))) == (200, 0)
+    assert (await limited.served.get("/api/deliveries?tenant=globex"))["rows"] == unchanged
+
+
+async def test_replay_stays_within_the_limit_and_is_seen_within_it(limited: Limited) -> None:
+    asked = {"all": True, "state": "dead", "reason": "Paused"}
+    status, preview = await limited.ask("POST", "/api/replays", {**asked, "dryRun": True})
+    assert (status, preview["selected"], {row["tenant"] for row in preview["sample"]}) == (200, 1, {"acme"})
+    status, started = await limited.ask("POST", "/api/replays", asked)
+    path = f"/api/replays/{started['id']}"
+    done = await waiting.until(lambda: limited.get(path), lambda row: row["state"] == "done")
+    assert (status, done["created"]) == (201, 1)
+    _, theirs = await limited.served.ask("POST", "/api/replays", json={"tenant": "globex", "state": "dead"})
+    assert [row["id"] for row in (await limited.get("/api/replays"))["rows"]] == [started["id"]]
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume")):
+        assert (await limited.ask(method, f"/api/replays/{theirs['id']}{path}"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/config"),
+        ("GET", "/api/audit"),
+        ("GET", "/api/usage/check"),
+        ("POST", "/api/destinations/test"),
+    ],
+)
+async def test_request_about_all_tenants_is_refused(limited: Limited, method: str, path: str) -> None:
+    status, problem = await limited.ask(method, path, {} if method == "POST" else None)
+    assert (status, "is limited to some tenants" in problem["detail"]) == (403, True)

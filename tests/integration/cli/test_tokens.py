@@ -1,0 +1,79 @@
+"""`usher tokens` creates, lists and revokes tokens, which the gateway knows at once and never in clear text."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port
+from usher_gateway.admin import tokens
+
+
+@pytest.fixture
+async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[admin_port.Served]:
+    monkeypatch.setattr(tokens, "_CHECK_SECONDS", 0.0)
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_created_token_works_until_it_is_revoked(served: admin_port.Served) -> None:
+    asked = (
+        "tokens",
+        "create",
+        "desk",
+        "--scope",
+        "visits:read, bodies:read",
+        "--tenant",
+        "agency/acme",
+        "--days",
+        "9",
+    )
+    run = await served.command(*asked)
+    token = run.out.strip()
+    assert (run.code, token.startswith("usher_"), "cannot be shown again" in run.err) == (0, True, True)
+    assert token not in (served.data / tokens.TOKENS_FILE).read_text()
+    assert (await served.command("visits", USHER_TOKEN=token)).code == 0
+    refused = await served.command("dead", "redrive", "--all", "--yes", USHER_TOKEN=token)
+    assert (refused.code, "it lacks the scope deliveries:write" in refused.err) == (2, True)
+    table = await served.output_of("tokens", COLUMNS="120")
+    assert "desk  visits:read, bodies:read  agency/acme" in table
+    assert "digest" not in await served.output_of("tokens", "list", "-o", "json")
+    asked_only = await served.command("tokens", "revoke", "desk")
+    assert (asked_only.code, "this would revoke" in asked_only.err) == (2, True)
+    assert await served.output_of("tokens", "revoke", "desk", "--yes") == "Revoked: desk.\n"
+    assert (await served.command("visits", USHER_TOKEN=token)).code == 2
+    assert "No tokens besides" in await served.output_of("tokens")
+
+
+async def test_entry_for_a_secret_is_printed_and_not_written(served: admin_port.Served) -> None:
+    printed = json.loads(await served.output_of("tokens", "create", "desk", "--scope", "audit:read", "--print"))
+    assert printed["entry"]["scopes"] == ["audit:read"]
+    assert not (served.data / tokens.TOKENS_FILE).exists()
+    (served.data / tokens.TOKENS_FILE).write_text(json.dumps([printed["entry"]]))
+    assert (await served.command("audit", USHER_TOKEN=printed["token"])).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["desk", "--scope", "visits:write"], "there is no scope `visits:write`"),
+        (["Desk", "--scope", "visits:read"], "lower-case letters"),
+        (["operate", "--scope", "visits:read"], "the name operate is taken"),
+        (["desk", "--scope", "visits:read", "--tenant", "acme"], "must be NAMESPACE/NAME"),
+        (["desk", "--scope", "visits:read", "--days", "0"], "0 is less than 1"),
+    ],
+)
+async def test_wrong_token_is_refused(served: admin_port.Served, arguments: list[str], message: str) -> None:
+    run = await served.command("tokens", "create", *arguments)
+    assert (run.code, message in run.err) == (2, True), run.err
+    assert not (served.data / tokens.TOKENS_FILE).exists()
+
+
+async def test_second_token_of_a_name_is_refused(served: admin_port.Served) -> None:
+    await served.output_of("tokens", "create", "desk", "--scope", "visits:read")
+    run = await served.command("tokens", "create", "desk", "--scope", "visits:read")
+    assert (run.code, "the name desk is taken" in run.err) == (2, True)
+    unknown = await served.command("tokens", "revoke", "help", "--yes")
+    assert (unknown.code, "there is no token `help`" in unknown.err) == (1, True)
