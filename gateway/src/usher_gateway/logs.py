@@ -114,7 +114,7 @@ class RepeatLimiter:
         is_repeating = subject is not None or line["event"] in _REPEATING_EVENTS
         if method not in {"warning", "error"} or not is_repeating:
             return line
-        kind = (line["event"], subject, line.get("route"), line.get("error"), line.get("reason"))
+        kind = (line["event"], subject, *[line.get(name) for name in ("route", "error", "reason", "fault")])
         now = self._clock()
         written_at, left_out = self._kinds.get(kind, (-math.inf, 0))
         if now - written_at < _REPEAT_SECONDS:

@@ -91,7 +91,7 @@ async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port
 async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
     faults = ["DeliveriesHeld", "Quarantining", "Unverified"]
     wide = await served.output_of("listeners", "--failing", COLUMNS="200")
-    assert "crm held: DestinationPaused, Quarantining (20%), Unverified (not probed yet)" in wide
+    assert "crm held: DestinationPaused, Quarantining 20%, Unverified not probed yet" in wide
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
     assert row["faults"] == ", ".join(faults)
     (row,) = json.loads(await served.output_of("listeners", "-o", "json"))["rows"]
@@ -221,7 +221,7 @@ async def test_usage_by_tenant_adds_up_listeners_and_lists_those_without_arrival
     assert (await served.output_of("usage", *times, "--tenant", "museum", "-o", "csv")).count("\n") == 2
     text = await served.output_of("usage", *times)
     assert text.startswith("From 2025-11-01T00:00 to 2025-12-01T00:00 UTC:\nTENANT")
-    assert re.search(r"^museum +0 ", text, re.MULTILINE)
+    assert re.search(r"^agency/museum +0 ", text, re.MULTILINE)
     assert re.search(r"^total +5 ", text, re.MULTILINE)
 
 

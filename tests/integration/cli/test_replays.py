@@ -22,8 +22,9 @@ async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(ser
     run = await served.command("visits", "replay", "--tenant", "acme", COLUMNS="80")
     lines = run.out.splitlines()
     assert (run.code, lines[:3]) == (2, ["Filter: 1 delivery", "dead: 1 delivery", "delivered: 1 delivery"])
-    assert lines[4:6] == ["The newest 3 visits:", lines[5]]
-    assert [line.split()[-1] for line in lines[5:]] == ["ROUTE", *["crm"] * 3]
+    assert lines[3] == "Left out: 1 that wait or are held already; they go by themselves."
+    assert lines[5] == "The newest 3 visits:"
+    assert [line.split()[-1] for line in lines[6:]] == ["ROUTE", *["crm"] * 3]
     assert max(map(len, lines)) <= 80
     assert "this would create 3 deliveries, within 0s or longer" in run.err
     assert "give --yes, and --reason or --state" in run.err

@@ -84,7 +84,7 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
     ("reason", "text"),
     [
         ("NoUser", "`usher quarantine release 0193 --yes` reads it again."),
-        ("NotJSON", "The body itself is the cause, so it cannot be released: find out who sends it."),
+        ("NotJSON", "find out who sends it; `usher listeners` has the address of the last one."),
     ],
 )
 def test_quarantined_arrival_says_whether_it_can_be_released(reason: str, text: str) -> None:

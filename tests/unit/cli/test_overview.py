@@ -30,13 +30,15 @@ def test_listener_in_trouble_says_why() -> None:
         "missing": None,
         "quarantinedShare": 0.33,
         "quarantinedReason": "NotJSON",
+        "quarantinedSource": "192.0.2.7",
         "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
     }
     troubles = dict(listeners.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
-        "Paused, Refusing (Unauthenticated since 11-29 12:00:00), Quarantining (33% NotJSON), crm held: Secret token, "
-        "ExpressionTooSlow (mail), Silent"
+        "Paused, Refusing Unauthenticated since 11-29 12:00:00, Quarantining 33% NotJSON from 192.0.2.7, "
+        "crm held: Secret token, "
+        "ExpressionTooSlow mail, Silent"
     )
 
 
@@ -75,14 +77,15 @@ def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:
 def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
     row = {
         "dead": 0,
-        "faults": {"CompanyMismatch": 1},
+        "faults": {"CompanyMismatch": 1, "Quarantining": 2},
+        "causes": {"Quarantining": "33%"},
         "quotaUsed": None,
         "failingDestinations": [],
         "held": {},
         "state": "Active",
     }
     assert tenants.is_tenant_failing(row)
-    assert tenants._tenant_troubles(row) == "other company's visits"
+    assert tenants._tenant_troubles(row) == "other company, quarantines 33% (2)"
 
 
 @pytest.mark.parametrize(

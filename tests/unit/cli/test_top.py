@@ -30,6 +30,7 @@ def tenant(name: str, *, visits: int = 0, **changes: Any) -> dict[str, Any]:
         "dead": 0,
         "quotaUsed": None,
         "faults": {},
+        "causes": {},
         "today": {"visits": visits},
     }
     return row | changes
@@ -110,7 +111,7 @@ def test_duration_has_at_most_four_characters(seconds: float | None, text: str) 
     assert tables.duration(seconds) == text
 
 
-def test_order_follows_the_sort_key_and_then_the_name() -> None:
+def test_order_follows_the_sort_key_and_then_the_urgency() -> None:
     lines = [line("b", dead=1), line("a", held={"QuotaExceeded": 4}), line("c", silentListeners=1, lastArrival=None)]
     names = {
         key: [sorted_line.name[7:] for sorted_line in top.sort_lines(lines, key)]
@@ -119,8 +120,8 @@ def test_order_follows_the_sort_key_and_then_the_name() -> None:
     assert names == {
         "dead": ["b", "a", "c"],
         "held": ["a", "b", "c"],
-        "silent": ["c", "a", "b"],
-        "last": ["a", "b", "c"],
+        "silent": ["c", "b", "a"],
+        "last": ["b", "a", "c"],
     }
 
 

@@ -81,8 +81,9 @@ class FaultLog:
                 self._failing.add(key)
                 if key not in former:
                     tenants = sorted(self._tenants_of(key))[:_MAX_TENANTS]
+                    last = self._tracker.last_error(document) or {}
                     about = {"health": state.health, "error": state.error, "status": state.status, "tenants": tenants}
-                    _log.warning("destination_fault_started", destination=key, **about)
+                    _log.warning("destination_fault_started", destination=key, since=last.get("since"), **about)
         for key in sorted(former - self._failing):
             _log.info("destination_fault_ended", destination=key)
 
@@ -113,7 +114,8 @@ class FaultLog:
                 return {"held": [describe_held(held) for held in state.held_deliveries]}
             case states.ListenerFault.Quarantining:
                 reason = counters.quarantined_reason
-                return {"share": state.quarantined_share, "reason": reason.name if reason is not None else None}
+                name = reason.name if reason is not None else None
+                return {"share": state.quarantined_share, "reason": name, "source": counters.quarantined_source or None}
             case states.ListenerFault.UnexpectedSource:
                 return {"source": counters.unexpected_source}
             case states.ListenerFault.Silent:

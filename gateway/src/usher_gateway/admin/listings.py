@@ -178,7 +178,7 @@ def _result(row: Row) -> str:
     if row["held"]:
         return f"held {row['held']}"
     if row.get("circuit"):
-        return f"waits {row['circuit']}"
+        return str(row["circuit"])
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
@@ -193,8 +193,8 @@ def _verdicts(row: Row) -> str:
 def _counted_as(row: Row) -> str:
     """Return what an arrival was counted as; of a quarantined one, its reason; and whether another company sent it."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    other_company = ", other company" if row["otherCompany"] and not row["reason"] else ""
-    return f"{row['reason'] or row['countedAs']}{late}{released}{other_company}"
+    word = "OtherCompany" if row["otherCompany"] and row["countedAs"] == "Visit" else row["countedAs"]
+    return f"{row['reason'] or word}{late}{released}"
 
 
 def fields(*names: str) -> tuple[Column, ...]:

@@ -82,6 +82,16 @@ def faults_of(state: ListenerState, document: documents.ListenerDocument) -> lis
     return [fault for fault, is_there in faults.items() if is_there]
 
 
+def cause_of(fault: ListenerFault, state: ListenerState) -> str:
+    """Return the cause of a fault in a word; ``""`` if that is not possible."""
+    match fault:
+        case ListenerFault.Refusing:
+            return state.refused_reason or ""
+        case ListenerFault.Quarantining:
+            return f"{state.quarantined_share:.0%}"
+    return ""
+
+
 class DestinationHealth(enum.StrEnum):
     """The health of a destination in one word, the worst first. The condition Healthy has it as its reason."""
 

@@ -162,6 +162,7 @@ class GatewayStatus:
             "lastArrival": _time(live.counters.last_accepted) if live else None,
             "refusedSince": self._refused_since(live, state),
             "quarantinedReason": _quarantined_reason(live),
+            "quarantinedSource": (live.counters.quarantined_source or None) if live else None,
             "unexpectedSource": (live.counters.unexpected_source or None) if live else None,
             "companyMismatches": live.counters.company_mismatches if live else 0,
             "otherCompany": (live.counters.other_company or None) if live else None,
@@ -189,11 +190,12 @@ class GatewayStatus:
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
         summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
-        faults = await self._faults_by_tenant(where)
+        faults, causes = await self._faults_by_tenant(where)
         rows = (
             {
                 **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
                 "faults": faults.get(key, {}),
+                "causes": causes.get(key, {}),
                 "today": usage.total_of(rows_by_tenant.get(key, [])),
             }
             for key in sorted(summaries.keys() | deliveries.keys())
@@ -201,9 +203,12 @@ class GatewayStatus:
         )
         return api.json_response({"now": _time(self._clock.now()), "rows": await api.encode_each(rows)})
 
-    async def _faults_by_tenant(self, where: Filter) -> dict[TenantKey, dict[str, int]]:
-        """Return the faults of each tenant's listeners, with the number of listeners that have each."""
+    async def _faults_by_tenant(
+        self, where: Filter
+    ) -> tuple[dict[TenantKey, dict[str, int]], dict[TenantKey, dict[str, str]]]:
+        """Return the faults of each tenant's listeners: how many listeners have each, and a cause if it is short."""
         faults: dict[TenantKey, dict[str, int]] = {}
+        causes: dict[TenantKey, dict[str, str]] = {}
         health = await self._tracker.listener_states()
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
@@ -212,8 +217,10 @@ class GatewayStatus:
                 counts = faults.setdefault(tenant, {})
                 for fault in states.faults_of(health[key], document):
                     counts[fault] = counts.get(fault, 0) + 1
+                    if cause := states.cause_of(fault, health[key]):
+                        causes.setdefault(tenant, {})[fault] = cause
                 await turns.give_way()
-        return faults
+        return faults, causes
 
     async def _read_names(self, request: web.Request) -> Filter:
         """Return the namespace and the tenant that a query selects; no other parameter is known."""

@@ -104,7 +104,7 @@ def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
     if arrival["timeTrusted"]:
         late = ", so it is late" if arrival["late"] else ""
         yield f"The visitor authenticated at {moment(arrival['visitTime'])}{late}."
-    else:
+    elif arrival["countedAs"] != model.CountedAs.Quarantined.name:
         yield "The body has no time that Usher trusts, so the time of the arrival counts."
     if arrival["otherCompany"]:
         yield "The body names another company than the tenant."
@@ -122,7 +122,10 @@ def _of_quarantined(arrival: Row) -> str:
         return (
             f"It can be released after a correction: `usher quarantine release {arrival['id']} --yes` reads it again."
         )
-    return "The body itself is the cause, so it cannot be released: find out who sends it."
+    return (
+        "The body itself is the cause, so it cannot be released: find out who sends it; `usher listeners` has the "
+        "address of the last one."
+    )
 
 
 def _verdict(verdict: tuple[model.RouteDefinition, model.SkipReason | None]) -> str:

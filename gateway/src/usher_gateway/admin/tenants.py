@@ -163,7 +163,11 @@ class TenantTracker:
                 quotas[key] = visits / tenant.visits_per_month
                 if quotas[key] >= 1 > self.quota_used.get(key, 0.0):
                     _log.warning(
-                        "quota_exceeded", tenant=f"{key[0]}/{key[1]}", visits=visits, quota=tenant.visits_per_month
+                        "quota_exceeded",
+                        namespace=key[0],
+                        tenant=key[1],
+                        visits=visits,
+                        quota=tenant.visits_per_month,
                     )
         return quotas
 

@@ -141,7 +141,7 @@ def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, o
             health = row.get("health") or row["state"]
             what = ", ".join(filter(None, (health, destinations.last_error(row))))
             effect = "they may die again" if health == "Failing" else "they wait until it takes some"
-            typer.echo(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
+            tables.print_text(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
 
 
 def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -> str:

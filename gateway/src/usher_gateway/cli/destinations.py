@@ -112,8 +112,8 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HEALTH", _health),
     ("FOR", _failing_for),
     ("LAST ERROR", _short_error),
-    ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("DELIVERIES", _deliveries_cell),
+    ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
 )
@@ -127,12 +127,26 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("tenants", lambda row: ", ".join(row["tenants"])),
 )
 
+_WORST_FIRST = (
+    "Gone",
+    "AddressForbidden",
+    "SecretNotFound",
+    "TokenFailed",
+    "CircuitOpen",
+    "Failing",
+    "NotTried",
+    "Healthy",
+)
+"""``admin.states.DestinationHealth``."""
+
 _DESTINATIONS = overview.Overview(
     path="/api/destinations",
     noun="destination",
     columns=DESTINATION_COLUMNS,
     csv_columns=_DESTINATION_CSV_COLUMNS,
     states={"failing": is_destination_failing},
+    essential=6,
+    urgency=lambda row: _WORST_FIRST.index(row["health"]) if row.get("health") in _WORST_FIRST else -1,
 )
 
 

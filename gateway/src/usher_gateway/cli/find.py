@@ -73,8 +73,8 @@ def find(
     """Find the visits of a person over all tenants, newest first, or one visit by its id or that of a delivery.
 
     The command asks for the value of a person, or reads it from standard input, so that it gets into no history of a
-    shell and no list of processes. It needs the operate token, or one with the scope persons:find. The audit log records that somebody looked for a person,
-    not for whom. Exit code 1: nothing was found.
+    shell and no list of processes. It needs the operate token, or one with the scope
+    persons:find. The audit log records that somebody looked for a person, not for whom. Exit code 1: nothing was found.
     """
     if identifier is not None and not _ID.fullmatch(identifier):
         hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
@@ -101,7 +101,7 @@ def find(
     if not rows:
         raise typer.Exit(WRONG)
     if output == "text":
-        typer.echo(
+        tables.print_text(
             "`usher visits show ID` shows one of them, `usher deliveries list --visit ID` its deliveries.", err=True
         )
 

@@ -35,12 +35,13 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
     match fault:
         case "Refusing" if not row["missing"]:
             source = f" from {row['unexpectedSource']}" if row["refusedReason"] == "SourceNotAllowed" else ""
-            return f"{row['refusedReason']}{source} since {listings.short_time_cell('refusedSince')(row)}"
+            return f"{row['refusedReason']} since {listings.short_time_cell('refusedSince')(row)}{source}"
         case "AuthenticationUnresolved":
             return row["missing"] or ""
         case "Quarantining":
             reason = f" {row['quarantinedReason']}" if row["quarantinedReason"] else ""
-            return f"{row['quarantinedShare']:.0%}{reason}"
+            source = f" from {row['quarantinedSource']}" if row["quarantinedSource"] else ""
+            return f"{row['quarantinedShare']:.0%}{reason}{source}"
         case "UnexpectedSource":
             return str(row["unexpectedSource"])
         case "CompanyMismatch":
@@ -60,7 +61,7 @@ def faults(row: listings.Row) -> list[str]:
         if fault == "DeliveriesHeld":
             texts += [_held_words(held) for held in row["heldDeliveries"]]
         else:
-            texts.append(f"{fault} ({detail})" if detail else fault)
+            texts.append(f"{fault} {detail}" if detail else fault)
     return texts
 
 
@@ -110,7 +111,15 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
 _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "tenant", "name", "state"),
     *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in _COUNTS],
-    *listings.fields("lastArrival", "receiving", "verifiedSince", "companyID", "otherCompany", "unexpectedSource"),
+    *listings.fields(
+        "lastArrival",
+        "receiving",
+        "verifiedSince",
+        "companyID",
+        "otherCompany",
+        "unexpectedSource",
+        "quarantinedSource",
+    ),
     ("faults", lambda row: ", ".join(row["faults"])),
     *listings.fields(
         "refusedReason", "refusedSince", "missing", "quarantinedShare", "quarantinedReason", "companyMismatches"
@@ -136,6 +145,7 @@ _LISTENERS = overview.Overview(
         "silent": lambda row: row["receiving"] == "Silent",
         "unused": lambda row: row["lastArrival"] is None,
     },
+    essential=3,
     urgency=lambda row: min(map(_FAULTS.index, row["faults"]), default=len(_FAULTS)),
 )
 

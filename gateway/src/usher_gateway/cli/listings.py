@@ -109,20 +109,26 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
 def _prepare(client: AdminClient, rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
     """Add to rows what a table shows besides their fields.
 
-    Verdicts that the filters select come first, because a table may cut the others. A due delivery waits for the next
-    trial of its destination if that one fails.
+    Verdicts that the filters select come first, then those that are not delivered, because a table may cut the rest. A
+    due delivery waits for the next trial of its destination if that one fails.
     """
     for row in rows:
         if "verdicts" in row:
-            row["verdicts"].sort(key=lambda verdict: not _is_selected(verdict, filters))
+            row["verdicts"].sort(key=lambda verdict: (not _is_selected(verdict, filters), _rank(verdict)))
     due = [row for row in rows if row.get("dueAt")]
     failing = {
-        overview.path_of(row): f"{row['health']}, next {listings.time_cell('nextDueAt')(row)[11:]}"
+        overview.path_of(row): f"{row['health']} {listings.time_cell('nextDueAt')(row)[11:16]}"
         for row in (client.get("/api/destinations")["rows"] if due else ())
         if row.get("health") == "CircuitOpen" and row["nextDueAt"]
     }
     for row in due:
         row["circuit"] = failing.get(row["destination"])
+
+
+def _rank(verdict: listings.Row) -> int:
+    """Return the place of a verdict in its cell, by its state."""
+    states = ("dead", "pending", "cancelled", "delivered")
+    return states.index(verdict["state"]) if verdict.get("state") in states else len(states) - 1
 
 
 def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bool:
@@ -227,16 +233,18 @@ def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = 
 
 
 def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
-    """Print every field of a delivery, and its last attempts, the oldest first."""
+    """Print what happens next with a delivery, its fields, and its last attempts, the oldest first."""
     identifier = client.full_id("deliveries", identifier)
     row = _find_row(client, "deliveries", identifier)
     answer = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")
     row["lastAttempts"] = answer["rows"]
     if output == "json":
         row["next"] = answer["next"]
-    _print_row(row, output, listings.DELIVERIES.csv_columns)
     if output == "text":
-        tables.print_text(f"\n{answer['next']}")
+        tables.print_text(answer["next"])
+        typer.echo()
+        row = {name: value for name, value in row.items() if value not in (None, 0, [])}
+    _print_row(row, output, listings.DELIVERIES.csv_columns)
 
 
 def show_dead(

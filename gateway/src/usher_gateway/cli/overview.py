@@ -71,7 +71,7 @@ def print_page(
     if len(page) > len(shown):
         print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
     elif output == "text" and rows:
-        typer.echo(total, err=True)
+        tables.print_text(total, err=True)
 
 
 def _delivery_totals(rows: Sequence[listings.Row]) -> list[str]:

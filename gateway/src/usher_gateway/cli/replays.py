@@ -64,6 +64,9 @@ _LEFT_OUT = {
     "paused": "{} of routes that are paused or in shadow mode (--ignore-pause)",
 }
 
+_WAITING_COUNTED = 1_000
+"""Deliveries that wait already are counted up to this number."""
+
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 """How often progress is printed if nobody watches it in a terminal."""
@@ -150,9 +153,9 @@ def replay_visits(
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
     if not yes:
-        _preview(
-            client.post("/api/replays", question | {"dryRun": True}), rate, output, has_results=any(results.values())
-        )
+        answer = client.post("/api/replays", question | {"dryRun": True})
+        waiting = _waiting(client, selection) if results["state"] or not results["reason"] else ""
+        _preview(answer, rate, output, has_results=any(results.values()), waiting=waiting)
     replay = client.post("/api/replays", question)
     if output == "json":
         tables.print_json(replay)
@@ -165,8 +168,21 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
-def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
-    """Print what a replay would deliver, and end the command."""
+def _waiting(client: AdminClient, selection: Mapping[str, object]) -> str:
+    """Return that deliveries of the selection wait already, if any do; a replay leaves them out."""
+    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
+    filters = {name: str(selection[name]) for name in names if name in selection}
+    rows, rest = client.rows("/api/deliveries", _WAITING_COUNTED, None, state="pending", **filters)
+    if not rows or "ids" in selection:
+        return ""
+    count = f"at least {len(rows)}" if rest is not None else str(len(rows))
+    return f"Left out: {count} that wait or are held already; they go by themselves."
+
+
+def _preview(
+    answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool, waiting: str
+) -> NoReturn:
+    """Print what a replay would deliver, and end the command. ``waiting``: of `_waiting`."""
     count = answer["selected"]
     if output == "json":
         tables.print_json(answer)
@@ -174,6 +190,8 @@ def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, 
         for reason, number in sorted(answer["reasons"].items()):
             typer.echo(f"{reason}: {counted(number, 'delivery')}")
         _print_left_out(answer["leftOut"])
+        if waiting:
+            typer.echo(waiting)
         if answer["sample"]:
             typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
             tables.print_rows(answer["sample"], _SAMPLE_COLUMNS, "text", "")

@@ -22,7 +22,7 @@ _LEAST_ROOM = 16
 """A column that would be cut below this width is left out."""
 
 _LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
-"""No essential column becomes narrower: names, the first column, lists, COUNTED."""
+"""No essential column becomes narrower: names, the first column, lists, and COUNTED and DELIVERIES."""
 
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE"})
 """Heads of columns with names."""
@@ -30,7 +30,7 @@ NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE"})
 LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION"})
 """Heads of columns with lists."""
 
-_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | {"COUNTED": _LEAST_WORD}
+_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | dict.fromkeys(("COUNTED", "DELIVERIES"), _LEAST_WORD)
 
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
@@ -85,7 +85,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essentia
     for line in lines:
         typer.echo(line)
     if left_out:
-        typer.echo(f"No room for {', '.join(left_out)}: widen the terminal, or use `-o json`.", err=True)
+        print_text(f"No room for {', '.join(left_out)}: widen the terminal, or use `-o json`.", err=True)
 
 
 def table_lines(
@@ -205,10 +205,15 @@ def print_facts(row: Row) -> None:
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
 
 
-def print_text(text: str) -> None:
-    """Print a text, broken between words to fit the terminal."""
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most ``width`` characters, broken between words."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def print_text(text: str, *, err: bool = False) -> None:
+    """Print a text, broken between words to fit the terminal. ``err``: to standard error."""
     for line in text.splitlines():
-        typer.echo("\n".join(textwrap.wrap(line, terminal_width(), break_long_words=False, break_on_hyphens=False)))
+        typer.echo("\n".join(wrapped(line, terminal_width())), err=err)
 
 
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:

@@ -40,11 +40,11 @@ _QUOTA_NEAR = 0.9
 _LISTENER_TROUBLES = {
     "Refusing": "refuses all",
     "AuthenticationUnresolved": "lacks a Secret",
-    "CompanyMismatch": "other company's visits",
+    "CompanyMismatch": "other company",
     "Quarantining": "quarantines",
     "ExpressionTooSlow": "slow expression",
     "TimesUntrusted": "untrusted times",
-    "UnexpectedSource": "unexpected source",
+    "UnexpectedSource": "other source",
     "RetiredAddressUsed": "retired URL used",
     "Silent": "silent",
 }
@@ -59,7 +59,7 @@ _URGENT_FIRST = (
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
     """Return what needs a person, the most urgent first: the kind of trouble and its words."""
     words = {
-        fault: f"{_LISTENER_TROUBLES[fault]} ({count})" if count > 1 else _LISTENER_TROUBLES[fault]
+        fault: _fault_words(fault, count, row["causes"].get(fault))
         for fault, count in row["faults"].items()
         if fault in _LISTENER_TROUBLES
     }
@@ -73,6 +73,12 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
     if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
         words["quota"] = f"quota {row['quotaUsed']:.0%}"
     return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
+
+
+def _fault_words(fault: str, count: int, cause: str | None) -> str:
+    """Return the words for a fault that some listeners of a tenant have."""
+    times = f"({count})" if count > 1 else None
+    return " ".join(filter(None, (_LISTENER_TROUBLES[fault], cause, times)))
 
 
 def is_tenant_failing(row: listings.Row) -> bool:
@@ -167,6 +173,18 @@ def list_tenants(
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
 
+_SHOWN_TODAY = (
+    "arrivals",
+    "visits",
+    "repeats",
+    "redeliveries",
+    "quarantined",
+    "probes",
+    "refused",
+    "delivered",
+    "died",
+)
+
 _SHORTEST_KEPT_DAYS = 8
 """How long an arrival is kept at least: docs/security.md, Personal data."""
 
@@ -190,7 +208,12 @@ def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin =
 
 def _print_tenant(row: listings.Row) -> None:
     """Print what a tenant has and did today."""
-    today = [f"{count} {name}" for name, count in row["today"].items() if count and isinstance(count, int)]
+    today = [
+        f"{count} {name.removesuffix('s') if count == 1 else name}"
+        for name, count in row["today"].items()
+        if name in _SHOWN_TODAY and count
+    ]
+    today += [f"{count} skipped {reason}" for reason, count in row["today"]["skipped"].items() if count]
     facts: listings.Row = {
         "tenant": overview.path_of(row),
         "state": row["state"],
@@ -204,8 +227,20 @@ def _print_tenant(row: listings.Row) -> None:
     }
     if row["quota"]:
         used = f"{row['quotaUsed']:.0%} of {row['quota']['visitsPerMonth']} visits a month"
-        facts["quota"] = f"{used}, then {row['quota']['whenExceeded']}"
+        facts["quota"] = f"{used} (counted every minute), then {row['quota']['whenExceeded']}"
     tables.print_facts(facts)
+
+
+_GO_ON = {
+    "Refusing": "correct the credentials or `allowedSources` (Purple disables a webhook that fails for long)",
+    "CompanyMismatch": "`usher visits --reason CompanyMismatch {}`",
+    "destinations": "`usher destinations {}`",
+    "dead": "`usher dead {}`",
+    "held": "`usher deliveries --state held {}`",
+    "Quarantining": "`usher quarantine {}`",
+    "TimesUntrusted": "`usher visits {} --since 1h`, and `usher visits show ID` for the time in one body",
+}
+"""Kind of trouble -> what to do or look at next."""
 
 
 def _print_troubles(client: AdminClient, row: listings.Row) -> None:
@@ -226,9 +261,8 @@ def _print_troubles(client: AdminClient, row: listings.Row) -> None:
         return
     typer.echo("\nTroubles:")
     tables.print_texts(texts or [("", text) for text in tenant_troubles(row).values()])
-    tables.print_text(
-        f"Next: `usher visits --tenant {row['name']} --since 1h`, `usher deliveries --tenant {row['name']} --since 1h`."
-    )
+    commands = [_GO_ON[kind].format(f"--tenant {row['name']}") for kind in tenant_troubles(row) if kind in _GO_ON]
+    tables.print_text(f"Next: {', '.join(dict.fromkeys(commands))}." if commands else "")
 
 
 def _print_retention(retention: listings.Row | None) -> None:

@@ -144,7 +144,7 @@ def sort_lines(lines: list[TenantLine], by: SortKey) -> list[TenantLine]:
         "silent": lambda line: -line.silent,
         "name": lambda _: 0.0,
     }
-    return sorted(lines, key=lambda line: (keys[by](line), line.name))
+    return sorted(lines, key=lambda line: (keys[by](line), line.urgency if by != "name" else 0, line.name))
 
 
 class Screen:
@@ -352,16 +352,25 @@ class _Reader:
 
     def _details(self, name: str, width: int) -> list[str]:
         (row,) = [row for row in self._answers[-1]["rows"] if overview.path_of(row) == name] or [None]
-        lines = ["", *([_state_of(row)] if row is not None else [])]
+        lines = ["", *(tables.wrapped(_state_of(row), width) if row is not None else [])]
         for path, columns in (
             ("/api/listeners", listeners.LISTENER_COLUMNS),
             ("/api/destinations", destinations.DESTINATION_COLUMNS),
         ):
             rows = self._client.get(path, tenant=name)["rows"]
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
+            for row in rows:
+                lines += tables.wrapped(_trouble_of(path, row), width)
             cells = [[cell(row) for _, cell in columns] for row in rows]
             lines += tables.table_lines([head for head, _ in columns], cells, width)[0]
         return lines[1:]
+
+
+def _trouble_of(path: str, row: listings.Row) -> str:
+    """Return the troubles of a listener or a destination; ``""`` if it has none."""
+    if path == "/api/listeners":
+        return f"{row['name']}: {', '.join(listeners.faults(row))}" if listeners.is_listener_failing(row) else ""
+    return f"{row['name']}: {destinations.trouble(row)}" if destinations.is_destination_failing(row) else ""
 
 
 def _state_of(row: listings.Row) -> str:

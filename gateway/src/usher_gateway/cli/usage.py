@@ -148,6 +148,9 @@ def print_venues(
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
     nothing = "No visit with a stored body in that time."
     tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS)
+    if output == "text" and rows:
+        visits, repeats = (sum(row[name] for row in rows) for name in ("visits", "repeats"))
+        typer.echo(f"total: {listings.counted(visits, 'visit')}, {listings.counted(repeats, 'repeat')}")
     if end < len(rows):
         print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
     if answer["withoutBody"]:
@@ -183,9 +186,10 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
 
 def _checked(answer: Any) -> str:
     """Return that the books balance, or that there was nothing to check."""
-    period = f"from {answer['from']} to {answer['to']}"
+    period = f"from {answer['from'][:16]} to {answer['to'][:16]} UTC"
     if not answer["listeners"]:
-        return f"Nothing was counted {period}, so there is nothing to check (only quarters of an hour that are over)."
+        until = "only quarters of an hour that ended over a minute ago"
+        return f"Nothing was counted {period}, so there is nothing to check ({until})."
     return f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}."
 
 
@@ -230,8 +234,7 @@ def _name_columns(rows: Any, by: str) -> tuple[listings.Column, ...]:
     """Return the columns that name a row: its period and listener, or its tenant."""
     if by != "tenant":
         return (("PERIOD", listings.text_cell("period")), ("LISTENER", _shortest_names(rows)))
-    several = len({row["namespace"] for row in rows}) > 1
-    return (("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}" if several else str(row["tenant"])),)
+    return (("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),)
 
 
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:

@@ -146,6 +146,7 @@ class HoldReviewer:
                 _log.warning(
                     "deliveries_held",
                     listener=name.key,
+                    tenant=name.tenant,
                     reason=reason.name,
                     routes=routes[:_MAX_LOGGED],
                     missing=missing[:_MAX_LOGGED],
@@ -155,7 +156,7 @@ class HoldReviewer:
         for name, held in previously_held.items():
             present_reasons = {reason for _, reason in self._held.get(name, ())}
             for reason in sorted({reason for _, reason in held} - present_reasons):
-                _log.info("hold_ended", listener=name.key, reason=reason.name)
+                _log.info("hold_ended", listener=name.key, tenant=name.tenant, reason=reason.name)
 
     async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""

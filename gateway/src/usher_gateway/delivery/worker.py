@@ -193,6 +193,7 @@ class DeliveryWorker:
                 "delivery_died",
                 delivery=model.format_id(delivery.id),
                 listener=definition.listener.key,
+                tenant=definition.listener.tenant,
                 destination=definition.destination,
                 error=error,
                 status=answer.status,

@@ -51,6 +51,7 @@ class ListenerCounters:
         "other_company",
         "probed",
         "quarantined_reason",
+        "quarantined_source",
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
@@ -89,6 +90,8 @@ class ListenerCounters:
         """Of the last refusal."""
         self.quarantined_reason: model.QuarantineReason | None = None
         """Of the last quarantined arrival."""
+        self.quarantined_source = ""
+        """The address that sent it; a sender's, not a visitor's."""
         self.unexpected_source = ""
         """The address of the last request from outside ``allowedSources``, let in or refused; a sender's, not a
         visitor's."""

@@ -138,6 +138,8 @@ class ArrivalPipeline:
             )
             # They may be hundreds of objects, which must not live until the commit (docs/performance.md).
             del parsed, identified
+            if arrival.quarantine is not None:
+                match.listener.counters.quarantined_source = _client_of(match.listener, request)
             accepted = await self._commit(arrival, request.deadline)
             self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
             self._deliver(accepted.deliveries)
@@ -179,9 +181,7 @@ class ArrivalPipeline:
         """
         document = listener.document
         if listener.source_ranges:
-            uses_header = document.client_address_from == "XForwardedFor"
-            forwarded = request.headers.getall("X-Forwarded-For", ()) if uses_header else ()
-            client = auth.client_address(request.remote or "", forwarded, listener.trusted_proxies)
+            client = _client_of(listener, request)
             if not auth.source_is_allowed(client, listener.source_ranges):
                 listener.counters.unexpected_source = client
                 if document.source_policy == "Enforce":
@@ -389,6 +389,13 @@ _NO_TIME = (None, "")
 
 
 _LONGEST_COMPANY_ID = 9
+
+
+def _client_of(listener: LiveListener, request: Request) -> str:
+    """Return the address that sent a request, as the listener is told to find it."""
+    uses_header = listener.document.client_address_from == "XForwardedFor"
+    forwarded = request.headers.getall("X-Forwarded-For", ()) if uses_header else ()
+    return auth.client_address(request.remote or "", forwarded, listener.trusted_proxies)
 
 
 class IdentifiedBody(msgspec.Struct, frozen=True, gc=False):
