@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from support import agencies, api, waiting
+from support import agencies, api, installs, waiting
 from usher_operator import children
 
 pytestmark = agencies.SHARED
@@ -14,22 +14,19 @@ pytestmark = agencies.SHARED
 async def edge_class(agency: agencies.Agency) -> AsyncIterator[dict[str, Any]]:
     """Create a class with an Ingress and an exposed listener; delete both at the end."""
     server, name = agency.platform.server, f"edge-{agency.namespace}"
-    ingress_class = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
-    await server.create({**ingress_class, "spec": {"controller": "example.com/edge"}})
-    exposure = {"type": "Ingress", "scope": "Hostname", "ingress": {"className": name}}
-    klass = agency.platform.install.klass(hostname=f"{name}.example.com", exposure=exposure)
-    klass["metadata"]["name"] = name
-    try:
-        await agency.apply(klass, agency.tenant(), agency.destination(), agency.listener(listenerClassName=name))
-        await agency.wait("Listener", "lobby", "Exposed", "False", "AddressNotAssigned")
-        (ingress,) = await agency.platform.children("Ingress", klass["spec"]["hostname"])
-        status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
-        await server.merge(api.of({"kind": "Ingress", **ingress}), {"status": status}, "status")
-        await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
-        yield klass
-    finally:
-        await server.delete(api.of(klass))
-        await server.delete(api.of(ingress_class))
+    async with installs.ingress_class(server, name) as exposure:
+        klass = agency.platform.install.klass(hostname=f"{name}.example.com", exposure=exposure)
+        klass["metadata"]["name"] = name
+        try:
+            await agency.apply(klass, agency.tenant(), agency.destination(), agency.listener(listenerClassName=name))
+            await agency.wait("Listener", "lobby", "Exposed", "False", "AddressNotAssigned")
+            (ingress,) = await agency.platform.children("Ingress", klass["spec"]["hostname"])
+            status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+            await server.merge(api.of({"kind": "Ingress", **ingress}), {"status": status}, "status")
+            await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
+            yield klass
+        finally:
+            await server.delete(api.of(klass))
 
 
 def by_gateway(klass: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +62,25 @@ async def test_ingress_is_removed_once_the_http_route_is_accepted(agency: agenci
         await waiting.until(lambda: platform.children("Ingress", hostname), lambda ingresses: not ingresses)
         assert (await agency.post(url, agencies.visit(2))).acknowledges
         assert await platform.children("HTTPRoute", hostname)
+
+
+async def test_ingress_keeps_its_class_until_the_new_one_exists(agency: agencies.Agency) -> None:
+    platform = agency.platform
+    async with edge_class(agency) as klass:
+        hostname, old_name = klass["spec"]["hostname"], klass["metadata"]["name"]
+        new_name = f"new-{old_name}"
+
+        async def ingress_class() -> str:
+            (ingress,) = await platform.children("Ingress", hostname)
+            name: str = ingress["spec"]["ingressClassName"]
+            return name
+
+        exposure = {**klass["spec"]["exposure"], "ingress": {"className": new_name}}
+        await agency.apply({**klass, "spec": {**klass["spec"], "exposure": exposure}})
+        await agency.wait("Listener", "lobby", "Exposed", "False", "IngressClassNotFound")
+        assert await ingress_class() == old_name
+        async with installs.ingress_class(platform.server, new_name):
+            await waiting.until(ingress_class, lambda name: name == new_name)
 
 
 async def test_class_reports_a_missing_certificate_until_it_exists(

@@ -164,15 +164,16 @@ async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, t
         async with release_processes.released(cluster, server, tmp_path, values) as release:
             operator = await release.start_operator_pod()
             tls = {"mode": "PerHostname", "issuerRef": {"name": "example", "kind": "ClusterIssuer"}}
-            exposure = {"type": "Ingress", "ingress": {"className": "traefik"}}
-            await server.apply(release.klass(tls=tls, exposure=exposure))
-            await server.apply(installs.tenant("hotels"))
-            await server.apply(installs.destination("hotels"))
-            await server.apply(installs.listener(release, "hotels"))
-            for kind in ("Ingress", "Certificate"):
-                await waiting.until(functools.partial(server.list, api.Resource(kind, "", release_processes.SYSTEM)))
-            await release.secret("lobby-url", "hotels")
-            assert await operator.stop() == 0
+            async with installs.ingress_class(server, "traefik") as exposure:
+                await server.apply(release.klass(tls=tls, exposure=exposure))
+                await server.apply(installs.tenant("hotels"))
+                await server.apply(installs.destination("hotels"))
+                await server.apply(installs.listener(release, "hotels"))
+                for kind in ("Ingress", "Certificate"):
+                    child = api.Resource(kind, "", release_processes.SYSTEM)
+                    await waiting.until(functools.partial(server.list, child))
+                await release.secret("lobby-url", "hotels")
+                assert await operator.stop() == 0
             await asyncio.to_thread(release_processes.helm, cluster, "uninstall", release_processes.NAME)
 
             kinds = await cluster.kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name")

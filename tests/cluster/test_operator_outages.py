@@ -33,19 +33,20 @@ async def test_rejected_writes_are_retried_and_forbidden_ones_show_in_conditions
         proxy.refuse(403, writes_of("secrets", install.config)),
         proxy.refuse(403, writes_of("ingresses", install.system)),
     ]
-    exposure = {"type": "Ingress", "scope": "Hostname", "ingress": {"className": "nginx"}}
-    await install.server.apply(install.klass(exposure=exposure))
-    await install.server.apply(installs.destination(namespace, concurrency=2))
-    await install.server.apply(installs.listener(install, namespace))
     lobby, crm = api.Resource("Listener", "lobby", namespace), api.Resource("Destination", "crm", namespace)
 
-    def is_forbidden(resource: Any) -> bool:
-        return bool(api.condition(resource, "Programmed").get("reason") == "WriteForbidden")
+    def is_forbidden(resource: Any, condition_type: str = "Programmed") -> bool:
+        return bool(api.condition(resource, condition_type).get("reason") == "WriteForbidden")
 
-    await install.server.wait(crm, is_forbidden)
-    forbidden = await install.server.wait(lobby, is_forbidden)
-    assert api.condition(forbidden, "Ready")["status"] == "False"
-    assert "403" in api.condition(forbidden, "Programmed")["message"]
+    async with installs.ingress_class(install.server, f"edge-{namespace}") as exposure:
+        await install.server.apply(install.klass(exposure=exposure))
+        await install.server.apply(installs.destination(namespace, concurrency=2))
+        await install.server.apply(installs.listener(install, namespace))
+        await install.server.wait(crm, is_forbidden)
+        forbidden = await install.server.wait(lobby, is_forbidden)
+        assert api.condition(forbidden, "Ready")["status"] == "False"
+        assert "403" in api.condition(forbidden, "Programmed")["message"]
+        await install.server.wait(lobby, lambda current: is_forbidden(current, "Exposed"))
     for fault in faults:
         fault.lift()
     await install.server.merge(crm, {"metadata": {"labels": {"again": "now"}}})

@@ -357,6 +357,17 @@ def placed(install: Install, namespace: str, name: str, path: str, hostname: str
     return listener(install, namespace, name, **{"addresses": addresses, "authentication": {"type": "None"}, **spec})
 
 
+@contextlib.asynccontextmanager
+async def ingress_class(server: api.Api, name: str) -> AsyncIterator[dict[str, Any]]:
+    """Create an IngressClass, delete it at the end, and return the exposure of a ListenerClass that names it."""
+    manifest = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
+    await server.create({**manifest, "spec": {"controller": "example.com/edge"}})
+    try:
+        yield {"type": "Ingress", "scope": "Hostname", "ingress": {"className": name}}
+    finally:
+        await server.delete(api.of(manifest))
+
+
 async def assert_no_right_was_missing(install: Install) -> None:
     """Check that the shipped permissions were enough for operator and gateway.
 

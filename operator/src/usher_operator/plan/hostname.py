@@ -144,15 +144,15 @@ def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: 
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
-            return _missing_ingress_class(view, given) or _has_address(view, hostname, given)
+            return _missing_ingress_class(view, spec) or _has_address(view, hostname, given)
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return _attached(view, hostname, parent)
         case _:
             return ConditionState("True", OperatorReason.NotExposed)
 
 
-def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> ConditionState | None:
-    name = given.class_name if given else None
+def _missing_ingress_class(view: View, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
+    name = spec.exposure.ingress.class_name if spec.exposure and spec.exposure.ingress else None
     if name is None and view.features.default_ingress_class:
         return None
     if name is not None and name in view.features.ingress_classes:
@@ -309,6 +309,10 @@ def plan(view: View, key: Key) -> Plan:
         # an old Ingress stays until the cluster can have the HTTPRoute
         return Plan(key, None)
     desired = tuple(_children(view, key.name, spec))
+    others = tuple(child for child in desired if child.ref.kind != "Ingress")
+    if others != desired and _missing_ingress_class(view, spec):
+        # no controller serves an Ingress whose class does not exist, so the routes stay as they are until it does
+        return Plan(key, others, staying=tuple(sorted(child.ref for child in view.children(key))))
     return Plan(key, desired, staying=_old_routes(view, key, desired, spec))
 
 

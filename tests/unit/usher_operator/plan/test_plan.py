@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -485,6 +486,70 @@ def test_new_listener_on_the_class_hostname_changes_no_ingress(cluster: Cluster)
 def test_old_ingress_stays_while_the_gateway_api_is_missing(cluster: Cluster) -> None:
     plan_reasons.without(plan_reasons.EXTERNAL, plan_samples.HTTP_ROUTE, gateway_api=False)(cluster)
     assert cluster.plan(HOSTNAME).children is None
+
+
+def ingress_class_of(cluster: Cluster) -> str:
+    (ingress,) = [child.ref for child in cluster.cache.children(HOSTNAME) if child.ref.kind == "Ingress"]
+    name: str = cluster.raw("Ingress", f"{ingress.namespace}/{ingress.name}")["spec"]["ingressClassName"]
+    return name
+
+
+def test_ingress_keeps_its_class_until_the_new_one_exists(cluster: Cluster) -> None:
+    plan_reasons.exposed(plan_samples.INGRESS, plan_samples.PER_HOSTNAME, Ingress=plan_reasons.ADDRESS)(cluster)
+    original_children = {child.ref for child in cluster.cache.children(HOSTNAME)}
+    new_ingress = {"type": "Ingress", "ingress": {"className": "contour"}}
+    cluster.edit("ListenerClass", "public", exposure=new_ingress, tls=plan_reasons.PROVIDED)
+    cluster.settle()
+    assert ingress_class_of(cluster) == "nginx"
+    assert {child.ref for child in cluster.cache.children(HOSTNAME)} == original_children, "also the certificate stays"
+    assert cluster.condition("ListenerClass", "public", "Exposed").reason == "IngressClassNotFound"
+    cluster.put(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "IngressClass",
+            "metadata": {"name": "contour"},
+            "spec": {"controller": "projectcontour.io/ingress-controller"},
+        }
+    )
+    assert HOSTNAME in cluster.queue
+    cluster.settle()
+    assert ingress_class_of(cluster) == "contour"
+
+
+@pytest.mark.parametrize("exposure", [plan_samples.INGRESS, {"type": "Ingress", "ingress": {}}])
+def test_ingress_stays_when_its_class_is_deleted(cluster: Cluster, exposure: dict[str, Any]) -> None:
+    with_default = msgspec.structs.replace(plan_samples.FEATURES, default_ingress_class="nginx")
+    cluster.set_features(with_default)
+    plan_reasons.exposed(exposure, plan_reasons.EXTERNAL, Ingress=plan_reasons.ADDRESS)(cluster)
+    (original_ingress,) = cluster.cache.children(HOSTNAME)
+    cluster.set_features(msgspec.structs.replace(with_default, ingress_classes={}, default_ingress_class=""))
+    cluster.settle()
+    assert cluster.condition("ListenerClass", "public", "Exposed").reason == "IngressClassNotFound"
+    assert list(cluster.cache.children(HOSTNAME)) == [original_ingress]
+
+
+def test_http_route_stays_while_the_ingress_class_is_missing(cluster: Cluster) -> None:
+    plan_reasons.exposed(plan_samples.HTTP_ROUTE, plan_reasons.EXTERNAL)(cluster)
+    plan_reasons.without(plan_reasons.EXTERNAL, ingress_classes={})(cluster)
+    assert [child.ref.kind for child in cluster.cache.children(HOSTNAME)] == ["HTTPRoute"]
+
+
+def test_new_hostname_gets_only_its_certificate_while_the_ingress_class_is_missing(cluster: Cluster) -> None:
+    plan_reasons.without(plan_samples.PER_HOSTNAME, ingress_classes={})(cluster)
+    assert [child.ref.kind for child in cluster.cache.children(HOSTNAME)] == ["Certificate"]
+
+
+def test_hostname_without_listeners_loses_its_ingress_of_a_missing_class(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_reasons.EXTERNAL)
+    cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
+    cluster.settle()
+    key = Key("Hostname", "", "www.example.org")
+    cluster.set_features(msgspec.structs.replace(plan_samples.FEATURES, ingress_classes={}))
+    cluster.settle()
+    assert cluster.cache.children(key)
+    cluster.delete("Listener", plan_samples.LISTENER)
+    cluster.settle()
+    assert not cluster.cache.children(key)
 
 
 def test_hostname_without_listeners_loses_its_children(cluster: Cluster) -> None:
