@@ -157,12 +157,27 @@ def _missing_ingress_class(view: View, spec: listener_class.ListenerClassSpec) -
         return None
     if name is not None and name in view.features.ingress_classes:
         return None
-    there_are = sorted(view.features.ingress_classes)
-    existing = f"; the cluster has {', '.join([f'`{each}`' for each in there_are])}" if there_are else ""
-    message = f"there is no default IngressClass: the class must have `exposure.ingress.className`{existing}"
-    if name is not None:
-        message = f"there is no IngressClass `{name}`{existing}: `exposure.ingress.className` must name one that exists"
+    message = _name_ingress_class(view, name) if view.features.ingress_classes else _create_ingress_class(name)
     return ConditionState("False", OperatorReason.IngressClassNotFound, message)
+
+
+def _create_ingress_class(name: str | None) -> str:
+    missing = f"IngressClass `{name}`" if name is not None else "default IngressClass"
+    message = (
+        f"there is no {missing}, and the cluster has none: create one with your controller's name in "
+        "`spec.controller` (some controllers, such as Contour, install none)"
+    )
+    return message if name is not None else f"{message}, and name it in `exposure.ingress.className`"
+
+
+def _name_ingress_class(view: View, name: str | None) -> str:
+    existing = "the cluster has " + ", ".join(f"`{each}`" for each in sorted(view.features.ingress_classes))
+    if name is None:
+        return f"there is no default IngressClass: the class must have `exposure.ingress.className`; {existing}"
+    return (
+        f"there is no IngressClass `{name}`; {existing}: `exposure.ingress.className` must name one that exists, or "
+        f"you must create `{name}` with your controller's name in `spec.controller`"
+    )
 
 
 def _has_address(view: View, hostname: str, given: listener_class.Ingress | None) -> ConditionState:

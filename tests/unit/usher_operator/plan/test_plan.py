@@ -528,6 +528,53 @@ def test_ingress_stays_when_its_class_is_deleted(cluster: Cluster, exposure: dic
     assert list(cluster.cache.children(HOSTNAME)) == [original_ingress]
 
 
+@pytest.mark.parametrize(
+    ("ingress", "classes", "message"),
+    [
+        (
+            {"className": "contour"},
+            {},
+            (
+                "there is no IngressClass `contour`, and the cluster has none: create one with your controller's name "
+                "in `spec.controller` (some controllers, such as Contour, install none)"
+            ),
+        ),
+        (
+            {},
+            {},
+            (
+                "there is no default IngressClass, and the cluster has none: create one with your controller's name in "
+                "`spec.controller` (some controllers, such as Contour, install none), and name it in "
+                "`exposure.ingress.className`"
+            ),
+        ),
+        (
+            {"className": "contour"},
+            {"traefik": "traefik.io/ingress-controller", "nginx": "k8s.io/ingress-nginx"},
+            (
+                "there is no IngressClass `contour`; the cluster has `nginx`, `traefik`: `exposure.ingress.className` "
+                "must name one that exists, or you must create `contour` with your controller's name in "
+                "`spec.controller`"
+            ),
+        ),
+        (
+            {},
+            {"nginx": "k8s.io/ingress-nginx"},
+            (
+                "there is no default IngressClass: the class must have `exposure.ingress.className`; the cluster has "
+                "`nginx`"
+            ),
+        ),
+    ],
+)
+def test_message_about_a_missing_ingress_class_says_what_to_do(
+    cluster: Cluster, ingress: dict[str, str], classes: dict[str, str], message: str
+) -> None:
+    exposure = {"type": "Ingress", "ingress": ingress}
+    plan_reasons.without(plan_reasons.EXTERNAL, exposure, ingress_classes=classes)(cluster)
+    assert cluster.condition("ListenerClass", "public", "Exposed").message == message
+
+
 def test_http_route_stays_while_the_ingress_class_is_missing(cluster: Cluster) -> None:
     plan_reasons.exposed(plan_samples.HTTP_ROUTE, plan_reasons.EXTERNAL)(cluster)
     plan_reasons.without(plan_reasons.EXTERNAL, ingress_classes={})(cluster)
