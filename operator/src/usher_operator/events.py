@@ -9,6 +9,7 @@ resources writes some lines and some sums; at level debug, every line.
 
 import asyncio
 import collections
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,12 +48,23 @@ def is_wrong(condition: StatusCondition | None) -> bool:
     return condition.status == "False" and condition.reason not in _NO_ACTION_NEEDED
 
 
-def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -> list[StatusCondition]:
+def conditions_to_report(
+    status: ResourceStatus, record: kinds.ResourceRecord, *, was_ready: bool = False
+) -> list[StatusCondition]:
     """The conditions that get an Event when ``status`` replaces the stored one in ``record``.
 
     The message of each says what changed, and why: `Ready is False (was True): ...`.
+
+    Args:
+        status: what is written.
+        record: has the stored conditions.
+        was_ready: whether Ready was True before it became Unknown, as it does while a deleted Ingress is written again.
     """
     stored = {condition.type: condition for condition in record.parsed.conditions}
+    ready = status.condition(ConditionType.Ready)
+    if was_ready and ready is not None and ready.status == "False":
+        generation = ready.observed_generation
+        stored[ready.type] = StatusCondition(ready.type, "True", _Reason.Ready, "", generation)
     pairs = [(stored.get(condition.type), condition) for condition in status.conditions.values()]
     return [
         msgspec.structs.replace(now, message=_change(previous, now))
@@ -64,15 +76,27 @@ def conditions_to_report(status: ResourceStatus, record: kinds.ResourceRecord) -
 def _is_news(previous: StatusCondition | None, now: StatusCondition) -> bool:
     """True if a condition flipped, or needs a person for another reason. An absent or Unknown condition is not news."""
     if is_wrong(now):
-        return previous is None or not is_wrong(previous) or previous.reason != now.reason
+        return (
+            previous is None
+            or not is_wrong(previous)
+            or previous.reason != now.reason
+            or (now.type == ConditionType.Reachable and _cause(previous) != _cause(now))
+        )
     if previous is None or now.status in {previous.status, "Unknown"}:
         return False
     return now.status == "True" or previous.status == "True"
 
 
+def _cause(condition: StatusCondition) -> str:
+    """The message without its numbers: another address or status code is not another cause."""
+    return re.sub(r"\d+", "", condition.message)
+
+
 def _change(previous: StatusCondition | None, now: StatusCondition) -> str:
     change = f"{now.type} is {now.status}"
-    if previous is not None:
+    if previous is not None and (previous.status, previous.reason) == (now.status, now.reason):
+        change = f"{now.type} is still {now.status}, for another cause"
+    elif previous is not None:
         parts = (
             previous.status if previous.status != now.status else "",
             previous.reason if previous.reason != now.type else "",

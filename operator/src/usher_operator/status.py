@@ -123,6 +123,8 @@ class StatusWriter:
         """Events to post; namespaces take turns."""
         self._has_events = asyncio.Event()
         self._rewrites = RewriteBackoff()
+        self._were_ready: set[Key] = set()
+        """Keys whose Ready was True before it became Unknown."""
 
     async def write(self, plan: Plan) -> None:
         """Write the status that a plan wants, unless it is stored already or the stored one is newer.
@@ -133,6 +135,7 @@ class StatusWriter:
         record = self._cache.records.get(plan.key)
         if plan.status is None or record is None:
             self._rewrites.forget(plan.key)
+            self._were_ready.discard(plan.key)
             return
         is_released = plan.key in self._released
         self._released.discard(plan.key)
@@ -170,8 +173,9 @@ class StatusWriter:
         for other in changed_keys - (frozenset() if is_edited else {key}):
             self._queue.add(other)
         self._log_ready(key, status, record)
-        for condition in conditions_to_report(status, record):
+        for condition in conditions_to_report(status, record, was_ready=key in self._were_ready):
             self.queue_event(key, record.uid, condition)
+        self._remember_ready(key, status, record)
         return "success"
 
     def _may_write_informational(self, key: Key) -> bool:
@@ -205,6 +209,13 @@ class StatusWriter:
         )
         if ready is not None and ready.status != "Unknown" and (previous is None or previous.status != ready.status):
             self._event_logger.ready(key, ready)
+
+    def _remember_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
+        ready = status.condition(ConditionType.Ready)
+        if ready is None or ready.status != "Unknown":
+            self._were_ready.discard(key)
+        elif any(stored.type == ready.type and stored.status == "True" for stored in record.parsed.conditions):
+            self._were_ready.add(key)
 
     def queue_event(self, key: Key, uid: str, condition: StatusCondition) -> None:
         """Queue an Event for the background task; drop it over the limit, so that Events never delay a write."""

@@ -1,5 +1,6 @@
 """Events report changed conditions at once, and nothing twice."""
 
+import msgspec
 import pytest
 import structlog
 
@@ -86,6 +87,31 @@ def test_changed_condition_is_reported_at_once(
 def test_report_says_what_changed_and_why(previous: StatusCondition | None, now: StatusCondition, message: str) -> None:
     (changed,) = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
     assert events.event_of(KEY, "uid", changed, "now")["message"] == message
+
+
+REFUSED = "port 443 of `a.example` (`192.0.2.1`) refuses connections: the Ingress controller must run"
+
+
+@pytest.mark.parametrize(
+    ("previous", "now", "reported"),
+    [
+        (REFUSED, "`a.example` answers 502: a gateway must be ready", True),
+        (REFUSED, REFUSED.replace("192.0.2.1", "198.51.100.17"), False),
+        ("`a.example` answers 502: a gateway must", "`a.example` answers 503: a gateway must", False),
+    ],
+)
+def test_other_cause_of_an_unreachable_hostname_is_reported(previous: str, now: str, reported: bool) -> None:
+    stored = StatusCondition("Reachable", "False", "Unreachable", previous, 1)
+    changed = events.conditions_to_report(status(msgspec.structs.replace(stored, message=now)), record(stored))
+    assert [condition.message for condition in changed] == (
+        [f"Reachable is still False, for another cause: {now}"] if reported else []
+    )
+
+
+def test_other_message_of_another_condition_is_not_reported() -> None:
+    stored = StatusCondition("Ready", "False", "TenantNotFound", "Tenant `acme` must exist", 1)
+    other = msgspec.structs.replace(stored, message="Tenant `globex` must exist")
+    assert events.conditions_to_report(status(other), record(stored)) == []
 
 
 def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:

@@ -1,5 +1,6 @@
 """The status writer sends only differences, and queues the keys that an answer concerns."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -147,6 +148,40 @@ def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Ca
         event_logger=EventLogger(lambda: 0.0),
         clock=clock,
     )
+
+
+class EventServer(StatusServer):
+    """Keeps the Events, and stores each status that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def create(self, _path: str, event: dict[str, Any], **_: object) -> None:
+        await self.events.put(event)
+
+    async def apply(self, path: str, body: dict[str, Any], *, is_status: bool) -> dict[str, Any]:
+        answer = await super().apply(path, body, is_status=is_status)
+        answer["metadata"]["resourceVersion"] = str(self.writes + 1)
+        return answer
+
+
+async def test_lost_address_is_reported_although_ready_is_unknown_in_between() -> None:
+    cache = Cache(OperatorSettings())
+    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    server = EventServer()
+    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
+    pending = condition(status="Unknown", reason="Pending")
+    lost = condition(status="False", reason="AddressNotAssigned")
+    for written in (pending, lost, pending, condition(), pending, pending, lost):
+        await statuses.write(Plan(LOBBY, (), status(written)))
+    posting = asyncio.create_task(statuses.post_events())
+    async with asyncio.timeout(10):
+        posted = [(await server.events.get())["message"] for _ in range(2)]
+    posting.cancel()
+    await asyncio.wait({posting})
+    assert posted == ["Ready is True (was Unknown, Pending)", "Ready is False (was True)"]
 
 
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
