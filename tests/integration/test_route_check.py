@@ -166,16 +166,26 @@ async def test_hostname_without_an_address_is_named(site: Site) -> None:
     assert "`127.0.0.1`" in message, "where it must lead"
 
 
+async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close a connection as Envoy does in the TLS handshake if it knows no such hostname."""
+    writer.transport.abort()
+
+
 async def test_controller_that_closes_connections_is_told_from_one_that_is_away(site: Site) -> None:
-    """Envoy closes a connection in the TLS handshake if it knows no such hostname."""
-
-    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
-
     async with await asyncio.start_server(reset, "127.0.0.1", site.port):
         message = await site.problem()
     assert "accepts connections and closes them" in message
-    assert "another controller has this address" in message
+    assert message.endswith("perhaps another controller has this address")
+
+
+async def test_controller_that_closes_connections_may_reject_a_provided_certificate(site: Site) -> None:
+    """Contour serves no hostname whose Secret has a key that does not belong to the certificate."""
+    plan_reasons.provided(is_there=True)(site.cluster)
+    site.cluster.controllers_say("Ingress", BALANCER)
+
+    async with await asyncio.start_server(reset, "127.0.0.1", site.port):
+        message = await site.problem()
+    assert message.endswith(", or it rejects the certificate in Secret `wildcard`")
 
 
 async def test_name_server_that_never_answered_is_named(site: Site) -> None:

@@ -220,9 +220,11 @@ class RouteChecker:
             controller = self._controller(hostname)
             if isinstance(error.os_error, ConnectionRefusedError):
                 return f"{at} refuses connections: {controller} must run and listen there; {_HINT_IF_ONLY_HERE}"
+            secret = hostname_plan.provided_secret(self._cache, hostname)
+            or_rejects = f", or it rejects the certificate in Secret `{secret}`" if secret else ""
             return (
                 f"{at} accepts connections and closes them: {controller} must serve this hostname with its "
-                "certificate; perhaps another controller has this address"
+                f"certificate; perhaps another controller has this address{or_rejects}"
             )
         except TimeoutError:
             return f"{at} does not answer in time: {_BEHIND}"

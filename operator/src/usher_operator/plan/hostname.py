@@ -276,6 +276,13 @@ def ingress_class(view: View, hostname: str) -> str | None:
     return exposure.ingress.class_name if exposure is not None and exposure.ingress is not None else None
 
 
+def provided_secret(view: View, hostname: str) -> str:
+    """The Secret with a hostname's certificate that somebody else than cert-manager made; ``""`` without one."""
+    cached_class = class_of(view, hostname)
+    tls = tls_of(cached_class.resource.spec, hostname) if cached_class is not None else CertificateSource()
+    return tls.secret_name if tls.issuer is None and tls.problem is None else ""
+
+
 def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
     of_hostname = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in of_hostname if child.ref.kind == kind), key=lambda child: child.ref)
