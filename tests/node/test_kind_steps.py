@@ -84,5 +84,13 @@ def test_commands_of_the_page_lead_from_an_empty_cluster_to_its_figures(shell: S
     counts = waiting.poll(total, lambda counts: counts["delivered"] == figures["visits"])
     assert counts["visits"] == figures["visits"] == figures["of_visitors"] + 1
     assert counts["repeats"] + counts["redeliveries"] == figures["others"] == figures["sent"] - figures["of_visitors"]
+
+    def reachable() -> str:
+        listener_class = json.loads(shell.run("kubectl get listenerclass public --output=json"))
+        messages = {each["type"]: each["message"] for each in listener_class["status"]["conditions"]}
+        return str(messages.get("Reachable", ""))
+
+    assert "without a DNS record that DNS has no address" in " ".join(PAGE.split())
+    waiting.poll(reachable, lambda message: message.startswith("DNS has no address"), limit_seconds=150)
     received = f"{figures['visits']} received, {figures['visits']} taken, 0 duplicates"
     waiting.poll(lambda: shell.run(f"{logs} 2>&1"), lambda text: received in text)

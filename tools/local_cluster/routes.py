@@ -1,7 +1,7 @@
 """What TLS routes need, as plain processes beside the kubelet: CoreDNS, cert-manager, Traefik and Pebble.
 
-Every name below `test` is the node, where Traefik serves Ingress and Gateway API on ports 80 and 443. cert-manager
-issues by the ClusterIssuers `authority` (a certificate authority) and `acme` (Pebble).
+Every name below `test` is the node, where Traefik serves Ingress and Gateway API on ports 80 and 443. Other names do
+not exist. cert-manager issues by the ClusterIssuers `authority` (a certificate authority) and `acme` (Pebble).
 """
 
 import base64
@@ -23,17 +23,28 @@ ISSUERS = "cert-manager"
 """Namespace of the Secrets of ClusterIssuers."""
 
 _COREFILE = """
+cluster.local:53 {{
+  bind {address}
+  errors
+  kubernetes {{
+    kubeconfig {kubeconfig}
+  }}
+}}
+test:53 {{
+  bind {address}
+  errors
+  template IN A {{
+    answer "{{{{ .Name }}}} 5 IN A {address}"
+  }}
+  template IN AAAA {{
+    rcode NOERROR
+  }}
+}}
 .:53 {{
   bind {address}
   errors
-  kubernetes cluster.local {{
-    kubeconfig {kubeconfig}
-  }}
-  template IN A test {{
-    answer "{{{{ .Name }}}} 5 IN A {address}"
-  }}
-  template IN AAAA test {{
-    rcode NOERROR
+  template ANY ANY {{
+    rcode NXDOMAIN
   }}
 }}
 """
