@@ -26,7 +26,8 @@ _WELCOME = """
 This shell is on a Kubernetes node with Traefik, cert-manager and the image {image}. No packet leaves it.
 KUBECONFIG, kubectl, helm and usher are set up, and claims get volumes of the StorageClass "{storage_class}".
 Traefik and cert-manager run beside the kubelet, so they have no pods. Ingresses have the address 192.0.2.10, to which
-every name below .test leads. No NetworkPolicy is enforced.
+every name below .test leads. DNS has no other names, so `hooks.usher.example` of class.yaml is not REACHABLE.
+No NetworkPolicy is enforced.
 Install Usher, make the first webhook, and post to it:
 {commands}
 The node ends with this shell (exit, or Ctrl-D).
@@ -82,14 +83,18 @@ def furnish(ready: node.Node, archive: Path | None) -> None:
 
 
 def environment(kubeconfig: Path, folder: Path) -> dict[str, str]:
-    """Return the variables of a shell whose PATH has kubectl, helm and usher, for which a folder gets links."""
+    """Return the variables of a shell whose PATH has kubectl, helm and usher.
+
+    A folder gets links to these programs, and what kubectl and helm cache.
+    """
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     for name, program in {"kubectl": programs.kubectl(), "helm": helm.find()}.items():
         (bin_folder / name).symlink_to(program)
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     prompt = "\\[\\e[1m\\]node\\[\\e[0m\\]:\\W$ "
-    return os.environ | {"PATH": path, "KUBECONFIG": str(kubeconfig), "PS1": prompt}
+    cache = str(folder / "kube-cache")
+    return os.environ | {"PATH": path, "KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": cache, "PS1": prompt}
 
 
 def commands() -> list[str]:
