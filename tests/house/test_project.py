@@ -35,6 +35,13 @@ def pins(requirements: Path) -> set[str]:
     return {entry.split(" ", 1)[0] for entry in entries}
 
 
+def test_makefile_and_readme_state_the_same_size() -> None:
+    printed = re.search(r"Installing Usher into \S+ \(once, (\d+ MB)\)", MAKEFILE)
+    assert printed is not None
+    stated = re.findall(r"\b1 minute[^|.]*?, (\d+ MB)", (source.ROOT / "README.md").read_text("utf-8"))
+    assert stated == [printed[1]] * 2
+
+
 def test_make_help_lists_every_target() -> None:
     make = shutil.which("make")
     assert make
