@@ -7,7 +7,7 @@ import prometheus_client
 import typer.main
 
 from support import source
-from usher_operator import cli
+from usher_operator import children, cli
 from usher_operator.health import OperatorMetrics
 
 PAGE = source.DOCS / "operator.md"
@@ -22,6 +22,18 @@ def table() -> str:
         flags = " / ".join(f"`{flag}`" for flag in (option.opts[0], *option.secondary_opts))
         lines.append(f"| {flags} | `{variable}` | {default} | {option.help} |")
     return "\n".join(lines)
+
+
+def annotations() -> str:
+    lines = ["| `spec.controller` | annotations |", "| --- | --- |"]
+    for controller, annotations_of_controller in children.INGRESS_ANNOTATIONS.items():
+        values = ", ".join(f"`{name}: {value}`" for name, value in annotations_of_controller.items())
+        lines.append(f"| `{controller}` | {values} |")
+    return "\n".join(lines)
+
+
+def test_operator_page_lists_the_annotations_of_each_ingress_controller() -> None:
+    source.check_section(PAGE, "ingress annotations", annotations())
 
 
 def test_operator_page_lists_every_flag() -> None:
