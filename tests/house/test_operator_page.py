@@ -5,6 +5,7 @@ from typing import Any
 
 import prometheus_client
 import typer.main
+import yaml
 
 from support import source
 from usher_operator import children, cli
@@ -34,6 +35,14 @@ def annotations() -> str:
 
 def test_operator_page_lists_the_annotations_of_each_ingress_controller() -> None:
     source.check_section(PAGE, "ingress annotations", annotations())
+
+
+def test_ingress_class_of_the_install_page_names_a_controller_that_gets_annotations() -> None:
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (source.DOCS / "install.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (ingress_class,) = [yaml.safe_load(block) for block in blocks if "kind: IngressClass" in block]
+    assert ingress_class["spec"]["controller"] in children.INGRESS_ANNOTATIONS
 
 
 def test_operator_page_lists_every_flag() -> None:

@@ -1,6 +1,7 @@
 """The pages name only files, links, types, commands, flags, targets and metrics that exist."""
 
 import ast
+import fnmatch
 import functools
 import re
 import shlex
@@ -138,6 +139,23 @@ def test_labels_and_namespaces_of_the_runbooks_are_those_of_the_chart() -> None:
     text = "\n".join(page.read_text("utf-8") for page in (source.DOCS / "runbooks").glob("*.md"))
     assert set(re.findall(r"app\.kubernetes\.io/component=(\w+)", text)) == {"gateway", "operator"}
     assert set(re.findall(r"kubectl.* -n (\S+)", text)) == {"usher-system", "usher-system-config", "agency"}
+
+
+def test_no_page_writes_a_secret_where_git_would_add_it() -> None:
+    """The commands run in the repository's folder. A target without `~` or `/` at its begin must be ignored."""
+    ignored = [line.strip("/") for line in (source.ROOT / ".gitignore").read_text("utf-8").splitlines()]
+    written = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"kubectl .*\bsecret\b.* > (\S+?)\)?$", page.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(written) >= 3
+    assert [
+        (source.shown(page), target)
+        for page, target in written
+        if not target.startswith(("~/", "/"))
+        and not any(fnmatch.fnmatch(part, pattern) for part in target.split("/") for pattern in ignored)
+    ] == []
 
 
 def test_make_targets_that_a_page_names_exist() -> None:

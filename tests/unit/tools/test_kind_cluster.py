@@ -7,14 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kind_cluster import steps
 
 ROOT = Path(__file__).parents[3]
+VERSION = steps.IMAGE.partition(":")[2]
 SHOWN = steps.commands(steps.ROUTES, steps.USHER, steps.AGENCY, steps.VISIT)
 
 
+FROM_REGISTRY = " --set image.repository=registry.example.com/usher"
+"""In the pages, because the nodes of a real cluster do not have the image as kind's do."""
+
+
 def test_page_shows_every_command() -> None:
-    assert [command for command in SHOWN if command not in steps.commands(*blocks("docs/install.md"))] == []
+    shown = [command.replace(FROM_REGISTRY, "") for command in steps.commands(*blocks("docs/install.md"))]
+    assert [command for command in SHOWN if command not in shown] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md", "docs/operator.md"])
+def test_page_installs_the_image_that_it_pushes(page: str) -> None:
+    commands = steps.commands(*blocks(page))
+    assert [command for command in commands if f"docker push registry.example.com/usher:{VERSION}" in command]
+    installs = [command for command in commands if command.startswith("helm upgrade --install usher")]
+    assert installs[0].count(FROM_REGISTRY) == 1
 
 
 def blocks(page: str) -> list[str]:
