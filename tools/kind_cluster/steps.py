@@ -1,4 +1,7 @@
-"""The commands from an empty cluster to the example agency. docs/install.md shows the same ones."""
+"""The commands from an empty cluster to the example agency.
+
+docs/install.md shows the same ones, with `--set image.repository=…` for a cluster whose nodes do not have the image.
+"""
 
 IMAGE = "usher:0.1.0"
 """The image that the chart and examples/kubernetes use by default."""
