@@ -66,6 +66,7 @@ def test_line_of_one_listener_hides_no_other_line() -> None:
         first | {"listener": "agency/bar"},
         first | {"route": "mail"},
         first | {"error": "Overflow"},
+        first | {"fault": "UnexpectedSource"},
         {"destination": "agency/crm", "error": "Timeout"},
     ]
     assert None not in [limited.write(**line) for line in lines]
