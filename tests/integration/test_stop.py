@@ -39,12 +39,13 @@ def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:
     ]
 
 
-_UNDER_NOHUP = """
+_WITH_SIGHUP = """
 import signal
 from usher_gateway import __main__
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.{})
 __main__.main()
 """
+"""The program of a gateway that inherited this reaction to SIGHUP, because the tests themselves may run under nohup."""
 
 
 def signals_ignored(process: int) -> int:
@@ -126,12 +127,13 @@ async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: recei
 
 async def test_sighup_stops_cleanly_and_nohup_ignores_it(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        gateway.program = ["-c", _WITH_SIGHUP.format("SIG_DFL")]
         await gateway.start()
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGHUP)
         assert await gateway.exit_code() == 0
         assert '"gateway_stopped"' in gateway.log_tail(1)
-        gateway.program = ["-c", _UNDER_NOHUP]
+        gateway.program = ["-c", _WITH_SIGHUP.format("SIG_IGN")]
         await gateway.start()
         assert signals_ignored(gateway.process.pid) & 1 << (signal.SIGHUP - 1)
         assert await gateway.terminate() == 0
