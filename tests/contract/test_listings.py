@@ -252,3 +252,12 @@ async def test_reason_company_mismatch_lists_accepted_and_quarantined_arrivals(b
     quarantined = await bench.store.visits(Filter(reason=mismatch.name, counted_as="quarantined"), None, 10)
     assert len(quarantined.rows) == 1
     assert [row["otherCompany"] for row in (await bench.store.visits(Filter(), None, 10)).rows] == [True, True, False]
+
+
+async def test_reason_times_untrusted_lists_visits_without_a_trusted_time(bench: engines.Bench) -> None:
+    no_user = model.QuarantineReason.NoUser
+    await bench.accept(samples.arrival("trusted", NOW, time_trusted=True))
+    await bench.accept(samples.arrival("untrusted", NOW + 1))
+    await bench.accept(samples.arrival("set aside", NOW + 2, quarantine=no_user, if_visit=()))
+    (row,) = (await bench.store.visits(Filter(reason="TimesUntrusted"), None, 10)).rows
+    assert (row["countedAs"], row["timeTrusted"]) == ("Visit", False)

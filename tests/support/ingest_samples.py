@@ -24,11 +24,11 @@ class RecordingWatcher(ExpressionCounters):
         self.failed: list[tuple[str, str, str]] = []
         self.held: list[tuple[str, str]] = []
 
-    def expression_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
-        self.failed.append((listener, route, f"{code} {missing_field}".rstrip()))
+    def expression_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
+        self.failed.append((name.key, route, f"{code} {missing_field}".rstrip()))
 
-    def expression_held(self, listener: str, route: str) -> None:
-        self.held.append((listener, route))
+    def expression_held(self, name: model.ListenerName, route: str) -> None:
+        self.held.append((name.key, route))
 
 
 def listener(**changes: Any) -> documents.ListenerDocument:

@@ -178,7 +178,7 @@ async def test_show_prints_a_row_and_its_content(served: admin_port.Served) -> N
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     shown = await served.output_of("deliveries", "show", dead["id"])
     assert "agency/crm" in shown
-    assert re.search(r"lastAttempts +at \S+Z, status 400, error Status,\n +milliseconds 12\n", shown)
+    assert re.search(r"lastAttempts +\S+ \S+ UTC Status 400 after 12 ms\n", shown)
     shown = await served.output_of("visits", "show", dead["visit"])
     assert re.search(r"^2025-11-25 12:00:00  A visit arrived at agency/lobby \(\d+ bytes\)\.$", shown, re.MULTILINE)
     assert "Route crm: a delivery to agency/crm." in shown

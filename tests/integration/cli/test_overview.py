@@ -193,7 +193,7 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_po
     terminal = Terminal(main, process)
     try:
         await terminal.wait("TENANT", "acme", "1 failing")
-        await terminal.press("d", "WHY↓", "acme")
+        await terminal.press("d", "DEAD↓", "acme")
         await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
         await terminal.press("\x1b", "VIS/MIN")
         os.write(main, b"q")

@@ -39,7 +39,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
     ("changes", "destination", "text"),
     [
         ({"state": "delivered"}, HEALTHY, "It was delivered. Nothing follows."),
-        ({"state": "dead"}, HEALTHY, "usher dead redrive 01920000-0000-7000-8000-000000000002 --yes"),
+        ({"state": "dead"}, HEALTHY, "usher dead redrive 01920000-0000-7000-80 --yes"),
         ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),
         (
             {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},

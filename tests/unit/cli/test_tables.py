@@ -101,3 +101,28 @@ def test_table_with_essential_columns_is_never_wider_than_the_terminal(width: in
 )
 def test_long_name_keeps_its_beginning_and_its_end(name: str, length: int, expected: str) -> None:
     assert tables.shortened(name, length) == expected
+
+
+def test_cell_of_the_broken_column_goes_on_in_further_lines() -> None:
+    lines, _ = tables.table_lines(HEADS, ROWS, 50, essential=3, broken="TROUBLES")
+    assert lines == [
+        "NAME         COUNT  TROUBLES",
+        "agency/acme      7  1 failing destination, 6 held",
+        "                    deliveries",
+        "agency/zoo       -  -",
+    ]
+
+
+def test_text_is_broken_between_words_but_not_inside_a_command() -> None:
+    text = "Next: `usher visits --reason CompanyMismatch --tenant acme`; ask the venue."
+    assert tables.wrapped(text, 30) == [
+        "Next:",
+        "`usher visits --reason CompanyMismatch --tenant acme`;",
+        "ask the venue.",
+    ]
+
+
+def test_column_of_numbers_is_right_aligned_before_its_first_number() -> None:
+    for wait in ("", "7"):
+        lines, _ = tables.table_lines(("NAME", "WAIT", "NOTE"), [("acme", wait, "")], 80)
+        assert lines[1] == f"acme     {wait or '-'}  -"

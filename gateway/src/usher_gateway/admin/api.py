@@ -381,5 +381,7 @@ def check_reason(reason: str | None, reasons: frozenset[str]) -> None:
         ProblemError: 400; the hint has the reason that was probably meant.
     """
     if reason is not None and reason not in reasons:
-        hint = conditions.did_you_mean(reason, reasons) or "docs/reasons.md and docs/deliveries.md explain the reasons"
+        hint = conditions.did_you_mean(reason, reasons) or f"there are {', '.join(sorted(reasons))}"
+        if reason in model.RefusedReason.__members__:
+            hint = "nothing is stored of a refused arrival: `usher usage` counts them, and the log names the reason"
         raise ProblemError(400, "UnknownName", f"there is no reason `{reason}` here", hint)

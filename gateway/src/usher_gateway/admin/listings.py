@@ -66,6 +66,9 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else many}"
 
 
+TIMES_UNTRUSTED = "TimesUntrusted"
+"""The reason with which a filter selects visits whose time is missing or not trusted."""
+
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
 DELIVERY_REASONS = frozenset[str](
@@ -178,7 +181,7 @@ def _result(row: Row) -> str:
     if row["held"]:
         return f"held {row['held']}"
     if row.get("circuit"):
-        return str(row["circuit"])
+        return f"circuit open, next trial {row['circuit']}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
@@ -191,9 +194,9 @@ def _verdicts(row: Row) -> str:
 
 
 def _counted_as(row: Row) -> str:
-    """Return what an arrival was counted as; of a quarantined one, its reason; and whether another company sent it."""
+    """Return what an arrival was counted as; of a quarantined one or one of another company, the reason."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    word = "OtherCompany" if row["otherCompany"] and row["countedAs"] == "Visit" else row["countedAs"]
+    word = "CompanyMismatch" if row["otherCompany"] and row["countedAs"] == "Visit" else row["countedAs"]
     return f"{row['reason'] or word}{late}{released}"
 
 
@@ -205,11 +208,12 @@ def fields(*names: str) -> tuple[Column, ...]:
 VISITS = Listing(
     path="/api/visits",
     page=lambda store: store.visits,
-    reasons=SKIP_REASONS | QUARANTINE_REASONS,
+    reasons=SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED},
     help="""List arrivals, newest first, with the verdict of each route.
 
-    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch
-    also lists the visits of another company that were accepted, because companyCheck is Warn.
+    COUNTED is visit, repeat, redelivery, or why the arrival was quarantined. --reason is a skip reason (Filter,
+    OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch also lists the visits of another
+    company that were accepted, because companyCheck is Warn. TimesUntrusted lists those without a trusted time.
     """,
     example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
@@ -228,6 +232,7 @@ VISITS = Listing(
             (name, boolean_cell(name))
             for name in ("timeTrusted", "late", "released", "unacknowledged", "otherCompany", "bodyKept")
         ],
+        *fields("bodyBytes"),
         ("verdicts", _verdicts),
     ),
     nothing="No such visits.",

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Mapping
 
 from usher_gateway import model
-from usher_gateway.admin.listings import Row
+from usher_gateway.admin.listings import SHORT_ID, Row
 
 HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
     model.HoldReason.TenantSuspended: ("the tenant is suspended", "`state: Active` of the Tenant"),
@@ -34,7 +34,7 @@ def next_step(
         body_days: how long the tenant's bodies are kept; 0 if it is not known.
         held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
     """
-    identifier = delivery["id"]
+    identifier = delivery["id"][:SHORT_ID]
     match delivery["state"]:
         case "delivered":
             return "It was delivered. Nothing follows."
@@ -75,7 +75,7 @@ def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> str:
         )
     due_at = delivery["dueAt"]
     if due_at is not None and due_at > model.format_time(now):
-        retry = f"`usher deliveries retry {delivery['id']} --yes` starts it now."
+        retry = f"`usher deliveries retry {delivery['id'][:SHORT_ID]} --yes` starts it now."
         return f"Its next attempt is due at {moment(due_at)}; {retry}"
     return "It is due, and waits for a free slot of its destination, or an attempt runs."
 

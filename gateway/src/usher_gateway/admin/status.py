@@ -166,6 +166,7 @@ class GatewayStatus:
             "unexpectedSource": (live.counters.unexpected_source or None) if live else None,
             "companyMismatches": live.counters.company_mismatches if live else 0,
             "otherCompany": (live.counters.other_company or None) if live else None,
+            "silentAfterSeconds": live.document.silence_after_seconds if live else None,
             "companyID": (live.document.tenant.company_id or None) if live else None,
             **_fields(state),
         }

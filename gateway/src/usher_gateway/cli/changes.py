@@ -155,7 +155,8 @@ def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -
     if held and "pending" not in states:
         names = ", ".join(held)
         return f"They are held ({names}), and a retry does not end that: `usher deliveries show ID` says what does."
-    return "None waits for a later time: those that are due start as soon as their destination takes them."
+    due = "None waits for a later time: those that are due start as soon as their destination takes them."
+    return f"{due} `usher deliveries --state pending` lists them."
 
 
 def _newest(client: AdminClient, selection: Mapping[str, object]) -> list[Row]:

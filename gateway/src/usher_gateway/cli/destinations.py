@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
-    return is_not_taking(row) or bool(row["dead"] or row["held"])
+    return is_not_taking(row) or bool(row["dead"])
 
 
 def is_not_taking(row: listings.Row) -> bool:
@@ -164,8 +164,8 @@ def list_destinations(
 ) -> None:
     """List the destinations with their health, last errors, waiting, held and dead deliveries.
 
-    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or held or
-    dead deliveries.
+    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or dead
+    deliveries. Held deliveries are a trouble of the listener: see `usher listeners --failing`.
     """
     rows = AdminClient(admin, data).get(_DESTINATIONS.path, namespace=namespace, tenant=tenant)["rows"]
     overview.print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)

@@ -3,7 +3,7 @@
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import overview
+from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -46,6 +46,9 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
             return str(row["unexpectedSource"])
         case "CompanyMismatch":
             return f"{row['otherCompany']} instead of {row['companyID']}" if row["otherCompany"] else ""
+        case "Silent":
+            last = f"since {listings.short_time_cell('lastArrival')(row)} " if row["lastArrival"] else ""
+            return f"{last}(it may be so for {tables.duration(row['silentAfterSeconds'])})"
         case "ExpressionTooSlow":
             return ", ".join([degraded["route"] for degraded in row["degradedRoutes"]])
         case "Unverified":
@@ -115,6 +118,7 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
         "lastArrival",
         "receiving",
         "verifiedSince",
+        "silentAfterSeconds",
         "companyID",
         "otherCompany",
         "unexpectedSource",

@@ -117,7 +117,7 @@ def _prepare(client: AdminClient, rows: list[listings.Row], filters: Mapping[str
             row["verdicts"].sort(key=lambda verdict: (not _is_selected(verdict, filters), _rank(verdict)))
     due = [row for row in rows if row.get("dueAt")]
     failing = {
-        overview.path_of(row): f"{row['health']} {listings.time_cell('nextDueAt')(row)[11:16]}"
+        overview.path_of(row): listings.time_cell("nextDueAt")(row)[11:16]
         for row in (client.get("/api/destinations")["rows"] if due else ())
         if row.get("health") == "CircuitOpen" and row["nextDueAt"]
     }
@@ -243,8 +243,20 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     if output == "text":
         tables.print_text(answer["next"])
         typer.echo()
-        row = {name: value for name, value in row.items() if value not in (None, 0, [])}
+        row = {name: value for name, value in row.items() if value is not None and name not in _TOLD}
+        row["lastAttempts"] = [_attempt(attempt) for attempt in answer["rows"]] or None
     _print_row(row, output, listings.DELIVERIES.csv_columns)
+
+
+_TOLD = frozenset({"dueAt", "expiresAt"})
+"""Fields of a delivery that the sentence above them already has, for its circuit and its route too."""
+
+
+def _attempt(attempt: listings.Row) -> str:
+    """Return one attempt as a line."""
+    status = f" {attempt['status']}" if attempt["status"] else ""
+    result = f"{attempt['error']}{status}" if attempt["error"] else f"delivered{status}"
+    return f"{listings.time_cell('at')(attempt)} UTC {result} after {attempt['milliseconds']} ms"
 
 
 def show_dead(

@@ -63,6 +63,7 @@ def print_page(
         nothing(overview.noun, asked),
         overview.csv_columns,
         essential=overview.essential,
+        broken="TROUBLES",
     )
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
     total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])

@@ -30,7 +30,12 @@ NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE"})
 LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION"})
 """Heads of columns with lists."""
 
+NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST", "VIS/MIN", "TODAY", "HELD", "DEAD"})
+"""Heads of columns that are right-aligned even while no row has a number."""
+
 _LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | dict.fromkeys(("COUNTED", "DELIVERIES"), _LEAST_WORD)
+
+_FIXED_SPACE = "\N{NO-BREAK SPACE}"
 
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
@@ -58,11 +63,12 @@ def print_rows(
     cells: Sequence[Column] | None = None,
     *,
     essential: int = 1,
+    broken: str = "",
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none.
 
-    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON. ``essential``: as in
-    `table_lines`.
+    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON. ``essential`` and
+    ``broken``: as in `table_lines`.
     """
     if output == "json":
         print_json({"rows": rows})
@@ -75,12 +81,12 @@ def print_rows(
         typer.echo(nothing)
     else:
         table = [[cell(row) for _, cell in columns] for row in rows]
-        print_table([head for head, _ in columns], table, essential=essential)
+        print_table([head for head, _ in columns], table, essential=essential, broken=broken)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1, broken: str = "") -> None:
     """Print a table as wide as the terminal; if columns have no room there, say which."""
-    (head, *lines), left_out = table_lines(heads, rows, terminal_width(), essential=essential)
+    (head, *lines), left_out = table_lines(heads, rows, terminal_width(), essential=essential, broken=broken)
     typer.echo(typer.style(head, bold=True))
     for line in lines:
         typer.echo(line)
@@ -89,23 +95,33 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essentia
 
 
 def table_lines(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1, broken: str = ""
 ) -> tuple[list[str], Sequence[str]]:
     """Return a table: its heads and one line per row, ``-`` for an empty cell; and the heads that have no room.
 
     The columns are in the order of their importance: the last ones are left out if the line has no room for them. For
     the first ``essential`` ones, wide cells become narrower: a list is cut between its items, and a name in its middle.
-    Without that the first cell is whole, and the last column that is shown may be cut. Numbers are right-aligned.
+    Without that the first cell is whole, and the last column that is shown may be cut. A cell of the column ``broken``
+    goes on in further lines instead. Numbers are right-aligned.
     """
     cells = [[row[index] or "-" for row in rows] for index in range(len(heads))]
     widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
     shown = _fitted(heads, widths, width, essential)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
-        cut = [_cut(head, cell, most) for cell in column]
-        place = str.rjust if {"-"} != set(cut) and all(map(_NUMBER.fullmatch, cut)) else str.ljust
-        columns.append([place(cell, max(map(len, [head, *cut]))) for cell in (head, *cut)])
-    lines = [_GAP.join(line).rstrip() for line in zip(*columns, strict=True)]
+        cut = [wrapped(cell, most) if head == broken else [_cut(head, cell, most)] for cell in column]
+        parts = [part for cell in cut for part in cell]
+        is_empty = set(parts) == {"-"}
+        has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
+        place = str.rjust if has_numbers else str.ljust
+        widest = max(map(len, [head, *parts]))
+        columns.append([[place(part, widest) for part in cell] for cell in ([head], *cut)])
+    lines = []
+    for row in zip(*columns, strict=True):
+        spaces = [" " * len(cell[0]) for cell in row]
+        for index in range(max(map(len, row))):
+            line = [cell[index] if index < len(cell) else space for cell, space in zip(row, spaces, strict=True)]
+            lines.append(_GAP.join(line).rstrip())
     return lines, heads[len(shown) :]
 
 
@@ -206,8 +222,13 @@ def print_facts(row: Row) -> None:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return a text as lines of at most ``width`` characters, broken between words."""
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    """Return a text as lines of at most ``width`` characters, broken between words, but not inside a command.
+
+    A command stands between backticks. Whole, it can be pasted.
+    """
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _FIXED_SPACE), text)
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_FIXED_SPACE, " ") for line in lines]
 
 
 def print_text(text: str, *, err: bool = False) -> None:
@@ -221,8 +242,7 @@ def print_texts(texts: Sequence[tuple[str, str]]) -> None:
     width = max([len(name) for name, _ in texts]) + len(_GAP)
     room = max(_LEAST_ROOM, terminal_width() - width)
     for name, text in texts:
-        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
-        for index, line in enumerate(lines):
+        for index, line in enumerate(wrapped(text, room)):
             typer.echo(f"{name if not index else '':<{width}}{line}")
 
 

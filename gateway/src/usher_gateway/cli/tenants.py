@@ -232,15 +232,38 @@ def _print_tenant(row: listings.Row) -> None:
 
 
 _GO_ON = {
-    "Refusing": "correct the credentials or `allowedSources` (Purple disables a webhook that fails for long)",
+    "AuthenticationUnresolved": "create the Secret",
     "CompanyMismatch": "`usher visits --reason CompanyMismatch {}`",
     "destinations": "`usher destinations {}`",
     "dead": "`usher dead {}`",
     "held": "`usher deliveries --state held {}`",
     "Quarantining": "`usher quarantine {}`",
-    "TimesUntrusted": "`usher visits {} --since 1h`, and `usher visits show ID` for the time in one body",
+    "ExpressionTooSlow": "write a cheaper expression",
+    "TimesUntrusted": "`usher visits --reason TimesUntrusted {}`, and `usher visits show ID` for the time in one body",
+    "quota": "`usher usage {}` for the visits of each day, and `quota` of the Tenant for its limit",
+    "UnexpectedSource": "add the source to `allowedSources` if it is Purple's",
+    "RetiredAddressUsed": "enter the present URL in the portal (the Secret LISTENER-url, or `usher url`)",
+    "Silent": "ask the venue whether its Wi-Fi works, and look at the webhook in Purple's portal",
 }
 """Kind of trouble -> what to do or look at next."""
+
+_AFTER_REFUSALS = {
+    "SourceNotAllowed": "correct `allowedSources` if this source is Purple",
+    "Unauthenticated": "enter the same credentials in the portal and in the Secret",
+}
+"""Why a listener refuses every arrival -> what to do; for the other reasons, docs/reasons.md says it."""
+
+
+def next_steps(row: listings.Row) -> str:
+    """Return what to do or look at next about the troubles of a tenant."""
+    steps = []
+    for kind in tenant_troubles(row):
+        if kind == "Refusing":
+            step = _AFTER_REFUSALS.get(row["causes"].get(kind), "see Refused in docs/reasons.md")
+            steps.append(f"{step} (Purple disables a webhook that fails for long)")
+        elif kind in _GO_ON:
+            steps.append(_GO_ON[kind].format(f"--tenant {row['name']}"))
+    return f"Next: {'; '.join(steps)}." if steps else ""
 
 
 def _print_troubles(client: AdminClient, row: listings.Row) -> None:
@@ -256,13 +279,15 @@ def _print_troubles(client: AdminClient, row: listings.Row) -> None:
         for destination in client.get("/api/destinations", tenant=path)["rows"]
         if destinations.is_destination_failing(destination)
     ]
-    if not tenant_troubles(row):
+    troubles = tenant_troubles(row)
+    if not troubles:
         typer.echo("\nTroubles: none.")
         return
+    if "quota" in troubles:
+        texts.append(("tenant", troubles["quota"]))
     typer.echo("\nTroubles:")
-    tables.print_texts(texts or [("", text) for text in tenant_troubles(row).values()])
-    commands = [_GO_ON[kind].format(f"--tenant {row['name']}") for kind in tenant_troubles(row) if kind in _GO_ON]
-    tables.print_text(f"Next: {', '.join(dict.fromkeys(commands))}." if commands else "")
+    tables.print_texts(texts or [("", text) for text in troubles.values()])
+    tables.print_text(next_steps(row))
 
 
 def _print_retention(retention: listings.Row | None) -> None:

@@ -42,7 +42,7 @@ SortKey = Literal["attention", "rate", "last", "lag", "held", "dead", "silent", 
 
 _KEYS = (
     "sort a attention, r rate, v last, l lag, h held, d dead, s silent, n name",
-    "f failing or silent, arrows Enter inside, q quit",
+    "f failing, arrows Enter inside, q quit",
 )
 _KEYS_INSIDE = ("Esc back, q quit",)
 _SORT_LETTERS: Mapping[str, SortKey] = {
@@ -89,7 +89,9 @@ class TenantLine(msgspec.Struct, frozen=True):
     urgency: int
     """`tenants.urgency`."""
     is_failing: bool
-    """It has a trouble other than silence."""
+    """It has a trouble."""
+    is_only_silent: bool
+    """Its only trouble is silence."""
 
 
 def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
@@ -117,7 +119,8 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         dead=row["dead"],
         silent=row["silentListeners"],
         urgency=tenants.urgency(row),
-        is_failing=bool(tenants.tenant_troubles(row).keys() - {"Silent"}),
+        is_failing=tenants.is_tenant_failing(row),
+        is_only_silent=list(tenants.tenant_troubles(row)) == ["Silent"],
     )
 
 
@@ -166,7 +169,7 @@ class Screen:
     def show(self, lines: list[TenantLine]) -> None:
         """Take a new reading."""
         self._all = lines
-        shown = [line for line in lines if line.is_failing or line.silent or not self.only_failing]
+        shown = [line for line in lines if line.is_failing or not self.only_failing]
         self.lines = sort_lines(shown, self.sort)
 
     @property
@@ -226,7 +229,7 @@ def _window(screen: Screen, room: int) -> range:
 def _foot(screen: Screen, window: range, left_out: Sequence[str]) -> str:
     """Return which lines are shown, in which order, and which columns have no room."""
     lines = f"{window.start + 1}-{window.stop}" if window else "0"
-    which = " failing or silent" if screen.only_failing else ""
+    which = " failing" if screen.only_failing else ""
     no_room = f", no room for {', '.join(left_out)}" if left_out else ""
     return f"{lines} of {len(screen.lines)}{which} by {screen.sort}{no_room}"
 
@@ -243,15 +246,22 @@ _HEADS: Mapping[str, frozenset[SortKey]] = {
     "LAST": frozenset({"last"}),
     "VIS/MIN": frozenset({"rate"}),
     "TODAY": frozenset(),
-    "WHY": frozenset({"attention", "held", "dead", "silent"}),
+    "WHY": frozenset({"attention"}),
 }
 """Head of a column -> the orders that it marks. A narrow terminal leaves out TODAY first, then the last ones."""
 
-_OTHER_COLUMNS = 60
+_COUNTS: Mapping[SortKey, Callable[[TenantLine], int]] = {
+    "held": lambda line: line.held,
+    "dead": lambda line: line.dead,
+    "silent": lambda line: line.silent,
+}
+"""Orders that add a column with their number after the name."""
+
+_OTHER_COLUMNS = 74
 """The width of all columns but the first one, with five digits of TODAY and ``_SHORTEST_WHY``."""
 
-_SHORTEST_NAME = 20
-_SHORTEST_WHY = 30
+_SHORTEST_NAME = 16
+_SHORTEST_WHY = 40
 """TODAY is left out if WHY would be cut below this width."""
 
 
@@ -265,10 +275,17 @@ def draw_table(
     import rich.text
 
     heads = [head + ("↓" if screen.sort in orders else "") for head, orders in _HEADS.items()]
+    counted = _COUNTS.get(screen.sort)
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
     longest_name = max(_SHORTEST_NAME, width - _OTHER_COLUMNS)
-    rows = [heads, *(_cells(line, _shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines)]
+    rows = [
+        heads,
+        *(_cells(line, tables.shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines),
+    ]
+    if counted is not None:
+        numbers = [f"{screen.sort.upper()}↓", *map(str, map(counted, screen.lines))]
+        rows = [[row[0], number, *row[1:]] for row, number in zip(rows, numbers, strict=True)]
     if window is None:
         rows = _without_column(rows, "VIS/MIN")
     no_room = []
@@ -280,7 +297,7 @@ def draw_table(
     for index in window if window is not None else range(len(lines)):
         tenant = screen.lines[index]
         is_chosen = window is not None and index == screen.chosen
-        style = "red" if tenant.is_failing else "yellow" if tenant.silent else ""
+        style = "yellow" if tenant.is_only_silent else "red" if tenant.is_failing else ""
         table.append(f"\n{lines[index]}", style=f"{style} reverse" if is_chosen else style)
     return table, [head.rstrip("↓") for head in (*no_room, *left_out)]
 
@@ -294,11 +311,6 @@ def _has_why_room(rows: list[list[str]], width: int) -> bool:
     """Return whether the last column, WHY, is whole beside the others, or long enough."""
     *others, why = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return width - sum(others) - len(others) * len("  ") >= min(why, _SHORTEST_WHY)
-
-
-def _shortened(name: str, length: int) -> str:
-    """Return a name with at most ``length`` characters: its beginning, and its end, which often is a number."""
-    return name if len(name) <= length else f"{name[: length - 7]}…{name[-6:]}"
 
 
 def _cells(line: TenantLine, name: str) -> list[str]:
@@ -352,7 +364,9 @@ class _Reader:
 
     def _details(self, name: str, width: int) -> list[str]:
         (row,) = [row for row in self._answers[-1]["rows"] if overview.path_of(row) == name] or [None]
-        lines = ["", *(tables.wrapped(_state_of(row), width) if row is not None else [])]
+        lines = [""]
+        if row is not None:
+            lines += tables.wrapped(_state_of(row), width) + tables.wrapped(tenants.next_steps(row), width)
         for path, columns in (
             ("/api/listeners", listeners.LISTENER_COLUMNS),
             ("/api/destinations", destinations.DESTINATION_COLUMNS),
@@ -361,8 +375,9 @@ class _Reader:
             lines += ["", f"{path.removeprefix('/api/').upper()}"]
             for row in rows:
                 lines += tables.wrapped(_trouble_of(path, row), width)
-            cells = [[cell(row) for _, cell in columns] for row in rows]
-            lines += tables.table_lines([head for head, _ in columns], cells, width)[0]
+            shown = [(head, cell) for head, cell in columns if head != "TROUBLES"]  # they stand above
+            cells = [[cell(row) for _, cell in shown] for row in rows]
+            lines += tables.table_lines([head for head, _ in shown], cells, width)[0]
         return lines[1:]
 
 
@@ -375,10 +390,11 @@ def _trouble_of(path: str, row: listings.Row) -> str:
 
 def _state_of(row: listings.Row) -> str:
     """Return the state of a tenant in one line."""
-    quota = "" if row["quotaUsed"] is None else f", {row['quotaUsed']:.0%} of the quota"
-    troubles = ", ".join(tenants.tenant_troubles(row).values()) or "no troubles"
+    troubles = tenants.tenant_troubles(row)
+    has_room = row["quotaUsed"] is not None and "quota" not in troubles
+    quota = f", {row['quotaUsed']:.0%} of the quota" if has_room else ""
     last = f"last arrival {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else "no arrival yet"
-    return f"{row['today']['visits']} visits today{quota}, {last}: {troubles}"
+    return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(troubles.values()) or 'no troubles'}"
 
 
 @contextlib.contextmanager
@@ -475,17 +491,18 @@ def register(app: typer.Typer) -> None:
         *,
         tenant: Tenant = None,
         sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "attention",
-        failing: Annotated[bool, typer.Option("--failing", help="Only failing and silent tenants.")] = False,
+        failing: Annotated[bool, typer.Option("--failing", help="Only failing tenants.")] = False,
         once: Annotated[bool, typer.Option("--once", help="Print the table once, without rates.")] = False,
         limit: Limit = None,
         seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
         admin: Admin = ADMIN,
         data: Data = DATA,
     ) -> None:
-        """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, and what is wrong.
+        """Watch the tenants: visits per minute, last visit, lag, and what is wrong.
 
-        Those with the most urgent trouble come first. A tenant is silent (yellow) if one of its listeners is, and
-        failing (red) if it has another trouble of `usher tenants --failing`. LAG is the age of the oldest delivery that
+        Those with the most urgent trouble come first. A tenant is failing if it has a trouble of
+        `usher tenants --failing`: red, or yellow if its only trouble is silence. --sort held, dead or silent adds a
+        column with that number. LAG is the age of the oldest delivery that
         waits for its destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a
         reading 20 to 60 s ago, - without one.
         """

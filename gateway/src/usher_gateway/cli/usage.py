@@ -101,8 +101,8 @@ def register(app: typer.Typer) -> None:
         """Print the books: counts of arrivals, verdicts and deliveries. A bill can be made from them.
 
         docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by tenant has one row for each
-        tenant, also for those without an arrival. --by venue counts visits and repeats by the venue in their bodies, as
-        long as these are stored.
+        tenant, also for those without an arrival; slot (15 minutes), day and month have one for each listener. --by
+        venue counts visits and repeats by the venue in their bodies, as long as these are stored.
         """
         names = {"namespace": namespace, "tenant": tenant, "listener": listener}
         if check and any(names.values()):
@@ -178,7 +178,7 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
             where = f"{row['period'] or 'in all'}: {row['equation']}"
             typer.echo(f"{listings.listener_of(row)} {where}: {row['left']} is not {row['right']}")
         if not violations:
-            typer.echo(_checked(answer))
+            tables.print_text(_checked(answer))
     if violations:
         typer.echo(f"usher: the books do not balance: {len(violations)} violations", err=True)
         raise typer.Exit(WRONG)

@@ -163,7 +163,7 @@ class DeliveryWorker:
         cost.note(evaluated.cpu_seconds)
         if evaluated.error_code:
             code, field = evaluated.error_code, evaluated.missing_field
-            self._expressions.transform_failed(definition.listener.key, definition.route, code, field)
+            self._expressions.transform_failed(definition.listener, definition.route, code, field)
             return model.HoldReason.TransformError
         return evaluated
 

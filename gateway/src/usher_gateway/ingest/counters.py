@@ -229,6 +229,8 @@ class ArrivalCounters:
         logged_at = counters.refusals_logged_at
         if logged_at is None or now - logged_at >= _REFUSALS_LOGGED_EVERY:
             more = {"missing": missing} if missing else {}
+            if reason is model.RefusedReason.SourceNotAllowed:
+                more["source"] = counters.unexpected_source
             _log.warning("arrivals_refused", listener=name.key, tenant=name.tenant, reasons=unlogged, **more)
             counters.unlogged_refusals, counters.refusals_logged_at = {}, now
 
@@ -290,6 +292,11 @@ def _add_bounded(times: dict[str, int], address: str, time: int) -> None:
     times[address] = time
 
 
+def _about(name: model.ListenerName, route: str) -> dict[str, str]:
+    """Return what each line of the log about a route says."""
+    return {"listener": name.key, "tenant": name.tenant, "route": route}
+
+
 class ExpressionCounters:
     """Counts failed evaluations by error code, and keeps the last failure of each route."""
 
@@ -301,20 +308,20 @@ class ExpressionCounters:
         """Return how an expression of a route failed last, as in ``NoSuchField (tier)``; ``""`` if none did."""
         return self._last.get((listener, route), "")
 
-    def expression_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
+    def expression_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
         """Count a failure of a filter."""
-        _log.warning("filter_failed", listener=listener, route=route, error=code, field=missing_field)
-        self._count(listener, route, code, missing_field)
+        _log.warning("filter_failed", **_about(name, route), error=code, field=missing_field)
+        self._count(name, route, code, missing_field)
 
-    def transform_failed(self, listener: str, route: str, code: str, missing_field: str) -> None:
+    def transform_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
         """Count a failure of a transform or of a variable of a URL."""
-        _log.warning("transform_failed", listener=listener, route=route, error=code, field=missing_field)
-        self._count(listener, route, code, missing_field)
+        _log.warning("transform_failed", **_about(name, route), error=code, field=missing_field)
+        self._count(name, route, code, missing_field)
 
-    def _count(self, listener: str, route: str, code: str, missing_field: str) -> None:
+    def _count(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
         self.errors[code] = self.errors.get(code, 0) + 1
-        self._last[listener, route] = f"{code} ({missing_field})" if missing_field else code
+        self._last[name.key, route] = f"{code} ({missing_field})" if missing_field else code
 
-    def expression_held(self, listener: str, route: str) -> None:
+    def expression_held(self, name: model.ListenerName, route: str) -> None:
         """Log that a route is held because its expression is too slow."""
-        _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")
+        _log.error("route_held", **_about(name, route), reason="ExpressionTooSlow")

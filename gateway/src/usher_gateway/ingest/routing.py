@@ -216,7 +216,7 @@ class _PlannedRoute:
         if self._filter_cost.is_too_slow:
             return True, hold
         if budget.is_spent:
-            self._watcher.expression_failed(self._name.key, self._route.name, hold.name, "")
+            self._watcher.expression_failed(self._name, self._route.name, hold.name, "")
             return True, hold
         evaluation = self._when.evaluate(visit, body)
         self._note(evaluation, self._filter_cost, budget)
@@ -235,10 +235,10 @@ class _PlannedRoute:
         budget.note(evaluation.cpu_seconds)
         cost.note(evaluation.cpu_seconds)
         if cost.is_too_slow:
-            self._watcher.expression_held(self._name.key, self._route.name)
+            self._watcher.expression_held(self._name, self._route.name)
         if evaluation.error_code:
             code, field = evaluation.error_code, evaluation.missing_field
-            self._watcher.expression_failed(self._name.key, self._route.name, code, field)
+            self._watcher.expression_failed(self._name, self._route.name, code, field)
 
     def mark(self, fields: Mapping[str, object], identified: identity.Identity, now: int) -> tuple[bytes, int]:
         """Return the mark of the once-per rule, and when the store may delete it; an empty mark if there is no rule."""

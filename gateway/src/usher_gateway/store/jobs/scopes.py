@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import LONGEST_PAGE, Filter
-from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED
+from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_TRUSTED
 from usher_gateway.store.session import Session
 
 RELEASED, UNRELEASED = "released", "unreleased"
@@ -131,6 +131,8 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
             scope.add(
                 "(reason = {} or flags & {} > 0)", int(model.QuarantineReason.CompanyMismatch), FLAG_OTHER_COMPANY
             )
+        elif where.reason == "TimesUntrusted":
+            scope.add(f"flags & {FLAG_TRUSTED} = 0 and counted_as <> {int(model.CountedAs.Quarantined)}")
         elif where.reason in model.QuarantineReason.__members__:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = {}", int(model.QuarantineReason[where.reason]))
