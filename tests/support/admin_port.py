@@ -33,7 +33,7 @@ from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
-from usher_gateway.delivery.replaying import ReplayRunner
+from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -58,7 +58,7 @@ class Served:
         self.port = 0
         self.sample_sender: Any = mock.Mock()
         self.paused_routes: set[str] = set()
-        self.replay_runner = ReplayRunner(
+        steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,
             holds_of=base.no_holds,
@@ -66,6 +66,9 @@ class Served:
             is_paused=lambda route: route.route in self.paused_routes,
             ask_store=lambda: None,
         )
+        self.replays = StepRunner("replay", bench.store.running_replays, steps.take)
+        erasing = ErasureSteps(store=bench.store, now=bench.clock, forget_cancelled=lambda _: None)
+        self.erasures = StepRunner("erasure", bench.store.running_erasures, erasing.take)
         self.mend()
 
     def create_token(self, name: str, scopes: Sequence[tokens.Scope], **limits: Any) -> str:
@@ -135,7 +138,7 @@ class Served:
                 is_paused=lambda route: route.route in self.paused_routes,
                 check_names=check_names,
                 forget_cancelled=lambda _: None,
-                wake=self.replay_runner.wake,
+                wake=self.replays.wake,
                 audit=audit_log,
             ),
             audit=audit_log,
@@ -145,6 +148,8 @@ class Served:
                 check_names=check_names,
                 snapshot=lambda: self.state.snapshot,
                 audit=audit_log,
+                now=self.bench.clock,
+                wake=self.erasures.wake,
             ),
             samples=SampleHandlers(
                 sender=self.sample_sender,
@@ -246,7 +251,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
     served = Served(bench, folder)
-    replaying = asyncio.create_task(served.replay_runner.run())
+    stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
         async with server.AdminServer(
             routes=served.routes(),
@@ -257,8 +262,9 @@ async def served(folder: Path) -> AsyncIterator[Served]:
             served.port = admin.port
             yield served
     finally:
-        replaying.cancel()
-        await asyncio.gather(replaying, return_exceptions=True)
+        for task in stepping:
+            task.cancel()
+        await asyncio.gather(*stepping, return_exceptions=True)
         await bench.store.close()
 
 

@@ -41,9 +41,9 @@ from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.holds import HoldReviewer
-from usher_gateway.delivery.replaying import ReplayRunner
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
+from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
@@ -193,14 +193,9 @@ class Gateway:
             limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
         )
 
-        self._replay_runner = ReplayRunner(
-            store=self.store,
-            now=self.clock.now,
-            holds_of=self.hold_reviewer.current_holds,
-            mark_of_route=self._mark_of_route,
-            is_paused=self._is_paused,
-            ask_store=self.dispatcher.ask_store,
-        )
+        self._replays = StepRunner("replay", self.store.running_replays, self._replay_steps().take)
+        erasing = ErasureSteps(store=self.store, now=self.clock.now, forget_cancelled=self.dispatcher.forget_cancelled)
+        self._erasures = StepRunner("erasure", self.store.running_erasures, erasing.take)
         self._ingest_metrics = gateway_metrics.IngestMetrics(
             pipeline=self.pipeline,
             registry=self.registry,
@@ -285,6 +280,16 @@ class Gateway:
         else:
             payload.prepare(document)
 
+    def _replay_steps(self) -> ReplaySteps:
+        return ReplaySteps(
+            store=self.store,
+            now=self.clock.now,
+            holds_of=self.hold_reviewer.current_holds,
+            mark_of_route=self._mark_of_route,
+            is_paused=self._is_paused,
+            ask_store=self.dispatcher.ask_store,
+        )
+
     def _mark_of_route(self, definition: model.RouteDefinition) -> MarkOf | None:
         """Return how the once-per marks of a route are made now (``store.base.MarkOfRoute``)."""
         listener = self.registry.listeners.get(definition.listener.key)
@@ -343,7 +348,7 @@ class Gateway:
                     is_paused=self._is_paused,
                     check_names=check_names,
                     forget_cancelled=self.dispatcher.forget_cancelled,
-                    wake=self._replay_runner.wake,
+                    wake=self._replays.wake,
                     audit=audit_log,
                 ),
                 audit=audit_log,
@@ -353,6 +358,8 @@ class Gateway:
                     check_names=check_names,
                     snapshot=lambda: self.snapshot,
                     audit=audit_log,
+                    now=self.clock.now,
+                    wake=self._erasures.wake,
                 ),
                 samples=SampleHandlers(
                     sender=self._sample_sender,
@@ -449,7 +456,8 @@ class Gateway:
             "configuration": self._follow_configuration(),
             "dispatcher": self.dispatcher.run(),
             "holds": self._review_holds(),
-            "replays": self._replay_runner.run(),
+            "replays": self._replays.run(),
+            "erasures": self._erasures.run(),
             "retention": self._prune(),
             "event loop lag": self._ingest_metrics.watch_loop(),
             "tenants": self.tenants.watch(),

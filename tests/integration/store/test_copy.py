@@ -15,7 +15,7 @@ from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival
 from usher_gateway import model
 from usher_gateway.model import SettledAs
 from usher_gateway.store import copy
-from usher_gateway.store.base import AuditEntry, AuditFilter, DestinationActivity, ListenerActivity
+from usher_gateway.store.base import AuditEntry, AuditFilter, DestinationActivity, ErasureRequest, ListenerActivity
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.copy import PostgresCopy
 from usher_gateway.store.postgresql.opening import PostgresSettings
@@ -109,6 +109,8 @@ async def fill(bench: engines.Bench, many: int = 10) -> None:
     await bench.replay("delivered")
     entry = AuditEntry(at=NOW, who="operate", action="redrive", selection={"tenant": "acme"}, count=1, peer="")
     await store.add_audit_entry(entry)
+    request = ErasureRequest(persons=(digest("nobody", 8),), tenants=("agency/acme",), fields=("email",))
+    await store.start_erasure(request, NOW)
     assert await bench.words(arrival("dead", NOW + 60 * SECOND)) == ["Repeat"]
     assert await bench.words(quarantined("odd")) == ["Quarantined"]
     unsent = arrival("unsent")
@@ -141,6 +143,7 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "unbalanced": await store.open_deliveries(0),
         "activity": await store.listener_activity(),
         "replays": await store.list_replays(),
+        "erasures": await store.list_erasures(),
         "audit": await store.audit_entries(AuditFilter(), None, 10),
         "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),

@@ -108,6 +108,12 @@ def make_routes(
             for listing in listings.ENDPOINTS
         ],
         AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
+        AdminRoute("POST", "/api/persons/erase", Scope.PersonsErase, persons.erase, is_confined=True),
+        AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, persons.list_erasures, is_confined=True),
+        AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, persons.show_erasure, is_confined=True),
+        AdminRoute(
+            "POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, persons.cancel_erasure, is_confined=True
+        ),
         AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),

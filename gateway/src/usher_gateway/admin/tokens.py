@@ -53,6 +53,8 @@ class Scope(enum.StrEnum):
     BodiesRead = "bodies:read"
     """See bodies and answers: personal data."""
     PersonsFind = "persons:find"
+    PersonsErase = "persons:erase"
+    """Erase a person, and see erasures."""
     DeliveriesWrite = "deliveries:write"
     """Redrive, cancel, retry, release, replay, and send samples."""
     AuditRead = "audit:read"

@@ -33,7 +33,7 @@ _PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 """An id as the lists print it: whole, or its beginning (RFC 9562 §5.7)."""
 
-_As = Annotated[
+As = Annotated[
     Literal["email", "mobile", "mac", "user"] | None,
     typer.Option(
         "--as", help="What the value is. Default: what it looks like; a number can be a user id and a mobile."
@@ -61,7 +61,7 @@ def find(
     *,
     context: typer.Context,
     identifier: _Identifier = None,
-    kind: _As = None,
+    kind: As = None,
     tenant: Tenant = None,
     namespace: Namespace = None,
     limit: Limit = None,
@@ -80,7 +80,7 @@ def find(
         hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
     client = AdminClient(admin, data, operate=True)
-    value = identifier or _read_value()
+    value = identifier or read_value()
     if _ID.fullmatch(value):
         rows = _rows_of_id(client, value)
         tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)
@@ -106,7 +106,7 @@ def find(
         )
 
 
-def _read_value() -> str:
+def read_value() -> str:
     """Read the value from a person or from standard input."""
     value = typer.prompt(_PROMPT, err=True) if sys.stdin.isatty() else sys.stdin.read()
     if not value.strip():

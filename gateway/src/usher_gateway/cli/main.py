@@ -19,6 +19,7 @@ from usher_gateway.cli import (
     listeners,
     listings,
     new,
+    person,
     receive,
     replays,
     run,
@@ -66,6 +67,7 @@ def build() -> typer.Typer:
         find,
         audit,
         tokens,
+        person,
         new,
         copy,
     ):

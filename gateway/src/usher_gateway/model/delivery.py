@@ -42,6 +42,8 @@ class CancelReason(enum.IntEnum):
     Filter = 4
     """The filter failed at accept; after it was corrected, it excluded the visit."""
     OnRequest = 5
+    Erased = 6
+    """A person's data were erased."""
 
 
 class Origin(enum.IntEnum):

@@ -284,6 +284,64 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """State (``held`` apart from ``pending``) -> its deliveries."""
 
 
+class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose data to erase. It has no value of the person."""
+
+    persons: tuple[bytes, ...]
+    """Person keys, of all tenants that were selected; empty once the erasure has ended."""
+    tenants: tuple[str, ...]
+    """``namespace/name`` of the tenants that were searched."""
+    fields: tuple[str, ...]
+    """What the value was: ``email`` and so on."""
+    reference: str = ""
+    """The id that the caller gave the request."""
+    requested_by: str = ""
+    """The name of the caller's token."""
+
+
+class SentTo(msgspec.Struct):
+    """What a destination got of a person before the erasure. Times are microseconds; 0: none."""
+
+    delivered: int = 0
+    attempted: int = 0
+    """Deliveries with an attempt that was not accepted: the destination may have them all the same."""
+    first_at: int = 0
+    last_at: int = 0
+
+
+class ErasureReport(msgspec.Struct):
+    """What was erased, without personal data."""
+
+    arrivals: dict[str, int] = msgspec.field(default_factory=dict)
+    """``namespace/tenant`` -> arrivals."""
+    deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    """State that the delivery had -> deliveries."""
+    sent_to: dict[str, SentTo] = msgspec.field(default_factory=dict)
+    """``namespace/name`` of a destination -> what it has got."""
+
+
+class ErasureState(enum.IntEnum):
+    """The state of an erasure, with OpenDSR's names. The store keeps the numbers: never reuse one."""
+
+    Pending = 1
+    InProgress = 2
+    Completed = 3
+    Cancelled = 4
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure as the store has it."""
+
+    key: int
+    id: bytes
+    request: ErasureRequest
+    state: ErasureState
+    created_at: int
+    ended_at: int
+    """0: not yet."""
+    report: ErasureReport
+
+
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller of the admin port saw or changed, without personal data."""
 

@@ -1,5 +1,6 @@
 """The rows that people look at and change: visits, deliveries, quarantine, persons, usage."""
 
+import abc
 import datetime
 import functools
 import time
@@ -15,6 +16,10 @@ from usher_gateway.store.base import (
     AuditFilter,
     Backlog,
     Change,
+    Erasure,
+    ErasureReport,
+    ErasureRequest,
+    ErasureState,
     Filter,
     HoldsOf,
     IsPaused,
@@ -33,8 +38,9 @@ from usher_gateway.store.base import (
     not_paused,
 )
 from usher_gateway.store.encodings import unknown_listener
-from usher_gateway.store.jobs import audit, changes, claims, creation, listings, meters, replays
-from usher_gateway.store.transaction import JobRunner
+from usher_gateway.store.jobs import audit, changes, claims, creation, erasures, listings, meters, replays
+from usher_gateway.store.jobs.retention import ExpiredArrival
+from usher_gateway.store.transaction import JobRunner, Transaction
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
@@ -305,6 +311,65 @@ class Records(JobRunner):
 
     async def _set_replay_state(self, replay: Replay, former: ReplayState, present: ReplayState, now: int) -> bool:
         return await self._change(lambda transaction: replays.set_state(transaction, replay.key, former, present, now))
+
+    async def preview_erasure(self, persons: Collection[bytes]) -> ErasureReport:
+        """Return what an erasure of these person keys would erase now."""
+        return await self._look_up(lambda session: erasures.preview(session, persons))
+
+    async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
+        """Write an erasure, whose steps delete what is stored of the person."""
+        return await self._change(lambda transaction: erasures.start(transaction, request, now))
+
+    async def step_erasure(self, erasure: Erasure, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> bool:
+        """Take the next step of an erasure; return whether it has ended.
+
+        ``on_cancelled`` receives the row keys of pending deliveries, so that the caller can drop those in lanes.
+        """
+        find = functools.partial(
+            erasures.left_to_erase, persons=erasure.request.persons, before=erasure.key, limit=erasures.STEP
+        )
+        keys = await self._look_up(find)
+        if keys:
+            erase = functools.partial(erasures.erase, erasure=erasure, keys=keys, now=now, forget=self._forget_arrivals)
+            on_cancelled(await self._change(erase))
+            return False
+        if not await self._purge():
+            return False
+        await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Completed, now))
+        return True
+
+    async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
+        """End an erasure that runs; return whether it ran. What is erased stays erased."""
+        return await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Cancelled, now))
+
+    async def running_erasures(self) -> list[Erasure]:
+        """Return the erasures that have not ended, the oldest first."""
+        return await self._read(erasures.running)
+
+    async def list_erasures(self) -> list[Erasure]:
+        """Return the newest erasures, at most 100."""
+        return await self._look_up(erasures.listed)
+
+    async def find_erasure(self, identifier: bytes) -> Erasure:
+        """Return an erasure.
+
+        Raises:
+            NotFoundError: it does not exist.
+        """
+        found = await self._look_up(lambda session: erasures.listed(session, identifier))
+        if not found:
+            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
+        return found[0]
+
+    @abc.abstractmethod
+    async def _forget_arrivals(
+        self, transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+    ) -> None:
+        """Delete arrivals with all their rows. ``deliveries``: the keys of theirs."""
+
+    async def _purge(self) -> bool:
+        """Remove the traces of deleted rows from the engine's files; return False if that has to be tried again."""
+        return True
 
     async def add_audit_entry(self, entry: AuditEntry) -> None:
         """Add an entry to the audit log; it is durable afterwards."""

@@ -302,7 +302,7 @@ async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
         candidates = [
-            each for each in await _keys_of_person(session, frozenset(split_person_keys(packed))) if each < key
+            each for each in await keys_of_person(session, frozenset(split_person_keys(packed))) if each < key
         ]
         earlier = await session.fetch(_VISITS_OF_VISITOR, candidates, visitor)
         if earlier:
@@ -318,11 +318,11 @@ async def oldest_arrival(session: Session) -> int | None:
 
 async def of_person(session: Session, persons: frozenset[bytes], cursor: str | None, limit: int) -> ListingPage:
     """Return a page of the arrivals that have any of these person keys, newest first (``Store.of_person``)."""
-    page, below = scopes.page_of(await _keys_of_person(session, persons), cursor, limit)
+    page, below = scopes.page_of(await keys_of_person(session, persons), cursor, limit)
     return ListingPage(await _arrival_rows(session, page), scopes.cursor_of(below))
 
 
-async def _keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
+async def keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
     """Return the row keys of the arrivals that have any of these person keys."""
     keys: set[int] = set()
     for start in sorted({person[: model.PERSON_KEY_START] for person in persons}):

@@ -145,7 +145,7 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     if not expired:
         return 0
     await transaction.load_listeners([arrival.listener for arrival in expired])
-    deliveries = await _deliveries_of(session, expired)
+    deliveries = await deliveries_of(session, expired)
     needed = await _cancel_held(transaction, deliveries, now)
     later: list[int] = []
     emptied: list[tuple[int, int]] = []
@@ -155,7 +155,7 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
         if needed.intersection(deliveries[arrival.key]):
             later.append(arrival.key)
         elif stays_until > today:
-            _release_bytes(transaction, arrival)
+            release_bytes(transaction, arrival)
             emptied.append((arrival.key, stays_until))
         else:
             ending.append(arrival)
@@ -163,11 +163,11 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     await session.execute(_EMPTY, *columns(emptied, 2))
     if ending:
         for arrival in await forget(ending, deliveries):
-            _release_bytes(transaction, arrival)
+            release_bytes(transaction, arrival)
     return len(expired)
 
 
-async def _deliveries_of(session: Session, arrivals: Sequence[ExpiredArrival]) -> dict[int, set[int]]:
+async def deliveries_of(session: Session, arrivals: Sequence[ExpiredArrival]) -> dict[int, set[int]]:
     """Return the keys of each arrival's deliveries: of its verdicts, of releases and of replays."""
     deliveries = {
         arrival.key: {delivery for _, _, delivery in _decode(arrival.verdicts) if delivery} for arrival in arrivals
@@ -191,7 +191,7 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
     return undelivered - {key for key, state, hold in locked if state or hold}
 
 
-def _release_bytes(transaction: Transaction, arrival: ExpiredArrival) -> None:
+def release_bytes(transaction: Transaction, arrival: ExpiredArrival) -> None:
     """Subtract the bytes of an arrival from its tenant's, once: when its body goes."""
     if arrival.body_length is not None:
         transaction.add_stored_bytes(arrival.listener, -arrival.body_length - row_bytes(_decode(arrival.verdicts)))

@@ -80,7 +80,7 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     await schema.set_meta(connection, "confirmed_at", str(now))
 
     async def forget(ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> Sequence[ExpiredArrival]:
-        await _forget(connection, ending, deliveries)
+        await forget_arrivals(connection, ending, deliveries)
         return ending
 
     async def delete_routes(limit: int) -> int:
@@ -93,7 +93,9 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     return count
 
 
-async def _forget(connection: Connection, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> None:
+async def forget_arrivals(
+    connection: Connection, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+) -> None:
     """Delete arrivals with all their rows."""
     keys = sorted(arrival.key for arrival in ending)
     prints = sorted((arrival.fingerprint, arrival.key) for arrival in ending)

@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -21,7 +21,7 @@ from usher_gateway.store.base import (
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import claims
 from usher_gateway.store.jobs import meters as stored_meters
-from usher_gateway.store.jobs.retention import RetentionWalk
+from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import (
@@ -235,6 +235,11 @@ class PostgresStore(Store):
         for tenant, freed in transaction.tenant_changes().items():
             self.writer.stored_bytes[tenant] = self.writer.stored_bytes.get(tenant, 0) + freed
         return count
+
+    async def _forget_arrivals(
+        self, transaction: Any, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+    ) -> None:
+        await prune.forget_arrivals(transaction.connection, arrivals, deliveries)
 
     # Background work
 

@@ -32,7 +32,7 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     walk.after = (0, 0)  # nothing is left behind the walk but what it could not delete
 
     async def forget(ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> Sequence[ExpiredArrival]:
-        return await _forget(transaction, ending, deliveries)
+        return await _forget_folded(transaction, ending, deliveries)
 
     async def delete_routes(limit: int) -> int:
         session, oldest_use = transaction.session, transaction.ids.last - model.KEYS_PER_DAY
@@ -44,26 +44,44 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     return await retention.prune(transaction, now, months, walk, forget=forget, delete_routes=delete_routes)
 
 
-async def _forget(
+async def _forget_folded(
     transaction: Transaction, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
 ) -> list[ExpiredArrival]:
     """Delete arrivals with all their rows, once they are folded into the lookup tables; return those."""
-    session = transaction.session
-    rows = await session.fetch("select cast(value as integer) from meta where name = 'folded_to'")
+    rows = await transaction.session.fetch("select cast(value as integer) from meta where name = 'folded_to'")
     folded_to = rows[0][0] if rows else 0
     folded = [arrival for arrival in ending if arrival.key <= folded_to]
     if len(folded) < len(ending):
         transaction.recent_index.fold_soon()
-    for arrival in folded:
+    await _delete(transaction, folded, deliveries)
+    return folded
+
+
+async def forget_arrivals(
+    transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+) -> None:
+    """Delete arrivals with all their rows, also those whose lookups are in memory only.
+
+    If the transaction is rolled back, these are forgotten all the same: a later step deletes the arrivals.
+    """
+    for arrival in arrivals:
+        transaction.recent_index.forget(arrival.key, arrival.fingerprint, arrival.visitor, arrival.visit_time)
+    await _delete(transaction, arrivals, deliveries)
+
+
+async def _delete(
+    transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+) -> None:
+    session = transaction.session
+    for arrival in arrivals:
         _forget_lookups(transaction, arrival)
-    keys = sorted([arrival.key for arrival in folded])
+    keys = sorted([arrival.key for arrival in arrivals])
     delivery_keys = sorted(set().union(*[deliveries[key] for key in keys]))
     for statement in _DELETE:
         await session.execute(statement, delivery_keys)
     for statement in _DELETE_ARRIVALS:
         await session.execute(statement, keys)
     await session.execute(_DELETE_OLDEST_SEGMENT)
-    return folded
 
 
 def _forget_lookups(transaction: Transaction, arrival: ExpiredArrival) -> None:

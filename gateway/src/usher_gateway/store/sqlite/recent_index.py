@@ -80,6 +80,16 @@ class Generation:
         index = bisect.bisect_right(times, after)
         return times[index] if index < len(times) and times[index] < before else None
 
+    def forget(self, key: int, fingerprint: bytes, visitor_key: bytes, visit_time: int) -> None:
+        """Forget an arrival that is deleted."""
+        contents, sightings = self._contents[fingerprint[0]], self._sightings[visitor_key[0]]
+        content = contents.get(fingerprint)
+        if content is not None and content.arrival == key:
+            del contents[fingerprint]
+        left = tuple([time for time in sightings.pop(visitor_key, ()) if time != visit_time])
+        if left:
+            sightings[visitor_key] = left
+
     def bucket(self, first_byte: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return the sorted rows of one bucket: (print, arrival) and (visitor, visit time)."""
         prints = sorted((short_key(digest), content.arrival) for digest, content in self._contents[first_byte].items())
@@ -112,6 +122,11 @@ class RecentIndex:
         if time is None and self.folding is not None:
             time = self.folding.sighting_between(visitor_key, after, before)
         return time
+
+    def forget(self, key: int, fingerprint: bytes, visitor_key: bytes, visit_time: int) -> None:
+        """Forget an arrival before its rows are deleted, so that no commit moves it into the tables."""
+        for generation in filter(None, (self.growing, self.folding)):
+            generation.forget(key, fingerprint, visitor_key, visit_time)
 
     def fold_soon(self) -> None:
         """Fold the growing generation at any size, because retention has to delete some of its arrivals."""

@@ -6,9 +6,9 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
-from usher_gateway.store.jobs.retention import RetentionWalk
+from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
@@ -172,6 +172,18 @@ class SqliteStore(Store):
         return await self._commits.run_job(
             lambda transaction: run_to_end(prune.prune(transaction, now, months, self._retention_walk))
         )
+
+    async def _forget_arrivals(
+        self, transaction: Any, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+    ) -> None:
+        await prune.forget_arrivals(transaction, arrivals, deliveries)
+
+    async def _purge(self) -> bool:
+        """Empty the write-ahead log, which still has the deleted rows; a reader may be in the way."""
+        await asyncio.to_thread(database.checkpoint, self.settings.folder)
+        await self._commits.run_job(truncate_after_commit)
+        log_file = self.writer.owned.log_file
+        return not log_file.exists() or log_file.stat().st_size == 0
 
     # Background work
 

@@ -130,6 +130,17 @@ create table replays (
     report bytea not null               -- store.base.ReplayReport as JSON
 );
 
+-- Persons to erase, and what was erased. A step deletes arrivals and counts them, in one transaction.
+create table erasures (
+    key bigint primary key,
+    id bytea not null,
+    request bytea not null,             -- store.base.ErasureRequest as JSON; its person keys go at the end
+    state smallint not null,            -- store.base.ErasureState
+    created_at bigint not null,
+    ended_at bigint not null,           -- 0: not yet
+    report bytea not null               -- store.base.ErasureReport as JSON
+);
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key bigint primary key,

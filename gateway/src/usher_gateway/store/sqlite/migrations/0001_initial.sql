@@ -113,6 +113,17 @@ create table replays (
     report blob not null                -- store.base.ReplayReport as JSON
 );
 
+-- Persons to erase, and what was erased. A step deletes arrivals and counts them, in one transaction.
+create table erasures (
+    key integer primary key,
+    id blob not null,
+    request blob not null,              -- store.base.ErasureRequest as JSON; its person keys go at the end
+    state integer not null,             -- store.base.ErasureState
+    created_at integer not null,
+    ended_at integer not null,          -- 0: not yet
+    report blob not null                -- store.base.ErasureReport as JSON
+);
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key integer primary key,

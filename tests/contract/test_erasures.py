@@ -1,0 +1,171 @@
+"""An erasure deletes all that is stored of a person, also from the files, and nothing else; the books still balance."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import databases, engines, samples
+from usher_gateway import model
+from usher_gateway.store.base import Erasure, ErasureRequest, ErasureState, SentTo
+
+HOUR, DAY, NOW = samples.HOUR, samples.DAY, samples.NOW
+SettledAs = model.SettledAs
+ADA, BOB = samples.digest("ada", 8), samples.digest("bob", 8)
+SECRET = "ada.lovelace@example.org"
+
+
+def of_ada(content: str, **changes: Any) -> model.Arrival:
+    body = f'{{"user":{{"email":"{SECRET}"}},"n":"{content}"}}'.encode()
+    return samples.arrival(content, person_keys=(ADA,), visitor_key=samples.digest(f"v{content}"), body=body, **changes)
+
+
+def ignore(_: object) -> None:
+    """Drop nothing from lanes, because there are none."""
+
+
+async def start(bench: engines.Bench, *persons: bytes) -> Erasure:
+    request = ErasureRequest(persons=persons, tenants=("agency/acme",), fields=("email",), reference="r-1")
+    return await bench.store.start_erasure(request, bench.clock.now)
+
+
+async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
+    for _ in range(2_000):
+        if await bench.store.step_erasure(erasure, bench.clock.now, ignore):
+            return await bench.store.find_erasure(erasure.id)
+    raise AssertionError("the erasure comes to no end")
+
+
+async def fill(bench: engines.Bench) -> None:
+    """Store a delivered, a dead, a held, a waiting, a skipped and a quarantined visit of Ada, and some of Bob."""
+    held = samples.plan(hold=model.HoldReason.DestinationPaused)
+    skipped = (samples.skip(model.SkipReason.Filter),)
+    delivered, dead, *_ = await bench.accept(
+        of_ada("delivered"),
+        of_ada("dead"),
+        of_ada("held", if_visit=(held,)),
+        of_ada("waiting"),
+        of_ada("skipped", if_visit=skipped),
+        samples.quarantined("odd", person_keys=(ADA,), body=f"not JSON {SECRET}".encode()),
+    )
+    answer = f"no such user {SECRET}".encode()
+    bench.store.settle(samples.settlement(delivered.deliveries[0], SettledAs.Delivered, NOW + HOUR, status=200))
+    bench.store.settle(
+        samples.settlement(dead.deliveries[0], SettledAs.Dead, NOW + HOUR, status=400, error="Rejected", answer=answer)
+    )
+    await bench.store.flush()
+    await bench.accept(*[samples.arrival(f"bob {number}", person_keys=(BOB,)) for number in range(30)])
+
+
+async def test_erasure_deletes_everything_of_a_person_and_nothing_else(bench: engines.Bench) -> None:
+    await fill(bench)
+    others = [row for row in await bench.visits() if row["id"] not in await bench.ids_of_person(ADA)]
+    counts = await bench.counts()
+    preview = await bench.store.preview_erasure([ADA])
+    ended = await finish(bench, await start(bench, ADA))
+    assert (ended.state, ended.request.persons) == (ErasureState.Completed, ())
+    assert ended.report.arrivals == preview.arrivals == {"agency/acme": 6}
+    assert ended.report.deliveries == {"delivered": 1, "dead": 1, "pending": 2}
+    assert ended.report.sent_to == {"agency/crm": SentTo(1, 1, NOW + HOUR, NOW + HOUR)}
+    assert await bench.ids_of_person(ADA) == []
+    assert await bench.visits() == others
+    assert len(await bench.ids_of_person(BOB)) == 30
+    assert {**counts, "cancelled": 2} == await bench.counts()
+    assert await bench.violations() == []
+    assert {row["visit"] for row in await bench.deliveries()} == {row["id"] for row in others}
+
+
+async def test_value_is_in_no_file_afterwards(bench: engines.Bench) -> None:
+    await fill(bench)
+    await bench.engine.fold(bench.store)
+    files = bench.place if isinstance(bench.engine, engines.Sqlite) else None
+    assert files is None or holds(files, SECRET)
+    await finish(bench, await start(bench, ADA))
+    if files is not None:
+        assert not holds(files, SECRET)
+    else:
+        assert not in_tables(databases.name_of(bench.place), SECRET)
+
+
+def holds(folder: Path, text: str) -> bool:
+    return any(text.encode() in file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+def in_tables(database: str, text: str) -> bool:
+    """Return whether any row of any table has a text, in clear or in bytes."""
+    tables = databases.server().rows("select tablename from pg_tables where schemaname = 'public'", database)
+    needle = text.encode().hex()
+    return any(
+        databases.server().rows(
+            f"select 1 from {table} t where position('{text}' in t::text) > 0 or position('{needle}' in t::text) > 0",
+            database,
+        )
+        for (table,) in tables
+    )
+
+
+async def test_erasure_goes_on_after_a_crash_at_any_step(bench: engines.Bench) -> None:
+    await bench.accept(*[of_ada(f"{number}") for number in range(70)])
+    await bench.accept(samples.arrival("bob", person_keys=(BOB,)))
+    erasure = await start(bench, ADA)
+    left = []
+    while True:
+        await bench.store.step_erasure(erasure, bench.clock.now, ignore)
+        left.append(len(await bench.ids_of_person(ADA)))
+        await bench.reopen(crash=True)
+        running = await bench.store.running_erasures()
+        if not running:
+            break
+        (erasure,) = running
+    ended = await bench.store.find_erasure(erasure.id)
+    assert (ended.state, ended.report.arrivals, left) == (
+        ErasureState.Completed,
+        {"agency/acme": 70},
+        [50, 30, 10, 0, 0],
+    )
+    assert len(await bench.ids_of_person(BOB)) == 1
+    assert await bench.violations() == []
+
+
+async def test_visit_that_comes_later_is_not_erased(bench: engines.Bench) -> None:
+    await bench.accept(of_ada("before"))
+    erasure = await start(bench, ADA)
+    await bench.accept(of_ada("after"))
+    await finish(bench, erasure)
+    assert len(await bench.ids_of_person(ADA)) == 1
+
+
+async def test_attempt_that_ends_after_its_delivery_was_erased_changes_nothing(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(of_ada("flying"))
+    cancelled: list[int] = []
+    erasure = await start(bench, ADA)
+    while not await bench.store.step_erasure(erasure, NOW, cancelled.extend):
+        pass
+    assert set(cancelled) == {accepted.deliveries[0].key}
+    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Delivered, NOW + HOUR, status=200))
+    await bench.store.flush()
+    assert (await bench.counts()).get("delivered", 0) == 0
+    assert await bench.violations() == []
+
+
+async def test_cancelled_erasure_erases_no_more_and_forgets_whose_it_was(bench: engines.Bench) -> None:
+    await bench.accept(*[of_ada(f"{number}") for number in range(50)])
+    erasure = await start(bench, ADA)
+    await bench.store.step_erasure(erasure, NOW, ignore)
+    assert [await bench.store.cancel_erasure(erasure, NOW) for _ in range(2)] == [True, False]
+    left = await bench.ids_of_person(ADA)
+    assert len(left) == 30
+    await bench.store.step_erasure(erasure, NOW, ignore)
+    assert await bench.ids_of_person(ADA) == left
+    ended = await bench.store.find_erasure(erasure.id)
+    assert (ended.state, ended.request.persons) == (ErasureState.Cancelled, ())
+    assert await bench.store.running_erasures() == []
+
+
+async def test_erasure_of_nobody_completes_with_an_empty_report(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("bob", person_keys=(BOB,)))
+    ended = await finish(bench, await start(bench, ADA))
+    assert (ended.state, ended.report.arrivals) == (ErasureState.Completed, {})
+    with pytest.raises(model.NotFoundError, match="no such erasure"):
+        await bench.store.find_erasure(bytes(16))
+    assert len(await bench.visits()) == 1

@@ -1,0 +1,112 @@
+"""`usher person erase` counts first, erases with a receipt, and shows a person's value nowhere."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from support import admin_port, samples
+from usher_gateway import model
+from usher_gateway.admin import tokens
+from usher_gateway.ingest import identity
+
+EMAIL = "ada@example.com"
+
+
+def person_of(name: model.ListenerName, field: identity.PersonField = "email", value: str = EMAIL) -> bytes:
+    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key(field, value)
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        bench = served.bench
+        delivered, *_ = await bench.accept(
+            samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
+            samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
+            samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
+            samples.arrival("other"),
+        )
+        bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
+        await bench.store.flush()
+        yield served
+
+
+async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_port.Served) -> None:
+    run = await served.command("person", "erase", "--as", "email", piped=EMAIL, COLUMNS="120")
+    assert (run.code, run.out.splitlines()) == (
+        2,
+        [
+            "agency/acme: 2 visits",
+            "agency/globex: 1 visit",
+            "deliveries: 1 delivered, 1 pending",
+            "agency/crm has got 1 visit, the last at 2025-11-25 12:00:00 UTC: erase them there too.",
+        ],
+    )
+    assert "this would erase 3 visits\n       give --yes to do it; it cannot be taken back" in run.err
+    assert len((await served.get("/api/visits"))["rows"]) == 4
+    assert (await served.get("/api/persons/erasures"))["rows"] == []
+
+
+async def test_person_is_erased_with_a_receipt_without_personal_data(served: admin_port.Served) -> None:
+    with structlog.testing.capture_logs() as logs:
+        run = await served.command("person", "erase", "--reference", "DSR-7", "--yes", "-o", "json", piped=EMAIL)
+    receipt = json.loads(run.out)
+    assert (run.code, receipt["status"], receipt["arrivals"], receipt["reference"]) == (0, "completed", 3, "DSR-7")
+    assert receipt["arrivalsByTenant"] == {"agency/acme": 2, "agency/globex": 1}
+    assert receipt["sentTo"]["agency/crm"]["delivered"] == 1
+    assert len((await served.get("/api/visits"))["rows"]) == 1
+    found = await served.command("find", piped=EMAIL)
+    assert (found.code, found.out.startswith("No visit")) == (1, True)
+    (entry, *_) = [row for row in (await served.get("/api/audit"))["rows"] if row["action"] == "erase person"]
+    assert (entry["selection"]["fields"], entry["selection"]["id"]) == (["email"], receipt["id"])
+    assert "ada@" not in f"{logs} {run.out} {run.err} {entry}".lower()
+    table = await served.output_of("person", "requests")
+    assert max(map(len, table.splitlines())) <= 80
+    assert "completed" in table
+    shown = await served.output_of("person", "receipt", receipt["id"][:21])
+    assert "agency/acme: 2 visits" in shown
+    ended = await served.command("person", "cancel", receipt["id"])
+    assert (ended.code, "the erasure has ended" in ended.err) == (2, True)
+
+
+async def test_one_tenant_only_is_erased_if_it_is_named(served: admin_port.Served) -> None:
+    await served.output_of("person", "erase", "--tenant", "agency/acme", "--yes", piped=EMAIL)
+    assert [row["tenant"] for row in (await served.get("/api/visits"))["rows"]] == ["acme", "globex"]
+
+
+async def test_nothing_stored_says_so(served: admin_port.Served) -> None:
+    run = await served.command("person", "erase", piped="nobody@example.com")
+    assert (run.code, "nothing is stored of this person" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "message"),
+    [
+        ([], "0170 123456", "say what the value is: `field` must be one of user, mobile"),
+        (["--as", "mobile"], EMAIL, "has no digit"),
+        (["--reference", "for Ada"], EMAIL, "a reference has up to 64 letters"),
+        (["--tenant", "nobody"], EMAIL, "there is no tenant `nobody`"),
+        ([], " ", "there is no value"),
+    ],
+)
+async def test_unclear_request_is_refused_without_its_value(
+    served: admin_port.Served, arguments: list[str], value: str, message: str
+) -> None:
+    run = await served.command("person", "erase", *arguments, "--yes", piped=value)
+    assert (run.code, message in run.err, "ada@" in run.err) == (2, True, False), run.err
+    assert len((await served.get("/api/visits"))["rows"]) == 4
+
+
+async def test_limited_token_erases_at_its_tenant_only(served: admin_port.Served) -> None:
+    token = served.create_token("desk", [tokens.Scope.PersonsErase], tenants=("agency/acme",))
+    finder = served.create_token("finder", [tokens.Scope.PersonsFind])
+    refused = await served.command("person", "erase", "--yes", piped=EMAIL, USHER_TOKEN=finder)
+    assert (refused.code, "it lacks the scope persons:erase" in refused.err) == (2, True)
+    await served.command("person", "erase", "--tenant", "agency/globex", "--yes", piped=EMAIL)
+    assert (await served.ask("GET", "/api/persons/erasures", token=token))[1]["rows"] == []
+    run = await served.command("person", "erase", "--yes", "-o", "json", piped=EMAIL, USHER_TOKEN=token)
+    assert json.loads(run.out)["arrivalsByTenant"] == {"agency/acme": 2}
+    assert len((await served.ask("GET", "/api/persons/erasures", token=token))[1]["rows"]) == 1
