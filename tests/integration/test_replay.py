@@ -1,6 +1,7 @@
 """A replay that a gateway process takes over after a SIGKILL sends each visit once more, with its header."""
 
 import collections
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,33 @@ async def test_replay_killed_in_the_middle_delivers_each_visit_once_more(
         ids_by_body[each.body].add(each.headers["webhook-id"])
     assert {len(ids) for ids in ids_by_body.values()} == {1}, "a delivery sent twice around a kill keeps its id"
     assert len(ids_by_body) == len(visits) == VISITS
+
+
+async def test_replay_waits_for_the_configuration_after_a_restart(tmp_path: Path) -> None:
+    """Without a configuration no route has a once-per rule: 40 visits of one visitor would all be sent."""
+    once = {"per": ["User"], "every": "Day"}
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as peer:
+        route = gateways.route("crm", "crm", state="Paused", oncePer=once)
+        manifests = [
+            gateways.TENANT,
+            gateways.listener("wifi", [route], dedupe={"windowSeconds": 0}),
+            gateways.destination("crm", f"http://127.0.0.1:{peer.port}/crm"),
+        ]
+        async with gateways.Gateway(tmp_path, manifests) as gateway:
+            await gateway.start()
+            for number in range(40):
+                body = json.dumps({**json.loads(gateways.visit(1)), "number": number}).encode()
+                assert (await gateways.post(gateway.port, "/wifi", body)).is_acknowledgement
+            asked = {"reason": "Paused", "ignorePause": True, "perSecond": 20}
+            started = await ask(gateway, "POST", "/api/replays", asked)
+            await gateway.kill()
+            await gateway.start()
+
+            async def replay() -> Any:
+                return await ask(gateway, "GET", f"/api/replays/{started['id']}")
+
+            done = await waiting.until(replay, lambda row: row["state"] == "done")
+            assert (done["created"], done["leftOut"]["oncePer"]) == (1, 39)
 
 
 async def ask(gateway: gateways.Gateway, method: str, path: str, selection: Any = None) -> Any:

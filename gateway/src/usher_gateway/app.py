@@ -298,9 +298,13 @@ class Gateway:
         return once_marker(listener, definition.route, self.clock.now())
 
     def _is_paused(self, definition: model.RouteDefinition) -> bool:
-        """Return whether a route exists and is paused or in shadow mode now."""
+        """Return whether a route is paused or changed (``store.base.IsPaused``)."""
         route = self.route_documents.live_route(definition)
-        return route is not None and route.state != "Active"
+        return route is None or route.state != "Active" or route.destination != definition.destination
+
+    async def _run_replays(self) -> None:
+        await self.state.configured.wait()  # until then no route has a rule or a state
+        await self._replays.run()
 
     def _make_admin_server(self) -> server.AdminServer:
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
@@ -456,7 +460,7 @@ class Gateway:
             "configuration": self._follow_configuration(),
             "dispatcher": self.dispatcher.run(),
             "holds": self._review_holds(),
-            "replays": self._replays.run(),
+            "replays": self._run_replays(),
             "erasures": self._erasures.run(),
             "retention": self._prune(),
             "event loop lag": self._ingest_metrics.watch_loop(),

@@ -325,7 +325,7 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
         ({"tenant": "acme"}, "name what to replay"),
         ({"reason": "Paused,Filt"}, "Filt"),
         ({"state": "delivered"}, 'send {"all": true}'),
-        ({"tenant": "acme", "state": "pending"}, "state must be of delivered, dead, not 'pending'"),
+        ({"tenant": "acme", "state": "pending"}, "state must be of delivered, dead, cancelled, not 'pending'"),
         ({"tenant": "acme", "state": "dead", "perSecond": 0}, "perSecond must be a number from 1 to 1000"),
         ({"tenant": "acme", "state": "dead", "visit": "01920000-0000-7000-8000-000000000001"}, "visit and replay"),
     ],

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -81,3 +82,52 @@ async def test_nothing_is_shown_while_the_entry_cannot_be_stored(served: admin_p
 async def test_unknown_parameter_is_an_error(served: admin_port.Served) -> None:
     status, problem = await served.ask("GET", "/api/audit?tenant=acme")
     assert (status, "unknown parameter 'tenant'" in problem["detail"]) == (400, True)
+
+
+async def test_change_that_fails_half_way_has_an_entry(served: admin_port.Served) -> None:
+    await served.bench.accept(*[samples.arrival(f"{number}") for number in range(250)])
+    change, slices = served.bench.store._change, []
+
+    async def change_once(job: Any) -> Any:
+        slices.append(job)
+        if len(slices) == 2:
+            raise model.StoreUnavailableError("away")
+        return await change(job)
+
+    with mock.patch.object(served.bench.store, "_change", change_once):
+        status, _ = await served.ask("POST", "/api/deliveries/cancel", json={"all": True})
+    assert status == 503
+    assert len((await served.get("/api/deliveries?state=cancelled&limit=1000"))["rows"]) == 100
+    (entry,) = (await served.get("/api/audit?action=cancel"))["rows"]
+    assert entry["selection"] == {"all": True, "interrupted": True}
+
+
+async def test_sample_without_an_entry_is_not_sent(served: admin_port.Served) -> None:
+    with mock.patch.object(served.bench.store, "add_audit_entry", side_effect=model.StoreUnavailableError("away")):
+        status, answer = await served.ask("POST", "/api/destinations/test", json={"destination": "agency/crm"})
+    assert (status, "answer" in answer) == (503, False)
+
+
+async def test_times_and_ids_are_recorded_as_parsed_not_as_written(served: admin_port.Served) -> None:
+    selection = {"since": "2020-11-25T12:00:00.00000044770090123Z", "state": "dead"}
+    await served.ask("POST", "/api/deliveries/redrive", json=selection)
+    (entry,) = (await served.get("/api/audit"))["rows"]
+    assert entry["selection"] == {"since": "2020-11-25T12:00:00.000Z", "state": "dead"}
+
+
+async def test_refused_change_has_no_entry(served: admin_port.Served) -> None:
+    for selection in (
+        {"all": True, "state": "jane.doe@example.com"},
+        {"visit": "01920000-0000-7000-8000-000000000001"},
+    ):
+        assert (await served.ask("POST", "/api/deliveries/cancel", json=selection))[0] in {400, 404}
+    assert (await served.get("/api/audit"))["rows"] == []
+
+
+@pytest.mark.parametrize("state", ["released", "jane.doe@example.com"])
+async def test_release_selects_only_unreleased_arrivals(served: admin_port.Served, state: str) -> None:
+    served.mend(user=("/visitor/ref",))
+    for selection in ({"state": state}, {"state": state, "all": True}):
+        status, answer = await served.ask("POST", "/api/quarantine/release", json=selection)
+        assert (status, "state must be unreleased" in answer["detail"]) == (400, True)
+    assert (await served.get("/api/audit"))["rows"] == []

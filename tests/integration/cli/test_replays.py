@@ -37,7 +37,9 @@ async def test_replay_creates_deliveries_and_says_how_many(served: admin_port.Se
     assert (run.code, run.out) == (0, "Created: 3 deliveries (3 pending).\n"), run.err
     assert "runs in the gateway. `usher replays cancel " in run.err
     again = await served.output_of("visits", "replay", "--reason", "Filter", "--yes")
-    assert again.startswith("Left out: 1 skipped before and replayed since (--state delivered,dead selects those).\n")
+    assert again.startswith(
+        "Left out: 1 skipped before and replayed since (--state delivered,dead,cancelled selects those).\n"
+    )
     listed = await served.output_of("visits", "list", "--reason", "Filter", COLUMNS="120")
     assert "skipped Filter, replayed pending (crm)" in listed
 
@@ -45,7 +47,10 @@ async def test_replay_creates_deliveries_and_says_how_many(served: admin_port.Se
 async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(served: admin_port.Served) -> None:
     served.paused_routes.add("crm")
     run = await served.command("visits", "replay", "--reason", "Filter")
-    assert "Left out: 1 of routes that are paused or in shadow mode (--ignore-pause)." in run.out
+    assert (
+        "Left out: 1 of routes that are paused, in shadow mode, removed, or lead elsewhere now (--ignore-pause)."
+        in run.out
+    )
     assert "this would create 0" in run.err
     run = await served.command("visits", "replay", "--reason", "Filter", "--ignore-pause", "--yes")
     assert run.out == "Created: 1 delivery (1 pending).\n"
@@ -93,7 +98,7 @@ async def test_deliveries_of_a_replay_can_be_listed(served: admin_port.Served) -
         (["--tenant", "acme", "--yes"], "--yes needs to know what to replay"),
         (["--all", "--reason", "", "--yes"], "--yes needs to know what to replay"),
         (["--state", "delivered", "--yes"], "select rows with ids, or with flags"),
-        (["--tenant", "acme", "--state", "pending"], "state must be of delivered, dead, not 'pending'"),
+        (["--tenant", "acme", "--state", "pending"], "state must be of delivered, dead, cancelled, not 'pending'"),
         (["--tenant", "acme", "--rate", "0"], "0 is less than 1"),
         (["--reason", "Pause"], "Paused"),
     ],

@@ -63,6 +63,9 @@ async def test_entry_for_a_secret_is_printed_and_not_written(served: admin_port.
         (["operate", "--scope", "visits:read"], "the name operate is taken"),
         (["desk", "--scope", "visits:read", "--tenant", "acme"], "must be NAMESPACE/NAME"),
         (["desk", "--scope", "visits:read", "--days", "0"], "0 is less than 1"),
+        (["desk", "--scope", "visits:read", "--days", "99999999"], "is more than 36500"),
+        (["desk", "--scope", "visits:read", "--tenant", ""], "the limit of desk is empty"),
+        (["desk", "--scope", "visits:read", "--namespace", ","], "the limit of desk is empty"),
     ],
 )
 async def test_wrong_token_is_refused(served: admin_port.Served, arguments: list[str], message: str) -> None:

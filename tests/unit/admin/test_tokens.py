@@ -1,8 +1,10 @@
+import concurrent.futures
 import hashlib
 import json
 import stat
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -65,9 +67,13 @@ def entry(token: str, name: str = "desk", **changes: Any) -> tokens.TokenEntry:
     return tokens.TokenEntry(name=name, digest=digest, scopes=(tokens.Scope.PersonsFind,), **changes)
 
 
+def write(folder: Path, entries: list[tokens.TokenEntry]) -> None:
+    tokens.change_entries(folder / tokens.TOKENS_FILE, lambda _: entries)
+
+
 def test_created_token_has_its_scopes_and_its_limit(tmp_path: Path) -> None:
     limited = entry("usher_one", namespaces=("north",), tenants=("agency/acme",))
-    tokens.write_entries(tmp_path / tokens.TOKENS_FILE, [limited, entry("usher_two", "second")])
+    write(tmp_path, [limited, entry("usher_two", "second")])
     assert stat.S_IMODE((tmp_path / tokens.TOKENS_FILE).stat().st_mode) == 0o600
     book = tokens.TokenBook(tmp_path, GIVEN)
     permitted = frozenset({"north/*", "agency/acme"})
@@ -81,7 +87,7 @@ def test_created_token_has_its_scopes_and_its_limit(tmp_path: Path) -> None:
     ("expires_at", "is_valid"), [("2020-01-01T00:00:00+00:00", False), ("9999-01-01T00:00:00Z", True)]
 )
 def test_token_ends_at_its_time(tmp_path: Path, expires_at: str, *, is_valid: bool) -> None:
-    tokens.write_entries(tmp_path / tokens.TOKENS_FILE, [entry("usher_one", expires_at=expires_at)])
+    write(tmp_path, [entry("usher_one", expires_at=expires_at)])
     assert (tokens.TokenBook(tmp_path, GIVEN).caller_of("Bearer usher_one") is not None) is is_valid
 
 
@@ -92,14 +98,15 @@ def test_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     file = tmp_path / tokens.TOKENS_FILE
     book = tokens.TokenBook(tmp_path, GIVEN)
     assert book.caller_of("Bearer usher_one") is None
-    tokens.write_entries(file, [entry("usher_one")])
+    write(tmp_path, [entry("usher_one")])
     assert book.caller_of("Bearer usher_one") is not None
     file.write_text("[{")
     with structlog.testing.capture_logs() as logs:
         assert book.caller_of("Bearer usher_one") is not None
         book.caller_of("Bearer usher_one")
     assert [line["event"] for line in logs] == ["tokens_rejected"]
-    tokens.write_entries(file, [])
+    file.unlink()
+    write(tmp_path, [])
     assert book.caller_of("Bearer usher_one") is None
     assert book.caller_of(f"Bearer {GIVEN.operate}") is not None
 
@@ -116,6 +123,9 @@ def test_changed_file_is_read_again_and_a_broken_one_changes_nothing(
         ({"expiresAt": "tomorrow"}, "not a time"),
         ({"expiresAt": "2027-01-01T00:00:00"}, "not a time"),
         ({"tenant": "agency/acme"}, "not a list of tokens"),
+        ({"tenants": []}, "limit of desk is empty"),
+        ({"namespaces": []}, "limit of desk is empty"),
+        ({"namespaces": [""]}, "limit of desk is empty"),
     ],
 )
 def test_entry_that_is_not_valid_is_an_error(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
@@ -135,3 +145,37 @@ def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
     assert caller is not None
     assert caller.scopes == set(tokens.Scope)
     assert sorted(file.name for file in tmp_path.iterdir()) == [tokens.OBSERVE_FILE, tokens.OPERATE_FILE]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'[{"name": "\xff"}]'])
+def test_file_that_is_not_utf_8_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / tokens.TOKENS_FILE).write_bytes(content)
+    with pytest.raises(model.ConfigurationError, match="not a list of tokens"):
+        tokens.TokenBook(tmp_path, GIVEN)
+
+
+def test_two_names_for_one_token_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path, [entry("usher_one"), entry("usher_one", "second")])
+    with pytest.raises(model.ConfigurationError, match="second has the digest of another token"):
+        tokens.TokenBook(tmp_path, GIVEN)
+
+
+def test_file_that_could_not_be_read_once_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_CHECK_SECONDS", 0.0)
+    book = tokens.TokenBook(tmp_path, GIVEN)
+    write(tmp_path, [entry("usher_one")])
+    with mock.patch.object(Path, "read_bytes", side_effect=PermissionError):
+        assert book.caller_of("Bearer usher_one") is None
+    assert book.caller_of("Bearer usher_one") is not None
+
+
+def test_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    file = tmp_path / tokens.TOKENS_FILE
+
+    def add(number: int) -> None:
+        tokens.change_entries(file, lambda others: [*others, entry(f"usher_{number}", f"desk-{number}")])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, range(40)))
+    assert {each.name for each in tokens.read_entries(file)} == {f"desk-{number}" for number in range(40)}
+    assert [path.name for path in tmp_path.iterdir()] == [tokens.TOKENS_FILE]

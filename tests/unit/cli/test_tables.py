@@ -126,3 +126,18 @@ def test_column_of_numbers_is_right_aligned_before_its_first_number() -> None:
     for wait in ("", "7"):
         lines, _ = tables.table_lines(("NAME", "WAIT", "NOTE"), [("acme", wait, "")], 80)
         assert lines[1] == f"acme     {wait or '-'}  -"
+
+
+ATTACK = "\x1b]0;pwned\x07\x1b[2J\u202eab\x9b\x7f"
+
+
+def test_control_characters_of_a_body_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [("VENUE", lambda row: str(row["venue"]))]
+    for output in ("text", "json", "csv"):
+        tables.print_rows([{"venue": ATTACK}], columns, output, "")
+    tables.print_facts({"venue": ATTACK, "venues": [ATTACK]})
+    tables.print_texts([("venue", ATTACK)])
+    tables.print_text(ATTACK)
+    printed = capsys.readouterr().out
+    assert printed.count("ab") == 7
+    assert set(printed) & set(ATTACK) == set("]0;pwned[2Jab")

@@ -211,10 +211,20 @@ def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _Selectio
     return selection
 
 
-def audited(selection: Selection) -> dict[str, object]:
-    """Return what the audit log records of a selection: of ids only how many."""
+def audited(selection: Selection, where: Filter) -> dict[str, object]:
+    """Return what the audit log records of a selection: checked names, of ids only how many, and what was parsed.
+
+    ``where``: the filter from the selection. A time or an id is recorded as parsed, not as it was written.
+    """
     fields = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
-    return fields | ({"ids": len(selection.ids)} if selection.ids else {})
+    parsed = {
+        "ids": len(where.ids),
+        "since": None if where.since is None else model.format_time(where.since),
+        "until": None if where.until is None else model.format_time(where.until),
+        "visit": None if where.visit is None else model.format_id(where.visit),
+        "replay": None if where.replay is None else model.format_id(where.replay),
+    }
+    return fields | {name: value for name, value in parsed.items() if value}
 
 
 def filter_from_selection(selection: Selection) -> Filter:

@@ -3,7 +3,9 @@
 Each entry is in the store, where ``GET /api/audit`` finds it, and in the gateway's log.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -17,6 +19,13 @@ _audit_log = structlog.get_logger("usher_gateway.audit")
 _log = structlog.get_logger(__name__)
 
 _PARAMETERS = {"since", "until", "who", "action", "limit", "cursor"}
+
+
+@dataclasses.dataclass
+class Changed:
+    """How many rows a change has changed so far, as far as is known."""
+
+    count: int = 0
 
 
 class AuditLog:
@@ -38,10 +47,25 @@ class AuditLog:
         """
         await self._store.add_audit_entry(self._entry(request, action, selection, count))
 
-    async def record_change(
-        self, request: web.Request, action: str, selection: Mapping[str, object], count: int
-    ) -> None:
-        """Record what a caller changed. If the entry cannot be stored, it is in the log alone."""
+    @contextlib.asynccontextmanager
+    async def change(
+        self, request: web.Request, action: str, selection: Mapping[str, object]
+    ) -> AsyncIterator["Changed"]:
+        """Record what the block changes; it sets the count. An error is recorded too: a part may be done.
+
+        The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone.
+        """
+        changed = Changed()
+        try:
+            yield changed
+        except (ValueError, model.NotFoundError):  # the request is wrong, so nothing was changed
+            raise
+        except BaseException:
+            await self._record(request, action, {**selection, "interrupted": True}, changed.count)
+            raise
+        await self._record(request, action, selection, changed.count)
+
+    async def _record(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
         entry = self._entry(request, action, selection, count)
         try:
             await self._store.add_audit_entry(entry)

@@ -12,7 +12,7 @@ from usher_gateway.admin import api, listings
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
-from usher_gateway.store.base import Change, Filter, HoldsOf
+from usher_gateway.store.base import UNRELEASED, Change, Filter, HoldsOf
 from usher_gateway.store.records import Records
 
 _RELEASE_SLICE = 20
@@ -87,25 +87,32 @@ class ChangeHandlers:
             selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
             if selection.dry_run:
                 return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
-            count = await apply(where)
-        await self._audit.record_change(request, change, audited, count)
-        return api.json_response({counted: count})
+            async with self._audit.change(request, change, audited) as changed:
+                changed.count = await apply(where)
+        return api.json_response({counted: changed.count})
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
             selection, audited, where = await self._read_selection(request, listings.QUARANTINE_REASONS)
+            if where.state not in {None, UNRELEASED}:
+                raise ValueError(f"state must be {UNRELEASED}: only such arrivals can be released")
             async with self._releasing:
-                released = await self._release(where, is_preview=selection.dry_run)
-        if selection.dry_run:
-            nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
-            return _preview_response(nothing, released.reasons)
-        count = sum(released.reasons.values())
-        await self._audit.record_change(request, "release", audited, count)
-        return api.json_response({"released": count, "deliveries": released.deliveries, "unfit": released.unfit})
+                released = _Released()
+                if selection.dry_run:
+                    await self._release(where, released, is_preview=True)
+                    return _preview_response(
+                        {"released": 0, "deliveries": 0, "unfit": released.unfit}, released.reasons
+                    )
+                async with self._audit.change(request, "release", audited) as changed:
+                    await self._release(where, released, is_preview=False)
+                    changed.count = sum(released.reasons.values())
+        answer = {"released": changed.count, "deliveries": released.deliveries, "unfit": released.unfit}
+        return api.json_response(answer)
 
-    async def _release(self, where: Filter, *, is_preview: bool) -> _Released:
-        result, after = _Released(), 0
+    async def _release(self, where: Filter, result: _Released, *, is_preview: bool) -> None:
+        """Release slice after slice, and count what is done in ``result``."""
+        after = 0
         while quarantined := await self._store.quarantined(where, _RELEASE_SLICE, after):
             after = quarantined[-1].key
             fit = []
@@ -119,7 +126,6 @@ class ChangeHandlers:
                     result.unfit[parsed] += 1
             if not is_preview:
                 result.deliveries += await self._store.release(fit, self._now())
-        return result
 
     def _parse_again(self, arrival: model.Arrival) -> model.Arrival | str:
         """Parse an arrival by its listener as it is now; return the reason if it is still not a visit."""
@@ -140,7 +146,7 @@ class ChangeHandlers:
         where = api.confine(request, api.filter_from_selection(selection))
         api.check_reason(where.reason, reasons)
         await self._check_names(where)
-        return selection, api.audited(selection), where
+        return selection, api.audited(selection, where), where
 
 
 def _preview_response(nothing: Row, reasons: Mapping[str, int]) -> web.StreamResponse:

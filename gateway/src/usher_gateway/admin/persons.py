@@ -133,7 +133,8 @@ class PersonHandlers:
             page = await self._store.of_person(persons, asked.cursor, limit)
         audited = {"fields": [*normalised], "namespace": where.namespace, "tenant": where.tenant}
         await self._audit.record_look(request, "find person", audited, len(page.rows))
-        oldest = await self._store.oldest_arrival()
+        sees_all = request[api.CALLER].permitted is None
+        oldest = await self._store.oldest_arrival() if sees_all else None  # that of other tenants is not theirs to know
         return api.json_response(
             {
                 "rows": page.rows,
@@ -163,23 +164,21 @@ class PersonHandlers:
             audited = {"fields": [*normalised], "namespace": where.namespace, "tenant": where.tenant}
             await self._audit.record_look(request, "find person", audited, sum(report.arrivals.values()))
             return api.json_response(_report_row(report))
-        erasure = await self._store.start_erasure(
-            ErasureRequest(
-                persons=tuple(sorted(persons)),
-                tenants=tuple(sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])),
-                fields=tuple(normalised),
-                reference=asked.reference,
-                requested_by=request[api.CALLER].name,
-            ),
-            self._now(),
+        wanted = ErasureRequest(
+            persons=tuple(sorted(persons)),
+            tenants=tuple(sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])),
+            fields=tuple(normalised),
+            reference=asked.reference,
+            requested_by=request[api.CALLER].name,
         )
-        audited_change: dict[str, object] = {
+        changing: dict[str, object] = {
             "fields": [*normalised],
             "tenants": len(tenants),
             "reference": asked.reference or None,
-            "id": model.format_id(erasure.id),
         }
-        await self._audit.record_change(request, "erase person", audited_change, 1)
+        async with self._audit.change(request, "erase person", changing) as changed:
+            erasure = await self._store.start_erasure(wanted, self._now())
+            changing["id"], changed.count = model.format_id(erasure.id), 1
         self._wake()
         return api.json_response(erasure_row(erasure), 202)
 
@@ -196,10 +195,10 @@ class PersonHandlers:
     async def cancel_erasure(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/erasures/{id}/cancel``: erase no more. What is erased stays erased."""
         erasure = await self._find_erasure(request)
-        if not await self._store.cancel_erasure(erasure, self._now()):
+        async with self._audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
+            changed.count = int(await self._store.cancel_erasure(erasure, self._now()))
+        if not changed.count:
             raise api.ProblemError(409, "HasEnded", "the erasure has ended")
-        identifier = model.format_id(erasure.id)
-        await self._audit.record_change(request, "cancel erasure", {"id": identifier}, 1)
         return api.json_response(erasure_row(await self._store.find_erasure(erasure.id)))
 
     async def _find_erasure(self, request: web.Request) -> Erasure:

@@ -20,7 +20,7 @@ from usher_gateway.store.base import (
 )
 from usher_gateway.store.records import Records
 
-_DELIVERED_AGAIN = ("delivered", "dead")
+_DELIVERED_AGAIN = ("delivered", "dead", "cancelled")
 """States of deliveries that a replay may select."""
 
 _DEFAULT_PER_SECOND = 20
@@ -82,8 +82,9 @@ class ReplayHandlers:
                 raise ValueError(
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
-            replay = await self._store.start_replay(wanted, self._now())
-        await self._audit.record_change(request, "replay", api.audited(selection), 1)
+            async with self._audit.change(request, "replay", api.audited(selection, wanted.where)) as made:
+                replay = await self._store.start_replay(wanted, self._now())
+                made.count = 1
         self._wake()
         return api.json_response(_row(replay), 201)
 
@@ -128,17 +129,20 @@ class ReplayHandlers:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
         replay = await self._find(request)
-        await self._store.cancel_replay(replay, self._now())
-        count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
-        return await self._changed(request, "cancel replay", replay, count)
+        async with self._audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as made:
+            await self._store.cancel_replay(replay, self._now())
+            made.count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
+        return await self._answer(replay)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
         replay = await self._find(request)
-        if not await self._store.resume_replay(replay, self._now()):
+        async with self._audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as made:
+            made.count = int(await self._store.resume_replay(replay, self._now()))
+        if not made.count:
             raise api.ProblemError(409, "NotCancelled", "only a cancelled replay can be resumed")
         self._wake()
-        return await self._changed(request, "resume replay", replay, 1)
+        return await self._answer(replay)
 
     async def _find(self, request: web.Request) -> Replay:
         with api.parsing():
@@ -147,8 +151,7 @@ class ReplayHandlers:
             raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
         return replay
 
-    async def _changed(self, request: web.Request, action: str, replay: Replay, count: int) -> web.StreamResponse:
-        await self._audit.record_change(request, action, {"id": model.format_id(replay.id)}, count)
+    async def _answer(self, replay: Replay) -> web.StreamResponse:
         return api.json_response(_row(await self._store.find_replay(replay.id)))
 
 

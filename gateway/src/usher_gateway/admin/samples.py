@@ -64,11 +64,11 @@ class SampleHandlers:
             raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
         definition = routing.definition_of(*listener_and_route) if listener_and_route is not None else None
         body = sample.VISIT if asked.body is None else asked.body.encode()
+        await self._audit.record_look(request, "test destination", {"destination": asked.destination}, 1)
         try:
             result = await self._sender.send(asked.destination, definition, body)
         except sample.SampleError as error:
             raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
-        await self._audit.record_change(request, "test destination", {"destination": asked.destination}, 1)
         return api.json_response(result)
 
     def _find_route(self, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:

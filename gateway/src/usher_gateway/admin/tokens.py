@@ -6,6 +6,7 @@ constant time. ``tokens.json`` has digests and not the tokens; the gateway reads
 
 import datetime
 import enum
+import fcntl
 import hashlib
 import hmac
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -79,9 +80,9 @@ class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     digest: str
     """SHA-256 of the token, in hex."""
     scopes: tuple[Scope, ...]
-    namespaces: tuple[str, ...] = ()
-    """The token is limited to the tenants of these, and to ``tenants``; with neither it sees all."""
-    tenants: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] | None = None
+    """The token is limited to the tenants of these, and to ``tenants``; with None of both it sees all."""
+    tenants: tuple[str, ...] | None = None
     """``namespace/name``."""
     expires_at: str | None = None
     """RFC 3339."""
@@ -90,8 +91,10 @@ class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     @property
     def caller(self) -> Caller:
         """The caller that the token proves."""
-        permitted = frozenset([*[f"{namespace}/*" for namespace in self.namespaces], *self.tenants])
-        return Caller(self.name, frozenset(self.scopes), permitted or None)
+        if self.namespaces is None and self.tenants is None:
+            return Caller(self.name, frozenset(self.scopes))
+        permitted = [*[f"{namespace}/*" for namespace in self.namespaces or ()], *(self.tenants or ())]
+        return Caller(self.name, frozenset(self.scopes), frozenset(permitted))
 
     def is_expired(self, now: datetime.datetime) -> bool:
         """True if the time of the token is over."""
@@ -123,7 +126,7 @@ class TokenBook:
             _digest(tokens.operate): Caller("operate", frozenset(Scope)),
         }
         self._entries: dict[bytes, TokenEntry] = {}
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, ...] | None = None
         self._checked_at = -math.inf
         self._read()
 
@@ -156,16 +159,22 @@ class TokenBook:
         self._checked_at = time.monotonic()
         version = _version_of(self._file)
         if version != self._version:
+            try:
+                entries = read_entries(self._file)
+            except model.ConfigurationError as error:
+                if not isinstance(error.__cause__, OSError):  # that may end without a change of the file
+                    self._version = version
+                raise
+            self._entries = {bytes.fromhex(entry.digest): entry for entry in entries}
             self._version = version
-            self._entries = {bytes.fromhex(entry.digest): entry for entry in read_entries(self._file)}
 
 
-def _version_of(file: Path) -> tuple[int, int] | None:
+def _version_of(file: Path) -> tuple[int, ...] | None:
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def read_entries(file: Path) -> list[TokenEntry]:
@@ -181,17 +190,15 @@ def read_entries(file: Path) -> list[TokenEntry]:
         return []
     except OSError as error:
         raise model.ConfigurationError(f"cannot read {file}: {error.strerror}", hint) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise model.ConfigurationError(f"{file} is not a list of tokens: {error}", hint) from error
-    names: set[str] = set()
-    for entry in entries:
-        check_entry(entry, names)
-        names.add(entry.name)
+    for number, entry in enumerate(entries):
+        check_entry(entry, entries[:number])
     return entries
 
 
-def check_entry(entry: TokenEntry, others: Collection[str]) -> None:
-    """Check a token. ``others``: the names of the other ones.
+def check_entry(entry: TokenEntry, others: Collection[TokenEntry]) -> None:
+    """Check a token beside the other ones.
 
     Raises:
         ConfigurationError: it is not valid.
@@ -199,13 +206,17 @@ def check_entry(entry: TokenEntry, others: Collection[str]) -> None:
     problem = ""
     if not _NAME.fullmatch(entry.name):
         problem = "a name has up to 63 lower-case letters, digits and hyphens"
-    elif entry.name in _RESERVED or entry.name in others:
+    elif entry.name in _RESERVED or entry.name in {other.name for other in others}:
         problem = f"the name {entry.name} is taken"
     elif not re.fullmatch("[0-9a-f]{64}", entry.digest):
         problem = f"the digest of {entry.name} is not SHA-256 in hex"
+    elif entry.digest in {other.digest for other in others}:
+        problem = f"{entry.name} has the digest of another token"
+    elif () in (entry.namespaces, entry.tenants) or "" in (entry.namespaces or ()):
+        problem = f"the limit of {entry.name} is empty: name a tenant or a namespace"
     elif not entry.scopes:
         problem = f"the token {entry.name} has no scope"
-    elif any(tenant.count("/") != 1 or not all(tenant.split("/")) for tenant in entry.tenants):
+    elif any(tenant.count("/") != 1 or not all(tenant.split("/")) for tenant in entry.tenants or ()):
         problem = f"the tenants of {entry.name} must be NAMESPACE/NAME"
     elif entry.expires_at is not None:
         try:
@@ -217,21 +228,37 @@ def check_entry(entry: TokenEntry, others: Collection[str]) -> None:
         raise model.ConfigurationError(problem, "see `usher tokens create --help`")
 
 
-def write_entries(file: Path, entries: Sequence[TokenEntry]) -> None:
-    """Replace ``tokens.json``, readable by the owner only; it is durable afterwards.
+def change_entries(file: Path, change: Callable[[list[TokenEntry]], Sequence[TokenEntry]]) -> None:
+    """Replace ``tokens.json``, readable by its owner only; it is durable afterwards. Changes wait for each other.
+
+    A new file belongs to the owner of its folder, so that the gateway can read what root wrote.
+
+    Args:
+        file: the file.
+        change: returns the new tokens, given the present ones.
 
     Raises:
-        ConfigurationError: the file cannot be written.
+        ConfigurationError: the file cannot be read or written.
     """
     draft = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(msgspec.json.format(msgspec.json.encode(entries)) + b"\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        draft.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until the folder is closed
+            entries = change(read_entries(file))
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as opened:
+                if os.geteuid() == 0:
+                    owner = file.parent.stat()
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                opened.write(msgspec.json.format(msgspec.json.encode(entries)) + b"\n")
+                opened.flush()
+                os.fsync(descriptor)
+            draft.replace(file)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise model.ConfigurationError(
             f"cannot write {file}: {error.strerror}", "check the rights on the folder"

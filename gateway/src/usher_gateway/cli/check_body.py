@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from usher_gateway.cli import admin_client
+from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -121,8 +121,9 @@ def _print_fields(reading: "body_reading.BodyReading") -> None:
     ]
     width = max(len(path) for _, path, _ in rows)
     for field, path, field_reading in rows:
-        shown = f": {field_reading.value}" if field_reading.value else ""
-        typer.echo(f"    {field or '(no field)':<11}  {path or '-':<{width}}  {field_reading.value_class}{shown}")
+        shown = f": {tables.printable(field_reading.value)}" if field_reading.value else ""
+        name = tables.printable(path) or "-"
+        typer.echo(f"    {field or '(no field)':<11}  {name:<{width}}  {field_reading.value_class}{shown}")
     if reading.outcome == "NoUser":
         typer.echo(
             "    there is no user: set `fields.user` to the path of the user's id, if it is among the values above"

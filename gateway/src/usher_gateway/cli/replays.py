@@ -57,11 +57,11 @@ _IgnorePause = Annotated[
 _NOTHING = "The selection has no skipped, delivered or dead verdict that can be replayed."
 
 _LEFT_OUT = {
-    "replayedBefore": "{} skipped before and replayed since (--state delivered,dead selects those)",
+    "replayedBefore": "{} skipped before and replayed since (--state delivered,dead,cancelled selects those)",
     "withoutBody": "{} without a body, because its retention has ended",
     "oncePer": "{} by oncePer (--ignore-once-per)",
     "expired": "{} past the time limit (--ignore-expiry)",
-    "paused": "{} of routes that are paused or in shadow mode (--ignore-pause)",
+    "paused": "{} of routes that are paused, in shadow mode, removed, or lead elsewhere now (--ignore-pause)",
 }
 
 _WAITING_COUNTED = 1_000
@@ -192,6 +192,10 @@ def _preview(
         _print_left_out(answer["leftOut"])
         if waiting:
             typer.echo(waiting)
+        if answer["reasons"].get("Filter"):
+            tables.print_text(
+                "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
+            )
         if answer["sample"]:
             typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
             tables.print_rows(answer["sample"], _SAMPLE_COLUMNS, "text", "")

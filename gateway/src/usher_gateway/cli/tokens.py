@@ -37,7 +37,9 @@ _Tenants = Annotated[
 _Namespaces = Annotated[
     list[str] | None, typer.Option("--namespace", help="Limit it to the tenants of this namespace; repeat the flag.")
 ]
-_Days = Annotated[int | None, typer.Option("--days", help="It ends after so many days. Default: never.", min=1)]
+_Days = Annotated[
+    int | None, typer.Option("--days", help="It ends after so many days. Default: never.", min=1, max=36_500)
+]
 _Print = Annotated[
     bool, typer.Option("--print", help="Print the entry instead of writing it, for a Secret with `tokens.json`.")
 ]
@@ -45,7 +47,7 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, exit with 
 
 
 def _limit(row: listings.Row) -> str:
-    return ", ".join([*[f"{namespace}/*" for namespace in row.get("namespaces", ())], *row.get("tenants", ())])
+    return ", ".join([*[f"{namespace}/*" for namespace in row.get("namespaces") or ()], *(row.get("tenants") or ())])
 
 
 _COLUMNS: tuple[listings.Column, ...] = (
@@ -95,25 +97,33 @@ def create_token(
     file = data / tokens.TOKENS_FILE
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     token, digest = tokens.new_token()
+    entry = tokens.TokenEntry(
+        name=name,
+        digest=digest,
+        scopes=_scopes(scope),
+        namespaces=None if namespace is None else _listed(namespace),
+        tenants=None if tenant is None else _listed(tenant),
+        expires_at=None if days is None else (now + datetime.timedelta(days=days)).isoformat(),
+        created_at=now.isoformat(),
+    )
+
+    def add(others: list[tokens.TokenEntry]) -> list[tokens.TokenEntry]:
+        tokens.check_entry(entry, others)
+        return [*others, entry]
+
     with ending_with_message():
-        others = [] if prints_entry else tokens.read_entries(file)
-        entry = tokens.TokenEntry(
-            name=name,
-            digest=digest,
-            scopes=_scopes(scope),
-            namespaces=_listed(namespace),
-            tenants=_listed(tenant),
-            expires_at=None if days is None else (now + datetime.timedelta(days=days)).isoformat(),
-            created_at=now.isoformat(),
-        )
-        tokens.check_entry(entry, {other.name for other in others})
-        if not prints_entry:
-            tokens.write_entries(file, [*others, entry])
+        if prints_entry:
+            add([])
+        else:
+            tokens.change_entries(file, add)
     if output == "json" or prints_entry:
         tables.print_json({"token": token, "entry": msgspec.to_builtins(entry)})
     else:
         typer.echo(token)
-        typer.echo("Keep it now: it cannot be shown again. `usher` reads it from USHER_TOKEN.", err=True)
+        sees = _limit(_shown(entry)) or "all tenants"
+        typer.echo(
+            f"It sees {sees}. Keep it now: it cannot be shown again. `usher` reads it from USHER_TOKEN.", err=True
+        )
 
 
 def revoke_token(name: _Name, yes: _Yes = False, data: Data = DATA) -> None:
@@ -121,18 +131,17 @@ def revoke_token(name: _Name, yes: _Yes = False, data: Data = DATA) -> None:
     file = data / tokens.TOKENS_FILE
     with ending_with_message():
         entries = tokens.read_entries(file)
-    left = [entry for entry in entries if entry.name != name]
-    if len(left) == len(entries):
+    if name not in {entry.name for entry in entries}:
         fail(f"there is no token `{name}`", "`usher tokens` lists them", WRONG)
     if not yes:
         fail(f"this would revoke the token `{name}`", "give --yes to do it", USAGE)
     with ending_with_message():
-        tokens.write_entries(file, left)
+        tokens.change_entries(file, lambda present: [entry for entry in present if entry.name != name])
     typer.echo(f"Revoked: {name}.")
 
 
-def _listed(values: list[str] | None) -> tuple[str, ...]:
-    return tuple([part.strip() for value in values or [] for part in value.split(",") if part.strip()])
+def _listed(values: list[str]) -> tuple[str, ...]:
+    return tuple([part.strip() for value in values for part in value.split(",") if part.strip()])
 
 
 def _scopes(values: list[str]) -> tuple[tokens.Scope, ...]:

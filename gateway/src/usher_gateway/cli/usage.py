@@ -156,7 +156,8 @@ def print_venues(
     if answer["withoutBody"]:
         missing = listings.counted(answer["withoutBody"], "visit")
         typer.echo(
-            f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant).", err=True
+            f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant, or an erasure).",
+            err=True,
         )
 
 

@@ -52,6 +52,7 @@ from usher_gateway.model.identifiers import (
     ListenerName,
     format_id,
     instant_of,
+    key_before,
     key_of,
     parse_id,
 )

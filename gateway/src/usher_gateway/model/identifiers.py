@@ -99,6 +99,11 @@ def instant_of(key: int) -> int:
     return (key >> _COUNTER_BITS) * 1_000
 
 
+def key_before(key: int, microseconds: int) -> int:
+    """Return a row key as it was made that long before another one."""
+    return max(0, key - (microseconds // 1_000 << _COUNTER_BITS))
+
+
 def format_id(identifier: bytes) -> str:
     """Return an id (16 bytes) as text in the usual form with dashes."""
     digits = identifier.hex()

@@ -215,7 +215,7 @@ class ReplayReport(msgspec.Struct):
     expired: int = 0
     """Verdicts that it leaves out because they are past their time limit."""
     paused: int = 0
-    """Verdicts that it leaves out because their route is paused or in shadow mode."""
+    """Verdicts that it leaves out because their route is paused or changed: `IsPaused`."""
 
     @property
     def created(self) -> int:
@@ -389,8 +389,12 @@ MarkOfRoute = Callable[[model.RouteDefinition], MarkOf | None]
 """Returns how the marks of a route are made; None if the route has no once-per rule now."""
 
 
+RELEASED, UNRELEASED = "released", "unreleased"
+"""States of quarantined arrivals."""
+
+
 IsPaused = Callable[[model.RouteDefinition], bool]
-"""Returns whether a route is paused or in shadow mode now."""
+"""Returns whether a route is paused or in shadow mode now, was removed, or leads to another destination."""
 
 
 def not_paused(_: model.RouteDefinition) -> bool:

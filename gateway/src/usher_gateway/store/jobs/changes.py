@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import Change, Filter
+from usher_gateway.store.base import UNRELEASED, Change, Filter
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
     FLAG_RELEASED,
@@ -172,7 +172,7 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
 async def quarantined(session: Session, where: Filter, limit: int, after: int) -> list[model.Arrival]:
     """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
     scope = await scopes.arrivals_scope(
-        session, msgspec.structs.replace(where, counted_as="Quarantined", state=scopes.UNRELEASED)
+        session, msgspec.structs.replace(where, counted_as="Quarantined", state=UNRELEASED)
     )
     if scope.keys is not None:
         scope.add_numbers("key", scope.keys)

@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import LONGEST_PAGE, Filter
+from usher_gateway.store.base import LONGEST_PAGE, RELEASED, UNRELEASED, Filter
 from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_TRUSTED
 from usher_gateway.store.session import Session
 
-RELEASED, UNRELEASED = "released", "unreleased"
-"""States of quarantined arrivals."""
+_BEHIND = 3_600 * model.MICROSECONDS
+"""The clock of one gateway may be behind that of another one by this time."""
 
 HELD = "held"
 """The state of pending deliveries that wait for a cause to end."""
@@ -178,7 +178,8 @@ async def deliveries_scope(session: Session, where: Filter) -> RowScope:
     if where.reason is not None:
         _add_delivery_reason(scope, where.reason)
     if where.replay is not None:
-        scope.low = max(scope.low, model.key_of(where.replay))  # its deliveries came after it
+        # Its deliveries came after it, but perhaps from a gateway whose clock is behind.
+        scope.low = max(scope.low, model.key_before(model.key_of(where.replay), _BEHIND))
         scope.add("replay = {}", model.key_of(where.replay))
     routes = await route_numbers(session, where)
     if routes is not None:
