@@ -186,7 +186,7 @@ _SHOWN_TODAY = (
 )
 
 _SHORTEST_KEPT_DAYS = 8
-"""How long an arrival is kept at least: docs/security.md, Personal data."""
+"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
 
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
