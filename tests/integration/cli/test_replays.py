@@ -27,6 +27,7 @@ async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(ser
     assert [line.split()[-1] for line in lines[6:]] == ["ROUTE", *["crm"] * 3]
     assert max(map(len, lines)) <= 80
     assert "this would create 3 deliveries, within 0s or longer" in run.err
+    assert "The filter `when` is not asked again" in run.err
     assert "give --yes, and --reason or --state" in run.err
     assert (await served.get("/api/replays"))["rows"] == []
 

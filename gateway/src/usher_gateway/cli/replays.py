@@ -64,6 +64,8 @@ _LEFT_OUT = {
     "paused": "{} of routes that are paused, in shadow mode, removed, or lead elsewhere now (--ignore-pause)",
 }
 
+_FILTER_NOT_ASKED = "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
+
 _WAITING_COUNTED = 1_000
 """Deliveries that wait already are counted up to this number."""
 
@@ -193,9 +195,7 @@ def _preview(
         if waiting:
             typer.echo(waiting)
         if answer["reasons"].get("Filter"):
-            tables.print_text(
-                "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
-            )
+            tables.print_text(_FILTER_NOT_ASKED, err=True)
         if answer["sample"]:
             typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
             tables.print_rows(answer["sample"], _SAMPLE_COLUMNS, "text", "")
