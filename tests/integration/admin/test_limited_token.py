@@ -113,6 +113,7 @@ async def test_person_is_found_at_the_own_tenant_only(limited: Limited) -> None:
     status, own = await limited.ask("POST", "/api/persons/find", {"value": EMAIL})
     assert (status, [row["tenant"] for row in own["rows"]], own["tenants"]) == (200, ["acme"], 1)
     assert {row["tenant"] for row in everywhere["rows"]} == {"acme", "globex"}
+    assert (own["since"], everywhere["since"] is None) == (None, False)
     assert (await limited.ask("POST", "/api/persons/find", {"value": EMAIL, "tenant": "globex"}))[0] == 404
 
 
@@ -154,3 +155,12 @@ async def test_replay_stays_within_the_limit_and_is_seen_within_it(limited: Limi
 async def test_request_about_all_tenants_is_refused(limited: Limited, method: str, path: str) -> None:
     status, problem = await limited.ask(method, path, {} if method == "POST" else None)
     assert (status, "is limited to some tenants" in problem["detail"]) == (403, True)
+
+
+async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Limited) -> None:
+    writer = limited.served.create_token("writer", [tokens.Scope.DeliveriesWrite])
+    for token, shows in ((writer, False), (None, True)):
+        status, preview = await limited.served.ask(
+            "POST", "/api/replays", **({"token": token} if token else {}), json={"all": True, "dryRun": True}
+        )
+        assert (status, preview["selected"] > 0, bool(preview["sample"])) == (200, True, shows)

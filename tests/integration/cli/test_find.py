@@ -113,3 +113,20 @@ async def test_value_of_a_person_is_refused_as_an_argument(served: admin_port.Se
 async def test_empty_input_is_an_error(served: admin_port.Served) -> None:
     run = await served.command("find", piped=" \n")
     assert (run.code, "there is no value to look for" in run.err) == (2, True)
+
+
+async def test_user_id_that_looks_like_an_id_is_found_as_a_user_id(served: admin_port.Served) -> None:
+    user = "01920000-0000-7000-8000-00000000beef"
+    key = person_of(samples.LOBBY, "user", user)
+    await served.bench.accept(samples.arrival("d", samples.NOW + 3, person_keys=(key,)))
+    assert len(await found(served, user, "--as", "user")) == 1
+
+
+async def test_value_that_is_not_utf_8_is_an_error_without_the_value(served: admin_port.Served) -> None:
+    status, problem = await served.ask("POST", "/api/persons/find", data=b'{"value":"jane\xffx"}')
+    assert (status, problem["detail"].startswith("the body must have a `value`")) == (400, True)
+
+
+async def test_audit_filter_with_a_null_character_is_an_error(served: admin_port.Served) -> None:
+    status, problem = await served.ask("GET", "/api/audit?who=%00")
+    assert (status, problem["detail"]) == (400, "who has characters that no name has")

@@ -204,6 +204,8 @@ def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _Selectio
     """
     try:
         selection = msgspec.json.decode(body or b"{}", type=selection_type)
+    except UnicodeDecodeError:
+        raise ValueError("the body is not UTF-8") from None
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is not a selection: {error}") from error
     if not any(getattr(selection, name) for name in _SELECTING):

@@ -83,6 +83,9 @@ class AuditLog:
         with api.parsing():
             if unknown := sorted(set(request.query) - _PARAMETERS):
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(_PARAMETERS))}")
+            for name in ("who", "action"):
+                if not request.query.get(name, "").isprintable():
+                    raise ValueError(f"{name} has characters that no name has")
             since, until = request.query.get("since"), request.query.get("until")
             where = AuditFilter(
                 since=None if since is None else api.parse_time(since),

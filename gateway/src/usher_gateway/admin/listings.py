@@ -181,7 +181,7 @@ def _result(row: Row) -> str:
     if row["held"]:
         return f"held {row['held']}"
     if row.get("circuit"):
-        return f"circuit open, next trial {row['circuit']}"
+        return f"circuit open {row['circuit']}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)

@@ -287,6 +287,6 @@ def _parse(body: bytes, request_type: type[_RequestT]) -> _RequestT:
     """
     try:
         return msgspec.json.decode(body, type=request_type)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         names = ", ".join(name for name in request_type.__struct_encode_fields__ if name != "value")
-        raise ValueError(f"the body must have a `value`, and may have {names}") from error
+        raise ValueError(f"the body must have a `value`, and may have {names}") from None

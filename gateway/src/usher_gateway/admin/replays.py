@@ -8,6 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api, listings
 from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.tokens import Scope
 from usher_gateway.store.base import (
     Filter,
     IsPaused,
@@ -77,7 +78,10 @@ class ReplayHandlers:
             if selection.dry_run:
                 marks, is_paused = self._mark_of_route, self._is_paused
                 found = await self._store.preview_replay(wanted, self._now(), mark_of_route=marks, is_paused=is_paused)
-                return api.json_response(_preview_row(found))
+                row = _preview_row(found)
+                if Scope.VisitsRead not in request[api.CALLER].scopes:
+                    row["sample"] = []
+                return api.json_response(row)
             if not (selection.reason or selection.state):
                 raise ValueError(
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
@@ -118,6 +122,9 @@ class ReplayHandlers:
 
     async def list_replays(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/replays``: the newest ones; with ``id`` those whose id begins so."""
+        with api.parsing():
+            if unknown := sorted(set(request.query) - {"id"}):
+                raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there is id")
         prefix = request.query.get("id", "")
         rows = [_row(replay) for replay in await self._store.list_replays() if _may_see(request, replay)]
         return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)]})

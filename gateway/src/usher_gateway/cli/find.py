@@ -81,7 +81,7 @@ def find(
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
     client = AdminClient(admin, data, operate=True)
     value = identifier or read_value()
-    if _ID.fullmatch(value):
+    if kind is None and _ID.fullmatch(value):
         rows = _rows_of_id(client, value)
         tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)
     else:
@@ -108,7 +108,10 @@ def find(
 
 def read_value() -> str:
     """Read the value from a person or from standard input."""
-    value = typer.prompt(_PROMPT, err=True) if sys.stdin.isatty() else sys.stdin.read()
+    try:
+        value = typer.prompt(_PROMPT, err=True) if sys.stdin.isatty() else sys.stdin.read()
+    except UnicodeDecodeError:
+        fail("the value is not UTF-8", "give it as text in UTF-8", USAGE)
     if not value.strip():
         fail("there is no value to look for", "type it, or give it on standard input", USAGE)
     return str(value).strip()

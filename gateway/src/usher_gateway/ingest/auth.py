@@ -50,7 +50,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
     address = peer
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     while hops and _is_in(address, trusted):
-        hop = _without_port(hops.pop())
+        hop = _without_port(hops.pop()).partition("%")[0]  # a zone is text of the sender's choice
         try:
             ipaddress.ip_address(hop)
         except ValueError:
