@@ -172,6 +172,24 @@ async def test_replayed_deliveries_are_held_like_fresh_ones(bench: engines.Bench
     assert [row["held"] for row in rows] == ["DestinationPaused", "TokenHeld"]
 
 
+async def test_dead_delivery_that_was_replayed_since_is_not_redriven(bench: engines.Bench) -> None:
+    await settled(bench, "a", SettledAs.Dead)
+    assert (await bench.replay("dead")).created == 1
+    assert await bench.store.preview("redrive", Filter(), bench.clock.now) == {}
+    assert await bench.store.redrive(Filter(), bench.clock.now) == 0
+    (delivery,) = await bench.claim()
+    await settle(bench, delivery, SettledAs.Dead)
+    assert await bench.store.redrive(Filter(), bench.clock.now) == 1, "of the two dead ones the newer"
+
+
+async def test_cancelled_delivery_can_be_replayed(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Filter),)))
+    started = await bench.replay("Filter")
+    assert started.created == 1
+    await bench.store.cancel(Filter(), bench.clock.now, lambda _: None)
+    assert await bench.replay("cancelled") == ReplayReport(results={"cancelled": 1})
+
+
 # Steps
 
 

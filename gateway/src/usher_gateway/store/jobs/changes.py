@@ -36,11 +36,18 @@ _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unst
 
 _LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
 
-_REDRIVABLE = """
+_NOT_REPLAYED = """not exists (
+    select 1 from deliveries n
+    where n.origin > 0 and n.arrival = d.arrival and n.route = d.route and n.key > d.key and n.state < 3
+)"""
+"""It is the newest delivery of its route for the visit, apart from cancelled ones; else a replay sent the visit."""
+
+_REDRIVABLE = f"""
     select d.key, d.route, a.flags from deliveries d join arrivals a on a.key = d.arrival
     join bodies b on b.key = d.arrival and b.body is not null
-    where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2) order by d.key
-"""
+    where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2)
+    and {_NOT_REPLAYED} order by d.key
+"""  # noqa: S608 - constants
 _REDRIVE = """
     update deliveries as d set state = 0, hold = new.hold, waiting = new.hold = 0, owner = 0, attempts = 0, due_at = $3,
         started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
@@ -53,8 +60,8 @@ _CANCEL = """
 _RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2"
 
 _CHANGEABLE: Mapping[Change, str] = {
-    "redrive": """state >= 2 and (expires_at = 0 or expires_at > $2)
-        and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null)""",
+    "redrive": f"""state >= 2 and (expires_at = 0 or expires_at > $2)
+        and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null) and {_NOT_REPLAYED}""",  # noqa: S608
     "cancel": "state = 0 and $2::bigint is not null",
     "retry": "waiting and due_at > $2",
 }
