@@ -159,7 +159,14 @@ async def test_csv_of_one_row_has_the_columns_of_the_list(served: admin_port.Ser
 
 async def test_held_delivery_is_listed_with_its_reason(served: admin_port.Served) -> None:
     listed = await served.output_of("deliveries", "--state", "held")
-    assert re.search(r"^12:00:00 +\S{21}  held DestinationPaused +0  lobby$", listed, re.MULTILINE)
+    assert re.search(r"^12:00:00 +acme +crm +\S{21}  held DestinationPaused$", listed, re.MULTILINE)
+
+
+async def test_name_that_all_rows_have_is_said_once(served: admin_port.Served) -> None:
+    await served.bench.accept(*[samples.arrival(f"{number}") for number in range(3)])
+    run = await served.command("deliveries", "--destination", "agency/crm", COLUMNS="80")
+    assert "DESTINATION" not in run.out
+    assert "All of tenant acme, destination crm, " in run.err
 
 
 async def test_empty_listing_has_a_message(served: admin_port.Served) -> None:

@@ -114,7 +114,7 @@ UNTIL = FilterFlag("until", "Before this time; same form as --since.", spellings
 REPLAY = FilterFlag("replay", "Created by this replay: an id from `usher replays`.", metavar="ID")
 COUNTED_AS = FilterFlag("countedAs", "visit, repeat, redelivery or quarantined.", spellings=("--counted-as",))
 REASON = FilterFlag("reason", "For this reason.")
-STATE = FilterFlag("state", "pending, held, delivered, dead or cancelled.")
+STATE = FilterFlag("state", "pending (also held ones), held, delivered, dead or cancelled.")
 
 LISTENER_FILTERS = (NAMESPACE, TENANT, LISTENER)
 ROUTE_FILTERS = (*LISTENER_FILTERS, ROUTE, DESTINATION)
@@ -176,12 +176,12 @@ def _why(row: Row) -> str:
 def _result(row: Row) -> str:
     """Return the state of a delivery, why it is not delivered, and what it waits for.
 
-    ``circuit`` says that of a destination which fails. A delivery that stays due waits for room in its lane.
+    A delivery that stays due waits for room in its lane.
     """
     if row["held"]:
         return f"held {row['held']}"
-    if row.get("circuit"):
-        return f"circuit open {row['circuit']}"
+    if row.get("waitsFor"):
+        return f"circuit open {time_cell('nextAttemptAt')(row)[11:16]}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
@@ -196,8 +196,8 @@ def _verdicts(row: Row) -> str:
 def _counted_as(row: Row) -> str:
     """Return what an arrival was counted as; of a quarantined one or one of another company, the reason."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    word = "CompanyMismatch" if row["otherCompany"] and row["countedAs"] == "Visit" else row["countedAs"]
-    return f"{row['reason'] or word}{late}{released}"
+    company = flag_cell("otherCompany", " CompanyMismatch")(row)
+    return f"{row['reason'] or row['countedAs'] + company}{late}{released}"
 
 
 def fields(*names: str) -> tuple[Column, ...]:
@@ -211,7 +211,8 @@ VISITS = Listing(
     reasons=SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED},
     help="""List arrivals, newest first, with the verdict of each route.
 
-    COUNTED is visit, repeat, redelivery, or why the arrival was quarantined. --reason is a skip reason (Filter,
+    COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; a visit of another company also has
+    CompanyMismatch. --reason is a skip reason (Filter,
     OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch also lists the visits of another
     company that were accepted, because companyCheck is Warn. TimesUntrusted lists those without a trusted time.
     """,
@@ -296,7 +297,19 @@ DELIVERIES = Listing(
             "replay",
             "state",
         ),
-        *fields("held", "heldSince", "cancelled", "error", "status", "dueAt", "expiresAt", "settledAt", "attempts"),
+        *fields(
+            "held",
+            "heldSince",
+            "cancelled",
+            "error",
+            "status",
+            "dueAt",
+            "waitsFor",
+            "nextAttemptAt",
+            "expiresAt",
+            "settledAt",
+            "attempts",
+        ),
     ),
     nothing="No such deliveries.",
     essential=5,

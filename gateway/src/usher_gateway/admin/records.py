@@ -63,9 +63,20 @@ class RecordHandlers:
                 api.check_reason(where.reason, listing.reasons)
                 await self._check_names(where)
                 page = await listing.page(self._store)(where, request.query.get("cursor"), limit)
+            if listing is listings.DELIVERIES:
+                self._add_next_attempts(page.rows)
             return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
 
         return list_rows
+
+    def _add_next_attempts(self, rows: list[listings.Row]) -> None:
+        """Add to deliveries in the backlog when they are tried at the earliest, and whether a circuit keeps them."""
+        health = {key: self._destination(key) or {} for key in {row["destination"] for row in rows if row["dueAt"]}}
+        for row in rows:
+            destination = health.get(row["destination"], {}) if row["dueAt"] else {}
+            is_open = destination.get("circuit") == "Open"
+            row["waitsFor"] = "CircuitOpen" if is_open else None
+            row["nextAttemptAt"] = max(row["dueAt"], str(destination["nextTrialAt"])) if is_open else row["dueAt"]
 
     async def show_body(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""

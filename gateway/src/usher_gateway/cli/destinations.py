@@ -119,7 +119,7 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
 )
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("namespace", "name", "state", "health", "circuit"),
+    *listings.fields("namespace", "name", "state", "health", "circuit", "error", "status"),
     *[_of_last_error(name) for name in ("error", "status", "failures", "since", "at", "recoveredAt")],
     *listings.fields("unresolved", "hint", "backlog", "nextDueAt"),
     ("held", overview.held_reasons),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import changes, check_body, overview, replays, tables
+from usher_gateway.cli import changes, check_body, replays, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -96,9 +96,13 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
                 filters[name] = client.full_id(f"{name}s", str(filters[name]))
         rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
         if output == "text":
-            _prepare(client, rows, filters)
-        columns = _columns(listing, rows)
-        tables.print_rows(rows, columns, output, listing.nothing, listing.csv_columns, essential=listing.essential)
+            _order_verdicts(rows, filters)
+        columns, same = _columns(listing, rows)
+        essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
+        tables.print_rows(rows, columns, output, listing.nothing, listing.csv_columns, essential=essential)
+        if output == "text" and same:
+            names = [f"{head.lower()} {name}" for head, name in same.items()]
+            tables.print_text(f"All of {', '.join(names)}.", err=True)
         if rest is not None:
             print_next_page(context, str(len(rows)), rest)
 
@@ -106,23 +110,11 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
     return list_rows
 
 
-def _prepare(client: AdminClient, rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
-    """Add to rows what a table shows besides their fields.
-
-    Verdicts that the filters select come first, then those that are not delivered, because a table may cut the rest. A
-    due delivery waits for the next trial of its destination if that one fails.
-    """
+def _order_verdicts(rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
+    """Put verdicts that the filters select first, then those not delivered, because a table may cut the rest."""
     for row in rows:
         if "verdicts" in row:
             row["verdicts"].sort(key=lambda verdict: (not _is_selected(verdict, filters), _rank(verdict)))
-    due = [row for row in rows if row.get("dueAt")]
-    failing = {
-        overview.path_of(row): listings.time_cell("nextDueAt")(row)[11:16]
-        for row in (client.get("/api/destinations")["rows"] if due else ())
-        if row.get("health") == "CircuitOpen" and row["nextDueAt"]
-    }
-    for row in due:
-        row["circuit"] = failing.get(row["destination"])
 
 
 def _rank(verdict: listings.Row) -> int:
@@ -141,24 +133,19 @@ def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bo
     return all(value is None or str(verdict.get(name)).endswith(value) for name, value in chosen.items())
 
 
-def _columns(listing: listings.Listing, rows: list[listings.Row]) -> list[listings.Column]:
-    """Return the columns of a table.
+def _columns(listing: listings.Listing, rows: list[listings.Row]) -> tuple[list[listings.Column], dict[str, str]]:
+    """Return the columns of a table, and those with the same name in all rows, which is said below the table.
 
-    If all rows are of one day, it stands in the head; if they have the same namespace, names are without it; columns
-    of names that are equal in all rows are the last ones.
+    If all rows are of one day, it stands in the head; if they have the same namespace, names are without it.
     """
     columns = list(listing.columns)
     columns[0] = _of_one_day(columns[0], rows)
-    same = {
-        head
-        for head, cell in columns
-        if head in tables.NAMES and len({cell(row) for row in rows}) == 1 and head != "LISTENER"
-    }
-    columns.sort(key=lambda column: column[0] in same)
     namespaces = {row["namespace"] for row in rows}
-    if len(namespaces) > 1:
-        return columns
-    return [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
+    if len(namespaces) == 1:
+        columns = [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
+    names = {head: {cell(row) for row in rows} for head, cell in columns if head in tables.NAMES}
+    same = {head: "".join(found) for head, found in names.items() if len(found) == 1 and len(rows) > 1}
+    return [(head, cell) for head, cell in columns if head not in same], same
 
 
 def _of_one_day(column: listings.Column, rows: list[listings.Row]) -> listings.Column:

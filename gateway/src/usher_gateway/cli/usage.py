@@ -100,9 +100,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print the books: counts of arrivals, verdicts and deliveries. A bill can be made from them.
 
-        docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by tenant has one row for each
-        tenant, also for those without an arrival; slot (15 minutes), day and month have one for each listener. --by
-        venue counts visits and repeats by the venue in their bodies, as long as these are stored.
+        docs/usage-and-books.md explains each column. JSON and CSV have all columns, and CSV has no total. --by tenant
+        has one row for each tenant, also for those without an arrival; slot (15 minutes), day and month have one for
+        each listener. --by venue counts visits and repeats by the venue in their bodies, as long as these are stored.
         """
         names = {"namespace": namespace, "tenant": tenant, "listener": listener}
         if check and any(names.values()):
