@@ -237,7 +237,7 @@ _GO_ON = {
     "destinations": "`usher destinations {}`",
     "dead": "`usher dead {}`",
     "held": "`usher deliveries --state held {}`",
-    "Quarantining": "`usher quarantine {}`",
+    "Quarantining": "`usher quarantine {}`, and `usher quarantine show ID` for what one lacks",
     "ExpressionTooSlow": "write a cheaper expression",
     "TimesUntrusted": "`usher visits --reason TimesUntrusted {}`, and `usher visits show ID` for the time in one body",
     "quota": "`usher usage {}` for the visits of each day, and `quota` of the Tenant for its limit",
