@@ -333,6 +333,7 @@ class Records(JobRunner):
             erase = functools.partial(erasures.erase, erasure=erasure, keys=keys, now=now, forget=self._forget_arrivals)
             on_cancelled(await self._change(erase))
             return False
+        await self._change(lambda transaction: erasures.forget_persons(transaction, erasure))  # before the purge
         if not await self._purge():
             return False
         await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Completed, now))

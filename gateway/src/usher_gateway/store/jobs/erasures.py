@@ -28,9 +28,13 @@ _ARRIVALS = """
     where a.key = any($1::bigint[]) order by a.key
 """
 _DELIVERIES = """
-    select d.key, d.state, d.attempts, d.settled_at, n.key from deliveries d
-    left join destinations n on n.number = d.destination
+    select d.key, d.state, d.settled_at, n.key, d.attempts > 0 or (d.state = 0 and d.hold = 0 and not d.waiting)
+        or exists (select 1 from attempts t where t.delivery = d.key)
+    from deliveries d left join destinations n on n.number = d.destination
     where d.key = any($1::bigint[]) order by d.key
+"""
+"""The last value: its destination may have got it. An attempt of a claimed delivery may run; a redrive forgets the
+number of attempts, but not their log.
 """
 _CANCEL = """
     update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
@@ -40,6 +44,7 @@ _ERASURES = "select key, id, request, state, created_at, ended_at, report from e
 _LOCK = "select state, report from erasures where key = $1 for no key update"
 _INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
 _COUNT = "update erasures set state = $2, report = $3 where key = $1"
+_FORGET_PERSONS = "update erasures set request = $2 where key = $1 and state in (1, 2)"
 _END = "update erasures set state = $2, ended_at = $3, request = $4 where key = $1 and state in (1, 2)"
 
 Forget = Callable[[Transaction, Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[None]]
@@ -102,10 +107,10 @@ async def erase(transaction: Transaction, erasure: Erasure, keys: Sequence[int],
 
 def _count_delivery(report: ErasureReport, row: Row) -> None:
     """Count a delivery by the state that it had, and what its destination has got."""
-    _, state, attempts, settled_at, destination = row
+    _, state, settled_at, destination, may_be_sent = row
     name = model.DeliveryState(state).name.lower()
     report.deliveries[name] = report.deliveries.get(name, 0) + 1
-    if not attempts:
+    if not may_be_sent:
         return
     sent = report.sent_to.setdefault(destination or model.UNKNOWN_DESTINATION, SentTo())
     if state == model.DeliveryState.Delivered:
@@ -132,10 +137,19 @@ async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport
     return report
 
 
+async def forget_persons(transaction: Transaction, erasure: Erasure) -> None:
+    """Forget whose data an erasure erases, once nothing of it is left."""
+    await transaction.session.execute(_FORGET_PERSONS, erasure.key, _without_persons(erasure))
+
+
+def _without_persons(erasure: Erasure) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(erasure.request, persons=()))
+
+
 async def end(transaction: Transaction, erasure: Erasure, state: ErasureState, now: int) -> bool:
     """End an erasure, and forget whose it was; return whether it ran."""
-    request = msgspec.json.encode(msgspec.structs.replace(erasure.request, persons=()))
-    return bool(await transaction.session.execute(_END, erasure.key, int(state), now, request))
+    values = (int(state), now, _without_persons(erasure))
+    return bool(await transaction.session.execute(_END, erasure.key, *values))
 
 
 async def running(session: Session) -> list[Erasure]:
