@@ -1,6 +1,7 @@
 """An erasure deletes all that is stored of a person, also from the files, and nothing else; the books still balance."""
 
 import base64
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,18 @@ async def test_erasure_goes_on_after_a_crash_at_any_step(bench: engines.Bench) -
     )
     assert len(await bench.ids_of_person(BOB)) == 1
     assert await bench.violations() == []
+
+
+async def test_visit_after_a_restart_with_an_earlier_clock_is_not_erased(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erasure = await start(bench, ADA)
+    hour_ago = time.time_ns() - 3_600 * 10**9
+    monkeypatch.setattr("usher_gateway.model.identifiers.time.time_ns", lambda: hour_ago)
+    await bench.reopen(crash=True)
+    await bench.accept(of_ada("after"))
+    await finish(bench, erasure)
+    assert len(await bench.ids_of_person(ADA)) == 1
 
 
 async def test_visit_that_comes_later_is_not_erased(bench: engines.Bench) -> None:

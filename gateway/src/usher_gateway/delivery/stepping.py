@@ -69,8 +69,9 @@ class StepRunner(Generic[_Request]):
     async def _try(self, request: _Request) -> float:
         try:
             return await self._step(request)
-        except model.StoreUnavailableError:
-            raise
+        except model.StoreUnavailableError as error:
+            _log.warning("steps_interrupted", kind=self._name, reason=str(error))
+            return _IDLE_SECONDS
         except Exception as error:  # noqa: BLE001 - one that fails must not end the others
             _log.error("step_failed", kind=self._name, request=model.format_id(request.id), error=type(error).__name__)
             return _IDLE_SECONDS

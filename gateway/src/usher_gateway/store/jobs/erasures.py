@@ -10,7 +10,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, SentTo
-from usher_gateway.store.jobs import listings, retention
+from usher_gateway.store.jobs import creation, listings, retention
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
@@ -82,7 +82,8 @@ async def erase(transaction: Transaction, erasure: Erasure, keys: Sequence[int],
     if not rows or rows[0][0] not in {ErasureState.Pending, ErasureState.InProgress}:
         return []
     report = msgspec.json.decode(rows[0][1], type=ErasureReport)
-    found = await session.fetch(f"{_ARRIVALS} for update of a", sorted(keys))
+    await session.fetch(creation.LOCK_ARRIVALS, sorted(keys))  # then read: retention may have emptied a body meanwhile
+    found = await session.fetch(_ARRIVALS, sorted(keys))
     tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in found}
     arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in found]
     await transaction.load_listeners([arrival.listener for arrival in arrivals])

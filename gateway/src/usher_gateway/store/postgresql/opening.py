@@ -28,7 +28,12 @@ from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)
 
-_HIGHEST_KEY = "select greatest((select max(key) from arrivals), (select max(key) from deliveries), 0)"
+_HIGHEST_KEY = """
+    select greatest(
+        (select max(key) from arrivals), (select max(key) from deliveries), (select max(key) from replays),
+        (select max(key) from erasures), (select max(key) from audit_entries), 0
+    )
+"""
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):

@@ -38,6 +38,8 @@ _RECENT_ARRIVALS = (
 
 _HIGHEST_KEY = (
     "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
+    " coalesce((select max(key) from replays), 0), coalesce((select max(key) from erasures), 0),"
+    " coalesce((select max(key) from audit_entries), 0),"
     " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
 )
 """The highest row key in use.
