@@ -38,9 +38,10 @@ _LOCK = "select key from deliveries where key = any($1::bigint[]) order by key f
 
 _NOT_REPLAYED = """not exists (
     select 1 from deliveries n
-    where n.origin > 0 and n.arrival = d.arrival and n.route = d.route and n.key > d.key and n.state < 3
+    where n.origin > 0 and n.arrival = d.arrival and n.route = d.route and n.key > d.key
+    and (n.state < 3 or d.state = 3)
 )"""
-"""It is the newest delivery of its route for the visit, apart from cancelled ones; else a replay sent the visit."""
+"""It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones."""
 
 _REDRIVABLE = f"""
     select d.key, d.route, a.flags from deliveries d join arrivals a on a.key = d.arrival
