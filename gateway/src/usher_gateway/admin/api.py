@@ -41,7 +41,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-"""Who sent the request."""
+"""The caller of the request."""
 
 
 class ProblemError(Exception):

@@ -193,7 +193,7 @@ class PersonHandlers:
         return api.json_response(erasure_row(await self._find_erasure(request)))
 
     async def cancel_erasure(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/erasures/{id}/cancel``: erase no more. What is erased stays erased."""
+        """Answer ``POST /api/persons/erasures/{id}/cancel``: end the request. Erased visits stay erased."""
         erasure = await self._find_erasure(request)
         async with self._audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
             changed.count = int(await self._store.cancel_erasure(erasure, self._now()))

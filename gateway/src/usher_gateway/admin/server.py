@@ -72,7 +72,7 @@ class AdminRoute(NamedTuple):
     method: str
     path: str
     scope: Scope | None
-    """What the caller's token must permit; None: anybody may call it."""
+    """The scope that the caller's token must have; None: anybody may call it."""
     handler: api.Handler
     is_confined: bool = False
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""

@@ -65,7 +65,7 @@ OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request, and what that token may do."""
+    """The caller of a request, with the rights of its token."""
 
     name: str
     scopes: frozenset[Scope]

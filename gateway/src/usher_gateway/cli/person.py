@@ -145,7 +145,7 @@ def receipt(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMI
 
 
 def cancel(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
-    """End a request that has not ended: nothing more is erased. What is erased stays erased."""
+    """End a request that has not ended: no more visits are erased. Erased ones stay erased."""
     client = AdminClient(admin, data, operate=True)
     _print(client.post(f"/api/persons/erasures/{quoted(_full_id(client, identifier))}/cancel", {}), output)
 

@@ -71,7 +71,7 @@ _WAITING_COUNTED = 1_000
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
-"""How often progress is printed if nobody watches it in a terminal."""
+"""Seconds between two lines of progress outside a terminal."""
 
 _SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),

@@ -188,7 +188,7 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     where: Filter
     """Without a reason and a state."""
     results: frozenset[str]
-    """What the verdicts came to: skip reasons, ``delivered``, ``dead``."""
+    """Results of verdicts: skip reasons, ``delivered``, ``dead``, ``cancelled``."""
     per_second: int
     """Deliveries created per second, at most."""
     ignores_once_per: bool = False
@@ -205,7 +205,7 @@ class ReplayReport(msgspec.Struct):
     """The verdicts that a replay, or its preview, has selected so far."""
 
     results: dict[str, int] = msgspec.field(default_factory=dict)
-    """What the verdicts came to before -> those for which it creates a delivery."""
+    """Earlier result of verdicts -> those for which it creates a delivery."""
     replayed_before: int = 0
     """Skipped verdicts that have a delivery already, from an earlier replay."""
     without_body: int = 0
@@ -241,11 +241,11 @@ class ReplaySample(msgspec.Struct, frozen=True):
     received_at: int
     route: model.RouteDefinition
     result: str
-    """What the verdict came to."""
+    """The earlier result of the verdict."""
 
 
 class ReplayPreview(msgspec.Struct):
-    """What a replay would do."""
+    """The effect that a replay would have now."""
 
     report: ReplayReport = msgspec.field(default_factory=ReplayReport)
     sample: list[ReplaySample] = msgspec.field(default_factory=list)
@@ -292,7 +292,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenants: tuple[str, ...]
     """``namespace/name`` of the tenants that were searched."""
     fields: tuple[str, ...]
-    """What the value was: ``email`` and so on."""
+    """The kinds of the value: ``email`` and so on."""
     reference: str = ""
     """The id that the caller gave the request."""
     requested_by: str = ""
@@ -300,7 +300,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SentTo(msgspec.Struct):
-    """What a destination got of a person before the erasure. Times are microseconds; 0: none."""
+    """The deliveries of a person that a destination got before the erasure. Times are microseconds; 0: none."""
 
     delivered: int = 0
     attempted: int = 0
@@ -310,7 +310,7 @@ class SentTo(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """What was erased, without personal data."""
+    """Counts of erased rows, without personal data."""
 
     arrivals: dict[str, int] = msgspec.field(default_factory=dict)
     """``namespace/tenant`` -> arrivals."""
@@ -343,7 +343,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller of the admin port saw or changed, without personal data."""
+    """A look or a change of a caller of the admin port, without personal data."""
 
     id: bytes = b""
     """Empty before it is stored."""

@@ -340,7 +340,7 @@ class Records(JobRunner):
         return True
 
     async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
-        """End an erasure that runs; return whether it ran. What is erased stays erased."""
+        """End an erasure that runs; return whether it ran. Erased visits stay erased."""
         return await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Cancelled, now))
 
     async def running_erasures(self) -> list[Erasure]:
