@@ -28,6 +28,7 @@ from usher_gateway.admin import (
     usage,
 )
 from usher_gateway.admin.api import NameCheck
+from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
@@ -144,12 +145,16 @@ class Served:
             audit=audit_log,
             persons=persons.PersonHandlers(
                 store=self.bench.store,
-                keys=KEYS,
-                check_names=check_names,
-                snapshot=lambda: self.state.snapshot,
+                lookup=PersonLookup(
+                    store=self.bench.store,
+                    keys=KEYS,
+                    check_names=check_names,
+                    snapshot=lambda: self.state.snapshot,
+                ),
                 audit=audit_log,
                 now=self.bench.clock,
                 wake=self.erasures.wake,
+                forget_cancelled=lambda _: None,
             ),
             samples=SampleHandlers(
                 sender=self.sample_sender,

@@ -35,6 +35,7 @@ from usher_gateway.admin import (
     tokens,
     usage,
 )
+from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
@@ -358,12 +359,16 @@ class Gateway:
                 audit=audit_log,
                 persons=persons.PersonHandlers(
                     store=self.store,
-                    keys=self._keys,
-                    check_names=check_names,
-                    snapshot=lambda: self.snapshot,
+                    lookup=PersonLookup(
+                        store=self.store,
+                        keys=self._keys,
+                        check_names=check_names,
+                        snapshot=lambda: self.snapshot,
+                    ),
                     audit=audit_log,
                     now=self.clock.now,
                     wake=self._erasures.wake,
+                    forget_cancelled=self.dispatcher.forget_cancelled,
                 ),
                 samples=SampleHandlers(
                     sender=self._sample_sender,

@@ -1,4 +1,4 @@
-"""`usher person erase` counts first, erases with a receipt, and shows a person's value nowhere."""
+"""`usher person` exports, suppresses and erases a person, and shows the person's value nowhere."""
 
 import json
 from collections.abc import AsyncIterator
@@ -110,3 +110,84 @@ async def test_limited_token_erases_at_its_tenant_only(served: admin_port.Served
     run = await served.command("person", "erase", "--yes", "-o", "json", piped=EMAIL, USHER_TOKEN=token)
     assert json.loads(run.out)["arrivalsByTenant"] == {"agency/acme": 2}
     assert len((await served.ask("GET", "/api/persons/erasures", token=token))[1]["rows"]) == 1
+
+
+# Suppress
+
+
+async def test_suppressed_person_is_counted_until_unsuppressed(served: admin_port.Served) -> None:
+    with structlog.testing.capture_logs() as logs:
+        run = await served.command("person", "suppress", "--as", "email", "--reference", "DSR-8", piped=EMAIL)
+    assert (run.code, run.out) == (0, "Suppressed now at 2 tenants.\n")
+    arrival = samples.arrival("new", person_keys=(person_of(samples.LOBBY),))
+    assert await served.bench.words(arrival) == ["Suppressed"]
+    found = await served.command("find", piped=EMAIL)
+    assert "Suppressed at agency/acme, agency/globex: visits there are only counted." in " ".join(found.err.split())
+    cancelled = await served.output_of("deliveries", "--state", "cancelled", "-o", "json")
+    assert [row["cancelled"] for row in json.loads(cancelled)["rows"]] == ["Suppressed"]
+    run = await served.command("person", "suppress", "--as", "email", piped=EMAIL)
+    assert run.out == "Suppressed before at 2 tenants.\n"
+    table = (await served.output_of("person", "suppressions")).splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [["agency/acme", "1"], ["agency/globex", "1"]]
+    run = await served.command("person", "unsuppress", "--as", "email", "--tenant", "agency/acme", piped=EMAIL)
+    assert run.out == "Unsuppressed at 1 tenant.\n"
+    assert await served.bench.words(arrival) == ["Visit"]
+    entries = [row for row in (await served.get("/api/audit"))["rows"] if "suppress person" in row["action"]]
+    assert [(row["action"], row["count"]) for row in entries] == [
+        ("unsuppress person", 1),
+        ("suppress person", 0),
+        ("suppress person", 2),
+    ]
+    assert (entries[2]["selection"]["fields"], entries[2]["selection"]["reference"]) == (["email"], "DSR-8")
+    assert "ada@" not in f"{logs} {entries}".lower()
+
+
+async def test_limited_token_suppresses_at_its_own_tenant_alone(served: admin_port.Served) -> None:
+    token = served.create_token("globex", [tokens.Scope.PersonsErase], tenants=("agency/globex",))
+    run = await served.command("person", "suppress", "--as", "email", piped=EMAIL, USHER_TOKEN=token)
+    assert run.out == "Suppressed now at 1 tenant.\n"
+    assert await served.bench.store.tenants_suppressing([person_of(samples.LOBBY), person_of(samples.BAR)]) == {
+        "agency/globex"
+    }
+    listed = await served.command("person", "suppressions", "-o", "json", USHER_TOKEN=token)
+    assert [row["tenant"] for row in json.loads(listed.out)["rows"]] == ["globex"]
+
+
+# Export
+
+
+async def test_export_has_bodies_and_deliveries_in_a_private_file(served: admin_port.Served, tmp_path: Path) -> None:
+    bodies = [b'{"user": {"id": 7}}', b"not \xff JSON"]
+    persons = (person_of(samples.LOBBY, "email", "bob@example.com"),)
+    await served.bench.accept(
+        samples.arrival("json", person_keys=persons, body=bodies[0]),
+        samples.quarantined("odd", person_keys=persons, body=bodies[1]),
+    )
+    file = tmp_path / "bob.json"
+    run = await served.command("person", "export", "--to", str(file), piped="bob@example.com")
+    assert (run.code, " ".join(run.out.split())) == (0, f"2 visits written to {file}.")
+    assert file.stat().st_mode & 0o777 == 0o600
+    archive = json.loads(file.read_bytes())
+    odd, visit = archive["visits"]
+    assert (visit["body"], visit["tenant"]) == ({"user": {"id": 7}}, "acme")
+    assert [(row["destination"], row["state"]) for row in visit["deliveries"]] == [("agency/crm", "pending")]
+    assert (odd["body"], odd["deliveries"]) == ("not \ufffd JSON", [])
+    assert archive["tenants"] == ["agency/acme", "agency/globex"]
+    entries = [row for row in (await served.get("/api/audit"))["rows"] if row["action"] == "export person"]
+    assert [row["count"] for row in entries] == [2]
+    again = await served.command("person", "export", "--to", str(file), piped="bob@example.com")
+    assert (again.code, "exists" in again.err) == (2, True)
+
+
+async def test_export_asks_for_all_parts(served: admin_port.Served, tmp_path: Path) -> None:
+    persons = (person_of(samples.LOBBY, "email", "bob@example.com"),)
+    await served.bench.accept(*[samples.arrival(f"bob {number}", person_keys=persons) for number in range(45)])
+    await served.output_of("person", "export", "--to", str(tmp_path / "bob.json"), piped="bob@example.com")
+    archive = json.loads((tmp_path / "bob.json").read_bytes())
+    assert len({visit["id"] for visit in archive["visits"]}) == 45
+
+
+async def test_export_of_nobody_writes_no_file(served: admin_port.Served, tmp_path: Path) -> None:
+    run = await served.command("person", "export", "--to", str(tmp_path / "none.json"), piped="nobody@example.com")
+    assert (run.code, "nothing is stored of this person" in run.err) == (1, True)
+    assert not (tmp_path / "none.json").exists()

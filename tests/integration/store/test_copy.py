@@ -109,6 +109,7 @@ async def fill(bench: engines.Bench, many: int = 10) -> None:
     await bench.replay("delivered")
     entry = AuditEntry(at=NOW, who="operate", action="redrive", selection={"tenant": "acme"}, count=1, peer="")
     await store.add_audit_entry(entry)
+    await store.suppress({digest("nobody", 8): "agency/acme"}, NOW, lambda _: None)
     request = ErasureRequest(persons=(digest("nobody", 8),), tenants=("agency/acme",), fields=("email",))
     await store.start_erasure(request, NOW)
     assert await bench.words(arrival("dead", NOW + 60 * SECOND)) == ["Repeat"]
@@ -144,6 +145,7 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "activity": await store.listener_activity(),
         "replays": await store.list_replays(),
         "erasures": await store.list_erasures(),
+        "suppressed": await store.suppressed_by_tenant(),
         "audit": await store.audit_entries(AuditFilter(), None, 10),
         "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),

@@ -154,7 +154,7 @@ async def test_flush_waits_for_the_commits_of_all_lines(bench: Bench) -> None:
 
 
 async def test_success_of_the_second_line_does_not_hide_that_the_first_fails(bench: Bench) -> None:
-    bench.commits.unacknowledged(samples.arrival("a"))
+    bench.commits.unacknowledged(samples.arrival("a", key=1))
     await drawn()
     await bench.accept(MANY_WAITING)
     bench.committer.end(0, OSError("disk"))

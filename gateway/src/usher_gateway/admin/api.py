@@ -33,7 +33,7 @@ _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")
 """Parameters of limited length."""
 
-_NOT_STORED = {"probe", "refused"}
+_NOT_STORED = {"probe", "refused", "suppressed"}
 """Values of ``countedAs`` that no row of the ledger has."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

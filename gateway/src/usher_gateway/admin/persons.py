@@ -1,89 +1,38 @@
-"""Handlers over persons: find the visits of one person, and erase what is stored of them.
+"""Handlers over persons: find or export the visits of one person, suppress the person, and erase what is stored."""
 
-A value of a person comes in the body of a request and never leaves this module: not into a log, an error or an answer.
-"""
-
-import re
-from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway import documents, model
+from usher_gateway import model
 from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
-from usher_gateway.ingest import identity
-from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter
+from usher_gateway.admin.person_lookup import PersonChange, PersonLookup, PersonQuestion, parse
+from usher_gateway.store.base import LONGEST_PAGE, Erasure, ErasureReport, ErasureRequest, ErasureState, Filter
 from usher_gateway.store.records import Records
 
-_LONGEST_VALUE = 1_000
-
-_SHORTEST_MOBILE = 5
-"""Digits of a value without a name of its field, from which on it may be a mobile number."""
-
-_MAC = re.compile(r"[0-9A-Fa-f]{2}([:-]?[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(\.[0-9A-Fa-f]{4}){2}")
-_REFERENCE = re.compile(r"[A-Za-z0-9._-]{0,64}")
-_MOBILE = re.compile(r"\+?[\d ()/.-]+")
-
-_NOT_USABLE = {
-    "user": "is empty; give a user id",
-    "email": "is empty; give an e-mail address",
-    "mobile": "has no digit; a mobile number needs one",
-    "device": "has no letter or digit; a MAC needs some",
-}
+_EXPORTED_VISITS = 20
+"""Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that."""
 
 
-class FindRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class FindRequest(PersonQuestion, frozen=True):
     """The body of ``POST /api/persons/find``."""
 
-    value: str
-    field: identity.PersonField | None = None
-    """The kind of the value; None: Usher guesses it from the value's form."""
-    namespace: str | None = None
-    tenant: str | None = None
-    """A name, or ``namespace/name``."""
     cursor: str | None = None
     limit: int = 100
 
 
-class EraseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class ExportRequest(PersonChange, frozen=True):
+    """The body of ``POST /api/persons/export``."""
+
+    cursor: str | None = None
+
+
+class EraseRequest(PersonChange, frozen=True):
     """The body of ``POST /api/persons/erase``."""
 
-    value: str
-    field: identity.PersonField | None = None
-    """The kind of the value; required if its form leaves a choice."""
-    namespace: str | None = None
-    tenant: str | None = None
-    """A name, or ``namespace/name``."""
-    reference: str = ""
-    """The caller's own id of the request."""
     dry_run: bool = False
-
-
-def fields_of(value: str) -> tuple[identity.PersonField, ...]:
-    """Return what a value can be; a number of some digits may be a user id as well as a mobile number."""
-    value = value.strip()
-    if "@" in value:
-        return ("email",)
-    is_mobile = _MOBILE.fullmatch(value) and sum(letter.isdigit() for letter in value) >= _SHORTEST_MOBILE
-    is_device = _MAC.fullmatch(value)
-    return ("user", *(("mobile",) if is_mobile else ()), *(("device",) if is_device else ()))
-
-
-def normalised_values(value: str, fields: Collection[identity.PersonField]) -> dict[identity.PersonField, str]:
-    """Return field -> the value as the store knows it.
-
-    Raises:
-        ValueError: the value is none of a field; the message does not contain it.
-    """
-    if not 0 < len(value) <= _LONGEST_VALUE:
-        raise ValueError(f"the value must have 1 to {_LONGEST_VALUE} characters")
-    normalised = {field: identity.normalise_person(field, value) for field in fields}
-    for field, text in normalised.items():
-        if not text:
-            raise ValueError(f"the value {_NOT_USABLE[field]}")
-    return normalised
 
 
 class PersonHandlers:
@@ -91,29 +40,25 @@ class PersonHandlers:
 
     Args:
         store: the store.
-        keys: the keys of the install.
-        check_names: checks the names of a question.
-        snapshot: returns the configuration in force.
-        audit: records each search and each erasure.
+        lookup: finds the keys of a person.
+        audit: records each search and each change.
         now: microseconds.
         wake: lets the gateway take the first step of an erasure at once.
+        forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
     """
 
     def __init__(
         self,
         *,
         store: Records,
-        keys: model.Keys,
-        check_names: api.CheckNames,
-        snapshot: Callable[[], documents.Snapshot],
+        lookup: PersonLookup,
         audit: AuditLog,
         now: Callable[[], int],
         wake: Callable[[], None],
+        forget_cancelled: Callable[[Sequence[int]], None],
     ) -> None:
-        self._store, self._audit, self._now, self._wake = store, audit, now, wake
-        self._keys = keys
-        self._check_names = check_names
-        self._snapshot = snapshot
+        self._store, self._lookup, self._audit, self._now = store, lookup, audit, now
+        self._wake, self._forget_cancelled = wake, forget_cancelled
 
     async def find(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/find`` with the arrivals of a person, newest first, of all tenants or of one.
@@ -121,63 +66,110 @@ class PersonHandlers:
         The audit log records that somebody looked for a person, by which field, and how many rows the answer has.
         """
         with api.parsing():
-            asked = _parse(await request.read(), FindRequest)
-            selection = api.Selection(namespace=asked.namespace, tenant=asked.tenant)
-            where = api.confine(request, api.filter_from_selection(selection))
-            normalised = normalised_values(asked.value, (asked.field,) if asked.field else fields_of(asked.value))
-            limit = api.parse_limit({"limit": str(asked.limit)})
-        await self._check_names(where)
-        tenants = await self._tenants(where)
-        persons = self._keys_of(tenants, normalised)
+            question = await parse(request, FindRequest)
+            limit = api.parse_limit({"limit": str(question.limit)})
+        person = await self._lookup.person(request, question)
         with api.parsing():
-            page = await self._store.of_person(persons, asked.cursor, limit)
-        audited = {"fields": [*normalised], "namespace": where.namespace, "tenant": where.tenant}
-        await self._audit.record_look(request, "find person", audited, len(page.rows))
+            page = await self._store.of_person(person.keys, question.cursor, limit)
+        suppressed_at = await self._store.tenants_suppressing(person.keys)
+        await self._audit.record_look(request, "find person", person.audited, len(page.rows))
         sees_all = request[api.CALLER].permitted is None
         oldest = await self._store.oldest_arrival() if sees_all else None  # that of other tenants is not theirs to know
         return api.json_response(
             {
                 "rows": page.rows,
                 "nextCursor": page.next_cursor,
-                "searchedAs": [*normalised],
-                "tenants": len(tenants),
+                "searchedAs": person.fields,
+                "tenants": len(person.tenants),
+                "suppressedAt": sorted(suppressed_at),
                 "since": None if oldest is None else model.format_time(oldest),
             }
         )
 
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/persons/export`` with a part of what is stored of a person: visits, bodies, deliveries."""
+        with api.parsing():
+            question = await parse(request, ExportRequest)
+        person = await self._lookup.person(request, question)
+        with api.parsing():
+            page = await self._store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
+        exporting = {**person.audited, "reference": question.reference or None}
+        await self._audit.record_look(request, "export person", exporting, len(page.rows))
+        rows = [await self._exported(row) for row in page.rows]
+        return api.json_response({"rows": rows, "nextCursor": page.next_cursor, "tenants": person.tenants})
+
+    async def _exported(self, visit: Mapping[str, object]) -> Mapping[str, object]:
+        """Return a visit with its body and its deliveries."""
+        identifier = api.parse_id(str(visit["id"]))
+        try:
+            body, content_type = await self._store.body(identifier)
+        except model.NotFoundError:
+            exported: dict[str, object] = {"body": None}  # its retention has ended
+        else:
+            exported = {"body": _json_or_text(body), "contentType": content_type.decode("latin-1")}
+        deliveries = await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)
+        return {**visit, **exported, "deliveries": deliveries.rows}
+
+    async def suppress(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one."""
+        with api.parsing():
+            question = await parse(request, PersonChange)
+        person = await self._lookup.person(request, question)
+        changing = {**person.audited, "reference": question.reference or None}
+        async with self._audit.change(request, "suppress person", changing) as changed:
+            changed.count = await self._store.suppress(person.keys, self._now(), self._forget_cancelled)
+        return api.json_response({"tenants": len(person.tenants), "suppressed": changed.count})
+
+    async def unsuppress(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
+        with api.parsing():
+            question = await parse(request, PersonChange)
+        person = await self._lookup.person(request, question)
+        changing = {**person.audited, "reference": question.reference or None}
+        async with self._audit.change(request, "unsuppress person", changing) as changed:
+            changed.count = await self._store.unsuppress(person.keys)
+        return api.json_response({"tenants": len(person.tenants), "unsuppressed": changed.count})
+
+    async def list_suppressions(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/persons/suppressions``: each tenant that has suppressed persons, and how many."""
+        where = Filter(permitted=request[api.CALLER].permitted)
+        rows = [
+            {
+                "namespace": namespace,
+                "tenant": tenant,
+                "persons": suppressed.persons,
+                "firstAt": model.format_time(suppressed.first_at),
+                "lastAt": model.format_time(suppressed.last_at),
+            }
+            for suppressed in await self._store.suppressed_by_tenant()
+            for namespace, _, tenant in [suppressed.tenant.partition("/")]
+            if where.selects(namespace, tenant)
+        ]
+        return api.json_response({"rows": rows})
+
     async def erase(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/erase``: erase a person at all tenants or at one; with ``dryRun`` only count."""
         with api.parsing():
-            asked = _parse(await request.read(), EraseRequest)
-            selection = api.Selection(namespace=asked.namespace, tenant=asked.tenant)
-            where = api.confine(request, api.filter_from_selection(selection))
-            if asked.field is None and len(fields_of(asked.value)) > 1:
-                raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(asked.value))}")
-            normalised = normalised_values(asked.value, (asked.field,) if asked.field else fields_of(asked.value))
-            if not _REFERENCE.fullmatch(asked.reference):
-                raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")
-        await self._check_names(where)
-        tenants = await self._tenants(where)
-        persons = self._keys_of(tenants, normalised)
-        if asked.dry_run:
-            report = await self._store.preview_erasure(persons)
-            audited = {"fields": [*normalised], "namespace": where.namespace, "tenant": where.tenant}
-            await self._audit.record_look(request, "find person", audited, sum(report.arrivals.values()))
+            question = await parse(request, EraseRequest)
+        person = await self._lookup.person(request, question)
+        if question.dry_run:
+            report = await self._store.preview_erasure(person.keys)
+            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
             return api.json_response(_report_row(report))
-        wanted = ErasureRequest(
-            persons=tuple(sorted(persons)),
-            tenants=tuple(sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])),
-            fields=tuple(normalised),
-            reference=asked.reference,
+        erasure_request = ErasureRequest(
+            persons=tuple(sorted(person.keys)),
+            tenants=person.tenants,
+            fields=person.fields,
+            reference=question.reference,
             requested_by=request[api.CALLER].name,
         )
         changing: dict[str, object] = {
-            "fields": [*normalised],
-            "tenants": len(tenants),
-            "reference": asked.reference or None,
+            "fields": list(person.fields),
+            "tenants": len(person.tenants),
+            "reference": question.reference or None,
         }
         async with self._audit.change(request, "erase person", changing) as changed:
-            erasure = await self._store.start_erasure(wanted, self._now())
+            erasure = await self._store.start_erasure(erasure_request, self._now())
             changing["id"], changed.count = model.format_id(erasure.id), 1
         self._wake()
         return api.json_response(erasure_row(erasure), 202)
@@ -207,24 +199,6 @@ class PersonHandlers:
         if not _may_see(request, erasure):
             raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
         return erasure
-
-    def _keys_of(
-        self, tenants: Collection[tuple[str, str]], normalised: Mapping[identity.PersonField, str]
-    ) -> set[bytes]:
-        """Return the person keys of normalised values at some tenants."""
-        return {
-            person_keys.key(field, text)
-            for namespace, tenant in tenants
-            for person_keys in [identity.PersonKeys(self._keys, namespace, tenant)]
-            for field, text in normalised.items()
-        }
-
-    async def _tenants(self, where: Filter) -> set[tuple[str, str]]:
-        """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
-        documents_in_force = self._snapshot().listeners.values()
-        names = {(document.namespace, document.tenant.name) for document in documents_in_force}
-        names |= {(name.namespace, name.tenant) for name in await self._store.listener_names()}
-        return {(namespace, tenant) for namespace, tenant in names if where.selects(namespace, tenant)}
 
 
 def _may_see(request: web.Request, erasure: Erasure) -> bool:
@@ -267,6 +241,15 @@ def _report_row(report: ErasureReport) -> dict[str, object]:
     }
 
 
+def _json_or_text(body: bytes) -> object:
+    """Return a body as JSON if it is some, or else as text, with U+FFFD for what is not UTF-8."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body.decode(errors="replace")
+    return msgspec.Raw(body)
+
+
 _STATUSES = {
     ErasureState.Pending: "pending",
     ErasureState.InProgress: "in_progress",
@@ -274,19 +257,3 @@ _STATUSES = {
     ErasureState.Cancelled: "cancelled",
 }
 """Names of OpenDSR."""
-
-
-_RequestT = TypeVar("_RequestT", "FindRequest", "EraseRequest")
-
-
-def _parse(body: bytes, request_type: type[_RequestT]) -> _RequestT:
-    """Parse a request.
-
-    Raises:
-        ValueError: the body is not valid; the message contains nothing of it.
-    """
-    try:
-        return msgspec.json.decode(body, type=request_type)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        names = ", ".join(name for name in request_type.__struct_encode_fields__ if name != "value")
-        raise ValueError(f"the body must have a `value`, and may have {names}") from None

@@ -200,6 +200,7 @@ def _left_out(report: ReplayReport) -> dict[str, int]:
         "oncePer": report.once_per,
         "expired": report.expired,
         "paused": report.paused,
+        "suppressed": report.suppressed,
     }
 
 

@@ -108,7 +108,11 @@ def make_routes(
             for listing in listings.ENDPOINTS
         ],
         AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
+        AdminRoute("POST", "/api/persons/export", Scope.PersonsExport, persons.export, is_confined=True),
         AdminRoute("POST", "/api/persons/erase", Scope.PersonsErase, persons.erase, is_confined=True),
+        AdminRoute("POST", "/api/persons/suppress", Scope.PersonsErase, persons.suppress, is_confined=True),
+        AdminRoute("POST", "/api/persons/unsuppress", Scope.PersonsErase, persons.unsuppress, is_confined=True),
+        AdminRoute("GET", "/api/persons/suppressions", Scope.PersonsErase, persons.list_suppressions, is_confined=True),
         AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, persons.list_erasures, is_confined=True),
         AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, persons.show_erasure, is_confined=True),
         AdminRoute(

@@ -96,6 +96,10 @@ def find(
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
         tables.print_rows(rows, _COLUMNS, output, _nothing(answer), listings.VISITS.csv_columns)
+        if answer["suppressedAt"] and output == "text":
+            tables.print_text(
+                f"Suppressed at {', '.join(answer['suppressedAt'])}: visits there are only counted.", err=True
+            )
         if answer["nextCursor"] is not None:
             print_next_page(context, str(len(rows)), answer["nextCursor"])
     if not rows:

@@ -68,7 +68,7 @@ def faults(row: listings.Row) -> list[str]:
     return texts
 
 
-_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused", "suppressed")
 
 
 def _held_routes(row: listings.Row) -> str:

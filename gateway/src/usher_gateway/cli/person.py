@@ -1,11 +1,16 @@
-"""``usher person``: erase what is stored of a person, and see what became of such requests."""
+"""``usher person``: export, suppress and erase a person, and see what became of requests to erase."""
 
+import os
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
 
+from usher_gateway import model
 from usher_gateway.admin import listings
 from usher_gateway.cli import find, tables
 from usher_gateway.cli.admin_client import (
@@ -30,7 +35,22 @@ _Reference = Annotated[
     str, typer.Option("--reference", help="Your own id of the request: letters, digits, dots, hyphens, underscores.")
 ]
 
+_To = Annotated[Path, typer.Option("--to", help="The file to write. It must not exist.", dir_okay=False)]
+
 _POLL_SECONDS = 0.5
+
+
+def _tenant_cell(row: listings.Row) -> str:
+    return f"{row['namespace']}/{row['tenant']}"
+
+
+_SUPPRESSIONS: tuple[listings.Column, ...] = (
+    ("TENANT", _tenant_cell),
+    ("PERSONS", listings.text_cell("persons")),
+    ("FIRST (UTC)", listings.short_time_cell("firstAt")),
+    ("LAST (UTC)", listings.short_time_cell("lastAt")),
+)
+_SUPPRESSIONS_CSV = listings.fields("namespace", "tenant", "persons", "firstAt", "lastAt")
 
 _COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
@@ -49,7 +69,11 @@ _CSV_COLUMNS = listings.fields(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Erase a person, and see such requests.")
+    group = typer.Typer(help="Export, suppress or erase a person, and see requests to erase.")
+    group.command("export", epilog="Example:  usher person export --as email --to ada.json")(export)
+    group.command("suppress", epilog="Example:  usher person suppress --as email --reference DSR-8")(suppress)
+    group.command("unsuppress", epilog="Example:  usher person unsuppress --as email")(unsuppress)
+    group.command("suppressions", epilog="Example:  usher person suppressions -o csv")(suppressions)
     example = "Example:  usher person erase --as email --yes   or   usher person erase --tenant acme < mail.txt"
     group.command("erase", epilog=example)(erase_person)
     group.command("requests", epilog="Example:  usher person requests   or   usher person requests -o json")(requests)
@@ -76,13 +100,7 @@ def erase_person(
     destinations have got already is theirs to erase: the receipt names them.
     """
     client = AdminClient(admin, data, operate=True)
-    question = {
-        "value": find.read_value(),
-        "field": "device" if kind == "mac" else kind,
-        "tenant": tenant,
-        "namespace": namespace,
-        "reference": reference,
-    }
+    question = _question(kind, tenant, namespace, reference)
     if not yes:
         _preview(client.post("/api/persons/erase", question | {"dryRun": True}), output)
     row = client.post("/api/persons/erase", question)
@@ -97,6 +115,116 @@ def erase_person(
     _print(row, output)
     if row["status"] != "completed":
         fail("the erasure was cancelled", "start it again to erase the rest", WRONG)
+
+
+def export(
+    *,
+    to: _To,
+    kind: find.As = None,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    reference: _Reference = "",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Write all that is stored of a person into one JSON file, at all tenants or at one: visits, bodies, deliveries.
+
+    The command asks for the value, or reads it from standard input, as `usher find` does. Only you can read the file.
+    It needs the operate token, or one with the scope persons:export.
+    """
+    client = AdminClient(admin, data, operate=True)
+    if to.exists():
+        fail(f"{to} exists", "name a new file", USAGE)
+    question: dict[str, Any] = _question(kind, tenant, namespace, reference)
+    visits: list[listings.Row] = []
+    while True:
+        answer = client.post("/api/persons/export", question)
+        visits += answer["rows"]
+        question["cursor"] = answer["nextCursor"]
+        if answer["nextCursor"] is None:
+            break
+        if sys.stderr.isatty():
+            typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
+    if not visits:
+        fail("nothing is stored of this person", "see `usher find`", WRONG)
+    archive = {
+        "request": {
+            "type": "portability",
+            "reference": reference or None,
+            "exportedAt": model.format_time(time.time_ns() // 1_000),
+        },
+        "tenants": answer["tenants"],
+        "visits": visits,
+    }
+    try:
+        with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(archive)) + b"\n")
+    except OSError as error:
+        fail(f"cannot write {to}: {error.strerror}", "name a file in a folder that you can write to", WRONG)
+    tables.print_text(f"{listings.counted(len(visits), 'visit')} written to {to}.")
+
+
+def suppress(
+    *,
+    kind: find.As = None,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    reference: _Reference = "",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Store and send nothing more of a person, at all tenants or at one.
+
+    Purple still gets its 200, and visits are counted as suppressed. Pending deliveries are cancelled; what is stored
+    stays until `usher person erase` deletes it. A tenant that is added later is not included. `unsuppress` lifts it.
+    """
+    answer = AdminClient(admin, data, operate=True).post(
+        "/api/persons/suppress", _question(kind, tenant, namespace, reference)
+    )
+    tables.print_text(_suppression(answer["suppressed"], answer["tenants"], "Suppressed now", "Suppressed before"))
+
+
+def unsuppress(
+    *,
+    kind: find.As = None,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    reference: _Reference = "",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Store and send visits of a person again, from now on: for somebody who consents again."""
+    answer = AdminClient(admin, data, operate=True).post(
+        "/api/persons/unsuppress", _question(kind, tenant, namespace, reference)
+    )
+    tables.print_text(_suppression(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "Not suppressed"))
+
+
+def suppressions(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """List the tenants with suppressed persons, and how many. Nobody can read from it who they are.
+
+    To see whether one person is suppressed, use `usher find`.
+    """
+    rows = AdminClient(admin, data, operate=True).get("/api/persons/suppressions")["rows"]
+    tables.print_rows(rows, _SUPPRESSIONS, output, "No suppressed persons.", _SUPPRESSIONS_CSV)
+
+
+def _question(kind: str | None, tenant: str | None, namespace: str | None, reference: str) -> dict[str, Any]:
+    return {
+        "value": find.read_value(),
+        "field": "device" if kind == "mac" else kind,
+        "tenant": tenant,
+        "namespace": namespace,
+        "reference": reference,
+    }
+
+
+def _suppression(changed: int, tenants: int, done: str, as_before: str) -> str:
+    """Return a sentence about how many tenants changed, and how many were so already."""
+    counts = {done: changed, as_before: tenants - changed}
+    return (
+        "; ".join([f"{what} at {listings.counted(count, 'tenant')}" for what, count in counts.items() if count]) + "."
+    )
 
 
 def _preview(answer: Mapping[str, Any], output: tables.OutputFormat) -> NoReturn:

@@ -61,6 +61,7 @@ _LEFT_OUT = {
     "withoutBody": "{} without a body, because its retention has ended",
     "oncePer": "{} by oncePer (--ignore-once-per)",
     "expired": "{} past the time limit (--ignore-expiry)",
+    "suppressed": "{} of suppressed persons (`usher person unsuppress` lifts that)",
     "paused": "{} of routes that are paused, in shadow mode, removed, or lead elsewhere now (--ignore-pause)",
 }
 

@@ -181,6 +181,7 @@ _SHOWN_TODAY = (
     "quarantined",
     "probes",
     "refused",
+    "suppressed",
     "delivered",
     "died",
 )

@@ -68,6 +68,7 @@ _NUMBERS = (
     ("REFUSED", "refused"),
     ("PROBES", "probes"),
     ("CANC.", "cancelled"),
+    ("SUPPR.", "suppressed"),
     ("CREATED", "created"),
     ("ARRIVALS", "arrivals"),
 )

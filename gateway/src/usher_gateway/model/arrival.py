@@ -29,6 +29,8 @@ class CountedAs(enum.IntEnum):
     Probe = 4
     Quarantined = 5
     Refused = 6
+    Suppressed = 7
+    """Of a person of whom nothing may be stored: only counted."""
 
 
 class QuarantineReason(enum.IntEnum):
@@ -143,7 +145,7 @@ class Arrival(msgspec.Struct, gc=False):
     address: str = ""
     """``Address.id`` of the address at which it arrived."""
     key: int = 0
-    """Row key. The store sets it when it commits the arrival, so keys grow in the order of commits."""
+    """Row key; 0 if it is suppressed. The store sets it when it commits the arrival, so keys grow with commits."""
 
 
 class Accepted(msgspec.Struct, gc=False):

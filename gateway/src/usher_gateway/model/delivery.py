@@ -44,6 +44,8 @@ class CancelReason(enum.IntEnum):
     OnRequest = 5
     Erased = 6
     """A person's data were erased."""
+    Suppressed = 7
+    """A person was suppressed: nothing is sent any more."""
 
 
 class Origin(enum.IntEnum):

@@ -45,6 +45,7 @@ class Counter(enum.IntEnum):
     skipped_repeat = 24
     skipped_paused = 25
     skipped_shadow = 26
+    suppressed = 27
 
 
 Counts = dict[int, int]

@@ -32,6 +32,8 @@ _COUNTED = {
 }
 _DAY = 86_400 * model.MICROSECONDS
 
+_SUPPRESSED = model.Accepted(model.CountedAs.Suppressed)
+
 Row = tuple[object, ...]
 """A row to write."""
 
@@ -102,7 +104,9 @@ class ArrivalRows:
         ids: model.IdFactory,
         meters: dict[tuple[int, int, int], int],
     ) -> None:
+        self._batch = arrivals
         self.arrivals = arrivals
+        """Those of the batch to decide and write: all but suppressed ones."""
         self._now = now
         self._names = names
         self._ids = ids
@@ -121,6 +125,31 @@ class ArrivalRows:
         """Kind -> (listener, slot) -> arrivals."""
         self._skips: dict[int, _PlanSkips] = {}
         """Plans by identity, because most listeners have the same plans for every body."""
+
+    def persons(self) -> list[bytes]:
+        """Return the person keys of all arrivals."""
+        return [person for arrival in self._batch for person in arrival.person_keys]
+
+    def leave_out(self, suppressed: set[bytes]) -> None:
+        """Only count the arrivals that have a suppressed person key: nothing else of them is written."""
+        if not suppressed:
+            return
+        self.arrivals = []
+        for arrival in self._batch:
+            if suppressed.isdisjoint(arrival.person_keys):
+                self.arrivals.append(arrival)
+            else:
+                arrival.key = 0
+                counter = int(model.Counter.suppressed)
+                meter = (self._names.listener(arrival.listener), model.slot_of(arrival.received_at), counter)
+                self._meters[meter] = self._meters.get(meter, 0) + 1
+        self.keys = self.keys[: len(self.arrivals)]
+
+    @property
+    def results(self) -> list[model.Accepted]:
+        """The result of each arrival of the batch."""
+        accepted = iter(self.accepted)
+        return [next(accepted) if arrival.key else _SUPPRESSED for arrival in self._batch]
 
     def decide(self, facts: DedupeFacts) -> set[bytes]:
         """Decide all arrivals, build their rows and count them; return the once-per marks to add."""

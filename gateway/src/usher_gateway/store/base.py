@@ -216,6 +216,8 @@ class ReplayReport(msgspec.Struct):
     """Verdicts that it leaves out because they are past their time limit."""
     paused: int = 0
     """Verdicts that it leaves out because their route is paused or changed: `IsPaused`."""
+    suppressed: int = 0
+    """Verdicts that it leaves out because their person is suppressed."""
 
     @property
     def created(self) -> int:
@@ -231,6 +233,7 @@ class ReplayReport(msgspec.Struct):
         self.once_per += other.once_per
         self.expired += other.expired
         self.paused += other.paused
+        self.suppressed += other.suppressed
 
 
 class ReplaySample(msgspec.Struct, frozen=True):
@@ -340,6 +343,17 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int
     """0: not yet."""
     report: ErasureReport
+
+
+class SuppressedTenant(msgspec.Struct, frozen=True):
+    """The suppressed persons of a tenant. Times are microseconds."""
+
+    tenant: str
+    """``namespace/name``."""
+    persons: int
+    """Values: a person whose e-mail address and mobile number are suppressed counts twice."""
+    first_at: int
+    last_at: int
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):

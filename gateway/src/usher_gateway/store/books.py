@@ -22,6 +22,7 @@ ARRIVALS = (
     Counter.probes,
     Counter.quarantined,
     Counter.refused,
+    Counter.suppressed,
 )
 """The kinds under which an arrival can be counted."""
 

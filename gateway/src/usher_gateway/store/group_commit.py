@@ -184,7 +184,9 @@ class GroupCommit:
         return orphans
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """Mark a committed arrival as unacknowledged with the next commit."""
+        """Mark a committed arrival as unacknowledged with the next commit. A suppressed one has nothing to mark."""
+        if not arrival.key:
+            return
         self._unacknowledged.append(arrival)
         self.schedule()
 

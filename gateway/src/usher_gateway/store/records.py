@@ -31,6 +31,7 @@ from usher_gateway.store.base import (
     ReplayRequest,
     ReplayState,
     RouteBacklog,
+    SuppressedTenant,
     UsageRow,
     VisitBody,
     no_holds,
@@ -38,7 +39,17 @@ from usher_gateway.store.base import (
     not_paused,
 )
 from usher_gateway.store.encodings import unknown_listener
-from usher_gateway.store.jobs import audit, changes, claims, creation, erasures, listings, meters, replays
+from usher_gateway.store.jobs import (
+    audit,
+    changes,
+    claims,
+    creation,
+    erasures,
+    listings,
+    meters,
+    replays,
+    suppressions,
+)
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.transaction import JobRunner, Transaction
 
@@ -361,6 +372,39 @@ class Records(JobRunner):
         if not found:
             raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
         return found[0]
+
+    async def suppress(
+        self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]
+    ) -> int:
+        """Store and send nothing more of some person keys; return how many were not suppressed before.
+
+        From the first commit on no visit is stored. Then the pending deliveries are cancelled, slice by slice; a second
+        call does the rest after a crash. ``on_cancelled`` is as for cancel().
+
+        Args:
+            tenants: person key -> its tenant, ``namespace/name``.
+            now: microseconds.
+            on_cancelled: receives the row keys of each slice.
+        """
+        added = await self._change(lambda transaction: suppressions.add(transaction, tenants, now))
+        pending = await self._look_up(lambda session: erasures.pending_deliveries(session, tenants.keys()))
+        for start in range(0, len(pending), changes.SLICE):
+            keys, reason = pending[start : start + changes.SLICE], model.CancelReason.Suppressed
+            cancel = functools.partial(changes.cancel, keys=keys, now=now, reason=reason)
+            on_cancelled(await self._change(cancel))
+        return added
+
+    async def unsuppress(self, persons: Collection[bytes]) -> int:
+        """Store and send visits of some person keys again; return how many were suppressed."""
+        return await self._change(lambda transaction: suppressions.remove(transaction, persons))
+
+    async def tenants_suppressing(self, persons: Collection[bytes]) -> set[str]:
+        """Return the tenants, as ``namespace/name``, at which some person keys are suppressed."""
+        return await self._look_up(lambda session: suppressions.tenants_of(session, persons))
+
+    async def suppressed_by_tenant(self) -> list[SuppressedTenant]:
+        """Return each tenant that has suppressed persons."""
+        return await self._look_up(suppressions.by_tenant)
 
     @abc.abstractmethod
     async def _forget_arrivals(

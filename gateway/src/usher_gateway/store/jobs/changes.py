@@ -18,7 +18,7 @@ from usher_gateway.store.encodings import (
     first_hold,
     split_person_keys,
 )
-from usher_gateway.store.jobs import creation, scopes
+from usher_gateway.store.jobs import creation, scopes, suppressions
 from usher_gateway.store.session import Session, Statement, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -44,7 +44,7 @@ _NOT_REPLAYED = """not exists (
 """It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones."""
 
 _REDRIVABLE = f"""
-    select d.key, d.route, a.flags from deliveries d join arrivals a on a.key = d.arrival
+    select d.key, d.route, a.flags, d.arrival from deliveries d join arrivals a on a.key = d.arrival
     join bodies b on b.key = d.arrival and b.body is not null
     where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2)
     and {_NOT_REPLAYED} order by d.key
@@ -123,13 +123,18 @@ async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
 
 
 async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> int:
-    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return how many."""
+    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return how many.
+
+    Leaves out those of suppressed persons.
+    """
     session = transaction.session
     await session.fetch(_LOCK, keys)
     rows = await session.fetch(_REDRIVABLE, keys, now)
-    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags in rows]
+    suppressed = await suppressions.suppressed_arrivals(session, {arrival for *_, arrival in rows})
+    rows = [row for row in rows if row[3] not in suppressed]
+    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags, _ in rows]
     await session.execute(_REDRIVE, *columns(new_holds, 2), now)
-    await transaction.meter_routes([route for _, route, _ in rows], now, model.Counter.redriven)
+    await transaction.meter_routes([route for _, route, *_ in rows], now, model.Counter.redriven)
     return len(rows)
 
 
@@ -143,11 +148,13 @@ async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[
     return keys, scopes.cursor_of(below)
 
 
-async def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> list[int]:
-    """Cancel pending deliveries on request; return the keys of those that were still pending."""
+async def cancel(
+    transaction: Transaction, keys: Sequence[int], now: int, reason: model.CancelReason = model.CancelReason.OnRequest
+) -> list[int]:
+    """Cancel pending deliveries; return the keys of those that were still pending."""
     await transaction.session.fetch(_LOCK, keys)
-    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.OnRequest)
-    rows = await transaction.session.fetch(_CANCEL, keys, state, now, reason)
+    state = int(model.DeliveryState.Cancelled)
+    rows = await transaction.session.fetch(_CANCEL, keys, state, now, int(reason))
     await transaction.meter_routes([route for _, route in rows], now, model.Counter.cancelled)
     cancelled = [key for key, _ in rows]
     transaction.remove_claimed(cancelled)
@@ -163,8 +170,12 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
 async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[str]:
     """Count by reason the deliveries with given keys that a change would change."""
     condition = _CHANGEABLE[change]
-    statement = f"select hold, cancel, error from deliveries d where d.key = any($1::bigint[]) and {condition}"  # noqa: S608
-    return Counter([_reason_name(*row) for row in await session.fetch(statement, keys, now)])
+    statement = f"select arrival, hold, cancel, error from deliveries d where d.key = any($1::bigint[]) and {condition}"  # noqa: S608
+    rows = await session.fetch(statement, keys, now)
+    suppressed: set[int] = set()
+    if change == "redrive":
+        suppressed = await suppressions.suppressed_arrivals(session, {row[0] for row in rows})
+    return Counter([_reason_name(*reason) for arrival, *reason in rows if arrival not in suppressed])
 
 
 def _reason_name(hold: int, cancel: int, error: str) -> str:
@@ -192,9 +203,11 @@ async def quarantined(session: Session, where: Filter, limit: int, after: int) -
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
     """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
 
-    Retention may have deleted a body since the arrival was read.
+    Retention may have deleted a body since the arrival was read. Arrivals of suppressed persons stay in quarantine.
     """
     session = transaction.session
+    suppressed = await suppressions.among(session, [person for each in arrivals for person in each.person_keys])
+    arrivals = [arrival for arrival in arrivals if suppressed.isdisjoint(arrival.person_keys)]
     deliveries: list[tuple[Any, ...]] = []
     await session.fetch(creation.LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))
     plans = [plan for arrival in arrivals for plan in arrival.if_visit]

@@ -18,6 +18,9 @@ from usher_gateway.store.transaction import Transaction
 STEP = 20
 """Arrivals that one step erases; other arrivals wait for it."""
 
+_SLICE = 1_000
+"""Arrivals that one statement reads."""
+
 LISTED = 100
 """How many erasures a list has, the newest ones."""
 
@@ -40,6 +43,8 @@ _CANCEL = """
     update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
 """
+_VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
+_PENDING = "select key from deliveries where key = any($1::bigint[]) and state = 0"
 _ERASURES = "select key, id, request, state, created_at, ended_at, report from erasures"
 _LOCK = "select state, report from erasures where key = $1 for no key update"
 _INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
@@ -87,7 +92,7 @@ async def erase(transaction: Transaction, erasure: Erasure, keys: Sequence[int],
     tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in found}
     arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in found]
     await transaction.load_listeners([arrival.listener for arrival in arrivals])
-    deliveries = await retention.deliveries_of(session, arrivals)
+    deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
     delivery_keys = sorted(set().union(*deliveries.values()))
     states = {row[0]: row for row in await session.fetch(f"{_DELIVERIES} for update of d", delivery_keys)}
     pending = [key for key, row in states.items() if row[1] == model.DeliveryState.Pending]
@@ -126,16 +131,27 @@ async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport
     """Return what an erasure would erase now."""
     report = ErasureReport()
     keys = sorted(await listings.keys_of_person(session, frozenset(persons)))
-    for begin in range(0, len(keys), 1_000):
-        found = await session.fetch(_ARRIVALS, keys[begin : begin + 1_000])
-        arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in found]
-        for row in found:
+    for begin in range(0, len(keys), _SLICE):
+        rows = await session.fetch(_ARRIVALS, keys[begin : begin + _SLICE])
+        arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in rows]
+        for row in rows:
             tenant = f"{row[10] or '?'}/{row[11] or '?'}"
             report.arrivals[tenant] = report.arrivals.get(tenant, 0) + 1
-        deliveries = await retention.deliveries_of(session, arrivals)
+        deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
         for row in await session.fetch(_DELIVERIES, sorted(set().union(*deliveries.values()))):
             _count_delivery(report, row)
     return report
+
+
+async def pending_deliveries(session: Session, persons: Collection[bytes]) -> list[int]:
+    """Return the row keys of the pending deliveries of a person."""
+    arrivals = sorted(await listings.keys_of_person(session, frozenset(persons)))
+    pending: list[int] = []
+    for begin in range(0, len(arrivals), _SLICE):
+        verdicts = dict(await session.fetch(_VERDICTS, arrivals[begin : begin + _SLICE]))
+        deliveries = await retention.deliveries_of(session, verdicts)
+        pending += [key for (key,) in await session.fetch(_PENDING, sorted(set().union(*deliveries.values())))]
+    return sorted(pending)
 
 
 async def forget_persons(transaction: Transaction, erasure: Erasure) -> None:

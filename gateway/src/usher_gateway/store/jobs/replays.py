@@ -23,7 +23,7 @@ from usher_gateway.store.base import (
     ReplayState,
 )
 from usher_gateway.store.encodings import first_hold
-from usher_gateway.store.jobs import changes, creation, scopes
+from usher_gateway.store.jobs import changes, creation, scopes, suppressions
 from usher_gateway.store.session import Row, Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -100,6 +100,8 @@ class Candidate(NamedTuple):
     has_delivery: bool
     expires_at: int
     """Of that delivery."""
+    is_suppressed: bool
+    """True if the person of the arrival is suppressed."""
 
     @property
     def skipped_for(self) -> str:
@@ -172,6 +174,7 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
     for arrival, listener, name, *delivery in await session.fetch(_LATER_DELIVERIES, sorted(arrivals)):
         place = (arrival, listener, name)
         newest[place] = max(newest.get(place, (0, 0, 0)), tuple(delivery))
+    suppressed = await suppressions.suppressed_arrivals(session, arrivals)
     return [
         _candidate(
             verdict,
@@ -179,13 +182,14 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
             max(
                 newest.get((verdict.arrival, *names[verdict.route]), (0, 0, 0)), first.get(verdict.delivery, (0, 0, 0))
             ),
+            is_suppressed=verdict.arrival in suppressed,
         )
         for verdict in verdicts
         if verdict.arrival in arrivals and verdict.route in names
     ]
 
 
-def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int]) -> Candidate:
+def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int], *, is_suppressed: bool) -> Candidate:
     """``delivery``: key, state and time limit of the newest one; the key is 0 if there is none."""
     _, visit, received_at, flags, has_body = arrival
     key, state, expires_at = delivery
@@ -194,7 +198,17 @@ def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int]) -
         result = model.DeliveryState(state).name.lower()
     elif verdict.skip:
         result = model.SkipReason(verdict.skip).name
-    return Candidate(verdict, bytes(visit), received_at, flags, bool(has_body), result, bool(key), expires_at)
+    return Candidate(
+        verdict,
+        visit=bytes(visit),
+        received_at=received_at,
+        flags=flags,
+        has_body=bool(has_body),
+        result=result,
+        has_delivery=bool(key),
+        expires_at=expires_at,
+        is_suppressed=is_suppressed,
+    )
 
 
 def choose(
@@ -224,6 +238,8 @@ def choose(
             report.replayed_before += candidate.skipped_for in request.results
         elif not candidate.has_body:
             report.without_body += 1
+        elif candidate.is_suppressed:
+            report.suppressed += 1
         elif verdict.route in facts.paused and not request.ignores_pause:
             report.paused += 1
         elif 0 < candidate.expires_at <= now and not request.ignores_expiry:

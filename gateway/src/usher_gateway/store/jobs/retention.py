@@ -145,7 +145,7 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     if not expired:
         return 0
     await transaction.load_listeners([arrival.listener for arrival in expired])
-    deliveries = await deliveries_of(session, expired)
+    deliveries = await deliveries_of(session, {arrival.key: arrival.verdicts for arrival in expired})
     needed = await _cancel_held(transaction, deliveries, now)
     later: list[int] = []
     emptied: list[tuple[int, int]] = []
@@ -167,11 +167,12 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     return len(expired)
 
 
-async def deliveries_of(session: Session, arrivals: Sequence[ExpiredArrival]) -> dict[int, set[int]]:
-    """Return the keys of each arrival's deliveries: of its verdicts, of releases and of replays."""
-    deliveries = {
-        arrival.key: {delivery for _, _, delivery in _decode(arrival.verdicts) if delivery} for arrival in arrivals
-    }
+async def deliveries_of(session: Session, verdicts: Mapping[int, bytes]) -> dict[int, set[int]]:
+    """Return the keys of each arrival's deliveries: of its verdicts, of releases and of replays.
+
+    ``verdicts``: row key of an arrival -> its verdicts as MessagePack.
+    """
+    deliveries = {key: {delivery for _, _, delivery in _decode(packed) if delivery} for key, packed in verdicts.items()}
     for arrival, key in await session.fetch(_CREATED_LATER, list(deliveries)):
         deliveries[arrival].add(key)
     return deliveries

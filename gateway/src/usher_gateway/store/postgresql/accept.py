@@ -14,6 +14,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
+from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.changes import DELETE_MARKS
 from usher_gateway.store.jobs.creation import ADD_MARKS
 from usher_gateway.store.names import LACKS_NONE
@@ -131,11 +132,12 @@ class Acceptance(ArrivalRows):
 
     async def run(self) -> list[model.Accepted]:
         """Write all rows; return the results."""
+        self.leave_out(await suppressions.among(self._transaction.session, self.persons()))
         contents, sightings = await self._lock_keys()
         if self._unacknowledged:
             await self._note_unacknowledged()
         if not self.arrivals:
-            return []
+            return self.results
         facts = DedupeFacts(contents, sightings, await self._add_marks(), await self._count_months())
         new_marks = self.decide(facts)
         await self._insert()
@@ -144,7 +146,7 @@ class Acceptance(ArrivalRows):
         unused = self._own_marks - new_marks
         if unused:
             await self._connection.execute(DELETE_MARKS, sorted(unused))
-        return self.accepted
+        return self.results
 
     # Content and visitors
 

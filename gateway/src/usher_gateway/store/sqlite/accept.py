@@ -11,6 +11,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
 from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
+from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.creation import EXISTING_MARKS
 from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
@@ -52,10 +53,11 @@ class Acceptance(ArrivalRows):
 
     async def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
         """Write all rows; return the results, and the arrivals to add to the recent index after the commit."""
+        self.leave_out(await suppressions.among(self._session, self.persons()))
         new_marks = self.decide(await self._facts())
         self._insert(new_marks)
         self._forget_months()
-        return self.accepted, self._recent
+        return self.results, self._recent
 
     def add_arrival(
         self,

@@ -141,6 +141,13 @@ create table erasures (
     report bytea not null               -- store.base.ErasureReport as JSON
 );
 
+-- Persons of whom nothing is stored or sent any more.
+create table suppressed (
+    person bytea primary key,           -- a person key
+    tenant text not null,               -- namespace/name
+    since bigint not null
+);
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key bigint primary key,

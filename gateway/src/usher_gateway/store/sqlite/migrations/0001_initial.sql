@@ -124,6 +124,13 @@ create table erasures (
     report blob not null                -- store.base.ErasureReport as JSON
 );
 
+-- Persons of whom nothing is stored or sent any more.
+create table suppressed (
+    person blob primary key,            -- a person key
+    tenant text not null,               -- namespace/name
+    since integer not null
+) without rowid;
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key integer primary key,

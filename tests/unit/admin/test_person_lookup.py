@@ -2,7 +2,7 @@
 
 import pytest
 
-from usher_gateway.admin import persons
+from usher_gateway.admin import person_lookup
 from usher_gateway.ingest.identity import PersonField
 
 
@@ -21,7 +21,7 @@ from usher_gateway.ingest.identity import PersonField
     ],
 )
 def test_value_is_searched_as_what_it_looks_like(value: str, fields: tuple[PersonField, ...]) -> None:
-    assert persons.fields_of(value) == fields
+    assert person_lookup.fields_of(value) == fields
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_value_that_is_none_of_its_field_is_refused_without_being_repeated(
     value: str, field: PersonField, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said) as raised:
-        persons.normalised_values(value, [field])
+        person_lookup.normalised_values(value, [field])
     assert value.strip() not in str(raised.value) or not value.strip()

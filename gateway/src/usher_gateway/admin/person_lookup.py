@@ -1,0 +1,168 @@
+"""Turns the value of a person, such as an e-mail address, into person keys.
+
+The value comes in the body of a request and never leaves this module: not into a log, an error or an answer.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import documents, model
+from usher_gateway.admin import api
+from usher_gateway.ingest import identity
+from usher_gateway.store.base import Filter
+from usher_gateway.store.records import Records
+
+_LONGEST_VALUE = 1_000
+
+_SHORTEST_MOBILE = 5
+"""Digits of a value without a name of its field, from which on it may be a mobile number."""
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}([:-]?[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(\.[0-9A-Fa-f]{4}){2}")
+_REFERENCE = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_MOBILE = re.compile(r"\+?[\d ()/.-]+")
+
+_NOT_USABLE = {
+    "user": "is empty; give a user id",
+    "email": "is empty; give an e-mail address",
+    "mobile": "has no digit; a mobile number needs one",
+    "device": "has no letter or digit; a MAC needs some",
+}
+
+
+class PersonQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of a request about a person."""
+
+    value: str
+    field: identity.PersonField | None = None
+    """The kind of the value; None: Usher guesses it from the value's form."""
+    namespace: str | None = None
+    tenant: str | None = None
+    """A name, or ``namespace/name``."""
+
+
+class PersonChange(PersonQuestion, frozen=True):
+    """The body of a request that changes something about a person. It says the ``field`` if the value's form does not.
+
+    Its ``reference`` is the caller's own id of the request.
+    """
+
+    reference: str = ""
+
+
+QuestionT = TypeVar("QuestionT", bound=PersonQuestion)
+
+
+class Person(msgspec.Struct, frozen=True):
+    """A person at the tenants that a request selects."""
+
+    keys: Mapping[bytes, str]
+    """Person key -> its tenant, ``namespace/name``."""
+    fields: tuple[identity.PersonField, ...]
+    """What the value can be."""
+    tenants: tuple[str, ...]
+    """``namespace/name``, sorted."""
+    where: Filter
+    """The names of the request."""
+
+    @property
+    def audited(self) -> dict[str, object]:
+        """What the audit log says of the request."""
+        return {"fields": list(self.fields), "namespace": self.where.namespace, "tenant": self.where.tenant}
+
+
+def fields_of(value: str) -> tuple[identity.PersonField, ...]:
+    """Return what a value can be; a number of some digits may be a user id as well as a mobile number."""
+    value = value.strip()
+    if "@" in value:
+        return ("email",)
+    is_mobile = _MOBILE.fullmatch(value) and sum(letter.isdigit() for letter in value) >= _SHORTEST_MOBILE
+    is_device = _MAC.fullmatch(value)
+    return ("user", *(("mobile",) if is_mobile else ()), *(("device",) if is_device else ()))
+
+
+def normalised_values(value: str, fields: Collection[identity.PersonField]) -> dict[identity.PersonField, str]:
+    """Return field -> the value as the store knows it.
+
+    Raises:
+        ValueError: the value is none of a field; the message does not contain it.
+    """
+    if not 0 < len(value) <= _LONGEST_VALUE:
+        raise ValueError(f"the value must have 1 to {_LONGEST_VALUE} characters")
+    normalised = {field: identity.normalise_person(field, value) for field in fields}
+    for field, text in normalised.items():
+        if not text:
+            raise ValueError(f"the value {_NOT_USABLE[field]}")
+    return normalised
+
+
+async def parse(request: web.Request, question_type: type[QuestionT]) -> QuestionT:
+    """Parse the body of a request.
+
+    Raises:
+        ValueError: the body is not valid; the message contains nothing of it.
+    """
+    try:
+        question = msgspec.json.decode(await request.read(), type=question_type)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        names = ", ".join(name for name in question_type.__struct_encode_fields__ if name != "value")
+        raise ValueError(f"the body must have a `value`, and may have {names}") from None
+    if isinstance(question, PersonChange):
+        if question.field is None and len(fields_of(question.value)) > 1:
+            raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(question.value))}")
+        if not _REFERENCE.fullmatch(question.reference):
+            raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")
+    return question
+
+
+class PersonLookup:
+    """Finds the keys of a person at the tenants that a request selects and its caller may see.
+
+    Args:
+        store: the store.
+        keys: the keys of the install.
+        check_names: checks the names of a question.
+        snapshot: returns the configuration in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Records,
+        keys: model.Keys,
+        check_names: api.CheckNames,
+        snapshot: Callable[[], documents.Snapshot],
+    ) -> None:
+        self._store, self._keys, self._check_names, self._snapshot = store, keys, check_names, snapshot
+
+    async def person(self, request: web.Request, question: PersonQuestion) -> Person:
+        """Return the person of a question.
+
+        Raises:
+            ProblemError: the value is none of its field, or a name is unknown.
+        """
+        with api.parsing():
+            selection = api.Selection(namespace=question.namespace, tenant=question.tenant)
+            where = api.confine(request, api.filter_from_selection(selection))
+            fields = (question.field,) if question.field else fields_of(question.value)
+            normalised = normalised_values(question.value, fields)
+        await self._check_names(where)
+        tenants = await self._tenants(where)
+        keys = {
+            person_keys.key(field, text): f"{namespace}/{tenant}"
+            for namespace, tenant in tenants
+            for person_keys in [identity.PersonKeys(self._keys, namespace, tenant)]
+            for field, text in normalised.items()
+        }
+        names = sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])
+        return Person(keys, tuple(normalised), tuple(names), where)
+
+    async def _tenants(self, where: Filter) -> set[tuple[str, str]]:
+        """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
+        documents_in_force = self._snapshot().listeners.values()
+        names = {(document.namespace, document.tenant.name) for document in documents_in_force}
+        names |= {(name.namespace, name.tenant) for name in await self._store.listener_names()}
+        return {(namespace, tenant) for namespace, tenant in names if where.selects(namespace, tenant)}
