@@ -59,6 +59,8 @@ class Served:
         self.port = 0
         self.sample_sender: Any = mock.Mock()
         self.paused_routes: set[str] = set()
+        self.missing = ""
+        """What held deliveries lack."""
         steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,
@@ -119,7 +121,7 @@ class Served:
                 keys=KEYS,
                 check_names=check_names,
                 destination=gateway_status.destination,
-                held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", "")],
+                held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", self.missing)],
                 audit=audit_log,
             ),
             changes=changes.ChangeHandlers(

@@ -391,6 +391,14 @@ async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
     assert "--yes" not in run.err
 
 
+async def test_held_delivery_names_what_it_lacks_in_json(served: admin_port.Served) -> None:
+    served.missing = "agency/crm-login"
+    (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+    assert held["missing"] == "agency/crm-login"
+    others = (await served.get("/api/deliveries?state=dead"))["rows"]
+    assert {row["missing"] for row in others} == {None}
+
+
 async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: admin_port.Served) -> None:
     (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
     shown = await served.output_of("deliveries", "show", held["id"])

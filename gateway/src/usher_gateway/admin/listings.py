@@ -300,6 +300,7 @@ DELIVERIES = Listing(
         *fields(
             "held",
             "heldSince",
+            "missing",
             "cancelled",
             "error",
             "status",

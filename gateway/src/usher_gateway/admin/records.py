@@ -64,19 +64,20 @@ class RecordHandlers:
                 await self._check_names(where)
                 page = await listing.page(self._store)(where, request.query.get("cursor"), limit)
             if listing is listings.DELIVERIES:
-                self._add_next_attempts(page.rows)
+                self._add_waits(page.rows)
             return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
 
         return list_rows
 
-    def _add_next_attempts(self, rows: list[listings.Row]) -> None:
-        """Add to deliveries in the backlog when they are tried at the earliest, and whether a circuit keeps them."""
+    def _add_waits(self, rows: list[listings.Row]) -> None:
+        """Add what deliveries wait for: a circuit, the time of the next attempt, or what a held one lacks."""
         health = {key: self._destination(key) or {} for key in {row["destination"] for row in rows if row["dueAt"]}}
         for row in rows:
             destination = health.get(row["destination"], {}) if row["dueAt"] else {}
             is_open = destination.get("circuit") == "Open"
             row["waitsFor"] = "CircuitOpen" if is_open else None
             row["nextAttemptAt"] = max(row["dueAt"], str(destination["nextTrialAt"])) if is_open else row["dueAt"]
+            row["missing"] = self._missing(row) if row["held"] else None
 
     async def show_body(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
@@ -171,10 +172,13 @@ class RecordHandlers:
 
     def _next_step(self, delivery: listings.Row) -> str:
         """Return what happens next with a delivery."""
+        destination = self._destination(delivery["destination"])
+        live = self._listeners().get(f"{delivery['namespace']}/{delivery['listener']}")
+        body_days = live.document.tenant.body_days if live is not None else 0
+        return next_step.next_step(delivery, destination, self._now(), self._missing(delivery), body_days)
+
+    def _missing(self, delivery: listings.Row) -> str:
+        """Return which Secret a held delivery waits for, or how its expression failed; ``""`` if that is not known."""
         name = model.ListenerName(delivery["namespace"], delivery["tenant"], delivery["listener"])
         held_as = (delivery["route"], delivery["held"])
-        details = [held.missing for held in self._held_routes(name) if (held.route, held.reason) == held_as]
-        destination = self._destination(delivery["destination"])
-        live = self._listeners().get(name.key)
-        body_days = live.document.tenant.body_days if live is not None else 0
-        return next_step.next_step(delivery, destination, self._now(), "".join(details), body_days)
+        return "".join([held.missing for held in self._held_routes(name) if (held.route, held.reason) == held_as])

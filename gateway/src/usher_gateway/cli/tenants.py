@@ -119,8 +119,11 @@ _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
     ("quotaWhenExceeded", lambda row: str((row["quota"] or {}).get("whenExceeded", ""))),
     *listings.fields("timeZone"),
+    ("retentionBodyDays", lambda row: str((row["retention"] or {}).get("bodyDays", ""))),
+    ("retentionMeterMonths", lambda row: str((row["retention"] or {}).get("meterMonths", ""))),
     ("troubles", _tenant_troubles),
     ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
+    ("causes", lambda row: ", ".join([f"{fault} {cause}" for fault, cause in row["causes"].items()])),
     ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
 )
 
