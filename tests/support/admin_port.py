@@ -70,7 +70,9 @@ class Served:
             ask_store=lambda: None,
         )
         self.replays = StepRunner("replay", bench.store.running_replays, steps.take)
-        erasing = ErasureSteps(store=bench.store, now=bench.clock, forget_cancelled=lambda _: None)
+        erasing = ErasureSteps(
+            store=bench.store, now=bench.clock, forget_cancelled=lambda _: None, mark_of_route=base.no_marks
+        )
         self.erasures = StepRunner("erasure", bench.store.running_erasures, erasing.take)
         self.mend()
 

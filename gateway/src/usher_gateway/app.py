@@ -195,7 +195,12 @@ class Gateway:
         )
 
         self._replays = StepRunner("replay", self.store.running_replays, self._replay_steps().take)
-        erasing = ErasureSteps(store=self.store, now=self.clock.now, forget_cancelled=self.dispatcher.forget_cancelled)
+        erasing = ErasureSteps(
+            store=self.store,
+            now=self.clock.now,
+            forget_cancelled=self.dispatcher.forget_cancelled,
+            mark_of_route=self._mark_of_route,
+        )
         self._erasures = StepRunner("erasure", self.store.running_erasures, erasing.take)
         self._ingest_metrics = gateway_metrics.IngestMetrics(
             pipeline=self.pipeline,

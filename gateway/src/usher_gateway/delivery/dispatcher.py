@@ -11,7 +11,7 @@ feeds the scheduler and starts attempts:
 import asyncio
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -49,8 +49,8 @@ class DispatcherLimits(msgspec.Struct, frozen=True):
     in_flight: int = 512
     unsettled: int = 4_096
     """No attempt starts while this many results wait for the store."""
-    review_seconds: float = 30.0
-    """How often the dispatcher and the store compare which deliveries are claimed."""
+    review_seconds: float = 10.0
+    """How often the dispatcher and the store compare which deliveries are claimed. An erasure waits for it."""
 
 
 @functools.lru_cache(10_000)
@@ -170,7 +170,7 @@ class Dispatcher:
         if deliveries:
             self._schedule_pump()
 
-    def forget_cancelled(self, keys: Sequence[int]) -> None:
+    def forget_cancelled(self, keys: Collection[int]) -> None:
         """Make no attempt of deliveries in lanes that were cancelled in the store. Running attempts continue."""
         self._cancelled.update(self._claimed.intersection(keys))
         self._schedule_pump()
@@ -349,7 +349,7 @@ class Dispatcher:
                 self._next_review = self._loop.time() + self._limits.review_seconds
                 await self._store.note_oldest_claimed()
                 if self._store.is_shared:
-                    await self._store.recover_forgotten([*self._claimed, *self._deferred])
+                    self.forget_cancelled(await self._store.compare_claims([*self._claimed, *self._deferred]))
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):

@@ -9,6 +9,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store.base import Erasure, HoldsOf, IsPaused, MarkOfRoute, Replay
+from usher_gateway.store.jobs.erasures import STEP
 from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -20,7 +21,10 @@ _BUSY_SECONDS = 1.0
 """Pause of a replay that has many due deliveries."""
 
 _ERASURE_PAUSE_SECONDS = 0.02
-"""Pause between two steps of an erasure, in which arrivals are committed."""
+"""Pause between two transactions of an erasure, in which arrivals are committed."""
+
+_COMPLETION_SECONDS = 1.0
+"""Pause before an erasure that could not be completed tries that again."""
 
 _LONGEST_PAUSE = 60 * model.MICROSECONDS
 """A longer pause comes from a clock that was set back."""
@@ -128,14 +132,27 @@ class ErasureSteps:
         store: has the erasures.
         now: microseconds.
         forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
+        mark_of_route: returns how the once-per marks of a route are made.
     """
 
     def __init__(
-        self, *, store: Store, now: Callable[[], int], forget_cancelled: Callable[[Sequence[int]], None]
+        self,
+        *,
+        store: Store,
+        now: Callable[[], int],
+        forget_cancelled: Callable[[Sequence[int]], None],
+        mark_of_route: MarkOfRoute,
     ) -> None:
-        self._store, self._now, self._forget_cancelled = store, now, forget_cancelled
+        self._store, self._now = store, now
+        self._forget_cancelled, self._mark_of_route = forget_cancelled, mark_of_route
 
     async def take(self, erasure: Erasure) -> float:
-        """Take a step; return how many seconds the next one has to wait at least."""
-        await self._store.step_erasure(erasure, self._now(), self._forget_cancelled)
-        return _ERASURE_PAUSE_SECONDS
+        """Erase a part, or end the erasure; return how many seconds the next step has to wait at least."""
+        keys = await self._store.left_to_erase(erasure)
+        for start in range(0, len(keys), STEP):
+            part = keys[start : start + STEP]
+            await self._store.erase(erasure, part, self._now(), self._forget_cancelled, self._mark_of_route)
+            await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
+        if keys or await self._store.complete_erasure(erasure, self._now()):
+            return 0.0
+        return _COMPLETION_SECONDS

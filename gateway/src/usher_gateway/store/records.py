@@ -70,6 +70,8 @@ class Records(JobRunner):
 
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""
+    _settling_seconds = 0
+    """After so long, each gateway of the store has learned of a change, and attempts that ran then have ended."""
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """List the arrivals of the ledger with their verdicts.
@@ -331,18 +333,57 @@ class Records(JobRunner):
         """Write an erasure, whose steps delete what is stored of the person."""
         return await self._change(lambda transaction: erasures.start(transaction, request, now))
 
-    async def step_erasure(self, erasure: Erasure, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> bool:
-        """Take the next step of an erasure; return whether it has ended.
+    async def left_to_erase(self, erasure: Erasure) -> list[int]:
+        """Return row keys of arrivals that an erasure has to erase, the oldest first; at most `erasures.LOOKED_UP`.
+
+        If gateways share the store, it covers also what comes in the seconds after the request, because a commit may
+        hang and the clocks of gateways differ.
+        """
+        before = erasure.key + self._settling_seconds * model.KEYS_PER_DAY // 86_400
+        return await self._look_up(lambda session: erasures.left_to_erase(session, erasure.request.persons, before))
+
+    async def erase(
+        self,
+        erasure: Erasure,
+        keys: Sequence[int],
+        now: int,
+        on_cancelled: Callable[[Sequence[int]], None],
+        mark_of_route: MarkOfRoute = no_marks,
+    ) -> None:
+        """Erase some arrivals, at most `erasures.STEP`, in one transaction; nothing if the erasure has ended.
 
         ``on_cancelled`` receives the row keys of pending deliveries, so that the caller can drop those in lanes.
         """
-        find = functools.partial(
-            erasures.left_to_erase, persons=erasure.request.persons, before=erasure.key, limit=erasures.STEP
+        marks = await self._marks_to_erase(keys, mark_of_route)
+        job = functools.partial(
+            erasures.erase, erasure=erasure, keys=keys, now=now, marks=marks, forget=self._forget_arrivals
         )
-        keys = await self._look_up(find)
-        if keys:
-            erase = functools.partial(erasures.erase, erasure=erasure, keys=keys, now=now, forget=self._forget_arrivals)
-            on_cancelled(await self._change(erase))
+        on_cancelled(await self._change(job))
+
+    async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> set[bytes]:
+        """Return the once-per marks of some arrivals, as far as their routes and bodies exist."""
+        routes = await self._look_up(lambda session: erasures.routes_of(session, keys))
+        numbers = {number for of_arrival in routes.values() for number in of_arrival}
+        await self._load_routes(numbers)
+        rules = {number: rule for number in numbers if (rule := mark_of_route(self.route(number))) is not None}
+        if not rules:
+            return set()
+        arrivals = await self._look_up(lambda session: creation.stored_arrivals(session, keys))
+        return {
+            rules[number](arrival)[0]
+            for arrival in arrivals
+            for number in routes.get(arrival.key, ())
+            if number in rules
+        }
+
+    async def complete_erasure(self, erasure: Erasure, now: int) -> bool:
+        """End an erasure that has nothing left to erase; return False if that has to wait.
+
+        If gateways share the store, it waits until none can have a cancelled delivery in a lane or in an attempt.
+        """
+        erasure = await self.find_erasure(erasure.id)
+        settled_at = max(erasure.created_at, erasure.report.cancelled_at) + self._settling_seconds * model.MICROSECONDS
+        if now < settled_at:
             return False
         await self._change(lambda transaction: erasures.forget_persons(transaction, erasure))  # before the purge
         if not await self._purge():

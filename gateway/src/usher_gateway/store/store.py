@@ -199,11 +199,13 @@ class DeliveryQueue(JobRunner):
         """Return for each other gateway that runs which of some destinations it knows. Called only if ``is_shared``."""
         raise NotImplementedError
 
-    async def recover_forgotten(self, keys: Collection[int]) -> None:
-        """Return claimed deliveries that the caller does not have to the backlog. Called only if ``is_shared``.
+    async def compare_claims(self, keys: Collection[int]) -> Collection[int]:
+        """Compare which deliveries are claimed. Called only if ``is_shared``.
 
-        A database that went back to an earlier state shows a delivery as claimed again whose outcome it lost. The call
-        before this one must have found the delivery too, because the caller may be about to get it.
+        Returns those of the keys that are not claimed any more, because another gateway cancelled or erased them.
+        Claimed deliveries that the caller does not have return to the backlog: a database that went back to an earlier
+        state shows a delivery as claimed again whose outcome it lost. The call before this one must have found the
+        delivery too, because the caller may be about to get it.
 
         ``keys``: the claimed deliveries that the caller has.
         """

@@ -134,9 +134,9 @@ async def test_delivery_whose_outcome_the_database_lost_returns_to_the_backlog(b
     bench.store.settle(samples.settlement(lost, model.SettledAs.Delivered))
     await bench.store.flush()
     await go_back(bench, copy)
-    await bench.store.recover_forgotten([kept.key])
+    await bench.store.compare_claims([kept.key])
     assert await bench.claim() == []  # the dispatcher could be about to get it
-    await bench.store.recover_forgotten([kept.key])
+    await bench.store.compare_claims([kept.key])
     assert [delivery.key for delivery in await bench.claim()] == [lost.key]
 
 
@@ -159,10 +159,10 @@ async def test_dispatcher_delivers_again_what_the_database_shows_as_claimed(tmp_
 
 async def test_delivery_with_an_unsaved_outcome_does_not_return_to_the_backlog(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival())
-    await bench.store.recover_forgotten([])
+    await bench.store.compare_claims([])
     bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
     with structlog.testing.capture_logs() as logs:
-        await bench.store.recover_forgotten([])
+        await bench.store.compare_claims([])
     assert logs == []
     assert await bench.claim() == []
 

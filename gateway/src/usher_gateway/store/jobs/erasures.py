@@ -10,13 +10,16 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, SentTo
-from usher_gateway.store.jobs import creation, listings, retention
+from usher_gateway.store.jobs import changes, creation, listings, retention
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
 
 STEP = 20
-"""Arrivals that one step erases; other arrivals wait for it."""
+"""Arrivals that one transaction erases; other arrivals wait for it."""
+
+LOOKED_UP = 1_000
+"""Arrivals that one search for what is left returns."""
 
 _SLICE = 1_000
 """Arrivals that one statement reads."""
@@ -74,14 +77,28 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int) -> 
     return erasure
 
 
-async def left_to_erase(session: Session, persons: Collection[bytes], before: int, limit: int) -> list[int]:
+async def left_to_erase(session: Session, persons: Collection[bytes], before: int) -> list[int]:
     """Return row keys below ``before`` of arrivals that have any of these person keys, the oldest first."""
     keys = await listings.keys_of_person(session, frozenset(persons))
-    return sorted([key for key in keys if key < before])[:limit]
+    return sorted([key for key in keys if key < before])[:LOOKED_UP]
 
 
-async def erase(transaction: Transaction, erasure: Erasure, keys: Sequence[int], now: int, forget: Forget) -> list[int]:
-    """Erase some arrivals; return the keys of the pending deliveries that were cancelled."""
+async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
+    """Return row key of an arrival -> the numbers of the routes that have a verdict on it."""
+    rows = await session.fetch(_VERDICTS, sorted(keys))
+    return {key: [route for route, _, _ in msgspec.msgpack.decode(packed)] for key, packed in rows}
+
+
+async def erase(
+    transaction: Transaction,
+    erasure: Erasure,
+    keys: Sequence[int],
+    now: int,
+    *,
+    marks: Collection[bytes],
+    forget: Forget,
+) -> list[int]:
+    """Erase some arrivals and their once-per marks; return the keys of the pending deliveries that were cancelled."""
     session = transaction.session
     rows = await session.fetch(_LOCK, erasure.key)
     if not rows or rows[0][0] not in {ErasureState.Pending, ErasureState.InProgress}:
@@ -100,6 +117,9 @@ async def erase(transaction: Transaction, erasure: Erasure, keys: Sequence[int],
     cancelled = await session.fetch(_CANCEL, pending, state, now, reason)
     await transaction.meter_routes([route for _, route in cancelled], now, model.Counter.cancelled)
     transaction.remove_claimed(pending)
+    if pending:
+        report.cancelled_at = now
+    await session.execute(changes.DELETE_MARKS, sorted(marks))
     await forget(transaction, arrivals, deliveries)
     for arrival in arrivals:
         retention.release_bytes(transaction, arrival)

@@ -91,7 +91,9 @@ _INSERT = f"""
 The row of the commit is left out if the database lacks a name of the arrivals, or if this incarnation has ended.
 """
 
-_MARK_UNACKNOWLEDGED = f"update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[])"  # noqa: S608
+_MARK_UNACKNOWLEDGED = f"""
+    update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[]) returning key
+"""  # noqa: S608
 
 _LISTENERS_OF = "select number from listeners where namespace = $1 and tenant = $2"
 
@@ -133,9 +135,9 @@ class Acceptance(ArrivalRows):
     async def run(self) -> list[model.Accepted]:
         """Write all rows; return the results."""
         self.leave_out(await suppressions.among(self._transaction.session, self.persons()))
-        contents, sightings = await self._lock_keys()
         if self._unacknowledged:
             await self._note_unacknowledged()
+        contents, sightings = await self._lock_keys()
         if not self.arrivals:
             return self.results
         facts = DedupeFacts(contents, sightings, await self._add_marks(), await self._count_months())
@@ -188,9 +190,11 @@ class Acceptance(ArrivalRows):
         return sorted(times.items())
 
     async def _note_unacknowledged(self) -> None:
+        """Mark arrivals, and leave out those that were erased meanwhile, so that their contents stay forgotten."""
         transaction = self._transaction
         keys = sorted(arrival.key for arrival in self._unacknowledged)
-        await self._connection.execute(_MARK_UNACKNOWLEDGED, keys)
+        marked = {key for (key,) in await self._connection.fetch(_MARK_UNACKNOWLEDGED, keys)}
+        self._unacknowledged = [arrival for arrival in self._unacknowledged if arrival.key in marked]
         for arrival in self._unacknowledged:
             listener, slot = transaction.listener(arrival.listener), model.slot_of(arrival.received_at)
             transaction.meter(listener, slot, model.Counter.unacknowledged)

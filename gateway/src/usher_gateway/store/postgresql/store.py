@@ -62,6 +62,7 @@ class PostgresStore(Store):
     """The store over one PostgreSQL database."""
 
     _usage_part_seconds = 31 * 86_400
+    _settling_seconds = 45  # a comparison of claims every 10 s, and then an attempt of up to 30 s
 
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
@@ -76,7 +77,7 @@ class PostgresStore(Store):
         self._drops_from = 0.0
         """Monotonic time of the next look for route definitions that were deleted."""
         self._forgotten: set[int] = set()
-        """Keys that the last recover_forgotten() found."""
+        """Keys that the last compare_claims() found."""
 
     async def open(self) -> OpenReport:
         self.writer, self.ownership, report = await open_store(self.settings, self._names, self._now)
@@ -148,14 +149,15 @@ class PostgresStore(Store):
     def is_shared(self) -> bool:
         return True
 
-    async def recover_forgotten(self, keys: Collection[int]) -> None:
+    async def compare_claims(self, keys: Collection[int]) -> Collection[int]:
         expected = {*keys, *self._commits.unsettled_keys()}  # before the query, so that what changes during it is in it
-        claimed = await self._read(lambda session: claims.claimed(session, self.incarnation.number))
-        forgotten = set(claimed) - expected
+        claimed = set(await self._read(lambda session: claims.claimed(session, self.incarnation.number)))
+        forgotten = claimed - expected
         lost, self._forgotten = self._forgotten & forgotten, forgotten
         if lost:
             await self.defer(sorted(lost))
             _log.warning("deliveries_recovered", count=len(lost))
+        return set(keys) - claimed
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         async with acquired(self._pool, "destinations are not shared") as connection:

@@ -81,11 +81,12 @@ class Transaction(transaction.Transaction):
 _FOLD_PERSONS = """
     insert or ignore into persons
     select ?1, substr(persons, 1 + 8 * position.number, 8), key
-    from arrivals, (select 0 number union all select 1 union all select 2 union all select 3) position
+    from arrivals, (select 0 number union all select 1 union all select 2 union all select 3
+        union all select 4 union all select 5 union all select 6 union all select 7) position
     where key > ?2 and key <= ?3 and length(persons) > 8 * position.number
     order by 2, 3
 """
-"""Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has at most four."""
+"""Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has four, and a release adds four."""
 
 
 def fold_persons(connection: sqlite3.Connection) -> None:
