@@ -1,16 +1,15 @@
 """An erasure deletes all that is stored of a person, also from the files, and nothing else; the books still balance."""
 
-import base64
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import databases, engines, samples
+from support import engines, erasing, samples
+from support.erasing import finish, ignore, start, step
 from usher_gateway import model
-from usher_gateway.store.base import Erasure, ErasureRequest, ErasureState, Filter, MarkOf, SentTo
+from usher_gateway.store.base import ErasureState, Filter, MarkOf, SentTo
 
 HOUR, DAY, NOW = samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -21,32 +20,6 @@ SECRET = "ada.lovelace@example.org"
 def of_ada(content: str, **changes: Any) -> model.Arrival:
     body = f'{{"user":{{"email":"{SECRET}"}},"n":"{content}"}}'.encode()
     return samples.arrival(content, person_keys=(ADA,), visitor_key=samples.digest(f"v{content}"), body=body, **changes)
-
-
-def ignore(_: object) -> None:
-    """Drop nothing from lanes, because there are none."""
-
-
-async def start(bench: engines.Bench, *persons: bytes) -> Erasure:
-    request = ErasureRequest(persons=persons, tenants=("agency/acme",), fields=("email",), reference="r-1")
-    return await bench.store.start_erasure(request, bench.clock.now)
-
-
-async def step(bench: engines.Bench, erasure: Erasure, on_cancelled: Callable[[Sequence[int]], None] = ignore) -> bool:
-    """Erase a part, or try to end the erasure a minute later; return whether it has ended."""
-    keys = await bench.store.left_to_erase(erasure)
-    if keys:
-        await bench.store.erase(erasure, keys[:20], bench.clock.now, on_cancelled)
-        return False
-    bench.clock.now += 60 * samples.SECOND
-    return await bench.store.complete_erasure(erasure, bench.clock.now)
-
-
-async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
-    for _ in range(2_000):
-        if await step(bench, erasure):
-            return await bench.store.find_erasure(erasure.id)
-    raise AssertionError("the erasure comes to no end")
 
 
 def set_clock_of_ids(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
@@ -98,14 +71,9 @@ async def test_erasure_deletes_everything_of_a_person_and_nothing_else(bench: en
 async def test_value_is_in_no_file_afterwards(bench: engines.Bench) -> None:
     await fill(bench)
     await bench.engine.fold(bench.store)
-    files = bench.place if isinstance(bench.engine, engines.Sqlite) else None
-    assert files is None or holds(files, SECRET.encode())
+    assert erasing.traces(bench, SECRET, ADA) != []
     await finish(bench, await start(bench, ADA))
-    if files is not None:
-        in_request = base64.b64encode(ADA)
-        assert not any(holds(files, trace) for trace in (SECRET.encode(), ADA, in_request))
-    else:
-        assert not in_tables(databases.name_of(bench.place), SECRET)
+    assert erasing.traces(bench, SECRET, ADA) == []
 
 
 async def test_destination_of_a_redriven_delivery_is_named(bench: engines.Bench) -> None:
@@ -115,23 +83,6 @@ async def test_destination_of_a_redriven_delivery_is_named(bench: engines.Bench)
     assert await bench.store.redrive(Filter(), NOW + HOUR) == 1
     ended = await finish(bench, await start(bench, ADA))
     assert ended.report.sent_to == {"agency/crm": SentTo(0, 1)}
-
-
-def holds(folder: Path, trace: bytes) -> bool:
-    return any(trace in file.read_bytes() for file in folder.rglob("*") if file.is_file())
-
-
-def in_tables(database: str, text: str) -> bool:
-    """Return whether any row of any table has a text, in clear or in bytes."""
-    tables = databases.server().rows("select tablename from pg_tables where schemaname = 'public'", database)
-    needle = text.encode().hex()
-    return any(
-        databases.server().rows(
-            f"select 1 from {table} t where position('{text}' in t::text) > 0 or position('{needle}' in t::text) > 0",
-            database,
-        )
-        for (table,) in tables
-    )
 
 
 async def test_erasure_goes_on_after_a_crash_at_any_step(bench: engines.Bench) -> None:

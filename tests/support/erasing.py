@@ -1,0 +1,52 @@
+"""Erasures on a store, and the search for what is left of a person."""
+
+import base64
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from support import databases, engines, samples
+from usher_gateway.store.base import Erasure, ErasureRequest
+from usher_gateway.store.jobs.erasures import STEP
+
+
+def ignore(_: Sequence[int]) -> None:
+    """Drop nothing from lanes, because there are none."""
+
+
+async def start(bench: engines.Bench, *persons: bytes) -> Erasure:
+    request = ErasureRequest(persons=persons, tenants=("agency/acme",), fields=("email",), reference="r-1")
+    return await bench.store.start_erasure(request, bench.clock.now)
+
+
+async def step(bench: engines.Bench, erasure: Erasure, on_cancelled: Callable[[Sequence[int]], None] = ignore) -> bool:
+    """Erase a part, or try to end the erasure a minute later; return whether it has ended."""
+    keys = await bench.store.left_to_erase(erasure)
+    if keys:
+        await bench.store.erase(erasure, keys[:STEP], bench.clock.now, on_cancelled)
+        return False
+    bench.clock.now += 60 * samples.SECOND
+    return await bench.store.complete_erasure(erasure, bench.clock.now)
+
+
+async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
+    for _ in range(2_000):
+        if await step(bench, erasure):
+            return await bench.store.find_erasure(erasure.id)
+    raise AssertionError("the erasure comes to no end")
+
+
+def traces(bench: engines.Bench, value: str, person: bytes) -> list[str]:
+    """Return where something of a person is left: files of SQLite, or tables of PostgreSQL."""
+    if isinstance(bench.engine, engines.Sqlite):
+        needles = (value.encode(), person, base64.b64encode(person))
+        return [file.name for file in bench.place.rglob("*") if file.is_file() and holds(file, needles)]
+    database = databases.name_of(bench.place)
+    tables = databases.server().rows("select tablename from pg_tables where schemaname = 'public'", database)
+    texts = (value, value.encode().hex(), person.hex(), base64.b64encode(person).hex())
+    found = " or ".join([f"position('{text}' in t::text) > 0" for text in texts])
+    return [table for (table,) in tables if databases.server().rows(f"select 1 from {table} t where {found}", database)]
+
+
+def holds(file: Path, needles: Sequence[bytes]) -> bool:
+    content = file.read_bytes()
+    return any(needle in content for needle in needles)
