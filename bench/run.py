@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import erasing
 import find
 import manifests
 import report
@@ -498,6 +499,7 @@ BENCHMARKS = {
     "floods": floods,
     "handshakes": handshakes,
     "find": find.find,
+    "erase": erasing.erase,
 }
 
 
