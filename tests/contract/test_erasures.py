@@ -9,7 +9,7 @@ import pytest
 from support import engines, erasing, samples
 from support.erasing import finish, ignore, start, step
 from usher_gateway import model
-from usher_gateway.store.base import ErasureState, Filter, MarkOf, SentTo
+from usher_gateway.store.base import ErasureState, Filter, KeptTimes, MarkOf, SentTo
 
 HOUR, DAY, NOW = samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -235,3 +235,16 @@ async def test_erasure_of_nobody_completes_with_an_empty_report(bench: engines.B
     with pytest.raises(model.NotFoundError, match="no such erasure"):
         await bench.store.find_erasure(bytes(16))
     assert len(await bench.visits()) == 1
+
+
+async def test_receipt_is_deleted_when_its_days_are_over(bench: engines.Bench) -> None:
+    await bench.accept(of_ada("old"))
+    ended = await finish(bench, await start(bench, ADA))
+    running = await start(bench, BOB)
+    times = KeptTimes(receipt_days=30)
+    bench.clock.now = ended.ended_at + 30 * DAY
+    await bench.prune_all(times)
+    assert await bench.store.find_erasure(ended.id) == ended
+    bench.clock.now += 1
+    await bench.prune_all(times)
+    assert await bench.store.list_erasures() == [running]

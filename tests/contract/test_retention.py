@@ -6,7 +6,7 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter, ReplayReport
+from usher_gateway.store.base import Filter, KeptTimes, ReplayReport
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -125,11 +125,11 @@ async def test_meters_are_kept_for_the_months_of_the_tenant(bench: engines.Bench
     bench.clock.now = NOW + 40 * DAY  # 25 November + 40 days: the first days of January
     months = {"agency/acme": 1, "agency/globex": 2}
     await bench.engine.upkeep(bench.store)
-    await bench.prune_all(months)
+    await bench.prune_all(KeptTimes(meter_months=months))
     assert await bench.counts(samples.LOBBY) == {}
     assert (await bench.counts(samples.BAR))["visits"] == 1
     bench.clock.now = NOW + 75 * DAY
-    await bench.prune_all(months)
+    await bench.prune_all(KeptTimes(meter_months=months))
     assert await bench.counts(samples.BAR) == {"carried": 1}
     assert await bench.violations() == []
 

@@ -16,6 +16,7 @@ from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import (
     audit,
     changes,
+    erasures,
     journal,
     persons,
     records,
@@ -108,6 +109,9 @@ class Served:
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         gateway_status = self.status()
         audit_log = audit.AuditLog(store=self.bench.store, now=self.bench.clock)
+        person_lookup = PersonLookup(
+            store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
+        )
         return server.make_routes(
             status=gateway_status,
             usage=usage.UsageHandlers(
@@ -149,16 +153,20 @@ class Served:
             audit=audit_log,
             persons=persons.PersonHandlers(
                 store=self.bench.store,
-                lookup=PersonLookup(
-                    store=self.bench.store,
-                    keys=KEYS,
-                    check_names=check_names,
-                    snapshot=lambda: self.state.snapshot,
-                ),
+                lookup=person_lookup,
+                audit=audit_log,
+                now=self.bench.clock,
+                forget_cancelled=lambda _: None,
+            ),
+            erasures=erasures.ErasureHandlers(
+                store=self.bench.store,
+                keys=KEYS,
+                lookup=person_lookup,
                 audit=audit_log,
                 now=self.bench.clock,
                 wake=self.erasures.wake,
-                forget_cancelled=lambda _: None,
+                store_type="SQLite",
+                backup_days=35,
             ),
             samples=SampleHandlers(
                 sender=self.sample_sender,
@@ -215,6 +223,7 @@ class Served:
                 clock=clock,
             ),
             check_names=NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check,
+            receipt_days=1_095,
         )
 
     @property

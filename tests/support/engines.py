@@ -12,7 +12,7 @@ from support import databases, samples
 from usher_gateway import model
 from usher_gateway.store import base, books
 from usher_gateway.store.arrival_queue import QueueLimits
-from usher_gateway.store.base import Filter, OpenReport
+from usher_gateway.store.base import USUAL_TIMES, Filter, KeptTimes, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
@@ -185,11 +185,11 @@ class Bench:
         open_after = await self.store.open_deliveries(FOREVER)
         return books.check(usage, {}, open_after)
 
-    async def prune_all(self, months: dict[str, int] | None = None) -> int:
+    async def prune_all(self, kept: KeptTimes = USUAL_TIMES) -> int:
         """Prune until nothing is left; return the rows touched."""
         total = 0
         for _ in range(5_000):
-            touched = await self.store.prune(self.clock.now, months)
+            touched = await self.store.prune(self.clock.now, kept)
             if not touched:
                 return total
             total += touched

@@ -24,6 +24,7 @@ from usher_gateway.admin import (
     api,
     audit,
     changes,
+    erasures,
     fault_log,
     health,
     persons,
@@ -55,7 +56,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
-from usher_gateway.store.base import MarkOf, OpenReport
+from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.copy import unused_store
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
@@ -315,6 +316,9 @@ class Gateway:
     def _make_admin_server(self) -> server.AdminServer:
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         audit_log = audit.AuditLog(store=self.store, now=self.clock.now)
+        person_lookup = PersonLookup(
+            store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
+        )
         gateway_status = status.GatewayStatus(
             state=self.state,
             tracker=self.health,
@@ -324,6 +328,7 @@ class Gateway:
             clock=self.clock,
             tenants=self.tenants,
             check_names=check_names,
+            receipt_days=self.settings.receipt_days,
         )
         return server.AdminServer(
             routes=server.make_routes(
@@ -364,16 +369,20 @@ class Gateway:
                 audit=audit_log,
                 persons=persons.PersonHandlers(
                     store=self.store,
-                    lookup=PersonLookup(
-                        store=self.store,
-                        keys=self._keys,
-                        check_names=check_names,
-                        snapshot=lambda: self.snapshot,
-                    ),
+                    lookup=person_lookup,
+                    audit=audit_log,
+                    now=self.clock.now,
+                    forget_cancelled=self.dispatcher.forget_cancelled,
+                ),
+                erasures=erasures.ErasureHandlers(
+                    store=self.store,
+                    keys=self._keys,
+                    lookup=person_lookup,
                     audit=audit_log,
                     now=self.clock.now,
                     wake=self._erasures.wake,
-                    forget_cancelled=self.dispatcher.forget_cancelled,
+                    store_type="SQLite" if self.settings.store is None else "PostgreSQL",
+                    backup_days=self.settings.backup_days,
                 ),
                 samples=SampleHandlers(
                     sender=self._sample_sender,
@@ -564,15 +573,16 @@ class Gateway:
         await self.state.configured.wait()  # until then the tenants' retention times are unknown
         while True:
             try:
-                left = await self.store.prune(self.clock.confirmed(), self._meter_months())
+                left = await self.store.prune(self.clock.confirmed(), self._kept_times())
             except model.StoreUnavailableError as error:
                 _log.warning("store_not_pruned", reason=str(error))
                 left = 0
             await asyncio.sleep(_PRUNE_AGAIN_SECONDS if left else _PRUNE_SECONDS)
 
-    def _meter_months(self) -> dict[str, int]:
+    def _kept_times(self) -> KeptTimes:
         tenants = [(listener.namespace, listener.tenant) for listener in self.snapshot.listeners.values()]
-        return {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
+        meter_months = {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
+        return KeptTimes(meter_months=meter_months, receipt_days=self.settings.receipt_days)
 
     def _log_started(self) -> None:
         scheme = "https" if self.certificates else "http"

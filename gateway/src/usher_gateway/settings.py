@@ -69,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     confirmation. None: as the ListenerClasses say, else 5, or 10 % of a larger namespace."""
     admin_tokens: Path | None = None
     """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
+    receipt_days: int = 1_095
+    """Days that the receipt of an erasure is kept."""
+    backup_days: int = 0
+    """Days that backups of the store are kept, as receipts of erasure say; 0: they do not say it."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
     accept_clock: bool = False

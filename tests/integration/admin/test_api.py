@@ -28,7 +28,18 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 ROUTES = server.make_routes(
     **{
         name: mock.Mock()
-        for name in ("status", "usage", "records", "changes", "replays", "audit", "persons", "samples", "metrics_page")
+        for name in (
+            "status",
+            "usage",
+            "records",
+            "changes",
+            "replays",
+            "audit",
+            "persons",
+            "erasures",
+            "samples",
+            "metrics_page",
+        )
     }
 )
 

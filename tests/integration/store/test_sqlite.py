@@ -17,7 +17,7 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, KeptTimes
 from usher_gateway.store.group_commit import Job
 from usher_gateway.store.jobs import changes, claims, listings, meters, replays, scopes, settle
 from usher_gateway.store.names import NameNumbers
@@ -238,8 +238,8 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: replays.take_step(opened, replay, [skipped], None, holds={}, facts=facts, now=NOW),
         fold_all,
-        lambda opened: prune.prune(opened, NOW, {}, retention.RetentionWalk()),
-        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, retention.RetentionWalk()),
+        lambda opened: prune.prune(opened, NOW, KeptTimes(), retention.RetentionWalk()),
+        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, KeptTimes(), retention.RetentionWalk()),
         lambda opened: settle.settle(
             opened,
             [

@@ -25,6 +25,7 @@ def test_api_page_lists_every_route_with_its_scope() -> None:
                 "replays",
                 "audit",
                 "persons",
+                "erasures",
                 "samples",
                 "metrics_page",
             )

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from usher_gateway.cli import main, usage
 
 COUNTS = {
-    **dict.fromkeys(("arrivals", "redeliveries", "probes", "quarantined", "created", "cancelled"), 0),
+    **dict.fromkeys(("arrivals", "redeliveries", "probes", "quarantined", "created", "cancelled", "suppressed"), 0),
     "visits": 1200,
     "repeats": 30,
     "refused": 2,

@@ -27,6 +27,8 @@ spec:
     - --admin-host={{ include "usher.name" . }}-gateway-admin.{{ .Release.Namespace }}.svc
     - --log-format=json
     - --log-level={{ .Values.gateway.logLevel }}
+    - --receipt-days={{ int .Values.gateway.receiptDays }}
+    - --backup-days={{ int .Values.gateway.backupDays }}
     {{- if and $isPostgresql (eq $database.migrations "Hook") }}
     - --no-migrate
     {{- end }}

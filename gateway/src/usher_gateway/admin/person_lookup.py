@@ -160,6 +160,10 @@ class PersonLookup:
         names = sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])
         return Person(keys, tuple(normalised), tuple(names), where)
 
+    async def oldest_arrival(self, request: web.Request) -> int | None:
+        """Return how far back the store reaches; a caller with a limit may not know that of other tenants."""
+        return await self._store.oldest_arrival() if request[api.CALLER].permitted is None else None
+
     async def _tenants(self, where: Filter) -> set[tuple[str, str]]:
         """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
         documents_in_force = self._snapshot().listeners.values()

@@ -11,7 +11,19 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import api, audit, changes, listings, persons, records, replays, samples, status, usage
+from usher_gateway.admin import (
+    api,
+    audit,
+    changes,
+    erasures,
+    listings,
+    persons,
+    records,
+    replays,
+    samples,
+    status,
+    usage,
+)
 from usher_gateway.admin.tokens import Caller, Scope, TokenBook
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -87,6 +99,7 @@ def make_routes(
     replays: replays.ReplayHandlers,
     audit: audit.AuditLog,
     persons: persons.PersonHandlers,
+    erasures: erasures.ErasureHandlers,
     samples: samples.SampleHandlers,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
@@ -109,15 +122,13 @@ def make_routes(
         ],
         AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
         AdminRoute("POST", "/api/persons/export", Scope.PersonsExport, persons.export, is_confined=True),
-        AdminRoute("POST", "/api/persons/erase", Scope.PersonsErase, persons.erase, is_confined=True),
+        AdminRoute("POST", "/api/persons/erase", Scope.PersonsErase, erasures.erase, is_confined=True),
         AdminRoute("POST", "/api/persons/suppress", Scope.PersonsErase, persons.suppress, is_confined=True),
         AdminRoute("POST", "/api/persons/unsuppress", Scope.PersonsErase, persons.unsuppress, is_confined=True),
         AdminRoute("GET", "/api/persons/suppressions", Scope.PersonsErase, persons.list_suppressions, is_confined=True),
-        AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, persons.list_erasures, is_confined=True),
-        AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, persons.show_erasure, is_confined=True),
-        AdminRoute(
-            "POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, persons.cancel_erasure, is_confined=True
-        ),
+        AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True),
+        AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, erasures.show, is_confined=True),
+        AdminRoute("POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, erasures.cancel, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),

@@ -42,6 +42,7 @@ class GatewayStatus:
         clock: Clock,
         tenants: TenantTracker,
         check_names: api.CheckNames,
+        receipt_days: int,
     ) -> None:
         self._state = state
         self._tracker = tracker
@@ -51,6 +52,7 @@ class GatewayStatus:
         self._store = store
         self._clock = clock
         self._check_names = check_names
+        self._receipt_days = receipt_days
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``.
@@ -248,7 +250,19 @@ class GatewayStatus:
             "held": counts.held,
             "dead": counts.dead,
             "quotaUsed": self._tenants.quota_used.get(key),
-            **_tenant_settings(summary.document if summary else None),
+            **self._tenant_settings(summary.document if summary else None),
+        }
+
+    def _tenant_settings(self, document: documents.TenantDocument | None) -> JsonObject:
+        """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
+        if document is None:
+            return {"timeZone": None, "quota": None, "retention": None}
+        quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
+        kept = {"bodyDays": document.body_days, "meterMonths": document.meter_months}
+        return {
+            "timeZone": document.time_zone,
+            "quota": quota if document.visits_per_month else None,
+            "retention": {**kept, "receiptDays": self._receipt_days},
         }
 
     async def destinations(self, request: web.Request) -> web.StreamResponse:
@@ -331,18 +345,6 @@ class GatewayStatus:
             "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),
         }
-
-
-def _tenant_settings(document: documents.TenantDocument | None) -> JsonObject:
-    """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
-    if document is None:
-        return {"timeZone": None, "quota": None, "retention": None}
-    quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
-    return {
-        "timeZone": document.time_zone,
-        "quota": quota if document.visits_per_month else None,
-        "retention": {"bodyDays": document.body_days, "meterMonths": document.meter_months},
-    }
 
 
 def listener_row(live: LiveListener) -> dict[str, object]:

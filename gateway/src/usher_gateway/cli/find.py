@@ -1,13 +1,12 @@
 """``usher find``: finds the visits of one person, or one visit or delivery by its id."""
 
 import re
-import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import tables
+from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -28,17 +27,8 @@ from usher_gateway.cli.admin_client import (
 
 _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
 
-_PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
-
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 """An id as the lists print it: whole, or its beginning (RFC 9562 §5.7)."""
-
-As = Annotated[
-    Literal["email", "mobile", "mac", "user"] | None,
-    typer.Option(
-        "--as", help="What the value is. Default: what it looks like; a number can be a user id and a mobile."
-    ),
-]
 
 _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
@@ -61,7 +51,7 @@ def find(
     *,
     context: typer.Context,
     identifier: _Identifier = None,
-    kind: As = None,
+    kind: person_value.As = None,
     tenant: Tenant = None,
     namespace: Namespace = None,
     limit: Limit = None,
@@ -80,14 +70,14 @@ def find(
         hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
     client = AdminClient(admin, data, operate=True)
-    value = identifier or read_value()
+    value = identifier or person_value.read_value()
     if kind is None and _ID.fullmatch(value):
         rows = _rows_of_id(client, value)
         tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)
     else:
         question = {
             "value": value,
-            "field": "device" if kind == "mac" else kind,
+            "field": person_value.field_of(kind),
             "tenant": tenant,
             "namespace": namespace,
             "cursor": cursor,
@@ -108,17 +98,6 @@ def find(
         tables.print_text(
             "`usher visits show ID` shows one of them, `usher deliveries list --visit ID` its deliveries.", err=True
         )
-
-
-def read_value() -> str:
-    """Read the value from a person or from standard input."""
-    try:
-        value = typer.prompt(_PROMPT, err=True) if sys.stdin.isatty() else sys.stdin.read()
-    except UnicodeDecodeError:
-        fail("the value is not UTF-8", "give it as text in UTF-8", USAGE)
-    if not value.strip():
-        fail("there is no value to look for", "type it, or give it on standard input", USAGE)
-    return str(value).strip()
 
 
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:

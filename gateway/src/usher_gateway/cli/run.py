@@ -111,6 +111,19 @@ def register(app: typer.Typer) -> None:
                 help="Listeners of a namespace that edited files may remove within ten minutes without a confirmation.",
             ),
         ] = None,
+        receipt_days: Annotated[
+            int,
+            typer.Option(envvar="USHER_RECEIPT_DAYS", min=1, max=36_500, help="Days that receipts of erasure stay."),
+        ] = 1095,
+        backup_days: Annotated[
+            int,
+            typer.Option(
+                envvar="USHER_BACKUP_DAYS",
+                min=0,
+                max=36_500,
+                help="Days that you keep backups of the store, for receipts of erasure. 0: receipts do not state it.",
+            ),
+        ] = 0,
         time_scale: Annotated[
             float,
             typer.Option(envvar="USHER_TIME_SCALE", help="Development only: run the clock this many times as fast."),
@@ -166,6 +179,8 @@ def register(app: typer.Typer) -> None:
                 trusted_proxies=tuple(trusted_proxies or ()),
                 allow_destination=tuple(allow_destination or ()),
                 removal_limit=removal_limit,
+                receipt_days=receipt_days,
+                backup_days=backup_days,
                 time_scale=time_scale,
                 accept_clock=accept_clock,
                 accept_min_free_bytes=accept_min_free_mib * 1024**2,

@@ -303,6 +303,7 @@ def _print_retention(retention: listings.Row | None) -> None:
         "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
         "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
         "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
+        "Receipts of erasure": (f"{retention['receiptDays']} days", "`usher person receipt` reaches"),
     }
     typer.echo()
     for what, (kept, commands) in reaches.items():

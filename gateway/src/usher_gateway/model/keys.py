@@ -24,6 +24,8 @@ class Keys(msgspec.Struct, frozen=True):
     document: bytes
     cache: bytes
     name: bytes
+    receipt: bytes
+    """The seed of the key that signs receipts (Ed25519)."""
     install: bytes
     """The install key itself: URL tokens are derived from it."""
 

@@ -300,6 +300,12 @@ class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The id that the caller gave the request."""
     requested_by: str = ""
     """The name of the caller's token."""
+    since: int = 0
+    """When the oldest arrival in the store was received; 0: there was none, or the caller may not know it."""
+    store: str = ""
+    """The type of the store that was searched."""
+    backup_days: int = 0
+    """Days that backups of the store are kept; 0: not stated."""
 
 
 class SentTo(msgspec.Struct):
@@ -356,6 +362,19 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
     """Values: a person whose e-mail address and mobile number are suppressed counts twice."""
     first_at: int
     last_at: int
+
+
+class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long retention keeps what has no end of its own."""
+
+    meter_months: Mapping[str, int] = {}
+    """``namespace/tenant`` -> months that its meters are kept; 25 for all others."""
+    receipt_days: int = 1_095
+    """Days that an erasure is kept after its end."""
+
+
+USUAL_TIMES = KeptTimes()
+"""What holds without manifests and settings."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):

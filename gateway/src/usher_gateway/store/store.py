@@ -14,11 +14,13 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store.base import (
+    USUAL_TIMES,
     AbandonedCallback,
     ApplyReplicas,
     DestinationActivity,
     DueDestination,
     HeldGroup,
+    KeptTimes,
     ListenerActivity,
     OpenReport,
     Replicas,
@@ -255,12 +257,10 @@ class Store(Ledger, DeliveryQueue, Records):
         """Return the present state of the engine."""
 
     @abc.abstractmethod
-    async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
+    async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:
         """Delete one small slice of the data whose retention has ended; return the rows touched (0: nothing left).
 
         ``now`` must be confirmed, because deleted data are lost. The store records it for the next start.
-
-        ``meter_months``: months for which meters are kept, by ``namespace/tenant``; 25 for all others.
         """
 
     async def listener_activity(self) -> Mapping[model.ListenerName, ListenerActivity]:

@@ -15,6 +15,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import books
+from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import row_bytes
 from usher_gateway.store.jobs import audit, meters, replays
 from usher_gateway.store.session import Session, columns
@@ -64,6 +65,10 @@ _EMPTY = """
 _DELETE_MARKS = """
     delete from once_marks where mark in (select mark from once_marks where until <= $1 order by until limit $2)
 """
+_DELETE_RECEIPTS = """
+    delete from erasures
+    where key in (select key from erasures where ended_at > 0 and ended_at < $1 order by key limit $2)
+"""
 _NEXT_SLOT = "select min(slot) from meters where slot > $1 and slot < $2"
 
 _DELETE_SLOT = "delete from meters where slot = $1 and listener = any($2::bigint[]) returning listener, counter, count"
@@ -110,7 +115,7 @@ deliveries."""
 async def prune(
     transaction: Transaction,
     now: int,
-    months: Mapping[str, int],
+    kept: KeptTimes,
     walk: RetentionWalk,
     *,
     forget: Forget,
@@ -124,13 +129,15 @@ async def prune(
     if not count:
         count = await transaction.session.execute(_DELETE_MARKS, now, walk.size)
     if not count:
-        count = await _prune_meters(transaction.session, now, months, walk)
+        count = await _prune_meters(transaction.session, now, kept.meter_months, walk)
     if not count:
         count = await delete_routes(walk.size)
     if not count:
         count = await replays.delete_old(transaction.session, now, walk.size)
     if not count:
         count = await audit.delete_old(transaction.session, now, walk.size)
+    if not count:
+        count = await transaction.session.execute(_DELETE_RECEIPTS, now - kept.receipt_days * _DAY, walk.size)
     return count
 
 

@@ -5,6 +5,7 @@ One gateway at a time deletes (``store/jobs/retention.py`` has the common part).
 
 from collections.abc import Mapping, Sequence
 
+from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import split_person_keys
 from usher_gateway.store.jobs import meters, retention
 from usher_gateway.store.jobs.retention import LEAST_SLICE, ExpiredArrival, RetentionWalk
@@ -71,7 +72,7 @@ def next_size(size: int, seconds: float) -> int:
     return max(LEAST_SLICE, min(_MOST, 2 * size, int(size * _SLICE_SECONDS / max(seconds, 0.001))))
 
 
-async def prune(transaction: Transaction, now: int, months: Mapping[str, int], walk: RetentionWalk) -> int:
+async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk) -> int:
     """Delete one slice, unless another gateway deletes one now; return the rows touched."""
     connection = transaction.connection
     if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.PRUNE_LOCK):
@@ -86,7 +87,7 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
     async def delete_routes(limit: int) -> int:
         return await transaction.session.execute(_DELETE_ROUTES, limit, _ROUTES_STAY_MILLISECONDS)
 
-    count = await retention.prune(transaction, now, months, walk, forget=forget, delete_routes=delete_routes)
+    count = await retention.prune(transaction, now, kept, walk, forget=forget, delete_routes=delete_routes)
     if transaction.meters:
         sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
         await meters.add(transaction.session, sums)

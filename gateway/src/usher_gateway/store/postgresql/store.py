@@ -14,7 +14,9 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
+    USUAL_TIMES,
     ApplyReplicas,
+    KeptTimes,
     OpenReport,
     StoreStatistics,
 )
@@ -214,7 +216,7 @@ class PostgresStore(Store):
     async def _change(self, job: Job[T]) -> T:
         return await self._commits.run_job(cast("Callable[[Any], T]", job))  # the writer awaits it
 
-    async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
+    async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
         walk = self._retention_walk
         try:
@@ -228,7 +230,7 @@ class PostgresStore(Store):
                     now=now,
                 )
                 async with connection.transaction():
-                    count = await prune.prune(transaction, now, meter_months or {}, walk)
+                    count = await prune.prune(transaction, now, kept, walk)
         except model.StoreUnavailableError:
             walk.start_over()
             raise

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from usher_gateway import model
+from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import split_person_keys
 from usher_gateway.store.jobs import retention
 from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
@@ -26,7 +27,7 @@ _UNUSED_ROUTES = """
 """
 
 
-async def prune(transaction: Transaction, now: int, months: Mapping[str, int], walk: RetentionWalk) -> int:
+async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk) -> int:
     """Delete one slice; return the rows touched."""
     transaction.connection.execute("insert or replace into meta values ('confirmed_at', ?)", (str(now),))
     walk.after = (0, 0)  # nothing is left behind the walk but what it could not delete
@@ -41,7 +42,7 @@ async def prune(transaction: Transaction, now: int, months: Mapping[str, int], w
         transaction.deleted_routes.update(unused)
         return len(unused)
 
-    return await retention.prune(transaction, now, months, walk, forget=forget, delete_routes=delete_routes)
+    return await retention.prune(transaction, now, kept, walk, forget=forget, delete_routes=delete_routes)
 
 
 async def _forget_folded(

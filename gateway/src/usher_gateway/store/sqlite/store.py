@@ -16,6 +16,8 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
+    USUAL_TIMES,
+    KeptTimes,
     OpenReport,
     StoreStatistics,
 )
@@ -167,10 +169,9 @@ class SqliteStore(Store):
     async def _change(self, job: Job[T]) -> T:
         return await self._commits.run_job(lambda transaction: run_to_end(job(transaction)))
 
-    async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
-        months = meter_months or {}
+    async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:
         return await self._commits.run_job(
-            lambda transaction: run_to_end(prune.prune(transaction, now, months, self._retention_walk))
+            lambda transaction: run_to_end(prune.prune(transaction, now, kept, self._retention_walk))
         )
 
     async def _forget_arrivals(

@@ -1,0 +1,171 @@
+"""Handlers over erasures: preview and start one, follow it, and give its signed receipt."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.admin import api, receipts
+from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.person_lookup import PersonChange, PersonLookup, parse
+from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter
+from usher_gateway.store.records import Records
+
+_DAY = 86_400 * model.MICROSECONDS
+
+
+class EraseRequest(PersonChange, frozen=True):
+    """The body of ``POST /api/persons/erase``."""
+
+    dry_run: bool = False
+
+
+class ErasureHandlers:
+    """The handlers of ``/api/persons/erase`` and ``/api/persons/erasures``.
+
+    Args:
+        store: the store.
+        keys: the keys of the install, which sign receipts.
+        lookup: finds the keys of a person.
+        audit: records each preview and each change.
+        now: microseconds.
+        wake: lets the gateway take the first step of an erasure at once.
+        store_type: ``SQLite`` or ``PostgreSQL``.
+        backup_days: days that backups of the store are kept; 0: not stated.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Records,
+        keys: model.Keys,
+        lookup: PersonLookup,
+        audit: AuditLog,
+        now: Callable[[], int],
+        wake: Callable[[], None],
+        store_type: str,
+        backup_days: int,
+    ) -> None:
+        self._store, self._keys, self._lookup, self._audit = store, keys, lookup, audit
+        self._now, self._wake = now, wake
+        self._store_type, self._backup_days = store_type, backup_days
+
+    async def erase(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/persons/erase``: erase a person at all tenants or at one; with ``dryRun`` only count."""
+        with api.parsing():
+            question = await parse(request, EraseRequest)
+        person = await self._lookup.person(request, question)
+        if question.dry_run:
+            report = await self._store.preview_erasure(person.keys)
+            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
+            return api.json_response(_report_row(report))
+        erasure_request = ErasureRequest(
+            persons=tuple(sorted(person.keys)),
+            tenants=person.tenants,
+            fields=person.fields,
+            reference=question.reference,
+            requested_by=request[api.CALLER].name,
+            since=await self._lookup.oldest_arrival(request) or 0,
+            store=self._store_type,
+            backup_days=self._backup_days,
+        )
+        changing: dict[str, object] = {
+            "fields": list(person.fields),
+            "tenants": len(person.tenants),
+            "reference": question.reference or None,
+        }
+        async with self._audit.change(request, "erase person", changing) as changed:
+            erasure = await self._store.start_erasure(erasure_request, self._now())
+            changing["id"], changed.count = model.format_id(erasure.id), 1
+        self._wake()
+        return api.json_response(erasure_row(erasure), 202)
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/persons/erasures``: the newest ones; with ``id`` those whose id begins so."""
+        prefix = request.query.get("id", "")
+        rows = [erasure_row(each) for each in await self._store.list_erasures() if _may_see(request, each)]
+        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)]})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/persons/erasures/{id}``; once the request has ended, with its signed receipt."""
+        return api.json_response(self._receipt(await self._find_erasure(request)))
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/persons/erasures/{id}/cancel``: end the request. Erased visits stay erased."""
+        erasure = await self._find_erasure(request)
+        async with self._audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
+            changed.count = int(await self._store.cancel_erasure(erasure, self._now()))
+        if not changed.count:
+            raise api.ProblemError(409, "HasEnded", "the erasure has ended")
+        return api.json_response(self._receipt(await self._store.find_erasure(erasure.id)))
+
+    def _receipt(self, erasure: Erasure) -> dict[str, object]:
+        row = erasure_row(erasure)
+        return receipts.sign(row, self._keys) if erasure.ended_at else row
+
+    async def _find_erasure(self, request: web.Request) -> Erasure:
+        with api.parsing():
+            erasure = await self._store.find_erasure(api.parse_id(request.match_info["id"]))
+        if not _may_see(request, erasure):
+            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
+        return erasure
+
+
+def _may_see(request: web.Request, erasure: Erasure) -> bool:
+    """Return whether a caller may see an erasure: one that is limited, only if all its tenants are permitted."""
+    where = Filter(permitted=request[api.CALLER].permitted)
+    names = [tenant.partition("/") for tenant in erasure.request.tenants]
+    return all(where.selects(namespace, tenant) for namespace, _, tenant in names)
+
+
+def erasure_row(erasure: Erasure) -> dict[str, object]:
+    """Return an erasure as JSON: its receipt, once it is completed. It has no personal data."""
+    wanted = erasure.request
+    return {
+        "id": model.format_id(erasure.id),
+        "reference": wanted.reference or None,
+        "status": _STATUSES[erasure.state],
+        "receivedAt": model.format_time(erasure.created_at),
+        "completedAt": model.format_time(erasure.ended_at) if erasure.ended_at else None,
+        "requestedBy": wanted.requested_by,
+        "fields": wanted.fields,
+        "tenants": len(wanted.tenants),
+        "since": model.format_time(wanted.since) if wanted.since else None,
+        "store": wanted.store or None,
+        "backups": _backups_row(erasure),
+        **_report_row(erasure.report),
+    }
+
+
+def _backups_row(erasure: Erasure) -> dict[str, object] | None:
+    """Return until when backups have what was erased; None while that is unknown."""
+    days = erasure.request.backup_days
+    if not days or not erasure.ended_at:
+        return None
+    return {"days": days, "goneBy": model.format_time(erasure.ended_at + days * _DAY)}
+
+
+def _report_row(report: ErasureReport) -> dict[str, object]:
+    return {
+        "arrivals": sum(report.arrivals.values()),
+        "arrivalsByTenant": report.arrivals,
+        "deliveries": report.deliveries,
+        "sentTo": {
+            destination: {
+                "delivered": sent.delivered,
+                "attempted": sent.attempted,
+                "firstAt": model.format_time(sent.first_at) if sent.first_at else None,
+                "lastAt": model.format_time(sent.last_at) if sent.last_at else None,
+            }
+            for destination, sent in sorted(report.sent_to.items())
+        },
+    }
+
+
+_STATUSES = {
+    ErasureState.Pending: "pending",
+    ErasureState.InProgress: "in_progress",
+    ErasureState.Completed: "completed",
+    ErasureState.Cancelled: "cancelled",
+}
+"""Names of OpenDSR."""

@@ -1,0 +1,112 @@
+"""Receipts of erasure: what became of a request, as JSON that the install signs.
+
+The signature is one of Ed25519 (RFC 8032) over the canonical JSON (RFC 8785) of all other fields. Its key is derived
+from the install key. So every gateway of an install makes the same signature, and who has only the public key can
+verify it without the gateway.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import usher_gateway
+from usher_gateway import model
+
+if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase anybody
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+NOT_REACHED = (
+    "What the destinations, Purple and copies of the store have.",
+    "Visits that arrived after the request.",
+    "Attempts that ran during the erasure: the receipt names their destinations as perhaps having the visit.",
+    "Bodies that could not be read (quarantined as NotJSON, NotObject or Truncated): they are deleted by their age.",
+    "Values outside of the fields that a listener reads: no key leads to them. They are deleted by their age too.",
+    "Marks of routes that send once per day, week or month: keyed digests, which stay until that time is over.",
+)
+"""What an erasure leaves; docs/privacy.md says more."""
+
+
+def sign(row: Mapping[str, object], keys: model.Keys) -> dict[str, object]:
+    """Return an erasure that has ended, as a signed receipt. The same erasure always gets the same signature."""
+    content = {
+        **row,
+        "notReached": NOT_REACHED,
+        "version": usher_gateway.__version__,
+        "install": model.key_fingerprint(keys.install),
+        "publicKey": public_key(keys),
+    }
+    return {**content, "signature": base64.b64encode(_private_key(keys).sign(_canonical(content))).decode()}
+
+
+def public_key(keys: model.Keys) -> str:
+    """Return the key that verifies the receipts of an install: 32 bytes in base64."""
+    return base64.b64encode(_private_key(keys).public_key().public_bytes_raw()).decode()
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Parse a receipt, without verifying it.
+
+    A name that occurs twice, or a number that is not whole, is refused: another program may read it differently.
+
+    Raises:
+        ValueError: the text is not a signed receipt.
+    """
+    receipt = json.loads(text, object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
+    if not isinstance(receipt, dict) or not all(isinstance(receipt.get(name), str) for name in _SIGNED_NAMES):
+        raise ValueError("it is not a signed receipt")
+    return receipt
+
+
+_SIGNED_NAMES = ("id", "status", "publicKey", "signature")
+
+
+def parse_public_key(text: str) -> "ed25519.Ed25519PublicKey":
+    """Parse a public key.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+
+
+def is_intact(receipt: Mapping[str, Any]) -> bool:
+    """Return whether the holder of the key inside of a receipt has signed exactly this receipt.
+
+    Whose key it is, the caller has to know.
+
+    Raises:
+        ValueError: the key inside of the receipt is none.
+    """
+    from cryptography import exceptions
+
+    key = parse_public_key(receipt["publicKey"])
+    content = {name: value for name, value in receipt.items() if name != "signature"}
+    try:
+        key.verify(base64.b64decode(receipt["signature"], validate=True), _canonical(content))
+    except (exceptions.InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _private_key(keys: model.Keys) -> "ed25519.Ed25519PrivateKey":
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return ed25519.Ed25519PrivateKey.from_private_bytes(keys.receipt)
+
+
+def _canonical(content: Mapping[str, object]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
+
+
+def _refuse(_: str) -> NoReturn:
+    raise ValueError("a number is not whole")

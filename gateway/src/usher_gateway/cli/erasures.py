@@ -1,0 +1,279 @@
+"""``usher person erase`` and the commands about such requests: see them, end one, and verify receipts."""
+
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import person_value, receipt_page, tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    WRONG,
+    Admin,
+    AdminClient,
+    Data,
+    DocumentOutput,
+    Id,
+    Namespace,
+    OutputOption,
+    Tenant,
+    ending_with_message,
+    fail,
+    quoted,
+    require_files,
+)
+
+_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would be erased, and exit with 2.")]
+_Receipt = Annotated[
+    pathlib.Path, typer.Argument(envvar="USHER_RECEIPT", help="A receipt, JSON or a page; - for standard input.")
+]
+_Page = Annotated[
+    pathlib.Path | None, typer.Option("--html", metavar="FILE", help="Write a page for people into this file.")
+]
+_PublicKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="USHER_PUBLIC_KEY", metavar="KEY", help="The public key of the install that signed, or a file with it."
+    ),
+]
+_KeyFolder = Annotated[
+    pathlib.Path, typer.Option(envvar="USHER_DATA", help="Folder of install.key, as in usher run.", metavar="DIR")
+]
+
+_POLL_SECONDS = 0.5
+
+_COLUMNS: tuple[listings.Column, ...] = (
+    ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
+    ("ID", listings.short_id_cell),
+    ("STATUS", listings.text_cell("status")),
+    ("VISITS", listings.text_cell("arrivals")),
+    ("REFERENCE", listings.text_cell("reference")),
+    ("BY", listings.text_cell("requestedBy")),
+    ("COMPLETED (UTC)", listings.short_time_cell("completedAt")),
+)
+
+_CSV_COLUMNS = listings.fields(
+    "id", "status", "receivedAt", "completedAt", "requestedBy", "reference", "arrivals", "tenants"
+)
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to those about persons."""
+    example = "Example:  usher person erase --as email --yes   or   usher person erase --tenant acme < mail.txt"
+    group.command("erase", epilog=example)(erase_person)
+    group.command("requests", epilog="Example:  usher person requests   or   usher person requests -o json")(requests)
+    group.command("receipt", epilog="Example:  usher person receipt 01920000-0000-7000-8 -o json")(receipt)
+    example = "Example:  usher person verify receipt.json --public-key agency.pub"
+    group.command("verify", epilog=example)(verify)
+    group.command("public-key", epilog="Example:  usher person public-key > agency.pub")(public_key)
+    group.command("cancel", epilog="Example:  usher person cancel 01920000-0000-7000-8")(cancel)
+
+
+def erase_person(
+    *,
+    kind: person_value.As = None,
+    tenant: Tenant = None,
+    namespace: Namespace = None,
+    reference: person_value.Reference = "",
+    yes: _Yes = False,
+    output: DocumentOutput = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Erase everything that is stored of a person, at all tenants or at one, and wait for the receipt.
+
+    The command asks for the value, or reads it from standard input, as `usher find` does. Visits, bodies, deliveries
+    and answers of the person go; counts stay, so the books still balance. Pending deliveries are cancelled. What
+    destinations have got already is theirs to erase: the receipt names them.
+    """
+    client = AdminClient(admin, data, operate=True)
+    question = person_value.question(kind, tenant, namespace, reference)
+    if not yes:
+        _preview(client.post("/api/persons/erase", question | {"dryRun": True}), output)
+    row = client.post("/api/persons/erase", question)
+    path = f"/api/persons/erasures/{quoted(row['id'])}"
+    if sys.stderr.isatty():
+        typer.echo("Erasing. With PostgreSQL it ends after 45 s, when no gateway can send anything any more.", err=True)
+    try:
+        while row["status"] in {"pending", "in_progress"}:
+            time.sleep(_POLL_SECONDS)
+            row = client.get(path)
+    except KeyboardInterrupt:
+        typer.echo(f"\nThe erasure goes on: `usher person receipt {row['id'][: listings.SHORT_ID]}`.", err=True)
+        return
+    _print(row, output)
+    if row["status"] != "completed":
+        fail("the erasure was cancelled", "start it again to erase the rest", WRONG)
+
+
+def _preview(answer: Mapping[str, Any], output: tables.OutputFormat) -> NoReturn:
+    if output == "json":
+        tables.print_json(answer)
+    else:
+        _print_report(answer)
+    count = answer["arrivals"]
+    hint = "give --yes to do it; it cannot be taken back" if count else "nothing is stored of this person"
+    fail(f"this would erase {listings.counted(count, 'visit')}", hint, USAGE)
+
+
+def _print(row: listings.Row, output: tables.OutputFormat) -> None:
+    if output == "json":
+        tables.print_json(row)
+        return
+    names = ("id", "reference", "status", "receivedAt", "completedAt", "requestedBy", "fields", "tenants", "since")
+    tables.print_facts({name: row.get(name) for name in names})
+    typer.echo()
+    _print_report(row)
+
+
+def _print_report(row: Mapping[str, Any]) -> None:
+    """Print what was or would be erased, and which destinations have got visits of the person."""
+    for tenant, count in sorted(row["arrivalsByTenant"].items()):
+        typer.echo(f"{tenant}: {listings.counted(count, 'visit')}")
+    if row["deliveries"]:
+        typer.echo(f"deliveries: {', '.join([f'{count} {state}' for state, count in row['deliveries'].items()])}")
+    for destination, sent in row["sentTo"].items():
+        attempts = f", {sent['attempted']} more perhaps" if sent["attempted"] else ""
+        last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
+        visits = f"{listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
+        tables.print_text(f"{destination} has got {visits}: erase them there too.")
+    if row.get("completedAt"):
+        tables.print_text("\n".join(receipt_page.copies(row)))
+
+
+def requests(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """List the newest requests to erase a person, at most 100, without personal data."""
+    rows = AdminClient(admin, data, operate=True).get("/api/persons/erasures")["rows"]
+    tables.print_rows(rows, _COLUMNS, output, "No requests.", _CSV_COLUMNS, essential=4)
+
+
+def receipt(
+    identifier: Id,
+    *,
+    page: _Page = None,
+    output: DocumentOutput = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Show one request: what was erased, and which destinations had got visits of the person before.
+
+    Once the request has ended, the JSON is signed, and so is the text inside of the page: `usher person verify` takes
+    both. The page is one file that loads nothing.
+    """
+    client = AdminClient(admin, data, operate=True)
+    row = client.get(f"/api/persons/erasures/{quoted(_full_id(client, identifier))}")
+    if page is None:
+        _print(row, output)
+        return
+    if "signature" not in row:
+        fail("the request has not ended, so there is no page yet", "wait, or `usher person cancel` it", WRONG)
+    try:
+        page.write_text(receipt_page.render(row), "utf-8")
+    except OSError as error:
+        fail(f"cannot write {page}: {error.strerror}", "give another file", USAGE)
+    typer.echo(f"The page is in {page}.")
+
+
+def verify(
+    file: _Receipt,
+    *,
+    public_key: _PublicKey = None,
+    data: _KeyFolder = DATA,
+    output: DocumentOutput = "text",
+) -> None:
+    """Verify a receipt offline: that it is unchanged, and that this install, or the one of --public-key, signed it.
+
+    Without --public-key, the key comes from the install key (USHER_INSTALL_KEY, or DATA/install.key). The key inside of
+    the receipt proves nothing about the signer, because anyone can make one: ask the agency for its public key.
+
+    Exit code 1: the receipt was changed, or another install signed it. 2: it is no receipt, or there is no key.
+    """
+    from usher_gateway.admin import receipts
+
+    require_files([file])
+    signer = "this install" if public_key is None else "the install with this public key"
+    expected = _own_public_key(data) if public_key is None else _given_key(public_key)
+    try:
+        given = _read(file)
+        signed_text = receipt_page.signed_text(given)
+        receipt = receipts.parse(signed_text)
+        is_unchanged = receipts.is_intact(receipt)
+    except (ValueError, OSError) as error:
+        hint = "give what `usher person receipt ID -o json` prints once the request has ended"
+        fail(f"{file} is no receipt that can be verified: {error}", hint, USAGE)
+    if not is_unchanged:
+        fail("the receipt was changed after it was signed", "ask for it again: `usher person receipt ID`", WRONG)
+    if expected is None:
+        hint = "give --public-key: the agency prints it with `usher person public-key`"
+        fail("the receipt is unchanged, but its own key does not say who signed it", hint, USAGE)
+    if expected != receipt["publicKey"]:
+        fail(f"the receipt was not signed by {signer}", f"another one did, with the key {receipt['publicKey']}", WRONG)
+    if output == "json":
+        tables.print_json(receipt)
+        return
+    typer.echo(f"This receipt was signed by {signer}, and is unchanged:\n")
+    _print(receipt, output)
+    if signed_text != given:
+        typer.echo("\nOnly these lines were signed: the layout of the page may say something else.")
+
+
+def public_key(data: _KeyFolder = DATA) -> None:
+    """Print the key that verifies the receipts of this install. It is not secret: give it to your customers."""
+    from usher_gateway.config import install_key
+
+    key = _own_public_key(data)
+    if key is None:
+        hint = f"give the --data folder of `usher run`, or set {install_key.VARIABLE}"
+        fail(f"there is no install key in {data}", hint, USAGE)
+    typer.echo(key)
+
+
+def _own_public_key(data: pathlib.Path) -> str | None:
+    """Return the public key of the install whose key is at hand; None if there is none."""
+    from usher_gateway import model
+    from usher_gateway.admin import receipts
+    from usher_gateway.config import install_key
+
+    if not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists():
+        return None
+    with ending_with_message():
+        return receipts.public_key(model.derive_keys(install_key.load_install_key(data, os.environ, may_create=False)))
+
+
+def _given_key(given: str) -> str:
+    """Return a public key that is given as a text or in a file."""
+    from usher_gateway.admin import receipts
+
+    try:
+        key = given if given.endswith("=") else pathlib.Path(given).read_text("utf-8").strip()
+        receipts.parse_public_key(key)
+    except (ValueError, OSError):
+        hint = "give the line that `usher person public-key` prints, or a file with it"
+        fail(f"there is no public key in {given}", hint, USAGE)
+    return key
+
+
+def _read(file: pathlib.Path) -> str:
+    return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+
+
+def cancel(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """End a request that has not ended: no more visits are erased. Erased ones stay erased."""
+    client = AdminClient(admin, data, operate=True)
+    _print(client.post(f"/api/persons/erasures/{quoted(_full_id(client, identifier))}/cancel", {}), output)
+
+
+def _full_id(client: AdminClient, identifier: str) -> str:
+    """Return the id of the request that begins with these digits."""
+    rows = client.get("/api/persons/erasures", id=identifier)["rows"]
+    if len(rows) != 1:
+        count = "several" if rows else "none"
+        fail(f"of the requests, {count} have an id that begins with {identifier}", "see `usher person requests`", WRONG)
+    return str(rows[0]["id"])

@@ -1,0 +1,106 @@
+"""The page of a receipt: one HTML file for people, which has the signed receipt in it."""
+
+import html
+import importlib.resources
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from usher_gateway.admin import listings
+from usher_gateway.cli import tables
+
+_FIELDS = {
+    "user": "Purple's user id",
+    "email": "e-mail address",
+    "mobile": "mobile number",
+    "device": "MAC of a device",
+}
+_STATES = {
+    "delivered": "Delivered",
+    "dead": "Failed for good",
+    "pending": "Not sent yet: cancelled by the erasure",
+    "cancelled": "Cancelled before",
+}
+_ROWS_ON_DISK = (
+    "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the"
+    " write-ahead log as long as the server is set to keep that."
+)
+_SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
+
+
+def render(receipt: Mapping[str, Any]) -> str:
+    """Return the page of a signed receipt. It loads nothing and has no script."""
+    import jinja2
+
+    # Values come from resources and tokens: they are escaped, and get no character that changes the text around them.
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=lambda value: tables.printable(value) if isinstance(value, str) else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["time"] = _time
+    template = importlib.resources.files(__package__).joinpath("receipt.html").read_text("utf-8")
+    return environment.from_string(template).render(
+        receipt=receipt,
+        facts=_facts(receipt),
+        deliveries=[(_STATES.get(state, state), count) for state, count in receipt["deliveries"].items()],
+        copies=copies(receipt),
+        signed_lines=["{", *_lines(receipt), "}"],
+    )
+
+
+def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields as JSON, one on each line, and nothing outside of ASCII."""
+    for number, (name, value) in enumerate(receipt.items(), 1):
+        yield f"{json.dumps(name)}: {json.dumps(value)}{',' if number < len(receipt) else ''}"
+
+
+def _facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was asked, when, and of which store."""
+    return [
+        ("Request", receipt["id"]),
+        ("Your reference", receipt["reference"] or "none"),
+        ("Requested", f"{_time(receipt['receivedAt'])} UTC"),
+        (receipt["status"].capitalize(), f"{_time(receipt['completedAt'])} UTC"),
+        ("Requested by", f"the token {receipt['requestedBy']}"),
+        ("Searched by", ", ".join([_FIELDS.get(field, field) for field in receipt["fields"]])),
+        ("Searched", listings.counted(receipt["tenants"], "tenant")),
+        ("Oldest visit in the store", f"{_time(receipt['since'])} UTC" if receipt["since"] else "not stated"),
+        ("Store", receipt["store"] or "not stated"),
+        ("Written by", f"Usher {receipt['version']}, install {receipt['install']}"),
+    ]
+
+
+def copies(receipt: Mapping[str, Any]) -> list[str]:
+    """Return what copies of the store may still have, in sentences."""
+    sentences = []
+    if receipt["store"] == "PostgreSQL":
+        sentences.append(_ROWS_ON_DISK)
+    elif receipt["status"] == "completed":
+        sentences.append("The files of the store do not have the deleted visits any more.")
+    else:
+        sentences.append("The files of the store may have the deleted visits for some minutes more.")
+    backups = receipt["backups"]
+    if backups:
+        kept = f"Backups of the store are kept for {listings.counted(backups['days'], 'day')}"
+        sentences.append(
+            f"{kept}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
+        )
+    else:
+        sentences.append("How long backups of the store are kept is not stated. They have the visits until then.")
+    return sentences
+
+
+def _time(value: str | None) -> str:
+    """Return a time to the second, in UTC."""
+    return value.replace("T", " ")[:19] if value else "-"
+
+
+def signed_text(page: str) -> str:
+    """Return the receipt that a page has in it; the text itself if it is no page."""
+    match = _SIGNED.search(page)
+    return html.unescape(match[1]) if match else page
