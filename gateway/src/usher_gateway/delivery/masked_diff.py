@@ -1,0 +1,141 @@
+"""Shows how two requests differ, with or without the values. Pure.
+
+Without values, each one is replaced by its type and a number: equal values of the two requests have the same number. So
+a reader sees which fields a change adds, drops, renames or gives another value, and learns nothing of the person.
+"""
+
+import difflib
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from usher_gateway.destinations import DestinationRequest
+
+_MAX_LINES = 200
+"""Most lines of one difference."""
+
+_HIDDEN = "•••"
+_NOT_SHOWN = "(the requests differ in a part that is not shown: a header, or a hidden part of the URL)"
+
+_EVENT_KEYS = frozenset(
+    (
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "time",
+        "usherroute",
+        "usherlate",
+        "usherreceivedat",
+        "datacontenttype",
+        "data",
+        "data_base64",
+    )
+)
+"""The keys of a CloudEvent around its data."""
+
+
+class ShownRequest(msgspec.Struct, frozen=True):
+    """A request with what of its URL may be shown."""
+
+    request: DestinationRequest
+    url: str
+    """Shortened, with the names of its variables."""
+    url_values: Mapping[str, Any]
+    """The values of the variables that are expressions, by name."""
+
+
+class ValueMask:
+    """Hides the values in documents.
+
+    Args:
+        expressions: the text of the transforms that made the documents. It shows which keys are no values: a transform
+            can make a key of a value.
+    """
+
+    def __init__(self, expressions: str) -> None:
+        self._expressions = expressions
+
+    def hide(self, values: list[Any], shown_keys: frozenset[str]) -> list[Any]:
+        """Return values of which all texts and numbers are hidden, and those keys that are not in ``shown_keys``."""
+        numbers: dict[tuple[type, object], int] = {}
+        return [self._hide(value, shown_keys, numbers) for value in values]
+
+    def _hide(self, value: Any, shown_keys: frozenset[str], numbers: dict[tuple[type, object], int]) -> Any:
+        if isinstance(value, dict):
+            return {
+                key if key in shown_keys or self._has_literal(key) else _label(key, numbers): self._hide(
+                    item, shown_keys, numbers
+                )
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._hide(item, shown_keys, numbers) for item in value]
+        return value if value in (None, "") else _label(value, numbers)
+
+    def _has_literal(self, key: str) -> bool:
+        return f"'{key}'" in self._expressions or f'"{key}"' in self._expressions
+
+
+def _label(value: object, numbers: dict[tuple[type, object], int]) -> str:
+    """Return the type of a value, and a number that equal values share."""
+    number = numbers.setdefault((type(value), value), len(numbers) + 1)
+    name = {str: "text", bool: "boolean"}.get(type(value), "number")
+    return f"{_HIDDEN} {name} {number}"
+
+
+def diff_lines(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, body: object) -> list[str]:
+    """Return the lines of a unified diff of two requests, without its head. Without a mask they have personal data.
+
+    ``body``: the visit's body as JSON. Its keys are names of fields, so a mask shows them.
+    """
+    requests = [_readable(before), _readable(now)]
+    if mask is not None:
+        shown_keys = _EVENT_KEYS.union(_keys(body), before.url_values, now.url_values)
+        hidden = mask.hide([[request["urlVariables"], request["body"]] for request in requests], shown_keys)
+        requests = [
+            request | {"urlVariables": variables, "body": content}
+            for request, (variables, content) in zip(requests, hidden, strict=True)
+        ]
+    old, new = [
+        msgspec.json.format(msgspec.json.encode(request), indent=2).decode().split("\n") for request in requests
+    ]
+    lines = list(difflib.unified_diff(old, new, n=1, lineterm=""))[2:]
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[:_MAX_LINES], f"… and {len(lines) - _MAX_LINES} lines more"]
+    return lines or [_NOT_SHOWN]
+
+
+def _readable(shown: ShownRequest) -> dict[str, Any]:
+    content_type = dict(shown.request.headers).get("content-type", "")
+    return {
+        "method": shown.request.method,
+        "url": shown.url,
+        "urlVariables": dict(shown.url_values),
+        "contentType": content_type,
+        "body": _document(shown.request.body, content_type),
+    }
+
+
+def _document(body: bytes, content_type: str) -> Any:
+    """Return a body as JSON, or as text if it is none."""
+    text = body.decode("utf-8", "replace")
+    if content_type.startswith("application/x-www-form-urlencoded"):
+        return dict(urllib.parse.parse_qsl(text, keep_blank_values=True))
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return text
+
+
+def _keys(value: object) -> Iterator[str]:
+    """Yield every key inside of a value of JSON."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _keys(item)
