@@ -239,6 +239,17 @@ async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(benc
     }
 
 
+async def test_stored_arrivals_are_those_with_a_body_oldest_first(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"), samples.arrival("b"))
+    await bench.accept(samples.arrival("short", body_days=1, if_visit=(samples.REPEAT,)))
+    keys = [model.key_of(model.parse_id(row["id"])) for row in await bench.visits()]
+    bench.clock.now = NOW + 3 * samples.DAY
+    await bench.prune_all()
+    stored = await bench.store.stored_arrivals(keys)
+    assert [arrival.body for arrival in stored] == [b'{"user":{"id":"a"}}', b'{"user":{"id":"b"}}']
+    assert {arrival.received_at for arrival in stored} == {NOW}
+
+
 async def test_reason_company_mismatch_lists_accepted_and_quarantined_arrivals(bench: engines.Bench) -> None:
     mismatch = model.QuarantineReason.CompanyMismatch
     await bench.accept(samples.arrival("own company", NOW))

@@ -33,6 +33,7 @@ from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
+from usher_gateway.admin.tries import TryHandlers
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
@@ -171,6 +172,14 @@ class Served:
             samples=SampleHandlers(
                 sender=self.sample_sender,
                 snapshot=lambda: self.state.snapshot,
+                check_names=check_names,
+                audit=audit_log,
+            ),
+            tries=TryHandlers(
+                store=self.bench.store,
+                keys=KEYS,
+                snapshot=lambda: self.state.snapshot,
+                now=self.bench.clock,
                 check_names=check_names,
                 audit=audit_log,
             ),

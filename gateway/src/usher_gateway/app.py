@@ -39,6 +39,7 @@ from usher_gateway.admin import (
 from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
+from usher_gateway.admin.tries import TryHandlers
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
@@ -387,6 +388,14 @@ class Gateway:
                 samples=SampleHandlers(
                     sender=self._sample_sender,
                     snapshot=lambda: self.snapshot,
+                    check_names=check_names,
+                    audit=audit_log,
+                ),
+                tries=TryHandlers(
+                    store=self.store,
+                    keys=self._keys,
+                    snapshot=lambda: self.snapshot,
+                    now=self.clock.now,
                     check_names=check_names,
                     audit=audit_log,
                 ),

@@ -22,6 +22,7 @@ from usher_gateway.admin import (
     replays,
     samples,
     status,
+    tries,
     usage,
 )
 from usher_gateway.admin.tokens import Caller, Scope, TokenBook
@@ -90,7 +91,7 @@ class AdminRoute(NamedTuple):
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
 
 
-def make_routes(
+def make_routes(  # noqa: PLR0913 - one argument for each group of requests
     *,
     status: status.GatewayStatus,
     usage: usage.UsageHandlers,
@@ -101,6 +102,7 @@ def make_routes(
     persons: persons.PersonHandlers,
     erasures: erasures.ErasureHandlers,
     samples: samples.SampleHandlers,
+    tries: tries.TryHandlers,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
@@ -113,6 +115,7 @@ def make_routes(
         AdminRoute("GET", "/api/tenants", Scope.StatusRead, status.tenants, is_confined=True),
         AdminRoute("GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True),
         AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),
+        AdminRoute("POST", "/api/try", Scope.VisitsTry, tries.run, is_confined=True),
         AdminRoute("GET", "/api/usage", Scope.StatusRead, usage.usage, is_confined=True),
         AdminRoute("GET", "/api/usage/venues", Scope.StatusRead, usage.venues, is_confined=True),
         AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check),

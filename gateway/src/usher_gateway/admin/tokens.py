@@ -51,6 +51,8 @@ class Scope(enum.StrEnum):
     """See configuration, listeners, tenants and usage."""
     VisitsRead = "visits:read"
     """See visits, deliveries, destinations, quarantine and replays, without bodies."""
+    VisitsTry = "visits:try"
+    """Try changed manifests on stored visits: the caller's expressions read bodies, and counts tell what they found."""
     BodiesRead = "bodies:read"
     """See bodies and answers: personal data."""
     PersonsFind = "persons:find"

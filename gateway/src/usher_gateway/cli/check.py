@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,6 +142,7 @@ def register(app: typer.Typer) -> None:
                 check_body.print_readings(body, readings)
             if files:
                 _print_text(problems, configuration, costs)
+                _print_next_step(files, problems, configuration)
             if against:
                 _print_moves(moves, against)
         is_wrong = conditions.has_errors(problems) or any(reading.is_wrong for reading in readings)
@@ -448,7 +450,7 @@ def _print_text(
     causes.sort(key=lambda problem: problem.severity == "error")  # the errors last, where a reader of many looks first
     last = {name: index for index, problem in enumerate(causes) for name in _names(problem)}
     for index, problem in enumerate(causes):
-        _print_problem(problem)
+        print_problem(problem)
         for name in _names(problem):
             if name in following and last[name] == index:
                 _print_following(following[name])
@@ -461,6 +463,17 @@ def _print_text(
     outcome = listings.counted(errors, "problem") if errors else "no problems"
     outcome += f", {listings.counted(warnings, 'warning')}" if warnings else ""
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
+
+
+def _print_next_step(
+    files: list[pathlib.Path], problems: "list[conditions.Problem]", configuration: "FileConfiguration"
+) -> None:
+    """Say how to try listeners that are valid."""
+    from usher_gateway.resources import conditions
+
+    if configuration.snapshot.listeners and not conditions.has_errors(problems):
+        command = shlex.join(["usher", "try", *map(str, files)])
+        typer.echo(f"`{command}` tries this on the visits that a running gateway has stored.", err=True)
 
 
 def _print_costs(costs: list[ExpressionCost]) -> None:
@@ -482,7 +495,8 @@ def _names(problem: "conditions.Problem") -> tuple[str, str]:
     return problem.resource, problem.file_and_line
 
 
-def _print_problem(problem: "conditions.Problem") -> None:
+def print_problem(problem: "conditions.Problem") -> None:
+    """Print a problem with its place and its hint."""
     colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
     what = ": ".join(part for part in (problem.resource, problem.path, problem.message) if part)
     typer.echo(f"{problem.file_and_line}: {typer.style(problem.severity, fg=colours[problem.severity])}: {what}")

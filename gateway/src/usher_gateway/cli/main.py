@@ -27,6 +27,7 @@ from usher_gateway.cli import (
     tenants,
     tokens,
     top,
+    tries,
     url,
     usage,
 )
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
         run,
         database,
         check,
+        tries,
         url,
         simulate,
         receive,

@@ -109,6 +109,10 @@ class Records(JobRunner):
         """
         return await self._look_up(lambda session: listings.visit_bodies(session, where, limit, after))
 
+    async def stored_arrivals(self, keys: Collection[int]) -> list[model.Arrival]:
+        """Return the arrivals with given row keys whose bodies are stored, without plans, oldest first."""
+        return await self._look_up(lambda session: creation.stored_arrivals(session, keys))
+
     async def answer(self, delivery: bytes) -> bytes:
         """Return the last answer of a dead delivery's destination (at most 256 bytes).
 

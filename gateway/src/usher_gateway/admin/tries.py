@@ -1,0 +1,317 @@
+"""The handler of ``/api/try``: what changed manifests would do with stored visits.
+
+The caller's expressions read bodies, so even counts can tell what is in one. That is why a try needs a scope of its
+own, and why the audit log records each.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import documents, expression_turns, model, resources
+from usher_gateway.admin import api
+from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.tokens import Caller, Scope
+from usher_gateway.delivery.masked_diff import ValueMask
+from usher_gateway.delivery.tries import ListenerTry, RouteTry, TriedListener
+from usher_gateway.model import Counter
+from usher_gateway.resources import conditions, manifests
+from usher_gateway.resources.overlay import Overlay, overlay_documents
+from usher_gateway.store.base import Filter
+from usher_gateway.store.records import Records
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+"""Most bytes of a request. 1,000 listeners take about 1 MiB."""
+
+_MAX_DIFFS = 20
+"""Most differences that a caller may ask for, per route."""
+
+_MAX_VISITS = 10_000
+"""Most visits that a caller may ask for, per listener."""
+
+_TRY_SECONDS = 20.0
+"""How long a request tries visits."""
+
+_PAGE = 20
+"""Arrivals read at once, because each body may have 256 KiB."""
+
+_SHOWN_PROBLEMS = 5
+
+_NAMED_LISTENERS = 20
+"""Most listeners that an entry of the audit log names."""
+
+_TRIED = {model.CountedAs.Visit.name, model.CountedAs.Repeat.name}
+
+
+class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    manifests: list[dict[str, object]]
+    """Objects as in a file of manifests. Secrets are not needed, and should not be sent."""
+    since: str
+    until: str | None = None
+    namespace: str | None = None
+    tenant: str | None = None
+    listener: str | None = None
+    limit: int = 1_000
+    """Most visits per listener, the newest first."""
+    diffs: int = 0
+    """For how many visits of each route the difference of the requests is shown."""
+    show_values: bool = False
+    """Show differences with personal data: needs the scope ``bodies:read``."""
+
+
+class ListenerResult(msgspec.Struct, rename="camel"):
+    """What a change does to one listener."""
+
+    namespace: str
+    tenant: str
+    listener: str
+    in_force: bool
+    """False: the listener is new, so it does nothing before the change."""
+    tried: int
+    without_body: int
+    """Visits that cannot be tried, because the retention of their bodies has ended."""
+    in_period: int
+    """All visits and repeats of the period; from the meters if not all of them were looked at."""
+    ended_by: Literal["", "limit", "time"]
+    """Why older visits were not looked at; ``""``: all were."""
+    oldest: str | None
+    """When the oldest tried visit arrived."""
+    dedupe_ignored: bool
+    """The change is also one of ``dedupe``, which is not tried."""
+    routes: list[RouteTry]
+
+
+class TryHandlers:
+    """The handler of ``/api/try``.
+
+    Args:
+        store: has the visits.
+        keys: of this installation.
+        snapshot: returns the configuration in force.
+        now: microseconds.
+        check_names: checks the names of a selection.
+        audit: records each try.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Records,
+        keys: model.Keys,
+        snapshot: Callable[[], documents.Snapshot],
+        now: Callable[[], int],
+        check_names: api.CheckNames,
+        audit: AuditLog,
+    ) -> None:
+        self._store, self._keys, self._now = store, keys, now
+        self._snapshot = snapshot
+        self._check_names = check_names
+        self._audit = audit
+        self._turns = expression_turns.compiling_turns()
+        self._running = asyncio.Lock()
+        """One try at a time, because each takes much of a core."""
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/try``: evaluate changed manifests on stored visits. Nothing is sent or stored."""
+        with api.parsing():
+            asked = _parse(await _read(request))
+            where = api.filter_from_selection(
+                api.Selection(
+                    namespace=asked.namespace,
+                    tenant=asked.tenant,
+                    listener=asked.listener,
+                    since=asked.since,
+                    until=asked.until,
+                )
+            )
+        where = api.confine(request, where)
+        caller = request[api.CALLER]
+        if asked.show_values and Scope.BodiesRead not in caller.scopes:
+            detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
+            raise api.ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
+        if self._running.locked():
+            raise api.ProblemError(409, "TryRuns", "another try runs on this gateway", "try again in half a minute")
+        async with self._running:
+            overlay = await self._overlay(asked.manifests, caller)
+            keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
+            if not keys:
+                await self._check_names(where)
+            results, end = [], time.monotonic() + _TRY_SECONDS
+            for index, key in enumerate(keys):
+                left = max(0.0, end - time.monotonic())
+                own_end = time.monotonic() + left / (len(keys) - index)
+                results.append(await self._try_listener(overlay, key, where, asked, own_end))
+        period = {
+            "since": model.format_time(where.since or 0),
+            "until": model.format_time(self._now() if where.until is None else where.until),
+        }
+        selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
+        await self._audit.record_look(request, "try", selection, sum(result.tried for result in results))
+        return api.json_response({**period, "listeners": results})
+
+    async def _overlay(self, objects: list[dict[str, object]], caller: Caller) -> Overlay:
+        """Lay the caller's manifests over the configuration in force.
+
+        Raises:
+            ProblemError: they have mistakes, or are about a tenant that the caller may not see.
+        """
+        text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
+        loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
+        tried = [each.resource for each in loaded.objects]
+        _check_permitted(tried, caller)
+        await self._turns.take_all((source, where) for each in tried for _, source, where in each.expressions)
+        overlay = await asyncio.to_thread(overlay_documents, self._snapshot(), tried)
+        problems = [
+            *loaded.problems,
+            *manifests.locate(overlay.findings, {each.resource.identity: each for each in loaded.objects}, loaded),
+        ]
+        if conditions.has_errors(problems):
+            errors = [problem for problem in problems if problem.severity == "error"]
+            shown = "; ".join([f"{each.resource}: {each.path}: {each.message}" for each in errors[:_SHOWN_PROBLEMS]])
+            raise api.ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
+        return overlay
+
+    async def _try_listener(
+        self, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, end: float
+    ) -> ListenerResult:
+        now, before = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
+        if before is not None and before.tenant.name != now.tenant.name:
+            before = None  # it belongs to another company, so it is another listener
+        transforms = _transforms(overlay, [each for each in (before, now) if each is not None])
+        comparison = ListenerTry(
+            before=TriedListener(before, overlay.in_force.destinations, self._keys) if before is not None else None,
+            now=TriedListener(now, overlay.changed.destinations, self._keys),
+            diffs=asked.diffs,
+            mask=None if asked.show_values else ValueMask(transforms),
+        )
+        visits = msgspec.structs.replace(where, namespace=now.namespace, tenant=now.tenant.name, listener=now.name)
+        result = ListenerResult(
+            namespace=now.namespace,
+            tenant=now.tenant.name,
+            listener=now.name,
+            in_force=before is not None,
+            tried=0,
+            without_body=0,
+            in_period=0,
+            ended_by="",
+            oldest=None,
+            dedupe_ignored=before is not None and _dedupe(before) != _dedupe(now),
+            routes=[],
+        )
+        await self._take_visits(result, comparison, visits, asked.limit, end)
+        result.routes = await comparison.results()
+        result.in_period = result.tried + result.without_body
+        if result.ended_by:
+            result.in_period = max(result.in_period, await self._count(visits))
+        return result
+
+    async def _take_visits(
+        self, result: ListenerResult, comparison: ListenerTry, where: Filter, limit: int, end: float
+    ) -> None:
+        """Try visits, the newest first, until there are no more, or the limit or the time is reached."""
+        cursor = None
+        while True:
+            if time.monotonic() > end:  # a page may be empty and have a next one
+                result.ended_by = "time"
+                return
+            page = await self._store.visits(where, cursor, _PAGE)
+            rows = {model.parse_id(str(row["id"])): row for row in page.rows if row["countedAs"] in _TRIED}
+            stored = await self._store.stored_arrivals([model.key_of(identifier) for identifier in rows])
+            arrivals = {arrival.key: arrival for arrival in stored}
+            for identifier, row in rows.items():
+                if result.tried >= limit:
+                    result.ended_by = "limit"
+                    return
+                arrival = arrivals.get(model.key_of(identifier))
+                if arrival is None:
+                    result.without_body += 1
+                    continue
+                is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
+                await comparison.take(arrival, identifier, is_repeat=is_repeat)
+                result.tried, result.oldest = comparison.tried, str(row["receivedAt"])
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def _count(self, where: Filter) -> int:
+        """Return how many visits and repeats the meters counted; quarters of an hour count as a whole."""
+        slot = model.SLOT_SECONDS * model.MICROSECONDS
+        since = (where.since or 0) // slot * slot
+        until = -(-(where.until or self._now() + 1) // slot) * slot
+        counted = await self._store.usage(since, until, where, "month")
+        return sum(row.counts.get(counter, 0) for row in counted for counter in (Counter.visits, Counter.repeats))
+
+
+async def _read(request: web.Request) -> bytes:
+    """Return the body of a request, which may be larger than those of other requests.
+
+    Raises:
+        ProblemError: it is too large.
+    """
+    content = bytearray()
+    async for chunk in request.content.iter_any():
+        content += chunk
+        if len(content) > MAX_MANIFEST_BYTES:
+            detail = f"the manifests have more than {MAX_MANIFEST_BYTES} bytes"
+            raise api.ProblemError(413, "RequestEntityTooLarge", detail, "try fewer listeners at once")
+    return bytes(content)
+
+
+def _parse(content: bytes) -> _TryQuestion:
+    """Parse the question.
+
+    Raises:
+        ValueError: it cannot be understood.
+    """
+    try:
+        asked = msgspec.json.decode(content, type=_TryQuestion)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the body is not a try: {error}") from error
+    if not 1 <= asked.limit <= _MAX_VISITS:
+        raise ValueError(f"limit must be a number from 1 to {_MAX_VISITS}")
+    if not 0 <= asked.diffs <= _MAX_DIFFS:
+        raise ValueError(f"diffs must be a number from 0 to {_MAX_DIFFS}")
+    return asked
+
+
+def _dedupe(document: documents.ListenerDocument) -> tuple[object, ...]:
+    return document.dedupe_per, document.window_seconds, document.redelivery_seconds
+
+
+def _is_selected(document: documents.ListenerDocument, where: Filter) -> bool:
+    return where.selects(document.namespace, document.tenant.name) and where.listener in {None, document.name}
+
+
+def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> None:
+    """Check that manifests are only about tenants that the caller may see.
+
+    Raises:
+        ProblemError: 403.
+    """
+    permitted = Filter(permitted=caller.permitted)
+    for each in objects:
+        if isinstance(each, resources.Listener):
+            namespace, tenant = each.owner
+        elif isinstance(each, resources.Tenant):
+            namespace, tenant = each.metadata.namespace, each.metadata.name
+        else:  # a Destination is tried on the visits of permitted listeners only
+            continue
+        if not permitted.selects(namespace, tenant):
+            detail = f"the token `{caller.name}` may not try {each.kind} {each.key}: it is limited to other tenants"
+            raise api.ProblemError(403, "Forbidden", detail, "try only the listeners of its tenants")
+
+
+def _transforms(overlay: Overlay, listeners: Iterable[documents.ListenerDocument]) -> str:
+    """Return the text of every transform that the routes of a listener use in either configuration."""
+    routes = [route for document in listeners for route in document.routes]
+    used = [
+        snapshot.destinations[route.destination].transform
+        for snapshot in (overlay.in_force, overlay.changed)
+        for route in routes
+        if route.destination in snapshot.destinations
+    ]
+    return "\n".join([*[route.transform for route in routes], *used])

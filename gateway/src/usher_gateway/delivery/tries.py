@@ -1,0 +1,383 @@
+"""Tries another configuration of a listener on its stored arrivals: what would its routes do, and what do they do now?
+
+Both configurations take the path of an arrival and of a delivery, with the code that serves them: the planner decides
+as it would have decided when the arrival came, and the worker's steps make the request. Nothing is sent, stored or
+counted.
+
+What depends on earlier arrivals is not decided again: an arrival stays the visit or the repeat that it was. Once-per
+marks start empty with the oldest arrival that is tried, in both configurations. Quotas are ignored.
+"""
+
+import collections
+from collections.abc import Mapping
+
+import msgspec
+
+from usher_gateway import documents, model, timing
+from usher_gateway.delivery import payload
+from usher_gateway.delivery.masked_diff import ShownRequest, ValueMask, diff_lines
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.destinations import DestinationRequest
+from usher_gateway.ingest import body
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.pipeline import rebuild_arrival
+from usher_gateway.ingest.registry import LiveListener
+
+_EXAMPLES = 5
+"""Most visits that a result names for each kind of change."""
+
+_QUARANTINED = "Quarantined"
+"""The skip reason of every route if the listener does not take the body for a visit any more."""
+
+_ERRORS = frozenset(
+    {model.HoldReason.FilterError, model.HoldReason.ExpressionTooSlow, model.HoldReason.DestinationNotFound}
+)
+"""Holds without a request: a user has to correct something first."""
+
+
+class RouteOutcome(msgspec.Struct, frozen=True):
+    """What a route does with an arrival: a request, or the reason why there is none."""
+
+    skip: str = ""
+    """A skip reason."""
+    error: str = ""
+    """Why the delivery is held until somebody corrects the route; perhaps with a missing field in brackets."""
+    hold: str = ""
+    """Another hold, such as a pause. It ends without a change of the route."""
+    once_key: bytes = b""
+    request: ShownRequest | None = None
+    cpu_seconds: float = 0.0
+    """The CPU time of the filter, the transform and the variables of the URL."""
+
+    @property
+    def is_sent(self) -> bool:
+        """True if the destination gets the visit, at once or after a hold."""
+        return not self.skip and not self.error
+
+
+class _Failures(ExpressionCounters):
+    """Keeps the last failure of each route, and logs none, because nothing happens to a visit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, str] = {}
+
+    def expression_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:  # noqa: ARG002
+        self.last[route] = _with_field(code, missing_field)
+
+    def expression_held(self, name: model.ListenerName, route: str) -> None:
+        pass
+
+
+class TriedListener:
+    """A listener in one configuration.
+
+    Args:
+        document: its document.
+        destinations: the documents of destinations, without credentials.
+        keys: of this installation.
+    """
+
+    def __init__(
+        self,
+        document: documents.ListenerDocument,
+        destinations: Mapping[str, documents.DestinationDocument],
+        keys: model.Keys,
+    ) -> None:
+        used = {route.destination for route in document.routes}
+        own_destinations = {key: destinations[key] for key in sorted(used & destinations.keys())}
+        self.routes = {route.name: route.destination for route in document.routes}
+        self._failures = _Failures()
+        self._live = LiveListener(
+            document,
+            destinations=own_destinations,
+            keys=keys,
+            expressions=self._failures,
+            counters=ArrivalCounters(),
+            budgets=CpuBudgets(),
+            now=0.0,
+        )
+        self._documents = RouteDocuments(keys=keys)
+        self._documents.apply(documents.Snapshot({document.key: document}, own_destinations))
+
+    async def outcomes(
+        self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool, turns: timing.EventLoopTurns
+    ) -> dict[str, RouteOutcome]:
+        """Return what each route does with a stored arrival."""
+        self._failures.last.clear()
+        rebuilt = rebuild_arrival(self._live, stored, stored.received_at)
+        await turns.give_way()
+        if isinstance(rebuilt, model.QuarantineReason):
+            return dict.fromkeys(self.routes, RouteOutcome(skip=_QUARANTINED))
+        delivery = _delivery(stored, rebuilt, visit_id, is_repeat=is_repeat)
+        plans = rebuilt.if_repeat if is_repeat else rebuilt.if_visit
+        outcomes = {}
+        for plan in plans:
+            outcomes[plan.route.route] = self._outcome(plan, delivery)
+            await turns.give_way()  # a large body takes milliseconds for each route
+        return outcomes
+
+    def _outcome(self, plan: model.RoutePlan, delivery: model.Delivery) -> RouteOutcome:
+        failure = self._failures.last.get(plan.route.route, "")
+        filter_seconds = 0.0
+        if plan.route.when:
+            filter_seconds = self._documents.evaluate(plan.route.when, "when", delivery, plan.route).cpu_seconds
+        if plan.skip is not None:
+            # A shadow route's transform is evaluated. The failure of a filter does not matter to a skipped repeat.
+            error = failure if plan.skip is model.SkipReason.Shadow else ""
+            return RouteOutcome(skip=plan.skip.name, error=error, cpu_seconds=filter_seconds)
+        if plan.hold in _ERRORS:
+            return RouteOutcome(error=failure or plan.hold.name, once_key=plan.once_key, cpu_seconds=filter_seconds)
+        outcome = self._rendered(plan.route, delivery)
+        return msgspec.structs.replace(
+            outcome,
+            hold=plan.hold.name if plan.hold is not None else "",
+            once_key=plan.once_key,
+            cpu_seconds=outcome.cpu_seconds + filter_seconds,
+        )
+
+    def _rendered(self, route: model.RouteDefinition, delivery: model.Delivery) -> RouteOutcome:
+        """Make the request of a delivery, as `DeliveryWorker.attempt` does."""
+        prepared = self._documents.prepared_destination(route.destination)
+        assert prepared is not None, "a document without credentials has no header that could be wrong"
+        evaluated = self._documents.evaluate_delivery(delivery, route, prepared.destination)
+        if evaluated.error_code:
+            error = _with_field(evaluated.error_code, evaluated.missing_field)
+            return RouteOutcome(error=error, cpu_seconds=evaluated.cpu_seconds)
+        received_at = delivery.received_at
+        request = payload.render(prepared, delivery, route, received_at, evaluated.document, evaluated.url_values)
+        if isinstance(request, payload.FormatError):
+            return RouteOutcome(error=request.code, cpu_seconds=evaluated.cpu_seconds)
+        shown = ShownRequest(request, documents.shorten_url(prepared.destination.url), evaluated.url_values)
+        return RouteOutcome(request=shown, cpu_seconds=evaluated.cpu_seconds)
+
+
+def _with_field(code: str, missing_field: str) -> str:
+    return f"{code} ({missing_field})" if missing_field else code
+
+
+def _delivery(stored: model.Arrival, rebuilt: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> model.Delivery:
+    """Return a delivery of a stored arrival, whose id is that of the arrival."""
+    return model.Delivery(
+        key=stored.key,
+        id=visit_id,
+        arrival=stored.key,
+        visit_id=visit_id,
+        is_repeat=is_repeat,
+        route=0,
+        created_at=stored.received_at,
+        received_at=stored.received_at,
+        visit_time=rebuilt.visit_time,
+        late=rebuilt.late,
+        hops=stored.hops,
+        attempts=0,
+        started_at=stored.received_at,
+        expires_at=0,
+        hold=None,
+        body=stored.body,
+        content_type=stored.content_type,
+    )
+
+
+class OutcomeCounts(msgspec.Struct):
+    """The outcomes of a route in one configuration: sent, skipped or failed. A shadow route may be both last."""
+
+    sent: int = 0
+    held: dict[str, int] = msgspec.field(default_factory=dict)
+    """Those of the sent ones that first wait, by hold reason."""
+    skipped: dict[str, int] = msgspec.field(default_factory=dict)
+    """By skip reason."""
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    """By error code."""
+
+    def add(self, outcome: RouteOutcome) -> None:
+        """Count an outcome."""
+        self.sent += outcome.is_sent
+        _count(self.held, outcome.hold if outcome.is_sent else "")
+        _count(self.skipped, outcome.skip)
+        _count(self.errors, outcome.error)
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    if name:
+        counts[name] = counts.get(name, 0) + 1
+
+
+class ExampleVisits(msgspec.Struct, rename="camel"):
+    """Ids of visits, the newest ones first."""
+
+    newly_sent: list[str] = msgspec.field(default_factory=list)
+    newly_skipped: list[str] = msgspec.field(default_factory=list)
+    changed: list[str] = msgspec.field(default_factory=list)
+    errors: list[str] = msgspec.field(default_factory=list)
+
+
+class VisitDiff(msgspec.Struct, frozen=True):
+    """How the request of one visit changes, as lines of a unified diff."""
+
+    visit: str
+    lines: list[str]
+
+
+class RouteTry(msgspec.Struct, rename="camel"):
+    """What a change does to one route."""
+
+    route: str
+    destination: str
+    """Of the changed route; of the present one if the change removes it."""
+    before: OutcomeCounts | None
+    """None: the route is new."""
+    now: OutcomeCounts | None
+    """None: the change removes the route."""
+    newly_sent: int = 0
+    newly_skipped: dict[str, int] = msgspec.field(default_factory=dict)
+    """Sent before and skipped now, by the reason."""
+    changed: int = 0
+    """Sent in both configurations, with different requests."""
+    mean_milliseconds: float = 0.0
+    """CPU time of the changed expressions per visit on this gateway."""
+    longest_milliseconds: float = 0.0
+    examples: ExampleVisits = msgspec.field(default_factory=ExampleVisits)
+    diffs: list[VisitDiff] = msgspec.field(default_factory=list)
+
+
+class _Pair(msgspec.Struct):
+    """The outcomes of one route for one visit."""
+
+    before: RouteOutcome
+    now: RouteOutcome
+    is_different: bool
+    lines: list[str]
+
+
+_ABSENT = RouteOutcome(skip="NoRoute")
+
+
+class ListenerTry:
+    """Compares two configurations of a listener.
+
+    Args:
+        before: the listener in force; None if there is none.
+        now: the changed listener.
+        diffs: for how many visits of each route the difference of the requests is wanted.
+        mask: hides values in differences; None shows them.
+    """
+
+    def __init__(
+        self, *, before: TriedListener | None, now: TriedListener, diffs: int = 0, mask: ValueMask | None
+    ) -> None:
+        self._before, self._now = before, now
+        self._diffs_left = collections.Counter(dict.fromkeys(now.routes, diffs))
+        self._mask = mask
+        self._turns = timing.EventLoopTurns()
+        self._visits: list[tuple[str, dict[str, _Pair]]] = []
+
+    @property
+    def tried(self) -> int:
+        """How many arrivals were tried."""
+        return len(self._visits)
+
+    async def take(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> None:
+        """Try an arrival, which is older than those before it."""
+        before, now = [
+            await side.outcomes(stored, visit_id, is_repeat=is_repeat, turns=self._turns) if side is not None else {}
+            for side in (self._before, self._now)
+        ]
+        pairs = {
+            route: self._pair(route, before.get(route, _ABSENT), now.get(route, _ABSENT), stored)
+            for route in {**now, **before}
+        }
+        self._visits.append((model.format_id(visit_id), pairs))
+
+    def _pair(self, route: str, before: RouteOutcome, now: RouteOutcome, stored: model.Arrival) -> _Pair:
+        """Compare the requests, and forget them, because bodies are large."""
+        is_different = before.request is not None and now.request is not None and _differ(before.request, now.request)
+        lines: list[str] = []
+        if is_different and before.request and now.request and self._diffs_left[route] > 0:
+            self._diffs_left[route] -= 1
+            document = body.parse(stored.body, stored.content_type.decode("latin-1")).document
+            lines = diff_lines(before.request, now.request, self._mask, document)
+        return _Pair(
+            msgspec.structs.replace(before, request=None),
+            msgspec.structs.replace(now, request=None),
+            is_different,
+            lines,
+        )
+
+    async def results(self) -> list[RouteTry]:
+        """Return what the change does to each route, those of the changed listener last."""
+        await self._use_marks()
+        before = self._before.routes if self._before is not None else {}
+        results = {
+            route: RouteTry(
+                route=route,
+                destination=destination,
+                before=OutcomeCounts() if route in before else None,
+                now=OutcomeCounts() if route in self._now.routes else None,
+            )
+            for route, destination in {**before, **self._now.routes}.items()
+        }
+        for visit, pairs in self._visits:
+            for route, pair in pairs.items():
+                _add(results[route], visit, pair)
+            await self._turns.give_way()
+        for result in results.values():
+            result.mean_milliseconds = round(result.mean_milliseconds / max(1, self.tried), 3)
+        return list(results.values())
+
+    async def _use_marks(self) -> None:
+        """Let once-per rules skip what they would skip, the oldest visit first."""
+        marks_before, marks_now = set[bytes](), set[bytes]()
+        for _, pairs in reversed(self._visits):
+            for pair in pairs.values():
+                pair.before = _with_mark(pair.before, marks_before)
+                pair.now = _with_mark(pair.now, marks_now)
+            await self._turns.give_way()
+
+
+def _differ(before: ShownRequest, now: ShownRequest) -> bool:
+    return _sent_parts(before.request) != _sent_parts(now.request)
+
+
+def _sent_parts(request: DestinationRequest) -> tuple[object, ...]:
+    return request.method, request.url, request.headers, request.body
+
+
+def _with_mark(outcome: RouteOutcome, marks: set[bytes]) -> RouteOutcome:
+    """Return an outcome after the once-per rule of its route. As in the store, a held delivery uses its mark too."""
+    if outcome.skip or not outcome.once_key:
+        return outcome
+    if outcome.once_key in marks:
+        return RouteOutcome(skip=model.SkipReason.OncePer.name, cpu_seconds=outcome.cpu_seconds)
+    marks.add(outcome.once_key)
+    return outcome
+
+
+def _add(result: RouteTry, visit: str, pair: _Pair) -> None:
+    """Add the outcomes for a visit to the result of their route."""
+    for counts, outcome in ((result.before, pair.before), (result.now, pair.now)):
+        if counts is not None:
+            counts.add(outcome)
+    milliseconds = pair.now.cpu_seconds * 1000
+    result.mean_milliseconds += milliseconds  # the sum, until all are added
+    result.longest_milliseconds = max(result.longest_milliseconds, round(milliseconds, 3))
+    examples = result.examples
+    if pair.now.is_sent and not pair.before.is_sent:
+        result.newly_sent += 1
+        _add_example(examples.newly_sent, visit)
+    elif pair.before.is_sent and pair.now.skip:
+        _count(result.newly_skipped, pair.now.skip)
+        _add_example(examples.newly_skipped, visit)
+    elif pair.before.is_sent and pair.now.is_sent and pair.is_different:
+        result.changed += 1
+        _add_example(examples.changed, visit)
+        if pair.lines:
+            result.diffs.append(VisitDiff(visit, pair.lines))
+    if pair.now.error:
+        _add_example(examples.errors, visit)
+
+
+def _add_example(visits: list[str], visit: str) -> None:
+    if len(visits) < _EXAMPLES:
+        visits.append(visit)

@@ -1,0 +1,332 @@
+"""`usher try` says what changed manifests would do with stored visits, and changes nothing."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from support import admin_port, command_line, gateways, samples
+from usher_gateway import documents
+from usher_gateway.admin import tokens
+
+ADA = b'{"user":{"id":1,"email":"ada@example.org","firstName":"Ada","venue":{"id":7}}}'
+BOB = b'{"user":{"id":2,"email":"","firstName":"Bob","venue":{"id":7}}}'
+EVE = b'{"user":{"id":3,"email":"eve@example.org","firstName":"Eve","venue":{"id":8}}}'
+
+HAS_EMAIL = "visit.email != ''"
+SINCE = "2025-11-01"
+
+
+def in_agency(manifest: gateways.Manifest) -> gateways.Manifest:
+    return manifest | {"metadata": {**manifest["metadata"], "namespace": "agency"}}
+
+
+def lobby(*routes: gateways.Manifest, name: str = "lobby", **spec: Any) -> gateways.Manifest:
+    return in_agency(gateways.listener(name, routes, **spec))
+
+
+def crm(transform: str) -> gateways.Manifest:
+    return in_agency(gateways.destination("crm", "https://crm.example", transform=transform))
+
+
+class Tried:
+    """An admin port with three visits of the listener lobby, whose route crm sends every visit."""
+
+    def __init__(self, served: admin_port.Served, file: Path) -> None:
+        self.served, self.file = served, file
+
+    async def run(self, manifest: gateways.Manifest, *arguments: str, **environment: str) -> command_line.CommandRun:
+        gateways.write_manifests(self.file, [manifest])
+        return await self.served.command("try", str(self.file), "--since", SINCE, *arguments, **environment)
+
+    async def route(self, manifest: gateways.Manifest, *arguments: str) -> Any:
+        """Try a manifest that changes one route of one listener; return what it does to the route."""
+        run = await self.run(manifest, *arguments, "-o", "json")
+        assert run.code == 0, run.err
+        (listener,) = json.loads(run.out)["listeners"]
+        (route,) = listener["routes"]
+        return route
+
+    async def ask(self, token: str, *manifests: gateways.Manifest, **question: Any) -> tuple[int, Any]:
+        asked = {"manifests": list(manifests), "since": SINCE, **question}
+        return await self.served.ask("POST", "/api/try", token=token, json=asked)
+
+
+@pytest.fixture
+async def tried(tmp_path: Path) -> AsyncIterator[Tried]:
+    async with admin_port.served(tmp_path) as served:
+        for number, body in enumerate((ADA, BOB, EVE)):
+            await served.bench.accept(samples.arrival(str(number), samples.NOW + number, body=body))
+        yield Tried(served, tmp_path / "changed.yaml")
+
+
+async def test_table_fits_80_columns_and_explains_its_numbers(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL), gateways.route("new", "crm")))
+    lines = run.out.splitlines()
+    assert run.code == 0, run.err
+    assert lines[0] == "agency/lobby (tenant acme): 3 visits and repeats since 2025-11-01 00:00 UTC"
+    assert lines[1].split() == [
+        "ROUTE",
+        "BEFORE",
+        "NOW",
+        "+SENT",
+        "-SENT",
+        "CHANGED",
+        "ERRORS",
+        *["MEAN", "MS"],
+        "MAX",
+        "MS",
+    ]
+    assert lines[2].split()[:7] == ["crm", "3", "2", "0", "1", "0", "0"]
+    assert lines[3].split()[:7] == ["new", "-", "3", "3", "0", "0", "0"]
+    assert "crm: 1 visit newly skipped (Filter 1), such as " in run.out
+    assert "new: this route is new\nnew: 3 visits newly sent, such as " in run.out
+    assert max(map(len, lines)) <= 80
+
+
+async def test_try_writes_an_audit_entry_and_nothing_else(tried: Tried) -> None:
+    deliveries = await tried.served.get("/api/deliveries")
+    visits = await tried.served.get("/api/visits")
+    await tried.route(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)))
+    assert await tried.served.get("/api/deliveries") == deliveries
+    assert await tried.served.get("/api/visits") == visits
+    (entry,) = (await tried.served.get("/api/audit"))["rows"]
+    assert (entry["action"], entry["count"], entry["selection"]["listeners"]) == ("try", 3, ["agency/lobby"])
+
+
+async def test_changed_destination_is_tried_with_every_listener_that_leads_there(tried: Tried) -> None:
+    route = await tried.route(crm("{'name': visit.firstName}"))
+    assert (route["before"]["sent"], route["now"]["sent"], route["changed"]) == (3, 3, 3)
+    assert len(route["examples"]["changed"]) == 3
+
+
+async def test_changed_variable_of_a_url_is_a_changed_request(tried: Tried) -> None:
+    variables = {"urlVariables": [{"name": "person", "value": "visit.email"}]}
+    changed = in_agency(gateways.destination("crm", "https://crm.example/{person}", variables))
+    run = await tried.run(changed, "--diff")
+    assert run.out.splitlines()[2].split()[:7] == ["crm", "3", "2", "0", "0", "2", "1"]
+    assert "crm: errors: UrlVariableNotUsable 1, such as " in run.out
+    assert '"person": "••• text' in run.out
+    assert "@example.org" not in run.out
+
+
+async def test_change_of_dedupe_is_said_not_to_be_tried(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm"), dedupe={"windowSeconds": 60}))
+    assert "the change of dedupe is not tried; arrivals stay the visits" in run.out.replace("\n", " ")
+    assert run.out.splitlines()[-1].split()[:6] == ["crm", "3", "3", "0", "0", "0"]
+
+
+async def test_diff_shows_fields_and_hides_values(tried: Tried) -> None:
+    run = await tried.run(crm("{'name': visit.firstName, visit.email: body.user.firstName}"), "--diff")
+    assert run.code == 0, run.err
+    assert '"name": "••• text' in run.out
+    assert '"firstName": "••• text' in run.out
+    assert [value for value in ("Ada", "Eve", "ada@", "eve@") if value in run.out] == []
+
+
+async def test_equal_values_of_a_diff_have_the_same_number(tried: Tried) -> None:
+    transform = "{'user': {'id': body.user.id, 'mail': visit.email}}"
+    route = await tried.route(crm(transform), "--diff", "--limit", "1")
+    (shown,) = route["diffs"]
+    (before,) = [line for line in shown["lines"] if '"email"' in line]
+    (now,) = [line for line in shown["lines"] if '"mail"' in line]
+    assert before.partition(": ")[2].rstrip(",") == now.partition(": ")[2].rstrip(",")
+
+
+async def test_values_are_shown_with_the_scope_for_bodies_alone(tried: Tried) -> None:
+    manifest = lobby(gateways.route("crm", "crm", transform="{'name': visit.firstName}"))
+    token = tried.served.create_token("pipeline", [tokens.Scope.VisitsTry])
+    refused = await tried.run(manifest, "--show-values", USHER_TOKEN=token)
+    assert (refused.code, "lacks the scope bodies:read" in refused.err) == (2, True)
+    hidden = await tried.run(manifest, "--diff", USHER_TOKEN=token)
+    assert (hidden.code, "Ada" in hidden.out) == (0, False)
+    shown = await tried.run(manifest, "--show-values")
+    assert (shown.code, '"name": "Ada"' in shown.out) == (0, True)
+    newest, *_ = (await tried.served.get("/api/audit"))["rows"]
+    assert newest["selection"]["showValues"] is True
+
+
+async def test_token_for_reading_may_not_try(tried: Tried) -> None:
+    status, problem = await tried.ask(tried.served.tokens.observe, crm("{'name': visit.firstName}"))
+    assert (status, "it lacks the scope visits:try" in problem["detail"]) == (403, True)
+
+
+async def test_exceeded_limit_ends_with_3_and_names_the_route(tried: Tried) -> None:
+    manifest = lobby(gateways.route("crm", "crm", when=HAS_EMAIL))
+    allowed = await tried.run(manifest, "--fail-on", "newly-skipped=1", "--fail-on", "newly-skipped=33.4%")
+    assert allowed.code == 0, allowed.err
+    share = await tried.run(manifest, "--fail-on", "errors=0", "--fail-on", "newly-skipped=33%")
+    assert (share.code, share.err) == (3, "usher: agency/lobby, route crm: 1 exceed newly-skipped=33%\n")
+    number = await tried.run(manifest, "--fail-on", "newly-skipped=0", "-o", "json")
+    assert (number.code, json.loads(number.out)["exceeded"]) == (
+        3,
+        [{"listener": "agency/lobby", "route": "crm", "limit": "newly-skipped=0", "count": 1}],
+    )
+
+
+@pytest.mark.parametrize("limit", ["skipped=1", "errors", "errors=-1", "errors=1%%", "=1"])
+async def test_wrong_limit_is_refused(tried: Tried, limit: str) -> None:
+    run = await tried.run(crm("{'name': visit.firstName}"), "--fail-on", limit)
+    assert (run.code, "is not a limit" in run.err) == (2, True)
+
+
+async def test_failing_expressions_are_counted_by_their_code(tried: Tried) -> None:
+    routes = (
+        gateways.route("crm", "crm", when="body.user.tier == 'gold'"),
+        gateways.route("sheet", "crm", transform="{'tier': body.tier}"),
+    )
+    run = await tried.run(lobby(*routes), "-o", "json")
+    filtered, transformed = json.loads(run.out)["listeners"][0]["routes"]
+    assert filtered["now"] == {"sent": 0, "held": {}, "skipped": {}, "errors": {"NoSuchField (tier)": 3}}
+    assert transformed["now"]["errors"] == {"NoSuchField (tier)": 3}
+    assert (filtered["newlySkipped"], len(transformed["examples"]["errors"])) == ({}, 3)
+
+
+async def test_mistake_of_the_manifests_is_printed_with_its_line(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm", when="visit.email !=")))
+    assert run.code == 2
+    assert f"{tried.file}:1: error: Listener agency/lobby: spec.routes[0].when: cannot be parsed" in run.out
+    assert "1 problem" in run.err
+
+
+async def test_mistake_is_refused_by_the_api_too(tried: Tried) -> None:
+    wrong = lobby(gateways.route("crm", "crm", when="visit.email !="))
+    status, problem = await tried.ask(tried.served.tokens.operate, wrong)
+    assert (status, problem["code"]) == (400, "ManifestsRejected")
+    assert "Listener agency/lobby: spec.routes[0].when: cannot be parsed" in problem["detail"]
+
+
+async def test_new_listener_does_nothing_before_the_change(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm"), name="garden"))
+    assert run.code == 0, run.err
+    assert "agency/garden (tenant acme) is not in force, so it does nothing before this" in run.out
+    assert "no visit or repeat is stored since 2025-11-01 00:00 UTC" in run.out.replace("\n", " ")
+
+
+async def test_listener_of_an_unknown_tenant_is_refused(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm"), name="garden", tenantRef={"name": "umbrella"}))
+    assert (run.code, "Tenant `umbrella` is neither in force nor among the manifests" in run.err) == (2, True)
+
+
+async def test_manifests_that_change_nothing_are_not_tried(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm")))
+    assert (run.code, run.out) == (0, "1 listener of the manifests not tried: as in force, or not selected.\n")
+
+
+async def test_mistyped_tenant_is_an_error(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)), "--tenant", "acne")
+    assert (run.code, "did you mean `acme`?" in run.err) == (2, True)
+
+
+async def test_newest_visits_are_tried_if_there_are_too_many(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)), "--limit", "2")
+    assert "the newest 2 of about 3 visits and repeats since 2025-11-01 00:00 UTC," in run.out.replace("\n", " ")
+    assert run.out.splitlines()[3].split()[:5] == ["crm", "2", "1", "0", "1"]
+
+
+async def test_visits_without_a_body_are_counted_and_not_tried(tried: Tried) -> None:
+    bench = tried.served.bench
+    await bench.accept(samples.arrival("old", body_days=1, if_visit=(samples.REPEAT,)))
+    bench.clock.now = samples.NOW + 3 * samples.DAY
+    await bench.prune_all()
+    run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)))
+    assert "Not tried: 1 whose bodies were deleted at the end of their retention." in run.out
+    assert run.out.startswith("agency/lobby (tenant acme): 3 visits and repeats")
+
+
+async def test_limited_token_tries_the_visits_of_its_tenant_alone(tried: Tried) -> None:
+    served = tried.served
+    globex = documents.ListenerDocument(
+        "agency",
+        "bar",
+        documents.TenantDocument("globex"),
+        addresses=(),
+        routes=(documents.Route("crm", "agency/crm"),),
+    )
+    in_force = served.state.snapshot
+    served.state.apply(documents.Snapshot({**in_force.listeners, globex.key: globex}, in_force.destinations), 0)
+    token = served.create_token("desk", [tokens.Scope.VisitsTry], tenants=("agency/acme",))
+    status, answer = await tried.ask(token, crm("{'name': visit.firstName}"))
+    assert (status, [each["listener"] for each in answer["listeners"]]) == (200, ["lobby"])
+    _, everything = await tried.ask(served.tokens.operate, crm("{'name': visit.firstName}"))
+    assert [each["listener"] for each in everything["listeners"]] == ["bar", "lobby"]
+    theirs = lobby(gateways.route("crm", "crm"), name="bar", tenantRef={"name": "globex"})
+    assert (await tried.ask(token, theirs))[0] == 403
+    tenant = in_agency(gateways.TENANT | {"metadata": {"name": "globex"}})
+    assert (await tried.ask(token, tenant))[0] == 403
+
+
+async def test_second_try_is_refused_while_one_runs(tried: Tried) -> None:
+    store, has_begun, may_end = tried.served.bench.store, asyncio.Event(), asyncio.Event()
+    read_visits = store.visits
+
+    async def wait_and_read(*arguments: Any) -> Any:
+        has_begun.set()
+        await may_end.wait()
+        return await read_visits(*arguments)
+
+    operate, change = tried.served.tokens.operate, crm("{'name': visit.firstName}")
+    with mock.patch.object(store, "visits", wait_and_read):
+        first = asyncio.create_task(tried.ask(operate, change))
+        await has_begun.wait()
+        status, problem = await tried.ask(operate, change)
+        may_end.set()
+        assert ((await first)[0], status, problem["code"]) == (200, 409, "TryRuns")
+
+
+async def test_too_large_manifests_are_refused_before_they_are_sent(tried: Tried) -> None:
+    routes = [gateways.route(f"r{number}", "crm", when=f"visit.email != '{'x' * 900}'") for number in range(30)]
+    many = [lobby(*routes, name=f"lobby-{number}") for number in range(150)]
+    gateways.write_manifests(tried.file, many)
+    run = await tried.served.command("try", str(tried.file))
+    assert (run.code, "the manifests are too large for one try" in run.err) == (2, True)
+
+
+async def test_suspended_tenant_holds_what_would_be_sent(tried: Tried) -> None:
+    tenant = in_agency(gateways.TENANT | {"spec": {"state": "Suspended"}})
+    route = await tried.route(tenant)
+    assert (route["now"]["sent"], route["now"]["held"]) == (3, {"TenantSuspended": 3})
+    assert (route["newlySkipped"], route["changed"]) == ({}, 0)
+
+
+async def test_body_that_is_no_visit_any_more_is_skipped(tried: Tried) -> None:
+    route = await tried.route(lobby(gateways.route("crm", "crm"), fields={"user": "/member/id"}))
+    assert (route["now"]["sent"], route["newlySkipped"]) == (0, {"Quarantined": 3})
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"limit": 0}, "limit must be a number from 1 to 10000"),
+        ({"diffs": 21}, "diffs must be a number from 0 to 20"),
+        ({"since": "soon"}, "a time must look like"),
+        ({"manifest": []}, "unknown field"),
+    ],
+)
+async def test_wrong_question_is_refused(tried: Tried, question: dict[str, Any], message: str) -> None:
+    status, problem = await tried.ask(tried.served.tokens.operate, **question)
+    assert (status, message in problem["detail"]) == (400, True), problem
+
+
+async def test_file_without_anything_to_try_is_refused(tried: Tried) -> None:
+    run = await tried.run(gateways.secret("token", value="x"))
+    assert (run.code, "there is no Listener, Tenant or Destination" in run.err) == (2, True)
+
+
+async def test_missing_gateway_is_named(tried: Tried) -> None:
+    run = await tried.run(crm("{'name': visit.firstName}"), "--admin", "http://127.0.0.1:1")
+    assert (run.code, "no gateway answers at http://127.0.0.1:1" in run.err) == (1, True)
+
+
+async def test_check_names_the_try_of_valid_listeners(tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    gateways.write_manifests(file, gateways.one_route("https://crm.example"))
+    run = await command_line.usher("check", str(file))
+    assert (run.code, run.err) == (
+        0,
+        f"`usher try {file}` tries this on the visits that a running gateway has stored.\n",
+    )
