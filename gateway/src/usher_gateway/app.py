@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ from usher_gateway.admin import (
 )
 from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
+from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.tries import TryHandlers
 from usher_gateway.config import Source, files, install_key
@@ -56,6 +58,8 @@ from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.pages.server import PageServer
+from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
 from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
 from usher_gateway.store.sqlite import database
@@ -230,6 +234,9 @@ class Gateway:
         )
         self.metric_sources = self._make_metric_sources()
         """Each yields metrics at a scrape."""
+        self.pages = PageServer(
+            sessions=Sessions(Seals(self._keys.page), time.monotonic), base_url=lambda: self.admin.url
+        )
         self.admin = self._make_admin_server()
 
     def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
@@ -331,76 +338,77 @@ class Gateway:
             check_names=check_names,
             receipt_days=self.settings.receipt_days,
         )
-        return server.AdminServer(
-            routes=server.make_routes(
-                status=gateway_status,
-                usage=usage.UsageHandlers(
-                    store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
-                ),
-                records=records.RecordHandlers(
-                    store=self.store,
-                    now=self.clock.now,
-                    listeners=lambda: self.registry.listeners,
-                    keys=self._keys,
-                    check_names=check_names,
-                    destination=gateway_status.destination,
-                    held_routes=self.hold_reviewer.held_routes,
-                    audit=audit_log,
-                ),
-                changes=changes.ChangeHandlers(
-                    store=self.store,
-                    now=self.clock.now,
-                    listeners=lambda: self.registry.listeners,
-                    forget_cancelled=self.dispatcher.forget_cancelled,
-                    ask_store=self.dispatcher.ask_store,
-                    holds_of=self.hold_reviewer.current_holds,
-                    check_names=check_names,
-                    audit=audit_log,
-                ),
-                replays=replays.ReplayHandlers(
-                    store=self.store,
-                    now=self.clock.now,
-                    mark_of_route=self._mark_of_route,
-                    is_paused=self._is_paused,
-                    check_names=check_names,
-                    forget_cancelled=self.dispatcher.forget_cancelled,
-                    wake=self._replays.wake,
-                    audit=audit_log,
-                ),
-                audit=audit_log,
-                persons=persons.PersonHandlers(
-                    store=self.store,
-                    lookup=person_lookup,
-                    audit=audit_log,
-                    now=self.clock.now,
-                    forget_cancelled=self.dispatcher.forget_cancelled,
-                ),
-                erasures=erasures.ErasureHandlers(
-                    store=self.store,
-                    keys=self._keys,
-                    lookup=person_lookup,
-                    audit=audit_log,
-                    now=self.clock.now,
-                    wake=self._erasures.wake,
-                    store_type="SQLite" if self.settings.store is None else "PostgreSQL",
-                    backup_days=self.settings.backup_days,
-                ),
-                samples=SampleHandlers(
-                    sender=self._sample_sender,
-                    snapshot=lambda: self.snapshot,
-                    check_names=check_names,
-                    audit=audit_log,
-                ),
-                tries=TryHandlers(
-                    store=self.store,
-                    keys=self._keys,
-                    snapshot=lambda: self.snapshot,
-                    now=self.clock.now,
-                    check_names=check_names,
-                    audit=audit_log,
-                ),
-                metrics_page=server.MetricsPage(self.metric_sources),
+        api_routes = server.make_routes(
+            status=gateway_status,
+            usage=usage.UsageHandlers(
+                store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
             ),
+            records=records.RecordHandlers(
+                store=self.store,
+                now=self.clock.now,
+                listeners=lambda: self.registry.listeners,
+                keys=self._keys,
+                check_names=check_names,
+                destination=gateway_status.destination,
+                held_routes=self.hold_reviewer.held_routes,
+                audit=audit_log,
+            ),
+            changes=changes.ChangeHandlers(
+                store=self.store,
+                now=self.clock.now,
+                listeners=lambda: self.registry.listeners,
+                forget_cancelled=self.dispatcher.forget_cancelled,
+                ask_store=self.dispatcher.ask_store,
+                holds_of=self.hold_reviewer.current_holds,
+                check_names=check_names,
+                audit=audit_log,
+            ),
+            replays=replays.ReplayHandlers(
+                store=self.store,
+                now=self.clock.now,
+                mark_of_route=self._mark_of_route,
+                is_paused=self._is_paused,
+                check_names=check_names,
+                forget_cancelled=self.dispatcher.forget_cancelled,
+                wake=self._replays.wake,
+                audit=audit_log,
+            ),
+            audit=audit_log,
+            persons=persons.PersonHandlers(
+                store=self.store,
+                lookup=person_lookup,
+                audit=audit_log,
+                now=self.clock.now,
+                forget_cancelled=self.dispatcher.forget_cancelled,
+            ),
+            erasures=erasures.ErasureHandlers(
+                store=self.store,
+                keys=self._keys,
+                lookup=person_lookup,
+                audit=audit_log,
+                now=self.clock.now,
+                wake=self._erasures.wake,
+                store_type="SQLite" if self.settings.store is None else "PostgreSQL",
+                backup_days=self.settings.backup_days,
+            ),
+            samples=SampleHandlers(
+                sender=self._sample_sender,
+                snapshot=lambda: self.snapshot,
+                check_names=check_names,
+                audit=audit_log,
+            ),
+            tries=TryHandlers(
+                store=self.store,
+                keys=self._keys,
+                snapshot=lambda: self.snapshot,
+                now=self.clock.now,
+                check_names=check_names,
+                audit=audit_log,
+            ),
+            metrics_page=server.MetricsPage(self.metric_sources),
+        )
+        return server.AdminServer(
+            routes=(*api_routes, *self.pages.routes()),
             tokens=self._tokens,
             endpoint=self.settings.admin,
             hosts=self.settings.admin_host,
@@ -438,6 +446,7 @@ class Gateway:
             self.clock.start_from(recovery.confirmed_at, accept=self.settings.accept_clock)
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
+            await stack.enter_async_context(self.pages)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.destination_client.close)  # closes it before the store
             self.counters.restore_activity(await self.store.listener_activity())

@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 
 from support.command_line import COMMANDS
+from usher_gateway.admin import troubles
 from usher_gateway.admin.states import DestinationHealth
 from usher_gateway.cli import admin_client, destinations, listeners, overview, tenants
 
@@ -86,7 +87,7 @@ def test_tenant_that_gets_visits_of_another_company_is_failing() -> None:
         "held": {},
         "state": "Active",
     }
-    assert tenants.is_tenant_failing(row)
+    assert troubles.is_tenant_failing(row)
     assert tenants._tenant_troubles(row) == "other company, quarantines 33% (2)"
 
 

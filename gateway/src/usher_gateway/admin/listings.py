@@ -29,6 +29,19 @@ SHORT_ID = 21
 """Characters of an id that are unique in a store: its row key (`model.key_of`), with dashes."""
 
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_NOT_PRINTED = dict.fromkeys(
+    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT
+)
+"""Control characters of a terminal, and those that change the direction of text."""
+
+
+def printable(text: str) -> str:
+    """Return a text without characters that command a terminal: a value from a body may have them."""
+    return text.translate(_NOT_PRINTED)
+
+
 def time_cell(name: str) -> Callable[[Row], str]:
     """Return a cell function for a time (UTC, to the second)."""
     return lambda row: str(row.get(name) or "").replace("T", " ")[:19]

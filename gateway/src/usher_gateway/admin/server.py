@@ -117,6 +117,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),
         AdminRoute("POST", "/api/try", Scope.VisitsTry, tries.run, is_confined=True),
         AdminRoute("GET", "/api/usage", Scope.StatusRead, usage.usage, is_confined=True),
+        AdminRoute("GET", "/api/usage/totals", Scope.StatusRead, usage.totals, is_confined=True),
         AdminRoute("GET", "/api/usage/venues", Scope.StatusRead, usage.venues, is_confined=True),
         AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check),
         *[
@@ -195,6 +196,12 @@ class AdminServer:
         self.port = endpoint.port
         """The configured port; after the start, the port it listens on."""
         self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """The address of the port from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._endpoint.host, self._endpoint.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(self._application(), access_log=None)

@@ -181,6 +181,23 @@ class UsageHandlers:
         by = query.get("by", asked.period)
         return api.json_response({**times, "by": by, "rows": rows, "total": _sum_rows(rows)})
 
+    async def totals(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/usage/totals``: the counts of all tenants together, by quarter of an hour."""
+        with api.parsing():
+            where = api.read_filter(request, "from", "to")
+            asked = parse_range({**request.query, "by": "slot"}, self._now())
+        await self._check_names(where)
+        by_slot = await self._store.totals(asked.since, asked.until, where)
+        rows = [
+            {
+                "period": model.format_time(slot * model.MICROSECONDS),
+                **{counter.name: counts.get(counter, 0) for counter in _USAGE_COUNTERS},
+            }
+            for slot, counts in sorted(by_slot.items())
+            if slot > 0
+        ]
+        return api.json_response({"rows": rows})
+
     async def venues(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
 

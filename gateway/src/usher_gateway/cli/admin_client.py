@@ -101,7 +101,7 @@ class AdminClient:
     """Sends requests to the admin port. On every failure it ends the command with a message and a hint."""
 
     def __init__(self, admin: str, data: pathlib.Path, *, operate: bool = False) -> None:
-        self._admin = admin.rstrip("/") if "://" in admin else f"http://{admin.rstrip('/')}"
+        self.url = admin.rstrip("/") if "://" in admin else f"http://{admin.rstrip('/')}"
         self._token = _token(data, "operate.token" if operate else "observe.token")
         # No proxy from the environment, because it would see the token.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -158,7 +158,7 @@ class AdminClient:
     def _send(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         try:
-            request = urllib.request.Request(self._admin + path, body, headers)  # noqa: S310 - the user's own URL
+            request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310 - the user's own URL
             with self._opener.open(request, timeout=_TIMEOUT_SECONDS if body is None else None) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
@@ -166,7 +166,7 @@ class AdminClient:
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             fail(
-                f"no gateway answers at {self._admin}: {reason}",
+                f"no gateway answers at {self.url}: {reason}",
                 "is `usher run` running there? --admin says where (it has its own port, not the one for Purple)",
                 WRONG,
             )
@@ -176,7 +176,7 @@ class AdminClient:
             problem = json.loads(error.read(65_536))
             detail, hint = str(problem["detail"]), str(problem.get("hint", ""))
         except (ValueError, KeyError, TypeError):
-            fail(f"{self._admin} answered {error.code}", "is that the admin port of a gateway?", WRONG)
+            fail(f"{self.url} answered {error.code}", "is that the admin port of a gateway?", WRONG)
         if error.code == 401:
             fail(
                 "the gateway does not know this token",

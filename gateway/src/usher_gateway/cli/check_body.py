@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from usher_gateway.cli import admin_client, tables
+from usher_gateway.admin import listings
+from usher_gateway.cli import admin_client
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -121,8 +122,8 @@ def _print_fields(reading: "body_reading.BodyReading") -> None:
     ]
     width = max(len(path) for _, path, _ in rows)
     for field, path, field_reading in rows:
-        shown = f": {tables.printable(field_reading.value)}" if field_reading.value else ""
-        name = tables.printable(path) or "-"
+        shown = f": {listings.printable(field_reading.value)}" if field_reading.value else ""
+        name = listings.printable(path) or "-"
         typer.echo(f"    {field or '(no field)':<11}  {name:<{width}}  {field_reading.value_class}{shown}")
     if reading.outcome == "NoUser":
         typer.echo(

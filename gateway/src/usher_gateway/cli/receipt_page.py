@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import tables
 
 _FIELDS = {
     "user": "Purple's user id",
@@ -36,7 +35,7 @@ def render(receipt: Mapping[str, Any]) -> str:
     # Values come from resources and tokens: they are escaped, and get no character that changes the text around them.
     environment = jinja2.Environment(
         autoescape=True,
-        finalize=lambda value: tables.printable(value) if isinstance(value, str) else value,
+        finalize=lambda value: listings.printable(value) if isinstance(value, str) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,6 +11,7 @@ from typing import Literal
 
 import typer
 
+from usher_gateway.admin import listings
 from usher_gateway.admin.listings import Column, Row
 
 _GAP = "  "
@@ -35,7 +36,6 @@ NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST
 
 _LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | dict.fromkeys(("COUNTED", "DELIVERIES"), _LEAST_WORD)
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _FIXED_SPACE = "\N{NO-BREAK SPACE}"
 
 _NO_WIDTH = 1_000_000
@@ -46,21 +46,10 @@ _NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+/\d+")
 OutputFormat = Literal["text", "json", "csv"]
 
 
-_NOT_PRINTED = dict.fromkeys(
-    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT
-)
-"""Control characters of a terminal, and those that change the direction of text."""
-
-
-def printable(text: str) -> str:
-    """Return a text without characters that command a terminal: a value from a body may have them."""
-    return text.translate(_NOT_PRINTED)
-
-
 def print_json(value: object) -> None:
     """Print a value, indented, because people read it too."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    typer.echo("\n".join(map(printable, text.split("\n"))))  # json escapes the controls below U+0020
+    typer.echo("\n".join(map(listings.printable, text.split("\n"))))  # json escapes the controls below U+0020
 
 
 def terminal_width() -> int:
@@ -89,7 +78,7 @@ def print_rows(
         writer = csv.writer(sys.stdout)
         cells = cells or columns
         writer.writerow([head for head, _ in cells])
-        writer.writerows([[printable(cell(row)) for _, cell in cells] for row in rows])
+        writer.writerows([[listings.printable(cell(row)) for _, cell in cells] for row in rows])
     elif not rows:
         typer.echo(nothing)
     else:
@@ -117,7 +106,7 @@ def table_lines(
     Without that the first cell is whole, and the last column that is shown may be cut. A cell of the column ``broken``
     goes on in further lines instead. Numbers are right-aligned.
     """
-    cells = [[printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
+    cells = [[listings.printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
     widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
     shown = _fitted(heads, widths, width, essential)
     columns = []
@@ -239,7 +228,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
     A command stands between backticks. Whole, it can be pasted.
     """
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _FIXED_SPACE), printable(text))
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _FIXED_SPACE), listings.printable(text))
     lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
     return [line.replace(_FIXED_SPACE, " ") for line in lines]
 
@@ -267,4 +256,4 @@ def compact(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(compact, value))
-    return "-" if value is None else printable(str(value))
+    return "-" if value is None else listings.printable(str(value))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, troubles
 from usher_gateway.cli import destinations, listeners, overview, tables, tenants
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -87,7 +87,7 @@ class TenantLine(msgspec.Struct, frozen=True):
     silent: int
     """Listeners."""
     urgency: int
-    """`tenants.urgency`."""
+    """`troubles.urgency`."""
     is_failing: bool
     """It has a trouble."""
     is_only_silent: bool
@@ -113,14 +113,14 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
-        why=", ".join(tenants.tenant_troubles(row).values()),
+        why=", ".join(troubles.tenant_troubles(row).values()),
         waiting=row["backlog"],
         held=sum(row["held"].values()),
         dead=row["dead"],
         silent=row["silentListeners"],
-        urgency=tenants.urgency(row),
-        is_failing=tenants.is_tenant_failing(row),
-        is_only_silent=list(tenants.tenant_troubles(row)) == ["Silent"],
+        urgency=troubles.urgency(row),
+        is_failing=troubles.is_tenant_failing(row),
+        is_only_silent=list(troubles.tenant_troubles(row)) == ["Silent"],
     )
 
 
@@ -390,11 +390,11 @@ def _trouble_of(path: str, row: listings.Row) -> str:
 
 def _state_of(row: listings.Row) -> str:
     """Return the state of a tenant in one line."""
-    troubles = tenants.tenant_troubles(row)
-    has_room = row["quotaUsed"] is not None and "quota" not in troubles
+    needs = troubles.tenant_troubles(row)
+    has_room = row["quotaUsed"] is not None and "quota" not in needs
     quota = f", {row['quotaUsed']:.0%} of the quota" if has_room else ""
     last = f"last arrival {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else "no arrival yet"
-    return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(troubles.values()) or 'no troubles'}"
+    return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
 
 
 @contextlib.contextmanager

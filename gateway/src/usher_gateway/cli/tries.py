@@ -287,4 +287,4 @@ def _examples(visits: list[str]) -> str:
 
 def _print_diff_line(line: str) -> None:
     colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
-    typer.echo(f"  {typer.style(tables.printable(line), fg=colour)}")
+    typer.echo(f"  {typer.style(listings.printable(line), fg=colour)}")

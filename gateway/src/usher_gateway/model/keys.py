@@ -26,6 +26,8 @@ class Keys(msgspec.Struct, frozen=True):
     name: bytes
     receipt: bytes
     """The seed of the key that signs receipts (Ed25519)."""
+    page: bytes
+    """Seals the sessions of pages."""
     install: bytes
     """The install key itself: URL tokens are derived from it."""
 

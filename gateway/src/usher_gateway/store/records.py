@@ -508,6 +508,19 @@ class Records(JobRunner):
         ]
         return sorted(rows, key=lambda row: (row.period, row.listener))
 
+    async def totals(self, since: int, until: int, where: Filter = _ANY) -> dict[int, model.Counts]:
+        """Return slot -> the counts of all listeners that a filter selects, for the slots in [since, until).
+
+        Uses the same names of the filter as usage(). A query over all listeners adds up inside of the engine.
+        """
+        first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
+        if where == _ANY:
+            return await self._look_up(lambda session: meters.totals(session, max(first, 0), end))
+        by_slot: dict[int, model.Counts] = {}
+        for row in await self.usage(since, until, where):
+            books.add(by_slot.setdefault(row.period, {}), row.counts)
+        return by_slot
+
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
         """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
 

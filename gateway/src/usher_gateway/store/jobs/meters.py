@@ -27,6 +27,10 @@ _BOUNDS = """
 """
 _USAGE = "select listener, slot, counter, count from meters where slot >= $1 and slot < $2"
 
+_TOTALS = """
+    select slot, counter, sum(count)::bigint from meters where slot >= $1 and slot < $2 group by slot, counter
+"""
+
 _USAGE_OF_FEW = f"""
     with recursive slots (slot) as (
         select $1::bigint where $1::bigint < $2::bigint
@@ -107,6 +111,17 @@ async def usage(
             counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
             counts[counter] = counts.get(counter, 0) + count
     return totals
+
+
+async def totals(session: Session, since: int, until: int) -> dict[int, model.Counts]:
+    """Return slot -> the counts of all listeners together, for the slots in [since, until) (seconds)."""
+    counted = [tuple(row) for row in await session.fetch(_TOTALS, since, until)]
+    counted += [(slot, counter, count) for _, slot, counter, count in await unfolded(session) if since <= slot < until]
+    by_slot: dict[int, model.Counts] = {}
+    for slot, counter, count in counted:
+        counts = by_slot.setdefault(slot, {})
+        counts[counter] = counts.get(counter, 0) + count
+    return by_slot
 
 
 Sums = dict[tuple[int, int, int], int]

@@ -1,0 +1,59 @@
+"""What needs a person at a tenant, in words, by the rows of ``GET /api/tenants``. Pure."""
+
+from usher_gateway.admin import listings
+
+_QUOTA_NEAR = 0.9
+"""From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
+
+_LISTENER_TROUBLES = {
+    "Refusing": "refuses all",
+    "AuthenticationUnresolved": "lacks a Secret",
+    "CompanyMismatch": "other company",
+    "Quarantining": "quarantines",
+    "ExpressionTooSlow": "slow expression",
+    "TimesUntrusted": "untrusted times",
+    "UnexpectedSource": "other source",
+    "RetiredAddressUsed": "retired URL used",
+    "Silent": "silent",
+}
+"""Fault of a listener -> how the troubles of its tenant name it."""
+
+_URGENT_FIRST = (
+    *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
+    *("ExpressionTooSlow", "TimesUntrusted", "quota", "UnexpectedSource", "RetiredAddressUsed", "Silent"),
+)
+
+
+def tenant_troubles(row: listings.Row) -> dict[str, str]:
+    """Return what needs a person, the most urgent first: the kind of trouble and its words."""
+    words = {
+        fault: _fault_words(fault, count, row["causes"].get(fault))
+        for fault, count in row["faults"].items()
+        if fault in _LISTENER_TROUBLES
+    }
+    if row["failingDestinations"]:
+        names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
+        words["destinations"] = f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
+    if row["held"]:
+        words["held"] = f"{sum(row['held'].values())} held ({' and '.join(sorted(row['held']))})"
+    if row["dead"]:
+        words["dead"] = f"{row['dead']} dead"
+    if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
+        words["quota"] = f"quota {row['quotaUsed']:.0%}"
+    return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
+
+
+def _fault_words(fault: str, count: int, cause: str | None) -> str:
+    """Return the words for a fault that some listeners of a tenant have."""
+    times = f"({count})" if count > 1 else None
+    return " ".join(filter(None, (_LISTENER_TROUBLES[fault], cause, times)))
+
+
+def is_tenant_failing(row: listings.Row) -> bool:
+    """Return whether somebody has to look at a tenant."""
+    return bool(tenant_troubles(row))
+
+
+def urgency(row: listings.Row) -> int:
+    """Return the rank of a tenant's most urgent trouble; 0 is the most urgent."""
+    return next((_URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(_URGENT_FIRST))

@@ -1,0 +1,6 @@
+"""Pages for people: server-rendered, from the answers of the API alone.
+
+A page asks the gateway's own admin port with the token of its session, so that a person sees and does exactly what the
+token permits. ``server.py`` has the routes, the session and the headers; each page is a function that turns answers
+into the values of its template.
+"""

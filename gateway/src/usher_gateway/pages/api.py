@@ -1,0 +1,55 @@
+"""The API of the gateway, as pages ask it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+_SECONDS = 20.0
+
+
+class ApiProblemError(Exception):
+    """An answer of the API that is no success. Source: RFC 9457."""
+
+    def __init__(self, status: int, detail: str, hint: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.hint = status, detail, hint
+
+
+class Api:
+    """Asks the API with the token of one session.
+
+    Args:
+        client: sends the requests.
+        base_url: of the admin port.
+        token: of the session.
+    """
+
+    def __init__(self, client: aiohttp.ClientSession, base_url: str, token: str) -> None:
+        self._client, self._base_url = client, base_url
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
+        """Return the answer of a GET request.
+
+        Raises:
+            ApiProblemError: the answer is no success.
+        """
+        return await self._ask("GET", path, params=parameters or {})
+
+    async def post(self, path: str, body: Mapping[str, object]) -> Any:
+        """Return the answer of a POST request. Raises the same."""
+        return await self._ask("POST", path, json=body)
+
+    async def _ask(self, method: str, path: str, **content: Any) -> Any:
+        timeout = aiohttp.ClientTimeout(total=_SECONDS)
+        try:
+            async with self._client.request(
+                method, self._base_url + path, headers=self._headers, timeout=timeout, **content
+            ) as answer:
+                value = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            raise ApiProblemError(503, "the gateway did not answer in time", "load the page again") from None
+        if answer.status >= 400:
+            raise ApiProblemError(answer.status, str(value.get("detail", "")), str(value.get("hint", "")))
+        return value

@@ -1,0 +1,92 @@
+"""The overview: totals of today, a chart of the last day, and the tenants that need a person first."""
+
+import asyncio
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.pages import attention
+from usher_gateway.pages.api import Api
+from usher_gateway.pages.charts import Bar, bar_chart
+from usher_gateway.pages.rendering import find_zone
+
+_SHOWN = 50
+"""Tenants on one page."""
+
+_WEEKS = 4
+"""Weeks before this one whose same weekday is compared with today."""
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
+    now = datetime.datetime.now(datetime.UTC)
+    zone = find_zone(request.cookies.get("usher_zone", "UTC"))
+    tenants, destinations, last_day, *weeks = await asyncio.gather(
+        api.get("/api/tenants"),
+        api.get("/api/destinations"),
+        _totals(api, now - datetime.timedelta(days=1), now),
+        *[_totals(api, *_day_of(now, zone, week)) for week in range(_WEEKS + 1)],
+    )
+    by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
+    needs = list(attention.by_need(tenants["rows"], by_key, now))
+    text, shows_all = request.query.get("q", "")[:100], "all" in request.query
+    selected = [
+        (tenant, need)
+        for tenant, need in needs
+        if text.lower() in f"{tenant['namespace']}/{tenant['name']}".lower() and (shows_all or text or need.is_urgent)
+    ]
+    page = max(0, int(number) - 1) if (number := request.query.get("page", "")).isdecimal() else 0
+    return {
+        "title": "Overview",
+        "today": _sum(weeks[0]),
+        "usual": _usual([_sum(week)["visits"] for week in weeks[1:]]),
+        "waiting": sum(row["backlog"] for row in tenants["rows"]),
+        "dead": sum(row["dead"] for row in tenants["rows"]),
+        "urgent": sum(need.is_urgent for _, need in needs),
+        "tenants": len(needs),
+        "rows": selected[page * _SHOWN : (page + 1) * _SHOWN],
+        "selected": len(selected),
+        "page": page + 1,
+        "pages": -(-len(selected) // _SHOWN) or 1,
+        "q": text,
+        "shows_all": shows_all,
+        "chart": _chart(last_day, now, zone),
+    }
+
+
+async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) -> Sequence[Mapping[str, Any]]:
+    answer = await api.get("/api/usage/totals", {"from": since.isoformat(), "to": until.isoformat()})
+    rows: Sequence[Mapping[str, Any]] = answer["rows"]
+    return rows
+
+
+def _day_of(
+    now: datetime.datetime, zone: datetime.tzinfo, weeks_ago: int
+) -> tuple[datetime.datetime, datetime.datetime]:
+    """Return midnight and this time of the day, on the same weekday some weeks ago."""
+    then = now.astimezone(zone) - datetime.timedelta(weeks=weeks_ago)
+    midnight = then.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight, max(then, midnight + datetime.timedelta(seconds=1))
+
+
+def _sum(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    names = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
+    return {name: sum(row[name] for row in rows) for name in names}
+
+
+def _usual(visits: Sequence[int]) -> int | None:
+    """Return the mean of those weeks that had visits; None if none had."""
+    counted = [count for count in visits if count]
+    return round(sum(counted) / len(counted)) if counted else None
+
+
+def _chart(rows: Sequence[Mapping[str, Any]], now: datetime.datetime, zone: datetime.tzinfo) -> str:
+    """Return visits a minute in each quarter of an hour of the last day."""
+    visits = {datetime.datetime.fromisoformat(row["period"]): row["visits"] for row in rows}
+    quarter = datetime.timedelta(minutes=15)
+    last = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0)
+    slots = [last - number * quarter for number in reversed(range(96))]
+    bars = [Bar(slot.astimezone(zone).strftime("%H:%M"), visits.get(slot, 0) / 15) for slot in slots]
+    return bar_chart("Visits a minute, last 24 hours", "visits a minute", bars, labelled=8)

@@ -1,0 +1,50 @@
+"""Renders templates: every value is escaped, and times are those of the viewer's zone."""
+
+import datetime
+import zoneinfo
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from usher_gateway.admin.listings import printable
+
+
+class Renderer:
+    """Renders the templates of this package."""
+
+    def __init__(self) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.PackageLoader(__package__ or ""),
+            autoescape=True,
+            finalize=lambda value: printable(value) if isinstance(value, str) else value,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(time=time_in_zone, count=count_text)
+
+    def render(self, template: str, values: Mapping[str, Any]) -> str:
+        """Return a page. ``values`` must have ``zone``, the viewer's time zone."""
+        return self._environment.get_template(template).render(values)
+
+
+def find_zone(name: str) -> datetime.tzinfo:
+    """Return a time zone by its name; UTC if there is none."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return datetime.UTC
+
+
+@jinja2.pass_context
+def time_in_zone(context: jinja2.runtime.Context, text: str | None) -> str:
+    """Return an RFC 3339 time as ``2026-11-30 12:00:05`` in the viewer's zone; a dash for None."""
+    if text is None:
+        return "-"
+    return datetime.datetime.fromisoformat(text).astimezone(context["zone"]).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def count_text(number: int) -> str:
+    """Return a number with separators of thousands."""
+    return f"{number:,}"

@@ -1,0 +1,152 @@
+"""The routes of the pages: who may see one, and the headers that keep a browser from doing more than show it."""
+
+import hmac
+import importlib.resources
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+
+from usher_gateway.admin.server import AdminRoute
+from usher_gateway.admin.tokens import Scope
+from usher_gateway.pages import overview
+from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.rendering import Renderer, find_zone
+from usher_gateway.pages.sessions import COOKIE, Sessions
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of every answer. Source: CSP level 3, Fetch, Referrer Policy."""
+
+_STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
+
+ZONE_COOKIE = "usher_zone"
+
+Values = Mapping[str, Any]
+Page = Callable[[Api, web.Request], Awaitable[Values]]
+"""Returns the values of a page's template."""
+
+PAGES: dict[str, tuple[str, Page]] = {
+    "/ui/": ("overview.html", overview.show),
+}
+"""Path -> template and page."""
+
+
+class PageServer:
+    """Serves the pages. Use it inside ``async with``.
+
+    Args:
+        sessions: of browsers.
+        base_url: returns the address of this gateway's admin port.
+    """
+
+    def __init__(self, *, sessions: Sessions, base_url: Callable[[], str]) -> None:
+        self._sessions, self._base_url = sessions, base_url
+        self._renderer = Renderer()
+        files = importlib.resources.files(__package__ or "").joinpath("static")
+        self._static = {name: files.joinpath(name).read_bytes() for name in _STATIC}
+        self._client: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._client = aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    def routes(self) -> tuple[AdminRoute, ...]:
+        """Return the routes of the pages, which check the session themselves."""
+        return (
+            AdminRoute("POST", "/api/pages/tickets", Scope.StatusRead, self._sessions.create_ticket, is_confined=True),
+            AdminRoute("GET", "/", None, self._redirect_to_overview),
+            AdminRoute("GET", "/ui/enter/{ticket}", None, self._enter),
+            AdminRoute("GET", "/ui/static/{name}", None, self._show_file),
+            AdminRoute("POST", "/ui/zone", None, self._set_zone),
+            AdminRoute("POST", "/ui/leave", None, self._leave),
+            *[AdminRoute("GET", path, None, self._shower(*page)) for path, page in PAGES.items()],
+        )
+
+    def _shower(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return the handler of a page."""
+
+        async def show(request: web.Request) -> web.StreamResponse:
+            token = self._sessions.token(request)
+            if token is None:
+                return self._refuse(request)
+            assert self._client is not None
+            try:
+                values = await page(Api(self._client, self._base_url(), token), request)
+            except ApiProblemError as error:
+                return self._refuse(request) if error.status == 401 else self._fail(request, error)
+            return self._respond(request, template, values)
+
+        return show
+
+    def _respond(self, request: web.Request, template: str, values: Values, status: int = 200) -> web.Response:
+        zone_name = request.cookies.get(ZONE_COOKIE, "UTC")
+        zone = find_zone(zone_name)
+        common = {
+            "path": request.path,
+            "zone": zone,
+            "zone_name": str(zone),
+            "csrf": self._sessions.csrf_token(request),
+        }
+        text = self._renderer.render(template, {**common, **values})
+        return web.Response(text=text, status=status, content_type="text/html", headers=_HEADERS)
+
+    def _refuse(self, request: web.Request) -> web.Response:
+        """Answer a browser without a session, or one whose token is not valid any more."""
+        response = self._respond(request, "enter.html", {}, 401)
+        response.del_cookie(COOKIE, path="/ui")
+        return response
+
+    def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
+        values = {"status": error.status, "detail": error.detail, "hint": error.hint}
+        return self._respond(request, "problem.html", values, error.status)
+
+    async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
+
+    async def _enter(self, request: web.Request) -> web.StreamResponse:
+        """Exchange a ticket for a cookie."""
+        cookie = self._sessions.enter(request.match_info["ticket"])
+        if cookie is None:
+            return self._refuse(request)
+        response = web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
+        self._sessions.set_cookie(response, cookie, is_secure=request.secure)
+        return response
+
+    async def _show_file(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self._static:
+            return self._fail(request, ApiProblemError(404, "there is no such file", ""))
+        return web.Response(body=self._static[name], content_type=_STATIC[name], headers=_HEADERS)
+
+    async def _set_zone(self, request: web.Request) -> web.StreamResponse:
+        """Let the pages of this browser show times of another zone."""
+        form = await self._form(request)
+        response = web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
+        if form is not None:
+            zone = find_zone(form.get("zone", ""))
+            response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
+        return response
+
+    async def _leave(self, request: web.Request) -> web.StreamResponse:
+        """End the session of this browser."""
+        return self._refuse(request)
+
+    async def _form(self, request: web.Request) -> Mapping[str, str] | None:
+        """Return the fields of a form; None if it does not come from a page of this session."""
+        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        is_own = hmac.compare_digest(form.get("csrf", "").encode(), self._sessions.csrf_token(request).encode())
+        return form if is_own else None
