@@ -157,6 +157,16 @@ async def test_request_about_all_tenants_is_refused(limited: Limited, method: st
     assert (status, "is limited to some tenants" in problem["detail"]) == (403, True)
 
 
+async def test_replay_is_seen_with_its_limit_or_a_wider_one(limited: Limited) -> None:
+    served = limited.served
+    wider = served.create_token("lead", list(tokens.Scope), namespaces=("agency",))
+    _, narrow = await limited.ask("POST", "/api/replays", {"all": True, "state": "dead"})
+    _, wide = await served.ask("POST", "/api/replays", token=wider, json={"all": True, "state": "dead"})
+    _, all_seen = await served.ask("GET", "/api/replays", token=wider)
+    assert {row["id"] for row in all_seen["rows"]} == {narrow["id"], wide["id"]}
+    assert [row["id"] for row in (await limited.get("/api/replays"))["rows"]] == [narrow["id"]]
+
+
 async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Limited) -> None:
     writer = limited.served.create_token("writer", [tokens.Scope.DeliveriesWrite])
     for token, shows in ((writer, False), (None, True)):

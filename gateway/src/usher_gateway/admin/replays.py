@@ -164,9 +164,11 @@ class ReplayHandlers:
 
 
 def _may_see(request: web.Request, replay: Replay) -> bool:
-    """Return whether a caller may see a replay: one that is limited to tenants, only replays of that limit."""
-    permitted = request[api.CALLER].permitted
-    return permitted is None or replay.request.where.permitted == permitted
+    """Return whether a caller may see a replay: a limited one, only replays that were limited to the same or less."""
+    permitted, replayed = Filter(permitted=request[api.CALLER].permitted), replay.request.where.permitted
+    if replayed is None:
+        return permitted.permitted is None
+    return all(permitted.selects(*limit.split("/")) for limit in replayed)
 
 
 def _preview_row(found: ReplayPreview) -> Row:
