@@ -257,14 +257,48 @@ def rules(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str
     }
 
 
-def test_rights_are_those_of_the_manifests() -> None:
+def manifests(*files: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of some files, by the same keys as those of the chart."""
     shipped: dict[tuple[str, str], dict[str, Any]] = {}
-    for file in [*sorted((ROOT / "operator" / "rbac").glob("*.yaml")), ROOT / "crds" / "access" / "roles.yaml"]:
+    for file in files:
         for document in yaml.safe_load_all(file.read_text("utf-8")):
             metadata = document["metadata"]
             path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
             shipped[document["kind"], path] = document
-    assert rules(charts.objects(OWN_NAMES)) == rules(shipped)
+    return shipped
+
+
+RIGHTS = [*sorted((ROOT / "operator" / "rbac").glob("*.yaml")), ROOT / "crds" / "access" / "roles.yaml"]
+"""Manifests with rights that every install has."""
+
+
+def test_rights_are_those_of_the_manifests() -> None:
+    assert rules(charts.objects(OWN_NAMES)) == rules(manifests(*RIGHTS))
+
+
+def test_kubernetes_tokens_bring_their_rights_and_the_roles_of_people() -> None:
+    more = [
+        ROOT / "operator" / "rbac" / "optional" / "kubernetes-tokens.yaml",
+        ROOT / "crds" / "access" / "people.yaml",
+    ]
+    objects = charts.objects(OWN_NAMES, "--set=gateway.kubernetesTokens.enabled=true")
+    assert rules(objects) == rules(manifests(*RIGHTS, *more))
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ("", []),
+        ("enabled=true", ["--admin-kubernetes-tokens"]),
+        ("enabled=true,audience=usher.dev", ["--admin-kubernetes-tokens", "--admin-token-audience=usher.dev"]),
+    ],
+)
+def test_gateway_takes_kubernetes_tokens_only_if_enabled(values: str, flags: list[str]) -> None:
+    given = ",".join(f"gateway.kubernetesTokens.{value}" for value in values.split(",") if value)
+    objects = charts.objects(*([f"--set={given}"] if given else []))
+    (container,) = objects["StatefulSet", "usher-system/usher-gateway"]["spec"]["template"]["spec"]["containers"]
+    present = [flag for flag in container["args"] if "kubernetes-tokens" in flag or "audience" in flag]
+    assert present == flags
 
 
 def test_agencies_are_admitted_by_bindings() -> None:

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "store.confirmChangeTo",
     "store.postgresql.migrations",
     "gateway.autoscaling.enabled",
+    "gateway.kubernetesTokens.enabled",
     "gateway.podDisruptionBudget.enabled",
     "gateway.storage.existingClaim",
 }
@@ -303,6 +304,7 @@ IMPOSSIBLE = {
     "gateway.service.nodePort=30080": "need gateway.service.type NodePort or LoadBalancer",
     "gateway.service.externalTrafficPolicy=Local": "need gateway.service.type NodePort or LoadBalancer",
     "gateway.service.loadBalancerClass=example.com/internal": "needs gateway.service.type LoadBalancer",
+    "gateway.kubernetesTokens.audience=usher.dev": "needs gateway.kubernetesTokens.enabled",
     "monitoring.rules.enabled=true": "install that first, or load the files",
     "store.type=PostgreSQL": "needs store.postgresql.secret.name",
     "store.postgresql.secret.name=database": "needs store.type PostgreSQL",

@@ -1,13 +1,25 @@
 """An installed chart at work: its programs run with the accounts, arguments and roles that the chart gives them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from local_cluster import ports
-from support import agencies, api, charts, clusters, installs, release_processes
+from support import (
+    agencies,
+    api,
+    audit,
+    charts,
+    clusters,
+    command_line,
+    installs,
+    leaks,
+    release_processes,
+    waiting,
+)
 from usher_gateway.simulator import receiver
 
 pytestmark = agencies.SHARED
@@ -15,7 +27,10 @@ pytestmark = agencies.SHARED
 WITHDRAWN = {("secrets", ""), ("secrets", "cafes")}
 """Rights that a test withdraws while the operator runs. No other right may be missing."""
 
-VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
+VALUES = {
+    "agencies": ["hotels"],
+    "gateway": {"allowDestinations": ["loopback"], "kubernetesTokens": {"enabled": True}},
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="package")
@@ -91,6 +106,28 @@ async def test_helm_test_names_what_is_not_ready(
     (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
     assert absent.url in failed
     assert "no pod is ready (`kubectl describe pods` says why)" in failed
+
+
+async def test_account_of_an_agency_uses_the_commands_with_its_own_token(
+    hotels: agencies.Agency, platform: agencies.Platform
+) -> None:
+    await hotels.wait_ready("listeners.usher.dev/lobby")
+    await hotels.post(await hotels.url(), agencies.visit(1))
+    await hotels.kubectl("create", "serviceaccount", "desk")
+    await hotels.kubectl("create", "rolebinding", "desk", "--clusterrole=usher-support", "--serviceaccount=hotels:desk")
+    token = (await hotels.kubectl("create", "token", "desk")).strip()
+    leaks.add_secret(token)
+    user = audit.account_name("hotels", "desk")
+    wish = {"group": "usher.dev", "resource": "persons", "verb": "find", "namespace": "hotels"}
+    await waiting.until(lambda: platform.server.may(user, wish))
+    asking = {"USHER_ADMIN": platform.gateway.url, "USHER_TOKEN": token}
+    listing = await command_line.usher("visits", "list", "--output=json", **asking)
+    assert listing.code == 0, listing.err
+    rows = json.loads(listing.out)["rows"]
+    assert {row["namespace"] for row in rows} == {"hotels"}
+    body = await command_line.usher("visits", "show", rows[0]["id"], "--body", **asking)
+    assert body.code != 0
+    assert "may not read bodies.usher.dev in any namespace" in body.err
 
 
 async def test_all_namespaces_are_admitted_by_one_value(

@@ -29,6 +29,7 @@ from usher_gateway.admin import (
     usage,
 )
 from usher_gateway.admin.api import NameCheck
+from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.server import MetricsPage
@@ -273,7 +274,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[Served]:
+async def served(folder: Path, kubernetes_tokens: KubernetesTokens | None = None) -> AsyncIterator[Served]:
     """Run an admin port with an empty store."""
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
@@ -285,6 +286,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
             tokens=served.book,
             endpoint=settings.Endpoint("127.0.0.1", 0),
             hosts=("usher.internal",),
+            kubernetes_tokens=kubernetes_tokens,
         ) as admin:
             served.port = admin.port
             yield served

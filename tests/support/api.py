@@ -123,12 +123,12 @@ class Api:
         """Wait until the object satisfies a check; the check gets None while the object does not exist."""
         return await waiting.until(lambda: self.get(resource), satisfied, limit_seconds=limit_seconds)
 
-    async def token(self, account: Resource, seconds: int = 3600) -> str:
-        """Create a token for a service account."""
+    async def token(self, account: Resource, seconds: int = 3600, audience: str | None = None) -> str:
+        """Create a token for a service account; without an audience it is for the API server."""
         wish = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {"expirationSeconds": seconds},
+            "spec": {"expirationSeconds": seconds} | ({} if audience is None else {"audiences": [audience]}),
         }
         answer = await self.request("POST", f"{account.path}/token", wish)
         return str(answer["status"]["token"])

@@ -8,7 +8,7 @@ import yaml
 from support import source
 
 PAGE = source.DOCS / "security.md"
-MANIFESTS = sorted((source.ROOT / "operator" / "rbac").glob("*.yaml"))
+MANIFESTS = sorted((source.ROOT / "operator" / "rbac").rglob("*.yaml"))
 
 Right = tuple[str, str, str, str]
 """Role, namespace, objects and verbs, as the page writes them."""

@@ -62,3 +62,10 @@ def test_settings_of_a_database_need_a_database() -> None:
         with pytest.raises(model.ConfigurationError, match="needs --store"):
             settings.check_settings(msgspec.structs.replace(alone, **changed))
         settings.check_settings(msgspec.structs.replace(alone, store="postgresql://usher@db/usher", **changed))
+
+
+def test_audience_of_tokens_needs_tokens_of_kubernetes() -> None:
+    alone = settings.Settings(files=(Path("usher.yaml"),), admin_token_audience="usher.dev")
+    with pytest.raises(model.ConfigurationError, match="needs --admin-kubernetes-tokens"):
+        settings.check_settings(alone)
+    settings.check_settings(msgspec.structs.replace(alone, admin_kubernetes_tokens=True))

@@ -11,13 +11,18 @@ TEMPLATES = "charts/usher/templates"
 
 _MADE = "{{- /* Made from %s by `make crds`: edit that. */ -}}\n"
 
-_ACCESS = {"roles": ".Values.rbac.aggregate", "hostnames": ".Values.hostnamePolicy.enabled"}
+_ACCESS = {
+    "hostnames": ".Values.hostnamePolicy.enabled",
+    "people": "and .Values.rbac.aggregate .Values.gateway.kubernetesTokens.enabled",
+    "roles": ".Values.rbac.aggregate",
+}
 """File of crds/access -> the value that switches it on."""
 
 _RIGHTS = {
     "agency": "and .Values.rbac.create .Values.rbac.agencyRole",
     "gateway": ".Values.rbac.create",
     "operator": ".Values.rbac.create",
+    "optional/kubernetes-tokens": "and .Values.rbac.create .Values.gateway.kubernetesTokens.enabled",
 }
 """File of operator/rbac -> the value that switches it on."""
 
@@ -57,8 +62,8 @@ def files(definitions: dict[str, str]) -> dict[str, str]:
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
         templates[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
-    for name, value in _RIGHTS.items():
-        path = f"operator/rbac/{name}.yaml"
+    for file, value in _RIGHTS.items():
+        path, name = f"operator/rbac/{file}.yaml", file.rpartition("/")[2]
         text = "---\n".join(_without_accounts(_read(path)))
         for text_of_install, text_in_chart in _NAMES:
             text = text.replace(text_of_install, text_in_chart)

@@ -28,6 +28,7 @@ from usher_gateway.admin import (
     erasures,
     fault_log,
     health,
+    kubernetes_tokens,
     persons,
     records,
     replays,
@@ -58,6 +59,7 @@ from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.kube import access, client
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
@@ -132,11 +134,12 @@ class Gateway:
             if settings.admin_tokens is None
             else tokens.TokenBook(settings.admin_tokens, tokens.load_both(settings.admin_tokens))
         )
+        self._kubernetes_tokens = self._make_kubernetes_tokens(environ)
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
         self._store_reason = ""
-        """Why the database could not be reached at the last try."""
+        """Why the database could not be reached at the last try; empty when the store is open."""
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
         self.store = _make_store(settings, self._keys, self.clock.now)
@@ -234,10 +237,7 @@ class Gateway:
         )
         self.metric_sources = self._make_metric_sources()
         """Each yields metrics at a scrape."""
-        self.pages = PageServer(
-            sessions=Sessions(Seals(self._keys.page), time.monotonic), base_url=lambda: self.admin.url
-        )
-        self.admin = self._make_admin_server()
+        self.pages, self.admin = self._make_admin_server()
 
     def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
         """Make what yields the metrics at a scrape."""
@@ -274,7 +274,6 @@ class Gateway:
                 settings.files, options, now=self.clock.now, arrivals=lambda: self.counters.retired_arrivals
             )
         from usher_gateway.config import cluster  # imports cryptography, which files do not need
-        from usher_gateway.kube import access, client
 
         return cluster.ClusterSource(
             cluster.ClusterOptions(
@@ -287,6 +286,29 @@ class Gateway:
             check=self._check_document,
             now=self.clock.now,
         )
+
+    def _make_kubernetes_tokens(self, environ: Mapping[str, str]) -> kubernetes_tokens.KubernetesTokens | None:
+        settings = self.settings
+        if not settings.admin_kubernetes_tokens:
+            return None
+        return kubernetes_tokens.KubernetesTokens(
+            client=client.Client(
+                access.find_access(settings.kubeconfig, environ), limits=kubernetes_tokens.CLIENT_LIMITS
+            ),
+            namespaces=self._namespaces,
+            audience=settings.admin_token_audience,
+        )
+
+    async def _namespaces(self) -> set[str]:
+        """Return the namespaces with listeners in force, and those that something is stored of.
+
+        Raises:
+            StoreUnavailableError: the store does not answer, or is not open yet.
+        """
+        if self._store_reason:
+            raise model.StoreUnavailableError(f"the gateway waits for its store: {self._store_reason}")
+        stored = {listener.namespace for listener in await self.store.listener_names()}
+        return stored | {listener.namespace for listener in self.snapshot.listeners.values()}
 
     def _check_document(self, document: documents.ListenerDocument | documents.DestinationDocument) -> None:
         """Build what would run a document, before it comes into force. Raises an error if that is not possible."""
@@ -321,7 +343,9 @@ class Gateway:
         await self.state.configured.wait()  # until then no route has a rule or a state
         await self._replays.run()
 
-    def _make_admin_server(self) -> server.AdminServer:
+    def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
+        sessions = Sessions(Seals(self._keys.page), time.monotonic)
+        pages = PageServer(sessions=sessions, base_url=lambda: self.admin.url)
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         audit_log = audit.AuditLog(store=self.store, now=self.clock.now)
         person_lookup = PersonLookup(
@@ -407,11 +431,12 @@ class Gateway:
             ),
             metrics_page=server.MetricsPage(self.metric_sources),
         )
-        return server.AdminServer(
-            routes=(*api_routes, *self.pages.routes()),
+        return pages, server.AdminServer(
+            routes=(*api_routes, *pages.routes()),
             tokens=self._tokens,
             endpoint=self.settings.admin,
             hosts=self.settings.admin_host,
+            kubernetes_tokens=self._kubernetes_tokens,
         )
 
     @property
@@ -432,6 +457,8 @@ class Gateway:
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
+            if self._kubernetes_tokens is not None:
+                await stack.enter_async_context(self._kubernetes_tokens)
             if self.settings.store is not None:
                 stack.enter_context(unused_store(self.settings.data))
             recovery = await self._open_store()
@@ -469,7 +496,7 @@ class Gateway:
         async with contextlib.AsyncExitStack() as waiting:
             while not self._stopped.is_set():
                 try:
-                    return await self.store.open()
+                    report = await self.store.open()
                 except model.StoreUnavailableError as error:
                     if self.settings.store is None:
                         raise
@@ -481,9 +508,13 @@ class Gateway:
                                 tokens=self._tokens,
                                 endpoint=self.settings.admin,
                                 hosts=self.settings.admin_host,
+                                kubernetes_tokens=self._kubernetes_tokens,
                             )
                         )
                     self._store_reason = str(error)
+                else:
+                    self._store_reason = ""
+                    return report
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopped.wait(), pause)
                 pause = min(2 * pause, _STORE_PAUSE_LONGEST_SECONDS)

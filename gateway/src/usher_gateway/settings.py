@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Days that the receipt of an erasure is kept."""
     backup_days: int = 0
     """Days that backups of the store are kept, as receipts of erasure say; 0: they do not say it."""
+    admin_kubernetes_tokens: bool = False
+    """Let users of Kubernetes use the admin port, with the rights that the API server says they have."""
+    admin_token_audience: str | None = None
+    """What a token of Kubernetes must be made for; None: for the API server itself."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
     accept_clock: bool = False
@@ -145,6 +149,10 @@ def check_settings(settings: Settings) -> None:
         )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
+    if settings.admin_token_audience is not None and not settings.admin_kubernetes_tokens:
+        raise model.ConfigurationError(
+            "--admin-token-audience needs --admin-kubernetes-tokens", "Give both, or only the latter."
+        )
     _check_store(settings)
     for proxy in settings.trusted_proxies:
         _check_network(proxy)

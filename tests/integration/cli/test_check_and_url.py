@@ -196,6 +196,11 @@ def test_wrong_log_flags_exit_with_code_2(tmp_path: pathlib.Path) -> None:
         assert (done.code, flag in done.err) == (2, True), done.err
 
 
+def test_tokens_of_kubernetes_need_a_way_to_the_api_server(tmp_path: pathlib.Path) -> None:
+    done = usher("run", "examples/quickstart.yaml", "--data", tmp_path, "--admin-kubernetes-tokens")
+    assert (done.code, "no kubeconfig is named" in done.err, "--kubeconfig" in done.err) == (2, True, True), done.err
+
+
 def test_data_folder_that_is_a_file_is_reported(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "data"
     file.write_text("")

@@ -447,6 +447,7 @@ async def test_missing_token_is_reported_with_exit_code_2(served: admin_port.Ser
 async def test_wrong_token_is_reported_with_exit_code_2(served: admin_port.Served) -> None:
     run = await served.command("visits", "list", USHER_TOKEN="x" * 20)
     assert (run.code, "does not know this token" in run.err) == (2, True)
+    assert "usher tokens create" in run.err
     run = await served.command("dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
     assert (run.code, "the token `observe` may not do this: it lacks the scope" in run.err) == (2, True)
 

@@ -25,6 +25,14 @@ spec:
     - --admin=0.0.0.0:9090
     - --admin-tokens=/tokens
     - --admin-host={{ include "usher.name" . }}-gateway-admin.{{ .Release.Namespace }}.svc
+    {{- with .Values.gateway.kubernetesTokens }}
+    {{- if .enabled }}
+    - --admin-kubernetes-tokens
+    {{- with .audience }}
+    - --admin-token-audience={{ . }}
+    {{- end }}
+    {{- end }}
+    {{- end }}
     - --log-format=json
     - --log-level={{ .Values.gateway.logLevel }}
     - --receipt-days={{ int .Values.gateway.receiptDays }}

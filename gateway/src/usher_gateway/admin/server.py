@@ -25,6 +25,7 @@ from usher_gateway.admin import (
     tries,
     usage,
 )
+from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.tokens import Caller, Scope, TokenBook
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -188,9 +189,10 @@ class AdminServer:
         tokens: TokenBook,
         endpoint: settings.Endpoint,
         hosts: tuple[str, ...] = (),
+        kubernetes_tokens: KubernetesTokens | None = None,
     ) -> None:
         self._routes = routes
-        self._tokens = tokens
+        self._tokens, self._kubernetes_tokens = tokens, kubernetes_tokens
         self._endpoint = endpoint
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost"}
         self.port = endpoint.port
@@ -231,7 +233,7 @@ class AdminServer:
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_host(request.headers.get("Host", ""))
             if route.scope is not None:
-                request[api.CALLER] = self._authenticate(request, route.scope, is_confined=route.is_confined)
+                request[api.CALLER] = await self._authenticate(request, route.scope, is_confined=route.is_confined)
             return await route.handler(request)
 
         return handle
@@ -251,15 +253,20 @@ class AdminServer:
                 hint = f"use an IP address, or start the gateway with --admin-host {host}"
                 raise api.ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
 
-    def _authenticate(self, request: web.Request, scope: Scope, *, is_confined: bool) -> Caller:
+    async def _authenticate(self, request: web.Request, scope: Scope, *, is_confined: bool) -> Caller:
         """Return the caller that the request's token proves.
 
         Raises:
             ProblemError: the request has no valid token, or its token does not permit this.
         """
-        caller = self._tokens.caller_of(request.headers.get("Authorization", ""))
+        authorization = request.headers.get("Authorization", "")
+        caller = self._tokens.caller_of(authorization)
+        if caller is None and self._kubernetes_tokens is not None:
+            caller = await self._kubernetes_tokens.caller_of(authorization, scope)
         if caller is None:
-            hint = "it is in observe.token or operate.token in --data, or was made by `usher tokens create`"
+            hint = "use the one in observe.token or operate.token in --data, or one of `usher tokens create`"
+            if self._kubernetes_tokens is not None:
+                hint += ", or one of Kubernetes that has not expired (`kubectl create token`)"
             raise api.ProblemError(401, "Unauthenticated", "a valid bearer token is needed", hint)
         if scope not in caller.scopes:
             detail = f"the token `{caller.name}` may not do this: it lacks the scope {scope.value}"

@@ -178,11 +178,9 @@ class AdminClient:
         except (ValueError, KeyError, TypeError):
             fail(f"{self.url} answered {error.code}", "is that the admin port of a gateway?", WRONG)
         if error.code == 401:
-            fail(
-                "the gateway does not know this token",
-                "give --data the folder that `usher run` runs on, or set USHER_TOKEN to what is in its operate.token",
-                USAGE,
-            )
+            if "USHER_TOKEN" not in os.environ:
+                hint = "give --data the folder that `usher run` runs on, or set USHER_TOKEN"
+            fail("the gateway does not know this token", hint, USAGE)
         fail(detail, hint, USAGE if error.code < 500 else WRONG)
 
 

@@ -29,7 +29,7 @@ _EPILOG = (
     "Example:  usher audit --since 7d   or   usher audit --action 'show body'   or   usher audit --lines > audit.jsonl"
 )
 
-_Who = Annotated[str | None, typer.Option("--who", help="Of the token with this name.")]
+_Who = Annotated[str | None, typer.Option("--who", help="Of the token, or the user of Kubernetes, with this name.")]
 _Action = Annotated[str | None, typer.Option("--action", help="With this action, such as 'show body'.")]
 _Lines = Annotated[bool, typer.Option("--lines", help="Print every entry as one line of JSON.")]
 
@@ -42,9 +42,14 @@ def _selection(row: listings.Row) -> str:
     )
 
 
+def _short_who(row: listings.Row) -> str:
+    """Return a caller's name without the words that every service account begins with, because columns are narrow."""
+    return str(row["who"]).removeprefix("system:serviceaccount:")
+
+
 _COLUMNS: tuple[listings.Column, ...] = (
     ("AT (UTC)", listings.short_time_cell("at")),
-    ("WHO", listings.text_cell("who")),
+    ("WHO", _short_who),
     ("ACTION", listings.text_cell("action")),
     ("COUNT", listings.text_cell("count")),
     ("SELECTION", _selection),

@@ -84,6 +84,21 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(envvar="USHER_ADMIN_HOST", help="Name of the admin port, besides IP addresses and localhost."),
         ] = None,
+        admin_kubernetes_tokens: Annotated[
+            bool,
+            typer.Option(
+                "--admin-kubernetes-tokens",
+                envvar="USHER_ADMIN_KUBERNETES_TOKENS",
+                help="Take tokens of Kubernetes too; the API server says what their users may do.",
+            ),
+        ] = False,
+        admin_token_audience: Annotated[
+            str | None,
+            typer.Option(
+                envvar="USHER_ADMIN_TOKEN_AUDIENCE",
+                help="Take only tokens of Kubernetes with this audience, not those for the API server.",
+            ),
+        ] = None,
         tls_cert: Annotated[
             Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; the gateway loads renewed files.")
         ] = None,
@@ -173,6 +188,8 @@ def register(app: typer.Typer) -> None:
                 admin=parse_endpoint(admin),
                 admin_tokens=admin_tokens,
                 admin_host=tuple(admin_host or ()),
+                admin_kubernetes_tokens=admin_kubernetes_tokens,
+                admin_token_audience=admin_token_audience,
                 tls_cert=tls_cert,
                 tls_key=tls_key,
                 tls_dir=tls_dir,

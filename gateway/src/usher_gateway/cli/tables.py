@@ -25,7 +25,7 @@ _LEAST_ROOM = 16
 _LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
 """No essential column becomes narrower: names, the first column, lists, and COUNTED and DELIVERIES."""
 
-NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE"})
+NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
 """Heads of columns with names."""
 
 LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION"})
