@@ -32,6 +32,7 @@ from usher_gateway.admin.api import NameCheck
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.person_lookup import PersonLookup
 from usher_gateway.admin.samples import SampleHandlers
+from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.tries import TryHandlers
@@ -41,6 +42,8 @@ from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunne
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.pages.server import PageServer
+from usher_gateway.pages.sessions import Sessions
 from usher_gateway.store import base
 
 KEYS = model.derive_keys(bytes(32))
@@ -60,6 +63,8 @@ class Served:
         watcher = ingest_samples.RecordingWatcher()
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
+        sessions = Sessions(Seals(KEYS.page), time.monotonic)
+        self.pages = PageServer(sessions=sessions, base_url=lambda: self.url)
         self.sample_sender: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.missing = ""
@@ -281,13 +286,14 @@ async def served(folder: Path, kubernetes_tokens: KubernetesTokens | None = None
     served = Served(bench, folder)
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
-        async with server.AdminServer(
-            routes=served.routes(),
+        admin_server = server.AdminServer(
+            routes=(*served.routes(), *served.pages.routes()),
             tokens=served.book,
             endpoint=settings.Endpoint("127.0.0.1", 0),
             hosts=("usher.internal",),
             kubernetes_tokens=kubernetes_tokens,
-        ) as admin:
+        )
+        async with served.pages, admin_server as admin:
             served.port = admin.port
             yield served
     finally:

@@ -35,10 +35,21 @@ Values = Mapping[str, Any]
 Page = Callable[[Api, web.Request], Awaitable[Values]]
 """Returns the values of a page's template."""
 
+Form = Mapping[str, str]
+"""The fields of a form."""
+
+Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values]]]
+"""Does what a form asks for. Returns the path of the page to show next, or a template with its values."""
+
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
 }
 """Path -> template and page."""
+
+ACTIONS: dict[str, Action] = {}
+"""Path -> what a form there does."""
+
+_FOREIGN_FORM = ApiProblemError(403, "the form is not of a page of this session", "load the page again")
 
 
 class PageServer:
@@ -74,23 +85,42 @@ class PageServer:
             AdminRoute("POST", "/ui/zone", None, self._set_zone),
             AdminRoute("POST", "/ui/leave", None, self._leave),
             *[AdminRoute("GET", path, None, self._shower(*page)) for path, page in PAGES.items()],
+            *[AdminRoute("POST", path, None, self._doer(action)) for path, action in ACTIONS.items()],
         )
 
     def _shower(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of a page."""
 
-        async def show(request: web.Request) -> web.StreamResponse:
+        async def show(request: web.Request, api: Api) -> web.StreamResponse:
+            return self._respond(request, template, await page(api, request))
+
+        return self._in_session(show)
+
+    def _doer(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return the handler of a form."""
+
+        async def do(request: web.Request, api: Api) -> web.StreamResponse:
+            done = await action(api, request, await self._form(request))
+            return self._respond(request, *done) if isinstance(done, tuple) else _redirect(done)
+
+        return self._in_session(do)
+
+    def _in_session(
+        self, handler: Callable[[web.Request, Api], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return a handler that gives another one the API, with the token of the browser's session."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
             token = self._sessions.token(request)
             if token is None:
                 return self._refuse(request)
             assert self._client is not None
             try:
-                values = await page(Api(self._client, self._base_url(), token), request)
+                return await handler(request, Api(self._client, self._base_url(), token))
             except ApiProblemError as error:
                 return self._refuse(request) if error.status == 401 else self._fail(request, error)
-            return self._respond(request, template, values)
 
-        return show
+        return handle
 
     def _respond(self, request: web.Request, template: str, values: Values, status: int = 200) -> web.Response:
         zone_name = request.cookies.get(ZONE_COOKIE, "UTC")
@@ -115,14 +145,14 @@ class PageServer:
         return self._respond(request, "problem.html", values, error.status)
 
     async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
+        return _redirect("/ui/")
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
         """Exchange a ticket for a cookie."""
         cookie = self._sessions.enter(request.match_info["ticket"])
         if cookie is None:
             return self._refuse(request)
-        response = web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
+        response = _redirect("/ui/")
         self._sessions.set_cookie(response, cookie, is_secure=request.secure)
         return response
 
@@ -134,19 +164,34 @@ class PageServer:
 
     async def _set_zone(self, request: web.Request) -> web.StreamResponse:
         """Let the pages of this browser show times of another zone."""
-        form = await self._form(request)
-        response = web.Response(status=303, headers={**_HEADERS, "Location": "/ui/"})
-        if form is not None:
-            zone = find_zone(form.get("zone", ""))
-            response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
+        try:
+            form = await self._form(request)
+        except ApiProblemError as error:
+            return self._fail(request, error)
+        response = _redirect("/ui/")
+        zone = find_zone(form.get("zone", ""))
+        response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
         return response
 
     async def _leave(self, request: web.Request) -> web.StreamResponse:
         """End the session of this browser."""
+        try:
+            await self._form(request)
+        except ApiProblemError as error:
+            return self._fail(request, error)
         return self._refuse(request)
 
-    async def _form(self, request: web.Request) -> Mapping[str, str] | None:
-        """Return the fields of a form; None if it does not come from a page of this session."""
+    async def _form(self, request: web.Request) -> Form:
+        """Return the fields of a form.
+
+        Raises:
+            ApiProblemError: it does not come from a page of this session.
+        """
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-        is_own = hmac.compare_digest(form.get("csrf", "").encode(), self._sessions.csrf_token(request).encode())
-        return form if is_own else None
+        if not hmac.compare_digest(form.get("csrf", "").encode(), self._sessions.csrf_token(request).encode()):
+            raise _FOREIGN_FORM
+        return form
+
+
+def _redirect(path: str) -> web.Response:
+    return web.Response(status=303, headers={**_HEADERS, "Location": path})

@@ -1,0 +1,98 @@
+"""A browser enters the pages once with a ticket, and sees and does no more than its token permits."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port, browsing, samples
+from usher_gateway.admin import tokens
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_printed_address_opens_the_pages_once(served: admin_port.Served) -> None:
+    address = (await served.output_of("open")).strip()
+    path = address.removeprefix(served.url)
+    async with browsing.visitor(served) as first, browsing.visitor(served) as second:
+        page = await first.get(path)
+        assert (page.status, "agency/acme" in page.words) == (200, True)
+        again = await second.get(path)
+        assert (again.status, "Run usher open" in again.words) == (401, True)
+        assert (await second.get("/ui/")).status == 401
+
+
+async def test_cookie_is_no_token_of_the_api_and_is_kept_from_scripts(served: admin_port.Served) -> None:
+    _, ticket = await served.ask("POST", "/api/pages/tickets", json={})
+    async with browsing.visitor(served) as browser:
+        answers = browser._client.get(served.url + ticket["path"], allow_redirects=False)
+        async with answers as answer:
+            cookie = answer.cookies["usher_session"]
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/ui")
+    assert (await served.ask("GET", "/api/tenants", token=cookie.value))[0] == 401
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "A" * 80, "%00", "Ä"])
+async def test_forged_ticket_opens_nothing(served: admin_port.Served, ticket: str) -> None:
+    async with browsing.visitor(served) as browser:
+        assert (await browser.get(f"/ui/enter/{ticket}")).status in {401, 404}
+        assert (await browser.get("/ui/")).status == 401
+
+
+async def test_ticket_needs_a_token(served: admin_port.Served) -> None:
+    assert (await served.ask("POST", "/api/pages/tickets", token="", json={}))[0] == 401
+
+
+async def test_limited_token_sees_its_own_tenant_alone(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.arrival("bar", listener=samples.BAR))
+    token = served.create_token(
+        "globex", [tokens.Scope.StatusRead, tokens.Scope.VisitsRead], tenants=("agency/globex",)
+    )
+    async with browsing.opened(served, token) as browser:
+        page = await browser.get("/ui/?all=1")
+    assert (page.status, "acme" in page.words) == (200, False)
+
+
+async def test_missing_scope_is_named(served: admin_port.Served) -> None:
+    token = served.create_token("status", [tokens.Scope.StatusRead])
+    async with browsing.opened(served, token) as browser:
+        page = await browser.get("/ui/")
+    assert (page.status, "lacks the scope visits:read" in page.words) == (403, True)
+
+
+async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        assert (await browser.post("/ui/zone", zone="Asia/Tokyo", csrf="x")).status == 403
+        page = await browser.get("/ui/")
+        assert 'value="UTC"' in page.text
+        await browser.send("/ui/zone", page, zone="Asia/Tokyo")
+        assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
+
+
+async def test_leaving_ends_the_session_of_the_browser(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        assert (await browser.post("/ui/leave")).status == 403
+        assert (await browser.send("/ui/leave", await browser.get("/ui/"))).status == 401
+        assert (await browser.get("/ui/")).status == 401
+
+
+async def test_every_answer_forbids_scripts_frames_and_caches(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        pages = [await browser.get(path) for path in ("/ui/", "/ui/static/page.css", "/ui/static/none", "/ui/enter/x")]
+    for page in pages:
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["Cache-Control"] == "no-store"
+        assert page.headers["Referrer-Policy"] == "no-referrer"
+        assert (
+            re.findall(r"<script(?! src=\"/ui/static/page.js\" defer></script>)|style=|\son\w+=|https?://", page.text)
+            == []
+        )

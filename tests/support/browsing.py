@@ -1,0 +1,67 @@
+"""A browser without JavaScript at the pages of a served admin port."""
+
+import contextlib
+import html
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
+
+import aiohttp
+
+from support import admin_port
+
+
+class Page(NamedTuple):
+    """An answer."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+    @property
+    def words(self) -> str:
+        """What a person reads: the text without tags, with single blanks."""
+        return " ".join(html.unescape(re.sub("<[^>]*>", " ", self.text)).split())
+
+    @property
+    def csrf(self) -> str:
+        """The token of the page's forms."""
+        return str(re.findall(r'name="csrf" value="([^"]*)"', self.text)[0])
+
+
+class Browser:
+    """One session."""
+
+    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
+        self._client, self._url = client, url
+
+    async def get(self, path: str) -> Page:
+        """Follow a link."""
+        async with self._client.get(self._url + path) as answer:
+            return Page(answer.status, await answer.text(), answer.headers)
+
+    async def send(self, path: str, page: Page, **fields: str) -> Page:
+        """Send a form of a page."""
+        return await self.post(path, csrf=page.csrf, **fields)
+
+    async def post(self, path: str, **fields: str) -> Page:
+        """Send a form as it is."""
+        async with self._client.post(self._url + path, data=fields) as answer:
+            return Page(answer.status, await answer.text(), answer.headers)
+
+
+@contextlib.asynccontextmanager
+async def opened(served: admin_port.Served, token: str | None = None) -> AsyncIterator[Browser]:
+    """Enter the pages with a token; the default is the operate token."""
+    async with visitor(served) as browser:
+        _, ticket = await served.ask("POST", "/api/pages/tickets", token=token, json={})
+        await browser.get(ticket["path"])
+        yield browser
+
+
+@contextlib.asynccontextmanager
+async def visitor(served: admin_port.Served) -> AsyncIterator[Browser]:
+    """Return a browser without a session."""
+    jar = aiohttp.CookieJar(unsafe=True)  # it takes cookies of IP addresses too
+    async with aiohttp.ClientSession(cookie_jar=jar) as client:
+        yield Browser(client, served.url)
