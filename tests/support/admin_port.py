@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -64,7 +65,11 @@ class Served:
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
         sessions = Sessions(Seals(KEYS.page), time.monotonic)
-        self.pages = PageServer(sessions=sessions, base_url=lambda: self.url)
+        self.pages = PageServer(
+            sessions=sessions,
+            base_url=lambda: self.url,
+            now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
+        )
         self.sample_sender: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.missing = ""
@@ -293,7 +298,7 @@ async def served(folder: Path, kubernetes_tokens: KubernetesTokens | None = None
             hosts=("usher.internal",),
             kubernetes_tokens=kubernetes_tokens,
         )
-        async with served.pages, admin_server as admin:
+        async with admin_server as admin, served.pages:
             served.port = admin.port
             yield served
     finally:

@@ -1,5 +1,6 @@
 """The routes of the pages: who may see one, and the headers that keep a browser from doing more than show it."""
 
+import datetime
 import hmac
 import importlib.resources
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +13,7 @@ from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.pages import overview
 from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.rendering import Renderer, find_zone
 from usher_gateway.pages.sessions import COOKIE, Sessions
 
@@ -52,19 +54,27 @@ ACTIONS: dict[str, Action] = {}
 _FOREIGN_FORM = ApiProblemError(403, "the form is not of a page of this session", "load the page again")
 
 
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
 class PageServer:
     """Serves the pages. Use it inside ``async with``.
 
     Args:
         sessions: of browsers.
         base_url: returns the address of this gateway's admin port.
+        now: returns the time, with a zone.
     """
 
-    def __init__(self, *, sessions: Sessions, base_url: Callable[[], str]) -> None:
+    def __init__(
+        self, *, sessions: Sessions, base_url: Callable[[], str], now: Callable[[], datetime.datetime] = _utc_now
+    ) -> None:
         self._sessions, self._base_url = sessions, base_url
         self._renderer = Renderer()
         files = importlib.resources.files(__package__ or "").joinpath("static")
         self._static = {name: files.joinpath(name).read_bytes() for name in _STATIC}
+        self._events = LiveEvents(_HEADERS, now)
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,6 +82,7 @@ class PageServer:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._events.stop()
         if self._client is not None:
             await self._client.close()
 
@@ -82,6 +93,7 @@ class PageServer:
             AdminRoute("GET", "/", None, self._redirect_to_overview),
             AdminRoute("GET", "/ui/enter/{ticket}", None, self._enter),
             AdminRoute("GET", "/ui/static/{name}", None, self._show_file),
+            AdminRoute("GET", "/ui/events", None, self._in_session(self._events.stream)),
             AdminRoute("POST", "/ui/zone", None, self._set_zone),
             AdminRoute("POST", "/ui/leave", None, self._leave),
             *[AdminRoute("GET", path, None, self._shower(*page)) for path, page in PAGES.items()],
