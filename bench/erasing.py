@@ -1,8 +1,9 @@
-"""Erasing 10,000 persons beside arrivals at half load, on both engines: `make bench ARGS=erase`."""
+"""Erasing 10,000 persons beside arrivals at half load, on both engines: `make bench-erasing`."""
 
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 import urllib.request
@@ -76,3 +77,7 @@ def _measure(name: str, store: str, seconds: float) -> Iterator[report.Result]:
     title = f"{name}: p99 of the answer at half load beside {PERSONS:,} erasures"
     yield report.Result(title, shown, "<= 2x", slowest <= 2 * calm["p99_ms"])
     yield report.Result(f"{name}: until the last of them is completed", f"{eraser.seconds:.0f} s", "")
+
+
+if __name__ == "__main__":
+    sys.exit(run.main(__doc__, {"erase": erase}))

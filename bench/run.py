@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import erasing
 import find
 import manifests
 import report
@@ -499,7 +498,6 @@ BENCHMARKS = {
     "floods": floods,
     "handshakes": handshakes,
     "find": find.find,
-    "erase": erasing.erase,
 }
 
 

@@ -4,12 +4,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support import engines, erasing, samples
 from support.erasing import finish, ignore, start, step
 from usher_gateway import model
-from usher_gateway.store.base import ErasureState, Filter, KeptTimes, MarkOf, SentTo
+from usher_gateway.store.base import ErasureRequest, ErasureState, Filter, ForwardedErasure, KeptTimes, MarkOf, SentTo
 
 HOUR, DAY, NOW = samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -235,6 +236,21 @@ async def test_erasure_of_nobody_completes_with_an_empty_report(bench: engines.B
     with pytest.raises(model.NotFoundError, match="no such erasure"):
         await bench.store.find_erasure(bytes(16))
     assert len(await bench.visits()) == 1
+
+
+async def test_facts_of_the_request_stay_when_it_forgets_whose_it_was(bench: engines.Bench) -> None:
+    answer = ForwardedErasure(NOW, 503, "ServerError")
+    request = ErasureRequest(
+        persons=(ADA,),
+        tenants=("agency/acme",),
+        fields=("email",),
+        since=NOW - DAY,
+        store="SQLite",
+        backup_days=35,
+        forwarded={"agency/crm": answer},
+    )
+    ended = await finish(bench, await bench.store.start_erasure(request, NOW))
+    assert ended.request == msgspec.structs.replace(request, persons=())
 
 
 async def test_receipt_is_deleted_when_its_days_are_over(bench: engines.Bench) -> None:

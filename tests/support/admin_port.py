@@ -71,6 +71,7 @@ class Served:
             now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
         )
         self.sample_sender: Any = mock.Mock()
+        self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.missing = ""
         """What held deliveries lack."""
@@ -177,6 +178,7 @@ class Served:
                 audit=audit_log,
                 now=self.bench.clock,
                 wake=self.erasures.wake,
+                forwarder=self.forwarder,
                 store_type="SQLite",
                 backup_days=35,
             ),

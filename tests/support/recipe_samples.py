@@ -4,9 +4,10 @@ import json
 
 from support import delivery_samples
 from usher_gateway import documents, model, recipes
-from usher_gateway.delivery import payload
+from usher_gateway.delivery import erasure_forwarding, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationRequest
+from usher_gateway.ingest.identity import PersonField
 from usher_gateway.resources import compiler
 from usher_gateway.resources.manifests import load_manifests
 
@@ -47,6 +48,18 @@ def destination_of(name: str, **secrets: str) -> documents.DestinationDocument:
     compiled = compiler.compile_resources(resources, compiler.CompileContext(keys=KEYS, allow_implicit_class=True))
     assert [finding.message for finding in compiled.findings if finding.severity != "notice"] == []
     return compiled.snapshot.destinations[f"hotels/harbour-{name}"]
+
+
+def erasure_of(name: str) -> DestinationRequest:
+    """Return the request by which a recipe asks its system to erase the visitor."""
+    prepared = payload.prepare(destination_of(name))
+    assert prepared.destination.erasure is not None
+    person: dict[PersonField, str] = {"email": " Jane.Doe@example.com"}
+    request = erasure_forwarding.make_request(
+        RouteDocuments(keys=KEYS), prepared, prepared.destination.erasure, person, 0
+    )
+    assert isinstance(request, DestinationRequest)
+    return request
 
 
 def request_of(name: str, body: object = BODY) -> DestinationRequest:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support import command_line, source
-from support.recipe_samples import BODY, destination_of, request_of
+from support.recipe_samples import BODY, destination_of, erasure_of, request_of
 from usher_gateway import recipes
 
 ADDRESS = b"jane.doe@example.com"
@@ -99,6 +99,37 @@ def test_recipes_of_two_tenants_have_no_name_in_common(name: str) -> None:
 def test_recipe_makes_the_documented_request(name: str) -> None:
     request = request_of(name)
     assert (request.method, request.url, json.loads(request.body)) == EXPECTED[name]
+
+
+KLAVIYO_PROFILE = {"data": {"type": "profile", "attributes": {"email": "Jane.Doe@example.com"}}}
+KLAVIYO_DELETION = (
+    "https://a.klaviyo.com/api/data-privacy-deletion-jobs",
+    {"data": {"type": "data-privacy-deletion-job", "attributes": {"profile": KLAVIYO_PROFILE}}},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "document"),
+    [
+        (
+            "hubspot",
+            "https://api.hubapi.com/crm/v3/objects/contacts/gdpr-delete",
+            {"idProperty": "email", "objectId": "jane.doe@example.com"},
+        ),
+        ("klaviyo-event", *KLAVIYO_DELETION),
+        ("klaviyo-profile", *KLAVIYO_DELETION),
+        (
+            "mailchimp",
+            f"https://us1.api.mailchimp.com/3.0/lists/replace-me/members/{EMAIL_MD5}/actions/delete-permanent",
+            None,
+        ),
+    ],
+)
+def test_recipe_makes_the_documented_request_to_erase(name: str, url: str, document: object) -> None:
+    request = erasure_of(name)
+    assert (request.method, request.url) == ("POST", url)
+    assert (json.loads(request.body) if request.body else None) == document
+    assert "authorization" in {header.lower() for header, _ in request.headers}
 
 
 @pytest.mark.parametrize("name", recipes.names())

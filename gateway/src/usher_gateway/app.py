@@ -46,6 +46,7 @@ from usher_gateway.admin.tries import TryHandlers
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
+from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
@@ -412,6 +413,9 @@ class Gateway:
                 audit=audit_log,
                 now=self.clock.now,
                 wake=self._erasures.wake,
+                forwarder=ErasureForwarder(
+                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
+                ),
                 store_type="SQLite" if self.settings.store is None else "PostgreSQL",
                 backup_days=self.settings.backup_days,
             ),

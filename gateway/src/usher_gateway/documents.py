@@ -253,6 +253,19 @@ class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CEL over ``answer``; ``""``: always."""
 
 
+class ErasureCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The request that asks a destination to erase a person."""
+
+    by: Literal["User", "Email", "Mobile", "Device"]
+    """Kind of the value that it needs."""
+    url: str
+    """At the host of the destination's URL."""
+    url_variables: tuple[UrlVariable, ...] = ()
+    method: Literal["POST", "PUT", "DELETE"] = "POST"
+    transform: str = ""
+    """CEL that makes the JSON document; ``""``: no body."""
+
+
 class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One system that receives visits, with its secrets resolved."""
 
@@ -280,6 +293,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """The first that applies to an answer decides, before the standard meaning of its status."""
     retry_after_header: str = ""
     """Lower case; ``""``: ``retry-after`` alone."""
+    erasure: ErasureCall | None = None
     redirect_hosts: tuple[str, ...] = ()
     """Lower case. An answer 302 or 303 that leads there over https is followed once."""
     timeout_seconds: int = 10

@@ -32,6 +32,17 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
         yield served
 
 
+@pytest.fixture
+def stuck(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> admin_port.Served:
+    """The same admin port, whose erasures come to no end."""
+
+    async def take_no_step(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(served.bench.store, "step_erasure", take_no_step)
+    return served
+
+
 async def erase(served: admin_port.Served) -> str:
     """Erase Ada; return the id of the request."""
     return str(json.loads(await served.output_of("person", "erase", "--yes", "-o", "json", piped=EMAIL))["id"])
@@ -91,6 +102,7 @@ async def test_changed_receipt_and_one_of_another_install_are_refused(
     [
         (b"", [], "no receipt that can be verified"),
         (b"\xff\x00", [], "no receipt that can be verified"),
+        (b"[" * 100_000, [], "no receipt that can be verified"),
         (b'{"id": "1", "status": "completed"}', [], "it is not a signed receipt"),
         (b"{}", ["--public-key", "AAAA="], "there is no public key in AAAA="),
         (b"{}", ["--public-key", "missing.pub"], "there is no public key in missing.pub"),
@@ -122,11 +134,21 @@ async def test_page_is_verified_by_the_receipt_inside_of_it(served: admin_port.S
     assert (run.code, "the receipt was changed" in run.err) == (1, True)
 
 
-async def test_page_of_a_running_request_is_not_written(served: admin_port.Served, tmp_path: Path) -> None:
+async def test_cancelled_request_has_a_signed_receipt_too(stuck: admin_port.Served, tmp_path: Path) -> None:
+    request = ErasureRequest(persons=(bytes(8),), tenants=("agency/acme",), fields=("email",), store="SQLite")
+    running = await stuck.bench.store.start_erasure(request, stuck.bench.clock.now)
+    file = tmp_path / "receipt.json"
+    file.write_text(await stuck.output_of("person", "cancel", model.format_id(running.id), "-o", "json"))
+    keep_key(tmp_path)
+    run = command_line.run("person", "verify", file, USHER_DATA=str(tmp_path))
+    assert (run.code, "may have the deleted visits for some minutes more" in run.out) == (0, True), run.err
+
+
+async def test_page_of_a_running_request_is_not_written(stuck: admin_port.Served, tmp_path: Path) -> None:
     request = ErasureRequest(persons=(bytes(8),), tenants=("agency/acme",), fields=("email",))
-    running = await served.bench.store.start_erasure(request, served.bench.clock.now)
+    running = await stuck.bench.store.start_erasure(request, stuck.bench.clock.now)
     page = tmp_path / "receipt.html"
-    run = await served.command("person", "receipt", model.format_id(running.id), "--html", str(page))
+    run = await stuck.command("person", "receipt", model.format_id(running.id), "--html", str(page))
     assert (run.code, "the request has not ended" in run.err, page.exists()) == (1, True, False)
 
 

@@ -24,7 +24,15 @@ ROW: dict[str, Any] = {
     "arrivals": 3,
     "arrivalsByTenant": {"agency/acme": 2, "agency/globex": 1},
     "deliveries": {"delivered": 1, "dead": 1},
-    "sentTo": {"agency/crm": {"delivered": 1, "attempted": 1, "firstAt": "2026-11-25T12:00:00.000Z", "lastAt": None}},
+    "sentTo": {
+        "agency/crm": {
+            "delivered": 1,
+            "attempted": 1,
+            "firstAt": "2026-11-25T12:00:00.000Z",
+            "lastAt": None,
+            "forwarded": None,
+        }
+    },
 }
 
 

@@ -297,3 +297,32 @@ def test_unusable_secret_is_rejected_without_being_shown(secret: str) -> None:
     with pytest.raises(ValueError, match="a signing secret") as caught:
         payload.signing_key(secret)
     assert secret in ("", "whsec_") or secret not in str(caught.value)
+
+
+def test_request_to_erase_has_a_document_a_mark_and_a_signature() -> None:
+    secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
+    call = documents.ErasureCall("Email", "https://crm.example/erase", method="PUT", transform="visit")
+    target = payload.prepare(
+        delivery_samples.destination(
+            signing_secrets=(secret,), content_type="application/vnd.api+json", headers=(("x-key", "7"),)
+        )
+    )
+    now = int(datetime.datetime.now(datetime.UTC).timestamp()) * 1_000_000
+    request = payload.render_erasure(target, call, "msg_1", now, {"email": "ada@example.org"}, {})
+    assert isinstance(request, DestinationRequest)
+    headers = headers_of(request)
+    standardwebhooks.Webhook(secret).verify(request.body, headers)
+    assert (request.method, request.url, json.loads(request.body)) == ("PUT", call.url, {"email": "ada@example.org"})
+    assert (headers["usher-erasure"], headers["content-type"], headers["x-key"]) == (
+        "true",
+        "application/vnd.api+json",
+        "7",
+    )
+
+
+def test_request_to_erase_without_a_value_in_its_url_is_not_made() -> None:
+    variables = (documents.UrlVariable("person", "visit.email"),)
+    call = documents.ErasureCall("Email", "https://crm.example/{person}", url_variables=variables)
+    target = payload.prepare(delivery_samples.destination())
+    rendered = payload.render_erasure(target, call, "msg_1", NOW, payload.NOT_TRANSFORMED, {"person": ""})
+    assert rendered == payload.FormatError("UrlVariableNotUsable")

@@ -1,14 +1,16 @@
 """Handlers over erasures: preview and start one, follow it, and give its signed receipt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import msgspec
 from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, receipts
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.person_lookup import PersonChange, PersonLookup, parse
-from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter
+from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
+from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter, ForwardedErasure
 from usher_gateway.store.records import Records
 
 _DAY = 86_400 * model.MICROSECONDS
@@ -17,6 +19,8 @@ _DAY = 86_400 * model.MICROSECONDS
 class EraseRequest(PersonChange, frozen=True):
     """The body of ``POST /api/persons/erase``."""
 
+    forward: bool = False
+    """Ask the destinations that have got visits of the person, and declare how, to erase the person too."""
     dry_run: bool = False
 
 
@@ -30,6 +34,7 @@ class ErasureHandlers:
         audit: records each preview and each change.
         now: microseconds.
         wake: lets the gateway take the first step of an erasure at once.
+        forwarder: asks destinations to erase a person.
         store_type: ``SQLite`` or ``PostgreSQL``.
         backup_days: days that backups of the store are kept; 0: not stated.
     """
@@ -43,11 +48,12 @@ class ErasureHandlers:
         audit: AuditLog,
         now: Callable[[], int],
         wake: Callable[[], None],
+        forwarder: ErasureForwarder,
         store_type: str,
         backup_days: int,
     ) -> None:
         self._store, self._keys, self._lookup, self._audit = store, keys, lookup, audit
-        self._now, self._wake = now, wake
+        self._now, self._wake, self._forwarder = now, wake, forwarder
         self._store_type, self._backup_days = store_type, backup_days
 
     async def erase(self, request: web.Request) -> web.StreamResponse:
@@ -55,10 +61,12 @@ class ErasureHandlers:
         with api.parsing():
             question = await parse(request, EraseRequest)
         person = await self._lookup.person(request, question)
+        (field,) = person.fields
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
             await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
-            return api.json_response(_report_row(report))
+            takers = self._forwarder.takers(report.sent_to, field) if question.forward else []
+            return api.json_response({**_report_row(report, {}), "forwardsTo": takers})
         erasure_request = ErasureRequest(
             persons=tuple(sorted(person.keys)),
             tenants=person.tenants,
@@ -74,6 +82,11 @@ class ErasureHandlers:
             "tenants": len(person.tenants),
             "reference": question.reference or None,
         }
+        if question.forward:
+            takers = self._forwarder.takers((await self._store.preview_erasure(person.keys)).sent_to, field)
+            await self._audit.record_look(request, "forward erasure", {**changing, "destinations": takers}, len(takers))
+            forwarded = await self._forwarder.forward(takers, field, question.value.strip())
+            erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
         async with self._audit.change(request, "erase person", changing) as changed:
             erasure = await self._store.start_erasure(erasure_request, self._now())
             changing["id"], changed.count = model.format_id(erasure.id), 1
@@ -120,20 +133,20 @@ def _may_see(request: web.Request, erasure: Erasure) -> bool:
 
 def erasure_row(erasure: Erasure) -> dict[str, object]:
     """Return an erasure as JSON: its receipt, once it is completed. It has no personal data."""
-    wanted = erasure.request
+    request = erasure.request
     return {
         "id": model.format_id(erasure.id),
-        "reference": wanted.reference or None,
+        "reference": request.reference or None,
         "status": _STATUSES[erasure.state],
         "receivedAt": model.format_time(erasure.created_at),
         "completedAt": model.format_time(erasure.ended_at) if erasure.ended_at else None,
-        "requestedBy": wanted.requested_by,
-        "fields": wanted.fields,
-        "tenants": len(wanted.tenants),
-        "since": model.format_time(wanted.since) if wanted.since else None,
-        "store": wanted.store or None,
+        "requestedBy": request.requested_by,
+        "fields": request.fields,
+        "tenants": len(request.tenants),
+        "since": model.format_time(request.since) if request.since else None,
+        "store": request.store or None,
         "backups": _backups_row(erasure),
-        **_report_row(erasure.report),
+        **_report_row(erasure.report, request.forwarded),
     }
 
 
@@ -145,7 +158,7 @@ def _backups_row(erasure: Erasure) -> dict[str, object] | None:
     return {"days": days, "goneBy": model.format_time(erasure.ended_at + days * _DAY)}
 
 
-def _report_row(report: ErasureReport) -> dict[str, object]:
+def _report_row(report: ErasureReport, forwarded: Mapping[str, ForwardedErasure]) -> dict[str, object]:
     return {
         "arrivals": sum(report.arrivals.values()),
         "arrivalsByTenant": report.arrivals,
@@ -156,10 +169,18 @@ def _report_row(report: ErasureReport) -> dict[str, object]:
                 "attempted": sent.attempted,
                 "firstAt": model.format_time(sent.first_at) if sent.first_at else None,
                 "lastAt": model.format_time(sent.last_at) if sent.last_at else None,
+                "forwarded": _forwarded_row(forwarded.get(destination)),
             }
             for destination, sent in sorted(report.sent_to.items())
         },
     }
+
+
+def _forwarded_row(answer: ForwardedErasure | None) -> dict[str, object] | None:
+    """Return how a destination answered; None: it was not asked."""
+    if answer is None:
+        return None
+    return {"at": model.format_time(answer.at), "status": answer.status or None, "error": answer.error or None}
 
 
 _STATUSES = {

@@ -47,6 +47,10 @@ _KeyFolder = Annotated[
     pathlib.Path, typer.Option(envvar="USHER_DATA", help="Folder of install.key, as in usher run.", metavar="DIR")
 ]
 
+_Forward = Annotated[
+    bool, typer.Option("--forward", help="Ask destinations that declare `http.erasure` to erase the person too.")
+]
+
 _POLL_SECONDS = 0.5
 
 _COLUMNS: tuple[listings.Column, ...] = (
@@ -82,6 +86,7 @@ def erase_person(
     tenant: Tenant = None,
     namespace: Namespace = None,
     reference: person_value.Reference = "",
+    forward: _Forward = False,
     yes: _Yes = False,
     output: DocumentOutput = "text",
     admin: Admin = ADMIN,
@@ -91,10 +96,11 @@ def erase_person(
 
     The command asks for the value, or reads it from standard input, as `usher find` does. Visits, bodies, deliveries
     and answers of the person go; counts stay, so the books still balance. Pending deliveries are cancelled. What
-    destinations have got already is theirs to erase: the receipt names them.
+    destinations have got already is theirs to erase: the receipt names them. With --forward, the gateway first asks
+    those that declare how: the receipt has their answers. If the command is interrupted meanwhile, nothing is erased.
     """
     client = AdminClient(admin, data, operate=True)
-    question = person_value.question(kind, tenant, namespace, reference)
+    question = person_value.question(kind, tenant, namespace, reference) | {"forward": forward}
     if not yes:
         _preview(client.post("/api/persons/erase", question | {"dryRun": True}), output)
     row = client.post("/api/persons/erase", question)
@@ -143,9 +149,22 @@ def _print_report(row: Mapping[str, Any]) -> None:
         attempts = f", {sent['attempted']} more perhaps" if sent["attempted"] else ""
         last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
         visits = f"{listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
-        tables.print_text(f"{destination} has got {visits}: erase them there too.")
+        step = (
+            "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent["forwarded"])
+        )
+        tables.print_text(f"{destination} has got {visits}: {step}.")
     if row.get("completedAt"):
         tables.print_text("\n".join(receipt_page.copies(row)))
+
+
+def _left_to_do(answer: Mapping[str, Any] | None) -> str:
+    """Return what a person has to do about a destination, by its answer to the request to erase."""
+    if answer is None:
+        return "erase them there too"
+    status = f" (status {answer['status']})" if answer["status"] else ""
+    if answer["error"]:
+        return f"it did not take the request to erase them, {answer['error']}{status}: erase them there"
+    return f"it took the request to erase them{status}"
 
 
 def requests(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -205,7 +224,7 @@ def verify(
         signed_text = receipt_page.signed_text(given)
         receipt = receipts.parse(signed_text)
         is_unchanged = receipts.is_intact(receipt)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         hint = "give what `usher person receipt ID -o json` prints once the request has ended"
         fail(f"{file} is no receipt that can be verified: {error}", hint, USAGE)
     if not is_unchanged:

@@ -42,6 +42,7 @@ def render(receipt: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["time"] = _time
+    environment.filters["forwarded"] = _forwarded
     template = importlib.resources.files(__package__).joinpath("receipt.html").read_text("utf-8")
     return environment.from_string(template).render(
         receipt=receipt,
@@ -92,6 +93,14 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
     else:
         sentences.append("How long backups of the store are kept is not stated. They have the visits until then.")
     return sentences
+
+
+def _forwarded(answer: Mapping[str, Any] | None) -> str:
+    """Return how a destination answered the request to erase the person."""
+    if answer is None:
+        return "not sent"
+    status = f" ({answer['status']})" if answer["status"] else ""
+    return f"failed: {answer['error']}{status}" if answer["error"] else f"taken{status}"
 
 
 def _time(value: str | None) -> str:

@@ -48,7 +48,10 @@ class DecodedSecret(msgspec.Struct, frozen=True):
         if isinstance(document, documents.DestinationDocument):
             if document.transform:
                 yield document.transform, "transform"
-            for variable in document.url_variables:
+            erasure = document.erasure
+            if erasure is not None and erasure.transform:
+                yield erasure.transform, "transform"
+            for variable in (*document.url_variables, *(erasure.url_variables if erasure is not None else ())):
                 if variable.value:
                     yield variable.value, "variable"
             for rule in document.answers:

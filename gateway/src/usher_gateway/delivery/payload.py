@@ -123,7 +123,8 @@ def render(
         transformed: The value of the transform.
         url_values: The values of the expressions of the URL's variables, by name.
     """
-    url = _expanded(prepared.destination, url_values)
+    destination = prepared.destination
+    url = _expanded(destination.url, destination.url_variables, url_values)
     if isinstance(url, FormatError):
         return url
     webhook_id = model.format_id(delivery.id)
@@ -141,7 +142,6 @@ def render(
         headers.append(("webhook-signature", signed))
     headers += _usher_headers(delivery, route)
     headers += content.headers
-    destination = prepared.destination
     headers.append(("content-type", destination.content_type or content.content_type))
     headers += prepared.headers
     return DestinationRequest(
@@ -156,6 +156,38 @@ def render(
     )
 
 
+def render_erasure(
+    prepared: PreparedDestination,
+    call: documents.ErasureCall,
+    request_id: str,
+    now: int,
+    transformed: Any,
+    url_values: Mapping[str, Any],
+) -> DestinationRequest | FormatError:
+    """Render and sign the request that asks a destination to erase a person; arguments as in `render`."""
+    url = _expanded(call.url, call.url_variables, url_values)
+    if isinstance(url, FormatError):
+        return url
+    content = RequestBody(b"", _JSON) if transformed is NOT_TRANSFORMED else _json(transformed)
+    if isinstance(content, FormatError):
+        return content
+    timestamp = now // model.MICROSECONDS
+    headers = [("webhook-id", request_id), ("webhook-timestamp", str(timestamp)), ("usher-erasure", "true")]
+    if prepared.signing_keys:
+        headers.append(("webhook-signature", signature(prepared.signing_keys, request_id, timestamp, content.body)))
+    if content.body:
+        headers.append(("content-type", prepared.destination.content_type or content.content_type))
+    return DestinationRequest(
+        call.method,
+        url,
+        [*headers, *prepared.headers],
+        content.body,
+        is_url_secret=True,
+        tls=prepared.destination.tls,
+        namespace=prepared.destination.namespace,
+    )
+
+
 def _document(delivery: model.Delivery, transformed: Any, *, is_form: bool) -> RequestBody | FormatError:
     """Return the body as Purple sent it, or the transform's value as JSON or as a form."""
     if is_form:
@@ -163,23 +195,29 @@ def _document(delivery: model.Delivery, transformed: Any, *, is_form: bool) -> R
     if transformed is NOT_TRANSFORMED:
         assert delivery.body is not None, "the store loads bodies before deliveries are offered"
         return RequestBody(delivery.body, _content_type(delivery.content_type))
+    return _json(transformed)
+
+
+def _json(transformed: Any) -> RequestBody | FormatError:
     try:
         return RequestBody(msgspec.json.encode(transformed), _JSON)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return FormatError("TransformNotJSON")
 
 
-def _expanded(destination: documents.DestinationDocument, values: Mapping[str, Any]) -> str | FormatError:
-    """Return the URL with its variables. Source: RFC 6570 §3.2.2, simple string expansion."""
-    if not destination.url_variables:
-        return destination.url
+def _expanded(
+    template: str, variables: Sequence[documents.UrlVariable], values: Mapping[str, Any]
+) -> str | FormatError:
+    """Return a URL with its variables. Source: RFC 6570 §3.2.2, simple string expansion."""
+    if not variables:
+        return template
     encoded = {}
-    for variable in destination.url_variables:
+    for variable in variables:
         value = values[variable.name] if variable.value else variable.secret
         if not 0 < len(str(value)) <= _MAX_URL_VALUE:
             return FormatError("UrlVariableNotUsable")
         encoded[variable.name] = urllib.parse.quote(str(value), safe="", errors="replace")
-    url = documents.URL_VARIABLE.sub(lambda match: encoded[match[1]], destination.url)
+    url = documents.URL_VARIABLE.sub(lambda match: encoded[match[1]], template)
     # quote() keeps dots
     if documents.DOT_SEGMENT.search(url.partition("?")[0]):
         return FormatError("UrlVariableNotUsable")

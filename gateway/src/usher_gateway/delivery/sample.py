@@ -111,7 +111,7 @@ class SampleSender:
             raise SampleError(f"destination {key} has a secret or a header that cannot be used", hint)
         namespace = key.partition("/")[0]
         definition = route or model.RouteDefinition(model.ListenerName(namespace, "sample", "sample"), "sample", key)
-        delivery = self._delivery(body)
+        delivery = unstored_delivery(body, self._clock.now())
         evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
         if evaluated.error_code:
             where = f"{route.listener.key}, route {route.route}" if route is not None else key
@@ -149,29 +149,30 @@ class SampleSender:
             ),
         )
 
-    def _delivery(self, body: bytes) -> model.Delivery:
-        now = self._clock.now()
-        identifiers = model.IdFactory()
-        key = identifiers.next_key()
-        return model.Delivery(
-            key=key,
-            id=identifiers.id_of(key),
-            arrival=0,
-            visit_id=identifiers.id_of(key),
-            is_repeat=False,
-            route=0,
-            created_at=now,
-            received_at=now,
-            visit_time=now,
-            late=False,
-            hops=0,
-            attempts=0,
-            started_at=now,
-            expires_at=0,
-            hold=None,
-            body=body,
-            content_type=b"application/json",
-        )
+
+def unstored_delivery(body: bytes, now: int) -> model.Delivery:
+    """Return a delivery of a body in JSON that the store does not know, with a new id."""
+    identifiers = model.IdFactory()
+    key = identifiers.next_key()
+    return model.Delivery(
+        key=key,
+        id=identifiers.id_of(key),
+        arrival=0,
+        visit_id=identifiers.id_of(key),
+        is_repeat=False,
+        route=0,
+        created_at=now,
+        received_at=now,
+        visit_time=now,
+        late=False,
+        hops=0,
+        attempts=0,
+        started_at=now,
+        expires_at=0,
+        hold=None,
+        body=body,
+        content_type=b"application/json",
+    )
 
 
 def _without_values(

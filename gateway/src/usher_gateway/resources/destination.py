@@ -258,6 +258,39 @@ class Redirects(types.Model, frozen=True, kw_only=True):
     ]
 
 
+class ErasureCall(types.Model, frozen=True, kw_only=True):
+    """The request that asks the destination to erase a person: `usher person erase --forward` sends it.
+
+    In expressions, `visit` has only the value by which the person is erased. Headers, authentication, TLS and signature
+    are those of `http`. Answers 2xx, 404 and 410 mean that the destination takes it.
+    """
+
+    by: Annotated[
+        Literal["User", "Email", "Mobile", "Device"],
+        msgspec.Meta(description="Kind of the value that the request needs. It is not sent for a value of another."),
+    ]
+    url: Annotated[types.DestinationUrl, msgspec.Meta(description="URL of the request, at the host of `http.url`.")]
+    url_variables: (
+        Annotated[
+            list[UrlVariable],
+            msgspec.Meta(
+                max_length=8,
+                description="The variables of this `url`.",
+                extra_json_schema=types.LIST_MAP,
+            ),
+        ]
+        | None
+    ) = None
+    method: Annotated[Literal["POST", "PUT", "DELETE"], msgspec.Meta(description="HTTP method.")] | None = None
+    transform: (
+        Annotated[
+            types.Transform,
+            msgspec.Meta(description="CEL over `visit` that makes the JSON document. No body if left out."),
+        ]
+        | None
+    ) = None
+
+
 class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
@@ -324,6 +357,7 @@ class Http(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
     redirects: Redirects | None = None
+    erasure: ErasureCall | None = None
     timeout_seconds: (
         Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
     ) = None
@@ -436,12 +470,21 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the destination."""
+        erasure = self.spec.http.erasure if self.spec.http else None
         declared: list[types.DeclaredExpression] = []
-        if self.spec.transform is not None:
-            declared.append(("spec.transform", self.spec.transform, "transform"))
-        for index, variable in enumerate(self.spec.http.url_variables or () if self.spec.http else ()):
-            if variable.value is not None:
-                declared.append((f"spec.http.urlVariables[{index}].value", variable.value, "variable"))
+        for path, transform in (
+            ("spec.transform", self.spec.transform),
+            ("spec.http.erasure.transform", erasure.transform if erasure else None),
+        ):
+            if transform is not None:
+                declared.append((path, transform, "transform"))
+        for path, variables in (
+            ("spec.http.urlVariables", self.spec.http.url_variables if self.spec.http else None),
+            ("spec.http.erasure.urlVariables", erasure.url_variables if erasure else None),
+        ):
+            for index, variable in enumerate(variables or ()):
+                if variable.value is not None:
+                    declared.append((f"{path}[{index}].value", variable.value, "variable"))
         for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
             if rule.when is not None:
                 declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))

@@ -1,6 +1,7 @@
 """Checks one Destination and builds its document, as far as that depends on the destination and its Secrets alone."""
 
 import contextlib
+import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import Literal, cast
@@ -9,7 +10,7 @@ import msgspec
 
 from usher_gateway import documents
 from usher_gateway.resources import conditions, tls_material, types
-from usher_gateway.resources.destination import Destination, Http
+from usher_gateway.resources.destination import Destination, Http, UrlVariable
 from usher_gateway.resources.secret import SecretResolver, is_base64
 
 _SIGNING_PREFIX = "whsec_"
@@ -34,7 +35,8 @@ def destination_document(
         namespace=destination.metadata.namespace,
         name=destination.metadata.name,
         url=http.url,
-        url_variables=_url_variables(http, resolver),
+        url_variables=_url_variables(http.url_variables, "spec.http.urlVariables", resolver),
+        erasure=_erasure(http, resolver),
         generation=destination.metadata.generation,
         tenant=spec.tenant_ref.name if spec.tenant_ref else "",
         state=pick(spec.state, "Destination.spec.state"),
@@ -81,6 +83,7 @@ def _with_last_credentials(
             oauth2=None,
             tls=None,
             url_variables=(),
+            erasure=None,
             signing_secrets=(),
             unresolved=cast("_Unresolved", str(resolver.missing.reason)),
             missing=resolver.missing.message,
@@ -90,6 +93,7 @@ def _with_last_credentials(
         document,
         url=previous.url,
         url_variables=previous.url_variables,
+        erasure=previous.erasure,
         headers=previous.headers,
         oauth2=previous.oauth2,
         tls=previous.tls,
@@ -180,13 +184,27 @@ def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None
     return documents.Tls(authority, chain, key, spec.server_name or "")
 
 
-def _url_variables(http: Http, resolver: SecretResolver) -> tuple[documents.UrlVariable, ...]:
+def _erasure(http: Http, resolver: SecretResolver) -> documents.ErasureCall | None:
+    call, path = http.erasure, "spec.http.erasure"
+    if call is None:
+        return None
+    return documents.ErasureCall(
+        by=call.by,
+        url=call.url,
+        url_variables=_url_variables(call.url_variables, f"{path}.urlVariables", resolver),
+        method=types.value_or_default(call.method, "Destination.spec.http.erasure.method"),
+        transform=call.transform or "",
+    )
+
+
+def _url_variables(
+    declared: list[UrlVariable] | None, path: str, resolver: SecretResolver
+) -> tuple[documents.UrlVariable, ...]:
     variables = []
-    for index, variable in enumerate(http.url_variables or ()):
+    for index, variable in enumerate(declared or ()):
         secret = ""
         if variable.value_from is not None:
-            path = f"spec.http.urlVariables[{index}].valueFrom.secretKeyRef"
-            secret = resolver.text(variable.value_from.secret_key_ref, path)
+            secret = resolver.text(variable.value_from.secret_key_ref, f"{path}[{index}].valueFrom.secretKeyRef")
         variables.append(documents.UrlVariable(variable.name, variable.value or "", secret))
     return tuple(variables)
 
@@ -206,7 +224,12 @@ def _unsupported_values(
 
     if not _has_valid_host(http.url):
         yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
-    yield from (unsupported("spec.http.url", message) for message in _template_problems(http))
+    for path, target in (("spec.http", http), ("spec.http.erasure", http.erasure)):
+        for message in _template_problems(target.url, target.url_variables) if target is not None else ():
+            yield unsupported(f"{path}.url", message)
+    if http.erasure is not None and _origin(http.erasure.url) != _origin(http.url):
+        message = "must have the scheme, the host and the port of `http.url`, because it gets its credentials"
+        yield unsupported("spec.http.erasure.url", message)
     yield from (unsupported(path, message) for path, message in _rules_without_use(http))
     names = [name.lower() for name, _ in document.headers] + ["authorization"] * (document.oauth2 is not None)
     if document.oauth2 is not None and not _has_valid_host(document.oauth2.token_url):
@@ -223,13 +246,19 @@ def _unsupported_values(
             yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
 
 
-def _template_problems(http: Http) -> Iterator[str]:
+def _origin(url: str) -> str:
+    """Return scheme, host and port of a URL as it is written."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?]', rest, maxsplit=1)[0].lower()}"
+
+
+def _template_problems(url: str, variables: list[UrlVariable] | None) -> Iterator[str]:
     """Yield what is wrong with the variables of a URL."""
-    used = set(documents.URL_VARIABLE.findall(http.url))
-    declared = {variable.name for variable in http.url_variables or ()}
-    if set("{}") & set(documents.URL_VARIABLE.sub("", http.url)):
+    used = set(documents.URL_VARIABLE.findall(url))
+    declared = {variable.name for variable in variables or ()}
+    if set("{}") & set(documents.URL_VARIABLE.sub("", url)):
         yield "`{` and `}` must enclose the name of a variable: letters, digits and `_`"
-    if used and documents.DOT_SEGMENT.search(http.url.partition("?")[0]):
+    if used and documents.DOT_SEGMENT.search(url.partition("?")[0]):
         yield "must have no segment `.` or `..` beside variables"
     for name in sorted(used - declared):
         yield f"`{{{name}}}` must be in `urlVariables`"

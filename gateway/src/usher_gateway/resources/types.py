@@ -497,6 +497,7 @@ DEFAULTS: dict[str, Any] = {
     "Listener.spec.routes[].transform": "",
     "Destination.spec.state": "Active",
     "Destination.spec.http.method": "POST",
+    "Destination.spec.http.erasure.method": "POST",
     "Destination.spec.http.authentication.type": "None",
     "Destination.spec.http.timeoutSeconds": 10,
     "Destination.spec.format": "Verbatim",

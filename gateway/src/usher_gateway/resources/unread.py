@@ -23,6 +23,7 @@ _REFERENCES = {
     "Destination": (
         ("spec.tenantRef.name", "Tenant"),
         ("spec.http.urlVariables[].valueFrom.secretKeyRef.name", "Secret"),
+        ("spec.http.erasure.urlVariables[].valueFrom.secretKeyRef.name", "Secret"),
         ("spec.http.headers[].valueFrom.secretKeyRef.name", "Secret"),
         ("spec.http.authentication.basic.secretRef.name", "Secret"),
         ("spec.http.authentication.bearer.secretRef.name", "Secret"),
@@ -41,6 +42,8 @@ _EXPRESSIONS: dict[str, dict[str, expressions.Where]] = {
     "Destination": {
         "spec.transform": "transform",
         "spec.http.urlVariables[].value": "variable",
+        "spec.http.erasure.transform": "transform",
+        "spec.http.erasure.urlVariables[].value": "variable",
         "spec.http.answers[].when": "answer",
     },
 }

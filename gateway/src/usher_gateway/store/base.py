@@ -287,6 +287,16 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """State (``held`` apart from ``pending``) -> its deliveries."""
 
 
+class ForwardedErasure(msgspec.Struct, frozen=True):
+    """How a destination answered the request to erase a person."""
+
+    at: int
+    status: int = 0
+    """HTTP status; 0: there was no answer."""
+    error: str = ""
+    """A code; ``""``: the destination took the request, or knows nobody with this value."""
+
+
 class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whose data to erase. It has no value of the person."""
 
@@ -306,6 +316,8 @@ class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The type of the store that was searched."""
     backup_days: int = 0
     """Days that backups of the store are kept; 0: not stated."""
+    forwarded: Mapping[str, ForwardedErasure] = {}
+    """``namespace/name`` of a destination that was asked to erase the person -> its answer."""
 
 
 class SentTo(msgspec.Struct):

@@ -1,0 +1,108 @@
+"""Forwards an erasure: asks destinations that have got visits of a person to erase the person too.
+
+It happens inside of the request to erase, before anything is erased, because afterwards only the caller knows the
+value. So an interrupted request has erased nothing here, and can be repeated: a second request to erase a person
+changes nothing at the destination.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from usher_gateway import documents, expressions, model
+from usher_gateway.delivery import outcome, payload
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.sample import unstored_delivery
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest
+from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.destinations.sending import Sender
+from usher_gateway.ingest.identity import PersonField
+from usher_gateway.store.base import ForwardedErasure
+from usher_gateway.timing import Clock
+
+_LONGEST_SECONDS = 15
+"""The most that one destination may take, because the caller waits for all of them."""
+
+_UNKNOWN_THERE = frozenset((404, 410))
+
+_BODIES: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
+"""Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`)."""
+
+
+class ErasureForwarder:
+    """Sends requests to erase a person.
+
+    Args:
+        route_documents: finds the documents of destinations.
+        client: sends requests.
+        clock: the clock.
+    """
+
+    def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
+        self._documents = route_documents
+        self._sender = Sender(client)
+        self._clock = clock
+
+    def takers(self, destinations: Collection[str], field: PersonField) -> list[str]:
+        """Return those of some destinations that declare how they erase a person by a kind of value."""
+        calls = {key: document.erasure for key in destinations if (document := self._documents.destination(key))}
+        return sorted([key for key, call in calls.items() if call is not None and call.by.lower() == field])
+
+    async def forward(self, takers: Collection[str], field: PersonField, value: str) -> dict[str, ForwardedErasure]:
+        """Ask the destinations that `takers` returned to erase a person, all at once; return their answers."""
+        answers = await asyncio.gather(
+            *[self._ask(self._documents.prepared_destination(key), {field: value}) for key in takers]
+        )
+        return dict(zip(takers, answers, strict=True))
+
+    async def _ask(
+        self, prepared: payload.PreparedDestination | None, person: Mapping[PersonField, str]
+    ) -> ForwardedErasure:
+        if prepared is None or prepared.destination.erasure is None or prepared.destination.unresolved:
+            return ForwardedErasure(self._clock.now(), error="SecretNotFound")
+        request = make_request(self._documents, prepared, prepared.destination.erasure, person, self._clock.now())
+        if isinstance(request, str):
+            return ForwardedErasure(self._clock.now(), error=request)
+        # What a visit's answer means says nothing about this one.
+        destination = msgspec.structs.replace(
+            prepared.destination,
+            answers=(),
+            success_header=None,
+            timeout_seconds=min(prepared.destination.timeout_seconds, _LONGEST_SECONDS),
+        )
+        answer = await self._sender.send(request, destination)
+        return ForwardedErasure(self._clock.now(), answer.status, _error_of(answer, destination))
+
+
+def make_request(
+    route_documents: RouteDocuments,
+    prepared: payload.PreparedDestination,
+    call: documents.ErasureCall,
+    person: Mapping[PersonField, str],
+    now: int,
+) -> DestinationRequest | str:
+    """Return the request to erase a person, given by one value, or the code of the reason why it cannot be made."""
+    body = {"user": {_BODIES[field]: value for field, value in person.items()}}
+    delivery = unstored_delivery(msgspec.json.encode(body), now)
+    nowhere = model.ListenerName(prepared.destination.namespace, "", "")
+    variables = {variable.name: variable.value for variable in call.url_variables if variable.value}
+    sources: list[expressions.Source] = [(source, "variable") for source in variables.values()]
+    if call.transform:
+        sources.append((call.transform, "transform"))
+    definition = model.RouteDefinition(nowhere, "", prepared.destination.key)
+    evaluations = route_documents.evaluate_all(sources, delivery, definition)
+    failed = next((evaluation.error_code for evaluation in evaluations if evaluation.error_code), "")
+    if failed:
+        return failed
+    values = [evaluation.value for evaluation in evaluations]
+    document = values.pop() if call.transform else payload.NOT_TRANSFORMED
+    url_values = dict(zip(variables, values, strict=True))
+    request = payload.render_erasure(prepared, call, model.format_id(delivery.id), now, document, url_values)
+    return request.code if isinstance(request, payload.FormatError) else request
+
+
+def _error_of(answer: DestinationAnswer, destination: documents.DestinationDocument) -> str:
+    if answer.error is None and answer.status in _UNKNOWN_THERE:
+        return ""
+    return outcome.classify(answer, destination, now=0).error

@@ -1,0 +1,141 @@
+"""An erasure asks the destinations that declare it to erase the person too, and the receipt says what they answered."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import test_utils, web
+
+from support import command_line, gateways, waiting
+
+EMAIL = "Ada.Lovelace@Example.com"
+DIGEST = hashlib.md5(EMAIL.lower().encode(), usedforsecurity=False).hexdigest()
+
+
+class Mailer:
+    """Takes visits, keeps the requests to erase, and answers these with ``status``, or not at all."""
+
+    def __init__(self) -> None:
+        self.status = 204
+        self.is_hanging = False
+        self.asked = asyncio.Event()
+        self.requests: list[tuple[str, str, bytes]] = []
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        if "usher-erasure" not in request.headers:
+            return web.Response()
+        self.requests.append((request.method, request.raw_path, await request.read()))
+        self.asked.set()
+        if self.is_hanging:
+            await asyncio.Event().wait()
+        return web.Response(status=self.status)
+
+
+def manifests(url: str) -> list[gateways.Manifest]:
+    call = {
+        "by": "Email",
+        "url": f"{url}lists/9/members/{{member}}/actions/delete-permanent",
+        "urlVariables": [{"name": "member", "value": "md5(visit.email.trim().lowerAscii())"}],
+    }
+    routes = [gateways.route("mailer", "mailer"), gateways.route("crm", "crm")]
+    return [
+        gateways.TENANT,
+        gateways.listener("wifi", routes),
+        gateways.destination("mailer", f"{url}visits", {"erasure": call}),
+        gateways.destination("crm", f"{url}crm"),
+    ]
+
+
+@pytest.fixture
+def mailer() -> Mailer:
+    return Mailer()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, mailer: Mailer) -> AsyncIterator[gateways.Gateway]:
+    """A gateway that has delivered a visit of Ada to a mailer, which declares an erasure, and to a CRM."""
+    async with (
+        test_utils.RawTestServer(mailer.answer) as server,
+        gateways.Gateway(tmp_path, manifests(str(server.make_url("/")))) as gateway,
+    ):
+        await gateway.start()
+        body = {"user": {"id": 7, "email": EMAIL, "mobile": "+441632960001", "venue": {"id": 9}}}
+        assert (await gateways.post(gateway.port, "/wifi", json.dumps(body).encode())).is_acknowledgement
+        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2)
+        yield gateway
+
+
+async def audited(gateway: gateways.Gateway) -> list[dict[str, Any]]:
+    place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.admin}", "USHER_DATA": str(gateway.data)}
+    run = await command_line.usher("audit", "-o", "json", **place)
+    return [row for row in json.loads(run.out)["rows"] if row["action"] == "forward erasure"]
+
+
+async def erase(gateway: gateways.Gateway, *flags: str, value: str = EMAIL) -> command_line.CommandRun:
+    place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.admin}", "USHER_DATA": str(gateway.data)}
+    return await command_line.usher("person", "erase", *flags, piped=value, COLUMNS="200", **place)
+
+
+async def test_preview_names_who_would_be_asked_and_asks_nobody(gateway: gateways.Gateway, mailer: Mailer) -> None:
+    run = await erase(gateway, "--forward")
+    assert run.code == 2
+    assert ": it is asked to erase them.\n" in "".join(line for line in run.out.splitlines(True) if "mailer" in line)
+    assert ": erase them there too.\n" in "".join(line for line in run.out.splitlines(True) if "crm" in line)
+    assert mailer.requests == []
+
+
+async def test_destination_is_asked_and_the_receipt_has_its_answer(gateway: gateways.Gateway, mailer: Mailer) -> None:
+    run = await erase(gateway, "--forward", "--yes", "-o", "json")
+    assert run.code == 0, run.err
+    assert mailer.requests == [("POST", f"/lists/9/members/{DIGEST}/actions/delete-permanent", b"")]
+    receipt = json.loads(run.out)
+    answer = receipt["sentTo"]["default/mailer"]["forwarded"]
+    assert (answer["status"], answer["error"], receipt["sentTo"]["default/crm"]["forwarded"]) == (204, None, None)
+    assert receipt["arrivals"] == 1
+    for text in (run.out, gateway.log.read_text()):
+        assert "lovelace" not in text.lower()
+        assert DIGEST not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, "it took the request to erase them (status 404)."),
+        (503, "it did not take the request to erase them, ServerError (status 503): erase them there."),
+        (403, "it did not take the request to erase them, Forbidden (status 403): erase them there."),
+    ],
+)
+async def test_person_is_erased_whatever_a_destination_answers(
+    gateway: gateways.Gateway, mailer: Mailer, status: int, words: str
+) -> None:
+    mailer.status = status
+    run = await erase(gateway, "--forward", "--yes")
+    assert (run.code, words in run.out) == (0, True), run.out
+    assert gateway.store.count("arrivals") == 0
+
+
+async def test_destination_is_not_asked_without_the_flag_or_by_another_value(
+    gateway: gateways.Gateway, mailer: Mailer
+) -> None:
+    run = await erase(gateway, "--forward", "--as", "mobile", "--yes", value="+441632960001")
+    assert (run.code, "default/mailer has got 1 visit" in run.out) == (0, True)
+    assert (await erase(gateway, "--yes")).code == 0
+    assert mailer.requests == []
+
+
+async def test_gateway_killed_while_it_asks_has_erased_nothing(gateway: gateways.Gateway, mailer: Mailer) -> None:
+    mailer.is_hanging = True
+    erasing = asyncio.create_task(erase(gateway, "--forward", "--yes"))
+    await mailer.asked.wait()
+    await gateway.kill()
+    assert (await erasing).code != 0
+    mailer.is_hanging = False
+    await gateway.start()
+    assert (gateway.store.count("arrivals"), gateway.store.count("erasures")) == (1, 0)
+    assert [row["selection"]["destinations"] for row in await audited(gateway)] == [["default/mailer"]]
+    assert (await erase(gateway, "--forward", "--yes")).code == 0
+    assert (len(mailer.requests), gateway.store.count("arrivals")) == (2, 0)
