@@ -106,6 +106,16 @@ async def test_listener_that_fails_validation_gets_no_visits(listener: simulator
     assert not simulator.judge_books(counted, simulator.SimulationContext()).survives
 
 
+@pytest.mark.parametrize("name", ["wifiwebhooklistener", "Wifiwebhooklistener"])
+async def test_header_in_another_case_survives_with_a_note(name: str) -> None:
+    answer = f"HTTP/1.1 200 OK\r\n{name}: 1\r\nContent-Length: 0\r\n\r\n".encode()
+    async with peers.serving(peers.answering(answer)) as proxy:
+        counted = await _run(proxy.url())
+    judged = simulator.judge_books(counted, simulator.SimulationContext())
+    assert judged.survives
+    assert judged.lines[1].startswith(f"The header came as {name}, mostly because a proxy rewrites names")
+
+
 async def test_slow_listener_is_counted_as_timed_out_with_markers(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=5, success_header=True))
     pattern = simulator.Pattern(authentications=5, duration_seconds=60, untimed=0)

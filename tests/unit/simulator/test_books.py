@@ -78,6 +78,12 @@ def test_listener_that_answered_everything_survives_if_its_url_is_https() -> Non
     assert "not checked" in books.judge_books(answered, context).lines[-1]
 
 
+def test_header_in_the_documented_case_needs_no_note() -> None:
+    answered = books.SenderBooks(name="x", visits=1, sent=1, answered_well=1, acknowledged=1)
+    books.record_answer(answered, books.RequestResult(Outcome.Acknowledged, 200, header_name="wifiWebhookListener"))
+    assert _judge(answered).lines == ("Would survive Purple.",)
+
+
 def test_listener_with_successful_retries_survives_with_remarks() -> None:
     judged = _judge(books.SenderBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
     assert judged.survives

@@ -51,6 +51,8 @@ class RequestResult(msgspec.Struct, frozen=True, gc=False):
     seconds: float = 0.0
     cause: str = ""
     """Why there was no connection, and to which address."""
+    header_name: str = ""
+    """The name of the success header as the answer has it, with its upper and lower case."""
 
     @property
     def is_wrong(self) -> bool:
@@ -159,6 +161,8 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     """Authentications without one: ``visits + repeats - acknowledged``."""
     never_sent: int = 0
     """Unacknowledged authentications that the sender never sent: it was interrupted, not validated, or disabled."""
+    header_name: str = ""
+    """The name of the success header as the last answer with it had it."""
     disabled: bool = False
     """Purple has disabled the hook; a user must validate it again in the portal."""
     behind_seconds: float = 0.0
@@ -224,6 +228,7 @@ def record_answer(listener: SenderBooks, result: RequestResult) -> None:
     """Count a request that ended."""
     listener.sent += 1
     listener.wrong += result.is_wrong
+    listener.header_name = result.header_name or listener.header_name
     if result.cause:
         listener.causes[result.cause] = listener.causes.get(result.cause, 0) + 1
     match result.outcome:
@@ -279,7 +284,7 @@ class SimulationContext(msgspec.Struct, frozen=True, kw_only=True):
 def judge_books(listener: SenderBooks, context: SimulationContext) -> Verdict:
     """Return the verdict on one listener."""
     wrongs = _validation(listener)
-    notes = _transport(context)
+    notes = [*_header_case(listener), *_transport(context)]
     if not context.validate_only:
         wrongs += _answers(listener)
         notes = [*_unacknowledged(listener), *_remarks(listener), *notes]
@@ -376,6 +381,16 @@ def _remarks(listener: SenderBooks) -> list[str]:
             "rate, with as many requests under way as --concurrency allows."
         )
     return lines
+
+
+def _header_case(listener: SenderBooks) -> list[str]:
+    if listener.header_name in {"", SUCCESS_HEADER}:
+        return []
+    note = (
+        f"The header came as {listener.header_name}, mostly because a proxy rewrites names: it is not known whether "
+        f"Purple accepts another case than {SUCCESS_HEADER} (docs/operations.md, Behind a proxy)."
+    )
+    return [note]
 
 
 def _transport(context: SimulationContext) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import ssl
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import aiohttp
@@ -156,6 +156,7 @@ class _ListenerSender:
             self.books.validations.append(
                 books.Validation(shape, result.outcome, result.status, result.seconds, result.cause)
             )
+            self.books.header_name = result.header_name or self.books.header_name
         return any(each.passed for each in self.books.validations) and not self._settings.validate_only
 
     async def _send_all(self) -> None:
@@ -382,7 +383,7 @@ class PurpleClient:
         assert self._session is not None
         # uvloop's clock has whole milliseconds only.
         start = time.monotonic()
-        status, cause = 0, ""
+        status, cause, header_name = 0, "", ""
         try:
             async with self._session.request(
                 method,
@@ -393,12 +394,13 @@ class PurpleClient:
                 server_hostname=self._address.server_name,
             ) as response:
                 status = response.status
+                header_name = _success_header_name(response.raw_headers)
                 while await response.content.readany():
                     pass
                 outcome = books.classify_answer(status, response.headers.get(books.SUCCESS_HEADER))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             outcome, cause = _outcome_of(error), _cause_of(error)
-        return books.RequestResult(outcome, status, time.monotonic() - start, cause)
+        return books.RequestResult(outcome, status, time.monotonic() - start, cause, header_name)
 
     async def hang_up(self, body: bytes) -> books.RequestResult:
         """Post a body and close the connection as soon as it is written, without waiting for the answer."""
@@ -450,6 +452,12 @@ async def _note_written(
     _session: aiohttp.ClientSession, context: types.SimpleNamespace, _sent: aiohttp.TraceRequestChunkSentParams
 ) -> None:
     context.trace_request_ctx.set()
+
+
+def _success_header_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the name of the success header as the listener or a proxy in front of it wrote it, or ``""``."""
+    names = (name.decode(errors="replace") for name, _ in headers)
+    return next((name for name in names if name.lower() == books.SUCCESS_HEADER.lower()), "")
 
 
 def _cause_of(error: Exception) -> str:
