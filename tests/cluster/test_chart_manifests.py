@@ -48,7 +48,9 @@ async def test_api_server_accepts_every_manifest(
     assert all(line.endswith("(server dry run)") for line in accepted)
 
 
-@pytest.mark.parametrize("name", ["class.yaml", "agency.yaml", "receiver.yaml", "volume-pod.yaml"])
+@pytest.mark.parametrize(
+    "name", ["class.yaml", "class-gateway-api.yaml", "agency.yaml", "receiver.yaml", "volume-pod.yaml"]
+)
 async def test_api_server_accepts_every_manifest_of_the_install_page(
     prepared: clusters.Cluster, make_namespace: installs.Namespaces, name: str
 ) -> None:
