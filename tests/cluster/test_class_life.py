@@ -77,8 +77,10 @@ async def test_ingress_keeps_its_class_until_the_new_one_exists(agency: agencies
 
         exposure = {**klass["spec"]["exposure"], "ingress": {"className": new_name}}
         await agency.apply({**klass, "spec": {**klass["spec"], "exposure": exposure}})
-        await agency.wait("Listener", "lobby", "Exposed", "False", "IngressClassNotFound")
+        listener = await agency.wait("Listener", "lobby", "Exposed", "False", "IngressClassNotFound")
         assert await ingress_class() == old_name
+        stays = f"; the present Ingress (class `{old_name}`) stays and serves"
+        assert api.condition(listener, "Exposed")["message"].endswith(stays)
         async with installs.ingress_class(platform.server, new_name):
             await waiting.until(ingress_class, lambda name: name == new_name)
 

@@ -147,6 +147,15 @@ async def test_controller_that_waits_for_a_gateway_names_the_network_policy(site
         assert "gateway.networkPolicy.ingressFrom" in await site.problem()
 
 
+@pytest.mark.parametrize("status", [404, 503])
+async def test_controller_without_a_ready_gateway_names_that_cause(site: Site, tmp_path: Path, status: int) -> None:
+    site.cluster.set_gateways()
+    async with controller(site, tmp_path, status):
+        message = await site.problem()
+    cause = "and no gateway is ready: at least one must run and be ready"
+    assert message == f"`{HOSTNAME}` answers {status}, {cause}"
+
+
 async def test_untrusted_certificate_is_named_if_the_route_works(site: Site, tmp_path: Path) -> None:
     cert, key = certificates.write(tmp_path, *certificates.make("private", HOSTNAME))
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
@@ -257,6 +266,17 @@ async def test_hostname_without_a_route_is_not_checked(site: Site) -> None:
     plan_reasons.exposed({"type": "None"}, plan_reasons.EXTERNAL)(site.cluster)
     assert await site.check() == ("", "")
     assert await site.check(route_check.GRACE_SECONDS) == ("", "")
+
+
+@pytest.mark.parametrize("exposure", [{"type": "Ingress", "ingress": {"className": "typo"}}, plan_samples.HTTP_ROUTE])
+async def test_ingress_that_stays_is_checked(site: Site, exposure: dict[str, Any]) -> None:
+    """It serves until there is an IngressClass of the new name, or a Gateway accepts the route in its place."""
+    site.names.error = socket.EAI_NONAME
+    message = await site.problem()
+    site.cluster.edit("ListenerClass", "public", exposure=exposure)
+    site.cluster.settle()
+    assert site.cluster.condition("ListenerClass", "public", "Exposed").status != "True"
+    assert await site.check(route_check._RETRY_SECONDS) == ("False", message)
 
 
 async def test_new_leader_keeps_the_condition_until_it_has_asked(site: Site) -> None:

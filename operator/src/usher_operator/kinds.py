@@ -265,6 +265,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
             metadata.get("generation", 0),
             annotations.get(config_secret.DESIRED_ANNOTATION, "")[:_DIGEST_LENGTH],
             {} if ref.kind == "Secret" else raw.get("status") or {},
+            (raw.get("spec") or {}).get("ingressClassName", "") if ref.kind == "Ingress" else "",
         ),
         digest=digest_of(raw),
         published=PublishedDocument(_share_defaults(document), envelope.hash, metadata["resourceVersion"])

@@ -24,6 +24,7 @@ from usher_gateway import documents
 from usher_gateway.destinations import address_guard
 from usher_operator.cache import Cache
 from usher_operator.plan import hostname as hostname_plan
+from usher_operator.plan import reports
 from usher_operator.view import Key, Reachability
 from usher_operator.workqueue import Workqueue
 
@@ -48,7 +49,7 @@ _HINT_IF_ONLY_HERE = (
     + _SWITCH_OFF
 )
 _BEHIND = (
-    "the Ingress controller does not reach the gateways: their NetworkPolicy must admit it (in the chart: "
+    ": the Ingress controller does not reach the gateways: their NetworkPolicy must admit it (in the chart: "
     "`gateway.networkPolicy.ingressFrom`), and a gateway must be ready"
 )
 
@@ -206,7 +207,7 @@ class RouteChecker:
             ) as response:
                 if documents.ROUTE_CHECK_HEADER in response.headers:
                     return ""
-                return _wrong_answer(hostname, response.status)
+                return self._wrong_answer(hostname, response.status)
         except aiohttp.ClientConnectorCertificateError:
             raise
         except aiohttp.ConnectionTimeoutError:
@@ -227,28 +228,31 @@ class RouteChecker:
                 f"certificate; perhaps another controller has this address{or_rejects}"
             )
         except TimeoutError:
-            return f"{at} does not answer in time: {_BEHIND}"
+            return f"{at} does not answer in time{self._behind()}"
         except aiohttp.ClientError:
             return f"{at} ends the connection without an answer: the Ingress controller must serve this hostname"
+
+    def _wrong_answer(self, hostname: str, status: int) -> str:
+        answers = f"`{hostname}` answers {status}"
+        if status in {502, 503, 504} or (status == 404 and self._cache.gateways == ()):  # Traefik's without a gateway
+            return answers + self._behind()
+        if status == 404:
+            return (
+                f"{answers}, but not from a gateway: DNS must lead to the Ingress controller that serves the class's "
+                "route, no other route may take the paths below `/v1/`, and a gateway must be ready (without one, "
+                "Traefik answers 404 too)"
+            )
+        if 300 <= status < 400:
+            return f"{answers}: something in front redirects, and Purple does not follow; it must pass requests on"
+        return f"{answers}, but not from a gateway: something in front answers, such as a login or a firewall"
+
+    def _behind(self) -> str:
+        """Say why a controller has no answer of a gateway."""
+        return f", and {reports.NO_GATEWAY_READY}" if self._cache.gateways == () else _BEHIND
 
 
 def _is_public(address: str) -> bool:
     return address_guard.forbidden(ipaddress.ip_address(address)) is None
-
-
-def _wrong_answer(hostname: str, status: int) -> str:
-    answers = f"`{hostname}` answers {status}"
-    if status in {502, 503, 504}:
-        return f"{answers}: {_BEHIND}"
-    if status == 404:
-        return (
-            f"{answers}, but not from a gateway: DNS must lead to the Ingress controller that serves the class's "
-            "route, no other route may take the paths below `/v1/`, and a gateway must be ready (without one, Traefik "
-            "answers 404 too)"
-        )
-    if 300 <= status < 400:
-        return f"{answers}: something in front redirects, and Purple does not follow; it must pass requests on"
-    return f"{answers}, but not from a gateway: something in front answers, such as a login or a firewall"
 
 
 def _untrusted(hostname: str, error: aiohttp.ClientConnectorCertificateError) -> str:

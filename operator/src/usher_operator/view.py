@@ -323,6 +323,8 @@ class ChildState(msgspec.Struct, frozen=True):
     desired: str
     """Annotation ``usher.dev/desired``; ``""`` if it is missing."""
     status: Mapping[str, Any] = {}
+    ingress_class: str = ""
+    """``spec.ingressClassName`` of an Ingress; ``""``: it has none."""
 
 
 SecretState = Literal["Found", "NotLabelled", "NotFound"]

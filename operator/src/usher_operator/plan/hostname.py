@@ -144,7 +144,10 @@ def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: 
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
-            return _missing_ingress_class(view, spec) or _has_address(view, hostname, given)
+            missing = _missing_ingress_class(view, spec)
+            if missing is None:
+                return _has_address(view, hostname, given)
+            return msgspec.structs.replace(missing, message=missing.message + _present_ingress(view, hostname))
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return _attached(view, hostname, parent)
         case _:
@@ -180,12 +183,27 @@ def _name_ingress_class(view: View, name: str | None) -> str:
     )
 
 
+def _present_ingress(view: View, hostname: str) -> str:
+    """Say that an Ingress stays although the class names no IngressClass that exists; ``""``: there is none."""
+    ingresses = _children_of_kind(view, hostname, "Ingress")
+    if not ingresses:
+        return ""
+    name = ingresses[0].ingress_class
+    if name in view.features.ingress_classes and all(map(_balancer_addresses, ingresses)):
+        return f"; the present Ingress (class `{name}`) stays and serves"
+    return "; the present Ingress stays"
+
+
+def _balancer_addresses(ingress: ChildState) -> list[dict[str, Any]]:
+    return ingress.status.get("loadBalancer", {}).get("ingress") or []
+
+
 def _has_address(view: View, hostname: str, given: listener_class.Ingress | None) -> ConditionState:
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
     for child in ingresses:
-        if not child.status.get("loadBalancer", {}).get("ingress"):
+        if not _balancer_addresses(child):
             name = f"IngressClass `{given.class_name}`" if given and given.class_name else "the default IngressClass"
             message = (
                 f"the controller of {name} must give Ingress `{child.ref.namespace}/{child.ref.name}` an address: "
@@ -251,7 +269,8 @@ def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
     """The IP addresses of a hostname's Ingresses, if requests to the hostname should lead to a gateway.
 
     None without a check: Usher made no route, the route has no address or certificate yet, or no URL of the hostname
-    has a token, so that the route may lack the path of the check.
+    has a token, so that the route may lack the path of the check. An Ingress that stays, because its successor cannot
+    be made or does not work yet, is checked.
     """
     cached_class = class_of(view, hostname)
     if cached_class is None or exposure_type(cached_class.resource.spec) == "None":
@@ -262,18 +281,16 @@ def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
         for address in document.live_addresses
     )
     spec = cached_class.resource.spec
-    states = (certificate_state(view, spec, hostname), exposed_state(view, spec, hostname))
-    if not has_token or any(state.status != "True" for state in states):
+    ingresses = [_balancer_addresses(child) for child in _children_of_kind(view, hostname, "Ingress")]
+    has_route = all(ingresses) if ingresses else exposed_state(view, spec, hostname).status == "True"
+    if not has_token or not has_route or certificate_state(view, spec, hostname).status != "True":
         return None
-    balancers = [child.status.get("loadBalancer", {}) for child in _children_of_kind(view, hostname, "Ingress")]
-    return frozenset(entry["ip"] for each in balancers for entry in each.get("ingress") or () if entry.get("ip"))
+    return frozenset(entry["ip"] for addresses in ingresses for entry in addresses if entry.get("ip"))
 
 
-def ingress_class(view: View, hostname: str) -> str | None:
-    """The name of the IngressClass of a hostname's Ingresses; None: it has none, or that of the cluster."""
-    cached_class = class_of(view, hostname)
-    exposure = cached_class.resource.spec.exposure if cached_class is not None else None
-    return exposure.ingress.class_name if exposure is not None and exposure.ingress is not None else None
+def ingress_class(view: View, hostname: str) -> str:
+    """The name of the IngressClass of a hostname's Ingresses; ``""`` without one."""
+    return next((child.ingress_class for child in _children_of_kind(view, hostname, "Ingress")), "")
 
 
 def provided_secret(view: View, hostname: str) -> str:

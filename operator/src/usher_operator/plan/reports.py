@@ -32,6 +32,7 @@ GRACE_MICROSECONDS = 30 * model.MICROSECONDS
 QUARANTINED_SHARE = 0.05
 """Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined."""
 
+NO_GATEWAY_READY = "no gateway is ready: at least one must run and be ready"
 _NO_URL_YET = "there is no URL yet; the other conditions say why"
 _NOT_PROBED_YET = (
     "no POST to {url} was answered yet; paste the URL (Secret `{name}-url`) into the portal and choose Save and "
@@ -161,7 +162,7 @@ def _problem(gateways: tuple[GatewayReport, ...], key: Key, document_hash: str) 
     ]
     late = sorted(gateway.name for gateway in gateways if gateway.name not in running)
     if not gateways:
-        return _Reason.GatewayUnavailable, "no gateway is ready: at least one must run and be ready"
+        return _Reason.GatewayUnavailable, NO_GATEWAY_READY
     if not late:
         return None
     refusing = sorted(gateway.name for gateway in gateways if gateway.refuses_token)

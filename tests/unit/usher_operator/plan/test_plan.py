@@ -502,7 +502,9 @@ def test_ingress_keeps_its_class_until_the_new_one_exists(cluster: Cluster) -> N
     cluster.settle()
     assert ingress_class_of(cluster) == "nginx"
     assert {child.ref for child in cluster.cache.children(HOSTNAME)} == original_children, "also the certificate stays"
-    assert cluster.condition("ListenerClass", "public", "Exposed").reason == "IngressClassNotFound"
+    exposed = cluster.condition("ListenerClass", "public", "Exposed")
+    assert exposed.reason == "IngressClassNotFound"
+    assert exposed.message.endswith("; the present Ingress (class `nginx`) stays and serves")
     cluster.put(
         {
             "apiVersion": "networking.k8s.io/v1",
@@ -524,7 +526,9 @@ def test_ingress_stays_when_its_class_is_deleted(cluster: Cluster, exposure: dic
     (original_ingress,) = cluster.cache.children(HOSTNAME)
     cluster.set_features(msgspec.structs.replace(with_default, ingress_classes={}, default_ingress_class=""))
     cluster.settle()
-    assert cluster.condition("ListenerClass", "public", "Exposed").reason == "IngressClassNotFound"
+    exposed = cluster.condition("ListenerClass", "public", "Exposed")
+    assert exposed.reason == "IngressClassNotFound"
+    assert exposed.message.endswith("; the present Ingress stays"), "without its class it may not serve"
     assert list(cluster.cache.children(HOSTNAME)) == [original_ingress]
 
 
