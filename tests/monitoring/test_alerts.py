@@ -183,6 +183,7 @@ CASES = {
     ),
     "ResyncDivergence/warning": of_operator("resync_divergence_total", "0+1", "3+0", kind="Listener"),
     "RemovalsHalted/warning": of_operator("removals_halted", "30+0", "0+0"),
+    "HostnameUnreachable/critical": of_operator("hostname_unreachable", "1+0", "0+0", hostname="hooks.example.com"),
     "ListenersNotReady/warning": of_tenant("usher_operator_listeners_not_ready", "1+0", "0+0"),
 }
 

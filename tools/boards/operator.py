@@ -34,6 +34,7 @@ def _figures() -> list[Panel]:
             f"max(usher_operator_workqueue_depth{{{_HERE}}})",
             runbook="WorkqueueStuck",
             bad_above=1000,
+            width=2,
         ),
         number(
             "Longest wait",
@@ -42,6 +43,14 @@ def _figures() -> list[Panel]:
             unit="s",
             runbook="WorkqueueStuck",
             bad_above=120,
+            width=2,
+        ),
+        number(
+            "Unreachable hostnames",
+            "Hostnames that do not lead to a gateway.",
+            f"sum(usher_operator_hostname_unreachable{{{_HERE}}}) or vector(0)",
+            runbook="HostnameUnreachable",
+            bad_above=1,
         ),
         number(
             "Listeners not Ready",
@@ -71,6 +80,7 @@ def _figures() -> list[Panel]:
             unit="s",
             runbook="WatchStale",
             bad_above=300,
+            width=2,
         ),
         number(
             "Next expiry",

@@ -140,6 +140,9 @@ class OperatorMetrics:
             "When a hostname's certificate expires, as cert-manager reports it.",
             "hostname",
         )
+        self.unreachable = self._gauge(
+            "hostname_unreachable", "1 if requests to a hostname do not lead to a gateway, 0 if they do.", "hostname"
+        )
         self.features = self._gauge("feature_available", "Optional APIs that the cluster has.", "feature")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop runs.")
         self.published = self._gauge("config_last_published_timestamp_seconds", "When a document was last written.")
@@ -181,6 +184,10 @@ class OperatorMetrics:
             expiry = child.state.status.get("notAfter") if child.state.ref.kind == "Certificate" else None
             if expiry and not child.unused_since:
                 self.certificates.labels(child.key.name).set(datetime.datetime.fromisoformat(expiry).timestamp())
+        self.unreachable.clear()
+        for hostname, reachability in cache.reachabilities.items():
+            if reachability.is_checked:
+                self.unreachable.labels(hostname).set(bool(reachability.problem))
         _replace(self.objects, objects)
         _replace(self.not_ready, not_ready)
         _replace(self.documents, documents)

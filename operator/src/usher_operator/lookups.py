@@ -423,6 +423,11 @@ class Lookups(View):
         return self._reachability.get(hostname)
 
     @property
+    def reachabilities(self) -> Mapping[str, Reachability]:
+        """The last check of each hostname."""
+        return self._reachability
+
+    @property
     def behind(self) -> Collection[Key]:
         """The keys whose document is not in force on every gateway."""
         return self._behind.keys()

@@ -5,6 +5,7 @@ from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
+from usher_operator.view import Reachability
 
 
 def shown(metrics: OperatorMetrics, name: str) -> dict[tuple[str, ...], float]:
@@ -39,3 +40,16 @@ def test_expiry_of_certificates_is_shown_by_hostname() -> None:
     cache.put(kinds.CERTIFICATE, {**unused, "status": expiring})
     metrics.set_objects(cache)
     assert shown(metrics, "usher_operator_certificate_expiry_timestamp_seconds") == {("hooks.example.com",): 86400.0}
+
+
+def test_hostname_is_shown_as_unreachable_while_it_is_checked() -> None:
+    cache, metrics = Cache(OperatorSettings()), OperatorMetrics()
+    cache.set_reachability("down.example.com", Reachability("DNS has no address"))
+    cache.set_reachability("up.example.com", Reachability())
+    cache.set_reachability("new.example.com", Reachability(is_checked=False))
+    metrics.set_objects(cache)
+    by_hostname = {("down.example.com",): 1, ("up.example.com",): 0}
+    assert shown(metrics, "usher_operator_hostname_unreachable") == by_hostname
+    cache.set_reachability("down.example.com", None)
+    metrics.set_objects(cache)
+    assert shown(metrics, "usher_operator_hostname_unreachable") == {("up.example.com",): 0}
