@@ -36,10 +36,10 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 def stuck(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> admin_port.Served:
     """The same admin port, whose erasures come to no end."""
 
-    async def take_no_step(*_: object) -> bool:
+    async def never(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(served.bench.store, "step_erasure", take_no_step)
+    monkeypatch.setattr(served.bench.store, "complete_erasure", never)
     return served
 
 
