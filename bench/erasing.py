@@ -22,7 +22,7 @@ _CALM_SECONDS = 20.0
 
 
 class Eraser:
-    """Asks a gateway to erase the first visitors, one after the other, in a thread."""
+    """Sends requests to erase the first visitors, one by one, in a thread."""
 
     def __init__(self, process: run.Process, token: str) -> None:
         self._base, self._token = f"http://127.0.0.1:{process.admin}/api/persons", token

@@ -38,7 +38,7 @@ CHANGED = [
     gateways.route("survey", "parked", oncePer={"per": ["User"], "every": "Week"}),
     gateways.route("loyalty", "parked", when="body.user.device.platform == 'iOS' || body.user.tier == 'gold'"),
 ]
-"""The filter of `loyalty` fails for a device that is no iOS, because bodies have no tier."""
+"""The filter of `loyalty` fails for devices other than iOS, because bodies have no tier."""
 
 Outcomes = dict[str, collections.Counter[str]]
 

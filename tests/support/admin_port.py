@@ -74,7 +74,7 @@ class Served:
         self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.missing = ""
-        """What held deliveries lack."""
+        """The Secret or field that held deliveries lack."""
         steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,

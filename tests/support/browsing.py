@@ -20,7 +20,7 @@ class Page(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What a person reads: the text without tags, with single blanks."""
+        """The text without tags, with single blanks."""
         return " ".join(html.unescape(re.sub("<[^>]*>", " ", self.text)).split())
 
     @property

@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_kubernetes_tokens: bool = False
     """Let users of Kubernetes use the admin port, with the rights that the API server says they have."""
     admin_token_audience: str | None = None
-    """What a token of Kubernetes must be made for; None: for the API server itself."""
+    """The audience that a token of Kubernetes must have; None: that of the API server."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
     accept_clock: bool = False

@@ -5,7 +5,7 @@ verb ``find`` on the virtual resource ``persons`` of the group ``usher.dev``. Wh
 cluster, it sees all; else it sees the namespaces in which it has the right. No verb is one of Kubernetes' own (``get``,
 ``list``), so that a role that may read every resource does not give personal data.
 
-What the API server said about a token and a scope is kept for a minute. The memory holds digests and not the tokens.
+The gateway keeps each decision about a token and a scope for a minute. It keeps digests and not the tokens.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class _AccessStatus(msgspec.Struct, frozen=True):
 
 
 class _Decision(NamedTuple):
-    """What the API server says, or is being asked, about a token and a scope."""
+    """A decision of the API server about a token and a scope; the task runs until it is there."""
 
     task: asyncio.Task[Caller | None]
     expires_at: float

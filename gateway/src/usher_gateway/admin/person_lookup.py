@@ -62,7 +62,7 @@ class Person(msgspec.Struct, frozen=True):
     keys: Mapping[bytes, str]
     """Person key -> its tenant, ``namespace/name``."""
     fields: tuple[identity.PersonField, ...]
-    """What the value can be."""
+    """The kinds of value that the given one may be."""
     tenants: tuple[str, ...]
     """``namespace/name``, sorted."""
     where: Filter
@@ -70,7 +70,7 @@ class Person(msgspec.Struct, frozen=True):
 
     @property
     def audited(self) -> dict[str, object]:
-        """What the audit log says of the request."""
+        """The selection for the entry in the audit log."""
         return {"fields": list(self.fields), "namespace": self.where.namespace, "tenant": self.where.tenant}
 
 

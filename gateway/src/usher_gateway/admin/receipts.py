@@ -24,7 +24,7 @@ NOT_REACHED = (
     "Values outside of the fields that a listener reads: no key leads to them. They are deleted by their age too.",
     "Marks of routes that send once per day, week or month: keyed digests, which stay until that time is over.",
 )
-"""What an erasure leaves; docs/privacy.md says more."""
+"""Data that an erasure leaves; docs/privacy.md has the details."""
 
 
 def sign(row: Mapping[str, object], keys: model.Keys) -> dict[str, object]:

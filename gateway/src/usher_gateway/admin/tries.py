@@ -64,7 +64,7 @@ class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
 
 class ListenerResult(msgspec.Struct, rename="camel"):
-    """What a change does to one listener."""
+    """The effect of a change on one listener."""
 
     namespace: str
     tenant: str
@@ -212,7 +212,7 @@ class TryHandlers:
     async def _take_visits(
         self, result: ListenerResult, comparison: ListenerTry, where: Filter, limit: int, end: float
     ) -> None:
-        """Try visits, the newest first, until there are no more, or the limit or the time is reached."""
+        """Try visits, the newest first, up to a limit of visits and of time."""
         cursor = None
         while True:
             if time.monotonic() > end:  # a page may be empty and have a next one

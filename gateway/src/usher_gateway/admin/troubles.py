@@ -1,4 +1,4 @@
-"""What needs a person at a tenant, in words, by the rows of ``GET /api/tenants``. Pure."""
+"""The troubles of a tenant in words, made from a row of ``GET /api/tenants``. Pure."""
 
 from usher_gateway.admin import listings
 

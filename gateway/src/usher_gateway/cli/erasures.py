@@ -212,7 +212,7 @@ def verify(
     Without --public-key, the key comes from the install key (USHER_INSTALL_KEY, or DATA/install.key). The key inside of
     the receipt proves nothing about the signer, because anyone can make one: ask the agency for its public key.
 
-    Exit code 1: the receipt was changed, or another install signed it. 2: it is no receipt, or there is no key.
+    Exit code 1: the receipt was changed, or another install signed it. 2: no receipt, or no key to compare with.
     """
     from usher_gateway.admin import receipts
 

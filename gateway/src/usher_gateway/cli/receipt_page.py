@@ -109,6 +109,6 @@ def _time(value: str | None) -> str:
 
 
 def signed_text(page: str) -> str:
-    """Return the receipt that a page has in it; the text itself if it is no page."""
+    """Return the receipt inside of a page; a text without a page is returned unchanged."""
     match = _SIGNED.search(page)
     return html.unescape(match[1]) if match else page

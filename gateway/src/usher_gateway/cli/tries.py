@@ -152,7 +152,7 @@ def _parse_limit(text: str) -> ChangeLimit:
 def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     """Return the objects that a gateway tries; end the command if there is none, or if one has a mistake.
 
-    What an object refers to may be in force at the gateway, so a reference to something else is no mistake.
+    References may lead to objects that only the gateway has, so an unknown name counts as valid here.
     """
     from usher_gateway import documents
     from usher_gateway.admin.tries import MAX_MANIFEST_BYTES

@@ -64,7 +64,7 @@ class ErasureForwarder:
         request = make_request(self._documents, prepared, prepared.destination.erasure, person, self._clock.now())
         if isinstance(request, str):
             return ForwardedErasure(self._clock.now(), error=request)
-        # What a visit's answer means says nothing about this one.
+        # The answer rules of visits do not apply to this answer.
         destination = msgspec.structs.replace(
             prepared.destination,
             answers=(),

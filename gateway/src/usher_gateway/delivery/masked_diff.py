@@ -51,7 +51,7 @@ class ValueMask:
     """Hides the values in documents.
 
     Args:
-        expressions: the text of the transforms that made the documents. It shows which keys are no values: a transform
+        expressions: the text of the transforms that made the documents. It shows which keys are constants: a transform
             can make a key of a value.
     """
 

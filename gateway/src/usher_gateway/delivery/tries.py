@@ -4,7 +4,7 @@ Both configurations take the path of an arrival and of a delivery, with the code
 as it would have decided when the arrival came, and the worker's steps make the request. Nothing is sent, stored or
 counted.
 
-What depends on earlier arrivals is not decided again: an arrival stays the visit or the repeat that it was. Once-per
+A try does not decide again what depends on earlier arrivals: a visit stays a visit, and a repeat a repeat. Once-per
 marks start empty with the oldest arrival that is tried, in both configurations. Quotas are ignored.
 """
 
@@ -37,7 +37,7 @@ _ERRORS = frozenset(
 
 
 class RouteOutcome(msgspec.Struct, frozen=True):
-    """What a route does with an arrival: a request, or the reason why there is none."""
+    """The outcome of an arrival at a route: a request, or the reason for none."""
 
     skip: str = ""
     """A skip reason."""
@@ -221,7 +221,7 @@ class VisitDiff(msgspec.Struct, frozen=True):
 
 
 class RouteTry(msgspec.Struct, rename="camel"):
-    """What a change does to one route."""
+    """The effect of a change on one route."""
 
     route: str
     destination: str

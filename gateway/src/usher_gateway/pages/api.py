@@ -9,7 +9,7 @@ _SECONDS = 20.0
 
 
 class ApiProblemError(Exception):
-    """An answer of the API that is no success. Source: RFC 9457."""
+    """A problem that the API answered with. Source: RFC 9457."""
 
     def __init__(self, status: int, detail: str, hint: str) -> None:
         super().__init__(detail)
@@ -33,7 +33,7 @@ class Api:
         """Return the answer of a GET request.
 
         Raises:
-            ApiProblemError: the answer is no success.
+            ApiProblemError: the API answered with a problem.
         """
         return await self._ask("GET", path, params=parameters or {})
 

@@ -1,4 +1,4 @@
-"""What needs a person at a tenant: one sentence, and the next step. Pure; it takes rows of the API."""
+"""Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows of the API."""
 
 import datetime
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ class Attention(NamedTuple):
 
     sentence: str
     step: str
-    """What to do next; empty: nothing."""
+    """The next step; empty: nothing to do."""
     rank: int
     """0 is the most urgent."""
     is_urgent: bool

@@ -1,4 +1,4 @@
-"""What changes on a page while somebody looks at it: server-sent events with counts of today and new visits.
+"""Server-sent events for open pages: the counts of today, and new visits.
 
 A stream asks the API every few seconds. The counts of past quarters of an hour are added up once for each quarter, so
 a look costs the same at noon and at midnight. Source of the format: HTML Living Standard §9.2.
@@ -99,8 +99,8 @@ class _Today:
     async def _new_visits(self) -> list[Mapping[str, str]]:
         """Return the newest visits that the browser does not know, the oldest first; none at the first call."""
         rows = (await self._api.get("/api/visits", {"limit": str(_NEWEST), **self._where}))["rows"]
-        known, self._newest = self._newest, rows[0]["id"] if rows else self._newest
-        if not known:
+        newest_shown, self._newest = self._newest, rows[0]["id"] if rows else self._newest
+        if not newest_shown:
             return []
         fields = ("id", "receivedAt", "namespace", "tenant", "listener", "countedAs")
-        return [{name: row[name] for name in fields} for row in reversed(rows) if row["id"] > known]
+        return [{name: row[name] for name in fields} for row in reversed(rows) if row["id"] > newest_shown]

@@ -16,7 +16,7 @@ from usher_gateway.resources.listener_document import check_listener, listener_d
 from usher_gateway.resources.secret import SecretResolver
 from usher_gateway.resources.tenant import check_tenant, tenant_document
 
-_SECRET = "secret"  # noqa: S105 - stands for every value of a Secret
+_SECRET = "secret"  # noqa: S105 - a placeholder for every value of a Secret
 
 
 class Overlay(msgspec.Struct, frozen=True):

@@ -294,7 +294,7 @@ class ForwardedErasure(msgspec.Struct, frozen=True):
     status: int = 0
     """HTTP status; 0: there was no answer."""
     error: str = ""
-    """A code; ``""``: the destination took the request, or knows nobody with this value."""
+    """A code; ``""``: the destination took the request, or has no person with this value."""
 
 
 class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -377,7 +377,7 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
 
 
 class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """How long retention keeps what has no end of its own."""
+    """The retention of rows that have no end of their own."""
 
     meter_months: Mapping[str, int] = {}
     """``namespace/tenant`` -> months that its meters are kept; 25 for all others."""
@@ -386,7 +386,7 @@ class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 USUAL_TIMES = KeptTimes()
-"""What holds without manifests and settings."""
+"""The defaults, without manifests and settings."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -71,7 +71,7 @@ class Records(JobRunner):
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""
     _settling_seconds = 0
-    """After so long, each gateway of the store has learned of a change, and attempts that ran then have ended."""
+    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended."""
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """List the arrivals of the ledger with their verdicts.
