@@ -37,6 +37,7 @@ from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.tries import TryHandlers
+from usher_gateway.admin.urls import UrlHandlers
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
@@ -196,6 +197,7 @@ class Served:
                 check_names=check_names,
                 audit=audit_log,
             ),
+            urls=UrlHandlers(snapshot=lambda: self.state.snapshot, audit=audit_log),
             metrics_page=MetricsPage([lambda: iter(source)]),
         )
 

@@ -43,6 +43,7 @@ from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.tries import TryHandlers
+from usher_gateway.admin.urls import UrlHandlers
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
@@ -433,6 +434,7 @@ class Gateway:
                 check_names=check_names,
                 audit=audit_log,
             ),
+            urls=UrlHandlers(snapshot=lambda: self.snapshot, audit=audit_log),
             metrics_page=server.MetricsPage(self.metric_sources),
         )
         return pages, server.AdminServer(

@@ -33,7 +33,7 @@ ROUTES = server.make_routes(**{name: mock.Mock() for name in inspect.signature(s
 async def test_every_route_requires_its_scope(
     served: admin_port.Served, method: str, path: str, scope: tokens.Scope | None
 ) -> None:
-    path = path.replace("{id}", "01920000-0000-7000-8000-000000000001")
+    path = path.replace("{id}", "01920000-0000-7000-8000-000000000001").replace("{namespace}/{name}", "agency/lobby")
     selection = {"json": {"ids": ["01920000-0000-7000-8000-000000000001"]}} if method == "POST" else {}
     others = [each for each in tokens.Scope if each is not scope]
     served.create_token("with", [scope] if scope else [tokens.Scope.AuditRead])

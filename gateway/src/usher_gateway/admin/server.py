@@ -23,6 +23,7 @@ from usher_gateway.admin import (
     samples,
     status,
     tries,
+    urls,
     usage,
 )
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
@@ -104,6 +105,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
     erasures: erasures.ErasureHandlers,
     samples: samples.SampleHandlers,
     tries: tries.TryHandlers,
+    urls: urls.UrlHandlers,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
@@ -113,6 +115,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("GET", "/metrics", None, metrics_page.show),
         AdminRoute("GET", "/api/config", Scope.StatusRead, status.config),
         AdminRoute("GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True),
+        AdminRoute("GET", "/api/listeners/{namespace}/{name}/urls", Scope.UrlsRead, urls.show, is_confined=True),
         AdminRoute("GET", "/api/tenants", Scope.StatusRead, status.tenants, is_confined=True),
         AdminRoute("GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True),
         AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),

@@ -22,6 +22,9 @@ _DAY = 86_400 * model.MICROSECONDS
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 """If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
 
+_SHORTEST_KEPT_DAYS = 8
+"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
+
 _State = TypeVar("_State", bound=states.State)
 
 JsonObject = Mapping[str, object]
@@ -162,6 +165,7 @@ class GatewayStatus:
         return {
             "applied": self._applied_hash("Listener", key),
             "lastArrival": _time(live.counters.last_accepted) if live else None,
+            "lastProbe": _time(max(live.counters.probed.values(), default=0)) if live else None,
             "refusedSince": self._refused_since(live, state),
             "quarantinedReason": _quarantined_reason(live),
             "quarantinedSource": (live.counters.quarantined_source or None) if live else None,
@@ -258,7 +262,11 @@ class GatewayStatus:
         if document is None:
             return {"timeZone": None, "quota": None, "retention": None}
         quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
-        kept = {"bodyDays": document.body_days, "meterMonths": document.meter_months}
+        kept = {
+            "bodyDays": document.body_days,
+            "visitDays": max(document.body_days, _SHORTEST_KEPT_DAYS),
+            "meterMonths": document.meter_months,
+        }
         return {
             "timeZone": document.time_zone,
             "quota": quota if document.visits_per_month else None,
@@ -274,8 +282,13 @@ class GatewayStatus:
         await self._tracker.merge_activity(self._store)
         next_due_at = {backlog.destination: backlog.next_due_at for backlog in await self._store.backlogs()}
         backlogs: dict[str, int] = {}
+        backlogs_by_tenant: dict[str, dict[str, int]] = {}
         for waiting in await self._store.backlog_by_route():
             self._add(backlogs, waiting.route, waiting.count, where)
+            definition = self._store.route(waiting.route)
+            of_tenants = backlogs_by_tenant.setdefault(definition.destination, {})
+            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
+            self._add(of_tenants, waiting.route, waiting.count, where, tenant)
         dead: dict[str, int] = {}
         for route, count in (await self._store.dead_by_route()).items():
             self._add(dead, route, count, where)
@@ -295,6 +308,7 @@ class GatewayStatus:
                 "name": name,
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
                 "backlog": backlogs.get(key, 0),
+                "backlogByTenant": backlogs_by_tenant.get(key, {}),
                 "nextDueAt": model.format_time(max(soonest, next_due_at[key])) if key in next_due_at else None,
                 "held": held.get(key, {}),
                 "dead": dead.get(key, 0),
@@ -344,6 +358,18 @@ class GatewayStatus:
             **_fields(state),
             "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),
+            "limits": {
+                "timeoutSeconds": document.timeout_seconds,
+                "concurrency": document.concurrency,
+                "requests": document.rate_requests or None,
+                "perSeconds": document.rate_seconds,
+                "sharedBy": document.rate_shared_by or None,
+                "retryMaxAgeSeconds": document.retry_max_age_seconds,
+            },
+            "answers": [
+                {"effect": rule.effect, "statuses": rule.statuses, "when": rule.when or None}
+                for rule in document.answers
+            ],
         }
 
 
@@ -359,7 +385,8 @@ def listener_row(live: LiveListener) -> dict[str, object]:
         "addresses": [documents.shorten_url(address.url).removeprefix("https://") for address in document.addresses],
         "addressIds": [address.id for address in document.live_addresses],
         "routes": [
-            {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
+            {"name": route.name, "destination": route.destination, "state": route.state, "when": route.when or None}
+            for route in document.routes
         ],
     }
 

@@ -49,6 +49,8 @@ class Scope(enum.StrEnum):
 
     StatusRead = "status:read"
     """See configuration, listeners, tenants and usage."""
+    UrlsRead = "urls:read"
+    """See the whole URLs of listeners: credentials with which anybody can post visits."""
     VisitsRead = "visits:read"
     """See visits, deliveries, destinations, quarantine and replays, without bodies."""
     VisitsTry = "visits:try"

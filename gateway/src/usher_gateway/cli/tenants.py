@@ -133,9 +133,6 @@ _SHOWN_TODAY = (
     "died",
 )
 
-_SHORTEST_KEPT_DAYS = 8
-"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
-
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """Show one tenant: its troubles, its quota, how long its data is kept, and how far back commands reach."""
@@ -242,10 +239,9 @@ def _print_retention(retention: listings.Row | None) -> None:
     """Print how long the data of a tenant is kept; None: it is not in force any more."""
     if retention is None:
         return
-    kept_days = max(retention["bodyDays"], _SHORTEST_KEPT_DAYS)
     reaches = {
         "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
-        "Visits": (f"{kept_days} days", "`usher find` and `usher visits` reach"),
+        "Visits": (f"{retention['visitDays']} days", "`usher find` and `usher visits` reach"),
         "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
         "Receipts of erasure": (f"{retention['receiptDays']} days", "`usher person receipt` reaches"),
     }

@@ -12,7 +12,7 @@ from usher_gateway.store.base import ListenerActivity
 _log = structlog.get_logger(__name__)
 
 _MAX_ADDRESSES = 256
-"""Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
+"""Addresses of a listener whose first visit and last probe are remembered, and retired ones whose last request is."""
 
 _REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
 
@@ -78,8 +78,8 @@ class ListenerCounters:
         """Time of the last accepted arrival in microseconds; 0: none."""
         self.first_visits: dict[str, int] = {}
         """``Address.id`` -> the first visit at that address, in microseconds."""
-        self.probed: frozenset[str] = frozenset()
-        """``Address.id`` of each address that was probed since the start."""
+        self.probed: dict[str, int] = {}
+        """``Address.id`` -> the last probe there since the start, in microseconds."""
         self.is_unsaved = False
         """True if `ArrivalCounters.take_activity` will return this listener."""
         self.refused_in_a_row = 0
@@ -202,9 +202,11 @@ class ArrivalCounters:
             counters.is_unsaved = True
             self._unsaved.append(counters)
 
-    def add_probe(self, name: model.ListenerName) -> None:
-        """Count a probe."""
-        self.of(name).counted[model.CountedAs.Probe] += 1
+    def add_probe(self, counters: ListenerCounters, address_id: str, now: int) -> None:
+        """Count a probe of the listener that ``counters`` belong to."""
+        counters.counted[model.CountedAs.Probe] += 1
+        counters.probed.pop(address_id, None)  # so that the one probed longest ago is the first
+        _add_bounded(counters.probed, address_id, now)
 
     def add_refused(
         self, reason: model.RefusedReason, name: model.ListenerName | None, now: int, missing: str = ""

@@ -355,8 +355,7 @@ class ArrivalPipeline:
 
     def _count_probe(self, match: Match, now: int) -> None:
         self._store.count(match.listener.name, model.Counter.probes, now)
-        self._counters.add_probe(match.listener.name)
-        match.listener.counters.probed |= {match.address_id}
+        self._counters.add_probe(match.listener.counters, match.address_id, now)
 
     def _count_accepted(
         self, listener: LiveListener, arrival: model.Arrival, accepted: model.Accepted, *, is_connected: bool

@@ -1,9 +1,10 @@
 """The API of the gateway, as pages ask it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 _SECONDS = 20.0
 
@@ -14,6 +15,19 @@ class ApiProblemError(Exception):
     def __init__(self, status: int, detail: str, hint: str) -> None:
         super().__init__(detail)
         self.status, self.detail, self.hint = status, detail, hint
+
+
+def find_row(rows: Sequence[Mapping[str, Any]], kind: str, request: web.Request) -> Mapping[str, Any]:
+    """Return the row with the names of a request's path.
+
+    Raises:
+        ApiProblemError: there is none. ``kind``: of what, for a person.
+    """
+    namespace, name = request.match_info["namespace"], request.match_info["name"]
+    for row in rows:
+        if (row["namespace"], row["name"]) == (namespace, name):
+            return row
+    raise ApiProblemError(404, f"no {kind} `{namespace}/{name}` is in force", "")
 
 
 class Api:

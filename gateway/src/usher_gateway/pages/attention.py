@@ -28,15 +28,20 @@ def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.dateti
         destinations: rows of ``GET /api/destinations`` by ``namespace/name``.
         now: with a time zone.
     """
-    kinds = troubles.tenant_troubles(dict(tenant))
     rank = troubles.urgency(dict(tenant))
-    if not kinds:
+    needs = needs_of_tenant(tenant, destinations, now)
+    if not needs:
         return Attention(_quiet(tenant, now), "", rank, is_urgent=False)
-    kind = next(iter(kinds))
-    sentence, step = _TEXTS[kind](tenant, destinations, now) if kind in _TEXTS else ("", "")
-    others = list(kinds.values())[1:]
+    sentence, step = needs[0]
+    others = list(troubles.tenant_troubles(dict(tenant)).values())[1:]
     rest = f" Also: {', '.join(others)}." if others else ""
-    return Attention((sentence or f"{kinds[kind]}.") + rest, step, rank, is_urgent=True)
+    return Attention(sentence + rest, step, rank, is_urgent=True)
+
+
+def needs_of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> list[tuple[str, str]]:
+    """Return all that a tenant needs, the most urgent first: each a sentence and the next step. Takes the same rows."""
+    kinds = troubles.tenant_troubles(dict(tenant))
+    return [_TEXTS[kind](tenant, destinations, now) for kind in kinds]
 
 
 def _quiet(tenant: Row, now: datetime.datetime) -> str:
@@ -67,7 +72,9 @@ def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.da
         waiting = f"; {listings.counted(tenant['backlog'], 'delivery')} wait{oldest}"
     more = f" {listings.counted(len(others), 'other destination')} fail too." if others else ""
     hint = row.get("hint")
-    return f"{name} {answer}{since}{waiting}.{more}", str(hint or f"Ask who runs {name}; nothing is lost meanwhile.")
+    return f"{name} {answer}{since}{waiting}.{more}", str(
+        hint or f"Ask who runs {name}{'' if tenant['dead'] else '; nothing is lost meanwhile'}."
+    )
 
 
 def _refusing(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
@@ -83,6 +90,46 @@ def _silent(tenant: Row, _: Mapping[str, Row], now: datetime.datetime) -> tuple[
         f"No arrival for {ago(tenant['lastArrival'], now)}.",
         "Check the webhook in Purple's portal and the venue's WiFi.",
     )
+
+
+def _without_secret(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+    count = listings.counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
+    return f"The Secret with the credentials of {count} is missing: every arrival is refused.", "Create the Secret."
+
+
+def _other_company(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
+    return (
+        "Visits of another company arrive here.",
+        "Compare the listener's companies: correct the webhook in the portal, or `companyID` of the Tenant.",
+    )
+
+
+def _slow_expression(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
+    return "An expression is too slow, so its route holds all deliveries.", "Write a cheaper expression."
+
+
+def _untrusted_times(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
+    return (
+        "Many bodies have a time without an offset, or far in the future.",
+        "Set `fields.occurredAtZone` of the Listener.",
+    )
+
+
+def _quota(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+    share, quota = tenant["quotaUsed"], tenant["quota"] or {}
+    then = "further deliveries are held" if quota.get("whenExceeded") == "Hold" else "visits are still delivered"
+    return f"{share:.0%} of this month's visits are used; over the quota {then}.", "Raise `quota` of the Tenant."
+
+
+def _unexpected_source(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
+    return (
+        "Arrivals come from outside `allowedSources`, and are let in.",
+        "If the source is Purple's, add it; otherwise rotate the URL.",
+    )
+
+
+def _retired_address(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
+    return "Purple still posts to a URL that an edit took out of service.", "Enter the present URL in the portal."
 
 
 def _dead(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
@@ -108,12 +155,19 @@ def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> t
 _TEXTS = {
     "destinations": _destinations,
     "Refusing": _refusing,
+    "AuthenticationUnresolved": _without_secret,
+    "CompanyMismatch": _other_company,
+    "ExpressionTooSlow": _slow_expression,
+    "TimesUntrusted": _untrusted_times,
+    "quota": _quota,
+    "UnexpectedSource": _unexpected_source,
+    "RetiredAddressUsed": _retired_address,
     "Silent": _silent,
     "dead": _dead,
     "held": _held,
     "Quarantining": _quarantining,
 }
-"""Kind of trouble -> its sentence and the next step. Others have the words of `usher tenants`."""
+"""Kind of trouble (`troubles.tenant_troubles`) -> its sentence and the next step."""
 
 
 def by_need(

@@ -1,6 +1,7 @@
 """Renders templates: every value is escaped, and times are those of the viewer's zone."""
 
 import datetime
+import urllib.parse
 import zoneinfo
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(time=time_in_zone, count=count_text)
+        self._environment.globals.update(path_to=path_to)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
         """Return a page. ``values`` must have ``zone``, the viewer's time zone."""
@@ -35,6 +37,11 @@ def find_zone(name: str) -> datetime.tzinfo:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return datetime.UTC
+
+
+def path_to(kind: str, key: str) -> str:
+    """Return the path of the page about an object: ``kind`` as in ``/ui/tenants/``, ``key`` as in ``agency/acme``."""
+    return f"/ui/{kind}/{urllib.parse.quote(key)}"
 
 
 @jinja2.pass_context

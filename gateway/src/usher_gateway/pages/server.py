@@ -11,7 +11,7 @@ from aiohttp import web
 
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
-from usher_gateway.pages import overview
+from usher_gateway.pages import destination, listener, overview, tenant
 from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.rendering import Renderer, find_zone
@@ -45,10 +45,16 @@ Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values]]]
 
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
+    "/ui/tenants/{namespace}/{name}": ("tenant.html", tenant.show),
+    "/ui/destinations/{namespace}/{name}": ("destination.html", destination.show),
+    "/ui/listeners/{namespace}/{name}": ("listener.html", listener.show),
 }
 """Path -> template and page."""
 
-ACTIONS: dict[str, Action] = {}
+ACTIONS: dict[str, Action] = {
+    "/ui/destinations/{namespace}/{name}": destination.send_sample,
+    "/ui/listeners/{namespace}/{name}": listener.show_urls,
+}
 """Path -> what a form there does."""
 
 _FOREIGN_FORM = ApiProblemError(403, "the form is not of a page of this session", "load the page again")

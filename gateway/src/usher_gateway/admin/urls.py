@@ -1,0 +1,43 @@
+"""The handler that shows the whole URLs of a listener, which are credentials."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from usher_gateway import documents, model
+from usher_gateway.admin import api
+from usher_gateway.admin.audit import AuditLog
+from usher_gateway.store.base import Filter
+
+
+class UrlHandlers:
+    """The handler of ``/api/listeners/{namespace}/{name}/urls``.
+
+    Args:
+        snapshot: returns the configuration in force.
+        audit: records each look at a URL.
+    """
+
+    def __init__(self, *, snapshot: Callable[[], documents.Snapshot], audit: AuditLog) -> None:
+        self._snapshot, self._audit = snapshot, audit
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the URLs of a listener in force that are not retired.
+
+        A listener that the caller may not see gets the same answer as one that does not exist.
+        """
+        key = f"{request.match_info['namespace']}/{request.match_info['name']}"
+        listener = self._snapshot().listeners.get(key)
+        permitted = api.confine(request, Filter())
+        if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
+            raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
+        await self._audit.record_look(request, "show urls", {"listener": key}, len(listener.live_addresses))
+        rows = [
+            {
+                "url": address.url,
+                "action": address.action,
+                "until": model.format_time(address.until) if address.until else None,
+            }
+            for address in listener.live_addresses
+        ]
+        return api.json_response({"rows": rows})

@@ -1,0 +1,117 @@
+"""The page about one destination: its health, its newest deliveries, and a marked sample for it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.admin import listings
+from usher_gateway.pages.api import Api, find_row
+
+Row = Mapping[str, Any]
+
+_SHOWN = 20
+"""Deliveries on one page."""
+
+HEALTH = {
+    "Healthy": "It takes deliveries.",
+    "NotTried": "Nothing was sent to its present URL yet.",
+    "Failing": "Its last attempts failed. Usher tries the deliveries again.",
+    "CircuitOpen": "It failed many times in a row. Usher tries one delivery a minute there, and the others wait.",
+    "TokenFailed": "Its token endpoint issues no token.",
+    "SecretNotFound": "A Secret is missing, so its deliveries are held.",
+    "AddressForbidden": "Its address is not allowed. The administrator of Usher can allow it.",
+    "Gone": "It answered 410: its URL does not exist any more.",
+}
+"""``health`` of ``GET /api/destinations`` -> what it means."""
+
+_CIRCUITS = {
+    "Closed": "closed: Usher sends deliveries as they come",
+    "Open": "open: Usher sends one delivery a minute",
+    "Recovering": "recovering: Usher sends more at once with each success",
+}
+
+_RULES = {
+    "RetriedByRule": "A rule of `http.answers` says: try again.",
+    "ThrottledByRule": "A rule of `http.answers` says: try again, and send fewer.",
+    "RejectedByRule": "A rule of `http.answers` says: dead.",
+    "RuleFailed": "A rule of `http.answers` cannot be evaluated.",
+}
+"""Error of an attempt -> the effect of an answer rule."""
+
+OUTCOMES = {
+    "Delivered": "A visit would be delivered.",
+    "Retry": "A visit would be tried again.",
+    "Dead": "A visit would be dead at once.",
+}
+"""``outcome`` of ``POST /api/destinations/test`` -> what would become of a visit."""
+
+_DELIVERY_CELLS = dict(listings.DELIVERIES.columns)
+
+_REDIRECTION_FROM = 300
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values. Query: ``cursor`` (older deliveries)."""
+    namespace = request.match_info["namespace"]
+    destination = find_row(
+        (await api.get("/api/destinations", {"namespace": namespace}))["rows"], "destination", request
+    )
+    key = f"{namespace}/{destination['name']}"
+    page = {"destination": key, "limit": str(_SHOWN)}
+    if cursor := request.query.get("cursor"):
+        page["cursor"] = cursor
+    deliveries, delivered = await asyncio.gather(
+        api.get("/api/deliveries", page),
+        api.get("/api/deliveries", {"destination": key, "state": "delivered", "limit": "1"}),
+    )
+    return {
+        "title": key,
+        "destination": destination,
+        "meaning": HEALTH.get(destination.get("health", ""), "It is not in force."),
+        "circuit": _CIRCUITS.get(destination.get("circuit", ""), "-"),
+        "limits": limit_sentences(destination["limits"]) if "limits" in destination else [],
+        "last_success": next((row["settledAt"] for row in delivered["rows"]), None),
+        "backlogs": sorted(destination["backlogByTenant"].items(), key=lambda pair: -pair[1]),
+        "deliveries": [
+            {**row, "result": _DELIVERY_CELLS["RESULT"](row), "rule": rule_effect(row)} for row in deliveries["rows"]
+        ],
+        "next_cursor": deliveries["nextCursor"],
+        "is_first_page": not cursor,
+        "sample": None,
+    }
+
+
+async def send_sample(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+    """Send the marked sample, and show the page with the request and the answer."""
+    values = await show(api, request)
+    answer = await api.post("/api/destinations/test", {"destination": values["title"]})
+    sample = {
+        **answer,
+        "came_to": OUTCOMES[answer["outcome"]],
+        "body": answer["request"]["body"].splitlines(),
+        "answer": answer["answer"].splitlines(),
+    }
+    return "destination.html", {**values, "sample": sample}
+
+
+def limit_sentences(limits: Row) -> list[str]:
+    """Return the limits of a destination's manifest in words. ``limits``: of ``GET /api/destinations``."""
+    sentences = [f"At most {listings.counted(limits['concurrency'], 'attempt')} at the same time."]
+    if limits["requests"]:
+        shared = f", together with others that share `{limits['sharedBy']}`" if limits["sharedBy"] else ""
+        requests = listings.counted(limits["requests"], "request")
+        sentences.append(f"At most {requests} in {limits['perSeconds']} s{shared}.")
+    else:
+        sentences.append("No limit of requests by time.")
+    hours = limits["retryMaxAgeSeconds"] / 3600
+    longest = listings.counted(round(hours / 24), "day") if hours >= 48 else listings.counted(round(hours), "hour")
+    return [*sentences, f"An attempt may take {limits['timeoutSeconds']} s. Usher tries a delivery for {longest}."]
+
+
+def rule_effect(delivery: Row) -> str:
+    """Return what an answer rule made of a delivery's last answer; empty if none decided."""
+    if delivery["state"] == "delivered" and (delivery["status"] or 0) >= _REDIRECTION_FROM:
+        return "A rule of `http.answers` says: delivered."
+    return _RULES.get(delivery["error"] or "", "")

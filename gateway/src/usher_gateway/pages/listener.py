@@ -1,0 +1,156 @@
+"""The page about one listener: help to set it up in Purple's portal, its faults and its routes."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib import parse
+
+from aiohttp import web
+
+from usher_gateway.admin import listings, next_step
+from usher_gateway.pages.api import Api, find_row
+from usher_gateway.pages.attention import ago
+
+Row = Mapping[str, Any]
+
+_HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
+
+_AFTER_REFUSALS = {
+    "SourceNotAllowed": "Correct `allowedSources` if this source is Purple's.",
+    "Unauthenticated": "Enter the same credentials in the portal and in the Secret.",
+}
+
+
+class Fault(NamedTuple):
+    """A fault of a listener."""
+
+    sentence: str
+    step: str
+    """What to do next."""
+
+
+class Progress(NamedTuple):
+    """How far the set-up of a listener in the portal is."""
+
+    check: str
+    """What is known of the portal's check, in a sentence; empty: visits arrive, so it does not matter."""
+    visits: str
+    """What is known of visits, in a sentence, if the first has not arrived at each URL."""
+    is_waiting: bool
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values. Query: ``still`` (the page does not reload itself)."""
+    listener = await _find(api, request)
+    values = _values(listener)
+    return {**values, "reloads": values["progress"].is_waiting and "still" not in request.query}
+
+
+async def show_urls(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+    """Show the page with the whole URLs, which are credentials. The audit log has an entry."""
+    listener = await _find(api, request)
+    path = "/".join([parse.quote(listener[part], safe="") for part in ("namespace", "name")])
+    urls = (await api.get(f"/api/listeners/{path}/urls"))["rows"]
+    return "listener.html", {**_values(listener), "urls": urls}
+
+
+async def _find(api: Api, request: web.Request) -> Row:
+    rows = (await api.get("/api/listeners", {"namespace": request.match_info["namespace"]}))["rows"]
+    return find_row(rows, "listener", request)
+
+
+def _values(listener: Row) -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "title": f"{listener['namespace']}/{listener['name']}",
+        "listener": listener,
+        "tenant": f"{listener['namespace']}/{listener['tenant']}",
+        "progress": progress(listener, now),
+        "faults": fault_sentences(listener, now),
+        "routes": [{**route, "filter": (route["when"] or "").splitlines()} for route in listener["routes"]],
+        "urls": None,
+        "reloads": False,
+    }
+
+
+def progress(listener: Row, now: datetime.datetime) -> Progress:
+    """Return how far the set-up of a listener is. ``listener``: a row of ``GET /api/listeners``."""
+    verified, addresses = len(listener["verifiedAddresses"]), len(listener["addressIds"])
+    if verified >= addresses:
+        return Progress("", "", is_waiting=False)
+    if listener["lastProbe"]:
+        check = f"The portal's check arrived {ago(listener['lastProbe'], now)} ago."
+    else:
+        check = "Waiting for the portal's check."
+    visits = "Waiting for the first visit."
+    if verified:
+        visits = f"Visits arrived at {verified} of {addresses} URLs. Waiting for the first visit at the others."
+    return Progress(check, visits, is_waiting=True)
+
+
+def fault_sentences(listener: Row, now: datetime.datetime) -> list[Fault]:
+    """Return the faults of a listener, the most urgent first. That it waits for its first visit is not one of them."""
+    faults: list[Fault] = []
+    for fault in listener["faults"]:
+        if fault == "DeliveriesHeld":
+            faults += [_held(held) for held in listener["heldDeliveries"]]
+        elif fault != "Unverified":
+            faults.append(_fault(fault, listener, now))
+    return faults
+
+
+def _held(held: Row) -> Fault:
+    cause, end = _HOLDS.get(held["reason"], (held["reason"], "A correction"))
+    missing = f" ({held['missing']})" if held["missing"] else ""
+    return Fault(f"Route {held['route']} holds deliveries, because {cause}{missing}.", f"{end} ends that.")
+
+
+def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
+    match fault:
+        case "Refusing":
+            reason = listener["refusedReason"]
+            source = f" from {listener['unexpectedSource']}" if reason == "SourceNotAllowed" else ""
+            since = f" for {ago(listener['refusedSince'], now)}" if listener["refusedSince"] else ""
+            return Fault(
+                f"Every arrival{source} is refused{since} ({reason}).",
+                _AFTER_REFUSALS.get(reason, "Purple disables the webhook if this lasts: look the reason up."),
+            )
+        case "AuthenticationUnresolved":
+            return Fault(f"The credentials are missing: {listener['missing']}.", "Create or correct the Secret.")
+        case "CompanyMismatch":
+            companies = f" ({listener['otherCompany']} instead of {listener['companyID']})"
+            return Fault(
+                f"Visits of another company arrive{companies if listener['otherCompany'] else ''}.",
+                "Correct the webhook in the portal, or `companyID` of the Tenant.",
+            )
+        case "Quarantining":
+            reason = f" ({listener['quarantinedReason']})" if listener["quarantinedReason"] else ""
+            share = f"{listener['quarantinedShare']:.0%}"
+            return Fault(
+                f"{share} of the arrivals of the last 15 minutes are no valid visits{reason}.",
+                "Look at the quarantine, mend `fields`, and release them.",
+            )
+        case "ExpressionTooSlow":
+            routes = " and ".join([degraded["route"] for degraded in listener["degradedRoutes"]])
+            return Fault(f"An expression of {routes} is too slow, so it holds deliveries.", "Write a cheaper one.")
+        case "TimesUntrusted":
+            return Fault(
+                "Many bodies have a time without an offset, or far in the future.",
+                "Set `fields.occurredAtZone` of the Listener.",
+            )
+        case "UnexpectedSource":
+            return Fault(
+                f"Arrivals from {listener['unexpectedSource']}, outside `allowedSources`, are let in.",
+                "Add the source if it is Purple's; otherwise rotate the URL.",
+            )
+        case "RetiredAddressUsed":
+            return Fault(
+                "Purple still posts to a URL that an edit took out of service.", "Enter the present URL in the portal."
+            )
+        case "Silent":
+            allowed = listings.counted(round(listener["silentAfterSeconds"] / 3600), "hour")
+            last = f" for {ago(listener['lastArrival'], now)}" if listener["lastArrival"] else ""
+            return Fault(
+                f"No arrival{last}; {allowed} would be usual.", "Check the webhook in the portal and the venue's WiFi."
+            )
+    return Fault(f"{fault}.", "")

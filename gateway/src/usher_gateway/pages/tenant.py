@@ -1,0 +1,179 @@
+"""The page about one tenant: what it needs, charts of its visits, its listeners, destinations and deliveries."""
+
+import asyncio
+import collections
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from usher_gateway.admin import listings, next_step
+from usher_gateway.pages import attention, listener
+from usher_gateway.pages.api import Api, find_row
+from usher_gateway.pages.charts import Bar, bar_chart
+from usher_gateway.pages.rendering import find_zone
+
+Row = Mapping[str, Any]
+
+_DAYS = 30
+"""In the chart by day."""
+
+_VISITS = 20
+"""The newest visits on the page."""
+
+_MOST_ROWS = 1_000
+"""The newest held and dead deliveries that are looked at."""
+
+ARRIVALS = {
+    "visits": "visits",
+    "repeats": "repeats of a visit",
+    "redeliveries": "redeliveries by Purple",
+    "quarantined": "quarantined",
+    "probes": "probes without a visit",
+    "refused": "refused",
+    "suppressed": "of suppressed persons",
+}
+"""Count of ``GET /api/usage`` -> what kind of arrivals it counts."""
+
+DELIVERIES = {
+    "created": "created for new visits",
+    "replayed": "created by replays",
+    "delivered": "delivered",
+    "died": "failed for good",
+    "cancelled": "cancelled",
+}
+"""The same for deliveries."""
+
+_VISIT_CELLS = dict(listings.VISITS.columns)
+
+
+class Held(NamedTuple):
+    """Deliveries that are held for one reason."""
+
+    reason: str
+    deliveries: int
+    since: str | None
+    """Since when the oldest of the rows is held; RFC 3339."""
+    cause: str
+    end: str
+    """What ends the hold."""
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values of the page."""
+    now = datetime.datetime.now(datetime.UTC)
+    key = f"{request.match_info['namespace']}/{request.match_info['name']}"
+    selection = {"tenant": key}
+    tenant = find_row((await api.get("/api/tenants", selection))["rows"], "tenant", request)
+    zone_name = tenant["timeZone"] or "UTC"
+    zone = find_zone(zone_name)
+    today = now.astimezone(zone).date()
+    first_day = today - datetime.timedelta(days=_DAYS - 1)
+    first_hour = _hour(now, zone) - datetime.timedelta(hours=23)
+    by_day = {**selection, "by": "day", "zone": zone_name, "from": first_day.isoformat()}
+    destinations, listeners, visits, held, dead, days, slots = await asyncio.gather(
+        api.get("/api/destinations", selection),
+        api.get("/api/listeners", selection),
+        api.get("/api/visits", {**selection, "limit": str(_VISITS)}),
+        api.get("/api/deliveries", {**selection, "state": "held", "limit": str(_MOST_ROWS)}),
+        api.get("/api/deliveries", {**selection, "state": "dead", "limit": str(_MOST_ROWS)}),
+        api.get("/api/usage", by_day),
+        api.get("/api/usage", {**selection, "by": "slot", "from": first_hour.isoformat()}),
+    )
+    by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
+    return {
+        "title": key,
+        "tenant": tenant,
+        "zone_of_tenant": zone_name,
+        "local_time": now.astimezone(zone).strftime("%H:%M"),
+        "needs": attention.needs_of_tenant(tenant, by_key, now),
+        "hours": _hours_chart(slots["rows"], now, zone),
+        "days": _days_chart(days["rows"], today),
+        "arrivals": counts_of_kinds(days["rows"], ARRIVALS, today),
+        "deliveries": counts_of_kinds(days["rows"], DELIVERIES, today),
+        "held": held_reasons(tenant["held"], held["rows"]),
+        "more_held": held["nextCursor"] is not None,
+        "dead": dead_errors(dead["rows"]),
+        "more_dead": dead["nextCursor"] is not None,
+        "listeners": [(row, listener.fault_sentences(row, now)) for row in listeners["rows"]],
+        "destinations": destinations["rows"],
+        "visits": [
+            {**row, "counted": _VISIT_CELLS["COUNTED"](row), "came_to": _VISIT_CELLS["VERDICTS"](row)}
+            for row in visits["rows"]
+        ],
+        "more_visits": visits["nextCursor"] is not None,
+    }
+
+
+def _hour(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
+    """Return the beginning of the hour of a time zone, in UTC."""
+    return moment.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(datetime.UTC)
+
+
+def visits_by_hour(
+    rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo
+) -> list[tuple[datetime.datetime, int]]:
+    """Return the visits of each of the last 24 hours of a time zone, the oldest first.
+
+    ``rows``: of ``GET /api/usage`` by slot.
+    """
+    visits: collections.Counter[datetime.datetime] = collections.Counter()
+    for row in rows:
+        visits[_hour(datetime.datetime.fromisoformat(row["period"]), zone)] += row["visits"]
+    last = _hour(now, zone)
+    hours = [last - datetime.timedelta(hours=number) for number in reversed(range(24))]
+    return [(hour.astimezone(zone), visits[hour]) for hour in hours]
+
+
+def _hours_chart(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> str:
+    bars = [Bar(f"{hour:%H}:{hour:%M}", count) for hour, count in visits_by_hour(rows, now, zone)]
+    return bar_chart("Visits by hour, last 24 hours", "visits", bars, labelled=8)
+
+
+def _days_chart(rows: Sequence[Row], today: datetime.date) -> str:
+    visits: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        visits[row["period"]] += row["visits"]
+    days = [today - datetime.timedelta(days=number) for number in reversed(range(_DAYS))]
+    return bar_chart(
+        f"Visits by day, last {_DAYS} days", "visits", [Bar(f"{day:%d %b}", visits[day.isoformat()]) for day in days]
+    )
+
+
+def counts_of_kinds(rows: Sequence[Row], kinds: Mapping[str, str], today: datetime.date) -> list[tuple[str, int, int]]:
+    """Return of each kind its words, the count of today, and the count of all rows; without kinds of which none came.
+
+    ``rows``: of ``GET /api/usage`` by day. The first kind is always there.
+    """
+    of_today = [row for row in rows if row["period"] == today.isoformat()]
+    counts = [
+        (words, sum(row[name] for row in of_today), sum(row[name] for row in rows)) for name, words in kinds.items()
+    ]
+    return [counts[0], *[count for count in counts[1:] if count[2]]]
+
+
+def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:
+    """Return the held deliveries by reason, most first.
+
+    Args:
+        counts: reason -> how many, of ``GET /api/tenants``.
+        rows: the newest held deliveries.
+    """
+    texts = {reason.name: text for reason, text in next_step.HOLDS.items()}
+    held = []
+    for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
+        since = min((row["heldSince"] for row in rows if row["held"] == reason and row["heldSince"]), default=None)
+        cause, end = texts.get(reason, (reason, ""))
+        held.append(Held(reason, count, since, cause, end))
+    return held
+
+
+def dead_errors(rows: Sequence[Row]) -> list[tuple[str, str, int, str | None]]:
+    """Return dead deliveries by error and destination, most first: with their number, and when the last one died."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        error = " ".join([str(row[name]) for name in ("error", "status") if row[name]]) or "unknown"
+        groups.setdefault((error, row["destination"]), []).append(row)
+    most_first = sorted(groups.items(), key=lambda pair: -len(pair[1]))
+    return [(*group, len(of_group), max(row["settledAt"] for row in of_group)) for group, of_group in most_first]
