@@ -59,9 +59,19 @@ class Browser:
 
 @contextlib.asynccontextmanager
 async def opened(served: admin_port.Served, token: str | None = None) -> AsyncIterator[Browser]:
-    """Enter the pages with a token; the default is the operate token."""
-    async with visitor(served) as browser:
-        _, ticket = await served.ask("POST", "/api/pages/tickets", token=token, json={})
+    """Enter the pages of a served admin port with a token; the default is the operate token."""
+    async with entered(served.url, token or served.tokens.operate) as browser:
+        yield browser
+
+
+@contextlib.asynccontextmanager
+async def entered(url: str, token: str) -> AsyncIterator[Browser]:
+    """Enter the pages at an address with a token."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with _client() as client:
+        async with client.post(f"{url}/api/pages/tickets", headers=headers) as answer:
+            ticket = await answer.json()
+        browser = Browser(client, url)
         await browser.get(ticket["path"])
         yield browser
 
@@ -69,6 +79,9 @@ async def opened(served: admin_port.Served, token: str | None = None) -> AsyncIt
 @contextlib.asynccontextmanager
 async def visitor(served: admin_port.Served) -> AsyncIterator[Browser]:
     """Return a browser without a session."""
-    jar = aiohttp.CookieJar(unsafe=True)  # it takes cookies of IP addresses too
-    async with aiohttp.ClientSession(cookie_jar=jar) as client:
+    async with _client() as client:
         yield Browser(client, served.url)
+
+
+def _client() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))  # it takes cookies of IP addresses too

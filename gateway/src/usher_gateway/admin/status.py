@@ -158,7 +158,8 @@ class GatewayStatus:
             for key, live in sorted(self._registry.listeners.items())
             if key in snapshot.listeners and where.selects(live.name.namespace, live.name.tenant)
         ]
-        return api.json_response({"rows": await api.encode_each(row(*each) for each in shown)})
+        rows = await api.encode_each(row(*each) for each in shown)
+        return api.json_response({"now": _time(self._clock.now()), "rows": rows})
 
     def _listener_health(self, key: str, state: states.ListenerState) -> JsonObject:
         live = self._registry.listeners.get(key)

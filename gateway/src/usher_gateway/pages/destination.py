@@ -47,8 +47,6 @@ OUTCOMES = {
 }
 """``outcome`` of ``POST /api/destinations/test`` -> what would become of a visit."""
 
-_DELIVERY_CELLS = dict(listings.DELIVERIES.columns)
-
 _REDIRECTION_FROM = 300
 
 
@@ -67,16 +65,15 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         api.get("/api/deliveries", {"destination": key, "state": "delivered", "limit": "1"}),
     )
     return {
-        "title": key,
+        "title": f"Destination {key}",
+        "key": key,
         "destination": destination,
         "meaning": HEALTH.get(destination.get("health", ""), "It is not in force."),
         "circuit": _CIRCUITS.get(destination.get("circuit", ""), "-"),
         "limits": limit_sentences(destination["limits"]) if "limits" in destination else [],
         "last_success": next((row["settledAt"] for row in delivered["rows"]), None),
         "backlogs": sorted(destination["backlogByTenant"].items(), key=lambda pair: -pair[1]),
-        "deliveries": [
-            {**row, "result": _DELIVERY_CELLS["RESULT"](row), "rule": rule_effect(row)} for row in deliveries["rows"]
-        ],
+        "deliveries": [{**row, "result": result(row), "rule": rule_effect(row)} for row in deliveries["rows"]],
         "next_cursor": deliveries["nextCursor"],
         "is_first_page": not cursor,
         "sample": None,
@@ -86,7 +83,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
 async def send_sample(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
     """Send the marked sample, and show the page with the request and the answer."""
     values = await show(api, request)
-    answer = await api.post("/api/destinations/test", {"destination": values["title"]})
+    answer = await api.post("/api/destinations/test", {"destination": values["key"]})
     sample = {
         **answer,
         "came_to": OUTCOMES[answer["outcome"]],
@@ -108,6 +105,14 @@ def limit_sentences(limits: Row) -> list[str]:
     hours = limits["retryMaxAgeSeconds"] / 3600
     longest = listings.counted(round(hours / 24), "day") if hours >= 48 else listings.counted(round(hours), "hour")
     return [*sentences, f"An attempt may take {limits['timeoutSeconds']} s. Usher tries a delivery for {longest}."]
+
+
+def result(delivery: Row) -> str:
+    """Return the state of a delivery, and why it is not delivered or how its last attempt ended."""
+    if delivery["held"]:
+        return f"held ({delivery['held']})"
+    why = [str(delivery[name]) for name in ("cancelled", "error", "status") if delivery[name]]
+    return " ".join([delivery["state"], *why])
 
 
 def rule_effect(delivery: Row) -> str:

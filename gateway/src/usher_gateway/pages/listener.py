@@ -3,13 +3,13 @@
 import datetime
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib import parse
 
 from aiohttp import web
 
 from usher_gateway.admin import listings, next_step
 from usher_gateway.pages.api import Api, find_row
 from usher_gateway.pages.attention import ago
+from usher_gateway.pages.rendering import quote_key
 
 Row = Mapping[str, Any]
 
@@ -41,28 +41,24 @@ class Progress(NamedTuple):
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     """Return the values. Query: ``still`` (the page does not reload itself)."""
-    listener = await _find(api, request)
-    values = _values(listener)
+    values = await _values(api, request)
     return {**values, "reloads": values["progress"].is_waiting and "still" not in request.query}
 
 
 async def show_urls(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
     """Show the page with the whole URLs, which are credentials. The audit log has an entry."""
-    listener = await _find(api, request)
-    path = "/".join([parse.quote(listener[part], safe="") for part in ("namespace", "name")])
-    urls = (await api.get(f"/api/listeners/{path}/urls"))["rows"]
-    return "listener.html", {**_values(listener), "urls": urls}
+    values = await _values(api, request)
+    urls = await api.get(f"/api/listeners/{quote_key(values['key'])}/urls")
+    return "listener.html", {**values, "urls": urls["rows"]}
 
 
-async def _find(api: Api, request: web.Request) -> Row:
-    rows = (await api.get("/api/listeners", {"namespace": request.match_info["namespace"]}))["rows"]
-    return find_row(rows, "listener", request)
-
-
-def _values(listener: Row) -> dict[str, Any]:
-    now = datetime.datetime.now(datetime.UTC)
+async def _values(api: Api, request: web.Request) -> dict[str, Any]:
+    answer = await api.get("/api/listeners", {"namespace": request.match_info["namespace"]})
+    listener, now = find_row(answer["rows"], "listener", request), datetime.datetime.fromisoformat(answer["now"])
+    key = f"{listener['namespace']}/{listener['name']}"
     return {
-        "title": f"{listener['namespace']}/{listener['name']}",
+        "title": f"Listener {key}",
+        "key": key,
         "listener": listener,
         "tenant": f"{listener['namespace']}/{listener['tenant']}",
         "progress": progress(listener, now),

@@ -1,12 +1,14 @@
 """Renders templates: every value is escaped, and times are those of the viewer's zone."""
 
 import datetime
+import re
 import urllib.parse
 import zoneinfo
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from usher_gateway.admin.listings import printable
 
@@ -23,7 +25,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(time=time_in_zone, count=count_text)
+        self._environment.filters.update(time=time_in_zone, count=count_text, prose=prose)
         self._environment.globals.update(path_to=path_to)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
@@ -39,9 +41,19 @@ def find_zone(name: str) -> datetime.tzinfo:
         return datetime.UTC
 
 
+def prose(text: str) -> Markup:
+    """Return a text with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
+
+
 def path_to(kind: str, key: str) -> str:
     """Return the path of the page about an object: ``kind`` as in ``/ui/tenants/``, ``key`` as in ``agency/acme``."""
-    return f"/ui/{kind}/{urllib.parse.quote(key)}"
+    return f"/ui/{kind}/{quote_key(key)}"
+
+
+def quote_key(key: str) -> str:
+    """Return ``namespace/name`` as a part of a path."""
+    return "/".join([urllib.parse.quote(part, safe="") for part in key.split("/", 1)])
 
 
 @jinja2.pass_context

@@ -62,10 +62,11 @@ class Held(NamedTuple):
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     """Return the values of the page."""
-    now = datetime.datetime.now(datetime.UTC)
     key = f"{request.match_info['namespace']}/{request.match_info['name']}"
     selection = {"tenant": key}
-    tenant = find_row((await api.get("/api/tenants", selection))["rows"], "tenant", request)
+    answer = await api.get("/api/tenants", selection)
+    tenant = find_row(answer["rows"], "tenant", request)
+    now = datetime.datetime.fromisoformat(answer["now"])
     zone_name = tenant["timeZone"] or "UTC"
     zone = find_zone(zone_name)
     today = now.astimezone(zone).date()
@@ -83,7 +84,8 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     )
     by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
     return {
-        "title": key,
+        "title": f"Tenant {key}",
+        "key": key,
         "tenant": tenant,
         "zone_of_tenant": zone_name,
         "local_time": now.astimezone(zone).strftime("%H:%M"),

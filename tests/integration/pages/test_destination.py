@@ -1,0 +1,138 @@
+"""The page about a destination."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from support import admin_port, browsing, samples
+from usher_gateway import model
+from usher_gateway.admin import tokens
+from usher_gateway.delivery import sample
+
+PATH = "/ui/destinations/agency/crm"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_page_shows_health_limits_and_the_last_success(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+    assert page.status == 200
+    assert "Healthy. It takes deliveries." in page.words
+    assert "At most 8 attempts at the same time." in page.words
+    assert re.search(r"Last success 20\d\d-", page.words)
+
+
+async def test_newest_deliveries_have_their_result(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        words = (await browser.get(PATH)).words
+    assert re.search(r"acme crm delivered 200 1 ", words)
+    assert re.search(r"acme crm dead Status 400 1 ", words)
+    assert re.search(r"acme crm held \(DestinationPaused\) 0 ", words)
+
+
+async def test_effect_of_an_answer_rule_is_named(served: admin_port.Served) -> None:
+    (accepted,) = await served.bench.accept(samples.arrival("ruled"))
+    settlement = samples.settlement(
+        accepted.deliveries[0], model.SettledAs.Dead, status=200, error="RejectedByRule", milliseconds=1
+    )
+    served.bench.store.settle(settlement)
+    await served.bench.store.flush()
+    async with browsing.opened(served) as browser:
+        assert "A rule of http.answers says: dead." in (await browser.get(PATH)).words
+
+
+async def test_waiting_deliveries_are_counted_by_tenant(served: admin_port.Served) -> None:
+    bar = samples.plan(samples.route(listener=samples.BAR))
+    accepted = await served.bench.accept(
+        samples.arrival("w"), *[samples.arrival(name, listener=samples.BAR, if_visit=(bar,)) for name in "xy"]
+    )
+    for each in accepted:
+        served.bench.store.settle(samples.settlement(each.deliveries[0], model.SettledAs.Retry, due_at=samples.NOW))
+    await served.bench.store.flush()
+    (row,) = (await served.get("/api/destinations"))["rows"]
+    assert row["backlogByTenant"] == {"agency/acme": 1, "agency/globex": 2}
+    async with browsing.opened(served) as browser:
+        assert "Tenant Deliveries wait agency/globex 2 agency/acme 1 " in (await browser.get(PATH)).words
+
+
+async def test_deliveries_are_cut_with_a_link_to_older_ones(served: admin_port.Served) -> None:
+    await served.bench.accept(*[samples.arrival(f"many {number}") for number in range(30)])
+    async with browsing.opened(served) as browser:
+        newest = await browser.get(PATH)
+        (link,) = re.findall('rel="next" href="([^"]*)"', newest.text)
+        older = await browser.get(PATH + link)
+    visits = [set(re.findall("/ui/visits/([0-9a-f-]{36})", page.text)) for page in (newest, older)]
+    assert [len(ids) for ids in visits] == [20, 13]
+    assert visits[0] & visits[1] == set()
+
+
+async def test_forged_cursor_gets_a_clear_page(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(f"{PATH}?cursor=<script>")
+    assert (page.status, "That did not work" in page.words, "<script>" in page.text) == (400, True, False)
+
+
+async def test_page_says_how_to_pause_the_destination(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        words = (await browser.get(PATH)).words
+    assert "metadata: {namespace: agency, name: crm} spec: state: Paused" in words
+    assert (
+        'kubectl patch destinations.usher.dev crm -n agency --type merge -p \'{"spec": {"state": "Paused"}}\'' in words
+    )
+
+
+ANSWERED = sample.SampleResult(
+    request=sample.SampleRequest("POST", "https://crm.example", [("usher-test", "true")], '{"user":\n1}'),
+    route="agency/lobby/crm",
+    outcome="Dead",
+    error="Rejected",
+    hint="look at `transform`",
+    rule=2,
+    rule_error="",
+    status=422,
+    milliseconds=7,
+    answer="<script>alert(1)</script>\x1b[2J",
+)
+
+
+async def test_sample_shows_request_answer_and_what_would_become_of_a_visit(served: admin_port.Served) -> None:
+    served.sample_sender.send = mock.AsyncMock(return_value=ANSWERED)
+    async with browsing.opened(served) as browser:
+        page = await browser.send(PATH, await browser.get(PATH))
+    assert page.status == 200
+    assert "A visit would be dead at once. Status 422 after 7 ms (Rejected). look at transform ." in page.words
+    assert "Rule 2 of http.answers decided." in page.words
+    assert 'POST https://crm.example usher-test: true {"user": 1}' in page.words
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert "\x1b" not in page.text
+    (entry,) = (await served.get("/api/audit"))["rows"]
+    assert (entry["action"], entry["selection"]) == ("test destination", {"destination": "agency/crm"})
+
+
+async def test_sample_that_cannot_be_sent_says_why(served: admin_port.Served) -> None:
+    served.sample_sender.send = mock.AsyncMock(side_effect=sample.SampleError("it lacks a secret", "add it"))
+    async with browsing.opened(served) as browser:
+        page = await browser.send(PATH, await browser.get(PATH))
+    assert (page.status, "it lacks a secret (status 409). add it" in page.words) == (409, True)
+
+
+async def test_sample_needs_a_form_of_this_session_and_the_right_scope(served: admin_port.Served) -> None:
+    served.sample_sender.send = mock.AsyncMock(return_value=ANSWERED)
+    async with browsing.opened(served) as browser:
+        assert (await browser.post(PATH)).status == 403
+    async with browsing.opened(served, served.tokens.observe) as browser:
+        page = await browser.send(PATH, await browser.get(PATH))
+    assert (page.status, "lacks the scope deliveries:write" in page.words) == (403, True)
+    limited = served.create_token("limited", list(tokens.Scope), tenants=("agency/acme",))
+    async with browsing.opened(served, limited) as browser:
+        assert (await browser.send(PATH, await browser.get(PATH))).status == 403
+    assert not served.sample_sender.send.called

@@ -1,0 +1,104 @@
+"""The page about a listener, and the URLs that it shows on request."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port, browsing, wire
+from support import gateway as gateways
+from usher_gateway import documents
+from usher_gateway.admin import tokens
+
+PATH = "/ui/listeners/agency/lobby"
+SECRET = "abcdefghijklmnopqrstuvwxyz"
+"""Of the URL of the listener lobby."""
+
+RELOADS = '<meta http-equiv="refresh" content="5">'
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def test_set_up_is_followed_from_the_check_to_the_first_visit(tmp_path: Path) -> None:
+    path = "/ui/listeners/agency/wifi"
+    async with gateways.running(tmp_path) as gateway:
+        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
+        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
+            new = await browser.get(path)
+            assert "Waiting for the portal's check. Waiting for the first visit." in new.words
+            assert "Press “Save and Validate”." in new.words
+            await wire.exchange(gateway.port, wire.request(gateway.target(), method="GET"))
+            checked = await browser.get(path)
+            assert "The portal's check arrived" in checked.words
+            assert "Waiting for the first visit." in checked.words
+            await gateway.post(b'{"user":{"id":7}}')
+            in_use = await browser.get(path)
+            assert "First visit at " in in_use.words
+            shown = await browser.send(path, in_use)
+    assert [RELOADS in page.text for page in (new, checked, in_use)] == [True, True, False]
+    url = f"https://{gateways.HOST}{gateway.target()}"
+    assert [url in page.text for page in (new, checked, in_use, shown)] == [False, False, False, True]
+
+
+async def test_page_that_waits_can_be_kept_still(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        assert RELOADS in (await browser.get(PATH)).text
+        assert RELOADS not in (await browser.get(f"{PATH}?still=1")).text
+
+
+async def test_urls_are_shown_on_request_with_an_audit_entry(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+        shown = await browser.send(PATH, page)
+    assert (SECRET in page.text, SECRET in shown.text, "k=secret7" in shown.text) == (False, True, True)
+    assert RELOADS not in shown.text
+    (entry,) = (await served.get("/api/audit"))["rows"]
+    assert (entry["action"], entry["selection"], entry["count"]) == ("show urls", {"listener": "agency/lobby"}, 2)
+
+
+async def test_urls_need_a_form_of_this_session_and_their_scope(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        assert SECRET not in (await browser.post(PATH)).text
+    async with browsing.opened(served, served.tokens.observe) as browser:
+        page = await browser.send(PATH, await browser.get(PATH))
+    assert (page.status, "lacks the scope urls:read" in page.words, SECRET in page.text) == (403, True, False)
+    assert (await served.get("/api/audit"))["rows"] == []
+
+
+async def test_urls_of_another_tenant_are_answered_like_those_of_no_listener(served: admin_port.Served) -> None:
+    token = served.create_token("globex", [tokens.Scope.UrlsRead], tenants=("agency/globex",))
+    theirs = await served.ask("GET", "/api/listeners/agency/lobby/urls", token=token)
+    nobodys = await served.ask("GET", "/api/listeners/agency/none/urls", token=token)
+    assert (theirs[0], theirs) == (404, nobodys)
+    assert (await served.get("/api/audit"))["rows"] == []
+
+
+async def test_urls_say_which_are_held_and_when_they_end(served: admin_port.Served) -> None:
+    present = served.state.snapshot.listeners["agency/lobby"]
+    old = documents.Address("hooks.example.com", "/v1/old", action="Hold", until=1_795_953_600_000_000)
+    retired = documents.Address("hooks.example.com", "/v1/retired", retired_at=1)
+    changed = documents.ListenerDocument("agency", "lobby", present.tenant, (old, retired))
+    served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
+    answer = await served.get("/api/listeners/agency/lobby/urls")
+    held = {"url": "https://hooks.example.com/v1/old", "action": "Hold", "until": "2026-11-29T12:00:00.000Z"}
+    assert answer["rows"] == [held]
+
+
+async def test_faults_and_filters_are_shown_and_escaped(served: admin_port.Served) -> None:
+    present = served.state.snapshot.listeners["agency/lobby"]
+    route = documents.Route("crm", "agency/crm", when="visit.repeat ||\n  '<script>' == ''")
+    changed = documents.ListenerDocument("agency", "lobby", present.tenant, present.addresses, routes=(route,))
+    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+    assert "Route crm holds deliveries, because the destination is paused." in page.words
+    assert "20% of the arrivals of the last 15 minutes are no valid visits." in page.words
+    assert "visit.repeat || '<script>' == ''" in page.words
+    assert "<script>'" not in page.text

@@ -1,0 +1,127 @@
+"""The page about a tenant."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port, browsing, samples
+from usher_gateway import documents, model
+from usher_gateway.admin import tokens
+
+PATH = "/ui/tenants/agency/acme"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
+
+
+async def words_of(served: admin_port.Served, path: str) -> str:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(path)
+    assert page.status == 200, page.words
+    return page.words
+
+
+async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -> None:
+    words = await words_of(served, PATH)
+    assert "1 delivery failed for good. See why, and redrive them." in words
+    assert "1 delivery are held (DestinationPaused). See what ends the hold." in words
+
+
+async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Served) -> None:
+    words = await words_of(served, PATH)
+    assert re.search(r"Arrivals by kind .* visits 4 4 quarantined 1 1", words)
+    assert re.search(r"Deliveries by result .* created for new visits 3 3 delivered 1 1 failed for good 1 1", words)
+
+
+async def test_hold_has_its_cause_and_what_ends_it(served: admin_port.Served) -> None:
+    words = await words_of(served, PATH)
+    assert "the destination is paused (DestinationPaused) 1 " in words
+    assert "state: Active of the Destination" in words
+
+
+async def test_dead_deliveries_are_grouped_by_error_and_destination(served: admin_port.Served) -> None:
+    assert re.search(r"by error .* Status 400 agency/crm 1 20", await words_of(served, PATH))
+
+
+async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.Served) -> None:
+    words = await words_of(served, PATH)
+    for reach in ("Bodies 30 days", "Visits 30 days", "Counts 25 months", "Receipts of erasure 1,095 days"):
+        assert reach in words
+
+
+async def test_page_leads_to_its_listener_destination_and_visits(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+        (visit, *_) = (await served.get("/api/visits?tenant=acme"))["rows"]
+        links = re.findall('href="(/ui/[^"]*)"', page.text)
+        assert {"/ui/listeners/agency/lobby", "/ui/destinations/agency/crm", f"/ui/visits/{visit['id']}"} <= {*links}
+        for path in ("/ui/listeners/agency/lobby", "/ui/destinations/agency/crm"):
+            assert (await browser.get(path)).status == 200
+
+
+async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        overview = await browser.get("/ui/")
+    assert f'<a href="{PATH}">agency/acme</a>' in overview.text
+    assert f'href="{PATH}#needs"' in overview.text
+
+
+async def test_days_are_those_of_the_tenants_zone(served: admin_port.Served) -> None:
+    document = served.state.snapshot.listeners["agency/lobby"]
+    tenant = documents.TenantDocument("acme", time_zone="Australia/Adelaide")
+    changed = documents.ListenerDocument("agency", "lobby", tenant, document.addresses)
+    served.state.apply(documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations), 0)
+    assert "Visits by day, last 30 days (Australia/Adelaide)" in await words_of(served, PATH)
+
+
+async def test_hostile_tenant_name_is_escaped(served: admin_port.Served) -> None:
+    listener = model.ListenerName("agency", "<script>x</script>\x1b[2J", "lobby")
+    held = samples.plan(samples.route(listener=listener), hold=model.HoldReason.DestinationPaused)
+    await served.bench.accept(samples.arrival("e", listener=listener, if_visit=(held,)))
+    async with browsing.opened(served) as browser:
+        overview = await browser.get("/ui/?all=1")
+        (path,) = re.findall(r'href="(/ui/tenants/agency/%3C[^"#]*)"', overview.text)
+        page = await browser.get(path)
+    assert page.status == 200
+    assert "Not in force:" in page.words
+    assert "<script>x" not in overview.text + page.text
+    assert "\x1b" not in overview.text + page.text
+
+
+async def test_unknown_tenant_gets_a_hint(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/tenants/agency/acne")
+    assert (page.status, "did you mean acme ?" in page.words) == (404, True)
+
+
+@pytest.mark.parametrize("kind", ["tenants", "listeners", "destinations"])
+@pytest.mark.parametrize("key", ["agency/none", "none/acme", "%00/%00", "..%2f../x", "agency/<script>"])
+async def test_page_of_what_does_not_exist_says_so(served: admin_port.Served, kind: str, key: str) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(f"/ui/{kind}/{key}")
+    assert page.status in {400, 404}
+    assert "<script>" not in page.text
+
+
+async def test_limited_token_sees_pages_of_its_own_tenant_alone(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.arrival("bar", listener=samples.BAR))
+    token = served.create_token("acme", [tokens.Scope.StatusRead, tokens.Scope.VisitsRead], tenants=("agency/acme",))
+    async with browsing.opened(served, token) as browser:
+        own, other = await browser.get(PATH), await browser.get("/ui/tenants/agency/globex")
+        unknown = await browser.get("/ui/tenants/agency/globes")
+    assert (own.status, other.status, "globex" in own.text) == (200, 404, False)
+    assert other.words.replace("globex", "") == unknown.words.replace("globes", "")
+
+
+async def test_limited_token_sees_no_listener_or_destination_of_another(served: admin_port.Served) -> None:
+    token = served.create_token("globex", [*tokens.OBSERVE_SCOPES], tenants=("agency/globex",))
+    await served.bench.accept(samples.arrival("bar", listener=samples.BAR))
+    async with browsing.opened(served, token) as browser:
+        for path in ("/ui/listeners/agency/lobby", "/ui/destinations/agency/crm"):
+            assert (await browser.get(path)).status == 404

@@ -1,0 +1,110 @@
+"""The set-up and the faults of a listener, in sentences."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+from usher_gateway.admin import states
+from usher_gateway.pages import listener
+
+NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """Return a row of ``GET /api/listeners`` without a fault."""
+    return {
+        "faults": [],
+        "addressIds": ["one"],
+        "verifiedAddresses": ["one"],
+        "lastProbe": None,
+        "lastArrival": "2026-11-30T11:00:00Z",
+        "refusedReason": None,
+        "refusedSince": None,
+        "missing": None,
+        "unexpectedSource": "192.0.2.7",
+        "otherCompany": "9",
+        "companyID": "7",
+        "quarantinedShare": 0.25,
+        "quarantinedReason": "NoUser",
+        "silentAfterSeconds": 86_400,
+        "heldDeliveries": [],
+        "degradedRoutes": [{"route": "crm", "reason": "ExpressionTooSlow"}],
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "visits"),
+    [
+        ({"verifiedAddresses": []}, "Waiting for the portal's check.", "Waiting for the first visit."),
+        (
+            {"verifiedAddresses": [], "lastProbe": "2026-11-30T11:59:48Z"},
+            "The portal's check arrived 12 s ago.",
+            "Waiting for the first visit.",
+        ),
+        (
+            {"addressIds": ["one", "two"]},
+            "Waiting for the portal's check.",
+            "Visits arrived at 1 of 2 URLs. Waiting for the first visit at the others.",
+        ),
+    ],
+)
+def test_listener_without_a_visit_at_each_url_waits(changes: dict[str, Any], check: str, visits: str) -> None:
+    assert listener.progress(row(**changes), NOW) == (check, visits, True)
+
+
+def test_listener_with_a_visit_at_each_url_waits_for_nothing() -> None:
+    assert not listener.progress(row(), NOW).is_waiting
+
+
+@pytest.mark.parametrize(
+    ("fault", "changes", "sentence"),
+    [
+        (
+            "Refusing",
+            {"refusedReason": "Unauthenticated", "refusedSince": "2026-11-30T11:50:00Z"},
+            "Every arrival is refused for 10 min (Unauthenticated).",
+        ),
+        (
+            "Refusing",
+            {"refusedReason": "SourceNotAllowed"},
+            "Every arrival from 192.0.2.7 is refused (SourceNotAllowed).",
+        ),
+        (
+            "AuthenticationUnresolved",
+            {"missing": "Secret keys needs user"},
+            "The credentials are missing: Secret keys needs user.",
+        ),
+        ("CompanyMismatch", {}, "Visits of another company arrive (9 instead of 7)."),
+        ("Quarantining", {}, "25% of the arrivals of the last 15 minutes are no valid visits (NoUser)."),
+        ("ExpressionTooSlow", {}, "An expression of crm is too slow, so it holds deliveries."),
+        ("TimesUntrusted", {}, "Many bodies have a time without an offset, or far in the future."),
+        ("UnexpectedSource", {}, "Arrivals from 192.0.2.7, outside `allowedSources`, are let in."),
+        ("RetiredAddressUsed", {}, "Purple still posts to a URL that an edit took out of service."),
+        ("Silent", {}, "No arrival for 60 min; 24 hours would be usual."),
+    ],
+)
+def test_fault_has_a_sentence_and_a_next_step(fault: str, changes: dict[str, Any], sentence: str) -> None:
+    (shown,) = listener.fault_sentences(row(faults=[fault], **changes), NOW)
+    assert shown.sentence == sentence
+    assert shown.step
+
+
+def test_each_held_route_is_a_fault() -> None:
+    held = [
+        {"route": "crm", "reason": "SecretNotFound", "missing": "Secret keys"},
+        {"route": "mail", "reason": "DestinationPaused", "missing": ""},
+    ]
+    sentences = [
+        fault.sentence for fault in listener.fault_sentences(row(faults=["DeliveriesHeld"], heldDeliveries=held), NOW)
+    ]
+    assert sentences == [
+        "Route crm holds deliveries, because a Secret of the destination is missing (Secret keys).",
+        "Route mail holds deliveries, because the destination is paused.",
+    ]
+
+
+def test_every_fault_has_its_own_sentence() -> None:
+    for fault in set(states.ListenerFault) - {"Unverified", "DeliveriesHeld"}:
+        (shown,) = listener.fault_sentences(row(faults=[fault]), NOW)
+        assert shown.sentence != f"{fault}."
