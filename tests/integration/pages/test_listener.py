@@ -78,6 +78,19 @@ async def test_urls_of_another_tenant_are_answered_like_those_of_no_listener(ser
     assert (await served.get("/api/audit"))["rows"] == []
 
 
+async def test_listeners_are_selected_by_name(served: admin_port.Served) -> None:
+    present = served.state.snapshot.listeners["agency/lobby"]
+    pool = documents.ListenerDocument("agency", "pool", present.tenant, (documents.Address("hooks.test", "/pool"),))
+    snapshot = documents.Snapshot({present.key: present, pool.key: pool}, {})
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    assert [row["name"] for row in (await served.get("/api/listeners"))["rows"]] == ["lobby", "pool"]
+    (row,) = (await served.get("/api/listeners?listener=lobby"))["rows"]
+    assert (row["name"], row["today"]["visits"]) == ("lobby", 4)
+    assert (await served.ask("GET", "/api/listeners?listener=loby"))[0] == 404
+    assert (await served.ask("GET", "/api/tenants?listener=lobby"))[0] == 400
+
+
 async def test_urls_say_which_are_held_and_when_they_end(served: admin_port.Served) -> None:
     present = served.state.snapshot.listeners["agency/lobby"]
     old = documents.Address("hooks.example.com", "/v1/old", action="Hold", until=1_795_953_600_000_000)

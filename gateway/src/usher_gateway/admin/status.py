@@ -137,9 +137,9 @@ class GatewayStatus:
 
     async def listeners(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
-        where = await self._read_names(request)
+        where = await self._read_names(request, "listener")
         today = self._clock.now() // _DAY * _DAY
-        metered = await self._store.usage(today, today + _DAY, Filter(), "day")
+        metered = await self._store.usage(today, today + _DAY, where, "day")
         rows_by_listener = {row.listener: [row] for row in metered}
         snapshot = self._state.snapshot
 
@@ -156,7 +156,9 @@ class GatewayStatus:
         shown = [
             (key, live)
             for key, live in sorted(self._registry.listeners.items())
-            if key in snapshot.listeners and where.selects(live.name.namespace, live.name.tenant)
+            if key in snapshot.listeners
+            and where.selects(live.name.namespace, live.name.tenant)
+            and where.listener in {None, live.name.listener}
         ]
         rows = await api.encode_each(row(*each) for each in shown)
         return api.json_response({"now": _time(self._clock.now()), "rows": rows})
@@ -230,12 +232,13 @@ class GatewayStatus:
                 await turns.give_way()
         return faults, causes
 
-    async def _read_names(self, request: web.Request) -> Filter:
-        """Return the namespace and the tenant that a query selects; no other parameter is known."""
+    async def _read_names(self, request: web.Request, *more: str) -> Filter:
+        """Return what a query selects by namespace, tenant and ``more``; no other parameter is known."""
+        names = ("namespace", "tenant", *more)
         with api.parsing():
-            unknown = sorted(set(request.query) - {"namespace", "tenant"})
+            unknown = sorted(set(request.query) - {*names})
             if unknown:
-                raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are namespace and tenant")
+                raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {' and '.join(names)}")
             where = api.read_filter(request)
         await self._check_names(where)
         return where

@@ -53,7 +53,8 @@ async def show_urls(api: Api, request: web.Request, _: Mapping[str, str]) -> tup
 
 
 async def _values(api: Api, request: web.Request) -> dict[str, Any]:
-    answer = await api.get("/api/listeners", {"namespace": request.match_info["namespace"]})
+    names = {"namespace": request.match_info["namespace"], "listener": request.match_info["name"]}
+    answer = await api.get("/api/listeners", names)
     listener, now = find_row(answer["rows"], "listener", request), datetime.datetime.fromisoformat(answer["now"])
     key = f"{listener['namespace']}/{listener['name']}"
     return {
