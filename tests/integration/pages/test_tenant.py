@@ -30,7 +30,7 @@ async def words_of(served: admin_port.Served, path: str) -> str:
 async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -> None:
     words = await words_of(served, PATH)
     assert "1 delivery failed for good. See why, and redrive them." in words
-    assert "1 delivery are held (DestinationPaused). See what ends the hold." in words
+    assert "1 delivery is held, because the destination is paused. state: Active of the Destination ends that." in words
 
 
 async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Served) -> None:
@@ -47,6 +47,14 @@ async def test_hold_has_its_cause_and_what_ends_it(served: admin_port.Served) ->
 
 async def test_dead_deliveries_are_grouped_by_error_and_destination(served: admin_port.Served) -> None:
     assert re.search(r"by error .* Status 400 agency/crm 1 20", await words_of(served, PATH))
+
+
+async def test_destination_has_the_deliveries_of_this_tenant(served: admin_port.Served) -> None:
+    bar = samples.plan(samples.route(listener=samples.BAR), hold=model.HoldReason.DestinationPaused)
+    await served.bench.accept(samples.arrival("bar", listener=samples.BAR, if_visit=(bar,)))
+    heads = "Delivered, 24 h Wait Held Failed for good"
+    assert f"{heads} crm Healthy - 1 0 1 1 " in await words_of(served, PATH)
+    assert f"{heads} crm Healthy - 0 0 1 0 " in await words_of(served, "/ui/tenants/agency/globex")
 
 
 async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.Served) -> None:
@@ -125,3 +133,13 @@ async def test_limited_token_sees_no_listener_or_destination_of_another(served: 
     async with browsing.opened(served, token) as browser:
         for path in ("/ui/listeners/agency/lobby", "/ui/destinations/agency/crm"):
             assert (await browser.get(path)).status == 404
+
+
+async def test_long_lists_say_that_they_are_cut(served: admin_port.Served) -> None:
+    accepted = await served.bench.accept(*[samples.arrival(f"many {number}") for number in range(1_001)])
+    for each in accepted:
+        served.bench.store.settle(samples.settlement(each.deliveries[0], model.SettledAs.Delivered, status=200))
+    await served.bench.store.flush()
+    words = await words_of(served, PATH)
+    assert "“Delivered” counts only the newest 1,000." in words
+    assert "The newest 20. More" in words

@@ -54,6 +54,23 @@ def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overvie
     assert shown.is_urgent
 
 
+@pytest.mark.parametrize(
+    ("held", "need"),
+    [
+        (
+            {"FilterError": 1},
+            ("1 delivery is held, because the route's filter `when` failed.", "A correction of the filter ends that."),
+        ),
+        (
+            {"FilterError": 1, "QuotaExceeded": 2},
+            ("3 deliveries are held (FilterError and QuotaExceeded).", "See what ends each hold."),
+        ),
+    ],
+)
+def test_hold_for_one_reason_says_what_ends_it(held: dict[str, int], need: tuple[str, str]) -> None:
+    assert attention.needs_of_tenant(row(held=held), {}, NOW) == [need]
+
+
 def test_tenant_without_a_trouble_needs_nothing() -> None:
     assert attention.needs_of_tenant(row(), {}, NOW) == []
     assert attention.of_tenant(row(), {}, NOW).sentence == "Nothing to do. Last arrival 60 min ago."

@@ -4,9 +4,12 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from usher_gateway.admin import listings, troubles
+from usher_gateway.admin import listings, next_step, troubles
 
 Row = Mapping[str, Any]
+
+HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
+"""Reason of a hold -> why that holds deliveries, and what ends it."""
 
 
 class Attention(NamedTuple):
@@ -100,7 +103,7 @@ def _without_secret(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) ->
 def _other_company(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
     return (
         "Visits of another company arrive here.",
-        "Compare the listener's companies: correct the webhook in the portal, or `companyID` of the Tenant.",
+        "Correct the webhook in the portal, or `companyID` of the Tenant.",
     )
 
 
@@ -137,11 +140,13 @@ def _dead(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str
 
 
 def _held(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
-    reasons = " and ".join(sorted(tenant["held"]))
-    return (
-        f"{listings.counted(sum(tenant['held'].values()), 'delivery')} are held ({reasons}).",
-        "See what ends the hold.",
-    )
+    count = sum(tenant["held"].values())
+    held = f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
+    reason, *others = sorted(tenant["held"])
+    if others or reason not in HOLDS:
+        return f"{held} ({' and '.join([reason, *others])}).", "See what ends each hold."
+    cause, end = HOLDS[reason]
+    return f"{held}, because {cause}.", f"{end} ends that."
 
 
 def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:

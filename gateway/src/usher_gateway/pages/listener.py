@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from usher_gateway.admin import listings, next_step
+from usher_gateway.admin import listings
 from usher_gateway.pages.api import Api, find_row
-from usher_gateway.pages.attention import ago
+from usher_gateway.pages.attention import HOLDS, ago
 from usher_gateway.pages.rendering import quote_key
 
 Row = Mapping[str, Any]
-
-_HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
 
 _AFTER_REFUSALS = {
     "SourceNotAllowed": "Correct `allowedSources` if this source is Purple's.",
@@ -97,7 +95,7 @@ def fault_sentences(listener: Row, now: datetime.datetime) -> list[Fault]:
 
 
 def _held(held: Row) -> Fault:
-    cause, end = _HOLDS.get(held["reason"], (held["reason"], "A correction"))
+    cause, end = HOLDS.get(held["reason"], (held["reason"], "A correction"))
     missing = f" ({held['missing']})" if held["missing"] else ""
     return Fault(f"Route {held['route']} holds deliveries, because {cause}{missing}.", f"{end} ends that.")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from usher_gateway.admin import listings, next_step
+from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener
 from usher_gateway.pages.api import Api, find_row
 from usher_gateway.pages.charts import Bar, bar_chart
@@ -23,7 +23,9 @@ _VISITS = 20
 """The newest visits on the page."""
 
 _MOST_ROWS = 1_000
-"""The newest held and dead deliveries that are looked at."""
+"""The newest held, dead and delivered deliveries that are looked at, of each."""
+
+_DELIVERED = {"state": "delivered", "limit": str(_MOST_ROWS)}
 
 ARRIVALS = {
     "visits": "visits",
@@ -73,12 +75,14 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     first_day = today - datetime.timedelta(days=_DAYS - 1)
     first_hour = _hour(now, zone) - datetime.timedelta(hours=23)
     by_day = {**selection, "by": "day", "zone": zone_name, "from": first_day.isoformat()}
-    destinations, listeners, visits, held, dead, days, slots = await asyncio.gather(
+    yesterday = now - datetime.timedelta(days=1)
+    destinations, listeners, visits, held, dead, delivered, days, slots = await asyncio.gather(
         api.get("/api/destinations", selection),
         api.get("/api/listeners", selection),
         api.get("/api/visits", {**selection, "limit": str(_VISITS)}),
         api.get("/api/deliveries", {**selection, "state": "held", "limit": str(_MOST_ROWS)}),
         api.get("/api/deliveries", {**selection, "state": "dead", "limit": str(_MOST_ROWS)}),
+        api.get("/api/deliveries", {**selection, **_DELIVERED, "since": yesterday.isoformat()}),
         api.get("/api/usage", by_day),
         api.get("/api/usage", {**selection, "by": "slot", "from": first_hour.isoformat()}),
     )
@@ -100,6 +104,8 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "more_dead": dead["nextCursor"] is not None,
         "listeners": [(row, listener.fault_sentences(row, now)) for row in listeners["rows"]],
         "destinations": destinations["rows"],
+        "delivered": collections.Counter(row["destination"] for row in delivered["rows"]),
+        "more_delivered": delivered["nextCursor"] is not None,
         "visits": [
             {**row, "counted": _VISIT_CELLS["COUNTED"](row), "came_to": _VISIT_CELLS["VERDICTS"](row)}
             for row in visits["rows"]
@@ -162,11 +168,10 @@ def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:
         counts: reason -> how many, of ``GET /api/tenants``.
         rows: the newest held deliveries.
     """
-    texts = {reason.name: text for reason, text in next_step.HOLDS.items()}
     held = []
     for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
         since = min((row["heldSince"] for row in rows if row["held"] == reason and row["heldSince"]), default=None)
-        cause, end = texts.get(reason, (reason, ""))
+        cause, end = attention.HOLDS.get(reason, (reason, ""))
         held.append(Held(reason, count, since, cause, end))
     return held
 
