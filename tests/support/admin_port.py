@@ -19,6 +19,7 @@ from usher_gateway.admin import (
     changes,
     erasures,
     journal,
+    links,
     persons,
     records,
     replays,
@@ -44,6 +45,9 @@ from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunne
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.pages.brand import Brand
+from usher_gateway.pages.customer import CustomerPages
+from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
 from usher_gateway.store import base
@@ -55,19 +59,32 @@ BODY = b'{"visitor":{"ref":7}}'
 class Served:
     """The parts that a test reads and changes."""
 
-    def __init__(self, bench: engines.Bench, data: Path) -> None:
+    def __init__(self, bench: engines.Bench, data: Path, brand: Brand | None = None, **proxies: Any) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
-        self.book = tokens.TokenBook(data, self.tokens)
+        self.seals = Seals(KEYS.page)
+        self.book = tokens.TokenBook(data, self.tokens, self.seals)
         self.state = run_state.RunState()
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
         watcher = ingest_samples.RecordingWatcher()
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
-        sessions = Sessions(Seals(KEYS.page), time.monotonic)
+        self.check_names = NameCheck(store=bench.store, snapshot=lambda: self.state.snapshot).check
+        self.audit = audit.AuditLog(store=bench.store, now=bench.clock)
+        self.links = links.Links(
+            store=bench.store,
+            seals=self.seals,
+            audit=self.audit,
+            snapshot=lambda: self.state.snapshot,
+            check_names=self.check_names,
+            now=bench.clock,
+        )
+        page_proxies = Proxies(seals=self.seals, **proxies)
         self.pages = PageServer(
-            sessions=sessions,
+            sessions=Sessions(self.seals, time.monotonic),
+            proxies=page_proxies,
+            customers=CustomerPages(links=self.links, proxies=page_proxies, brand=brand or Brand()),
             base_url=lambda: self.url,
             now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
         )
@@ -120,9 +137,7 @@ class Served:
 
     def routes(self) -> tuple[server.AdminRoute, ...]:
         source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
-        check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
-        gateway_status = self.status()
-        audit_log = audit.AuditLog(store=self.bench.store, now=self.bench.clock)
+        check_names, audit_log, gateway_status = self.check_names, self.audit, self.status()
         person_lookup = PersonLookup(
             store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
         )
@@ -198,6 +213,7 @@ class Served:
                 audit=audit_log,
             ),
             urls=UrlHandlers(snapshot=lambda: self.state.snapshot, audit=audit_log),
+            links=self.links,
             metrics_page=MetricsPage([lambda: iter(source)]),
         )
 
@@ -246,7 +262,7 @@ class Served:
                 store=self.bench.store,
                 clock=clock,
             ),
-            check_names=NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check,
+            check_names=self.check_names,
             receipt_days=1_095,
         )
 
@@ -288,11 +304,13 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path, kubernetes_tokens: KubernetesTokens | None = None) -> AsyncIterator[Served]:
-    """Run an admin port with an empty store."""
+async def served(
+    folder: Path, kubernetes_tokens: KubernetesTokens | None = None, brand: Brand | None = None, **proxies: Any
+) -> AsyncIterator[Served]:
+    """Run an admin port with an empty store. ``proxies``: the arguments of `Proxies`."""
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
-    served = Served(bench, folder)
+    served = Served(bench, folder, brand, **proxies)
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
         admin_server = server.AdminServer(

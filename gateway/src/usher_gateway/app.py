@@ -29,6 +29,7 @@ from usher_gateway.admin import (
     fault_log,
     health,
     kubernetes_tokens,
+    links,
     persons,
     records,
     replays,
@@ -62,6 +63,8 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.kube import access, client
+from usher_gateway.pages import brand, proxies
+from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
@@ -131,11 +134,7 @@ class Gateway:
         """The configured public port; after the start, the port it listens on."""
         self._keys = model.derive_keys(key)
         self.certificates = _certificates(settings)
-        self._tokens = (
-            tokens.TokenBook(settings.data, tokens.load_or_create(settings.data))
-            if settings.admin_tokens is None
-            else tokens.TokenBook(settings.admin_tokens, tokens.load_both(settings.admin_tokens))
-        )
+        self._tokens = self._load_tokens()
         self._kubernetes_tokens = self._make_kubernetes_tokens(environ)
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
@@ -241,6 +240,12 @@ class Gateway:
         """Each yields metrics at a scrape."""
         self.pages, self.admin = self._make_admin_server()
 
+    def _load_tokens(self) -> tokens.TokenBook:
+        data, folder, seals = self.settings.data, self.settings.admin_tokens, Seals(self._keys.page)
+        if folder is None:
+            return tokens.TokenBook(data, tokens.load_or_create(data), seals)
+        return tokens.TokenBook(folder, tokens.load_both(folder), seals)
+
     def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
         """Make what yields the metrics at a scrape."""
         store_metrics = gateway_metrics.StoreMetrics(
@@ -345,14 +350,37 @@ class Gateway:
         await self.state.configured.wait()  # until then no route has a rule or a state
         await self._replays.run()
 
+    def _make_pages(self, customer_links: links.Links) -> PageServer:
+        settings, seals = self.settings, Seals(self._keys.page)
+        page_proxies = proxies.Proxies(
+            seals=seals,
+            networks=settings.page_proxies,
+            user_header=settings.page_user_header,
+            groups_header=settings.page_groups_header,
+            roles=settings.page_role,
+        )
+        return PageServer(
+            sessions=Sessions(seals, time.monotonic),
+            proxies=page_proxies,
+            customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
+            base_url=lambda: self.admin.url,
+        )
+
     def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
-        sessions = Sessions(Seals(self._keys.page), time.monotonic)
-        pages = PageServer(sessions=sessions, base_url=lambda: self.admin.url)
         check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         audit_log = audit.AuditLog(store=self.store, now=self.clock.now)
         person_lookup = PersonLookup(
             store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
         )
+        customer_links = links.Links(
+            store=self.store,
+            seals=Seals(self._keys.page),
+            audit=audit_log,
+            snapshot=lambda: self.snapshot,
+            check_names=check_names,
+            now=self.clock.now,
+        )
+        pages = self._make_pages(customer_links)
         gateway_status = status.GatewayStatus(
             state=self.state,
             tracker=self.health,
@@ -435,6 +463,7 @@ class Gateway:
                 audit=audit_log,
             ),
             urls=UrlHandlers(snapshot=lambda: self.snapshot, audit=audit_log),
+            links=customer_links,
             metrics_page=server.MetricsPage(self.metric_sources),
         )
         return pages, server.AdminServer(

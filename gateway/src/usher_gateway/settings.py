@@ -77,6 +77,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Let users of Kubernetes use the admin port, with the rights that the API server says they have."""
     admin_token_audience: str | None = None
     """The audience that a token of Kubernetes must have; None: that of the API server."""
+    brand: Path | None = None
+    """YAML file with name, colour, logo and contact of the agency, for the pages of customers."""
+    page_proxies: tuple[str, ...] = ()
+    """CIDRs of reverse proxies that log people in for the pages, and whose headers say who they are."""
+    page_user_header: str = "X-Forwarded-User"
+    """The header of such a proxy with the name of the user."""
+    page_groups_header: str = "X-Forwarded-Groups"
+    """The one with the user's groups, with commas between them."""
+    page_role: tuple[str, ...] = ()
+    """``GROUP=ROLE``: what the people of a group may do on the pages."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
     accept_clock: bool = False
@@ -154,8 +164,7 @@ def check_settings(settings: Settings) -> None:
             "--admin-token-audience needs --admin-kubernetes-tokens", "Give both, or only the latter."
         )
     _check_store(settings)
-    for proxy in settings.trusted_proxies:
-        _check_network(proxy)
+    _check_proxies(settings)
     if settings.removal_limit is not None and settings.removal_limit < 0:
         raise model.ConfigurationError("--removal-limit must not be negative", "Try 20.")
     if settings.time_scale != 1.0:
@@ -165,6 +174,16 @@ def check_settings(settings: Settings) -> None:
             )
         if not 0 < settings.time_scale <= 100_000:
             raise model.ConfigurationError("--time-scale must be above 0 and at most 100000", "Try 60.")
+
+
+def _check_proxies(settings: Settings) -> None:
+    for flag, networks in (("--trusted-proxies", settings.trusted_proxies), ("--page-proxies", settings.page_proxies)):
+        for network in networks:
+            _check_network(flag, network)
+    if bool(settings.page_proxies) != bool(settings.page_role):
+        raise model.ConfigurationError(
+            "--page-proxies and --page-role go together", "Give both, such as --page-role desk=look, or neither."
+        )
 
 
 def _check_store(settings: Settings) -> None:
@@ -207,10 +226,10 @@ def read_store_password(file: Path | None) -> str | None:
         raise model.ConfigurationError(f"{file} cannot be read: {reason}", "Check --store-password-file.") from None
 
 
-def _check_network(text: str) -> None:
+def _check_network(flag: str, text: str) -> None:
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise model.ConfigurationError(
-            f"--trusted-proxies: {text!r} is not a CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
+            f"{flag}: {text!r} is not a CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
         ) from error

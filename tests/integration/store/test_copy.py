@@ -15,7 +15,14 @@ from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival
 from usher_gateway import model
 from usher_gateway.model import SettledAs
 from usher_gateway.store import copy
-from usher_gateway.store.base import AuditEntry, AuditFilter, DestinationActivity, ErasureRequest, ListenerActivity
+from usher_gateway.store.base import (
+    AuditEntry,
+    AuditFilter,
+    DestinationActivity,
+    ErasureRequest,
+    Link,
+    ListenerActivity,
+)
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.copy import PostgresCopy
 from usher_gateway.store.postgresql.opening import PostgresSettings
@@ -109,6 +116,8 @@ async def fill(bench: engines.Bench, many: int = 10) -> None:
     await bench.replay("delivered")
     entry = AuditEntry(at=NOW, who="operate", action="redrive", selection={"tenant": "acme"}, count=1, peer="")
     await store.add_audit_entry(entry)
+    link = Link(id="a1", tenant="agency/acme", created_at=NOW, expires_at=NOW + HOUR, shows_visits=True)
+    await store.add_link(link, digest("token"))
     await store.suppress({digest("nobody", 8): "agency/acme"}, NOW, lambda _: None)
     request = ErasureRequest(persons=(digest("nobody", 8),), tenants=("agency/acme",), fields=("email",))
     await store.start_erasure(request, NOW)
@@ -146,6 +155,7 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "replays": await store.list_replays(),
         "erasures": await store.list_erasures(),
         "suppressed": await store.suppressed_by_tenant(),
+        "links": await store.links(),
         "audit": await store.audit_entries(AuditFilter(), None, 10),
         "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),

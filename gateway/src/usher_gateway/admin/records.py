@@ -16,6 +16,9 @@ from usher_gateway.store.records import Records
 
 Row = dict[str, object]
 
+_INITIALS = 20
+"""Visits that are shown with initials."""
+
 
 class RecordHandlers:
     """The handlers that list visits, deliveries and quarantine, and show one of them."""
@@ -86,6 +89,33 @@ class RecordHandlers:
         await self._audit.record_look(request, "show body", {"id": request.match_info["id"]}, 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
         return api.raw_response(content, {"Usher-Content-Type": text})
+
+    async def list_initials(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/visits/initials``: the newest visits, each with its visitor's initials.
+
+        ``initials`` is empty if the body is gone or names nobody. The audit log records each request.
+        """
+        with api.parsing():
+            where = api.read_filter(request, only={"countedAs": "Visit"})
+            await self._check_names(where)
+            page = await self._store.visits(where, None, _INITIALS)
+        await self._audit.record_look(request, "show initials", {"tenant": where.tenant or ""}, len(page.rows))
+        rows = [
+            {name: row[name] for name in ("namespace", "tenant", "listener", "receivedAt")}
+            | {"initials": await self._initials(row)}
+            for row in page.rows
+        ]
+        return api.json_response({"rows": rows})
+
+    async def _initials(self, row: Row) -> str:
+        listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")
+        if listener is None or listener.name.tenant != row["tenant"]:
+            return ""
+        try:
+            content, content_type = await self._store.body(model.parse_id(str(row["id"])))
+        except model.NotFoundError:
+            return ""
+        return body_reading.read_initials(listener.document, content, content_type.decode("latin-1"))
 
     async def show_reading(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/reading``: how the listener reads the body now, without personal values.

@@ -16,6 +16,7 @@ from usher_gateway.admin import (
     audit,
     changes,
     erasures,
+    links,
     listings,
     persons,
     records,
@@ -106,6 +107,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
     samples: samples.SampleHandlers,
     tries: tries.TryHandlers,
     urls: urls.UrlHandlers,
+    links: links.Links,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
@@ -137,6 +139,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True),
         AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, erasures.show, is_confined=True),
         AdminRoute("POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, erasures.cancel, is_confined=True),
+        AdminRoute("GET", "/api/visits/initials", Scope.VisitsInitials, records.list_initials, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),
@@ -147,6 +150,9 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("POST", "/api/deliveries/retry", Scope.DeliveriesWrite, changes.retry, is_confined=True),
         AdminRoute("POST", "/api/quarantine/release", Scope.DeliveriesWrite, changes.release, is_confined=True),
         AdminRoute("GET", "/api/audit", Scope.AuditRead, audit.list_entries),
+        AdminRoute("GET", "/api/links", Scope.LinksWrite, links.list, is_confined=True),
+        AdminRoute("POST", "/api/links", Scope.LinksWrite, links.create, is_confined=True),
+        AdminRoute("POST", "/api/links/{id}/revoke", Scope.LinksWrite, links.revoke, is_confined=True),
         AdminRoute("GET", "/api/replays", Scope.VisitsRead, replays.list_replays, is_confined=True),
         AdminRoute("POST", "/api/replays", Scope.DeliveriesWrite, replays.start, is_confined=True),
         AdminRoute("GET", "/api/replays/{id}", Scope.VisitsRead, replays.show, is_confined=True),

@@ -1,6 +1,6 @@
 """Handlers that show what the gateway runs and how it does, without secrets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 from urllib import parse
 
@@ -253,6 +253,7 @@ class GatewayStatus:
             "refusingListeners": summary.refusing if summary else 0,
             "lastArrival": _time(summary.last_arrival) if summary else None,
             "failingDestinations": self._tenants.failing(summary.destinations) if summary else [],
+            "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
             "backlog": counts.backlog,
             "oldestInBacklog": _time(counts.oldest_at),
             "held": counts.held,
@@ -260,6 +261,20 @@ class GatewayStatus:
             "quotaUsed": self._tenants.quota_used.get(key),
             **self._tenant_settings(summary.document if summary else None),
         }
+
+    def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
+        """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""
+        keys = {*in_force, *(f"{namespace}/{name}" for name in counts.backlogs)}
+        failing = self._tenants.failing(keys & self._state.snapshot.destinations.keys())
+        rows: list[JsonObject] = []
+        for key in sorted(keys):
+            backlog = counts.backlogs.get(key.partition("/")[2])
+            waiting = {
+                "backlog": backlog.count if backlog else 0,
+                "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
+            }
+            rows.append({"name": key, "isFailing": key in failing, **waiting})
+        return rows
 
     def _tenant_settings(self, document: documents.TenantDocument | None) -> JsonObject:
         """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""

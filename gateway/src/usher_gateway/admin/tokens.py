@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.admin.seal import Seals
 from usher_gateway.config.install_key import create_file
 
 _log = structlog.get_logger(__name__)
@@ -55,6 +56,8 @@ class Scope(enum.StrEnum):
     """See visits, deliveries, destinations, quarantine and replays, without bodies."""
     VisitsTry = "visits:try"
     """Try changed manifests on stored visits: the caller's expressions read bodies, and counts tell what they found."""
+    VisitsInitials = "visits:initials"
+    """See the initials of the visitors of the newest visits."""
     BodiesRead = "bodies:read"
     """See bodies and answers: personal data."""
     PersonsFind = "persons:find"
@@ -65,6 +68,8 @@ class Scope(enum.StrEnum):
     DeliveriesWrite = "deliveries:write"
     """Redrive, cancel, retry, release, replay, and send samples."""
     AuditRead = "audit:read"
+    LinksWrite = "links:write"
+    """Create, see and revoke links for customers, also links that show initials."""
 
 
 OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
@@ -77,6 +82,16 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope]
     permitted: frozenset[str] | None = None
     """``Filter.permitted``."""
+
+
+_SEALED = "usher_sealed."
+_CALLER = "caller"
+_CALLER_SECONDS = 60.0
+
+
+def seal_caller(seals: Seals, caller: Caller) -> str:
+    """Return a token of a minute with which the pages ask the API for somebody who has no token."""
+    return _SEALED + seals.seal(_CALLER, msgspec.json.encode(caller).decode(), _CALLER_SECONDS)
 
 
 class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
@@ -120,13 +135,14 @@ class TokenBook:
     Args:
         folder: has ``tokens.json``, if there are more tokens.
         tokens: the two that always exist.
+        seals: opens what `seal_caller` made; None: such tokens are not valid.
 
     Raises:
         ConfigurationError: ``tokens.json`` cannot be used.
     """
 
-    def __init__(self, folder: Path, tokens: Tokens) -> None:
-        self._file = folder / TOKENS_FILE
+    def __init__(self, folder: Path, tokens: Tokens, seals: Seals | None = None) -> None:
+        self._file, self._seals = folder / TOKENS_FILE, seals
         self._known = {
             _digest(tokens.observe): Caller("observe", OBSERVE_SCOPES),
             _digest(tokens.operate): Caller("operate", frozenset(Scope)),
@@ -148,6 +164,9 @@ class TokenBook:
                 found = proven
         if scheme.lower() != "bearer":
             return None
+        if found is None and self._seals is not None and given.startswith(_SEALED):
+            content = self._seals.open(_CALLER, given.removeprefix(_SEALED))
+            return None if content is None else msgspec.json.decode(content, type=Caller)
         if isinstance(found, TokenEntry):
             return None if found.is_expired(datetime.datetime.now(datetime.UTC)) else found.caller
         return found

@@ -139,6 +139,32 @@ def register(app: typer.Typer) -> None:
                 help="Days that you keep backups of the store, for receipts of erasure. 0: receipts do not state it.",
             ),
         ] = 0,
+        brand: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="USHER_BRAND", help="YAML file with name, contact, colour and logo, for the pages of customers."
+            ),
+        ] = None,
+        page_proxies: Annotated[
+            list[str] | None,
+            typer.Option(
+                envvar="USHER_PAGE_PROXIES", help="CIDR of a proxy that logs people in for the pages, and names them."
+            ),
+        ] = None,
+        page_user_header: Annotated[
+            str, typer.Option(envvar="USHER_PAGE_USER_HEADER", help="Header of such a proxy with the user's name.")
+        ] = "X-Forwarded-User",
+        page_groups_header: Annotated[
+            str,
+            typer.Option(envvar="USHER_PAGE_GROUPS_HEADER", help="Header with the user's groups, separated by commas."),
+        ] = "X-Forwarded-Groups",
+        page_role: Annotated[
+            list[str] | None,
+            typer.Option(
+                envvar="USHER_PAGE_ROLE",
+                help="GROUP=ROLE: what a group may do on the pages; look, operate or privacy.",
+            ),
+        ] = None,
         time_scale: Annotated[
             float,
             typer.Option(envvar="USHER_TIME_SCALE", help="Development only: run the clock this many times as fast."),
@@ -198,6 +224,11 @@ def register(app: typer.Typer) -> None:
                 removal_limit=removal_limit,
                 receipt_days=receipt_days,
                 backup_days=backup_days,
+                brand=brand,
+                page_proxies=tuple(page_proxies or ()),
+                page_user_header=page_user_header,
+                page_groups_header=page_groups_header,
+                page_role=tuple(page_role or ()),
                 time_scale=time_scale,
                 accept_clock=accept_clock,
                 accept_min_free_bytes=accept_min_free_mib * 1024**2,

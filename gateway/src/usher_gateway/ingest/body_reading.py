@@ -100,6 +100,19 @@ def read_venue(document: documents.ListenerDocument, content: bytes, content_typ
     return identity.as_text(value)[:_LONGEST_VALUE] if path in documents.DEFAULT_FIELDS["venue"] else ""
 
 
+def read_initials(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:
+    """Return the first letters of the names in a body, such as ``A. L.``; ``""`` if it names nobody.
+
+    What does not begin with a letter is no name: a listener's path may lead to anything.
+    """
+    parsed = body.parse(content, content_type)
+    if parsed.document is None:
+        return ""
+    names = [_first(field, document.fields[field], parsed.document)[1] for field in ("firstName", "lastName")]
+    texts = [name.strip() for name in names if isinstance(name, str)]
+    return " ".join([f"{text[0].upper()}." for text in texts if text[:1].isalpha()])
+
+
 def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, object]) -> Iterator[FieldReading]:
     for field, pointers in fields.items():
         path, value = _first(field, pointers, document)

@@ -1,6 +1,6 @@
 """The API of the gateway, as pages ask it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -36,12 +36,11 @@ class Api:
     Args:
         client: sends the requests.
         base_url: of the admin port.
-        token: of the session.
+        token: returns that of the session; one of a minute is made for each request.
     """
 
-    def __init__(self, client: aiohttp.ClientSession, base_url: str, token: str) -> None:
-        self._client, self._base_url = client, base_url
-        self._headers = {"Authorization": f"Bearer {token}"}
+    def __init__(self, client: aiohttp.ClientSession, base_url: str, token: Callable[[], str]) -> None:
+        self._client, self._base_url, self._token = client, base_url, token
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
         """Return the answer of a GET request.
@@ -56,10 +55,11 @@ class Api:
         return await self._ask("POST", path, json=body)
 
     async def _ask(self, method: str, path: str, **content: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self._token()}"}
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
         try:
             async with self._client.request(
-                method, self._base_url + path, headers=self._headers, timeout=timeout, **content
+                method, self._base_url + path, headers=headers, timeout=timeout, **content
             ) as answer:
                 value = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError):

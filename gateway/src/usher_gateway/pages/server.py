@@ -1,8 +1,8 @@
-"""The routes of the pages: who may see one, and the headers that keep a browser from doing more than show it."""
+"""The routes of the pages, and who may see one: a browser with a session, or a user whom a trusted proxy names."""
 
 import datetime
 import hmac
-import importlib.resources
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
@@ -12,24 +12,14 @@ from aiohttp import web
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.pages import destination, listener, overview, tenant
+from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.customer import CustomerPages
+from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import LiveEvents
+from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
 from usher_gateway.pages.sessions import COOKIE, Sessions
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
-    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-"""Of every answer. Source: CSP level 3, Fetch, Referrer Policy."""
-
-_STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
 ZONE_COOKIE = "usher_zone"
 
@@ -69,18 +59,25 @@ class PageServer:
 
     Args:
         sessions: of browsers.
+        proxies: which people come through.
+        customers: the pages of links.
         base_url: returns the address of this gateway's admin port.
         now: returns the time, with a zone.
     """
 
     def __init__(
-        self, *, sessions: Sessions, base_url: Callable[[], str], now: Callable[[], datetime.datetime] = _utc_now
+        self,
+        *,
+        sessions: Sessions,
+        proxies: Proxies,
+        customers: CustomerPages,
+        base_url: Callable[[], str],
+        now: Callable[[], datetime.datetime] = _utc_now,
     ) -> None:
-        self._sessions, self._base_url = sessions, base_url
-        self._renderer = Renderer()
-        files = importlib.resources.files(__package__ or "").joinpath("static")
-        self._static = {name: files.joinpath(name).read_bytes() for name in _STATIC}
-        self._events = LiveEvents(_HEADERS, now)
+        self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
+        self._renderer, self._static = Renderer(), StaticFiles()
+        self._logins = AttemptLimit(of_peer=20, of_all=300, now=time.monotonic)
+        self._events = LiveEvents(HEADERS, now)
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -104,7 +101,12 @@ class PageServer:
             AdminRoute("POST", "/ui/leave", None, self._leave),
             *[AdminRoute("GET", path, None, self._shower(*page)) for path, page in PAGES.items()],
             *[AdminRoute("POST", path, None, self._doer(action)) for path, action in ACTIONS.items()],
+            *self._customers.routes(self._api),
         )
+
+    def _api(self, token: Callable[[], str]) -> Api:
+        assert self._client is not None
+        return Api(self._client, self._base_url(), token)
 
     def _shower(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of a page."""
@@ -119,22 +121,21 @@ class PageServer:
 
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
             done = await action(api, request, await self._form(request))
-            return self._respond(request, *done) if isinstance(done, tuple) else _redirect(done)
+            return self._respond(request, *done) if isinstance(done, tuple) else redirect(done)
 
         return self._in_session(do)
 
     def _in_session(
         self, handler: Callable[[web.Request, Api], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Return a handler that gives another one the API, with the token of the browser's session."""
+        """Return a handler that gives another one the API, with the rights of the user or of the session."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            token = self._sessions.token(request)
-            if token is None:
-                return self._refuse(request)
-            assert self._client is not None
+            user, token = self._proxies.user(request), self._sessions.token(request)
             try:
-                return await handler(request, Api(self._client, self._base_url(), token))
+                if user is not None:
+                    return await handler(request, self._api(self._proxies.token_of(request, user)))
+                return self._refuse(request) if token is None else await handler(request, self._api(lambda: token))
             except ApiProblemError as error:
                 return self._refuse(request) if error.status == 401 else self._fail(request, error)
 
@@ -147,10 +148,15 @@ class PageServer:
             "path": request.path,
             "zone": zone,
             "zone_name": str(zone),
-            "csrf": self._sessions.csrf_token(request),
+            "csrf": self._csrf_token(request),
+            "has_session": self._proxies.user(request) is None,
         }
         text = self._renderer.render(template, {**common, **values})
-        return web.Response(text=text, status=status, content_type="text/html", headers=_HEADERS)
+        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+
+    def _csrf_token(self, request: web.Request) -> str:
+        user = self._proxies.user(request)
+        return self._sessions.csrf_token(request) if user is None else self._proxies.csrf_token(user)
 
     def _refuse(self, request: web.Request) -> web.Response:
         """Answer a browser without a session, or one whose token is not valid any more."""
@@ -163,22 +169,25 @@ class PageServer:
         return self._respond(request, "problem.html", values, error.status)
 
     async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
-        return _redirect("/ui/")
+        return redirect("/ui/")
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
         """Exchange a ticket for a cookie."""
+        if seconds := self._logins.refused_seconds(self._proxies.address(request)):
+            error = ApiProblemError(429, "too many addresses were tried from here", "wait a minute")
+            response = self._fail(request, error)
+            response.headers["Retry-After"] = str(seconds)
+            return response
         cookie = self._sessions.enter(request.match_info["ticket"])
         if cookie is None:
             return self._refuse(request)
-        response = _redirect("/ui/")
-        self._sessions.set_cookie(response, cookie, is_secure=request.secure)
+        response = redirect("/ui/")
+        self._sessions.set_cookie(response, cookie, is_secure=self._proxies.is_secure(request))
         return response
 
     async def _show_file(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        if name not in self._static:
-            return self._fail(request, ApiProblemError(404, "there is no such file", ""))
-        return web.Response(body=self._static[name], content_type=_STATIC[name], headers=_HEADERS)
+        answer = self._static.answer(request.match_info["name"])
+        return answer or self._fail(request, ApiProblemError(404, "there is no such file", ""))
 
     async def _set_zone(self, request: web.Request) -> web.StreamResponse:
         """Let the pages of this browser show times of another zone."""
@@ -186,7 +195,7 @@ class PageServer:
             form = await self._form(request)
         except ApiProblemError as error:
             return self._fail(request, error)
-        response = _redirect("/ui/")
+        response = redirect("/ui/")
         zone = find_zone(form.get("zone", ""))
         response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
         return response
@@ -206,10 +215,6 @@ class PageServer:
             ApiProblemError: it does not come from a page of this session.
         """
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-        if not hmac.compare_digest(form.get("csrf", "").encode(), self._sessions.csrf_token(request).encode()):
+        if not hmac.compare_digest(form.get("csrf", "").encode(), self._csrf_token(request).encode()):
             raise _FOREIGN_FORM
         return form
-
-
-def _redirect(path: str) -> web.Response:
-    return web.Response(status=303, headers={**_HEADERS, "Location": path})

@@ -376,6 +376,24 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
     last_at: int
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """What opens the pages of one tenant to a customer. Times are microseconds."""
+
+    id: str
+    tenant: str
+    """``namespace/name``."""
+    created_at: int
+    expires_at: int
+    shows_visits: bool
+    """True: also the last visits, with the initials of visitors."""
+    opened_at: int = 0
+    """When it was exchanged for a cookie; 0: not yet."""
+    used_at: int = 0
+    """When its pages were last asked for, within a minute; 0: not yet."""
+    revoked_at: int = 0
+    """0: it is not revoked."""
+
+
 class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
     """The retention of rows that have no end of their own."""
 

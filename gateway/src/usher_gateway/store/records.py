@@ -23,6 +23,7 @@ from usher_gateway.store.base import (
     Filter,
     HoldsOf,
     IsPaused,
+    Link,
     ListingPage,
     MarkOfRoute,
     Period,
@@ -45,6 +46,7 @@ from usher_gateway.store.jobs import (
     claims,
     creation,
     erasures,
+    links,
     listings,
     meters,
     replays,
@@ -450,6 +452,34 @@ class Records(JobRunner):
     async def suppressed_by_tenant(self) -> list[SuppressedTenant]:
         """Return each tenant that has suppressed persons."""
         return await self._look_up(suppressions.by_tenant)
+
+    async def add_link(self, link: Link, digest: bytes) -> None:
+        """Add a link; ``digest``: of its token."""
+        await self._change(lambda transaction: links.add(transaction, link, digest))
+
+    async def links(self) -> list[Link]:
+        """Return the links, the newest first."""
+        return await self._look_up(links.listed)
+
+    async def find_link(self, identifier: str) -> Link | None:
+        """Return a link by its id."""
+        return await self._look_up(lambda session: links.find(session, identifier))
+
+    async def find_link_by_digest(self, digest: bytes) -> Link | None:
+        """Return a link by the digest of its token."""
+        return await self._look_up(lambda session: links.find_by_digest(session, digest))
+
+    async def open_link(self, identifier: str, now: int) -> bool:
+        """Record that a link was opened; return False if it was opened before, is revoked or has expired."""
+        return await self._change(lambda transaction: links.open_once(transaction, identifier, now))
+
+    async def use_link(self, identifier: str, now: int) -> None:
+        """Record that the pages of a link were asked for."""
+        await self._change(lambda transaction: links.use(transaction, identifier, now))
+
+    async def revoke_link(self, identifier: str, now: int) -> bool:
+        """Revoke a link for good; return False if it was revoked before."""
+        return await self._change(lambda transaction: links.revoke(transaction, identifier, now))
 
     @abc.abstractmethod
     async def _forget_arrivals(

@@ -17,7 +17,7 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import row_bytes
-from usher_gateway.store.jobs import audit, meters, replays
+from usher_gateway.store.jobs import audit, links, meters, replays
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -136,6 +136,8 @@ async def prune(
         count = await replays.delete_old(transaction.session, now, walk.size)
     if not count:
         count = await audit.delete_old(transaction.session, now, walk.size)
+    if not count:
+        count = await links.prune(transaction.session, now, kept.meter_months, walk.size)
     if not count:
         count = await transaction.session.execute(_DELETE_RECEIPTS, now - kept.receipt_days * _DAY, walk.size)
     return count

@@ -148,6 +148,19 @@ create table suppressed (
     since bigint not null
 );
 
+-- What opens the pages of one tenant to a customer. Times: 0: not yet.
+create table links (
+    id text primary key,
+    tenant text not null,               -- namespace/name
+    digest bytea not null unique,       -- SHA-256 of the token
+    created_at bigint not null,
+    expires_at bigint not null,
+    shows_visits smallint not null,      -- 0 or 1: also the last visits, with initials
+    opened_at bigint not null default 0,
+    used_at bigint not null default 0,
+    revoked_at bigint not null default 0
+);
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key bigint primary key,

@@ -131,6 +131,19 @@ create table suppressed (
     since integer not null
 ) without rowid;
 
+-- What opens the pages of one tenant to a customer. Times: 0: not yet.
+create table links (
+    id text primary key,
+    tenant text not null,               -- namespace/name
+    digest blob not null unique,        -- SHA-256 of the token
+    created_at integer not null,
+    expires_at integer not null,
+    shows_visits integer not null,      -- 0 or 1: also the last visits, with initials
+    opened_at integer not null default 0,
+    used_at integer not null default 0,
+    revoked_at integer not null default 0
+) without rowid;
+
 -- Who looked at a person or a body, and who changed what. Without personal data.
 create table audit_entries (
     key integer primary key,

@@ -1,0 +1,251 @@
+"""The pages of a customer who has a link: one tenant, read-only, without the agency's pages.
+
+A mail program or a chat may load an address that it shows, so a link is opened by a button and not by its address.
+"""
+
+import asyncio
+import datetime
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.admin.links import Links, LinkState
+from usher_gateway.admin.server import AdminRoute
+from usher_gateway.pages import attention
+from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
+from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.brand import Brand
+from usher_gateway.pages.charts import Bar, bar_chart
+from usher_gateway.pages.limits import AttemptLimit
+from usher_gateway.pages.proxies import Proxies
+from usher_gateway.pages.rendering import Renderer, find_zone
+
+COOKIE = "usher_link"
+
+_DAYS, _MONTHS = 30, 12
+
+Row = Mapping[str, Any]
+MakeApi = Callable[[Callable[[], str]], Api]
+"""Returns the API for a function that returns tokens."""
+
+_PROBLEMS = {
+    None: ("This link is not valid", "Copy the whole address of the link."),
+    LinkState.Unopened: ("This link is not open yet", "Open the address of the link."),
+    LinkState.Expired: ("This link has expired", "A new link shows the pages again."),
+    LinkState.Revoked: ("This link was withdrawn", "A new link shows the pages again."),
+}
+"""State -> heading and what to do."""
+
+
+class CustomerPages:
+    """Serves the pages below ``/my/``.
+
+    Args:
+        links: of customers.
+        proxies: know the address of a browser, and whether it came by https.
+        brand: the agency.
+        now: returns monotonic seconds.
+    """
+
+    def __init__(
+        self, *, links: Links, proxies: Proxies, brand: Brand, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._links, self._proxies, self._brand = links, proxies, brand
+        self._renderer, self._static = Renderer(), StaticFiles()
+        self._openings = AttemptLimit(of_peer=20, of_all=300, now=now)
+        self._views = AttemptLimit(of_peer=60, of_all=1_200, now=now)
+        """By link: each view asks the store, and may make an audit entry."""
+
+    def routes(self, make_api: MakeApi) -> tuple[AdminRoute, ...]:
+        """Return the routes, which check the link themselves."""
+
+        async def show(request: web.Request) -> web.StreamResponse:
+            return await self._show(request, make_api)
+
+        return (
+            AdminRoute("GET", "/my/", None, show),
+            AdminRoute("GET", "/my/open/{token}", None, self._limited(self._ask_to_open)),
+            AdminRoute("POST", "/my/open/{token}", None, self._limited(self._open)),
+            AdminRoute("GET", "/my/static/{name}", None, self._show_file),
+            AdminRoute("GET", "/my/brand.css", None, self._show_colour),
+            AdminRoute("GET", "/my/logo", None, self._show_logo),
+        )
+
+    def _limited(
+        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return a handler that lets each peer, and all together, try few addresses in a minute."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            seconds = self._openings.refused_seconds(self._proxies.address(request))
+            return self._refuse_too_many(seconds) if seconds else await handler(request)
+
+        return handle
+
+    async def _ask_to_open(self, request: web.Request) -> web.StreamResponse:
+        """Show the button that opens a link."""
+        found = await self._links.find(request.match_info["token"])
+        match found:
+            case (_, LinkState.Unopened):
+                return self._respond("my_open.html", {"title": "Your visits"})
+            case (link, LinkState.Open):
+                return self._respond("my_opened.html", {"title": "This link was opened before", "link": link}, 410)
+            case _:
+                return self._refuse(None if found is None else found[1])
+
+    async def _open(self, request: web.Request) -> web.StreamResponse:
+        """Exchange a link for a cookie."""
+        if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            return self._refuse(None)
+        found = await self._links.find(request.match_info["token"])
+        if found is None or found[1] is not LinkState.Unopened:
+            return await self._ask_to_open(request)
+        cookie = await self._links.open(request, found[0])
+        if cookie is None:
+            return await self._ask_to_open(request)
+        response = redirect("/my/")
+        response.set_cookie(
+            COOKIE,
+            cookie.value,
+            max_age=cookie.seconds,
+            path="/my",
+            httponly=True,
+            samesite="Strict",
+            secure=self._proxies.is_secure(request),
+        )
+        return response
+
+    async def _show(self, request: web.Request, make_api: MakeApi) -> web.StreamResponse:
+        """Show the tenant of the browser's link."""
+        found = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
+        if found is None or found[1] is not LinkState.Open:
+            return self._refuse(None if found is None else found[1])
+        link = found[0]
+        if seconds := self._views.refused_seconds(link.id):
+            return self._refuse_too_many(seconds)
+        try:
+            values = await _read(make_api(lambda: self._links.token(link)), link.tenant, shows_visits=link.shows_visits)
+        except ApiProblemError:  # its text is for the agency's people
+            return self._respond(
+                "my_problem.html",
+                {"title": "Please try again", "detail": "The numbers cannot be read at present."},
+                503,
+            )
+        return self._respond("my.html", values)
+
+    def _refuse(self, state: LinkState | None) -> web.Response:
+        title, detail = _PROBLEMS.get(state) or _PROBLEMS[None]
+        return self._respond("my_problem.html", {"title": title, "detail": detail}, 403 if state is None else 410)
+
+    def _refuse_too_many(self, seconds: int) -> web.Response:
+        values = {"title": "Too many requests", "detail": "Please try again in a minute."}
+        response = self._respond("my_problem.html", values, 429)
+        response.headers["Retry-After"] = str(seconds)
+        return response
+
+    def _respond(self, template: str, values: Mapping[str, Any], status: int = 200) -> web.Response:
+        brand = {"brand": self._brand.name, "has_logo": self._brand.logo is not None, "ask": self._brand.ask}
+        text = self._renderer.render(template, {"zone": datetime.UTC, **brand, **values})
+        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+
+    async def _show_file(self, request: web.Request) -> web.StreamResponse:
+        return self._static.answer(request.match_info["name"]) or web.Response(status=404, headers=HEADERS)
+
+    async def _show_colour(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text=self._brand.stylesheet, content_type="text/css", headers=HEADERS)
+
+    async def _show_logo(self, _: web.Request) -> web.StreamResponse:
+        if self._brand.logo is None:
+            return web.Response(status=404, headers=HEADERS)
+        return web.Response(body=self._brand.logo.content, content_type=self._brand.logo.type, headers=HEADERS)
+
+
+async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, Any]:
+    """Ask the API for the values of the page."""
+    names = {"tenant": tenant}
+    answer = await api.get("/api/tenants", names)
+    if len(answer["rows"]) != 1:
+        raise ApiProblemError(404, "the tenant is not in the configuration", "")
+    now, (row,) = datetime.datetime.fromisoformat(answer["now"]), answer["rows"]
+    zone = find_zone(row["timeZone"] or "UTC")
+    today = now.astimezone(zone).date()
+    first_day = today - datetime.timedelta(days=_DAYS - 1)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    hours = [hour - datetime.timedelta(hours=number) for number in reversed(range(24))]
+    first_month = datetime.date(today.year - 1 + today.month // 12, today.month % 12 + 1, 1)
+    slots, days, months, visits = await asyncio.gather(
+        api.get("/api/usage/totals", {**names, "from": hours[0].isoformat()}),
+        api.get("/api/usage", {**names, "by": "day", "zone": "tenant", "from": first_day.isoformat()}),
+        api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": first_month.isoformat()[:7]}),
+        api.get("/api/visits/initials", names) if shows_visits else _nothing(),
+    )
+    by_hour: dict[datetime.datetime, int] = {}
+    for slot in slots["rows"]:
+        started = datetime.datetime.fromisoformat(slot["period"]).replace(minute=0)
+        by_hour[started] = by_hour.get(started, 0) + slot["visits"]
+    by_day = _summed(days["rows"])
+    all_days = [(first_day + datetime.timedelta(days=number)).isoformat() for number in range(_DAYS)]
+    return {
+        "title": tenant.partition("/")[2],
+        "zone": zone,
+        "zone_name": str(zone),
+        "now": now.isoformat(),
+        "state": sentences(row, now),
+        "today": by_day.get(today.isoformat(), dict.fromkeys(_COUNTS, 0)),
+        "waiting": row["backlog"] + sum(row["held"].values()),
+        "hours": bar_chart(
+            "Visits by hour, last 24 hours",
+            "visits",
+            [Bar(start.astimezone(zone).strftime("%H:%M"), by_hour.get(start, 0)) for start in hours],
+            labelled=8,
+        ),
+        "days": bar_chart(
+            "Visits by day, last 30 days",
+            "visits",
+            [Bar(day, by_day.get(day, {"visits": 0})["visits"]) for day in all_days],
+        ),
+        "months": sorted(_summed(months["rows"]).items(), reverse=True),
+        "destinations": [{**each, "name": each["name"].partition("/")[2]} for each in row["destinations"]],
+        "visits": visits["rows"] if shows_visits else None,
+    }
+
+
+async def _nothing() -> None:
+    """Take the place of a question that is not asked."""
+
+
+_COUNTS = ("visits", "repeats", "delivered", "died")
+
+
+def _summed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Add up the listeners' rows of usage: period -> counts."""
+    sums: dict[str, dict[str, int]] = {}
+    for row in rows:
+        counts = sums.setdefault(row["period"], dict.fromkeys(_COUNTS, 0))
+        for name in _COUNTS:
+            counts[name] += row[name]
+    return sums
+
+
+def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
+    """Say how a tenant is, in the words of a customer. Pure; ``tenant``: a row of ``GET /api/tenants``."""
+    if tenant["state"] != "Active":
+        said = ["Visits are suspended."]
+    elif tenant["lastArrival"] is None:
+        said = ["No visit has arrived yet."]
+    elif tenant["silentListeners"] or tenant["refusingListeners"]:
+        said = [f"The last arrival was {attention.ago(tenant['lastArrival'], now)} ago, which is unusually long."]
+        if tenant["refusingListeners"]:
+            said = ["Some visits are not accepted at present."]
+    else:
+        said = [f"Visits arrive; the last one {attention.ago(tenant['lastArrival'], now)} ago."]
+    failing = [each["name"].partition("/")[2] for each in tenant["destinations"] if each["isFailing"]]
+    if failing:
+        said.append(f"Deliveries to {' and '.join(failing)} fail at present, and are tried again.")
+    if tenant["held"]:
+        said.append("Some deliveries are held until a person releases them.")
+    if tenant["dead"]:
+        said.append(f"{tenant['dead']:,} deliveries failed for good.")
+    return said

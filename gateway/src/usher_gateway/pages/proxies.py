@@ -1,0 +1,118 @@
+"""People who come through a reverse proxy that has logged them in, such as oauth2-proxy.
+
+The proxy names the user and the user's groups in headers, which count only if it is at a trusted address. Groups have
+roles, and a role has scopes. Nothing is kept of a user: each request proves itself.
+"""
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.admin.seal import Seals
+from usher_gateway.admin.tokens import Caller, Scope, seal_caller
+from usher_gateway.ingest import auth
+from usher_gateway.pages.api import ApiProblemError
+
+_CSRF = "csrf of a user"
+_LONGEST_NAME = 200
+
+
+class Role(enum.StrEnum):
+    """What a group of people may do."""
+
+    Look = "look"
+    Operate = "operate"
+    Privacy = "privacy"
+
+
+_LOOK = frozenset({Scope.StatusRead, Scope.VisitsRead})
+_SCOPES = {
+    Role.Look: _LOOK,
+    Role.Operate: _LOOK | {Scope.DeliveriesWrite},
+    Role.Privacy: _LOOK
+    | {Scope.BodiesRead, Scope.PersonsFind, Scope.PersonsExport, Scope.PersonsErase, Scope.AuditRead},
+}
+
+
+class Proxies:
+    """Finds who comes through a trusted proxy.
+
+    Args:
+        seals: of this install.
+        networks: CIDRs of trusted proxies; without any, no header counts.
+        user_header: has the name of the user.
+        groups_header: has the names of the user's groups, with commas between them.
+        roles: ``GROUP=ROLE`` each.
+
+    Raises:
+        ConfigurationError: a role is not valid.
+    """
+
+    def __init__(
+        self,
+        *,
+        seals: Seals,
+        networks: Sequence[str] = (),
+        user_header: str = "X-Forwarded-User",
+        groups_header: str = "X-Forwarded-Groups",
+        roles: Iterable[str] = (),
+    ) -> None:
+        self._seals, self._networks = seals, auth.networks(networks)
+        self._user_header, self._groups_header = user_header, groups_header
+        self._roles: dict[str, set[Role]] = {}
+        for text in roles:
+            group, role = _parse_role(text)
+            self._roles.setdefault(group, set()).add(role)
+
+    def user(self, request: web.Request) -> str | None:
+        """Return the name of the user that a trusted proxy has logged in; None if there is none."""
+        if not self._is_trusted(request):
+            return None
+        names = request.headers.getall(self._user_header, [])
+        # A second header would be one of the browser, which the proxy has not removed.
+        if len(names) != 1 or not names[0].isprintable() or not 0 < len(names[0].strip()) <= _LONGEST_NAME:
+            return None
+        return names[0].strip()
+
+    def token_of(self, request: web.Request, user: str) -> Callable[[], str]:
+        """Return what makes tokens of a minute for the API, with the rights of a user.
+
+        Raises:
+            ApiProblemError: no group of the user has a role.
+        """
+        values = request.headers.getall(self._groups_header, [])
+        groups = {group.strip() for value in values[:1] for group in value.split(",")} if len(values) == 1 else set()
+        roles = set().union(*[self._roles.get(group, set()) for group in groups])
+        if not roles:
+            raise ApiProblemError(
+                403, "none of your groups may see these pages", "whoever runs Usher gives a group a role: --page-role"
+            )
+        caller = Caller(f"user {user}", frozenset[Scope]().union(*[_SCOPES[role] for role in roles]))
+        return lambda: seal_caller(self._seals, caller)
+
+    def csrf_token(self, user: str) -> str:
+        """Return what each form of a user contains, so that no other site can send one."""
+        return self._seals.digest(_CSRF, user)
+
+    def address(self, request: web.Request) -> str:
+        """Return the address of the browser, as far as trusted proxies know it."""
+        return auth.client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._networks)
+
+    def is_secure(self, request: web.Request) -> bool:
+        """Return whether the browser came by https."""
+        forwarded = request.headers.get("X-Forwarded-Proto", "") if self._is_trusted(request) else ""
+        return request.secure or forwarded.partition(",")[0].strip().lower() == "https"
+
+    def _is_trusted(self, request: web.Request) -> bool:
+        return auth.source_is_allowed(request.remote or "", self._networks)
+
+
+def _parse_role(text: str) -> tuple[str, Role]:
+    group, _, role = text.rpartition("=")
+    if not group or role not in set(Role):
+        raise model.ConfigurationError(
+            f"--page-role: {text!r} is not GROUP=ROLE", f"Write it like desk=look; the roles are {', '.join(Role)}."
+        )
+    return group, Role(role)

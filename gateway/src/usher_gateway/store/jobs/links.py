@@ -1,0 +1,103 @@
+"""Links: each opens the pages of one tenant to a customer, in one browser. The store has a digest of the token."""
+
+from collections.abc import Collection
+
+from usher_gateway import model
+from usher_gateway.store.base import Link
+from usher_gateway.store.session import Row, Session
+from usher_gateway.store.transaction import Transaction
+
+KEPT_DAYS = 30
+"""How long a link is listed after its end."""
+
+_HOUR = 3_600 * model.MICROSECONDS
+
+_COLUMNS = "id, tenant, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at"
+_ADD = """
+    insert into links (id, tenant, digest, created_at, expires_at, shows_visits) values ($1, $2, $3, $4, $5, $6)
+"""
+_LIST = f"select {_COLUMNS} from links order by created_at desc, id"  # noqa: S608
+_FIND = f"select {_COLUMNS} from links where id = $1"  # noqa: S608
+_FIND_BY_DIGEST = f"select {_COLUMNS} from links where digest = $1"  # noqa: S608
+_OPEN = """
+    update links set opened_at = $2, used_at = $2
+    where id = $1 and opened_at = 0 and revoked_at = 0 and expires_at > $2
+"""
+_USE = "update links set used_at = $2 where id = $1 and used_at < $2"
+_REVOKE = "update links set revoked_at = $2 where id = $1 and revoked_at = 0"
+_TENANTS = "select distinct tenant from links where revoked_at = 0 and created_at < $1"
+_REVOKE_OF_TENANTS = """
+    update links set revoked_at = $2 where tenant = any($1::text[]) and revoked_at = 0 and created_at < $3
+"""
+_DELETE_ENDED = """
+    delete from links where id in
+        (select id from links where expires_at < $1 or (revoked_at > 0 and revoked_at < $1) order by id limit $2)
+"""
+
+
+async def add(transaction: Transaction, link: Link, digest: bytes) -> None:
+    """Add a link that was not opened yet."""
+    values = (link.id, link.tenant, digest, link.created_at, link.expires_at, int(link.shows_visits))
+    await transaction.session.execute(_ADD, *values)
+
+
+async def listed(session: Session) -> list[Link]:
+    """Return all links, the newest first."""
+    return [_link(row) for row in await session.fetch(_LIST)]
+
+
+async def find(session: Session, identifier: str) -> Link | None:
+    """Return a link."""
+    return next((_link(row) for row in await session.fetch(_FIND, identifier)), None)
+
+
+async def find_by_digest(session: Session, digest: bytes) -> Link | None:
+    """Return the link whose token has a digest."""
+    return next((_link(row) for row in await session.fetch(_FIND_BY_DIGEST, digest)), None)
+
+
+async def open_once(transaction: Transaction, identifier: str, now: int) -> bool:
+    """Record that a link was opened, if it may be. Of two transactions at once, one gets True."""
+    return await transaction.session.execute(_OPEN, identifier, now) > 0
+
+
+async def use(transaction: Transaction, identifier: str, now: int) -> None:
+    """Record that a link was used."""
+    await transaction.session.execute(_USE, identifier, now)
+
+
+async def revoke(transaction: Transaction, identifier: str, now: int) -> bool:
+    """Revoke a link; return whether it was not revoked before."""
+    return await transaction.session.execute(_REVOKE, identifier, now) > 0
+
+
+async def prune(session: Session, now: int, tenants: Collection[str], limit: int) -> int:
+    """Revoke the links of tenants that are gone, and delete those whose end is long ago; return how many.
+
+    A tenant that comes back under the same name may be another customer, so its old links must not work again. A link
+    of the last hour stays, because another gateway may know a new tenant earlier than this one.
+
+    Args:
+        session: of a transaction.
+        now: microseconds.
+        tenants: those in the configuration, ``namespace/name``.
+        limit: how many to delete at most.
+    """
+    since = now - _HOUR
+    gone = sorted({tenant for (tenant,) in await session.fetch(_TENANTS, since)} - set(tenants))
+    revoked = await session.execute(_REVOKE_OF_TENANTS, gone, now, since) if gone else 0
+    return revoked + await session.execute(_DELETE_ENDED, now - KEPT_DAYS * 24 * _HOUR, limit)
+
+
+def _link(row: Row) -> Link:
+    identifier, tenant, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at = row
+    return Link(
+        id=identifier,
+        tenant=tenant,
+        created_at=created_at,
+        expires_at=expires_at,
+        shows_visits=bool(shows_visits),
+        opened_at=opened_at,
+        used_at=used_at,
+        revoked_at=revoked_at,
+    )
