@@ -80,11 +80,11 @@ class Served:
             check_names=self.check_names,
             now=bench.clock,
         )
-        page_proxies = Proxies(seals=self.seals, **proxies)
+        self.proxies = Proxies(seals=self.seals, **proxies)
         self.pages = PageServer(
             sessions=Sessions(self.seals, time.monotonic),
-            proxies=page_proxies,
-            customers=CustomerPages(links=self.links, proxies=page_proxies, brand=brand or Brand()),
+            proxies=self.proxies,
+            customers=CustomerPages(links=self.links, proxies=self.proxies, brand=brand or Brand(), now=lambda: 0.0),
             base_url=lambda: self.url,
             now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
         )

@@ -2,9 +2,10 @@
 
 import contextlib
 import html
+import http.cookies
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -35,9 +36,14 @@ class Browser:
     def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
         self._client, self._url = client, url
 
-    async def get(self, path: str) -> Page:
-        """Follow a link."""
-        async with self._client.get(self._url + path) as answer:
+    @property
+    def cookies(self) -> dict[str, http.cookies.Morsel[str]]:
+        """The cookies by name."""
+        return {cookie.key: cookie for cookie in self._client.cookie_jar}
+
+    async def get(self, path: str, *headers: tuple[str, str]) -> Page:
+        """Follow a link, with more headers."""
+        async with self._client.get(self._url + path, headers=headers) as answer:
             return Page(answer.status, await answer.text(), answer.headers)
 
     @contextlib.asynccontextmanager
@@ -77,11 +83,15 @@ async def entered(url: str, token: str) -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def visitor(served: admin_port.Served) -> AsyncIterator[Browser]:
-    """Return a browser without a session."""
-    async with _client() as client:
+async def visitor(
+    served: admin_port.Served, cookies: Mapping[str, str] | None = None, **headers: str
+) -> AsyncIterator[Browser]:
+    """Return a browser without a session. Each of its requests has the headers, named like ``X_Forwarded_User``."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with _client(cookies=cookies, headers=named) as client:
         yield Browser(client, served.url)
 
 
-def _client() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))  # it takes cookies of IP addresses too
+def _client(**settings: Any) -> aiohttp.ClientSession:
+    jar = aiohttp.CookieJar(unsafe=True)  # it takes cookies of IP addresses too
+    return aiohttp.ClientSession(cookie_jar=jar, **settings)

@@ -69,3 +69,13 @@ def test_audience_of_tokens_needs_tokens_of_kubernetes() -> None:
     with pytest.raises(model.ConfigurationError, match="needs --admin-kubernetes-tokens"):
         settings.check_settings(alone)
     settings.check_settings(msgspec.structs.replace(alone, admin_kubernetes_tokens=True))
+
+
+def test_proxies_of_pages_need_roles_and_are_checked() -> None:
+    valid = settings.Settings(files=(Path("x.yaml"),), page_proxies=("10.0.0.0/8",), page_role=("desk=look",))
+    settings.check_settings(valid)
+    for changes in ({"page_proxies": ()}, {"page_role": ()}):
+        with pytest.raises(model.ConfigurationError, match="go together"):
+            settings.check_settings(msgspec.structs.replace(valid, **changes))
+    with pytest.raises(model.ConfigurationError, match="--page-proxies: 'banana' is not a CIDR"):
+        settings.check_settings(msgspec.structs.replace(valid, page_proxies=("banana",)))

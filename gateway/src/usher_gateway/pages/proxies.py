@@ -83,14 +83,18 @@ class Proxies:
             ApiProblemError: no group of the user has a role.
         """
         values = request.headers.getall(self._groups_header, [])
-        groups = {group.strip() for value in values[:1] for group in value.split(",")} if len(values) == 1 else set()
+        caller = self.caller_of(user, values[0] if len(values) == 1 else "")
+        return lambda: seal_caller(self._seals, caller)
+
+    def caller_of(self, user: str, groups_text: str) -> Caller:
+        """Return a user with the rights of groups, which have commas between them. Raises the same."""
+        groups = {group.strip() for group in groups_text.split(",")}
         roles = set().union(*[self._roles.get(group, set()) for group in groups])
         if not roles:
             raise ApiProblemError(
                 403, "none of your groups may see these pages", "whoever runs Usher gives a group a role: --page-role"
             )
-        caller = Caller(f"user {user}", frozenset[Scope]().union(*[_SCOPES[role] for role in roles]))
-        return lambda: seal_caller(self._seals, caller)
+        return Caller(f"user {user}", frozenset[Scope]().union(*[_SCOPES[role] for role in roles]))
 
     def csrf_token(self, user: str) -> str:
         """Return what each form of a user contains, so that no other site can send one."""
