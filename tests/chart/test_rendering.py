@@ -301,6 +301,28 @@ def test_gateway_takes_kubernetes_tokens_only_if_enabled(values: str, flags: lis
     assert present == flags
 
 
+def test_pages_have_no_ingress_by_default() -> None:
+    objects = charts.objects()
+    assert [kind for kind, _ in objects if kind == "Ingress"] == []
+    (_, admin) = objects["NetworkPolicy", "usher-system/usher-gateway"]["spec"]["ingress"]
+    assert len(admin["from"]) == 2  # the operator and `helm test`
+
+
+def test_ingress_leads_to_the_pages_alone_and_from_its_controller_alone() -> None:
+    objects = charts.objects(f"--values={charts.CHART}/ci/full-values.yaml", *charts.OTHER_APIS)
+    (rule,) = objects["Ingress", "usher-system/webhooks-pages"]["spec"]["rules"]
+    backend = {"service": {"name": "webhooks-gateway-admin", "port": {"name": "admin"}}}
+    assert rule["host"] == "usher.example.com"
+    assert rule["http"]["paths"] == [
+        {"path": path, "pathType": "Prefix", "backend": backend} for path in ("/ui", "/my")
+    ]
+    (container,) = objects["StatefulSet", "usher-system/webhooks-gateway"]["spec"]["template"]["spec"]["containers"]
+    assert {"--admin-host=usher.example.com", "--page-role=support desk=look"} <= set(container["args"])
+    (_, admin) = objects["NetworkPolicy", "usher-system/webhooks-gateway"]["spec"]["ingress"]
+    controller = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-internal"}}}
+    assert (admin["ports"], controller in admin["from"], len(admin["from"])) == ([{"port": "admin"}], True, 4)
+
+
 def test_agencies_are_admitted_by_bindings() -> None:
     objects = charts.objects("--set=agencies={hotels,cafes}")
     bindings = [

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "gateway.kubernetesTokens.enabled",
     "gateway.podDisruptionBudget.enabled",
     "gateway.storage.existingClaim",
+    "pages.ingress.enabled",
 }
 """Values whose effect other tests of the chart show."""
 
@@ -219,6 +220,11 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
         ("image.tag=a b", "does not match pattern"),
         ("listenerClass.name=", "minLength"),
         (f"{BLOCK}.except={{10.20.0.0/28}}", "missing property 'cidr'"),
+        ("pages.ingress.hosts[0].host=usher.example.com,pages.ingress.hosts[0].paths={/api}", "must be one of"),
+        ("pages.ingress.hosts[0].host=usher.example.com,pages.ingress.hosts[0].paths={/}", "must be one of"),
+        ("pages.roles={desk=admin}", "does not match pattern"),
+        ("pages.proxies={10.0.0.1}", "does not match pattern"),
+        ("pages.userHeader=X User", "does not match pattern"),
     ],
 )
 def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
@@ -310,6 +316,7 @@ def test_long_namespace_needs_a_name_for_the_configuration_namespace() -> None:
 
 
 DATABASE = SMALLEST_POSTGRESQL.removeprefix("--set=")
+PAGES = "pages.ingress.hosts[0].host=usher.example.com,pages.ingress.hosts[0].paths={/my}"
 IMPOSSIBLE = {
     "image.repository=registry.example.com/usher:0.1.0": "the tag to image.tag",
     "image.repository=https://registry.example.com/usher": "must not have a scheme",
@@ -340,6 +347,11 @@ IMPOSSIBLE = {
     "gateway.allowDestinations={10.0.0.1/8}": "write 10.0.0.0/8, or a length of 32",
     "gateway.trustedProxies={192.168.7.200/26}": "write 192.168.7.192/26, or",
     f"{DATABASE},{BLOCK}.cidr=10.20.0.1/28": "peers has 10.20.0.1/28, .* write 10.20.0.0/28",
+    "pages.ingress.enabled=true": r"needs pages\.ingress\.hosts",
+    f"pages.ingress.enabled=true,{PAGES}": r"needs pages\.ingress\.from",
+    "pages.proxies={10.0.0.0/8}": "go together",
+    "pages.roles={desk=look}": "go together",
+    "pages.proxies={10.0.0.1/8},pages.roles={desk=look}": "write 10.0.0.0/8",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }
 """Values -> what the error says to do."""

@@ -4,11 +4,12 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from support import admin_port, browsing, samples
-from usher_gateway import documents
+from usher_gateway import documents, model
 from usher_gateway.admin.tokens import Caller, Scope, seal_caller
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.server import ACTIONS, PAGES
@@ -252,6 +253,16 @@ async def test_link_that_is_loaded_many_times_has_to_wait(served: admin_port.Ser
         statuses = [(await browser.post(link["path"])).status]
         statuses += [(await browser.get("/my/")).status for _ in range(60)]
     assert (set(statuses[:60]), statuses[60]) == ({200}, 429)
+
+
+@pytest.mark.parametrize("method", ["find_link", "find_link_by_digest", "usage"])
+async def test_customer_learns_nothing_of_a_gateway_that_cannot_read(served: admin_port.Served, method: str) -> None:
+    cookie, link = await cookie_of(served), await link_of(served)
+    away = mock.patch.object(served.bench.store, method, side_effect=model.StoreUnavailableError("the disk is full"))
+    async with browsing.visitor(served, {"usher_link": cookie}) as browser:
+        with away:
+            page = await browser.get(link["path"] if method == "find_link_by_digest" else "/my/")
+    assert (page.status, "try again" in page.words, "disk" in page.text) == (503, True, False)
 
 
 async def test_limited_token_creates_and_sees_links_of_its_tenants_alone(served: admin_port.Served) -> None:

@@ -25,6 +25,26 @@ spec:
     - --admin=0.0.0.0:9090
     - --admin-tokens=/tokens
     - --admin-host={{ include "usher.name" . }}-gateway-admin.{{ .Release.Namespace }}.svc
+    {{- with .Values.pages }}
+    {{- if .ingress.enabled }}
+    {{- range .ingress.hosts }}
+    - --admin-host={{ .host }}
+    {{- end }}
+    {{- end }}
+    {{- range .proxies }}
+    - --page-proxies={{ . }}
+    {{- end }}
+    {{- range .roles }}
+    - {{ printf "--page-role=%s" . | quote }}
+    {{- end }}
+    {{- if .proxies }}
+    - --page-user-header={{ .userHeader }}
+    - --page-groups-header={{ .groupsHeader }}
+    {{- end }}
+    {{- if .brandConfigMap }}
+    - --brand=/brand/brand.yaml
+    {{- end }}
+    {{- end }}
     {{- with .Values.gateway.kubernetesTokens }}
     {{- if .enabled }}
     - --admin-kubernetes-tokens
@@ -67,6 +87,9 @@ spec:
     - {name: data, mountPath: /data}
     - {name: tokens, mountPath: /tokens, readOnly: true}
     - {name: tmp, mountPath: /tmp}
+    {{- if .Values.pages.brandConfigMap }}
+    - {name: brand, mountPath: /brand, readOnly: true}
+    {{- end }}
     {{- with include "usher.database.mounts" . }}{{ . | nindent 4 }}{{ end }}
     {{- with .Values.gateway.extraVolumeMounts }}{{ toYaml . | nindent 4 }}{{ end }}
   volumes:
@@ -82,6 +105,10 @@ spec:
     secret: {secretName: usher-admin-tokens, defaultMode: 0440}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
+  {{- with .Values.pages.brandConfigMap }}
+  - name: brand
+    configMap: {name: {{ . | quote }}}
+  {{- end }}
   {{- with include "usher.database.volumes" . }}{{ . | nindent 2 }}{{ end }}
   {{- with .Values.gateway.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}

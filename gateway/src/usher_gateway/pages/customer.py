@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from usher_gateway import model
 from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention
@@ -27,6 +28,7 @@ COOKIE = "usher_link"
 _DAYS, _MONTHS = 30, 12
 
 Row = Mapping[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MakeApi = Callable[[Callable[[], str]], Api]
 """Returns the API for a function that returns tokens."""
 
@@ -65,7 +67,8 @@ class CustomerPages:
             return await self._show(request, make_api)
 
         return (
-            AdminRoute("GET", "/my/", None, show),
+            AdminRoute("GET", "/my", None, self._redirect),
+            AdminRoute("GET", "/my/", None, self._explained(show)),
             AdminRoute("GET", "/my/open/{token}", None, self._limited(self._ask_to_open)),
             AdminRoute("POST", "/my/open/{token}", None, self._limited(self._open)),
             AdminRoute("GET", "/my/static/{name}", None, self._show_file),
@@ -73,16 +76,29 @@ class CustomerPages:
             AdminRoute("GET", "/my/logo", None, self._show_logo),
         )
 
-    def _limited(
-        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _limited(self, handler: Handler) -> Handler:
         """Return a handler that lets each peer, and all together, try few addresses in a minute."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             seconds = self._openings.refused_seconds(self._proxies.address(request))
             return self._refuse_too_many(seconds) if seconds else await handler(request)
 
+        return self._explained(handle)
+
+    def _explained(self, handler: Handler) -> Handler:
+        """Return a handler that answers with a page if the gateway cannot read now; its own text is for the agency."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except (ApiProblemError, model.StoreUnavailableError):
+                values = {"title": "Please try again", "detail": "The numbers cannot be read at present."}
+                return self._respond("my_problem.html", values, 503)
+
         return handle
+
+    async def _redirect(self, _: web.Request) -> web.StreamResponse:
+        return redirect("/my/")
 
     async def _ask_to_open(self, request: web.Request) -> web.StreamResponse:
         """Show the button that opens a link."""
@@ -125,14 +141,8 @@ class CustomerPages:
         link = found[0]
         if seconds := self._views.refused_seconds(link.id):
             return self._refuse_too_many(seconds)
-        try:
-            values = await _read(make_api(lambda: self._links.token(link)), link.tenant, shows_visits=link.shows_visits)
-        except ApiProblemError:  # its text is for the agency's people
-            return self._respond(
-                "my_problem.html",
-                {"title": "Please try again", "detail": "The numbers cannot be read at present."},
-                503,
-            )
+        api = make_api(lambda: self._links.token(link))
+        values = await _read(api, link.tenant, shows_visits=link.shows_visits)
         return self._respond("my.html", values)
 
     def _refuse(self, state: LinkState | None) -> web.Response:
