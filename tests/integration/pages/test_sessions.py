@@ -8,6 +8,9 @@ import pytest
 
 from support import admin_port, browsing, samples
 from usher_gateway.admin import tokens
+from usher_gateway.pages import server
+
+UNKNOWN_ID = "01920000-0000-7000-8000-000000000009"
 
 
 @pytest.fixture
@@ -73,6 +76,24 @@ async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -
         assert 'value="UTC"' in page.text
         await browser.send("/ui/zone", page, zone="Asia/Tokyo")
         assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
+
+
+@pytest.mark.parametrize("path", [*server.PAGES, *server.ACTIONS])
+async def test_every_page_and_form_needs_a_session(served: admin_port.Served, path: str) -> None:
+    async with browsing.visitor(served) as browser:
+        address = path.format(id=UNKNOWN_ID, namespace="agency", name="acme")
+        answers = [await browser.get(address)] if path in server.PAGES else []
+        answers += [await browser.post(address, confirm="1")] if path in server.ACTIONS else []
+    assert {answer.status for answer in answers} == {401}
+
+
+@pytest.mark.parametrize("path", server.ACTIONS)
+async def test_every_form_of_another_site_is_refused(served: admin_port.Served, path: str) -> None:
+    async with browsing.opened(served) as browser:
+        address = path.format(id=UNKNOWN_ID, namespace="agency", name="acme")
+        page = await browser.post(address, csrf="x", confirm="1")
+    assert (page.status, "the form is not of a page of this session" in page.words) == (403, True)
+    assert (await served.get("/api/audit"))["rows"] == []
 
 
 async def test_leaving_ends_the_session_of_the_browser(served: admin_port.Served) -> None:

@@ -182,21 +182,22 @@ class UsageHandlers:
         return api.json_response({**times, "by": by, "rows": rows, "total": _sum_rows(rows)})
 
     async def totals(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage/totals``: the counts of all tenants together, by quarter of an hour."""
+        """Answer ``GET /api/usage/totals``: the counts of all tenants together, by slot, day or month of ``zone``."""
         with api.parsing():
-            where = api.read_filter(request, "from", "to")
-            asked = parse_range({**request.query, "by": "slot"}, self._now())
+            where = api.read_filter(request, "from", "to", "by", "zone")
+            zone = parse_zone(request.query.get("zone", "UTC"))
+            asked = parse_range({"by": "slot", **request.query}, self._now(), zone)
+            if request.query.get("by") == "tenant":
+                raise ValueError("by must be slot, day or month")
         await self._check_names(where)
-        by_slot = await self._store.totals(asked.since, asked.until, where)
-        rows = [
-            {
-                "period": model.format_time(slot * model.MICROSECONDS),
-                **{counter.name: counts.get(counter, 0) for counter in _USAGE_COUNTERS},
-            }
-            for slot, counts in sorted(by_slot.items())
-            if slot > 0
-        ]
-        return api.json_response({"rows": rows})
+        by_period: dict[str, model.Counts] = {}
+        for slot, counts in sorted((await self._store.totals(asked.since, asked.until, where)).items()):
+            if slot > 0:
+                period = name_period(books.first_second(slot, asked.period, zone), asked.period, zone)
+                books.add(by_period.setdefault(period, {}), counts)
+        return api.json_response(
+            {"rows": [{"period": period} | _counts(counts) for period, counts in by_period.items()]}
+        )
 
     async def venues(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.

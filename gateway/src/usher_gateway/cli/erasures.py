@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import person_value, receipt_page, tables
+from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -29,6 +29,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     require_files,
 )
+from usher_gateway.pages import receipt_page
 
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would be erased, and exit with 2.")]
 _Receipt = Annotated[

@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from usher_gateway import model
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, person_archive
 from usher_gateway.cli import erasures, person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -83,18 +81,10 @@ def export(
             typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
     if not visits:
         fail("nothing is stored of this person", "see `usher find`", WRONG)
-    archive = {
-        "request": {
-            "type": "portability",
-            "reference": reference or None,
-            "exportedAt": model.format_time(time.time_ns() // 1_000),
-        },
-        "tenants": answer["tenants"],
-        "visits": visits,
-    }
+    archive = person_archive.encode(answer["tenants"], visits, reference, time.time_ns() // 1_000)
     try:
         with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(archive)) + b"\n")
+            file.write(archive)
     except OSError as error:
         fail(f"cannot write {to}: {error.strerror}", "name a file in a folder that you can write to", WRONG)
     tables.print_text(f"{listings.counted(len(visits), 'visit')} written to {to}.")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 _SECONDS = 20.0
@@ -48,22 +49,27 @@ class Api:
         Raises:
             ApiProblemError: the API answered with a problem.
         """
+        return msgspec.json.decode(await self.get_bytes(path, parameters))
+
+    async def get_bytes(self, path: str, parameters: Mapping[str, str] | None = None) -> bytes:
+        """Return the answer of a GET request as it is. Raises the same."""
         return await self._ask("GET", path, params=parameters or {})
 
     async def post(self, path: str, body: Mapping[str, object]) -> Any:
         """Return the answer of a POST request. Raises the same."""
-        return await self._ask("POST", path, json=body)
+        return msgspec.json.decode(await self._ask("POST", path, json=body))
 
-    async def _ask(self, method: str, path: str, **content: Any) -> Any:
+    async def _ask(self, method: str, path: str, **content: Any) -> bytes:
         headers = {"Authorization": f"Bearer {self._token()}"}
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
         try:
             async with self._client.request(
                 method, self._base_url + path, headers=headers, timeout=timeout, **content
             ) as answer:
-                value = await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+                body = await answer.read()
+            problem = msgspec.json.decode(body) if answer.status >= 400 else {}
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
             raise ApiProblemError(503, "the gateway did not answer in time", "load the page again") from None
-        if answer.status >= 400:
-            raise ApiProblemError(answer.status, str(value.get("detail", "")), str(value.get("hint", "")))
-        return value
+        if problem:
+            raise ApiProblemError(answer.status, str(problem.get("detail", "")), str(problem.get("hint", "")))
+        return body

@@ -57,11 +57,11 @@ def quote_key(key: str) -> str:
 
 
 @jinja2.pass_context
-def time_in_zone(context: jinja2.runtime.Context, text: str | None) -> str:
-    """Return an RFC 3339 time as ``2026-11-30 12:00:05`` in the viewer's zone; a dash for None."""
+def time_in_zone(context: jinja2.runtime.Context, text: str | None, zone: datetime.tzinfo | None = None) -> str:
+    """Return an RFC 3339 time as ``2026-11-30 12:00:05`` in a zone, by default the viewer's; a dash for None."""
     if text is None:
         return "-"
-    return datetime.datetime.fromisoformat(text).astimezone(context["zone"]).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.datetime.fromisoformat(text).astimezone(zone or context["zone"]).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def count_text(number: int) -> str:

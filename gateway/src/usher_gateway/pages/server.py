@@ -11,7 +11,18 @@ from aiohttp import web
 
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
-from usher_gateway.pages import destination, listener, overview, tenant
+from usher_gateway.pages import (
+    audit,
+    destination,
+    erasures,
+    listener,
+    overview,
+    persons,
+    replays,
+    tenant,
+    usage,
+    visits,
+)
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.customer import CustomerPages
@@ -19,31 +30,55 @@ from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
-from usher_gateway.pages.sessions import COOKIE, Sessions
+from usher_gateway.pages.requests import Download
+from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
 ZONE_COOKIE = "usher_zone"
 
 Values = Mapping[str, Any]
-Page = Callable[[Api, web.Request], Awaitable[Values]]
-"""Returns the values of a page's template."""
+Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
+"""Returns the values of a page's template, or a file."""
 
 Form = Mapping[str, str]
 """The fields of a form."""
 
-Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values]]]
-"""Does what a form asks for. Returns the path of the page to show next, or a template with its values."""
+Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
+"""Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file."""
 
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
     "/ui/tenants/{namespace}/{name}": ("tenant.html", tenant.show),
     "/ui/destinations/{namespace}/{name}": ("destination.html", destination.show),
     "/ui/listeners/{namespace}/{name}": ("listener.html", listener.show),
+    "/ui/visits": ("visits.html", visits.list_visits),
+    "/ui/visits/{id}": ("visit.html", visits.show),
+    "/ui/find": ("find.html", persons.show_form),
+    "/ui/suppressions": ("suppressions.html", persons.list_suppressions),
+    "/ui/erasures": ("erasures.html", erasures.list_erasures),
+    "/ui/erasures/{id}": ("erasure.html", erasures.show),
+    "/ui/erasures/{id}/receipt.json": ("", erasures.download_json),
+    "/ui/erasures/{id}/receipt.html": ("", erasures.download_page),
+    "/ui/audit": ("audit.html", audit.show),
+    "/ui/usage": ("usage.html", usage.show),
+    "/ui/usage.csv": ("", usage.download),
+    "/ui/replays": ("replays.html", replays.list_replays),
+    "/ui/replays/{id}": ("replay.html", replays.show),
 }
-"""Path -> template and page."""
+"""Path -> template and page; the template of a file is ``""``."""
 
 ACTIONS: dict[str, Action] = {
     "/ui/destinations/{namespace}/{name}": destination.send_sample,
     "/ui/listeners/{namespace}/{name}": listener.show_urls,
+    "/ui/visits/{id}/body": visits.show_body,
+    "/ui/visits/{id}/replay": visits.replay,
+    "/ui/find": persons.find,
+    "/ui/find/export": persons.export,
+    "/ui/find/suppress": persons.suppress,
+    "/ui/find/unsuppress": persons.unsuppress,
+    "/ui/find/erase": persons.erase,
+    "/ui/erasures/{id}/cancel": erasures.cancel,
+    "/ui/replays/{id}/cancel": replays.cancel,
+    "/ui/replays/{id}/resume": replays.resume,
 }
 """Path -> what a form there does."""
 
@@ -112,7 +147,8 @@ class PageServer:
         """Return the handler of a page."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
-            return self._respond(request, template, await page(api, request))
+            shown = await page(api, request)
+            return _send(shown) if isinstance(shown, Download) else self._respond(request, template, shown)
 
         return self._in_session(show)
 
@@ -121,6 +157,8 @@ class PageServer:
 
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
             done = await action(api, request, await self._form(request))
+            if isinstance(done, Download):
+                return _send(done)
             return self._respond(request, *done) if isinstance(done, tuple) else redirect(done)
 
         return self._in_session(do)
@@ -132,6 +170,7 @@ class PageServer:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             user, token = self._proxies.user(request), self._sessions.token(request)
+            request[FIELD_SEAL] = self._sessions.field_seal(self._csrf_token(request))
             try:
                 if user is not None:
                     return await handler(request, self._api(self._proxies.token_of(request, user)))
@@ -218,3 +257,8 @@ class PageServer:
         if not hmac.compare_digest(form.get("csrf", "").encode(), self._csrf_token(request).encode()):
             raise _FOREIGN_FORM
         return form
+
+
+def _send(file: Download) -> web.Response:
+    headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{file.name}"'}
+    return web.Response(body=file.content, content_type=file.content_type, headers=headers)

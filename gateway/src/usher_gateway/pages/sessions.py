@@ -16,7 +16,8 @@ COOKIE = "usher_session"
 
 _TICKET_SECONDS = 60.0
 _SESSION_SECONDS = 12 * 3600.0
-_TICKET, _SESSION, _CSRF = "ticket", "session", "csrf"
+_FORM_SECONDS = 600.0
+_TICKET, _SESSION, _CSRF, _FORM = "ticket", "session", "csrf", "form"
 _ID_LETTERS = 22
 """Of the random part of a ticket, by which it works once."""
 
@@ -61,6 +62,34 @@ class Sessions:
         """Return what each form of a session contains, so that no other site can send one."""
         return self._seals.digest(_CSRF, request.cookies.get(COOKIE, ""))
 
+    def field_seal(self, csrf_token: str) -> "FieldSeal":
+        """Return the seal of hidden fields in the forms of a session, which its CSRF token identifies."""
+        return FieldSeal(self._seals, f"{_FORM} {csrf_token}")
+
     def set_cookie(self, response: web.StreamResponse, cookie: str, *, is_secure: bool) -> None:
         """Give a browser its session."""
         response.set_cookie(COOKIE, cookie, path="/ui", httponly=True, samesite="Strict", secure=is_secure)
+
+
+class FieldSeal:
+    """Seals hidden fields of a form: only the same session can read them, and for ten minutes.
+
+    Args:
+        seals: of this install.
+        purpose: names the session.
+    """
+
+    def __init__(self, seals: Seals, purpose: str) -> None:
+        self._seals, self._purpose = seals, purpose
+
+    def seal(self, content: str) -> str:
+        """Return the value of a hidden field."""
+        return self._seals.seal(self._purpose, content, _FORM_SECONDS)
+
+    def open(self, sealed: str) -> str | None:
+        """Return the content of a hidden field; None if it is not of this session, or too old."""
+        return self._seals.open(self._purpose, sealed)
+
+
+FIELD_SEAL: web.RequestKey[FieldSeal] = web.RequestKey("field_seal", FieldSeal)
+"""The seal of the session of a request."""

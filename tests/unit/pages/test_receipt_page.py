@@ -6,7 +6,7 @@ from typing import Any
 
 from usher_gateway import model
 from usher_gateway.admin import receipts
-from usher_gateway.cli import receipt_page
+from usher_gateway.pages import receipt_page
 
 KEYS = model.derive_keys(bytes(32))
 ROW: dict[str, Any] = {

@@ -9,12 +9,14 @@ from typing import Any
 
 from usher_gateway.admin import listings
 
-_FIELDS = {
+FIELDS = {
     "user": "Purple's user id",
     "email": "e-mail address",
     "mobile": "mobile number",
     "device": "MAC of a device",
 }
+"""Kind of a person's value -> its name."""
+
 _STATES = {
     "delivered": "Delivered",
     "dead": "Failed for good",
@@ -43,11 +45,11 @@ def render(receipt: Mapping[str, Any]) -> str:
     )
     environment.filters["time"] = _time
     environment.filters["forwarded"] = _forwarded
-    template = importlib.resources.files(__package__).joinpath("receipt.html").read_text("utf-8")
+    template = importlib.resources.files(__package__).joinpath("templates", "receipt.html").read_text("utf-8")
     return environment.from_string(template).render(
         receipt=receipt,
         facts=_facts(receipt),
-        deliveries=[(_STATES.get(state, state), count) for state, count in receipt["deliveries"].items()],
+        deliveries=deliveries(receipt),
         copies=copies(receipt),
         signed_lines=["{", *_lines(receipt), "}"],
     )
@@ -67,12 +69,17 @@ def _facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Requested", f"{_time(receipt['receivedAt'])} UTC"),
         (receipt["status"].capitalize(), f"{_time(receipt['completedAt'])} UTC"),
         ("Requested by", f"the token {receipt['requestedBy']}"),
-        ("Searched by", ", ".join([_FIELDS.get(field, field) for field in receipt["fields"]])),
+        ("Searched by", ", ".join([FIELDS.get(field, field) for field in receipt["fields"]])),
         ("Searched", listings.counted(receipt["tenants"], "tenant")),
         ("Oldest visit in the store", f"{_time(receipt['since'])} UTC" if receipt["since"] else "not stated"),
         ("Store", receipt["store"] or "not stated"),
         ("Written by", f"Usher {receipt['version']}, install {receipt['install']}"),
     ]
+
+
+def deliveries(receipt: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the states that deleted deliveries had before, in words, each with the number of deliveries."""
+    return [(_STATES.get(state, state), count) for state, count in receipt["deliveries"].items()]
 
 
 def copies(receipt: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,50 @@
+"""The audit log: who looked at persons and bodies, and who changed what."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.admin import listings
+from usher_gateway.pages import requests
+from usher_gateway.pages.api import Api
+
+_SHOWN = 50
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values. Query: ``who``, ``action``, ``since``, ``until`` and ``cursor``."""
+    filters, moments = requests.texts(request, "who", "action"), requests.times(request, "since", "until")
+    cursor = requests.texts(request, "cursor")
+    answer = await api.get("/api/audit", {**filters, **moments, **cursor, "limit": str(_SHOWN)})
+    return {
+        "title": "Audit log",
+        "rows": [_with_links(row, filters | moments) for row in answer["rows"]],
+        "filters": {"who": "", "action": ""} | filters,
+        "times": {"since": "", "until": ""} | requests.field_times(request, moments),
+        "is_first": not cursor,
+        "first": requests.link("/ui/audit", filters | moments),
+        "next": requests.link("/ui/audit", filters | moments, cursor=answer["nextCursor"]),
+        "has_next": answer["nextCursor"] is not None,
+    }
+
+
+def _with_links(row: listings.Row, chosen: Mapping[str, str]) -> listings.Row:
+    """Return an entry with its selection in words, and with links to others of its caller and of its action."""
+    return row | {
+        "selected": _selection(row["selection"]),
+        "of_who": requests.link("/ui/audit", {**chosen, "who": row["who"]}),
+        "of_action": requests.link("/ui/audit", {**chosen, "action": row["action"]}),
+    }
+
+
+def _selection(selection: Mapping[str, object]) -> str:
+    """Return what an entry selected, such as ``fields email, tenants 2``."""
+    return ", ".join([f"{name} {_text(value)}" for name, value in selection.items() if value is not None])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join([_text(item) for item in value])
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,191 @@
+"""Find a person; from there export, suppress and erase the person.
+
+The value of a person comes in the body of a form. It is in no address, link or answer: the forms that follow a search
+carry it in a hidden field that only this session can read, and for ten minutes.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.admin import listings, person_archive
+from usher_gateway.pages import receipt_page, visits
+from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.requests import Download
+from usher_gateway.pages.sessions import FIELD_SEAL
+
+_SHOWN = 50
+_MOST_EXPORTED_BYTES = 8 * 1024 * 1024
+"""Of the bodies in one export, because the gateway holds the whole file in memory."""
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
+"""An id as the lists show it: whole, or its beginning (RFC 9562 §5.7)."""
+
+_ERASE_WORD = "erase"
+"""What a person types to erase another one."""
+
+_TOO_OLD = ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
+
+Values = Mapping[str, Any]
+Form = Mapping[str, str]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Which person is meant."""
+
+    value: str
+    field: str | None
+    """A kind of `receipt_page.FIELDS`; None: the API guesses it."""
+    tenant: str | None
+    """``namespace/name``, or a name; None: all tenants."""
+
+
+async def show_form(_: Api, __: web.Request) -> Values:
+    """Return the values of the form of a search."""
+    return {"title": "Find a person or a visit", "kinds": receipt_page.FIELDS}
+
+
+async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
+    """Show the visits of a person, or go to the visit with an id."""
+    if "person" in form:
+        return await _found(api, request, _person(request, form), form.get("cursor"))
+    value, kind = form.get("value", "").strip(), form.get("kind", "")
+    if not value:
+        raise ApiProblemError(400, "there is no value to look for", "go back, and enter one")
+    if not kind and _ID.fullmatch(value):
+        return f"/ui/visits/{await _visit_with_id(api, value)}"
+    question = Question(value, kind if kind in receipt_page.FIELDS else None, form.get("tenant", "").strip() or None)
+    return await _found(api, request, question)
+
+
+async def _visit_with_id(api: Api, identifier: str) -> str:
+    """Return the id of the visit that has an id, or whose delivery has it."""
+    if found := (await api.get("/api/visits", {"id": identifier, "limit": "1"}))["rows"]:
+        return str(found[0]["id"])
+    if deliveries := (await api.get("/api/deliveries", {"id": identifier, "limit": "1"}))["rows"]:
+        return str(deliveries[0]["visit"])
+    raise ApiProblemError(404, "no visit or delivery has this id", "use an id from a list")
+
+
+async def _found(
+    api: Api, request: web.Request, question: Question, cursor: str | None = None, notice: str = ""
+) -> tuple[str, Values]:
+    """Return the page with the visits of a person."""
+    answer = await api.post(
+        "/api/persons/find", msgspec.to_builtins(question) | {"limit": _SHOWN, "cursor": cursor or None}
+    )
+    fields = answer["searchedAs"]
+    known = msgspec.structs.replace(question, field=fields[0]) if len(fields) == 1 else question
+    return "person.html", {
+        "title": "Visits of a person",
+        "notice": notice,
+        "rows": visits.with_cells(answer["rows"]),
+        "searched_as": " or ".join([receipt_page.FIELDS[field] for field in fields]),
+        "is_one_kind": len(fields) == 1,
+        "tenants": listings.counted(answer["tenants"], "tenant"),
+        "since": answer["since"],
+        "suppressed_at": answer["suppressedAt"],
+        "person": _seal(request, known),
+        "cursor": answer["nextCursor"],
+        "is_first": not cursor,
+    }
+
+
+def _seal(request: web.Request, question: Question) -> str:
+    return request[FIELD_SEAL].seal(msgspec.json.encode(question).decode())
+
+
+def _person(request: web.Request, form: Form) -> Question:
+    """Return the person of a form that follows a search.
+
+    Raises:
+        ApiProblemError: the form is too old, or of another session.
+    """
+    content = request[FIELD_SEAL].open(form.get("person", ""))
+    if content is None:
+        raise _TOO_OLD
+    return msgspec.json.decode(content, type=Question)
+
+
+async def suppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
+    """Say what suppressing changes; with ``confirm``, do it."""
+    question = _person(request, form)
+    if "confirm" not in form:
+        return "person_change.html", await _preview(api, request, form, "suppress")
+    answer = await api.post("/api/persons/suppress", _change(question, form))
+    as_before = answer["tenants"] - answer["suppressed"]
+    notice = f"Suppressed now at {listings.counted(answer['suppressed'], 'tenant')}"
+    notice += f", before at {listings.counted(as_before, 'tenant')}." if as_before else "."
+    return await _found(api, request, question, notice=notice)
+
+
+async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
+    """Say what unsuppressing changes; with ``confirm``, do it."""
+    question = _person(request, form)
+    if "confirm" not in form:
+        return "person_change.html", await _preview(api, request, form, "unsuppress")
+    answer = await api.post("/api/persons/unsuppress", _change(question, form))
+    notice = f"Unsuppressed at {listings.counted(answer['unsuppressed'], 'tenant')}."
+    return await _found(api, request, question, notice=notice)
+
+
+async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
+    """Count what an erasure deletes; with the typed word, start it."""
+    question = _person(request, form)
+    if form.get("word", "").strip().lower() != _ERASE_WORD:
+        return "person_change.html", await _preview(api, request, form, "erase")
+    started = await api.post("/api/persons/erase", _change(question, form))
+    return f"/ui/erasures/{started['id']}"
+
+
+async def export(api: Api, request: web.Request, form: Form) -> Download:
+    """Answer with all that is stored of a person, as `usher person export` writes it."""
+    question = _person(request, form)
+    rows: list[listings.Row] = []
+    cursor: str | None = None
+    while True:
+        answer = await api.post("/api/persons/export", _change(question, form) | {"cursor": cursor})
+        rows += answer["rows"]
+        cursor = answer["nextCursor"]
+        if sum(row["bodyBytes"] for row in rows) > _MOST_EXPORTED_BYTES:
+            raise ApiProblemError(413, "this is too much for a page", "use `usher person export`, or name one tenant")
+        if cursor is None:
+            break
+    if not rows:
+        raise ApiProblemError(404, "nothing is stored of this person", "")
+    now = time.time_ns() // 1_000
+    archive = person_archive.encode(answer["tenants"], rows, form.get("reference", ""), now)
+    return Download(f"person-{model.format_time(now)[:10]}.json", archive, "application/json")
+
+
+def _change(question: Question, form: Form) -> dict[str, Any]:
+    """Return the body of a request that changes something about a person, or exports."""
+    return {**msgspec.to_builtins(question), "reference": form.get("reference", "").strip()}
+
+
+async def _preview(api: Api, request: web.Request, form: Form, action: str) -> Values:
+    """Return the values of the page that asks before a change."""
+    question = _person(request, form)
+    report = await api.post("/api/persons/erase", msgspec.to_builtins(question) | {"dryRun": True})
+    return {
+        "title": f"{action.capitalize()} this person",
+        "action": action,
+        "tenant": question.tenant,
+        "report": report,
+        "deliveries": receipt_page.deliveries(report),
+        "pending": report["deliveries"].get("pending", 0),
+        "person": _seal(request, question),
+        "word": _ERASE_WORD,
+        "has_wrong_word": "confirm" in form,
+        "reference": form.get("reference", ""),
+    }
+
+
+async def list_suppressions(api: Api, _: web.Request) -> Values:
+    """Return the values of the list of tenants with suppressed persons."""
+    return {"title": "Suppressed persons", "rows": (await api.get("/api/persons/suppressions"))["rows"]}

@@ -1,0 +1,68 @@
+"""The list of replays, and one replay: its progress, and the forms that cancel and resume it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.admin import listings
+from usher_gateway.pages import requests, visits
+from usher_gateway.pages.api import Api
+
+_IGNORED = {"oncePer": "rules oncePer", "expiry": "time limits", "pause": "pauses"}
+
+Values = Mapping[str, Any]
+
+
+async def list_replays(api: Api, _: web.Request) -> Values:
+    """Return the values of the list."""
+    answer = await api.get("/api/replays")
+    return {"title": "Replays", "rows": [_with_words(row) for row in answer["rows"]]}
+
+
+async def show(api: Api, request: web.Request) -> Values:
+    """Return the values of one replay."""
+    row = await api.get(f"/api/replays/{requests.path_id(request)}")
+    pending = row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0)
+    return {"title": f"Replay, {row['state']}", "replay": _with_words(row), "pending": pending}
+
+
+async def cancel(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+    """Say how many deliveries wait; with ``confirm``, end the replay."""
+    path = f"/api/replays/{requests.path_id(request)}"
+    page = f"/ui/replays/{requests.path_id(request)}"
+    if "confirm" in form:
+        await api.post(f"{path}/cancel", {})
+        return page
+    deliveries = (await api.get(path))["deliveries"]
+    waiting = deliveries.get("pending", 0) + deliveries.get("held", 0)
+    return "confirm.html", {
+        "title": "Cancel a replay",
+        "sentences": [
+            f"This ends the replay and cancels {listings.counted(waiting, 'delivery')} that wait.",
+            "An attempt that already runs is not interrupted.",
+            "A cancelled replay can be resumed. Its cancelled deliveries stay cancelled.",
+        ],
+        "button": "Cancel the replay",
+        "action": f"{page}/cancel",
+        "back": page,
+    }
+
+
+async def resume(api: Api, request: web.Request, _: Mapping[str, str]) -> str:
+    """Let a cancelled replay go on where it was."""
+    identifier = requests.path_id(request)
+    await api.post(f"/api/replays/{identifier}/resume", {})
+    return f"/ui/replays/{identifier}"
+
+
+def _with_words(row: listings.Row) -> listings.Row:
+    """Return a replay with what it selects and what it left out in words."""
+    selection = row["selection"]
+    names = [f"{name} {value}" for name, value in selection.items() if name != "results"]
+    return row | {
+        "selects": ", ".join([*selection["results"], *names]),
+        "results": ", ".join([f"{count:,} {state}" for state, count in row["deliveries"].items()]),
+        "left_out": visits.left_out(row["leftOut"]),
+        "ignores": ", ".join([_IGNORED[name] for name in row["ignored"]]),
+    }

@@ -1,0 +1,88 @@
+"""What pages read from the requests of browsers, and the files that they answer with."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+
+from aiohttp import web
+from yarl import URL
+
+from usher_gateway import model
+from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.rendering import find_zone
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """A file for the browser to save."""
+
+    name: str
+    content: bytes
+    content_type: str
+
+
+def viewer_zone(request: web.Request) -> datetime.tzinfo:
+    """Return the time zone that the viewer has set."""
+    return find_zone(request.cookies.get("usher_zone", "UTC"))
+
+
+async def tenant_zone(api: Api, tenant: str) -> datetime.tzinfo | None:
+    """Return the time zone of a tenant: ``namespace/name`` or a name; None if it is not in force, or not the only one.
+
+    Raises:
+        ApiProblemError: there is no such tenant, and never was.
+    """
+    names = {row["timeZone"] for row in (await api.get("/api/tenants", {"tenant": tenant}))["rows"]}
+    name = names.pop() if len(names) == 1 else None
+    return find_zone(name) if name else None
+
+
+def path_id(request: web.Request) -> str:
+    """Return the id in the path of a page.
+
+    Raises:
+        ApiProblemError: it is none.
+    """
+    try:
+        return model.format_id(model.parse_id(request.match_info["id"]))
+    except ValueError:
+        raise ApiProblemError(404, "there is no such page", "follow a link of a list") from None
+
+
+def texts(request: web.Request, *names: str) -> dict[str, str]:
+    """Return those query parameters that are not empty."""
+    values = {name: request.query.get(name, "").strip() for name in names}
+    return {name: value for name, value in values.items() if value}
+
+
+def times(request: web.Request, *names: str) -> dict[str, str]:
+    """Return query parameters that are times, in the form of the API. One without an offset is in the viewer's zone.
+
+    Raises:
+        ApiProblemError: one is no time.
+    """
+    zone = viewer_zone(request)
+    parsed = {}
+    for name, text in texts(request, *names).items():
+        try:
+            moment = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise ApiProblemError(400, f"{name} is not a time", "write it like 2026-11-25 12:00") from None
+        local = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+        parsed[name] = local.isoformat()
+    return parsed
+
+
+def field_times(request: web.Request, moments: Mapping[str, str]) -> dict[str, str]:
+    """Return times of `times` as the fields of a form have them: without an offset, in the viewer's zone."""
+    zone = viewer_zone(request)
+    return {
+        name: datetime.datetime.fromisoformat(text).astimezone(zone).replace(tzinfo=None).isoformat(timespec="minutes")
+        for name, text in moments.items()
+    }
+
+
+def link(path: str, parameters: Mapping[str, str], **more: str | None) -> str:
+    """Return a path with a query; parameters that are None or empty are left out."""
+    query = {name: value for name, value in {**parameters, **more}.items() if value}
+    return str(URL(path).with_query(query))

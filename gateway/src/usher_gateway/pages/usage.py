@@ -1,0 +1,200 @@
+"""Usage: the books of one month by day and by tenant, compared with the month before, and as CSV."""
+
+import asyncio
+import datetime
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from usher_gateway.pages import requests
+from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.charts import Bar, bar_chart
+from usher_gateway.pages.requests import Download
+
+_SHOWN = 50
+"""Tenants on one page."""
+
+_MONTHS = 12
+"""Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long."""
+
+_COUNTS = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
+
+_CSV = {"day", "month", "tenant"}
+
+Row = Mapping[str, Any]
+
+
+class Month(NamedTuple):
+    """A month of a calendar."""
+
+    year: int
+    number: int
+    """1 to 12."""
+
+    def plus(self, months: int) -> "Month":
+        """Return a later month, or with a negative number an earlier one."""
+        years, index = divmod(self.number - 1 + months, 12)
+        return Month(self.year + years, index + 1)
+
+    def __str__(self) -> str:
+        return f"{self.year:04}-{self.number:02}"
+
+    def begin(self, zone: datetime.tzinfo) -> datetime.datetime:
+        """Return the first instant of the month in a time zone."""
+        return datetime.datetime(self.year, self.number, 1, tzinfo=zone)
+
+
+def parse_month(text: str) -> Month:
+    """Parse a month such as ``2026-11``.
+
+    Raises:
+        ApiProblemError: the text is none.
+    """
+    match = re.fullmatch(r"(20\d\d)-(0[1-9]|1[0-2])", text, re.ASCII)
+    if match is None:
+        raise ApiProblemError(400, "that is not a month", "write it like 2026-11")
+    return Month(int(match[1]), int(match[2]))
+
+
+def change(now: int, then: int) -> str:
+    """Return the change of a count in percent: ``+12 %``, ``new`` after none, and ``-`` between none and none."""
+    if not then:
+        return "new" if now else "-"
+    return f"{round(100 * (now - then) / then):+d} %"
+
+
+async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+    """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` of the tenants, ``zone=viewer``."""
+    chosen = requests.texts(request, "tenant", "month", "zone")
+    of_tenant = {"tenant": chosen["tenant"]} if "tenant" in chosen else {}
+    zone = await _zone(api, request, chosen)
+    kept = {name: value for name, value in chosen.items() if name != "month"}
+    now = datetime.datetime.now(zone)
+    this_month = Month(now.year, now.month)
+    month = parse_month(chosen.get("month", str(this_month)))
+    period = {"from": str(month), "to": str(month.plus(1)), "zone": str(zone)}
+    earlier = {"from": str(month.plus(-1)), "to": _same_time_before(month, now, zone), "zone": str(zone)}
+    first_month = month.plus(1 - _MONTHS) if of_tenant else month.plus(-1)
+    days, days_before, months, tenants, tenants_before = await asyncio.gather(
+        api.get("/api/usage/totals", {**period, **of_tenant, "by": "day"}),
+        api.get("/api/usage/totals", {**earlier, **of_tenant, "by": "month"}),
+        api.get("/api/usage/totals", {**period, **of_tenant, "from": str(first_month), "by": "month"}),
+        _by_tenant(api, period, of_tenant),
+        _by_tenant(api, earlier, of_tenant),
+    )
+    number = request.query.get("page", "1")
+    page = max(1, int(number)) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 1
+    ranked = sorted(tenants, key=lambda row: (-row["visits"], row["namespace"], row["tenant"]))
+    visits_before = {(row["namespace"], row["tenant"]): row["visits"] for row in tenants_before}
+    day_rows = _filled(days["rows"], month, now, zone)
+    total, total_before = _sum(days["rows"]), _sum(days_before["rows"])
+    return {
+        "title": f"Usage of {chosen['tenant']}" if of_tenant else "Usage",
+        "tenant": chosen.get("tenant", ""),
+        "month": str(month),
+        "usage_zone": str(zone),
+        "viewer_zone": str(requests.viewer_zone(request)),
+        "is_viewers": "zone" in chosen,
+        "other_zone": requests.link(
+            "/ui/usage", of_tenant, month=str(month), zone=None if "zone" in chosen else "viewer"
+        ),
+        "is_this_month": month == this_month,
+        "total": total,
+        "before": total_before,
+        "changes": {name: change(total[name], total_before[name]) for name in _COUNTS},
+        "days": day_rows,
+        "chart": bar_chart(
+            f"Visits by day, {month}", "visits", [Bar(row["period"][5:], row["visits"]) for row in day_rows], 10
+        ),
+        "months": _months(months["rows"], first_month, month, change(total["visits"], total_before["visits"])),
+        "tenants": [
+            (row, change(row["visits"], visits_before.get((row["namespace"], row["tenant"]), 0)))
+            for row in ranked[(page - 1) * _SHOWN : page * _SHOWN]
+        ],
+        "tenant_count": len(ranked),
+        "previous_page": _page_link(month, page - 1) if page > 1 else "",
+        "next_page": _page_link(month, page + 1) if page * _SHOWN < len(ranked) else "",
+        "earlier": requests.link("/ui/usage", kept, month=str(month.plus(-1))),
+        "later": requests.link("/ui/usage", kept, month=str(month.plus(1))) if month < this_month else "",
+        "csv": {by: _csv_link(of_tenant, month, by, str(zone)) for by in sorted(_CSV)},
+        "csv_own_zones": _csv_link({}, month, "tenant", "tenant"),
+    }
+
+
+async def download(api: Api, request: web.Request) -> Download:
+    """Return the books of a month, or with ``by=month`` of the year that ends with it, as `usher usage -o csv` does."""
+    chosen = requests.texts(request, "tenant", "zone", "by", "month")
+    month, by = parse_month(chosen.pop("month", "")), chosen.get("by", "day")
+    first = month.plus(1 - _MONTHS) if by == "month" else month
+    asked = chosen | {"from": str(first), "to": str(month.plus(1)), "format": "csv"}
+    name = f"usage-{month}-by-{by if by in _CSV else 'day'}.csv"
+    return Download(name, await api.get_bytes("/api/usage", asked), "text/csv")
+
+
+async def _zone(api: Api, request: web.Request, chosen: Mapping[str, str]) -> datetime.tzinfo:
+    """Return the time zone of the selected tenant; that of the viewer if none is selected, or on request."""
+    if "tenant" not in chosen:
+        return requests.viewer_zone(request)
+    of_tenant = await requests.tenant_zone(api, chosen["tenant"])
+    return of_tenant if of_tenant and "zone" not in chosen else requests.viewer_zone(request)
+
+
+async def _by_tenant(api: Api, period: Mapping[str, str], of_tenant: Mapping[str, str]) -> Sequence[Row]:
+    """Return a row for each tenant; none if one tenant is selected."""
+    if of_tenant:
+        return []
+    rows: Sequence[Row] = (await api.get("/api/usage", {**period, "by": "tenant"}))["rows"]
+    return rows
+
+
+def _same_time_before(month: Month, now: datetime.datetime, zone: datetime.tzinfo) -> str:
+    """Return the end of the part of the month before that is compared with a month: as much of it as has passed."""
+    earlier, end = month.plus(-1).begin(zone), month.begin(zone)
+    passed = now - end
+    if passed < datetime.timedelta() or now >= month.plus(1).begin(zone):
+        return end.isoformat()
+    least = datetime.timedelta(minutes=15)
+    return min(end, earlier + max(passed, least)).isoformat()
+
+
+def _filled(rows: Sequence[Row], month: Month, now: datetime.datetime, zone: datetime.tzinfo) -> list[Row]:
+    """Return a row for each day of a month until today."""
+    by_day = {row["period"]: row for row in rows}
+    day, end = month.begin(zone).date(), min(month.plus(1).begin(zone).date(), now.date() + datetime.timedelta(days=1))
+    days = [(day + datetime.timedelta(days=number)).isoformat() for number in range(max(0, (end - day).days))]
+    return [by_day.get(name, {"period": name, **dict.fromkeys(_COUNTS, 0)}) for name in days]
+
+
+def _sum(rows: Sequence[Row]) -> dict[str, int]:
+    return {name: sum(row[name] for row in rows) for name in _COUNTS}
+
+
+def _months(rows: Sequence[Row], first: Month, last: Month, last_change: str) -> list[tuple[Row, str]]:
+    """Return months with the change of visits, the newest first, from the first one that something was counted in.
+
+    Args:
+        rows: those that something was counted in.
+        first: the oldest month.
+        last: the newest month.
+        last_change: that of the newest month, which may not be over.
+    """
+    by_month = {row["period"]: row for row in rows}
+    count = (last.year - first.year) * 12 + last.number - first.number + 1
+    names = [str(first.plus(number)) for number in range(count)]
+    filled = [by_month.get(name, {"period": name, **dict.fromkeys(_COUNTS, 0)}) for name in names]
+    changes = [change(row["visits"], earlier["visits"]) for earlier, row in itertools.pairwise(filled)]
+    counted = list(zip(filled, ["", *changes[:-1], last_change], strict=True))
+    while counted and counted[0][0]["period"] not in by_month:
+        counted.pop(0)
+    return list(reversed(counted))
+
+
+def _page_link(month: Month, page: int) -> str:
+    return requests.link("/ui/usage", {"month": str(month)}, page=str(page))
+
+
+def _csv_link(of_tenant: Mapping[str, str], month: Month, by: str, zone: str) -> str:
+    return requests.link("/ui/usage.csv", of_tenant, month=str(month), by=by, zone=zone)

@@ -1,0 +1,152 @@
+"""The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway.admin import listings
+from usher_gateway.pages import requests
+from usher_gateway.pages.api import Api, ApiProblemError
+
+_SHOWN = 50
+_ATTEMPTS_OF = 20
+"""Deliveries of one visit whose attempts are shown."""
+
+_FILTERS = ("tenant", "listener", "route", "destination", "countedAs", "reason")
+_REASONS = sorted(listings.VISITS.reasons)
+_KINDS = ("visit", "repeat", "redelivery", "quarantined")
+
+_VISIT_CELLS = dict(listings.VISITS.columns)
+
+_LEFT_OUT = {
+    "replayedBefore": "skipped before and replayed since",
+    "withoutBody": "without a body, because its retention has ended",
+    "oncePer": "whose visitor the oncePer rule of the route allows no more",
+    "expired": "past the time limit of the delivery",
+    "suppressed": "of a suppressed person",
+    "paused": "of routes that are paused, in shadow mode, removed, or lead elsewhere now",
+}
+"""Why a replay leaves deliveries out. Source: ``leftOut`` in docs/api.md."""
+
+_STATES = ("delivered", "dead", "cancelled")
+"""Results of a verdict that a replay selects as a state; others are skip reasons."""
+
+_IGNORABLE = {
+    "ignoreOncePer": "also what the route's oncePer rule allows no more",
+    "ignoreExpiry": "also what is past its time limit",
+    "ignorePause": "also for routes that are paused or in shadow mode now",
+}
+
+Values = Mapping[str, Any]
+
+
+async def list_visits(api: Api, request: web.Request) -> Values:
+    """Return the values of the list. Query: the filters of ``usher visits list``, and ``cursor``."""
+    filters, moments = requests.texts(request, *_FILTERS), requests.times(request, "since", "until")
+    cursor = requests.texts(request, "cursor")
+    answer = await api.get("/api/visits", {**filters, **moments, **cursor, "limit": str(_SHOWN)})
+    return {
+        "title": "Visits",
+        "rows": with_cells(answer["rows"]),
+        "filters": dict.fromkeys(_FILTERS, "") | filters,
+        "times": {"since": "", "until": ""} | requests.field_times(request, moments),
+        "kinds": _KINDS,
+        "reasons": _REASONS,
+        "is_first": not cursor,
+        "first": requests.link("/ui/visits", filters | moments),
+        "next": requests.link("/ui/visits", filters | moments, cursor=answer["nextCursor"]),
+        "has_next": answer["nextCursor"] is not None,
+    }
+
+
+def with_cells(rows: Sequence[listings.Row]) -> list[listings.Row]:
+    """Return rows of visits with ``counted`` and ``results`` in words, as `usher visits list` has them."""
+    return [row | {"counted": _VISIT_CELLS["COUNTED"](row), "results": _VISIT_CELLS["VERDICTS"](row)} for row in rows]
+
+
+async def show(api: Api, request: web.Request) -> Values:
+    """Return the values of one visit."""
+    identifier = requests.path_id(request)
+    path = f"/api/visits/{identifier}"
+    found, story, reading, listed = await asyncio.gather(
+        api.get("/api/visits", {"id": identifier}),
+        api.get(f"{path}/story"),
+        api.get(f"{path}/reading"),
+        api.get("/api/deliveries", {"visit": identifier}),
+    )
+    deliveries = list(reversed(listed["rows"]))
+    attempts = await asyncio.gather(
+        *[api.get(f"/api/deliveries/{delivery['id']}/attempts") for delivery in deliveries[:_ATTEMPTS_OF]]
+    )
+    (visit,) = with_cells(found["rows"])
+    zone = await requests.tenant_zone(api, f"{visit['namespace']}/{visit['tenant']}")
+    return {
+        "title": f"{visit['countedAs']} at {listings.listener_key(visit)}",
+        "visit": visit,
+        "tenant_zone": zone if str(zone) != str(requests.viewer_zone(request)) else None,
+        "events": story["events"],
+        "next": [step for step in story["next"] if not step["delivery"]],
+        "deliveries": [
+            delivery | {"result": _result(delivery), "tried": tried}
+            for delivery, tried in zip(deliveries, attempts, strict=False)
+        ],
+        "without_attempts": len(deliveries) - len(attempts),
+        "reading": reading["reading"],
+        "no_reading": reading["reason"],
+    }
+
+
+def _result(delivery: listings.Row) -> str:
+    """Return the state of a delivery and its reason, such as ``dead Status 400`` or ``held DestinationPaused``."""
+    if delivery["held"]:
+        return f"held {delivery['held']}"
+    return " ".join([str(delivery[name]) for name in ("state", "cancelled", "error", "status") if delivery[name]])
+
+
+async def show_body(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Values]:
+    """Show the body of a visit; the API makes an entry of the audit log of it."""
+    identifier = requests.path_id(request)
+    lines = _lines(await api.get_bytes(f"/api/visits/{identifier}/body"))
+    return "body.html", {"title": "Body of a visit", "id": identifier, "lines": lines}
+
+
+def _lines(body: bytes) -> list[str]:
+    """Return the lines of a body; JSON is indented."""
+    try:
+        text = msgspec.json.format(body).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last one: of a body that is deeply nested
+        text = body.decode(errors="replace")
+    return text.splitlines()
+
+
+async def replay(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+    """Count what a replay of one visit would deliver; with ``confirm``, start it."""
+    identifier = requests.path_id(request)
+    ignored = {name: name in form for name in _IGNORABLE}
+    selection = {"ids": [identifier], **ignored}
+    if "confirm" not in form:
+        preview = await api.post("/api/replays", selection | {"dryRun": True})
+        return "replay_visit.html", {
+            "title": "Replay of a visit",
+            "id": identifier,
+            "results": sorted(preview["reasons"].items()),
+            "selected": preview["selected"],
+            "left_out": left_out(preview["leftOut"]),
+            "ignorable": [(name, text, ignored[name]) for name, text in _IGNORABLE.items()],
+        }
+    results = [name.removeprefix("result-") for name in form if name.startswith("result-")]
+    if not results:
+        raise ApiProblemError(400, "no result was chosen", "go back, and choose what to replay")
+    states = ",".join([result for result in results if result in _STATES])
+    reasons = ",".join([result for result in results if result not in _STATES])
+    chosen = {name: value for name, value in (("state", states), ("reason", reasons)) if value}
+    started = await api.post("/api/replays", selection | chosen)
+    return f"/ui/replays/{started['id']}"
+
+
+def left_out(counts: Mapping[str, int]) -> list[str]:
+    """Return what a replay leaves out, in words."""
+    return [f"{listings.counted(count, 'delivery')} {_LEFT_OUT[name]}" for name, count in counts.items() if count]

@@ -1,0 +1,63 @@
+"""The page of the audit log."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import admin_port, browsing
+from usher_gateway.admin import tokens
+from usher_gateway.store.base import AuditEntry
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        yield served
+
+
+def entry(at: int, **changes: object) -> AuditEntry:
+    values: dict[str, object] = {"who": "desk", "action": "find person", "selection": {}, "count": 1, "peer": "::1"}
+    return AuditEntry(at=at, **{**values, **changes})  # type: ignore[arg-type]
+
+
+async def test_entries_are_filtered_by_caller_action_and_time(served: admin_port.Served) -> None:
+    store = served.bench.store
+    await store.add_audit_entry(entry(1_764_072_000_000_000, selection={"fields": ["email"], "tenant": None}))
+    await store.add_audit_entry(entry(1_764_072_060_000_000, who="ops", action="redrive", count=1_200))
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/audit")
+        assert page.text.count('scope="row"') == 2
+        assert ("fields email" in page.words, "1,200" in page.words) == (True, True)
+        for query in ("who=desk", "action=find person", "until=2025-11-25T12:01"):
+            page = await browser.get(f"/ui/audit?{query}")
+            assert (page.text.count('scope="row"'), "redrive" in page.words) == (1, False), query
+        links = re.findall(r'href="(/ui/audit\?[^"]+)"', (await browser.get("/ui/audit?since=2025-11-25T12:01")).text)
+        assert [html.unescape(link).partition("&")[2] for link in links] == ["who=ops", "action=redrive"]
+
+
+async def test_log_continues_on_the_next_page(served: admin_port.Served) -> None:
+    for number in range(60):
+        await served.bench.store.add_audit_entry(entry(1_764_072_000_000_000 + number))
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/audit?who=desk")
+        (link,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
+        rest = await browser.get(html.unescape(link))
+    assert (page.text.count('scope="row"'), rest.text.count('scope="row"')) == (50, 10)
+
+
+async def test_hostile_names_are_escaped(served: admin_port.Served) -> None:
+    hostile = "<script>alert(1)</script>\x1b[2J\u202e"
+    await served.bench.store.add_audit_entry(entry(1, who=hostile, selection={"listener": hostile}))
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/audit")
+    assert page.words.count("<script>alert(1)</script>\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}") == 2
+    assert ("<script>alert" in page.text, "\x1b" in page.text) == (False, False)
+
+
+async def test_page_needs_the_scope_of_the_audit_log(served: admin_port.Served) -> None:
+    async with browsing.opened(served, served.create_token("look", [tokens.Scope.StatusRead])) as browser:
+        page = await browser.get("/ui/audit")
+    assert (page.status, "lacks the scope audit:read" in page.words) == (403, True)
