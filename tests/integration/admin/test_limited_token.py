@@ -174,3 +174,10 @@ async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Li
             "POST", "/api/replays", **({"token": token} if token else {}), json={"all": True, "dryRun": True}
         )
         assert (status, preview["selected"] > 0, bool(preview["sample"])) == (200, True, shows)
+
+
+async def test_initials_are_those_of_the_own_tenants(limited: Limited) -> None:
+    own, everywhere = await limited.get("/api/visits/initials"), await limited.served.get("/api/visits/initials")
+    assert {row["tenant"] for row in own["rows"]} == {"acme"}
+    assert {row["tenant"] for row in everywhere["rows"]} == {"acme", "globex"}
+    assert (await limited.ask("GET", "/api/visits/initials?tenant=globex"))[0] == 404
