@@ -87,6 +87,7 @@ class Served:
             customers=CustomerPages(links=self.links, proxies=self.proxies, brand=brand or Brand(), now=lambda: 0.0),
             base_url=lambda: self.url,
             now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
+            steady=lambda: 0.0,
         )
         self.sample_sender: Any = mock.Mock()
         self.forwarder: Any = mock.Mock()

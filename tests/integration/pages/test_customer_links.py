@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import structlog
 
 from support import admin_port, browsing, samples
 from usher_gateway import documents, model
@@ -247,12 +248,21 @@ async def test_peer_that_tries_many_addresses_has_to_wait(served: admin_port.Ser
     assert await state_of(served) == "unopened"
 
 
+async def test_browsers_behind_a_trusted_proxy_have_limits_of_their_own(tmp_path: Path) -> None:
+    for network, expected in (("127.0.0.0/8", 403), ("10.0.0.0/8", 429)):
+        async with admin_port.served(tmp_path / network[:3], networks=[network], roles=["desk=look"]) as served:
+            for browser_address, status in (("192.0.2.1", 429), ("192.0.2.2", expected)):
+                async with browsing.visitor(served, X_Forwarded_For=browser_address) as browser:
+                    pages = [await browser.get("/my/open/x") for _ in range(21 if status == 429 else 1)]
+                assert pages[-1].status == status, (network, browser_address)
+
+
 async def test_link_that_is_loaded_many_times_has_to_wait(served: admin_port.Served) -> None:
     link = await link_of(served)
     async with browsing.visitor(served) as browser:
         statuses = [(await browser.post(link["path"])).status]
-        statuses += [(await browser.get("/my/")).status for _ in range(60)]
-    assert (set(statuses[:60]), statuses[60]) == ({200}, 429)
+        statuses += [(await browser.get("/my/")).status for _ in range(30)]
+    assert (set(statuses[:30]), statuses[30]) == ({200}, 429)
 
 
 @pytest.mark.parametrize("method", ["find_link", "find_link_by_digest", "usage"])
@@ -299,6 +309,14 @@ async def test_request_for_an_impossible_link_is_refused(served: admin_port.Serv
 async def test_link_of_an_unknown_tenant_is_refused_with_a_hint(served: admin_port.Served) -> None:
     status, problem = await served.ask("POST", "/api/links", json={"tenant": "agency/acmee"})
     assert (status, "acme" in problem["hint"]) == (404, True)
+
+
+async def test_failure_leaves_no_address_of_a_link_in_the_log(served: admin_port.Served) -> None:
+    link = await link_of(served)
+    with structlog.testing.capture_logs() as entries, mock.patch.object(served.links, "find", side_effect=KeyError):
+        async with browsing.visitor(served) as browser:
+            assert (await browser.get(link["path"])).status == 500
+    assert [entry["path"] for entry in entries] == ["/my/open/{token}"]
 
 
 async def test_audit_log_tells_who_created_opened_and_revoked_a_link(served: admin_port.Served) -> None:

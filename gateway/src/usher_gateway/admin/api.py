@@ -120,7 +120,9 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
     except web.HTTPException as error:
         return problem_response(ProblemError(error.status, error.reason.replace(" ", ""), error.reason))
     except Exception as error:  # noqa: BLE001 - the top of a request
-        _log.error("admin_request_failed", path=request.path, error=type(error).__name__)
+        resource = request.match_info.route.resource  # not the path: that of a link or a ticket is a secret
+        path = "" if resource is None else resource.canonical
+        _log.error("admin_request_failed", path=path, error=type(error).__name__)
         return problem_response(ProblemError(500, "Internal", "the gateway failed to answer", "see its log"))
 
 

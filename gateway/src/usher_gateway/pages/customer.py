@@ -57,8 +57,8 @@ class CustomerPages:
         self._links, self._proxies, self._brand = links, proxies, brand
         self._renderer, self._static = Renderer(), StaticFiles()
         self._openings = AttemptLimit(of_peer=20, of_all=300, now=now)
-        self._views = AttemptLimit(of_peer=60, of_all=1_200, now=now)
-        """By link: each view asks the store, and may make an audit entry."""
+        self._views = AttemptLimit(of_peer=30, of_all=300, now=now)
+        """By link. A view takes some milliseconds for each 100 tenants of the install."""
 
     def routes(self, make_api: MakeApi) -> tuple[AdminRoute, ...]:
         """Return the routes, which check the link themselves."""

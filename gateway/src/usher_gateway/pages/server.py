@@ -98,6 +98,7 @@ class PageServer:
         customers: the pages of links.
         base_url: returns the address of this gateway's admin port.
         now: returns the time, with a zone.
+        steady: returns monotonic seconds.
     """
 
     def __init__(
@@ -108,10 +109,11 @@ class PageServer:
         customers: CustomerPages,
         base_url: Callable[[], str],
         now: Callable[[], datetime.datetime] = _utc_now,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
         self._renderer, self._static = Renderer(), StaticFiles()
-        self._logins = AttemptLimit(of_peer=20, of_all=300, now=time.monotonic)
+        self._logins = AttemptLimit(of_peer=20, of_all=300, now=steady)
         self._events = LiveEvents(HEADERS, now)
         self._client: aiohttp.ClientSession | None = None
 
