@@ -1,5 +1,7 @@
 """A link shows a customer one tenant, in one browser, until it ends; it leads nowhere else."""
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,6 +84,15 @@ async def test_second_browser_learns_that_the_link_was_opened_and_whom_to_ask(se
             assert (page.status, "Ask Ada <ada@agency.example>." in page.words) == (410, True)
         assert (await second.get("/my/")).status == 403
         assert (await first.get("/my/")).status == 200
+
+
+async def test_of_browsers_that_open_a_link_at_once_one_gets_in(served: admin_port.Served) -> None:
+    link = await link_of(served)
+    async with contextlib.AsyncExitStack() as stack:
+        browsers = [await stack.enter_async_context(browsing.visitor(served)) for _ in range(5)]
+        pages = await asyncio.gather(*[browser.post(link["path"]) for browser in browsers])
+    assert sorted(page.status for page in pages) == [200, 410, 410, 410, 410]
+    assert sum("usher_link" in browser.cookies for browser in browsers) == 1
 
 
 async def test_cookie_ends_with_the_link_and_is_kept_from_scripts(served: admin_port.Served) -> None:
@@ -185,9 +196,9 @@ async def test_token_of_a_link_permits_one_tenant_and_no_more(served: admin_port
     await admin_port.fill(served)
     await served.bench.accept(samples.arrival("theirs", listener=samples.BAR))
     link = await link_of(served)
-    found = await served.links.find(link["path"].rpartition("/")[2])
-    assert found is not None
-    token = served.links.token(found[0])
+    link_and_state = await served.links.find(link["path"].rpartition("/")[2])
+    assert link_and_state is not None
+    token = served.links.token(link_and_state[0])
     _, tenants = await served.ask("GET", "/api/tenants", token=token)
     assert {row["name"] for row in tenants["rows"]} == {"acme"}
     for path in ("/api/visits", "/api/visits/initials", "/api/destinations", "/api/audit", "/api/links", "/api/config"):

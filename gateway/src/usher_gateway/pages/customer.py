@@ -102,23 +102,23 @@ class CustomerPages:
 
     async def _ask_to_open(self, request: web.Request) -> web.StreamResponse:
         """Show the button that opens a link."""
-        found = await self._links.find(request.match_info["token"])
-        match found:
+        link_and_state = await self._links.find(request.match_info["token"])
+        match link_and_state:
             case (_, LinkState.Unopened):
                 return self._respond("my_open.html", {"title": "Your visits"})
-            case (link, LinkState.Open):
-                return self._respond("my_opened.html", {"title": "This link was opened before", "link": link}, 410)
+            case (_, LinkState.Open):
+                return self._respond("my_opened.html", {"title": "This link was opened before"}, 410)
             case _:
-                return self._refuse(None if found is None else found[1])
+                return self._refuse(None if link_and_state is None else link_and_state[1])
 
     async def _open(self, request: web.Request) -> web.StreamResponse:
         """Exchange a link for a cookie."""
         if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             return self._refuse(None)
-        found = await self._links.find(request.match_info["token"])
-        if found is None or found[1] is not LinkState.Unopened:
+        link_and_state = await self._links.find(request.match_info["token"])
+        if link_and_state is None or link_and_state[1] is not LinkState.Unopened:
             return await self._ask_to_open(request)
-        cookie = await self._links.open(request, found[0])
+        cookie = await self._links.open(request, link_and_state[0])
         if cookie is None:
             return await self._ask_to_open(request)
         response = redirect("/my/")
@@ -135,10 +135,10 @@ class CustomerPages:
 
     async def _show(self, request: web.Request, make_api: MakeApi) -> web.StreamResponse:
         """Show the tenant of the browser's link."""
-        found = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
-        if found is None or found[1] is not LinkState.Open:
-            return self._refuse(None if found is None else found[1])
-        link = found[0]
+        link_and_state = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
+        if link_and_state is None or link_and_state[1] is not LinkState.Open:
+            return self._refuse(None if link_and_state is None else link_and_state[1])
+        link = link_and_state[0]
         if seconds := self._views.refused_seconds(link.id):
             return self._refuse_too_many(seconds)
         api = make_api(lambda: self._links.token(link))
@@ -242,20 +242,20 @@ def _summed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
     """Say how a tenant is, in the words of a customer. Pure; ``tenant``: a row of ``GET /api/tenants``."""
     if tenant["state"] != "Active":
-        said = ["Visits are suspended."]
+        lines = ["Visits are suspended."]
     elif tenant["lastArrival"] is None:
-        said = ["No visit has arrived yet."]
+        lines = ["No visit has arrived yet."]
     elif tenant["silentListeners"] or tenant["refusingListeners"]:
-        said = [f"The last arrival was {attention.ago(tenant['lastArrival'], now)} ago, which is unusually long."]
+        lines = [f"The last arrival was {attention.ago(tenant['lastArrival'], now)} ago, which is unusually long."]
         if tenant["refusingListeners"]:
-            said = ["Some visits are not accepted at present."]
+            lines = ["Some visits are not accepted at present."]
     else:
-        said = [f"Visits arrive; the last one {attention.ago(tenant['lastArrival'], now)} ago."]
+        lines = [f"Visits arrive; the last one {attention.ago(tenant['lastArrival'], now)} ago."]
     failing = [each["name"].partition("/")[2] for each in tenant["destinations"] if each["isFailing"]]
     if failing:
-        said.append(f"Deliveries to {' and '.join(failing)} fail at present, and are tried again.")
+        lines.append(f"Deliveries to {' and '.join(failing)} fail at present, and are tried again.")
     if tenant["held"]:
-        said.append("Some deliveries are held until a person releases them.")
+        lines.append("Some deliveries are held until a person releases them.")
     if tenant["dead"]:
-        said.append(f"{tenant['dead']:,} deliveries failed for good.")
-    return said
+        lines.append(f"{tenant['dead']:,} deliveries failed for good.")
+    return lines
