@@ -109,7 +109,7 @@ async def test_retry_clock_stops_while_a_delivery_is_held(bench: engines.Bench) 
     started_at = delivery.started_at
     await settle(bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
     (group,) = await bench.store.held_groups()
-    assert (group.reason, group.count) == (model.HoldReason.DestinationPaused, 1)
+    assert (group.reason, group.count, group.since) == (model.HoldReason.DestinationPaused, 1, NOW + HOUR)
     bench.clock.now = NOW + 10 * HOUR
     assert await bench.store.unhold(group, bench.clock.now) == 1
     (claimed,) = await bench.claim()

@@ -256,19 +256,18 @@ async def test_reason_company_mismatch_lists_accepted_and_quarantined_arrivals(b
     await bench.accept(samples.arrival("accepted", NOW + 1, other_company="78"))
     await bench.accept(samples.arrival("set aside", NOW + 2, quarantine=mismatch, if_visit=()))
     page = await bench.store.visits(Filter(reason=mismatch.name), None, 10)
-    assert [(row["countedAs"], row["reason"], row["otherCompany"]) for row in page.rows] == [
+    assert [(row["countedAs"], row["reason"], row["isOtherCompany"]) for row in page.rows] == [
         ("Quarantined", "CompanyMismatch", True),
         ("Visit", None, True),
     ]
     quarantined = await bench.store.visits(Filter(reason=mismatch.name, counted_as="quarantined"), None, 10)
     assert len(quarantined.rows) == 1
-    assert [row["otherCompany"] for row in (await bench.store.visits(Filter(), None, 10)).rows] == [True, True, False]
+    assert [row["isOtherCompany"] for row in (await bench.store.visits(Filter(), None, 10)).rows] == [True, True, False]
 
 
-async def test_reason_times_untrusted_lists_visits_without_a_trusted_time(bench: engines.Bench) -> None:
-    no_user = model.QuarantineReason.NoUser
+async def test_reason_times_untrusted_lists_only_visits_with_a_time(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("trusted", NOW, time_trusted=True))
-    await bench.accept(samples.arrival("untrusted", NOW + 1))
-    await bench.accept(samples.arrival("set aside", NOW + 2, quarantine=no_user, if_visit=()))
+    await bench.accept(samples.arrival("without any time", NOW + 1))
+    await bench.accept(samples.arrival("untrusted", NOW + 2, has_untrusted_time=True))
     (row,) = (await bench.store.visits(Filter(reason="TimesUntrusted"), None, 10)).rows
-    assert (row["countedAs"], row["timeTrusted"]) == ("Visit", False)
+    assert (row["receivedAt"], row["timeTrusted"]) == (model.format_time(NOW + 2), False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from support import quarantine_samples, source
 from usher_gateway import model
+from usher_gateway.admin import troubles
 from usher_gateway.ingest import server
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
@@ -49,6 +50,13 @@ def test_reasons_page_explains_exactly_the_error_codes() -> None:
         return {kind.code}.union(*(below(inner) for inner in ours))
 
     assert sorted(words("Errors")) == sorted(below(errors.UsherError))
+
+
+def test_reasons_page_explains_exactly_the_troubles_of_tenants_in_their_order() -> None:
+    rows = list(source.table_rows(section("Troubles")))
+    assert [row[1].strip("`") for row in rows] == list(troubles.URGENT_FIRST)
+    named = {row[1].strip("`"): row[0].strip("`") for row in rows if row[1].strip("`") in troubles.LISTENER_TROUBLES}
+    assert named == troubles.LISTENER_TROUBLES
 
 
 def test_reasons_page_has_the_status_that_each_refusal_sends() -> None:

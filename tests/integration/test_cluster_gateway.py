@@ -290,8 +290,9 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
             await post_without_offset(running_gateway, number)
         await gateway.health.sweep()
         state = (await running_gateway.changes())["listeners"]["acme/open"]
-        assert state["heldDeliveries"] == [{"route": "crm", "reason": "DestinationNotFound", "missing": ""}]
-        assert state["timesUntrusted"]
+        (held,) = state["heldDeliveries"]
+        assert (held["route"], held["reason"], held["missing"]) == ("crm", "DestinationNotFound", "")
+        assert (state["timesUntrusted"], state["untrustedTimeReason"]) == (True, "NoOffset")
         (line,) = [line for line in logs if line["event"] == "deliveries_held"]
         assert (line["listener"], line["reason"], line["count"]) == ("acme/open", "DestinationNotFound", 1)
 

@@ -123,5 +123,5 @@ async def test_try_agrees_with_what_the_changed_listener_then_does(tmp_path: Pat
     named_before = {(each["id"], each["at"]): each["name"] for each in documents_before}
     named_after = {(each["id"], each["at"]): each["name"] for each in documents_after}
     assert routes["crm"]["changed"] == sum(named_after[key] != name for key, name in named_before.items()) > 0
-    assert routes["loyalty"]["now"]["errors"] == {"NoSuchField (tier)": counted(after, "loyalty")["errors"]}
+    assert routes["loyalty"]["now"]["errors"] == {"NoSuchField (body.user.tier)": counted(after, "loyalty")["errors"]}
     assert counted(after, "survey")["OncePer"] > 0

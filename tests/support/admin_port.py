@@ -92,8 +92,8 @@ class Served:
         self.sample_sender: Any = mock.Mock()
         self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
-        self.missing = ""
-        """The Secret or field that held deliveries lack."""
+        self.held = holds.HeldRoute("crm", "DestinationPaused", "")
+        """What held deliveries lack."""
         steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,
@@ -157,7 +157,7 @@ class Served:
                 keys=KEYS,
                 check_names=check_names,
                 destination=gateway_status.destination,
-                held_routes=lambda _: [holds.HeldRoute("crm", "DestinationPaused", self.missing)],
+                held_routes=lambda _: [self.held],
                 audit=audit_log,
             ),
             changes=changes.ChangeHandlers(
@@ -238,6 +238,8 @@ class Served:
             quarantining=True,
             company_mismatch=False,
             times_untrusted=False,
+            untrusted_times_share=0.0,
+            untrusted_time_reason=None,
             unexpected_sources=False,
             held_deliveries=({"route": "crm", "reason": "DestinationPaused", "missing": ""},),
             degraded_routes=(),

@@ -38,6 +38,11 @@ class CommandRun:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
+    @property
+    def said(self) -> str:
+        """What it printed on standard error, on one line, because texts are broken to fit the terminal."""
+        return " ".join(self.err.split())
+
 
 def run(*arguments: object, piped: str = "", **environment: str) -> CommandRun:
     """Run a command that ends by itself in a terminal of 80 columns, with these variables only.

@@ -154,7 +154,6 @@ class Webhook:
         counts = self.receiver_counts()
         assert counts["distinct"] == visits
         assert counts["signatures_bad"] == counts["signatures_stale"] == counts["without_id"] == 0
-        self.release.usher("usage", "--check")
         return counts
 
     def _resources(self) -> list[dict[str, Any]]:

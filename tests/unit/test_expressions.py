@@ -338,7 +338,9 @@ def test_programs_in_memory_are_bounded_by_their_length() -> None:
 @pytest.mark.parametrize(
     ("source", "missing_field"),
     [
-        ("body.user.tier > 1", "tier"),
+        ("body.user.tier > 1", "body.user.tier"),
+        ("body.user.tier.name == 'x' && body.user.tier.name != 'y'", "body.user.tier"),
+        ("body.user.tier > 1 || body.tier > 1", "tier"),
         ("body.user['loyalty tier'] > 1", "loyalty tier"),
         ("body.user[body.key] > 1", ""),
         ("body.key > 1", ""),

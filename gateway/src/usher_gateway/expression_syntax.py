@@ -122,6 +122,19 @@ def tokens_of(source: str) -> list[Token]:
     return tokens
 
 
+def path_to(tokens: list[Token], name: str) -> str:
+    """Return the path of an expression that ends in a name, as in ``body.user.tier``; the name if there are several."""
+    paths = set()
+    for index, token in enumerate(tokens):
+        if token.kind == "word" and token.text == name:
+            first = index
+            while first >= 2 and tokens[first - 1].text == "." and tokens[first - 2].kind == "word":
+                first -= 2
+            is_whole = not first or tokens[first - 1].text != "."
+            paths.add("".join([part.text for part in tokens[first : index + 1]]) if is_whole else name)
+    return paths.pop() if len(paths) == 1 else name
+
+
 def static_problems(tokens: list[Token], where: Where) -> Iterator[str]:
     """Yield what exceeds the bounds."""
     if any(token.depth > MAX_DEPTH for token in tokens):

@@ -112,7 +112,8 @@ class Program:
         self._key_orders = expression_order.orders_of(syntax.map_keys(tokens)) if where == "transform" else {}
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
-        self._words: frozenset[str] | None = None
+        self._paths: dict[str, str] | None = None
+        """Each word of the expression -> its path (`expression_syntax.path_to`); None: not needed yet."""
         """The words and literals of the text, once a field was missing."""
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
@@ -167,11 +168,13 @@ class Program:
         return value, "", ""
 
     def _missing_field(self, error: Exception) -> str:
-        """Return the name in the core's error if it is a word or a literal of the expression; else ``""``."""
+        """Return the path of the name in the core's error if the expression has that word or literal, else ``""``."""
         name = str(error.args[0]) if error.args else ""
-        if self._words is None:
-            self._words = frozenset(token.text.strip("\"'") for token in syntax.tokens_of(self.source))
-        return name if name in self._words else ""
+        if self._paths is None:
+            tokens = syntax.tokens_of(self.source)
+            names = {token.text.strip("\"'") for token in tokens}
+            self._paths = {name: syntax.path_to(tokens, name) for name in names}
+        return self._paths.get(name, "")
 
     def _work(self, copier: "_WeighingCopier") -> int:
         """Return an upper estimate of the work.

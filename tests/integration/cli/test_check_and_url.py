@@ -52,7 +52,7 @@ def test_missing_or_unreadable_path_is_reported_without_a_line(tmp_path: pathlib
         assert (done.code, done.out.startswith(f"{path}: error: no such file or folder")) == (1, True), done.out
         assert "check the path and its permissions; a gateway that runs keeps what it held before" in done.out
         done = usher("run", "examples/quickstart.yaml", path, "--data", tmp_path / "data")
-        assert (done.code, f"{path}: no such file or folder" in done.err) == (2, True), done.err
+        assert (done.code, f"{path}: no such file or folder" in done.said) == (2, True), done.err
         assert not (tmp_path / "data").exists()
     assert usher("check").code == 2
     done = usher("check", tmp_path)

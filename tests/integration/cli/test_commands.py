@@ -15,6 +15,7 @@ import pytest
 from support import admin_port, command_line, samples
 from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
+from usher_gateway.delivery import holds
 
 LOBBY = """
 apiVersion: usher.dev/v1alpha1
@@ -140,8 +141,8 @@ async def test_columns_of_csv_are_named_as_the_fields_of_json(served: admin_port
 
 async def test_page_of_rows_ends_with_the_command_for_the_next_one(served: admin_port.Served) -> None:
     run = await served.command("visits", "--namespace", "agency", "--limit", "3", "-o", "json")
-    shown, _, following = run.err.partition(", next: usher ")
-    assert (shown, following.split()[:4]) == ("Showing 3", ["visits", "list", "--namespace", "agency"])
+    shown, _, following = run.err.partition("\nnext: usher ")
+    assert (shown, following.split()[:4]) == ("Showing 3.", ["visits", "list", "--namespace", "agency"])
     rows = json.loads(await served.output_of("visits", "-o", "json"))["rows"]
     last = await served.command(*following.split())
     assert json.loads(run.out)["rows"] + json.loads(last.out)["rows"] == rows
@@ -210,8 +211,9 @@ async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_po
     served.bench.clock.now += samples.DAY
     checked = await served.output_of("usage", "--check", "--from", "2025-11")
     assert checked.startswith("The books of 1 listener balance, from 2025-11-01T")
-    nothing = await served.output_of("usage", "--check", "--from", "2024-11", "--to", "2024-12")
-    assert nothing.startswith("Nothing was counted from 2024-11-01T")
+    nothing = await served.command("usage", "--check", "--from", "2024-11", "--to", "2024-12")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert nothing.said.startswith("usher: nothing was counted from 2024-11-01T")
 
 
 async def test_usage_by_tenant_adds_up_listeners_and_lists_those_without_arrivals(served: admin_port.Served) -> None:
@@ -377,7 +379,7 @@ async def test_command_without_yes_prints_what_it_would_change(
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
             "this would release 0",
-            "the body itself is the cause",
+            "None of them can be released",
         ),
     ],
 )
@@ -392,7 +394,7 @@ async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
 
 
 async def test_held_delivery_names_what_it_lacks_in_json(served: admin_port.Served) -> None:
-    served.missing = "agency/crm-login"
+    served.held = served.held._replace(missing="agency/crm-login")
     (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
     assert held["missing"] == "agency/crm-login"
     others = (await served.get("/api/deliveries?state=dead"))["rows"]
@@ -486,8 +488,27 @@ async def test_unknown_reason_is_an_error_with_the_one_meant(
 async def test_destination_of_a_namespace_is_named_alone(served: admin_port.Served, namespace: tuple[str, str]) -> None:
     listed = await served.output_of("dead", "--destination", "crm", *namespace, "-o", "json")
     assert [row["destination"] for row in json.loads(listed)["rows"]] == ["agency/crm"]
+
+
+async def test_destination_that_only_one_namespace_has_is_named_alone(served: admin_port.Served) -> None:
+    listed = json.loads(await served.output_of("dead", "--destination", "crm", "-o", "json"))["rows"]
+    assert {row["destination"] for row in listed} == {"agency/crm"}
+    assert (await served.command("dead", "redrive", "--destination", "crm", "--yes")).code == 0
+    (entry, *_) = json.loads(await served.output_of("audit", "-o", "json"))["rows"]
+    assert entry["selection"]["destination"] == "agency/crm"
+    destinations = served.state.snapshot.destinations
+    others = {f"{name}/crm": destinations["agency/crm"] for name in ("other", "third")}
+    served.state.apply(documents.Snapshot(served.state.snapshot.listeners, destinations | others), 0)
     run = await served.command("dead", "--destination", "crm")
-    assert (run.code, "destination must be NAMESPACE/NAME" in run.err) == (2, True)
+    assert (run.code, run.said) == (
+        2,
+        "usher: 3 destinations have the name `crm` give one of agency/crm, other/crm, third/crm",
+    )
+
+
+async def test_name_far_from_every_destination_gets_no_guess(served: admin_port.Served) -> None:
+    run = await served.command("deliveries", "--destination", "agency/harbour")
+    assert (run.code, "did you mean" in run.err, "agency/crm" in run.err) == (2, False, True)
 
 
 async def test_rows_are_listed_by_namespace_and_visit(served: admin_port.Served) -> None:
@@ -509,4 +530,77 @@ async def test_environment_proxies_never_see_the_token(served: admin_port.Served
 async def test_arrivals_that_are_only_counted_are_not_listed(served: admin_port.Served) -> None:
     run = await served.command("visits", "--counted-as", "refused")
     assert run.code != 0
-    assert "arrivals counted as refused are only counted: see `usher usage` and `usher listeners`" in run.err
+    assert "arrivals counted as refused are only counted: see `usher usage` and `usher listeners`" in run.said
+
+
+@pytest.mark.parametrize("listed", [("visits",), ("visits", "--reason", "CompanyMismatch"), ("quarantine",)])
+async def test_arrival_of_another_company_says_which_one(served: admin_port.Served, listed: tuple[str, ...]) -> None:
+    served.mend()
+    mismatch = model.QuarantineReason.CompanyMismatch
+    body = b'{"user":{"id":"x","company":{"id":78}}}'
+    await served.bench.accept(samples.arrival("accepted", body=body, other_company="78"))
+    await served.bench.accept(samples.quarantined("set aside", body=body, quarantine=mismatch))
+    rows = list(csv.DictReader(io.StringIO(await served.output_of(*listed, "-o", "csv"))))
+    named = {(row["isOtherCompany"], row["otherCompany"]) for row in rows}
+    assert ("true", "78") in named
+    assert named <= {("true", "78"), ("false", "")}
+
+
+async def test_path_to_personal_data_is_not_shown_as_a_company(served: admin_port.Served) -> None:
+    served.mend(company=("/user/email",))
+    body = b'{"user":{"id":"x","email":"ada@example.org"}}'
+    await served.bench.accept(samples.arrival("accepted", body=body, other_company="another"))
+    (row, *_) = json.loads(await served.output_of("visits", "--reason", "CompanyMismatch", "-o", "json"))["rows"]
+    assert (row["isOtherCompany"], row["otherCompany"]) == (True, "another")
+
+
+async def test_delivery_in_a_lane_says_that_it_waits_there(served: admin_port.Served) -> None:
+    (accepted,) = await served.bench.accept(samples.arrival("sent next"))
+    (delivery,) = accepted.deliveries
+    (row,) = (await served.get(f"/api/deliveries?id={model.format_id(delivery.id)}"))["rows"]
+    assert (row["state"], row["dueAt"], row["nextAttemptAt"], row["waitsFor"]) == ("pending", None, None, "Lane")
+    (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+    assert held["waitsFor"] is None
+
+
+async def test_end_of_a_listing_fits_80_columns_and_keeps_the_command_whole(served: admin_port.Served) -> None:
+    run = await served.command("visits", "--namespace", "agency", "--since", "2025-11-25T00:00:00Z", "--limit", "2")
+    *texts, command = run.err.splitlines()
+    assert max(map(len, texts)) <= 80
+    assert command.startswith("next: usher visits list --namespace agency --since 2025-11-25T00:00:00Z --limit 2 ")
+    hint = await served.command("deliveries", "retry", "--all")
+    assert max(map(len, hint.err.splitlines())) <= 80
+    assert "`usher deliveries show ID`" in hint.err
+
+
+async def test_word_asked_for_is_whole_in_a_narrow_list_of_several_tenants(served: admin_port.Served) -> None:
+    for name in ("a-company-with-a-rather-long-name", "zoo"):
+        listener = model.ListenerName("agency", name, name)
+        await served.bench.accept(samples.arrival(name, listener=listener, other_company="78"))
+    shown = await served.output_of("visits", "--reason", "CompanyMismatch")
+    assert re.search(r" CompanyMismatch\b", shown)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+async def test_next_step_of_a_quarantined_arrival_has_no_indent(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.quarantined("list", body=b"[]", quarantine=model.QuarantineReason.NotObject))
+    (row,) = json.loads(await served.output_of("quarantine", "--reason", "NotObject", "-o", "json"))["rows"]
+    shown = await served.output_of("quarantine", "show", row["id"])
+    assert "\nNext:\nIt cannot be released, because its body is not a visit. Find out who sends such\nbodies: " in shown
+
+
+async def test_held_delivery_shows_its_filter_and_the_path_that_failed(served: admin_port.Served) -> None:
+    served.mend()
+    lobby = served.state.snapshot.listeners["agency/lobby"]
+    route = msgspec.structs.replace(lobby.routes[0], when="body.user.tier == 'gold'")
+    changed = msgspec.structs.replace(lobby, routes=(route,))
+    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.held = holds.HeldRoute("crm", "FilterError", "NoSuchField (body.user.tier)")
+    plans = (samples.plan(hold=model.HoldReason.FilterError),)
+    await served.bench.accept(samples.arrival("silver", if_visit=plans))
+    (row,) = json.loads(await served.output_of("deliveries", "--reason", "FilterError", "-o", "json"))["rows"]
+    told = " ".join((await served.output_of("visits", "show", row["visit"])).split())
+    cause = "because the route's filter `when` failed"
+    assert f"{cause} (NoSuchField (body.user.tier)): `body.user.tier == 'gold'`. A correction" in told
+    assert f"Route crm: the delivery is held, {cause} (FilterError)." in told

@@ -105,8 +105,8 @@ async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: adm
     served.state.apply(snapshot, 0)
     run = await served.command("listeners", "--tenant", "acme", "--limit", "2", "-o", "json")
     assert [row["name"] for row in json.loads(run.out)["rows"]] == ["bar", "lobby"]
-    total, _, following = run.err.partition(", next: usher ")
-    assert total == "Showing 2 of 3 listeners; 3 failing (--failing), 3 unused (--unused)"
+    total, _, following = run.err.partition("\nnext: usher ")
+    assert total == "Showing 2 of 3 listeners; 3 failing (--failing), 3 unused (--unused)."
     assert following == "listeners --tenant acme --limit 2 --output json --cursor agency/lobby\n"
     last = await served.command(*following.split())
     assert [row["name"] for row in json.loads(last.out)["rows"]] == ["pool"]

@@ -1,6 +1,9 @@
 """`usher tokens` creates, lists and revokes tokens, which the gateway knows at once and never in clear text."""
 
+import csv
+import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,6 +48,16 @@ async def test_created_token_works_until_it_is_revoked(served: admin_port.Served
     assert await served.output_of("tokens", "revoke", "desk", "--yes") == "Revoked: desk.\n"
     assert (await served.command("visits", USHER_TOKEN=token)).code == 2
     assert "No tokens besides" in await served.output_of("tokens")
+
+
+async def test_csv_of_tokens_has_the_names_and_times_of_json(served: admin_port.Served) -> None:
+    limits = ("--tenant", "agency/acme", "--namespace", "other", "--days", "9")
+    await served.command("tokens", "create", "desk", "--scope", "visits:read,audit:read", *limits)
+    (row,) = json.loads(await served.output_of("tokens", "-o", "json"))["rows"]
+    (line,) = csv.DictReader(io.StringIO(await served.output_of("tokens", "-o", "csv")))
+    assert line == {name: ", ".join(value) if isinstance(value, list) else value for name, value in row.items()}
+    for name in ("createdAt", "expiresAt"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row[name])
 
 
 async def test_entry_for_a_secret_is_printed_and_not_written(served: admin_port.Served) -> None:

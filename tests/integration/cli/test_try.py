@@ -181,8 +181,8 @@ async def test_failing_expressions_are_counted_by_their_code(tried: Tried) -> No
     )
     run = await tried.run(lobby(*routes), "-o", "json")
     filtered, transformed = json.loads(run.out)["listeners"][0]["routes"]
-    assert filtered["now"] == {"sent": 0, "held": {}, "skipped": {}, "errors": {"NoSuchField (tier)": 3}}
-    assert transformed["now"]["errors"] == {"NoSuchField (tier)": 3}
+    assert filtered["now"] == {"sent": 0, "held": {}, "skipped": {}, "errors": {"NoSuchField (body.user.tier)": 3}}
+    assert transformed["now"]["errors"] == {"NoSuchField (body.tier)": 3}
     assert (filtered["newlySkipped"], len(transformed["examples"]["errors"])) == ({}, 3)
 
 
@@ -209,7 +209,7 @@ async def test_new_listener_does_nothing_before_the_change(tried: Tried) -> None
 
 async def test_listener_of_an_unknown_tenant_is_refused(tried: Tried) -> None:
     run = await tried.run(lobby(gateways.route("crm", "crm"), name="garden", tenantRef={"name": "umbrella"}))
-    assert (run.code, "Tenant `umbrella` is neither in force nor among the manifests" in run.err) == (2, True)
+    assert (run.code, "Tenant `umbrella` is neither in force nor among the manifests" in run.said) == (2, True)
 
 
 async def test_manifests_that_change_nothing_are_not_tried(tried: Tried) -> None:
@@ -326,7 +326,7 @@ async def test_check_names_the_try_of_valid_listeners(tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
     gateways.write_manifests(file, gateways.one_route("https://crm.example"))
     run = await command_line.usher("check", str(file))
-    assert (run.code, run.err) == (
+    assert (run.code, run.said) == (
         0,
-        f"`usher try {file}` tries this on the visits that a running gateway has stored.\n",
+        f"`usher try {file}` tries this on the visits that a running gateway has stored.",
     )

@@ -8,6 +8,7 @@ import pytest
 
 from support import gateway as gateways
 from support import waiting, wire
+from usher_gateway import model
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
 
@@ -96,6 +97,21 @@ async def test_review_waits_while_the_namespace_has_no_time_for_filters(
         reviewer._budgets.spend("agency", -1000.0)
         await reviewer.review()
         await wait_held(gateway, {"DestinationNotFound": 1})
+
+
+async def test_hold_lasts_although_its_filter_fails_again(tmp_path: Path) -> None:
+    manifests = gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []\n", ROUTES)
+    async with gateways.running(tmp_path, manifests) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        await wait_held(gateway, {"FilterError": 1})
+        store, reviewer = gateway.gateway.store, gateway.gateway.hold_reviewer
+        (first,) = await store.held_groups()
+        gateway.write(manifests.replace(BROKEN, "visit.visitCount > 1"))
+        await waiting.until(store.held_groups, lambda groups: any(group.since > first.since for group in groups))
+        name = gateway.gateway.registry.listeners["agency/wifi"].name
+        await waiting.wait_until(lambda: reviewer.held_routes(name))
+        (held_route,) = reviewer.held_routes(name)
+        assert held_route.since <= model.format_time(first.since)
 
 
 async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -> None:

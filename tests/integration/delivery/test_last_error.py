@@ -137,9 +137,10 @@ async def test_missing_secret_is_named_by_listings_and_log(tmp_path: Path, manif
             await gateway.gateway.hold_reviewer.review()
             destination, listener = await row_of(gateway), await row_of(gateway, "listeners")
     assert (destination["health"], destination["unresolved"]) == ("SecretNotFound", said)
-    assert listener["heldDeliveries"] == [{"route": "crm", "reason": "SecretNotFound", "missing": said}]
+    (held,) = listener["heldDeliveries"]
+    assert (held["route"], held["reason"], held["missing"]) == ("crm", "SecretNotFound", said)
     (line,) = [line for line in logs if line["event"] == "deliveries_held"]
-    assert line["missing"] == [said]
+    assert (line["missing"], line["since"]) == ([said], held["since"])
 
 
 async def test_failure_at_one_gateway_is_listed_by_the_others_of_its_store(

@@ -10,6 +10,7 @@ import pytest
 import structlog.testing
 from hypothesis import strategies
 
+from support import samples
 from usher_gateway import documents, model
 from usher_gateway.admin import fault_log, health, journal, run_state, states
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
@@ -42,7 +43,16 @@ def test_window_drops_the_oldest_minute_first() -> None:
     ("accepted", "untrusted", "expected"), [(9, 9, False), (10, 1, False), (10, 2, True), (100, 10, False)]
 )
 def test_untrusted_times_are_reported_from_ten_arrivals_on(accepted: int, untrusted: int, expected: bool) -> None:
-    assert health.are_times_untrusted(RecentCounts(accepted, untrusted_times=untrusted)) is expected
+    recent = RecentCounts(accepted, untrusted_times=untrusted)
+    assert health.are_times_untrusted(recent, were_untrusted=False) is expected
+
+
+@pytest.mark.parametrize(
+    ("accepted", "untrusted", "expected"), [(100, 6, True), (100, 5, False), (9, 9, True), (0, 0, False)]
+)
+def test_untrusted_times_end_at_half_of_their_threshold(accepted: int, untrusted: int, expected: bool) -> None:
+    recent = RecentCounts(accepted, untrusted_times=untrusted)
+    assert health.are_times_untrusted(recent, were_untrusted=True) is expected
 
 
 def test_cursor_gets_only_later_changes() -> None:
@@ -147,13 +157,34 @@ async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
     [
         ({"refusing": True, "refused_reason": "Unauthenticated"}, {"reason": "Unauthenticated"}),
         ({"refusing": True, "refused_reason": "SourceNotAllowed"}, {"source": "192.0.2.7"}),
-        ({"company_mismatch": True}, {"expected": "7", "came": "8"}),
-        ({"quarantining": True, "quarantined_share": 0.5}, {"share": 0.5, "reason": "NotObject"}),
+        ({"company_mismatch": True}, {"expected": "7", "came": "8", "since": "1970-01-01T00:00:02.000Z"}),
+        (
+            {"quarantining": True, "quarantined_share": 0.5},
+            {"share": 0.5, "reason": "NotObject", "since": "1970-01-01T00:00:03.000Z"},
+        ),
+        (
+            {"times_untrusted": True, "untrusted_times_share": 0.4, "untrusted_time_reason": "NoOffset"},
+            {
+                "share": 0.4,
+                "reason": "NoOffset",
+                "since": "1970-01-01T00:00:04.000Z",
+                "hint": "set `fields.occurredAtZone` of the Listener to the time zone of these times",
+            },
+        ),
         ({"unexpected_sources": True}, {"source": "192.0.2.7"}),
         ({"receiving": "Silent"}, {"last_arrival": "1970-01-01T00:00:01.000Z", "silent_after_seconds": 86_400}),
         (
-            {"held_deliveries": ({"route": "gold", "reason": "FilterError", "missing": "NoSuchField (tier)"},)},
-            {"held": ["gold: FilterError (NoSuchField (tier))"]},
+            {
+                "held_deliveries": (
+                    {
+                        "route": "gold",
+                        "reason": "FilterError",
+                        "missing": "NoSuchField (body.user.tier)",
+                        "since": "2026-11-25T12:00:00.000Z",
+                    },
+                )
+            },
+            {"held": ["gold: FilterError (NoSuchField (body.user.tier))"], "since": "2026-11-25T12:00:00.000Z"},
         ),
     ],
 )
@@ -162,6 +193,8 @@ async def test_line_about_a_fault_names_its_cause(fault: dict[str, Any], cause: 
     _, state = tracked(["lobby"], mock.Mock(take_touched=dict), counters)
     lobby = counters.of(model.ListenerName("agency", "acme", "lobby"))
     lobby.unexpected_source, lobby.other_company, lobby.last_accepted = "192.0.2.7", "8", 1_000_000
+    for streak, second in ((lobby.mismatching, 2), (lobby.quarantining, 3), (lobby.untrusted_times, 4)):
+        streak.add(second * 1_000_000)
     lobby.quarantined_reason, lobby.refused_since = model.QuarantineReason.NotObject, 3_000_000
     tracker = mock.Mock(listener=lambda *_: msgspec.structs.replace(SOUND, **fault))
     with structlog.testing.capture_logs() as logs:
@@ -170,6 +203,28 @@ async def test_line_about_a_fault_names_its_cause(fault: dict[str, Any], cause: 
     assert cause.items() <= line.items()
     if fault.get("refusing"):
         assert line["since"] == "1970-01-01T00:00:07.000Z", "two seconds ago by the clock that never goes back"
+
+
+async def test_share_that_wavers_at_its_threshold_is_one_fault() -> None:
+    counters = ArrivalCounters()
+    tracker, state = tracked(["lobby"], mock.Mock(take_touched=dict), counters)
+    faults = fault_log.FaultLog(state=state, tracker=tracker, counters=counters, clock=CLOCK)
+    lobby = counters.of(model.ListenerName("agency", "acme", "lobby"))
+
+    async def write_after(sound: int, untrusted: int) -> list[Any]:
+        for is_untrusted in [False] * sound + [True] * untrusted:
+            arrival = samples.arrival(has_untrusted_time=is_untrusted)
+            counters.add_committed(lobby, arrival, model.Accepted(model.CountedAs.Visit))
+        await tracker.sweep()
+        with structlog.testing.capture_logs() as logs:
+            await faults.write()
+        return [(line["event"], line.get("share"), line.get("reason")) for line in logs]
+
+    assert await write_after(18, 2) == [], "2 of 20 are a tenth"
+    assert await write_after(0, 1) == [("listener_fault_started", 0.14, "NoOffset")]
+    assert await write_after(10, 0) == [], "3 of 31 are less than a tenth"
+    assert await write_after(0, 2) == []
+    assert await write_after(67, 0) == [("listener_fault_ended", None, None)], "5 of 100 are a twentieth"
 
 
 async def test_faults_of_many_listeners_do_not_flood_the_log() -> None:
@@ -196,6 +251,8 @@ SOUND = states.ListenerState(
     quarantining=False,
     company_mismatch=False,
     times_untrusted=False,
+    untrusted_times_share=0.0,
+    untrusted_time_reason=None,
     unexpected_sources=False,
     held_deliveries=(),
     degraded_routes=(),
@@ -222,6 +279,24 @@ SOUND = states.ListenerState(
 def test_faults_of_a_listener(change: dict[str, Any], fault: list[str]) -> None:
     document = documents.ListenerDocument("agency", "lobby", TENANT, (documents.Address("hooks.example.com", "/v1/x"),))
     assert states.faults_of(msgspec.structs.replace(SOUND, **change), document) == fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "change", "cause"),
+    [
+        (states.ListenerFault.Quarantining, {"quarantined_share": 0.33}, "33%"),
+        (
+            states.ListenerFault.TimesUntrusted,
+            {"untrusted_times_share": 0.71, "untrusted_time_reason": "InFuture"},
+            "71% InFuture",
+        ),
+        (states.ListenerFault.Silent, {}, ""),
+    ],
+)
+def test_trouble_of_a_tenant_has_the_share_and_the_reason(
+    fault: states.ListenerFault, change: dict[str, Any], cause: str
+) -> None:
+    assert states.cause_of(fault, msgspec.structs.replace(SOUND, **change)) == cause
 
 
 def test_listener_without_its_secret_has_a_fault_before_anything_arrives() -> None:

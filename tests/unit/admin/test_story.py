@@ -26,7 +26,7 @@ def arrival(**changes: Any) -> dict[str, Any]:
         "visitTime": "2026-11-29T11:59:58.000Z",
         "timeTrusted": True,
         "late": False,
-        "otherCompany": False,
+        "isOtherCompany": False,
         "unacknowledged": False,
         "released": False,
         "bodyKept": True,
@@ -84,7 +84,7 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
     ("reason", "text"),
     [
         ("NoUser", "`usher quarantine release 0193 --yes` reads it again."),
-        ("NotJSON", "find out who sends it; `usher listeners` has the address of the last one."),
+        ("NotJSON", "`usher listeners` has the address that sent the last one."),
     ],
 )
 def test_quarantined_arrival_says_whether_it_can_be_released(reason: str, text: str) -> None:
@@ -120,7 +120,7 @@ def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
         ({"countedAs": "Quarantined", "reason": "NoUser"}, "was set aside as NoUser."),
         ({"timeTrusted": False}, "The body has no time that Usher trusts, so the time of the arrival counts."),
         ({"late": True}, "The visitor authenticated at 2026-11-29 11:59:58 UTC, so it is late."),
-        ({"otherCompany": True}, "The body names another company than the tenant."),
+        ({"isOtherCompany": True}, "The body names another company than the tenant."),
         ({"unacknowledged": True}, "Purple was gone before the answer, so it sends this again."),
         ({"released": True}, "A person released it later."),
         ({"bodyKept": False}, "Its body has been deleted since, because its retention ended."),
@@ -138,7 +138,11 @@ def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str
         ({"origin": "Replayed", "replay": "0199"}, [], "Route crm: replayed by replay 0199, a delivery to agency/crm."),
         ({"attempts": 12}, [AttemptRecord(NOW, 0, "Timeout", 10)], "11 earlier attempts are not kept one by one."),
         ({}, [AttemptRecord(NOW, 0, "Timeout", 10_000)], "agency/crm gave no answer after 10000 ms (Timeout)."),
-        ({"held": "DestinationPaused", "heldSince": "2026-11-29T12:00:01.000Z"}, [], "is held: DestinationPaused."),
+        (
+            {"held": "DestinationPaused", "heldSince": "2026-11-29T12:00:01.000Z"},
+            [],
+            "is held, because the destination is paused (DestinationPaused).",
+        ),
         ({"state": "cancelled", "cancelled": "Expired"}, [], "Route crm: the delivery was cancelled (Expired)."),
         ({"state": "dead"}, [], "Route crm: the delivery was given up: it is dead."),
     ],

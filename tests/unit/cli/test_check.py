@@ -98,10 +98,10 @@ def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("when", "code", "error"),
     [
-        ("body.guest.name == 'x'", 1, "NoSuchField (guest)"),
+        ("body.guest.name == 'x'", 1, "NoSuchField (body.guest)"),
         ("visit.email", 1, "NotBoolean"),
         ("visit.email + 1 == ''", 1, "NoSuchOverload"),
-        ("body.user.venue.id == 3", 0, "NoSuchField (venue)"),
+        ("body.user.venue.id == 3", 0, "NoSuchField (body.user.venue)"),
         ("visit.visitCount > 2", 0, "NoSuchOverload"),
     ],
 )

@@ -5,9 +5,9 @@ from unittest import mock
 import pytest
 
 from support.command_line import COMMANDS
-from usher_gateway.admin import troubles
+from usher_gateway.admin import listings, troubles
 from usher_gateway.admin.states import DestinationHealth
-from usher_gateway.cli import admin_client, destinations, listeners, overview, tenants
+from usher_gateway.cli import admin_client, destinations, listeners, overview, tables, tenants
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,14 @@ def test_empty_listing_repeats_what_was_asked(asked: list[str], said: str) -> No
 def test_listener_in_trouble_says_why() -> None:
     row = {
         "state": "Paused",
-        "faults": ["Refusing", "Quarantining", "DeliveriesHeld", "ExpressionTooSlow", "Silent"],
+        "faults": ["Refusing", "Quarantining", "DeliveriesHeld", "ExpressionTooSlow", "TimesUntrusted", "Silent"],
         "refusedReason": "Unauthenticated",
         "refusedSince": "2026-11-29T12:00:00.000Z",
         "missing": None,
         "quarantinedShare": 0.33,
         "quarantinedReason": "NotJSON",
+        "untrustedTimesShare": 0.4,
+        "untrustedTimeReason": "NoOffset",
         "quarantinedSource": "192.0.2.7",
         "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
@@ -41,8 +43,15 @@ def test_listener_in_trouble_says_why() -> None:
     assert troubles(row) == (
         "Paused, Refusing Unauthenticated since 11-29 12:00:00, Quarantining 33% NotJSON from 192.0.2.7, "
         "crm held: Secret token, "
-        "ExpressionTooSlow mail, Silent since 11-29 09:00:00 (it may be so for 2h)"
+        "ExpressionTooSlow mail, TimesUntrusted 40% NoOffset, Silent since 11-29 09:00:00 (it may be so for 2h)"
     )
+
+
+def test_number_of_deliveries_is_not_parted_from_its_state() -> None:
+    row: listings.Row = {"health": "Healthy", "state": "Active", "lastError": None, "held": {}}
+    row |= {"backlog": 750, "dead": 3}
+    for width in range(8, 20):
+        assert "750 wait," in tables.wrapped(destinations.trouble(row), width)[0]
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,23 @@ def test_inside_a_tenant_only_escape_leads_back() -> None:
     assert (head.rstrip(), foot.rstrip()) == ("usher top  inside agency/a", "Esc back, q quit")
 
 
+def test_inside_a_tenant_says_which_columns_have_no_room() -> None:
+    row = {
+        "namespace": "agency",
+        "name": "corner-cafes-of-the-north",
+        "tenant": "corner-cafes-of-the-north",
+        "faults": [],
+        "today": {"visits": 123, "quarantined": 0},
+        "lastArrival": "2026-11-29T12:00:00.000Z",
+        "routes": [{"name": "customer-relations", "destination": "agency/customer-relations"}],
+        "addresses": ["https://hooks.example.com/v1/abcd…"],
+    }
+    _, head, line_of_listener, no_room = top.lines_inside("listeners", [row], 80)
+    assert head.split() == ["LISTENER", "VISITS", "LAST", "(UTC)", "QUARANTINED"]
+    assert line_of_listener.startswith("agency/corner-cafes-of-the-north ")
+    assert no_room == "No room for ROUTES, ADDRESSES."
+
+
 @pytest.mark.parametrize(("key", "head"), [("r", "VIS/MIN↓"), ("d", "DEAD↓"), ("a", "WHY↓"), ("n", "TENANT↓")])
 def test_column_of_the_order_is_marked(key: str, head: str) -> None:
     screen = screen_of(line("acme"))
@@ -216,6 +233,13 @@ def test_today_has_room_beside_at_least_40_characters_of_why() -> None:
     assert "TODAY" in shown(screen_of(short_why))
 
 
+def test_name_is_cut_only_if_another_line_has_long_troubles() -> None:
+    name = "company-with-a-rather-long-name-001"
+    assert name in shown(screen_of(line(name), line("zoo", dead=1)))
+    troubles = {"failingDestinations": ["agency/warehouse-north"], "dead": 12, "quotaUsed": 0.95}
+    assert "company-wi…e-001" in shown(screen_of(line(name), line("zoo", **troubles)))
+
+
 def test_once_prints_one_reading_without_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USHER_TOKEN", "token")
     rows = [tenant(f"company-with-a-rather-long-name-{number:03}", visits=99_999, dead=12) for number in range(3)]
@@ -226,7 +250,7 @@ def test_once_prints_one_reading_without_rates(monkeypatch: pytest.MonkeyPatch) 
     assert title == "usher top  12:00:00  3 tenants: 3 failing, 0 silent"
     assert deliveries == "deliveries: 36 dead"
     assert head.split() == ["TENANT", "LAG", "LAST", "TODAY", "WHY↓"]
-    assert lines[0].split() == ["company-wi…e-000", "-", "42s", "99999", "12", "dead"]
+    assert lines[0].split() == ["company-with-a-rather-long-name-000", "-", "42s", "99999", "12", "dead"]
 
 
 def test_once_has_no_order_by_rate() -> None:
@@ -253,7 +277,7 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     assert len(lines) <= 24
     assert lines[-2].rstrip().endswith("q quit")
     assert all(head in lines[1] for head in ("TENANT", "LAG", "LAST", "VIS/MIN", "WHY"))
-    assert lines[2].startswith("company-wi…e-000 ")
+    assert lines[2].startswith("company-with-a-rather-long-name-000 ")
     assert all(head in shown(screen_of(line("acme"))) for head in ("LAST", "VIS/MIN", "WHY", "TODAY"))
 
 

@@ -62,7 +62,7 @@ def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.C
     assert total == "total: 21 visits, 7 repeats"
     assert period == "From 2026-11-01T00:00 to 2026-11-29T12:00 UTC:"
     assert [line.split()[1] for line in lines] == ["VENUE", "3", "4", "5"]
-    assert page.err == "Showing 3 of 7 rows, next: usher usage --cursor 6\n"
+    assert page.err == "Showing 3 of 7 rows.\nnext: usher usage --cursor 6\n"
     usage.print_venues(answer, "csv", context, 3, 3)
     assert len(capsys.readouterr().out.splitlines()) == 8
 

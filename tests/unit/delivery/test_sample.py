@@ -80,7 +80,7 @@ async def test_answer_shows_neither_user_nor_password_of_basic_authentication() 
         ({"transform": '{true: "x"}'}, "the sample cannot be written: TransformNotJSON", "true or false as a key"),
         (
             {"url_variables": (documents.UrlVariable("late", "body.absent"),)},
-            "the transform or a variable of the URL failed for agency/crm: NoSuchField (absent)",
+            "the transform or a variable of the URL failed for agency/crm: NoSuchField (body.absent)",
             "`usher check --body FILE`",
         ),
     ],

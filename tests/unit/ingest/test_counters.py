@@ -4,7 +4,7 @@ import structlog
 
 from support import samples
 from usher_gateway import documents, model
-from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
+from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts, Streak
 from usher_gateway.store.base import ListenerActivity
 
 REASON = model.RefusedReason
@@ -90,3 +90,12 @@ def test_retired_addresses_that_were_used_longest_ago_are_forgotten() -> None:
         counters.add_retired(of_lobby, address, now)
     assert len(counters.retired_arrivals) == 256
     assert counters.retired_arrivals[used[0].id] == 300
+
+
+def test_streak_begins_anew_after_a_pause_of_more_than_15_minutes() -> None:
+    minute, streak = 60 * model.MICROSECONDS, Streak()
+    for at in (100 * minute, 110 * minute, 125 * minute):
+        streak.add(at)
+    assert streak.since == 100 * minute
+    streak.add(141 * minute)
+    assert streak.since == 141 * minute

@@ -26,6 +26,7 @@ _DEFAULT_PAGE_ROWS = 100
 _MAX_IDS = 1_000
 _ID_DIGITS = 32
 _MAX_TEXT_LENGTH = 300
+_SHOWN_CANDIDATES = 5
 
 _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
 """Of a query, besides ids and those of single endpoints."""
@@ -139,7 +140,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     listener: str | None = None
     route: str | None = None
     destination: str | None = None
-    """``namespace/name``; or a name, if the namespace is given too."""
+    """``namespace/name``; or a name that only one destination has, at least in the namespace that is given too."""
     since: str | None = None
     until: str | None = None
     reason: str | None = None
@@ -222,6 +223,7 @@ def audited(selection: Selection, where: Filter) -> dict[str, object]:
     """
     fields = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
     parsed = {
+        "destination": where.destination,
         "ids": len(where.ids),
         "since": None if where.since is None else model.format_time(where.since),
         "until": None if where.until is None else model.format_time(where.until),
@@ -232,7 +234,7 @@ def audited(selection: Selection, where: Filter) -> dict[str, object]:
 
 
 def filter_from_selection(selection: Selection) -> Filter:
-    """Return the store filter for a selection.
+    """Return the store filter for a selection. `NameCheck` adds the namespace to the name of a destination.
 
     Raises:
         ValueError: a name, an id or a time cannot be parsed.
@@ -246,9 +248,7 @@ def filter_from_selection(selection: Selection) -> Filter:
     if tenant is not None and "/" in tenant:
         namespace, _, tenant = tenant.partition("/")
     destination = selection.destination
-    if destination is not None and "/" not in destination:
-        if namespace is None:
-            raise ValueError("destination must be NAMESPACE/NAME, or a name if the namespace is a filter too")
+    if destination is not None and "/" not in destination and namespace is not None:
         destination = f"{namespace}/{destination}"
     return Filter(
         namespace=namespace,
@@ -319,8 +319,9 @@ def parse_id_prefix(text: str) -> tuple[bytes, bytes]:
     return bytes.fromhex(digits.ljust(_ID_DIGITS, "0")), bytes.fromhex(digits.ljust(_ID_DIGITS, "f"))
 
 
-CheckNames = Callable[[Filter], Awaitable[None]]
-"""Raises ProblemError if a name of the filter does not exist and never did."""
+CheckNames = Callable[[Filter], Awaitable[Filter]]
+"""Raises ProblemError if a name of the filter does not exist and never did; returns it with the destination's
+``namespace/name``."""
 
 
 class NameCheck:
@@ -337,14 +338,14 @@ class NameCheck:
         self._store = store
         self._snapshot = snapshot
 
-    async def check(self, where: Filter) -> None:
-        """Check that every name of a filter exists, or existed.
+    async def check(self, where: Filter) -> Filter:
+        """Check that every name of a filter exists, or existed; return it with the destination's ``namespace/name``.
 
         Raises:
-            ProblemError: 404; the hint has the name that was probably meant.
+            ProblemError: 404; the hint has the name that was probably meant. 400: several destinations have the name.
         """
         if not (where.namespace or where.tenant or where.listener or where.route or where.destination):
-            return
+            return where
         permitted = Filter(permitted=where.permitted)
         snapshot = self._snapshot()
         routes = [route for route in self._store.routes() if _is_permitted(permitted, route.listener)]
@@ -370,7 +371,9 @@ class NameCheck:
         route_names = {route.route for route in routes}
         route_names |= {route.name for name in listeners & in_force.keys() for route in in_force[name].routes}
         _check_name("route", where.route, route_names)
-        _check_name("destination", where.destination, destinations)
+        destination = _with_namespace(where.destination, destinations)
+        _check_name("destination", destination, destinations)
+        return msgspec.structs.replace(where, destination=destination)
 
 
 def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
@@ -381,10 +384,28 @@ def _namespaces(keys: Iterable[str]) -> Iterable[str]:
     return (key.partition("/")[0] for key in keys)
 
 
+def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | None:
+    """Return the ``namespace/name`` of the only destination that has a name; other names as they are.
+
+    Raises:
+        ProblemError: 400, because several have it; the hint has some of them.
+    """
+    if destination is None or "/" in destination:
+        return destination
+    candidates = sorted(key for key in existing if key.partition("/")[2] == destination)
+    if len(candidates) > 1:
+        hint = f"give one of {', '.join(candidates[:_SHOWN_CANDIDATES])}"
+        raise ProblemError(400, "BadRequest", f"{len(candidates)} destinations have the name `{destination}`", hint)
+    return candidates[0] if candidates else destination
+
+
+_LISTED_BY = {what: f"`usher {what}s` lists them" for what in ("tenant", "listener", "destination")}
+
+
 def _check_name(what: str, name: str | None, existing: Iterable[str]) -> None:
     if name is None or name in existing:
         return
-    hint = conditions.did_you_mean(name, existing)
+    hint = conditions.did_you_mean(name, existing) or _LISTED_BY.get(what, "")
     raise ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
 
 

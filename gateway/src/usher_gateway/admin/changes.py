@@ -145,7 +145,7 @@ class ChangeHandlers:
         selection = api.parse_selection(await request.read(), api.Selection)
         where = api.confine(request, api.filter_from_selection(selection))
         api.check_reason(where.reason, reasons)
-        await self._check_names(where)
+        where = await self._check_names(where)
         return selection, api.audited(selection, where), where
 
 

@@ -109,19 +109,43 @@ class FaultLog:
             case states.ListenerFault.AuthenticationUnresolved:
                 return {"missing": state.missing}
             case states.ListenerFault.CompanyMismatch:
-                return {"expected": document.tenant.company_id, "came": counters.other_company}
+                ids = {"expected": document.tenant.company_id, "came": counters.other_company}
+                return {**ids, "since": _time(counters.mismatching.since)}
             case states.ListenerFault.DeliveriesHeld:
-                return {"held": [describe_held(held) for held in state.held_deliveries]}
+                since = min(held["since"] for held in state.held_deliveries)
+                return {"held": [describe_held(held) for held in state.held_deliveries], "since": since}
             case states.ListenerFault.Quarantining:
                 reason = counters.quarantined_reason
-                name = reason.name if reason is not None else None
-                return {"share": state.quarantined_share, "reason": name, "source": counters.quarantined_source or None}
+                return {
+                    "share": state.quarantined_share,
+                    "reason": reason.name if reason is not None else None,
+                    "source": counters.quarantined_source or None,
+                    "since": _time(counters.quarantining.since),
+                }
+            case states.ListenerFault.TimesUntrusted:
+                return {
+                    "share": state.untrusted_times_share,
+                    "reason": state.untrusted_time_reason,
+                    "since": _time(counters.untrusted_times.since),
+                    "hint": _TIME_HINTS.get(state.untrusted_time_reason or ""),
+                }
             case states.ListenerFault.UnexpectedSource:
                 return {"source": counters.unexpected_source}
             case states.ListenerFault.Silent:
-                last = model.format_time(counters.last_accepted) if counters.last_accepted else None
+                last = _time(counters.last_accepted)
                 return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}
         return {}
+
+
+_TIME_HINTS = {
+    "NoOffset": "set `fields.occurredAtZone` of the Listener to the time zone of these times",
+    "InFuture": "compare the clock and the time zone of the venue with `fields.occurredAtZone` of the Listener",
+}
+"""Why times are not trusted -> what to do."""
+
+
+def _time(instant: int) -> str | None:
+    return model.format_time(instant) if instant else None
 
 
 def describe_held(held: Mapping[str, str]) -> str:

@@ -30,10 +30,13 @@ WINDOW_MINUTES = 15
 """How long the shares of quarantined arrivals and mismatched companies look back."""
 
 QUARANTINING_FROM = 0.05
-"""If more than this share of the accepted arrivals was quarantined, the listener gets a condition."""
+"""If more than this share of the accepted arrivals was quarantined, the listener has a fault."""
 
 UNTRUSTED_TIMES_FROM = 0.1
-"""If more than this share of the accepted arrivals had a time that is not trusted, the listener gets a condition."""
+"""If more than this share of the accepted arrivals had a time that is not trusted, the listener has a fault."""
+
+FAULT_ENDS_AT = 0.5
+"""A share stays a fault until it has fallen to this part of its threshold, so that it does not begin and end often."""
 
 UNTRUSTED_TIMES_MINIMUM = 10
 """Of fewer accepted arrivals no share of untrusted times is reported, because one odd body would be a large share."""
@@ -90,10 +93,15 @@ class RecentWindow:
 _NOTHING = RecentCounts()
 
 
-def are_times_untrusted(recent: RecentCounts) -> bool:
+def are_times_untrusted(recent: RecentCounts, *, were_untrusted: bool) -> bool:
     """Return whether enough of the recent bodies have a time that is not trusted to report it."""
-    has_enough = recent.accepted >= UNTRUSTED_TIMES_MINIMUM
-    return has_enough and recent.untrusted_times > UNTRUSTED_TIMES_FROM * recent.accepted
+    has_enough = were_untrusted or recent.accepted >= UNTRUSTED_TIMES_MINIMUM
+    return has_enough and is_share_high(recent.untrusted_times, recent, UNTRUSTED_TIMES_FROM, was_high=were_untrusted)
+
+
+def is_share_high(count: int, recent: RecentCounts, threshold: float, *, was_high: bool) -> bool:
+    """Return whether a count's share of the accepted arrivals is a fault, also by whether it was one until now."""
+    return count > threshold * (FAULT_ENDS_AT if was_high else 1) * recent.accepted
 
 
 class HealthTracker:
@@ -122,6 +130,8 @@ class HealthTracker:
         self._held_routes = held_routes
         self._journal: ChangeJournal[states.Key, states.State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
+        self._high_shares: set[tuple[str, states.ListenerFault]] = set()
+        """(listener, fault) of the shares that are a fault: `FAULT_ENDS_AT`."""
         self._asked_at = self._swept_at = -math.inf
         self._sweeping = asyncio.Lock()
         self._touched: dict[tuple[config_secret.Kind, str], None] = {}
@@ -223,7 +233,13 @@ class HealthTracker:
         verified = [address for address in present if address in counts.first_visits]
         first = min((counts.first_visits[address] for address in verified), default=0)
         recent = self._window.of(key)
-        share = recent.quarantined / recent.accepted if recent.accepted else 0.0
+        accepted = max(1, recent.accepted)
+        quarantining, times_untrusted = states.ListenerFault.Quarantining, states.ListenerFault.TimesUntrusted
+        was_quarantining = (key, quarantining) in self._high_shares
+        is_quarantining = is_share_high(recent.quarantined, recent, QUARANTINING_FROM, was_high=was_quarantining)
+        are_untrusted = are_times_untrusted(recent, were_untrusted=(key, times_untrusted) in self._high_shares)
+        self._note_high_share(key, quarantining, is_high=is_quarantining)
+        self._note_high_share(key, times_untrusted, is_high=are_untrusted)
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last else "NoVisitYet"
         if self._state.is_silent(key, document, last, self._clock.now()):
@@ -238,10 +254,12 @@ class HealthTracker:
             refusing=refusing,
             refused_reason=str(counts.refused_reason) if refusing and counts.refused_reason is not None else None,
             missing=document.authentication.missing or None,
-            quarantined_share=round(share, 3),
-            quarantining=share > QUARANTINING_FROM,
+            quarantined_share=round(recent.quarantined / accepted, 3),
+            quarantining=is_quarantining,
             company_mismatch=recent.mismatches > 0,
-            times_untrusted=are_times_untrusted(recent),
+            times_untrusted=are_untrusted,
+            untrusted_times_share=round(recent.untrusted_times / accepted, 2),
+            untrusted_time_reason=(counts.untrusted_time_reason or None) if are_untrusted else None,
             unexpected_sources=recent.unexpected_sources > 0,
             held_deliveries=tuple(held._asdict() for held in self._held_routes(name)),
             retired_arrivals={
@@ -251,6 +269,9 @@ class HealthTracker:
             },
             degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),
         )
+
+    def _note_high_share(self, key: str, fault: states.ListenerFault, *, is_high: bool) -> None:
+        (self._high_shares.add if is_high else self._high_shares.discard)((key, fault))
 
     def _is_too_slow(self, listener: model.ListenerName, route: str) -> bool:
         live = self._registry.listeners.get(listener.key)

@@ -80,7 +80,7 @@ def counted(count: int, noun: str) -> str:
 
 
 TIMES_UNTRUSTED = "TimesUntrusted"
-"""The reason with which a filter selects visits whose time is missing or not trusted."""
+"""The reason with which a filter selects arrivals whose body has a time that cannot be trusted."""
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
@@ -115,7 +115,7 @@ NAMESPACE = FilterFlag("namespace", "In this namespace.")
 TENANT = FilterFlag("tenant", "Of this tenant: NAME or NAMESPACE/NAME.")
 LISTENER = FilterFlag("listener", "Of this listener.")
 ROUTE = FilterFlag("route", "Of this route.")
-DESTINATION = FilterFlag("destination", "To this destination: NAMESPACE/NAME; with --namespace also NAME.")
+DESTINATION = FilterFlag("destination", "To this destination: NAME or NAMESPACE/NAME.")
 VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
 SINCE = FilterFlag(
     "since",
@@ -193,8 +193,8 @@ def _result(row: Row) -> str:
     """
     if row["held"]:
         return f"held {row['held']}"
-    if row.get("waitsFor"):
-        return f"circuit open {time_cell('nextAttemptAt')(row)[11:16]}"
+    if row.get("waitsFor") == "CircuitOpen":
+        return f"circuit open {time_cell('nextAttemptAt')(row)[11:]}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
@@ -209,7 +209,7 @@ def _verdicts(row: Row) -> str:
 def _counted_as(row: Row) -> str:
     """Return what an arrival was counted as; of a quarantined one or one of another company, the reason."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    company = flag_cell("otherCompany", " CompanyMismatch")(row)
+    company = flag_cell("isOtherCompany", " CompanyMismatch")(row)
     return f"{row['reason'] or row['countedAs'] + company}{late}{released}"
 
 
@@ -227,7 +227,8 @@ VISITS = Listing(
     COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; a visit of another company also has
     CompanyMismatch. --reason is a skip reason (Filter,
     OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch also lists the visits of another
-    company that were accepted, because companyCheck is Warn. TimesUntrusted lists those without a trusted time.
+    company that were accepted, because companyCheck is Warn. TimesUntrusted lists those whose body has a time that
+    cannot be trusted: without an offset, or far in the future.
     """,
     example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),
@@ -244,9 +245,9 @@ VISITS = Listing(
         *fields("countedAs", "reason"),
         *[
             (name, boolean_cell(name))
-            for name in ("timeTrusted", "late", "released", "unacknowledged", "otherCompany", "bodyKept")
+            for name in ("timeTrusted", "late", "released", "unacknowledged", "isOtherCompany", "bodyKept")
         ],
-        *fields("bodyBytes"),
+        *fields("otherCompany", "hops", "bodyBytes"),
         ("verdicts", _verdicts),
     ),
     nothing="No such visits.",
@@ -320,9 +321,11 @@ DELIVERIES = Listing(
             "dueAt",
             "waitsFor",
             "nextAttemptAt",
+            "startedAt",
             "expiresAt",
             "settledAt",
             "attempts",
+            "answerBytes",
         ),
     ),
     nothing="No such deliveries.",

@@ -23,7 +23,12 @@ HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
 
 
 def next_step(
-    delivery: Row, destination: Mapping[str, object] | None, now: int, held_detail: str = "", body_days: int = 0
+    delivery: Row,
+    destination: Mapping[str, object] | None,
+    now: int,
+    held_detail: str = "",
+    body_days: int = 0,
+    when: str = "",
 ) -> str:
     """Return what happens next with a delivery, and when.
 
@@ -33,6 +38,7 @@ def next_step(
         now: microseconds.
         body_days: how long the tenant's bodies are kept; 0 if it is not known.
         held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
+        when: the filter of its route as it is now; ``""`` if it has none or is not in force.
     """
     identifier = delivery["id"][:SHORT_ID]
     match delivery["state"]:
@@ -46,6 +52,8 @@ def next_step(
     if delivery["held"]:
         cause, end = HOLDS[model.HoldReason[delivery["held"]]]
         detail = f" ({held_detail})" if held_detail else ""
+        if delivery["held"] == model.HoldReason.FilterError.name and when:
+            detail += f": `{when}`"
         return (
             f"It is held since {moment(delivery['heldSince'])} because {cause}{detail}. {end} ends that; a retry does "
             f"not.{_held_until(delivery, body_days)}"

@@ -1,5 +1,6 @@
 """Handlers that show what the store recorded: visits, deliveries and quarantine, row by row."""
 
+import contextlib
 import datetime
 from collections.abc import Callable, Iterable, Mapping
 
@@ -64,21 +65,39 @@ class RecordHandlers:
                 where = api.read_filter(request, "limit", "cursor", only=listing.only)
                 limit = api.parse_limit(request.query)
                 api.check_reason(where.reason, listing.reasons)
-                await self._check_names(where)
+                where = await self._check_names(where)
                 page = await listing.page(self._store)(where, request.query.get("cursor"), limit)
             if listing is listings.DELIVERIES:
                 self._add_waits(page.rows)
+            else:
+                await self._add_companies(page.rows)
             return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
 
         return list_rows
 
+    async def _add_companies(self, rows: list[listings.Row]) -> None:
+        """Add which other company the bodies of arrivals name, as far as bodies and listeners still exist."""
+        for row in rows:
+            listener = self._listener_of(row)
+            if row["isOtherCompany"] and row["bodyKept"] and listener is not None:
+                with contextlib.suppress(model.NotFoundError):  # retention deleted it since
+                    content, content_type = await self._store.body(model.parse_id(str(row["id"])))
+                    text = content_type.decode("utf-8", "surrogateescape")
+                    row["otherCompany"] = body_reading.read_company(listener, content, text) or None
+
+    def _listener_of(self, row: listings.Row) -> LiveListener | None:
+        """Return the listener of an arrival; None if it is not in force any more."""
+        listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")
+        return listener if listener is not None and listener.name.tenant == row["tenant"] else None
+
     def _add_waits(self, rows: list[listings.Row]) -> None:
-        """Add what deliveries wait for: a circuit, the time of the next attempt, or what a held one lacks."""
+        """Add what deliveries wait for: a circuit or their lane, the next attempt, or what a held one lacks."""
         health = {key: self._destination(key) or {} for key in {row["destination"] for row in rows if row["dueAt"]}}
         for row in rows:
             destination = health.get(row["destination"], {}) if row["dueAt"] else {}
             is_open = destination.get("circuit") == "Open"
-            row["waitsFor"] = "CircuitOpen" if is_open else None
+            is_in_lane = row["state"] == "pending" and not row["held"] and not row["dueAt"]
+            row["waitsFor"] = "CircuitOpen" if is_open else "Lane" if is_in_lane else None
             row["nextAttemptAt"] = max(row["dueAt"], str(destination["nextTrialAt"])) if is_open else row["dueAt"]
             row["missing"] = self._missing(row) if row["held"] else None
 
@@ -97,7 +116,7 @@ class RecordHandlers:
         """
         with api.parsing():
             where = api.read_filter(request, only={"countedAs": "Visit"})
-            await self._check_names(where)
+            where = await self._check_names(where)
             page = await self._store.visits(where, None, _INITIALS)
         await self._audit.record_look(request, "show initials", {"tenant": where.tenant or ""}, len(page.rows))
         rows = [
@@ -127,8 +146,8 @@ class RecordHandlers:
             content, content_type = await self._store.body(identifier)
         except model.NotFoundError as error:
             return api.json_response({"reading": None, "reason": str(error)})
-        listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")
-        if listener is None or listener.name.tenant != row["tenant"]:
+        listener = self._listener_of(row)
+        if listener is None:
             return api.json_response({"reading": None, "reason": "the listener is not in force any more"})
         received_at = datetime.datetime.fromisoformat(str(row["receivedAt"])).timestamp()
         reading = body_reading.read_body(
@@ -205,7 +224,9 @@ class RecordHandlers:
         destination = self._destination(delivery["destination"])
         live = self._listeners().get(f"{delivery['namespace']}/{delivery['listener']}")
         body_days = live.document.tenant.body_days if live is not None else 0
-        return next_step.next_step(delivery, destination, self._now(), self._missing(delivery), body_days)
+        routes = live.document.routes if live is not None else ()
+        when = "".join([route.when for route in routes if route.name == delivery["route"]])
+        return next_step.next_step(delivery, destination, self._now(), self._missing(delivery), body_days, when)
 
     def _missing(self, delivery: listings.Row) -> str:
         """Return which Secret a held delivery waits for, or how its expression failed; ``""`` if that is not known."""

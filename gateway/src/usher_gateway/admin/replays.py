@@ -109,7 +109,7 @@ class ReplayHandlers:
         if where == Filter() and not selection.all and not reasons:
             raise ValueError('select visits, or send {"all": true} for every one')
         where = api.confine(request, where)
-        await self._check_names(where)
+        where = await self._check_names(where)
         return ReplayRequest(
             where=where,
             results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *_DELIVERED_AGAIN]),

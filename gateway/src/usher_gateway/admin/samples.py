@@ -54,19 +54,20 @@ class SampleHandlers:
             where = api.filter_from_selection(
                 api.Selection(destination=asked.destination, listener=asked.listener, route=asked.route)
             )
-        await self._check_names(where)
-        if asked.destination not in self._snapshot().destinations:
-            detail = f"the destination `{asked.destination}` is not in force any more"
+        where = await self._check_names(where)
+        destination = str(where.destination)
+        if destination not in self._snapshot().destinations:
+            detail = f"the destination `{destination}` is not in force any more"
             raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
         listener_and_route = self._find_route(where)
         if listener_and_route is None and (asked.listener or asked.route):
-            detail = f"no such route leads to the destination `{asked.destination}`"
+            detail = f"no such route leads to the destination `{destination}`"
             raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
         definition = routing.definition_of(*listener_and_route) if listener_and_route is not None else None
         body = sample.VISIT if asked.body is None else asked.body.encode()
-        await self._audit.record_look(request, "test destination", {"destination": asked.destination}, 1)
+        await self._audit.record_look(request, "test destination", {"destination": destination}, 1)
         try:
-            result = await self._sender.send(asked.destination, definition, body)
+            result = await self._sender.send(destination, definition, body)
         except sample.SampleError as error:
             raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
         return api.json_response(result)

@@ -48,11 +48,16 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     quarantined_share: float
     """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
     quarantining: bool
+    """The share is over a twentieth; then it has to fall to a fortieth."""
     company_mismatch: bool
     """An arrival of another company was accepted in the last 15 minutes."""
     times_untrusted: bool
     """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
-    trusted: without an offset or far in the future. A body without a time does not count."""
+    trusted: without an offset or far in the future. It ends at a twentieth. A body without a time does not count."""
+    untrusted_times_share: float
+    """Their share, rounded to a hundredth."""
+    untrusted_time_reason: str | None
+    """Why the last one is not trusted, while ``times_untrusted``: ``NoOffset`` (or not a time), or ``InFuture``."""
     unexpected_sources: bool
     """An arrival of the last 15 minutes came from outside ``allowedSources``, and the policy Report let it in."""
     held_deliveries: tuple[dict[str, str], ...]
@@ -89,6 +94,8 @@ def cause_of(fault: ListenerFault, state: ListenerState) -> str:
             return state.refused_reason or ""
         case ListenerFault.Quarantining:
             return f"{state.quarantined_share:.0%}"
+        case ListenerFault.TimesUntrusted:
+            return f"{state.untrusted_times_share:.0%} {state.untrusted_time_reason or ''}".rstrip()
     return ""
 
 

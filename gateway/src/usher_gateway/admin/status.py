@@ -240,8 +240,7 @@ class GatewayStatus:
             if unknown:
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {' and '.join(names)}")
             where = api.read_filter(request)
-        await self._check_names(where)
-        return where
+        return await self._check_names(where)
 
     def _tenant_row(self, key: TenantKey, summary: ListenerSummary | None, counts: DeliveryCounts) -> JsonObject:
         return {

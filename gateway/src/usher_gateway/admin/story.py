@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.admin.listings import Row
-from usher_gateway.admin.next_step import moment
+from usher_gateway.admin.next_step import HOLDS, moment
 from usher_gateway.store.base import AttemptRecord
 
 
@@ -106,7 +106,7 @@ def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
         yield f"The visitor authenticated at {moment(arrival['visitTime'])}{late}."
     elif arrival["countedAs"] != model.CountedAs.Quarantined.name:
         yield "The body has no time that Usher trusts, so the time of the arrival counts."
-    if arrival["otherCompany"]:
+    if arrival["isOtherCompany"]:
         yield "The body names another company than the tenant."
     if arrival["unacknowledged"]:
         yield "Purple was gone before the answer, so it sends this again."
@@ -123,8 +123,8 @@ def _of_quarantined(arrival: Row) -> str:
             f"It can be released after a correction: `usher quarantine release {arrival['id']} --yes` reads it again."
         )
     return (
-        "The body itself is the cause, so it cannot be released: find out who sends it; `usher listeners` has the "
-        "address of the last one."
+        "It cannot be released, because its body is not a visit. Find out who sends such bodies: `usher listeners` "
+        "has the address that sent the last one."
     )
 
 
@@ -154,7 +154,8 @@ def _delivery_events(part: DeliveryPart) -> Iterator[StoryEvent]:
         text = f"{about}: {destination} {answer} after {attempt.milliseconds} ms{error}."
         yield StoryEvent(model.format_time(attempt.at), text)
     if row["held"]:
-        yield StoryEvent(row["heldSince"], f"{about}: the delivery is held: {row['held']}.")
+        cause, _ = HOLDS[model.HoldReason[row["held"]]]
+        yield StoryEvent(row["heldSince"], f"{about}: the delivery is held, because {cause} ({row['held']}).")
     if row["settledAt"]:
         cancelled = f" ({row['cancelled']})" if row["cancelled"] else ""
         yield StoryEvent(row["settledAt"], f"{about}: the delivery was {_SETTLED[row['state']]}{cancelled}.")

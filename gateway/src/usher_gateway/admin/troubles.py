@@ -5,7 +5,7 @@ from usher_gateway.admin import listings
 _QUOTA_NEAR = 0.9
 """From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
 
-_LISTENER_TROUBLES = {
+LISTENER_TROUBLES = {
     "Refusing": "refuses all",
     "AuthenticationUnresolved": "lacks a Secret",
     "CompanyMismatch": "other company",
@@ -16,9 +16,9 @@ _LISTENER_TROUBLES = {
     "RetiredAddressUsed": "retired URL used",
     "Silent": "silent",
 }
-"""Fault of a listener -> how the troubles of its tenant name it."""
+"""Fault of a listener -> how the troubles of its tenant name it: docs/reasons.md, Troubles."""
 
-_URGENT_FIRST = (
+URGENT_FIRST = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
     *("ExpressionTooSlow", "TimesUntrusted", "quota", "UnexpectedSource", "RetiredAddressUsed", "Silent"),
 )
@@ -29,7 +29,7 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
     words = {
         fault: _fault_words(fault, count, row["causes"].get(fault))
         for fault, count in row["faults"].items()
-        if fault in _LISTENER_TROUBLES
+        if fault in LISTENER_TROUBLES
     }
     if row["failingDestinations"]:
         names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
@@ -40,13 +40,13 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
         words["dead"] = f"{row['dead']} dead"
     if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
         words["quota"] = f"quota {row['quotaUsed']:.0%}"
-    return {kind: words[kind] for kind in _URGENT_FIRST if kind in words}
+    return {kind: words[kind] for kind in URGENT_FIRST if kind in words}
 
 
 def _fault_words(fault: str, count: int, cause: str | None) -> str:
     """Return the words for a fault that some listeners of a tenant have."""
     times = f"({count})" if count > 1 else None
-    return " ".join(filter(None, (_LISTENER_TROUBLES[fault], cause, times)))
+    return " ".join(filter(None, (LISTENER_TROUBLES[fault], cause, times)))
 
 
 def is_tenant_failing(row: listings.Row) -> bool:
@@ -56,4 +56,4 @@ def is_tenant_failing(row: listings.Row) -> bool:
 
 def urgency(row: listings.Row) -> int:
     """Return the rank of a tenant's most urgent trouble; 0 is the most urgent."""
-    return next((_URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(_URGENT_FIRST))
+    return next((URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(URGENT_FIRST))

@@ -168,7 +168,7 @@ class UsageHandlers:
             asked = parse_range(query, self._now(), common)
             if query.get("format", "json") not in {"json", "csv"}:
                 raise ValueError("format must be json or csv")
-        await self._check_names(where)
+        where = await self._check_names(where)
         unsorted_rows = (
             await self._read_by_zone(where, query) if zone == _TENANT_ZONE else await self._read(where, asked, common)
         )
@@ -189,7 +189,7 @@ class UsageHandlers:
             asked = parse_range({"by": "slot", **request.query}, self._now(), zone)
             if request.query.get("by") == "tenant":
                 raise ValueError("by must be slot, day or month")
-        await self._check_names(where)
+        where = await self._check_names(where)
         by_period: dict[str, model.Counts] = {}
         for slot, counts in sorted((await self._store.totals(asked.since, asked.until, where)).items()):
             if slot > 0:
@@ -209,7 +209,7 @@ class UsageHandlers:
         with api.parsing():
             where = api.read_filter(request, "from", "to", "zone")
             asked = parse_range(request.query, self._now(), parse_zone(request.query.get("zone", "UTC")))
-        await self._check_names(where)
+        where = await self._check_names(where)
         where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
         counts = _VenueCounts()
         listeners = self._snapshot().listeners

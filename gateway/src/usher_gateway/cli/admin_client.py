@@ -135,7 +135,7 @@ class AdminClient:
             if cursor is None:
                 break
             if time.monotonic() > end:
-                typer.echo(f"The search took {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
+                tables.print_text(f"The search took {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
                 break
         return rows, cursor
 
@@ -190,14 +190,15 @@ def row_limit(limit: int | None, otherwise: int = _ROWS) -> int:
 
 
 def print_next_page(context: typer.Context, shown: str, cursor: str) -> None:
-    """Say on standard error how many rows a page has, and which command prints the next one."""
+    """Say on standard error how many rows a page has, and below it, which command prints the next one."""
     words = context.command_path.split()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name != "cursor" and source is not None and source.name == "COMMANDLINE":
             value = context.params[parameter.name or ""]
             words += [parameter.opts[0], *([] if value is True else [str(value)])]
-    typer.echo(f"Showing {shown}, next: {shlex.join([*words, '--cursor', cursor])}", err=True)
+    tables.print_text(f"Showing {shown}.", err=True)
+    typer.echo(f"next: {shlex.join([*words, '--cursor', cursor])}", err=True)  # whole, because it is pasted
 
 
 class ListingCommand(typer.core.TyperCommand):
@@ -236,7 +237,9 @@ def quoted(text: str) -> str:
 
 def fail(message: str, hint: str, code: int) -> NoReturn:
     """End the command with a message and a hint."""
-    typer.echo(f"usher: {message}" + (f"\n       {hint}" if hint else ""), err=True)
+    lead = "usher: "
+    tables.print_text(message, lead=lead, err=True)
+    tables.print_text(hint, lead=" " * len(lead), err=True)
     raise typer.Exit(code)
 
 

@@ -177,7 +177,7 @@ def _print_unfit(unfit: Mapping[str, int]) -> None:
 def _print_changed(result: str, count: int, nothing: str) -> None:
     typer.echo(f"{result}: {counted(count, 'delivery')}.")
     if not count:
-        typer.echo(nothing)
+        tables.print_text(nothing)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, _ENDED_STATE, REASON)
@@ -234,10 +234,10 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
-    nothing = "No arrival can be released: released ones stay so, and of others the body itself is the cause."
+    nothing = "None of them can be released: they were released before, or their body itself is not a visit."
     answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:
-        typer.echo(nothing)
+        tables.print_text(nothing)
     _print_unfit(answer["unfit"])
     raise typer.Exit(WRONG if answer["unfit"] else 0)

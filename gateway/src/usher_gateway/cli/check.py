@@ -473,7 +473,7 @@ def _print_next_step(
 
     if configuration.snapshot.listeners and not conditions.has_errors(problems):
         command = shlex.join(["usher", "try", *map(str, files)])
-        typer.echo(f"`{command}` tries this on the visits that a running gateway has stored.", err=True)
+        tables.print_text(f"`{command}` tries this on the visits that a running gateway has stored.", err=True)
 
 
 def _print_costs(costs: list[ExpressionCost]) -> None:
@@ -501,7 +501,7 @@ def print_problem(problem: "conditions.Problem") -> None:
     what = ": ".join(part for part in (problem.resource, problem.path, problem.message) if part)
     typer.echo(f"{problem.file_and_line}: {typer.style(problem.severity, fg=colours[problem.severity])}: {what}")
     if problem.hint:
-        typer.echo(f"    {problem.hint}")
+        tables.print_text(problem.hint, lead="    ")
 
 
 def _print_following(problems: "list[conditions.Problem]") -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from usher_gateway.admin import listings
-from usher_gateway.cli import admin_client
+from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -92,7 +92,8 @@ def print_stored(reading: object, reason: str) -> None:
     from usher_gateway.ingest import body_reading
 
     if reading is None:
-        typer.echo(f"\nHow Usher reads the body is not known: {reason}")
+        typer.echo()
+        tables.print_text(f"How Usher reads the body is not known: {reason}")
         return
     parsed = msgspec.convert(reading, body_reading.BodyReading)
     typer.echo(f"\nUsher reads the body now as {_outcome(parsed)}{':' if parsed.fields else '.'}")
@@ -126,19 +127,21 @@ def _print_fields(reading: "body_reading.BodyReading") -> None:
         name = listings.printable(path) or "-"
         typer.echo(f"    {field or '(no field)':<11}  {name:<{width}}  {field_reading.value_class}{shown}")
     if reading.outcome == "NoUser":
-        typer.echo(
-            "    there is no user: set `fields.user` to the path of the user's id, if it is among the values above"
-        )
+        _print_note("there is no user: set `fields.user` to the path of the user's id, if it is among the values above")
     if reading.missing_ids:
         ids = " and no ".join(reading.missing_ids)
-        typer.echo(f"    warning: the body has no {ids}, and `dedupe.per` names it: only an identical body is a repeat")
-        typer.echo(
-            f"    set `fields.{reading.missing_ids[0]}` to its path, or choose `dedupe.per` among what the body has"
+        _print_note(f"warning: the body has no {ids}, and `dedupe.per` names it: only an identical body is a repeat")
+        _print_note(
+            f"set `fields.{reading.missing_ids[0]}` to its path, or choose `dedupe.per` among what the body has"
         )
     if reading.time == "Trusted":
-        typer.echo(f"    the time is trusted: {reading.occurred_at}")
+        _print_note(f"the time is trusted: {reading.occurred_at}")
         return
     reason, hint = _TIMES[reading.time]
     effect = ": the visit counts as fresh whatever its age" if reading.outcome == "Visit" else ""
-    typer.echo(f"    the time is not trusted, because {reason}{effect}")
-    typer.echo(f"    {hint}")
+    _print_note(f"the time is not trusted, because {reason}{effect}")
+    _print_note(hint)
+
+
+def _print_note(text: str) -> None:
+    tables.print_text(text, lead="    ")

@@ -79,7 +79,7 @@ def trouble(row: listings.Row) -> str:
     """Return what is wrong with a destination and since when, the next attempt, and what waits for it."""
     failing = f"{_health(row)} {_short_error(row)} for {_failing_for(row) or '0s'}" if is_not_taking(row) else ""
     next_try = f"next attempt {listings.time_cell('nextDueAt')(row)[11:]} UTC" if failing and row["nextDueAt"] else ""
-    return ", ".join(filter(None, (failing, next_try, _deliveries_cell(row))))
+    return ", ".join(filter(None, (failing, next_try, _deliveries(row, tables.FIXED_SPACE))))
 
 
 def _failing_for(row: listings.Row) -> str:
@@ -91,10 +91,10 @@ def _failing_for(row: listings.Row) -> str:
     return tables.duration((datetime.datetime.now(datetime.UTC) - since).total_seconds())
 
 
-def _deliveries_cell(row: listings.Row) -> str:
+def _deliveries(row: listings.Row, space: str = " ") -> str:
     held = {f"held {reason}": count for reason, count in row["held"].items()}
     counts = {"wait": row["backlog"], **held, "dead": row["dead"]}
-    return ", ".join([f"{count} {state}" for state, count in counts.items() if count])
+    return ", ".join([f"{count}{space}{state}" for state, count in counts.items() if count])
 
 
 def _of_last_error(name: str) -> listings.Column:
@@ -112,7 +112,7 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HEALTH", _health),
     ("FOR", _failing_for),
     ("LAST ERROR", _short_error),
-    ("DELIVERIES", _deliveries_cell),
+    ("DELIVERIES", _deliveries),
     ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
@@ -171,7 +171,7 @@ def list_destinations(
     overview.print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)
 
 
-_Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
+_Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
 _Listener = Annotated[str | None, typer.Option(help="Use a route of this listener.")]
 _Route = Annotated[str | None, typer.Option(help="Use the route with this name.")]
 _Body = Annotated[
@@ -218,7 +218,7 @@ def _print_sample(answer: listings.Row) -> None:
     status = f"status {answer['status']}" if answer["status"] else missing
     typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
     if answer["hint"]:
-        typer.echo(f"Hint: {answer['hint']}.")
+        tables.print_text(f"Hint: {answer['hint']}.")
     if answer["rule"]:
         failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"
         typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")

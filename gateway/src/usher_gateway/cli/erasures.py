@@ -107,7 +107,9 @@ def erase_person(
     row = client.post("/api/persons/erase", question)
     path = f"/api/persons/erasures/{quoted(row['id'])}"
     if sys.stderr.isatty():
-        typer.echo("Erasing. With PostgreSQL it ends after 45 s, when no gateway can send anything any more.", err=True)
+        tables.print_text(
+            "Erasing. With PostgreSQL it ends after 45 s, when no gateway can send anything any more.", err=True
+        )
     try:
         while row["status"] in {"pending", "in_progress"}:
             time.sleep(_POLL_SECONDS)

@@ -30,6 +30,9 @@ _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < nu
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 """An id as the lists print it: whole, or its beginning (RFC 9562 §5.7)."""
 
+_SHORT_ID = re.compile(r"(?=.{0,7}[a-f])[0-9a-f]{8}-[0-9a-f-]{0,5}", re.IGNORECASE)
+"""A shorter beginning. It needs a letter, because digits alone may be a telephone number."""
+
 _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
 ]
@@ -66,14 +69,17 @@ def find(
     shell and no list of processes. It needs the operate token, or one with the scope
     persons:find. The audit log records that somebody looked for a person, not for whom. Exit code 1: nothing was found.
     """
-    if identifier is not None and not _ID.fullmatch(identifier):
-        hint = "type it when `usher find` asks, or pipe it in; arguments reach the history of the shell and other users"
+    if identifier is not None and not (_ID.fullmatch(identifier) or _SHORT_ID.fullmatch(identifier)):
+        hint = (
+            "give of an id at least its first 15 characters; type other values when `usher find` asks, or pipe them "
+            "in: arguments reach the history of the shell and other users"
+        )
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
     client = AdminClient(admin, data, operate=True)
     value = identifier or person_value.read_value()
-    if kind is None and _ID.fullmatch(value):
+    if kind is None and (identifier or _ID.fullmatch(value)):
         rows = _rows_of_id(client, value)
-        tables.print_rows(rows, _COLUMNS, output, "No visit or delivery has this id.", listings.VISITS.csv_columns)
+        _print_visits(rows, output, "No visit or delivery has this id.")
     else:
         question = {
             "value": value,
@@ -85,7 +91,7 @@ def find(
         }
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
-        tables.print_rows(rows, _COLUMNS, output, _nothing(answer), listings.VISITS.csv_columns)
+        _print_visits(rows, output, _nothing(answer))
         if answer["suppressedAt"] and output == "text":
             tables.print_text(
                 f"Suppressed at {', '.join(answer['suppressedAt'])}: visits there are only counted.", err=True
@@ -100,13 +106,18 @@ def find(
         )
 
 
+def _print_visits(rows: list[listings.Row], output: tables.OutputFormat, nothing: str) -> None:
+    tables.print_rows(rows, _COLUMNS, output, nothing, listings.VISITS.csv_columns, broken="COUNTED")
+
+
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:
-    """Return the visit with an id, or the visit of the delivery with it."""
-    rows, _ = client.rows("/api/visits", 1, None, id=identifier)
+    """Return the visits whose id is, or begins with, this one, or else those of the deliveries with such an id."""
+    rows, _ = client.rows("/api/visits", row_limit(None, 100), None, id=identifier)
     if rows:
         return rows
-    deliveries, _ = client.rows("/api/deliveries", 1, None, id=identifier)
-    return client.rows("/api/visits", 1, None, id=deliveries[0]["visit"])[0] if deliveries else []
+    deliveries, _ = client.rows("/api/deliveries", row_limit(None, 100), None, id=identifier)
+    visits = ",".join({delivery["visit"]: None for delivery in deliveries})
+    return client.rows("/api/visits", len(deliveries), None, id=visits)[0] if deliveries else []
 
 
 def _nothing(answer: Any) -> str:

@@ -42,6 +42,8 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
             reason = f" {row['quarantinedReason']}" if row["quarantinedReason"] else ""
             source = f" from {row['quarantinedSource']}" if row["quarantinedSource"] else ""
             return f"{row['quarantinedShare']:.0%}{reason}{source}"
+        case "TimesUntrusted":
+            return f"{row['untrustedTimesShare']:.0%} {row['untrustedTimeReason'] or ''}".rstrip()
         case "UnexpectedSource":
             return str(row["unexpectedSource"])
         case "CompanyMismatch":
@@ -126,7 +128,14 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
     ),
     ("faults", lambda row: ", ".join(row["faults"])),
     *listings.fields(
-        "refusedReason", "refusedSince", "missing", "quarantinedShare", "quarantinedReason", "companyMismatches"
+        "refusedReason",
+        "refusedSince",
+        "missing",
+        "quarantinedShare",
+        "quarantinedReason",
+        "companyMismatches",
+        "untrustedTimesShare",
+        "untrustedTimeReason",
     ),
     ("heldDeliveries", _held_routes),
     ("routes", _routes_cell),

@@ -99,7 +99,9 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
             _order_verdicts(rows, filters)
         columns, same = _columns(listing, rows)
         essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
-        tables.print_rows(rows, columns, output, listing.nothing, listing.csv_columns, essential=essential)
+        tables.print_rows(
+            rows, columns, output, listing.nothing, listing.csv_columns, essential=essential, broken="COUNTED"
+        )
         if output == "text" and same:
             names = [f"{head.lower()} {name}" for head, name in same.items()]
             tables.print_text(f"All of {', '.join(names)}.", err=True)
@@ -186,9 +188,9 @@ def show_visit(
     tables.print_texts([(listings.time_cell("at")(event), event["text"]) for event in told["events"]])
     if told["next"]:
         typer.echo("\nNext:")
-        tables.print_texts(
-            [(f"{step['route']} {step['delivery'][: listings.SHORT_ID]}", step["text"]) for step in told["next"]]
-        )
+        for step in told["next"]:
+            name = f"{step['route']} {step['delivery'][: listings.SHORT_ID]}  " if step["delivery"] else ""
+            tables.print_text(step["text"], lead=name)
     check_body.print_stored(answer["reading"], answer["reason"])
 
 

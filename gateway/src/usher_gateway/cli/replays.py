@@ -220,7 +220,9 @@ def _watch(client: AdminClient, replay: listings.Row) -> None:
     """Print the progress of a replay until it has created all its deliveries."""
     identifier = replay["id"]
     short = identifier[: listings.SHORT_ID]
-    typer.echo(f"Replay {identifier} runs in the gateway. `usher replays cancel {short} --yes` ends it.", err=True)
+    tables.print_text(
+        f"Replay {identifier} runs in the gateway. `usher replays cancel {short} --yes` ends it.", err=True
+    )
     printed_at = time.monotonic()
     try:
         while replay["state"] == "running":
@@ -297,4 +299,4 @@ def _print_changed(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "json":
         tables.print_json(row)
     else:
-        typer.echo(f"Replay {row['id']} is {row['state']}: {_progress(row)}.")
+        tables.print_text(f"Replay {row['id']} is {row['state']}: {_progress(row)}.")

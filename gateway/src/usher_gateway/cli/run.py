@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from usher_gateway.cli import database
+from usher_gateway.cli import admin_client, database
 
 if TYPE_CHECKING:
     from usher_gateway.settings import Settings
@@ -237,9 +237,10 @@ def register(app: typer.Typer) -> None:
             )
             _serve(settings)
         except model.UsherError as error:
+            code = admin_client.USAGE if isinstance(error, model.ConfigurationError) else admin_client.WRONG
             if logs.drain():  # if no process reads standard error, a write would block
-                typer.echo(f"usher: {error}\n       {error.hint}", err=True)
-            raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
+                admin_client.fail(str(error), error.hint, code)
+            raise typer.Exit(code) from None
 
 
 def _serve(settings: "Settings") -> None:

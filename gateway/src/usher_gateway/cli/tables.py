@@ -23,7 +23,10 @@ _LEAST_ROOM = 16
 """A column that would be cut below this width is left out."""
 
 _LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
-"""No essential column becomes narrower: names, the first column, lists, and COUNTED and DELIVERIES."""
+"""No essential column becomes narrower: names, the first column, lists, and DELIVERIES."""
+
+_LEAST_COUNTED = 15
+"""COUNTED has no word that is longer, and goes on in further lines."""
 
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
 """Heads of columns with names."""
@@ -34,9 +37,10 @@ LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERR
 NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST", "VIS/MIN", "TODAY", "HELD", "DEAD"})
 """Heads of columns that are right-aligned even while no row has a number."""
 
-_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | dict.fromkeys(("COUNTED", "DELIVERIES"), _LEAST_WORD)
+_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | {"COUNTED": _LEAST_COUNTED, "DELIVERIES": _LEAST_WORD}
 
-_FIXED_SPACE = "\N{NO-BREAK SPACE}"
+FIXED_SPACE = "\N{NO-BREAK SPACE}"
+"""A space at which `wrapped` does not break; it prints an ordinary one."""
 
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
@@ -111,13 +115,13 @@ def table_lines(
     shown = _fitted(heads, widths, width, essential)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
-        cut = [wrapped(cell, most) if head == broken else [_cut(head, cell, most)] for cell in column]
-        parts = [part for cell in cut for part in cell]
+        cuts = [wrapped(cell, most) if head == broken else [cut(head, cell, most)] for cell in column]
+        parts = [part for cell in cuts for part in cell]
         is_empty = set(parts) == {"-"}
         has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
         place = str.rjust if has_numbers else str.ljust
         widest = max(map(len, [head, *parts]))
-        columns.append([[place(part, widest) for part in cell] for cell in ([head], *cut)])
+        columns.append([[place(part, widest) for part in cell] for cell in ([head], *cuts)])
     lines = []
     for row in zip(*columns, strict=True):
         spaces = [" " * len(cell[0]) for cell in row]
@@ -154,7 +158,7 @@ def _room_of(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _cut(head: str, cell: str, room: int) -> str:
+def cut(head: str, cell: str, room: int) -> str:
     """Return a cell in at most ``room`` characters: a name without its middle, or the first items of a list.
 
     If not even the first item has room, its beginning is shown.
@@ -228,15 +232,17 @@ def wrapped(text: str, width: int) -> list[str]:
 
     A command stands between backticks. Whole, it can be pasted.
     """
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _FIXED_SPACE), listings.printable(text))
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", FIXED_SPACE), listings.printable(text))
     lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace(_FIXED_SPACE, " ") for line in lines]
+    return [line.replace(FIXED_SPACE, " ") for line in lines]
 
 
-def print_text(text: str, *, err: bool = False) -> None:
-    """Print a text, broken between words to fit the terminal. ``err``: to standard error."""
-    for line in text.splitlines():
-        typer.echo("\n".join(wrapped(line, terminal_width())), err=err)
+def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
+    """Print a text behind its lead, broken between words to fit the terminal. ``err``: to standard error."""
+    room = max(_LEAST_ROOM, terminal_width() - len(lead))
+    for line in [part for paragraph in text.splitlines() for part in wrapped(paragraph, room)]:
+        typer.echo(f"{lead}{line}", err=err)
+        lead = " " * len(lead)
 
 
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:

@@ -3,13 +3,15 @@
 The commands write ``tokens.json`` in the gateway's folder; the gateway reads it again within a second.
 """
 
-import datetime
 import json
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 import typer
 
+from usher_gateway import model
 from usher_gateway.admin import listings, tokens
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
@@ -50,12 +52,22 @@ def _limit(row: listings.Row) -> str:
     return ", ".join([*[f"{namespace}/*" for namespace in row.get("namespaces") or ()], *(row.get("tenants") or ())])
 
 
+def _listed_cell(name: str) -> Callable[[listings.Row], str]:
+    return lambda row: ", ".join(row.get(name) or ())
+
+
 _COLUMNS: tuple[listings.Column, ...] = (
     ("NAME", listings.text_cell("name")),
-    ("SCOPES", lambda row: ", ".join(row["scopes"])),
+    ("SCOPES", _listed_cell("scopes")),
     ("LIMITED TO", _limit),
     ("ENDS (UTC)", listings.time_cell("expiresAt")),
     ("CREATED (UTC)", listings.time_cell("createdAt")),
+)
+
+_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    ("name", listings.text_cell("name")),
+    *[(name, _listed_cell(name)) for name in ("scopes", "namespaces", "tenants")],
+    *listings.fields("expiresAt", "createdAt"),
 )
 
 
@@ -74,8 +86,9 @@ def list_tokens(output: OutputOption = "text", data: Data = DATA) -> None:
     """List the tokens that were created. Those in observe.token and operate.token always exist besides."""
     with ending_with_message():
         entries = tokens.read_entries(data / tokens.TOKENS_FILE)
-    rows = [{**_shown(entry)} for entry in entries]
-    tables.print_rows(rows, _COLUMNS, output, "No tokens besides observe.token and operate.token.")
+    rows = [_shown(entry) for entry in entries]
+    nothing = "No tokens besides observe.token and operate.token."
+    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS)
 
 
 def create_token(
@@ -95,7 +108,7 @@ def create_token(
     log or the check of the books, and cannot send samples, because these are about all.
     """
     file = data / tokens.TOKENS_FILE
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    now = time.time_ns() // 1_000
     token, digest = tokens.new_token()
     entry = tokens.TokenEntry(
         name=name,
@@ -103,8 +116,8 @@ def create_token(
         scopes=_scopes(scope),
         namespaces=None if namespace is None else _listed(namespace),
         tenants=None if tenant is None else _listed(tenant),
-        expires_at=None if days is None else (now + datetime.timedelta(days=days)).isoformat(),
-        created_at=now.isoformat(),
+        expires_at=None if days is None else model.format_time(now + days * 86_400 * model.MICROSECONDS),
+        created_at=model.format_time(now),
     )
 
     def add(others: list[tokens.TokenEntry]) -> list[tokens.TokenEntry]:
@@ -121,7 +134,7 @@ def create_token(
     else:
         typer.echo(token)
         sees = _limit(_shown(entry)) or "all tenants"
-        typer.echo(
+        tables.print_text(
             f"It sees {sees}. Keep it now: it cannot be shown again. `usher` reads it from USHER_TOKEN.", err=True
         )
 

@@ -257,9 +257,6 @@ _COUNTS: Mapping[SortKey, Callable[[TenantLine], int]] = {
 }
 """Orders that add a column with their number after the name."""
 
-_OTHER_COLUMNS = 74
-"""The width of all columns but the first one, with five digits of TODAY and ``_SHORTEST_WHY``."""
-
 _SHORTEST_NAME = 16
 _SHORTEST_WHY = 40
 """TODAY is left out if WHY would be cut below this width."""
@@ -278,19 +275,17 @@ def draw_table(
     counted = _COUNTS.get(screen.sort)
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
-    longest_name = max(_SHORTEST_NAME, width - _OTHER_COLUMNS)
-    rows = [
-        heads,
-        *(_cells(line, tables.shortened(line.name.removeprefix(prefix), longest_name)) for line in screen.lines),
-    ]
+    rows = [heads, *(_cells(line, line.name.removeprefix(prefix)) for line in screen.lines)]
     if counted is not None:
         numbers = [f"{screen.sort.upper()}↓", *map(str, map(counted, screen.lines))]
         rows = [[row[0], number, *row[1:]] for row, number in zip(rows, numbers, strict=True)]
     if window is None:
         rows = _without_column(rows, "VIS/MIN")
     no_room = []
-    if not _has_why_room(rows, width):
+    if _name_room(rows, width) < min(_SHORTEST_NAME, max(len(row[0]) for row in rows)):
         rows, no_room = _without_column(rows, "TODAY"), ["TODAY"]
+    longest_name = _longest_name(rows, width)
+    rows = [[tables.shortened(name, longest_name), *others] for name, *others in rows]
     (head, *lines), left_out = tables.table_lines(rows[0], rows[1:], width)
     table = rich.text.Text(no_wrap=True)
     table.append(head, style="bold")
@@ -307,10 +302,21 @@ def _without_column(rows: list[list[str]], name: str) -> list[list[str]]:
     return [[*row[:index], *row[index + 1 :]] for row in rows]
 
 
-def _has_why_room(rows: list[list[str]], width: int) -> bool:
-    """Return whether the last column, WHY, is whole beside the others, or long enough."""
-    *others, why = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return width - sum(others) - len(others) * len("  ") >= min(why, _SHORTEST_WHY)
+def _name_room(rows: list[list[str]], width: int) -> int:
+    """Return how long names can be if the last column, WHY, is whole beside them, or long enough."""
+    return _room_of_ends(rows, width) - min(max(len(row[-1]) for row in rows), _SHORTEST_WHY)
+
+
+def _longest_name(rows: list[list[str]], width: int) -> int:
+    """Return how long names can be beside the items of WHY that have room if names are short."""
+    room = _room_of_ends(rows, width)
+    return max(_SHORTEST_NAME, room - max(len(tables.cut("WHY", row[-1], room - _SHORTEST_NAME)) for row in rows))
+
+
+def _room_of_ends(rows: list[list[str]], width: int) -> int:
+    """Return the room for the first and the last column beside the others."""
+    others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:-1]
+    return width - sum(others) - (len(others) + 1) * len("  ")
 
 
 def _cells(line: TenantLine, name: str) -> list[str]:
@@ -367,23 +373,26 @@ class _Reader:
         lines = [""]
         if row is not None:
             lines += tables.wrapped(_state_of(row), width) + tables.wrapped(tenants.next_steps(row), width)
-        for path, columns in (
-            ("/api/listeners", listeners.LISTENER_COLUMNS),
-            ("/api/destinations", destinations.DESTINATION_COLUMNS),
-        ):
-            rows = self._client.get(path, tenant=name)["rows"]
-            lines += ["", f"{path.removeprefix('/api/').upper()}"]
-            for row in rows:
-                lines += tables.wrapped(_trouble_of(path, row), width)
-            shown = [(head, cell) for head, cell in columns if head != "TROUBLES"]  # they stand above
-            cells = [[cell(row) for _, cell in shown] for row in rows]
-            lines += tables.table_lines([head for head, _ in shown], cells, width)[0]
+        for kind in ("listeners", "destinations"):
+            lines += ["", *lines_inside(kind, self._client.get(f"/api/{kind}", tenant=name)["rows"], width)]
         return lines[1:]
 
 
-def _trouble_of(path: str, row: listings.Row) -> str:
+def lines_inside(kind: Literal["listeners", "destinations"], rows: list[listings.Row], width: int) -> list[str]:
+    """Return the troubles and the table of a tenant's listeners or destinations."""
+    lines = [kind.upper()]
+    for row in rows:
+        lines += tables.wrapped(_trouble_of(kind, row), width)
+    columns = listeners.LISTENER_COLUMNS if kind == "listeners" else destinations.DESTINATION_COLUMNS
+    columns = tuple([column for column in columns if column[0] not in {"TROUBLES", "TENANT"}])  # they stand above
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    table, left_out = tables.table_lines([head for head, _ in columns], cells, width)
+    return lines + table + (tables.wrapped(f"No room for {', '.join(left_out)}.", width) if left_out else [])
+
+
+def _trouble_of(kind: str, row: listings.Row) -> str:
     """Return the troubles of a listener or a destination; ``""`` if it has none."""
-    if path == "/api/listeners":
+    if kind == "listeners":
         return f"{row['name']}: {', '.join(listeners.faults(row))}" if listeners.is_listener_failing(row) else ""
     return f"{row['name']}: {destinations.trouble(row)}" if destinations.is_destination_failing(row) else ""
 
@@ -523,7 +532,7 @@ def register(app: typer.Typer) -> None:
             if len(screen.lines) < total:
                 typer.echo(f"Showing {len(screen.lines)} of {total} tenants: --limit shows more.", err=True)
             if left_out:
-                typer.echo(f"No room for {', '.join(left_out)}: widen the terminal.", err=True)
+                tables.print_text(f"No room for {', '.join(left_out)}: widen the terminal.", err=True)
         elif not (sys.stdin.isatty() and sys.stdout.isatty()):
             fail("this is not a terminal", "give --once to print the table once, or use `usher tenants -o json`", USAGE)
         else:

@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
         with admin_client.ending_with_message():
             keys = model.derive_keys(install_key.load_install_key(data, os.environ, may_create=new_key))
         if is_new:
-            typer.echo(
+            tables.print_text(
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
             )
         configuration = load_once(files, keys)
@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         if configuration.rejected:
             count = listings.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
             hint = "see `usher check` with the same files"
-            typer.echo(f"URLs can be missing because of {count}: {hint}", err=True)
+            tables.print_text(f"URLs can be missing because of {count}: {hint}", err=True)
         raise typer.Exit(1 if configuration.rejected or not rows else 0)
 
 

@@ -54,7 +54,10 @@ _Limit = Annotated[
     ),
 ]
 _Check = Annotated[
-    bool, typer.Option("--check", help="Check whether the books of all listeners balance; exit 1 if not.")
+    bool,
+    typer.Option(
+        "--check", help="Check whether the books of all listeners balance; exit 1 if not, or if nothing was counted."
+    ),
 ]
 
 _NUMBERS = (
@@ -156,7 +159,7 @@ def print_venues(
         print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
     if answer["withoutBody"]:
         missing = listings.counted(answer["withoutBody"], "visit")
-        typer.echo(
+        tables.print_text(
             f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant, or an erasure).",
             err=True,
         )
@@ -169,7 +172,7 @@ _VIOLATION_COLUMNS = tuple(
 
 
 def _print_check(answer: Any, output: tables.OutputFormat) -> None:
-    """Print the equations that do not hold. If there are any, end the command with exit code 1."""
+    """Print the equations that do not hold. If there are any, or nothing was counted, end with exit code 1."""
     violations = answer["violations"]
     if output == "json":
         tables.print_json(answer)
@@ -178,21 +181,15 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
     else:
         for row in violations:
             where = f"{row['period'] or 'in all'}: {row['equation']}"
-            typer.echo(f"{listings.listener_of(row)} {where}: {row['left']} is not {row['right']}")
-        if not violations:
-            tables.print_text(_checked(answer))
+            tables.print_text(f"{listings.listener_of(row)} {where}: {row['left']} is not {row['right']}")
     if violations:
-        typer.echo(f"usher: the books do not balance: {len(violations)} violations", err=True)
-        raise typer.Exit(WRONG)
-
-
-def _checked(answer: Any) -> str:
-    """Return that the books balance, or that there was nothing to check."""
+        fail(f"the books do not balance: {listings.counted(len(violations), 'violation')}", "", WRONG)
     period = f"from {answer['from'][:16]} to {answer['to'][:16]} UTC"
     if not answer["listeners"]:
-        until = "only quarters of an hour that ended over a minute ago"
-        return f"Nothing was counted {period}, so there is nothing to check ({until})."
-    return f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}."
+        hint = "only quarters of an hour are checked that ended over a minute ago: compare --from and --to"
+        fail(f"nothing was counted {period}, so there is nothing to check", hint, WRONG)
+    if output == "text":
+        tables.print_text(f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}.")
 
 
 def first_row(cursor: str | None) -> int:

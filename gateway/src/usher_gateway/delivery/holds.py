@@ -55,6 +55,8 @@ class HeldRoute(NamedTuple):
     reason: str
     missing: str
     """Which Secret must have what, or how the expression failed last; ``""`` for other reasons."""
+    since: str = ""
+    """Since when the route holds deliveries for this reason, as far as this gateway knows (RFC 3339)."""
 
 
 class HoldReviewer:
@@ -91,8 +93,8 @@ class HoldReviewer:
         self._budgets = budgets
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
-        self._held: dict[model.ListenerName, set[tuple[str, model.HoldReason]]] = {}
-        """Listener -> (route, reason) of the deliveries that were held after the last review."""
+        self._held: dict[model.ListenerName, dict[tuple[str, model.HoldReason], int]] = {}
+        """Listener -> (route, reason) of the deliveries that were held after the last review -> since when."""
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
         """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
@@ -114,12 +116,17 @@ class HoldReviewer:
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
-        self._note_held(await self._store.held_groups())
+        if any(group.reason in _EXPRESSION_HOLDS for group in groups):
+            await self._store.flush()  # else what is held again is in no group yet
+        self._note_held(await self._store.held_groups(), groups)
 
     def held_routes(self, listener: model.ListenerName) -> list[HeldRoute]:
         """Return the routes of a listener whose deliveries were held after the last review, sorted."""
-        held = sorted((route, reason.name, reason) for route, reason in self._held.get(listener, ()))
-        return [HeldRoute(route, name, self._missing(listener, route, reason)) for route, name, reason in held]
+        held = self._held.get(listener, {})
+        return sorted(
+            HeldRoute(route, reason.name, self._missing(listener, route, reason), model.format_time(since))
+            for (route, reason), since in held.items()
+        )
 
     def _missing(self, listener: model.ListenerName, route: str, reason: model.HoldReason) -> str:
         """Return which Secret a route waits for, or how its expression failed last; ``""`` for other reasons."""
@@ -129,15 +136,27 @@ class HoldReviewer:
         destination = self._documents.destination(key) if key is not None else None
         return destination.missing if destination is not None and reason is model.HoldReason.SecretNotFound else ""
 
-    def _note_held(self, groups: Sequence[HeldGroup]) -> None:
-        """Note what is held, and log each reason that is new or has ended for a listener."""
+    def _note_held(self, groups: Sequence[HeldGroup], reviewed: Sequence[HeldGroup]) -> None:
+        """Note what is held, and log each reason that is new or has ended for a listener.
+
+        ``reviewed``: what was held before the review. A delivery whose expression fails again is held anew, but the
+        hold of its route has lasted.
+        """
         previously_held, self._held = self._held, {}
         counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         for group in groups:
             definition = self._store.route(group.route)
             name = definition.listener
-            self._held.setdefault(name, set()).add((definition.route, group.reason))
+            held_since = self._held.setdefault(name, {})
+            key = (definition.route, group.reason)
+            since = previously_held.get(name, {}).get(key, group.since)
+            held_since[key] = min(group.since, since, held_since.get(key, since))
             counts[name, group.reason] = counts.get((name, group.reason), 0) + group.count
+        for group in reviewed:
+            definition = self._store.route(group.route)
+            held_since, key = self._held.get(definition.listener, {}), (definition.route, group.reason)
+            if key in held_since:
+                held_since[key] = min(held_since[key], group.since)
         for (name, reason), count in counts.items():
             was_held = any(reason is held_reason for _, held_reason in previously_held.get(name, ()))
             if not was_held:
@@ -151,6 +170,7 @@ class HoldReviewer:
                     routes=routes[:_MAX_LOGGED],
                     missing=missing[:_MAX_LOGGED],
                     count=count,
+                    since=model.format_time(min(self._held[name][route, reason] for route in routes)),
                 )
 
         for name, held in previously_held.items():

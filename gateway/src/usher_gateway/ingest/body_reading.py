@@ -113,6 +113,12 @@ def read_initials(document: documents.ListenerDocument, content: bytes, content_
     return " ".join([f"{text[0].upper()}." for text in texts if text[:1].isalpha()])
 
 
+def read_company(listener: LiveListener, content: bytes, content_type: str) -> str:
+    """Return the company that a body names; ``""`` if there is none (`pipeline.company_in`)."""
+    parsed = body.parse(content, content_type)
+    return "" if parsed.document is None else pipeline.company_in(listener.identifier.extract(parsed.document))
+
+
 def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, object]) -> Iterator[FieldReading]:
     for field, pointers in fields.items():
         path, value = _first(field, pointers, document)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -13,6 +13,8 @@ _log = structlog.get_logger(__name__)
 
 _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit and last probe are remembered, and retired ones whose last request is."""
+
+_LONGEST_PAUSE = 15 * 60 * model.MICROSECONDS
 
 _REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
 
@@ -38,6 +40,22 @@ class RecentCounts(NamedTuple):
         return RecentCounts(*map(operator.sub, self, other))
 
 
+class Streak:
+    """Since when arrivals of a kind come, with pauses of at most 15 minutes, which is the window of the health."""
+
+    __slots__ = ("last", "since")
+
+    def __init__(self) -> None:
+        self.since = self.last = 0
+        """Microseconds; 0: none came yet."""
+
+    def add(self, at: int) -> None:
+        """Note an arrival."""
+        if not self.last or at - self.last > _LONGEST_PAUSE:
+            self.since = at
+        self.last = at
+
+
 class ListenerCounters:
     """One listener's counts, in one object: with thousands of listeners finding them costs more than counting."""
 
@@ -47,11 +65,13 @@ class ListenerCounters:
         "first_visits",
         "is_unsaved",
         "last_accepted",
+        "mismatching",
         "name",
         "other_company",
         "probed",
         "quarantined_reason",
         "quarantined_source",
+        "quarantining",
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
@@ -64,6 +84,8 @@ class ListenerCounters:
         "retired_arrivals",
         "unexpected_source",
         "unlogged_refusals",
+        "untrusted_time_reason",
+        "untrusted_times",
     )
 
     def __init__(self, name: model.ListenerName) -> None:
@@ -72,6 +94,10 @@ class ListenerCounters:
         """Arrivals, indexed by `model.CountedAs`."""
         self.other_company = ""
         """The other company that the last accepted mismatch named."""
+        self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
+        """Of arrivals of another company, quarantined ones, and those with a time that is not trusted."""
+        self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
+        """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
         self.last_accepted = 0
@@ -277,12 +303,17 @@ class ArrivalCounters:
             counters.other_company = arrival.other_company
             counters.company_mismatches += 1
             counters.recent_mismatches += 1
-        counters.recent_untrusted_times += arrival.has_untrusted_time
+            counters.mismatching.add(arrival.received_at)
+        if arrival.has_untrusted_time:
+            counters.recent_untrusted_times += 1
+            counters.untrusted_times.add(arrival.received_at)
+            counters.untrusted_time_reason = "InFuture" if arrival.future_time else "NoOffset"
         for skip in accepted.skipped:
             key = (counters.name.namespace, counters.name.tenant, skip.name)
             self.skipped[key] = self.skipped.get(key, 0) + 1
         if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
             counters.recent_quarantined += 1
+            counters.quarantining.add(arrival.received_at)
             counters.quarantined_reason = arrival.quarantine
             self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
 

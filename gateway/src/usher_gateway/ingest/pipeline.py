@@ -477,7 +477,7 @@ def build_arrival(
         if_repeat=if_repeat,
         quarantine=quarantine,
         other_company=identified.other_company if quarantine is None else "",
-        has_untrusted_time=not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
+        has_untrusted_time=quarantine is None and not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
         quota_month=listener.month(now) if listener.quota else (0, 0),
@@ -552,18 +552,22 @@ def _quarantine_of(
 
 
 def _other_company(listener: LiveListener, fields: dict[str, object]) -> str:
-    """Return the company that a body names if it is not the tenant's, and the tenant has this checked; else ``""``.
+    """Return the company that a body names if it is not the tenant's, and the tenant has this checked; else ``""``."""
+    tenant = listener.document.tenant
+    if not tenant.company_id or tenant.company_check == "Off" or "company" not in fields:
+        return ""
+    return "" if identity.as_text(fields["company"]) == tenant.company_id else company_in(fields)
+
+
+def company_in(fields: Mapping[str, object]) -> str:
+    """Return the company that a body names; ``""`` if it names none.
 
     A value that does not look like Purple's ids is called ``another``, because the listener's path to it may lead to
     personal data.
     """
-    tenant = listener.document.tenant
-    if not tenant.company_id or tenant.company_check == "Off" or "company" not in fields:
-        return ""
-    company = identity.as_text(fields["company"])
-    if company == tenant.company_id:
-        return ""
-    return company if company.isdecimal() and len(company) <= _LONGEST_COMPANY_ID else "another"
+    company = identity.as_text(fields.get("company"))
+    is_id = company.isdecimal() and len(company) <= _LONGEST_COMPANY_ID
+    return company if is_id or not company else "another"
 
 
 def _hops(text: str) -> int:

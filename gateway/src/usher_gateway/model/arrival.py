@@ -127,7 +127,7 @@ class Arrival(msgspec.Struct, gc=False):
     other_company: str = ""
     """The company that the body names if it is not the tenant's, and ``companyCheck: Warn`` lets it in."""
     has_untrusted_time: bool = False
-    """True if the body has a time that cannot be trusted, such as one without an offset."""
+    """True if the body of a visit has a time that cannot be trusted, such as one without an offset."""
     future_time: int = 0
     """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False

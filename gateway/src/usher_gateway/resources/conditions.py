@@ -46,6 +46,9 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
+_SIMILAR = 0.6
+"""From this ratio on, two words are similar."""
+
 _MAX_COMPARED = 32
 """Of more known words, only the most similar are compared in full, because that takes 1 ms and more for each word."""
 
@@ -60,14 +63,26 @@ def did_you_mean(word: str, known_words: Iterable[str]) -> str:
 
 
 def nearest(word: str, known_words: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant; None if no word is similar."""
+    """Return the known word that was probably meant; None if no word is similar.
+
+    Of words like ``namespace/name``, both parts must be similar: a long namespace would make any two names similar.
+    """
     word = word.lower()
     lowered = {candidate.lower(): candidate for candidate in sorted(known_words)}
     candidates: Iterable[str] = lowered
     if len(lowered) > _MAX_COMPARED:
         candidates = heapq.nlargest(_MAX_COMPARED, lowered, key=lambda candidate: _common_characters(word, candidate))
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    candidates = [candidate for candidate in candidates if _are_parts_similar(word, candidate)]
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=_SIMILAR)
     return lowered[close[0]] if close else None
+
+
+def _are_parts_similar(word: str, candidate: str) -> bool:
+    parts, candidate_parts = word.split("/"), candidate.split("/")
+    return len(parts) != len(candidate_parts) or all(
+        difflib.SequenceMatcher(None, part, other).ratio() >= _SIMILAR
+        for part, other in zip(parts, candidate_parts, strict=True)
+    )
 
 
 def _common_characters(first: str, second: str) -> int:

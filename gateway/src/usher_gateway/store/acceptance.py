@@ -17,6 +17,7 @@ from usher_gateway.store.encodings import (
     FLAG_LATE,
     FLAG_OTHER_COMPANY,
     FLAG_TRUSTED,
+    FLAG_UNTRUSTED_TIME,
     HOLD_FLAGS,
     STORED_SLOT,
     pack_body,
@@ -59,7 +60,7 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
 
 def _flags(arrival: model.Arrival, *, is_first: bool, is_over_quota: bool) -> int:
     flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
-    flags |= FLAG_OTHER_COMPANY * bool(arrival.other_company)
+    flags |= (FLAG_OTHER_COMPANY * bool(arrival.other_company)) | (FLAG_UNTRUSTED_TIME * arrival.has_untrusted_time)
     if arrival.token_held:
         flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
     if is_over_quota:

@@ -31,6 +31,8 @@ class HeldGroup(msgspec.Struct, frozen=True):
     reason: model.HoldReason
     route: int
     count: int
+    since: int
+    """Since when the oldest of them is held, in microseconds."""
 
 
 class RouteBacklog(msgspec.Struct, frozen=True):

@@ -10,8 +10,10 @@ from usher_gateway.store.base import AttemptRecord
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
 """Bits of arrivals.flags."""
 
-FLAG_OTHER_COMPANY = 128
-"""One more bit of arrivals.flags: the body names another company than the tenant, and was accepted."""
+FLAG_OTHER_COMPANY, FLAG_UNTRUSTED_TIME = 128, 256
+"""More bits of arrivals.flags: the body names another company than the tenant, and was accepted; it has a time that
+cannot be trusted.
+"""
 
 HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
 """More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first."""

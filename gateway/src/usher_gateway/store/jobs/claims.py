@@ -111,6 +111,12 @@ _EXPIRE_HELD = """
     returning route
 """
 
+_HELD_GROUPS = """
+    select held.hold, held.route, held.count, oldest.due_at from (
+        select hold, route, count(*) as count, min(key) as key from deliveries where hold > 0 group by hold, route
+    ) held join deliveries oldest on oldest.key = held.key
+"""
+
 _UNHOLD = """
     update deliveries as d set hold = {still_held}, waiting = {still_held} = 0, owner = 0,
         started_at = case when {still_held} > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
@@ -221,9 +227,9 @@ async def dead_by_route(session: Session) -> dict[int, int]:
 
 
 async def held_groups(session: Session) -> list[HeldGroup]:
-    """Count the held deliveries by reason and route, in the index alone."""
-    rows = await session.fetch("select hold, route, count(*) from deliveries where hold > 0 group by hold, route")
-    return [HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in rows]
+    """Count the held deliveries by reason and route, in the index alone, and look up the oldest of each group."""
+    rows = await session.fetch(_HELD_GROUPS)
+    return [HeldGroup(model.HoldReason(hold), route, count, since) for hold, route, count, since in rows]
 
 
 async def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:

@@ -155,7 +155,8 @@ def _arrival_row(
         "late": bool(flags & FLAG_LATE),
         "countedAs": model.CountedAs(counted_as).name,
         "reason": model.QuarantineReason(reason).name if reason else None,
-        "otherCompany": bool(flags & FLAG_OTHER_COMPANY) or reason == model.QuarantineReason.CompanyMismatch,
+        "isOtherCompany": bool(flags & FLAG_OTHER_COMPANY) or reason == model.QuarantineReason.CompanyMismatch,
+        "otherCompany": None,  # only the body has it
         "released": bool(flags & FLAG_RELEASED),
         "unacknowledged": bool(flags & FLAG_UNACKNOWLEDGED),
         "hops": hops,

@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import LONGEST_PAGE, RELEASED, UNRELEASED, Filter
-from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_TRUSTED
+from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_UNTRUSTED_TIME
 from usher_gateway.store.session import Session
 
 _BEHIND = 3_600 * model.MICROSECONDS
@@ -132,7 +132,7 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
                 "(reason = {} or flags & {} > 0)", int(model.QuarantineReason.CompanyMismatch), FLAG_OTHER_COMPANY
             )
         elif where.reason == "TimesUntrusted":
-            scope.add(f"flags & {FLAG_TRUSTED} = 0 and counted_as <> {int(model.CountedAs.Quarantined)}")
+            scope.add(f"flags & {FLAG_UNTRUSTED_TIME} > 0")
         elif where.reason in model.QuarantineReason.__members__:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = {}", int(model.QuarantineReason[where.reason]))

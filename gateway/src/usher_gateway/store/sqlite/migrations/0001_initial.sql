@@ -27,7 +27,7 @@ create table arrivals (
     received_at integer not null,
     visit_time integer not null,
     counted_as integer not null,
-    flags integer not null,             -- 1 trusted time, 2 late, 4 unacknowledged, 8 released, 16 first of its content, 128 other company
+    flags integer not null,             -- 1 trusted time, 2 late, 4 unacknowledged, 8 released, 16 first of its content, 128 other company, 256 untrusted time
     reason integer not null,            -- model.QuarantineReason, or 0
     hops integer not null,
     body_size integer not null,
