@@ -1,11 +1,14 @@
 """Nothing is stored or sent of a suppressed person: visits are only counted, until the suppression is taken back."""
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
-from support import engines, samples
+from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter, ReplayReport, SuppressedTenant
 
@@ -141,3 +144,35 @@ async def test_release_leaves_suppressed_persons_in_quarantine(bench: engines.Be
     assert [row["released"] for row in await bench.visits()] == [True, False]
     await bench.store.unsuppress([ADA])
     assert await release() == 1
+
+
+async def test_visit_that_another_gateway_is_accepting_is_not_sent(tmp_path: Path) -> None:
+    engine = engines.Postgresql()
+    first, second = [engines.Bench(engine, tmp_path / "data") for _ in range(2)]
+    await first.open()
+    await second.open()
+    connection = await asyncpg.connect(databases.gateway_dsn(databases.name_of(tmp_path / "data")))
+    lock = connection.transaction()
+    await lock.start()
+    await connection.execute("lock table prints in exclusive mode")
+    accepting = asyncio.create_task(second.accept(of_ada()))
+    await waiting.until(lambda: waits_for_lock(connection))
+    suppressing = asyncio.create_task(suppress(first))
+    await waiting.until(lambda: is_suppressed(first))
+    await lock.rollback()
+    assert (await accepting)[0].counted_as is model.CountedAs.Visit, "it came before the suppression"
+    assert await suppressing == 2
+    assert [row["state"] for row in await first.deliveries()] == ["cancelled"]
+    assert await second.words(of_ada("later")) == ["Suppressed"]
+    await connection.close()
+    await first.store.close()
+    await second.store.close()
+    engine.forget(tmp_path / "data")
+
+
+async def waits_for_lock(connection: Any) -> bool:
+    return bool(await connection.fetchval("select count(*) from pg_locks where not granted"))
+
+
+async def is_suppressed(bench: engines.Bench) -> bool:
+    return bool(await bench.store.tenants_suppressing([ADA]))

@@ -341,8 +341,8 @@ class ErasureReport(msgspec.Struct):
     """State that the delivery had -> deliveries."""
     sent_to: dict[str, SentTo] = msgspec.field(default_factory=dict)
     """``namespace/name`` of a destination -> what it has got."""
-    cancelled_at: int = 0
-    """When the last pending delivery was cancelled, in microseconds; 0: none was."""
+    changed_at: int = 0
+    """When the erasure began, or last cancelled a pending delivery, by the store's clock (`Records.store_time`)."""
 
 
 class ErasureState(enum.IntEnum):

@@ -72,8 +72,16 @@ class Records(JobRunner):
 
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""
-    _settling_seconds = 0
-    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended."""
+    settling_seconds = 0
+    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended; 0: only
+    one gateway uses the store."""
+
+    async def store_time(self, now: int) -> int:
+        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
+        return now
+
+    async def _end_of_older_writes(self) -> None:
+        """Wait until transactions of other gateways have ended that may not have seen the last commit."""
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """List the arrivals of the ledger with their verdicts.
@@ -337,15 +345,16 @@ class Records(JobRunner):
 
     async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
         """Write an erasure, whose steps delete what is stored of the person."""
-        return await self._change(lambda transaction: erasures.start(transaction, request, now))
+        store_time = await self.store_time(now)
+        return await self._change(lambda transaction: erasures.start(transaction, request, now, store_time))
 
     async def left_to_erase(self, erasure: Erasure) -> list[int]:
         """Return row keys of arrivals that an erasure has to erase, the oldest first; at most `erasures.LOOKED_UP`.
 
-        If gateways share the store, it covers also what comes in the seconds after the request, because a commit may
-        hang and the clocks of gateways differ.
+        If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
+        clocks of gateways, and these differ.
         """
-        before = erasure.key + self._settling_seconds * model.KEYS_PER_DAY // 86_400
+        before = None if self.settling_seconds else erasure.key
         return await self._look_up(lambda session: erasures.left_to_erase(session, erasure.request.persons, before))
 
     async def erase(
@@ -360,9 +369,14 @@ class Records(JobRunner):
 
         ``on_cancelled`` receives the row keys of pending deliveries, so that the caller can drop those in lanes.
         """
-        marks = await self._marks_to_erase(keys, mark_of_route)
         job = functools.partial(
-            erasures.erase, erasure=erasure, keys=keys, now=now, marks=marks, forget=self._forget_arrivals
+            erasures.erase,
+            erasure=erasure,
+            keys=keys,
+            now=now,
+            store_time=await self.store_time(now),
+            marks=await self._marks_to_erase(keys, mark_of_route),
+            forget=self._forget_arrivals,
         )
         on_cancelled(await self._change(job))
 
@@ -388,8 +402,8 @@ class Records(JobRunner):
         If gateways share the store, it waits until none can have a cancelled delivery in a lane or in an attempt.
         """
         erasure = await self.find_erasure(erasure.id)
-        settled_at = max(erasure.created_at, erasure.report.cancelled_at) + self._settling_seconds * model.MICROSECONDS
-        if now < settled_at:
+        settled_at = erasure.report.changed_at + self.settling_seconds * model.MICROSECONDS
+        if await self.store_time(now) < settled_at:
             return False
         await self._change(lambda transaction: erasures.forget_persons(transaction, erasure))  # before the purge
         if not await self._purge():
@@ -434,6 +448,7 @@ class Records(JobRunner):
             on_cancelled: receives the row keys of each slice.
         """
         added = await self._change(lambda transaction: suppressions.add(transaction, tenants, now))
+        await self._end_of_older_writes()  # a visit that one of these accepts is pending then, and is cancelled too
         pending = await self._look_up(lambda session: erasures.pending_deliveries(session, tenants.keys()))
         for start in range(0, len(pending), changes.SLICE):
             keys, reason = pending[start : start + changes.SLICE], model.CancelReason.Suppressed

@@ -59,10 +59,10 @@ Forget = Callable[[Transaction, Sequence[ExpiredArrival], Mapping[int, set[int]]
 """Deletes arrivals with all their rows. The last value: the keys of their deliveries."""
 
 
-async def start(transaction: Transaction, request: ErasureRequest, now: int) -> Erasure:
-    """Write an erasure. It covers the arrivals that have come before."""
+async def start(transaction: Transaction, request: ErasureRequest, now: int, store_time: int) -> Erasure:
+    """Write an erasure."""
     key = transaction.ids.next_key()
-    state, report = ErasureState.Pending, ErasureReport()
+    state, report = ErasureState.Pending, ErasureReport(changed_at=store_time)
     erasure = Erasure(
         key=key,
         id=transaction.ids.id_of(key),
@@ -77,10 +77,13 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int) -> 
     return erasure
 
 
-async def left_to_erase(session: Session, persons: Collection[bytes], before: int) -> list[int]:
-    """Return row keys below ``before`` of arrivals that have any of these person keys, the oldest first."""
+async def left_to_erase(session: Session, persons: Collection[bytes], before: int | None) -> list[int]:
+    """Return row keys of arrivals that have any of these person keys, the oldest first.
+
+    ``before``: only those with lower row keys; None: all.
+    """
     keys = await listings.keys_of_person(session, frozenset(persons))
-    return sorted([key for key in keys if key < before])[:LOOKED_UP]
+    return sorted([key for key in keys if before is None or key < before])[:LOOKED_UP]
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
@@ -95,6 +98,7 @@ async def erase(
     keys: Sequence[int],
     now: int,
     *,
+    store_time: int,
     marks: Collection[bytes],
     forget: Forget,
 ) -> list[int]:
@@ -118,7 +122,7 @@ async def erase(
     await transaction.meter_routes([route for _, route in cancelled], now, model.Counter.cancelled)
     transaction.remove_claimed(pending)
     if pending:
-        report.cancelled_at = now
+        report.changed_at = store_time
     await session.execute(changes.DELETE_MARKS, sorted(marks))
     await forget(transaction, arrivals, deliveries)
     for arrival in arrivals:

@@ -60,11 +60,24 @@ _LOOKUPS = 2
 T = TypeVar("T")
 
 
+_TIME = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"
+
+_READERS_OF_SUPPRESSIONS = """
+    select coalesce(array_agg(virtualtransaction), '{}') from pg_locks
+    where relation = 'suppressed'::regclass and granted
+    and database = (select oid from pg_database where datname = current_database())
+"""
+"""The running transactions that have read or written the suppressions."""
+
+_OLDER_WRITES_SECONDS = 15.0
+_OLDER_WRITES_PAUSE = 0.02
+
+
 class PostgresStore(Store):
     """The store over one PostgreSQL database."""
 
     _usage_part_seconds = 31 * 86_400
-    _settling_seconds = 45  # a comparison of claims every 10 s, and then an attempt of up to 30 s
+    settling_seconds = 45  # a comparison of claims every 10 s, and then an attempt of up to 30 s
 
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
@@ -150,6 +163,27 @@ class PostgresStore(Store):
     @property
     def is_shared(self) -> bool:
         return True
+
+    async def store_time(self, now: int) -> int:  # noqa: ARG002 - this gateway's clock may be wrong
+        async with acquired(self._pool, "the time of the database is not known") as connection:
+            return int(await connection.fetchval(_TIME))
+
+    async def _end_of_older_writes(self) -> None:
+        """Wait for every transaction that has read the suppressions before now; each of them holds a lock till its end.
+
+        Raises:
+            StoreUnavailableError: one lasts too long.
+        """
+        end = time.monotonic() + _OLDER_WRITES_SECONDS
+        async with acquired(self._pool, "the end of other transactions is not known") as connection:
+            older = await connection.fetchval(_READERS_OF_SUPPRESSIONS)
+            while set(older) & set(await connection.fetchval(_READERS_OF_SUPPRESSIONS)):
+                if time.monotonic() > end:
+                    raise model.StoreUnavailableError(
+                        "the person is suppressed, but a visit that was arriving may still be sent",
+                        "send the request again: it cancels the rest",
+                    )
+                await asyncio.sleep(_OLDER_WRITES_PAUSE)
 
     async def compare_claims(self, keys: Collection[int]) -> Collection[int]:
         expected = {*keys, *self._commits.unsettled_keys()}  # before the query, so that what changes during it is in it
