@@ -1,6 +1,7 @@
 """The API of the gateway, as pages ask it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -29,6 +30,22 @@ def find_row(rows: Sequence[Mapping[str, Any]], kind: str, request: web.Request)
         if (row["namespace"], row["name"]) == (namespace, name):
             return row
     raise ApiProblemError(404, f"no {kind} `{namespace}/{name}` is in force", "")
+
+
+async def all_of(*questions: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Return the answers of questions that are asked at once.
+
+    Raises:
+        ApiProblemError: of the first that failed; the others are cancelled.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(question, name="ask the API for a page") for question in questions]
+    except* ApiProblemError as errors:
+        failure = errors.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    raise failure
 
 
 class Api:

@@ -3,7 +3,6 @@
 A mail program or a chat may load an address that it shows, so a link is opened by a button and not by its address.
 """
 
-import asyncio
 import datetime
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, all_of
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.limits import AttemptLimit
@@ -185,7 +184,7 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, An
     hour = now.replace(minute=0, second=0, microsecond=0)
     hours = [hour - datetime.timedelta(hours=number) for number in reversed(range(24))]
     first_month = datetime.date(today.year - 1 + today.month // 12, today.month % 12 + 1, 1)
-    slots, days, months, visits = await asyncio.gather(
+    slots, days, months, visits = await all_of(
         api.get("/api/usage/totals", {**names, "from": hours[0].isoformat()}),
         api.get("/api/usage", {**names, "by": "day", "zone": "tenant", "from": first_day.isoformat()}),
         api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": first_month.isoformat()[:7]}),

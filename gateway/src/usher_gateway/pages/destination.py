@@ -1,13 +1,12 @@
 """The page about one destination: its health, its newest deliveries, and a marked sample for it."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from usher_gateway.admin import listings
-from usher_gateway.pages.api import Api, find_row
+from usher_gateway.pages.api import Api, all_of, find_row
 
 Row = Mapping[str, Any]
 
@@ -60,7 +59,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     page = {"destination": key, "limit": str(_SHOWN)}
     if cursor := request.query.get("cursor"):
         page["cursor"] = cursor
-    deliveries, delivered = await asyncio.gather(
+    deliveries, delivered = await all_of(
         api.get("/api/deliveries", page),
         api.get("/api/deliveries", {"destination": key, "state": "delivered", "limit": "1"}),
     )

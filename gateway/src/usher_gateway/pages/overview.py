@@ -1,6 +1,5 @@
 """The overview: totals of today, a chart of the last day, and the tenants that need a person first."""
 
-import asyncio
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from usher_gateway.pages import attention
-from usher_gateway.pages.api import Api
+from usher_gateway.pages.api import Api, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
 
@@ -23,7 +22,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
     now = datetime.datetime.now(datetime.UTC)
     zone = find_zone(request.cookies.get("usher_zone", "UTC"))
-    tenants, destinations, last_day, *weeks = await asyncio.gather(
+    tenants, destinations, last_day, *weeks = await all_of(
         api.get("/api/tenants"),
         api.get("/api/destinations"),
         _totals(api, now - datetime.timedelta(days=1), now),

@@ -1,6 +1,5 @@
 """The page about one tenant: what it needs, charts of its visits, its listeners, destinations and deliveries."""
 
-import asyncio
 import collections
 import datetime
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener
-from usher_gateway.pages.api import Api, find_row
+from usher_gateway.pages.api import Api, all_of, find_row
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
 
@@ -76,7 +75,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     first_hour = _hour(now, zone) - datetime.timedelta(hours=23)
     by_day = {**selection, "by": "day", "zone": zone_name, "from": first_day.isoformat()}
     yesterday = now - datetime.timedelta(days=1)
-    destinations, listeners, visits, held, dead, delivered, days, slots = await asyncio.gather(
+    destinations, listeners, visits, held, dead, delivered, days, slots = await all_of(
         api.get("/api/destinations", selection),
         api.get("/api/listeners", selection),
         api.get("/api/visits", {**selection, "limit": str(_VISITS)}),

@@ -1,6 +1,5 @@
 """Usage: the books of one month by day and by tenant, compared with the month before, and as CSV."""
 
-import asyncio
 import datetime
 import itertools
 import re
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.requests import Download
 
@@ -78,7 +77,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     period = {"from": str(month), "to": str(month.plus(1)), "zone": str(zone)}
     earlier = {"from": str(month.plus(-1)), "to": _same_time_before(month, now, zone), "zone": str(zone)}
     first_month = month.plus(1 - _MONTHS) if of_tenant else month.plus(-1)
-    days, days_before, months, tenants, tenants_before = await asyncio.gather(
+    days, days_before, months, tenants, tenants_before = await all_of(
         api.get("/api/usage/totals", {**period, **of_tenant, "by": "day"}),
         api.get("/api/usage/totals", {**earlier, **of_tenant, "by": "month"}),
         api.get("/api/usage/totals", {**period, **of_tenant, "from": str(first_month), "by": "month"}),

@@ -1,6 +1,5 @@
 """The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, all_of
 
 _SHOWN = 50
 _ATTEMPTS_OF = 20
@@ -71,14 +70,14 @@ async def show(api: Api, request: web.Request) -> Values:
     """Return the values of one visit."""
     identifier = requests.path_id(request)
     path = f"/api/visits/{identifier}"
-    found, story, reading, listed = await asyncio.gather(
+    found, story, reading, listed = await all_of(
         api.get("/api/visits", {"id": identifier}),
         api.get(f"{path}/story"),
         api.get(f"{path}/reading"),
         api.get("/api/deliveries", {"visit": identifier}),
     )
     deliveries = list(reversed(listed["rows"]))
-    attempts = await asyncio.gather(
+    attempts = await all_of(
         *[api.get(f"/api/deliveries/{delivery['id']}/attempts") for delivery in deliveries[:_ATTEMPTS_OF]]
     )
     (visit,) = with_cells(found["rows"])
