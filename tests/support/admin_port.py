@@ -93,7 +93,7 @@ class Served:
         self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.held = holds.HeldRoute("crm", "DestinationPaused", "")
-        """What held deliveries lack."""
+        """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,

@@ -40,7 +40,7 @@ class CommandRun:
 
     @property
     def said(self) -> str:
-        """What it printed on standard error, on one line, because texts are broken to fit the terminal."""
+        """Its standard error on one line, because texts are broken to fit the terminal."""
         return " ".join(self.err.split())
 
 

@@ -1,4 +1,4 @@
-"""What a tenant needs, in sentences."""
+"""Sentences about the troubles of a tenant."""
 
 import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the page about a destination computes."""
+"""Values of the page about a destination."""
 
 from typing import Any
 

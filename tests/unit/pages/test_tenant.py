@@ -1,4 +1,4 @@
-"""What the page about a tenant computes."""
+"""Values of the page about a tenant."""
 
 import datetime
 import zoneinfo

@@ -40,7 +40,7 @@ class LinkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 class LinkState(enum.Enum):
-    """What a link is good for now."""
+    """The present state of a link."""
 
     Unopened = "unopened"
     Open = "open"
@@ -50,7 +50,7 @@ class LinkState(enum.Enum):
 
 
 class LinkCookie(NamedTuple):
-    """What the browser of a link keeps."""
+    """The content of the cookie of a link."""
 
     value: str
     seconds: int
@@ -137,7 +137,7 @@ class Links:
         return LinkCookie(self._seals.seal(_SESSION, link.id, seconds), seconds)
 
     async def of_cookie(self, cookie: str) -> tuple[Link, LinkState] | None:
-        """Return the link that a cookie is of, and record its use; None if it is no cookie of a link."""
+        """Return the link of a cookie, and record its use; None for another cookie."""
         identifier = self._seals.open(_SESSION, cookie)
         link = None if identifier is None else await self._store.find_link(identifier)
         if link is None:

@@ -112,7 +112,7 @@ class RecordHandlers:
     async def list_initials(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/initials``: the newest visits, each with its visitor's initials.
 
-        ``initials`` is empty if the body is gone or names nobody. The audit log records each request.
+        ``initials`` is empty if the body is gone or has no name. The audit log records each request.
         """
         with api.parsing():
             where = api.read_filter(request, only={"countedAs": "Visit"})

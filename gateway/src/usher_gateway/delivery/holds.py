@@ -139,7 +139,7 @@ class HoldReviewer:
     def _note_held(self, groups: Sequence[HeldGroup], reviewed: Sequence[HeldGroup]) -> None:
         """Note what is held, and log each reason that is new or has ended for a listener.
 
-        ``reviewed``: what was held before the review. A delivery whose expression fails again is held anew, but the
+        ``reviewed``: the holds before the review. A delivery whose expression fails again gets a new hold, but the
         hold of its route has lasted.
         """
         previously_held, self._held = self._held, {}

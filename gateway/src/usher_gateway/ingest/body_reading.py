@@ -101,9 +101,9 @@ def read_venue(document: documents.ListenerDocument, content: bytes, content_typ
 
 
 def read_initials(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:
-    """Return the first letters of the names in a body, such as ``A. L.``; ``""`` if it names nobody.
+    """Return the first letters of the names in a body, such as ``A. L.``; ``""`` if it has no name.
 
-    What does not begin with a letter is no name: a listener's path may lead to anything.
+    A value that does not begin with a letter does not count, because a listener's path may lead to anything.
     """
     parsed = body.parse(content, content_type)
     if parsed.document is None:

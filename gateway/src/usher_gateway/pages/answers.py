@@ -1,4 +1,4 @@
-"""What all answers of the pages share: headers that keep a browser from doing more than show them, and files."""
+"""Headers of all answers of the pages, which let a browser only show them; the stylesheet and the script."""
 
 import importlib.resources
 

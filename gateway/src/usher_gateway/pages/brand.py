@@ -23,7 +23,7 @@ class Logo(msgspec.Struct, frozen=True):
 
 
 class Brand(msgspec.Struct, frozen=True):
-    """What the pages of customers show of the agency."""
+    """Name, colour, logo and contact of the agency, for the pages of customers."""
 
     name: str = "Usher"
     colour: str = "#6b2fa0"

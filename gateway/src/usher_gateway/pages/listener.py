@@ -24,16 +24,16 @@ class Fault(NamedTuple):
 
     sentence: str
     step: str
-    """What to do next."""
+    """The next step."""
 
 
 class Progress(NamedTuple):
     """How far the set-up of a listener in the portal is."""
 
     check: str
-    """What is known of the portal's check, in a sentence; empty: visits arrive, so it does not matter."""
+    """A sentence about the portal's check; empty once visits arrive."""
     visits: str
-    """What is known of visits, in a sentence, if the first has not arrived at each URL."""
+    """A sentence about visits, until the first has arrived at each URL."""
     is_waiting: bool
 
 

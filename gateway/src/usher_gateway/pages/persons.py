@@ -27,7 +27,7 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 """An id as the lists show it: whole, or its beginning (RFC 9562 §5.7)."""
 
 _ERASE_WORD = "erase"
-"""What a person types to erase another one."""
+"""The word that a person types to confirm an erasure."""
 
 _TOO_OLD = ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
 

@@ -42,7 +42,7 @@ def find_zone(name: str) -> datetime.tzinfo:
 
 
 def prose(text: str) -> Markup:
-    """Return a text with what stands in backticks as code."""
+    """Return a text, its parts in backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 

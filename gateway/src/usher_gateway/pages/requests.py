@@ -1,4 +1,4 @@
-"""What pages read from the requests of browsers, and the files that they answer with."""
+"""Parameters that pages read from requests, and files that they answer with."""
 
 import dataclasses
 import datetime
@@ -30,7 +30,7 @@ async def tenant_zone(api: Api, tenant: str) -> datetime.tzinfo | None:
     """Return the time zone of a tenant: ``namespace/name`` or a name; None if it is not in force, or not the only one.
 
     Raises:
-        ApiProblemError: there is no such tenant, and never was.
+        ApiProblemError: the tenant does not exist, and has no counts.
     """
     names = {row["timeZone"] for row in (await api.get("/api/tenants", {"tenant": tenant}))["rows"]}
     name = names.pop() if len(names) == 1 else None
@@ -59,7 +59,7 @@ def times(request: web.Request, *names: str) -> dict[str, str]:
     """Return query parameters that are times, in the form of the API. One without an offset is in the viewer's zone.
 
     Raises:
-        ApiProblemError: one is no time.
+        ApiProblemError: one of them is not a time.
     """
     zone = viewer_zone(request)
     parsed = {}

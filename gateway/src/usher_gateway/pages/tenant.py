@@ -58,7 +58,7 @@ class Held(NamedTuple):
     """Since when the oldest of the rows is held; RFC 3339."""
     cause: str
     end: str
-    """What ends the hold."""
+    """The event that ends the hold."""
 
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:

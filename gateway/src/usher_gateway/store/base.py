@@ -379,7 +379,7 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """What opens the pages of one tenant to a customer. Times are microseconds."""
+    """A link that opens the pages of one tenant to a customer. Times are microseconds."""
 
     id: str
     tenant: str
