@@ -92,7 +92,7 @@ class Proxies:
         roles = set().union(*[self._roles.get(group, set()) for group in groups])
         if not roles:
             raise ApiProblemError(
-                403, "none of your groups may see these pages", "ask the people who run Usher: --page-role gives a group a role"
+                403, "none of your groups may see these pages", "ask who runs Usher: --page-role gives a group a role"
             )
         return Caller(f"user {user}", frozenset[Scope]().union(*[_SCOPES[role] for role in roles]))
 
