@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+import aiohttp
 import rich.console
 import uvloop
 
@@ -67,6 +68,8 @@ async def _run_day(arguments: argparse.Namespace) -> int:
         stack.push_async_callback(_end, gateway, running)
         await _wait_until_serving(gateway, running)
         prepared = await _prepare(gateway, arguments, console, stop, stack)
+        address = await _page_address(gateway, arguments)
+        console.print(f"Watch the day in a browser (works once, for a minute): {address}", soft_wrap=True)
         agrees = await day.run_day(prepared)
         if agrees is not None and not arguments.once:
             _print_suggestions(gateway, arguments, console)
@@ -88,6 +91,16 @@ async def _prepare(
     await systems.start(stack, gateway.snapshot.destinations.values())
     access = sender.GatewayAccess(_urls(gateway), (gateway.settings.listen.host, gateway.port), gateway.clock)
     return day.Day(arguments.seconds, access, admin, systems, console, stop)
+
+
+async def _page_address(gateway: app.Gateway, arguments: argparse.Namespace) -> str:
+    """Return an address that opens the pages, as `usher open` does."""
+    token = (arguments.data / "operate.token").read_text("ascii").strip()
+    async with (
+        aiohttp.ClientSession(gateway.admin.url, headers={"Authorization": f"Bearer {token}"}) as client,
+        client.post("/api/pages/tickets") as answer,
+    ):
+        return gateway.admin.url + str((await answer.json())["path"])
 
 
 async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:
@@ -128,6 +141,7 @@ Usher keeps serving until Ctrl-C. Try this in another terminal:
   a visit        curl -i --connect-to {host}:80:{listen} {url} \\
                       -H 'content-type: application/json' -d '{{"user": {{"id": 1, "venue": {{"id": 7}}}}}}'
   the portal     .venv/bin/usher simulate --validate-only --company {company} --connect {listen} {url}
+  the pages      .venv/bin/usher open --admin http://{admin} --data {arguments.data}
   the companies  .venv/bin/usher top --admin http://{admin} --data {arguments.data}
   the books      .venv/bin/usher usage --from {_SINCE} --admin http://{admin} --data {arguments.data}
   visits         .venv/bin/usher visits list --admin http://{admin} --data {arguments.data}

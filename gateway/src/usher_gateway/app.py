@@ -11,6 +11,7 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
+import datetime
 import functools
 import signal
 import time
@@ -364,6 +365,7 @@ class Gateway:
             proxies=page_proxies,
             customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
             base_url=lambda: self.admin.url,
+            now=lambda: datetime.datetime.fromtimestamp(self.clock.now() / model.MICROSECONDS, datetime.UTC),
         )
 
     def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:

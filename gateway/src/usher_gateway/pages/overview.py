@@ -20,11 +20,10 @@ _WEEKS = 4
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
-    now = datetime.datetime.now(datetime.UTC)
     zone = find_zone(request.cookies.get("usher_zone", "UTC"))
-    tenants, destinations, last_day, *weeks = await all_of(
-        api.get("/api/tenants"),
-        api.get("/api/destinations"),
+    tenants, destinations = await all_of(api.get("/api/tenants"), api.get("/api/destinations"))
+    now = datetime.datetime.fromisoformat(tenants["now"])
+    last_day, *weeks = await all_of(
         _totals(api, now - datetime.timedelta(days=1), now),
         *[_totals(api, *_day_of(now, zone, week)) for week in range(_WEEKS + 1)],
     )
