@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import pytest
 
 from support import admin_port, command_line, gateways, samples
@@ -135,6 +136,19 @@ async def test_equal_values_of_a_diff_have_the_same_number(tried: Tried) -> None
     (before,) = [line for line in shown["lines"] if '"email"' in line]
     (now,) = [line for line in shown["lines"] if '"mail"' in line]
     assert before.partition(": ")[2].rstrip(",") == now.partition(": ")[2].rstrip(",")
+
+
+async def test_differences_of_all_routes_together_are_limited(tried: Tried) -> None:
+    state = tried.served.state
+    listener = state.snapshot.listeners["agency/lobby"]
+    routes = tuple([documents.Route(f"crm-{number}", "agency/crm") for number in range(60)])
+    listeners = {listener.key: msgspec.structs.replace(listener, routes=routes)}
+    state.apply(documents.Snapshot(listeners, state.snapshot.destinations), 0)
+    status, answer = await tried.ask(tried.served.tokens.operate, crm("{'name': visit.firstName}"), diffs=20)
+    assert status == 200, answer
+    (tried_listener,) = answer["listeners"]
+    assert [route["changed"] for route in tried_listener["routes"]] == [3] * 60
+    assert sum(len(route["diffs"]) for route in tried_listener["routes"]) == 100
 
 
 async def test_values_are_shown_with_the_scope_for_bodies_alone(tried: Tried) -> None:

@@ -77,9 +77,16 @@ def test_difference_in_a_hidden_part_is_said() -> None:
 
 
 def test_long_difference_is_cut() -> None:
-    lines = masked_diff.diff_lines(shown([]), shown(list(range(500))), None, BODY)
+    lines = masked_diff.diff_lines(shown([]), shown(list(range(300))), None, BODY)
     assert len(lines) == 201
     assert lines[-1].endswith("lines more")
+
+
+def test_only_the_beginning_of_a_huge_document_is_compared() -> None:
+    numbers = [[number % 100 for number in range(900)]] * 100
+    lines = masked_diff.diff_lines(shown({"a": 1, "n": numbers}), shown({"a": 2, "n": numbers[::-1]}), None, BODY)
+    assert lines[-1] == "(the requests are long: only the first 400 values of each are compared)"
+    assert [line for line in lines if line[0] in "+-"] == ['-    "a": 1,', '+    "a": 2,']
 
 
 _values = st.recursive(

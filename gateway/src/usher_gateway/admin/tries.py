@@ -17,7 +17,7 @@ from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.tokens import Caller, Scope
 from usher_gateway.delivery.masked_diff import ValueMask
-from usher_gateway.delivery.tries import ListenerTry, RouteTry, TriedListener
+from usher_gateway.delivery.tries import DiffBudget, ListenerTry, RouteTry, TriedListener
 from usher_gateway.model import Counter
 from usher_gateway.resources import conditions, manifests
 from usher_gateway.resources.overlay import Overlay, overlay_documents
@@ -29,6 +29,9 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 _MAX_DIFFS = 20
 """Most differences that a caller may ask for, per route."""
+
+_MAX_DIFFS_IN_ALL = 100
+"""Most differences of one request, of all its routes together."""
 
 _MAX_VISITS = 10_000
 """Most visits that a caller may ask for, per listener."""
@@ -141,10 +144,11 @@ class TryHandlers:
             if not keys:
                 await self._check_names(where)
             results, end = [], time.monotonic() + _TRY_SECONDS
+            budget = DiffBudget(_MAX_DIFFS_IN_ALL)
             for index, key in enumerate(keys):
                 left = max(0.0, end - time.monotonic())
                 own_end = time.monotonic() + left / (len(keys) - index)
-                results.append(await self._try_listener(overlay, key, where, asked, own_end))
+                results.append(await self._try_listener(overlay, key, where, asked, budget, own_end))
         period = {
             "since": model.format_time(where.since or 0),
             "until": model.format_time(self._now() if where.until is None else where.until),
@@ -176,7 +180,7 @@ class TryHandlers:
         return overlay
 
     async def _try_listener(
-        self, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, end: float
+        self, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, budget: DiffBudget, end: float
     ) -> ListenerResult:
         now, before = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
         if before is not None and before.tenant.name != now.tenant.name:
@@ -186,6 +190,7 @@ class TryHandlers:
             before=TriedListener(before, overlay.in_force.destinations, self._keys) if before is not None else None,
             now=TriedListener(now, overlay.changed.destinations, self._keys),
             diffs=asked.diffs,
+            budget=budget,
             mask=None if asked.show_values else ValueMask(transforms),
         )
         visits = msgspec.structs.replace(where, namespace=now.namespace, tenant=now.tenant.name, listener=now.name)

@@ -6,8 +6,8 @@ a reader sees which fields a change adds, drops, renames or gives another value,
 
 import difflib
 import urllib.parse
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,11 @@ from usher_gateway.destinations import DestinationRequest
 _MAX_LINES = 200
 """Most lines of one difference."""
 
+_MAX_VALUES = 400
+"""Most values of a request that are compared: the time of a comparison grows with more than their square."""
+
 _HIDDEN = "•••"
+_CUT = f"(the requests are long: only the first {_MAX_VALUES} values of each are compared)"
 _NOT_SHOWN = "(the requests differ in a part that is not shown: a header, or a hidden part of the URL)"
 
 _EVENT_KEYS = frozenset(
@@ -35,6 +39,8 @@ _EVENT_KEYS = frozenset(
     )
 )
 """The keys of a CloudEvent around its data."""
+
+_Item = TypeVar("_Item")
 
 
 class ShownRequest(msgspec.Struct, frozen=True):
@@ -91,7 +97,8 @@ def diff_lines(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, 
 
     ``body``: the visit's body as JSON. Its keys are names of fields, so a mask shows them.
     """
-    requests = [_readable(before), _readable(now)]
+    cuts = [_Cut(), _Cut()]
+    requests = [cut.shorten(_readable(request)) for cut, request in zip(cuts, (before, now), strict=True)]
     if mask is not None:
         shown_keys = _EVENT_KEYS.union(_keys(body), before.url_values, now.url_values)
         hidden = mask.hide([[request["urlVariables"], request["body"]] for request in requests], shown_keys)
@@ -105,7 +112,31 @@ def diff_lines(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, 
     lines = list(difflib.unified_diff(old, new, n=1, lineterm=""))[2:]
     if len(lines) > _MAX_LINES:
         lines = [*lines[:_MAX_LINES], f"… and {len(lines) - _MAX_LINES} lines more"]
-    return lines or [_NOT_SHOWN]
+    lines = lines or [_NOT_SHOWN]
+    return [*lines, _CUT] if any(cut.is_reached for cut in cuts) else lines
+
+
+class _Cut:
+    """Shortens a document to its first values, without looking at the others."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_VALUES
+        self.is_reached = False
+
+    def shorten(self, value: Any) -> Any:
+        self._left -= 1
+        if isinstance(value, dict):
+            return {key: self.shorten(item) for key, item in self._first(value.items())}
+        if isinstance(value, list):
+            return [self.shorten(item) for item in self._first(value)]
+        return value
+
+    def _first(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        for item in items:
+            if self._left <= 0:
+                self.is_reached = True
+                return
+            yield item
 
 
 def _readable(shown: ShownRequest) -> dict[str, Any]:

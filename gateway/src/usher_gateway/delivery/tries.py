@@ -8,6 +8,7 @@ A try does not decide again what depends on earlier arrivals: a visit stays a vi
 marks start empty with the oldest arrival that is tried, in both configurations. Quotas are ignored.
 """
 
+import asyncio
 import collections
 from collections.abc import Mapping
 
@@ -254,6 +255,12 @@ class _Pair(msgspec.Struct):
 _ABSENT = RouteOutcome(skip="NoRoute")
 
 
+class DiffBudget(msgspec.Struct):
+    """How many differences may still be made of all listeners of a try; each may take some hundredths of a second."""
+
+    left: int
+
+
 class ListenerTry:
     """Compares two configurations of a listener.
 
@@ -261,15 +268,22 @@ class ListenerTry:
         before: the listener in force; None if there is none.
         now: the changed listener.
         diffs: for how many visits of each route the difference of the requests is wanted.
+        budget: of the differences of all listeners.
         mask: hides values in differences; None shows them.
     """
 
     def __init__(
-        self, *, before: TriedListener | None, now: TriedListener, diffs: int = 0, mask: ValueMask | None
+        self,
+        *,
+        before: TriedListener | None,
+        now: TriedListener,
+        diffs: int = 0,
+        budget: DiffBudget,
+        mask: ValueMask | None,
     ) -> None:
         self._before, self._now = before, now
         self._diffs_left = collections.Counter(dict.fromkeys(now.routes, diffs))
-        self._mask = mask
+        self._budget, self._mask = budget, mask
         self._turns = timing.EventLoopTurns()
         self._visits: list[tuple[str, dict[str, _Pair]]] = []
 
@@ -285,19 +299,19 @@ class ListenerTry:
             for side in (self._before, self._now)
         ]
         pairs = {
-            route: self._pair(route, before.get(route, _ABSENT), now.get(route, _ABSENT), stored)
+            route: await self._pair(route, before.get(route, _ABSENT), now.get(route, _ABSENT), stored)
             for route in {**now, **before}
         }
         self._visits.append((model.format_id(visit_id), pairs))
 
-    def _pair(self, route: str, before: RouteOutcome, now: RouteOutcome, stored: model.Arrival) -> _Pair:
+    async def _pair(self, route: str, before: RouteOutcome, now: RouteOutcome, stored: model.Arrival) -> _Pair:
         """Compare the requests, and forget them, because bodies are large."""
         is_different = before.request is not None and now.request is not None and _differ(before.request, now.request)
         lines: list[str] = []
-        if is_different and before.request and now.request and self._diffs_left[route] > 0:
+        if is_different and before.request and now.request and self._diffs_left[route] and self._budget.left:
             self._diffs_left[route] -= 1
-            document = body.parse(stored.body, stored.content_type.decode("latin-1")).document
-            lines = diff_lines(before.request, now.request, self._mask, document)
+            self._budget.left -= 1
+            lines = await asyncio.to_thread(_difference, before.request, now.request, self._mask, stored)
         return _Pair(
             msgspec.structs.replace(before, request=None),
             msgspec.structs.replace(now, request=None),
@@ -334,6 +348,12 @@ class ListenerTry:
                 pair.before = _with_mark(pair.before, marks_before)
                 pair.now = _with_mark(pair.now, marks_now)
             await self._turns.give_way()
+
+
+def _difference(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, stored: model.Arrival) -> list[str]:
+    """Return the lines of a difference. It takes too long for the event loop."""
+    document = body.parse(stored.body, stored.content_type.decode("latin-1")).document
+    return diff_lines(before, now, mask, document)
 
 
 def _differ(before: ShownRequest, now: ShownRequest) -> bool:
