@@ -11,6 +11,7 @@ from support import admin_port, samples, waiting
 from usher_gateway import model
 from usher_gateway.admin import tokens
 from usher_gateway.ingest import identity
+from usher_gateway.store.base import ErasureRequest
 
 EMAIL = "ada@example.com"
 THEIRS = ("globex", "bar", "welcome", "mailer")
@@ -181,3 +182,19 @@ async def test_initials_are_those_of_the_own_tenants(limited: Limited) -> None:
     assert {row["tenant"] for row in own["rows"]} == {"acme"}
     assert {row["tenant"] for row in everywhere["rows"]} == {"acme", "globex"}
     assert (await limited.ask("GET", "/api/visits/initials?tenant=globex"))[0] == 404
+
+
+async def test_erasure_at_no_tenant_is_seen_by_who_requested_it(limited: Limited) -> None:
+    store = limited.served.bench.store
+    theirs, own = [
+        await store.start_erasure(
+            ErasureRequest(persons=(bytes(8),), tenants=(), fields=("email",), requested_by=name), samples.NOW
+        )
+        for name in ("other desk", "desk")
+    ]
+    rows = (await limited.get("/api/persons/erasures"))["rows"]
+    assert [row["id"] for row in rows] == [model.format_id(own.id)]
+    path = f"/api/persons/erasures/{model.format_id(theirs.id)}"
+    assert (await limited.ask("GET", path))[0] == 404
+    assert (await limited.ask("POST", f"{path}/cancel"))[0] == 404
+    assert (await limited.served.ask("GET", path))[0] == 200

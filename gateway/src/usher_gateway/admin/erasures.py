@@ -125,8 +125,14 @@ class ErasureHandlers:
 
 
 def _may_see(request: web.Request, erasure: Erasure) -> bool:
-    """Return whether a caller may see an erasure: one that is limited, only if all its tenants are permitted."""
-    where = Filter(permitted=request[api.CALLER].permitted)
+    """Return whether a caller may see an erasure: one that is limited, only if all its tenants are permitted.
+
+    An erasure at no tenant is seen by who requested it, and by callers that are not limited.
+    """
+    caller = request[api.CALLER]
+    if not erasure.request.tenants:
+        return caller.permitted is None or caller.name == erasure.request.requested_by
+    where = Filter(permitted=caller.permitted)
     names = [tenant.partition("/") for tenant in erasure.request.tenants]
     return all(where.selects(namespace, tenant) for namespace, _, tenant in names)
 
