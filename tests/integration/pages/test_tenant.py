@@ -73,6 +73,11 @@ async def test_page_leads_to_its_listener_destination_and_visits(served: admin_p
             assert (await browser.get(path)).status == 200
 
 
+@pytest.mark.parametrize("page", ["9" * 5_000, "9999", "-1", "x", "\u0663"])
+async def test_overview_with_an_odd_page_number_is_shown(served: admin_port.Served, page: str) -> None:
+    assert "Overview" in await words_of(served, f"/ui/?page={page}")
+
+
 async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         overview = await browser.get("/ui/")

@@ -1,6 +1,7 @@
 """The overview: totals of today, a chart of the last day, and the tenants that need a person first."""
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         for tenant, need in needs
         if text.lower() in f"{tenant['namespace']}/{tenant['name']}".lower() and (shows_all or text or need.is_urgent)
     ]
-    page = max(0, int(number) - 1) if (number := request.query.get("page", "")).isdecimal() else 0
+    number = request.query.get("page", "")
+    page = max(0, int(number) - 1) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 0
     return {
         "title": "Overview",
         "today": _sum(weeks[0]),
