@@ -179,6 +179,17 @@ async def test_export_has_bodies_and_deliveries_in_a_private_file(served: admin_
     assert (again.code, "exists" in again.err) == (2, True)
 
 
+async def test_export_has_a_deeply_nested_body_as_text(served: admin_port.Served, tmp_path: Path) -> None:
+    body = b'{"a":' * 5_000 + b"1" + b"}" * 5_000
+    persons = (person_of(samples.LOBBY, "email", "bob@example.com"),)
+    await served.bench.accept(samples.quarantined("deep", person_keys=persons, body=body))
+    file = tmp_path / "bob.json"
+    run = await served.command("person", "export", "--to", str(file), piped="bob@example.com")
+    assert run.code == 0, run.err
+    (visit,) = json.loads(file.read_bytes())["visits"]
+    assert visit["body"] == body.decode()
+
+
 async def test_export_asks_for_all_parts(served: admin_port.Served, tmp_path: Path) -> None:
     persons = (person_of(samples.LOBBY, "email", "bob@example.com"),)
     await served.bench.accept(*[samples.arrival(f"bob {number}", person_keys=persons) for number in range(45)])

@@ -143,6 +143,6 @@ def _json_or_text(body: bytes) -> object:
     """Return a body as JSON if it is some, or else as text, with U+FFFD for what is not UTF-8."""
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body.decode(errors="replace")
     return msgspec.Raw(body)
