@@ -380,6 +380,15 @@ async def test_release_without_its_listener_gives_the_reason(served: admin_port.
     assert answer["unfit"] == {"ListenerNotFound": 1}
 
 
+async def test_release_counts_a_suppressed_person_as_unfit(served: admin_port.Served) -> None:
+    await served.bench.accept(*[samples.quarantined(f"{n}", body=b'{"user": {"id": %d}}' % n) for n in (901, 902)])
+    await served.post("/api/persons/suppress", value="901", field="user")
+    preview = await served.post("/api/quarantine/release", all=True, dryRun=True)
+    assert (preview["selected"], preview["unfit"]) == (1, {"Suppressed": 1})
+    answer = await served.post("/api/quarantine/release", all=True)
+    assert (answer["released"], answer["unfit"]) == (1, {"Suppressed": 1})
+
+
 async def test_release_reads_each_quarantined_arrival_once(served: admin_port.Served) -> None:
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
     answer = await served.post("/api/quarantine/release", all=True)

@@ -18,6 +18,9 @@ from usher_gateway.store.records import Records
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
 
+_SUPPRESSED = "Suppressed"
+"""Why an arrival of a suppressed person stays in quarantine."""
+
 Row = dict[str, object]
 
 
@@ -26,7 +29,7 @@ class _Released(msgspec.Struct):
     """Quarantine reason -> arrivals that are visits now."""
     deliveries: int = 0
     unfit: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
-    """Reason -> arrivals that are still not visits."""
+    """Reason -> arrivals that are still not visits, or whose person is suppressed."""
 
 
 class ChangeHandlers:
@@ -115,15 +118,19 @@ class ChangeHandlers:
         after = 0
         while quarantined := await self._store.quarantined(where, _RELEASE_SLICE, after):
             after = quarantined[-1].key
+            parsed = [(arrival, self._parse_again(arrival)) for arrival in quarantined]
+            visits = [visit for _, visit in parsed if isinstance(visit, model.Arrival)]
+            suppressed = await self._store.suppressed({person for visit in visits for person in visit.person_keys})
             fit = []
-            for arrival in quarantined:
-                parsed = self._parse_again(arrival)
-                if isinstance(parsed, model.Arrival):
-                    fit.append(parsed)
+            for arrival, visit in parsed:
+                if not isinstance(visit, model.Arrival):
+                    result.unfit[visit] += 1
+                elif not suppressed.isdisjoint(visit.person_keys):
+                    result.unfit[_SUPPRESSED] += 1
+                else:
+                    fit.append(visit)
                     assert arrival.quarantine is not None
                     result.reasons[arrival.quarantine.name] += 1
-                else:
-                    result.unfit[parsed] += 1
             if not is_preview:
                 result.deliveries += await self._store.release(fit, self._now())
 

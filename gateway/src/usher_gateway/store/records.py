@@ -460,6 +460,10 @@ class Records(JobRunner):
         """Store and send visits of some person keys again; return how many were suppressed."""
         return await self._change(lambda transaction: suppressions.remove(transaction, persons))
 
+    async def suppressed(self, persons: Collection[bytes]) -> set[bytes]:
+        """Return those of some person keys that are suppressed."""
+        return await self._look_up(lambda session: suppressions.among(session, persons))
+
     async def tenants_suppressing(self, persons: Collection[bytes]) -> set[str]:
         """Return the tenants, as ``namespace/name``, at which some person keys are suppressed."""
         return await self._look_up(lambda session: suppressions.tenants_of(session, persons))
