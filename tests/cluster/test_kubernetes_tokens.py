@@ -256,6 +256,15 @@ async def test_strangers_cannot_flood_the_api_server(desk: Desk) -> None:
     assert await desk.visits("a.b.later") == (401, "Unauthenticated")
 
 
+async def test_accepted_token_is_no_stranger_with_another_scope(desk: Desk) -> None:
+    token = await desk.server.token(await desk.account("usher-support"))
+    assert await desk.visits(token) == (200, {desk.north})
+    await asyncio.gather(*[desk.visits(f"a.b.{number}") for number in range(100)])
+    assert await desk.visits("a.b.stranger") == (429, "TooManyTokens")
+    assert (await desk.served.ask("GET", "/api/tenants", token="a.b.0"))[0] == 429
+    assert (await desk.served.ask("GET", "/api/tenants", token=token))[0] == 200
+
+
 async def test_api_server_that_is_away_gives_no_access(desk: Desk) -> None:
     token = await desk.server.token(await desk.account("usher-support"))
     other = await desk.server.token(await desk.account("usher-support"))

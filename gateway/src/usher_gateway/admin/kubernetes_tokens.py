@@ -38,7 +38,7 @@ _DECISION_SECONDS = 10.0
 _KEPT_SECONDS = 60.0
 _MAX_DECISIONS = 1_000
 _MAX_STRANGERS = 100
-"""Tokens that are under review, or were rejected in the last minute. More have to wait, because each costs a review."""
+"""Reviews of tokens, for a scope each, that run, or were rejected in the last minute. More tokens have to wait."""
 
 _MAX_NAME_LENGTH = 400
 """A service account's name has at most 339 characters."""
@@ -138,28 +138,33 @@ class KubernetesTokens:
         """Return the task that asks about a token, which concurrent requests share."""
         key = hashlib.sha256(token.encode()).digest(), scope
         now = self._now()
-        decision = self._decisions.pop(key, None)
+        decision = self._decisions.get(key)
         if decision is None or now >= decision.expires_at:
-            if decision is None or not decision.is_accepted:
-                self._make_room(now)
+            self._make_room(key, now)
             task = asyncio.create_task(self._decide(token, scope), name="review a token")
             task.add_done_callback(lambda done: self._forget_failed(key, done))
             decision = _Decision(task, now + _KEPT_SECONDS)
+        self._decisions.pop(key, None)
         self._decisions[key] = decision
         return decision.task
 
-    def _make_room(self, now: float) -> None:
-        """Forget what is not needed any more before a stranger's token is reviewed.
+    def _make_room(self, new: tuple[bytes, Scope], now: float) -> None:
+        """Forget what is not needed any more before a token is reviewed.
+
+        A token that was accepted for one scope is no stranger if it comes for another.
 
         Raises:
-            ProblemError: too many strangers came in the last minute.
+            ProblemError: the token is a stranger's, and too many of them came in the last minute.
         """
         for key, decision in list(self._decisions.items()):
             if now >= decision.expires_at and not decision.is_accepted:
                 del self._decisions[key]
-        if sum(not decision.is_accepted for decision in self._decisions.values()) >= _MAX_STRANGERS:
+        accepted = {token_digest for (token_digest, _), decision in self._decisions.items() if decision.is_accepted}
+        strangers = sum(token_digest not in accepted for token_digest, _ in self._decisions)
+        if new[0] not in accepted and strangers >= _MAX_STRANGERS:
             detail = "too many tokens were rejected in the last minute"
             raise ProblemError(429, "TooManyTokens", detail, "try again in a minute; the gateway's own tokens work")
+        self._decisions.pop(new, None)
         while len(self._decisions) >= _MAX_DECISIONS:
             del self._decisions[next(iter(self._decisions))]
 
