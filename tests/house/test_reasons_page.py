@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from support import quarantine_samples, source
 from usher_gateway import model
-from usher_gateway.admin import troubles
-from usher_gateway.ingest import server
+from usher_gateway.admin import receipts, troubles
+from usher_gateway.ingest import body, server
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
 
@@ -21,6 +21,19 @@ ENUMS: dict[str, type[enum.Enum]] = {
     "Held": model.HoldReason,
     "Cancelled": model.CancelReason,
 }
+
+BODIES = {
+    model.QuarantineReason.NotJSON: (b"{", ""),
+    model.QuarantineReason.NotObject: (b"[]", ""),
+    model.QuarantineReason.BadCharset: (b"{}", "application/json; charset=unknown"),
+    model.QuarantineReason.BadEncoding: (b"\x1f\x8b", ""),
+    model.QuarantineReason.TooDeep: (b'{"user":{"id":1},"a":' + b"[" * 100 + b"]" * 100 + b"}", ""),
+    model.QuarantineReason.TooManyNodes: (b'{"user":{"id":1},"a":[' + b"0," * 3_000 + b"0]}", ""),
+    model.QuarantineReason.IntegerTooLong: (b'{"user":{"id":1},"a":%s}' % (b"9" * 41), ""),
+}
+"""A body of each reason that the body alone gives, with its content type."""
+
+NEVER_PARSED = {model.QuarantineReason.Truncated, model.QuarantineReason.BadEncoding}
 
 
 def section(title: str) -> str:
@@ -80,19 +93,29 @@ def test_reasons_page_names_the_arrivals_that_can_be_released() -> None:
     assert {model.QuarantineReason[name] for name in named} == set(released())
 
 
+def test_unreadable_bodies_are_those_without_a_document() -> None:
+    without_document = {
+        reason
+        for reason, (content, content_type) in BODIES.items()
+        if body.parse(content, content_type).document is None
+    }
+    assert without_document | NEVER_PARSED == set(model.UNREADABLE)
+
+
+def test_receipts_and_privacy_page_name_every_unreadable_body() -> None:
+    (sentence,) = [line for line in receipts.NOT_REACHED if "could not be read" in line]
+    privacy = (source.DOCS / "privacy.md").read_text("utf-8")
+    paragraph = privacy.partition("An erasure does not reach:")[2].partition("),")[0]
+    for text in (sentence, paragraph):
+        assert {word for word in re.findall(r"\w+", text) if word in model.QuarantineReason.__members__} == {
+            reason.name for reason in model.UNREADABLE
+        }
+
+
 def released() -> Iterator[model.QuarantineReason]:
     """Yield the reasons of arrivals that are visits after their listener was corrected."""
-    bodies = {
-        model.QuarantineReason.NotJSON: (b"{", ""),
-        model.QuarantineReason.NotObject: (b"[]", ""),
-        model.QuarantineReason.BadCharset: (b"{}", "application/json; charset=unknown"),
-        model.QuarantineReason.BadEncoding: (b"\x1f\x8b", ""),
-        model.QuarantineReason.TooDeep: (b'{"user":{"id":1},"a":' + b"[" * 100 + b"]" * 100 + b"}", ""),
-        model.QuarantineReason.TooManyNodes: (b'{"user":{"id":1},"a":[' + b"0," * 3_000 + b"0]}", ""),
-        model.QuarantineReason.IntegerTooLong: (b'{"user":{"id":1},"a":%s}' % (b"9" * 41), ""),
-    }
     for reason in model.QuarantineReason:
-        content, content_type = bodies.get(reason, (quarantine_samples.BODY, "application/json"))
+        content, content_type = BODIES.get(reason, (quarantine_samples.BODY, "application/json"))
         arrival = quarantine_samples.stored(quarantine=reason, body=content, content_type=content_type.encode())
         if isinstance(rebuild_arrival(quarantine_samples.listener(), arrival, quarantine_samples.NOW), model.Arrival):
             yield reason

@@ -16,11 +16,13 @@ from usher_gateway import model
 if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase anybody
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
+_UNREADABLE = ", ".join([reason.name for reason in model.UNREADABLE])
+
 NOT_REACHED = (
     "What the destinations, Purple and copies of the store have.",
     "Visits that arrived after the request.",
     "Attempts that ran during the erasure: the receipt names their destinations as perhaps having the visit.",
-    "Bodies that could not be read (quarantined as NotJSON, NotObject or Truncated): they are deleted by their age.",
+    f"Bodies that could not be read (quarantined as {_UNREADABLE}): they are deleted by their age.",
     "Values outside of the fields that a listener reads: no key leads to them. They are deleted by their age too.",
     "Marks of routes that send once per day, week or month: keyed digests, which stay until that time is over.",
 )

@@ -9,6 +9,7 @@ from usher_gateway.model.arrival import (
     REDELIVERY_KEEP_SECONDS,
     REDELIVERY_NOT_BEFORE_SECONDS,
     TRUSTED_AHEAD_SECONDS,
+    UNREADABLE,
     Accepted,
     Arrival,
     CountedAs,

@@ -50,6 +50,19 @@ class QuarantineReason(enum.IntEnum):
     IntegerTooLong = 12
 
 
+UNREADABLE = (
+    QuarantineReason.NotJSON,
+    QuarantineReason.NotObject,
+    QuarantineReason.Truncated,
+    QuarantineReason.TooDeep,
+    QuarantineReason.TooManyNodes,
+    QuarantineReason.IntegerTooLong,
+    QuarantineReason.BadCharset,
+    QuarantineReason.BadEncoding,
+)
+"""The store keeps the body, and no key by which its person can be found, because nothing was read from it."""
+
+
 class RefusedReason(enum.StrEnum):
     """Why the gateway committed nothing of an arrival."""
 
