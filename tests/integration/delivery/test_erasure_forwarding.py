@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Mailer:
         self.status = 204
         self.is_hanging = False
         self.asked = asyncio.Event()
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
         self.requests: list[tuple[str, str, bytes]] = []
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
@@ -30,6 +31,8 @@ class Mailer:
             return web.Response()
         self.requests.append((request.method, request.raw_path, await request.read()))
         self.asked.set()
+        if self.before_answer is not None:
+            await self.before_answer()
         if self.is_hanging:
             await asyncio.Event().wait()
         return web.Response(status=self.status)
@@ -116,6 +119,20 @@ async def test_person_is_erased_whatever_a_destination_answers(
     run = await erase(gateway, "--forward", "--yes")
     assert (run.code, words in run.out) == (0, True), run.out
     assert gateway.store.count("arrivals") == 0
+
+
+async def test_visit_that_a_destination_gets_after_the_request_is_said(
+    gateway: gateways.Gateway, mailer: Mailer
+) -> None:
+    async def visit_again() -> None:
+        body = {"user": {"id": 8, "email": EMAIL, "venue": {"id": 9}}}
+        assert (await gateways.post(gateway.port, "/wifi", json.dumps(body).encode())).is_acknowledgement
+        await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 4)
+
+    mailer.before_answer = visit_again
+    run = await erase(gateway, "--forward", "--yes")
+    words = "it took the request to erase them (status 204), and got a visit after it: erase it there too."
+    assert (run.code, words in run.out) == (0, True), run.out
 
 
 async def test_destination_is_not_asked_without_the_flag_or_by_another_value(

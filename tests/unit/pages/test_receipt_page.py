@@ -4,6 +4,8 @@ import html.parser
 import json
 from typing import Any
 
+import pytest
+
 from usher_gateway import model
 from usher_gateway.admin import receipts
 from usher_gateway.pages import receipt_page
@@ -65,7 +67,7 @@ def test_page_shows_request_counts_destinations_and_limits() -> None:
         "All 3",
         "Failed for good 1",
         "agency/crm 1 1 2026-11-25 12:00:00 -",
-        "The files of the store do not have the deleted visits any more.",
+        "The deleted visits are gone from the files of the store. A body that could not be read goes by its age only.",
         "Backups of the store are kept for 35 days: those from before the end of the erasure are gone by 2027-01-04",
         *receipts.NOT_REACHED,
     ):
@@ -92,6 +94,20 @@ def test_copies_are_named_by_the_store_and_without_a_date_if_none_is_stated() ->
     on_disk, backups = receipt_page.copies(ROW | {"store": "PostgreSQL", "backups": None})
     assert "until the next vacuum" in on_disk
     assert "is not stated" in backups
+
+
+@pytest.mark.parametrize(
+    ("last_at", "words"),
+    [
+        ("2026-11-30T03:20:00.000Z", "taken (204)"),
+        ("2026-11-30T03:20:01.201Z", "taken (204), but a visit came after it"),
+    ],
+)
+def test_visit_after_the_request_to_a_destination_is_said(last_at: str, words: str) -> None:
+    answer = {"at": "2026-11-30T03:20:01.200Z", "status": 204, "error": None}
+    sent = ROW["sentTo"]["agency/crm"] | {"lastAt": last_at, "forwarded": answer}
+    page = receipt_page.render(receipts.sign(ROW | {"sentTo": {"agency/crm": sent}}, KEYS))
+    assert f"<td>{words}</td>" in page
 
 
 def test_hostile_names_stay_text_and_the_receipt_stays_intact() -> None:

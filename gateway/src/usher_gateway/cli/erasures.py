@@ -152,22 +152,22 @@ def _print_report(row: Mapping[str, Any]) -> None:
         attempts = f", {sent['attempted']} more perhaps" if sent["attempted"] else ""
         last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
         visits = f"{listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
-        step = (
-            "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent["forwarded"])
-        )
+        step = "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent)
         tables.print_text(f"{destination} has got {visits}: {step}.")
     if row.get("completedAt"):
         tables.print_text("\n".join(receipt_page.copies(row)))
 
 
-def _left_to_do(answer: Mapping[str, Any] | None) -> str:
+def _left_to_do(sent: Mapping[str, Any]) -> str:
     """Return what a person has to do about a destination, by its answer to the request to erase."""
+    answer = sent["forwarded"]
     if answer is None:
         return "erase them there too"
     status = f" (status {answer['status']})" if answer["status"] else ""
     if answer["error"]:
         return f"it did not take the request to erase them, {answer['error']}{status}: erase them there"
-    return f"it took the request to erase them{status}"
+    taken = f"it took the request to erase them{status}"
+    return f"{taken}, and got a visit after it: erase it there too" if receipt_page.has_later_visit(sent) else taken
 
 
 def requests(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:

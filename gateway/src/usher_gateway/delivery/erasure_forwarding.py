@@ -59,11 +59,12 @@ class ErasureForwarder:
     async def _ask(
         self, prepared: payload.PreparedDestination | None, person: Mapping[PersonField, str]
     ) -> ForwardedErasure:
+        asked_at = self._clock.now()
         if prepared is None or prepared.destination.erasure is None or prepared.destination.unresolved:
-            return ForwardedErasure(self._clock.now(), error="SecretNotFound")
-        request = make_request(self._documents, prepared, prepared.destination.erasure, person, self._clock.now())
+            return ForwardedErasure(asked_at, error="SecretNotFound")
+        request = make_request(self._documents, prepared, prepared.destination.erasure, person, asked_at)
         if isinstance(request, str):
-            return ForwardedErasure(self._clock.now(), error=request)
+            return ForwardedErasure(asked_at, error=request)
         # The answer rules of visits do not apply to this answer.
         destination = msgspec.structs.replace(
             prepared.destination,
@@ -72,7 +73,7 @@ class ErasureForwarder:
             timeout_seconds=min(prepared.destination.timeout_seconds, _LONGEST_SECONDS),
         )
         answer = await self._sender.send(request, destination)
-        return ForwardedErasure(self._clock.now(), answer.status, _error_of(answer, destination))
+        return ForwardedErasure(asked_at, answer.status, _error_of(answer, destination))
 
 
 def make_request(

@@ -27,6 +27,9 @@ _ROWS_ON_DISK = (
     "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the"
     " write-ahead log as long as the server is set to keep that."
 )
+_GONE_FROM_FILES = (
+    "The deleted visits are gone from the files of the store. A body that could not be read goes by its age only."
+)
 _SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
 
 
@@ -88,7 +91,7 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
     if receipt["store"] == "PostgreSQL":
         sentences.append(_ROWS_ON_DISK)
     elif receipt["status"] == "completed":
-        sentences.append("The files of the store do not have the deleted visits any more.")
+        sentences.append(_GONE_FROM_FILES)
     else:
         sentences.append("The files of the store may have the deleted visits for some minutes more.")
     backups = receipt["backups"]
@@ -102,12 +105,21 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _forwarded(answer: Mapping[str, Any] | None) -> str:
+def has_later_visit(sent: Mapping[str, Any]) -> bool:
+    """Return whether a destination that was asked to erase the person perhaps got a visit of the person after that."""
+    last_at, asked_at = sent["lastAt"], sent["forwarded"]["at"]
+    return last_at is not None and str(last_at) > str(asked_at)  # both are times in the same form
+
+
+def _forwarded(sent: Mapping[str, Any]) -> str:
     """Return how a destination answered the request to erase the person."""
+    answer = sent["forwarded"]
     if answer is None:
         return "not sent"
     status = f" ({answer['status']})" if answer["status"] else ""
-    return f"failed: {answer['error']}{status}" if answer["error"] else f"taken{status}"
+    if answer["error"]:
+        return f"failed: {answer['error']}{status}"
+    return f"taken{status}, but a visit came after it" if has_later_visit(sent) else f"taken{status}"
 
 
 def _time(value: str | None) -> str:

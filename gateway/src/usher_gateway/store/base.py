@@ -293,6 +293,7 @@ class ForwardedErasure(msgspec.Struct, frozen=True):
     """How a destination answered the request to erase a person."""
 
     at: int
+    """When it was asked, so before the answer."""
     status: int = 0
     """HTTP status; 0: there was no answer."""
     error: str = ""
