@@ -127,7 +127,7 @@ async def test_account_of_an_agency_uses_the_commands_with_its_own_token(
     assert {row["namespace"] for row in rows} == {"hotels"}
     body = await command_line.usher("visits", "show", rows[0]["id"], "--body", **asking)
     assert body.code != 0
-    assert "may not read bodies.usher.dev in any namespace" in body.err
+    assert "may not read bodies.usher.dev in any namespace" in body.said
 
 
 async def test_all_namespaces_are_admitted_by_one_value(

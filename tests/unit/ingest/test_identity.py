@@ -147,7 +147,9 @@ def test_spellings_of_an_email_give_one_person_key(form: str, email: str) -> Non
     )
 
 
-@pytest.mark.parametrize("mobile", ["+4901701", "4901701", "+49 0170 1", "+49-0170-1", "(+49) 0170/1"])
+@pytest.mark.parametrize(
+    "mobile", ["+4901701", "4901701", "004901701", "00 49 0170/1", "+49 0170 1", "+49-0170-1", "(+49) 0170/1"]
+)
 def test_mobile_number_is_reduced_to_its_digits(mobile: str) -> None:
     assert (
         ingest_samples.identity(with_user(mobile=mobile)).person_keys

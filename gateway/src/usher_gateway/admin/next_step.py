@@ -47,8 +47,10 @@ def next_step(
         case "dead":
             return f"It is dead: no attempt follows. `usher dead redrive {identifier} --yes` starts again."
         case "cancelled":
-            again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back."
-            return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}"
+            again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back"
+            if delivery["cancelled"] == model.CancelReason.Suppressed.name:
+                again += ", but only after `usher person unsuppress`"
+            return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}."
     if delivery["held"]:
         cause, end = HOLDS[model.HoldReason[delivery["held"]]]
         detail = f" ({held_detail})" if held_detail else ""

@@ -8,18 +8,19 @@ import msgspec
 from usher_gateway import model
 
 
-def encode(tenants: Sequence[str], visits: Sequence[Mapping[str, Any]], reference: str, now: int) -> bytes:
+def encode(visits: Sequence[Mapping[str, Any]], reference: str, now: int) -> bytes:
     """Return the archive as indented JSON.
 
+    It names the tenants that have visits, and not all that were searched, because the person gets it.
+
     Args:
-        tenants: ``namespace/name`` of each that was searched.
         visits: rows of ``POST /api/persons/export``.
         reference: the caller's own id of the request; may be empty.
         now: microseconds.
     """
     archive = {
         "request": {"type": "portability", "reference": reference or None, "exportedAt": model.format_time(now)},
-        "tenants": tenants,
+        "tenants": sorted({f"{visit['namespace']}/{visit['tenant']}" for visit in visits}),
         "visits": visits,
     }
     return msgspec.json.format(msgspec.json.encode(archive)) + b"\n"

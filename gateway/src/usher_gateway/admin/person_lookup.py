@@ -23,6 +23,7 @@ _SHORTEST_MOBILE = 5
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-]?[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(\.[0-9A-Fa-f]{4}){2}")
 _REFERENCE = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s,;]+")
 _MOBILE = re.compile(r"\+?[\d ()/.-]+")
 
 _NOT_USABLE = {
@@ -96,6 +97,10 @@ def normalised_values(value: str, fields: Collection[identity.PersonField]) -> d
     for field, text in normalised.items():
         if not text:
             raise ValueError(f"the value {_NOT_USABLE[field]}")
+        if field == "email" and not _EMAIL.fullmatch(text):
+            raise ValueError(
+                "the value is not an e-mail address: it needs one @, and a domain without commas and blanks"
+            )
     return normalised
 
 

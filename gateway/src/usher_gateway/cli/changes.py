@@ -199,7 +199,10 @@ def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool
 def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     state = selection["state"]
     other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
-    nothing = f"No selected delivery is {state} and still has its body, or a replay sent it since{other}."
+    nothing = (
+        f"No selected delivery is {state} and still has its body, or a replay sent it since, or its person is"
+        f" suppressed{other}."
+    )
     _warn_of_failing_destinations(client, selection)
     answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due again", answer["redriven"], nothing)

@@ -66,8 +66,8 @@ def find(
     """Find the visits of a person over all tenants, newest first, or one visit by its id or that of a delivery.
 
     The command asks for the value of a person, or reads it from standard input, so that it gets into no history of a
-    shell and no list of processes. It needs the operate token, or one with the scope
-    persons:find. The audit log records that somebody looked for a person, not for whom. Exit code 1: nothing was found.
+    shell and no list of processes. It needs the operate token, or one with the scope persons:find (for an id:
+    visits:read). The audit log records that somebody looked for a person, not for whom. Exit code 1: nothing was found.
     """
     if identifier is not None and not (_ID.fullmatch(identifier) or _SHORT_ID.fullmatch(identifier)):
         hint = (

@@ -204,10 +204,13 @@ FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
 
 
 def _digits(text: str) -> str:
+    """Return the digits of a mobile number; ``00`` before the country code is the same as ``+``."""
     digits = text.lstrip("+")
     if len(digits) > _LONGEST_NORMALISED:
         return digits
-    return digits if digits.isdigit() else "".join([letter for letter in text if letter.isdigit()])
+    if not digits.isdigit():
+        digits = "".join([letter for letter in text if letter.isdigit()])
+    return digits.removeprefix("00") or digits
 
 
 def _hexadecimal(text: str) -> str:

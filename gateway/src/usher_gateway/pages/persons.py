@@ -159,7 +159,7 @@ async def export(api: Api, request: web.Request, form: Form) -> Download:
     if not rows:
         raise ApiProblemError(404, "nothing is stored of this person", "")
     now = time.time_ns() // 1_000
-    archive = person_archive.encode(answer["tenants"], rows, form.get("reference", ""), now)
+    archive = person_archive.encode(rows, form.get("reference", ""), now)
     return Download(f"person-{model.format_time(now)[:10]}.json", archive, "application/json")
 
 

@@ -86,7 +86,9 @@ def deliveries(receipt: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def copies(receipt: Mapping[str, Any]) -> list[str]:
-    """Return what copies of the store may still have, in sentences."""
+    """Return what copies of the store may still have, in sentences; none if no visit was erased."""
+    if receipt["status"] == "completed" and not receipt["arrivals"]:
+        return []
     sentences = []
     if receipt["store"] == "PostgreSQL":
         sentences.append(_ROWS_ON_DISK)
@@ -101,7 +103,9 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
             f"{kept}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
         )
     else:
-        sentences.append("How long backups of the store are kept is not stated. They have the visits until then.")
+        sentences.append(
+            "How long backups of the store are kept is not stated (--backup-days). They have the visits until then."
+        )
     return sentences
 
 
