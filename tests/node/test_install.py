@@ -83,7 +83,7 @@ def test_class_says_what_keeps_purple_from_its_hostname(release: releases.Releas
     waiting.poll(problem, lambda message: "is not trusted" in message, limit_seconds=150)
     release.kubectl("scale", release.gateway, "--replicas=0")
     try:
-        waiting.poll(problem, lambda message: "a gateway must be ready" in message, limit_seconds=150)
+        waiting.poll(problem, lambda message: "no gateway is ready" in message, limit_seconds=150)
     finally:
         release.kubectl("scale", release.gateway, "--replicas=1")
     release.wait_ready()
