@@ -151,7 +151,7 @@ class KubernetesTokens:
     def _make_room(self, new: tuple[bytes, Scope], now: float) -> None:
         """Forget what is not needed any more before a token is reviewed.
 
-        A token that was accepted for one scope is no stranger if it comes for another.
+        A token that was accepted for one scope does not count as a stranger at another scope.
 
         Raises:
             ProblemError: the token is a stranger's, and too many of them came in the last minute.

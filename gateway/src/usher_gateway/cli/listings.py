@@ -138,7 +138,7 @@ def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bo
 def _columns(listing: listings.Listing, rows: list[listings.Row]) -> tuple[list[listings.Column], dict[str, str]]:
     """Return the columns of a table, and those with the same name in all rows, which is said below the table.
 
-    If all rows are of one day, it stands in the head; if they have the same namespace, names are without it.
+    If all rows have the same day, the head shows it; if they have the same namespace, the names leave it out.
     """
     columns = list(listing.columns)
     columns[0] = _of_one_day(columns[0], rows)
