@@ -87,7 +87,7 @@ class PersonHandlers:
         exporting = {**person.audited, "reference": question.reference or None}
         await self._audit.record_look(request, "export person", exporting, len(page.rows))
         rows = [await self._exported(row) for row in page.rows]
-        return api.json_response({"rows": rows, "nextCursor": page.next_cursor, "tenants": person.tenants})
+        return api.json_response({"rows": rows, "nextCursor": page.next_cursor})
 
     async def _exported(self, visit: Mapping[str, object]) -> Mapping[str, object]:
         """Return a visit with its body and its deliveries."""
