@@ -30,6 +30,12 @@ def helm(call: kubectls.Kubectl, *arguments: str) -> str:
     return charts.run(*arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={call.kubeconfig}")
 
 
+def uninstall(call: kubectls.Kubectl) -> None:
+    """Uninstall the release, if there is one, and wait for the namespace that the cluster removes a while later."""
+    helm(call, "uninstall", "usher", "--ignore-not-found")
+    call.run("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+
+
 async def names(call: kubectls.Kubectl, *kinds: str) -> set[str]:
     output = await call("get", ",".join(kinds), f"--namespace={NAMESPACE}", "--output=name")
     return set(output.split())
@@ -54,8 +60,7 @@ async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kub
 async def installed(empty: kubectls.Kubectl) -> kubectls.Kubectl:
     """The cluster with a release that has the chart's own values. A test may change it, or uninstall it."""
     if "usher" not in helm(empty, "list", "--short").split():
-        # an uninstalled release takes this namespace along a while later
-        await empty("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+        uninstall(empty)
     defaults = ("--reset-values", "--take-ownership", "--force-conflicts")
     helm(empty, "upgrade", "usher", str(charts.CHART), "--install", *defaults)
     return empty
@@ -63,7 +68,7 @@ async def installed(empty: kubectls.Kubectl) -> kubectls.Kubectl:
 
 async def test_install_that_timed_out_is_completed_by_the_same_command(empty: kubectls.Kubectl) -> None:
     """No pod becomes ready in this cluster, so `--wait` fails as it does with an image that the nodes cannot pull."""
-    helm(empty, "uninstall", "usher", "--ignore-not-found", "--wait")
+    uninstall(empty)
     upgrade = ("upgrade", "usher", str(charts.CHART), "--install", "--take-ownership")
     with pytest.raises(charts.HelmError, match=r"not ready|deadline|timed out"):
         helm(empty, *upgrade, "--wait", "--timeout=3s")
@@ -139,7 +144,7 @@ async def test_change_of_the_store_needs_a_confirmation_in_either_direction(inst
 
 async def test_volume_of_an_uninstalled_release_is_not_left_behind_silently(installed: kubectls.Kubectl) -> None:
     await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda claims: len(claims) == 1)
-    helm(installed, "uninstall", "usher")
+    uninstall(installed)
     install = ("install", "usher", str(charts.CHART), "--set=store.type=PostgreSQL")
     with pytest.raises(charts.HelmError, match="PersistentVolumeClaim data-usher-gateway-0"):
         helm(installed, *install, "--set=store.postgresql.secret.name=database")
@@ -149,7 +154,7 @@ async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: ku
     await installed("create", "namespace", "hotels")
     spec = "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com,agencies={hotels}"
     helm(installed, "upgrade", "usher", str(charts.CHART), f"--set={spec}")
-    helm(installed, "uninstall", "usher")
+    uninstall(installed)
     kinds = (*KINDS, "clusterrole", "clusterrolebinding", "validatingadmissionpolicy", "namespace")
     selected = ("get", ",".join(kinds), "--all-namespaces", "--selector=app.kubernetes.io/instance=usher")
 
@@ -164,13 +169,13 @@ async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: ku
 
 
 async def test_install_in_another_namespace_takes_over_the_definitions(installed: kubectls.Kubectl) -> None:
-    helm(installed, "uninstall", "usher")
+    uninstall(installed)
     place = ("--namespace=other-system", f"--kubeconfig={installed.kubeconfig}")
     install = ("install", "usher", str(charts.CHART), "--create-namespace", *place)
     with pytest.raises(charts.HelmError, match=r"CustomResourceDefinition.*invalid ownership metadata"):
         charts.run(*install)
     charts.run(*install, "--take-ownership")
-    charts.run("uninstall", "usher", *place)
+    charts.run("uninstall", "usher", "--wait", *place)
 
 
 async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(installed: kubectls.Kubectl) -> None:
