@@ -150,7 +150,9 @@ async def test_gateway_with_another_clock_keeps_no_visit_of_before(
     second.clock.now += seconds * samples.SECOND
     erasure = await start(second, ADA)
     await erasing.step(second, erasure)
-    assert not await second.store.complete_erasure(erasure, second.clock.now), "other gateways may not know of it yet"
+    assert not await second.store.complete_erasures([erasure], second.clock.now), (
+        "other gateways may not know of it yet"
+    )
     await finish(second, erasure)
     assert await first.ids_of_person(ADA) == []
     await first.store.close()
@@ -166,9 +168,11 @@ async def test_erasure_ends_when_no_other_gateway_can_send(tmp_path: Path) -> No
     (accepted,) = await first.accept(of_ada("in a lane of the first gateway"))
     claimed = accepted.deliveries[0].key
     erasure = await start(second, ADA)
-    await second.store.erase(erasure, await second.store.left_to_erase(erasure), NOW, ignore)
+    await second.store.erase(await second.store.left_to_erase([erasure]), NOW, ignore)
     second.clock.now += DAY
-    assert not await second.store.complete_erasure(erasure, second.clock.now), "by the database's clock it is too early"
+    assert not await second.store.complete_erasures([erasure], second.clock.now), (
+        "by the database's clock it is too early"
+    )
     assert (await second.store.find_erasure(erasure.id)).state is ErasureState.InProgress
     assert await first.store.compare_claims([claimed]) == {claimed}
     ended = await finish(second, erasure)
@@ -189,7 +193,7 @@ async def test_erasure_takes_the_marks_of_once_per_rules(bench: engines.Bench) -
     def mark_of_route(_: model.RouteDefinition) -> MarkOf:
         return lambda arrival: (marks["ada" if ADA in arrival.person_keys else "bob"], NOW + DAY)
 
-    await bench.store.erase(erasure, await bench.store.left_to_erase(erasure), NOW, ignore, mark_of_route)
+    await bench.store.erase(await bench.store.left_to_erase([erasure]), NOW, ignore, mark_of_route)
     again = await bench.accept(
         samples.arrival("ada again", NOW + 5 * HOUR, visitor_key=samples.digest("new"), if_visit=once["ada"]),
         samples.arrival("bob again", NOW + 5 * HOUR, visitor_key=samples.digest("newer"), if_visit=once["bob"]),
@@ -271,6 +275,39 @@ async def test_facts_of_the_request_stay_when_it_forgets_whose_it_was(bench: eng
     )
     ended = await finish(bench, await bench.store.start_erasure(request, NOW))
     assert ended.request == msgspec.structs.replace(request, persons=())
+
+
+async def test_one_step_erases_several_persons_and_counts_each_in_its_receipt(bench: engines.Bench) -> None:
+    await bench.accept(of_ada("first"), of_ada("second"), samples.arrival("bob", person_keys=(BOB,)))
+    both = [await start(bench, ADA), await start(bench, BOB)]
+    cancelled: list[int] = []
+    assert await bench.store.erase(await bench.store.left_to_erase(both), NOW, cancelled.extend)
+    bench.store.settling_seconds = 0
+    assert await bench.store.complete_erasures(both, bench.clock.now)
+    ended = [await bench.store.find_erasure(erasure.id) for erasure in both]
+    assert [erasure.report.arrivals for erasure in ended] == [{"agency/acme": 2}, {"agency/acme": 1}]
+    assert (len(cancelled), await bench.visits(), await bench.violations()) == (3, [], [])
+
+
+async def test_step_leaves_the_arrivals_of_an_erasure_that_was_cancelled_meanwhile(bench: engines.Bench) -> None:
+    await bench.accept(of_ada("ada"), samples.arrival("bob", person_keys=(BOB,)))
+    cancelled, other = [await start(bench, ADA), await start(bench, BOB)]
+    left = await bench.store.left_to_erase([cancelled, other])
+    await bench.store.cancel_erasure(cancelled, NOW)
+    assert await bench.store.erase(left, NOW, ignore)
+    assert [len(await bench.ids_of_person(person)) for person in (ADA, BOB)] == [1, 0]
+    assert not await bench.store.erase({cancelled.key: left[cancelled.key]}, NOW, ignore)
+
+
+async def test_erasure_that_another_gateway_goes_on_with_does_not_end_with_the_others() -> None:
+    async with engines.opened(engines.Sqlite()) as bench:
+        bench.store.settling_seconds = 60
+        await bench.accept(of_ada("found late"))
+        settled, unsettled = [await start(bench, BOB), await start(bench, ADA)]
+        bench.clock.now += DAY
+        await bench.store.erase(await bench.store.left_to_erase([unsettled]), bench.clock.now, ignore)
+        assert not await bench.store.complete_erasures([settled, unsettled], bench.clock.now)
+        assert [erasure.id for erasure in await bench.store.running_erasures()] == [unsettled.id]
 
 
 async def test_receipt_is_deleted_when_its_days_are_over(bench: engines.Bench) -> None:

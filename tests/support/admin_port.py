@@ -102,11 +102,11 @@ class Served:
             is_paused=lambda route: route.route in self.paused_routes,
             ask_store=lambda: None,
         )
-        self.replays = StepRunner("replay", bench.store.running_replays, steps.take)
+        self.replays = StepRunner("replay", steps.take_all)
         erasing = ErasureSteps(
             store=bench.store, now=bench.clock, forget_cancelled=lambda _: None, mark_of_route=base.no_marks
         )
-        self.erasures = StepRunner("erasure", bench.store.running_erasures, erasing.take)
+        self.erasures = StepRunner("erasure", erasing.take_all)
         self.mend()
 
     def create_token(self, name: str, scopes: Sequence[tokens.Scope], **limits: Any) -> str:

@@ -20,11 +20,17 @@ async def start(bench: engines.Bench, *persons: bytes) -> Erasure:
 
 async def step(bench: engines.Bench, erasure: Erasure, on_cancelled: Callable[[Sequence[int]], None] = ignore) -> bool:
     """Erase a part, or end the erasure; return whether it has ended."""
-    keys = await bench.store.left_to_erase(erasure)
+    keys = await left_to_erase(bench, erasure)
     if keys:
-        await bench.store.erase(erasure, keys[:STEP], bench.clock.now, on_cancelled)
+        await bench.store.erase({erasure.key: keys[:STEP]}, bench.clock.now, on_cancelled)
         return False
-    return await bench.store.complete_erasure(erasure, bench.clock.now)
+    return await bench.store.complete_erasures([erasure], bench.clock.now)
+
+
+async def left_to_erase(bench: engines.Bench, erasure: Erasure) -> list[int]:
+    """Return the row keys of the arrivals that an erasure has to erase."""
+    left = await bench.store.left_to_erase([erasure])
+    return left[erasure.key]
 
 
 async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
@@ -32,7 +38,7 @@ async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
     for _ in range(2_000):
         if await step(bench, erasure):
             return await bench.store.find_erasure(erasure.id)
-        if not await bench.store.left_to_erase(erasure):
+        if not await left_to_erase(bench, erasure):
             bench.store.settling_seconds = 0
     raise AssertionError("the erasure comes to no end")
 

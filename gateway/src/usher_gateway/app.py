@@ -205,14 +205,14 @@ class Gateway:
             limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
         )
 
-        self._replays = StepRunner("replay", self.store.running_replays, self._replay_steps().take)
+        self._replays = StepRunner("replay", self._replay_steps().take_all)
         erasing = ErasureSteps(
             store=self.store,
             now=self.clock.now,
             forget_cancelled=self.dispatcher.forget_cancelled,
             mark_of_route=self._mark_of_route,
         )
-        self._erasures = StepRunner("erasure", self.store.running_erasures, erasing.take)
+        self._erasures = StepRunner("erasure", erasing.take_all)
         self._ingest_metrics = gateway_metrics.IngestMetrics(
             pipeline=self.pipeline,
             registry=self.registry,

@@ -39,7 +39,7 @@ def stuck(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> admin_p
     async def never(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr(served.bench.store, "complete_erasure", never)
+    monkeypatch.setattr(served.bench.store, "complete_erasures", never)
     return served
 
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.base import Erasure, HoldsOf, IsPaused, MarkOfRoute, Replay
+from usher_gateway.store.base import Erasure, ErasureState, HoldsOf, IsPaused, MarkOfRoute, Replay
 from usher_gateway.store.jobs.erasures import STEP
 from usher_gateway.store.store import Store
 
@@ -26,31 +25,24 @@ _ERASURE_PAUSE_SECONDS = 0.02
 _COMPLETION_SECONDS = 1.0
 """Pause before an erasure that could not be completed tries that again."""
 
+_SEARCHED_PERSONS = 2_000
+"""Person keys of one search."""
+
 _LONGEST_PAUSE = 60 * model.MICROSECONDS
 """A longer pause comes from a clock that was set back."""
 
 
-_Request = TypeVar("_Request", Replay, Erasure)
-
-
-class StepRunner(Generic[_Request]):
-    """Takes the next steps of what people asked for, as fast as each allows.
+class StepRunner:
+    """Takes the steps of what people asked for, until there is nothing left to do.
 
     Args:
         name: of what it runs, in the log.
-        running: returns what has not ended.
-        step: takes a step of one if its time has come; returns how many seconds the next one has to wait at least.
+        take_all: takes a step of each that runs; returns how many seconds the next one has to wait at least.
     """
 
-    def __init__(
-        self,
-        name: str,
-        running: Callable[[], Awaitable[Sequence[_Request]]],
-        step: Callable[[_Request], Awaitable[float]],
-    ) -> None:
+    def __init__(self, name: str, take_all: Callable[[], Awaitable[float]]) -> None:
         self._name = name
-        self._running: Callable[[], Awaitable[Sequence[_Request]]] = running
-        self._step: Callable[[_Request], Awaitable[float]] = step
+        self._take_all: Callable[[], Awaitable[float]] = take_all
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -61,24 +53,13 @@ class StepRunner(Generic[_Request]):
         """Take steps until cancelled."""
         while True:
             self._wake.clear()
-            seconds = _IDLE_SECONDS
             try:
-                for request in await self._running():
-                    seconds = min(seconds, await self._try(request))
+                seconds = await self._take_all()
             except model.StoreUnavailableError as error:
                 _log.warning("steps_interrupted", kind=self._name, reason=str(error))
+                seconds = _IDLE_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), seconds)
-
-    async def _try(self, request: _Request) -> float:
-        try:
-            return await self._step(request)
-        except model.StoreUnavailableError as error:
-            _log.warning("steps_interrupted", kind=self._name, reason=str(error))
-            return _IDLE_SECONDS
-        except Exception as error:  # noqa: BLE001 - one that fails must not end the others
-            _log.error("step_failed", kind=self._name, request=model.format_id(request.id), error=type(error).__name__)
-            return _IDLE_SECONDS
+                await asyncio.wait_for(self._wake.wait(), min(seconds, _IDLE_SECONDS))
 
 
 class ReplaySteps:
@@ -106,7 +87,17 @@ class ReplaySteps:
         self._store, self._now, self._ask_store = store, now, ask_store
         self._holds_of, self._mark_of_route, self._is_paused = holds_of, mark_of_route, is_paused
 
-    async def take(self, replay: Replay) -> float:
+    async def take_all(self) -> float:
+        """Take a step of each replay; return how many seconds the next one has to wait at least."""
+        pauses = [_IDLE_SECONDS]
+        for replay in await self._store.running_replays():
+            try:
+                pauses.append(await self._take(replay))
+            except Exception as error:  # noqa: BLE001 - one that fails must not end the others
+                _log_failure("replay", replay, error)
+        return min(pauses)
+
+    async def _take(self, replay: Replay) -> float:
         """Take a step if its time has come; return how many seconds the next one has to wait at least."""
         left = replay.next_at - self._now()
         if 0 < left <= _LONGEST_PAUSE:
@@ -146,13 +137,76 @@ class ErasureSteps:
         self._store, self._now = store, now
         self._forget_cancelled, self._mark_of_route = forget_cancelled, mark_of_route
 
-    async def take(self, erasure: Erasure) -> float:
-        """Erase a part, or end the erasure; return how many seconds the next step has to wait at least."""
-        keys = await self._store.left_to_erase(erasure)
-        for start in range(0, len(keys), STEP):
-            part = keys[start : start + STEP]
-            await self._store.erase(erasure, part, self._now(), self._forget_cancelled, self._mark_of_route)
+    async def take_all(self) -> float:
+        """Take a step of each erasure; return how many seconds the next one has to wait at least."""
+        pauses, last = [_IDLE_SECONDS], 0
+        while erasures := await self._store.running_erasures(last):
+            last = erasures[-1].key
+            settled_to = await self._store.settled_to(self._now())
+            due = [each for each in erasures if _is_due(each, settled_to)]
+            if len(due) < len(erasures):
+                pauses.append(_COMPLETION_SECONDS)
+            pauses += [await self._try(together) for together in _searched_together(due)]
+        return min(pauses)
+
+    async def _try(self, erasures: Sequence[Erasure]) -> float:
+        try:
+            return await self._take(erasures)
+        except Exception as error:  # noqa: BLE001 - one that fails must not end the others
+            if len(erasures) > 1:
+                return min([await self._try([erasure]) for erasure in erasures])
+            _log_failure("erasure", erasures[0], error)
+            return _IDLE_SECONDS
+
+    async def _take(self, erasures: Sequence[Erasure]) -> float:
+        """Erase what is left of some persons, and end the erasures of which nothing is left."""
+        left = await self._store.left_to_erase(erasures)
+        for step in _steps({each.key: left[each.key] for each in erasures if _begins(each) or left[each.key]}):
+            if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
+                break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
-        if keys or await self._store.complete_erasure(erasure, self._now()):
+        if any(left.values()):
             return 0.0
-        return _COMPLETION_SECONDS
+        return _IDLE_SECONDS if await self._store.complete_erasures(erasures, self._now()) else _COMPLETION_SECONDS
+
+
+def _begins(erasure: Erasure) -> bool:
+    return erasure.state is ErasureState.Pending
+
+
+def _is_due(erasure: Erasure, settled_to: int) -> bool:
+    """Return whether to look for arrivals: at first, and when the erasure may end."""
+    return _begins(erasure) or erasure.report.changed_at <= settled_to
+
+
+def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
+    """Divide erasures so that one search has a limited number of person keys, if one erasure has not more of them."""
+    together: list[Erasure] = []
+    for erasure in erasures:
+        if together and sum(len(each.request.persons) for each in (*together, erasure)) > _SEARCHED_PERSONS:
+            yield together
+            together = []
+        together.append(erasure)
+    if together:
+        yield together
+
+
+def _steps(left: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
+    """Divide what is left to erase into steps of `STEP` arrivals."""
+    step: dict[int, Sequence[int]] = {}
+    for erasure, arrivals in left.items():
+        for start in range(0, max(len(arrivals), 1), STEP):
+            part = arrivals[start : start + STEP]
+            if step and sum(map(len, step.values())) + len(part) > STEP:
+                yield step
+                step = {}
+            step[erasure] = part
+    if step:
+        yield step
+
+
+def _log_failure(kind: str, request: Replay | Erasure, error: Exception) -> None:
+    if isinstance(error, model.StoreUnavailableError):
+        _log.warning("steps_interrupted", kind=kind, reason=str(error))
+    else:
+        _log.error("step_failed", kind=kind, request=model.format_id(request.id), error=type(error).__name__)

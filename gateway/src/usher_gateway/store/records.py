@@ -348,76 +348,84 @@ class Records(JobRunner):
         store_time = await self.store_time(now)
         return await self._change(lambda transaction: erasures.start(transaction, request, now, store_time))
 
-    async def left_to_erase(self, erasure: Erasure) -> list[int]:
-        """Return row keys of arrivals that an erasure has to erase, the oldest first; at most `erasures.LOOKED_UP`.
+    async def left_to_erase(self, requests: Sequence[Erasure]) -> dict[int, list[int]]:
+        """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
 
         If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
         clocks of gateways, and these differ.
         """
-        before = None if self.settling_seconds else erasure.key
-        return await self._look_up(lambda session: erasures.left_to_erase(session, erasure.request.persons, before))
+        to_request = not self.settling_seconds
+        return await self._look_up(lambda session: erasures.left_to_erase(session, requests, to_request=to_request))
 
     async def erase(
         self,
-        erasure: Erasure,
-        keys: Sequence[int],
+        left: Mapping[int, Sequence[int]],
         now: int,
         on_cancelled: Callable[[Sequence[int]], None],
         mark_of_route: MarkOfRoute = no_marks,
-    ) -> None:
-        """Erase some arrivals, at most `erasures.STEP`, in one transaction; nothing if the erasure has ended.
+    ) -> bool:
+        """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
 
-        ``on_cancelled`` receives the row keys of pending deliveries, so that the caller can drop those in lanes.
+        Args:
+            left: as from left_to_erase(). An erasure without arrivals only begins.
+            now: microseconds.
+            on_cancelled: receives the row keys of pending deliveries, so that the caller can drop those in lanes.
+            mark_of_route: returns how the once-per marks of a route are made.
         """
+        keys = sorted({key for keys in left.values() for key in keys})
         job = functools.partial(
             erasures.erase,
-            erasure=erasure,
-            keys=keys,
+            left=left,
             now=now,
             store_time=await self.store_time(now),
             marks=await self._marks_to_erase(keys, mark_of_route),
             forget=self._forget_arrivals,
         )
-        on_cancelled(await self._change(job))
+        cancelled = await self._change(job)
+        if cancelled:
+            on_cancelled(cancelled)
+        return cancelled is not None
 
-    async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> set[bytes]:
-        """Return the once-per marks of some arrivals, as far as their routes and bodies exist."""
+    async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> dict[int, set[bytes]]:
+        """Return row key of an arrival -> its once-per marks, as far as their routes and bodies exist."""
         routes = await self._look_up(lambda session: erasures.routes_of(session, keys))
         numbers = {number for of_arrival in routes.values() for number in of_arrival}
         await self._load_routes(numbers)
         rules = {number: rule for number in numbers if (rule := mark_of_route(self.route(number))) is not None}
         if not rules:
-            return set()
+            return {}
         arrivals = await self._look_up(lambda session: creation.stored_arrivals(session, keys))
         return {
-            rules[number](arrival)[0]
+            arrival.key: {rules[number](arrival)[0] for number in routes.get(arrival.key, ()) if number in rules}
             for arrival in arrivals
-            for number in routes.get(arrival.key, ())
-            if number in rules
         }
 
-    async def complete_erasure(self, erasure: Erasure, now: int) -> bool:
-        """End an erasure that has nothing left to erase; return False if that has to wait.
+    async def settled_to(self, now: int) -> int:
+        """Return until when an erasure can have changed, by the store's clock, if it may end now.
 
-        If gateways share the store, it waits until none can have a cancelled delivery in a lane or in an attempt.
+        No gateway has a delivery that was cancelled before then in a lane or in an attempt.
         """
-        erasure = await self.find_erasure(erasure.id)
-        settled_at = erasure.report.changed_at + self.settling_seconds * model.MICROSECONDS
-        if await self.store_time(now) < settled_at:
+        return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
+
+    async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
+        """End erasures that have nothing left to erase; return False if some have to wait."""
+        settled_to = await self.settled_to(now)
+        settled = await self._change(  # before the purge
+            lambda transaction: erasures.forget_persons(transaction, requests, settled_to)
+        )
+        if not settled or not await self._purge():
             return False
-        await self._change(lambda transaction: erasures.forget_persons(transaction, erasure))  # before the purge
-        if not await self._purge():
-            return False
-        await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Completed, now))
-        return True
+        await self._change(lambda transaction: erasures.end(transaction, settled, ErasureState.Completed, now))
+        return len(settled) == len(requests)
 
     async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
         """End an erasure that runs; return whether it ran. Erased visits stay erased."""
-        return await self._change(lambda transaction: erasures.end(transaction, erasure, ErasureState.Cancelled, now))
+        cancelled = ErasureState.Cancelled
+        return bool(await self._change(lambda transaction: erasures.end(transaction, [erasure], cancelled, now)))
 
-    async def running_erasures(self) -> list[Erasure]:
-        """Return the erasures that have not ended, the oldest first."""
-        return await self._read(erasures.running)
+    async def running_erasures(self, after: int = 0) -> list[Erasure]:
+        """Return erasures that have not ended, the oldest first, from a row key on; at most `erasures.PAGE`."""
+        return await self._read(lambda session: erasures.running(session, after))
 
     async def list_erasures(self) -> list[Erasure]:
         """Return the newest erasures, at most 100."""

@@ -1,7 +1,8 @@
 """Erasures: everything that is stored of a person is deleted, in small steps. Counts stay, so the books still balance.
 
 A step deletes some arrivals with all their rows, as retention does when their time is over, and counts them in the row
-of the erasure, in one transaction. So an erasure goes on after a crash at any point, and erases nothing twice.
+of the erasure, in one transaction. So an erasure goes on after a crash at any point, and erases nothing twice. One step
+serves many erasures, because each search and each commit costs about as much for one as for many.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -18,8 +19,8 @@ from usher_gateway.store.transaction import Transaction
 STEP = 20
 """Arrivals that one transaction erases; other arrivals wait for it."""
 
-LOOKED_UP = 1_000
-"""Arrivals that one search for what is left returns."""
+PAGE = 500
+"""Running erasures that are read at once."""
 
 _SLICE = 1_000
 """Arrivals that one statement reads."""
@@ -49,7 +50,9 @@ _CANCEL = """
 _VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
 _PENDING = "select key from deliveries where key = any($1::bigint[]) and state = 0"
 _ERASURES = "select key, id, request, state, created_at, ended_at, report from erasures"
-_LOCK = "select state, report from erasures where key = $1 for no key update"
+_LOCK = """
+    select key, report from erasures where key = any($1::bigint[]) and state in (1, 2) order by key for no key update
+"""
 _INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
 _COUNT = "update erasures set state = $2, report = $3 where key = $1"
 _FORGET_PERSONS = "update erasures set request = $2 where key = $1 and state in (1, 2)"
@@ -77,13 +80,18 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int, sto
     return erasure
 
 
-async def left_to_erase(session: Session, persons: Collection[bytes], before: int | None) -> list[int]:
-    """Return row keys of arrivals that have any of these person keys, the oldest first.
+async def left_to_erase(session: Session, erasures: Sequence[Erasure], *, to_request: bool) -> dict[int, list[int]]:
+    """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
 
-    ``before``: only those with lower row keys; None: all.
+    ``to_request``: only those from before the request.
     """
-    keys = await listings.keys_of_person(session, frozenset(persons))
-    return sorted([key for key in keys if before is None or key < before])[:LOOKED_UP]
+    persons = frozenset().union(*[erasure.request.persons for erasure in erasures])
+    arrivals = await listings.arrivals_of_persons(session, persons)
+    left = {}
+    for erasure in erasures:
+        keys = set().union(*[arrivals.get(person, ()) for person in erasure.request.persons])
+        left[erasure.key] = sorted([key for key in keys if not to_request or key < erasure.key])
+    return left
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
@@ -94,24 +102,36 @@ async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int
 
 async def erase(
     transaction: Transaction,
-    erasure: Erasure,
-    keys: Sequence[int],
+    left: Mapping[int, Sequence[int]],
     now: int,
     *,
     store_time: int,
-    marks: Collection[bytes],
+    marks: Mapping[int, Collection[bytes]],
     forget: Forget,
-) -> list[int]:
-    """Erase some arrivals and their once-per marks; return the keys of the pending deliveries that were cancelled."""
+) -> list[int] | None:
+    """Erase some arrivals and their once-per marks; return the keys of the pending deliveries that were cancelled.
+
+    Returns None if all the erasures have ended.
+
+    Args:
+        transaction: the transaction.
+        left: row key of an erasure -> row keys of arrivals; those of an erasure that has ended stay.
+        now: microseconds.
+        store_time: microseconds by the store's clock.
+        marks: row key of an arrival -> its once-per marks.
+        forget: deletes the arrivals.
+    """
     session = transaction.session
-    rows = await session.fetch(_LOCK, erasure.key)
-    if not rows or rows[0][0] not in {ErasureState.Pending, ErasureState.InProgress}:
-        return []
-    report = msgspec.json.decode(rows[0][1], type=ErasureReport)
-    await session.fetch(creation.LOCK_ARRIVALS, sorted(keys))  # then read: retention may have emptied a body meanwhile
-    found = await session.fetch(_ARRIVALS, sorted(keys))
-    tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in found}
-    arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in found]
+    rows = await session.fetch(_LOCK, sorted(left))
+    reports = {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
+    if not reports:
+        return None
+    # An arrival that two of the erasures have to erase counts for one of them.
+    report_of = {arrival: report for key, report in reports.items() for arrival in left[key]}
+    await session.fetch(creation.LOCK_ARRIVALS, sorted(report_of))  # then read: retention may have emptied a body
+    arrival_rows = await session.fetch(_ARRIVALS, sorted(report_of))
+    tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in arrival_rows}
+    arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in arrival_rows]
     await transaction.load_listeners([arrival.listener for arrival in arrivals])
     deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
     delivery_keys = sorted(set().union(*deliveries.values()))
@@ -121,17 +141,18 @@ async def erase(
     cancelled = await session.fetch(_CANCEL, pending, state, now, reason)
     await transaction.meter_routes([route for _, route in cancelled], now, model.Counter.cancelled)
     transaction.remove_claimed(pending)
-    if pending:
-        report.changed_at = store_time
-    await session.execute(changes.DELETE_MARKS, sorted(marks))
+    await session.execute(changes.DELETE_MARKS, sorted({mark for key in report_of for mark in marks.get(key, ())}))
     await forget(transaction, arrivals, deliveries)
     for arrival in arrivals:
         retention.release_bytes(transaction, arrival)
-        tenant = tenants[arrival.key]
+        report, tenant = report_of[arrival.key], tenants[arrival.key]
         report.arrivals[tenant] = report.arrivals.get(tenant, 0) + 1
         for key in deliveries[arrival.key] & states.keys():
             _count_delivery(report, states[key])
-    await session.execute(_COUNT, erasure.key, int(ErasureState.InProgress), msgspec.json.encode(report))
+            if states[key][1] == model.DeliveryState.Pending:
+                report.changed_at = store_time
+    for key, report in reports.items():
+        await session.execute(_COUNT, key, int(ErasureState.InProgress), msgspec.json.encode(report))
     return pending
 
 
@@ -178,24 +199,39 @@ async def pending_deliveries(session: Session, persons: Collection[bytes]) -> li
     return sorted(pending)
 
 
-async def forget_persons(transaction: Transaction, erasure: Erasure) -> None:
-    """Forget whose data an erasure erases, once nothing of it is left."""
-    await transaction.session.execute(_FORGET_PERSONS, erasure.key, _without_persons(erasure))
+async def forget_persons(transaction: Transaction, erasures: Sequence[Erasure], settled_to: int) -> list[Erasure]:
+    """Forget whose data some erasures erase, once nothing of it is left; return them.
+
+    Leaves out those that another gateway ended, or that cancelled a delivery after ``settled_to``, by the store's
+    clock.
+    """
+    by_key = {erasure.key: erasure for erasure in erasures}
+    rows = await transaction.session.fetch(_LOCK, sorted(by_key))
+    reports = {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
+    settled = [by_key[key] for key, report in reports.items() if report.changed_at <= settled_to]
+    for erasure in settled:
+        await transaction.session.execute(_FORGET_PERSONS, erasure.key, _without_persons(erasure))
+    return settled
 
 
 def _without_persons(erasure: Erasure) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(erasure.request, persons=()))
 
 
-async def end(transaction: Transaction, erasure: Erasure, state: ErasureState, now: int) -> bool:
-    """End an erasure, and forget whose it was; return whether it ran."""
-    values = (int(state), now, _without_persons(erasure))
-    return bool(await transaction.session.execute(_END, erasure.key, *values))
+async def end(transaction: Transaction, erasures: Sequence[Erasure], state: ErasureState, now: int) -> int:
+    """End some erasures, and forget whose they were; return how many ran."""
+    return sum(
+        [
+            await transaction.session.execute(_END, erasure.key, int(state), now, _without_persons(erasure))
+            for erasure in erasures
+        ]
+    )
 
 
-async def running(session: Session) -> list[Erasure]:
-    """Return the erasures that have not ended, the oldest first."""
-    return [_erasure(row) for row in await session.fetch(f"{_ERASURES} where state in (1, 2) order by key")]
+async def running(session: Session, after: int) -> list[Erasure]:
+    """Return the erasures that have not ended with higher row keys, the oldest first; at most ``PAGE``."""
+    where = f"where state in (1, 2) and key > $1 order by key limit {PAGE}"
+    return [_erasure(row) for row in await session.fetch(f"{_ERASURES} {where}", after)]
 
 
 async def listed(session: Session, identifier: bytes | None = None) -> list[Erasure]:

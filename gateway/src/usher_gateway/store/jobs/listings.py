@@ -325,13 +325,18 @@ async def of_person(session: Session, persons: frozenset[bytes], cursor: str | N
 
 async def keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
     """Return the row keys of the arrivals that have any of these person keys."""
-    keys: set[int] = set()
+    return set().union(*(await arrivals_of_persons(session, persons)).values())
+
+
+async def arrivals_of_persons(session: Session, persons: frozenset[bytes]) -> dict[bytes, set[int]]:
+    """Return person key -> the row keys of its arrivals, for those of the person keys that have any."""
+    arrivals: dict[bytes, set[int]] = {}
     for start in sorted({person[: model.PERSON_KEY_START] for person in persons}):
         end = start + b"\xff" * 8  # after every key that begins so
-        keys.update(
-            arrival for person, arrival in await session.fetch(_ARRIVALS_OF_PERSON, start, end) if person in persons
-        )
-    for key, packed in await session.fetch(_NEWEST_PERSONS):
-        if not persons.isdisjoint(split_person_keys(packed)):
-            keys.add(key)
-    return keys
+        for person, arrival in await session.fetch(_ARRIVALS_OF_PERSON, start, end):
+            if person in persons:
+                arrivals.setdefault(person, set()).add(arrival)
+    for arrival, packed in await session.fetch(_NEWEST_PERSONS):
+        for person in persons.intersection(split_person_keys(packed)):
+            arrivals.setdefault(person, set()).add(arrival)
+    return arrivals
