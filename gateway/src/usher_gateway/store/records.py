@@ -1,43 +1,27 @@
 """The rows that people look at and change: visits, deliveries, quarantine, persons, usage."""
 
-import abc
 import datetime
 import functools
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import (
-    LONGEST_PAGE,
     AttemptRecord,
     AuditEntry,
     AuditFilter,
     Backlog,
     Change,
-    Erasure,
-    ErasureReport,
-    ErasureRequest,
-    ErasureState,
     Filter,
     HoldsOf,
-    IsPaused,
     Link,
     ListingPage,
-    MarkOfRoute,
     Period,
-    Replay,
-    ReplayPreview,
-    ReplayRequest,
-    ReplayState,
     RouteBacklog,
-    SuppressedTenant,
     UsageRow,
     VisitBody,
     no_holds,
-    no_marks,
-    not_paused,
 )
 from usher_gateway.store.encodings import unknown_listener
 from usher_gateway.store.jobs import (
@@ -45,43 +29,24 @@ from usher_gateway.store.jobs import (
     changes,
     claims,
     creation,
-    erasures,
     links,
     listings,
     meters,
-    replays,
-    suppressions,
 )
-from usher_gateway.store.jobs.retention import ExpiredArrival
-from usher_gateway.store.transaction import JobRunner, Transaction
+from usher_gateway.store.person_records import PersonRecords
+from usher_gateway.store.replay_records import ReplayRecords
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
 
-_PREVIEW_SECONDS = 20.0
-"""How long the preview of a replay counts."""
-
-_SCAN_SECONDS = 1.0
-"""How long a step of a replay looks for verdicts before it records how far it came."""
-
 _ANY = Filter()
 
 
-class Records(JobRunner):
+class Records(PersonRecords, ReplayRecords):
     """The part of the store that the admin port serves: its queries, and the changes that people ask for."""
 
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""
-    settling_seconds = 0
-    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended; 0: only
-    one gateway uses the store."""
-
-    async def store_time(self, now: int) -> int:
-        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
-        return now
-
-    async def _end_of_older_writes(self) -> None:
-        """Wait until transactions of other gateways have ended that may not have seen the last commit."""
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """List the arrivals of the ledger with their verdicts.
@@ -138,14 +103,6 @@ class Records(JobRunner):
             NotFoundError: the delivery does not exist.
         """
         return await self._look_up(lambda session: listings.attempts(session, delivery))
-
-    async def of_person(self, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
-        """List the arrivals that have any of these person keys, newest first, as `visits` does.
-
-        Raises:
-            ValueError: the cursor is invalid.
-        """
-        return await self._look_up(lambda session: listings.of_person(session, frozenset(persons), cursor, limit))
 
     async def verdicts(self, arrival: bytes) -> list[tuple[model.RouteDefinition, model.SkipReason | None]]:
         """Return each verdict on an arrival: the route as it was then, and why it created no delivery.
@@ -239,247 +196,6 @@ class Records(JobRunner):
             total += await self._change(functools.partial(changes.release, arrivals=part, now=now))
         return total
 
-    async def preview_replay(
-        self,
-        request: ReplayRequest,
-        now: int,
-        *,
-        mark_of_route: MarkOfRoute = no_marks,
-        is_paused: IsPaused = not_paused,
-    ) -> ReplayPreview:
-        """Return what a replay would do. Counts for a limited time.
-
-        Raises:
-            ValueError: the filter is invalid.
-        """
-        result, taken, cursor = ReplayPreview(), set[bytes](), None
-        end = time.monotonic() + _PREVIEW_SECONDS
-        find = functools.partial(replays.next_verdicts, request=request, arrivals=LONGEST_PAGE, most=LONGEST_PAGE)
-        while True:
-            verdicts, cursor = await self._look_up(functools.partial(find, cursor=cursor))
-            facts = await self._replay_facts(request, verdicts, mark_of_route, is_paused)
-            count = functools.partial(
-                replays.preview, verdicts=verdicts, request=request, facts=facts, taken=taken, now=now
-            )
-            report, chosen = await self._look_up(count)
-            result.report.add(report)
-            replays.add_sample(result, chosen, self.route)
-            if cursor is None or time.monotonic() > end:
-                result.is_complete = cursor is None
-                return result
-
-    async def start_replay(self, request: ReplayRequest, now: int) -> Replay:
-        """Write a replay, whose steps create the deliveries."""
-        return await self._change(lambda transaction: replays.start(transaction, request, now))
-
-    async def step_replay(
-        self,
-        replay: Replay,
-        now: int,
-        *,
-        holds_of: HoldsOf = no_holds,
-        mark_of_route: MarkOfRoute = no_marks,
-        is_paused: IsPaused = not_paused,
-    ) -> int | None:
-        """Take the next step of a replay; return how many deliveries it created, due or held.
-
-        None: another gateway took the step, or the replay has ended.
-        """
-        request = replay.request
-        find = functools.partial(
-            replays.next_verdicts,
-            request=request,
-            arrivals=replays.STEP,
-            most=min(replays.STEP, request.per_second),
-        )
-        verdicts, below = await self._look_up(functools.partial(find, cursor=replay.place or None))
-        end = time.monotonic() + _SCAN_SECONDS
-        while not verdicts and below is not None and time.monotonic() < end:
-            verdicts, below = await self._look_up(functools.partial(find, cursor=below))
-        holds: changes.Holds = {}
-        await self._add_holds(holds, [verdict.route for verdict in verdicts], holds_of)
-        facts = await self._replay_facts(request, verdicts, mark_of_route, is_paused)
-        step = functools.partial(
-            replays.take_step, replay=replay, verdicts=verdicts, below=below, holds=holds, facts=facts, now=now
-        )
-        return await self._change(step)
-
-    async def is_replay_waiting(self, replay: Replay) -> bool:
-        """Return whether so many deliveries of a replay are due that it must create no more."""
-        due = await self._look_up(lambda session: replays.count_due(session, replay.key))
-        return due >= replays.WAITING_AT_MOST
-
-    async def running_replays(self) -> list[Replay]:
-        """Return the replays that have not ended, the oldest first."""
-        return await self._read(replays.running)
-
-    async def list_replays(self) -> list[Replay]:
-        """Return the newest replays, at most 100, with the numbers of their deliveries."""
-        return await self._look_up(replays.listed)
-
-    async def find_replay(self, identifier: bytes) -> Replay:
-        """Return a replay with the numbers of its deliveries.
-
-        Raises:
-            NotFoundError: the replay does not exist.
-        """
-        found = await self._look_up(lambda session: replays.listed(session, identifier))
-        if not found:
-            raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
-        return found[0]
-
-    async def cancel_replay(self, replay: Replay, now: int) -> bool:
-        """End a replay that runs; return whether it ran. Its deliveries stay as they are."""
-        return await self._set_replay_state(replay, ReplayState.Running, ReplayState.Cancelled, now)
-
-    async def resume_replay(self, replay: Replay, now: int) -> bool:
-        """Let a cancelled replay go on where it was; return whether it was cancelled."""
-        return await self._set_replay_state(replay, ReplayState.Cancelled, ReplayState.Running, now)
-
-    async def _set_replay_state(self, replay: Replay, former: ReplayState, present: ReplayState, now: int) -> bool:
-        return await self._change(lambda transaction: replays.set_state(transaction, replay.key, former, present, now))
-
-    async def preview_erasure(self, persons: Collection[bytes]) -> ErasureReport:
-        """Return what an erasure of these person keys would erase now."""
-        return await self._look_up(lambda session: erasures.preview(session, persons))
-
-    async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
-        """Write an erasure, whose steps delete what is stored of the person."""
-        store_time = await self.store_time(now)
-        return await self._change(lambda transaction: erasures.start(transaction, request, now, store_time))
-
-    async def left_to_erase(self, requests: Sequence[Erasure]) -> dict[int, list[int]]:
-        """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
-
-        If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
-        clocks of gateways, and these differ.
-        """
-        to_request = not self.settling_seconds
-        return await self._look_up(lambda session: erasures.left_to_erase(session, requests, to_request=to_request))
-
-    async def erase(
-        self,
-        left: Mapping[int, Sequence[int]],
-        now: int,
-        on_cancelled: Callable[[Sequence[int]], None],
-        mark_of_route: MarkOfRoute = no_marks,
-    ) -> bool:
-        """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
-
-        Args:
-            left: as from left_to_erase(). An erasure without arrivals only begins.
-            now: microseconds.
-            on_cancelled: receives the row keys of pending deliveries, so that the caller can drop those in lanes.
-            mark_of_route: returns how the once-per marks of a route are made.
-        """
-        keys = sorted({key for keys in left.values() for key in keys})
-        job = functools.partial(
-            erasures.erase,
-            left=left,
-            now=now,
-            store_time=await self.store_time(now),
-            marks=await self._marks_to_erase(keys, mark_of_route),
-            forget=self._forget_arrivals,
-        )
-        cancelled = await self._change(job)
-        if cancelled:
-            on_cancelled(cancelled)
-        return cancelled is not None
-
-    async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> dict[int, set[bytes]]:
-        """Return row key of an arrival -> its once-per marks, as far as their routes and bodies exist."""
-        routes = await self._look_up(lambda session: erasures.routes_of(session, keys))
-        numbers = {number for of_arrival in routes.values() for number in of_arrival}
-        await self._load_routes(numbers)
-        rules = {number: rule for number in numbers if (rule := mark_of_route(self.route(number))) is not None}
-        if not rules:
-            return {}
-        arrivals = await self._look_up(lambda session: creation.stored_arrivals(session, keys))
-        return {
-            arrival.key: {rules[number](arrival)[0] for number in routes.get(arrival.key, ()) if number in rules}
-            for arrival in arrivals
-        }
-
-    async def settled_to(self, now: int) -> int:
-        """Return until when an erasure can have changed, by the store's clock, if it may end now.
-
-        No gateway has a delivery that was cancelled before then in a lane or in an attempt.
-        """
-        return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
-
-    async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
-        """End erasures that have nothing left to erase; return False if some have to wait."""
-        settled_to = await self.settled_to(now)
-        settled = await self._change(  # before the purge
-            lambda transaction: erasures.forget_persons(transaction, requests, settled_to)
-        )
-        if not settled or not await self._purge():
-            return False
-        await self._change(lambda transaction: erasures.end(transaction, settled, ErasureState.Completed, now))
-        return len(settled) == len(requests)
-
-    async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
-        """End an erasure that runs; return whether it ran. Erased visits stay erased."""
-        cancelled = ErasureState.Cancelled
-        return bool(await self._change(lambda transaction: erasures.end(transaction, [erasure], cancelled, now)))
-
-    async def running_erasures(self, after: int = 0) -> list[Erasure]:
-        """Return erasures that have not ended, the oldest first, from a row key on; at most `erasures.PAGE`."""
-        return await self._read(lambda session: erasures.running(session, after))
-
-    async def list_erasures(self) -> list[Erasure]:
-        """Return the newest erasures, at most 100."""
-        return await self._look_up(erasures.listed)
-
-    async def find_erasure(self, identifier: bytes) -> Erasure:
-        """Return an erasure.
-
-        Raises:
-            NotFoundError: it does not exist.
-        """
-        found = await self._look_up(lambda session: erasures.listed(session, identifier))
-        if not found:
-            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
-        return found[0]
-
-    async def suppress(
-        self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]
-    ) -> int:
-        """Store and send nothing more of some person keys; return how many were not suppressed before.
-
-        From the first commit on no visit is stored. Then the pending deliveries are cancelled, slice by slice; a second
-        call does the rest after a crash. ``on_cancelled`` is as for cancel().
-
-        Args:
-            tenants: person key -> its tenant, ``namespace/name``.
-            now: microseconds.
-            on_cancelled: receives the row keys of each slice.
-        """
-        added = await self._change(lambda transaction: suppressions.add(transaction, tenants, now))
-        await self._end_of_older_writes()  # a visit that one of these accepts is pending then, and is cancelled too
-        pending = await self._look_up(lambda session: erasures.pending_deliveries(session, tenants.keys()))
-        for start in range(0, len(pending), changes.SLICE):
-            keys, reason = pending[start : start + changes.SLICE], model.CancelReason.Suppressed
-            cancel = functools.partial(changes.cancel, keys=keys, now=now, reason=reason)
-            on_cancelled(await self._change(cancel))
-        return added
-
-    async def unsuppress(self, persons: Collection[bytes]) -> int:
-        """Store and send visits of some person keys again; return how many were suppressed."""
-        return await self._change(lambda transaction: suppressions.remove(transaction, persons))
-
-    async def suppressed(self, persons: Collection[bytes]) -> set[bytes]:
-        """Return those of some person keys that are suppressed."""
-        return await self._look_up(lambda session: suppressions.among(session, persons))
-
-    async def tenants_suppressing(self, persons: Collection[bytes]) -> set[str]:
-        """Return the tenants, as ``namespace/name``, at which some person keys are suppressed."""
-        return await self._look_up(lambda session: suppressions.tenants_of(session, persons))
-
-    async def suppressed_by_tenant(self) -> list[SuppressedTenant]:
-        """Return each tenant that has suppressed persons."""
-        return await self._look_up(suppressions.by_tenant)
-
     async def add_link(self, link: Link, digest: bytes) -> None:
         """Add a link; ``digest``: of its token."""
         await self._change(lambda transaction: links.add(transaction, link, digest))
@@ -507,16 +223,6 @@ class Records(JobRunner):
     async def revoke_link(self, identifier: str, now: int) -> bool:
         """Revoke a link for good; return False if it was revoked before."""
         return await self._change(lambda transaction: links.revoke(transaction, identifier, now))
-
-    @abc.abstractmethod
-    async def _forget_arrivals(
-        self, transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
-    ) -> None:
-        """Delete arrivals with all their rows. ``deliveries``: the keys of theirs."""
-
-    async def _purge(self) -> bool:
-        """Remove the traces of deleted rows from the engine's files; return False if that has to be tried again."""
-        return True
 
     async def add_audit_entry(self, entry: AuditEntry) -> None:
         """Add an entry to the audit log; it is durable afterwards."""
@@ -609,28 +315,3 @@ class Records(JobRunner):
         dead = await self._read(claims.dead_by_route)
         await self._load_routes(dead)
         return dead
-
-    async def _add_holds(self, holds_by_route: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
-        """Find out once per route what holds its deliveries."""
-        new = set(routes) - holds_by_route.keys()
-        await self._load_routes(new)
-        for route in new:
-            holds_by_route[route] = await holds_of(self.route(route))
-
-    async def _replay_facts(
-        self,
-        request: ReplayRequest,
-        verdicts: Sequence[replays.Verdict],
-        mark_of_route: MarkOfRoute,
-        is_paused: IsPaused,
-    ) -> replays.Facts:
-        """Return the marks of skipped verdicts whose route has a once-per rule, and the routes that are paused."""
-        routes = {verdict.route for verdict in verdicts}
-        await self._load_routes(routes)
-        rules = {route: rule for route in routes if (rule := mark_of_route(self.route(route))) is not None}
-        paused = frozenset([route for route in routes if is_paused(self.route(route))])
-        keys = {verdict.arrival for verdict in verdicts if verdict.skip and verdict.route in rules}
-        if request.ignores_once_per or not keys:
-            return replays.Facts({}, paused)
-        arrivals = await self._look_up(functools.partial(creation.stored_arrivals, keys=keys))
-        return replays.Facts(await replays.make_marks(verdicts, arrivals, rules), paused)

@@ -1,0 +1,194 @@
+"""Persons in the store: find, erase and suppress them."""
+
+import abc
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from usher_gateway import model
+from usher_gateway.store.base import (
+    Erasure,
+    ErasureReport,
+    ErasureRequest,
+    ErasureState,
+    ListingPage,
+    MarkOfRoute,
+    SuppressedTenant,
+    no_marks,
+)
+from usher_gateway.store.jobs import changes, creation, erasures, listings, suppressions
+from usher_gateway.store.jobs.retention import ExpiredArrival
+from usher_gateway.store.transaction import JobRunner, Transaction
+
+
+class PersonRecords(JobRunner):
+    """The part of the store that finds, erases and suppresses persons."""
+
+    settling_seconds = 0
+    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended; 0: only
+    one gateway uses the store."""
+
+    async def store_time(self, now: int) -> int:
+        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
+        return now
+
+    async def _end_of_older_writes(self) -> None:
+        """Wait until transactions of other gateways have ended that may not have seen the last commit."""
+
+    async def of_person(self, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
+        """List the arrivals that have any of these person keys, newest first, as `visits` does.
+
+        Raises:
+            ValueError: the cursor is invalid.
+        """
+        return await self._look_up(lambda session: listings.of_person(session, frozenset(persons), cursor, limit))
+
+    async def preview_erasure(self, persons: Collection[bytes]) -> ErasureReport:
+        """Return what an erasure of these person keys would erase now."""
+        return await self._look_up(lambda session: erasures.preview(session, persons))
+
+    async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
+        """Write an erasure, whose steps delete what is stored of the person."""
+        store_time = await self.store_time(now)
+        return await self._change(lambda transaction: erasures.start(transaction, request, now, store_time))
+
+    async def left_to_erase(self, requests: Sequence[Erasure]) -> dict[int, list[int]]:
+        """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
+
+        If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
+        clocks of gateways, and these differ.
+        """
+        to_request = not self.settling_seconds
+        return await self._look_up(lambda session: erasures.left_to_erase(session, requests, to_request=to_request))
+
+    async def erase(
+        self,
+        left: Mapping[int, Sequence[int]],
+        now: int,
+        on_cancelled: Callable[[Sequence[int]], None],
+        mark_of_route: MarkOfRoute = no_marks,
+    ) -> bool:
+        """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
+
+        Args:
+            left: as from left_to_erase(). An erasure without arrivals only begins.
+            now: microseconds.
+            on_cancelled: receives the row keys of pending deliveries, so that the caller can drop those in lanes.
+            mark_of_route: returns how the once-per marks of a route are made.
+        """
+        keys = sorted({key for keys in left.values() for key in keys})
+        job = functools.partial(
+            erasures.erase,
+            left=left,
+            now=now,
+            store_time=await self.store_time(now),
+            marks=await self._marks_to_erase(keys, mark_of_route),
+            forget=self._forget_arrivals,
+        )
+        cancelled = await self._change(job)
+        if cancelled:
+            on_cancelled(cancelled)
+        return cancelled is not None
+
+    async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> dict[int, set[bytes]]:
+        """Return row key of an arrival -> its once-per marks, as far as their routes and bodies exist."""
+        routes = await self._look_up(lambda session: erasures.routes_of(session, keys))
+        numbers = {number for of_arrival in routes.values() for number in of_arrival}
+        await self._load_routes(numbers)
+        rules = {number: rule for number in numbers if (rule := mark_of_route(self.route(number))) is not None}
+        if not rules:
+            return {}
+        arrivals = await self._look_up(lambda session: creation.stored_arrivals(session, keys))
+        return {
+            arrival.key: {rules[number](arrival)[0] for number in routes.get(arrival.key, ()) if number in rules}
+            for arrival in arrivals
+        }
+
+    async def settled_to(self, now: int) -> int:
+        """Return until when an erasure can have changed, by the store's clock, if it may end now.
+
+        No gateway has a delivery that was cancelled before then in a lane or in an attempt.
+        """
+        return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
+
+    async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
+        """End erasures that have nothing left to erase; return False if some have to wait."""
+        settled_to = await self.settled_to(now)
+        settled = await self._change(  # before the purge
+            lambda transaction: erasures.forget_persons(transaction, requests, settled_to)
+        )
+        if not settled or not await self._purge():
+            return False
+        await self._change(lambda transaction: erasures.end(transaction, settled, ErasureState.Completed, now))
+        return len(settled) == len(requests)
+
+    async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
+        """End an erasure that runs; return whether it ran. Erased visits stay erased."""
+        cancelled = ErasureState.Cancelled
+        return bool(await self._change(lambda transaction: erasures.end(transaction, [erasure], cancelled, now)))
+
+    async def running_erasures(self, after: int = 0) -> list[Erasure]:
+        """Return erasures that have not ended, the oldest first, from a row key on; at most `erasures.PAGE`."""
+        return await self._read(lambda session: erasures.running(session, after))
+
+    async def list_erasures(self) -> list[Erasure]:
+        """Return the newest erasures, at most 100."""
+        return await self._look_up(erasures.listed)
+
+    async def find_erasure(self, identifier: bytes) -> Erasure:
+        """Return an erasure.
+
+        Raises:
+            NotFoundError: it does not exist.
+        """
+        found = await self._look_up(lambda session: erasures.listed(session, identifier))
+        if not found:
+            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
+        return found[0]
+
+    async def suppress(
+        self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]
+    ) -> int:
+        """Store and send nothing more of some person keys; return how many were not suppressed before.
+
+        From the first commit on no visit is stored. Then the pending deliveries are cancelled, slice by slice; a second
+        call does the rest after a crash. ``on_cancelled`` is as for cancel().
+
+        Args:
+            tenants: person key -> its tenant, ``namespace/name``.
+            now: microseconds.
+            on_cancelled: receives the row keys of each slice.
+        """
+        added = await self._change(lambda transaction: suppressions.add(transaction, tenants, now))
+        await self._end_of_older_writes()  # a visit that one of these accepts is pending then, and is cancelled too
+        pending = await self._look_up(lambda session: erasures.pending_deliveries(session, tenants.keys()))
+        for start in range(0, len(pending), changes.SLICE):
+            keys, reason = pending[start : start + changes.SLICE], model.CancelReason.Suppressed
+            cancel = functools.partial(changes.cancel, keys=keys, now=now, reason=reason)
+            on_cancelled(await self._change(cancel))
+        return added
+
+    async def unsuppress(self, persons: Collection[bytes]) -> int:
+        """Store and send visits of some person keys again; return how many were suppressed."""
+        return await self._change(lambda transaction: suppressions.remove(transaction, persons))
+
+    async def suppressed(self, persons: Collection[bytes]) -> set[bytes]:
+        """Return those of some person keys that are suppressed."""
+        return await self._look_up(lambda session: suppressions.among(session, persons))
+
+    async def tenants_suppressing(self, persons: Collection[bytes]) -> set[str]:
+        """Return the tenants, as ``namespace/name``, at which some person keys are suppressed."""
+        return await self._look_up(lambda session: suppressions.tenants_of(session, persons))
+
+    async def suppressed_by_tenant(self) -> list[SuppressedTenant]:
+        """Return each tenant that has suppressed persons."""
+        return await self._look_up(suppressions.by_tenant)
+
+    @abc.abstractmethod
+    async def _forget_arrivals(
+        self, transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+    ) -> None:
+        """Delete arrivals with all their rows. ``deliveries``: the keys of theirs."""
+
+    async def _purge(self) -> bool:
+        """Remove the traces of deleted rows from the engine's files; return False if that has to be tried again."""
+        return True
