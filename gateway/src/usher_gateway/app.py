@@ -11,48 +11,30 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
-import datetime
 import functools
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
-from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
+from usher_gateway import admin_assembly, documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import (
-    api,
-    audit,
-    changes,
-    erasures,
     fault_log,
     health,
     kubernetes_tokens,
-    links,
-    persons,
-    records,
-    replays,
     run_state,
     server,
-    status,
     tokens,
-    usage,
 )
-from usher_gateway.admin.person_lookup import PersonLookup
-from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
-from usher_gateway.admin.tries import TryHandlers
-from usher_gateway.admin.urls import UrlHandlers
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
-from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
-from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
@@ -64,10 +46,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.kube import access, client
-from usher_gateway.pages import brand, proxies
-from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.server import PageServer
-from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
 from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
 from usher_gateway.store.sqlite import database
@@ -166,9 +145,6 @@ class Gateway:
             activity=ActivityRecorder(key=self._keys.document),
             expressions=self._expressions,
         )
-        self._sample_sender = SampleSender(
-            route_documents=route_documents, client=self.destination_client, clock=self.clock
-        )
         self.dispatcher = dispatcher.Dispatcher(
             store=self.store,
             worker=self.worker,
@@ -240,6 +216,32 @@ class Gateway:
         self.metric_sources = self._make_metric_sources()
         """Each yields metrics at a scrape."""
         self.pages, self.admin = self._make_admin_server()
+
+    def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
+        return admin_assembly.make_admin_server(
+            admin_assembly.Parts(
+                settings=self.settings,
+                keys=self._keys,
+                clock=self.clock,
+                state=self.state,
+                source=self.source,
+                store=self.store,
+                registry=self.registry,
+                dispatcher=self.dispatcher,
+                hold_reviewer=self.hold_reviewer,
+                route_documents=self.route_documents,
+                destination_client=self.destination_client,
+                health=self.health,
+                tenants=self.tenants,
+                tokens=self._tokens,
+                kubernetes_tokens=self._kubernetes_tokens,
+                metrics_page=server.MetricsPage(self.metric_sources),
+                mark_of_route=self._mark_of_route,
+                is_paused=self._is_paused,
+                wake_replays=self._replays.wake,
+                wake_erasures=self._erasures.wake,
+            )
+        )
 
     def _load_tokens(self) -> tokens.TokenBook:
         data, folder, seals = self.settings.data, self.settings.admin_tokens, Seals(self._keys.page)
@@ -350,131 +352,6 @@ class Gateway:
     async def _run_replays(self) -> None:
         await self.state.configured.wait()  # until then no route has a rule or a state
         await self._replays.run()
-
-    def _make_pages(self, customer_links: links.Links) -> PageServer:
-        settings, seals = self.settings, Seals(self._keys.page)
-        page_proxies = proxies.Proxies(
-            seals=seals,
-            networks=settings.page_proxies,
-            user_header=settings.page_user_header,
-            groups_header=settings.page_groups_header,
-            roles=settings.page_role,
-        )
-        return PageServer(
-            sessions=Sessions(seals, time.monotonic),
-            proxies=page_proxies,
-            customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
-            base_url=lambda: self.admin.url,
-            now=lambda: datetime.datetime.fromtimestamp(self.clock.now() / model.MICROSECONDS, datetime.UTC),
-        )
-
-    def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
-        check_names = api.NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
-        audit_log = audit.AuditLog(store=self.store, now=self.clock.now)
-        person_lookup = PersonLookup(
-            store=self.store, keys=self._keys, check_names=check_names, snapshot=lambda: self.snapshot
-        )
-        customer_links = links.Links(
-            store=self.store,
-            seals=Seals(self._keys.page),
-            audit=audit_log,
-            snapshot=lambda: self.snapshot,
-            check_names=check_names,
-            now=self.clock.now,
-        )
-        pages = self._make_pages(customer_links)
-        gateway_status = status.GatewayStatus(
-            state=self.state,
-            tracker=self.health,
-            source=self.source,
-            registry=self.registry,
-            store=self.store,
-            clock=self.clock,
-            tenants=self.tenants,
-            check_names=check_names,
-            receipt_days=self.settings.receipt_days,
-        )
-        api_routes = server.make_routes(
-            status=gateway_status,
-            usage=usage.UsageHandlers(
-                store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
-            ),
-            records=records.RecordHandlers(
-                store=self.store,
-                now=self.clock.now,
-                listeners=lambda: self.registry.listeners,
-                keys=self._keys,
-                check_names=check_names,
-                destination=gateway_status.destination,
-                held_routes=self.hold_reviewer.held_routes,
-                audit=audit_log,
-            ),
-            changes=changes.ChangeHandlers(
-                store=self.store,
-                now=self.clock.now,
-                listeners=lambda: self.registry.listeners,
-                forget_cancelled=self.dispatcher.forget_cancelled,
-                ask_store=self.dispatcher.ask_store,
-                holds_of=self.hold_reviewer.current_holds,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            replays=replays.ReplayHandlers(
-                store=self.store,
-                now=self.clock.now,
-                mark_of_route=self._mark_of_route,
-                is_paused=self._is_paused,
-                check_names=check_names,
-                forget_cancelled=self.dispatcher.forget_cancelled,
-                wake=self._replays.wake,
-                audit=audit_log,
-            ),
-            audit=audit_log,
-            persons=persons.PersonHandlers(
-                store=self.store,
-                lookup=person_lookup,
-                audit=audit_log,
-                now=self.clock.now,
-                forget_cancelled=self.dispatcher.forget_cancelled,
-            ),
-            erasures=erasures.ErasureHandlers(
-                store=self.store,
-                keys=self._keys,
-                lookup=person_lookup,
-                audit=audit_log,
-                now=self.clock.now,
-                wake=self._erasures.wake,
-                forwarder=ErasureForwarder(
-                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
-                ),
-                store_type="SQLite" if self.settings.store is None else "PostgreSQL",
-                backup_days=self.settings.backup_days,
-            ),
-            samples=SampleHandlers(
-                sender=self._sample_sender,
-                snapshot=lambda: self.snapshot,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            tries=TryHandlers(
-                store=self.store,
-                keys=self._keys,
-                snapshot=lambda: self.snapshot,
-                now=self.clock.now,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            urls=UrlHandlers(snapshot=lambda: self.snapshot, audit=audit_log),
-            links=customer_links,
-            metrics_page=server.MetricsPage(self.metric_sources),
-        )
-        return pages, server.AdminServer(
-            routes=(*api_routes, *pages.routes()),
-            tokens=self._tokens,
-            endpoint=self.settings.admin,
-            hosts=self.settings.admin_host,
-            kubernetes_tokens=self._kubernetes_tokens,
-        )
 
     @property
     def snapshot(self) -> documents.Snapshot:

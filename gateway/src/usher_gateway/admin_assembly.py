@@ -1,0 +1,209 @@
+"""Builds the admin port with its handlers, and the pages that it serves."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable
+
+from usher_gateway import documents, model
+from usher_gateway.admin import (
+    api,
+    audit,
+    changes,
+    erasures,
+    health,
+    kubernetes_tokens,
+    links,
+    persons,
+    records,
+    replays,
+    run_state,
+    server,
+    status,
+    tokens,
+    usage,
+)
+from usher_gateway.admin.person_lookup import PersonLookup
+from usher_gateway.admin.samples import SampleHandlers
+from usher_gateway.admin.seal import Seals
+from usher_gateway.admin.tenants import TenantTracker
+from usher_gateway.admin.tries import TryHandlers
+from usher_gateway.admin.urls import UrlHandlers
+from usher_gateway.config import Source
+from usher_gateway.delivery.dispatcher import Dispatcher
+from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
+from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.sample import SampleSender
+from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.pages import brand, proxies
+from usher_gateway.pages.customer import CustomerPages
+from usher_gateway.pages.server import PageServer
+from usher_gateway.pages.sessions import Sessions
+from usher_gateway.settings import Settings
+from usher_gateway.store.base import IsPaused, MarkOfRoute
+from usher_gateway.store.store import Store
+from usher_gateway.timing import Clock
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts of the gateway that its admin port shows and changes."""
+
+    settings: Settings
+    keys: model.Keys
+    clock: Clock
+    state: run_state.RunState
+    source: Source
+    store: Store
+    registry: ListenerRegistry
+    dispatcher: Dispatcher
+    hold_reviewer: HoldReviewer
+    route_documents: RouteDocuments
+    destination_client: DestinationClient
+    health: health.HealthTracker
+    tenants: TenantTracker
+    tokens: tokens.TokenBook
+    kubernetes_tokens: kubernetes_tokens.KubernetesTokens | None
+    metrics_page: server.MetricsPage
+    mark_of_route: MarkOfRoute
+    is_paused: IsPaused
+    wake_replays: Callable[[], None]
+    wake_erasures: Callable[[], None]
+
+    @property
+    def seals(self) -> Seals:
+        """What the pages and customer links seal with."""
+        return Seals(self.keys.page)
+
+
+def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
+    """Return the pages and the admin port, which serves them."""
+
+    def snapshot() -> documents.Snapshot:
+        return parts.state.snapshot
+
+    check_names = api.NameCheck(store=parts.store, snapshot=snapshot).check
+    audit_log = audit.AuditLog(store=parts.store, now=parts.clock.now)
+    person_lookup = PersonLookup(store=parts.store, keys=parts.keys, check_names=check_names, snapshot=snapshot)
+    customer_links = links.Links(
+        store=parts.store,
+        seals=parts.seals,
+        audit=audit_log,
+        snapshot=snapshot,
+        check_names=check_names,
+        now=parts.clock.now,
+    )
+    pages = _make_pages(parts, customer_links, lambda: admin_server.url)
+    gateway_status = status.GatewayStatus(
+        state=parts.state,
+        tracker=parts.health,
+        source=parts.source,
+        registry=parts.registry,
+        store=parts.store,
+        clock=parts.clock,
+        tenants=parts.tenants,
+        check_names=check_names,
+        receipt_days=parts.settings.receipt_days,
+    )
+    api_routes = server.make_routes(
+        status=gateway_status,
+        usage=usage.UsageHandlers(store=parts.store, now=parts.clock.now, check_names=check_names, snapshot=snapshot),
+        records=records.RecordHandlers(
+            store=parts.store,
+            now=parts.clock.now,
+            listeners=lambda: parts.registry.listeners,
+            keys=parts.keys,
+            check_names=check_names,
+            destination=gateway_status.destination,
+            held_routes=parts.hold_reviewer.held_routes,
+            audit=audit_log,
+        ),
+        changes=changes.ChangeHandlers(
+            store=parts.store,
+            now=parts.clock.now,
+            listeners=lambda: parts.registry.listeners,
+            forget_cancelled=parts.dispatcher.forget_cancelled,
+            ask_store=parts.dispatcher.ask_store,
+            holds_of=parts.hold_reviewer.current_holds,
+            check_names=check_names,
+            audit=audit_log,
+        ),
+        replays=replays.ReplayHandlers(
+            store=parts.store,
+            now=parts.clock.now,
+            mark_of_route=parts.mark_of_route,
+            is_paused=parts.is_paused,
+            check_names=check_names,
+            forget_cancelled=parts.dispatcher.forget_cancelled,
+            wake=parts.wake_replays,
+            audit=audit_log,
+        ),
+        audit=audit_log,
+        persons=persons.PersonHandlers(
+            store=parts.store,
+            lookup=person_lookup,
+            audit=audit_log,
+            now=parts.clock.now,
+            forget_cancelled=parts.dispatcher.forget_cancelled,
+        ),
+        erasures=erasures.ErasureHandlers(
+            store=parts.store,
+            keys=parts.keys,
+            lookup=person_lookup,
+            audit=audit_log,
+            now=parts.clock.now,
+            wake=parts.wake_erasures,
+            forwarder=ErasureForwarder(
+                route_documents=parts.route_documents, client=parts.destination_client, clock=parts.clock
+            ),
+            store_type="SQLite" if parts.settings.store is None else "PostgreSQL",
+            backup_days=parts.settings.backup_days,
+        ),
+        samples=SampleHandlers(
+            sender=SampleSender(
+                route_documents=parts.route_documents, client=parts.destination_client, clock=parts.clock
+            ),
+            snapshot=snapshot,
+            check_names=check_names,
+            audit=audit_log,
+        ),
+        tries=TryHandlers(
+            store=parts.store,
+            keys=parts.keys,
+            snapshot=snapshot,
+            now=parts.clock.now,
+            check_names=check_names,
+            audit=audit_log,
+        ),
+        urls=UrlHandlers(snapshot=snapshot, audit=audit_log),
+        links=customer_links,
+        metrics_page=parts.metrics_page,
+    )
+    admin_server = server.AdminServer(
+        routes=(*api_routes, *pages.routes()),
+        tokens=parts.tokens,
+        endpoint=parts.settings.admin,
+        hosts=parts.settings.admin_host,
+        kubernetes_tokens=parts.kubernetes_tokens,
+    )
+    return pages, admin_server
+
+
+def _make_pages(parts: Parts, customer_links: links.Links, base_url: Callable[[], str]) -> PageServer:
+    settings, seals = parts.settings, parts.seals
+    page_proxies = proxies.Proxies(
+        seals=seals,
+        networks=settings.page_proxies,
+        user_header=settings.page_user_header,
+        groups_header=settings.page_groups_header,
+        roles=settings.page_role,
+    )
+    return PageServer(
+        sessions=Sessions(seals, time.monotonic),
+        proxies=page_proxies,
+        customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
+        base_url=base_url,
+        now=lambda: datetime.datetime.fromtimestamp(parts.clock.now() / model.MICROSECONDS, datetime.UTC),
+    )
