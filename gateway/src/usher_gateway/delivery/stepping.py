@@ -22,6 +22,9 @@ _BUSY_SECONDS = 1.0
 _ERASURE_PAUSE_SECONDS = 0.02
 """Pause between two transactions of an erasure, in which arrivals are committed."""
 
+_GATHERING_SECONDS = 0.25
+"""Pause before a round of erasures, so that requests that follow each other are searched for and purged together."""
+
 _COMPLETION_SECONDS = 1.0
 """Pause before an erasure that could not be completed tries that again."""
 
@@ -139,6 +142,7 @@ class ErasureSteps:
 
     async def take_all(self) -> float:
         """Take a step of each erasure; return how many seconds the next one has to wait at least."""
+        await asyncio.sleep(_GATHERING_SECONDS)
         pauses, last = [_IDLE_SECONDS], 0
         while erasures := await self._store.running_erasures(last):
             last = erasures[-1].key
