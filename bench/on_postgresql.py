@@ -149,7 +149,9 @@ def find(rounds: int, seconds: float) -> Iterator[report.Result]:
         ((size,),) = server.rows("select pg_database_size('find')")
     p99 = sorted(others)[len(others) * 99 // 100]
     measured = f"p50 {statistics.median(others) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms ({SEARCHES})"
-    yield report.Result(f"find a person among {FIND_AMONG:,} visits of {TENANTS} tenants", measured, "p99 <= 1 s", p99 <= 1)
+    yield report.Result(
+        f"find a person among {FIND_AMONG:,} visits of {TENANTS} tenants", measured, "p99 <= 1 s", p99 <= 1
+    )
     yield report.Result("the first search", f"{first * 1000:.0f} ms", "")
     yield report.Result("size of the database without bodies", f"{size / 1e6:,.0f} MB", "")
 

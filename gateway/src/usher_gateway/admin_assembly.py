@@ -74,7 +74,7 @@ class Parts:
 
     @property
     def seals(self) -> Seals:
-        """What the pages and customer links seal with."""
+        """Seals the cookies of the pages and the addresses of customer links."""
         return Seals(self.keys.page)
 
 

@@ -164,14 +164,16 @@ class ErasureSteps:
 
     async def _take(self, erasures: Sequence[Erasure]) -> float:
         """Erase what is left of some persons, and end the erasures of which nothing is left."""
-        left = await self._store.left_to_erase(erasures)
-        for step in _steps({each.key: left[each.key] for each in erasures if _begins(each) or left[each.key]}):
+        arrivals_of = await self._store.left_to_erase(erasures)
+        is_nothing_left = not any(arrivals_of.values())
+        steps = _steps({each.key: arrivals_of[each.key] for each in erasures if _begins(each) or arrivals_of[each.key]})
+        for step in steps:
             if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
                 break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
-        if any(left.values()):
-            return 0.0
-        return _IDLE_SECONDS if await self._store.complete_erasures(erasures, self._now()) else _COMPLETION_SECONDS
+        if is_nothing_left and await self._store.complete_erasures(erasures, self._now()):
+            return _IDLE_SECONDS
+        return _COMPLETION_SECONDS if is_nothing_left else 0.0
 
 
 def _begins(erasure: Erasure) -> bool:
@@ -195,10 +197,10 @@ def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
         yield together
 
 
-def _steps(left: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
+def _steps(arrivals_of: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
     """Divide what is left to erase into steps of `STEP` arrivals."""
     step: dict[int, Sequence[int]] = {}
-    for erasure, arrivals in left.items():
+    for erasure, arrivals in arrivals_of.items():
         for start in range(0, max(len(arrivals), 1), STEP):
             part = arrivals[start : start + STEP]
             if step and sum(map(len, step.values())) + len(part) > STEP:

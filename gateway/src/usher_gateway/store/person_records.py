@@ -62,7 +62,7 @@ class PersonRecords(JobRunner):
 
     async def erase(
         self,
-        left: Mapping[int, Sequence[int]],
+        arrivals_of: Mapping[int, Sequence[int]],
         now: int,
         on_cancelled: Callable[[Sequence[int]], None],
         mark_of_route: MarkOfRoute = no_marks,
@@ -70,15 +70,15 @@ class PersonRecords(JobRunner):
         """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
 
         Args:
-            left: as from left_to_erase(). An erasure without arrivals only begins.
+            arrivals_of: as from left_to_erase(). An erasure without arrivals only begins.
             now: microseconds.
             on_cancelled: receives the row keys of pending deliveries, so that the caller can drop those in lanes.
             mark_of_route: returns how the once-per marks of a route are made.
         """
-        keys = sorted({key for keys in left.values() for key in keys})
+        keys = sorted({key for keys in arrivals_of.values() for key in keys})
         job = functools.partial(
             erasures.erase,
-            left=left,
+            arrivals_of=arrivals_of,
             now=now,
             store_time=await self.store_time(now),
             marks=await self._marks_to_erase(keys, mark_of_route),
@@ -140,10 +140,10 @@ class PersonRecords(JobRunner):
         Raises:
             NotFoundError: it does not exist.
         """
-        found = await self._look_up(lambda session: erasures.listed(session, identifier))
-        if not found:
+        erasures_with_id = await self._look_up(lambda session: erasures.listed(session, identifier))
+        if not erasures_with_id:
             raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
-        return found[0]
+        return erasures_with_id[0]
 
     async def suppress(
         self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]

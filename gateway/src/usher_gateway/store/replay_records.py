@@ -115,10 +115,10 @@ class ReplayRecords(JobRunner):
         Raises:
             NotFoundError: the replay does not exist.
         """
-        found = await self._look_up(lambda session: replays.listed(session, identifier))
-        if not found:
+        replays_with_id = await self._look_up(lambda session: replays.listed(session, identifier))
+        if not replays_with_id:
             raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
-        return found[0]
+        return replays_with_id[0]
 
     async def cancel_replay(self, replay: Replay, now: int) -> bool:
         """End a replay that runs; return whether it ran. Its deliveries stay as they are."""

@@ -86,12 +86,12 @@ async def left_to_erase(session: Session, erasures: Sequence[Erasure], *, to_req
     ``to_request``: only those from before the request.
     """
     persons = frozenset().union(*[erasure.request.persons for erasure in erasures])
-    arrivals = await listings.arrivals_of_persons(session, persons)
-    left = {}
+    arrivals_of_person = await listings.arrivals_of_persons(session, persons)
+    arrivals_of_erasure = {}
     for erasure in erasures:
-        keys = set().union(*[arrivals.get(person, ()) for person in erasure.request.persons])
-        left[erasure.key] = sorted([key for key in keys if not to_request or key < erasure.key])
-    return left
+        keys = set().union(*[arrivals_of_person.get(person, ()) for person in erasure.request.persons])
+        arrivals_of_erasure[erasure.key] = sorted([key for key in keys if not to_request or key < erasure.key])
+    return arrivals_of_erasure
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
@@ -102,7 +102,7 @@ async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int
 
 async def erase(
     transaction: Transaction,
-    left: Mapping[int, Sequence[int]],
+    arrivals_of: Mapping[int, Sequence[int]],
     now: int,
     *,
     store_time: int,
@@ -115,19 +115,19 @@ async def erase(
 
     Args:
         transaction: the transaction.
-        left: row key of an erasure -> row keys of arrivals; those of an erasure that has ended stay.
+        arrivals_of: row key of an erasure -> row keys of arrivals; those of an erasure that has ended stay.
         now: microseconds.
         store_time: microseconds by the store's clock.
         marks: row key of an arrival -> its once-per marks.
         forget: deletes the arrivals.
     """
     session = transaction.session
-    rows = await session.fetch(_LOCK, sorted(left))
+    rows = await session.fetch(_LOCK, sorted(arrivals_of))
     reports = {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
     if not reports:
         return None
     # An arrival that two of the erasures have to erase counts for one of them.
-    report_of = {arrival: report for key, report in reports.items() for arrival in left[key]}
+    report_of = {arrival: report for key, report in reports.items() for arrival in arrivals_of[key]}
     await session.fetch(creation.LOCK_ARRIVALS, sorted(report_of))  # then read: retention may have emptied a body
     arrival_rows = await session.fetch(_ARRIVALS, sorted(report_of))
     tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in arrival_rows}
