@@ -11,7 +11,7 @@ from usher_gateway import model
 from usher_gateway.delivery.stepping import ErasureSteps, StepRunner
 from usher_gateway.store.base import ErasureState, no_marks
 
-BROKEN, OTHER = samples.digest("broken", 8), samples.digest("other", 8)
+FIRST, OTHER = samples.digest("first", 8), samples.digest("other", 8)
 
 
 def steps_of(bench: engines.Bench) -> ErasureSteps:
@@ -23,8 +23,8 @@ async def test_erasure_whose_step_fails_keeps_no_other_from_its_end(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with engines.opened(engines.Sqlite()) as bench:
-        await bench.accept(*[samples.arrival(str(person), person_keys=(person,)) for person in (BROKEN, OTHER)])
-        broken, other = [await erasing.start(bench, person) for person in (BROKEN, OTHER)]
+        await bench.accept(*[samples.arrival(str(person), person_keys=(person,)) for person in (FIRST, OTHER)])
+        broken, other = [await erasing.start(bench, person) for person in (FIRST, OTHER)]
         erase = bench.store.erase
 
         async def fail_for_broken(left: Mapping[int, Sequence[int]], *arguments: Any) -> bool:
@@ -50,6 +50,17 @@ async def test_more_erasures_than_a_page_have_ended_after_two_rounds() -> None:
         assert await steps.take_all() == 0.0
         await steps.take_all()
         assert (await bench.store.running_erasures(), await bench.visits()) == ([], [])
+
+
+async def test_erasure_ends_while_requests_of_others_keep_coming() -> None:
+    async with engines.opened(engines.Sqlite()) as bench:
+        await bench.accept(*[samples.arrival(str(person), person_keys=(person,)) for person in (FIRST, OTHER)])
+        first = await erasing.start(bench, FIRST)
+        steps = steps_of(bench)
+        await steps.take_all()
+        await erasing.start(bench, OTHER)
+        await steps.take_all()
+        assert (await bench.store.find_erasure(first.id)).state is ErasureState.Completed
 
 
 async def test_runner_goes_on_after_a_round_that_failed() -> None:

@@ -165,15 +165,16 @@ class ErasureSteps:
     async def _take(self, erasures: Sequence[Erasure]) -> float:
         """Erase what is left of some persons, and end the erasures of which nothing is left."""
         arrivals_of = await self._store.left_to_erase(erasures)
-        is_nothing_left = not any(arrivals_of.values())
         steps = _steps({each.key: arrivals_of[each.key] for each in erasures if _begins(each) or arrivals_of[each.key]})
         for step in steps:
             if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
                 break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
-        if is_nothing_left and await self._store.complete_erasures(erasures, self._now()):
-            return _IDLE_SECONDS
-        return _COMPLETION_SECONDS if is_nothing_left else 0.0
+        ending = [each for each in erasures if not arrivals_of[each.key]]
+        all_ended = not ending or await self._store.complete_erasures(ending, self._now())
+        if len(ending) < len(erasures):
+            return 0.0
+        return _IDLE_SECONDS if all_ended else _COMPLETION_SECONDS
 
 
 def _begins(erasure: Erasure) -> bool:
