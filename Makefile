@@ -119,6 +119,9 @@ bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest re
 bench-erasing: $(READY) ## measure 10,000 erasures beside arrivals, on both engines
 	PYTHONPATH=bench:tools $(BIN)/python bench/erasing.py $(ARGS)
 
+bench-pages: $(READY) ## measure the overview in a browser with 2,000 tenants and 10 million visits, beside arrivals
+	PYTHONPATH=bench:tools $(BIN)/python bench/pages.py $(ARGS)
+
 bench-boards: $(READY) ## measure every query of the boards with 2,000 tenants
 	PYTHONPATH=bench:tools:. $(BIN)/python bench/board_queries.py
 
@@ -152,4 +155,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node node check format crds dashboards pictures bench bench-operator bench-postgresql bench-erasing bench-boards bench-node image release kind kind-down requirements clean
+.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node node check format crds dashboards pictures bench bench-operator bench-postgresql bench-erasing bench-pages bench-boards bench-node image release kind kind-down requirements clean

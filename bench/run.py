@@ -107,10 +107,12 @@ def usher(
     store: str = "",
     has_default_rate: bool = False,
     tls: tuple[Path, Path] | None = None,
+    prepare: Callable[[Path], None] | None = None,
 ) -> Iterator[Process]:
     """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts.
 
     The store is SQLite, or the PostgreSQL database at the address ``store``.
+    ``prepare`` fills the data folder before the gateway starts.
     With ``neighbours``, that many namespaces forward to one destination each, and not all listeners to the same one.
     """
     folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
@@ -126,6 +128,8 @@ def usher(
                 has_default_rate=has_default_rate,
                 is_recipe=is_recipe,
             )
+        if prepare is not None:
+            prepare(folder / "data")
         port, admin = free_port(), free_port()
         public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
         command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]

@@ -77,3 +77,28 @@ async def test_usage_covers_only_the_requested_time_and_tenant(bench: engines.Be
     assert await bench.store.usage(border - HOUR, border, acme) == []
     assert len(await bench.store.usage(border, engines.FOREVER, acme)) == 2
     assert await bench.store.usage(0, engines.FOREVER, Filter(tenant="nobody")) == []
+
+
+async def test_views_of_all_listeners_agree_with_the_usage_as_time_goes_on(bench: engines.Bench) -> None:
+    """The store adds up the slots that ended an hour ago once, and later views go on from there."""
+    midnight = NOW // DAY * DAY
+    places = (samples.LOBBY, samples.BAR)
+    for number in range(40):
+        bench.clock.now = at = midnight + number * HOUR * 5 // 8
+        await bench.accept(samples.arrival(f"{number}", at, listener=places[number % 2], if_visit=()))
+        if number == 20:
+            await bench.reopen()
+        today = at // DAY * DAY
+        by_day = {row.listener: row.counts for row in await bench.store.usage_of_day(today)}
+        usage = await bench.store.usage(today, today + DAY, Filter(), "day")
+        assert by_day == {row.listener: row.counts for row in usage}
+        slots: dict[int, model.Counts] = {}
+        for row in await bench.store.usage(today, at + 1, Filter()):
+            books.add(slots.setdefault(row.period, {}), row.counts)
+        assert await bench.store.totals(today, at + 1) == slots
+
+
+async def test_totals_of_all_times_include_the_first_slots(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("one"))
+    totals = await bench.store.totals(0, engines.FOREVER)
+    assert [counts[model.Counter.visits] for counts in totals.values()] == [1]

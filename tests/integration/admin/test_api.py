@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib import parse
 
 import msgspec
 import pytest
@@ -178,6 +179,42 @@ async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations
     await served.post("/api/deliveries/redrive", all=True)
     (row,) = (await served.get("/api/tenants"))["rows"]
     assert (row["dead"], row["backlog"], row["oldestInBacklog"]) == (0, 1, model.format_time(samples.NOW))
+
+
+async def test_tenants_by_urgency_begin_with_what_needs_a_person(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
+    in_force = served.state.snapshot
+    (lobby,) = in_force.listeners.values()
+    others = {
+        f"agency/{name}": msgspec.structs.replace(lobby, name=name, tenant=documents.TenantDocument(name), routes=())
+        for name in ("beta", "able")
+    }
+    served.state.apply(documents.Snapshot({**in_force.listeners, **others}, in_force.destinations), 0)
+
+    async def page(**query: str) -> tuple[list[str], dict[str, int]]:
+        answer = await served.get(f"/api/tenants?order=urgency&{parse.urlencode(query)}")
+        return [row["name"] for row in answer["rows"]], answer["totals"]
+
+    totals = {"tenants": 3, "troubled": 1, "selected": 3, "backlog": 0, "dead": 1}
+    assert await page() == (["acme", "able", "beta"], totals)
+    assert await page(limit="1", offset="1") == (["able"], totals)
+    assert await page(troubled="true") == (["acme"], {**totals, "selected": 1})
+    assert await page(contains="Y/BE") == (["beta"], {**totals, "selected": 1})
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("order=size", "order must be name or urgency"),
+        ("limit=5", "limit needs order=urgency"),
+        ("order=urgency&limit=0", "limit must be a number from 1 on"),
+        ("order=urgency&offset=-1", "offset must be a number from 0 on"),
+        ("order=urgency&troubled=yes", "troubled must be true or false"),
+    ],
+)
+async def test_wrong_page_of_tenants_is_refused(served: admin_port.Served, query: str, detail: str) -> None:
+    status, answer = await served.ask("GET", f"/api/tenants?{query}")
+    assert (status, answer["detail"]) == (400, detail)
 
 
 async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: admin_port.Served) -> None:

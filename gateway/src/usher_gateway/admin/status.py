@@ -1,6 +1,6 @@
 """Handlers that show what the gateway runs and how it does, without secrets."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib import parse
 
@@ -8,12 +8,12 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, destinations, documents, model, timing
-from usher_gateway.admin import api, health, run_state, states, usage
-from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
+from usher_gateway.admin import api, health, run_state, states, tenant_rows, usage
+from usher_gateway.admin.tenants import TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter, UsageRow
+from usher_gateway.store.base import Filter
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
@@ -21,9 +21,6 @@ _DAY = 86_400 * model.MICROSECONDS
 
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 """If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
-
-_SHORTEST_KEPT_DAYS = 8
-"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
 
 _State = TypeVar("_State", bound=states.State)
 
@@ -192,26 +189,27 @@ class GatewayStatus:
 
     async def tenants(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/tenants``: those in force, and those that deliveries still wait for or died for."""
-        where = await self._read_names(request)
+        with api.parsing():
+            page = tenant_rows.parse_page(request.query)
+        where = await self._read_names(request, *tenant_rows.PARAMETERS)
         today = self._clock.now() // _DAY * _DAY
-        rows_by_tenant: dict[TenantKey, list[UsageRow]] = {}
-        for row in await self._store.usage(today, today + _DAY, Filter(), "day"):
-            rows_by_tenant.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
-        summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
         faults, causes = await self._faults_by_tenant(where)
-        rows = (
-            {
-                **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
-                "faults": faults.get(key, {}),
-                "causes": causes.get(key, {}),
-                "today": usage.total_of(rows_by_tenant.get(key, [])),
-            }
-            for key in sorted(summaries.keys() | deliveries.keys())
-            if where.selects(*key)
+        rows = tenant_rows.TenantRows(
+            tracker=self._tenants,
+            faults=faults,
+            causes=causes,
+            today=await self._store.usage_of_day(today),
+            receipt_days=self._receipt_days,
+            destinations=self._state.snapshot.destinations,
         )
-        return api.json_response({"now": _time(self._clock.now()), "rows": await api.encode_each(rows)})
+        keys, totals = rows.keys(where), {}
+        if page is not None:
+            keys, by_urgency = await rows.by_urgency(keys, page)
+            totals = {"totals": by_urgency}
+        encoded = await api.encode_each(map(rows.row, keys))
+        return api.json_response({"now": _time(self._clock.now()), "rows": encoded, **totals})
 
     async def _faults_by_tenant(
         self, where: Filter
@@ -239,57 +237,8 @@ class GatewayStatus:
             unknown = sorted(set(request.query) - {*names})
             if unknown:
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {' and '.join(names)}")
-            where = api.read_filter(request)
+            where = api.read_filter(request, *more)
         return await self._check_names(where)
-
-    def _tenant_row(self, key: TenantKey, summary: ListenerSummary | None, counts: DeliveryCounts) -> JsonObject:
-        return {
-            "namespace": key[0],
-            "name": key[1],
-            "state": summary.document.state if summary else "NotFound",
-            "listeners": summary.listeners if summary else 0,
-            "silentListeners": summary.silent if summary else 0,
-            "refusingListeners": summary.refusing if summary else 0,
-            "lastArrival": _time(summary.last_arrival) if summary else None,
-            "failingDestinations": self._tenants.failing(summary.destinations) if summary else [],
-            "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
-            "backlog": counts.backlog,
-            "oldestInBacklog": _time(counts.oldest_at),
-            "held": counts.held,
-            "dead": counts.dead,
-            "quotaUsed": self._tenants.quota_used.get(key),
-            **self._tenant_settings(summary.document if summary else None),
-        }
-
-    def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
-        """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""
-        keys = {*in_force, *(f"{namespace}/{name}" for name in counts.backlogs)}
-        failing = self._tenants.failing(keys & self._state.snapshot.destinations.keys())
-        rows: list[JsonObject] = []
-        for key in sorted(keys):
-            backlog = counts.backlogs.get(key.partition("/")[2])
-            waiting = {
-                "backlog": backlog.count if backlog else 0,
-                "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
-            }
-            rows.append({"name": key, "isFailing": key in failing, **waiting})
-        return rows
-
-    def _tenant_settings(self, document: documents.TenantDocument | None) -> JsonObject:
-        """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
-        if document is None:
-            return {"timeZone": None, "quota": None, "retention": None}
-        quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
-        kept = {
-            "bodyDays": document.body_days,
-            "visitDays": max(document.body_days, _SHORTEST_KEPT_DAYS),
-            "meterMonths": document.meter_months,
-        }
-        return {
-            "timeZone": document.time_zone,
-            "quota": quota if document.visits_per_month else None,
-            "retention": {**kept, "receiptDays": self._receipt_days},
-        }
 
     async def destinations(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for.

@@ -22,6 +22,7 @@ URGENT_FIRST = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),
     *("ExpressionTooSlow", "TimesUntrusted", "quota", "UnexpectedSource", "RetiredAddressUsed", "Silent"),
 )
+NO_TROUBLE = len(URGENT_FIRST)
 
 
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
@@ -55,5 +56,5 @@ def is_tenant_failing(row: listings.Row) -> bool:
 
 
 def urgency(row: listings.Row) -> int:
-    """Return the rank of a tenant's most urgent trouble; 0 is the most urgent."""
-    return next((URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), len(URGENT_FIRST))
+    """Return the rank of a tenant's most urgent trouble: 0 is the most urgent, ``NO_TROUBLE`` says that it has none."""
+    return next((URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), NO_TROUBLE)

@@ -1,7 +1,7 @@
 """Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows of the API."""
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from usher_gateway.admin import listings, next_step, troubles
@@ -18,8 +18,6 @@ class Attention(NamedTuple):
     sentence: str
     step: str
     """The next step; empty: nothing to do."""
-    rank: int
-    """0 is the most urgent."""
     is_urgent: bool
 
 
@@ -31,14 +29,13 @@ def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.dateti
         destinations: rows of ``GET /api/destinations`` by ``namespace/name``.
         now: with a time zone.
     """
-    rank = troubles.urgency(dict(tenant))
     needs = needs_of_tenant(tenant, destinations, now)
     if not needs:
-        return Attention(_quiet(tenant, now), "", rank, is_urgent=False)
+        return Attention(_quiet(tenant, now), "", is_urgent=False)
     sentence, step = needs[0]
     others = list(troubles.tenant_troubles(dict(tenant)).values())[1:]
     rest = f" Also: {', '.join(others)}." if others else ""
-    return Attention(sentence + rest, step, rank, is_urgent=True)
+    return Attention(sentence + rest, step, is_urgent=True)
 
 
 def needs_of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> list[tuple[str, str]]:
@@ -173,11 +170,3 @@ _TEXTS = {
     "Quarantining": _quarantining,
 }
 """Kind of trouble (`troubles.tenant_troubles`) -> its sentence and the next step."""
-
-
-def by_need(
-    tenants: list[Row], destinations: Mapping[str, Row], now: datetime.datetime
-) -> Iterator[tuple[Row, Attention]]:
-    """Yield tenants with what they need, the most urgent first."""
-    needs = [(tenant, of_tenant(tenant, destinations, now)) for tenant in tenants]
-    yield from sorted(needs, key=lambda pair: (pair[1].rank, pair[0]["namespace"], pair[0]["name"]))

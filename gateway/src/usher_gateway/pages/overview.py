@@ -22,34 +22,36 @@ _WEEKS = 4
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
     zone = find_zone(request.cookies.get("usher_zone", "UTC"))
-    tenants, destinations = await all_of(api.get("/api/tenants"), api.get("/api/destinations"))
+    text, shows_all = request.query.get("q", "")[:100], "all" in request.query
+    number = request.query.get("page", "")
+    page = max(1, int(number)) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 1
+    selection = {
+        "order": "urgency",
+        "contains": text,
+        "troubled": str(not shows_all and not text).lower(),
+        "limit": str(_SHOWN),
+        "offset": str((page - 1) * _SHOWN),
+    }
+    tenants, destinations = await all_of(api.get("/api/tenants", selection), api.get("/api/destinations"))
     now = datetime.datetime.fromisoformat(tenants["now"])
     last_day, *weeks = await all_of(
         _totals(api, now - datetime.timedelta(days=1), now),
         *[_totals(api, *_day_of(now, zone, week)) for week in range(_WEEKS + 1)],
     )
     by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
-    needs = list(attention.by_need(tenants["rows"], by_key, now))
-    text, shows_all = request.query.get("q", "")[:100], "all" in request.query
-    selected = [
-        (tenant, need)
-        for tenant, need in needs
-        if text.lower() in f"{tenant['namespace']}/{tenant['name']}".lower() and (shows_all or text or need.is_urgent)
-    ]
-    number = request.query.get("page", "")
-    page = max(0, int(number) - 1) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 0
+    totals = tenants["totals"]
     return {
         "title": "Overview",
         "today": _sum(weeks[0]),
         "usual": _usual([_sum(week)["visits"] for week in weeks[1:]]),
-        "waiting": sum(row["backlog"] for row in tenants["rows"]),
-        "dead": sum(row["dead"] for row in tenants["rows"]),
-        "urgent": sum(need.is_urgent for _, need in needs),
-        "tenants": len(needs),
-        "rows": selected[page * _SHOWN : (page + 1) * _SHOWN],
-        "selected": len(selected),
-        "page": page + 1,
-        "pages": -(-len(selected) // _SHOWN) or 1,
+        "waiting": totals["backlog"],
+        "dead": totals["dead"],
+        "urgent": totals["troubled"],
+        "tenants": totals["tenants"],
+        "rows": [(tenant, attention.of_tenant(tenant, by_key, now)) for tenant in tenants["rows"]],
+        "selected": totals["selected"],
+        "page": page,
+        "pages": -(-totals["selected"] // _SHOWN) or 1,
         "q": text,
         "shows_all": shows_all,
         "chart": _chart(last_day, now, zone),

@@ -24,6 +24,8 @@ from usher_gateway.store.base import (
     no_holds,
 )
 from usher_gateway.store.encodings import unknown_listener
+from usher_gateway.store.ended_slots import EndedSlots
+from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import (
     audit,
     changes,
@@ -33,6 +35,7 @@ from usher_gateway.store.jobs import (
     listings,
     meters,
 )
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.person_records import PersonRecords
 from usher_gateway.store.replay_records import ReplayRecords
 
@@ -47,6 +50,10 @@ class Records(PersonRecords, ReplayRecords):
 
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""
+
+    def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
+        super().__init__(commits=commits, names=names, now=now)
+        self._ended_slots = EndedSlots(self._look_up, now)
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """List the arrivals of the ledger with their verdicts.
@@ -271,6 +278,16 @@ class Records(PersonRecords, ReplayRecords):
         ]
         return sorted(rows, key=lambda row: (row.period, row.listener))
 
+    async def usage_of_day(self, since: int) -> list[UsageRow]:
+        """Return the meters of each listener in the 24 hours from ``since``, a border of slots, as usage() does."""
+        begin = since // model.MICROSECONDS
+        counts_by_listener = await self._ended_slots.day(begin)
+        names = await self._look_up(meters.listener_names)
+        return [
+            UsageRow(names.get(listener) or unknown_listener(listener), begin, counts)
+            for listener, counts in counts_by_listener.items()
+        ]
+
     async def totals(self, since: int, until: int, where: Filter = _ANY) -> dict[int, model.Counts]:
         """Return slot -> the counts of all listeners that a filter selects, for the slots in [since, until).
 
@@ -278,7 +295,7 @@ class Records(PersonRecords, ReplayRecords):
         """
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         if where == _ANY:
-            return await self._look_up(lambda session: meters.totals(session, max(first, 0), end))
+            return await self._ended_slots.totals(max(first, 0), end)
         by_slot: dict[int, model.Counts] = {}
         for row in await self.usage(since, until, where):
             books.add(by_slot.setdefault(row.period, {}), row.counts)

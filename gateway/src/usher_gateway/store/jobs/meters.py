@@ -31,6 +31,10 @@ _TOTALS = """
     select slot, counter, sum(count)::bigint from meters where slot >= $1 and slot < $2 group by slot, counter
 """
 
+_SUMS = """
+    select listener, counter, sum(count)::bigint from meters where slot >= $1 and slot < $2 group by listener, counter
+"""
+
 _USAGE_OF_FEW = f"""
     with recursive slots (slot) as (
         select $1::bigint where $1::bigint < $2::bigint
@@ -111,6 +115,21 @@ async def usage(
             counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
             counts[counter] = counts.get(counter, 0) + count
     return totals
+
+
+async def sums_by_listener(session: Session, since: int, until: int) -> dict[int, model.Counts]:
+    """Return listener number -> counts, for the slots in [since, until) (seconds)."""
+    counted = [tuple(row) for row in await session.fetch(_SUMS, since, until)]
+    counted += [
+        (listener, counter, count)
+        for listener, slot, counter, count in await unfolded(session)
+        if since <= slot < until
+    ]
+    by_listener: dict[int, model.Counts] = {}
+    for listener, counter, count in counted:
+        counts = by_listener.setdefault(listener, {})
+        counts[counter] = counts.get(counter, 0) + count
+    return by_listener
 
 
 async def totals(session: Session, since: int, until: int) -> dict[int, model.Counts]:

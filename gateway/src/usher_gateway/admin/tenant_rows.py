@@ -1,0 +1,188 @@
+"""The rows of ``GET /api/tenants``, in the order of names or of urgency."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from usher_gateway import documents, model, timing
+from usher_gateway.admin import troubles, usage
+from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, TenantTracker
+from usher_gateway.store.base import Filter, UsageRow
+
+JsonObject = Mapping[str, Any]
+"""Plain values, ready for JSON: no secrets, no personal data."""
+
+PARAMETERS = ("order", "troubled", "contains", "offset", "limit")
+"""Names of the parameters of a page by urgency."""
+
+_DEFAULT_ROWS = 50
+_MOST_ROWS = 1_000
+_SHORTEST_KEPT_DAYS = 8
+"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
+
+
+class UrgencyPage(msgspec.Struct, frozen=True):
+    """What a request for tenants by urgency asks for."""
+
+    is_troubled: bool
+    """Only those that need a person."""
+    contains: str
+    """A part of ``namespace/name`` in lower case."""
+    offset: int
+    limit: int
+
+
+def parse_page(query: Mapping[str, str]) -> UrgencyPage | None:
+    """Return the page by urgency that a query asks for; None: all tenants by name.
+
+    Raises:
+        ValueError: a parameter cannot be parsed.
+    """
+    order = query.get("order", "name")
+    if order not in {"name", "urgency"}:
+        raise ValueError("order must be name or urgency")
+    if order == "name":
+        further = [name for name in PARAMETERS[1:] if name in query]
+        if further:
+            raise ValueError(f"{further[0]} needs order=urgency")
+        return None
+    troubled = query.get("troubled", "false")
+    if troubled not in {"true", "false"}:
+        raise ValueError("troubled must be true or false")
+    return UrgencyPage(
+        is_troubled=troubled == "true",
+        contains=query.get("contains", "").lower(),
+        offset=_parse_number(query, "offset", 0, least=0),
+        limit=min(_parse_number(query, "limit", _DEFAULT_ROWS, least=1), _MOST_ROWS),
+    )
+
+
+def _parse_number(query: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < least:
+        raise ValueError(f"{name} must be a number from {least} on")
+    return int(text)
+
+
+class TenantRows:
+    """Makes the rows of tenants: those in force, and those that deliveries still wait for or died for.
+
+    Args:
+        tracker: has counted deliveries just now.
+        faults: tenant -> fault -> how many of its listeners have it.
+        causes: tenant -> fault -> its cause, if that is short.
+        today: the meters of today, by listener.
+        receipt_days: days that receipts are kept.
+        destinations: keys of the destinations in force.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracker: TenantTracker,
+        faults: Mapping[TenantKey, Mapping[str, int]],
+        causes: Mapping[TenantKey, Mapping[str, str]],
+        today: Iterable[UsageRow],
+        receipt_days: int,
+        destinations: Iterable[str],
+    ) -> None:
+        self._tracker = tracker
+        self._summaries, self._deliveries = tracker.summaries(), tracker.deliveries
+        self._faults, self._causes = faults, causes
+        self._receipt_days, self._in_force = receipt_days, set(destinations)
+        self._today: dict[TenantKey, list[UsageRow]] = {}
+        for row in today:
+            self._today.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
+
+    def keys(self, where: Filter) -> list[TenantKey]:
+        """Return the tenants that a filter selects, sorted."""
+        return [key for key in sorted(self._summaries.keys() | self._deliveries.keys()) if where.selects(*key)]
+
+    async def by_urgency(self, keys: Sequence[TenantKey], page: UrgencyPage) -> tuple[list[TenantKey], JsonObject]:
+        """Return a page of tenants, the most urgent first, and the totals of all."""
+        turns = timing.EventLoopTurns()
+        ranked = []
+        for key in keys:
+            ranked.append((troubles.urgency(self._needs(key)), key))
+            await turns.give_way()
+        selected = [
+            (rank, key)
+            for rank, key in sorted(ranked)
+            if page.contains in "/".join(key).lower() and (rank < troubles.NO_TROUBLE or not page.is_troubled)
+        ]
+        deliveries = [self._deliveries[key] for key in keys if key in self._deliveries]
+        totals = {
+            "tenants": len(keys),
+            "troubled": sum(rank < troubles.NO_TROUBLE for rank, _ in ranked),
+            "selected": len(selected),
+            "backlog": sum(counts.backlog for counts in deliveries),
+            "dead": sum(counts.dead for counts in deliveries),
+        }
+        return [key for _, key in selected[page.offset : page.offset + page.limit]], totals
+
+    def row(self, key: TenantKey) -> JsonObject:
+        """Return the row of a tenant."""
+        summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
+        return {
+            "namespace": key[0],
+            "name": key[1],
+            "state": summary.document.state if summary else "NotFound",
+            "listeners": summary.listeners if summary else 0,
+            "silentListeners": summary.silent if summary else 0,
+            "refusingListeners": summary.refusing if summary else 0,
+            "lastArrival": _time(summary.last_arrival) if summary else None,
+            "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
+            "backlog": counts.backlog,
+            "oldestInBacklog": _time(counts.oldest_at),
+            "today": usage.total_of(self._today.get(key, [])),
+            **self._needs(key),
+            **_settings(summary.document if summary else None, self._receipt_days),
+        }
+
+    def _needs(self, key: TenantKey) -> dict[str, Any]:
+        """Return the values of a row that decide its troubles."""
+        summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
+        return {
+            "faults": self._faults.get(key, {}),
+            "causes": self._causes.get(key, {}),
+            "failingDestinations": self._tracker.failing(summary.destinations) if summary else [],
+            "held": counts.held,
+            "dead": counts.dead,
+            "quotaUsed": self._tracker.quota_used.get(key),
+        }
+
+    def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
+        """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""
+        keys = {*in_force, *(f"{namespace}/{name}" for name in counts.backlogs)}
+        failing = self._tracker.failing(keys & self._in_force)
+        rows: list[JsonObject] = []
+        for key in sorted(keys):
+            backlog = counts.backlogs.get(key.partition("/")[2])
+            waiting = {
+                "backlog": backlog.count if backlog else 0,
+                "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
+            }
+            rows.append({"name": key, "isFailing": key in failing, **waiting})
+        return rows
+
+
+def _settings(document: documents.TenantDocument | None, receipt_days: int) -> JsonObject:
+    """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
+    if document is None:
+        return {"timeZone": None, "quota": None, "retention": None}
+    quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
+    kept = {
+        "bodyDays": document.body_days,
+        "visitDays": max(document.body_days, _SHORTEST_KEPT_DAYS),
+        "meterMonths": document.meter_months,
+    }
+    return {
+        "timeZone": document.time_zone,
+        "quota": quota if document.visits_per_month else None,
+        "retention": {**kept, "receiptDays": receipt_days},
+    }
+
+
+def _time(instant: int) -> str | None:
+    return model.format_time(instant) if instant else None

@@ -1,0 +1,88 @@
+"""Sums of the meters of slots that ended a while ago. These change no more, so each is read from the store once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from usher_gateway import model
+from usher_gateway.store import books
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.transaction import Query
+
+T = TypeVar("T")
+
+_SETTLED_SECONDS = 3_600
+"""A slot that ended so long ago gets no more counts: clocks of gateways differ by less."""
+
+_MOST_SLOTS = 40 * 96
+"""Slots whose totals are kept: 40 days, about 5 MB."""
+
+
+class LookUp(Protocol):
+    """Returns the result of a query that a person asked for."""
+
+    def __call__(self, query: Query[T], /) -> Awaitable[T]: ...  # noqa: D102 - the class says it
+
+
+class EndedSlots:
+    """Adds up the meters of all listeners for views that people ask for again and again.
+
+    Args:
+        look_up: returns the result of a query.
+        now: microseconds.
+    """
+
+    def __init__(self, look_up: LookUp, now: Callable[[], int]) -> None:
+        self._look_up, self._now = look_up, now
+        self._totals: dict[int, model.Counts] = {}
+        """Slot -> counts of all listeners together."""
+        self._since = self._until = 0
+        self._sums: dict[int, model.Counts] = {}
+        """Listener number -> counts of the slots in [_since, _until)."""
+        self._lock = asyncio.Lock()
+
+    async def totals(self, since: int, until: int) -> dict[int, model.Counts]:
+        """Return slot -> counts of all listeners together, for the slots in [since, until) (seconds)."""
+        first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
+        if until - first > _MOST_SLOTS * model.SLOT_SECONDS:
+            return await self._look_up(lambda session: meters.totals(session, since, until))
+        slots = range(first, until, model.SLOT_SECONDS)
+        unread_from = next((slot for slot in slots if slot not in self._totals), until)
+        by_slot = {slot: self._totals[slot] for slot in range(first, unread_from, model.SLOT_SECONDS)}
+        if unread_from < until:
+            unread = await self._look_up(lambda session: meters.totals(session, unread_from, until))
+            by_slot.update(unread)
+            self._keep(range(unread_from, min(until, self._settled_to()), model.SLOT_SECONDS), unread)
+        return {slot: counts for slot, counts in by_slot.items() if counts}
+
+    def _keep(self, slots: range, by_slot: dict[int, model.Counts]) -> None:
+        self._totals.update({slot: by_slot.get(slot, {}) for slot in slots})
+        for slot in sorted(self._totals)[:-_MOST_SLOTS]:
+            del self._totals[slot]
+
+    async def day(self, since: int) -> dict[int, model.Counts]:
+        """Return listener number -> counts of the slots of the day that begins at ``since`` (seconds)."""
+        until = since + 86_400
+        async with self._lock:
+            if since != self._since:
+                self._since, self._until, self._sums = since, since, {}
+            settled_to = min(until, self._settled_to())
+            if settled_to > self._until:
+                _add(self._sums, await self._sums_of(self._until, settled_to))
+                self._until = settled_to
+            sums = {listener: dict(counts) for listener, counts in self._sums.items()}
+            unsettled_from = self._until
+        _add(sums, await self._sums_of(unsettled_from, until))
+        return sums
+
+    async def _sums_of(self, since: int, until: int) -> dict[int, model.Counts]:
+        return await self._look_up(lambda session: meters.sums_by_listener(session, since, until))
+
+    def _settled_to(self) -> int:
+        """Return the border of the slots that get no more counts (seconds)."""
+        return model.slot_of(self._now()) - _SETTLED_SECONDS
+
+
+def _add(sums: dict[int, model.Counts], more: dict[int, model.Counts]) -> None:
+    for listener, counts in more.items():
+        books.add(sums.setdefault(listener, {}), counts)
