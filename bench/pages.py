@@ -22,7 +22,7 @@ from usher_gateway.config import install_key
 from usher_gateway.store.sqlite import store
 
 TENANTS = 2_000
-VISITS = 200_000
+VISITS = 10_000_000
 DAYS = 30
 SECONDS = 20.0
 PAUSE = 1.0
