@@ -1,10 +1,8 @@
 """The overview of 2,000 tenants with 10 million visits, beside arrivals at half load: `make bench-pages`."""
 
-import asyncio
 import contextlib
 import http.cookiejar
 import json
-import os
 import sqlite3
 import statistics
 import sys
@@ -18,8 +16,6 @@ import report
 import run
 
 from usher_gateway import model
-from usher_gateway.config import install_key
-from usher_gateway.store.sqlite import store
 
 TENANTS = 2_000
 VISITS = 10_000_000
@@ -99,9 +95,7 @@ class Viewer:
 
 def _fill(data: Path) -> None:
     """Write a store with the visits of the last days, and their counts."""
-    data.mkdir()
-    keys = model.derive_keys(install_key.load_install_key(data, os.environ))
-    asyncio.run(_create(store.SqliteSettings(data, model.key_fingerprint(keys.install), keys.name)))
+    run.create_store(data)
     with contextlib.closing(sqlite3.connect(data / "usher.sqlite3", isolation_level=None)) as connection:
         connection.execute("pragma synchronous = off")
         connection.executemany(
@@ -109,14 +103,11 @@ def _fill(data: Path) -> None:
             [(number + 1, f"t{number}", f"l{number}") for number in range(TENANTS)],
         )
         connection.execute(_FILL, (time.time_ns() // 1_000 - DAYS * 86_400 * model.MICROSECONDS,))
+        connection.executemany(
+            "insert or replace into meta values (?, ?)", [(name, str(VISITS)) for name in ("folded_to", "persons_to")]
+        )
         counters = (model.Counter.visits, model.Counter.routed, model.Counter.created, model.Counter.delivered)
         connection.execute(_COUNT, (json.dumps(counters),))
-
-
-async def _create(settings: store.SqliteSettings) -> None:
-    opened = store.SqliteStore(settings, lambda: time.time_ns() // 1_000)
-    await opened.open()
-    await opened.close()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ and the rounds of both sides alternate.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,10 @@ from typing import Self
 import find
 import manifests
 import report
+
+from usher_gateway import model
+from usher_gateway.config import install_key
+from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 HERE = Path(__file__).parent
 USHER = Path(sys.executable).parent / "usher"
@@ -185,6 +191,43 @@ def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
         ">= 30%",
         pinned_rate / base >= 0.3,
     )
+
+
+SUPPRESSED = 100_000
+
+
+def suppressions(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure what the look-up of suppressed persons costs: none are, or 100,000 others."""
+    rates: dict[str, list[float]] = {"none": [], "many": []}
+    with usher("0,1") as without, usher("0,1", prepare=_suppress) as with_many:
+        for number in range(rounds):
+            for name, process in (("none", without), ("many", with_many)):
+                rates[name].append(
+                    load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1))["rate"]
+                )
+    part = statistics.median(rates["many"]) / statistics.median(rates["none"])
+    shown = f"{part:.0%} of {statistics.median(rates['none']):,.0f}/s"
+    yield report.Result(f"ingest with {SUPPRESSED:,} suppressed persons against none", shown, ">= 95%", part >= 0.95)
+
+
+def _suppress(data: Path) -> None:
+    create_store(data)
+    with contextlib.closing(sqlite3.connect(data / "usher.sqlite3")) as connection, connection:
+        persons = [(os.urandom(8), "bench/t0", 0) for _ in range(SUPPRESSED)]
+        connection.executemany("insert into suppressed values (?, ?, ?)", persons)
+
+
+def create_store(data: Path) -> None:
+    """Create a data folder with an empty SQLite store."""
+    data.mkdir()
+    keys = model.derive_keys(install_key.load_install_key(data, os.environ))
+    asyncio.run(_open_once(SqliteSettings(data, model.key_fingerprint(keys.install), keys.name)))
+
+
+async def _open_once(settings: SqliteSettings) -> None:
+    opened = SqliteStore(settings, lambda: time.time_ns() // 1_000)
+    await opened.open()
+    await opened.close()
 
 
 def latency(rounds: int, seconds: float) -> Iterator[report.Result]:
@@ -491,6 +534,7 @@ def flood(process: Process, kind: str, connections: int, seconds: float) -> tupl
 BENCHMARKS = {
     "ingest": ingest,
     "latency": latency,
+    "suppressions": suppressions,
     "listeners": listeners,
     "start": start,
     "scrape": scrape,
