@@ -77,8 +77,11 @@ _NUMBERS = (
 )
 """Heading and count, in the order of their importance."""
 
-_TROUBLES = {"died", "quarantined", "refused", "cancelled"}
-"""Counts that come first if they are not zero, because a narrow terminal has no room for the last ones."""
+_ALWAYS = {"visits", "delivered", "refused", "suppressed"}
+"""Counts that a narrow terminal shows too: the work, and the arrivals of which nothing is stored."""
+
+_TROUBLES = {"died", "quarantined", "cancelled"}
+"""Counts that it shows too if they are not zero."""
 
 
 def register(app: typer.Typer) -> None:
@@ -209,12 +212,8 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     names = _name_columns(rows, by=answer["by"])
-    visits, delivered, *others = _NUMBERS
-    numbers = [
-        visits,
-        delivered,
-        *sorted(others, key=lambda number: number[1] not in _TROUBLES or not total[number[1]]),
-    ]
+    shown_first = _ALWAYS | {name for name in _TROUBLES if total[name]}
+    numbers = sorted(_NUMBERS, key=lambda number: number[1] not in shown_first)
     lines = [
         [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
         for row in rows[begin : begin + limit]
@@ -224,7 +223,7 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     if answer["by"] == "tenant":
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
         heads, lines = heads[:-2], [line[:-2] for line in lines]
-    tables.print_table(heads, lines)
+    tables.print_table(heads, lines, essential=len(names) + len(shown_first))
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
