@@ -187,6 +187,7 @@ class Served:
                 audit=audit_log,
                 now=self.bench.clock,
                 forget_cancelled=lambda _: None,
+                refusing=gateway_status.refusing_listeners,
             ),
             erasures=erasures.ErasureHandlers(
                 store=self.bench.store,

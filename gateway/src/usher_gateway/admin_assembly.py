@@ -146,6 +146,7 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
             lookup=person_lookup,
             audit=audit_log,
             now=parts.clock.now,
+            refusing=gateway_status.refusing_listeners,
             forget_cancelled=parts.dispatcher.forget_cancelled,
         ),
         erasures=erasures.ErasureHandlers(

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from support import admin_port, samples
+from support import admin_port, command_line, samples
+from support import gateway as gateways
 from usher_gateway import model
+from usher_gateway.admin import health
 from usher_gateway.ingest import identity
 
 EMAIL, MOBILE = "ada@example.com", "+49 170 123456"
@@ -83,7 +85,49 @@ async def test_next_page_has_the_older_visits(served: admin_port.Served) -> None
 
 async def test_nothing_found_says_where_and_since_when(served: admin_port.Served) -> None:
     run = await served.command("find", piped="0170 999999")
-    assert (run.code, run.out) == (1, "No visit with this user id or mobile number at 2 tenants since 2025-11-25.\n")
+    nothing = "No visit with this user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
+    assert (run.code, run.out) == (1, nothing)
+
+
+async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: Path) -> None:
+    authentication = "authentication: {type: Basic, basic: {secretRef: {name: absent}}}"
+    manifests = gateways.MANIFESTS.replace("routes: []", f"{authentication}\n  routes: []")
+    async with gateways.running(tmp_path, manifests) as gateway:
+        await gateway.wait_configured()
+        for _ in range(health.REFUSING_FROM):
+            assert (await gateway.post(b'{"user": {"email": "ada@example.com"}}')).status == 503
+        admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
+        environment = {"USHER_ADMIN": admin, "USHER_DATA": str(gateway.gateway.settings.data)}
+        run = await command_line.usher("find", piped=EMAIL, **environment)
+    assert run.code == 1
+    assert " ".join(run.out.split()) == (
+        "No visit with this e-mail at 1 tenant. A refused visit is not stored, and 1 listener refuses every visit at "
+        "present: agency/wifi. `usher listeners --failing` says why."
+    )
+
+
+async def test_narrow_table_has_the_verdicts_of_long_names(served: admin_port.Served) -> None:
+    listener = model.ListenerName(
+        "agency", "the-very-long-name-of-a-company-119", "the-very-long-name-of-a-company-119"
+    )
+    person = person_of(listener, "email", "bob@example.com")
+    await served.bench.accept(samples.arrival("long", listener=listener, person_keys=(person,)))
+    run = await served.command("find", piped="bob@example.com", COLUMNS="80")
+    head, row = run.out.splitlines()
+    assert (len(head) <= 80, len(row) <= 80) == (True, True)
+    assert head.split()[3:5] == ["ID", "VERDICTS"]
+    assert "pending (crm)" in row
+
+
+async def test_suppressed_person_is_said_to_be_so_at_all_tenants_or_some(served: admin_port.Served) -> None:
+    await served.command("person", "suppress", "--as", "email", "--tenant", "acme", piped=EMAIL)
+    run = await served.command("find", piped=EMAIL)
+    assert "Suppressed at 1 of 2 tenants: agency/acme: visits there are only counted." in run.said
+    await served.command("person", "suppress", "--as", "email", piped=EMAIL)
+    run = await served.command("find", piped=EMAIL)
+    assert "Suppressed at all 2 tenants: visits there are only counted." in run.said
+    run = await served.command("find", "--tenant", "acme", piped=EMAIL)
+    assert "Suppressed at agency/acme: visits there are only counted." in run.said
 
 
 async def test_value_reaches_no_log_and_no_error(served: admin_port.Served) -> None:

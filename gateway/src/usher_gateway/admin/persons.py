@@ -1,6 +1,6 @@
 """Handlers over persons: find or export the visits of one person, and suppress the person."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -38,6 +38,7 @@ class PersonHandlers:
         audit: records each search and each change.
         now: microseconds.
         forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
+        refusing: returns the keys of the listeners of a filter that refuse every arrival now.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class PersonHandlers:
         audit: AuditLog,
         now: Callable[[], int],
         forget_cancelled: Callable[[Sequence[int]], None],
+        refusing: Callable[[Filter], Awaitable[list[str]]],
     ) -> None:
         self._store, self._lookup, self._audit, self._now = store, lookup, audit, now
-        self._forget_cancelled = forget_cancelled
+        self._forget_cancelled, self._refusing = forget_cancelled, refusing
 
     async def find(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/find`` with the arrivals of a person, newest first, of all tenants or of one.
@@ -74,6 +76,7 @@ class PersonHandlers:
                 "tenants": len(person.tenants),
                 "suppressedAt": sorted(suppressed_at),
                 "since": None if oldest is None else model.format_time(oldest),
+                "refusing": await self._refusing(person.where),
             }
         )
 

@@ -230,6 +230,15 @@ class GatewayStatus:
                 await turns.give_way()
         return faults, causes
 
+    async def refusing_listeners(self, where: Filter) -> list[str]:
+        """Return the listeners of a filter, as ``namespace/name``, that refuse every arrival now."""
+        health = await self._tracker.listener_states()
+        return [
+            key
+            for key, document in sorted(self._state.snapshot.listeners.items())
+            if key in health and health[key].refusing and where.selects(document.namespace, document.tenant.name)
+        ]
+
     async def _read_names(self, request: web.Request, *more: str) -> Filter:
         """Return what a query selects by namespace, tenant and ``more``; no other parameter is known."""
         names = ("namespace", "tenant", *more)

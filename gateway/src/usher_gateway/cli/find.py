@@ -40,7 +40,7 @@ _Identifier = Annotated[
 _COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
     ("TENANT", listings.text_cell("tenant")),
-    *[column for column in listings.VISITS.columns if column[0] in {"COUNTED", "ID", "VERDICTS"}],
+    *[column for head in ("ID", "VERDICTS", "COUNTED") for column in listings.VISITS.columns if column[0] == head],
     ("LISTENER", listings.listener_key),
 )
 
@@ -92,10 +92,10 @@ def find(
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
         _print_visits(rows, output, _nothing(answer))
+        if not rows and answer["refusing"] and output == "text":
+            tables.print_text(_refusing(answer["refusing"]))
         if answer["suppressedAt"] and output == "text":
-            tables.print_text(
-                f"Suppressed at {', '.join(answer['suppressedAt'])}: visits there are only counted.", err=True
-            )
+            tables.print_text(f"Suppressed at {_suppressed_at(answer)}: visits there are only counted.", err=True)
         if answer["nextCursor"] is not None:
             print_next_page(context, str(len(rows)), answer["nextCursor"])
     if not rows:
@@ -107,7 +107,8 @@ def find(
 
 
 def _print_visits(rows: list[listings.Row], output: tables.OutputFormat, nothing: str) -> None:
-    tables.print_rows(rows, _COLUMNS, output, nothing, listings.VISITS.csv_columns, broken="COUNTED")
+    csv_columns = listings.VISITS.csv_columns
+    tables.print_rows(rows, _COLUMNS, output, nothing, csv_columns, essential=5, broken="COUNTED")
 
 
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:
@@ -124,5 +125,22 @@ def _nothing(answer: Any) -> str:
     """Return where nothing was found, and how far back the search reached."""
     names = {"user": "user id", "email": "e-mail", "mobile": "mobile number", "device": "MAC"}
     searched = " or ".join([names[field] for field in answer["searchedAs"]])
-    since = f" since {answer['since'][:10]}" if answer["since"] else ""
+    since = f" since {listings.time_cell('since')(answer)} UTC" if answer["since"] else ""
     return f"No visit with this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."
+
+
+def _refusing(keys: list[str]) -> str:
+    """Return which listeners refuse visits now, because the person may have been there."""
+    who = "1 listener refuses" if len(keys) == 1 else f"{len(keys)} listeners refuse"
+    why = "`usher listeners --failing` says why"
+    return f"A refused visit is not stored, and {who} every visit at present: {tables.named(keys)}. {why}."
+
+
+def _suppressed_at(answer: Any) -> str:
+    """Return at which of the searched tenants a person is suppressed."""
+    keys, searched = answer["suppressedAt"], answer["tenants"]
+    if searched == 1:
+        return str(keys[0])
+    if len(keys) == searched:
+        return f"all {searched} tenants"
+    return f"{len(keys)} of {searched} tenants: {tables.named(keys)}"
