@@ -120,10 +120,10 @@ async def test_narrow_table_has_the_verdicts_of_long_names(served: admin_port.Se
 
 
 async def test_suppressed_person_is_said_to_be_so_at_all_tenants_or_some(served: admin_port.Served) -> None:
-    await served.command("person", "suppress", "--as", "email", "--tenant", "acme", piped=EMAIL)
+    await served.command("person", "suppress", "--as", "email", "--tenant", "acme", "--yes", piped=EMAIL)
     run = await served.command("find", piped=EMAIL)
     assert "Suppressed at 1 of 2 tenants: agency/acme: visits there are only counted." in run.said
-    await served.command("person", "suppress", "--as", "email", piped=EMAIL)
+    await served.command("person", "suppress", "--as", "email", "--yes", piped=EMAIL)
     run = await served.command("find", piped=EMAIL)
     assert "Suppressed at all 2 tenants: visits there are only counted." in run.said
     run = await served.command("find", "--tenant", "acme", piped=EMAIL)

@@ -117,16 +117,19 @@ async def test_limited_token_erases_at_its_tenant_only(served: admin_port.Served
 
 async def test_suppressed_person_is_counted_until_unsuppressed(served: admin_port.Served) -> None:
     with structlog.testing.capture_logs() as logs:
-        run = await served.command("person", "suppress", "--as", "email", "--reference", "DSR-8", piped=EMAIL)
-    assert (run.code, run.out) == (0, "Suppressed now at 2 tenants.\n")
+        run = await served.command("person", "suppress", "--as", "email", "--reference", "DSR-8", "--yes", piped=EMAIL)
+    counts = "1 pending delivery cancelled, 3 stored visits stay until retention or `usher person erase`."
+    assert (run.code, " ".join(run.out.split())) == (0, f"Suppressed now at 2 tenants. {counts}")
     arrival = samples.arrival("new", person_keys=(person_of(samples.LOBBY),))
     assert await served.bench.words(arrival) == ["Suppressed"]
     found = await served.command("find", piped=EMAIL)
     assert "Suppressed at all 2 tenants: visits there are only counted." in found.said
     cancelled = await served.output_of("deliveries", "--state", "cancelled", "-o", "json")
     assert [row["cancelled"] for row in json.loads(cancelled)["rows"]] == ["Suppressed"]
+    run = await served.command("person", "suppress", "--as", "email", "--yes", piped=EMAIL)
+    assert run.out.startswith("Suppressed before at 2 tenants.\n0 pending deliveries cancelled, 3 stored visits stay")
     run = await served.command("person", "suppress", "--as", "email", piped=EMAIL)
-    assert run.out == "Suppressed before at 2 tenants.\n"
+    assert (run.code, "at 0 tenants the person is suppressed at every tenant" in run.said) == (2, True)
     table = (await served.output_of("person", "suppressions")).splitlines()
     assert [line.split()[:2] for line in table[1:]] == [["agency/acme", "1"], ["agency/globex", "1"]]
     run = await served.command("person", "unsuppress", "--as", "email", "--tenant", "agency/acme", piped=EMAIL)
@@ -142,10 +145,28 @@ async def test_suppressed_person_is_counted_until_unsuppressed(served: admin_por
     assert "ada@" not in f"{logs} {entries}".lower()
 
 
+async def test_suppression_without_yes_counts_and_changes_nothing(served: admin_port.Served) -> None:
+    run = await served.command("person", "suppress", "--as", "email", piped=EMAIL)
+    assert (run.code, " ".join(run.out.split())) == (
+        2,
+        "1 pending delivery would be cancelled, 3 stored visits stay until retention or `usher person erase`.",
+    )
+    assert "this would suppress the person at 2 tenants give --yes to do it" in run.said
+    counts = await served.command("person", "suppress", "--as", "email", "-o", "json", piped=EMAIL)
+    assert json.loads(counts.out) == {"tenants": 2, "suppressed": 2, "cancelled": 1, "stored": 3}
+    assert (await served.get("/api/persons/suppressions"))["rows"] == []
+    assert (await served.get("/api/deliveries?state=cancelled"))["rows"] == []
+
+
+async def test_suppression_of_an_unknown_person_says_that_nothing_is_stored(served: admin_port.Served) -> None:
+    run = await served.command("person", "suppress", "--yes", piped="nobody@example.com")
+    assert (run.code, run.out) == (0, "Suppressed now at 2 tenants.\nNo visit of the person is stored.\n")
+
+
 async def test_limited_token_suppresses_at_its_own_tenant_alone(served: admin_port.Served) -> None:
     token = served.create_token("globex", [tokens.Scope.PersonsErase], tenants=("agency/globex",))
-    run = await served.command("person", "suppress", "--as", "email", piped=EMAIL, USHER_TOKEN=token)
-    assert run.out == "Suppressed now at 1 tenant.\n"
+    run = await served.command("person", "suppress", "--as", "email", "--yes", piped=EMAIL, USHER_TOKEN=token)
+    assert run.out.startswith("Suppressed now at 1 tenant.\n")
     assert await served.bench.store.tenants_suppressing([person_of(samples.LOBBY), person_of(samples.BAR)]) == {
         "agency/globex"
     }

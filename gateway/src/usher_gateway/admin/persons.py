@@ -29,6 +29,12 @@ class ExportRequest(PersonChange, frozen=True):
     cursor: str | None = None
 
 
+class SuppressRequest(PersonChange, frozen=True):
+    """The body of ``POST /api/persons/suppress``."""
+
+    dry_run: bool = False
+
+
 class PersonHandlers:
     """The handlers of ``/api/persons``.
 
@@ -105,14 +111,33 @@ class PersonHandlers:
         return {**visit, **exported, "deliveries": deliveries.rows}
 
     async def suppress(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one."""
+        """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one.
+
+        With ``dryRun`` only count what would change.
+        """
         with api.parsing():
-            question = await parse(request, PersonChange)
+            question = await parse(request, SuppressRequest)
         person = await self._lookup.person(request, question)
-        changing = {**person.audited, "reference": question.reference or None}
-        async with self._audit.change(request, "suppress person", changing) as changed:
-            changed.count = await self._store.suppress(person.keys, self._now(), self._forget_cancelled)
-        return api.json_response({"tenants": len(person.tenants), "suppressed": changed.count})
+        if question.dry_run:
+            suppressed_at = await self._store.tenants_suppressing(person.keys)
+            report = await self._store.preview_erasure(person.keys)
+            stored = sum(report.arrivals.values())
+            await self._audit.record_look(request, "find person", person.audited, stored)
+            suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
+        else:
+            changing = {**person.audited, "reference": question.reference or None}
+            cancelled_keys: list[int] = []
+
+            def forget(keys: Sequence[int]) -> None:
+                cancelled_keys.extend(keys)
+                self._forget_cancelled(keys)
+
+            async with self._audit.change(request, "suppress person", changing) as changed:
+                changed.count = await self._store.suppress(person.keys, self._now(), forget)
+            stored = sum((await self._store.preview_erasure(person.keys)).arrivals.values())
+            suppressed, cancelled = changed.count, len(cancelled_keys)
+        counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": stored}
+        return api.json_response({"tenants": len(person.tenants), **counts})
 
     async def unsuppress(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""

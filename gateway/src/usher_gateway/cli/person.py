@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,14 @@ from usher_gateway.cli.admin_client import (
     Admin,
     AdminClient,
     Data,
+    DocumentOutput,
     Namespace,
     OutputOption,
     Tenant,
     fail,
 )
 
+_Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, and exit with 2.")]
 _To = Annotated[Path, typer.Option("--to", help="The file to write. It must not exist.", dir_okay=False)]
 
 
@@ -44,7 +47,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Export, suppress or erase a person, see requests to erase, and verify receipts.")
     group.command("export", epilog="Example:  usher person export --as email --to ada.json")(export)
-    group.command("suppress", epilog="Example:  usher person suppress --as email --reference DSR-8")(suppress)
+    example = "Example:  usher person suppress --as email   or   usher person suppress --as email --yes < mail.txt"
+    group.command("suppress", epilog=example)(suppress)
     group.command("unsuppress", epilog="Example:  usher person unsuppress --as email")(unsuppress)
     group.command("suppressions", epilog="Example:  usher person suppressions -o csv")(suppressions)
     erasures.register(group)
@@ -96,18 +100,41 @@ def suppress(
     tenant: Tenant = None,
     namespace: Namespace = None,
     reference: person_value.Reference = "",
+    yes: _Yes = False,
+    output: DocumentOutput = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
     """Store and send nothing more of a person, at all tenants or at one.
 
     Purple still gets its 200, and visits are counted as suppressed. Pending deliveries are cancelled; what is stored
-    stays until `usher person erase` deletes it. A tenant that is added later is not included. `unsuppress` lifts it.
+    stays until its retention ends, or `usher person erase` deletes it. A tenant that is added later is not included.
+    `unsuppress` lifts it.
     """
-    answer = AdminClient(admin, data, operate=True).post(
-        "/api/persons/suppress", person_value.question(kind, tenant, namespace, reference)
-    )
-    tables.print_text(_suppression(answer["suppressed"], answer["tenants"], "Suppressed now", "Suppressed before"))
+    client = AdminClient(admin, data, operate=True)
+    question = person_value.question(kind, tenant, namespace, reference) | {"dryRun": not yes}
+    answer = client.post("/api/persons/suppress", question)
+    if output == "json":
+        tables.print_json(answer)
+    elif yes:
+        now, earlier = "Suppressed now", "Suppressed before"
+        tables.print_text(_suppression(answer["suppressed"], answer["tenants"], now, earlier))
+        tables.print_text(_effect(answer, "cancelled"))
+    else:
+        tables.print_text(_effect(answer, "would be cancelled"))
+    if not yes:
+        changes = answer["suppressed"] or answer["cancelled"]
+        hint = "give --yes to do it" if changes else "the person is suppressed at every tenant"
+        fail(f"this would suppress the person at {listings.counted(answer['suppressed'], 'tenant')}", hint, USAGE)
+
+
+def _effect(answer: Mapping[str, Any], cancelled: str) -> str:
+    """Return what a suppression does with the data that it meets; ``cancelled``: the verb for pending deliveries."""
+    pending, stored = listings.counted(answer["cancelled"], "pending delivery"), answer["stored"]
+    if not stored:
+        return "No visit of the person is stored."
+    stays = f"{listings.counted(stored, 'stored visit')} {'stays' if stored == 1 else 'stay'}"
+    return f"{pending} {cancelled}, {stays} until retention or `usher person erase`."
 
 
 def unsuppress(
