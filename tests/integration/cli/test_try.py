@@ -200,6 +200,22 @@ async def test_failing_expressions_are_counted_by_their_code(tried: Tried) -> No
     assert (filtered["newlySkipped"], len(transformed["examples"]["errors"])) == ({}, 3)
 
 
+async def test_repaired_errors_are_counted_before_and_now(tried: Tried) -> None:
+    state = tried.served.state
+    listener = state.snapshot.listeners["agency/lobby"]
+    route = documents.Route("crm", "agency/crm", when="body.user.tier == 'gold'")
+    listeners = {listener.key: msgspec.structs.replace(listener, routes=(route,))}
+    state.apply(documents.Snapshot(listeners, state.snapshot.destinations), 0)
+    run = await tried.run(lobby(gateways.route("crm", "crm", when="has(body.user.tier)")))
+    assert run.out.splitlines()[2].split()[:7] == ["crm", "0", "0", "0", "0", "0", "3→0"]
+    assert "crm: errors before: NoSuchField (body.user.tier) 3; now: none\ncrm: skipped now: Filter 3\n" in run.out
+
+
+async def test_diff_without_a_changed_request_says_so(tried: Tried) -> None:
+    run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)), "--diff")
+    assert run.out.endswith("No visit is sent with another request, so there is no difference to show.\n")
+
+
 async def test_mistake_of_the_manifests_is_printed_with_its_line(tried: Tried) -> None:
     run = await tried.run(lobby(gateways.route("crm", "crm", when="visit.email !=")))
     assert run.code == 2

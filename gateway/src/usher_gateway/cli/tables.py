@@ -48,7 +48,7 @@ FIXED_SPACE = "\N{NO-BREAK SPACE}"
 _NO_WIDTH = 1_000_000
 """The width of output that is not a terminal, so that programs get whole lines."""
 
-_NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+/\d+")
+_NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+[/→]\d+")
 
 OutputFormat = Literal["text", "json", "csv"]
 

@@ -56,7 +56,7 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("+SENT", lambda row: str(row["newlySent"])),
     ("-SENT", lambda row: str(_measured(row, "newly-skipped"))),
     ("CHANGED", lambda row: str(row["changed"])),
-    ("ERRORS", lambda row: str(_measured(row, "errors"))),
+    ("ERRORS", lambda row: _errors(row["before"], row["now"])),
     ("MEAN MS", lambda row: f"{row['meanMilliseconds']:.3f}"),
     ("MAX MS", lambda row: f"{row['longestMilliseconds']:.3f}"),
 )
@@ -133,7 +133,7 @@ def try_manifests(
     if output == "json":
         tables.print_json(answer | {"exceeded": exceeded})
     else:
-        _print(answer, objects)
+        _print(answer, objects, has_diffs=diff or show_values)
     if exceeded:
         first = exceeded[0]
         message = f"{first['listener']}, route {first['route']}: {first['count']} exceed {first['limit']}"
@@ -184,6 +184,16 @@ def _sent(counts: listings.Row | None) -> str:
     return "" if counts is None else str(counts["sent"])
 
 
+def _errors(counts_before: listings.Row | None, counts_now: listings.Row | None) -> str:
+    """Return how many visits fail, with an arrow from the number before if some failed and it changes."""
+    before, now = _error_count(counts_before), _error_count(counts_now)
+    return f"{before}→{now}" if before and before != now else str(now)
+
+
+def _error_count(counts: listings.Row | None) -> int:
+    return 0 if counts is None else sum(counts["errors"].values())
+
+
 def _measured(route: listings.Row, measure: str) -> int:
     match measure:
         case "newly-sent":
@@ -192,7 +202,7 @@ def _measured(route: listings.Row, measure: str) -> int:
             return sum(route["newlySkipped"].values())
         case "changed":
             return int(route["changed"])
-    return sum(route["now"]["errors"].values()) if route["now"] else 0
+    return _error_count(route["now"])
 
 
 def _exceeded(answer: listings.Row, limits: list[ChangeLimit]) -> Iterator[listings.Row]:
@@ -209,13 +219,13 @@ def _exceeded(answer: listings.Row, limits: list[ChangeLimit]) -> Iterator[listi
                     }
 
 
-def _print(answer: listings.Row, objects: list[dict[str, Any]]) -> None:
+def _print(answer: listings.Row, objects: list[dict[str, Any]], *, has_diffs: bool) -> None:
     since = str(answer["since"]).replace("T", " ")[:16]
     changed = {(listener["namespace"], listener["listener"]) for listener in answer["listeners"]}
     for index, listener in enumerate(answer["listeners"]):
         if index:
             typer.echo()
-        _print_listener(listener, since)
+        _print_listener(listener, since, has_diffs=has_diffs)
     names = [
         (each["metadata"]["namespace"], each["metadata"]["name"]) for each in objects if each["kind"] == "Listener"
     ]
@@ -226,7 +236,7 @@ def _print(answer: listings.Row, objects: list[dict[str, Any]]) -> None:
         typer.echo("The manifests change no listener that is in force.")
 
 
-def _print_listener(listener: listings.Row, since: str) -> None:
+def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> None:
     name = f"{listener['namespace']}/{listener['listener']} (tenant {listener['tenant']})"
     if not listener["inForce"]:
         tables.print_text(f"{name} is not in force, so it does nothing before this change.")
@@ -254,6 +264,8 @@ def _print_listener(listener: listings.Row, since: str) -> None:
             typer.echo(f"\n{route['route']}, visit {shown['visit']}:")
             for line in shown["lines"]:
                 _print_diff_line(line)
+    if has_diffs and not any(route["changed"] for route in listener["routes"]):
+        tables.print_text("No visit is sent with another request, so there is no difference to show.")
 
 
 def _details(route: listings.Row) -> Iterator[str]:
@@ -270,8 +282,13 @@ def _details(route: listings.Row) -> Iterator[str]:
         yield f"{skipped} newly skipped ({_reasons(route['newlySkipped'])}){_examples(examples['newlySkipped'])}"
     if route["changed"]:
         yield f"{counted(route['changed'], 'visit')} sent with another request{_examples(examples['changed'])}"
-    if now and now["errors"]:
-        yield f"errors: {_reasons(now['errors'])}{_examples(examples['errors'])}"
+    errors = f"{_reasons(now['errors'])}{_examples(examples['errors'])}" if now and now["errors"] else ""
+    if before and before["errors"]:
+        yield f"errors before: {_reasons(before['errors'])}; now: {errors or 'none'}"
+        if now and now["skipped"]:
+            yield f"skipped now: {_reasons(now['skipped'])}"
+    elif errors:
+        yield f"errors: {errors}"
     if now and now["held"]:
         yield f"sent after a hold: {_reasons(now['held'])}"
 
