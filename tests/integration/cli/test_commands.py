@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from support import admin_port, command_line, samples
+from support import gateway as gateways
 from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
 from usher_gateway.delivery import holds
@@ -545,6 +546,24 @@ async def test_arrival_of_another_company_says_which_one(served: admin_port.Serv
     named = {(row["isOtherCompany"], row["otherCompany"]) for row in rows}
     assert ("true", "78") in named
     assert named <= {("true", "78"), ("false", "")}
+
+
+async def test_shown_visit_names_the_company_that_came_and_the_expected_one(tmp_path: Path) -> None:
+    manifests = gateways.MANIFESTS.replace("{displayName: Acme}", '{companyID: "7", companyCheck: Warn}')
+    async with gateways.running(tmp_path, manifests) as gateway:
+        await gateway.wait_configured()
+        for company in (7, 8):
+            await gateway.post(b'{"user":{"id":"%d","venue":{"company":{"id":%d}}}}' % (company, company))
+        admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
+        environment = {"USHER_ADMIN": admin, "USHER_DATA": str(gateway.gateway.settings.data)}
+        listed = await command_line.usher("visits", "-o", "json", **environment)
+        other, own = [
+            (await command_line.usher("visits", "show", row["id"], **environment)).out
+            for row in json.loads(listed.out)["rows"]
+        ]
+    assert "Usher reads the body now as a visit of company 7:" in own
+    assert "The body names another company than the tenant: 8." in other
+    assert "Usher reads the body now as a visit of company 8 instead of 7:" in other
 
 
 async def test_path_to_personal_data_is_not_shown_as_a_company(served: admin_port.Served) -> None:

@@ -162,6 +162,7 @@ class RecordHandlers:
     async def show_story(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/story``: what happened with an arrival, and what happens next."""
         identifier, row = await self._find_visit(request)
+        await self._add_companies([row])
         verdicts = await self._store.verdicts(identifier)
         deliveries = (await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)).rows
         parts = [

@@ -107,7 +107,8 @@ def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
     elif arrival["countedAs"] != model.CountedAs.Quarantined.name:
         yield "The body has no time that Usher trusts, so the time of the arrival counts."
     if arrival["isOtherCompany"]:
-        yield "The body names another company than the tenant."
+        company = arrival["otherCompany"]
+        yield f"The body names another company than the tenant{f': {company}' if company else ''}."
     if arrival["unacknowledged"]:
         yield "Purple was gone before the answer, so it sends this again."
     if arrival["released"]:

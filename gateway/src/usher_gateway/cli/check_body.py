@@ -102,11 +102,12 @@ def print_stored(reading: object, reason: str) -> None:
 
 
 def _outcome(reading: "body_reading.BodyReading") -> str:
+    company = "another company" if reading.company == "another" else f"company {reading.company}"
+    expected = f" instead of {reading.expected_company}" if reading.company_differs else ""
+    named = f"{company}{expected}" if reading.company else ""
     if reading.outcome in {"Visit", "Probe"}:
-        other = f", but of another company than {reading.expected_company}" if reading.company_differs else ""
-        return f"a {reading.outcome.lower()}{other}"
-    expected = f", the tenant's companyID is {reading.expected_company}" if reading.company_differs else ""
-    return f"quarantined ({reading.outcome}{expected}, see docs/reasons.md)"
+        return f"a {reading.outcome.lower()}{f' of {named}' if named else ''}"
+    return f"quarantined ({', '.join(filter(None, (reading.outcome, named)))}, see docs/reasons.md)"
 
 
 def _names(listeners: list[str]) -> str:

@@ -45,6 +45,8 @@ class BodyReading(msgspec.Struct, frozen=True, rename="camel"):
 
     outcome: str
     """``Visit`` (it may turn out to be a repeat or a redelivery), ``Probe``, or the reason of the quarantine."""
+    company: str = ""
+    """The company that the body names; `pipeline.company_in`."""
     company_differs: bool = False
     """True if the body names another company than the tenant, and the tenant has that checked."""
     expected_company: str = ""
@@ -81,6 +83,7 @@ def read_body(
     company_differs = bool(arrival.other_company) or outcome == model.QuarantineReason.CompanyMismatch.name
     return BodyReading(
         outcome,
+        company=pipeline.company_in(listener.identifier.extract(parsed.document)),
         company_differs=company_differs,
         expected_company=listener.document.tenant.company_id if company_differs else "",
         fields=fields,
