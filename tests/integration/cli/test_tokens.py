@@ -41,13 +41,22 @@ async def test_created_token_works_until_it_is_revoked(served: admin_port.Served
     refused = await served.command("dead", "redrive", "--all", "--yes", USHER_TOKEN=token)
     assert (refused.code, "it lacks the scope deliveries:write" in refused.err) == (2, True)
     table = await served.output_of("tokens", COLUMNS="120")
-    assert "desk  visits:read, bodies:read  agency/acme" in table
+    assert re.search(r"^desk  agency/acme  .*  visits:read, bodies:read", table, re.MULTILINE)
     assert "digest" not in await served.output_of("tokens", "list", "-o", "json")
     asked_only = await served.command("tokens", "revoke", "desk")
     assert (asked_only.code, "this would revoke" in asked_only.err) == (2, True)
     assert await served.output_of("tokens", "revoke", "desk", "--yes") == "Revoked: desk.\n"
     assert (await served.command("visits", USHER_TOKEN=token)).code == 2
     assert "No tokens besides" in await served.output_of("tokens")
+
+
+async def test_narrow_list_has_the_limit_and_the_end_of_each_token(served: admin_port.Served) -> None:
+    limits = ("--tenant", "agency/acme,agency/the-very-long-name-of-a-company-119", "--days", "9")
+    await served.command("tokens", "create", "desk-anna", "--scope", ",".join(tokens.Scope), *limits)
+    head, row = (await served.output_of("tokens", COLUMNS="80")).splitlines()
+    assert re.split("  +", head)[:3] == ["NAME", "LIMITED TO", "ENDS (UTC)"]
+    assert re.fullmatch(r"desk-anna  agency/acme, …? +\d{4}-\d\d-\d\d .*", row)
+    assert (len(head) <= 80, len(row) <= 80) == (True, True)
 
 
 async def test_csv_of_tokens_has_the_names_and_times_of_json(served: admin_port.Served) -> None:

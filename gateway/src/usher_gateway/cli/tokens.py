@@ -58,9 +58,9 @@ def _listed_cell(name: str) -> Callable[[listings.Row], str]:
 
 _COLUMNS: tuple[listings.Column, ...] = (
     ("NAME", listings.text_cell("name")),
-    ("SCOPES", _listed_cell("scopes")),
     ("LIMITED TO", _limit),
     ("ENDS (UTC)", listings.time_cell("expiresAt")),
+    ("SCOPES", _listed_cell("scopes")),
     ("CREATED (UTC)", listings.time_cell("createdAt")),
 )
 
@@ -88,7 +88,7 @@ def list_tokens(output: OutputOption = "text", data: Data = DATA) -> None:
         entries = tokens.read_entries(data / tokens.TOKENS_FILE)
     rows = [_shown(entry) for entry in entries]
     nothing = "No tokens besides observe.token and operate.token."
-    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS)
+    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS, essential=3)
 
 
 def create_token(
