@@ -42,6 +42,17 @@ async def test_filters_and_pages_select_entries(bench: engines.Bench) -> None:
         await bench.store.audit_entries(ANY, "nonsense", 3)
 
 
+@pytest.mark.parametrize("reference", ["DSR-8", "DSR_8", "dsr-8"])
+async def test_reference_selects_exactly_the_entries_that_have_it(bench: engines.Bench, reference: str) -> None:
+    for number, selection in enumerate(
+        ({"reference": "DSR-8"}, {"reference": "DSR_8"}, {"reference": "dsr-8"}, {"tenant": '"reference":"DSR-8"'}, {})
+    ):
+        written = AuditEntry(at=NOW, who="desk", action="find person", selection=selection, count=number, peer="")
+        await bench.store.add_audit_entry(written)
+    found, _ = await bench.store.audit_entries(AuditFilter(reference=reference), None, 10)
+    assert [each.selection for each in found] == [{"reference": reference}]
+
+
 async def test_entry_is_deleted_when_its_time_is_over(bench: engines.Bench) -> None:
     await bench.store.add_audit_entry(entry())
     for days, left in ((audit.KEPT_DAYS - 1, 1), (2, 0)):

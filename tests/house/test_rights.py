@@ -1,11 +1,11 @@
-"""docs/security.md lists exactly the rights of the shipped manifests, each with its reason."""
+"""docs/security.md lists exactly the rights of the shipped manifests, and docs/api.md what the audit log records."""
 
 import re
 
 import yaml
 
 from support import rights, source
-from usher_gateway.admin import tokens
+from usher_gateway.admin import audit, tokens
 
 PEOPLE = source.ROOT / "crds" / "access" / "people.yaml"
 
@@ -51,6 +51,11 @@ def test_roles_of_people_grant_every_scope_as_the_page_says() -> None:
     assert {
         row[0].strip("`"): set(re.findall(r"\w+:\w+", row[1])) for row in rows if row[0].strip("`") in roles
     } == roles
+
+
+def test_api_page_lists_exactly_the_actions_of_the_audit_log() -> None:
+    (listed,) = re.findall(r"`action`\n\((.+?)\), `selection`", (source.DOCS / "api.md").read_text("utf-8"))
+    assert sorted(re.findall(r"`([^`]+)`", listed)) == sorted(audit.ACTIONS)
 
 
 def test_standard_roles_of_a_cluster_get_no_personal_data_and_no_changes() -> None:

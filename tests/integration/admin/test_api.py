@@ -329,10 +329,12 @@ async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: admin_por
 
 async def test_redrive_of_dead_deliveries_is_audited(served: admin_port.Served) -> None:
     await admin_port.fill(served)
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     with structlog.testing.capture_logs() as logs:
         assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
     (line,) = [line for line in logs if line["event"] == "audit"]
-    assert (line["action"], line["selection"], line["count"]) == ("redrive", {"tenant": "acme", "route": "crm"}, 1)
+    selection = {"tenant": "acme", "route": "crm", "deliveries": [dead["id"]]}
+    assert (line["action"], line["selection"], line["count"]) == ("redrive", selection, 1)
 
 
 async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: admin_port.Served) -> None:

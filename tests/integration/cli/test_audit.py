@@ -35,9 +35,33 @@ async def test_each_look_and_each_change_has_an_entry(served: admin_port.Served)
         ("show answer", 1, "operate"),
         ("show body", 1, "operate"),
     ]
-    assert rows[0]["selection"] == {"tenant": "acme", "state": "dead"}
+    assert rows[0]["selection"] == {"tenant": "acme", "state": "dead", "deliveries": [dead["id"]]}
     assert "somebody" not in json.dumps(rows)
     leaks.PERSONAL_DATA.search("audit log", json.dumps(rows))
+
+
+async def test_entry_of_a_replay_has_the_id_that_selects_its_deliveries(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--reason", "Filter", "--yes")
+    (entry,) = (await served.get("/api/audit?action=replay"))["rows"]
+    (replay,) = (await served.get("/api/replays"))["rows"]
+    assert next(iter(entry["selection"].items())) == ("id", replay["id"])
+    (delivery,) = json.loads(await served.output_of("deliveries", "--replay", replay["id"], "-o", "json"))["rows"]
+    assert delivery["replay"] == replay["id"]
+
+
+async def test_reference_comes_first_and_selects_entries(served: admin_port.Served) -> None:
+    for reference in ("DSR-7", "DSR-8"):
+        suppressing = ("person", "suppress", "--yes", "--reference", reference)
+        await served.output_of(*suppressing, piped="x@example.org")
+    table = await served.output_of("audit", "--reference", "DSR-8", COLUMNS="120")
+    _, row = table.splitlines()
+    assert "suppress person      0  reference DSR-8, fields email" in row
+
+
+async def test_unknown_action_is_refused_with_the_list_of_actions(served: admin_port.Served) -> None:
+    run = await served.command("audit", "--action", "look")
+    assert run.code == 2
+    assert "there is no such action: there are find person, show body, show answer," in run.said
 
 
 async def test_preview_and_refused_request_have_no_entry(served: admin_port.Served) -> None:
@@ -109,10 +133,10 @@ async def test_sample_without_an_entry_is_not_sent(served: admin_port.Served) ->
 
 
 async def test_times_and_ids_are_recorded_as_parsed_not_as_written(served: admin_port.Served) -> None:
-    selection = {"since": "2020-11-25T12:00:00.00000044770090123Z", "state": "dead"}
+    selection = {"since": "2020-11-25T12:00:00.00000044770090123Z", "state": "cancelled"}
     await served.ask("POST", "/api/deliveries/redrive", json=selection)
     (entry,) = (await served.get("/api/audit"))["rows"]
-    assert entry["selection"] == {"since": "2020-11-25T12:00:00.000Z", "state": "dead"}
+    assert entry["selection"] == {"since": "2020-11-25T12:00:00.000Z", "state": "cancelled"}
 
 
 async def test_refused_change_has_no_entry(served: admin_port.Served) -> None:

@@ -111,6 +111,19 @@ def test_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     assert book.caller_of(f"Bearer {GIVEN.operate}") is not None
 
 
+def test_added_changed_and_removed_tokens_are_logged_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_CHECK_SECONDS", 0.0)
+    write(tmp_path, [entry("usher_one"), entry("usher_two", "second")])
+    book = tokens.TokenBook(tmp_path, GIVEN)
+    write(tmp_path, [entry("usher_two", "second", tenants=("agency/acme",)), entry("usher_three", "third")])
+    with structlog.testing.capture_logs() as logs:
+        book.caller_of("Bearer usher_three")
+        book.caller_of("Bearer usher_three")
+    assert logs == [
+        {"event": "tokens_changed", "log_level": "info", "added": ["second", "third"], "removed": ["desk", "second"]}
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -6,6 +6,7 @@ Each entry is in the store, where ``GET /api/audit`` finds it, and in the gatewa
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Literal, get_args
 
 import structlog
 from aiohttp import web
@@ -18,7 +19,40 @@ from usher_gateway.store.records import Records
 _audit_log = structlog.get_logger("usher_gateway.audit")
 _log = structlog.get_logger(__name__)
 
-_PARAMETERS = {"since", "until", "who", "action", "limit", "cursor"}
+_PARAMETERS = {"since", "until", "who", "action", "reference", "limit", "cursor"}
+
+Action = Literal[
+    "find person",
+    "show body",
+    "show answer",
+    "show initials",
+    "show urls",
+    "export person",
+    "suppress person",
+    "unsuppress person",
+    "forward erasure",
+    "erase person",
+    "cancel erasure",
+    "test destination",
+    "try",
+    "redrive",
+    "cancel",
+    "retry",
+    "replay",
+    "cancel replay",
+    "resume replay",
+    "release",
+    "create link",
+    "open link",
+    "revoke link",
+]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+
+_FIRST = frozenset({"reference", "id"})
+"""Parts of a selection that lead to a request of a person, a replay or a row, and so come first."""
+
+_NAMED_DELIVERIES = 20
+"""Most deliveries of a change that its entry names."""
 
 
 @dataclasses.dataclass
@@ -26,6 +60,13 @@ class Changed:
     """How many rows a change has changed so far, as far as is known."""
 
     count: int = 0
+    deliveries: list[bytes] = dataclasses.field(default_factory=list)
+    """Ids of changed deliveries; the entry names the first ones."""
+
+    def described(self, selection: Mapping[str, object]) -> Mapping[str, object]:
+        """Return a selection with the ids of the first changed deliveries."""
+        named = [model.format_id(identifier) for identifier in self.deliveries[:_NAMED_DELIVERIES]]
+        return {**selection, "deliveries": named} if named else selection
 
 
 class AuditLog:
@@ -39,7 +80,9 @@ class AuditLog:
     def __init__(self, *, store: Records, now: Callable[[], int]) -> None:
         self._store, self._now = store, now
 
-    async def record_look(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
+    async def record_look(
+        self, request: web.Request, action: Action, selection: Mapping[str, object], count: int
+    ) -> None:
         """Record that a caller is about to see something. Without the entry, the caller gets no answer.
 
         Raises:
@@ -49,7 +92,7 @@ class AuditLog:
 
     @contextlib.asynccontextmanager
     async def change(
-        self, request: web.Request, action: str, selection: Mapping[str, object]
+        self, request: web.Request, action: Action, selection: Mapping[str, object]
     ) -> AsyncIterator["Changed"]:
         """Record what the block changes; it sets the count. An error is recorded too: a part may be done.
 
@@ -61,18 +104,18 @@ class AuditLog:
         except (ValueError, model.NotFoundError):  # the request is wrong, so nothing was changed
             raise
         except BaseException:
-            await self._record(request, action, {**selection, "interrupted": True}, changed.count)
+            await self._record(request, action, {**changed.described(selection), "interrupted": True}, changed.count)
             raise
-        await self._record(request, action, selection, changed.count)
+        await self._record(request, action, changed.described(selection), changed.count)
 
-    async def _record(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
+    async def _record(self, request: web.Request, action: Action, selection: Mapping[str, object], count: int) -> None:
         entry = self._entry(request, action, selection, count)
         try:
             await self._store.add_audit_entry(entry)
         except model.StoreUnavailableError as error:
             _log.error("audit_entry_not_stored", action=action, reason=str(error))
 
-    def _entry(self, request: web.Request, action: str, selection: Mapping[str, object], count: int) -> AuditEntry:
+    def _entry(self, request: web.Request, action: Action, selection: Mapping[str, object], count: int) -> AuditEntry:
         """Log an entry, and return it for the store."""
         who, peer = request[api.CALLER].name, request.remote or ""
         _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
@@ -83,15 +126,19 @@ class AuditLog:
         with api.parsing():
             if unknown := sorted(set(request.query) - _PARAMETERS):
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(_PARAMETERS))}")
-            for name in ("who", "action"):
+            for name in ("who", "reference"):
                 if not request.query.get(name, "").isprintable():
                     raise ValueError(f"{name} has characters that no name has")
+            action = request.query.get("action")
+            if action is not None and action not in ACTIONS:
+                raise ValueError(f"there is no such action: there are {', '.join(ACTIONS)}")
             since, until = request.query.get("since"), request.query.get("until")
             where = AuditFilter(
                 since=None if since is None else api.parse_time(since),
                 until=None if until is None else api.parse_time(until),
                 who=request.query.get("who"),
-                action=request.query.get("action"),
+                action=action,
+                reference=request.query.get("reference"),
             )
             limit = api.parse_limit(request.query)
             entries, cursor = await self._store.audit_entries(where, request.query.get("cursor"), limit)
@@ -99,12 +146,13 @@ class AuditLog:
 
 
 def _row(entry: AuditEntry) -> dict[str, object]:
+    names = sorted(entry.selection, key=lambda name: name not in _FIRST)
     return {
         "id": model.format_id(entry.id),
         "at": model.format_time(entry.at),
         "who": entry.who,
         "action": entry.action,
         "count": entry.count,
-        "selection": entry.selection,
+        "selection": {name: entry.selection[name] for name in names},
         "peer": entry.peer or None,
     }

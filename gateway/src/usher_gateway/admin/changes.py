@@ -9,7 +9,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, listings
-from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.audit import AuditLog, Changed
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import UNRELEASED, Change, Filter, HoldsOf
@@ -67,23 +67,29 @@ class ChangeHandlers:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""
         return await self._change(
-            request, "redrive", "redriven", lambda where: self._store.redrive(where, self._now(), self._holds_of)
+            request,
+            "redrive",
+            "redriven",
+            lambda where, changed: self._store.redrive(where, self._now(), self._holds_of, changed.deliveries.extend),
         )
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/cancel``."""
         return await self._change(
-            request, "cancel", "cancelled", lambda where: self._store.cancel(where, self._now(), self._forget_cancelled)
+            request,
+            "cancel",
+            "cancelled",
+            lambda where, _: self._store.cancel(where, self._now(), self._forget_cancelled),
         )
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/retry``."""
-        answer = await self._change(request, "retry", "retried", lambda where: self._store.retry(where, self._now()))
+        answer = await self._change(request, "retry", "retried", lambda where, _: self._store.retry(where, self._now()))
         self._ask_store()
         return answer
 
     async def _change(
-        self, request: web.Request, change: Change, counted: str, apply: Callable[[Filter], Awaitable[int]]
+        self, request: web.Request, change: Change, counted: str, apply: Callable[[Filter, Changed], Awaitable[int]]
     ) -> web.StreamResponse:
         """Change the selected deliveries; with ``dryRun`` only count them by reason."""
         with api.parsing():
@@ -91,7 +97,7 @@ class ChangeHandlers:
             if selection.dry_run:
                 return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
             async with self._audit.change(request, change, audited) as changed:
-                changed.count = await apply(where)
+                changed.count = await apply(where, changed)
         return api.json_response({counted: changed.count})
 
     async def release(self, request: web.Request) -> web.StreamResponse:

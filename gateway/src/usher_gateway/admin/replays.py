@@ -86,9 +86,10 @@ class ReplayHandlers:
                 raise ValueError(
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
-            async with self._audit.change(request, "replay", api.audited(selection, wanted.where)) as made:
+            starting = api.audited(selection, wanted.where)
+            async with self._audit.change(request, "replay", starting) as made:
                 replay = await self._store.start_replay(wanted, self._now())
-                made.count = 1
+                starting["id"], made.count = model.format_id(replay.id), 1
         self._wake()
         return api.json_response(_row(replay), 201)
 

@@ -175,10 +175,17 @@ class TokenBook:
         """Read the file again if it has changed. A file that cannot be used changes nothing."""
         if time.monotonic() - self._checked_at < _CHECK_SECONDS:
             return
+        former = set(self._entries.values())
         try:
             self._read()
         except model.ConfigurationError as error:
             _log.error("tokens_rejected", reason=str(error), hint=error.hint)
+        present = set(self._entries.values())
+        if present != former:
+            added, removed = [
+                sorted(entry.name for entry in entries) for entries in (present - former, former - present)
+            ]
+            _log.info("tokens_changed", added=added, removed=removed)
 
     def _read(self) -> None:
         self._checked_at = time.monotonic()

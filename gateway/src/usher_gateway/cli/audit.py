@@ -26,11 +26,12 @@ from usher_gateway.cli.admin_client import (
 )
 
 _EPILOG = (
-    "Example:  usher audit --since 7d   or   usher audit --action 'show body'   or   usher audit --lines > audit.jsonl"
+    "Example:  usher audit --since 7d   or   usher audit --reference DSR-8   or   usher audit --lines > audit.jsonl"
 )
 
 _Who = Annotated[str | None, typer.Option("--who", help="Of the token, or the user of Kubernetes, with this name.")]
 _Action = Annotated[str | None, typer.Option("--action", help="With this action, such as 'show body'.")]
+_Reference = Annotated[str | None, typer.Option("--reference", help="Of the person's request with this reference.")]
 _Lines = Annotated[bool, typer.Option("--lines", help="Print every entry as one line of JSON.")]
 
 _PAGE = 1_000
@@ -74,6 +75,7 @@ def show_audit(
     context: typer.Context,
     who: _Who = None,
     action: _Action = None,
+    reference: _Reference = None,
     lines: _Lines = False,
     limit: Limit = None,
     cursor: Cursor = None,
@@ -85,10 +87,12 @@ def show_audit(
     """List the audit log, newest first: each look at a person or a body, and each change. It needs the operate token.
 
     It has no personal data: a search for a person is recorded with the field and the number of rows, not the value.
-    Entries are kept for about two years.
+    COUNT is how many rows were shown or changed: visits that a search found, deliveries that a redrive made due,
+    tenants at which a suppression is new, visits that a try evaluated; 1 for a body, a replay, a link or a request to
+    erase. SELECTION begins with your reference, or the id of the request. Entries are kept for about two years.
     """
     client = AdminClient(admin, data, operate=True)
-    asked = {"who": who, "action": action, **filters}
+    asked = {"who": who, "action": action, "reference": reference, **filters}
     if lines:
         if limit is not None or cursor is not None:
             fail("--lines prints every entry, so it has no --limit and no --cursor", "narrow it with --since", USAGE)

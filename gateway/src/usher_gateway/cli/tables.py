@@ -34,7 +34,9 @@ _LEAST_COUNTED = 15
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
 """Heads of columns with names."""
 
-LISTS = frozenset({"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION", "LIMITED TO"})
+LISTS = frozenset(
+    {"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION", "LIMITED TO"}
+)
 """Heads of columns with lists."""
 
 NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST", "VIS/MIN", "TODAY", "HELD", "DEAD"})

@@ -432,6 +432,8 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     who: str | None = None
     action: str | None = None
+    reference: str | None = None
+    """``reference`` of the selection: the caller's own id of the request of a person."""
 
 
 Change = Literal["redrive", "cancel", "retry"]
@@ -443,6 +445,10 @@ HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]
 
 TokenHeld and QuotaExceeded hold only deliveries of arrivals that came with them; any other reason holds all.
 """
+
+
+def ignore_ids(_: Sequence[bytes]) -> None:
+    """Take ids and do nothing."""
 
 
 async def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:

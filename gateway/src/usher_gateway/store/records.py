@@ -21,6 +21,7 @@ from usher_gateway.store.base import (
     RouteBacklog,
     UsageRow,
     VisitBody,
+    ignore_ids,
     no_holds,
 )
 from usher_gateway.store.encodings import unknown_listener
@@ -129,18 +130,27 @@ class Records(PersonRecords, ReplayRecords):
         """Return when the oldest arrival of the ledger was received; None if there is none."""
         return await self._look_up(listings.oldest_arrival)
 
-    async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
+    async def redrive(
+        self,
+        where: Filter,
+        now: int,
+        holds_of: HoldsOf = no_holds,
+        on_redriven: Callable[[Sequence[bytes]], None] = ignore_ids,
+    ) -> int:
         """Make dead deliveries pending and due again, or held, with no attempts made; return how many.
 
         Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
-        past their time limit.
+        past their time limit. ``on_redriven`` receives the ids of each slice.
         """
         total = 0
         holds_by_route: changes.Holds = {}
         async for keys in self._slices(changes.redrivable, where):
             routes = await self._look_up(functools.partial(changes.routes_of, keys=keys))
             await self._add_holds(holds_by_route, routes, holds_of)
-            total += await self._change(functools.partial(changes.redrive, keys=keys, now=now, holds=holds_by_route))
+            redrive = functools.partial(changes.redrive, keys=keys, now=now, holds=holds_by_route)
+            redriven = await self._change(redrive)
+            on_redriven(redriven)
+            total += len(redriven)
         return total
 
     async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:

@@ -6,7 +6,8 @@ thread of the writer or of a reader.
 
 A statement is written once, for PostgreSQL. ``for_sqlite`` translates what SQLite spells differently:
 
-- ``$1`` becomes ``?1``. Casts (``::bigint``) and row locks (``for no key update``) go, because SQLite has one writer.
+- ``$1`` becomes ``?1``, and ``position($1 in x)`` ``instr(x, ?1)``. Casts (``::bigint``) and row locks (``for no key
+  update``) go, because SQLite has one writer.
 - A list of keys, ``any($1::bigint[])``, and rows, ``unnest($1::bigint[], $2::text[]) as new (key, name)``, become one
   placeholder for each value. SQLite runs such a statement for 64 rows at a time, so it must not add up or limit rows.
   A statement has one list or one group of rows.
@@ -64,6 +65,7 @@ _LOCK = re.compile(r"\s+for (?:no key )?update(?: of \w+)?(?: skip locked)?")
 _ARRAY_OF_ROWS = re.compile(r"= any\(array\((.*?)\)\)", re.DOTALL)
 _ROWS = re.compile(r"unnest\(((?:\$\d+::\w+\[\](?:,\s*)?)+)\)(?:\s+as (\w+) \(([^)]*)\))?")
 _LIST = re.compile(r"= any\(\$(\d+)::\w+\[\]\)")
+_POSITION = re.compile(r"position\((\$\d+) in (\w+)\)")
 _CAST = re.compile(r"::\w+(?:\[\])?")
 _VALUE = re.compile(r"\$(\d+)")
 
@@ -107,6 +109,7 @@ def for_sqlite(statement: str | Statement) -> SqliteStatement:
     text = _ARRAY_OF_ROWS.sub(r"in (\1)", text)
     text = _ROWS.sub(rows, text)
     text = _LIST.sub(listed, text)
+    text = _POSITION.sub(r"instr(\2, \1)", text)
     text = _CAST.sub("", text).replace("greatest(", "max(").replace("least(", "min(")
     scalars = [int(number) for number in _VALUE.findall(text)]
     text = _VALUE.sub(r"?\1", text)

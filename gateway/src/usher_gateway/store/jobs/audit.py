@@ -40,6 +40,8 @@ async def entries(
         scope.add("who = {}", where.who)
     if where.action is not None:
         scope.add("action = {}", where.action)
+    if where.reference is not None:  # a quote inside of a value is escaped, so these bytes are the member itself
+        scope.add("position({} in selection) > 0", msgspec.json.encode({"reference": where.reference})[1:-1])
     await scope.add_period(session, "at", where.since, where.until)
     keys, below = await scopes.newest(session, scope, cursor, limit)
     rows = {row[0]: row for row in await session.fetch(_ENTRIES, keys)}

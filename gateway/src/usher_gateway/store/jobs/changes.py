@@ -44,7 +44,7 @@ _NOT_REPLAYED = """not exists (
 """It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones."""
 
 _REDRIVABLE = f"""
-    select d.key, d.route, a.flags, d.arrival from deliveries d join arrivals a on a.key = d.arrival
+    select d.key, d.route, a.flags, d.arrival, d.id from deliveries d join arrivals a on a.key = d.arrival
     join bodies b on b.key = d.arrival and b.body is not null
     where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2)
     and {_NOT_REPLAYED} order by d.key
@@ -122,20 +122,20 @@ async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
     return {route for (route,) in rows}
 
 
-async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> int:
-    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return how many.
+async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> list[bytes]:
+    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return their ids.
 
     Leaves out those of suppressed persons.
     """
     session = transaction.session
     await session.fetch(_LOCK, keys)
     rows = await session.fetch(_REDRIVABLE, keys, now)
-    suppressed = await suppressions.suppressed_arrivals(session, {arrival for *_, arrival in rows})
+    suppressed = await suppressions.suppressed_arrivals(session, {row[3] for row in rows})
     rows = [row for row in rows if row[3] not in suppressed]
-    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags, _ in rows]
+    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags, *_ in rows]
     await session.execute(_REDRIVE, *columns(new_holds, 2), now)
     await transaction.meter_routes([route for _, route, *_ in rows], now, model.Counter.redriven)
-    return len(rows)
+    return [bytes(row[4]) for row in rows]
 
 
 async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
