@@ -45,6 +45,19 @@ async def test_set_up_is_followed_from_the_check_to_the_first_visit(tmp_path: Pa
     assert [url in page.text for page in (new, checked, in_use, shown)] == [False, False, False, True]
 
 
+async def test_new_listener_that_refuses_everything_does_not_wait_for_the_check(tmp_path: Path) -> None:
+    authentication = "authentication: {type: Basic, basic: {secretRef: {name: absent}}}"
+    manifests = gateways.MANIFESTS.replace("routes: []", f"{authentication}\n  routes: []")
+    async with gateways.running(tmp_path, manifests) as gateway:
+        await gateway.wait_configured()
+        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
+        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
+            page = await browser.get("/ui/listeners/agency/wifi")
+    assert "Waiting for" not in page.words
+    assert "The credentials are missing: " in page.words
+    assert "Create or correct the Secret." in page.words
+
+
 async def test_page_that_waits_can_be_kept_still(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         assert RELOADS in (await browser.get(PATH)).text

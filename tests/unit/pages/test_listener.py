@@ -10,6 +10,10 @@ from usher_gateway.pages import listener
 
 NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
 
+SOURCE_REFUSED = (
+    "Every arrival from 192.0.2.7 is refused, because `allowedSources` does not have this source (SourceNotAllowed)."
+)
+
 
 def row(**changes: Any) -> dict[str, Any]:
     """Return a row of ``GET /api/listeners`` without a fault."""
@@ -53,6 +57,27 @@ def test_listener_without_a_visit_at_each_url_waits(changes: dict[str, Any], che
     assert listener.progress(row(**changes), NOW) == (check, visits, True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence", "step"),
+    [
+        (
+            {"faults": ["Refusing", "Unverified"], "refusedReason": "SourceNotAllowed"},
+            SOURCE_REFUSED,
+            "Correct `allowedSources` if this source is Purple's.",
+        ),
+        (
+            {"faults": ["AuthenticationUnresolved", "Unverified"], "missing": "Secret purple must exist"},
+            "The credentials are missing: Secret purple must exist.",
+            "Create or correct the Secret.",
+        ),
+    ],
+)
+def test_listener_that_refuses_everything_says_so_and_waits_for_no_check(
+    changes: dict[str, Any], sentence: str, step: str
+) -> None:
+    assert listener.progress(row(verifiedAddresses=[], **changes), NOW) == (sentence, step, True)
+
+
 def test_listener_with_a_visit_at_each_url_waits_for_nothing() -> None:
     assert not listener.progress(row(), NOW).is_waiting
 
@@ -63,12 +88,12 @@ def test_listener_with_a_visit_at_each_url_waits_for_nothing() -> None:
         (
             "Refusing",
             {"refusedReason": "Unauthenticated", "refusedSince": "2026-11-30T11:50:00Z"},
-            "Every arrival is refused for 10 min (Unauthenticated).",
+            "Every arrival is refused for 10 min, because its credentials are missing or wrong (Unauthenticated).",
         ),
         (
             "Refusing",
             {"refusedReason": "SourceNotAllowed"},
-            "Every arrival from 192.0.2.7 is refused (SourceNotAllowed).",
+            SOURCE_REFUSED,
         ),
         (
             "AuthenticationUnresolved",

@@ -13,7 +13,14 @@ from usher_gateway.pages.rendering import quote_key
 
 Row = Mapping[str, Any]
 
+_WHY_REFUSED = {
+    "SourceNotAllowed": "`allowedSources` does not have this source",
+    "Unauthenticated": "its credentials are missing or wrong",
+    "AuthenticationUnresolved": "the Secret with the credentials is missing",
+}
+
 _AFTER_REFUSALS = {
+    "AuthenticationUnresolved": "Create or correct the Secret.",
     "SourceNotAllowed": "Correct `allowedSources` if this source is Purple's.",
     "Unauthenticated": "Enter the same credentials in the portal and in the Secret.",
 }
@@ -31,9 +38,9 @@ class Progress(NamedTuple):
     """How far the set-up of a listener in the portal is."""
 
     check: str
-    """A sentence about the portal's check; empty once visits arrive."""
+    """A sentence about the portal's check, or why none can succeed; empty once visits arrive."""
     visits: str
-    """A sentence about visits, until the first has arrived at each URL."""
+    """A sentence about visits, or the next step, until the first visit has arrived at each URL."""
     is_waiting: bool
 
 
@@ -73,6 +80,9 @@ def progress(listener: Row, now: datetime.datetime) -> Progress:
     verified, addresses = len(listener["verifiedAddresses"]), len(listener["addressIds"])
     if verified >= addresses:
         return Progress("", "", is_waiting=False)
+    for fault in ("Refusing", "AuthenticationUnresolved"):
+        if fault in listener["faults"]:
+            return Progress(*_fault(fault, listener, now), is_waiting=True)
     if listener["lastProbe"]:
         check = f"The portal's check arrived {ago(listener['lastProbe'], now)} ago."
     else:
@@ -106,8 +116,9 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
             reason = listener["refusedReason"]
             source = f" from {listener['unexpectedSource']}" if reason == "SourceNotAllowed" else ""
             since = f" for {ago(listener['refusedSince'], now)}" if listener["refusedSince"] else ""
+            cause = f", because {_WHY_REFUSED[reason]}" if reason in _WHY_REFUSED else ""
             return Fault(
-                f"Every arrival{source} is refused{since} ({reason}).",
+                f"Every arrival{source} is refused{since}{cause} ({reason}).",
                 _AFTER_REFUSALS.get(reason, "Purple disables the webhook if this lasts: look the reason up."),
             )
         case "AuthenticationUnresolved":
