@@ -42,7 +42,7 @@ async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_por
             "agency/acme: 2 visits",
             "agency/globex: 1 visit",
             "deliveries: 1 delivered, 1 pending",
-            "agency/crm has got 1 visit, 1 more perhaps, the last at 2025-11-25 12:00:00 UTC: erase them there too.",
+            "agency/crm has got 1 visit, perhaps 1 more, the last at 2025-11-25 12:00:00 UTC: erase them there too.",
         ],
     )
     assert "this would erase 3 visits\n       give --yes to do it; it cannot be taken back" in run.err

@@ -62,12 +62,13 @@ def test_page_shows_request_counts_destinations_and_limits() -> None:
     for words in (
         "Request 01a22a77-c7b1-7000-8405-ab5871621b5a",
         "Completed 2026-11-30 03:20:02 UTC",
-        "Searched by e-mail address",
+        "Searched by e-mail address; Usher does not keep it",
+        "Oldest visit in the store 2026-10-31 00:00:04 UTC; nothing older is stored",
         "agency/acme 2",
         "All 3",
         "Failed for good 1",
         "agency/crm 1 1 2026-11-25 12:00:00 -",
-        "The deleted visits are gone from the files of the store. A body that could not be read goes by its age only.",
+        "The deleted visits are gone from the files of the store. A body that could not be read is deleted when",
         "Backups of the store are kept for 35 days: those from before the end of the erasure are gone by 2027-01-04",
         *receipts.NOT_REACHED,
     ):
@@ -88,6 +89,13 @@ def test_page_of_a_cancelled_request_says_that_more_may_be_stored() -> None:
     assert "more may still be stored" in page
     assert "No destination had got a visit" in page
     assert "Completed" not in page
+
+
+def test_page_without_a_deleted_visit_has_no_section_about_copies() -> None:
+    empty = {"arrivals": 0, "arrivalsByTenant": {}, "deliveries": {}, "sentTo": {}}
+    page = receipt_page.render(receipts.sign(ROW | empty, KEYS))
+    assert "No visit of the person was found." in page
+    assert "Copies of the store" not in page
 
 
 def test_copies_are_named_by_the_store_and_without_a_date_if_none_is_stated() -> None:

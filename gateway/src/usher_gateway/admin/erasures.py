@@ -64,7 +64,8 @@ class ErasureHandlers:
         (field,) = person.fields
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
+            looking = {**person.audited, "reference": question.reference or None}
+            await self._audit.record_look(request, "find person", looking, sum(report.arrivals.values()))
             takers = self._forwarder.takers(report.sent_to, field) if question.forward else []
             return api.json_response({**_report_row(report, {}), "forwardsTo": takers})
         erasure_request = ErasureRequest(

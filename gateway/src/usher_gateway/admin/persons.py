@@ -122,7 +122,8 @@ class PersonHandlers:
             suppressed_at = await self._store.tenants_suppressing(person.keys)
             report = await self._store.preview_erasure(person.keys)
             stored = sum(report.arrivals.values())
-            await self._audit.record_look(request, "find person", person.audited, stored)
+            looking = {**person.audited, "reference": question.reference or None}
+            await self._audit.record_look(request, "find person", looking, stored)
             suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
         else:
             changing = {**person.audited, "reference": question.reference or None}

@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase any
 _UNREADABLE = ", ".join([reason.name for reason in model.UNREADABLE])
 
 NOT_REACHED = (
-    "What the destinations, Purple and copies of the store have.",
-    "Visits that arrived after the request.",
-    "Attempts that ran during the erasure: the receipt names their destinations as perhaps having the visit.",
-    f"Bodies that could not be read (quarantined as {_UNREADABLE}): they are deleted by their age.",
-    "Values outside of the fields that a listener reads: no key leads to them. They are deleted by their age too.",
-    "Marks of routes that send once per day, week or month: keyed digests, which stay until that time is over.",
+    "What the destinations, Purple and copies of the store have of the person.",
+    "Visits that arrived after the request, and visits that do not have the value by which it searched.",
+    "Visits that were being sent during the erasure: this receipt counts them as perhaps sent.",
+    f"Bodies that could not be read (quarantined as {_UNREADABLE}): no search finds them. Retention deletes them.",
+    "Values in a part of a body that its listener does not read: no search finds them. Retention deletes them too.",
+    "Marks of routes that send once per day, week or month, if the body was deleted before: keyed digests until then.",
 )
 """Data that an erasure leaves; docs/privacy.md has the details."""
 

@@ -149,13 +149,19 @@ def _print_report(row: Mapping[str, Any]) -> None:
     if row["deliveries"]:
         typer.echo(f"deliveries: {', '.join([f'{count} {state}' for state, count in row['deliveries'].items()])}")
     for destination, sent in row["sentTo"].items():
-        attempts = f", {sent['attempted']} more perhaps" if sent["attempted"] else ""
-        last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
-        visits = f"{listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
         step = "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent)
-        tables.print_text(f"{destination} has got {visits}: {step}.")
+        tables.print_text(f"{destination} {_has_got(sent)}: {step}.")
     if row.get("completedAt"):
         tables.print_text("\n".join(receipt_page.copies(row)))
+
+
+def _has_got(sent: listings.Row) -> str:
+    """Return how many visits of the person a destination has got, or perhaps has."""
+    if not sent["delivered"]:
+        return f"perhaps has got {listings.counted(sent['attempted'], 'visit')} that it did not confirm"
+    attempts = f", perhaps {sent['attempted']} more" if sent["attempted"] else ""
+    last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
+    return f"has got {listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
 
 
 def _left_to_do(sent: Mapping[str, Any]) -> str:

@@ -18,17 +18,18 @@ FIELDS = {
 """Kind of a person's value -> its name."""
 
 _STATES = {
-    "delivered": "Delivered",
+    "delivered": "Delivered to the destination",
     "dead": "Failed for good",
-    "pending": "Not sent yet: cancelled by the erasure",
-    "cancelled": "Cancelled before",
+    "pending": "Not delivered yet: cancelled by the erasure",
+    "cancelled": "Cancelled before the erasure",
 }
 _ROWS_ON_DISK = (
     "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the"
     " write-ahead log as long as the server is set to keep that."
 )
 _GONE_FROM_FILES = (
-    "The deleted visits are gone from the files of the store. A body that could not be read goes by its age only."
+    "The deleted visits are gone from the files of the store. A body that could not be read is deleted when its"
+    " retention ends."
 )
 _SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
 
@@ -71,13 +72,21 @@ def _facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Your reference", receipt["reference"] or "none"),
         ("Requested", f"{_time(receipt['receivedAt'])} UTC"),
         (receipt["status"].capitalize(), f"{_time(receipt['completedAt'])} UTC"),
-        ("Requested by", f"the token {receipt['requestedBy']}"),
-        ("Searched by", ", ".join([FIELDS.get(field, field) for field in receipt["fields"]])),
-        ("Searched", listings.counted(receipt["tenants"], "tenant")),
-        ("Oldest visit in the store", f"{_time(receipt['since'])} UTC" if receipt["since"] else "not stated"),
+        ("Requested by", f"{receipt['requestedBy']} (name of a token or a user)"),
+        (
+            "Searched by",
+            f"{', '.join([FIELDS.get(field, field) for field in receipt['fields']])}; Usher does not keep it",
+        ),
+        ("Searched at", listings.counted(receipt["tenants"], "tenant")),
+        ("Oldest visit in the store", _oldest(receipt["since"])),
         ("Store", receipt["store"] or "not stated"),
         ("Written by", f"Usher {receipt['version']}, install {receipt['install']}"),
     ]
+
+
+def _oldest(since: str | None) -> str:
+    """Return when the oldest stored visit of all persons came; a token with a limit may not know it."""
+    return f"{_time(since)} UTC; nothing older is stored" if since else "not stated"
 
 
 def deliveries(receipt: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -119,7 +128,7 @@ def _forwarded(sent: Mapping[str, Any]) -> str:
     """Return how a destination answered the request to erase the person."""
     answer = sent["forwarded"]
     if answer is None:
-        return "not sent"
+        return "not asked"
     status = f" ({answer['status']})" if answer["status"] else ""
     if answer["error"]:
         return f"failed: {answer['error']}{status}"
