@@ -10,7 +10,10 @@ from usher_gateway.cli import admin_client
 if TYPE_CHECKING:
     from usher_gateway.simulator import settings
 
-_EPILOG = "Example: usher simulate https://hooks.example.com/v1/TOKEN --visits 200 --rate 20 --retry-after 20"
+_EPILOG = (
+    "Example:  usher simulate https://hooks.example.com/v1/TOKEN --visits 200 --rate 20 --retry-after 20"
+    "   or, with `usher run` on this machine:  usher simulate http://localhost/v1/TOKEN --connect 127.0.0.1:8080"
+)
 
 
 _Urls = Annotated[
