@@ -55,6 +55,14 @@ async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench) -
         assert identifiers == sorted(set(identifiers), reverse=True)
 
 
+async def test_oldest_arrival_is_that_of_permitted_tenants(bench: engines.Bench) -> None:
+    await fill(bench)
+    assert await bench.store.oldest_arrival(Filter()) == NOW
+    permitted = frozenset({f"{samples.BAR.namespace}/{samples.BAR.tenant}"})
+    assert await bench.store.oldest_arrival(Filter(permitted=permitted)) == NOW + 2 * HOUR
+    assert await bench.store.oldest_arrival(Filter(permitted=frozenset({"agency/nobody"}))) is None
+
+
 async def test_rows_added_between_pages_do_not_change_the_listing(bench: engines.Bench) -> None:
     await fill(bench)
     first = await bench.store.visits(Filter(), None, 6)

@@ -13,7 +13,7 @@ import structlog.testing
 from support import admin_port, command_line, samples
 from support import gateway as gateways
 from usher_gateway import model
-from usher_gateway.admin import health
+from usher_gateway.admin import health, tokens
 from usher_gateway.ingest import identity
 
 EMAIL, MOBILE = "ada@example.com", "+49 170 123456"
@@ -87,6 +87,15 @@ async def test_nothing_found_says_where_and_since_when(served: admin_port.Served
     run = await served.command("find", piped="0170 999999")
     nothing = "No visit with this user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
     assert (run.code, run.out) == (1, nothing)
+
+
+async def test_nothing_found_by_a_limited_token_says_since_when_at_its_tenants(served: admin_port.Served) -> None:
+    later = samples.NOW + 3_600 * model.MICROSECONDS
+    zoo = model.ListenerName("agency", "zoo", "zoo")
+    await served.bench.accept(samples.arrival("d", later, listener=zoo, if_visit=()))
+    token = served.create_token("desk", [tokens.Scope.PersonsFind], tenants=("agency/zoo",))
+    run = await served.command("find", "--as", "email", piped="no@example.com", USHER_TOKEN=token)
+    assert run.out == "No visit with this e-mail at 1 tenant since 2025-11-25 13:00:00 UTC.\n"
 
 
 async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scope
 
 import dataclasses
 import datetime
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usher_gateway import model
@@ -77,6 +77,31 @@ def counted(count: int, noun: str) -> str:
     """Return a number with its noun in singular or plural."""
     many = f"{noun[:-1]}ies" if noun.endswith("y") and noun != "day" else f"{noun}s"
     return f"{count} {noun if count == 1 else many}"
+
+
+_NAMED = 5
+"""Most names in a sentence."""
+
+
+def named(names: Sequence[str]) -> str:
+    """Return names with commas; of many the first ones, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def suppressed_at(tenants: Sequence[str], searched: int) -> str:
+    """Return at which of the searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
+    if searched == 1:
+        return tenants[0]
+    if len(tenants) == searched:
+        return f"all {searched} tenants"
+    return f"{len(tenants)} of {searched} tenants: {named(tenants)}"
+
+
+def refused_elsewhere(listeners: Sequence[str]) -> str:
+    """Return which listeners refuse everything now: a person who is not found may have been there."""
+    who = "1 listener refuses" if len(listeners) == 1 else f"{len(listeners)} listeners refuse"
+    return f"A refused visit is not stored, and {who} every visit at present: {named(listeners)}."
 
 
 TIMES_UNTRUSTED = "TimesUntrusted"

@@ -166,8 +166,8 @@ class PersonLookup:
         return Person(keys, tuple(normalised), tuple(names), where)
 
     async def oldest_arrival(self, request: web.Request) -> int | None:
-        """Return how far back the store reaches; a caller with a limit may not know that of other tenants."""
-        return await self._store.oldest_arrival() if request[api.CALLER].permitted is None else None
+        """Return how far back the store reaches; for a caller with a limit, only at its own tenants."""
+        return await self._store.oldest_arrival(Filter(permitted=request[api.CALLER].permitted))
 
     async def _tenants(self, where: Filter) -> set[tuple[str, str]]:
         """Return the tenants that a filter selects: those in force, and those that the store has counts of."""

@@ -93,9 +93,11 @@ def find(
         rows = answer["rows"]
         _print_visits(rows, output, _nothing(answer))
         if not rows and answer["refusing"] and output == "text":
-            tables.print_text(_refusing(answer["refusing"]))
+            refused = listings.refused_elsewhere(answer["refusing"])
+            tables.print_text(f"{refused} `usher listeners --failing` says why.")
         if answer["suppressedAt"] and output == "text":
-            tables.print_text(f"Suppressed at {_suppressed_at(answer)}: visits there are only counted.", err=True)
+            where = listings.suppressed_at(answer["suppressedAt"], answer["tenants"])
+            tables.print_text(f"Suppressed at {where}: visits there are only counted.", err=True)
         if answer["nextCursor"] is not None:
             print_next_page(context, str(len(rows)), answer["nextCursor"])
     if not rows:
@@ -127,20 +129,3 @@ def _nothing(answer: Any) -> str:
     searched = " or ".join([names[field] for field in answer["searchedAs"]])
     since = f" since {listings.time_cell('since')(answer)} UTC" if answer["since"] else ""
     return f"No visit with this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."
-
-
-def _refusing(keys: list[str]) -> str:
-    """Return which listeners refuse visits now, because the person may have been there."""
-    who = "1 listener refuses" if len(keys) == 1 else f"{len(keys)} listeners refuse"
-    why = "`usher listeners --failing` says why"
-    return f"A refused visit is not stored, and {who} every visit at present: {tables.named(keys)}. {why}."
-
-
-def _suppressed_at(answer: Any) -> str:
-    """Return at which of the searched tenants a person is suppressed."""
-    keys, searched = answer["suppressedAt"], answer["tenants"]
-    if searched == 1:
-        return str(keys[0])
-    if len(keys) == searched:
-        return f"all {searched} tenants"
-    return f"{len(keys)} of {searched} tenants: {tables.named(keys)}"

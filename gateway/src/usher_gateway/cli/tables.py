@@ -25,9 +25,6 @@ _LEAST_ROOM = 16
 _LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
 """No essential column becomes narrower: names, the first column, lists, and DELIVERIES."""
 
-_NAMED = 5
-"""Most names in a sentence."""
-
 _LEAST_COUNTED = 15
 """COUNTED has no word that is longer, and goes on in further lines."""
 
@@ -197,12 +194,6 @@ def _broken(cell: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] += item
     return [line.rstrip() for line in lines]
-
-
-def named(names: Sequence[str]) -> str:
-    """Return names with commas; of many the first ones, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def duration(seconds: float | None) -> str:

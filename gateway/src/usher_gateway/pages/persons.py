@@ -79,7 +79,7 @@ async def _found(
     answer = await api.post(
         "/api/persons/find", msgspec.to_builtins(question) | {"limit": _SHOWN, "cursor": cursor or None}
     )
-    fields = answer["searchedAs"]
+    fields, suppressed = answer["searchedAs"], answer["suppressedAt"]
     known = msgspec.structs.replace(question, field=fields[0]) if len(fields) == 1 else question
     return "person.html", {
         "title": "Visits of a person",
@@ -89,7 +89,8 @@ async def _found(
         "is_one_kind": len(fields) == 1,
         "tenants": listings.counted(answer["tenants"], "tenant"),
         "since": answer["since"],
-        "suppressed_at": answer["suppressedAt"],
+        "suppressed_at": listings.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
+        "refused": listings.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
         "person": _seal(request, known),
         "cursor": answer["nextCursor"],
         "is_first": not cursor,

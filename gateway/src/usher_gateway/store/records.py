@@ -126,9 +126,12 @@ class Records(PersonRecords, ReplayRecords):
         """Return the id of the visit of the same visitor before a repeat; None if the body had no ids of a person."""
         return await self._look_up(lambda session: listings.earlier_visit(session, arrival))
 
-    async def oldest_arrival(self) -> int | None:
-        """Return when the oldest arrival of the ledger was received; None if there is none."""
-        return await self._look_up(listings.oldest_arrival)
+    async def oldest_arrival(self, where: Filter) -> int | None:
+        """Return when the oldest arrival of the listeners that a filter selects by names and permits was received.
+
+        None: there is none, or only newer ones than the oldest 10,000 of the store.
+        """
+        return await self._look_up(lambda session: listings.oldest_arrival(session, where))
 
     async def redrive(
         self,

@@ -311,9 +311,23 @@ async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
     return None
 
 
-async def oldest_arrival(session: Session) -> int | None:
-    """Return when the oldest arrival was received (``Store.oldest_arrival``)."""
-    rows = await session.fetch("select received_at from arrivals order by key limit 1")
+_OLDEST_LOOKED_AT = 10_000
+"""Arrivals among which the oldest one of some listeners is searched, because no index leads to it."""
+
+_OLDEST = f"""
+    select received_at
+    from (select key, listener, received_at from arrivals order by key limit {_OLDEST_LOOKED_AT}) as a
+    where {{}} order by key limit 1
+"""  # noqa: S608 - constants
+
+
+async def oldest_arrival(session: Session, where: Filter) -> int | None:
+    """Return when the oldest arrival of a filter's listeners was received (``Store.oldest_arrival``)."""
+    numbers = await scopes.listener_numbers(session, where)
+    if not numbers and numbers is not None:
+        return None
+    listed = "true" if numbers is None else f"listener in ({', '.join(map(str, sorted(numbers)))})"
+    rows = await session.fetch(_OLDEST.format(listed))
     return int(rows[0][0]) if rows else None
 
 
