@@ -8,7 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.person_lookup import PersonChange, PersonLookup, PersonQuestion, parse
+from usher_gateway.admin.person_lookup import Person, PersonChange, PersonLookup, PersonQuestion, parse
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
 
@@ -118,27 +118,29 @@ class PersonHandlers:
         with api.parsing():
             question = await parse(request, SuppressRequest)
         person = await self._lookup.person(request, question)
+        described = {**person.audited, "reference": question.reference or None}
         if question.dry_run:
-            suppressed_at = await self._store.tenants_suppressing(person.keys)
             report = await self._store.preview_erasure(person.keys)
-            stored = sum(report.arrivals.values())
-            looking = {**person.audited, "reference": question.reference or None}
-            await self._audit.record_look(request, "find person", looking, stored)
+            await self._audit.record_look(request, "find person", described, sum(report.arrivals.values()))
+            suppressed_at = await self._store.tenants_suppressing(person.keys)
             suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
         else:
-            changing = {**person.audited, "reference": question.reference or None}
-            cancelled_keys: list[int] = []
-
-            def forget(keys: Sequence[int]) -> None:
-                cancelled_keys.extend(keys)
-                self._forget_cancelled(keys)
-
-            async with self._audit.change(request, "suppress person", changing) as changed:
-                changed.count = await self._store.suppress(person.keys, self._now(), forget)
-            stored = sum((await self._store.preview_erasure(person.keys)).arrivals.values())
-            suppressed, cancelled = changed.count, len(cancelled_keys)
-        counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": stored}
+            suppressed, cancelled = await self._suppress(request, person, described)
+            report = await self._store.preview_erasure(person.keys)
+        counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
         return api.json_response({"tenants": len(person.tenants), **counts})
+
+    async def _suppress(self, request: web.Request, person: Person, described: Mapping[str, object]) -> tuple[int, int]:
+        """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""
+        cancelled: list[int] = []
+
+        def forget(keys: Sequence[int]) -> None:
+            cancelled.extend(keys)
+            self._forget_cancelled(keys)
+
+        async with self._audit.change(request, "suppress person", described) as changed:
+            changed.count = await self._store.suppress(person.keys, self._now(), forget)
+        return changed.count, len(cancelled)
 
     async def unsuppress(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
