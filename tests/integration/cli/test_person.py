@@ -68,6 +68,8 @@ async def test_person_is_erased_with_a_receipt_without_personal_data(served: adm
     assert "completed" in table
     shown = await served.output_of("person", "receipt", receipt["id"][:21])
     assert "agency/acme: 2 visits" in shown
+    assert "Searched by                e-mail address; Usher does not keep it\n" in shown
+    assert "Oldest visit in the store  2025-11-25 12:00:00 UTC; nothing older is stored\n" in shown
     ended = await served.command("person", "cancel", receipt["id"])
     assert (ended.code, "the erasure has ended" in ended.err) == (2, True)
 

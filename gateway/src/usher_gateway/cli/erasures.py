@@ -136,8 +136,7 @@ def _print(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "json":
         tables.print_json(row)
         return
-    names = ("id", "reference", "status", "receivedAt", "completedAt", "requestedBy", "fields", "tenants", "since")
-    tables.print_facts({name: row.get(name) for name in names})
+    tables.print_facts(dict(receipt_page.facts(row)))
     typer.echo()
     _print_report(row)
 

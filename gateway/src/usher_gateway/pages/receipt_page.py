@@ -52,7 +52,7 @@ def render(receipt: Mapping[str, Any]) -> str:
     template = importlib.resources.files(__package__).joinpath("templates", "receipt.html").read_text("utf-8")
     return environment.from_string(template).render(
         receipt=receipt,
-        facts=_facts(receipt),
+        facts=facts(receipt),
         deliveries=deliveries(receipt),
         copies=copies(receipt),
         signed_lines=["{", *_lines(receipt), "}"],
@@ -65,13 +65,14 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
         yield f"{json.dumps(name)}: {json.dumps(value)}{',' if number < len(receipt) else ''}"
 
 
-def _facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what was asked, when, and of which store."""
-    return [
+def facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was asked, when, and of which store; also of a request that has not ended."""
+    ended_at = receipt["completedAt"]
+    rows = [
         ("Request", receipt["id"]),
-        ("Your reference", receipt["reference"] or "none"),
+        ("Reference", receipt["reference"] or "none"),
         ("Requested", f"{_time(receipt['receivedAt'])} UTC"),
-        (receipt["status"].capitalize(), f"{_time(receipt['completedAt'])} UTC"),
+        (receipt["status"].capitalize(), f"{_time(ended_at)} UTC") if ended_at else ("Status", receipt["status"]),
         ("Requested by", f"{receipt['requestedBy']} (name of a token or a user)"),
         (
             "Searched by",
@@ -80,12 +81,14 @@ def _facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Searched at", listings.counted(receipt["tenants"], "tenant")),
         ("Oldest visit in the store", _oldest(receipt["since"])),
         ("Store", receipt["store"] or "not stated"),
-        ("Written by", f"Usher {receipt['version']}, install {receipt['install']}"),
     ]
+    if "version" in receipt:
+        rows.append(("Written by", f"Usher {receipt['version']}, install {receipt['install']}"))
+    return rows
 
 
 def _oldest(since: str | None) -> str:
-    """Return when the oldest stored visit of all persons came; a token with a limit may not know it."""
+    """Return when the oldest stored visit of all persons came; for a token with a limit, at its tenants."""
     return f"{_time(since)} UTC; nothing older is stored" if since else "not stated"
 
 
