@@ -317,7 +317,7 @@ _OLDEST_LOOKED_AT = 10_000
 _OLDEST = f"""
     select received_at
     from (select key, listener, received_at from arrivals order by key limit {_OLDEST_LOOKED_AT}) as a
-    where {{}} order by key limit 1
+    where listener = any($1::bigint[]) order by key limit 1
 """  # noqa: S608 - constants
 
 
@@ -326,9 +326,11 @@ async def oldest_arrival(session: Session, where: Filter) -> int | None:
     numbers = await scopes.listener_numbers(session, where)
     if not numbers and numbers is not None:
         return None
-    listed = "true" if numbers is None else f"listener in ({', '.join(map(str, sorted(numbers)))})"
-    rows = await session.fetch(_OLDEST.format(listed))
-    return int(rows[0][0]) if rows else None
+    if numbers is None:
+        rows = await session.fetch("select received_at from arrivals order by key limit 1")
+    else:
+        rows = await session.fetch(_OLDEST, sorted(numbers))
+    return min([int(received_at) for (received_at,) in rows], default=None)
 
 
 async def of_person(session: Session, persons: frozenset[bytes], cursor: str | None, limit: int) -> ListingPage:
