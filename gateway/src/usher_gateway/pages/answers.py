@@ -1,4 +1,4 @@
-"""Headers of all answers of the pages, which let a browser only show them; the stylesheet and the script."""
+"""Headers of all answers of the pages, which let a browser only show them; the stylesheet, the script and the icon."""
 
 import importlib.resources
 
@@ -16,11 +16,11 @@ HEADERS = {
 }
 """Of every answer. Source: CSP level 3, Fetch, Referrer Policy."""
 
-_STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
+_STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 class StaticFiles:
-    """The stylesheet and the script."""
+    """The stylesheet, the script and the icon."""
 
     def __init__(self) -> None:
         files = importlib.resources.files(__package__ or "").joinpath("static")

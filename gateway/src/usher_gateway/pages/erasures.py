@@ -30,7 +30,7 @@ async def show(api: Api, request: web.Request) -> Values:
     return {
         "title": f"Erasure, {_with_words(row)['status_text']}",
         "erasure": row,
-        "is_running": row["status"] in _RUNNING,
+        "reloads": row["status"] in _RUNNING,
         "fields": ", ".join([receipt_page.FIELDS.get(field, field) for field in row["fields"]]),
         "tenants": listings.counted(row["tenants"], "tenant"),
         "deliveries": receipt_page.deliveries(row),

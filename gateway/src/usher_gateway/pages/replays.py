@@ -24,7 +24,12 @@ async def show(api: Api, request: web.Request) -> Values:
     """Return the values of one replay."""
     row = await api.get(f"/api/replays/{requests.path_id(request)}")
     pending = row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0)
-    return {"title": f"Replay, {row['state']}", "replay": _with_words(row), "pending": pending}
+    return {
+        "title": f"Replay, {row['state']}",
+        "replay": _with_words(row),
+        "pending": pending,
+        "reloads": row["state"] == "running",
+    }
 
 
 async def cancel(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:

@@ -54,6 +54,7 @@ async def list_visits(api: Api, request: web.Request) -> Values:
         "times": {"since": "", "until": ""} | requests.field_times(request, moments),
         "kinds": _KINDS,
         "reasons": _REASONS,
+        "events": "" if cursor or moments or filters.keys() - {"tenant"} else requests.link("/ui/events", filters),
         "is_first": not cursor,
         "first": requests.link("/ui/visits", filters | moments),
         "next": requests.link("/ui/visits", filters | moments, cursor=answer["nextCursor"]),

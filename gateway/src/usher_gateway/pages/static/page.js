@@ -1,4 +1,4 @@
-// Shows new counts and visits without a reload. Everything else works without this file.
+// Shows new counts, visits and progress without a reload. Everything else works without this file.
 "use strict";
 
 const live = document.querySelector("[data-events]");
@@ -44,3 +44,20 @@ if (live) {
     while (list.children.length > 10) list.lastElementChild.remove();
   });
 }
+
+// A page that waits for something gets its content again every 5 seconds; without this file it loads itself again.
+const refresh = async () => {
+  const main = document.querySelector("main[data-reloads]");
+  if (!main) return;
+  const isInUse = main.querySelector(":focus-visible");
+  try {
+    const answer = isInUse ? null : await fetch(location.href);
+    const page = answer && new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (page) main.replaceWith(page.querySelector("main"));
+  } catch {
+    // The gateway does not answer now; the next turn asks again.
+  }
+  setTimeout(refresh, 5000);
+};
+
+setTimeout(refresh, 5000);
