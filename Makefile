@@ -61,6 +61,7 @@ test: check $(READY) ## run make check and every test except those of test-long 
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.event_sdks
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.vendor_sdks
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
+	@PYTHONPATH=tests:tools $(BIN)/python -m support.chromium
 	$(BIN)/python -m pytest -n 3 -m "not long and not node" $(ARGS)
 
 quick: $(READY) ## run the unit tests, and the contract tests on SQLite, in about a minute

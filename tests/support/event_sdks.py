@@ -85,8 +85,20 @@ def go_reader() -> Path:
 
 def node_reader() -> Path:
     """Return the script beside npm's SDK; install them if the cache has none of these sources."""
-    files = [SOURCES / "node" / name for name in ("package.json", "package-lock.json", "reader.js")]
-    entry = cache.folder() / "event-readers" / f"node-{cache.key(*files)}"
+    return node_folder("npm's CloudEvents SDK", "event-readers/node", SOURCES / "node", "reader.js") / "reader.js"
+
+
+def node_folder(what: str, name: str, sources: Path, *more: str) -> Path:
+    """Return a folder of the cache with the packages that a ``package-lock.json`` pins; install them once.
+
+    Args:
+        what: the packages, for a message.
+        name: of the folder.
+        sources: the folder with ``package.json`` and ``package-lock.json``.
+        more: names of files there that are copied beside the packages.
+    """
+    files = [sources / file for file in ("package.json", "package-lock.json", *more)]
+    entry = cache.folder() / f"{name}-{cache.key(*files)}"
     with cache.locked(entry):
         if not entry.exists():
             draft = entry.with_name(f"{entry.name}.new")
@@ -96,9 +108,9 @@ def node_reader() -> Path:
                 shutil.copy(file, draft)
             # Scripts of packages are not needed, and run as the user who runs the tests.
             command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            prepare("npm's CloudEvents SDK", command, draft)
+            prepare(what, command, draft)
             draft.rename(entry)
-    return entry / "reader.js"
+    return entry
 
 
 def prepare(what: str, command: list[Any], folder: Path, environment: dict[str, str] | None = None) -> None:

@@ -1,0 +1,181 @@
+"""An agency with a month of visits and some troubles, on a real gateway: its pages have something to show."""
+
+import contextlib
+import datetime
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from support import engines, gateway, gateways, samples, waiting, wire
+from usher_gateway import model, simulator
+from usher_gateway.config import install_key
+
+EMAIL = "grace.hopper@example.org"
+"""Of a person with a visit."""
+
+_PEOPLE = (("Grace", "Hopper"), ("Ada", "Lovelace"), ("Alan", "Turing"), ("Mary", "Jackson"), ("Edsger", "Dijkstra"))
+_BUSIEST_HOUR = {"harbour-hotels": 8, "corner-cafes": 5, "river-stadium": 3, "old-inn": 2, "city-museum": 3}
+"""Tenant -> visits in the busiest hour of its history."""
+
+_DAYS = 30
+_SILENT_HOURS = {"old-inn": 31}
+"""Tenant -> how long its last visit is ago."""
+
+_TO_POST = {"harbour-hotels": 8, "corner-cafes": 4, "river-stadium": 3, "city-museum": 3}
+"""Tenant -> visits of the present hour. The deliveries of all except the stadium fail, wait or are held."""
+
+
+def _resource(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name} if kind == "ListenerClass" else {"name": name, "namespace": "agency"}
+    return {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _listener(tenant: str, *routes: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    address = {"name": "wifi", "hostname": f"{tenant}.test", "path": "/wifi"}
+    given = {"tenantRef": {"name": tenant}, "addresses": [address], "authentication": {"type": "None"}}
+    return _resource("Listener", tenant, **given, routes=list(routes), **spec)
+
+
+def _manifests(receiver: str) -> list[dict[str, Any]]:
+    zones = {"city-museum": {"timeZone": "Asia/Tokyo"}}
+    tenants = [_resource("Tenant", name, **zones.get(name, {})) for name in (*_BUSIEST_HOUR, "park-spa")]
+    destinations = [
+        _resource("Destination", name, type="HTTP", state=state, http={"url": f"{receiver}/{name}"})
+        for name, state in (("crm", "Active"), ("mailer", "Active"), ("warehouse", "Active"), ("loyalty", "Paused"))
+    ]
+    return [
+        _resource(
+            "ListenerClass",
+            "public",
+            controllerName="usher.dev/usher",
+            hostname="hooks.test",
+            allowedHostnames=[{"hostname": "*.test"}],
+        ),
+        *tenants,
+        *destinations,
+        _listener("harbour-hotels", gateways.route("crm", "crm"), gateways.route("stock", "warehouse")),
+        _listener("corner-cafes", gateways.route("welcome", "mailer")),
+        _listener("river-stadium", gateways.route("crm", "crm")),
+        _listener("old-inn", gateways.route("crm", "crm"), silence={"afterSeconds": 86_400}),
+        _listener("city-museum", gateways.route("members", "loyalty")),
+        _listener("park-spa", gateways.route("crm", "crm")),
+    ]
+
+
+class Agency:
+    """The running agency."""
+
+    def __init__(self, running: gateway.RunningGateway) -> None:
+        self.gateway = running
+        self.url = f"http://127.0.0.1:{running.gateway.admin.port}"
+        self.token = (running.gateway.settings.data / "operate.token").read_text("ascii").strip()
+
+    async def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Ask the API; return the answer."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, self.url + path, json=body or None) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+            return await answer.json()
+
+    async def link(self) -> str:
+        """Return the address of a new link of a customer."""
+        link = await self.ask("POST", "/api/links", tenant="agency/harbour-hotels", days=30, lastVisits=True)
+        return str(self.url + link["path"])
+
+    async def post(self, tenant: str, number: int = 0, body: bytes | None = None) -> None:
+        """Post a visit, or another body, as Purple does."""
+        first, last = _PEOPLE[number % len(_PEOPLE)]
+        user = {
+            "id": 1_000 + number,
+            "firstName": first,
+            "lastName": last,
+            "email": f"{first}.{last}@example.org".lower(),
+        }
+        visit = {"user": user | {"venue": {"id": 7, "name": "Lobby"}}, "companyId": 8}
+        request = wire.request("/wifi", body or json.dumps(visit).encode(), headers={"Host": f"{tenant}.test"})
+        assert (await wire.exchange(self.gateway.port, request)).status == 200
+
+    async def rows(self, path: str) -> list[Any]:
+        """Return the rows of a list of the API."""
+        return list((await self.ask("GET", path))["rows"])
+
+    async def _wait_rows(self, path: str, satisfied: Callable[[list[Any]], bool]) -> list[Any]:
+        """Wait until the rows of a list satisfy a check; return them."""
+        return await waiting.until(lambda: self.rows(path), satisfied)
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Agency]:
+    """Run the agency. Visits of today were posted, and some of their deliveries fail, wait or are held."""
+    behaviours = {"/mailer": simulator.Behaviour(status=400), "/warehouse": simulator.Behaviour(status=503)}
+    data = folder / "data"
+    data.mkdir()
+    await _write_history(data)
+    async with simulator.Receiver() as receiver:
+        for path, behaviour in behaviours.items():
+            receiver.set_behaviour(path, behaviour)
+        async with gateway.running(folder, _manifests(receiver.url)) as started:
+            agency = Agency(started)
+            await _make_day(agency)
+            yield agency
+
+
+async def _make_day(agency: Agency) -> None:
+    """Post visits, start a replay and an erasure, and create a link."""
+    for tenant, visits in _TO_POST.items():
+        for number in range(visits):
+            await agency.post(tenant, number)
+    await agency.post("corner-cafes", body=b"[]")
+    dead = await agency._wait_rows("/api/deliveries?state=dead", lambda rows: len(rows) == _TO_POST["corner-cafes"])
+    await agency._wait_rows("/api/deliveries?state=held", lambda rows: len(rows) == _TO_POST["city-museum"])
+    await agency.ask("POST", "/api/replays", ids=[dead[-2]["visit"]], state="dead")
+    await agency.ask("POST", "/api/persons/suppress", value="mary.jackson@example.org", field="email")
+    await agency.ask("POST", "/api/persons/erase", value="alan.turing@example.org", field="email")
+    await agency._wait_rows("/api/persons/erasures", lambda rows: rows[0]["status"] == "completed")
+    await agency._wait_rows("/api/replays", lambda rows: rows[0]["state"] == "done")
+
+
+async def _write_history(data: Path) -> None:
+    """Write a month of delivered visits, until the full hour."""
+    key = install_key.load_install_key(data, {})
+    names = {"key_fingerprint": model.key_fingerprint(key), "names_key": model.derive_keys(key).name}
+    bench = engines.Bench(engines.Sqlite(), data, **names)
+    now = datetime.datetime.now(datetime.UTC).replace(minute=0, second=0, microsecond=0)
+    bench.clock.now = _microseconds(now - datetime.timedelta(days=_DAYS))
+    await bench.open()
+    for day in reversed(range(_DAYS)):
+        hours = [now - datetime.timedelta(days=day, hours=number) for number in range(24, 0, -1)]
+        bench.clock.now = _microseconds(hours[-1])
+        for accepted in await bench.accept(*[arrival for hour in hours for arrival in _arrivals(hour, now - hour)]):
+            for delivery in accepted.deliveries:
+                bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered, bench.clock.now, status=200))
+        await bench.store.flush()
+    await bench.store.close()
+
+
+def _arrivals(hour: datetime.datetime, age: datetime.timedelta) -> list[model.Arrival]:
+    """Return the visits of an hour at all tenants."""
+    at = _microseconds(hour)
+    daylight = max(0.0, math.sin(math.pi * (hour.hour - 6) / 17))
+    weekend = 1.5 if hour.weekday() >= 5 else 1.0
+    arrivals = []
+    for tenant, busiest in _BUSIEST_HOUR.items():
+        listener = model.ListenerName("agency", tenant, tenant)
+        route = samples.plan(samples.route("crm", listener))
+        number = (
+            0 if age < datetime.timedelta(hours=_SILENT_HOURS.get(tenant, 0)) else round(busiest * daylight * weekend)
+        )
+        times = [at + visitor * samples.HOUR // number for visitor in range(number)]
+        arrivals += [samples.arrival(str(time), time, listener=listener, if_visit=(route,)) for time in times]
+    return arrivals
+
+
+def _microseconds(moment: datetime.datetime) -> int:
+    return int(moment.timestamp()) * model.MICROSECONDS
