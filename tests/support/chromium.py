@@ -93,6 +93,19 @@ async def scrolls_sideways(page: async_api.Page) -> bool:
     return bool(await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
+async def crowded_labels(page: async_api.Page) -> list[str]:
+    """Return the labels of charts that reach into the next label, or out of the window."""
+    labels = await page.evaluate("""
+        [...document.querySelectorAll(".chart .labels")].flatMap(chart => {
+            const shown = [...chart.querySelectorAll("text")].filter(text => text.getClientRects().length);
+            const ends = [...shown.slice(1).map(text => text.getBoundingClientRect().left), innerWidth];
+            const isCrowded = (text, at) => text.getBoundingClientRect().right > ends[at];
+            return shown.filter(isCrowded).map(text => text.textContent);
+        })
+    """)
+    return [str(label) for label in labels]
+
+
 @functools.cache
 def axe_script() -> str:
     """Return the source of axe-core; install it if the cache has none of this version."""

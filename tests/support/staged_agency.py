@@ -173,7 +173,7 @@ def _arrivals(hour: datetime.datetime, age: datetime.timedelta) -> list[model.Ar
             0 if age < datetime.timedelta(hours=_SILENT_HOURS.get(tenant, 0)) else round(busiest * daylight * weekend)
         )
         times = [at + visitor * samples.HOUR // number for visitor in range(number)]
-        arrivals += [samples.arrival(str(time), time, listener=listener, if_visit=(route,)) for time in times]
+        arrivals += [samples.arrival(f"{tenant} {time}", time, listener=listener, if_visit=(route,)) for time in times]
     return arrivals
 
 

@@ -36,7 +36,7 @@ async def test_pages_fit_a_phone_and_the_browser_complains_of_none(
             await page.set_viewport_size(chromium.SCREEN)
             await tour.go(page, stop)
             await page.set_viewport_size(chromium.PHONE)
-            texts = complaints.take()
+            texts = complaints.take() + await chromium.crowded_labels(page)
             if await chromium.scrolls_sideways(page):
                 texts.append("it scrolls sideways")
             if texts:

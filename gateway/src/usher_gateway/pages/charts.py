@@ -1,12 +1,15 @@
-"""Charts as SVG, made on the server. Each has a title and a description for people who cannot see it."""
+"""Charts as SVG, made on the server. Each has a title and a description for people who cannot see it.
+
+The bars are stretched to the width of the page. Their labels are outside of the stretched part, so that they keep their
+size: the scale is HTML, and the labels below the bars have a drawing of their own, with positions in percent.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-_WIDTH, _HEIGHT = 720, 160
-_LEFT, _BOTTOM, _TOP = 44, 20, 8
+_WIDTH, _HEIGHT = 720, 140
 
 
 class Bar(NamedTuple):
@@ -24,37 +27,33 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], labelled: int = 6) -> 
         title: what the chart shows; screen readers read it.
         unit: of the values, such as ``visits``.
         bars: from left to right; none give a sentence instead of a chart.
-        labelled: how many bars have their label below them.
+        labelled: how many bars have their label below them; half of them on a phone.
     """
     highest = max((bar.value for bar in bars), default=0.0)
     if highest <= 0:
         return Markup('<p class="quiet">{}: none.</p>').format(title)
     top = _rounded_up(highest)
-    plot_width, plot_height = _WIDTH - _LEFT, _HEIGHT - _BOTTOM - _TOP
-    step = plot_width / len(bars)
+    step = _WIDTH / len(bars)
     peak = max(bars, key=lambda bar: bar.value)
     described = f"Highest: {_number(peak.value)} {unit} at {peak.label}. Last: {_number(bars[-1].value)} {unit}."
+    scale = [f"<span>{_number(top * share)}</span>" for share in (1.0, 0.5, 0.0)]
     lines = [
-        f'<svg class="chart" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">',
+        '<div class="chart">',
+        f'<div class="scale" aria-hidden="true">{"".join(scale)}</div>',
+        f'<svg class="plot" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">',
         f"<title>{escape(title)}</title><desc>{escape(described)}</desc>",
     ]
-    for share in (0.0, 0.5, 1.0):
-        y = _TOP + plot_height * (1 - share)
-        lines.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(
-            f'<text class="axis" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(top * share)}</text>'
-        )
-    every = max(1, -(-len(bars) // labelled))
+    lines += [f'<line x2="{_WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, _HEIGHT // 2, _HEIGHT)]
     for number, bar in enumerate(bars):
-        height = plot_height * bar.value / top
-        x, y = _LEFT + number * step, _TOP + plot_height - height
-        lines.append(
-            f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{max(1.0, step - 1):.1f}" height="{height:.1f}">'
-            f"<title>{escape(bar.label)}: {_number(bar.value)} {escape(unit)}</title></rect>"
-        )
-        if number % every == 0:
-            lines.append(f'<text class="axis" x="{x:.1f}" y="{_HEIGHT - 5}">{escape(bar.label)}</text>')
-    return Markup("".join([*lines, "</svg>"]))  # noqa: S704 - every text is escaped
+        height = _HEIGHT * bar.value / top
+        place = f'x="{number * step:.1f}" y="{_HEIGHT - height:.1f}" width="{step * 0.85:.1f}" height="{height:.1f}"'
+        lines.append(f"<rect {place}><title>{escape(bar.label)}: {_number(bar.value)} {escape(unit)}</title></rect>")
+    every = max(1, -(-len(bars) // labelled))
+    labels = [
+        f'<text x="{100 * n / len(bars):.2f}%" y="13">{escape(bars[n].label)}</text>'
+        for n in range(0, len(bars), every)
+    ]
+    return Markup("".join([*lines, '</svg><svg class="labels" aria-hidden="true">', *labels, "</svg></div>"]))  # noqa: S704 - every text is escaped
 
 
 def _rounded_up(value: float) -> float:
