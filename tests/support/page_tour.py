@@ -45,6 +45,10 @@ STOPS = {
     "usage": Stop("/ui/usage", "Visits by day"),
     "usage-of-tenant": Stop("/ui/usage?tenant=agency/city-museum", "Asia/Tokyo"),
     "audit": Stop("/ui/audit", "erase person"),
+    "links": Stop("/ui/links", "Links, the newest first"),
+    "link-created": Stop(
+        "/ui/links?tenant=agency/harbour-hotels", "It cannot be shown again", buttons=("Create the link",)
+    ),
     "replays": Stop("/ui/replays", "The newest replays"),
     "replay": Stop("/ui/replays/{replay}", "Created"),
     "customer": Stop("/my/", "Usage by month"),

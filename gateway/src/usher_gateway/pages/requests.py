@@ -11,6 +11,9 @@ from usher_gateway import model
 from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.rendering import find_zone
 
+ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)
+"""Scheme and host of the pages as the browser knows them, such as ``https://usher.example.com``."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Download:

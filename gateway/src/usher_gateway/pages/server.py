@@ -15,6 +15,7 @@ from usher_gateway.pages import (
     audit,
     destination,
     erasures,
+    links,
     listener,
     overview,
     persons,
@@ -30,7 +31,7 @@ from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
-from usher_gateway.pages.requests import Download
+from usher_gateway.pages.requests import ORIGIN, Download
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
 ZONE_COOKIE = "usher_zone"
@@ -58,6 +59,7 @@ PAGES: dict[str, tuple[str, Page]] = {
     "/ui/erasures/{id}": ("erasure.html", erasures.show),
     "/ui/erasures/{id}/receipt.json": ("", erasures.download_json),
     "/ui/erasures/{id}/receipt.html": ("", erasures.download_page),
+    "/ui/links": ("links.html", links.list_links),
     "/ui/audit": ("audit.html", audit.show),
     "/ui/usage": ("usage.html", usage.show),
     "/ui/usage.csv": ("", usage.download),
@@ -77,6 +79,8 @@ ACTIONS: dict[str, Action] = {
     "/ui/find/unsuppress": persons.unsuppress,
     "/ui/find/erase": persons.erase,
     "/ui/erasures/{id}/cancel": erasures.cancel,
+    "/ui/links": links.create,
+    "/ui/links/{id}/revoke": links.revoke,
     "/ui/replays/{id}/cancel": replays.cancel,
     "/ui/replays/{id}/resume": replays.resume,
 }
@@ -172,6 +176,7 @@ class PageServer:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             user, token = self._proxies.user(request), self._sessions.token(request)
+            request[ORIGIN] = f"http{'s' * self._proxies.is_secure(request)}://{request.host}"
             request[FIELD_SEAL] = self._sessions.field_seal(self._csrf_token(request))
             try:
                 if user is not None:

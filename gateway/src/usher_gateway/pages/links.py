@@ -1,0 +1,61 @@
+"""Links for customers: the list, the form that creates one, and the form that revokes one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.pages import requests
+from usher_gateway.pages.api import Api, ApiProblemError
+
+Values = Mapping[str, Any]
+Form = Mapping[str, str]
+
+_REVOCABLE = {"unopened", "open"}
+
+
+async def list_links(api: Api, request: web.Request) -> Values:
+    """Return the values of the list. Query: ``tenant``, which the form has already."""
+    return await _listed(api, requests.texts(request, "tenant").get("tenant", ""))
+
+
+async def create(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
+    """Create a link, and show its address: the gateway keeps only its digest."""
+    days = form.get("days", "")
+    if not (days.isascii() and days.isdecimal()):
+        raise ApiProblemError(400, "the number of days is none", "go back, and enter one from 1 to 400")
+    asked = {"tenant": form.get("tenant", "").strip(), "days": int(days[:9]), "lastVisits": "lastVisits" in form}
+    link = await api.post("/api/links", asked)
+    return "links.html", {**await _listed(api, ""), "created": link, "url": request[requests.ORIGIN] + link["path"]}
+
+
+async def revoke(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
+    """Ask before a link ends; with ``confirm``, end it."""
+    identifier = request.match_info["id"]
+    links = [row for row in (await api.get("/api/links"))["rows"] if row["id"] == identifier]
+    if not links:
+        raise ApiProblemError(404, "there is no such link", "use one of the list")
+    if "confirm" in form:
+        await api.post(f"/api/links/{links[0]['id']}/revoke", {})
+        return "/ui/links"
+    return "confirm.html", {
+        "title": "Revoke a link",
+        "sentences": [
+            f"The link {identifier} shows {links[0]['tenant']}.",
+            "From now on it shows nothing, also in the browser that opened it.",
+            "This cannot be taken back. You can create another link.",
+        ],
+        "button": "Revoke the link",
+        "action": f"/ui/links/{identifier}/revoke",
+        "back": "/ui/links",
+    }
+
+
+async def _listed(api: Api, tenant: str) -> dict[str, Any]:
+    rows = (await api.get("/api/links"))["rows"]
+    return {
+        "title": "Links for customers",
+        "rows": [row | {"is_revocable": row["state"] in _REVOCABLE} for row in rows],
+        "tenant": tenant,
+        "created": None,
+    }
