@@ -206,7 +206,7 @@ class KubernetesTokens:
             visible = await self._permitted(user, Scope.VisitsRead)
             if visible is None or (permitted is not None and permitted <= visible):
                 scopes.add(Scope.VisitsRead)
-        return Caller(user.username, frozenset(scopes), permitted)
+        return Caller(user.username, frozenset(scopes), permitted, has_unknown_scopes=True)
 
     async def _permitted(self, user: _User, scope: Scope) -> frozenset[str] | None:
         """Return what `Caller.permitted` is for a scope; empty if the user has the right in no namespace."""

@@ -115,6 +115,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("GET", "/healthz", None, _healthz),
         AdminRoute("GET", "/readyz", None, status.readyz),
         AdminRoute("GET", "/metrics", None, metrics_page.show),
+        AdminRoute("GET", "/api/whoami", Scope.StatusRead, _whoami, is_confined=True),
         AdminRoute("GET", "/api/config", Scope.StatusRead, status.config),
         AdminRoute("GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True),
         AdminRoute("GET", "/api/listeners/{namespace}/{name}/urls", Scope.UrlsRead, urls.show, is_confined=True),
@@ -182,6 +183,18 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
 async def _healthz(_: web.Request) -> web.StreamResponse:
     """Answer that the process is alive. It never touches the store, so that a slow disk does not cause a restart."""
     return web.Response(text="ok\n")
+
+
+async def _whoami(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/whoami``: the name, the scopes and the limits of the caller's token."""
+    caller = request[api.CALLER]
+    is_known, permitted = not caller.has_unknown_scopes, caller.permitted
+    answer = {
+        "name": caller.name,
+        "scopes": sorted(caller.scopes) if is_known else None,
+        "permitted": sorted(permitted) if permitted is not None and is_known else None,
+    }
+    return api.json_response(answer)
 
 
 class AdminServer:

@@ -82,6 +82,8 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope]
     permitted: frozenset[str] | None = None
     """``Filter.permitted``."""
+    has_unknown_scopes: bool = False
+    """True for a token of Kubernetes: ``scopes`` and ``permitted`` are about the scope of the request alone."""
 
 
 _SEALED = "usher_sealed."

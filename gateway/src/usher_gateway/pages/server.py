@@ -3,7 +3,7 @@
 import datetime
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Self
 
 import aiohttp
@@ -25,7 +25,7 @@ from usher_gateway.pages import (
     visits,
 )
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, all_of
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import LiveEvents
@@ -37,7 +37,7 @@ from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 ZONE_COOKIE = "usher_zone"
 
 Values = Mapping[str, Any]
-Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
+Page = Callable[[Api, web.Request], Coroutine[Any, Any, Values | Download]]
 """Returns the values of a page's template, or a file."""
 
 Form = Mapping[str, str]
@@ -86,6 +86,7 @@ ACTIONS: dict[str, Action] = {
 }
 """Path -> what a form there does."""
 
+_WHOAMI = "/api/whoami"
 _FOREIGN_FORM = ApiProblemError(403, "the form is not of a page of this session", "load the page again")
 
 
@@ -153,8 +154,8 @@ class PageServer:
         """Return the handler of a page."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
-            shown = await page(api, request)
-            return _send(shown) if isinstance(shown, Download) else self._respond(request, template, shown)
+            shown, caller = await all_of(page(api, request), api.get(_WHOAMI))
+            return _send(shown) if isinstance(shown, Download) else self._respond(request, template, shown, caller)
 
         return self._in_session(show)
 
@@ -165,7 +166,7 @@ class PageServer:
             done = await action(api, request, await self._form(request))
             if isinstance(done, Download):
                 return _send(done)
-            return self._respond(request, *done) if isinstance(done, tuple) else redirect(done)
+            return self._respond(request, *done, await api.get(_WHOAMI)) if isinstance(done, tuple) else redirect(done)
 
         return self._in_session(do)
 
@@ -187,7 +188,11 @@ class PageServer:
 
         return handle
 
-    def _respond(self, request: web.Request, template: str, values: Values, status: int = 200) -> web.Response:
+    def _respond(
+        self, request: web.Request, template: str, values: Values, caller: Values | None = None, status: int = 200
+    ) -> web.Response:
+        """Return a page. ``caller``: the answer of ``GET /api/whoami``; None: every link of the menu is shown."""
+        scopes = caller["scopes"] if caller else None
         zone_name = request.cookies.get(ZONE_COOKIE, "UTC")
         zone = find_zone(zone_name)
         common = {
@@ -195,6 +200,8 @@ class PageServer:
             "zone": zone,
             "zone_name": str(zone),
             "csrf": self._csrf_token(request),
+            "can": lambda scope: scopes is None or scope in scopes,
+            "is_limited": bool(caller and caller["permitted"] is not None),
             "has_session": self._proxies.user(request) is None,
         }
         text = self._renderer.render(template, {**common, **values})
@@ -206,13 +213,13 @@ class PageServer:
 
     def _refuse(self, request: web.Request) -> web.Response:
         """Answer a browser without a session, or one whose token is not valid any more."""
-        response = self._respond(request, "enter.html", {}, 401)
+        response = self._respond(request, "enter.html", {}, status=401)
         response.del_cookie(COOKIE, path="/ui")
         return response
 
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
         values = {"status": error.status, "detail": error.detail, "hint": error.hint}
-        return self._respond(request, "problem.html", values, error.status)
+        return self._respond(request, "problem.html", values, status=error.status)
 
     async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
         return redirect("/ui/")
