@@ -105,8 +105,8 @@ crds: $(READY) ## generate crds/, docs/reference/ and templates of the chart fro
 dashboards: $(READY) ## generate Grafana's boards in charts/usher/files/dashboards from tools/boards
 	PYTHONPATH=tools $(BIN)/python -m boards
 
-pictures: $(READY) ## draw the boards of a staged day into docs/boards
-	UPDATE_DOCS=1 $(BIN)/python -m pytest tests/monitoring/test_staged_day.py tests/cluster/test_operator_board.py
+pictures: $(READY) ## draw the boards of a staged day into docs/boards, and the pages into docs/pages (ARGS=tests/integration/pages/test_browser.py: only these)
+	UPDATE_DOCS=1 $(BIN)/python -m pytest $(or $(ARGS),tests/monitoring/test_staged_day.py tests/cluster/test_operator_board.py tests/integration/pages/test_browser.py)
 
 bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the same run
 	PYTHONPATH=bench $(BIN)/python bench/run.py $(ARGS)

@@ -5,6 +5,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from PIL import Image
 from playwright import async_api
 
 from local_cluster import debian
@@ -31,7 +33,9 @@ needs_axe = pytest.mark.skipif(
     reason="axe-core comes from npm, and Node or npm is not installed",
 )
 
-SCREEN = async_api.ViewportSize(width=1200, height=900)
+_MAX_PICTURE_HEIGHT = 1_300
+
+SCREEN = async_api.ViewportSize(width=1200, height=500)
 PHONE = async_api.ViewportSize(width=360, height=740)
 
 
@@ -86,6 +90,12 @@ class Complaints:
         """Return and forget the complaints so far."""
         texts, self.texts = self.texts, []
         return texts
+
+
+async def draw(page: async_api.Page, file: Path) -> None:
+    """Write the upper part of a page into a PNG with few colours, so that it is small."""
+    picture = Image.open(io.BytesIO(await page.screenshot(full_page=True)))
+    picture.crop((0, 0, picture.width, min(picture.height, _MAX_PICTURE_HEIGHT))).quantize(64).save(file, optimize=True)
 
 
 async def scrolls_sideways(page: async_api.Page) -> bool:

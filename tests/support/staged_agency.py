@@ -11,8 +11,10 @@ from typing import Any
 import aiohttp
 
 from support import engines, gateway, gateways, samples, waiting, wire
-from usher_gateway import model, simulator
+from usher_gateway import documents, model, simulator
+from usher_gateway.admin import health
 from usher_gateway.config import install_key
+from usher_gateway.store.base import ListenerActivity
 
 EMAIL = "grace.hopper@example.org"
 """Of a person with a visit."""
@@ -42,7 +44,7 @@ def _listener(tenant: str, *routes: dict[str, Any], **spec: Any) -> dict[str, An
 
 def _manifests(receiver: str) -> list[dict[str, Any]]:
     zones = {"city-museum": {"timeZone": "Asia/Tokyo"}}
-    tenants = [_resource("Tenant", name, **zones.get(name, {})) for name in (*_BUSIEST_HOUR, "park-spa")]
+    tenants = [_resource("Tenant", name, **zones.get(name, {})) for name in (*_BUSIEST_HOUR, "park-spa", "arena")]
     destinations = [
         _resource("Destination", name, type="HTTP", state=state, http={"url": f"{receiver}/{name}"})
         for name, state in (("crm", "Active"), ("mailer", "Active"), ("warehouse", "Active"), ("loyalty", "Paused"))
@@ -63,6 +65,9 @@ def _manifests(receiver: str) -> list[dict[str, Any]]:
         _listener("old-inn", gateways.route("crm", "crm"), silence={"afterSeconds": 86_400}),
         _listener("city-museum", gateways.route("members", "loyalty")),
         _listener("park-spa", gateways.route("crm", "crm")),
+        _listener(
+            "arena", gateways.route("crm", "crm"), allowedSources={"ranges": ["203.0.113.0/24"], "policy": "Enforce"}
+        ),
     ]
 
 
@@ -89,7 +94,7 @@ class Agency:
         link = await self.ask("POST", "/api/links", tenant="agency/harbour-hotels", days=30, lastVisits=True)
         return str(self.url + link["path"])
 
-    async def post(self, tenant: str, number: int = 0, body: bytes | None = None) -> None:
+    async def post(self, tenant: str, number: int = 0, body: bytes | None = None, status: int = 200) -> None:
         """Post a visit, or another body, as Purple does."""
         first, last = _PEOPLE[number % len(_PEOPLE)]
         user = {
@@ -100,7 +105,7 @@ class Agency:
         }
         visit = {"user": user | {"venue": {"id": 7, "name": "Lobby"}}, "companyId": 8}
         request = wire.request("/wifi", body or json.dumps(visit).encode(), headers={"Host": f"{tenant}.test"})
-        assert (await wire.exchange(self.gateway.port, request)).status == 200
+        assert (await wire.exchange(self.gateway.port, request)).status == status
 
     async def rows(self, path: str) -> list[Any]:
         """Return the rows of a list of the API."""
@@ -121,10 +126,16 @@ async def running(folder: Path) -> AsyncIterator[Agency]:
     async with simulator.Receiver() as receiver:
         for path, behaviour in behaviours.items():
             receiver.set_behaviour(path, behaviour)
-        async with gateway.running(folder, _manifests(receiver.url)) as started:
+        async with gateway.running(folder, _manifests(receiver.url), brand=_write_brand(folder)) as started:
             agency = Agency(started)
             await _make_day(agency)
             yield agency
+
+
+def _write_brand(folder: Path) -> Path:
+    file = folder / "brand.yaml"
+    file.write_text("{name: Harbour Agency, contact: Ada at support@harbour.example, colour: '#0a7d5c'}")
+    return file
 
 
 async def _make_day(agency: Agency) -> None:
@@ -133,6 +144,8 @@ async def _make_day(agency: Agency) -> None:
         for number in range(visits):
             await agency.post(tenant, number)
     await agency.post("corner-cafes", body=b"[]")
+    for number in range(health.REFUSING_FROM):
+        await agency.post("arena", number, status=403)
     dead = await agency._wait_rows("/api/deliveries?state=dead", lambda rows: len(rows) == _TO_POST["corner-cafes"])
     await agency._wait_rows("/api/deliveries?state=held", lambda rows: len(rows) == _TO_POST["city-museum"])
     await agency.ask("POST", "/api/replays", ids=[dead[-2]["visit"]], state="dead")
@@ -150,20 +163,25 @@ async def _write_history(data: Path) -> None:
     now = datetime.datetime.now(datetime.UTC).replace(minute=0, second=0, microsecond=0)
     bench.clock.now = _microseconds(now - datetime.timedelta(days=_DAYS))
     await bench.open()
+    activity: dict[model.ListenerName, ListenerActivity] = {}
     for day in reversed(range(_DAYS)):
         hours = [now - datetime.timedelta(days=day, hours=number) for number in range(24, 0, -1)]
         bench.clock.now = _microseconds(hours[-1])
-        for accepted in await bench.accept(*[arrival for hour in hours for arrival in _arrivals(hour, now - hour)]):
-            for delivery in accepted.deliveries:
-                bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered, bench.clock.now, status=200))
+        arrivals = [arrival for hour in hours for arrival in _arrivals(hour, now - hour)]
+        for arrival, accepted in zip(arrivals, await bench.accept(*arrivals), strict=True):
+            activity[arrival.listener] = ListenerActivity(arrival.received_at, {arrival.address: 1})
+            (delivery,) = accepted.deliveries
+            settlement = samples.settlement(delivery, model.SettledAs.Delivered, arrival.received_at, status=200)
+            bench.store.settle(settlement)
         await bench.store.flush()
+    await bench.store.save_activity(activity)
     await bench.store.close()
 
 
 def _arrivals(hour: datetime.datetime, age: datetime.timedelta) -> list[model.Arrival]:
     """Return the visits of an hour at all tenants."""
     at = _microseconds(hour)
-    daylight = max(0.0, math.sin(math.pi * (hour.hour - 6) / 17))
+    daylight = 0.3 + 0.7 * max(0.0, math.sin(math.pi * (hour.hour - 6) / 17))
     weekend = 1.5 if hour.weekday() >= 5 else 1.0
     arrivals = []
     for tenant, busiest in _BUSIEST_HOUR.items():
@@ -173,7 +191,8 @@ def _arrivals(hour: datetime.datetime, age: datetime.timedelta) -> list[model.Ar
             0 if age < datetime.timedelta(hours=_SILENT_HOURS.get(tenant, 0)) else round(busiest * daylight * weekend)
         )
         times = [at + visitor * samples.HOUR // number for visitor in range(number)]
-        arrivals += [samples.arrival(f"{tenant} {time}", time, listener=listener, if_visit=(route,)) for time in times]
+        of_tenant = {"listener": listener, "address": documents.Address(f"{tenant}.test", "/wifi").id}
+        arrivals += [samples.arrival(f"{tenant} {time}", time, if_visit=(route,), **of_tenant) for time in times]
     return arrivals
 
 

@@ -1,5 +1,9 @@
-"""Every page in a real browser: without complaints, at a phone's width, without JavaScript, and for everybody."""
+"""Every page in a real browser: without complaints, at a phone's width, without JavaScript, and for everybody.
 
+UPDATE_DOCS=1 draws the pages into docs/pages.
+"""
+
+import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +13,8 @@ from playwright import async_api
 
 from support import chromium, page_tour, staged_agency
 from usher_gateway.pages.server import PAGES
+
+PICTURES = Path(__file__).parents[3] / "docs" / "pages"
 
 pytestmark = chromium.needs_chromium
 
@@ -35,6 +41,8 @@ async def test_pages_fit_a_phone_and_the_browser_complains_of_none(
         for name, stop in page_tour.STOPS.items():
             await page.set_viewport_size(chromium.SCREEN)
             await tour.go(page, stop)
+            if os.environ.get("UPDATE_DOCS"):
+                await chromium.draw(page, PICTURES / f"{name}.png")
             await page.set_viewport_size(chromium.PHONE)
             texts = complaints.take() + await chromium.crowded_labels(page)
             if await chromium.scrolls_sideways(page):
