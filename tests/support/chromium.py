@@ -116,6 +116,11 @@ async def crowded_labels(page: async_api.Page) -> list[str]:
     return [str(label) for label in labels]
 
 
+async def bare_numbers(page: async_api.Page) -> int:
+    """Count the numbers in tables that have no label on a phone, where the heads of columns are not shown."""
+    return await page.locator("tbody td.number:not([data-label])").count()
+
+
 @functools.cache
 def axe_script() -> str:
     """Return the source of axe-core; install it if the cache has none of this version."""

@@ -47,6 +47,8 @@ async def test_pages_fit_a_phone_and_the_browser_complains_of_none(
             texts = complaints.take() + await chromium.crowded_labels(page)
             if await chromium.scrolls_sideways(page):
                 texts.append("it scrolls sideways")
+            if number := await chromium.bare_numbers(page):
+                texts.append(f"{number} numbers have no label")
             if texts:
                 findings[name] = texts
     assert findings == {}
