@@ -25,6 +25,8 @@ PROGRAM = "/usr/bin/chromium"
 _AXE = Path(__file__).parent / "axe"
 _SERIOUS = {"serious", "critical"}
 
+async_api.expect.set_options(timeout=30_000)  # a test machine may be slow and busy
+
 needs_chromium = pytest.mark.skipif(
     not Path(PROGRAM).exists(), reason=f"Debian's package chromium ({PROGRAM}) is missing"
 )

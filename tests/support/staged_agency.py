@@ -1,4 +1,4 @@
-"""An agency with a month of visits and some troubles, on a real gateway: its pages have something to show."""
+"""An agency with some days of visits and some troubles, on a real gateway: its pages have something to show."""
 
 import contextlib
 import datetime
@@ -23,7 +23,6 @@ _PEOPLE = (("Grace", "Hopper"), ("Ada", "Lovelace"), ("Alan", "Turing"), ("Mary"
 _BUSIEST_HOUR = {"harbour-hotels": 8, "corner-cafes": 5, "river-stadium": 3, "old-inn": 2, "city-museum": 3}
 """Tenant -> visits in the busiest hour of its history."""
 
-_DAYS = 30
 _SILENT_HOURS = {"old-inn": 31}
 """Tenant -> how long its last visit is ago."""
 
@@ -117,12 +116,12 @@ class Agency:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Agency]:
-    """Run the agency. Visits of today were posted, and some of their deliveries fail, wait or are held."""
+async def running(folder: Path, days: int) -> AsyncIterator[Agency]:
+    """Run the agency with visits of some days. Deliveries of visits that were just posted fail, wait or are held."""
     behaviours = {"/mailer": simulator.Behaviour(status=400), "/warehouse": simulator.Behaviour(status=503)}
     data = folder / "data"
     data.mkdir()
-    await _write_history(data)
+    await _write_history(data, days)
     async with simulator.Receiver() as receiver:
         for path, behaviour in behaviours.items():
             receiver.set_behaviour(path, behaviour)
@@ -155,16 +154,16 @@ async def _make_day(agency: Agency) -> None:
     await agency._wait_rows("/api/replays", lambda rows: rows[0]["state"] == "done")
 
 
-async def _write_history(data: Path) -> None:
-    """Write a month of delivered visits, until the full hour."""
+async def _write_history(data: Path, days: int) -> None:
+    """Write delivered visits, until the full hour."""
     key = install_key.load_install_key(data, {})
     names = {"key_fingerprint": model.key_fingerprint(key), "names_key": model.derive_keys(key).name}
     bench = engines.Bench(engines.Sqlite(), data, **names)
     now = datetime.datetime.now(datetime.UTC).replace(minute=0, second=0, microsecond=0)
-    bench.clock.now = _microseconds(now - datetime.timedelta(days=_DAYS))
+    bench.clock.now = _microseconds(now - datetime.timedelta(days=days))
     await bench.open()
     activity: dict[model.ListenerName, ListenerActivity] = {}
-    for day in reversed(range(_DAYS)):
+    for day in reversed(range(days)):
         hours = [now - datetime.timedelta(days=day, hours=number) for number in range(24, 0, -1)]
         bench.clock.now = _microseconds(hours[-1])
         arrivals = [arrival for hour in hours for arrival in _arrivals(hour, now - hour)]

@@ -15,13 +15,14 @@ from support import chromium, page_tour, staged_agency
 from usher_gateway.pages.server import PAGES
 
 PICTURES = Path(__file__).parents[3] / "docs" / "pages"
+IS_DRAWING = bool(os.environ.get("UPDATE_DOCS"))
 
 pytestmark = chromium.needs_chromium
 
 
 @pytest.fixture
 async def agency(tmp_path: Path) -> AsyncIterator[staged_agency.Agency]:
-    async with staged_agency.running(tmp_path) as agency:
+    async with staged_agency.running(tmp_path, days=30 if IS_DRAWING else 2) as agency:
         yield agency
 
 
@@ -41,7 +42,7 @@ async def test_pages_fit_a_phone_and_the_browser_complains_of_none(
         for name, stop in page_tour.STOPS.items():
             await page.set_viewport_size(chromium.SCREEN)
             await tour.go(page, stop)
-            if os.environ.get("UPDATE_DOCS"):
+            if IS_DRAWING:
                 await chromium.draw(page, PICTURES / f"{name}.png")
             await page.set_viewport_size(chromium.PHONE)
             texts = complaints.take() + await chromium.crowded_labels(page)
