@@ -3,7 +3,7 @@
 import datetime
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
 import aiohttp
@@ -25,7 +25,7 @@ from usher_gateway.pages import (
     visits,
 )
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
-from usher_gateway.pages.api import Api, ApiProblemError, all_of
+from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import LiveEvents
@@ -37,7 +37,7 @@ from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 ZONE_COOKIE = "usher_zone"
 
 Values = Mapping[str, Any]
-Page = Callable[[Api, web.Request], Coroutine[Any, Any, Values | Download]]
+Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
 """Returns the values of a page's template, or a file."""
 
 Form = Mapping[str, str]
@@ -154,8 +154,10 @@ class PageServer:
         """Return the handler of a page."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
-            shown, caller = await all_of(page(api, request), api.get(_WHOAMI))
-            return _send(shown) if isinstance(shown, Download) else self._respond(request, template, shown, caller)
+            shown = await page(api, request)
+            if isinstance(shown, Download):
+                return _send(shown)
+            return self._respond(request, template, shown, await api.get(_WHOAMI))
 
         return self._in_session(show)
 
@@ -163,10 +165,12 @@ class PageServer:
         """Return the handler of a form."""
 
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
-            done = await action(api, request, await self._form(request))
+            form = await self._form(request)
+            caller = await api.get(_WHOAMI)  # first, because an action may answer with what cannot be shown again
+            done = await action(api, request, form)
             if isinstance(done, Download):
                 return _send(done)
-            return self._respond(request, *done, await api.get(_WHOAMI)) if isinstance(done, tuple) else redirect(done)
+            return self._respond(request, *done, caller) if isinstance(done, tuple) else redirect(done)
 
         return self._in_session(do)
 
