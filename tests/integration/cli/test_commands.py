@@ -16,6 +16,7 @@ from support import admin_port, command_line, samples
 from support import gateway as gateways
 from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
+from usher_gateway.cli import tables
 from usher_gateway.delivery import holds
 
 LOBBY = """
@@ -92,7 +93,7 @@ async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port
 
 async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
     faults = ["DeliveriesHeld", "Quarantining", "Unverified"]
-    wide = await served.output_of("listeners", "--failing", COLUMNS="200")
+    wide = await served.output_of("listeners", "--failing", COLUMNS="250")
     assert "crm held: DestinationPaused, Quarantining 20%, Unverified not probed yet" in wide
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
     assert row["faults"] == ", ".join(faults)
@@ -172,7 +173,21 @@ async def test_name_that_all_rows_have_is_said_once(served: admin_port.Served) -
 
 
 async def test_empty_listing_has_a_message(served: admin_port.Served) -> None:
-    assert await served.output_of("dead", "list", "--since", "2h") == "No dead deliveries.\n"
+    await served.output_of("dead", "redrive", "--all", "--yes")
+    assert await served.output_of("dead") == "No dead deliveries.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dead", "--since", "2100-01-01"], "No dead deliveries (--since 2100-01-01).\n"),
+        (["visits", "--tenant", "acme", "--reason", "Stale"], "No such visits (--tenant acme, --reason Stale).\n"),
+        (["listeners", "--silent", "--tenant", "acme"], "No listener is silent (--tenant acme).\n"),
+        (["listeners", "--silent"], "No listener is silent.\n"),
+    ],
+)
+async def test_empty_listing_names_its_filters(served: admin_port.Served, arguments: list[str], said: str) -> None:
+    assert await served.output_of(*arguments) == said
 
 
 async def test_show_prints_a_row_and_its_content(served: admin_port.Served) -> None:
@@ -597,9 +612,37 @@ async def test_word_asked_for_is_whole_in_a_narrow_list_of_several_tenants(serve
     for name in ("a-company-with-a-rather-long-name", "zoo"):
         listener = model.ListenerName("agency", name, name)
         await served.bench.accept(samples.arrival(name, listener=listener, other_company="78"))
+    await served.bench.accept(samples.quarantined("q2", quarantine=model.QuarantineReason.CompanyMismatch))
     shown = await served.output_of("visits", "--reason", "CompanyMismatch")
     assert re.search(r" CompanyMismatch\b", shown)
     assert max(map(len, shown.splitlines())) <= 80
+
+
+async def test_visit_of_another_company_names_it_and_leaves_room_for_verdicts(served: admin_port.Served) -> None:
+    listener = model.ListenerName("agency", "a-company-with-a-rather-long-name", "zoo")
+    body = b'{"user":{"id":"x","company":{"id":8}}}'
+    await served.bench.accept(
+        samples.arrival("zoo", listener=listener), samples.arrival("accepted", body=body, other_company="8")
+    )
+    shown = await served.output_of("visits", "--limit", "2")
+    assert re.search(r"^UTC 11-25  TENANT +ID +COUNTED +VERDICTS$", shown, re.MULTILINE)
+    assert re.search(r"^12:00:00   acme .*  Visit company 8 +pending \(crm\)$", shown, re.MULTILINE)
+
+
+async def test_time_of_the_next_trial_is_whole_in_a_narrow_list(served: admin_port.Served) -> None:
+    row = {"held": None, "waitsFor": "CircuitOpen", "nextAttemptAt": "2025-11-25T12:00:41Z"}
+    result = dict(listings.DELIVERIES.columns)["RESULT"](row)
+    lines, _ = tables.table_lines(["ID", "RESULT"], [("x" * 30, result)], 50, essential=2, broken="RESULT")
+    assert [line.split() for line in lines[1:]] == [["x" * 30, "circuit", "open"], ["12:00:41"]]
+    assert listings.DELIVERIES.wrapped == "RESULT"
+
+
+async def test_json_of_a_listing_has_the_cursor_of_the_next_page(served: admin_port.Served) -> None:
+    for group in ("visits", "deliveries", "dead", "quarantine"):
+        assert json.loads(await served.output_of(group, "-o", "json"))["nextCursor"] is None
+    first = json.loads(await served.output_of("visits", "--limit", "2", "-o", "json"))
+    following = json.loads(await served.output_of("visits", "--cursor", first["nextCursor"], "-o", "json"))
+    assert first["rows"] + following["rows"] == (await served.get("/api/visits"))["rows"]
 
 
 async def test_next_step_of_a_quarantined_arrival_has_no_indent(served: admin_port.Served) -> None:

@@ -57,7 +57,7 @@ async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served:
     shown = await served.output_of("tenants", "show", "agency/acme")
     assert "\nTroubles:\nlobby  crm held: DestinationPaused, Quarantining 20%, Unverified not probed yet\n" in shown
     assert re.search(r"^crm +1 held DestinationPaused, 1 dead$", shown, re.MULTILINE)
-    assert re.search(r"^today \(UTC\) +5 arrivals$", shown, re.MULTILINE)
+    assert re.search(r"^last accepted +none yet\ntoday \(UTC\) +5 arrivals$", shown, re.MULTILINE)
     assert "Visits are kept for 30 days: `usher find` and `usher visits` reach back so far.\n" in shown
     assert "Receipts of erasure are kept for 1095 days" in shown
     row = json.loads(await served.output_of("tenants", "show", "acme", "-o", "json"))

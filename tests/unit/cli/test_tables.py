@@ -113,6 +113,23 @@ def test_cell_of_the_broken_column_goes_on_in_further_lines() -> None:
     ]
 
 
+def test_broken_column_becomes_narrower_so_that_later_columns_fit() -> None:
+    troubles = "Refusing SourceNotAllowed since 11-30 08:29:32 from 127.0.0.1, Unverified not probed yet"
+    heads = ("LISTENER", "TROUBLES", "LAST (UTC)")
+    lines, left_out = tables.table_lines(
+        heads, [("arena", troubles, "11-30 08:58")], 80, essential=2, broken="TROUBLES"
+    )
+    assert lines[1] == "arena     Refusing SourceNotAllowed since 11-30 08:29:32 from  11-30 08:58"
+    assert lines[2] == "          127.0.0.1, Unverified not probed yet"
+    assert (max(map(len, lines)) <= 80, left_out) == (True, ())
+
+
+def test_tenant_is_left_out_before_the_last_essential_column() -> None:
+    lines, left_out = tables.table_lines(WIDE, DELIVERIES, 60, essential=4)
+    assert lines[1] == "02:03:50   01a22a47-714e-7000-8e  dead Rejected 400, again"
+    assert left_out == ["TENANT", "ROUTE"]
+
+
 def test_text_is_broken_between_words_but_not_inside_a_command() -> None:
     text = "Next: `usher visits --reason CompanyMismatch --tenant acme`; ask the venue."
     assert tables.wrapped(text, 30) == [

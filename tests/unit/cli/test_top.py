@@ -1,6 +1,7 @@
 """The screen of `usher top`, without a terminal."""
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -31,7 +32,7 @@ def tenant(name: str, *, visits: int = 0, **changes: Any) -> dict[str, Any]:
         "quotaUsed": None,
         "faults": {},
         "causes": {},
-        "today": {"visits": visits},
+        "today": {"visits": visits, "refused": 0},
     }
     return row | changes
 
@@ -109,6 +110,26 @@ def test_ages_count_from_the_clock_of_the_gateway() -> None:
 )
 def test_duration_has_at_most_four_characters(seconds: float | None, text: str) -> None:
     assert tables.duration(seconds) == text
+
+
+def test_why_fills_its_width_with_the_words_that_fit() -> None:
+    tenant_line = line(
+        "harbour-hotels",
+        failingDestinations=["agency/warehouse"],
+        faults={"TimesUntrusted": 1},
+        causes={"TimesUntrusted": "10% NoOffset"},
+        oldestInBacklog="2026-11-25T10:00:00Z",
+    )
+    assert re.search(r" warehouse fails, untrusted times 10%…$", shown(screen_of(tenant_line), width=76), re.MULTILINE)
+
+
+def test_tenant_that_refuses_all_says_how_many_of_today() -> None:
+    row = tenant("arena", faults={"Refusing": 2}, causes={"Refusing": "SourceNotAllowed"}, lastArrival=None)
+    row["today"]["refused"] = 22242
+    (tenant_line,) = top.lines_of(answer(row), None)
+    assert tenant_line.why == "refuses all SourceNotAllowed (2) 22242 today"
+    assert top.state_of(row).startswith("0 visits today, none accepted yet, 22242 refused today: refuses all ")
+    assert "today, last accepted 2026-11-25 11:59:18: no troubles" in top.state_of(tenant("acme"))
 
 
 def test_order_follows_the_sort_key_and_then_the_urgency() -> None:

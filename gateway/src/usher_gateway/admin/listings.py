@@ -181,6 +181,8 @@ class Listing:
     """The text for no rows."""
     essential: int
     """So many columns are shown also in a narrow terminal."""
+    wrapped: str
+    """The head of the column whose cells go on in further lines."""
     csv_columns: tuple[Column, ...] | None = None
     """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -232,10 +234,14 @@ def _verdicts(row: Row) -> str:
 
 
 def _counted_as(row: Row) -> str:
-    """Return what an arrival was counted as; of a quarantined one or one of another company, the reason."""
+    """Return what an arrival was counted as, or why it was quarantined; and the other company that it names."""
     late, released = flag_cell("late", " late")(row), flag_cell("released", " released")(row)
-    company = flag_cell("isOtherCompany", " CompanyMismatch")(row)
-    return f"{row['reason'] or row['countedAs'] + company}{late}{released}"
+    company = ""
+    if row["otherCompany"]:
+        company = f" company {row['otherCompany']}"
+    elif row["isOtherCompany"] and not row["reason"]:
+        company = " other company"
+    return f"{row['reason'] or row['countedAs']}{company}{late}{released}"
 
 
 def fields(*names: str) -> tuple[Column, ...]:
@@ -249,8 +255,8 @@ VISITS = Listing(
     reasons=SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED},
     help="""List arrivals, newest first, with the verdict of each route.
 
-    COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; a visit of another company also has
-    CompanyMismatch. --reason is a skip reason (Filter,
+    COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; with another company, its id follows.
+    --reason is a skip reason (Filter,
     OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch also lists the visits of another
     company that were accepted, because companyCheck is Warn. TimesUntrusted lists those whose body has a time that
     cannot be trusted: without an offset, or far in the future.
@@ -277,6 +283,7 @@ VISITS = Listing(
     ),
     nothing="No such visits.",
     essential=5,
+    wrapped="COUNTED",
 )
 
 QUARANTINE = Listing(
@@ -298,6 +305,7 @@ QUARANTINE = Listing(
     csv_columns=VISITS.csv_columns,
     nothing="Nothing is quarantined.",
     essential=5,
+    wrapped="WHY",
 )
 
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
@@ -355,6 +363,7 @@ DELIVERIES = Listing(
     ),
     nothing="No such deliveries.",
     essential=5,
+    wrapped="RESULT",
 )
 
 DEAD = dataclasses.replace(

@@ -28,9 +28,7 @@ NO_TROUBLE = len(URGENT_FIRST)
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
     """Return what needs a person, the most urgent first: the kind of trouble and its words."""
     words = {
-        fault: _fault_words(fault, count, row["causes"].get(fault))
-        for fault, count in row["faults"].items()
-        if fault in LISTENER_TROUBLES
+        fault: _fault_words(fault, count, row) for fault, count in row["faults"].items() if fault in LISTENER_TROUBLES
     }
     if row["failingDestinations"]:
         names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
@@ -44,10 +42,11 @@ def tenant_troubles(row: listings.Row) -> dict[str, str]:
     return {kind: words[kind] for kind in URGENT_FIRST if kind in words}
 
 
-def _fault_words(fault: str, count: int, cause: str | None) -> str:
-    """Return the words for a fault that some listeners of a tenant have."""
+def _fault_words(fault: str, count: int, row: listings.Row) -> str:
+    """Return the words for a fault that ``count`` listeners of a tenant have."""
     times = f"({count})" if count > 1 else None
-    return " ".join(filter(None, (LISTENER_TROUBLES[fault], cause, times)))
+    refused = f"{row['today']['refused']} today" if fault == "Refusing" else None
+    return " ".join(filter(None, (LISTENER_TROUBLES[fault], row["causes"].get(fault), times, refused)))
 
 
 def is_tenant_failing(row: listings.Row) -> bool:

@@ -36,6 +36,8 @@ _ROWS_IN_TERMINAL, _ROWS = 50, 1_000
 _CANDIDATES = 3
 """Rows that are named if the digits of an id are those of several."""
 
+_FILTER_NAMES = frozenset(flag.name for flag in listings.FILTERS)
+
 _FULL_ID = 36
 """Characters of a whole id."""
 
@@ -187,6 +189,19 @@ class AdminClient:
 def row_limit(limit: int | None, otherwise: int = _ROWS) -> int:
     """Return how many rows a list may have: those that fit a person, or those that fit a program (``otherwise``)."""
     return limit or (_ROWS_IN_TERMINAL if sys.stdout.isatty() else otherwise)
+
+
+def with_names_of_filters(context: typer.Context, nothing: str) -> str:
+    """Return the text of an empty list with the filters of the command: ``No listener is silent (--tenant acme)``.
+
+    Without them it would seem to be true of all rows.
+    """
+    filters = [
+        f"{parameter.opts[0]} {context.params[parameter.name]}"
+        for parameter in context.command.params
+        if parameter.name in _FILTER_NAMES and context.params[parameter.name] is not None
+    ]
+    return f"{nothing.removesuffix('.')} ({', '.join(filters)})." if filters else nothing
 
 
 def print_next_page(context: typer.Context, shown: str, cursor: str) -> None:

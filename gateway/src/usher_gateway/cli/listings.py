@@ -29,6 +29,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     row_limit,
     with_filters,
+    with_names_of_filters,
 )
 
 _Body = Annotated[bool, typer.Option("--body", help="Print only the body, as it was received.")]
@@ -99,8 +100,16 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
             _order_verdicts(rows, filters)
         columns, same = _columns(listing, rows)
         essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
+        nothing = with_names_of_filters(context, listing.nothing)
         tables.print_rows(
-            rows, columns, output, listing.nothing, listing.csv_columns, essential=essential, broken="COUNTED"
+            rows,
+            columns,
+            output,
+            nothing,
+            listing.csv_columns,
+            essential=essential,
+            broken=listing.wrapped,
+            beside={"nextCursor": rest},
         )
         if output == "text" and same:
             names = [f"{head.lower()} {name}" for head, name in same.items()]

@@ -8,7 +8,7 @@ import typer
 
 from usher_gateway.admin import listings
 from usher_gateway.cli import tables
-from usher_gateway.cli.admin_client import print_next_page, row_limit
+from usher_gateway.cli.admin_client import print_next_page, row_limit, with_names_of_filters
 
 Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
 Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
@@ -60,7 +60,7 @@ def print_page(
         printed,
         overview.columns,
         output,
-        nothing(overview.noun, asked),
+        with_names_of_filters(context, nothing(overview.noun, asked)),
         overview.csv_columns,
         essential=overview.essential,
         broken="TROUBLES",

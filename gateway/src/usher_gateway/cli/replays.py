@@ -194,7 +194,7 @@ def _preview(
             typer.echo(f"{reason}: {counted(number, 'delivery')}")
         _print_left_out(answer["leftOut"])
         if waiting:
-            typer.echo(waiting)
+            tables.print_text(waiting)
         if answer["reasons"].get("Filter"):
             tables.print_text(_FILTER_NOT_ASKED, err=True)
         if answer["sample"]:
@@ -213,7 +213,7 @@ def _preview(
 def _print_left_out(left_out: Mapping[str, int]) -> None:
     for reason, count in left_out.items():
         if count:
-            typer.echo(f"Left out: {_LEFT_OUT[reason].format(count)}.")
+            tables.print_text(f"Left out: {_LEFT_OUT[reason].format(count)}.")
 
 
 def _watch(client: AdminClient, replay: listings.Row) -> None:

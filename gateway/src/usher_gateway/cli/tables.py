@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import typer
@@ -22,11 +22,17 @@ _CUT = "…"
 _LEAST_ROOM = 16
 """A column that would be cut below this width is left out."""
 
-_LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD = 12, 20, 18, 12
-"""No essential column becomes narrower: names, the first column, lists, and DELIVERIES."""
+_LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD, _LEAST_COUNTED = 12, 20, 18, 12, 7
+"""No essential column becomes narrower: names, the first column, lists, DELIVERIES, and why an arrival is what it is.
 
-_LEAST_COUNTED = 15
-"""COUNTED has no word that is longer, and goes on in further lines."""
+A column that goes on in further lines also does not become narrower than its longest word.
+"""
+
+_LEAST_BROKEN = 40
+"""A column that goes on in further lines becomes as narrow as this so that the columns after the essential ones fit."""
+
+_LEFT_OUT_FIRST = "TENANT"
+"""The essential column that is left out first, because the listener or the route often has the same name."""
 
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
 """Heads of columns with names."""
@@ -39,7 +45,11 @@ LISTS = frozenset(
 NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST", "VIS/MIN", "TODAY", "HELD", "DEAD"})
 """Heads of columns that are right-aligned even while no row has a number."""
 
-_LEAST_WIDTHS = dict.fromkeys(NAMES, _LEAST_NAME) | {"COUNTED": _LEAST_COUNTED, "DELIVERIES": _LEAST_WORD}
+_LEAST_WIDTHS = {
+    **dict.fromkeys(NAMES, _LEAST_NAME),
+    **dict.fromkeys(("COUNTED", "WHY"), _LEAST_COUNTED),
+    "DELIVERIES": _LEAST_WORD,
+}
 
 FIXED_SPACE = "\N{NO-BREAK SPACE}"
 """A space at which `wrapped` does not break; it prints an ordinary one."""
@@ -72,14 +82,15 @@ def print_rows(
     *,
     essential: int = 1,
     broken: str = "",
+    beside: Mapping[str, object] | None = None,
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none.
 
     ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON. ``essential`` and
-    ``broken``: as in `table_lines`.
+    ``broken``: as in `table_lines`. ``beside``: fields that JSON has beside ``rows``.
     """
     if output == "json":
-        print_json({"rows": rows})
+        print_json({"rows": rows, **(beside or {})})
     elif output == "csv":
         writer = csv.writer(sys.stdout)
         cells = cells or columns
@@ -109,12 +120,21 @@ def table_lines(
 
     The columns are in the order of their importance: the last ones are left out if the line has no room for them. For
     the first ``essential`` ones, wide cells become narrower: a list is cut between its items, and a name in its middle.
-    Without that the first cell is whole, and the last column that is shown may be cut. A cell of the column ``broken``
-    goes on in further lines instead. Numbers are right-aligned.
+    If that is not enough, TENANT is left out. Without essential columns the first cell is whole, and the last column
+    that is shown may be cut. A cell of the column ``broken`` goes on in further lines instead. Numbers are
+    right-aligned.
     """
     cells = [[listings.printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
     widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
-    shown = _fitted(heads, widths, width, essential)
+    least = [_least_width(*column, broken=broken) for column in zip(heads, cells, strict=True)]
+    least[0] = max(least[0], _LEAST_FIRST)
+    has_room = _room_of(list(map(min, widths, least))[:essential]) <= width
+    if _LEFT_OUT_FIRST in heads[1:essential] and not has_room:
+        kept = [index for index, head in enumerate(heads) if head != _LEFT_OUT_FIRST]
+        heads, rows = [heads[index] for index in kept], [[row[index] for index in kept] for row in rows]
+        lines, left_out = table_lines(heads, rows, width, essential=essential - 1, broken=broken)
+        return lines, [_LEFT_OUT_FIRST, *left_out]
+    shown = _fitted(heads, widths, least, width, essential, broken)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
         cuts = [wrapped(cell, most) if head == broken else [cut(head, cell, most)] for cell in column]
@@ -133,14 +153,21 @@ def table_lines(
     return lines, heads[len(shown) :]
 
 
-def _fitted(heads: Sequence[str], natural: Sequence[int], width: int, essential: int) -> list[int]:
+def _least_width(head: str, cells: Sequence[str], broken: str) -> int:
+    """Return how narrow an essential column may become; one that does not become narrower is as wide as its cells."""
+    if head not in NAMES and head not in LISTS:
+        return max(map(len, (head, *cells)))
+    longest_word = max(len(part) for cell in cells for part in wrapped(cell, 1)) if head == broken and cells else 0
+    return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
+
+
+def _fitted(
+    heads: Sequence[str], natural: Sequence[int], least: Sequence[int], width: int, essential: int, broken: str
+) -> list[int]:
     """Return the widths of the columns that fit into a line."""
     widths = list(natural[:essential])
-    least = [_LEAST_WIDTHS.get(head, _LEAST_LIST) for head in heads[:essential]]
-    least[0] = max(least[0], _LEAST_FIRST)
-    flexible = [index for index, head in enumerate(heads[:essential]) if head in NAMES or head in LISTS]
     while essential > 1 and _room_of(widths) > width:
-        wide = [index for index in flexible if widths[index] > max(least[index], len(heads[index]))]
+        wide = [index for index in range(essential) if widths[index] > least[index]]
         if not wide:
             break
         widths[max(wide, key=widths.__getitem__)] -= 1
@@ -148,6 +175,10 @@ def _fitted(heads: Sequence[str], natural: Sequence[int], width: int, essential:
         widths.pop()
     for head, needed in zip(heads[len(widths) :], natural[len(widths) :], strict=True):
         room = width - _room_of(widths) - len(_GAP)
+        lacking = max(0, needed - room)
+        if broken in heads[: len(widths)] and widths[heads.index(broken)] - lacking >= _LEAST_BROKEN:
+            widths[heads.index(broken)] -= lacking
+            room += lacking
         if needed > room:
             if room >= max(_LEAST_ROOM, len(head)):
                 widths.append(room)
@@ -163,12 +194,21 @@ def _room_of(widths: Sequence[int]) -> int:
 def cut(head: str, cell: str, room: int) -> str:
     """Return a cell in at most ``room`` characters: a name without its middle, or the first items of a list.
 
-    If not even the first item has room, its beginning is shown.
+    If not even the first item has room, its beginning is shown. WHY also shows the first words of an item.
     """
     if len(cell) <= room:
         return cell
     if head in NAMES:
         return shortened(cell, room)
+    items = whole_items(cell, room)
+    words = f"{cell[: max(0, room)].rpartition(' ')[0]}{_CUT}"
+    return words if head == "WHY" and len(words) > len(items) else items
+
+
+def whole_items(cell: str, room: int) -> str:
+    """Return those of the first items of a list that fit; the beginning of the first one if not even that fits."""
+    if len(cell) <= room:
+        return cell
     items = cell.split(", ")
     while items and len(", ".join(items)) + len(", ") + len(_CUT) > room:
         items.pop()

@@ -163,7 +163,7 @@ def _print_tenant(row: listings.Row) -> None:
         "tenant": overview.path_of(row),
         "state": row["state"],
         "listeners": row["listeners"],
-        "last arrival": f"{listings.time_cell('lastArrival')(row)} UTC" if row["lastArrival"] else "none yet",
+        "last accepted": f"{listings.time_cell('lastArrival')(row)} UTC" if row["lastArrival"] else "none yet",
         "today (UTC)": today,
         "waiting": row["backlog"],
         "held": overview.held_reasons(row) or 0,

@@ -310,7 +310,7 @@ def _name_room(rows: list[list[str]], width: int) -> int:
 def _longest_name(rows: list[list[str]], width: int) -> int:
     """Return how long names can be beside the items of WHY that have room if names are short."""
     room = _room_of_ends(rows, width)
-    return max(_SHORTEST_NAME, room - max(len(tables.cut("WHY", row[-1], room - _SHORTEST_NAME)) for row in rows))
+    return max(_SHORTEST_NAME, room - max(len(tables.whole_items(row[-1], room - _SHORTEST_NAME)) for row in rows))
 
 
 def _room_of_ends(rows: list[list[str]], width: int) -> int:
@@ -372,7 +372,7 @@ class _Reader:
         (row,) = [row for row in self._answers[-1]["rows"] if overview.path_of(row) == name] or [None]
         lines = [""]
         if row is not None:
-            lines += tables.wrapped(_state_of(row), width) + tables.wrapped(tenants.next_steps(row), width)
+            lines += tables.wrapped(state_of(row), width) + tables.wrapped(tenants.next_steps(row), width)
         for kind in ("listeners", "destinations"):
             lines += ["", *lines_inside(kind, self._client.get(f"/api/{kind}", tenant=name)["rows"], width)]
         return lines[1:]
@@ -397,12 +397,14 @@ def _trouble_of(kind: str, row: listings.Row) -> str:
     return f"{row['name']}: {destinations.trouble(row)}" if destinations.is_destination_failing(row) else ""
 
 
-def _state_of(row: listings.Row) -> str:
+def state_of(row: listings.Row) -> str:
     """Return the state of a tenant in one line."""
     needs = troubles.tenant_troubles(row)
     has_room = row["quotaUsed"] is not None and "quota" not in needs
     quota = f", {row['quotaUsed']:.0%} of the quota" if has_room else ""
-    last = f"last arrival {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else "no arrival yet"
+    refused = f", {row['today']['refused']} refused today" if row["today"]["refused"] else ""
+    none_yet = f"none accepted yet{refused}"
+    last = f"last accepted {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else none_yet
     return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
 
 
