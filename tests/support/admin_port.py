@@ -92,6 +92,8 @@ class Served:
         self.sample_sender: Any = mock.Mock()
         self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
+        self.health = states.DestinationHealth.Healthy
+        """Of every destination."""
         self.held = holds.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
@@ -247,8 +249,8 @@ class Served:
             retired_arrivals={},
         )
         tracker.listener_states = mock.AsyncMock(return_value={"agency/lobby": state})
-        tracker.destination.return_value = states.DestinationState(
-            states.DestinationHealth.Healthy, "Closed", error=None, status=None, unresolved=None
+        tracker.destination.side_effect = lambda *_: states.DestinationState(
+            self.health, "Closed", error=None, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
         clock = mock.Mock(now=self.bench.clock, jump=lambda: 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import admin_port
+from usher_gateway.admin import states
 
 
 @pytest.fixture
@@ -54,6 +55,28 @@ async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(serve
     assert "this would create 0" in run.err
     run = await served.command("visits", "replay", "--reason", "Filter", "--ignore-pause", "--yes")
     assert run.out == "Created: 1 delivery (1 pending).\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "visits replay --tenant acme --state dead",
+        "visits replay --reason Filter",
+        "dead redrive --tenant acme",
+    ],
+)
+async def test_preview_warns_of_a_destination_that_fails_now(served: admin_port.Served, command: str) -> None:
+    assert "fail now" not in (await served.command(*command.split())).err
+    served.health = states.DestinationHealth.Failing
+    run = await served.command(*command.split())
+    assert run.err.startswith("Deliveries to agency/crm fail now (Failing): they may die again.\n")
+
+
+async def test_dead_delivery_says_that_its_destination_still_fails(served: admin_port.Served) -> None:
+    served.health = states.DestinationHealth.Failing
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    shown = " ".join((await served.output_of("dead", "show", dead["id"])).split())
+    assert "starts again, but its destination fails now (Failing): it may die again." in shown
 
 
 async def test_replays_are_listed_shown_cancelled_and_refused_to_resume(served: admin_port.Served) -> None:

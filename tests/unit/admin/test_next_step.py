@@ -11,12 +11,13 @@ NOW = 1_795_953_600_000_000
 """2026-11-29 12:00:00 UTC."""
 
 FAILING = {
+    "health": "CircuitOpen",
     "circuit": "Open",
     "lastError": {"error": "Status", "status": 503, "since": "2026-11-29T10:12:00.000Z"},
     "nextTrialAt": "2026-11-29T12:00:40.000Z",
     "retryMaxAgeSeconds": 604_800,
 }
-HEALTHY = {**FAILING, "circuit": "Closed", "lastError": None}
+HEALTHY = {**FAILING, "health": "Healthy", "circuit": "Closed", "lastError": None}
 
 
 def delivery(**changes: Any) -> dict[str, Any]:
@@ -39,7 +40,16 @@ def delivery(**changes: Any) -> dict[str, Any]:
     ("changes", "destination", "text"),
     [
         ({"state": "delivered"}, HEALTHY, "It was delivered. Nothing follows."),
-        ({"state": "dead"}, HEALTHY, "usher dead redrive 01920000-0000-7000-80 --yes"),
+        ({"state": "dead"}, HEALTHY, "usher dead redrive 01920000-0000-7000-80 --yes` starts again."),
+        (
+            {"state": "dead"},
+            FAILING,
+            (
+                "starts again, but its destination fails now (CircuitOpen with Status 503 since 2026-11-29 10:12:00 "
+                "UTC): it may die again."
+            ),
+        ),
+        ({"state": "dead"}, None, "starts again, but its destination is not in force any more."),
         ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),
         (
             {"held": "DestinationPaused", "heldSince": "2026-11-28T09:00:00.000Z"},

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from usher_gateway import model
 from usher_gateway.admin.listings import SHORT_ID, Row
+from usher_gateway.admin.states import NOT_FAILING
 
 HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
     model.HoldReason.TenantSuspended: ("the tenant is suspended", "`state: Active` of the Tenant"),
@@ -45,7 +46,8 @@ def next_step(
         case "delivered":
             return "It was delivered. Nothing follows."
         case "dead":
-            return f"It is dead: no attempt follows. `usher dead redrive {identifier} --yes` starts again."
+            again = f"`usher dead redrive {identifier} --yes` starts again"
+            return f"It is dead: no attempt follows. {again}{_may_die_again(destination)}."
         case "cancelled":
             again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back"
             if delivery["cancelled"] == model.CancelReason.Suppressed.name:
@@ -63,6 +65,15 @@ def next_step(
     if destination is None:
         return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."
     return f"{_waiting(delivery, destination, now)} {_end(delivery, destination)}"
+
+
+def _may_die_again(destination: Mapping[str, object] | None) -> str:
+    """Return that a dead delivery would not fare better now, if its destination fails or is gone."""
+    if destination is None:
+        return ", but its destination is not in force any more"
+    if destination["health"] in NOT_FAILING:
+        return ""
+    return f", but its destination fails now ({destination['health']}{_last_error(destination)}): it may die again"
 
 
 def _held_until(delivery: Row, body_days: int) -> str:

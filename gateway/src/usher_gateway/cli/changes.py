@@ -5,7 +5,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -133,11 +133,11 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
         typer.echo(f"{reason}: {counted(count, noun)}")
 
 
-def _warn_of_failing_destinations(client: AdminClient, selection: Mapping[str, object]) -> None:
-    """Name on standard error those destinations of selected deliveries that fail now, and what that means for them."""
-    selected = {row["destination"] for row in _newest(client, selection)}
-    for row in client.get("/api/destinations")["rows"] if selected else []:
-        if overview.path_of(row) in selected and destinations.is_not_taking(row):
+def warn_of_failing_destinations(client: AdminClient, deliveries: Iterable[Row]) -> None:
+    """Name on standard error those destinations of deliveries that fail now, and what that means for them."""
+    keys = {row["destination"] for row in deliveries}
+    for row in client.get("/api/destinations")["rows"] if keys else []:
+        if overview.path_of(row) in keys and destinations.is_not_taking(row):
             health = row.get("health") or row["state"]
             what = ", ".join(filter(None, (health, destinations.last_error(row))))
             effect = "they may die again" if health == "Failing" else "they wait until it takes some"
@@ -203,7 +203,7 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
         f"No selected delivery is {state} and still has its body, or a replay sent it since, or its person is"
         f" suppressed{other}."
     )
-    _warn_of_failing_destinations(client, selection)
+    warn_of_failing_destinations(client, _newest(client, selection))
     answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due again", answer["redriven"], nothing)
 
@@ -226,7 +226,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
     nothing = _why_none_is_retried(client, selection)
-    _warn_of_failing_destinations(client, selection | {"state": "pending"})
+    warn_of_failing_destinations(client, _newest(client, selection | {"state": "pending"}))
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)
 

@@ -30,7 +30,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import select
+from usher_gateway.cli.changes import select, warn_of_failing_destinations
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
@@ -158,6 +158,7 @@ def replay_visits(
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
         waiting = _waiting(client, selection) if results["state"] or not results["reason"] else ""
+        warn_of_failing_destinations(client, [*answer["sample"], *_newest_ended(client, selection, results["state"])])
         _preview(answer, rate, output, has_results=any(results.values()), waiting=waiting)
     replay = client.post("/api/replays", question)
     if output == "json":
@@ -171,10 +172,21 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
+def _filters_of_deliveries(selection: Mapping[str, object]) -> dict[str, str]:
+    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
+    return {name: str(selection[name]) for name in names if name in selection}
+
+
+def _newest_ended(client: AdminClient, selection: Mapping[str, object], states: str | None) -> list[listings.Row]:
+    """Return the newest deliveries with these states, because the sample of a preview is short."""
+    filters = _filters_of_deliveries(selection)
+    asked = states.split(",") if states and "ids" not in selection else []
+    return [row for state in asked for row in client.get("/api/deliveries", state=state, **filters)["rows"]]
+
+
 def _waiting(client: AdminClient, selection: Mapping[str, object]) -> str:
     """Return that deliveries of the selection wait already, if any do; a replay leaves them out."""
-    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
-    filters = {name: str(selection[name]) for name in names if name in selection}
+    filters = _filters_of_deliveries(selection)
     rows, rest = client.rows("/api/deliveries", _WAITING_COUNTED, None, state="pending", **filters)
     if not rows or "ids" in selection:
         return ""
