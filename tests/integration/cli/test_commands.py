@@ -442,6 +442,32 @@ async def test_check_against_a_gateway_lists_the_urls_that_an_edit_moves(
     assert f"compared with {served.url}: 1 URL would go out of service" in run.out
 
 
+async def test_url_without_files_asks_the_gateway(served: admin_port.Served) -> None:
+    urls = "  https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz\n  https://www.acme.example/hooks/purple.php?k=secret7"
+    for names in (["--tenant", "agency/acme"], ["--listener", "lobby"]):
+        assert await served.output_of("url", *names) == f"agency/lobby (tenant acme)\n{urls}\n"
+    (row, _) = json.loads(await served.output_of("url", "--tenant", "acme", "-o", "json"))["urls"]
+    assert row["url"] == "https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz"
+    looks = (await served.get("/api/audit?action=show%20urls"))["rows"]
+    assert [look["selection"] for look in looks] == [{"listener": "agency/lobby"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "give --tenant or --listener to ask a running gateway, or name manifests"),
+        (["--tenant", "acne"], "did you mean `acme`?"),
+        (["--listener", "loby"], "did you mean `lobby`?"),
+    ],
+)
+async def test_url_without_files_needs_a_name_that_exists(
+    served: admin_port.Served, names: list[str], said: str
+) -> None:
+    run = await served.command("url", *names)
+    assert (run.code, run.out) == (2, "")
+    assert said in " ".join(run.err.split())
+
+
 async def test_check_against_a_gateway_needs_its_install_key(served: admin_port.Served, tmp_path: Path) -> None:
     file = tmp_path / "lobby.yaml"
     file.write_text(LOBBY)

@@ -13,7 +13,7 @@ from usher_gateway.resources import conditions
 if TYPE_CHECKING:
     from usher_gateway import documents
 
-_EPILOG = "Example:  usher url examples/quickstart.yaml   or   usher url manifests/ --tenant acme"
+_EPILOG = "Example:  usher url examples/quickstart.yaml   or   usher url --tenant agency/acme"
 
 _COLUMNS = ("namespace", "tenant", "listener", "url", "note")
 
@@ -26,12 +26,13 @@ def register(app: typer.Typer) -> None:
         files: Annotated[
             list[pathlib.Path] | None,
             typer.Argument(
-                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for standard input."
+                envvar="USHER_FILES",
+                help="YAML files, folders of *.yaml and *.yml, or - for standard input. Without one, the gateway answers.",
             ),
         ] = None,
         data: Annotated[
             pathlib.Path,
-            typer.Option(envvar="USHER_DATA", help="Folder of install.key, as in usher run."),
+            typer.Option(envvar="USHER_DATA", help="Folder of install.key and of the tokens, as in usher run."),
         ] = admin_client.DATA,
         new_key: Annotated[
             bool,
@@ -39,24 +40,34 @@ def register(app: typer.Typer) -> None:
         ] = False,
         tenant: Annotated[str | None, typer.Option(envvar="USHER_TENANT", help=listings.TENANT.help)] = None,
         namespace: Annotated[str | None, typer.Option(envvar="USHER_NAMESPACE", help=listings.NAMESPACE.help)] = None,
+        listener: admin_client.Listener = None,
         output: admin_client.OutputOption = "text",
+        admin: admin_client.Admin = admin_client.ADMIN,
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 
         A URL is a credential: anyone who has it can post visits. It is derived from the install key
         (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again. Without a key the command
         fails, because URLs of another key than the gateway's would not work.
+
+        Without files the command asks a running gateway for the URLs of a tenant or a listener. Its audit log records
+        that.
         """
         from usher_gateway import model
         from usher_gateway.config import install_key
         from usher_gateway.config.files import load_once
 
         if not files:
-            hint = (
-                "name them, as in `usher url manifests/`; in a cluster the Secret LISTENER-url has them, and "
-                "`usher listeners -o csv` has them without their secret parts"
-            )
-            admin_client.fail("URLs are made of manifests and the install key", hint, admin_client.USAGE)
+            if tenant is None and listener is None:
+                hint = (
+                    "give --tenant or --listener to ask a running gateway, or name manifests, as in "
+                    "`usher url manifests/`; in a cluster the Secret LISTENER-url has them too"
+                )
+                admin_client.fail("this needs to know whose URLs to print", hint, admin_client.USAGE)
+            client = admin_client.AdminClient(admin, data, operate=True)
+            rows = _ask(client, listener=listener, namespace=namespace, tenant=tenant)
+            _print(rows, output)
+            raise typer.Exit(0 if rows else admin_client.WRONG)
         admin_client.require_files(files)
         is_new = not os.environ.get(install_key.VARIABLE) and not (data / install_key.FILE_NAME).exists()
         with admin_client.ending_with_message():
@@ -66,14 +77,9 @@ def register(app: typer.Typer) -> None:
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
             )
         configuration = load_once(files, keys)
-        rows = [row for listener in configuration.snapshot.listeners.values() for row in _rows(listener)]
-        rows = _select(rows, namespace=namespace, tenant=tenant)
-        if output == "json":
-            tables.print_json({"urls": rows})
-        elif output == "csv":
-            tables.print_rows(rows, [(name, listings.text_cell(name)) for name in _COLUMNS], output, "")
-        else:
-            _print_text(rows)
+        rows = [row for document in configuration.snapshot.listeners.values() for row in _rows(document)]
+        rows = _select(rows, namespace=namespace, tenant=tenant, listener=listener)
+        _print(rows, output)
         if configuration.rejected:
             count = listings.counted(sum(not problem.because for problem in configuration.rejected), "mistake")
             hint = "see `usher check` with the same files"
@@ -81,11 +87,29 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if configuration.rejected or not rows else 0)
 
 
-def _select(rows: list[dict[str, str]], *, namespace: str | None, tenant: str | None) -> list[dict[str, str]]:
-    """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
+def _ask(client: admin_client.AdminClient, *, listener: str | None, **names: str | None) -> list[dict[str, str]]:
+    """Return the rows of a tenant or a listener, as a gateway has them; unknown names end the command."""
+    listeners = [
+        {"namespace": row["namespace"], "tenant": row["tenant"], "listener": row["name"]}
+        for row in client.get("/api/listeners", **names)["rows"]
+    ]
+    rows = []
+    for name in _select(listeners, namespace=None, tenant=None, listener=listener):
+        path = f"/api/listeners/{admin_client.quoted(name['namespace'])}/{admin_client.quoted(name['listener'])}/urls"
+        rows += [
+            {**name, "url": address["url"], "note": _note(address["action"], address["until"])}
+            for address in client.get(path)["rows"]
+        ]
+    return rows
+
+
+def _select(
+    rows: list[dict[str, str]], *, namespace: str | None, tenant: str | None, listener: str | None
+) -> list[dict[str, str]]:
+    """Return the rows with these names; a tenant is ``NAME`` or ``NAMESPACE/NAME``. Unknown names end the command."""
     if tenant is not None and "/" in tenant:
         namespace, _, tenant = tenant.partition("/")
-    for what, name in (("namespace", namespace), ("tenant", tenant)):
+    for what, name in (("namespace", namespace), ("tenant", tenant), ("listener", listener)):
         if name is None:
             continue
         names = {row[what] for row in rows}
@@ -97,25 +121,34 @@ def _select(rows: list[dict[str, str]], *, namespace: str | None, tenant: str | 
 
 
 def _rows(listener: "documents.ListenerDocument") -> list[dict[str, str]]:
+    from usher_gateway import model
+
     return [
         {
             "namespace": listener.namespace,
             "tenant": listener.tenant.name,
             "listener": listener.name,
             "url": address.url,
-            "note": _note(address),
+            "note": _note(address.action, model.format_time(address.until) if address.until else None),
         }
         for address in listener.addresses
     ]
 
 
-def _note(address: "documents.Address") -> str:
-    from usher_gateway import model
-
-    words = ["old token, held"] if address.action == "Hold" else []
-    if address.until:
-        words.append(f"until {model.format_time(address.until)}")
+def _note(action: str, until: str | None) -> str:
+    words = ["old token, held"] if action == "Hold" else []
+    if until:
+        words.append(f"until {until}")
     return ", ".join(words)
+
+
+def _print(rows: list[dict[str, str]], output: tables.OutputFormat) -> None:
+    if output == "json":
+        tables.print_json({"urls": rows})
+    elif output == "csv":
+        tables.print_rows(rows, [(name, listings.text_cell(name)) for name in _COLUMNS], output, "")
+    else:
+        _print_text(rows)
 
 
 def _print_text(rows: list[dict[str, str]]) -> None:
