@@ -302,7 +302,8 @@ async def test_usage_by_venue_reads_the_stored_bodies(served: admin_port.Served)
         ("acme", "4021", 2, 0),
         ("acme", "7", 1, 0),
     ]
-    assert answer["withoutBody"] == 0
+    assert (answer["withoutBody"], answer["total"]) == (0, {"visits": 4, "repeats": 0})
+    assert {row["period"] for row in answer["rows"]} == {"2025-11-01/2025-12-01"}
 
 
 async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(served: admin_port.Served) -> None:

@@ -226,10 +226,14 @@ async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_po
     assert (json.loads(as_json)["total"]["visits"], as_json[-3:]) == (4, "\n}\n")
     served.bench.clock.now += samples.DAY
     checked = await served.output_of("usage", "--check", "--from", "2025-11")
-    assert checked.startswith("The books of 1 listener balance, from 2025-11-01T")
+    assert checked.startswith("1 of 1 listener has counts from 2025-11-01T")
+    assert "their books balance." in " ".join(checked.split())
     nothing = await served.command("usage", "--check", "--from", "2024-11", "--to", "2024-12")
     assert (nothing.code, nothing.out) == (1, "")
     assert nothing.said.startswith("usher: nothing was counted from 2024-11-01T")
+    assert nothing.said.endswith("check compare --from and --to")
+    not_yet = await served.command("usage", "--check", "--from", "2025-11-26T11:50:00Z")
+    assert "only quarters of an hour are checked that ended over a minute ago:" in not_yet.said
 
 
 async def test_usage_by_tenant_adds_up_listeners_and_lists_those_without_arrivals(served: admin_port.Served) -> None:
@@ -613,6 +617,41 @@ async def test_path_to_personal_data_is_not_shown_as_a_company(served: admin_por
     await served.bench.accept(samples.arrival("accepted", body=body, other_company="another"))
     (row, *_) = json.loads(await served.output_of("visits", "--reason", "CompanyMismatch", "-o", "json"))["rows"]
     assert (row["isOtherCompany"], row["otherCompany"]) == (True, "another")
+
+
+async def test_waiting_delivery_says_until_when_it_is_retried(served: admin_port.Served) -> None:
+    await served.output_of("dead", "redrive", "--all", "--yes")
+    rows = (await served.get("/api/deliveries"))["rows"]
+    until = {row["state"]: row["retriedUntil"] for row in rows if not row["held"]}
+    assert until == {"pending": "2025-12-02T12:00:00.000Z", "delivered": None}
+    (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+    assert held["retriedUntil"] is None
+    (row,) = csv.DictReader(io.StringIO(await served.output_of("deliveries", "--state", "delivered", "-o", "csv")))
+    assert row["retriedUntil"] == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["deliveries", "--destination", "crmm"],
+        ["destinations", "test", "crmm"],
+        ["dead", "redrive", "--destination", "crmm"],
+    ],
+)
+async def test_unknown_destination_without_a_namespace_gets_a_suggestion(
+    served: admin_port.Served, command: list[str]
+) -> None:
+    run = await served.command(*command)
+    assert (run.code, "there is no destination `crmm`" in run.err) == (2, True)
+    assert "did you mean `crm`?" in run.err
+
+
+async def test_links_as_csv_have_the_names_of_json(served: admin_port.Served) -> None:
+    await served.output_of("link", "create", "--tenant", "agency/acme")
+    (row,) = json.loads(await served.output_of("link", "list", "-o", "json"))["rows"]
+    (cells,) = csv.DictReader(io.StringIO(await served.output_of("link", "list", "-o", "csv")))
+    assert list(cells) == ["id", "tenant", "state", "expiresAt", "lastUsedAt"]
+    assert (cells["expiresAt"], cells["lastUsedAt"]) == (row["expiresAt"], "")
 
 
 async def test_delivery_in_a_lane_says_that_it_waits_there(served: admin_port.Served) -> None:

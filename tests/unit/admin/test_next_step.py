@@ -83,6 +83,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
         ({"dueAt": "2026-11-29T11:59:00.000Z"}, HEALTHY, "It is due, and waits for a free slot of its destination"),
         ({"dueAt": None}, HEALTHY, "It is due, and waits for a free slot of its destination"),
         ({"expiresAt": "2026-11-29T13:00:00.000Z"}, HEALTHY, "It expires at 2026-11-29 13:00:00 UTC."),
+        ({"expiresAt": "2026-12-29T13:00:00.000Z"}, HEALTHY, "Usher gives up at 2026-12-06 10:00:00 UTC."),
     ],
 )
 def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:

@@ -23,6 +23,11 @@ def test_empty_range_and_unknown_period_are_rejected(query: dict[str, Any]) -> N
         usage.parse_range(query, NOON)
 
 
+def test_range_that_begins_in_the_future_says_what_its_end_is() -> None:
+    with pytest.raises(ValueError, match="which by default is the end of this quarter of an hour"):
+        usage.parse_range({"from": "2025-12"}, NOON)
+
+
 def test_range_is_widened_to_slot_borders() -> None:
     asked = usage.parse_range({"from": "2025-11-25T11:59:59Z", "to": "2025-11-25T12:00:01Z"}, NOON)
     assert (asked.since, asked.until) == (NOON - 900 * model.MICROSECONDS, NOON + 900 * model.MICROSECONDS)

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 from unittest import mock
 
@@ -52,9 +53,18 @@ def test_check_of_a_part_of_the_books_is_refused(flag: str) -> None:
 
 def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"namespace": "agency", "tenant": "acme", "venue": number, "visits": 3, "repeats": 1} for number in range(7)
+        {
+            "period": "2026-11-01/2026-11-29T12:00+00:00",
+            "namespace": "agency",
+            "tenant": "acme",
+            "venue": number,
+            "visits": 3,
+            "repeats": 1,
+        }
+        for number in range(7)
     ]
-    answer = {"rows": rows, "withoutBody": 0, "from": "2026-11-01T00:00:00Z", "to": "2026-11-29T12:00:00Z"}
+    times = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-29T12:00:00Z"}
+    answer = {**times, "rows": rows, "total": {"visits": 21, "repeats": 7}, "withoutBody": 0}
     context = mock.Mock(command_path="usher usage", command=mock.Mock(params=[]))
     usage.print_venues(answer, "text", context, 3, 3)
     page = capsys.readouterr()
@@ -64,7 +74,11 @@ def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.C
     assert [line.split()[1] for line in lines] == ["VENUE", "3", "4", "5"]
     assert page.err == "Showing 3 of 7 rows.\nnext: usher usage --cursor 6\n"
     usage.print_venues(answer, "csv", context, 3, 3)
-    assert len(capsys.readouterr().out.splitlines()) == 8
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "period,namespace,tenant,venue,visits,repeats"
+    assert (len(lines), lines[0].split(",")[0]) == (7, "2026-11-01/2026-11-29T12:00+00:00")
+    usage.print_venues(answer, "json", context, 3, 3)
+    assert json.loads(capsys.readouterr().out) == answer
 
 
 def test_long_name_leaves_room_for_refused_suppressed_and_troubles(

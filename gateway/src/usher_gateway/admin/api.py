@@ -372,6 +372,8 @@ class NameCheck:
         route_names |= {route.name for name in listeners & in_force.keys() for route in in_force[name].routes}
         _check_name("route", where.route, route_names)
         destination = _with_namespace(where.destination, destinations)
+        if destination is not None and "/" not in destination:  # no destination has this name without a namespace
+            destinations = {key.partition("/")[2] for key in destinations}
         _check_name("destination", destination, destinations)
         return msgspec.structs.replace(where, destination=destination)
 

@@ -356,6 +356,7 @@ DELIVERIES = Listing(
             "nextAttemptAt",
             "startedAt",
             "expiresAt",
+            "retriedUntil",
             "settledAt",
             "attempts",
             "answerBytes",

@@ -111,11 +111,17 @@ def _last_error(destination: Mapping[str, object]) -> str:
 
 def _end(delivery: Row, destination: Mapping[str, object]) -> str:
     """Return when a pending delivery is given up."""
-    if delivery["expiresAt"] is not None:
+    gives_up_at = retried_until(delivery, destination)
+    if delivery["expiresAt"] is not None and delivery["expiresAt"] <= gives_up_at:
         return f"It expires at {moment(delivery['expiresAt'])}."
+    return f"Usher gives up at {moment(gives_up_at)}."
+
+
+def retried_until(delivery: Row, destination: Mapping[str, object]) -> str:
+    """Return when the retries of a pending delivery end, in the form of JSON."""
     started_at = datetime.datetime.fromisoformat(delivery["startedAt"])
-    gives_up_at = started_at + datetime.timedelta(seconds=int(str(destination["retryMaxAgeSeconds"])))
-    return f"Usher gives up at {moment(gives_up_at.isoformat())}."
+    ends_at = started_at + datetime.timedelta(seconds=int(str(destination["retryMaxAgeSeconds"])))
+    return model.format_time(round(ends_at.timestamp() * 1_000) * 1_000)
 
 
 def moment(text: object) -> str:

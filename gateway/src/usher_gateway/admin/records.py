@@ -91,13 +91,16 @@ class RecordHandlers:
         return listener if listener is not None and listener.name.tenant == row["tenant"] else None
 
     def _add_waits(self, rows: list[listings.Row]) -> None:
-        """Add what deliveries wait for: a circuit or their lane, the next attempt, or what a held one lacks."""
-        health = {key: self._destination(key) or {} for key in {row["destination"] for row in rows if row["dueAt"]}}
+        """Add what deliveries wait for (a circuit or their lane), until when, and what held ones lack."""
+        waiting = {row["destination"] for row in rows if row["state"] == "pending" and not row["held"]}
+        health = {key: self._destination(key) or {} for key in waiting}
         for row in rows:
-            destination = health.get(row["destination"], {}) if row["dueAt"] else {}
-            is_open = destination.get("circuit") == "Open"
-            is_in_lane = row["state"] == "pending" and not row["held"] and not row["dueAt"]
+            is_waiting = row["state"] == "pending" and not row["held"]
+            destination = health[row["destination"]] if is_waiting else {}
+            is_open = destination.get("circuit") == "Open" and row["dueAt"]
+            is_in_lane = is_waiting and not row["dueAt"]
             row["waitsFor"] = "CircuitOpen" if is_open else "Lane" if is_in_lane else None
+            row["retriedUntil"] = next_step.retried_until(row, destination) if destination else None
             row["nextAttemptAt"] = max(row["dueAt"], str(destination["nextTrialAt"])) if is_open else row["dueAt"]
             row["missing"] = self._missing(row) if row["held"] else None
 

@@ -89,7 +89,8 @@ def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = date
     until = api.parse_time(query["to"], zone) if "to" in query else now + 1
     since, until = since // slot * slot, -(-until // slot) * slot
     if since >= until:
-        raise ValueError("from must be before to")
+        default = "" if "to" in query else ", which by default is the end of this quarter of an hour"
+        raise ValueError(f"from must be before to{default}")
     return UsageRange(since, until, period)
 
 
@@ -117,10 +118,11 @@ class _VenueCounts:
         counts = self._counts.setdefault((visit.listener.namespace, visit.listener.tenant, venue), {})
         counts[visit.counted_as] = counts.get(visit.counted_as, 0) + 1
 
-    def rows(self) -> list[Row]:
+    def rows(self, period: str) -> list[Row]:
         """Return a row per venue, sorted by names; ``venue`` is empty for visits that name none."""
         return [
             {
+                "period": period,
                 "namespace": namespace,
                 "tenant": tenant,
                 "venue": venue,
@@ -208,7 +210,8 @@ class UsageHandlers:
         """
         with api.parsing():
             where = api.read_filter(request, "from", "to", "zone")
-            asked = parse_range(request.query, self._now(), parse_zone(request.query.get("zone", "UTC")))
+            zone = parse_zone(request.query.get("zone", "UTC"))
+            asked = parse_range(request.query, self._now(), zone)
         where = await self._check_names(where)
         where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
         counts = _VenueCounts()
@@ -225,7 +228,10 @@ class UsageHandlers:
         metered = await self._store.usage(asked.since, asked.until, where, "month")
         in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
-        return api.json_response({**times, "rows": counts.rows(), "withoutBody": max(0, in_all - counts.total)})
+        rows = counts.rows(name_range(asked, zone))
+        total = {name: sum(int(str(row[name])) for row in rows) for name in ("visits", "repeats")}
+        without_body = max(0, in_all - counts.total)
+        return api.json_response({**times, "rows": rows, "total": total, "withoutBody": without_body})
 
     def _tenant_rows(self, rows: Iterable[Row], where: Filter, period: str) -> list[Row]:
         """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
@@ -278,8 +284,14 @@ class UsageHandlers:
         violations += books.check([], await store.open_deliveries(0), {})
         rows = [_violation_row(violation) for violation in violations]
         times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
-        listeners = len({row.listener for row in usage})
-        return api.json_response({**times, "listeners": listeners, "violations": rows})
+        counted = {row.listener for row in usage}
+        in_force = {
+            model.ListenerName(document.namespace, document.tenant.name, document.name)
+            for document in self._snapshot().listeners.values()
+        }
+        numbers = {"listeners": len(counted), "ofListeners": len(counted | in_force)}
+        is_whole = until == asked.until
+        return api.json_response({**times, "isWholeTime": is_whole, **numbers, "violations": rows})
 
 
 def usage_rows(

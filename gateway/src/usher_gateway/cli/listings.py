@@ -246,7 +246,7 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     _print_row(row, output, listings.DELIVERIES.csv_columns)
 
 
-_TOLD = frozenset({"dueAt", "expiresAt"})
+_TOLD = frozenset({"dueAt", "expiresAt", "retriedUntil"})
 """Fields of a delivery that the sentence above them already has, for its circuit and its route too."""
 
 

@@ -27,9 +27,10 @@ def register(app: typer.Typer) -> None:
             list[pathlib.Path] | None,
             typer.Argument(
                 envvar="USHER_FILES",
-                help="YAML files, folders of *.yaml and *.yml, or - for standard input. Without one, the gateway answers.",
+                help="YAML files, folders of *.yaml and *.yml, or - for standard input. Without one, ask a gateway.",
             ),
         ] = None,
+        *,
         data: Annotated[
             pathlib.Path,
             typer.Option(envvar="USHER_DATA", help="Folder of install.key and of the tokens, as in usher run."),

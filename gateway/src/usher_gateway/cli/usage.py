@@ -141,7 +141,7 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
     ("VISITS", listings.text_cell("visits")),
     ("REPEATS", listings.text_cell("repeats")),
 )
-_VENUE_CSV_COLUMNS = listings.fields("namespace", "tenant", "venue", "visits", "repeats")
+_VENUE_CSV_COLUMNS = listings.fields("period", "namespace", "tenant", "venue", "visits", "repeats")
 
 
 def print_venues(
@@ -154,9 +154,10 @@ def print_venues(
     if output == "text":
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
     nothing = "No visit with a stored body in that time."
-    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS)
+    beside = {name: value for name, value in answer.items() if name != "rows"}
+    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS, beside=beside)
     if output == "text" and rows:
-        visits, repeats = (sum(row[name] for row in rows) for name in ("visits", "repeats"))
+        visits, repeats = answer["total"]["visits"], answer["total"]["repeats"]
         typer.echo(f"total: {listings.counted(visits, 'visit')}, {listings.counted(repeats, 'repeat')}")
     if end < len(rows):
         print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
@@ -189,10 +190,13 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
         fail(f"the books do not balance: {listings.counted(len(violations), 'violation')}", "", WRONG)
     period = f"from {answer['from'][:16]} to {answer['to'][:16]} UTC"
     if not answer["listeners"]:
-        hint = "only quarters of an hour are checked that ended over a minute ago: compare --from and --to"
+        settled = "only quarters of an hour are checked that ended over a minute ago: "
+        hint = f"{'' if answer['isWholeTime'] else settled}compare --from and --to"
         fail(f"nothing was counted {period}, so there is nothing to check", hint, WRONG)
     if output == "text":
-        tables.print_text(f"The books of {listings.counted(answer['listeners'], 'listener')} balance, {period}.")
+        counted = f"{answer['listeners']} of {listings.counted(answer['ofListeners'], 'listener')}"
+        verb = "has" if answer["listeners"] == 1 else "have"
+        tables.print_text(f"{counted} {verb} counts {period}; their books balance.")
 
 
 def first_row(cursor: str | None) -> int:
