@@ -1,5 +1,6 @@
 """The audit log keeps each entry, over a restart too, until its time is over."""
 
+import msgspec
 import pytest
 
 from support import engines, samples
@@ -51,6 +52,29 @@ async def test_reference_selects_exactly_the_entries_that_have_it(bench: engines
         await bench.store.add_audit_entry(written)
     found, _ = await bench.store.audit_entries(AuditFilter(reference=reference), None, 10)
     assert [each.selection for each in found] == [{"reference": reference}]
+
+
+async def test_entries_of_a_tenant_are_selected_page_by_page(bench: engines.Bench) -> None:
+    for number, named in enumerate(
+        (
+            {"tenant": "acme", "namespace": "agency"},
+            {"tenant": "zoo", "namespace": "agency"},
+            {"tenant": "agency/acme"},
+            {"listener": "agency/lobby"},
+            {"tenant": "acme", "namespace": "other"},
+            {"tenant": "acme"},
+        )
+    ):
+        await bench.store.add_audit_entry(msgspec.structs.replace(entry(count=number), selection=named))
+
+    async def page(tenant: str, cursor: str | None = None, limit: int = 10) -> tuple[list[int], str | None]:
+        listed, following = await bench.store.audit_entries(AuditFilter(tenant=tenant), cursor, limit)
+        return [each.count for each in listed], following
+
+    assert await page("acme") == ([5, 4, 2, 0], None)
+    assert await page("agency/acme") == ([5, 2, 0], None)
+    first, cursor = await page("agency/acme", limit=2)
+    assert (first, await page("agency/acme", cursor, 2)) == ([5, 2], ([0], None))
 
 
 async def test_entry_is_deleted_when_its_time_is_over(bench: engines.Bench) -> None:

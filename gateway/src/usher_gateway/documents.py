@@ -326,6 +326,17 @@ class Snapshot(msgspec.Struct, frozen=True):
     listeners: dict[str, ListenerDocument]
     destinations: dict[str, DestinationDocument]
 
+    def first_tenants_of(self, destination: str) -> list[str]:
+        """Return the tenants with a route to a destination, sorted, as many as a line of the log names."""
+        tenants = {
+            listener.tenant.name
+            for listener in self.listeners.values()
+            if any(route.destination == destination for route in listener.routes)
+        }
+        return sorted(tenants)[:_MOST_TENANTS]
+
+
+_MOST_TENANTS = 8
 
 _Document = TypeVar("_Document", ListenerDocument, DestinationDocument)
 

@@ -13,6 +13,7 @@ import structlog.testing
 
 from support import admin_port, leaks, samples
 from usher_gateway import model
+from usher_gateway.admin import listings
 
 
 @pytest.fixture
@@ -104,8 +105,30 @@ async def test_nothing_is_shown_while_the_entry_cannot_be_stored(served: admin_p
 
 
 async def test_unknown_parameter_is_an_error(served: admin_port.Served) -> None:
-    status, problem = await served.ask("GET", "/api/audit?tenant=acme")
-    assert (status, "unknown parameter 'tenant'" in problem["detail"]) == (400, True)
+    status, problem = await served.ask("GET", "/api/audit?listener=lobby")
+    assert (status, "unknown parameter 'listener'" in problem["detail"]) == (400, True)
+
+
+async def test_looks_at_bodies_answers_and_urls_are_listed_by_tenant(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    await served.output_of("visits", "show", dead["visit"], "--body")
+    await served.output_of("dead", "show", dead["id"], "--answer")
+    await served.output_of("url", "--tenant", "acme")
+    rows = json.loads(await served.output_of("audit", "--tenant", "agency/acme", "-o", "json"))["rows"]
+    about = {"namespace": "agency", "tenant": "acme"}
+    assert [row["selection"] for row in rows] == [
+        {"listener": "agency/lobby", "tenant": "acme"},
+        {"id": dead["id"], **about},
+        {"id": dead["visit"], **about},
+    ]
+    assert await served.output_of("audit", "--tenant", "zoo") == "No entries (--tenant zoo).\n"
+
+
+async def test_table_shows_the_digits_of_an_id_that_commands_take(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    await served.output_of("dead", "show", dead["id"], "--answer")
+    (_, line) = (await served.output_of("audit", COLUMNS="80")).splitlines()
+    assert f"  id {dead['id'][: listings.SHORT_ID]}" in line
 
 
 async def test_change_that_fails_half_way_has_an_entry(served: admin_port.Served) -> None:

@@ -453,7 +453,7 @@ async def test_url_without_files_asks_the_gateway(served: admin_port.Served) -> 
     (row, _) = json.loads(await served.output_of("url", "--tenant", "acme", "-o", "json"))["urls"]
     assert row["url"] == "https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz"
     looks = (await served.get("/api/audit?action=show%20urls"))["rows"]
-    assert [look["selection"] for look in looks] == [{"listener": "agency/lobby"}] * 3
+    assert [look["selection"] for look in looks] == [{"listener": "agency/lobby", "tenant": "acme"}] * 3
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
 async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) -> None:
     (line,) = failing.logged("circuit_opened")
     assert (line["destination"], line["error"], line["hint"]) == ("agency/crm", "ServerError", None)
+    assert line["tenants"] == ["acme"]
 
 
 async def test_next_is_the_trial_while_the_circuit_is_open(failing: Failing) -> None:

@@ -171,7 +171,7 @@ async def test_faults_are_logged_when_they_begin_and_when_they_end() -> None:
                 "hint": "set `fields.occurredAtZone` of the Listener to the time zone of these times",
             },
         ),
-        ({"unexpected_sources": True}, {"source": "192.0.2.7"}),
+        ({"unexpected_sources": True}, {"source": "192.0.2.7", "since": "1970-01-01T00:00:05.000Z"}),
         ({"receiving": "Silent"}, {"last_arrival": "1970-01-01T00:00:01.000Z", "silent_after_seconds": 86_400}),
         (
             {
@@ -195,6 +195,7 @@ async def test_line_about_a_fault_names_its_cause(fault: dict[str, Any], cause: 
     lobby.unexpected_source, lobby.other_company, lobby.last_accepted = "192.0.2.7", "8", 1_000_000
     for streak, second in ((lobby.mismatching, 2), (lobby.quarantining, 3), (lobby.untrusted_times, 4)):
         streak.add(second * 1_000_000)
+    counters.add_unexpected_source(lobby, 5_000_000)
     lobby.quarantined_reason, lobby.refused_since = model.QuarantineReason.NotObject, 3_000_000
     tracker = mock.Mock(listener=lambda *_: msgspec.structs.replace(SOUND, **fault))
     with structlog.testing.capture_logs() as logs:

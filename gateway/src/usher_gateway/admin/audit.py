@@ -19,7 +19,7 @@ from usher_gateway.store.records import Records
 _audit_log = structlog.get_logger("usher_gateway.audit")
 _log = structlog.get_logger(__name__)
 
-_PARAMETERS = {"since", "until", "who", "action", "reference", "limit", "cursor"}
+_PARAMETERS = {"since", "until", "who", "action", "reference", "tenant", "limit", "cursor"}
 
 Action = Literal[
     "find person",
@@ -126,7 +126,7 @@ class AuditLog:
         with api.parsing():
             if unknown := sorted(set(request.query) - _PARAMETERS):
                 raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(_PARAMETERS))}")
-            for name in ("who", "reference"):
+            for name in ("who", "reference", "tenant"):
                 if not request.query.get(name, "").isprintable():
                     raise ValueError(f"{name} has characters that no name has")
             action = request.query.get("action")
@@ -139,6 +139,7 @@ class AuditLog:
                 who=request.query.get("who"),
                 action=action,
                 reference=request.query.get("reference"),
+                tenant=request.query.get("tenant"),
             )
             limit = api.parse_limit(request.query)
             entries, cursor = await self._store.audit_entries(where, request.query.get("cursor"), limit)

@@ -20,10 +20,6 @@ _MAX_LINES = 100
 """Lines about faults of listeners in a minute, because all may become silent at once."""
 
 
-_MAX_TENANTS = 8
-"""Tenants that a line about a destination names."""
-
-
 class FaultLog:
     """Compares the faults of everything in force with those of a minute ago.
 
@@ -80,20 +76,12 @@ class FaultLog:
             if state.health not in states.NOT_FAILING:
                 self._failing.add(key)
                 if key not in former:
-                    tenants = sorted(self._tenants_of(key))[:_MAX_TENANTS]
+                    tenants = self._state.snapshot.first_tenants_of(key)
                     last = self._tracker.last_error(document) or {}
                     about = {"health": state.health, "error": state.error, "status": state.status, "tenants": tenants}
                     _log.warning("destination_fault_started", destination=key, since=last.get("since"), **about)
         for key in sorted(former - self._failing):
             _log.info("destination_fault_ended", destination=key)
-
-    def _tenants_of(self, destination: str) -> set[str]:
-        """Return the tenants with a route to a destination."""
-        return {
-            listener.tenant.name
-            for listener in self._state.snapshot.listeners.values()
-            if any(route.destination == destination for route in listener.routes)
-        }
 
     def _cause(
         self, fault: states.ListenerFault, state: states.ListenerState, document: documents.ListenerDocument
@@ -130,7 +118,7 @@ class FaultLog:
                     "hint": _TIME_HINTS.get(state.untrusted_time_reason or ""),
                 }
             case states.ListenerFault.UnexpectedSource:
-                return {"source": counters.unexpected_source}
+                return {"source": counters.unexpected_source, "since": _time(counters.unexpected.since)}
             case states.ListenerFault.Silent:
                 last = _time(counters.last_accepted)
                 return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}

@@ -106,9 +106,9 @@ class RecordHandlers:
 
     async def show_body(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
-        identifier, _ = await self._find_visit(request)
+        identifier, row = await self._find_visit(request)
         content, content_type = await self._store.body(identifier)
-        await self._audit.record_look(request, "show body", {"id": request.match_info["id"]}, 1)
+        await self._audit.record_look(request, "show body", _audited(row), 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
         return api.raw_response(content, {"Usher-Content-Type": text})
 
@@ -182,9 +182,9 @@ class RecordHandlers:
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""
-        identifier, _ = await self._find_delivery(request)
+        identifier, row = await self._find_delivery(request)
         content = await self._store.answer(identifier)
-        await self._audit.record_look(request, "show answer", {"id": request.match_info["id"]}, 1)
+        await self._audit.record_look(request, "show answer", _audited(row), 1)
         return api.raw_response(content, {})
 
     async def list_attempts(self, request: web.Request) -> web.StreamResponse:
@@ -237,3 +237,8 @@ class RecordHandlers:
         name = model.ListenerName(delivery["namespace"], delivery["tenant"], delivery["listener"])
         held_as = (delivery["route"], delivery["held"])
         return "".join([held.missing for held in self._held_routes(name) if (held.route, held.reason) == held_as])
+
+
+def _audited(row: listings.Row) -> Row:
+    """Return what the audit log records of a look at a row."""
+    return {name: row[name] for name in ("id", "namespace", "tenant")}

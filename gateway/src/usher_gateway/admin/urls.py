@@ -31,7 +31,8 @@ class UrlHandlers:
         permitted = api.confine(request, Filter())
         if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
             raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
-        await self._audit.record_look(request, "show urls", {"listener": key}, len(listener.live_addresses))
+        looked_at = {"listener": key, "tenant": listener.tenant.name}
+        await self._audit.record_look(request, "show urls", looked_at, len(listener.live_addresses))
         rows = [
             {
                 "url": address.url,

@@ -1,6 +1,7 @@
 """``usher audit``: who looked at persons and bodies, and who changed what."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from usher_gateway.cli.admin_client import (
     print_next_page,
     row_limit,
     with_filters,
+    with_names_of_filters,
 )
 
 _EPILOG = (
@@ -36,11 +38,18 @@ _Lines = Annotated[bool, typer.Option("--lines", help="Print every entry as one 
 
 _PAGE = 1_000
 
+_UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
 
 def _selection(row: listings.Row) -> str:
     return ", ".join(
         [f"{name} {tables.compact(value)}" for name, value in row["selection"].items() if value is not None]
     )
+
+
+def _short_selection(row: listings.Row) -> str:
+    """Return the selection with the first part of each id, because columns are narrow."""
+    return _UUID.sub(lambda identifier: identifier[0][: listings.SHORT_ID], _selection(row))
 
 
 def _short_who(row: listings.Row) -> str:
@@ -53,7 +62,7 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("WHO", _short_who),
     ("ACTION", listings.text_cell("action")),
     ("COUNT", listings.text_cell("count")),
-    ("SELECTION", _selection),
+    ("SELECTION", _short_selection),
     ("PEER", listings.text_cell("peer")),
 )
 
@@ -69,7 +78,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit", cls=ListingCommand, epilog=_EPILOG)(show_audit)
 
 
-@with_filters(*listings.PERIOD_FILTERS)
+@with_filters(listings.TENANT, *listings.PERIOD_FILTERS)
 def show_audit(
     *,
     context: typer.Context,
@@ -89,7 +98,8 @@ def show_audit(
     It has no personal data: a search for a person is recorded with the field and the number of rows, not the value.
     COUNT is how many rows were shown or changed: visits that a search found, deliveries that a redrive made due,
     tenants at which a suppression is new, visits that a try evaluated; 1 for a body, a replay, a link or a request to
-    erase. SELECTION begins with your reference, or the id of the request. Entries are kept for about two years.
+    erase. SELECTION begins with your reference, or the id of the request.
+    --tenant lists the entries whose selection names the tenant. Entries are kept for about two years.
     """
     client = AdminClient(admin, data, operate=True)
     asked = {"who": who, "action": action, "reference": reference, **filters}
@@ -100,7 +110,7 @@ def show_audit(
             typer.echo(json.dumps(row, ensure_ascii=False))
         return
     rows, rest = client.rows("/api/audit", row_limit(limit), cursor, **asked)
-    tables.print_rows(rows, _COLUMNS, output, "No entries.", _CSV_COLUMNS, essential=5)
+    tables.print_rows(rows, _COLUMNS, output, with_names_of_filters(context, "No entries."), _CSV_COLUMNS, essential=5)
     if rest is not None:
         print_next_page(context, str(len(rows)), rest)
 

@@ -252,7 +252,12 @@ class Dispatcher:
     def _circuit_opened(self, destination: str, error: str, status: int) -> None:
         self.open_circuits.add(destination)
         _log.warning(
-            "circuit_opened", destination=destination, error=error, status=status or None, hint=HINTS.get(error)
+            "circuit_opened",
+            destination=destination,
+            tenants=self._documents.first_tenants_of(destination),
+            error=error,
+            status=status or None,
+            hint=HINTS.get(error),
         )
         self._empty_lane(destination)
 

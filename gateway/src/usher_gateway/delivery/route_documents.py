@@ -79,6 +79,10 @@ class RouteDocuments:
         """Return the newest document of a destination."""
         return self._snapshot.destinations.get(key)
 
+    def first_tenants_of(self, destination: str) -> list[str]:
+        """Return some tenants with a route to a destination."""
+        return self._snapshot.first_tenants_of(destination)
+
     def prepared_destination(self, key: str) -> payload.PreparedDestination | None:
         """Return a destination that is ready for attempts, or None if its headers or secrets cannot be used."""
         if key not in self._prepared:

@@ -82,6 +82,7 @@ class ListenerCounters:
         "refused_reason",
         "refused_since",
         "retired_arrivals",
+        "unexpected",
         "unexpected_source",
         "unlogged_refusals",
         "untrusted_time_reason",
@@ -96,6 +97,8 @@ class ListenerCounters:
         """The other company that the last accepted mismatch named."""
         self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
         """Of arrivals of another company, quarantined ones, and those with a time that is not trusted."""
+        self.unexpected = Streak()
+        """Of requests from outside ``allowedSources`` that were let in."""
         self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
         """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""
         self.company_mismatches = 0
@@ -282,11 +285,12 @@ class ArrivalCounters:
             for address_id, at in counters.retired_arrivals.items()
         }
 
-    def add_unexpected_source(self, name: model.ListenerName) -> None:
-        """Count an arrival from outside ``allowedSources`` that was let in."""
-        key = (name.namespace, name.tenant)
+    def add_unexpected_source(self, counters: ListenerCounters, now: int) -> None:
+        """Count an arrival from outside ``allowedSources`` that was let in. ``now``: microseconds."""
+        key = (counters.name.namespace, counters.name.tenant)
         self.unexpected_sources[key] = self.unexpected_sources.get(key, 0) + 1
-        self.of(name).recent_unexpected_sources += 1
+        counters.recent_unexpected_sources += 1
+        counters.unexpected.add(now)
 
     def add_committed(self, counters: ListenerCounters, arrival: model.Arrival, accepted: model.Accepted) -> None:
         """Count a committed arrival of the listener that ``counters`` belong to."""

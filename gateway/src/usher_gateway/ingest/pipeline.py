@@ -186,7 +186,7 @@ class ArrivalPipeline:
                 listener.counters.unexpected_source = client
                 if document.source_policy == "Enforce":
                     raise answers.RefusedError(model.RefusedReason.SourceNotAllowed)
-                self._counters.add_unexpected_source(listener.name)
+                self._counters.add_unexpected_source(listener.counters, self._clock.now())
         if not listener.is_open:
             reason = auth.credentials_refused(document.authentication, request.headers, self._keys.credential)
             if reason is not None:

@@ -434,6 +434,8 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     action: str | None = None
     reference: str | None = None
     """``reference`` of the selection: the caller's own id of the request of a person."""
+    tenant: str | None = None
+    """``NAME`` or ``NAMESPACE/NAME`` of the tenant that the selection of an entry names."""
 
 
 Change = Literal["redrive", "cancel", "retry"]

@@ -1,9 +1,11 @@
 """The audit log: who looked at persons and bodies, and who changed what."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import AuditEntry, AuditFilter
+from usher_gateway.store.base import LONGEST_PAGE, AuditEntry, AuditFilter
 from usher_gateway.store.jobs import scopes
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
@@ -34,7 +36,11 @@ async def add(transaction: Transaction, entry: AuditEntry) -> None:
 async def entries(
     session: Session, where: AuditFilter, cursor: str | None, limit: int
 ) -> tuple[list[AuditEntry], str | None]:
-    """Return a page of entries, newest first, and the cursor of the next page (``Store.audit_entries``)."""
+    """Return a page of entries, newest first, and the cursor of the next page (``Store.audit_entries``).
+
+    A page with a filter of the tenant may be short, because it is what the longest page has of the tenant: selections
+    are not indexed.
+    """
     scope = scopes.RowScope("audit_entries")
     if where.who is not None:
         scope.add("who = {}", where.who)
@@ -43,9 +49,23 @@ async def entries(
     if where.reference is not None:  # a quote inside of a value is escaped, so these bytes are the member itself
         scope.add("position({} in selection) > 0", msgspec.json.encode({"reference": where.reference})[1:-1])
     await scope.add_period(session, "at", where.since, where.until)
-    keys, below = await scopes.newest(session, scope, cursor, limit)
+    keys, below = await scopes.newest(session, scope, cursor, limit if where.tenant is None else LONGEST_PAGE)
     rows = {row[0]: row for row in await session.fetch(_ENTRIES, keys)}
-    return [_entry(rows[key]) for key in keys if key in rows], scopes.cursor_of(below)
+    page = {key: _entry(rows[key]) for key in keys if key in rows}
+    if where.tenant is not None:
+        page = {key: entry for key, entry in page.items() if _is_about(where.tenant, entry.selection)}
+    if len(page) > limit:
+        keys = list(page)[:limit]
+        return [page[key] for key in keys], scopes.cursor_of(keys[-1])
+    return list(page.values()), scopes.cursor_of(below)
+
+
+def _is_about(tenant: str, selection: Mapping[str, object]) -> bool:
+    """Return whether a selection names a tenant; one that names no namespace may mean that of every namespace."""
+    namespace, _, name = tenant.rpartition("/")
+    named_namespace, _, named = str(selection.get("tenant", "")).rpartition("/")
+    named_namespace = named_namespace or str(selection.get("namespace", ""))
+    return name == named and (not namespace or named_namespace in {"", namespace})
 
 
 def _entry(row: Row) -> AuditEntry:
