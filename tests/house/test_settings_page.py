@@ -66,7 +66,7 @@ def test_flags_have_variables_except_those_that_select_rows_or_confirm() -> None
     for name, command in COMMANDS.items():
         assert {variable(option) for option in options(command) if option.name == "yes"} <= {""}, name
         variables = {variable(option) for option in options(command) if option.name != "yes"}
-        if name.startswith("tokens ") or ("USHER_ADMIN" in variables and name != "run"):
+        if name.startswith("tokens ") or ("USHER_ADMIN" in variables and name not in {"run", "url"}):
             assert variables - {""} <= VARIABLES_OF_SHORT_COMMANDS, name
         else:
             assert all(each.startswith("USHER_") for each in variables), name

@@ -46,7 +46,15 @@ def test_sample_of_a_list_has_the_columns_of_its_command(command: str, lines: li
         assert not (is_said_below and len(rows) > 1 and len(names) == 1), f"{head} has the same name in all rows"
 
 
-TROUBLE = {"failingDestinations": [], "held": {}, "dead": 0, "quotaUsed": None, "faults": {}, "causes": {}}
+TROUBLE = {
+    "failingDestinations": [],
+    "held": {},
+    "dead": 0,
+    "quotaUsed": None,
+    "faults": {},
+    "causes": {},
+    "today": {"refused": 17746},
+}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "quota": None,
         "quotaUsed": None,
         "lastArrival": "2026-11-30T11:00:00Z",
-        "today": {"quarantined": 3},
+        "today": {"quarantined": 3, "refused": 5},
     } | changes
 
 

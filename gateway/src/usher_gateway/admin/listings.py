@@ -255,11 +255,10 @@ VISITS = Listing(
     reasons=SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED},
     help="""List arrivals, newest first, with the verdict of each route.
 
-    COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; with another company, its id follows.
-    --reason is a skip reason (Filter,
-    OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch also lists the visits of another
-    company that were accepted, because companyCheck is Warn. TimesUntrusted lists those whose body has a time that
-    cannot be trusted: without an offset, or far in the future.
+    COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; the id of another company follows.
+    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason. CompanyMismatch
+    also lists the visits of another company that were accepted, because companyCheck is Warn. TimesUntrusted lists
+    those whose body has a time that cannot be trusted: without an offset, or far in the future.
     """,
     example="usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json",
     filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, COUNTED_AS, REASON),

@@ -36,10 +36,10 @@ _ROWS_IN_TERMINAL, _ROWS = 50, 1_000
 _CANDIDATES = 3
 """Rows that are named if the digits of an id are those of several."""
 
-_FILTER_NAMES = frozenset(flag.name for flag in listings.FILTERS)
-
 _FULL_ID = 36
 """Characters of a whole id."""
+
+_FILTER_NAMES = frozenset(flag.name for flag in listings.FILTERS)
 
 
 def _without_csv(context: typer.Context, output: tables.OutputFormat) -> tables.OutputFormat:

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         tenant: Annotated[str | None, typer.Option(envvar="USHER_TENANT", help=listings.TENANT.help)] = None,
         namespace: Annotated[str | None, typer.Option(envvar="USHER_NAMESPACE", help=listings.NAMESPACE.help)] = None,
-        listener: admin_client.Listener = None,
+        listener: Annotated[str | None, typer.Option(envvar="USHER_LISTENER", help=listings.LISTENER.help)] = None,
         output: admin_client.OutputOption = "text",
         admin: admin_client.Admin = admin_client.ADMIN,
     ) -> None:
