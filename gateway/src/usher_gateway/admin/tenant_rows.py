@@ -135,22 +135,27 @@ class TenantRows:
             "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
             "backlog": counts.backlog,
             "oldestInBacklog": _time(counts.oldest_at),
-            "today": usage.total_of(self._today.get(key, [])),
             **self._needs(key),
+            "today": self._total(key),
             **_settings(summary.document if summary else None, self._receipt_days),
         }
 
     def _needs(self, key: TenantKey) -> dict[str, Any]:
-        """Return the values of a row that decide its troubles."""
+        """Return the values of a row that `troubles.tenant_troubles` reads: counts of today only if there are faults."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
+        faults = self._faults.get(key, {})
         return {
-            "faults": self._faults.get(key, {}),
+            "faults": faults,
             "causes": self._causes.get(key, {}),
             "failingDestinations": self._tracker.failing(summary.destinations) if summary else [],
             "held": counts.held,
             "dead": counts.dead,
             "quotaUsed": self._tracker.quota_used.get(key),
+            "today": self._total(key) if faults else None,
         }
+
+    def _total(self, key: TenantKey) -> JsonObject:
+        return usage.total_of(self._today.get(key, []))
 
     def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
         """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""

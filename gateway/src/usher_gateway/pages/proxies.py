@@ -30,7 +30,7 @@ class Role(enum.StrEnum):
 _LOOK = frozenset({Scope.StatusRead, Scope.VisitsRead})
 _SCOPES = {
     Role.Look: _LOOK,
-    Role.Operate: _LOOK | {Scope.DeliveriesWrite},
+    Role.Operate: _LOOK | {Scope.DeliveriesWrite, Scope.LinksWrite},
     Role.Privacy: _LOOK
     | {Scope.BodiesRead, Scope.PersonsFind, Scope.PersonsExport, Scope.PersonsErase, Scope.AuditRead},
 }
