@@ -29,8 +29,10 @@ class Names:
     def __init__(self) -> None:
         self.addresses = ["127.0.0.1"]
         self.error = 0
+        self.lookups = 0
 
     def look_up(self, _: str, port: int, **__: object) -> list[tuple[Any, ...]]:
+        self.lookups += 1
         if self.error:
             raise socket.gaierror(self.error, "")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
@@ -121,6 +123,57 @@ async def test_hostname_that_leads_to_a_gateway_is_reachable(site: Site, tmp_pat
     assert "refuses connections" in message
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
         assert (await site.check(route_check._RETRY_SECONDS))[0] == "True"
+
+
+CONTOUR = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "IngressClass",
+    "metadata": {"name": "contour"},
+    "spec": {"controller": "projectcontour.io/ingress-controller"},
+}
+SECONDS_BETWEEN_TICKS = 2
+
+
+@pytest.mark.parametrize("closes_after_seconds", [0, 60])
+async def test_changed_ingress_is_asked_at_once_and_often(
+    site: Site, tmp_path: Path, closes_after_seconds: int
+) -> None:
+    """It keeps its old address, and the former controller may still serve it for a while."""
+    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        assert (await site.check())[0] == "True"
+        site.cluster.put(CONTOUR)
+        site.cluster.edit("ListenerClass", "public", exposure={"type": "Ingress", "ingress": {"className": "contour"}})
+        site.cluster.settle()
+        assert site.cluster.condition("ListenerClass", "public", "Exposed").status == "True"
+        for _ in range(0, closes_after_seconds, SECONDS_BETWEEN_TICKS):
+            assert (await site.check(SECONDS_BETWEEN_TICKS))[0] == "True"
+    for _ in range(0, 50, SECONDS_BETWEEN_TICKS):
+        status, message = await site.check(SECONDS_BETWEEN_TICKS)
+    assert status == "False"
+    assert "the controller of IngressClass `contour`" in message
+
+
+async def test_hostname_that_lost_its_route_is_soon_not_called_reachable(site: Site, tmp_path: Path) -> None:
+    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        assert (await site.check())[0] == "True"
+        plan_reasons.exposed({"type": "None"}, plan_reasons.EXTERNAL)(site.cluster)
+        assert await site.check(SECONDS_BETWEEN_TICKS) == ("", "")
+
+
+async def test_hostname_whose_route_settled_is_asked_every_ten_minutes(site: Site, tmp_path: Path) -> None:
+    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+        await site.check()
+        annotations = {"example.com/team": "hooks"}
+        exposure = {"type": "Ingress", "ingress": {"className": "nginx", "annotations": annotations}}
+        site.cluster.edit("ListenerClass", "public", exposure=exposure)
+        site.cluster.settle()
+        site.names.lookups = 0
+        for _ in range(0, 600, SECONDS_BETWEEN_TICKS):
+            await site.check(SECONDS_BETWEEN_TICKS)
+    assert 5 <= site.names.lookups <= 10, "every 15 s for two minutes"
 
 
 @pytest.mark.parametrize(

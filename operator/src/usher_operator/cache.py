@@ -196,6 +196,11 @@ class Cache(Lookups):
             return _NO_KEYS
         return self._readers_of_hostnames([hostname])
 
+    def take_changed_routes(self) -> set[str]:
+        """Return the checked hostnames whose Ingress, HTTPRoute or Certificate changed since the last call."""
+        changed, self._changed_routes = self._changed_routes, set()
+        return changed
+
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
         """Set whether the last plan of a key says ``is_behind``."""
         if is_behind:
@@ -376,6 +381,9 @@ class Cache(Lookups):
             change.subjects |= _subjects_of_child(child)
             if child.is_config:
                 self._arrange(child.key, change)
+            is_checked = child.key.kind == "Hostname" and child.key.name in self._reachability
+            if is_checked and _desired(former) != _desired(present):
+                self._changed_routes.add(child.key.name)
         if ref.kind == kinds.CERTIFICATE.name:
             self._count_certificate(former, present, change)
         if _as_planned(former) != _as_planned(present):
@@ -479,6 +487,10 @@ def _exposed_by(document: documents.ListenerDocument | None) -> dict[str, bool]:
 
 def _as_planned(child: kinds.ChildRecord | None) -> tuple[object, ...]:
     return (child.uid, child.digest, child.state.status, child.key) if child is not None else ()
+
+
+def _desired(child: kinds.ChildRecord | None) -> str:
+    return child.state.desired if child is not None else ""
 
 
 def _published_document(child: kinds.ChildRecord | None) -> documents.ListenerDocument | None:

@@ -121,6 +121,8 @@ class Lookups(View):
         self._write_failures: dict[Key, WriteFailure] = {}
         self._reachability: dict[str, Reachability] = {}
         """By hostname."""
+        self._changed_routes: set[str] = set()
+        """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
 
     # The lookups of plan().
 

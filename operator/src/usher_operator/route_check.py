@@ -40,6 +40,8 @@ _LOOKUPS_AT_ONCE = 4
 _TICK_SECONDS = 2.0
 _INTERVAL_SECONDS = 600.0
 _RETRY_SECONDS = 15.0
+_SETTLING_SECONDS = 120.0
+"""A hostname is asked often for this long after its route changed: its former controller may serve it for a while."""
 GRACE_SECONDS = 30.0
 """A hostname is unreachable once it has failed for this long: DNS, a controller and a policy take some seconds."""
 
@@ -58,6 +60,8 @@ class _Check(msgspec.Struct):
     """When a hostname is checked next, and since when it fails."""
 
     due_at: float = 0.0
+    settled_at: float = 0.0
+    """Until then, the hostname is asked often."""
     failing_since: float | None = None
 
 
@@ -91,7 +95,7 @@ class RouteChecker:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
-        """Check until cancelled: each hostname every ten minutes, and sooner while it fails."""
+        """Check until cancelled: each hostname every ten minutes, sooner while it fails and after its route changed."""
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True),  # else a start leaves an idle connection per hostname
             timeout=_TIME_LIMITS,
@@ -110,6 +114,8 @@ class RouteChecker:
             del self._checks[gone]
             self._set(gone, None)
         now = self._clock()
+        for changed in self._cache.take_changed_routes() & self._checks.keys():
+            self._checks[changed] = _Check(due_at=now, settled_at=now + _SETTLING_SECONDS)
         due = [name for name in hostnames if self._checks.setdefault(name, _Check()).due_at <= now]
         await asyncio.gather(*(self._check(session, hostname) for hostname in due))
 
@@ -135,7 +141,8 @@ class RouteChecker:
                 f"DNS does not answer for `{hostname}` (temporary failure): the cluster's name servers must resolve it"
             )
         if not problem:
-            check.due_at, check.failing_since = now + _INTERVAL_SECONDS, None
+            interval = _RETRY_SECONDS if now < check.settled_at else _INTERVAL_SECONDS
+            check.due_at, check.failing_since = now + interval, None
             self._set(hostname, Reachability())
             return
         if check.failing_since is None:
