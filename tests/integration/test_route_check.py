@@ -120,7 +120,7 @@ async def test_hostname_that_leads_to_a_gateway_is_reachable(site: Site, tmp_pat
     assert (await site.check())[0] == "True", "one failure is not reported"
     status, message = await site.check(route_check.GRACE_SECONDS)
     assert status == "False"
-    assert "refuses connections" in message
+    assert "refuses connections: the controller of IngressClass `nginx`, or its proxy (Contour: Envoy)," in message
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
         assert (await site.check(route_check._RETRY_SECONDS))[0] == "True"
 

@@ -227,7 +227,10 @@ class RouteChecker:
         except aiohttp.ClientConnectorError as error:
             controller = self._controller(hostname)
             if isinstance(error.os_error, ConnectionRefusedError):
-                return f"{at} refuses connections: {controller} must run and listen there; {_HINT_IF_ONLY_HERE}"
+                return (
+                    f"{at} refuses connections: {controller}, or its proxy (Contour: Envoy), must run and listen "
+                    f"there; {_HINT_IF_ONLY_HERE}"
+                )
             secret = hostname_plan.provided_secret(self._cache, hostname)
             or_rejects = f", or it rejects the certificate in Secret `{secret}`" if secret else ""
             return (
