@@ -172,6 +172,7 @@ def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
 def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
     done = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
     assert (done.code, done.out) == (2, "")
+    assert "start `usher run` first" in done.err
     assert "`usher url --new-key`" in done.err, "export, import and check say this too, and have no such flag"
     assert list(tmp_path.iterdir()) == []
 

@@ -60,8 +60,8 @@ _HINT = (
 
 
 _MISSING_HINT = (
-    "give the --data folder of `usher run`, or set USHER_INSTALL_KEY;"
-    " `usher url --new-key` creates a key, and with it new URLs"
+    "start `usher run` first, which creates it in its --data folder; give that folder, or set USHER_INSTALL_KEY;"
+    " `usher url --new-key` creates a key too, and with it new URLs"
 )
 
 
