@@ -79,7 +79,7 @@ async def test_ingress_keeps_its_class_until_the_new_one_exists(agency: agencies
         await agency.apply({**klass, "spec": {**klass["spec"], "exposure": exposure}})
         listener = await agency.wait("Listener", "lobby", "Exposed", "False", "IngressClassNotFound")
         assert await ingress_class() == old_name
-        stays = f"; the present Ingress (class `{old_name}`) stays and serves"
+        stays = f"; the present Ingress (class `{old_name}`) stays"
         assert api.condition(listener, "Exposed")["message"].endswith(stays)
         async with installs.ingress_class(platform.server, new_name):
             await waiting.until(ingress_class, lambda name: name == new_name)

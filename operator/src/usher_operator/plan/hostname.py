@@ -189,9 +189,7 @@ def _present_ingress(view: View, hostname: str) -> str:
     if not ingresses:
         return ""
     name = ingresses[0].ingress_class
-    if name in view.features.ingress_classes and all(map(_balancer_addresses, ingresses)):
-        return f"; the present Ingress (class `{name}`) stays and serves"
-    return "; the present Ingress stays"
+    return f"; the present Ingress{f' (class `{name}`)' if name in view.features.ingress_classes else ''} stays"
 
 
 def _balancer_addresses(ingress: ChildState) -> list[dict[str, Any]]:
