@@ -142,6 +142,35 @@ async def test_change_of_the_store_needs_a_confirmation_in_either_direction(inst
     assert "statefulset.apps/usher-gateway" in await names(installed, "statefulset")
 
 
+@pytest.mark.parametrize(
+    ("value", "differs"),
+    [
+        ("size=50Gi", "size cannot change from 10Gi to 50Gi in place"),
+        ("className=fast", "className cannot change in place"),
+        ("existingClaim=visits", "existingClaim cannot be set or removed in place"),
+    ],
+)
+async def test_change_of_the_volume_is_refused_with_what_to_do(
+    installed: kubectls.Kubectl, value: str, differs: str
+) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART), f"--set=gateway.storage.{value}")
+    with pytest.raises(charts.HelmError, match=f"gateway.storage.{differs}") as refused:
+        helm(installed, *upgrade)
+    command = "kubectl delete statefulset usher-gateway --namespace=usher-system --cascade=orphan"
+    assert command in str(refused.value)
+    await installed(*command.split()[1:])
+    helm(installed, *upgrade)
+    with pytest.raises(charts.HelmError, match=r"gateway\.storage\..* in place"):
+        helm(installed, "upgrade", "usher", str(charts.CHART), "--reset-values")
+    await installed(*command.split()[1:])
+
+
+async def test_same_size_in_another_unit_changes_no_volume(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART), "--set=gateway.storage.size=10240Mi")
+    helm(installed, *upgrade)
+    helm(installed, *upgrade)
+
+
 async def test_volume_of_an_uninstalled_release_is_not_left_behind_silently(installed: kubectls.Kubectl) -> None:
     await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda claims: len(claims) == 1)
     uninstall(installed)
