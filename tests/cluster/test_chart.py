@@ -171,6 +171,14 @@ async def test_same_size_in_another_unit_changes_no_volume(installed: kubectls.K
     helm(installed, *upgrade)
 
 
+async def test_missing_namespace_of_an_agency_is_named_before_anything_changes(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART), "--set=agencies={default,absent},gateway.logLevel=debug")
+    generations_before = await generations(installed)
+    with pytest.raises(charts.HelmError, match=r"agencies has absent, .*create namespace absent"):
+        helm(installed, *upgrade)
+    assert await generations(installed) == generations_before
+
+
 async def test_volume_of_an_uninstalled_release_is_not_left_behind_silently(installed: kubectls.Kubectl) -> None:
     await waiting.until(lambda: names(installed, "persistentvolumeclaim"), lambda claims: len(claims) == 1)
     uninstall(installed)
