@@ -36,7 +36,9 @@ def test_chart_passes_helm_lint(values: Path) -> None:
 
 def test_notes_name_both_sources_of_visits_until_one_is_set() -> None:
     install = ("install", "usher", str(charts.CHART), "--dry-run=client", "--namespace=usher-system")
-    missing = "the namespace of your Ingress controller, or an `ipBlock` of the nodes if it uses their network"
+    missing = (
+        "namespace of your Ingress controller, or an `ipBlock` of the nodes as pods see them if it uses their network"
+    )
     assert missing in " ".join(charts.run(*install).partition("\nNOTES:\n")[2].split())
     given = "--set=gateway.networkPolicy.ingressFrom[0].ipBlock.cidr=192.0.2.0/28"
     assert "ingressFrom" not in charts.run(*install, given).partition("\nNOTES:\n")[2]
