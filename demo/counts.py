@@ -75,11 +75,24 @@ class CountLine(msgspec.Struct, frozen=True):
     sender: int | None
     gateway: int | None
     receivers: int | None
+    gateway_sum: int | None = None
+    """The same number as a sum of other counts of the gateway; None if it has no such sum."""
 
     @property
     def agrees(self) -> bool:
         """True if every side that knows the number counted the same."""
-        return len({number for number in (self.sender, self.gateway, self.receivers) if number is not None}) == 1
+        numbers = (self.sender, self.gateway, self.receivers, self.gateway_sum)
+        return len({number for number in numbers if number is not None}) == 1
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """The numbers of sender, gateway and receivers in the table."""
+        sender, gateway, receivers = (
+            "" if number is None else str(number) for number in (self.sender, self.gateway, self.receivers)
+        )
+        if self.gateway_sum not in {None, self.gateway}:
+            gateway += f" ≠ {self.gateway_sum}"
+        return sender, gateway, receivers
 
 
 class TenantCounts(msgspec.Struct, frozen=True):
@@ -113,10 +126,10 @@ def _lines(sent: simulator.SenderBooks, counted: Mapping[str, int], taken: int) 
         CountLine("redeliveries", sent.redelivered, total("redeliveries"), None),
         CountLine("probes", sent.probes, total("probes"), None),
         CountLine("unacknowledged", sent.unacknowledged, total("refused", "quarantined"), None),
-        CountLine("routes = created + skipped", None, total("routed"), total("created", "skipped")),
+        CountLine("routes = created + skipped", None, total("routed"), None, total("created", "skipped")),
         CountLine("delivered", None, total("delivered"), taken),
         CountLine("died", 0, total("died"), None),
-        CountLine("created = delivered + expired", None, total("created"), total("delivered", "cancelled")),
+        CountLine("created = delivered + expired", None, total("created"), None, total("delivered", "cancelled")),
     )
 
 
@@ -127,8 +140,7 @@ def print_table(console: rich.console.Console, tenants: Sequence[TenantCounts]) 
         table.add_column(column, justify="left" if column in {"tenant", ""} else "right")
     for tenant in tenants:
         for index, line in enumerate(tenant.lines):
-            counts = ["" if number is None else str(number) for number in (line.sender, line.gateway, line.receivers)]
             mark = "[green]=[/]" if line.agrees else "[red]differ[/]"
             is_last = index == len(tenant.lines) - 1
-            table.add_row("" if index else tenant.tenant, line.name, *counts, mark, end_section=is_last)
+            table.add_row("" if index else tenant.tenant, line.name, *line.cells, mark, end_section=is_last)
     console.print(table)

@@ -1,8 +1,10 @@
 """The demonstration's conclusion from its counts."""
 
+import io
 from typing import Any
 
 import pytest
+import rich.console
 
 from demo import counts, readiness
 from usher_gateway import simulator
@@ -37,6 +39,15 @@ def test_one_miscounted_number_makes_the_counts_differ(name: str) -> None:
 def test_lost_delivery_or_missing_tenant_makes_the_counts_differ() -> None:
     assert not counts.agree(counts.compare([SENT], {"hotels": COUNTED}, {"hotels": 2}))
     assert not counts.agree(counts.compare([SENT], {}, {}))
+
+
+@pytest.mark.parametrize(("skipped", "shown"), [(1, "5 ="), (2, "5 ≠ 6 differ")])
+def test_sum_of_the_gateways_counts_is_no_count_of_receivers(skipped: int, shown: str) -> None:
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    counts.print_table(console, counts.compare([SENT], {"hotels": {**COUNTED, "skipped": skipped}}, {"hotels": 3}))
+    rows = [line.split() for line in console.export_text().splitlines()]
+    assert f"routes = created + skipped {shown}".split() in rows
+    assert ["delivered", "3", "3", "="] in rows
 
 
 def test_delivery_is_open_until_it_ended() -> None:
