@@ -141,7 +141,7 @@ class TenantRows:
         }
 
     def _needs(self, key: TenantKey) -> dict[str, Any]:
-        """Return the values of a row that `troubles.tenant_troubles` reads: counts of today only if there are faults."""
+        """Return the values of a row that `troubles.tenant_troubles` reads: ``today`` only if there are faults."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
         faults = self._faults.get(key, {})
         return {
