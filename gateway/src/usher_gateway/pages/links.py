@@ -23,7 +23,7 @@ async def create(api: Api, request: web.Request, form: Form) -> tuple[str, Value
     """Create a link, and show its address: the gateway keeps only its digest."""
     days = form.get("days", "")
     if not (days.isascii() and days.isdecimal()):
-        raise ApiProblemError(400, "the number of days is none", "go back, and enter one from 1 to 400")
+        raise ApiProblemError(400, "the days are no number", "go back, and enter a number from 1 to 400")
     asked = {"tenant": form.get("tenant", "").strip(), "days": int(days[:9]), "lastVisits": "lastVisits" in form}
     link = await api.post("/api/links", asked)
     return "links.html", {**await _listed(api, ""), "created": link, "url": request[requests.ORIGIN] + link["path"]}
