@@ -290,6 +290,17 @@ async def test_limited_token_tries_the_visits_of_its_tenant_alone(tried: Tried) 
     assert (await tried.ask(token, tenant))[0] == 403
 
 
+async def test_limited_token_does_not_learn_of_the_destinations_of_others(tried: Tried) -> None:
+    served = tried.served
+    in_force = served.state.snapshot
+    theirs = documents.DestinationDocument("agency", "globexcrm", "https://globex.example")
+    served.state.apply(documents.Snapshot(in_force.listeners, {**in_force.destinations, theirs.key: theirs}), 0)
+    token = served.create_token("desk", [tokens.Scope.VisitsTry], tenants=("agency/acme",))
+    answers = [await tried.ask(token, lobby(gateways.route("crm", name))) for name in ("globexcrm", "nobody")]
+    errors = [answer["listeners"][0]["routes"][0]["now"]["errors"] for _, answer in answers]
+    assert errors == [{"DestinationNotFound": 3}] * 2
+
+
 async def test_second_try_is_refused_while_one_runs(tried: Tried) -> None:
     store, has_begun, may_end = tried.served.bench.store, asyncio.Event(), asyncio.Event()
     read_visits = store.visits

@@ -56,6 +56,20 @@ async def test_request_without_a_user_is_refused(served: admin_port.Served, user
         assert (await browser.get("/ui/")).status == 401
 
 
+async def test_delivery_of_a_gateway_is_no_user(served: admin_port.Served) -> None:
+    """A Destination may lead to the admin port and name any header; each delivery has `webhook-id`."""
+    async with browsing.visitor(served, **ANNA, X_Forwarded_Groups="ops", Webhook_Id="01a2") as browser:
+        page = await browser.get("/ui/")
+    assert (page.status, "SentByGateway" in page.text) == (403, True)
+
+
+async def test_refused_form_does_not_show_the_right_token(served: admin_port.Served) -> None:
+    async with browsing.visitor(served, **ANNA, X_Forwarded_Groups="ops") as browser:
+        shown = await browser.get("/ui/links")
+        refused = await browser.post("/ui/links", csrf="wrong")
+    assert (refused.status, shown.csrf in refused.text) == (403, False)
+
+
 async def test_headers_of_another_peer_do_not_count(tmp_path: Path) -> None:
     async with behind_proxy(tmp_path, network="10.0.0.0/8") as served:
         spoofed: Any = {"X_Forwarded_For": "10.0.0.1", "Forwarded": "for=10.0.0.1", "X_Real_IP": "10.0.0.1"}

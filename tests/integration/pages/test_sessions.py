@@ -41,6 +41,12 @@ async def test_cookie_is_no_token_of_the_api_and_is_kept_from_scripts(served: ad
     assert (await served.ask("GET", "/api/tenants", token=cookie.value))[0] == 401
 
 
+async def test_other_site_cannot_bring_its_own_session(served: admin_port.Served) -> None:
+    _, ticket = await served.ask("POST", "/api/pages/tickets", json={})
+    async with browsing.visitor(served, Sec_Fetch_Site="cross-site") as browser:
+        assert (await browser.get(ticket["path"])).status == 401
+
+
 @pytest.mark.parametrize("ticket", ["", "x", "A" * 80, "%00", "Ä"])
 async def test_forged_ticket_opens_nothing(served: admin_port.Served, ticket: str) -> None:
     async with browsing.visitor(served) as browser:

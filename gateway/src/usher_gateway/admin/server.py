@@ -180,6 +180,19 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
     )
 
 
+def _check_sender(request: web.Request) -> None:
+    """Refuse what a gateway sends to destinations: somebody who may write one could act here as a trusted proxy does.
+
+    Each request to a destination has this header, and no Destination can set or remove it.
+
+    Raises:
+        ProblemError: a gateway sent the request.
+    """
+    if "webhook-id" in request.headers:
+        hint = "let the Destination lead to another port"
+        raise api.ProblemError(403, "SentByGateway", "the admin port takes no deliveries", hint)
+
+
 async def _healthz(_: web.Request) -> web.StreamResponse:
     """Answer that the process is alive. It never touches the store, so that a slow disk does not cause a restart."""
     return web.Response(text="ok\n")
@@ -254,6 +267,7 @@ class AdminServer:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_host(request.headers.get("Host", ""))
+            _check_sender(request)
             if route.scope is not None:
                 request[api.CALLER] = await self._authenticate(request, route.scope, is_confined=route.is_confined)
             return await route.handler(request)

@@ -168,7 +168,7 @@ class TryHandlers:
         tried = [each.resource for each in loaded.objects]
         _check_permitted(tried, caller)
         await self._turns.take_all((source, where) for each in tried for _, source, where in each.expressions)
-        overlay = await asyncio.to_thread(overlay_documents, self._snapshot(), tried)
+        overlay = await asyncio.to_thread(overlay_documents, _visible(self._snapshot(), caller), tried)
         problems = [
             *loaded.problems,
             *manifests.locate(overlay.findings, {each.resource.identity: each for each in loaded.objects}, loaded),
@@ -308,6 +308,18 @@ def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> N
         if not permitted.selects(namespace, tenant):
             detail = f"the token `{caller.name}` may not try {each.kind} {each.key}: it is limited to other tenants"
             raise api.ProblemError(403, "Forbidden", detail, "try only the listeners of its tenants")
+
+
+def _visible(snapshot: documents.Snapshot, caller: Caller) -> documents.Snapshot:
+    """Return a configuration without the destinations to which no route of the caller's tenants leads."""
+    if caller.permitted is None:
+        return snapshot
+    permitted = Filter(permitted=caller.permitted)
+    listeners = [each for each in snapshot.listeners.values() if permitted.selects(each.namespace, each.tenant.name)]
+    keys = {route.destination for listener in listeners for route in listener.routes}
+    return documents.Snapshot(
+        snapshot.listeners, {key: each for key, each in snapshot.destinations.items() if key in keys}
+    )
 
 
 def _transforms(overlay: Overlay, listeners: Iterable[documents.ListenerDocument]) -> str:

@@ -7,6 +7,7 @@ a look costs the same at noon and at midnight. Source of the format: HTML Living
 import asyncio
 import datetime
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ from usher_gateway.pages.rendering import find_zone
 _EVERY_SECONDS = 5.0
 _MOST_STREAMS = 50
 """Streams of all viewers together; a page without one is complete, and does not change."""
+
+_MOST_OF_VIEWER = 10
+
+VIEWER: web.RequestKey[str] = web.RequestKey("viewer", str)
+"""Which session or user a request is of."""
 
 _NEWEST = 5
 """New visits that one event names."""
@@ -37,7 +43,8 @@ class LiveEvents:
     def __init__(self, headers: Mapping[str, str], now: Callable[[], datetime.datetime]) -> None:
         self._headers, self._now = headers, now
         self._stopping = asyncio.Event()
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
+        """Viewer -> its streams."""
 
     def stop(self) -> None:
         """End all streams."""
@@ -45,12 +52,13 @@ class LiveEvents:
 
     async def stream(self, request: web.Request, api: Api) -> web.StreamResponse:
         """Answer ``GET /ui/events``; ``tenant`` (``namespace/name``) limits it to one."""
-        if self._streams >= _MOST_STREAMS or self._stopping.is_set():
+        viewer, are_many = request[VIEWER], self._streams.total() >= _MOST_STREAMS
+        if are_many or self._streams[viewer] >= _MOST_OF_VIEWER or self._stopping.is_set():
             return web.Response(status=204, headers=self._headers)  # a browser does not ask again then
         response = web.StreamResponse(headers={**self._headers, "Content-Type": "text/event-stream"})
         await response.prepare(request)
         today = _Today(api, request, self._now)
-        self._streams += 1
+        self._streams[viewer] += 1
         try:
             while not self._stopping.is_set():
                 for name, data in await today.news():
@@ -62,7 +70,8 @@ class LiveEvents:
         except (ApiProblemError, ConnectionResetError):  # the page shows that the connection is lost, and asks again
             pass
         finally:
-            self._streams -= 1
+            self._streams[viewer] -= 1
+            self._streams += Counter()  # forgets viewers without a stream
         return response
 
 

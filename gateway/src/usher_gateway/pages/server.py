@@ -28,7 +28,7 @@ from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit
-from usher_gateway.pages.live import LiveEvents
+from usher_gateway.pages.live import VIEWER, LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
 from usher_gateway.pages.requests import ORIGIN, Download
@@ -182,7 +182,8 @@ class PageServer:
         async def handle(request: web.Request) -> web.StreamResponse:
             user, token = self._proxies.user(request), self._sessions.token(request)
             request[ORIGIN] = f"http{'s' * self._proxies.is_secure(request)}://{request.host}"
-            request[FIELD_SEAL] = self._sessions.field_seal(self._csrf_token(request))
+            request[VIEWER] = self._csrf_token(request)
+            request[FIELD_SEAL] = self._sessions.field_seal(request[VIEWER])
             try:
                 if user is not None:
                     return await handler(request, self._api(self._proxies.token_of(request, user)))
@@ -223,6 +224,8 @@ class PageServer:
 
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
         values = {"status": error.status, "detail": error.detail, "hint": error.hint}
+        if error is _FOREIGN_FORM:
+            values["csrf"] = ""  # whoever sent it must not learn the right one
         return self._respond(request, "problem.html", values, status=error.status)
 
     async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
@@ -235,7 +238,8 @@ class PageServer:
             response = self._fail(request, error)
             response.headers["Retry-After"] = str(seconds)
             return response
-        cookie = self._sessions.enter(request.match_info["ticket"])
+        is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"  # another site may bring its own session
+        cookie = None if is_foreign else self._sessions.enter(request.match_info["ticket"])
         if cookie is None:
             return self._refuse(request)
         response = redirect("/ui/")
