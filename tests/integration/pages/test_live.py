@@ -62,12 +62,11 @@ async def test_one_session_does_not_take_the_streams_of_others(
     served: admin_port.Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_MOST_OF_VIEWER", 1)
-    async with browsing.opened(served) as browser, browsing.opened(served) as other:
-        async with browser.stream("/ui/events") as stream:
-            await next_event(stream, "counts")
-            assert (await browser.get("/ui/events")).status == 204
-            async with other.stream("/ui/events") as others:
-                await next_event(others, "counts")
+    async with browsing.opened(served) as browser, browser.stream("/ui/events") as stream:
+        await next_event(stream, "counts")
+        assert (await browser.get("/ui/events")).status == 204
+        async with browsing.opened(served) as other, other.stream("/ui/events") as others:
+            await next_event(others, "counts")
 
 
 async def test_stream_ends_when_the_gateway_stops(served: admin_port.Served) -> None:
