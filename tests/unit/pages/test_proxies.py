@@ -14,7 +14,7 @@ ROLES = ("desk=look", "ops=operate", "dpo=privacy", "a=b=look")
     ("groups", "scopes"),
     [
         ("desk", LOOK),
-        ("guests , ops", LOOK | {Scope.DeliveriesWrite}),
+        ("guests , ops", LOOK | {Scope.DeliveriesWrite, Scope.LinksWrite}),
         ("desk,dpo", LOOK | PRIVACY),
         ("a=b", LOOK),
     ],
