@@ -76,6 +76,29 @@ async def test_every_command_takes_the_first_digits_of_an_id(served: admin_port.
     assert body.encode() == admin_port.BODY
 
 
+async def test_tokens_with_the_scopes_that_help_names_are_enough(served: admin_port.Served) -> None:
+    reader = served.create_token("reader", [tokens.Scope.VisitsRead, tokens.Scope.BodiesRead])
+    auditor = served.create_token("auditor", [tokens.Scope.AuditRead])
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    answer = await served.command("dead", "show", dead["id"], "--answer", USHER_TOKEN=reader)
+    assert (answer.code, answer.out) == (0, "no such field"), answer.err
+    body = await served.command("visits", "show", dead["visit"], "--body", USHER_TOKEN=reader)
+    assert (body.code, json.loads(body.out)) == (0, {"user": {"id": "b"}}), body.err
+    entries = await served.command("audit", "--action", "show body", "-o", "csv", USHER_TOKEN=auditor)
+    assert (entries.code, "show body,1," in entries.out) == (0, True), entries.err
+    assert "or one with the scope audit:read" in " ".join((await served.output_of("audit", "--help")).split())
+    for arguments in (("visits", "show", "--help"), ("dead", "show", "--help")):
+        shown = " ".join((await served.output_of(*arguments)).split())
+        assert "or one with the scopes visits:read and bodies:read" in shown
+
+
+async def test_since_of_deliveries_is_about_their_creation(served: admin_port.Served) -> None:
+    for group in ("dead", "deliveries"):
+        for command in ("list", "redrive"):
+            shown = " ".join((await served.output_of(group, command, "--help", COLUMNS="200")).split())
+            assert "Created since this time: 2026-11-25T12:00:00Z" in shown
+
+
 async def test_first_digits_of_several_ids_or_of_none_change_nothing(served: admin_port.Served) -> None:
     run = await served.command("deliveries", "redrive", "01", "--yes")
     assert (run.code, run.out) == (2, "")

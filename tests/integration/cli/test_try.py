@@ -174,11 +174,11 @@ async def test_exceeded_limit_ends_with_3_and_names_the_route(tried: Tried) -> N
     allowed = await tried.run(manifest, "--fail-on", "newly-skipped=1", "--fail-on", "newly-skipped=33.4%")
     assert allowed.code == 0, allowed.err
     share = await tried.run(manifest, "--fail-on", "errors=0", "--fail-on", "newly-skipped=33%")
-    assert (share.code, share.err) == (3, "usher: agency/lobby, route crm: 1 exceed newly-skipped=33%\n")
+    assert (share.code, share.err) == (3, "usher: agency/lobby, route crm: 1 of 3 (33.3%) exceed newly-skipped=33%\n")
     number = await tried.run(manifest, "--fail-on", "newly-skipped=0", "-o", "json")
     assert (number.code, json.loads(number.out)["exceeded"]) == (
         3,
-        [{"listener": "agency/lobby", "route": "crm", "limit": "newly-skipped=0", "count": 1}],
+        [{"listener": "agency/lobby", "route": "crm", "limit": "newly-skipped=0", "count": 1, "tried": 3}],
     )
 
 

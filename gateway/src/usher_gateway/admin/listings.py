@@ -142,9 +142,10 @@ LISTENER = FilterFlag("listener", "Of this listener.")
 ROUTE = FilterFlag("route", "Of this route.")
 DESTINATION = FilterFlag("destination", "To this destination: NAME or NAMESPACE/NAME.")
 VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
+_TIME_FORMS = ": 2026-11-25T12:00:00Z, 2026-11-25, today, yesterday (UTC), or 2h (90m, 3d) ago."
 SINCE = FilterFlag(
     "since",
-    "From this time on: 2026-11-25T12:00:00Z, 2026-11-25, today, yesterday (UTC), or 2h (90m, 3d) ago.",
+    f"From this time on{_TIME_FORMS}",
     spellings=("--since", "--from"),
     is_time=True,
 )
@@ -157,6 +158,11 @@ STATE = FilterFlag("state", "pending (also held ones), held, delivered, dead or 
 LISTENER_FILTERS = (NAMESPACE, TENANT, LISTENER)
 ROUTE_FILTERS = (*LISTENER_FILTERS, ROUTE, DESTINATION)
 PERIOD_FILTERS = (SINCE, UNTIL)
+DELIVERY_PERIOD_FILTERS = (
+    dataclasses.replace(SINCE, help=f"Created since this time{_TIME_FORMS}"),
+    dataclasses.replace(UNTIL, help="Created before this time; same form as --since."),
+)
+"""A delivery is created with its visit, or by a replay; it may die hours later."""
 FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, REPLAY, COUNTED_AS, REASON, STATE)
 """All of them, without ids. The endpoints take all; a command has those that fit its rows."""
 
@@ -327,7 +333,7 @@ DELIVERIES = Listing(
     --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
     """,
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
-    filters=(*ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, STATE, REASON),
+    filters=(*ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, STATE, REASON),
     columns=_DELIVERY_COLUMNS,
     csv_columns=(
         *fields(
@@ -371,7 +377,7 @@ DEAD = dataclasses.replace(
     only={"state": "dead"},
     help="List dead deliveries, newest first. --reason is an error's code.",
     example="usher dead list --destination agency/crm --since 1d   or   usher dead list -o csv > dead.csv",
-    filters=(*ROUTE_FILTERS, *PERIOD_FILTERS, REASON),
+    filters=(*ROUTE_FILTERS, *DELIVERY_PERIOD_FILTERS, REASON),
     nothing="No dead deliveries.",
 )
 """A command only: its endpoint is that of all deliveries."""

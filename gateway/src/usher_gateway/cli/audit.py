@@ -93,8 +93,9 @@ def show_audit(
     data: Data = DATA,
     **filters: str | None,
 ) -> None:
-    """List the audit log, newest first: each look at a person or a body, and each change. It needs the operate token.
+    """List the audit log, newest first: each look at a person or a body, and each change.
 
+    It needs the operate token, or one with the scope audit:read and without a limit to tenants or namespaces.
     It has no personal data: a search for a person is recorded with the field and the number of rows, not the value.
     COUNT is how many rows were shown or changed: visits that a search found, deliveries that a redrive made due,
     tenants at which a suppression is new, visits that a try evaluated; 1 for a body, a replay, a link or a request to

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from usher_gateway.admin.listings import (
+    DELIVERY_PERIOD_FILTERS,
     LISTENER_FILTERS,
     PERIOD_FILTERS,
     REASON,
@@ -180,7 +181,7 @@ def _print_changed(result: str, count: int, nothing: str) -> None:
         tables.print_text(nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, _ENDED_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _ENDED_STATE, REASON)
 def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
@@ -190,7 +191,7 @@ def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes
     _redrive(client, selection, yes=yes, output=output)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, *PERIOD_FILTERS, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, *DELIVERY_PERIOD_FILTERS, REASON)
 def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
     _redrive(client, selection | {"state": "dead"}, yes=yes, output=output)
@@ -208,7 +209,7 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
     _print_changed("Due again", answer["redriven"], nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, _PENDING_STATE, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _PENDING_STATE, REASON)
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
@@ -219,7 +220,7 @@ def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes:
     _print_changed("Cancelled", answer["cancelled"], nothing)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *PERIOD_FILTERS, REASON)
+@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, REASON)
 def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make pending deliveries due now instead of at their next retry.
 

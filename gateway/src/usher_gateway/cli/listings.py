@@ -179,8 +179,8 @@ def show_visit(
 ) -> None:
     """Tell what happened with one arrival and what happens next, and how Usher reads its body.
 
-    It shows no personal values. The body itself is personal data: --body needs the operate token, and the audit log
-    records it.
+    It shows no personal values. The body itself is personal data: --body needs the operate token, or one with the
+    scopes visits:read and bodies:read, and the audit log records it.
     """
     client = AdminClient(admin, data, operate=body)
     identifier = client.full_id("visits", identifier)
@@ -266,7 +266,8 @@ def show_dead(
 ) -> None:
     """Show one dead delivery.
 
-    The destination's answer may be personal data: --answer needs the operate token, and the audit log records it.
+    The destination's answer may be personal data: --answer needs the operate token, or one with the scopes
+    visits:read and bodies:read, and the audit log records it.
     """
     client = AdminClient(admin, data, operate=answer)
     if answer:

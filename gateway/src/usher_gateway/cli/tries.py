@@ -136,7 +136,8 @@ def try_manifests(
         _print(answer, objects, has_diffs=diff or show_values)
     if exceeded:
         first = exceeded[0]
-        message = f"{first['listener']}, route {first['route']}: {first['count']} exceed {first['limit']}"
+        share = f"{first['count']} of {first['tried']} ({first['count'] * 100 / first['tried']:.3g}%)"
+        message = f"{first['listener']}, route {first['route']}: {share} exceed {first['limit']}"
         more = f" ({len(exceeded) - 1} more)" if len(exceeded) > 1 else ""
         fail(message + more, "", EXCEEDED)
 
@@ -216,6 +217,7 @@ def _exceeded(answer: listings.Row, limits: list[ChangeLimit]) -> Iterator[listi
                         "route": route["route"],
                         "limit": limit.text,
                         "count": _measured(route, limit.measure),
+                        "tried": listener["tried"],
                     }
 
 
