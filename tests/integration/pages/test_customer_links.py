@@ -54,7 +54,9 @@ async def test_link_shows_the_tenant_after_its_button_is_pressed(served: admin_p
         assert "Open in this browser" in (await browser.get(link["path"])).words
         page = await browser.post(link["path"])
     assert (page.status, "4 visits today" in page.words) == (200, True)
-    assert "crm takes no deliveries at present" in page.words
+    assert "1 delivery is held until the pause ends. Held deliveries are kept for at most 30 days." in page.words
+    assert "0 deliveries wait" in page.words, "held ones are not in it, as in the table"
+    assert "crm takes no deliveries at present 0 -" in page.words
     assert "2025-11 4 0 1 1" in page.words
     assert "Last visits" not in page.words
 

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from usher_gateway import model
+from usher_gateway.admin import listings
 from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention
@@ -203,7 +204,7 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, An
         "now": now.isoformat(),
         "state": sentences(row, now),
         "today": by_day.get(today.isoformat(), dict.fromkeys(_COUNTS, 0)),
-        "waiting": row["backlog"] + sum(row["held"].values()),
+        "waiting": row["backlog"],
         "hours": bar_chart(
             "Visits by hour, last 24 hours",
             "visits",
@@ -238,6 +239,15 @@ def _summed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     return sums
 
 
+_HELD_UNTIL = {
+    "TenantSuspended": "until the suspension ends",
+    "ListenerSuspended": "until the suspension ends",
+    "DestinationPaused": "until the pause ends",
+    "QuotaExceeded": "until the next month or a higher quota",
+}
+"""Hold reason -> the end of the hold; the other reasons are mistakes in settings."""
+
+
 def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
     """Say how a tenant is, in the words of a customer. Pure; ``tenant``: a row of ``GET /api/tenants``."""
     if tenant["state"] != "Active":
@@ -253,8 +263,16 @@ def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
     failing = [each["name"].partition("/")[2] for each in tenant["destinations"] if each["isFailing"]]
     if failing:
         lines.append(f"Deliveries to {' and '.join(failing)} fail at present, and are tried again.")
-    if tenant["held"]:
-        lines.append("Some deliveries are held until a person releases them.")
+    held: dict[str, int] = {}
+    for reason, count in tenant["held"].items():
+        until = _HELD_UNTIL.get(reason, "until a setting is corrected")
+        held[until] = held.get(until, 0) + count
+    lines += [
+        f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held {until}."
+        for until, count in held.items()
+    ]
+    if held:
+        lines.append(f"Held deliveries are kept for at most {tenant['retention']['bodyDays']} days.")
     if tenant["dead"]:
         lines.append(f"{tenant['dead']:,} deliveries failed for good.")
     return lines
