@@ -270,6 +270,7 @@ class Served:
             ),
             check_names=self.check_names,
             receipt_days=1_095,
+            backup_days=35,
         )
 
     @property

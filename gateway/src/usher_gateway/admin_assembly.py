@@ -106,6 +106,7 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
         tenants=parts.tenants,
         check_names=check_names,
         receipt_days=parts.settings.receipt_days,
+        backup_days=parts.settings.backup_days,
     )
     api_routes = server.make_routes(
         status=gateway_status,

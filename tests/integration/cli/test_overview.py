@@ -60,6 +60,7 @@ async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served:
     assert re.search(r"^last accepted +none yet\ntoday \(UTC\) +5 arrivals$", shown, re.MULTILINE)
     assert "Visits are kept for 30 days: `usher find` and `usher visits` reach back so far.\n" in shown
     assert "Receipts of erasure are kept for 1095 days" in shown
+    assert shown.endswith("Backups: kept 35 days.\n")
     row = json.loads(await served.output_of("tenants", "show", "acme", "-o", "json"))
     assert (row["timeZone"], row["troubles"][:2]) == ("UTC", ["crm fails", "1 dead"])
     run = await served.command("tenants", "show", "acne")

@@ -20,6 +20,7 @@ async def test_tenant_that_refuses_all_comes_before_one_with_dead_deliveries() -
         causes={},
         today=[UsageRow(lobby, 0, {model.Counter.refused: 7})],
         receipt_days=30,
+        backup_days=0,
         destinations=(),
     )
     keys, totals = await rows.by_urgency([ACME, ZOO], tenant_rows.UrgencyPage(True, "", 0, 50))

@@ -43,6 +43,7 @@ class GatewayStatus:
         tenants: TenantTracker,
         check_names: api.CheckNames,
         receipt_days: int,
+        backup_days: int,
     ) -> None:
         self._state = state
         self._tracker = tracker
@@ -52,7 +53,7 @@ class GatewayStatus:
         self._store = store
         self._clock = clock
         self._check_names = check_names
-        self._receipt_days = receipt_days
+        self._receipt_days, self._backup_days = receipt_days, backup_days
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``.
@@ -202,6 +203,7 @@ class GatewayStatus:
             causes=causes,
             today=await self._store.usage_of_day(today),
             receipt_days=self._receipt_days,
+            backup_days=self._backup_days,
             destinations=self._state.snapshot.destinations,
         )
         keys, totals = rows.keys(where), {}

@@ -74,6 +74,7 @@ class TenantRows:
         causes: tenant -> fault -> its cause, if that is short.
         today: the meters of today, by listener.
         receipt_days: days that receipts are kept.
+        backup_days: days that backups of the store are kept; 0: not stated.
         destinations: keys of the destinations in force.
     """
 
@@ -85,12 +86,14 @@ class TenantRows:
         causes: Mapping[TenantKey, Mapping[str, str]],
         today: Iterable[UsageRow],
         receipt_days: int,
+        backup_days: int,
         destinations: Iterable[str],
     ) -> None:
         self._tracker = tracker
         self._summaries, self._deliveries = tracker.summaries(), tracker.deliveries
         self._faults, self._causes = faults, causes
-        self._receipt_days, self._in_force = receipt_days, set(destinations)
+        self._kept_by_gateway = {"receiptDays": receipt_days, "backupDays": backup_days or None}
+        self._in_force = set(destinations)
         self._today: dict[TenantKey, list[UsageRow]] = {}
         for row in today:
             self._today.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
@@ -137,7 +140,7 @@ class TenantRows:
             "oldestInBacklog": _time(counts.oldest_at),
             **self._needs(key),
             "today": self._total(key),
-            **_settings(summary.document if summary else None, self._receipt_days),
+            **_settings(summary.document if summary else None, self._kept_by_gateway),
         }
 
     def _needs(self, key: TenantKey) -> dict[str, Any]:
@@ -172,7 +175,7 @@ class TenantRows:
         return rows
 
 
-def _settings(document: documents.TenantDocument | None, receipt_days: int) -> JsonObject:
+def _settings(document: documents.TenantDocument | None, kept_by_gateway: JsonObject) -> JsonObject:
     """Return how long a tenant's data is kept, and its quota; null for a tenant that is not in force."""
     if document is None:
         return {"timeZone": None, "quota": None, "retention": None}
@@ -185,7 +188,7 @@ def _settings(document: documents.TenantDocument | None, receipt_days: int) -> J
     return {
         "timeZone": document.time_zone,
         "quota": quota if document.visits_per_month else None,
-        "retention": {**kept, "receiptDays": receipt_days},
+        "retention": {**kept, **kept_by_gateway},
     }
 
 

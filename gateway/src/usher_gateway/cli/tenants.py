@@ -135,7 +135,7 @@ _SHOWN_TODAY = (
 
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
-    """Show one tenant: its troubles, its quota, how long its data is kept, and how far back commands reach."""
+    """Show one tenant: its troubles, its quota, how long data and backups are kept, and how far back commands reach."""
     client = AdminClient(admin, data)
     rows = client.get(_TENANTS.path, tenant=name)["rows"]
     if len(rows) != 1:
@@ -248,3 +248,5 @@ def _print_retention(retention: listings.Row | None) -> None:
     typer.echo()
     for what, (kept, commands) in reaches.items():
         tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
+    backups = retention["backupDays"]
+    tables.print_text(f"Backups: {f'kept {backups} days' if backups else 'not stated (--backup-days)'}.")
