@@ -101,7 +101,7 @@ def test_page_without_a_deleted_visit_has_no_section_about_copies() -> None:
 def test_copies_are_named_by_the_store_and_without_a_date_if_none_is_stated() -> None:
     on_disk, backups = receipt_page.copies(ROW | {"store": "PostgreSQL", "backups": None})
     assert "until the next vacuum" in on_disk
-    assert "is not stated" in backups
+    assert backups == "Backups may have the visits; the agency has not stated for how long (`--backup-days`)."
 
 
 @pytest.mark.parametrize(

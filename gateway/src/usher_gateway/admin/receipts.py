@@ -18,6 +18,11 @@ if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase any
 
 _UNREADABLE = ", ".join([reason.name for reason in model.UNREADABLE])
 
+_SUPPRESSION = (
+    "If the person is suppressed: the keyed digest by which Usher recognises the person,"
+    " until `usher person unsuppress`."
+)
+
 NOT_REACHED = (
     "What the destinations, Purple and copies of the store have of the person.",
     "Visits that arrived after the request, and visits that do not have the value by which it searched.",
@@ -25,6 +30,7 @@ NOT_REACHED = (
     f"Bodies that could not be read (quarantined as {_UNREADABLE}): no search finds them. Retention deletes them.",
     "Values in a part of a body that its listener does not read: no search finds them. Retention deletes them too.",
     "Marks of routes that send once per day, week or month, if the body was deleted before: keyed digests until then.",
+    _SUPPRESSION,
 )
 """Data that an erasure leaves; docs/privacy.md has the details."""
 

@@ -115,9 +115,7 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
             f"{kept}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
         )
     else:
-        sentences.append(
-            "How long backups of the store are kept is not stated (--backup-days). They have the visits until then."
-        )
+        sentences.append("Backups may have the visits; the agency has not stated for how long (`--backup-days`).")
     return sentences
 
 
