@@ -53,6 +53,15 @@ async def test_person_is_found_at_every_tenant_or_at_one(served: admin_port.Serv
     assert await found(served, "nobody@example.com") == []
 
 
+async def test_international_spellings_of_a_mobile_number_are_one_value(
+    served: admin_port.Served,
+) -> None:
+    for same in ("+49 170 123456", "0049 170 123456", "49170123456"):
+        assert [row["tenant"] for row in await found(served, same, "--as", "mobile")] == ["globex"]
+    for other in ("0170 123456", "+49 (0)170 123456"):
+        assert await found(served, other, "--as", "mobile") == []
+
+
 async def test_visit_is_found_by_its_id_and_by_that_of_its_delivery(served: admin_port.Served) -> None:
     (row,) = await found(served, EMAIL, "--tenant", "acme")
     assert await found(served, row["id"]) == [row]
@@ -86,7 +95,19 @@ async def test_next_page_has_the_older_visits(served: admin_port.Served) -> None
 async def test_nothing_found_says_where_and_since_when(served: admin_port.Served) -> None:
     run = await served.command("find", piped="0170 999999")
     nothing = "No visit with this user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
-    assert (run.code, run.out) == (1, nothing)
+    assert (run.code, run.out) == (
+        1,
+        f"{nothing}Another spelling is another value: try +49…, 0170…, +49 (0)170…\n",
+    )
+    assert "Another spelling" not in (await served.command("find", piped="nobody@example.com")).out
+
+
+async def test_reference_of_a_search_is_in_the_audit_log(served: admin_port.Served) -> None:
+    await found(served, EMAIL, "--reference", "DSR-9")
+    (entry,) = (await served.get("/api/audit?reference=DSR-9"))["rows"]
+    assert (entry["action"], entry["count"], entry["selection"]["reference"]) == ("find person", 2, "DSR-9")
+    wrong = await served.command("find", "--reference", "for Ada", piped=EMAIL)
+    assert (wrong.code, "a reference has up to 64 letters" in wrong.err) == (2, True)
 
 
 async def test_nothing_found_by_a_limited_token_says_since_when_at_its_tenants(served: admin_port.Served) -> None:

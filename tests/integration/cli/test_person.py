@@ -84,6 +84,37 @@ async def test_nothing_stored_says_so(served: admin_port.Served) -> None:
     assert (run.code, "nothing is stored of this person" in run.err) == (2, True)
 
 
+async def test_nothing_stored_of_a_mobile_number_names_other_spellings(served: admin_port.Served) -> None:
+    run = await served.command("person", "erase", "--as", "mobile", piped="0170 999999", COLUMNS="200")
+    assert (run.code, "try +49…, 0170…, +49 (0)170…" in run.err) == (2, True)
+
+
+async def test_erasure_of_nobody_has_a_signed_receipt_that_says_so(served: admin_port.Served, tmp_path: Path) -> None:
+    run = await served.command("person", "erase", "--yes", "--reference", "DSR-0", piped="nobody@example.com")
+    nothing = "\nNo visit of the person was found.\nNo destination had got a visit of the person.\n"
+    assert (run.code, run.out.endswith(nothing)) == (0, True), run.out
+    identifier = run.out.split()[1]
+    receipt = json.loads(await served.output_of("person", "receipt", identifier, "-o", "json"))
+    assert (receipt["arrivals"], receipt["reference"], bool(receipt["signature"])) == (0, "DSR-0", True)
+    file = tmp_path / "receipt.json"
+    file.write_text(json.dumps(receipt))
+    verified = await served.command("person", "verify", str(file), "--public-key", receipt["publicKey"])
+    assert (verified.code, verified.out.endswith(nothing)) == (0, True), verified.err
+
+
+async def test_erasure_says_that_the_digest_of_a_suppressed_person_stays(served: admin_port.Served) -> None:
+    at_acme = ("--as", "email", "--tenant", "agency/acme")
+    await served.output_of("person", "suppress", *at_acme, "--yes", piped=EMAIL)
+    run = await served.command("person", "erase", "--as", "email", "--yes", "-o", "json", piped=EMAIL)
+    assert "keyed digest by which Usher recognises the person" in json.loads(run.out)["notReached"][-1]
+    preview = await served.command("person", "erase", "--as", "email", piped=EMAIL, COLUMNS="200")
+    assert (
+        "no visit is stored of this person; suppressed at 1 of 2 tenants: agency/acme (a keyed digest)" in preview.err
+    )
+    in_json = json.loads((await served.command("person", "erase", "-o", "json", piped=EMAIL)).out)
+    assert (in_json["tenants"], in_json["suppressedAt"]) == (2, ["agency/acme"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "value", "message"),
     [
@@ -196,6 +227,7 @@ async def test_export_has_bodies_and_deliveries_in_a_private_file(served: admin_
     assert [(row["destination"], row["state"]) for row in visit["deliveries"]] == [("agency/crm", "pending")]
     assert (odd["body"], odd["deliveries"]) == ("not \ufffd JSON", [])
     assert archive["tenants"] == ["agency/acme"], "not all that were searched"
+    assert archive["suppressedAt"] == []
     entries = [row for row in (await served.get("/api/audit"))["rows"] if row["action"] == "export person"]
     assert [row["count"] for row in entries] == [2]
     again = await served.command("person", "export", "--to", str(file), piped="bob@example.com")
@@ -222,6 +254,21 @@ async def test_export_asks_for_all_parts(served: admin_port.Served, tmp_path: Pa
 
 
 async def test_export_of_nobody_writes_no_file(served: admin_port.Served, tmp_path: Path) -> None:
-    run = await served.command("person", "export", "--to", str(tmp_path / "none.json"), piped="nobody@example.com")
+    file = ("--to", str(tmp_path / "none.json"), "--reference", "DSR-0")
+    run = await served.command("person", "export", *file, piped="nobody@example.com")
     assert (run.code, "nothing is stored of this person" in run.err) == (1, True)
     assert not (tmp_path / "none.json").exists()
+    (entry,) = (await served.get("/api/audit?reference=DSR-0"))["rows"]
+    assert (entry["action"], entry["count"]) == ("export person", 0)
+
+
+async def test_export_says_where_the_person_is_suppressed(served: admin_port.Served, tmp_path: Path) -> None:
+    await served.output_of("person", "suppress", "--tenant", "agency/acme", "--yes", piped=EMAIL)
+    await served.output_of("person", "export", "--to", str(tmp_path / "ada.json"), piped=EMAIL)
+    assert json.loads((tmp_path / "ada.json").read_bytes())["suppressedAt"] == ["agency/acme"]
+    nobody = "nobody@example.com"
+    await served.output_of("person", "suppress", "--tenant", "agency/globex", "--yes", piped=nobody)
+    file = str(tmp_path / "none.json")
+    run = await served.command("person", "export", "--to", file, piped=nobody, COLUMNS="200")
+    said = "no visit is stored of this person; suppressed at 1 of 2 tenants: agency/globex (a keyed digest)"
+    assert (run.code, said in run.err) == (1, True), run.err

@@ -64,10 +64,11 @@ class ErasureHandlers:
         (field,) = person.fields
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
-            looking = {**person.audited, "reference": question.reference or None}
-            await self._audit.record_look(request, "find person", looking, sum(report.arrivals.values()))
+            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
+            suppressed_at = await self._store.tenants_suppressing(person.keys)
+            searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
             takers = self._forwarder.takers(report.sent_to, field) if question.forward else []
-            return api.json_response({**_report_row(report, {}), "forwardsTo": takers})
+            return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": takers})
         erasure_request = ErasureRequest(
             persons=tuple(sorted(person.keys)),
             tenants=person.tenants,

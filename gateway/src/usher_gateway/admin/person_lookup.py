@@ -43,15 +43,12 @@ class PersonQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     namespace: str | None = None
     tenant: str | None = None
     """A name, or ``namespace/name``."""
+    reference: str = ""
+    """The caller's own id of the request."""
 
 
 class PersonChange(PersonQuestion, frozen=True):
-    """The body of a request that changes something about a person. It says the ``field`` if the value's form does not.
-
-    Its ``reference`` is the caller's own id of the request.
-    """
-
-    reference: str = ""
+    """The body of a request that changes or exports a person. It says the ``field`` if the value's form does not."""
 
 
 QuestionT = TypeVar("QuestionT", bound=PersonQuestion)
@@ -68,11 +65,18 @@ class Person(msgspec.Struct, frozen=True):
     """``namespace/name``, sorted."""
     where: Filter
     """The names of the request."""
+    reference: str
+    """The caller's own id of the request; may be empty."""
 
     @property
     def audited(self) -> dict[str, object]:
         """The selection for the entry in the audit log."""
-        return {"fields": list(self.fields), "namespace": self.where.namespace, "tenant": self.where.tenant}
+        return {
+            "fields": list(self.fields),
+            "namespace": self.where.namespace,
+            "tenant": self.where.tenant,
+            "reference": self.reference or None,
+        }
 
 
 def fields_of(value: str) -> tuple[identity.PersonField, ...]:
@@ -115,11 +119,10 @@ async def parse(request: web.Request, question_type: type[QuestionT]) -> Questio
     except (msgspec.DecodeError, UnicodeDecodeError):
         names = ", ".join(name for name in question_type.__struct_encode_fields__ if name != "value")
         raise ValueError(f"the body must have a `value`, and may have {names}") from None
-    if isinstance(question, PersonChange):
-        if question.field is None and len(fields_of(question.value)) > 1:
-            raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(question.value))}")
-        if not _REFERENCE.fullmatch(question.reference):
-            raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")
+    if isinstance(question, PersonChange) and question.field is None and len(fields_of(question.value)) > 1:
+        raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(question.value))}")
+    if not _REFERENCE.fullmatch(question.reference):
+        raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")
     return question
 
 
@@ -163,7 +166,7 @@ class PersonLookup:
             for field, text in normalised.items()
         }
         names = sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])
-        return Person(keys, tuple(normalised), tuple(names), where)
+        return Person(keys, tuple(normalised), tuple(names), where, question.reference)
 
     async def oldest_arrival(self, request: web.Request) -> int | None:
         """Return how far back the store reaches; for a caller with a limit, only at its own tenants."""

@@ -93,10 +93,11 @@ class PersonHandlers:
         person = await self._lookup.person(request, question)
         with api.parsing():
             page = await self._store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
-        exporting = {**person.audited, "reference": question.reference or None}
-        await self._audit.record_look(request, "export person", exporting, len(page.rows))
+        suppressed_at = await self._store.tenants_suppressing(person.keys)
+        await self._audit.record_look(request, "export person", person.audited, len(page.rows))
         rows = [await self._exported(row) for row in page.rows]
-        return api.json_response({"rows": rows, "nextCursor": page.next_cursor})
+        searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
+        return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
 
     async def _exported(self, visit: Mapping[str, object]) -> Mapping[str, object]:
         """Return a visit with its body and its deliveries."""
@@ -118,19 +119,18 @@ class PersonHandlers:
         with api.parsing():
             question = await parse(request, SuppressRequest)
         person = await self._lookup.person(request, question)
-        described = {**person.audited, "reference": question.reference or None}
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_look(request, "find person", described, sum(report.arrivals.values()))
+            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
             suppressed_at = await self._store.tenants_suppressing(person.keys)
             suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
         else:
-            suppressed, cancelled = await self._suppress(request, person, described)
+            suppressed, cancelled = await self._suppress(request, person)
             report = await self._store.preview_erasure(person.keys)
         counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
         return api.json_response({"tenants": len(person.tenants), **counts})
 
-    async def _suppress(self, request: web.Request, person: Person, described: Mapping[str, object]) -> tuple[int, int]:
+    async def _suppress(self, request: web.Request, person: Person) -> tuple[int, int]:
         """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""
         cancelled: list[int] = []
 
@@ -138,7 +138,7 @@ class PersonHandlers:
             cancelled.extend(keys)
             self._forget_cancelled(keys)
 
-        async with self._audit.change(request, "suppress person", described) as changed:
+        async with self._audit.change(request, "suppress person", person.audited) as changed:
             changed.count = await self._store.suppress(person.keys, self._now(), forget)
         return changed.count, len(cancelled)
 
@@ -147,8 +147,7 @@ class PersonHandlers:
         with api.parsing():
             question = await parse(request, PersonChange)
         person = await self._lookup.person(request, question)
-        changing = {**person.audited, "reference": question.reference or None}
-        async with self._audit.change(request, "unsuppress person", changing) as changed:
+        async with self._audit.change(request, "unsuppress person", person.audited) as changed:
             changed.count = await self._store.unsuppress(person.keys)
         return api.json_response({"tenants": len(person.tenants), "unsuppressed": changed.count})
 

@@ -99,11 +99,12 @@ def erase_person(
     and answers of the person go; counts stay, so the books still balance. Pending deliveries are cancelled. What
     destinations have got already is theirs to erase: the receipt names them. With --forward, the gateway first asks
     those that declare how: the receipt has their answers. If the command is interrupted meanwhile, nothing is erased.
+    If the person is suppressed, the keyed digest by which Usher recognises the person stays until `unsuppress`.
     """
     client = AdminClient(admin, data, operate=True)
     question = person_value.question(kind, tenant, namespace, reference) | {"forward": forward}
     if not yes:
-        _preview(client.post("/api/persons/erase", question | {"dryRun": True}), output)
+        _preview(client.post("/api/persons/erase", question | {"dryRun": True}), kind, output)
     row = client.post("/api/persons/erase", question)
     path = f"/api/persons/erasures/{quoted(row['id'])}"
     if sys.stderr.isatty():
@@ -122,13 +123,13 @@ def erase_person(
         fail("the erasure was cancelled", "start it again to erase the rest", WRONG)
 
 
-def _preview(answer: Mapping[str, Any], output: tables.OutputFormat) -> NoReturn:
+def _preview(answer: Mapping[str, Any], kind: str | None, output: tables.OutputFormat) -> NoReturn:
     if output == "json":
         tables.print_json(answer)
     else:
         _print_report(answer)
     count = answer["arrivals"]
-    hint = "give --yes to do it; it cannot be taken back" if count else "nothing is stored of this person"
+    hint = "give --yes to do it; it cannot be taken back" if count else person_value.nothing_stored(answer, kind)
     fail(f"this would erase {listings.counted(count, 'visit')}", hint, USAGE)
 
 
@@ -143,6 +144,9 @@ def _print(row: listings.Row, output: tables.OutputFormat) -> None:
 
 def _print_report(row: Mapping[str, Any]) -> None:
     """Print what was or would be erased, and which destinations have got visits of the person."""
+    is_complete = row.get("status") == "completed"
+    if is_complete and not row["arrivals"]:
+        typer.echo("No visit of the person was found.")
     for tenant, count in sorted(row["arrivalsByTenant"].items()):
         typer.echo(f"{tenant}: {listings.counted(count, 'visit')}")
     if row["deliveries"]:
@@ -150,6 +154,8 @@ def _print_report(row: Mapping[str, Any]) -> None:
     for destination, sent in row["sentTo"].items():
         step = "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent)
         tables.print_text(f"{destination} {_has_got(sent)}: {step}.")
+    if is_complete and not row["sentTo"]:
+        typer.echo("No destination had got a visit of the person.")
     if row.get("completedAt"):
         tables.print_text("\n".join(receipt_page.copies(row)))
 

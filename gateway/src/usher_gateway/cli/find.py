@@ -57,6 +57,7 @@ def find(
     kind: person_value.As = None,
     tenant: Tenant = None,
     namespace: Namespace = None,
+    reference: person_value.Reference = "",
     limit: Limit = None,
     cursor: Cursor = None,
     output: OutputOption = "text",
@@ -86,12 +87,15 @@ def find(
             "field": person_value.field_of(kind),
             "tenant": tenant,
             "namespace": namespace,
+            "reference": reference,
             "cursor": cursor,
             "limit": min(row_limit(limit, 100), 1_000),
         }
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
         _print_visits(rows, output, _nothing(answer))
+        if not rows and "mobile" in answer["searchedAs"] and output == "text":
+            tables.print_text(person_value.OTHER_SPELLINGS)
         if not rows and answer["refusing"] and output == "text":
             refused = listings.refused_elsewhere(answer["refusing"])
             tables.print_text(f"{refused} `usher listeners --failing` says why.")

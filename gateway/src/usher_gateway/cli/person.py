@@ -84,8 +84,8 @@ def export(
         if sys.stderr.isatty():
             typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
     if not visits:
-        fail("nothing is stored of this person", "see `usher find`", WRONG)
-    archive = person_archive.encode(visits, reference, time.time_ns() // 1_000)
+        fail(person_value.nothing_stored(answer, kind), "see `usher find`", WRONG)
+    archive = person_archive.encode(visits, reference, time.time_ns() // 1_000, answer["suppressedAt"])
     try:
         with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(archive)
