@@ -34,16 +34,17 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     }
     tenants, destinations = await all_of(api.get("/api/tenants", selection), api.get("/api/destinations"))
     now = datetime.datetime.fromisoformat(tenants["now"])
+    midnight, _ = _day_of(now, zone, 0)
     last_day, *weeks = await all_of(
-        _totals(api, now - datetime.timedelta(days=1), now),
-        *[_totals(api, *_day_of(now, zone, week)) for week in range(_WEEKS + 1)],
+        _totals(api, min(now - datetime.timedelta(days=1), midnight), now),
+        *[_totals(api, *_day_of(now, zone, week)) for week in range(1, _WEEKS + 1)],
     )
     by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
     totals = tenants["totals"]
     return {
         "title": "Overview",
-        "today": _sum(weeks[0]),
-        "usual": _usual([_sum(week)["visits"] for week in weeks[1:]]),
+        "today": _sum([row for row in last_day if datetime.datetime.fromisoformat(row["period"]) >= midnight]),
+        "usual": _usual([_sum(week)["visits"] for week in weeks]),
         "waiting": totals["backlog"],
         "dead": totals["dead"],
         "urgent": totals["troubled"],

@@ -11,7 +11,7 @@ from usher_gateway.store.transaction import Query
 
 T = TypeVar("T")
 
-_SETTLED_SECONDS = 3_600
+_SETTLED_SECONDS = 1_800
 """A slot that ended so long ago gets no more counts: clocks of gateways differ by less."""
 
 _MOST_SLOTS = 40 * 96
