@@ -9,6 +9,7 @@ import pytest
 
 from support import admin_port, browsing
 from usher_gateway.admin import tokens
+from usher_gateway.admin.audit import ACTIONS
 from usher_gateway.store.base import AuditEntry
 
 
@@ -33,9 +34,21 @@ async def test_entries_are_filtered_by_caller_action_and_time(served: admin_port
         assert ("fields email" in page.words, "1,200" in page.words) == (True, True)
         for query in ("who=desk", "action=find person", "until=2025-11-25T12:01"):
             page = await browser.get(f"/ui/audit?{query}")
-            assert (page.text.count('scope="row"'), "redrive" in page.words) == (1, False), query
-        links = re.findall(r'href="(/ui/audit\?[^"]+)"', (await browser.get("/ui/audit?since=2025-11-25T12:01")).text)
+            assert (page.text.count('scope="row"'), "ops" in page.words) == (1, False), query
+        links = re.findall(
+            r'class="name"><a href="(/ui/audit\?[^"]+)"', (await browser.get("/ui/audit?since=2025-11-25T12:01")).text
+        )
         assert [html.unescape(link).partition("&")[2] for link in links] == ["who=ops", "action=redrive"]
+
+
+async def test_actions_are_a_list_and_today_is_a_link(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/audit?action=redrive")
+        (today,) = re.findall(r'<a href="([^"]+)">Today</a>', page.text)
+        assert "<option selected>redrive</option>" in page.text
+        assert page.text.count("<option") == len(ACTIONS) + 1
+        assert "action=redrive&since=" in html.unescape(today)
+        assert (await browser.get(html.unescape(today))).status == 200
 
 
 async def test_log_continues_on_the_next_page(served: admin_port.Served) -> None:

@@ -1,5 +1,6 @@
 """The audit log: who looked at persons and bodies, and who changed what."""
 
+import datetime
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from usher_gateway.admin import listings
+from usher_gateway.admin.audit import ACTIONS
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api
 
@@ -22,12 +24,19 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "title": "Audit log",
         "rows": [_with_links(row, filters | moments) for row in answer["rows"]],
         "filters": {"who": "", "action": ""} | filters,
+        "actions": sorted(ACTIONS),
+        "today": requests.link("/ui/audit", filters, since=_midnight(request)),
         "times": {"since": "", "until": ""} | requests.field_times(request, moments),
         "is_first": not cursor,
         "first": requests.link("/ui/audit", filters | moments),
         "next": requests.link("/ui/audit", filters | moments, cursor=answer["nextCursor"]),
         "has_next": answer["nextCursor"] is not None,
     }
+
+
+def _midnight(request: web.Request) -> str:
+    """Return the beginning of the viewer's day, as the field of the form has it."""
+    return f"{datetime.datetime.now(requests.viewer_zone(request)):%Y-%m-%d}T00:00"
 
 
 def _with_links(row: listings.Row, chosen: Mapping[str, str]) -> listings.Row:
