@@ -11,6 +11,7 @@ from aiohttp import web
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
+from usher_gateway.pages.rendering import path_to
 from usher_gateway.pages.requests import Download
 
 _SHOWN = 50
@@ -93,6 +94,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     return {
         "title": f"Usage of {chosen['tenant']}" if of_tenant else "Usage",
         "tenant": chosen.get("tenant", ""),
+        "tenant_path": path_to("tenants", chosen["tenant"]) if "/" in chosen.get("tenant", "") else "",
         "month": str(month),
         "usage_zone": str(zone),
         "viewer_zone": str(requests.viewer_zone(request)),
@@ -129,7 +131,8 @@ async def download(api: Api, request: web.Request) -> Download:
     month, by = parse_month(chosen.pop("month", "")), chosen.get("by", "day")
     first = month.plus(1 - _MONTHS) if by == "month" else month
     asked = chosen | {"from": str(first), "to": str(month.plus(1)), "format": "csv"}
-    name = f"usage-{month}-by-{by if by in _CSV else 'day'}.csv"
+    zones = "-own-zones" if by == "tenant" and chosen.get("zone") == "tenant" else ""
+    name = f"usage-{month}-by-{by if by in _CSV else 'day'}{zones}.csv"
     return Download(name, await api.get_bytes("/api/usage", asked), "text/csv")
 
 
