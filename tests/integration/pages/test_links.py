@@ -61,9 +61,10 @@ async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served) -
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"tenant": "agency/acme", "days": "many"}, 400, "enter one from 1 to 400"),
+        ({"tenant": "agency/acme", "days": "many"}, 400, "enter a number from 1 to 400"),
         ({"tenant": "agency/acme", "days": "401"}, 400, "days must be a number from 1 to 400"),
-        ({"tenant": "acme", "days": "30"}, 400, "tenant must be NAMESPACE/NAME"),
+        ({"tenant": "", "days": "30"}, 400, "tenant must be NAMESPACE/NAME"),
+        ({"tenant": "acne", "days": "30"}, 404, "did you mean acme ?"),
         ({"tenant": "agency/none", "days": "30"}, 404, "none"),
     ],
 )
@@ -74,6 +75,20 @@ async def test_wrong_request_for_a_link_says_why(
         page = await browser.send(PATH, await browser.get(PATH), **fields)
     assert (page.status, words in page.words) == (status, True)
     assert (await served.get("/api/links"))["rows"] == []
+
+
+async def test_wrong_form_is_shown_again_with_what_was_entered(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.send(PATH, await browser.get(PATH), tenant="agency/acme", days="401", lastVisits="1")
+    assert 'name="tenant" value="agency/acme"' in page.text
+    assert 'name="days" value="401"' in page.text
+    assert 'name="lastVisits" value="1" checked' in page.text
+
+
+async def test_link_takes_the_name_of_a_tenant_that_is_the_only_one(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.send(PATH, await browser.get(PATH), tenant="acme", days="7")
+    assert (page.status, "customer of agency/acme" in page.words) == (200, True)
 
 
 async def test_unknown_link_cannot_be_revoked(served: admin_port.Served) -> None:

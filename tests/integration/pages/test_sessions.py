@@ -91,6 +91,20 @@ async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -
         assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
 
 
+async def test_wrong_time_zone_gets_a_message_and_changes_nothing(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/")
+        for name in ("Berlin", "../etc/passwd", "<script>"):
+            answer = await browser.send("/ui/zone", page, zone=name)
+            assert (answer.status, "there is no time zone" in answer.words, "<script>" in answer.text) == (
+                400,
+                True,
+                False,
+            )
+        assert 'value="UTC"' in (await browser.get("/ui/")).text
+        assert (await browser.send("/ui/zone", page, zone="UTC")).status == 200
+
+
 @pytest.mark.parametrize("path", [*server.PAGES, *server.ACTIONS])
 async def test_every_page_and_form_needs_a_session(served: admin_port.Served, path: str) -> None:
     async with browsing.visitor(served) as browser:

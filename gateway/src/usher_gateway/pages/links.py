@@ -20,13 +20,33 @@ async def list_links(api: Api, request: web.Request) -> Values:
 
 
 async def create(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
-    """Create a link, and show its address: the gateway keeps only its digest."""
-    days = form.get("days", "")
-    if not (days.isascii() and days.isdecimal()):
-        raise ApiProblemError(400, "the days are no number", "go back, and enter a number from 1 to 400")
-    asked = {"tenant": form.get("tenant", "").strip(), "days": int(days[:9]), "lastVisits": "lastVisits" in form}
-    link = await api.post("/api/links", asked)
+    """Create a link, and show its address: the gateway keeps only its digest. A wrong form is shown again."""
+    try:
+        link = await _create(api, form)
+    except ApiProblemError as error:
+        if error.status not in {400, 404}:
+            raise
+        entered = {"tenant": form.get("tenant", ""), "days": form.get("days", ""), "shows_visits": "lastVisits" in form}
+        return "links.html", {**await _listed(api, ""), **entered, "problem": error, "status": error.status}
     return "links.html", {**await _listed(api, ""), "created": link, "url": request[requests.ORIGIN] + link["path"]}
+
+
+async def _create(api: Api, form: Form) -> Mapping[str, Any]:
+    """Create a link. Its tenant may be a name that only one tenant has.
+
+    Raises:
+        ApiProblemError: a field is wrong.
+    """
+    days, tenant = form.get("days", ""), form.get("tenant", "").strip()
+    if not (days.isascii() and days.isdecimal()):
+        raise ApiProblemError(400, "the days are no number", "enter a number from 1 to 400")
+    if tenant and "/" not in tenant:
+        rows = (await api.get("/api/tenants", {"tenant": tenant}))["rows"]
+        if len(rows) == 1:
+            tenant = f"{rows[0]['namespace']}/{tenant}"
+    asked = {"tenant": tenant, "days": int(days[:9]), "lastVisits": "lastVisits" in form}
+    link: Mapping[str, Any] = await api.post("/api/links", asked)
+    return link
 
 
 async def revoke(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
@@ -57,5 +77,8 @@ async def _listed(api: Api, tenant: str) -> dict[str, Any]:
         "title": "Links for customers",
         "rows": [row | {"is_revocable": row["state"] in _REVOCABLE} for row in rows],
         "tenant": tenant,
+        "days": "30",
+        "shows_visits": False,
         "created": None,
+        "problem": None,
     }

@@ -44,7 +44,8 @@ Form = Mapping[str, str]
 """The fields of a form."""
 
 Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
-"""Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file."""
+"""Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The
+value ``status`` is that of the answer, if it is not 200."""
 
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
@@ -170,7 +171,10 @@ class PageServer:
             done = await action(api, request, form)
             if isinstance(done, Download):
                 return _send(done)
-            return self._respond(request, *done, caller) if isinstance(done, tuple) else redirect(done)
+            if not isinstance(done, tuple):
+                return redirect(done)
+            template, values = done
+            return self._respond(request, template, values, caller, status=values.get("status", 200))
 
         return self._in_session(do)
 
@@ -256,8 +260,13 @@ class PageServer:
             form = await self._form(request)
         except ApiProblemError as error:
             return self._fail(request, error)
+        name = form.get("zone", "").strip()
+        if (zone := find_zone(name or "UTC")) is datetime.UTC and name.upper() not in {"", "UTC"}:
+            problem = ApiProblemError(
+                400, f"there is no time zone “{name[:50]}”", "write one like Europe/London, or UTC"
+            )
+            return self._fail(request, problem)
         response = redirect("/ui/")
-        zone = find_zone(form.get("zone", ""))
         response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
         return response
 
