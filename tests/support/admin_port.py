@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import aiohttp
+import msgspec
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
@@ -93,7 +94,10 @@ class Served:
         self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.health = states.DestinationHealth.Healthy
-        """Of every destination."""
+        self.error: str | None = None
+        """Both of every destination."""
+        self.is_refusing = False
+        """The listener lobby refuses every arrival."""
         self.held = holds.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
@@ -248,12 +252,14 @@ class Served:
             degraded_routes=(),
             retired_arrivals={},
         )
-        tracker.listener_states = mock.AsyncMock(return_value={"agency/lobby": state})
+        tracker.listener_states = mock.AsyncMock(
+            side_effect=lambda: {"agency/lobby": msgspec.structs.replace(state, refusing=self.is_refusing)}
+        )
         tracker.destination.side_effect = lambda *_: states.DestinationState(
-            self.health, "Closed", error=None, status=None, unresolved=None
+            self.health, "Closed", error=self.error, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
-        clock = mock.Mock(now=self.bench.clock, jump=lambda: 0)
+        clock = mock.Mock(now=self.bench.clock, jump=lambda: 0, steady=lambda: 0)
         return status.GatewayStatus(
             state=self.state,
             tracker=tracker,
@@ -265,6 +271,7 @@ class Served:
                 state=self.state,
                 arrivals=self.arrivals,
                 is_failing=lambda _: True,
+                is_rejecting=lambda _: states.is_rejecting(self.health, self.error),
                 store=self.bench.store,
                 clock=clock,
             ),

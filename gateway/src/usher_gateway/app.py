@@ -210,6 +210,7 @@ class Gateway:
             state=self.state,
             arrivals=self.counters,
             is_failing=self.health.is_failing,
+            is_rejecting=self.health.is_rejecting,
             store=self.store,
             clock=self.clock,
         )

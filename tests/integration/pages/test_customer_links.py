@@ -13,6 +13,7 @@ import structlog
 
 from support import admin_port, browsing, samples
 from usher_gateway import documents, model
+from usher_gateway.admin import states
 from usher_gateway.admin.tokens import Caller, Scope, seal_caller
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.server import ACTIONS, PAGES
@@ -59,6 +60,17 @@ async def test_link_shows_the_tenant_after_its_button_is_pressed(served: admin_p
     assert "crm takes no deliveries at present 0 -" in page.words
     assert "2025-11 4 0 1 1" in page.words
     assert "Last visits" not in page.words
+
+
+async def test_customer_sees_what_each_destination_rejects(served: admin_port.Served) -> None:
+    await admin_port.fill(served)
+    served.health, served.error = states.DestinationHealth.Failing, "Rejected"
+    link = await link_of(served)
+    async with browsing.visitor(served) as browser:
+        page = await browser.post(link["path"])
+    assert "Deliveries to crm fail at present, and are not tried again." in page.words
+    assert "1 delivery failed for good." in page.words
+    assert "crm rejects deliveries at present 0 - 1 " in page.words
 
 
 async def test_program_that_loads_the_address_does_not_open_it(served: admin_port.Served) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from support import admin_port, browsing, samples
 from usher_gateway import model
-from usher_gateway.admin import tokens
+from usher_gateway.admin import states, tokens
 from usher_gateway.delivery import sample
 
 PATH = "/ui/destinations/agency/crm"
@@ -69,10 +69,29 @@ async def test_deliveries_are_cut_with_a_link_to_older_ones(served: admin_port.S
     async with browsing.opened(served) as browser:
         newest = await browser.get(PATH)
         (link,) = re.findall('rel="next" href="([^"]*)"', newest.text)
-        older = await browser.get(PATH + link)
+        older = await browser.get(link)
     visits = [set(re.findall("/ui/visits/([0-9a-f-]{36})", page.text)) for page in (newest, older)]
     assert [len(ids) for ids in visits] == [20, 13]
     assert visits[0] & visits[1] == set()
+
+
+async def test_deliveries_are_filtered_by_tenant_and_state(served: admin_port.Served) -> None:
+    bar = samples.plan(samples.route(listener=samples.BAR))
+    await served.bench.accept(samples.arrival("bar", listener=samples.BAR, if_visit=(bar,)))
+    async with browsing.opened(served) as browser:
+        dead = (await browser.get(f"{PATH}?tenant=agency/acme&state=dead")).words
+        of_globex = (await browser.get(f"{PATH}?tenant=agency/globex")).words.partition("Newest deliveries")[2]
+    assert "Newest deliveries (agency/acme, dead)" in dead
+    assert ("acme crm dead Status 400" in dead, "acme crm delivered" in dead) == (True, False)
+    assert ("globex crm pending" in of_globex, "acme crm" in of_globex) == (True, False)
+
+
+async def test_destination_that_rejects_is_said_to_fail_for_good(served: admin_port.Served) -> None:
+    served.health, served.error = states.DestinationHealth.Failing, "Rejected"
+    async with browsing.opened(served) as browser:
+        words = (await browser.get(PATH)).words
+    assert "Failing. It rejects deliveries: they fail for good at the first attempt." in words
+    assert "tries the deliveries again" not in words
 
 
 async def test_forged_cursor_gets_a_clear_page(served: admin_port.Served) -> None:

@@ -1,9 +1,13 @@
 """The page about a listener, and the URLs that it shows on request."""
 
+import html
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
 from support import admin_port, browsing, wire
 from support import gateway as gateways
@@ -129,3 +133,16 @@ async def test_faults_and_filters_are_shown_and_escaped(served: admin_port.Serve
     assert "20% of the arrivals of the last 15 minutes are no valid visits." in page.words
     assert "visit.repeat || '<script>' == ''" in page.words
     assert "<script>'" not in page.text
+
+
+async def test_allowed_sources_are_shown_with_the_lines_that_change_them(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        assert "Allowed sources Any source." in (await browser.get(PATH)).words
+        present = served.state.snapshot.listeners["agency/lobby"]
+        changed = msgspec.structs.replace(present, source_ranges=("192.0.2.0/24",), source_policy="Enforce")
+        served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
+        page = await browser.get(PATH)
+    assert "192.0.2.0/24 . Arrivals from elsewhere are refused." in page.words
+    (lines,) = re.findall(r"(apiVersion: [^<]*allowedSources[^<]*)", page.text)
+    (listener,) = yaml.safe_load_all(html.unescape(lines))
+    assert listener["spec"] == {"allowedSources": {"policy": "Enforce", "ranges": ["192.0.2.0/24"]}}

@@ -68,6 +68,14 @@ async def test_person_is_found_at_all_tenants_or_at_one(served: admin_port.Serve
         assert (nobody.status, "No visit of this person is stored." in nobody.words) == (200, True)
 
 
+async def test_listener_that_refuses_a_person_who_is_not_found_has_a_link(served: admin_port.Served) -> None:
+    served.is_refusing = True
+    async with browsing.opened(served) as browser:
+        page = await found(browser, "nobody@example.com")
+    assert "1 listener refuses every visit at present: agency/lobby." in page.words
+    assert '<a href="/ui/listeners/agency/lobby">agency/lobby</a>' in page.text
+
+
 async def test_value_of_a_person_is_in_no_answer_log_or_audit_entry(served: admin_port.Served) -> None:
     with structlog.testing.capture_logs() as logs:
         async with browsing.opened(served) as browser:

@@ -82,7 +82,45 @@ async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         overview = await browser.get("/ui/")
     assert f'<a href="{PATH}">agency/acme</a>' in overview.text
-    assert f'href="{PATH}#needs"' in overview.text
+    assert '<a class="step" href="/ui/destinations/agency/crm">Ask who runs crm.</a>' in overview.text
+
+
+async def test_overview_of_the_first_day_knows_no_usual_number(served: admin_port.Served) -> None:
+    served.bench.clock.now += 60 * samples.SECOND
+    words = await words_of(served, "/ui/")
+    assert "4 visits today no earlier day yet" in words
+    assert "As of 2025-11-25 12:01:00; load the page again for newer rows." in words
+
+
+async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(served: admin_port.Served) -> None:
+    served.bench.clock.now += 4 * 60 * samples.SECOND
+    assert "Last: 1 visits a minute." in await words_of(served, "/ui/")
+
+
+async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(served: admin_port.Served) -> None:
+    served.is_refusing = True
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/")
+    assert '<a class="step" href="/ui/listeners/agency/lobby">Purple disables the webhook' in page.text
+    assert re.search(r"look at the listener's faults\. 2025-11-25 12:00:00 4 0", page.words)
+    (row,) = (await served.get("/api/tenants"))["rows"]
+    assert row["firstFaults"]["Refusing"]["listener"] == "agency/lobby"
+
+
+async def test_overview_says_how_many_tenants_a_search_selects(served: admin_port.Served) -> None:
+    assert "1 of 1 tenants has “acm” in the name" in await words_of(served, "/ui/?q=acm")
+    assert "1 of 1 tenants needs attention" in await words_of(served, "/ui/")
+
+
+async def test_counts_of_a_destination_lead_to_their_deliveries(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+        assert '<a class="step" href="/ui/redrive?tenant=agency/acme">See why, and redrive them.</a>' in page.text
+        for state in ("held", "dead"):
+            path = f"/ui/destinations/agency/crm?tenant=agency/acme&state={state}"
+            assert f'href="{path.replace("&", "&amp;")}#newest-heading">1</a>' in page.text
+            assert f"Newest deliveries (agency/acme, {state})" in (await browser.get(path)).words
+    assert "/ui/visits?tenant=agency/acme&amp;countedAs=quarantined" in page.text
 
 
 async def test_days_are_those_of_the_tenants_zone(served: admin_port.Served) -> None:

@@ -11,13 +11,14 @@ ACME, ZOO = ("agency", "acme"), ("agency", "zoo")
 
 
 async def test_tenant_that_refuses_all_comes_before_one_with_dead_deliveries() -> None:
-    tracker = mock.Mock(deliveries={ACME: DeliveryCounts(dead=2), ZOO: DeliveryCounts()}, quota_used={})
+    tracker = mock.Mock(deliveries={ACME: DeliveryCounts(died={"crm": 2}), ZOO: DeliveryCounts()}, quota_used={})
     tracker.summaries.return_value = {}
     lobby = model.ListenerName(*ZOO, "lobby")
     rows = tenant_rows.TenantRows(
         tracker=tracker,
         faults={ZOO: {"Refusing": 1}},
         causes={},
+        first_faults={},
         today=[UsageRow(lobby, 0, {model.Counter.refused: 7})],
         receipt_days=30,
         backup_days=0,

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from usher_gateway import model
+from usher_gateway.admin import story
 from usher_gateway.pages import attention
 
 NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
@@ -13,7 +15,10 @@ NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
 def row(**changes: Any) -> dict[str, Any]:
     """Return a row of ``GET /api/tenants`` without a trouble."""
     return {
+        "namespace": "agency",
+        "name": "acme",
         "faults": {},
+        "firstFaults": {},
         "causes": {},
         "failingDestinations": [],
         "backlog": 0,
@@ -35,23 +40,27 @@ def row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_each_fault_of_listeners_has_a_sentence_and_a_next_step(fault: str) -> None:
-    ((sentence, step),) = attention.needs_of_tenant(row(faults={fault: 1}), {}, NOW)
-    assert sentence.endswith(".")
-    assert step.endswith(".")
+    first = {"listener": "agency/lobby", "reason": None, "since": None}
+    (need,) = attention.needs_of_tenant(row(faults={fault: 1}, firstFaults={fault: first}), {}, NOW)
+    assert need.sentence.endswith(".")
+    assert need.step.endswith(".")
+    is_of_a_list = fault == "Quarantining"
+    lists = "/ui/visits?tenant=agency/acme&countedAs=quarantined"
+    assert need.path == (lists if is_of_a_list else "/ui/listeners/agency/lobby")
 
 
 def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overview() -> None:
     quota = {"visitsPerMonth": 60, "whenExceeded": "Hold"}
     tenant = row(dead=2, quota=quota, quotaUsed=0.95, faults={"Silent": 1})
     needs = attention.needs_of_tenant(tenant, {}, NOW)
-    assert [sentence for sentence, _ in needs] == [
+    assert [need.sentence for need in needs] == [
         "2 deliveries failed for good.",
         "95% of this month's visits are used; over the quota further deliveries are held.",
         "No arrival for 60 min.",
     ]
     shown = attention.of_tenant(tenant, {}, NOW)
     assert shown.sentence == "2 deliveries failed for good. Also: quota 95%, silent."
-    assert shown.is_urgent
+    assert shown.need == needs[0]
 
 
 @pytest.mark.parametrize(
@@ -62,13 +71,15 @@ def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overvie
             ("1 delivery is held, because the route's filter `when` failed.", "A correction of the filter ends that."),
         ),
         (
-            {"FilterError": 1, "QuotaExceeded": 2},
-            ("3 deliveries are held (FilterError and QuotaExceeded).", "See what ends each hold."),
+            {"FilterError": 1, "QuotaExceeded": 1_200},
+            ("1,201 deliveries are held (FilterError and QuotaExceeded).", "See what ends each hold."),
         ),
     ],
 )
 def test_hold_for_one_reason_says_what_ends_it(held: dict[str, int], need: tuple[str, str]) -> None:
-    assert attention.needs_of_tenant(row(held=held), {}, NOW) == [need]
+    (shown,) = attention.needs_of_tenant(row(held=held), {}, NOW)
+    assert (shown.sentence, shown.step) == need
+    assert shown.path == "/ui/tenants/agency/acme#waiting-heading"
 
 
 def test_tenant_without_a_trouble_needs_nothing() -> None:
@@ -78,7 +89,37 @@ def test_tenant_without_a_trouble_needs_nothing() -> None:
 
 def test_nothing_is_lost_is_said_only_if_nothing_died() -> None:
     failing = {"failingDestinations": ["agency/crm"]}
-    ((_, step),) = attention.needs_of_tenant(row(**failing), {}, NOW)
-    assert step == "Ask who runs crm; nothing is lost meanwhile."
-    (_, step), _ = attention.needs_of_tenant(row(**failing, dead=1), {}, NOW)
-    assert step == "Ask who runs crm."
+    (need,) = attention.needs_of_tenant(row(**failing), {}, NOW)
+    assert need.step == "Ask who runs crm; nothing is lost meanwhile."
+    need, _ = attention.needs_of_tenant(row(**failing, dead=1), {}, NOW)
+    assert need.step == "Ask who runs crm."
+
+
+def test_destination_that_rejects_is_not_said_to_be_tried_again() -> None:
+    last = {"error": "Rejected", "status": 400, "since": "2026-11-30T11:00:00Z"}
+    mailer = {"health": "Failing", "error": "Rejected", "backlog": 0, "lastError": last}
+    (need,) = attention.needs_of_tenant(row(failingDestinations=["agency/mailer"]), {"agency/mailer": mailer}, NOW)
+    assert need.sentence == "mailer answers 400 for 60 min: it rejects deliveries, and they fail for good."
+    assert (need.step, need.path) == ("Ask who runs mailer.", "/ui/destinations/agency/mailer")
+    assert need.since == "2026-11-30T11:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_rejecting"),
+    [({}, True), ({"error": "RejectedByRule"}, True), ({"error": "ServerError"}, False), ({"backlog": 1}, False)],
+)
+def test_destination_rejects_if_deliveries_die_and_none_waits(changes: dict[str, Any], is_rejecting: bool) -> None:
+    assert attention.is_rejecting({"health": "Failing", "error": "Rejected", "backlog": 0} | changes) is is_rejecting
+
+
+@pytest.mark.parametrize("reason", model.QuarantineReason)
+def test_release_is_proposed_only_where_it_is_possible(reason: model.QuarantineReason) -> None:
+    step = attention.quarantine_step(reason.name, "192.0.2.7")
+    assert (step.lower().endswith("release them.")) is (reason in story.RELEASABLE)
+    assert ("Find out who sends them: the last one came from 192.0.2.7." in step) is (reason not in story.RELEASABLE)
+
+
+def test_tenant_that_only_refuses_has_accepted_nothing_yet() -> None:
+    tenant = row(lastArrival=None, today={"refused": 1_302})
+    assert attention.of_tenant(tenant, {}, NOW).sentence == "Nothing accepted yet; 1,302 refused today."
+    assert attention.nothing_yet(row() | {"today": {"refused": 0}}) == "No arrival yet."

@@ -18,6 +18,9 @@ SOURCE_REFUSED = (
 def row(**changes: Any) -> dict[str, Any]:
     """Return a row of ``GET /api/listeners`` without a fault."""
     return {
+        "namespace": "agency",
+        "tenant": "acme",
+        "name": "lobby",
         "faults": [],
         "addressIds": ["one"],
         "verifiedAddresses": ["one"],
@@ -31,6 +34,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "companyID": "7",
         "quarantinedShare": 0.25,
         "quarantinedReason": "NoUser",
+        "quarantinedSource": "192.0.2.9",
         "silentAfterSeconds": 86_400,
         "heldDeliveries": [],
         "degradedRoutes": [{"route": "crm", "reason": "ExpressionTooSlow"}],
@@ -106,7 +110,8 @@ def test_listener_with_a_visit_at_each_url_waits_for_nothing() -> None:
         ("TimesUntrusted", {}, "Many bodies have a time without an offset, or far in the future."),
         ("UnexpectedSource", {}, "Arrivals from 192.0.2.7, outside `allowedSources`, are let in."),
         ("RetiredAddressUsed", {}, "Purple still posts to a URL that an edit took out of service."),
-        ("Silent", {}, "No arrival for 60 min; 24 hours would be usual."),
+        ("Silent", {}, "No arrival for 60 min; at most 24 h would be usual."),
+        ("Silent", {"silentAfterSeconds": 120}, "No arrival for 60 min; at most 2 min would be usual."),
     ],
 )
 def test_fault_has_a_sentence_and_a_next_step(fault: str, changes: dict[str, Any], sentence: str) -> None:
@@ -133,3 +138,12 @@ def test_every_fault_has_its_own_sentence() -> None:
     for fault in set(states.ListenerFault) - {"Unverified", "DeliveriesHeld"}:
         (shown,) = listener.fault_sentences(row(faults=[fault]), NOW)
         assert shown.sentence != f"{fault}."
+
+
+def test_quarantine_of_what_is_no_visit_proposes_no_release_and_leads_to_the_list() -> None:
+    (fault,) = listener.fault_sentences(row(faults=["Quarantining"], quarantinedReason="NotObject"), NOW)
+    assert fault.step == (
+        "They cannot be released, because their bodies are no visits. "
+        "Find out who sends them: the last one came from 192.0.2.9."
+    )
+    assert fault.path == "/ui/visits?tenant=agency/acme&listener=lobby&countedAs=quarantined"

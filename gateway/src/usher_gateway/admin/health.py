@@ -317,6 +317,12 @@ class HealthTracker:
         document = self._state.snapshot.destinations.get(key)
         return document is not None and self.destination(key, document).health not in states.NOT_FAILING
 
+    def is_rejecting(self, key: str) -> bool:
+        """Return whether a destination in force fails so that deliveries die at their first attempt."""
+        document = self._state.snapshot.destinations.get(key)
+        state = self.destination(key, document) if document is not None else None
+        return state is not None and states.is_rejecting(state.health, state.error)
+
     def last_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
         """Return the last error of a destination: when, what, how often; None if no attempt failed."""
         tried = self._worker.activity.of(document)

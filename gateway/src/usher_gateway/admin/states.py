@@ -119,6 +119,14 @@ class DestinationHealth(enum.StrEnum):
 
 NOT_FAILING = frozenset((DestinationHealth.NotTried, DestinationHealth.Healthy))
 
+_REJECTIONS = frozenset(("Rejected", "RejectedByRule"))
+"""Errors with which a delivery dies at its first attempt (``delivery.outcome.AnswerError``)."""
+
+
+def is_rejecting(health: str | None, error: str | None) -> bool:
+    """Return whether a failing destination answers so that deliveries die at their first attempt."""
+    return health == DestinationHealth.Failing and error in _REJECTIONS
+
 
 class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     """The health of a destination."""

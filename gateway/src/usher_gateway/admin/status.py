@@ -148,6 +148,7 @@ class GatewayStatus:
                 **listener_row(live),
                 "faults": states.faults_of(state, document),
                 **self._listener_health(key, state),
+                "allowedSources": {"ranges": document.source_ranges, "policy": document.source_policy},
                 "today": usage.total_of(rows_by_listener.get(live.name, [])),
             }
 
@@ -196,11 +197,12 @@ class GatewayStatus:
         today = self._clock.now() // _DAY * _DAY
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
-        faults, causes = await self._faults_by_tenant(where)
+        faults, causes, first_faults = await self._faults_by_tenant(where)
         rows = tenant_rows.TenantRows(
             tracker=self._tenants,
             faults=faults,
             causes=causes,
+            first_faults=first_faults,
             today=await self._store.usage_of_day(today),
             receipt_days=self._receipt_days,
             backup_days=self._backup_days,
@@ -215,10 +217,17 @@ class GatewayStatus:
 
     async def _faults_by_tenant(
         self, where: Filter
-    ) -> tuple[dict[TenantKey, dict[str, int]], dict[TenantKey, dict[str, str]]]:
-        """Return the faults of each tenant's listeners: how many listeners have each, and a cause if it is short."""
+    ) -> tuple[
+        dict[TenantKey, dict[str, int]], dict[TenantKey, dict[str, str]], dict[TenantKey, dict[str, JsonObject]]
+    ]:
+        """Return the faults of each tenant's listeners.
+
+        Returns:
+            How many listeners have each, a cause if it is short, and the first listener that has it.
+        """
         faults: dict[TenantKey, dict[str, int]] = {}
         causes: dict[TenantKey, dict[str, str]] = {}
+        first_faults: dict[TenantKey, dict[str, JsonObject]] = {}
         health = await self._tracker.listener_states()
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
@@ -229,8 +238,24 @@ class GatewayStatus:
                     counts[fault] = counts.get(fault, 0) + 1
                     if cause := states.cause_of(fault, health[key]):
                         causes.setdefault(tenant, {})[fault] = cause
+                    firsts = first_faults.setdefault(tenant, {})
+                    if fault not in firsts:
+                        firsts[fault] = self._first_fault(key, fault, health[key])
                 await turns.give_way()
-        return faults, causes
+        return faults, causes, first_faults
+
+    def _first_fault(self, key: str, fault: states.ListenerFault, state: states.ListenerState) -> JsonObject:
+        """Return which listener has a fault, and of some faults the reason and since when."""
+        live = self._registry.listeners.get(key)
+        reason = since = None
+        match fault:
+            case states.ListenerFault.Refusing:
+                reason, since = state.refused_reason, self._refused_since(live, state)
+            case states.ListenerFault.Quarantining:
+                reason = _quarantined_reason(live)
+            case states.ListenerFault.Silent:
+                since = _time(live.counters.last_accepted) if live else None
+        return {"listener": key, "reason": reason, "since": since}
 
     async def refusing_listeners(self, where: Filter) -> list[str]:
         """Return the listeners of a filter, as ``namespace/name``, that refuse every arrival now."""

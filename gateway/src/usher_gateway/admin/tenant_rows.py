@@ -72,6 +72,7 @@ class TenantRows:
         tracker: has counted deliveries just now.
         faults: tenant -> fault -> how many of its listeners have it.
         causes: tenant -> fault -> its cause, if that is short.
+        first_faults: tenant -> fault -> the first listener that has it, with the reason and the time if they are known.
         today: the meters of today, by listener.
         receipt_days: days that receipts are kept.
         backup_days: days that backups of the store are kept; 0: not stated.
@@ -84,6 +85,7 @@ class TenantRows:
         tracker: TenantTracker,
         faults: Mapping[TenantKey, Mapping[str, int]],
         causes: Mapping[TenantKey, Mapping[str, str]],
+        first_faults: Mapping[TenantKey, Mapping[str, JsonObject]],
         today: Iterable[UsageRow],
         receipt_days: int,
         backup_days: int,
@@ -91,7 +93,7 @@ class TenantRows:
     ) -> None:
         self._tracker = tracker
         self._summaries, self._deliveries = tracker.summaries(), tracker.deliveries
-        self._faults, self._causes = faults, causes
+        self._faults, self._causes, self._first_faults = faults, causes, first_faults
         self._kept_by_gateway = {"receiptDays": receipt_days, "backupDays": backup_days or None}
         self._in_force = set(destinations)
         self._today: dict[TenantKey, list[UsageRow]] = {}
@@ -150,6 +152,7 @@ class TenantRows:
         return {
             "faults": faults,
             "causes": self._causes.get(key, {}),
+            "firstFaults": self._first_faults.get(key, {}),
             "failingDestinations": self._tracker.failing(summary.destinations) if summary else [],
             "held": counts.held,
             "dead": counts.dead,
@@ -166,12 +169,17 @@ class TenantRows:
         failing = self._tracker.failing(keys & self._in_force)
         rows: list[JsonObject] = []
         for key in sorted(keys):
-            backlog = counts.backlogs.get(key.partition("/")[2])
-            waiting = {
+            name = key.partition("/")[2]
+            backlog = counts.backlogs.get(name)
+            row = {
+                "name": key,
+                "isFailing": key in failing,
+                "isRejecting": key in failing and backlog is None and self._tracker.is_rejecting(key),
                 "backlog": backlog.count if backlog else 0,
                 "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
+                "dead": counts.died.get(name, 0),
             }
-            rows.append({"name": key, "isFailing": key in failing, **waiting})
+            rows.append(row)
         return rows
 
 

@@ -67,7 +67,13 @@ class DeliveryCounts(msgspec.Struct):
     """Destination (its name, because its namespace is the tenant's) -> deliveries in its backlog."""
     held: dict[str, int] = msgspec.field(default_factory=dict)
     """Hold reason -> deliveries."""
-    dead: int = 0
+    died: dict[str, int] = msgspec.field(default_factory=dict)
+    """Destination (its name) -> dead deliveries."""
+
+    @property
+    def dead(self) -> int:
+        """Dead deliveries."""
+        return sum(self.died.values())
 
     @property
     def backlog(self) -> int:
@@ -87,6 +93,7 @@ class TenantTracker:
         state: the configuration in force.
         arrivals: counts of arrivals.
         is_failing: returns whether a destination in force does not take deliveries.
+        is_rejecting: returns whether deliveries to a failing destination die at their first attempt.
         store: the store.
         clock: the clock.
     """
@@ -97,12 +104,13 @@ class TenantTracker:
         state: run_state.RunState,
         arrivals: ArrivalCounters,
         is_failing: Callable[[str], bool],
+        is_rejecting: Callable[[str], bool],
         store: Store,
         clock: Clock,
     ) -> None:
         self._state = state
         self._arrivals = arrivals
-        self._is_failing = is_failing
+        self._is_failing, self.is_rejecting = is_failing, is_rejecting
         self._store = store
         self._clock = clock
         self._grouped_snapshot: documents.Snapshot | None = None
@@ -148,7 +156,8 @@ class TenantTracker:
             held = of(group.route).held
             held[group.reason.name] = held.get(group.reason.name, 0) + group.count
         for route, count in (await self._store.dead_by_route()).items():
-            of(route).dead += count
+            died, name = of(route).died, self._store.route(route).destination.rpartition("/")[2]
+            died[name] = died.get(name, 0) + count
         self.deliveries = counts_by_tenant
 
     async def _read_quotas(self) -> dict[TenantKey, float]:

@@ -1,10 +1,13 @@
 """Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows of the API."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from usher_gateway.admin import listings, next_step, troubles
+from usher_gateway.admin import listings, next_step, states, troubles
+from usher_gateway.admin.story import RELEASABLE
+from usher_gateway.pages import requests
+from usher_gateway.pages.rendering import path_to
 
 Row = Mapping[str, Any]
 
@@ -12,13 +15,24 @@ HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
 """Reason of a hold -> why that holds deliveries, and what ends it."""
 
 
+class Need(NamedTuple):
+    """One thing that a tenant needs."""
+
+    sentence: str
+    step: str
+    """The next step."""
+    path: str
+    """Of the page that the next step names."""
+    since: str | None = None
+    """RFC 3339; None: it is not known."""
+
+
 class Attention(NamedTuple):
     """Why a tenant needs a person."""
 
     sentence: str
-    step: str
-    """The next step; empty: nothing to do."""
-    is_urgent: bool
+    need: Need | None
+    """The most urgent one; None: nothing to do."""
 
 
 def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> Attention:
@@ -31,35 +45,85 @@ def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.dateti
     """
     needs = needs_of_tenant(tenant, destinations, now)
     if not needs:
-        return Attention(_quiet(tenant, now), "", is_urgent=False)
-    sentence, step = needs[0]
+        return Attention(_quiet(tenant, now), None)
     others = list(troubles.tenant_troubles(dict(tenant)).values())[1:]
     rest = f" Also: {', '.join(others)}." if others else ""
-    return Attention(sentence + rest, step, is_urgent=True)
+    return Attention(needs[0].sentence + rest, needs[0])
 
 
-def needs_of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> list[tuple[str, str]]:
-    """Return all that a tenant needs, the most urgent first: each a sentence and the next step. Takes the same rows."""
+def needs_of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> list[Need]:
+    """Return all that a tenant needs, the most urgent first. Takes the same rows."""
     kinds = troubles.tenant_troubles(dict(tenant))
     return [_TEXTS[kind](tenant, destinations, now) for kind in kinds]
 
 
 def _quiet(tenant: Row, now: datetime.datetime) -> str:
     if tenant["lastArrival"] is None:
-        return "No arrival yet."
+        return nothing_yet(tenant)
     return f"Nothing to do. Last arrival {ago(tenant['lastArrival'], now)} ago."
 
 
+def nothing_yet(row: Row) -> str:
+    """Say that nothing was accepted yet at a tenant or listener. ``row``: of the API, with the counts of ``today``."""
+    refused = row["today"]["refused"]
+    return f"Nothing accepted yet; {refused:,} refused today." if refused else "No arrival yet."
+
+
 def ago(text: str, now: datetime.datetime) -> str:
-    """Return the time since an RFC 3339 time in words: ``5 min``, ``26 h``, ``3 days``."""
-    seconds = max(0.0, (now - datetime.datetime.fromisoformat(text)).total_seconds())
+    """Return the time since an RFC 3339 time in words."""
+    return duration(max(0.0, (now - datetime.datetime.fromisoformat(text)).total_seconds()))
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words: ``5 min``, ``26 h``, ``3 days``."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
         if seconds < most * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds / 86_400:.0f} days"
 
 
-def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> tuple[str, str]:
+def quarantine_step(reason: str | None, source: str | None) -> str:
+    """Return what to do about quarantined arrivals.
+
+    Args:
+        reason: of the last one; None: it is not known.
+        source: the address that sent it, if that is known.
+    """
+    match reason:
+        case "NoUser":
+            return "Look at the quarantine, mend `fields`, and release them."
+        case "CompanyMismatch":
+            return "Correct the webhook in the portal, or `companyID` of the Tenant. Then release them."
+        case None:
+            return "Look at the quarantine."
+        case _ if reason in {releasable.name for releasable in RELEASABLE}:
+            return "Correct the sender, and release them."
+    sender = f": the last one came from {source}" if source else ""
+    return f"They cannot be released, because their bodies are no visits. Find out who sends them{sender}."
+
+
+def quarantine_path(tenant: str, listener: str = "") -> str:
+    """Return the path of the list of quarantined arrivals. ``tenant``: ``namespace/name``."""
+    return requests.link("/ui/visits", {"tenant": tenant, "listener": listener, "countedAs": "quarantined"})
+
+
+def _counted(count: int, noun: str) -> str:
+    """Return a number with separators of thousands and its noun."""
+    return f"{count:,} {listings.counted(count, noun).partition(' ')[2]}"
+
+
+def _key(tenant: Row) -> str:
+    return f"{tenant['namespace']}/{tenant['name']}"
+
+
+def _of_fault(fault: str, tenant: Row, sentence: str, step: str) -> Need:
+    """Return the need of a fault; its page is that of the first listener that has it."""
+    first = tenant["firstFaults"].get(fault)
+    path = path_to("listeners", first["listener"]) if first else path_to("tenants", _key(tenant))
+    return Need(sentence, step, path, first["since"] if first else None)
+
+
+def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> Need:
     (first, *others) = tenant["failingDestinations"]
     row = destinations.get(first, {})
     name = first.rpartition("/")[2]
@@ -69,104 +133,121 @@ def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.da
     waiting = ""
     if tenant["backlog"]:
         oldest = f", the oldest for {ago(tenant['oldestInBacklog'], now)}" if tenant["oldestInBacklog"] else ""
-        waiting = f"; {listings.counted(tenant['backlog'], 'delivery')} wait{oldest}"
-    more = f" {listings.counted(len(others), 'other destination')} fail too." if others else ""
+        waiting = f"; {_counted(tenant['backlog'], 'delivery')} wait{oldest}"
+    elif is_rejecting(row):
+        waiting = ": it rejects deliveries, and they fail for good"
+    more = f" {_counted(len(others), 'other destination')} fail too." if others else ""
     hint = row.get("hint")
-    return f"{name} {answer}{since}{waiting}.{more}", str(
-        hint or f"Ask who runs {name}{'' if tenant['dead'] else '; nothing is lost meanwhile'}."
+    is_losing = tenant["dead"] or is_rejecting(row)
+    return Need(
+        f"{name} {answer}{since}{waiting}.{more}",
+        str(hint or f"Ask who runs {name}{'' if is_losing else '; nothing is lost meanwhile'}."),
+        path_to("destinations", first),
+        error.get("since"),
     )
 
 
-def _refusing(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+def is_rejecting(destination: Row) -> bool:
+    """Return whether deliveries to a destination die at their first attempt. It takes a row of the API, or none."""
+    is_failing_so = states.is_rejecting(destination.get("health"), destination.get("error"))
+    return is_failing_so and not destination["backlog"]
+
+
+def _refusing(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
     cause = tenant["causes"].get("Refusing", "")
     sentence = f"Every arrival is refused ({cause})." if cause else "Every arrival is refused."
-    return sentence, "Purple disables the webhook if this lasts: look at the listener's faults."
+    step = "Purple disables the webhook if this lasts: look at the listener's faults."
+    return _of_fault("Refusing", tenant, sentence, step)
 
 
-def _silent(tenant: Row, _: Mapping[str, Row], now: datetime.datetime) -> tuple[str, str]:
+def _silent(tenant: Row, _: Mapping[str, Row], now: datetime.datetime) -> Need:
     if tenant["lastArrival"] is None:
-        return "No arrival yet.", "Enter the listener's URL in Purple's portal."
-    return (
+        return _of_fault("Silent", tenant, nothing_yet(tenant), "Enter the listener's URL in Purple's portal.")
+    return _of_fault(
+        "Silent",
+        tenant,
         f"No arrival for {ago(tenant['lastArrival'], now)}.",
         "Check the webhook in Purple's portal and the venue's WiFi.",
     )
 
 
-def _without_secret(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
-    count = listings.counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
-    return f"The Secret with the credentials of {count} is missing: every arrival is refused.", "Create the Secret."
+def _without_secret(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+    count = _counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
+    sentence = f"The Secret with the credentials of {count} is missing: every arrival is refused."
+    return _of_fault("AuthenticationUnresolved", tenant, sentence, "Create the Secret.")
 
 
-def _other_company(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
-    return (
-        "Visits of another company arrive here.",
-        "Correct the webhook in the portal, or `companyID` of the Tenant.",
-    )
-
-
-def _slow_expression(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
-    return "An expression is too slow, so its route holds all deliveries.", "Write a cheaper expression."
-
-
-def _untrusted_times(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
-    return (
-        "Many bodies have a time without an offset, or far in the future.",
-        "Set `fields.occurredAtZone` of the Listener.",
-    )
-
-
-def _quota(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+def _quota(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
     share, quota = tenant["quotaUsed"], tenant["quota"] or {}
     then = "further deliveries are held" if quota.get("whenExceeded") == "Hold" else "visits are still delivered"
-    return f"{share:.0%} of this month's visits are used; over the quota {then}.", "Raise `quota` of the Tenant."
+    sentence = f"{share:.0%} of this month's visits are used; over the quota {then}."
+    return Need(sentence, "Raise `quota` of the Tenant.", f"{path_to('tenants', _key(tenant))}#kept-heading")
 
 
-def _unexpected_source(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
-    return (
-        "Arrivals come from outside `allowedSources`, and are let in.",
-        "If the source is Purple's, add it; otherwise rotate the URL.",
-    )
+def _dead(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+    sentence = f"{_counted(tenant['dead'], 'delivery')} failed for good."
+    return Need(sentence, "See why, and redrive them.", f"{path_to('tenants', _key(tenant))}#dead-heading")
 
 
-def _retired_address(_: Row, __: Mapping[str, Row], ___: datetime.datetime) -> tuple[str, str]:
-    return "Purple still posts to a URL that an edit took out of service.", "Enter the present URL in the portal."
-
-
-def _dead(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
-    return f"{listings.counted(tenant['dead'], 'delivery')} failed for good.", "See why, and redrive them."
-
-
-def _held(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+def _held(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
     count = sum(tenant["held"].values())
-    held = f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
+    held = f"{_counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
+    path = f"{path_to('tenants', _key(tenant))}#waiting-heading"
     reason, *others = sorted(tenant["held"])
     if others or reason not in HOLDS:
-        return f"{held} ({' and '.join([reason, *others])}).", "See what ends each hold."
+        return Need(f"{held} ({' and '.join([reason, *others])}).", "See what ends each hold.", path)
     cause, end = HOLDS[reason]
-    return f"{held}, because {cause}.", f"{end} ends that."
+    return Need(f"{held}, because {cause}.", f"{end} ends that.", path)
 
 
-def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> tuple[str, str]:
+def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
     count = tenant["today"]["quarantined"]
-    return (
-        f"{listings.counted(count, 'arrival')} of today are no valid visits.",
-        "Look at the quarantine, and mend `fields`.",
+    reason = tenant["firstFaults"].get("Quarantining", {}).get("reason")
+    return Need(
+        f"{_counted(count, 'arrival')} of today are no valid visits{f' ({reason})' if reason else ''}.",
+        quarantine_step(reason, None),
+        quarantine_path(_key(tenant)),
     )
+
+
+def _plain(fault: str, sentence: str, step: str) -> Callable[[Row, Mapping[str, Row], datetime.datetime], Need]:
+    """Return a function for a fault whose sentence is always the same."""
+    return lambda tenant, _, __: _of_fault(fault, tenant, sentence, step)
 
 
 _TEXTS = {
     "destinations": _destinations,
     "Refusing": _refusing,
     "AuthenticationUnresolved": _without_secret,
-    "CompanyMismatch": _other_company,
-    "ExpressionTooSlow": _slow_expression,
-    "TimesUntrusted": _untrusted_times,
+    "CompanyMismatch": _plain(
+        "CompanyMismatch",
+        "Visits of another company arrive here.",
+        "Correct the webhook in the portal, or `companyID` of the Tenant.",
+    ),
+    "ExpressionTooSlow": _plain(
+        "ExpressionTooSlow",
+        "An expression is too slow, so its route holds all deliveries.",
+        "Write a cheaper expression.",
+    ),
+    "TimesUntrusted": _plain(
+        "TimesUntrusted",
+        "Many bodies have a time without an offset, or far in the future.",
+        "Set `fields.occurredAtZone` of the Listener.",
+    ),
     "quota": _quota,
-    "UnexpectedSource": _unexpected_source,
-    "RetiredAddressUsed": _retired_address,
+    "UnexpectedSource": _plain(
+        "UnexpectedSource",
+        "Arrivals come from outside `allowedSources`, and are let in.",
+        "If the source is Purple's, add it; otherwise rotate the URL.",
+    ),
+    "RetiredAddressUsed": _plain(
+        "RetiredAddressUsed",
+        "Purple still posts to a URL that an edit took out of service.",
+        "Enter the present URL in the portal.",
+    ),
     "Silent": _silent,
     "dead": _dead,
     "held": _held,
     "Quarantining": _quarantining,
 }
-"""Kind of trouble (`troubles.tenant_troubles`) -> its sentence and the next step."""
+"""Kind of trouble (`troubles.tenant_troubles`) -> the need."""

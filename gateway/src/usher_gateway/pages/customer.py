@@ -253,16 +253,24 @@ def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
     if tenant["state"] != "Active":
         lines = ["Visits are suspended."]
     elif tenant["lastArrival"] is None:
-        lines = ["No visit has arrived yet."]
+        refused = tenant["today"]["refused"]
+        lines = [
+            f"No visit was accepted yet; {refused:,} were refused today." if refused else "No visit has arrived yet."
+        ]
     elif tenant["silentListeners"] or tenant["refusingListeners"]:
         lines = [f"The last arrival was {attention.ago(tenant['lastArrival'], now)} ago, which is unusually long."]
         if tenant["refusingListeners"]:
             lines = ["Some visits are not accepted at present."]
     else:
         lines = [f"Visits arrive; the last one {attention.ago(tenant['lastArrival'], now)} ago."]
-    failing = [each["name"].partition("/")[2] for each in tenant["destinations"] if each["isFailing"]]
-    if failing:
-        lines.append(f"Deliveries to {' and '.join(failing)} fail at present, and are tried again.")
+    for is_rejecting, effect in ((False, "are tried again"), (True, "are not tried again")):
+        names = [
+            each["name"].partition("/")[2]
+            for each in tenant["destinations"]
+            if each["isFailing"] and each["isRejecting"] is is_rejecting
+        ]
+        if names:
+            lines.append(f"Deliveries to {' and '.join(names)} fail at present, and {effect}.")
     held: dict[str, int] = {}
     for reason, count in tenant["held"].items():
         until = _HELD_UNTIL.get(reason, "until a setting is corrected")
@@ -274,5 +282,5 @@ def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
     if held:
         lines.append(f"Held deliveries are kept for at most {tenant['retention']['bodyDays']} days.")
     if tenant["dead"]:
-        lines.append(f"{tenant['dead']:,} deliveries failed for good.")
+        lines.append(f"{tenant['dead']:,} {'delivery' if tenant['dead'] == 1 else 'deliveries'} failed for good.")
     return lines

@@ -6,7 +6,9 @@ from typing import Any
 from aiohttp import web
 
 from usher_gateway.admin import listings
+from usher_gateway.pages import attention, requests
 from usher_gateway.pages.api import Api, all_of, find_row
+from usher_gateway.pages.rendering import path_to
 
 Row = Mapping[str, Any]
 
@@ -50,13 +52,14 @@ _REDIRECTION_FROM = 300
 
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
-    """Return the values. Query: ``cursor`` (older deliveries)."""
+    """Return the values. Query: ``tenant`` and ``state`` of the listed deliveries, and ``cursor`` (older ones)."""
     namespace = request.match_info["namespace"]
     destination = find_row(
         (await api.get("/api/destinations", {"namespace": namespace}))["rows"], "destination", request
     )
     key = f"{namespace}/{destination['name']}"
-    page = {"destination": key, "limit": str(_SHOWN)}
+    filters, path = requests.texts(request, "tenant", "state"), path_to("destinations", key)
+    page = {"destination": key, "limit": str(_SHOWN), **filters}
     if cursor := request.query.get("cursor"):
         page["cursor"] = cursor
     deliveries, delivered = await all_of(
@@ -67,13 +70,16 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "title": f"Destination {key}",
         "key": key,
         "destination": destination,
-        "meaning": HEALTH.get(destination.get("health", ""), "It is not in force."),
+        "meaning": meaning(destination),
         "circuit": _CIRCUITS.get(destination.get("circuit", ""), "-"),
         "limits": limit_sentences(destination["limits"]) if "limits" in destination else [],
         "last_success": next((row["settledAt"] for row in delivered["rows"]), None),
         "backlogs": sorted(destination["backlogByTenant"].items(), key=lambda pair: -pair[1]),
         "deliveries": [{**row, "result": result(row), "rule": rule_effect(row)} for row in deliveries["rows"]],
+        "filters": filters,
         "next_cursor": deliveries["nextCursor"],
+        "next": requests.link(path, filters, cursor=deliveries["nextCursor"]),
+        "newest": requests.link(path, filters),
         "is_first_page": not cursor,
         "sample": None,
     }
@@ -90,6 +96,13 @@ async def send_sample(api: Api, request: web.Request, _: Mapping[str, str]) -> t
         "answer": answer["answer"].splitlines(),
     }
     return "destination.html", {**values, "sample": sample}
+
+
+def meaning(destination: Row) -> str:
+    """Return what the health of a destination means. ``destination``: a row of ``GET /api/destinations``."""
+    if attention.is_rejecting(destination):
+        return "It rejects deliveries: they fail for good at the first attempt."
+    return HEALTH.get(destination.get("health", ""), "It is not in force.")
 
 
 def limit_sentences(limits: Row) -> list[str]:

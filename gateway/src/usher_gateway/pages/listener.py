@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
+from usher_gateway.pages import attention
 from usher_gateway.pages.api import Api, find_row
 from usher_gateway.pages.attention import HOLDS, ago
 from usher_gateway.pages.rendering import quote_key
@@ -32,6 +32,8 @@ class Fault(NamedTuple):
     sentence: str
     step: str
     """The next step."""
+    path: str = ""
+    """Of the page that the next step names; empty: none."""
 
 
 class Progress(NamedTuple):
@@ -69,6 +71,7 @@ async def _values(api: Api, request: web.Request) -> dict[str, Any]:
         "tenant": f"{listener['namespace']}/{listener['tenant']}",
         "progress": progress(listener, now),
         "faults": fault_sentences(listener, now),
+        "nothing_yet": attention.nothing_yet(listener),
         "routes": [{**route, "filter": (route["when"] or "").splitlines()} for route in listener["routes"]],
         "urls": None,
         "reloads": False,
@@ -82,7 +85,8 @@ def progress(listener: Row, now: datetime.datetime) -> Progress:
         return Progress("", "", is_waiting=False)
     for fault in ("Refusing", "AuthenticationUnresolved"):
         if fault in listener["faults"]:
-            return Progress(*_fault(fault, listener, now), is_waiting=True)
+            shown = _fault(fault, listener, now)
+            return Progress(shown.sentence, shown.step, is_waiting=True)
     if listener["lastProbe"]:
         check = f"The portal's check arrived {ago(listener['lastProbe'], now)} ago."
     else:
@@ -134,7 +138,8 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
             share = f"{listener['quarantinedShare']:.0%}"
             return Fault(
                 f"{share} of the arrivals of the last 15 minutes are no valid visits{reason}.",
-                "Look at the quarantine, mend `fields`, and release them.",
+                attention.quarantine_step(listener["quarantinedReason"], listener["quarantinedSource"]),
+                attention.quarantine_path(f"{listener['namespace']}/{listener['tenant']}", listener["name"]),
             )
         case "ExpressionTooSlow":
             routes = " and ".join([degraded["route"] for degraded in listener["degradedRoutes"]])
@@ -154,9 +159,10 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
                 "Purple still posts to a URL that an edit took out of service.", "Enter the present URL in the portal."
             )
         case "Silent":
-            allowed = listings.counted(round(listener["silentAfterSeconds"] / 3600), "hour")
+            allowed = attention.duration(listener["silentAfterSeconds"])
             last = f" for {ago(listener['lastArrival'], now)}" if listener["lastArrival"] else ""
             return Fault(
-                f"No arrival{last}; {allowed} would be usual.", "Check the webhook in the portal and the venue's WiFi."
+                f"No arrival{last}; at most {allowed} would be usual.",
+                "Check the webhook in the portal and the venue's WiFi.",
             )
     return Fault(f"{fault}.", "")

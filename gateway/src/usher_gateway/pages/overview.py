@@ -49,6 +49,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "dead": totals["dead"],
         "urgent": totals["troubled"],
         "tenants": totals["tenants"],
+        "now": tenants["now"],
         "rows": [(tenant, attention.of_tenant(tenant, by_key, now)) for tenant in tenants["rows"]],
         "selected": totals["selected"],
         "page": page,
@@ -91,5 +92,8 @@ def _chart(rows: Sequence[Mapping[str, Any]], now: datetime.datetime, zone: date
     quarter = datetime.timedelta(minutes=15)
     last = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0)
     slots = [last - number * quarter for number in reversed(range(96))]
-    bars = [Bar(slot.astimezone(zone).strftime("%H:%M"), visits.get(slot, 0) / 15) for slot in slots]
+    minutes = {last: max(1.0, (now - last).total_seconds() / 60)}  # the last one is not over
+    bars = [
+        Bar(slot.astimezone(zone).strftime("%H:%M"), visits.get(slot, 0) / minutes.get(slot, 15.0)) for slot in slots
+    ]
     return bar_chart("Visits a minute, last 24 hours", "visits a minute", bars, labelled=8)

@@ -23,6 +23,9 @@ _SHOWN = 50
 _MOST_EXPORTED_BYTES = 8 * 1024 * 1024
 """Of the bodies in one export, because the gateway holds the whole file in memory."""
 
+_REFUSING_SHOWN = 5
+"""Listeners with a link; `listings.named` has as many."""
+
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 """An id as the lists show it: whole, or its beginning (RFC 9562 §5.7)."""
 
@@ -91,6 +94,7 @@ async def _found(
         "since": answer["since"],
         "suppressed_at": listings.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
         "refused": listings.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
+        "refusing": answer["refusing"][:_REFUSING_SHOWN],
         "person": _seal(request, known),
         "cursor": answer["nextCursor"],
         "is_first": not cursor,

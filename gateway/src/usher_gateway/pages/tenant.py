@@ -93,6 +93,8 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "zone_of_tenant": zone_name,
         "local_time": now.astimezone(zone).strftime("%H:%M"),
         "needs": attention.needs_of_tenant(tenant, by_key, now),
+        "nothing_yet": attention.nothing_yet(tenant),
+        "quarantine": attention.quarantine_path(key),
         "hours": _hours_chart(slots["rows"], now, zone),
         "days": _days_chart(days["rows"], today),
         "arrivals": counts_of_kinds(days["rows"], ARRIVALS, today),
