@@ -49,6 +49,7 @@ STOPS = {
     "link-created": Stop(
         "/ui/links?tenant=agency/harbour-hotels", "It cannot be shown again", buttons=("Create the link",)
     ),
+    "redrive": Stop("/ui/redrive?tenant=agency/corner-cafes", "would be sent again"),
     "replays": Stop("/ui/replays", "The newest replays"),
     "replay": Stop("/ui/replays/{replay}", "Created"),
     "customer": Stop("/my/", "Usage by month"),

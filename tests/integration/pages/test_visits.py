@@ -84,7 +84,19 @@ async def test_visit_tells_what_happened_and_what_happens_next(served: admin_por
     assert "agency/crm answered 400 after 12 ms." in page.words
     assert "It is dead: no attempt follows." in page.words
     assert "1 attempt" in page.words
-    assert re.search(r"<code>usher dead redrive [0-9a-f-]+ --yes</code>", page.text)
+    assert "A redrive starts again" in page.words
+    assert "usher dead redrive" not in page.words
+    assert re.search(r'href="/ui/redrive\?delivery=[0-9a-f-]{36}"', page.text)
+    assert 'href="/ui/listeners/agency/lobby"' in page.text
+
+
+async def test_repeat_leads_to_the_visit_that_it_repeats(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.arrival("a", samples.NOW + 1, fingerprint=samples.digest("again")))
+    (again, *_) = (await served.get("/api/visits?countedAs=repeat"))["rows"]
+    async with browsing.opened(served) as browser:
+        page = await browser.get(f"/ui/visits/{again['id']}")
+        (path,) = re.findall(r'href="(/ui/visits/[^"]+)">That visit', page.text)
+        assert (await browser.get(path)).status == 200
 
 
 async def test_visit_has_the_times_of_the_viewer_and_of_the_tenant(served: admin_port.Served) -> None:

@@ -19,6 +19,7 @@ from usher_gateway.pages import (
     listener,
     overview,
     persons,
+    redrive,
     replays,
     tenant,
     usage,
@@ -64,6 +65,7 @@ PAGES: dict[str, tuple[str, Page]] = {
     "/ui/audit": ("audit.html", audit.show),
     "/ui/usage": ("usage.html", usage.show),
     "/ui/usage.csv": ("", usage.download),
+    "/ui/redrive": ("redrive.html", redrive.show),
     "/ui/replays": ("replays.html", replays.list_replays),
     "/ui/replays/{id}": ("replay.html", replays.show),
 }
@@ -82,6 +84,7 @@ ACTIONS: dict[str, Action] = {
     "/ui/erasures/{id}/cancel": erasures.cancel,
     "/ui/links": links.create,
     "/ui/links/{id}/revoke": links.revoke,
+    "/ui/redrive": redrive.start,
     "/ui/replays/{id}/cancel": replays.cancel,
     "/ui/replays/{id}/resume": replays.resume,
 }

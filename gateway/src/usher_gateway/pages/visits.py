@@ -1,5 +1,6 @@
 """The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,10 +88,10 @@ async def show(api: Api, request: web.Request) -> Values:
         "title": f"{visit['countedAs']} at {listings.listener_key(visit)}",
         "visit": visit,
         "tenant_zone": zone if str(zone) != str(requests.viewer_zone(request)) else None,
-        "events": story["events"],
+        "events": [event | {"earlier": _earlier_visit(event["text"])} for event in story["events"]],
         "next": [step for step in story["next"] if not step["delivery"]],
         "deliveries": [
-            delivery | {"result": _result(delivery), "tried": tried}
+            delivery | {"result": _result(delivery), "tried": tried, "next": _next(delivery, tried["next"])}
             for delivery, tried in zip(deliveries, attempts, strict=False)
         ],
         "without_attempts": len(deliveries) - len(attempts),
@@ -104,6 +105,17 @@ def _result(delivery: listings.Row) -> str:
     if delivery["held"]:
         return f"held {delivery['held']}"
     return " ".join([str(delivery[name]) for name in ("state", "cancelled", "error", "status") if delivery[name]])
+
+
+def _next(delivery: listings.Row, text: str) -> str:
+    """Return what happens next with a delivery; a dead one has a link instead of a command."""
+    return re.sub("`usher dead redrive [^`]*`", "A redrive", text) if delivery["state"] == "dead" else text
+
+
+def _earlier_visit(text: str) -> str:
+    """Return the id of the visit that a repeat or redelivery came after, from an event of a story; empty: none."""
+    match = re.search("after visit ([0-9a-f-]{36})", text)
+    return match[1] if match else ""
 
 
 async def show_body(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Values]:

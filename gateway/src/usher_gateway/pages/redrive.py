@@ -1,0 +1,103 @@
+"""Redrive: deliveries that failed for good are sent again. The page counts them first by reason, and asks."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from usher_gateway.admin import states
+from usher_gateway.pages import attention, requests
+from usher_gateway.pages.api import Api, ApiProblemError, all_of
+
+_LOOKED_AT = 1_000
+"""The newest selected deliveries whose destinations are looked at."""
+
+_FILTERS = ("tenant", "destination")
+
+Row = Mapping[str, Any]
+Values = Mapping[str, Any]
+
+
+async def show(api: Api, request: web.Request) -> Values:
+    """Return the values. Query: ``tenant``, ``destination``, ``since``, ``until``, or the id of a ``delivery``.
+
+    With a selection the page counts what would be redriven; nothing changes.
+    """
+    filters, moments = requests.texts(request, *_FILTERS, "delivery"), requests.times(request, "since", "until")
+    values = {
+        "title": "Redrive deliveries",
+        "filters": dict.fromkeys((*_FILTERS, "delivery"), "") | filters,
+        "times": {"since": "", "until": ""} | requests.field_times(request, moments),
+        "chosen": filters | moments,
+        "preview": None,
+        "done": None,
+    }
+    if not values["chosen"]:
+        return values
+    selection = _selection(filters | moments)
+    query = {name: str(value) for name, value in selection.items() if name != "ids"}
+    if "delivery" in filters:
+        query["id"] = filters["delivery"]
+    preview, newest, destinations = await all_of(
+        api.post("/api/deliveries/redrive", selection | {"dryRun": True}),
+        api.get("/api/deliveries", {**query, "limit": str(_LOOKED_AT)}),
+        api.get("/api/destinations"),
+    )
+    keys = {row["destination"] for row in newest["rows"]}
+    return values | {
+        "preview": preview,
+        "reasons": sorted(preview["reasons"].items()),
+        "warnings": warnings(destinations["rows"], keys),
+    }
+
+
+async def start(api: Api, _: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+    """Make the selected deliveries due again, and say how many; after a single one go to its visit.
+
+    Raises:
+        ApiProblemError: nothing is selected, which the API takes for all dead deliveries.
+    """
+    names = (*_FILTERS, "delivery", "since", "until")
+    chosen = {name: form[name].strip() for name in names if form.get(name, "").strip()}
+    if not chosen:
+        raise ApiProblemError(400, "no delivery was selected", "go back, and choose a tenant, a destination or a time")
+    answer = await api.post("/api/deliveries/redrive", _selection(chosen))
+    if "delivery" in chosen and (rows := (await api.get("/api/deliveries", {"id": chosen["delivery"]}))["rows"]):
+        return f"/ui/visits/{rows[0]['visit']}"
+    return "redrive.html", {
+        "title": "Redrive deliveries",
+        "filters": dict.fromkeys((*_FILTERS, "delivery"), ""),
+        "times": {"since": "", "until": ""},
+        "preview": None,
+        "done": answer["redriven"],
+        "chosen": {"tenant": "", "destination": ""} | chosen,
+    }
+
+
+def _selection(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Return the body of a request that redrives dead deliveries."""
+    selection: dict[str, Any] = {name: value for name, value in chosen.items() if name != "delivery"}
+    if "delivery" in chosen:
+        selection["ids"] = [chosen["delivery"]]
+    return selection | {"state": "dead"}
+
+
+def warnings(destinations: Sequence[Row], keys: Collection[str]) -> list[str]:
+    """Return a sentence about each destination of ``keys`` that takes no deliveries now.
+
+    ``destinations``: rows of ``GET /api/destinations``.
+    """
+    sentences = []
+    for row in destinations:
+        key, health = f"{row['namespace']}/{row['name']}", row.get("health")
+        if key not in keys or health in states.NOT_FAILING:
+            continue
+        error = " ".join([str(row[name]) for name in ("error", "status") if row.get(name)])
+        why = ", ".join(filter(None, (health or row["state"], error)))
+        effect = "they wait until it takes some"
+        if attention.is_rejecting(row):
+            effect = "they fail for good again"
+        elif health == states.DestinationHealth.Failing:
+            effect = "they may fail again"
+        sentences.append(f"Deliveries to {key} fail now ({why}): {effect}.")
+    return sentences
