@@ -51,15 +51,16 @@ def test_each_fault_of_listeners_has_a_sentence_and_a_next_step(fault: str) -> N
 
 def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overview() -> None:
     quota = {"visitsPerMonth": 60, "whenExceeded": "Hold"}
-    tenant = row(dead=2, quota=quota, quotaUsed=0.95, faults={"Silent": 1})
+    tenant = row(dead=2, held={"QuotaExceeded": 1_200}, quota=quota, quotaUsed=0.95, faults={"Silent": 1})
     needs = attention.needs_of_tenant(tenant, {}, NOW)
     assert [need.sentence for need in needs] == [
         "2 deliveries failed for good.",
+        "1,200 deliveries are held, because the tenant is over its quota.",
         "95% of this month's visits are used; over the quota further deliveries are held.",
         "No arrival for 60 min.",
     ]
     shown = attention.of_tenant(tenant, {}, NOW)
-    assert shown.sentence == "2 deliveries failed for good. Also: quota 95%, silent."
+    assert shown.sentence == "2 deliveries failed for good. Also: 1,200 held (QuotaExceeded), quota 95%, silent."
     assert shown.need == needs[0]
 
 
@@ -98,7 +99,8 @@ def test_nothing_is_lost_is_said_only_if_nothing_died() -> None:
 def test_destination_that_rejects_is_not_said_to_be_tried_again() -> None:
     last = {"error": "Rejected", "status": 400, "since": "2026-11-30T11:00:00Z"}
     mailer = {"health": "Failing", "error": "Rejected", "backlog": 0, "lastError": last}
-    (need,) = attention.needs_of_tenant(row(failingDestinations=["agency/mailer"]), {"agency/mailer": mailer}, NOW)
+    tenant = row(failingDestinations=["agency/mailer"], backlog=3)
+    (need,) = attention.needs_of_tenant(tenant, {"agency/mailer": mailer}, NOW)
     assert need.sentence == "mailer answers 400 for 60 min: it rejects deliveries, and they fail for good."
     assert (need.step, need.path) == ("Ask who runs mailer.", "/ui/destinations/agency/mailer")
     assert need.since == "2026-11-30T11:00:00Z"

@@ -1,6 +1,7 @@
 """Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows of the API."""
 
 import datetime
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.dateti
     needs = needs_of_tenant(tenant, destinations, now)
     if not needs:
         return Attention(_quiet(tenant, now), None)
-    others = list(troubles.tenant_troubles(dict(tenant)).values())[1:]
+    others = [_with_separators(words) for words in list(troubles.tenant_troubles(dict(tenant)).values())[1:]]
     rest = f" Also: {', '.join(others)}." if others else ""
     return Attention(needs[0].sentence + rest, needs[0])
 
@@ -107,6 +108,11 @@ def quarantine_path(tenant: str, listener: str = "") -> str:
     return requests.link("/ui/visits", {"tenant": tenant, "listener": listener, "countedAs": "quarantined"})
 
 
+def _with_separators(words: str) -> str:
+    """Return the words of a trouble, such as ``1200 dead``, with separators of thousands."""
+    return re.sub(r"^\d+(?= (dead|held)\b)", lambda number: f"{int(number[0]):,}", words)
+
+
 def _counted(count: int, noun: str) -> str:
     """Return a number with separators of thousands and its noun."""
     return f"{count:,} {listings.counted(count, noun).partition(' ')[2]}"
@@ -131,11 +137,11 @@ def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.da
     answer = f"answers {error['status']}" if error.get("status") else f"fails with {error.get('error', 'an error')}"
     since = f" for {ago(error['since'], now)}" if error.get("since") else ""
     waiting = ""
-    if tenant["backlog"]:
+    if is_rejecting(row):
+        waiting = ": it rejects deliveries, and they fail for good"
+    elif tenant["backlog"]:
         oldest = f", the oldest for {ago(tenant['oldestInBacklog'], now)}" if tenant["oldestInBacklog"] else ""
         waiting = f"; {_counted(tenant['backlog'], 'delivery')} wait{oldest}"
-    elif is_rejecting(row):
-        waiting = ": it rejects deliveries, and they fail for good"
     more = f" {_counted(len(others), 'other destination')} fail too." if others else ""
     hint = row.get("hint")
     is_losing = tenant["dead"] or is_rejecting(row)
