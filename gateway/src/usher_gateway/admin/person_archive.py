@@ -8,9 +8,7 @@ import msgspec
 from usher_gateway import model
 
 
-def encode(
-    visits: Sequence[Mapping[str, Any]], reference: str, now: int, suppressed_at: Sequence[str] | None = None
-) -> bytes:
+def encode(visits: Sequence[Mapping[str, Any]], reference: str, now: int, suppressed_at: Sequence[str]) -> bytes:
     """Return the archive as indented JSON.
 
     It names the tenants that have visits, or a digest of the person, and not all that were searched, because the person
@@ -20,12 +18,12 @@ def encode(
         visits: rows of ``POST /api/persons/export``.
         reference: the caller's own id of the request; may be empty.
         now: microseconds.
-        suppressed_at: the tenants at which the person is suppressed; None: not looked up.
+        suppressed_at: the tenants at which the person is suppressed.
     """
     archive = {
         "request": {"type": "portability", "reference": reference or None, "exportedAt": model.format_time(now)},
         "tenants": sorted({f"{visit['namespace']}/{visit['tenant']}" for visit in visits}),
-        **({} if suppressed_at is None else {"suppressedAt": suppressed_at}),
+        "suppressedAt": suppressed_at,
         "visits": visits,
     }
     return msgspec.json.format(msgspec.json.encode(archive)) + b"\n"

@@ -161,10 +161,12 @@ async def export(api: Api, request: web.Request, form: Form) -> Download:
             raise ApiProblemError(413, "this is too much for a page", "use `usher person export`, or name one tenant")
         if cursor is None:
             break
+    suppressed_at = answer["suppressedAt"]
     if not rows:
-        raise ApiProblemError(404, "nothing is stored of this person", "")
+        where = f"; suppressed at {listings.suppressed_at(suppressed_at, answer['tenants'])} (a keyed digest)"
+        raise ApiProblemError(404, f"no visit is stored of this person{where if suppressed_at else ''}", "")
     now = time.time_ns() // 1_000
-    archive = person_archive.encode(rows, form.get("reference", ""), now)
+    archive = person_archive.encode(rows, form.get("reference", ""), now, suppressed_at)
     return Download(f"person-{model.format_time(now)[:10]}.json", archive, "application/json")
 
 
