@@ -15,7 +15,8 @@ ENV PYTHONHASHSEED=0
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 
-# PYTHONPATH: a base without pip runs the one of the wheelhouse.
+# PYTHONPATH: a base without pip runs the one of the wheelhouse. The end deletes sources of compiled modules, and types
+# for checkers, which no program reads.
 COPY requirements/build.txt requirements/image.txt requirements/
 RUN --mount=type=bind,from=wheelhouse,target=/wheels \
     if ls /wheels/*.whl >/dev/null 2>&1; then \
@@ -25,7 +26,8 @@ RUN --mount=type=bind,from=wheelhouse,target=/wheels \
     && python3 -m venv --without-pip /opt/usher \
     && python3 -m pip --python /build/bin/python install --require-hashes -r requirements/build.txt \
     && /build/bin/python -m pip --python /opt/usher/bin/python install --require-hashes --only-binary=:all: \
-        -r requirements/image.txt
+        -r requirements/image.txt \
+    && find /opt/usher -type f '(' -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.[ch]' ')' -delete
 
 COPY gateway gateway
 COPY operator operator

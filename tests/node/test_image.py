@@ -100,6 +100,8 @@ def test_image_has_no_compiler_and_no_cache_of_a_package_manager(image: images.I
     assert "pip" not in programs
     leftovers = [
         "**/*.whl",
+        "opt/usher/**/*.pyx",
+        "opt/usher/**/*.pyi",
         "**/.cache",
         "var/cache/apt/archives/*.deb",
         "var/lib/apt/lists/*_*",
