@@ -50,8 +50,8 @@ async def test_reference_selects_exactly_the_entries_that_have_it(bench: engines
     ):
         written = AuditEntry(at=NOW, who="desk", action="find person", selection=selection, count=number, peer="")
         await bench.store.add_audit_entry(written)
-    found, _ = await bench.store.audit_entries(AuditFilter(reference=reference), None, 10)
-    assert [each.selection for each in found] == [{"reference": reference}]
+    entries, _ = await bench.store.audit_entries(AuditFilter(reference=reference), None, 10)
+    assert [each.selection for each in entries] == [{"reference": reference}]
 
 
 async def test_entries_of_a_tenant_are_selected_page_by_page(bench: engines.Bench) -> None:

@@ -70,7 +70,7 @@ async def entered(
 
 
 class Complaints:
-    """What the browser complains about at a page: errors of scripts, refusals of the policy, failed requests."""
+    """Collects the errors of scripts, refusals of the policy and failed requests of a page."""
 
     def __init__(self, page: async_api.Page) -> None:
         self.texts: list[str] = []

@@ -13,7 +13,7 @@ class Stop(NamedTuple):
     """A page, and what is pressed and entered there."""
 
     path: str
-    """``{visit}``, ``{replay}`` and ``{erasure}`` stand for ids."""
+    """May contain ``{visit}``, ``{replay}`` and ``{erasure}``, in place of ids."""
     shows: str
     """A text of the page at which one arrives."""
     fields: Mapping[str, str] = {}

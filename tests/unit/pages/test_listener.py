@@ -143,7 +143,7 @@ def test_every_fault_has_its_own_sentence() -> None:
 def test_quarantine_of_what_is_no_visit_proposes_no_release_and_leads_to_the_list() -> None:
     (fault,) = listener.fault_sentences(row(faults=["Quarantining"], quarantinedReason="NotObject"), NOW)
     assert fault.step == (
-        "They cannot be released, because their bodies are no visits. "
+        "They cannot be released, because their bodies are not visits. "
         "Find out who sends them: the last one came from 192.0.2.9."
     )
     assert fault.path == "/ui/visits?tenant=agency/acme&listener=lobby&countedAs=quarantined"

@@ -87,9 +87,9 @@ class ReplayHandlers:
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
             starting = api.audited(selection, wanted.where)
-            async with self._audit.change(request, "replay", starting) as made:
+            async with self._audit.change(request, "replay", starting) as changed:
                 replay = await self._store.start_replay(wanted, self._now())
-                starting["id"], made.count = model.format_id(replay.id), 1
+                starting["id"], changed.count = model.format_id(replay.id), 1
         self._wake()
         return api.json_response(_row(replay), 201)
 
@@ -138,17 +138,17 @@ class ReplayHandlers:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
         replay = await self._find(request)
-        async with self._audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as made:
+        async with self._audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as changed:
             await self._store.cancel_replay(replay, self._now())
-            made.count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
+            changed.count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
         return await self._answer(replay)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
         replay = await self._find(request)
-        async with self._audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as made:
-            made.count = int(await self._store.resume_replay(replay, self._now()))
-        if not made.count:
+        async with self._audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
+            changed.count = int(await self._store.resume_replay(replay, self._now()))
+        if not changed.count:
             raise api.ProblemError(409, "NotCancelled", "only a cancelled replay can be resumed")
         self._wake()
         return await self._answer(replay)

@@ -23,7 +23,7 @@ _SHORTEST_KEPT_DAYS = 8
 
 
 class UrgencyPage(msgspec.Struct, frozen=True):
-    """What a request for tenants by urgency asks for."""
+    """A page of tenants in the order of urgency, as a request selects it."""
 
     is_troubled: bool
     """Only those that need a person."""

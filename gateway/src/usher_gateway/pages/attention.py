@@ -100,7 +100,7 @@ def quarantine_step(reason: str | None, source: str | None) -> str:
         case _ if reason in {releasable.name for releasable in RELEASABLE}:
             return "Correct the sender, and release them."
     sender = f": the last one came from {source}" if source else ""
-    return f"They cannot be released, because their bodies are no visits. Find out who sends them{sender}."
+    return f"They cannot be released, because their bodies are not visits. Find out who sends them{sender}."
 
 
 def quarantine_path(tenant: str, listener: str = "") -> str:

@@ -232,7 +232,7 @@ class PageServer:
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
         values = {"status": error.status, "detail": error.detail, "hint": error.hint}
         if error is _FOREIGN_FORM:
-            values["csrf"] = ""  # whoever sent it must not learn the right one
+            values["csrf"] = ""  # the sender must not learn the right one
         return self._respond(request, "problem.html", values, status=error.status)
 
     async def _redirect_to_overview(self, _: web.Request) -> web.StreamResponse:
