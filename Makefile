@@ -117,7 +117,7 @@ bench-operator: $(READY) ## measure the operator with 10,000 objects on a local 
 bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas claims retention find")
 	PYTHONPATH=bench:tools $(BIN)/python bench/on_postgresql.py $(ARGS)
 
-bench-erasing: $(READY) ## measure 10,000 erasures beside arrivals, on both engines
+bench-erasing: $(READY) ## measure 10,000 erasures beside arrivals, on both engines (ARGS="sqlite postgresql")
 	PYTHONPATH=bench:tools $(BIN)/python bench/erasing.py $(ARGS)
 
 bench-pages: $(READY) ## measure the overview in a browser with 2,000 tenants and 10 million visits, beside arrivals

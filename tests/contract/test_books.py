@@ -92,6 +92,9 @@ async def test_views_of_all_listeners_agree_with_the_usage_as_time_goes_on(bench
         by_day = {row.listener: row.counts for row in await bench.store.usage_of_day(today)}
         usage = await bench.store.usage(today, today + DAY, Filter(), "day")
         assert by_day == {row.listener: row.counts for row in usage}
+        acme = Filter(permitted=frozenset({"agency/acme"}))
+        of_acme = {row.listener: row.counts for row in await bench.store.usage_of_day(today, acme)}
+        assert of_acme == {name: counts for name, counts in by_day.items() if name.tenant == "acme"}
         slots: dict[int, model.Counts] = {}
         for row in await bench.store.usage(today, at + 1, Filter()):
             books.add(slots.setdefault(row.period, {}), row.counts)

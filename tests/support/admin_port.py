@@ -225,6 +225,9 @@ class Served:
             metrics_page=MetricsPage([lambda: iter(source)]),
         )
 
+    def is_rejecting(self, _: str) -> bool:
+        return states.has_rejecting_error(self.health, self.error)
+
     def status(self) -> status.GatewayStatus:
         tracker = mock.Mock()
         changes: journal.Changes[states.Key, states.State]
@@ -259,6 +262,7 @@ class Served:
             self.health, "Closed", error=self.error, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
+        tracker.is_rejecting.side_effect = self.is_rejecting
         clock = mock.Mock(now=self.bench.clock, jump=lambda: 0, steady=lambda: 0)
         return status.GatewayStatus(
             state=self.state,
@@ -271,7 +275,7 @@ class Served:
                 state=self.state,
                 arrivals=self.arrivals,
                 is_failing=lambda _: True,
-                is_rejecting=lambda _: states.is_rejecting(self.health, self.error),
+                is_rejecting=self.is_rejecting,
                 store=self.bench.store,
                 clock=clock,
             ),

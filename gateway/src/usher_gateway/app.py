@@ -19,18 +19,15 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway import admin_assembly, documents, gateway_metrics, logs, metrics, model, process
+from usher_gateway import admin_assembly, chosen_parts, documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import (
     fault_log,
     health,
-    kubernetes_tokens,
     run_state,
     server,
-    tokens,
 )
-from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
-from usher_gateway.config import Source, files, install_key
+from usher_gateway.config import files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.holds import HoldReviewer
@@ -39,20 +36,16 @@ from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunne
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
-from usher_gateway.ingest import acceptor, certificates
+from usher_gateway.ingest import acceptor
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.kube import access, client
 from usher_gateway.pages.server import PageServer
-from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
+from usher_gateway.settings import Settings, cannot_listen, check_settings
 from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
-from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.copy import unused_store
-from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
-from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -103,7 +96,7 @@ class Gateway:
         """
         check_settings(settings)
         files.require_paths(settings.files)
-        _check_key(settings, environ)
+        chosen_parts.check_key(settings, environ)
         key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
         self.clock = Clock(settings.time_scale)
@@ -113,9 +106,9 @@ class Gateway:
         self.port = settings.listen.port
         """The configured public port; after the start, the port it listens on."""
         self._keys = model.derive_keys(key)
-        self.certificates = _certificates(settings)
-        self._tokens = self._load_tokens()
-        self._kubernetes_tokens = self._make_kubernetes_tokens(environ)
+        self.certificates = chosen_parts.make_certificates(settings)
+        self._tokens = chosen_parts.load_tokens(settings, self._keys)
+        self._kubernetes_tokens = chosen_parts.make_kubernetes_tokens(settings, environ, self._namespaces)
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
@@ -123,8 +116,15 @@ class Gateway:
         """Why the database could not be reached at the last try; empty when the store is open."""
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
-        self.store = _make_store(settings, self._keys, self.clock.now)
-        self.source = self._make_source(environ)
+        self.store = chosen_parts.make_store(settings, self._keys, self.clock.now)
+        self.source = chosen_parts.make_source(
+            settings,
+            environ,
+            keys=self._keys,
+            check=self._check_document,
+            now=self.clock.now,
+            arrivals=lambda: self.counters.retired_arrivals,
+        )
 
         attempts = settings.max_attempts
         if attempts is None:
@@ -244,12 +244,6 @@ class Gateway:
             )
         )
 
-    def _load_tokens(self) -> tokens.TokenBook:
-        data, folder, seals = self.settings.data, self.settings.admin_tokens, Seals(self._keys.page)
-        if folder is None:
-            return tokens.TokenBook(data, tokens.load_or_create(data), seals)
-        return tokens.TokenBook(folder, tokens.load_both(folder), seals)
-
     def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
         """Make what yields the metrics at a scrape."""
         store_metrics = gateway_metrics.StoreMetrics(
@@ -274,41 +268,6 @@ class Gateway:
             configuration_metrics.collect,
             metrics.build_info,
         ]
-
-    def _make_source(self, environ: Mapping[str, str]) -> Source:
-        settings = self.settings
-        if not settings.from_cluster:
-            options = files.FileOptions(
-                keys=self._keys, trusted_proxies=settings.trusted_proxies, removal_limit=settings.removal_limit
-            )
-            return files.FileSource(
-                settings.files, options, now=self.clock.now, arrivals=lambda: self.counters.retired_arrivals
-            )
-        from usher_gateway.config import cluster  # imports cryptography, which files do not need
-
-        return cluster.ClusterSource(
-            cluster.ClusterOptions(
-                keys=self._keys,
-                namespace=settings.config_namespace,
-                data=settings.data,
-                trusted_proxies=settings.trusted_proxies,
-            ),
-            client=client.Client(access.find_access(settings.kubeconfig, environ), limits=cluster.CLIENT_LIMITS),
-            check=self._check_document,
-            now=self.clock.now,
-        )
-
-    def _make_kubernetes_tokens(self, environ: Mapping[str, str]) -> kubernetes_tokens.KubernetesTokens | None:
-        settings = self.settings
-        if not settings.admin_kubernetes_tokens:
-            return None
-        return kubernetes_tokens.KubernetesTokens(
-            client=client.Client(
-                access.find_access(settings.kubeconfig, environ), limits=kubernetes_tokens.CLIENT_LIMITS
-            ),
-            namespaces=self._namespaces,
-            audience=settings.admin_token_audience,
-        )
 
     async def _namespaces(self) -> set[str]:
         """Return the namespaces with listeners in force, and those that something is stored of.
@@ -574,55 +533,6 @@ async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], secon
         task.result()
 
 
-def _make_store(settings: Settings, keys: model.Keys, now: Callable[[], int]) -> Store:
-    """Return the store that the settings name.
-
-    Raises:
-        ConfigurationError: the file with the password cannot be read.
-    """
-    key_fingerprint = model.key_fingerprint(keys.install)
-    if settings.store is None:
-        bounds = database.DiskBounds(
-            settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
-        )
-        return SqliteStore(SqliteSettings(settings.data, key_fingerprint, keys.name, disk_bounds=bounds), now)
-    from usher_gateway.store.postgresql.opening import PostgresSettings  # imports asyncpg, which SQLite does not need
-    from usher_gateway.store.postgresql.store import PostgresStore
-
-    return PostgresStore(
-        PostgresSettings(
-            dsn=settings.store,
-            key_fingerprint=key_fingerprint,
-            names_key=keys.name,
-            password=read_store_password(settings.store_password_file),
-            durability=settings.store_durability,
-            may_migrate=settings.migrate,
-        ),
-        now,
-    )
-
-
-def _check_key(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Refuse to create a new install key where a store or an operator already depends on another one.
-
-    Raises:
-        InstallKeyError: there is a store, but its key is missing.
-        ConfigurationError: the configuration comes from a cluster, but the operator's key is missing.
-    """
-    data = settings.data
-    file = data / install_key.FILE_NAME
-    if settings.from_cluster and not environ.get(install_key.VARIABLE) and not file.exists():
-        raise model.ConfigurationError(
-            "there is no install key, and the one of the operator is needed",
-            f"Set {install_key.VARIABLE} from the entry {install_key.FILE_NAME} of the Secret usher-install-key.",
-        )
-    if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():
-        raise model.InstallKeyError(
-            f"there is a store in {data}, but not its install key {file}",
-            f"Put {install_key.FILE_NAME} back, or set {install_key.VARIABLE}: URLs and keyed hashes depend on it.",
-        )
-
-
 def handle_signals(gateway: Gateway) -> None:
     """Stop the gateway cleanly on SIGTERM, SIGINT and SIGHUP (a closed terminal)."""
     loop = asyncio.get_running_loop()
@@ -630,13 +540,3 @@ def handle_signals(gateway: Gateway) -> None:
         loop.add_signal_handler(number, gateway.stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         loop.add_signal_handler(signal.SIGHUP, gateway.stop)
-
-
-def _certificates(settings: Settings) -> certificates.Certificates | None:
-    """Return the certificates of the public port; None if it serves plain HTTP."""
-    default = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        default = certificates.CertificateFiles(settings.tls_cert, settings.tls_key)
-    if default is None and settings.tls_dir is None:
-        return None
-    return certificates.Certificates(default, settings.tls_dir)

@@ -69,7 +69,7 @@ async def test_preview_warns_of_a_destination_that_fails_now(served: admin_port.
     assert "fail now" not in (await served.command(*command.split())).err
     served.health = states.DestinationHealth.Failing
     run = await served.command(*command.split())
-    assert run.err.startswith("Deliveries to agency/crm fail now (Failing): they may die again.\n")
+    assert run.err.startswith("Deliveries to agency/crm fail now (Failing): they may fail again.\n")
 
 
 async def test_dead_delivery_says_that_its_destination_still_fails(served: admin_port.Served) -> None:

@@ -57,7 +57,8 @@ async def test_link_shows_the_tenant_after_its_button_is_pressed(served: admin_p
     assert (page.status, "4 visits today" in page.words) == (200, True)
     assert "1 delivery is held until the pause ends. Held deliveries are kept for at most 30 days." in page.words
     assert "0 deliveries wait" in page.words, "held ones are not in it, as in the table"
-    assert "crm takes no deliveries at present 0 -" in page.words
+    assert "crm takes no deliveries at present 1 0 -" in page.words
+    assert re.search("Since ..:.. Today Yesterday 30 days visits 4 4 0 4 deliveries made 1 1 0 1", page.words)
     assert "2025-11 4 0 1 1" in page.words
     assert "Last visits" not in page.words
 
@@ -70,7 +71,7 @@ async def test_customer_sees_what_each_destination_rejects(served: admin_port.Se
         page = await browser.post(link["path"])
     assert "Deliveries to crm fail at present, and are not tried again." in page.words
     assert "1 delivery failed for good." in page.words
-    assert "crm rejects deliveries at present 0 - 1 " in page.words
+    assert "crm rejects deliveries at present 1 0 - 1 " in page.words
 
 
 async def test_program_that_loads_the_address_does_not_open_it(served: admin_port.Served) -> None:

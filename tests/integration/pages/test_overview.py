@@ -20,3 +20,18 @@ async def test_visits_of_today_begin_at_midnight_of_the_viewer(tmp_path: Path, z
         async with browsing.opened(served) as browser:
             page = await browser.get("/ui/", ("Cookie", f"usher_zone={zone}"))
     assert f"{visits} visits today" in page.words
+
+
+async def test_counts_are_compared_with_the_last_hour_yesterday_and_the_same_weekday(tmp_path: Path) -> None:
+    async with admin_port.served(tmp_path) as served:
+        midnight = samples.NOW // samples.DAY * samples.DAY
+        now = midnight + 6 * HOUR
+        times = [midnight - 14 * samples.DAY, *[midnight - 7 * samples.DAY] * 3, midnight - 22 * HOUR]
+        times += [midnight - 17 * HOUR, midnight, now - HOUR, now]  # seven hours after yesterday began is too late
+        for number, at in enumerate(times):
+            served.bench.clock.now = at
+            await served.bench.accept(samples.arrival(f"{number}", at))
+        async with browsing.opened(served) as browser:
+            words = (await browser.get("/ui/")).words
+    assert "Since 05:00 Today Yesterday by now Usual" in words
+    assert "by now visits 2 3 1 2" in words

@@ -41,7 +41,7 @@ def row(**changes: Any) -> dict[str, Any]:
 )
 def test_each_fault_of_listeners_has_a_sentence_and_a_next_step(fault: str) -> None:
     first = {"listener": "agency/lobby", "reason": None, "since": None}
-    (need,) = attention.needs_of_tenant(row(faults={fault: 1}, firstFaults={fault: first}), {}, NOW)
+    (need,) = attention.needs_of_tenant(row(faults={fault: 1}, firstFaults={fault: first}), NOW)
     assert need.sentence.endswith(".")
     assert need.step.endswith(".")
     is_of_a_list = fault == "Quarantining"
@@ -52,14 +52,14 @@ def test_each_fault_of_listeners_has_a_sentence_and_a_next_step(fault: str) -> N
 def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overview() -> None:
     quota = {"visitsPerMonth": 60, "whenExceeded": "Hold"}
     tenant = row(dead=2, held={"QuotaExceeded": 1_200}, quota=quota, quotaUsed=0.95, faults={"Silent": 1})
-    needs = attention.needs_of_tenant(tenant, {}, NOW)
+    needs = attention.needs_of_tenant(tenant, NOW)
     assert [need.sentence for need in needs] == [
         "2 deliveries failed for good.",
         "1,200 deliveries are held, because the tenant is over its quota.",
         "95% of this month's visits are used; over the quota further deliveries are held.",
         "No arrival for 60 min.",
     ]
-    shown = attention.of_tenant(tenant, {}, NOW)
+    shown = attention.of_tenant(tenant, NOW)
     assert shown.sentence == "2 deliveries failed for good. Also: 1,200 held (QuotaExceeded), quota 95%, silent."
     assert shown.need == needs[0]
 
@@ -78,40 +78,33 @@ def test_all_needs_are_listed_and_the_most_urgent_is_the_sentence_of_the_overvie
     ],
 )
 def test_hold_for_one_reason_says_what_ends_it(held: dict[str, int], need: tuple[str, str]) -> None:
-    (shown,) = attention.needs_of_tenant(row(held=held), {}, NOW)
+    (shown,) = attention.needs_of_tenant(row(held=held), NOW)
     assert (shown.sentence, shown.step) == need
     assert shown.path == "/ui/tenants/agency/acme#waiting-heading"
 
 
 def test_tenant_without_a_trouble_needs_nothing() -> None:
-    assert attention.needs_of_tenant(row(), {}, NOW) == []
-    assert attention.of_tenant(row(), {}, NOW).sentence == "Nothing to do. Last arrival 60 min ago."
+    assert attention.needs_of_tenant(row(), NOW) == []
+    assert attention.of_tenant(row(), NOW).sentence == "Nothing to do. Last arrival 60 min ago."
 
 
 def test_nothing_is_lost_is_said_only_if_nothing_died() -> None:
-    failing = {"failingDestinations": ["agency/crm"]}
-    (need,) = attention.needs_of_tenant(row(**failing), {}, NOW)
+    crm = {"name": "agency/crm", "isRejecting": False, "lastError": None, "hint": None}
+    failing = {"failingDestinations": ["agency/crm"], "destinations": [crm]}
+    (need,) = attention.needs_of_tenant(row(**failing), NOW)
     assert need.step == "Ask who runs crm; nothing is lost meanwhile."
-    need, _ = attention.needs_of_tenant(row(**failing, dead=1), {}, NOW)
+    need, _ = attention.needs_of_tenant(row(**failing, dead=1), NOW)
     assert need.step == "Ask who runs crm."
 
 
 def test_destination_that_rejects_is_not_said_to_be_tried_again() -> None:
     last = {"error": "Rejected", "status": 400, "since": "2026-11-30T11:00:00Z"}
-    mailer = {"health": "Failing", "error": "Rejected", "backlog": 0, "lastError": last}
-    tenant = row(failingDestinations=["agency/mailer"], backlog=3)
-    (need,) = attention.needs_of_tenant(tenant, {"agency/mailer": mailer}, NOW)
+    mailer = {"name": "agency/mailer", "isRejecting": True, "lastError": last, "hint": None}
+    tenant = row(failingDestinations=["agency/mailer"], destinations=[mailer], backlog=3)
+    (need,) = attention.needs_of_tenant(tenant, NOW)
     assert need.sentence == "mailer answers 400 for 60 min: it rejects deliveries, and they fail for good."
     assert (need.step, need.path) == ("Ask who runs mailer.", "/ui/destinations/agency/mailer")
     assert need.since == "2026-11-30T11:00:00Z"
-
-
-@pytest.mark.parametrize(
-    ("changes", "is_rejecting"),
-    [({}, True), ({"error": "RejectedByRule"}, True), ({"error": "ServerError"}, False), ({"backlog": 1}, False)],
-)
-def test_destination_rejects_if_deliveries_die_and_none_waits(changes: dict[str, Any], is_rejecting: bool) -> None:
-    assert attention.is_rejecting({"health": "Failing", "error": "Rejected", "backlog": 0} | changes) is is_rejecting
 
 
 @pytest.mark.parametrize("reason", model.QuarantineReason)
@@ -123,5 +116,5 @@ def test_release_is_proposed_only_where_it_is_possible(reason: model.QuarantineR
 
 def test_tenant_that_only_refuses_has_accepted_nothing_yet() -> None:
     tenant = row(lastArrival=None, today={"refused": 1_302})
-    assert attention.of_tenant(tenant, {}, NOW).sentence == "Nothing accepted yet; 1,302 refused today."
+    assert attention.of_tenant(tenant, NOW).sentence == "Nothing accepted yet; 1,302 refused today."
     assert attention.nothing_yet(row() | {"today": {"refused": 0}}) == "No arrival yet."

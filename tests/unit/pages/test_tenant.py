@@ -28,17 +28,6 @@ def test_hour_that_a_clock_repeats_is_shown_twice() -> None:
     assert [(f"{hour:%H}", visits) for hour, visits in hours[-3:]] == [("02", 1), ("02", 2), ("03", 0)]
 
 
-def test_kinds_of_which_none_came_are_left_out_but_the_first() -> None:
-    rows = [
-        {"period": "2026-11-29", "visits": 0, "repeats": 2, "probes": 0},
-        {"period": "2026-11-30", "visits": 0, "repeats": 1, "probes": 0},
-    ]
-    counts = tenant.counts_of_kinds(
-        rows, {"visits": "visits", "repeats": "repeats", "probes": "probes"}, datetime.date(2026, 11, 30)
-    )
-    assert counts == [("visits", 0, 0), ("repeats", 1, 3)]
-
-
 def test_holds_say_since_when_and_what_ends_them() -> None:
     rows = [
         {"held": "QuotaExceeded", "heldSince": "2026-11-30T10:00:00Z"},

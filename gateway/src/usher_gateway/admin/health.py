@@ -318,10 +318,10 @@ class HealthTracker:
         return document is not None and self.destination(key, document).health not in states.NOT_FAILING
 
     def is_rejecting(self, key: str) -> bool:
-        """Return whether a destination in force fails so that deliveries die at their first attempt."""
+        """Return whether a destination in force fails with an error after which deliveries are not tried again."""
         document = self._state.snapshot.destinations.get(key)
         state = self.destination(key, document) if document is not None else None
-        return state is not None and states.is_rejecting(state.health, state.error)
+        return state is not None and states.has_rejecting_error(state.health, state.error)
 
     def last_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
         """Return the last error of a destination: when, what, how often; None if no attempt failed."""

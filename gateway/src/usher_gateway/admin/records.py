@@ -1,9 +1,11 @@
 """Handlers that show what the store recorded: visits, deliveries and quarantine, row by row."""
 
+import collections
 import contextlib
 import datetime
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
 from aiohttp import web
 
 from usher_gateway import model
@@ -16,6 +18,8 @@ from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
 
 Row = dict[str, object]
+
+_DAY = 86_400 * model.MICROSECONDS
 
 _INITIALS = 20
 """Visits that are shown with initials."""
@@ -128,6 +132,20 @@ class RecordHandlers:
             for row in page.rows
         ]
         return api.json_response({"rows": rows})
+
+    async def count_delivered(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/deliveries/delivered``: how many deliveries of the last 24 hours each destination took.
+
+        Of these, the newest 1,000 are counted; ``areMore`` says whether there are others.
+        """
+        with api.parsing():
+            where = api.read_filter(request, only={"state": "delivered"})
+            where = await self._check_names(where)
+        since = self._now() - _DAY
+        page = await self._store.deliveries(msgspec.structs.replace(where, since=since), None, LONGEST_PAGE)
+        delivered = collections.Counter(row["destination"] for row in page.rows)
+        rows = [{"destination": destination, "delivered": count} for destination, count in sorted(delivered.items())]
+        return api.json_response({"rows": rows, "areMore": page.next_cursor is not None})
 
     async def _initials(self, row: Row) -> str:
         listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")

@@ -140,6 +140,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True),
         AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, erasures.show, is_confined=True),
         AdminRoute("POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, erasures.cancel, is_confined=True),
+        AdminRoute("GET", "/api/deliveries/delivered", Scope.StatusRead, records.count_delivered, is_confined=True),
         AdminRoute("GET", "/api/visits/initials", Scope.VisitsInitials, records.list_initials, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),

@@ -123,7 +123,7 @@ _REJECTIONS = frozenset(("Rejected", "RejectedByRule"))
 """Errors with which a delivery dies at its first attempt (``delivery.outcome.AnswerError``)."""
 
 
-def is_rejecting(health: str | None, error: str | None) -> bool:
+def has_rejecting_error(health: str | None, error: str | None) -> bool:
     """Return whether a failing destination answers so that deliveries die at their first attempt."""
     return health == DestinationHealth.Failing and error in _REJECTIONS
 

@@ -13,7 +13,7 @@ from usher_gateway.admin.tenants import TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, UsageRow
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
@@ -194,7 +194,6 @@ class GatewayStatus:
         with api.parsing():
             page = tenant_rows.parse_page(request.query)
         where = await self._read_names(request, *tenant_rows.PARAMETERS)
-        today = self._clock.now() // _DAY * _DAY
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
         faults, causes, first_faults = await self._faults_by_tenant(where)
@@ -203,16 +202,20 @@ class GatewayStatus:
             faults=faults,
             causes=causes,
             first_faults=first_faults,
-            today=await self._store.usage_of_day(today),
             receipt_days=self._receipt_days,
             backup_days=self._backup_days,
             destinations=self._state.snapshot.destinations,
+            last_failure=self._last_failure,
         )
         keys, totals = rows.keys(where), {}
         if page is not None:
             keys, by_urgency = await rows.by_urgency(keys, page)
             totals = {"totals": by_urgency}
-        encoded = await api.encode_each(map(rows.row, keys))
+            where = Filter(permitted=frozenset(map("/".join, keys)))
+        today: dict[TenantKey, list[UsageRow]] = {}
+        for usage_row in await self._store.usage_of_day(self._clock.now() // _DAY * _DAY, where):
+            today.setdefault((usage_row.listener.namespace, usage_row.listener.tenant), []).append(usage_row)
+        encoded = await api.encode_each(rows.row(key, today.get(key, ())) for key in keys)
         return api.json_response({"now": _time(self._clock.now()), "rows": encoded, **totals})
 
     async def _faults_by_tenant(
@@ -312,6 +315,7 @@ class GatewayStatus:
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
                 "backlog": backlogs.get(key, 0),
                 "backlogByTenant": backlogs_by_tenant.get(key, {}),
+                "isRejecting": key not in next_due_at and self._tracker.is_rejecting(key),
                 "nextDueAt": model.format_time(max(soonest, next_due_at[key])) if key in next_due_at else None,
                 "held": held.get(key, {}),
                 "dead": dead.get(key, 0),
@@ -351,6 +355,12 @@ class GatewayStatus:
             for route in listener.routes if permitted.selects(listener.namespace, listener.tenant.name) else ():
                 tenants.setdefault(route.destination, set()).add(listener.tenant.name)
         return tenants
+
+    def _last_failure(self, key: str) -> JsonObject:
+        """Return the last error of a destination in force, and what to do about it."""
+        document = self._state.snapshot.destinations[key]
+        error = self._tracker.destination(key, document).error
+        return {"lastError": self._tracker.last_error(document), "hint": destinations.HINTS.get(error or "")}
 
     def _destination_health(self, key: str, document: documents.DestinationDocument) -> JsonObject:
         """Return the host and not the URL, because a URL may hold a secret."""

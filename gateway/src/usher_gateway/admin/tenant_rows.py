@@ -1,6 +1,6 @@
 """The rows of ``GET /api/tenants``, in the order of names or of urgency."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,10 +73,10 @@ class TenantRows:
         faults: tenant -> fault -> how many of its listeners have it.
         causes: tenant -> fault -> its cause, if that is short.
         first_faults: tenant -> fault -> the first listener that has it, with the reason and the time if they are known.
-        today: the meters of today, by listener.
         receipt_days: days that receipts are kept.
         backup_days: days that backups of the store are kept; 0: not stated.
         destinations: keys of the destinations in force.
+        last_failure: returns the last error of a destination in force, and what to do about it.
     """
 
     def __init__(
@@ -86,19 +86,21 @@ class TenantRows:
         faults: Mapping[TenantKey, Mapping[str, int]],
         causes: Mapping[TenantKey, Mapping[str, str]],
         first_faults: Mapping[TenantKey, Mapping[str, JsonObject]],
-        today: Iterable[UsageRow],
         receipt_days: int,
         backup_days: int,
         destinations: Iterable[str],
+        last_failure: Callable[[str], JsonObject],
     ) -> None:
         self._tracker = tracker
         self._summaries, self._deliveries = tracker.summaries(), tracker.deliveries
         self._faults, self._causes, self._first_faults = faults, causes, first_faults
         self._kept_by_gateway = {"receiptDays": receipt_days, "backupDays": backup_days or None}
-        self._in_force = set(destinations)
-        self._today: dict[TenantKey, list[UsageRow]] = {}
-        for row in today:
-            self._today.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
+        self._failing = set(tracker.failing(destinations))
+        self._waited_for = {
+            f"{namespace}/{name}" for (namespace, _), counts in self._deliveries.items() for name in counts.backlogs
+        }
+        """Destinations with a backlog of any tenant."""
+        self._last_failure = last_failure
 
     def keys(self, where: Filter) -> list[TenantKey]:
         """Return the tenants that a filter selects, sorted."""
@@ -109,7 +111,7 @@ class TenantRows:
         turns = timing.EventLoopTurns()
         ranked = []
         for key in keys:
-            ranked.append((troubles.urgency(self._needs(key)), key))
+            ranked.append((troubles.urgency(self._troubles(key)), key))
             await turns.give_way()
         selected = [
             (rank, key)
@@ -126,8 +128,8 @@ class TenantRows:
         }
         return [key for _, key in selected[page.offset : page.offset + page.limit]], totals
 
-    def row(self, key: TenantKey) -> JsonObject:
-        """Return the row of a tenant."""
+    def row(self, key: TenantKey, today: Iterable[UsageRow]) -> JsonObject:
+        """Return the row of a tenant. ``today``: the meters of its listeners."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
         return {
             "namespace": key[0],
@@ -140,44 +142,39 @@ class TenantRows:
             "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
             "backlog": counts.backlog,
             "oldestInBacklog": _time(counts.oldest_at),
-            **self._needs(key),
-            "today": self._total(key),
+            **self._troubles(key),
+            "today": usage.total_of(today),
             **_settings(summary.document if summary else None, self._kept_by_gateway),
         }
 
-    def _needs(self, key: TenantKey) -> dict[str, Any]:
-        """Return the values of a row that `troubles.tenant_troubles` reads: ``today`` only if there are faults."""
+    def _troubles(self, key: TenantKey) -> dict[str, Any]:
+        """Return the values of a row that `troubles.trouble_kinds` reads, and what explains them."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
-        faults = self._faults.get(key, {})
         return {
-            "faults": faults,
+            "faults": self._faults.get(key, {}),
             "causes": self._causes.get(key, {}),
             "firstFaults": self._first_faults.get(key, {}),
-            "failingDestinations": self._tracker.failing(summary.destinations) if summary else [],
+            "failingDestinations": sorted(self._failing & summary.destinations) if summary else [],
             "held": counts.held,
             "dead": counts.dead,
             "quotaUsed": self._tracker.quota_used.get(key),
-            "today": self._total(key) if faults else None,
         }
-
-    def _total(self, key: TenantKey) -> JsonObject:
-        return usage.total_of(self._today.get(key, []))
 
     def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
         """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""
         keys = {*in_force, *(f"{namespace}/{name}" for name in counts.backlogs)}
-        failing = self._tracker.failing(keys & self._in_force)
         rows: list[JsonObject] = []
         for key in sorted(keys):
             name = key.partition("/")[2]
             backlog = counts.backlogs.get(name)
             row = {
                 "name": key,
-                "isFailing": key in failing,
-                "isRejecting": key in failing and backlog is None and self._tracker.is_rejecting(key),
+                "isFailing": key in self._failing,
+                "isRejecting": key not in self._waited_for and self._tracker.is_rejecting(key),
                 "backlog": backlog.count if backlog else 0,
                 "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
                 "dead": counts.died.get(name, 0),
+                **(self._last_failure(key) if key in self._failing else {"lastError": None, "hint": None}),
             }
             rows.append(row)
         return rows

@@ -25,21 +25,33 @@ URGENT_FIRST = (
 NO_TROUBLE = len(URGENT_FIRST)
 
 
+def trouble_kinds(row: listings.Row) -> list[str]:
+    """Return the kinds of trouble that need a person, the most urgent first."""
+    kinds = set(row["faults"])
+    others = {"destinations": row["failingDestinations"], "held": row["held"], "dead": row["dead"]}
+    kinds.update(kind for kind, counted in others.items() if counted)
+    if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
+        kinds.add("quota")
+    return [kind for kind in URGENT_FIRST if kind in kinds]
+
+
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
     """Return what needs a person, the most urgent first: the kind of trouble and its words."""
-    words = {
-        fault: _fault_words(fault, count, row) for fault, count in row["faults"].items() if fault in LISTENER_TROUBLES
-    }
-    if row["failingDestinations"]:
-        names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
-        words["destinations"] = f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
-    if row["held"]:
-        words["held"] = f"{sum(row['held'].values())} held ({' and '.join(sorted(row['held']))})"
-    if row["dead"]:
-        words["dead"] = f"{row['dead']} dead"
-    if (row["quotaUsed"] or 0.0) > _QUOTA_NEAR:
-        words["quota"] = f"quota {row['quotaUsed']:.0%}"
-    return {kind: words[kind] for kind in URGENT_FIRST if kind in words}
+    return {kind: _words(kind, row) for kind in trouble_kinds(row)}
+
+
+def _words(kind: str, row: listings.Row) -> str:
+    match kind:
+        case "destinations":
+            names = [name.rpartition("/")[2] for name in row["failingDestinations"]]
+            return f"{' and '.join(names)} {'fails' if len(names) == 1 else 'fail'}"
+        case "held":
+            return f"{sum(row['held'].values())} held ({' and '.join(sorted(row['held']))})"
+        case "dead":
+            return f"{row['dead']} dead"
+        case "quota":
+            return f"quota {row['quotaUsed']:.0%}"
+    return _fault_words(kind, row["faults"][kind], row)
 
 
 def _fault_words(fault: str, count: int, row: listings.Row) -> str:
@@ -51,9 +63,9 @@ def _fault_words(fault: str, count: int, row: listings.Row) -> str:
 
 def is_tenant_failing(row: listings.Row) -> bool:
     """Return whether somebody has to look at a tenant."""
-    return bool(tenant_troubles(row))
+    return bool(trouble_kinds(row))
 
 
 def urgency(row: listings.Row) -> int:
     """Return the rank of a tenant's most urgent trouble: 0 is the most urgent, ``NO_TROUBLE`` says that it has none."""
-    return next((URGENT_FIRST.index(kind) for kind in tenant_troubles(row)), NO_TROUBLE)
+    return next((URGENT_FIRST.index(kind) for kind in trouble_kinds(row)), NO_TROUBLE)

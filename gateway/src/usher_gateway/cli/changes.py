@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from usher_gateway.admin import failures
 from usher_gateway.admin.listings import (
     DELIVERY_PERIOD_FILTERS,
     LISTENER_FILTERS,
@@ -23,7 +24,7 @@ from usher_gateway.admin.listings import (
     Row,
     counted,
 )
-from usher_gateway.cli import destinations, overview, tables
+from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -137,12 +138,9 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
 def warn_of_failing_destinations(client: AdminClient, deliveries: Iterable[Row]) -> None:
     """Name on standard error those destinations of deliveries that fail now, and what that means for them."""
     keys = {row["destination"] for row in deliveries}
-    for row in client.get("/api/destinations")["rows"] if keys else []:
-        if overview.path_of(row) in keys and destinations.is_not_taking(row):
-            health = row.get("health") or row["state"]
-            what = ", ".join(filter(None, (health, destinations.last_error(row))))
-            effect = "they may die again" if health == "Failing" else "they wait until it takes some"
-            tables.print_text(f"Deliveries to {overview.path_of(row)} fail now ({what}): {effect}.", err=True)
+    rows = client.get("/api/destinations")["rows"] if keys else []
+    for warning in failures.warnings(rows, keys):
+        tables.print_text(warning, err=True)
 
 
 def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -> str:

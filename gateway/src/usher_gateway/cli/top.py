@@ -120,7 +120,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         silent=row["silentListeners"],
         urgency=troubles.urgency(row),
         is_failing=troubles.is_tenant_failing(row),
-        is_only_silent=list(troubles.tenant_troubles(row)) == ["Silent"],
+        is_only_silent=troubles.trouble_kinds(row) == ["Silent"],
     )
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from usher_gateway.admin import listings, next_step, states, troubles
+from usher_gateway.admin import listings, next_step, troubles
 from usher_gateway.admin.story import RELEASABLE
 from usher_gateway.pages import requests
 from usher_gateway.pages.rendering import path_to
@@ -36,15 +36,14 @@ class Attention(NamedTuple):
     """The most urgent one; None: nothing to do."""
 
 
-def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> Attention:
+def of_tenant(tenant: Row, now: datetime.datetime) -> Attention:
     """Return what a tenant needs most.
 
     Args:
         tenant: a row of ``GET /api/tenants``.
-        destinations: rows of ``GET /api/destinations`` by ``namespace/name``.
         now: with a time zone.
     """
-    needs = needs_of_tenant(tenant, destinations, now)
+    needs = needs_of_tenant(tenant, now)
     if not needs:
         return Attention(_quiet(tenant, now), None)
     others = [_with_separators(words) for words in list(troubles.tenant_troubles(dict(tenant)).values())[1:]]
@@ -52,10 +51,9 @@ def of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.dateti
     return Attention(needs[0].sentence + rest, needs[0])
 
 
-def needs_of_tenant(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> list[Need]:
-    """Return all that a tenant needs, the most urgent first. Takes the same rows."""
-    kinds = troubles.tenant_troubles(dict(tenant))
-    return [_TEXTS[kind](tenant, destinations, now) for kind in kinds]
+def needs_of_tenant(tenant: Row, now: datetime.datetime) -> list[Need]:
+    """Return all that a tenant needs, the most urgent first. Takes the same row."""
+    return [_TEXTS[kind](tenant, now) for kind in troubles.trouble_kinds(dict(tenant))]
 
 
 def _quiet(tenant: Row, now: datetime.datetime) -> str:
@@ -129,44 +127,37 @@ def _of_fault(fault: str, tenant: Row, sentence: str, step: str) -> Need:
     return Need(sentence, step, path, first["since"] if first else None)
 
 
-def _destinations(tenant: Row, destinations: Mapping[str, Row], now: datetime.datetime) -> Need:
+def _destinations(tenant: Row, now: datetime.datetime) -> Need:
     (first, *others) = tenant["failingDestinations"]
-    row = destinations.get(first, {})
+    (row,) = [row for row in tenant["destinations"] if row["name"] == first]
     name = first.rpartition("/")[2]
-    error = row.get("lastError") or {}
+    error = row["lastError"] or {}
     answer = f"answers {error['status']}" if error.get("status") else f"fails with {error.get('error', 'an error')}"
     since = f" for {ago(error['since'], now)}" if error.get("since") else ""
     waiting = ""
-    if is_rejecting(row):
+    if row["isRejecting"]:
         waiting = ": it rejects deliveries, and they fail for good"
     elif tenant["backlog"]:
         oldest = f", the oldest for {ago(tenant['oldestInBacklog'], now)}" if tenant["oldestInBacklog"] else ""
         waiting = f"; {_counted(tenant['backlog'], 'delivery')} wait{oldest}"
     more = f" {_counted(len(others), 'other destination')} fail too." if others else ""
-    hint = row.get("hint")
-    is_losing = tenant["dead"] or is_rejecting(row)
+    is_losing = tenant["dead"] or row["isRejecting"]
     return Need(
         f"{name} {answer}{since}{waiting}.{more}",
-        str(hint or f"Ask who runs {name}{'' if is_losing else '; nothing is lost meanwhile'}."),
+        str(row["hint"] or f"Ask who runs {name}{'' if is_losing else '; nothing is lost meanwhile'}."),
         path_to("destinations", first),
         error.get("since"),
     )
 
 
-def is_rejecting(destination: Row) -> bool:
-    """Return whether deliveries to a destination die at their first attempt. It takes a row of the API, or none."""
-    is_failing_so = states.is_rejecting(destination.get("health"), destination.get("error"))
-    return is_failing_so and not destination["backlog"]
-
-
-def _refusing(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _refusing(tenant: Row, _: datetime.datetime) -> Need:
     cause = tenant["causes"].get("Refusing", "")
     sentence = f"Every arrival is refused ({cause})." if cause else "Every arrival is refused."
     step = "Purple disables the webhook if this lasts: look at the listener's faults."
     return _of_fault("Refusing", tenant, sentence, step)
 
 
-def _silent(tenant: Row, _: Mapping[str, Row], now: datetime.datetime) -> Need:
+def _silent(tenant: Row, now: datetime.datetime) -> Need:
     if tenant["lastArrival"] is None:
         return _of_fault("Silent", tenant, nothing_yet(tenant), "Enter the listener's URL in Purple's portal.")
     return _of_fault(
@@ -177,25 +168,25 @@ def _silent(tenant: Row, _: Mapping[str, Row], now: datetime.datetime) -> Need:
     )
 
 
-def _without_secret(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _without_secret(tenant: Row, _: datetime.datetime) -> Need:
     count = _counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
     sentence = f"The Secret with the credentials of {count} is missing: every arrival is refused."
     return _of_fault("AuthenticationUnresolved", tenant, sentence, "Create the Secret.")
 
 
-def _quota(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _quota(tenant: Row, _: datetime.datetime) -> Need:
     share, quota = tenant["quotaUsed"], tenant["quota"] or {}
     then = "further deliveries are held" if quota.get("whenExceeded") == "Hold" else "visits are still delivered"
     sentence = f"{share:.0%} of this month's visits are used; over the quota {then}."
     return Need(sentence, "Raise `quota` of the Tenant.", f"{path_to('tenants', _key(tenant))}#kept-heading")
 
 
-def _dead(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _dead(tenant: Row, _: datetime.datetime) -> Need:
     sentence = f"{_counted(tenant['dead'], 'delivery')} failed for good."
     return Need(sentence, "See why, and redrive them.", f"{path_to('tenants', _key(tenant))}#dead-heading")
 
 
-def _held(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _held(tenant: Row, _: datetime.datetime) -> Need:
     count = sum(tenant["held"].values())
     held = f"{_counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
     path = f"{path_to('tenants', _key(tenant))}#waiting-heading"
@@ -206,7 +197,7 @@ def _held(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
     return Need(f"{held}, because {cause}.", f"{end} ends that.", path)
 
 
-def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> Need:
+def _quarantining(tenant: Row, _: datetime.datetime) -> Need:
     count = tenant["today"]["quarantined"]
     reason = tenant["firstFaults"].get("Quarantining", {}).get("reason")
     return Need(
@@ -216,9 +207,9 @@ def _quarantining(tenant: Row, _: Mapping[str, Row], __: datetime.datetime) -> N
     )
 
 
-def _plain(fault: str, sentence: str, step: str) -> Callable[[Row, Mapping[str, Row], datetime.datetime], Need]:
+def _plain(fault: str, sentence: str, step: str) -> Callable[[Row, datetime.datetime], Need]:
     """Return a function for a fault whose sentence is always the same."""
-    return lambda tenant, _, __: _of_fault(fault, tenant, sentence, step)
+    return lambda tenant, _: _of_fault(fault, tenant, sentence, step)
 
 
 _TEXTS = {

@@ -14,7 +14,7 @@ from usher_gateway import model
 from usher_gateway.admin import listings
 from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
-from usher_gateway.pages import attention
+from usher_gateway.pages import attention, periods
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, all_of
 from usher_gateway.pages.brand import Brand
@@ -185,10 +185,11 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, An
     hour = now.replace(minute=0, second=0, microsecond=0)
     hours = [hour - datetime.timedelta(hours=number) for number in reversed(range(24))]
     first_month = datetime.date(today.year - 1 + today.month // 12, today.month % 12 + 1, 1)
-    slots, days, months, visits = await all_of(
+    slots, days, months, delivered, visits = await all_of(
         api.get("/api/usage/totals", {**names, "from": hours[0].isoformat()}),
         api.get("/api/usage", {**names, "by": "day", "zone": "tenant", "from": first_day.isoformat()}),
         api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": first_month.isoformat()[:7]}),
+        api.get("/api/deliveries/delivered", names),
         api.get("/api/visits/initials", names) if shows_visits else _nothing(),
     )
     by_hour: dict[datetime.datetime, int] = {}
@@ -196,6 +197,7 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, An
         started = datetime.datetime.fromisoformat(slot["period"]).replace(minute=0)
         by_hour[started] = by_hour.get(started, 0) + slot["visits"]
     by_day = _summed(days["rows"])
+    recent = periods.recent(days["rows"], slots["rows"], now, zone)
     all_days = [(first_day + datetime.timedelta(days=number)).isoformat() for number in range(_DAYS)]
     return {
         "title": tenant.partition("/")[2],
@@ -217,7 +219,11 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, An
             [Bar(day, by_day.get(day, {"visits": 0})["visits"]) for day in all_days],
         ),
         "months": sorted(_summed(months["rows"]).items(), reverse=True),
-        "destinations": [{**each, "name": each["name"].partition("/")[2]} for each in row["destinations"]],
+        "periods": list(recent),
+        "counts": periods.counts(_KINDS, recent),
+        "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
+        "more_delivered": delivered["areMore"],
+        "destinations": row["destinations"],
         "visits": visits["rows"] if shows_visits else None,
     }
 
@@ -227,6 +233,9 @@ async def _nothing() -> None:
 
 
 _COUNTS = ("visits", "repeats", "delivered", "died")
+
+_KINDS = {"visits": "visits", "delivered": "deliveries made", "died": "deliveries that failed for good"}
+"""Count of ``GET /api/usage`` -> words for a customer."""
 
 
 def _summed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from usher_gateway.admin import listings
-from usher_gateway.pages import attention, requests
+from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, all_of, find_row
 from usher_gateway.pages.rendering import path_to
 
@@ -100,7 +100,7 @@ async def send_sample(api: Api, request: web.Request, _: Mapping[str, str]) -> t
 
 def meaning(destination: Row) -> str:
     """Return what the health of a destination means. ``destination``: a row of ``GET /api/destinations``."""
-    if attention.is_rejecting(destination):
+    if destination["isRejecting"]:
         return "It rejects deliveries: they fail for good at the first attempt."
     return HEALTH.get(destination.get("health", ""), "It is not in force.")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from usher_gateway.pages import attention
+from usher_gateway.pages import attention, periods
 from usher_gateway.pages.api import Api, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
@@ -17,6 +17,15 @@ _SHOWN = 50
 
 _WEEKS = 4
 """Weeks before this one whose same weekday is compared with today."""
+
+_KINDS = {
+    "visits": "visits",
+    "delivered": "deliveries made",
+    "died": "deliveries that failed for good",
+    "quarantined": "arrivals quarantined",
+    "refused": "arrivals refused",
+}
+"""Count of ``GET /api/usage/totals`` -> words."""
 
 
 async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
@@ -32,25 +41,33 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
         "limit": str(_SHOWN),
         "offset": str((page - 1) * _SHOWN),
     }
-    tenants, destinations = await all_of(api.get("/api/tenants", selection), api.get("/api/destinations"))
+    tenants = await api.get("/api/tenants", selection)
     now = datetime.datetime.fromisoformat(tenants["now"])
     midnight, _ = _day_of(now, zone, 0)
-    last_day, *weeks = await all_of(
+    last_day, yesterday, *weeks = await all_of(
         _totals(api, min(now - datetime.timedelta(days=1), midnight), now),
-        *[_totals(api, *_day_of(now, zone, week)) for week in range(1, _WEEKS + 1)],
+        _totals(api, *_day_of(now, zone, 1)),
+        *[_totals(api, *_day_of(now, zone, 7 * week)) for week in range(1, _WEEKS + 1)],
     )
-    by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
+    today = [row for row in last_day if datetime.datetime.fromisoformat(row["period"]) >= midnight]
+    usual = _usual(weeks)
+    heading, of_last_hour = periods.last_hour(last_day, now, zone)
+    compared = {heading: of_last_hour, "Today": today, "Yesterday by now": yesterday}
+    if usual is not None:
+        compared[f"Usual {now.astimezone(zone):%A} by now"] = [usual]
     totals = tenants["totals"]
     return {
         "title": "Overview",
-        "today": _sum([row for row in last_day if datetime.datetime.fromisoformat(row["period"]) >= midnight]),
-        "usual": _usual([_sum(week)["visits"] for week in weeks]),
+        "today": _sum(today),
+        "usual": usual,
+        "periods": list(compared),
+        "counts": periods.counts(_KINDS, compared),
         "waiting": totals["backlog"],
         "dead": totals["dead"],
         "urgent": totals["troubled"],
         "tenants": totals["tenants"],
         "now": tenants["now"],
-        "rows": [(tenant, attention.of_tenant(tenant, by_key, now)) for tenant in tenants["rows"]],
+        "rows": [(tenant, attention.of_tenant(tenant, now)) for tenant in tenants["rows"]],
         "selected": totals["selected"],
         "page": page,
         "pages": -(-totals["selected"] // _SHOWN) or 1,
@@ -67,23 +84,22 @@ async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) 
 
 
 def _day_of(
-    now: datetime.datetime, zone: datetime.tzinfo, weeks_ago: int
+    now: datetime.datetime, zone: datetime.tzinfo, days_ago: int
 ) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return midnight and this time of the day, on the same weekday some weeks ago."""
-    then = now.astimezone(zone) - datetime.timedelta(weeks=weeks_ago)
+    """Return midnight and this time of the day, some days ago."""
+    then = now.astimezone(zone) - datetime.timedelta(days=days_ago)
     midnight = then.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight, max(then, midnight + datetime.timedelta(seconds=1))
 
 
 def _sum(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    names = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
-    return {name: sum(row[name] for row in rows) for name in names}
+    return {name: sum(row[name] for row in rows) for name in _KINDS}
 
 
-def _usual(visits: Sequence[int]) -> int | None:
-    """Return the mean of those weeks that had visits; None if none had."""
-    counted = [count for count in visits if count]
-    return round(sum(counted) / len(counted)) if counted else None
+def _usual(weeks: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, int] | None:
+    """Return the mean counts of those weeks that had visits; None if none had."""
+    counted = [sums for sums in map(_sum, weeks) if sums["visits"]]
+    return {name: round(sum(sums[name] for sums in counted) / len(counted)) for name in _KINDS} if counted else None
 
 
 def _chart(rows: Sequence[Mapping[str, Any]], now: datetime.datetime, zone: datetime.tzinfo) -> str:

@@ -1,12 +1,12 @@
 """Redrive: deliveries that failed for good are sent again. The page counts them first by reason, and asks."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from usher_gateway.admin import states
-from usher_gateway.pages import attention, requests
+from usher_gateway.admin import failures
+from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, all_of
 
 _LOOKED_AT = 1_000
@@ -14,7 +14,6 @@ _LOOKED_AT = 1_000
 
 _FILTERS = ("tenant", "destination")
 
-Row = Mapping[str, Any]
 Values = Mapping[str, Any]
 
 
@@ -47,7 +46,7 @@ async def show(api: Api, request: web.Request) -> Values:
     return values | {
         "preview": preview,
         "reasons": sorted(preview["reasons"].items()),
-        "warnings": warnings(destinations["rows"], keys),
+        "warnings": failures.warnings(destinations["rows"], keys),
     }
 
 
@@ -80,24 +79,3 @@ def _selection(chosen: Mapping[str, str]) -> dict[str, Any]:
     if "delivery" in chosen:
         selection["ids"] = [chosen["delivery"]]
     return selection | {"state": "dead"}
-
-
-def warnings(destinations: Sequence[Row], keys: Collection[str]) -> list[str]:
-    """Return a sentence about each destination of ``keys`` that takes no deliveries now.
-
-    ``destinations``: rows of ``GET /api/destinations``.
-    """
-    sentences = []
-    for row in destinations:
-        key, health = f"{row['namespace']}/{row['name']}", row.get("health")
-        if key not in keys or health in states.NOT_FAILING:
-            continue
-        error = " ".join([str(row[name]) for name in ("error", "status") if row.get(name)])
-        why = ", ".join(filter(None, (health or row["state"], error)))
-        effect = "they wait until it takes some"
-        if attention.is_rejecting(row):
-            effect = "they fail for good again"
-        elif health == states.DestinationHealth.Failing:
-            effect = "they may fail again"
-        sentences.append(f"Deliveries to {key} fail now ({why}): {effect}.")
-    return sentences

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from usher_gateway.admin import listings
-from usher_gateway.pages import attention, listener
+from usher_gateway.pages import attention, listener, periods
 from usher_gateway.pages.api import Api, all_of, find_row
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
@@ -22,9 +22,7 @@ _VISITS = 20
 """The newest visits on the page."""
 
 _MOST_ROWS = 1_000
-"""The newest held, dead and delivered deliveries that are looked at, of each."""
-
-_DELIVERED = {"state": "delivered", "limit": str(_MOST_ROWS)}
+"""The newest held and dead deliveries that are looked at, of each."""
 
 ARRIVALS = {
     "visits": "visits",
@@ -74,39 +72,39 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     first_day = today - datetime.timedelta(days=_DAYS - 1)
     first_hour = _hour(now, zone) - datetime.timedelta(hours=23)
     by_day = {**selection, "by": "day", "zone": zone_name, "from": first_day.isoformat()}
-    yesterday = now - datetime.timedelta(days=1)
     destinations, listeners, visits, held, dead, delivered, days, slots = await all_of(
         api.get("/api/destinations", selection),
         api.get("/api/listeners", selection),
         api.get("/api/visits", {**selection, "limit": str(_VISITS)}),
         api.get("/api/deliveries", {**selection, "state": "held", "limit": str(_MOST_ROWS)}),
         api.get("/api/deliveries", {**selection, "state": "dead", "limit": str(_MOST_ROWS)}),
-        api.get("/api/deliveries", {**selection, **_DELIVERED, "since": yesterday.isoformat()}),
+        api.get("/api/deliveries/delivered", selection),
         api.get("/api/usage", by_day),
         api.get("/api/usage", {**selection, "by": "slot", "from": first_hour.isoformat()}),
     )
-    by_key = {f"{row['namespace']}/{row['name']}": row for row in destinations["rows"]}
+    recent = periods.recent(days["rows"], slots["rows"], now, zone)
     return {
         "title": f"Tenant {key}",
         "key": key,
         "tenant": tenant,
         "zone_of_tenant": zone_name,
         "local_time": now.astimezone(zone).strftime("%H:%M"),
-        "needs": attention.needs_of_tenant(tenant, by_key, now),
+        "needs": attention.needs_of_tenant(tenant, now),
         "nothing_yet": attention.nothing_yet(tenant),
         "quarantine": attention.quarantine_path(key),
         "hours": _hours_chart(slots["rows"], now, zone),
         "days": _days_chart(days["rows"], today),
-        "arrivals": counts_of_kinds(days["rows"], ARRIVALS, today),
-        "deliveries": counts_of_kinds(days["rows"], DELIVERIES, today),
+        "periods": list(recent),
+        "arrivals": periods.counts(ARRIVALS, recent),
+        "deliveries": periods.counts(DELIVERIES, recent),
         "held": held_reasons(tenant["held"], held["rows"]),
         "more_held": held["nextCursor"] is not None,
         "dead": dead_errors(dead["rows"]),
         "more_dead": dead["nextCursor"] is not None,
         "listeners": [(row, listener.fault_sentences(row, now)) for row in listeners["rows"]],
         "destinations": destinations["rows"],
-        "delivered": collections.Counter(row["destination"] for row in delivered["rows"]),
-        "more_delivered": delivered["nextCursor"] is not None,
+        "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
+        "more_delivered": delivered["areMore"],
         "visits": [
             {**row, "counted": _VISIT_CELLS["COUNTED"](row), "came_to": _VISIT_CELLS["VERDICTS"](row)}
             for row in visits["rows"]
@@ -148,18 +146,6 @@ def _days_chart(rows: Sequence[Row], today: datetime.date) -> str:
     return bar_chart(
         f"Visits by day, last {_DAYS} days", "visits", [Bar(f"{day:%d %b}", visits[day.isoformat()]) for day in days]
     )
-
-
-def counts_of_kinds(rows: Sequence[Row], kinds: Mapping[str, str], today: datetime.date) -> list[tuple[str, int, int]]:
-    """Return of each kind its words, the count of today, and the count of all rows; without kinds of which none came.
-
-    ``rows``: of ``GET /api/usage`` by day. The first kind is always there.
-    """
-    of_today = [row for row in rows if row["period"] == today.isoformat()]
-    counts = [
-        (words, sum(row[name] for row in of_today), sum(row[name] for row in rows)) for name, words in kinds.items()
-    ]
-    return [counts[0], *[count for count in counts[1:] if count[2]]]
 
 
 def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:

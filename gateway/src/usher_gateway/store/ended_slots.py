@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
 
 from usher_gateway import model
@@ -60,23 +61,27 @@ class EndedSlots:
         for slot in sorted(self._totals)[:-_MOST_SLOTS]:
             del self._totals[slot]
 
-    async def day(self, since: int) -> dict[int, model.Counts]:
-        """Return listener number -> counts of the slots of the day that begins at ``since`` (seconds)."""
+    async def day(self, since: int, listeners: AbstractSet[int] | None = None) -> dict[int, model.Counts]:
+        """Return listener number -> counts of the slots of the day that begins at ``since`` (seconds).
+
+        ``listeners``: whose counts; None: those of all.
+        """
         until = since + 86_400
         async with self._lock:
             if since != self._since:
                 self._since, self._until, self._sums = since, since, {}
             settled_to = min(until, self._settled_to())
             if settled_to > self._until:
-                _add(self._sums, await self._sums_of(self._until, settled_to))
+                _add(self._sums, await self._sums_of(self._until, settled_to, None))
                 self._until = settled_to
-            sums = {listener: dict(counts) for listener, counts in self._sums.items()}
+            selected = self._sums.keys() if listeners is None else self._sums.keys() & listeners
+            sums = {listener: dict(self._sums[listener]) for listener in selected}
             unsettled_from = self._until
-        _add(sums, await self._sums_of(unsettled_from, until))
+        _add(sums, await self._sums_of(unsettled_from, until, listeners))
         return sums
 
-    async def _sums_of(self, since: int, until: int) -> dict[int, model.Counts]:
-        return await self._look_up(lambda session: meters.sums_by_listener(session, since, until))
+    async def _sums_of(self, since: int, until: int, listeners: AbstractSet[int] | None) -> dict[int, model.Counts]:
+        return await self._look_up(lambda session: meters.sums_by_listener(session, since, until, listeners))
 
     def _settled_to(self) -> int:
         """Return the border of the slots that get no more counts (seconds)."""

@@ -291,11 +291,15 @@ class Records(PersonRecords, ReplayRecords):
         ]
         return sorted(rows, key=lambda row: (row.period, row.listener))
 
-    async def usage_of_day(self, since: int) -> list[UsageRow]:
-        """Return the meters of each listener in the 24 hours from ``since``, a border of slots, as usage() does."""
+    async def usage_of_day(self, since: int, where: Filter = _ANY) -> list[UsageRow]:
+        """Return the meters of each listener in the 24 hours from ``since``, a border of slots, as usage() does.
+
+        Uses only ``namespace`` and ``tenant`` of the filter, and the permitted tenants.
+        """
         begin = since // model.MICROSECONDS
-        counts_by_listener = await self._ended_slots.day(begin)
         names = await self._look_up(meters.listener_names)
+        selected = {number for number, name in names.items() if where.selects(name.namespace, name.tenant)}
+        counts_by_listener = await self._ended_slots.day(begin, None if where == _ANY else selected)
         return [
             UsageRow(names.get(listener) or unknown_listener(listener), begin, counts)
             for listener, counts in counts_by_listener.items()

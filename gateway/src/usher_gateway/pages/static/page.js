@@ -45,19 +45,25 @@ if (live) {
   });
 }
 
-// A page that waits for something gets its content again every 5 seconds; without this file it loads itself again.
+// The parts of a page that change get their content again, every few seconds, unless a key put the focus there.
 const refresh = async () => {
-  const main = document.querySelector("main[data-reloads]");
-  if (!main) return;
-  const isInUse = main.querySelector(":focus-visible");
+  const isInUse = document.querySelector("[data-reloads] :focus-visible");
   try {
     const answer = isInUse ? null : await fetch(location.href);
     const page = answer && new DOMParser().parseFromString(await answer.text(), "text/html");
-    if (page) main.replaceWith(page.querySelector("main"));
+    for (const part of page ? document.querySelectorAll("[data-reloads]") : []) {
+      const newer = page.getElementById(part.id);
+      if (newer) part.replaceWith(newer);
+    }
   } catch {
     // The gateway does not answer now; the next turn asks again.
   }
-  setTimeout(refresh, 5000);
+  refreshLater();
 };
 
-setTimeout(refresh, 5000);
+const refreshLater = () => {
+  const part = document.querySelector("[data-reloads]");
+  if (part) setTimeout(refresh, 1000 * Number(part.dataset.reloads));
+};
+
+refreshLater();

@@ -6,6 +6,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 
 import datetime
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -117,9 +118,15 @@ async def usage(
     return totals
 
 
-async def sums_by_listener(session: Session, since: int, until: int) -> dict[int, model.Counts]:
-    """Return listener number -> counts, for the slots in [since, until) (seconds)."""
-    counted = [tuple(row) for row in await session.fetch(_SUMS, since, until)]
+async def sums_by_listener(
+    session: Session, since: int, until: int, listeners: AbstractSet[int] | None
+) -> dict[int, model.Counts]:
+    """Return listener number -> counts, for the slots in [since, until) (seconds). ``listeners``: None: all."""
+    if listeners is None or len(listeners) > _FEW_LISTENERS:
+        counted = [tuple(row) for row in await session.fetch(_SUMS, since, until)]
+    else:
+        rows = await session.fetch(_USAGE_OF_FEW, since, until, sorted(listeners))
+        counted = [(listener, counter, count) for listener, _, counter, count in rows]
     counted += [
         (listener, counter, count)
         for listener, slot, counter, count in await unfolded(session)
@@ -127,8 +134,9 @@ async def sums_by_listener(session: Session, since: int, until: int) -> dict[int
     ]
     by_listener: dict[int, model.Counts] = {}
     for listener, counter, count in counted:
-        counts = by_listener.setdefault(listener, {})
-        counts[counter] = counts.get(counter, 0) + count
+        if listeners is None or listener in listeners:
+            counts = by_listener.setdefault(listener, {})
+            counts[counter] = counts.get(counter, 0) + count
     return by_listener
 
 

@@ -1,0 +1,31 @@
+"""Which destinations take no deliveries now, and what that means. Pure; it takes rows of ``GET /api/destinations``."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from usher_gateway.admin import states
+
+Row = Mapping[str, Any]
+
+
+def is_not_taking(destination: Row) -> bool:
+    """Return whether attempts at a destination fail or cannot be made, also because it is not in force."""
+    return destination.get("health") not in states.NOT_FAILING
+
+
+def warnings(destinations: Iterable[Row], keys: Collection[str]) -> list[str]:
+    """Return a sentence about each destination of ``keys`` (``namespace/name``) that takes no deliveries now."""
+    sentences = []
+    for row in destinations:
+        key, health = f"{row['namespace']}/{row['name']}", row.get("health")
+        if key not in keys or not is_not_taking(row):
+            continue
+        error = " ".join([str(row[name]) for name in ("error", "status") if row.get(name)])
+        why = ", ".join(filter(None, (health or row["state"], row.get("unresolved") or error)))
+        effect = "they wait until it takes some"
+        if row["isRejecting"]:
+            effect = "they fail for good again"
+        elif health == states.DestinationHealth.Failing:
+            effect = "they may fail again"
+        sentences.append(f"Deliveries to {key} fail now ({why}): {effect}.")
+    return sentences
