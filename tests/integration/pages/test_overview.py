@@ -22,7 +22,7 @@ async def test_visits_of_today_begin_at_midnight_of_the_viewer(tmp_path: Path, z
     assert f"{visits} visits today" in page.words
 
 
-async def test_counts_are_compared_with_the_last_hour_yesterday_and_the_same_weekday(tmp_path: Path) -> None:
+async def test_today_is_compared_with_other_days_and_the_last_hour(tmp_path: Path) -> None:
     async with admin_port.served(tmp_path) as served:
         midnight = samples.NOW // samples.DAY * samples.DAY
         now = midnight + 6 * HOUR
@@ -31,6 +31,7 @@ async def test_counts_are_compared_with_the_last_hour_yesterday_and_the_same_wee
         for number, at in enumerate(times):
             served.bench.clock.now = at
             await served.bench.accept(samples.arrival(f"{number}", at))
+        served.bench.clock.now = now + 60 * samples.SECOND
         async with browsing.opened(served) as browser:
             words = (await browser.get("/ui/")).words
     assert "Since 05:00 Today Yesterday by now Usual" in words

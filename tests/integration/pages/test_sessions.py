@@ -78,7 +78,7 @@ async def test_limited_token_sees_its_own_tenant_alone(served: admin_port.Served
 async def test_missing_scope_is_named(served: admin_port.Served) -> None:
     token = served.create_token("status", [tokens.Scope.StatusRead])
     async with browsing.opened(served, token) as browser:
-        page = await browser.get("/ui/")
+        page = await browser.get("/ui/visits")
     assert (page.status, "lacks the scope visits:read" in page.words) == (403, True)
 
 

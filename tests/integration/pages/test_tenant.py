@@ -67,7 +67,7 @@ async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.S
         "Visits 30 days",
         "Counts 25 months",
         "Receipts of erasure 1,095 days",
-        "Backups not stated",
+        "Backups 35 days",
     ):
         assert reach in words
 
@@ -98,7 +98,7 @@ async def test_overview_of_the_first_day_knows_no_usual_number(served: admin_por
     served.bench.clock.now += 60 * samples.SECOND
     words = await words_of(served, "/ui/")
     assert "4 visits today no earlier day yet" in words
-    assert "As of 2025-11-25 12:01:00; load the page again for newer rows." in words
+    assert "As of 2025-11-25 12:01:00 ; load the page again for newer rows ." in words
 
 
 async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(served: admin_port.Served) -> None:
