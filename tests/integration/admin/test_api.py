@@ -57,6 +57,7 @@ async def test_every_route_requires_its_scope(
         ("localhost:9090", 200),
         ("Usher.internal:9090", 200),
         ("rebound.example:9090", 421),
+        ("127.0.0.1:80@rebound.example", 421),
         ("rebound.example", 421),
         ("localhost.rebound.example", 421),
     ],

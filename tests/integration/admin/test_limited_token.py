@@ -77,6 +77,7 @@ async def test_lists_name_nothing_of_another_tenant(limited: Limited, path: str)
 BY_ID = [
     *("/api/visits/{visit}/body", "/api/visits/{visit}/story", "/api/visits/{visit}/reading"),
     *("/api/deliveries/{delivery}/attempts", "/api/deliveries/{delivery}/answer"),
+    "/api/deliveries?visit={visit}",
 ]
 
 

@@ -1,5 +1,6 @@
 """Hidden fields that only their session can read."""
 
+import string
 import time
 
 from aiohttp import test_utils
@@ -29,3 +30,13 @@ def test_field_is_no_session_and_a_session_is_no_field() -> None:
     request = test_utils.make_mocked_request("POST", "/ui/find", headers={"Cookie": f"usher_session={field}"})
     assert sessions.token(request) is None
     assert sessions.field_seal("first").open(seals.seal("session", "token", 60.0)) is None
+
+
+def test_seal_with_other_unused_bits_is_refused() -> None:
+    seals = Seals(KEY, lambda: 0.0)
+    for length in range(3):  # of base64's last group
+        sealed = seals.seal("session", "a" * length, 60.0)
+        letter = len(sealed.rstrip("=")) - 1
+        spellings = [sealed[:letter] + other + sealed[letter + 1 :] for other in string.ascii_letters]
+        opened = [spelling for spelling in spellings if seals.open("session", spelling) is not None]
+        assert set(opened) <= {sealed}

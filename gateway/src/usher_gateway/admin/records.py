@@ -139,12 +139,13 @@ class RecordHandlers:
         Of these, the newest 1,000 are counted; ``areMore`` says whether there are others.
         """
         with api.parsing():
-            where = api.read_filter(request, only={"state": "delivered"})
-            where = await self._check_names(where)
-        since = self._now() - _DAY
-        page = await self._store.deliveries(msgspec.structs.replace(where, since=since), None, LONGEST_PAGE)
-        delivered = collections.Counter(row["destination"] for row in page.rows)
-        rows = [{"destination": destination, "delivered": count} for destination, count in sorted(delivered.items())]
+            if unknown := request.query.keys() - {"namespace", "tenant"}:
+                raise ValueError(f"unknown parameter {min(unknown)[:50]!r}: there are namespace and tenant")
+            where = await self._check_names(api.read_filter(request))
+        delivered = msgspec.structs.replace(where, state="delivered", since=self._now() - _DAY)
+        page = await self._store.deliveries(delivered, None, LONGEST_PAGE)
+        by_destination = collections.Counter(row["destination"] for row in page.rows)
+        rows = [{"destination": name, "delivered": count} for name, count in sorted(by_destination.items())]
         return api.json_response({"rows": rows, "areMore": page.next_cursor is not None})
 
     async def _initials(self, row: Row) -> str:

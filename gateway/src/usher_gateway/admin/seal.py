@@ -36,9 +36,14 @@ class Seals:
         return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, plain, purpose.encode())).decode()
 
     def open(self, purpose: str, sealed: str) -> str | None:
-        """Return the content of a seal; None if it is none of this install and purpose, or has ended."""
+        """Return the content of a seal; None if it is none of this install and purpose, or has ended.
+
+        A seal has one spelling, because callers count what a browser does by its seal.
+        """
         try:
             packed = base64.b64decode(sealed.encode("ascii"), altchars=b"-_", validate=True)
+            if base64.urlsafe_b64encode(packed).decode() != sealed:
+                return None
             plain = self._cipher.decrypt(packed[:_NONCE_BYTES], packed[_NONCE_BYTES:], purpose.encode())
         except (ValueError, exceptions.InvalidTag):  # also of letters that are not ASCII, and of a short one
             return None

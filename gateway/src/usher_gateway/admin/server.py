@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
@@ -281,7 +282,7 @@ class AdminServer:
         Raises:
             ProblemError: it names a host that is not allowed.
         """
-        host = given.rpartition(":")[0] if given.rpartition("]")[2].count(":") == 1 else given
+        host = re.sub(r":\d{0,5}$", "", given) if given.rpartition("]")[2].count(":") == 1 else given
         host = host.removeprefix("[").removesuffix("]").lower()
         try:
             ipaddress.ip_address(host)

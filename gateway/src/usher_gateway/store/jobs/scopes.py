@@ -165,7 +165,7 @@ async def deliveries_scope(session: Session, where: Filter) -> RowScope:
     scope.add_ids(where.ids)
     scope.add_id_range(where.id_range)
     if where.visit is not None:
-        deliveries = await deliveries_of_visit(session, where.visit)
+        deliveries = await deliveries_of_visit(session, where.visit, where.permitted)
         scope.keys = [key for key in deliveries if scope.keys is None or key in scope.keys]
     if where.state == HELD:
         scope.add("hold > 0")
@@ -197,18 +197,25 @@ def _add_delivery_reason(scope: RowScope, reason: str) -> None:
         scope.add("error = {}", reason)
 
 
-async def deliveries_of_visit(session: Session, visit: bytes) -> list[int]:
+_VERDICTS = """
+    select a.verdicts, l.namespace, l.tenant from arrivals a left join listeners l on l.number = a.listener
+    where a.key = $1 and a.id = $2
+"""
+
+
+async def deliveries_of_visit(session: Session, visit: bytes, permitted: frozenset[str] | None) -> list[int]:
     """Return the keys of the deliveries of an arrival, also of those that a release or a replay created.
 
     Raises:
-        NotFoundError: the arrival does not exist.
+        NotFoundError: the arrival does not exist, or is of a tenant that is not permitted.
     """
     arrival = model.key_of(visit)
-    rows = await session.fetch("select verdicts from arrivals where key = $1 and id = $2", arrival, visit)
-    if not rows:
+    rows = await session.fetch(_VERDICTS, arrival, visit)
+    packed = [row[0] for row in rows if Filter(permitted=permitted).selects(row[1] or "", row[2] or "")]
+    if not packed:
         raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
     later = await session.fetch("select key from deliveries where origin > 0 and arrival = $1", arrival)
-    return [*[delivery for _, _, delivery in _decode(rows[0][0]) if delivery], *[key for (key,) in later]]
+    return [*[delivery for _, _, delivery in _decode(packed[0]) if delivery], *[key for (key,) in later]]
 
 
 async def listener_numbers(session: Session, where: Filter) -> set[int] | None:
