@@ -8,6 +8,7 @@ from usher_gateway.pages import rendering
 def test_backticks_become_code_and_everything_is_escaped() -> None:
     assert rendering.prose("Set `a<b>` & <i>") == "Set <code>a&lt;b&gt;</code> &amp; &lt;i&gt;"
     assert rendering.prose("one ` alone") == "one ` alone"
+    assert rendering.prose("a\x1b[2J") == "a\N{REPLACEMENT CHARACTER}[2J"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Renderer:
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader(__package__ or ""),
             autoescape=True,
-            finalize=lambda value: printable(value) if isinstance(value, str) else value,
+            finalize=_without_control_characters,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -33,6 +33,11 @@ class Renderer:
         return self._environment.get_template(template).render(values)
 
 
+def _without_control_characters(value: object) -> object:
+    """Return a value of a template; the text of a macro is markup, whose line feeds stay."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def find_zone(name: str) -> datetime.tzinfo:
     """Return a time zone by its name; UTC if there is none."""
     try:
@@ -43,7 +48,7 @@ def find_zone(name: str) -> datetime.tzinfo:
 
 def prose(text: str) -> Markup:
     """Return a text, its parts in backticks as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))  # noqa: S704 - it is escaped
 
 
 def path_to(kind: str, key: str) -> str:
