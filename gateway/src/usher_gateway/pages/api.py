@@ -8,6 +8,15 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+Row = Mapping[str, Any]
+"""A row of an answer of the API."""
+
+Values = Mapping[str, Any]
+"""The values of a template."""
+
+Form = Mapping[str, str]
+"""The fields of a form."""
+
 _SECONDS = 20.0
 
 
@@ -19,7 +28,7 @@ class ApiProblemError(Exception):
         self.status, self.detail, self.hint = status, detail, hint
 
 
-def find_row(rows: Sequence[Mapping[str, Any]], kind: str, request: web.Request) -> Mapping[str, Any]:
+def find_row(rows: Sequence[Row], kind: str, request: web.Request) -> Row:
     """Return the row with the names of a request's path.
 
     Raises:

@@ -2,15 +2,14 @@
 
 import datetime
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from usher_gateway.admin import listings, next_step, troubles
 from usher_gateway.admin.story import RELEASABLE
 from usher_gateway.pages import requests
+from usher_gateway.pages.api import Row
 from usher_gateway.pages.rendering import path_to
-
-Row = Mapping[str, Any]
 
 HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
 """Reason of a hold -> why that holds deliveries, and what ends it."""

@@ -3,19 +3,18 @@
 import datetime
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.admin.audit import ACTIONS
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api
+from usher_gateway.pages.api import Api, Values
 
 _SHOWN = 50
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``who``, ``action``, ``since``, ``until`` and ``cursor``."""
     filters, moments = requests.texts(request, "who", "action"), requests.times(request, "since", "until")
     cursor = requests.texts(request, "cursor")

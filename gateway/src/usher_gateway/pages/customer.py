@@ -5,8 +5,7 @@ A mail program or a chat may load an address that it shows, so a link is opened 
 
 import datetime
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -16,7 +15,7 @@ from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
-from usher_gateway.pages.api import Api, ApiProblemError, all_of
+from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.limits import AttemptLimit
@@ -27,7 +26,6 @@ COOKIE = "usher_link"
 
 _DAYS, _MONTHS = 30, 12
 
-Row = Mapping[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MakeApi = Callable[[Callable[[], str]], Api]
 """Returns the API for a function that returns tokens."""
@@ -155,7 +153,7 @@ class CustomerPages:
         response.headers["Retry-After"] = str(seconds)
         return response
 
-    def _respond(self, template: str, values: Mapping[str, Any], status: int = 200) -> web.Response:
+    def _respond(self, template: str, values: Values, status: int = 200) -> web.Response:
         brand = {"brand": self._brand.name, "has_logo": self._brand.logo is not None, "ask": self._brand.ask}
         text = self._renderer.render(template, {"zone": datetime.UTC, **brand, **values})
         return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
@@ -172,7 +170,7 @@ class CustomerPages:
         return web.Response(body=self._brand.logo.content, content_type=self._brand.logo.type, headers=HEADERS)
 
 
-async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Mapping[str, Any]:
+async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
     """Ask the API for the values of the page."""
     names = {"tenant": tenant}
     answer = await api.get("/api/tenants", names)

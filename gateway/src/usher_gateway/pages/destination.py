@@ -1,16 +1,11 @@
 """The page about one destination: its health, its newest deliveries, and a marked sample for it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, all_of, find_row
+from usher_gateway.pages.api import Api, Form, Row, Values, all_of, find_row
 from usher_gateway.pages.rendering import path_to
-
-Row = Mapping[str, Any]
 
 _SHOWN = 20
 """Deliveries on one page."""
@@ -51,7 +46,7 @@ OUTCOMES = {
 _REDIRECTION_FROM = 300
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``tenant`` and ``state`` of the listed deliveries, and ``cursor`` (older ones)."""
     namespace = request.match_info["namespace"]
     destination = find_row(
@@ -85,7 +80,7 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     }
 
 
-async def send_sample(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+async def send_sample(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
     """Send the marked sample, and show the page with the request and the answer."""
     values = await show(api, request)
     answer = await api.post("/api/destinations/test", {"destination": values["key"]})

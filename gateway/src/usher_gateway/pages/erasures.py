@@ -1,21 +1,18 @@
 """The list of erasures, and one of them: its progress, its receipt, and the form that ends it."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import receipt_page, requests
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
 
 _RUNNING = {"pending", "in_progress"}
 _STATUSES = {"pending": "waiting", "in_progress": "in progress"}
 """Statuses that read better than their names in OpenDSR."""
-
-Values = Mapping[str, Any]
 
 
 async def list_erasures(api: Api, _: web.Request) -> Values:
@@ -38,7 +35,7 @@ async def show(api: Api, request: web.Request) -> Values:
     }
 
 
-async def cancel(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+async def cancel(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Ask before an erasure ends early; with ``confirm``, end it."""
     page = f"/ui/erasures/{requests.path_id(request)}"
     if "confirm" in form:

@@ -1,15 +1,11 @@
 """Links for customers: the list, the form that creates one, and the form that revokes one."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError
-
-Values = Mapping[str, Any]
-Form = Mapping[str, str]
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values
 
 _REVOCABLE = {"unopened", "open"}
 
@@ -31,7 +27,7 @@ async def create(api: Api, request: web.Request, form: Form) -> tuple[str, Value
     return "links.html", {**await _listed(api, ""), "created": link, "url": request[requests.ORIGIN] + link["path"]}
 
 
-async def _create(api: Api, form: Form) -> Mapping[str, Any]:
+async def _create(api: Api, form: Form) -> Row:
     """Create a link. Its tenant may be a name that only one tenant has.
 
     Raises:
@@ -45,7 +41,7 @@ async def _create(api: Api, form: Form) -> Mapping[str, Any]:
         if len(rows) == 1:
             tenant = f"{rows[0]['namespace']}/{tenant}"
     asked = {"tenant": tenant, "days": int(days[:9]), "lastVisits": "lastVisits" in form}
-    link: Mapping[str, Any] = await api.post("/api/links", asked)
+    link: Row = await api.post("/api/links", asked)
     return link
 
 

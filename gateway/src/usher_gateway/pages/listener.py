@@ -1,17 +1,14 @@
 """The page about one listener: help to set it up in Purple's portal, its faults and its routes."""
 
 import datetime
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from usher_gateway.pages import attention
-from usher_gateway.pages.api import Api, find_row
+from usher_gateway.pages.api import Api, Form, Row, Values, find_row
 from usher_gateway.pages.attention import HOLDS, ago
 from usher_gateway.pages.rendering import quote_key
-
-Row = Mapping[str, Any]
 
 _WHY_REFUSED = {
     "SourceNotAllowed": "`allowedSources` does not have this source",
@@ -46,13 +43,13 @@ class Progress(NamedTuple):
     is_waiting: bool
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``still`` (the page does not reload itself)."""
     values = await _values(api, request)
     return {**values, "reloads": values["progress"].is_waiting and "still" not in request.query}
 
 
-async def show_urls(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+async def show_urls(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
     """Show the page with the whole URLs, which are credentials. The audit log has an entry."""
     values = await _values(api, request)
     urls = await api.get(f"/api/listeners/{quote_key(values['key'])}/urls")

@@ -2,13 +2,12 @@
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from usher_gateway.pages import attention, periods
-from usher_gateway.pages.api import Api, all_of
+from usher_gateway.pages.api import Api, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
 
@@ -28,7 +27,7 @@ _KINDS = {
 """Count of ``GET /api/usage/totals`` -> words."""
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
     zone = find_zone(request.cookies.get("usher_zone", "UTC"))
     text, shows_all = request.query.get("q", "")[:100], "all" in request.query
@@ -77,9 +76,9 @@ async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
     }
 
 
-async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) -> Sequence[Mapping[str, Any]]:
+async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) -> Sequence[Row]:
     answer = await api.get("/api/usage/totals", {"from": since.isoformat(), "to": until.isoformat()})
-    rows: Sequence[Mapping[str, Any]] = answer["rows"]
+    rows: Sequence[Row] = answer["rows"]
     return rows
 
 
@@ -92,17 +91,17 @@ def _day_of(
     return midnight, max(then, midnight + datetime.timedelta(seconds=1))
 
 
-def _sum(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _sum(rows: Sequence[Row]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in _KINDS}
 
 
-def _usual(weeks: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, int] | None:
+def _usual(weeks: Sequence[Sequence[Row]]) -> dict[str, int] | None:
     """Return the mean counts of those weeks that had visits; None if none had."""
     counted = [sums for sums in map(_sum, weeks) if sums["visits"]]
     return {name: round(sum(sums[name] for sums in counted) / len(counted)) for name in _KINDS} if counted else None
 
 
-def _chart(rows: Sequence[Mapping[str, Any]], now: datetime.datetime, zone: datetime.tzinfo) -> str:
+def _chart(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> str:
     """Return visits a minute in each quarter of an hour of the last day."""
     visits = {datetime.datetime.fromisoformat(row["period"]): row["visits"] for row in rows}
     quarter = datetime.timedelta(minutes=15)

@@ -2,9 +2,8 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Row = Mapping[str, Any]
+from usher_gateway.pages.api import Row
 
 Periods = Mapping[str, Sequence[Row]]
 """Heading of a period -> its rows."""

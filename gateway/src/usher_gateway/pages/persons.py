@@ -6,7 +6,6 @@ carry it in a hidden field that only this session can read, and for ten minutes.
 
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import listings, person_archive
 from usher_gateway.pages import receipt_page, visits
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
 from usher_gateway.pages.sessions import FIELD_SEAL
 
@@ -33,9 +32,6 @@ _ERASE_WORD = "erase"
 """The word that a person types to confirm an erasure."""
 
 _TOO_OLD = ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
-
-Values = Mapping[str, Any]
-Form = Mapping[str, str]
 
 
 class Question(msgspec.Struct, frozen=True):

@@ -7,14 +7,12 @@ from aiohttp import web
 
 from usher_gateway.admin import failures
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError, all_of
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
 
 _LOOKED_AT = 1_000
 """The newest selected deliveries whose destinations are looked at."""
 
 _FILTERS = ("tenant", "destination")
-
-Values = Mapping[str, Any]
 
 
 async def show(api: Api, request: web.Request) -> Values:
@@ -50,7 +48,7 @@ async def show(api: Api, request: web.Request) -> Values:
     }
 
 
-async def start(api: Api, _: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+async def start(api: Api, _: web.Request, form: Form) -> str | tuple[str, Values]:
     """Make the selected deliveries due again, and say how many; after a single one go to its visit.
 
     Raises:

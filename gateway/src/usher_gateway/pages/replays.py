@@ -1,17 +1,12 @@
 """The list of replays, and one replay: its progress, and the forms that cancel and resume it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import requests, visits
-from usher_gateway.pages.api import Api
+from usher_gateway.pages.api import Api, Form, Values
 
 _IGNORED = {"oncePer": "rules oncePer", "expiry": "time limits", "pause": "pauses"}
-
-Values = Mapping[str, Any]
 
 
 async def list_replays(api: Api, _: web.Request) -> Values:
@@ -32,7 +27,7 @@ async def show(api: Api, request: web.Request) -> Values:
     }
 
 
-async def cancel(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+async def cancel(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Say how many deliveries wait; with ``confirm``, end the replay."""
     path = f"/api/replays/{requests.path_id(request)}"
     page = f"/ui/replays/{requests.path_id(request)}"
@@ -54,7 +49,7 @@ async def cancel(api: Api, request: web.Request, form: Mapping[str, str]) -> str
     }
 
 
-async def resume(api: Api, request: web.Request, _: Mapping[str, str]) -> str:
+async def resume(api: Api, request: web.Request, _: Form) -> str:
     """Let a cancelled replay go on where it was."""
     identifier = requests.path_id(request)
     await api.post(f"/api/replays/{identifier}/resume", {})

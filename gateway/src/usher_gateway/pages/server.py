@@ -3,8 +3,8 @@
 import datetime
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self
+from collections.abc import Awaitable, Callable
+from typing import Self
 
 import aiohttp
 from aiohttp import web
@@ -26,7 +26,7 @@ from usher_gateway.pages import (
     visits,
 )
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
-from usher_gateway.pages.api import Api, ApiProblemError
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit
 from usher_gateway.pages.live import VIEWER, LiveEvents
@@ -37,12 +37,8 @@ from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
 ZONE_COOKIE = "usher_zone"
 
-Values = Mapping[str, Any]
 Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
 """Returns the values of a page's template, or a file."""
-
-Form = Mapping[str, str]
-"""The fields of a form."""
 
 Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
 """Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The

@@ -3,17 +3,15 @@
 import collections
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener, periods
-from usher_gateway.pages.api import Api, all_of, find_row
+from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import find_zone
-
-Row = Mapping[str, Any]
 
 _DAYS = 30
 """In the chart by day."""
@@ -59,7 +57,7 @@ class Held(NamedTuple):
     """The event that ends the hold."""
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values of the page."""
     key = f"{request.match_info['namespace']}/{request.match_info['name']}"
     selection = {"tenant": key}

@@ -4,12 +4,12 @@ import datetime
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
 
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError, all_of
+from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import path_to
 from usher_gateway.pages.requests import Download
@@ -23,8 +23,6 @@ _MONTHS = 12
 _COUNTS = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
 
 _CSV = {"day", "month", "tenant"}
-
-Row = Mapping[str, Any]
 
 
 class Month(NamedTuple):
@@ -66,7 +64,7 @@ def change(now: int, then: int) -> str:
     return f"{round(100 * (now - then) / then):+d} %"
 
 
-async def show(api: Api, request: web.Request) -> Mapping[str, Any]:
+async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` of the tenants, ``zone=viewer``."""
     chosen = requests.texts(request, "tenant", "month", "zone")
     of_tenant = {"tenant": chosen["tenant"]} if "tenant" in chosen else {}

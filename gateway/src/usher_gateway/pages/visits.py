@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError, all_of
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
 
 _SHOWN = 50
 _ATTEMPTS_OF = 20
@@ -39,8 +38,6 @@ _IGNORABLE = {
     "ignoreExpiry": "also what is past its time limit",
     "ignorePause": "also for routes that are paused or in shadow mode now",
 }
-
-Values = Mapping[str, Any]
 
 
 async def list_visits(api: Api, request: web.Request) -> Values:
@@ -118,7 +115,7 @@ def _earlier_visit(text: str) -> str:
     return match[1] if match else ""
 
 
-async def show_body(api: Api, request: web.Request, _: Mapping[str, str]) -> tuple[str, Values]:
+async def show_body(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
     """Show the body of a visit; the API makes an entry of the audit log of it."""
     identifier = requests.path_id(request)
     lines = _lines(await api.get_bytes(f"/api/visits/{identifier}/body"))
@@ -134,7 +131,7 @@ def _lines(body: bytes) -> list[str]:
     return text.splitlines()
 
 
-async def replay(api: Api, request: web.Request, form: Mapping[str, str]) -> str | tuple[str, Values]:
+async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Count what a replay of one visit would deliver; with ``confirm``, start it."""
     identifier = requests.path_id(request)
     ignored = {name: name in form for name in _IGNORABLE}
