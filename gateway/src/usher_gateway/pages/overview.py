@@ -42,9 +42,9 @@ async def show(api: Api, request: web.Request) -> Values:
     }
     tenants = await api.get("/api/tenants", selection)
     now = datetime.datetime.fromisoformat(tenants["now"])
-    midnight, _ = _day_of(now, zone, 0)
+    midnight, until = _day_of(now, zone, 0)
     last_day, yesterday, *weeks = await all_of(
-        _totals(api, min(now - datetime.timedelta(days=1), midnight), now),
+        _totals(api, min(now - datetime.timedelta(days=1), midnight), until),
         _totals(api, *_day_of(now, zone, 1)),
         *[_totals(api, *_day_of(now, zone, 7 * week)) for week in range(1, _WEEKS + 1)],
     )
@@ -85,10 +85,10 @@ async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) 
 def _day_of(
     now: datetime.datetime, zone: datetime.tzinfo, days_ago: int
 ) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return midnight and this time of the day, some days ago."""
+    """Return midnight and this time of the day, some days ago; a second more, for a quarter of an hour that begins."""
     then = now.astimezone(zone) - datetime.timedelta(days=days_ago)
     midnight = then.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight, max(then, midnight + datetime.timedelta(seconds=1))
+    return midnight, then + datetime.timedelta(seconds=1)
 
 
 def _sum(rows: Sequence[Row]) -> dict[str, int]:
