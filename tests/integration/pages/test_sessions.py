@@ -1,5 +1,6 @@
 """A browser enters the pages once with a ticket, and sees and does no more than its token permits."""
 
+import gc
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from support import admin_port, browsing, samples
 from usher_gateway.admin import tokens
 from usher_gateway.pages import server
+from usher_gateway.pages.api import ApiProblemError
 
 UNKNOWN_ID = "01920000-0000-7000-8000-000000000009"
 
@@ -121,6 +123,16 @@ async def test_every_form_of_another_site_is_refused(served: admin_port.Served, 
         page = await browser.post(address, csrf="x", confirm="1")
     assert (page.status, "the form is not of a page of this session" in page.words) == (403, True)
     assert (await served.get("/api/audit"))["rows"] == []
+
+
+@pytest.mark.parametrize("path", ["/ui/zone", "/ui/find"])
+async def test_refused_form_is_not_kept(served: admin_port.Served, path: str) -> None:
+    async with browsing.opened(served) as browser:
+        await browser.post(path, csrf="x")
+        await browser.send(path, await browser.get("/ui/find"), zone="Berlin", person="x")
+    gc.collect()
+    raised = [each for each in gc.get_objects() if isinstance(each, ApiProblemError) and each.__traceback__]
+    assert raised == []
 
 
 async def test_leaving_ends_the_session_of_the_browser(served: admin_port.Served) -> None:

@@ -31,8 +31,6 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 _ERASE_WORD = "erase"
 """The word that a person types to confirm an erasure."""
 
-_TOO_OLD = ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
-
 
 class Question(msgspec.Struct, frozen=True):
     """Which person is meant."""
@@ -109,7 +107,7 @@ def _person(request: web.Request, form: Form) -> Question:
     """
     content = request[FIELD_SEAL].open(form.get("person", ""))
     if content is None:
-        raise _TOO_OLD
+        raise ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
     return msgspec.json.decode(content, type=Question)
 
 

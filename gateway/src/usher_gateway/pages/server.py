@@ -87,7 +87,13 @@ ACTIONS: dict[str, Action] = {
 """Path -> what a form there does."""
 
 _WHOAMI = "/api/whoami"
-_FOREIGN_FORM = ApiProblemError(403, "the form is not of a page of this session", "load the page again")
+
+
+class _ForeignFormError(ApiProblemError):
+    """A form does not come from a page of this session."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "the form is not of a page of this session", "load the page again")
 
 
 def _utc_now() -> datetime.datetime:
@@ -227,7 +233,7 @@ class PageServer:
 
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
         values = {"status": error.status, "detail": error.detail, "hint": error.hint}
-        if error is _FOREIGN_FORM:
+        if isinstance(error, _ForeignFormError):
             values["csrf"] = ""  # the sender must not learn the right one
         return self._respond(request, "problem.html", values, status=error.status)
 
@@ -281,11 +287,11 @@ class PageServer:
         """Return the fields of a form.
 
         Raises:
-            ApiProblemError: it does not come from a page of this session.
+            _ForeignFormError: it does not come from a page of this session.
         """
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         if not hmac.compare_digest(form.get("csrf", "").encode(), self._csrf_token(request).encode()):
-            raise _FOREIGN_FORM
+            raise _ForeignFormError
         return form
 
 
