@@ -18,7 +18,7 @@ from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.charts import Bar, bar_chart
-from usher_gateway.pages.limits import AttemptLimit
+from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
 
@@ -54,8 +54,8 @@ class CustomerPages:
     ) -> None:
         self._links, self._proxies, self._brand = links, proxies, brand
         self._renderer, self._static = Renderer(), StaticFiles()
-        self._openings = AttemptLimit(of_peer=20, of_all=300, now=now)
-        self._views = AttemptLimit(of_peer=30, of_all=300, now=now)
+        self._openings = AttemptLimit(of_key=20, of_all=300, now=now)
+        self._views = AttemptLimit(of_key=30, of_all=300, now=now)
         """By link. A view takes some milliseconds for each 100 tenants of the install."""
 
     def routes(self, make_api: MakeApi) -> tuple[AdminRoute, ...]:
@@ -78,7 +78,7 @@ class CustomerPages:
         """Return a handler that lets each peer, and all together, try few addresses in a minute."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            seconds = self._openings.refused_seconds(self._proxies.address(request))
+            seconds = self._openings.count_attempt(network_of(self._proxies.address(request)))
             return self._refuse_too_many(seconds) if seconds else await handler(request)
 
         return self._explained(handle)
@@ -137,7 +137,7 @@ class CustomerPages:
         if link_and_state is None or link_and_state[1] is not LinkState.Open:
             return self._refuse(None if link_and_state is None else link_and_state[1])
         link = link_and_state[0]
-        if seconds := self._views.refused_seconds(link.id):
+        if seconds := self._views.count_attempt(link.id):
             return self._refuse_too_many(seconds)
         api = make_api(lambda: self._links.token(link))
         values = await _read(api, link.tenant, shows_visits=link.shows_visits)

@@ -9,32 +9,32 @@ _SECONDS = 60.0
 
 
 class AttemptLimit:
-    """Counts attempts in windows of a minute, of each peer and of all. Refused ones do not count.
+    """Counts attempts in windows of a minute, of each key and of all. Refused ones do not count.
 
     Args:
-        of_peer: how many a peer has; an IPv6 network of a customer (/64) is one peer.
+        of_key: how many a key has.
         of_all: how many there may be together.
         now: returns monotonic seconds.
     """
 
-    def __init__(self, *, of_peer: int, of_all: int, now: Callable[[], float]) -> None:
-        self._of_peer, self._of_all, self._now = of_peer, of_all, now
+    def __init__(self, *, of_key: int, of_all: int, now: Callable[[], float]) -> None:
+        self._of_key, self._of_all, self._now = of_key, of_all, now
         self._ends_at = -math.inf
         self._counts: Counter[str] = Counter()
 
-    def refused_seconds(self, peer: str) -> int:
-        """Count an attempt; return 0, or after how many seconds the peer may try again."""
+    def count_attempt(self, key: str) -> int:
+        """Return 0, or if there are too many attempts, after how many seconds there may be another."""
         now = self._now()
         if now >= self._ends_at:
             self._ends_at, self._counts = now + _SECONDS, Counter()
-        name = _network(peer)
-        if self._counts[name] >= self._of_peer or self._counts.total() >= self._of_all:
+        if self._counts[key] >= self._of_key or self._counts.total() >= self._of_all:
             return max(1, math.ceil(self._ends_at - now))
-        self._counts[name] += 1
+        self._counts[key] += 1
         return 0
 
 
-def _network(peer: str) -> str:
+def network_of(peer: str) -> str:
+    """Return a key for the address of a peer; all addresses of an IPv6 network (/64) of a customer have the same."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:

@@ -28,7 +28,7 @@ from usher_gateway.pages import (
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
-from usher_gateway.pages.limits import AttemptLimit
+from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.live import VIEWER, LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
@@ -124,7 +124,7 @@ class PageServer:
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
         self._renderer, self._static = Renderer(), StaticFiles()
-        self._logins = AttemptLimit(of_peer=20, of_all=300, now=steady)
+        self._logins = AttemptLimit(of_key=20, of_all=300, now=steady)
         self._events = LiveEvents(HEADERS, now)
         self._client: aiohttp.ClientSession | None = None
 
@@ -242,7 +242,7 @@ class PageServer:
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
         """Exchange a ticket for a cookie."""
-        if seconds := self._logins.refused_seconds(self._proxies.address(request)):
+        if seconds := self._logins.count_attempt(network_of(self._proxies.address(request))):
             error = ApiProblemError(429, "too many addresses were tried from here", "wait a minute")
             response = self._fail(request, error)
             response.headers["Retry-After"] = str(seconds)
