@@ -5,7 +5,7 @@ import contextlib
 import datetime
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,6 +48,7 @@ from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.customer import CustomerPages
+from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
@@ -60,7 +61,14 @@ BODY = b'{"visitor":{"ref":7}}'
 class Served:
     """The parts that a test reads and changes."""
 
-    def __init__(self, bench: engines.Bench, data: Path, brand: Brand | None = None, **proxies: Any) -> None:
+    def __init__(
+        self,
+        bench: engines.Bench,
+        data: Path,
+        brand: Brand | None = None,
+        streams: Mapping[str, Any] | None = None,
+        **proxies: Any,
+    ) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
         self.seals = Seals(KEYS.page)
@@ -87,7 +95,10 @@ class Served:
             proxies=self.proxies,
             customers=CustomerPages(links=self.links, proxies=self.proxies, brand=brand or Brand(), now=lambda: 0.0),
             base_url=lambda: self.url,
-            now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
+            events=LiveEvents(
+                now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
+                **(streams or {}),
+            ),
             steady=lambda: 0.0,
         )
         self.sample_sender: Any = mock.Mock()
@@ -323,12 +334,16 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    folder: Path, kubernetes_tokens: KubernetesTokens | None = None, brand: Brand | None = None, **proxies: Any
+    folder: Path,
+    kubernetes_tokens: KubernetesTokens | None = None,
+    brand: Brand | None = None,
+    streams: Mapping[str, Any] | None = None,
+    **proxies: Any,
 ) -> AsyncIterator[Served]:
-    """Run an admin port with an empty store. ``proxies``: the arguments of `Proxies`."""
+    """Run an admin port with an empty store. ``streams``: arguments of `LiveEvents`; ``proxies``: of `Proxies`."""
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
-    served = Served(bench, folder, brand, **proxies)
+    served = Served(bench, folder, brand, streams, **proxies)
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
         admin_server = server.AdminServer(

@@ -39,6 +39,7 @@ from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages import brand, proxies
 from usher_gateway.pages.customer import CustomerPages
+from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings
@@ -207,5 +208,7 @@ def _make_pages(parts: Parts, customer_links: links.Links, base_url: Callable[[]
         proxies=page_proxies,
         customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
         base_url=base_url,
-        now=lambda: datetime.datetime.fromtimestamp(parts.clock.now() / model.MICROSECONDS, datetime.UTC),
+        events=LiveEvents(
+            now=lambda: datetime.datetime.fromtimestamp(parts.clock.now() / model.MICROSECONDS, datetime.UTC)
+        ),
     )

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from support import admin_port, browsing, samples
-from usher_gateway.pages import live
+
+FAST = {"interval_seconds": 0.05}
 
 
 @pytest.fixture
-async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[admin_port.Served]:
-    monkeypatch.setattr(live, "_EVERY_SECONDS", 0.05)
-    async with admin_port.served(tmp_path) as served:
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path, streams=FAST) as served:
         await admin_port.fill(served)
         yield served
 
@@ -51,18 +51,22 @@ async def test_stream_needs_a_session(served: admin_port.Served) -> None:
         assert (await browser.get("/ui/events")).status == 401
 
 
-async def test_too_many_streams_get_none(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_MOST_STREAMS", 1)
-    async with browsing.opened(served) as browser, browser.stream("/ui/events") as stream:
+async def test_too_many_streams_get_none(tmp_path: Path) -> None:
+    async with (
+        admin_port.served(tmp_path, streams=FAST | {"most_streams": 1}) as served,
+        browsing.opened(served) as browser,
+        browser.stream("/ui/events") as stream,
+    ):
         await next_event(stream, "counts")
         assert (await browser.get("/ui/events")).status == 204
 
 
-async def test_one_session_does_not_take_the_streams_of_others(
-    served: admin_port.Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live, "_MOST_OF_VIEWER", 1)
-    async with browsing.opened(served) as browser, browser.stream("/ui/events") as stream:
+async def test_one_session_does_not_take_the_streams_of_others(tmp_path: Path) -> None:
+    async with (
+        admin_port.served(tmp_path, streams=FAST | {"most_of_viewer": 1}) as served,
+        browsing.opened(served) as browser,
+        browser.stream("/ui/events") as stream,
+    ):
         await next_event(stream, "counts")
         assert (await browser.get("/ui/events")).status == 204
         async with browsing.opened(served) as other, other.stream("/ui/events") as others:

@@ -13,17 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from usher_gateway.pages.answers import HEADERS
 from usher_gateway.pages.api import Api, ApiProblemError
 from usher_gateway.pages.rendering import find_zone
-
-_EVERY_SECONDS = 5.0
-_MOST_STREAMS = 50
-"""Streams of all viewers together; a page without one is complete, and does not change."""
-
-_MOST_OF_VIEWER = 10
-
-VIEWER: web.RequestKey[str] = web.RequestKey("viewer", str)
-"""Which session or user a request is of."""
+from usher_gateway.pages.requests import CSRF_TOKEN
 
 _NEWEST = 5
 """New visits that one event names."""
@@ -36,15 +29,25 @@ class LiveEvents:
     """Streams events to browsers until ``stop``.
 
     Args:
-        headers: of every answer.
         now: returns the time, with a zone.
+        interval_seconds: between two looks of a stream.
+        most_streams: of all viewers together; a page without one is complete, and does not change.
+        most_of_viewer: streams of one viewer.
     """
 
-    def __init__(self, headers: Mapping[str, str], now: Callable[[], datetime.datetime]) -> None:
-        self._headers, self._now = headers, now
+    def __init__(
+        self,
+        *,
+        now: Callable[[], datetime.datetime],
+        interval_seconds: float = 5.0,
+        most_streams: int = 50,
+        most_of_viewer: int = 10,
+    ) -> None:
+        self._now, self._interval_seconds = now, interval_seconds
+        self._most_streams, self._most_of_viewer = most_streams, most_of_viewer
         self._stopping = asyncio.Event()
         self._streams: Counter[str] = Counter()
-        """Viewer -> its streams."""
+        """CSRF token of a viewer -> the viewer's streams."""
 
     def stop(self) -> None:
         """End all streams."""
@@ -52,10 +55,10 @@ class LiveEvents:
 
     async def stream(self, request: web.Request, api: Api) -> web.StreamResponse:
         """Answer ``GET /ui/events``; ``tenant`` (``namespace/name``) limits it to one."""
-        viewer, are_many = request[VIEWER], self._streams.total() >= _MOST_STREAMS
-        if are_many or self._streams[viewer] >= _MOST_OF_VIEWER or self._stopping.is_set():
-            return web.Response(status=204, headers=self._headers)  # a browser does not ask again then
-        response = web.StreamResponse(headers={**self._headers, "Content-Type": "text/event-stream"})
+        viewer, are_many = request[CSRF_TOKEN], self._streams.total() >= self._most_streams
+        if are_many or self._streams[viewer] >= self._most_of_viewer or self._stopping.is_set():
+            return web.Response(status=204, headers=HEADERS)  # a browser does not ask again then
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(request)
         today = _Today(api, request, self._now)
         self._streams[viewer] += 1
@@ -64,7 +67,7 @@ class LiveEvents:
                 for name, data in await today.news():
                     await response.write(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
                 try:
-                    await asyncio.wait_for(self._stopping.wait(), _EVERY_SECONDS)
+                    await asyncio.wait_for(self._stopping.wait(), self._interval_seconds)
                 except TimeoutError:
                     continue
         except (ApiProblemError, ConnectionResetError):  # the page shows that the connection is lost, and asks again

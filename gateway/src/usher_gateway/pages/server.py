@@ -29,10 +29,10 @@ from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit, network_of
-from usher_gateway.pages.live import VIEWER, LiveEvents
+from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer, find_zone
-from usher_gateway.pages.requests import ORIGIN, Download
+from usher_gateway.pages.requests import CSRF_TOKEN, ORIGIN, Download
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
 ZONE_COOKIE = "usher_zone"
@@ -96,10 +96,6 @@ class _ForeignFormError(ApiProblemError):
         super().__init__(403, "the form is not of a page of this session", "load the page again")
 
 
-def _utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
 class PageServer:
     """Serves the pages. Use it inside ``async with``.
 
@@ -108,7 +104,7 @@ class PageServer:
         proxies: which people come through.
         customers: the pages of links.
         base_url: returns the address of this gateway's admin port.
-        now: returns the time, with a zone.
+        events: for open pages.
         steady: returns monotonic seconds.
     """
 
@@ -119,13 +115,12 @@ class PageServer:
         proxies: Proxies,
         customers: CustomerPages,
         base_url: Callable[[], str],
-        now: Callable[[], datetime.datetime] = _utc_now,
+        events: LiveEvents,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
-        self._renderer, self._static = Renderer(), StaticFiles()
+        self._events, self._renderer, self._static = events, Renderer(), StaticFiles()
         self._logins = AttemptLimit(of_key=20, of_all=300, now=steady)
-        self._events = LiveEvents(HEADERS, now)
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -147,8 +142,8 @@ class PageServer:
             AdminRoute("GET", "/ui/events", None, self._in_session(self._events.stream)),
             AdminRoute("POST", "/ui/zone", None, self._set_zone),
             AdminRoute("POST", "/ui/leave", None, self._leave),
-            *[AdminRoute("GET", path, None, self._shower(*page)) for path, page in PAGES.items()],
-            *[AdminRoute("POST", path, None, self._doer(action)) for path, action in ACTIONS.items()],
+            *[AdminRoute("GET", path, None, self._page_handler(*page)) for path, page in PAGES.items()],
+            *[AdminRoute("POST", path, None, self._form_handler(action)) for path, action in ACTIONS.items()],
             *self._customers.routes(self._api),
         )
 
@@ -156,18 +151,18 @@ class PageServer:
         assert self._client is not None
         return Api(self._client, self._base_url(), token)
 
-    def _shower(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _page_handler(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of a page."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
             shown = await page(api, request)
             if isinstance(shown, Download):
-                return _send(shown)
+                return _download(shown)
             return self._respond(request, template, shown, await api.get(_WHOAMI))
 
         return self._in_session(show)
 
-    def _doer(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _form_handler(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of a form."""
 
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
@@ -175,7 +170,7 @@ class PageServer:
             caller = await api.get(_WHOAMI)  # first, because an action may answer with what cannot be shown again
             done = await action(api, request, form)
             if isinstance(done, Download):
-                return _send(done)
+                return _download(done)
             if not isinstance(done, tuple):
                 return redirect(done)
             template, values = done
@@ -190,9 +185,10 @@ class PageServer:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             user, token = self._proxies.user(request), self._sessions.token(request)
-            request[ORIGIN] = f"http{'s' * self._proxies.is_secure(request)}://{request.host}"
-            request[VIEWER] = self._csrf_token(request)
-            request[FIELD_SEAL] = self._sessions.field_seal(request[VIEWER])
+            scheme = "https" if self._proxies.is_secure(request) else "http"
+            request[ORIGIN] = f"{scheme}://{request.host}"
+            request[CSRF_TOKEN] = self._csrf_token(request)
+            request[FIELD_SEAL] = self._sessions.field_seal(request[CSRF_TOKEN])
             try:
                 if user is not None:
                     return await handler(request, self._api(self._proxies.token_of(request, user)))
@@ -295,6 +291,6 @@ class PageServer:
         return form
 
 
-def _send(file: Download) -> web.Response:
+def _download(file: Download) -> web.Response:
     headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{file.name}"'}
     return web.Response(body=file.content, content_type=file.content_type, headers=headers)
