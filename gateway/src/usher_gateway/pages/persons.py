@@ -50,26 +50,26 @@ async def show_form(_: Api, __: web.Request) -> Values:
 async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Show the visits of a person, or go to the visit with an id."""
     if "person" in form:
-        return await _found(api, request, _person(request, form), form.get("cursor"))
+        return await _page_of(api, request, _person(request, form), form.get("cursor"))
     value, kind = form.get("value", "").strip(), form.get("kind", "")
     if not value:
         raise ApiProblemError(400, "there is no value to look for", "go back, and enter one")
     if not kind and _ID.fullmatch(value):
         return f"/ui/visits/{await _visit_with_id(api, value)}"
     question = Question(value, kind if kind in receipt_page.FIELDS else None, form.get("tenant", "").strip() or None)
-    return await _found(api, request, question)
+    return await _page_of(api, request, question)
 
 
 async def _visit_with_id(api: Api, identifier: str) -> str:
     """Return the id of the visit that has an id, or whose delivery has it."""
-    if found := (await api.get("/api/visits", {"id": identifier, "limit": "1"}))["rows"]:
-        return str(found[0]["id"])
-    if deliveries := (await api.get("/api/deliveries", {"id": identifier, "limit": "1"}))["rows"]:
-        return str(deliveries[0]["visit"])
+    if rows := (await api.get("/api/visits", {"id": identifier, "limit": "1"}))["rows"]:
+        return str(rows[0]["id"])
+    if rows := (await api.get("/api/deliveries", {"id": identifier, "limit": "1"}))["rows"]:
+        return str(rows[0]["visit"])
     raise ApiProblemError(404, "no visit or delivery has this id", "use an id from a list")
 
 
-async def _found(
+async def _page_of(
     api: Api, request: web.Request, question: Question, cursor: str | None = None, notice: str = ""
 ) -> tuple[str, Values]:
     """Return the page with the visits of a person."""
@@ -77,7 +77,8 @@ async def _found(
         "/api/persons/find", msgspec.to_builtins(question) | {"limit": _SHOWN, "cursor": cursor or None}
     )
     fields, suppressed = answer["searchedAs"], answer["suppressedAt"]
-    known = msgspec.structs.replace(question, field=fields[0]) if len(fields) == 1 else question
+    if len(fields) == 1:
+        question = msgspec.structs.replace(question, field=fields[0])
     return "person.html", {
         "title": "Visits of a person",
         "notice": notice,
@@ -89,7 +90,7 @@ async def _found(
         "suppressed_at": listings.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
         "refused": listings.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
         "refusing": answer["refusing"][:_REFUSING_SHOWN],
-        "person": _seal(request, known),
+        "person": _seal(request, question),
         "cursor": answer["nextCursor"],
         "is_first": not cursor,
     }
@@ -115,29 +116,29 @@ async def suppress(api: Api, request: web.Request, form: Form) -> tuple[str, Val
     """Say what suppressing changes; with ``confirm``, do it."""
     question = _person(request, form)
     if "confirm" not in form:
-        return "person_change.html", await _preview(api, request, form, "suppress")
+        return "person_change.html", await _preview(api, request, question, form, "suppress")
     answer = await api.post("/api/persons/suppress", _change(question, form))
     as_before = answer["tenants"] - answer["suppressed"]
     notice = f"Suppressed now at {listings.counted(answer['suppressed'], 'tenant')}"
     notice += f", before at {listings.counted(as_before, 'tenant')}." if as_before else "."
-    return await _found(api, request, question, notice=notice)
+    return await _page_of(api, request, question, notice=notice)
 
 
 async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
     """Say what unsuppressing changes; with ``confirm``, do it."""
     question = _person(request, form)
     if "confirm" not in form:
-        return "person_change.html", await _preview(api, request, form, "unsuppress")
+        return "person_change.html", await _preview(api, request, question, form, "unsuppress")
     answer = await api.post("/api/persons/unsuppress", _change(question, form))
     notice = f"Unsuppressed at {listings.counted(answer['unsuppressed'], 'tenant')}."
-    return await _found(api, request, question, notice=notice)
+    return await _page_of(api, request, question, notice=notice)
 
 
 async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Count what an erasure deletes; with the typed word, start it."""
     question = _person(request, form)
     if form.get("word", "").strip().lower() != _ERASE_WORD:
-        return "person_change.html", await _preview(api, request, form, "erase")
+        return "person_change.html", await _preview(api, request, question, form, "erase")
     started = await api.post("/api/persons/erase", _change(question, form))
     return f"/ui/erasures/{started['id']}"
 
@@ -169,9 +170,8 @@ def _change(question: Question, form: Form) -> dict[str, Any]:
     return {**msgspec.to_builtins(question), "reference": form.get("reference", "").strip()}
 
 
-async def _preview(api: Api, request: web.Request, form: Form, action: str) -> Values:
+async def _preview(api: Api, request: web.Request, question: Question, form: Form, action: str) -> Values:
     """Return the values of the page that asks before a change."""
-    question = _person(request, form)
     report = await api.post("/api/persons/erase", msgspec.to_builtins(question) | {"dryRun": True})
     return {
         "title": f"{action.capitalize()} this person",
