@@ -36,9 +36,8 @@ async def test_printed_address_opens_the_pages_once(served: admin_port.Served) -
 async def test_cookie_is_no_token_of_the_api_and_is_kept_from_scripts(served: admin_port.Served) -> None:
     _, ticket = await served.ask("POST", "/api/pages/tickets", json={})
     async with browsing.visitor(served) as browser:
-        answers = browser._client.get(served.url + ticket["path"], allow_redirects=False)
-        async with answers as answer:
-            cookie = answer.cookies["usher_session"]
+        await browser.get(ticket["path"])
+        cookie = browser.cookies["usher_session"]
     assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/ui")
     assert (await served.ask("GET", "/api/tenants", token=cookie.value))[0] == 401
 
