@@ -20,7 +20,8 @@ from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.proxies import Proxies
-from usher_gateway.pages.rendering import Renderer, find_zone
+from usher_gateway.pages.rendering import Renderer
+from usher_gateway.pages.requests import find_zone
 
 COOKIE = "usher_link"
 

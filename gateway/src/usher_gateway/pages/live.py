@@ -13,10 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from usher_gateway.pages import periods
 from usher_gateway.pages.answers import HEADERS
 from usher_gateway.pages.api import Api, ApiProblemError
-from usher_gateway.pages.rendering import find_zone
-from usher_gateway.pages.requests import CSRF_TOKEN
+from usher_gateway.pages.requests import CSRF_TOKEN, viewer_zone
 
 _NEWEST = 5
 """New visits that one event names."""
@@ -85,7 +85,7 @@ class _Today:
         self._api, self._now = api, now
         tenant = request.query.get("tenant")
         self._where = {"tenant": tenant} if tenant else {}
-        self._zone = find_zone(request.cookies.get("usher_zone", "UTC"))
+        self._zone = viewer_zone(request)
         self._past: dict[str, int] = {}
         self._past_until = datetime.datetime.min.replace(tzinfo=datetime.UTC)
         self._newest = ""
@@ -105,8 +105,7 @@ class _Today:
 
     async def _totals(self, since: datetime.datetime, until: datetime.datetime) -> dict[str, int]:
         times = {"from": since.isoformat(), "to": until.isoformat()}
-        rows = (await self._api.get("/api/usage/totals", {**times, **self._where}))["rows"]
-        return {name: sum(row[name] for row in rows) for name in _COUNTS}
+        return periods.sums((await self._api.get("/api/usage/totals", {**times, **self._where}))["rows"], _COUNTS)
 
     async def _new_visits(self) -> list[Mapping[str, str]]:
         """Return the newest visits that the browser does not know, the oldest first; none at the first call."""

@@ -1,15 +1,13 @@
 """The overview: totals of today, a chart of the last day, and the tenants that need a person first."""
 
 import datetime
-import re
 from collections.abc import Sequence
 
 from aiohttp import web
 
-from usher_gateway.pages import attention, periods
+from usher_gateway.pages import attention, periods, requests
 from usher_gateway.pages.api import Api, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
-from usher_gateway.pages.rendering import find_zone
 
 _SHOWN = 50
 """Tenants on one page."""
@@ -29,10 +27,8 @@ _KINDS = {
 
 async def show(api: Api, request: web.Request) -> Values:
     """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
-    zone = find_zone(request.cookies.get("usher_zone", "UTC"))
+    zone, page = requests.viewer_zone(request), requests.page_number(request)
     text, shows_all = request.query.get("q", "")[:100], "all" in request.query
-    number = request.query.get("page", "")
-    page = max(1, int(number)) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 1
     selection = {
         "order": "urgency",
         "contains": text,
@@ -57,7 +53,7 @@ async def show(api: Api, request: web.Request) -> Values:
     totals = tenants["totals"]
     return {
         "title": "Overview",
-        "today": _sum(today),
+        "today": periods.sums(today, _KINDS),
         "usual": usual,
         "periods": list(compared),
         "counts": periods.counts(_KINDS, compared),
@@ -91,13 +87,9 @@ def _day_of(
     return midnight, then + datetime.timedelta(seconds=1)
 
 
-def _sum(rows: Sequence[Row]) -> dict[str, int]:
-    return {name: sum(row[name] for row in rows) for name in _KINDS}
-
-
 def _usual(weeks: Sequence[Sequence[Row]]) -> dict[str, int] | None:
     """Return the mean counts of those weeks that had visits; None if none had."""
-    counted = [sums for sums in map(_sum, weeks) if sums["visits"]]
+    counted = [sums for rows in weeks if (sums := periods.sums(rows, _KINDS))["visits"]]
     return {name: round(sum(sums[name] for sums in counted) / len(counted)) for name in _KINDS} if counted else None
 
 

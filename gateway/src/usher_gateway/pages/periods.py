@@ -1,7 +1,7 @@
 """Counts of the last hour, today and yesterday, side by side. Pure; it takes rows of ``GET /api/usage``."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from usher_gateway.pages.api import Row
 
@@ -37,6 +37,11 @@ def recent(days: Sequence[Row], slots: Sequence[Row], now: datetime.datetime, zo
         "Yesterday": [row for row in days if row["period"] == yesterday.isoformat()],
         "30 days": days,
     }
+
+
+def sums(rows: Sequence[Row], names: Iterable[str]) -> dict[str, int]:
+    """Return the sum of each count over rows."""
+    return {name: sum(row[name] for row in rows) for name in names}
 
 
 def counts(kinds: Mapping[str, str], periods: Periods) -> list[tuple[str, list[int]]]:

@@ -1,7 +1,7 @@
 """The page of a receipt: one HTML file for people, which has the signed receipt in it."""
 
+import datetime
 import html
-import importlib.resources
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -36,27 +36,18 @@ _SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
 
 def render(receipt: Mapping[str, Any]) -> str:
     """Return the page of a signed receipt. It loads nothing and has no script."""
-    import jinja2
+    from usher_gateway.pages.rendering import Renderer  # late, because most commands do without its library
 
-    # Values come from resources and tokens: they are escaped, and get no character that changes the text around them.
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=lambda value: listings.printable(value) if isinstance(value, str) else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["time"] = _time
-    environment.filters["forwarded"] = _forwarded
-    template = importlib.resources.files(__package__).joinpath("templates", "receipt.html").read_text("utf-8")
-    return environment.from_string(template).render(
-        receipt=receipt,
-        facts=facts(receipt),
-        deliveries=deliveries(receipt),
-        copies=copies(receipt),
-        signed_lines=["{", *_lines(receipt), "}"],
-    )
+    values = {
+        "zone": datetime.UTC,
+        "receipt": receipt,
+        "facts": facts(receipt),
+        "deliveries": deliveries(receipt),
+        "copies": copies(receipt),
+        "forwarded": _forwarded,
+        "signed_lines": ["{", *_lines(receipt), "}"],
+    }
+    return Renderer().render("receipt.html", values) + "\n"
 
 
 def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:

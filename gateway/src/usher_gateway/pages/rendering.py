@@ -3,7 +3,6 @@
 import datetime
 import re
 import urllib.parse
-import zoneinfo
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,14 +35,6 @@ class Renderer:
 def _without_control_characters(value: object) -> object:
     """Return a value of a template; the text of a macro is markup, whose line feeds stay."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def find_zone(name: str) -> datetime.tzinfo:
-    """Return a time zone by its name; UTC if there is none."""
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return datetime.UTC
 
 
 def prose(text: str) -> Markup:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Mapping
 
 from aiohttp import web
 from yarl import URL
 
 from usher_gateway import model
+from usher_gateway.admin.usage import parse_zone
 from usher_gateway.pages.api import Api, ApiProblemError
-from usher_gateway.pages.rendering import find_zone
+
+ZONE_COOKIE = "usher_zone"
 
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)
 """Scheme and host of the pages as the browser knows them, such as ``https://usher.example.com``."""
@@ -27,9 +30,17 @@ class Download:
     content_type: str
 
 
+def find_zone(name: str) -> datetime.tzinfo:
+    """Return a time zone by its name; UTC if there is none."""
+    try:
+        return parse_zone(name)
+    except ValueError:
+        return datetime.UTC
+
+
 def viewer_zone(request: web.Request) -> datetime.tzinfo:
     """Return the time zone that the viewer has set."""
-    return find_zone(request.cookies.get("usher_zone", "UTC"))
+    return find_zone(request.cookies.get(ZONE_COOKIE, "UTC"))
 
 
 async def tenant_zone(api: Api, tenant: str) -> datetime.tzinfo | None:
@@ -53,6 +64,12 @@ def path_id(request: web.Request) -> str:
         return model.format_id(model.parse_id(request.match_info["id"]))
     except ValueError:
         raise ApiProblemError(404, "there is no such page", "follow a link of a list") from None
+
+
+def page_number(request: web.Request) -> int:
+    """Return the query parameter ``page``; 1 if it is no number of a page."""
+    text = request.query.get("page", "")
+    return max(1, int(text)) if re.fullmatch(r"\d{1,4}", text, re.ASCII) else 1
 
 
 def texts(request: web.Request, *names: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
+from usher_gateway.admin.usage import parse_zone
 from usher_gateway.pages import (
     audit,
     destination,
@@ -31,11 +32,9 @@ from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
-from usher_gateway.pages.rendering import Renderer, find_zone
-from usher_gateway.pages.requests import CSRF_TOKEN, ORIGIN, Download
+from usher_gateway.pages.rendering import Renderer
+from usher_gateway.pages.requests import CSRF_TOKEN, ORIGIN, ZONE_COOKIE, Download, viewer_zone
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
-
-ZONE_COOKIE = "usher_zone"
 
 Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
 """Returns the values of a page's template, or a file."""
@@ -203,8 +202,7 @@ class PageServer:
     ) -> web.Response:
         """Return a page. ``caller``: the answer of ``GET /api/whoami``; None: every link of the menu is shown."""
         scopes = caller["scopes"] if caller else None
-        zone_name = request.cookies.get(ZONE_COOKIE, "UTC")
-        zone = find_zone(zone_name)
+        zone = viewer_zone(request)
         common = {
             "path": request.path,
             "zone": zone,
@@ -258,15 +256,12 @@ class PageServer:
     async def _set_zone(self, request: web.Request) -> web.StreamResponse:
         """Let the pages of this browser show times of another zone."""
         try:
-            form = await self._form(request)
+            name = (await self._form(request)).get("zone", "").strip()
+            zone = datetime.UTC if name.upper() in {"", "UTC"} else parse_zone(name)
         except ApiProblemError as error:
             return self._fail(request, error)
-        name = form.get("zone", "").strip()
-        if (zone := find_zone(name or "UTC")) is datetime.UTC and name.upper() not in {"", "UTC"}:
-            problem = ApiProblemError(
-                400, f"there is no time zone “{name[:50]}”", "write one like Europe/London, or UTC"
-            )
-            return self._fail(request, problem)
+        except ValueError as error:
+            return self._fail(request, ApiProblemError(400, str(error), ""))
         response = redirect("/ui/")
         response.set_cookie(ZONE_COOKIE, str(zone), path="/ui", httponly=True, samesite="Strict")
         return response

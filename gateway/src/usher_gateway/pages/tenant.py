@@ -11,7 +11,7 @@ from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener, periods
 from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
 from usher_gateway.pages.charts import Bar, bar_chart
-from usher_gateway.pages.rendering import find_zone
+from usher_gateway.pages.requests import find_zone
 
 _DAYS = 30
 """In the chart by day."""

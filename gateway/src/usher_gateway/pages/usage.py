@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from usher_gateway.pages import requests
+from usher_gateway.pages import periods, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import path_to
@@ -83,12 +83,11 @@ async def show(api: Api, request: web.Request) -> Values:
         _by_tenant(api, period, of_tenant),
         _by_tenant(api, earlier, of_tenant),
     )
-    number = request.query.get("page", "1")
-    page = max(1, int(number)) if re.fullmatch(r"\d{1,4}", number, re.ASCII) else 1
+    page = requests.page_number(request)
     ranked = sorted(tenants, key=lambda row: (-row["visits"], row["namespace"], row["tenant"]))
     visits_before = {(row["namespace"], row["tenant"]): row["visits"] for row in tenants_before}
     day_rows = _filled(days["rows"], month, now, zone)
-    total, total_before = _sum(days["rows"]), _sum(days_before["rows"])
+    total, total_before = (periods.sums(answer["rows"], _COUNTS) for answer in (days, days_before))
     return {
         "title": f"Usage of {chosen['tenant']}" if of_tenant else "Usage",
         "tenant": chosen.get("tenant", ""),
@@ -166,10 +165,6 @@ def _filled(rows: Sequence[Row], month: Month, now: datetime.datetime, zone: dat
     day, end = month.begin(zone).date(), min(month.plus(1).begin(zone).date(), now.date() + datetime.timedelta(days=1))
     days = [(day + datetime.timedelta(days=number)).isoformat() for number in range(max(0, (end - day).days))]
     return [by_day.get(name, {"period": name, **dict.fromkeys(_COUNTS, 0)}) for name in days]
-
-
-def _sum(rows: Sequence[Row]) -> dict[str, int]:
-    return {name: sum(row[name] for row in rows) for name in _COUNTS}
 
 
 def _months(rows: Sequence[Row], first: Month, last: Month, last_change: str) -> list[tuple[Row, str]]:
