@@ -13,19 +13,20 @@ from usher_gateway import model
 from usher_gateway.admin import listings
 from usher_gateway.admin.links import Links, LinkState
 from usher_gateway.admin.server import AdminRoute
-from usher_gateway.pages import attention, periods
+from usher_gateway.pages import attention, periods, visit_charts
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.brand import Brand
-from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer
 from usher_gateway.pages.requests import find_zone
+from usher_gateway.pages.usage import Month
 
 COOKIE = "usher_link"
 
-_DAYS, _MONTHS = 30, 12
+_MONTHS = 12
+"""In the table of usage, with the present one."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MakeApi = Callable[[Callable[[], str]], Api]
@@ -180,44 +181,27 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
     now, (row,) = datetime.datetime.fromisoformat(answer["now"]), answer["rows"]
     zone = find_zone(row["timeZone"] or "UTC")
     today = now.astimezone(zone).date()
-    first_day = today - datetime.timedelta(days=_DAYS - 1)
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    hours = [hour - datetime.timedelta(hours=number) for number in reversed(range(24))]
-    first_month = datetime.date(today.year - 1 + today.month // 12, today.month % 12 + 1, 1)
+    first_hour, first_day = visit_charts.hours(now, zone)[0], visit_charts.days(now, zone)[0]
+    first_month = Month(today.year, today.month).plus(1 - _MONTHS)
     slots, days, months, delivered, visits = await all_of(
-        api.get("/api/usage/totals", {**names, "from": hours[0].isoformat()}),
+        api.get("/api/usage/totals", {**names, "from": first_hour.isoformat()}),
         api.get("/api/usage", {**names, "by": "day", "zone": "tenant", "from": first_day.isoformat()}),
-        api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": first_month.isoformat()[:7]}),
+        api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": str(first_month)}),
         api.get("/api/deliveries/delivered", names),
         api.get("/api/visits/initials", names) if shows_visits else _nothing(),
     )
-    by_hour: dict[datetime.datetime, int] = {}
-    for slot in slots["rows"]:
-        started = datetime.datetime.fromisoformat(slot["period"]).replace(minute=0)
-        by_hour[started] = by_hour.get(started, 0) + slot["visits"]
-    by_day = _summed(days["rows"])
     recent = periods.recent(days["rows"], slots["rows"], now, zone)
-    all_days = [(first_day + datetime.timedelta(days=number)).isoformat() for number in range(_DAYS)]
     return {
         "title": tenant.partition("/")[2],
         "zone": zone,
         "zone_name": str(zone),
         "now": now.isoformat(),
         "state": sentences(row, now),
-        "today": by_day.get(today.isoformat(), dict.fromkeys(_COUNTS, 0)),
+        "today": periods.sums(recent["Today"], _COUNTS),
         "waiting": row["backlog"],
-        "hours": bar_chart(
-            "Visits by hour, last 24 hours",
-            "visits",
-            [Bar(start.astimezone(zone).strftime("%H:%M"), by_hour.get(start, 0)) for start in hours],
-            labelled=8,
-        ),
-        "days": bar_chart(
-            "Visits by day, last 30 days",
-            "visits",
-            [Bar(day, by_day.get(day, {"visits": 0})["visits"]) for day in all_days],
-        ),
-        "months": sorted(_summed(months["rows"]).items(), reverse=True),
+        "hours": visit_charts.by_hour(slots["rows"], now, zone),
+        "days": visit_charts.by_day(days["rows"], now, zone),
+        "months": _by_month(months["rows"]),
         "periods": list(recent),
         "counts": periods.counts(_KINDS, recent),
         "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
@@ -237,14 +221,10 @@ _KINDS = {"visits": "visits", "delivered": "deliveries made", "died": "deliverie
 """Count of ``GET /api/usage`` -> words for a customer."""
 
 
-def _summed(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """Add up the listeners' rows of usage: period -> counts."""
-    sums: dict[str, dict[str, int]] = {}
-    for row in rows:
-        counts = sums.setdefault(row["period"], dict.fromkeys(_COUNTS, 0))
-        for name in _COUNTS:
-            counts[name] += row[name]
-    return sums
+def _by_month(rows: Sequence[Row]) -> list[tuple[str, dict[str, int]]]:
+    """Return the months that something was counted in, the newest first, with the counts of all listeners."""
+    months = sorted({row["period"] for row in rows}, reverse=True)
+    return [(month, periods.sums([row for row in rows if row["period"] == month], _COUNTS)) for month in months]
 
 
 _HELD_UNTIL = {

@@ -1,6 +1,5 @@
 """The page about one tenant: what it needs, charts of its visits, its listeners, destinations and deliveries."""
 
-import collections
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,13 +7,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from usher_gateway.admin import listings
-from usher_gateway.pages import attention, listener, periods
+from usher_gateway.pages import attention, listener, periods, visit_charts
 from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
-from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.requests import find_zone
-
-_DAYS = 30
-"""In the chart by day."""
 
 _VISITS = 20
 """The newest visits on the page."""
@@ -66,10 +61,8 @@ async def show(api: Api, request: web.Request) -> Values:
     now = datetime.datetime.fromisoformat(answer["now"])
     zone_name = tenant["timeZone"] or "UTC"
     zone = find_zone(zone_name)
-    today = now.astimezone(zone).date()
-    first_day = today - datetime.timedelta(days=_DAYS - 1)
-    first_hour = _hour(now, zone) - datetime.timedelta(hours=23)
-    by_day = {**selection, "by": "day", "zone": zone_name, "from": first_day.isoformat()}
+    by_day = {**selection, "by": "day", "zone": zone_name, "from": visit_charts.days(now, zone)[0].isoformat()}
+    by_slot = {**selection, "by": "slot", "from": visit_charts.hours(now, zone)[0].isoformat()}
     destinations, listeners, visits, held, dead, delivered, days, slots = await all_of(
         api.get("/api/destinations", selection),
         api.get("/api/listeners", selection),
@@ -78,7 +71,7 @@ async def show(api: Api, request: web.Request) -> Values:
         api.get("/api/deliveries", {**selection, "state": "dead", "limit": str(_MOST_ROWS)}),
         api.get("/api/deliveries/delivered", selection),
         api.get("/api/usage", by_day),
-        api.get("/api/usage", {**selection, "by": "slot", "from": first_hour.isoformat()}),
+        api.get("/api/usage", by_slot),
     )
     recent = periods.recent(days["rows"], slots["rows"], now, zone)
     return {
@@ -90,8 +83,8 @@ async def show(api: Api, request: web.Request) -> Values:
         "needs": attention.needs_of_tenant(tenant, now),
         "nothing_yet": attention.nothing_yet(tenant),
         "quarantine": attention.quarantine_path(key),
-        "hours": _hours_chart(slots["rows"], now, zone),
-        "days": _days_chart(days["rows"], today),
+        "hours": visit_charts.by_hour(slots["rows"], now, zone),
+        "days": visit_charts.by_day(days["rows"], now, zone),
         "periods": list(recent),
         "arrivals": periods.counts(ARRIVALS, recent),
         "deliveries": periods.counts(DELIVERIES, recent),
@@ -109,41 +102,6 @@ async def show(api: Api, request: web.Request) -> Values:
         ],
         "more_visits": visits["nextCursor"] is not None,
     }
-
-
-def _hour(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
-    """Return the beginning of the hour of a time zone, in UTC."""
-    return moment.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(datetime.UTC)
-
-
-def visits_by_hour(
-    rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo
-) -> list[tuple[datetime.datetime, int]]:
-    """Return the visits of each of the last 24 hours of a time zone, the oldest first.
-
-    ``rows``: of ``GET /api/usage`` by slot.
-    """
-    visits: collections.Counter[datetime.datetime] = collections.Counter()
-    for row in rows:
-        visits[_hour(datetime.datetime.fromisoformat(row["period"]), zone)] += row["visits"]
-    last = _hour(now, zone)
-    hours = [last - datetime.timedelta(hours=number) for number in reversed(range(24))]
-    return [(hour.astimezone(zone), visits[hour]) for hour in hours]
-
-
-def _hours_chart(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> str:
-    bars = [Bar(f"{hour:%H}:{hour:%M}", count) for hour, count in visits_by_hour(rows, now, zone)]
-    return bar_chart("Visits by hour, last 24 hours", "visits", bars, labelled=8)
-
-
-def _days_chart(rows: Sequence[Row], today: datetime.date) -> str:
-    visits: collections.Counter[str] = collections.Counter()
-    for row in rows:
-        visits[row["period"]] += row["visits"]
-    days = [today - datetime.timedelta(days=number) for number in reversed(range(_DAYS))]
-    return bar_chart(
-        f"Visits by day, last {_DAYS} days", "visits", [Bar(f"{day:%d %b}", visits[day.isoformat()]) for day in days]
-    )
 
 
 def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:
