@@ -48,19 +48,6 @@ def test_effect_of_an_answer_rule_is_named(changes: dict[str, Any], effect: str)
     assert destination.rule_effect(delivery) == effect
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"state": "pending", "held": "DestinationPaused"}, "held (DestinationPaused)"),
-        ({"state": "dead", "error": "Rejected", "status": 400}, "dead Rejected 400"),
-        ({"state": "cancelled", "cancelled": "Expired"}, "cancelled Expired"),
-    ],
-)
-def test_result_says_why_a_delivery_is_not_delivered(changes: dict[str, Any], words: str) -> None:
-    delivery = {"held": None, "cancelled": None, "error": None, "status": None} | changes
-    assert destination.result(delivery) == words
-
-
 def test_every_health_and_outcome_has_a_sentence() -> None:
     assert destination.HEALTH.keys() == {*states.DestinationHealth}
     assert destination.OUTCOMES.keys() == {kind.value for kind in OutcomeKind}

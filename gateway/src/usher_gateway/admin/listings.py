@@ -214,25 +214,32 @@ def _verdict(verdict: Row) -> str:
     return f"{state} ({verdict['route']})"
 
 
-def _why(row: Row) -> str:
-    """Return why a delivery was cancelled, or how its last attempt ended."""
-    return " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])
+def error_words(row: Mapping[str, Any]) -> str:
+    """Return how the last attempt of a delivery ended, such as ``Status 400``; empty before the first one."""
+    return " ".join([str(row[name]) for name in ("error", "status") if row[name]])
+
+
+def delivery_result(row: Row) -> str:
+    """Return the state of a delivery, and why it is not delivered or how its last attempt ended."""
+    if row["held"]:
+        return f"held {row['held']}"
+    return " ".join(filter(None, (row["state"], row["cancelled"], error_words(row))))
 
 
 def _result(row: Row) -> str:
-    """Return the state of a delivery, why it is not delivered, and what it waits for.
+    """Return the result of a delivery, and what it waits for.
 
     A delivery that stays due waits for room in its lane.
     """
     if row["held"]:
-        return f"held {row['held']}"
+        return delivery_result(row)
     if row.get("waitsFor") == "CircuitOpen":
         return f"circuit open {time_cell('nextAttemptAt')(row)[11:]}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
         due = "due" if is_past else f"due {time_cell('dueAt')(row)[11:]}"
-    return ", ".join([*filter(None, (" ".join(filter(None, (row["state"], _why(row)))), due))])
+    return ", ".join(filter(None, (delivery_result(row), due)))
 
 
 def _verdicts(row: Row) -> str:

@@ -70,7 +70,9 @@ async def show(api: Api, request: web.Request) -> Values:
         "limits": limit_sentences(destination["limits"]) if "limits" in destination else [],
         "last_success": next((row["settledAt"] for row in delivered["rows"]), None),
         "backlogs": sorted(destination["backlogByTenant"].items(), key=lambda pair: -pair[1]),
-        "deliveries": [{**row, "result": result(row), "rule": rule_effect(row)} for row in deliveries["rows"]],
+        "deliveries": [
+            {**row, "result": listings.delivery_result(row), "rule": rule_effect(row)} for row in deliveries["rows"]
+        ],
         "filters": filters,
         "next_cursor": deliveries["nextCursor"],
         "next": requests.link(path, filters, cursor=deliveries["nextCursor"]),
@@ -112,14 +114,6 @@ def limit_sentences(limits: Row) -> list[str]:
     hours = limits["retryMaxAgeSeconds"] / 3600
     longest = listings.counted(round(hours / 24), "day") if hours >= 48 else listings.counted(round(hours), "hour")
     return [*sentences, f"An attempt may take {limits['timeoutSeconds']} s. Usher tries a delivery for {longest}."]
-
-
-def result(delivery: Row) -> str:
-    """Return the state of a delivery, and why it is not delivered or how its last attempt ended."""
-    if delivery["held"]:
-        return f"held ({delivery['held']})"
-    why = [str(delivery[name]) for name in ("cancelled", "error", "status") if delivery[name]]
-    return " ".join([delivery["state"], *why])
 
 
 def rule_effect(delivery: Row) -> str:

@@ -10,6 +10,7 @@ from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener, periods, visit_charts
 from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
 from usher_gateway.pages.requests import find_zone
+from usher_gateway.pages.visits import with_cells
 
 _VISITS = 20
 """The newest visits on the page."""
@@ -37,8 +38,6 @@ DELIVERIES = {
 }
 """The same for deliveries."""
 
-_VISIT_CELLS = dict(listings.VISITS.columns)
-
 
 class Held(NamedTuple):
     """Deliveries that are held for one reason."""
@@ -63,7 +62,7 @@ async def show(api: Api, request: web.Request) -> Values:
     zone = find_zone(zone_name)
     by_day = {**selection, "by": "day", "zone": zone_name, "from": visit_charts.days(now, zone)[0].isoformat()}
     by_slot = {**selection, "by": "slot", "from": visit_charts.hours(now, zone)[0].isoformat()}
-    destinations, listeners, visits, held, dead, delivered, days, slots = await all_of(
+    destinations, listeners, newest, held, dead, delivered, days, slots = await all_of(
         api.get("/api/destinations", selection),
         api.get("/api/listeners", selection),
         api.get("/api/visits", {**selection, "limit": str(_VISITS)}),
@@ -96,11 +95,8 @@ async def show(api: Api, request: web.Request) -> Values:
         "destinations": destinations["rows"],
         "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
         "more_delivered": delivered["areMore"],
-        "visits": [
-            {**row, "counted": _VISIT_CELLS["COUNTED"](row), "came_to": _VISIT_CELLS["VERDICTS"](row)}
-            for row in visits["rows"]
-        ],
-        "more_visits": visits["nextCursor"] is not None,
+        "visits": with_cells(newest["rows"]),
+        "more_visits": newest["nextCursor"] is not None,
     }
 
 
@@ -123,7 +119,7 @@ def dead_errors(rows: Sequence[Row]) -> list[tuple[str, str, int, str | None]]:
     """Return dead deliveries by error and destination, most first: with their number, and when the last one died."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        error = " ".join([str(row[name]) for name in ("error", "status") if row[name]]) or "unknown"
+        error = listings.error_words(row) or "unknown"
         groups.setdefault((error, row["destination"]), []).append(row)
     most_first = sorted(groups.items(), key=lambda pair: -len(pair[1]))
     return [(*group, len(of_group), max(row["settledAt"] for row in of_group)) for group, of_group in most_first]

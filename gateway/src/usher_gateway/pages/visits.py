@@ -88,20 +88,14 @@ async def show(api: Api, request: web.Request) -> Values:
         "events": [event | {"earlier": _earlier_visit(event["text"])} for event in story["events"]],
         "next": [step for step in story["next"] if not step["delivery"]],
         "deliveries": [
-            delivery | {"result": _result(delivery), "tried": tried, "next": _next(delivery, tried["next"])}
+            delivery
+            | {"result": listings.delivery_result(delivery), "tried": tried, "next": _next(delivery, tried["next"])}
             for delivery, tried in zip(deliveries, attempts, strict=False)
         ],
         "without_attempts": len(deliveries) - len(attempts),
         "reading": reading["reading"],
         "no_reading": reading["reason"],
     }
-
-
-def _result(delivery: listings.Row) -> str:
-    """Return the state of a delivery and its reason, such as ``dead Status 400`` or ``held DestinationPaused``."""
-    if delivery["held"]:
-        return f"held {delivery['held']}"
-    return " ".join([str(delivery[name]) for name in ("state", "cancelled", "error", "status") if delivery[name]])
 
 
 def _next(delivery: listings.Row, text: str) -> str:
