@@ -84,11 +84,14 @@ async def test_program_that_loads_the_address_does_not_open_it(served: admin_por
     assert await state_of(served) == "open"
 
 
-async def test_other_site_cannot_press_the_button(served: admin_port.Served) -> None:
+@pytest.mark.parametrize("headers", [{"Sec_Fetch_Site": "cross-site"}, {"Origin": "http://other.example:9090"}])
+async def test_other_site_cannot_press_the_button(served: admin_port.Served, headers: dict[str, str]) -> None:
     link = await link_of(served)
-    async with browsing.visitor(served, Sec_Fetch_Site="cross-site") as browser:
+    async with browsing.visitor(served, **headers) as browser:
         assert (await browser.post(link["path"])).status == 403
     assert await state_of(served) == "unopened"
+    async with browsing.visitor(served, Origin=served.url) as browser:
+        assert (await browser.post(link["path"])).status == 200
 
 
 async def test_second_browser_learns_that_the_link_was_opened_and_whom_to_ask(served: admin_port.Served) -> None:

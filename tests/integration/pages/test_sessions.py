@@ -48,6 +48,24 @@ async def test_other_site_cannot_bring_its_own_session(served: admin_port.Served
         assert (await browser.get(ticket["path"])).status == 401
 
 
+async def test_click_on_another_site_does_not_end_the_session(served: admin_port.Served) -> None:
+    async with browsing.visitor(served) as browser:  # as a SameSite cookie is not sent
+        page = await browser.get("/ui/")
+    assert (page.status, "Set-Cookie" in page.headers) == (401, False)
+    async with browsing.visitor(served, {"usher_session": "ended"}) as browser:
+        page = await browser.get("/ui/")
+    assert (page.status, 'usher_session=""' in page.headers["Set-Cookie"]) == (401, True)
+
+
+async def test_form_without_a_session_is_refused(served: admin_port.Served) -> None:
+    async with browsing.visitor(served) as browser:
+        for path in ("/ui/static/nothing", "/ui/"):
+            tokens_of_forms = re.findall('name="csrf" value="([^"]+)"', (await browser.get(path)).text)
+            assert tokens_of_forms == []
+        for path in ("/ui/zone", "/ui/leave"):
+            assert (await browser.post(path, csrf="", zone="Asia/Tokyo")).status == 403
+
+
 @pytest.mark.parametrize("ticket", ["", "x", "A" * 80, "%00", "Ä"])
 async def test_forged_ticket_opens_nothing(served: admin_port.Served, ticket: str) -> None:
     async with browsing.visitor(served) as browser:

@@ -5,6 +5,7 @@ A mail program or a chat may load an address that it shows, so a link is opened 
 
 import datetime
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
@@ -113,7 +114,7 @@ class CustomerPages:
 
     async def _open(self, request: web.Request) -> web.StreamResponse:
         """Exchange a link for a cookie."""
-        if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        if _is_of_another_site(request):
             return self._refuse(None)
         link_and_state = await self._links.find(request.match_info["token"])
         if link_and_state is None or link_and_state[1] is not LinkState.Unopened:
@@ -170,6 +171,15 @@ class CustomerPages:
         if self._brand.logo is None:
             return web.Response(status=404, headers=HEADERS)
         return web.Response(body=self._brand.logo.content, content_type=self._brand.logo.type, headers=HEADERS)
+
+
+def _is_of_another_site(request: web.Request) -> bool:
+    """Return whether the page of another site sent a form. Over plain http a browser may name only its origin."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is None:
+        origin = request.headers.get("Origin")
+        return origin is not None and urllib.parse.urlsplit(origin).netloc != request.host
+    return site != "same-origin"
 
 
 async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:

@@ -89,9 +89,10 @@ def times(request: web.Request, *names: str) -> dict[str, str]:
     for name, text in texts(request, *names).items():
         try:
             moment = datetime.datetime.fromisoformat(text)
-        except ValueError:
+            local = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+            local.astimezone(zone)
+        except (ValueError, OverflowError):
             raise ApiProblemError(400, f"{name} is not a time", "write it like 2026-11-25 12:00") from None
-        local = moment if moment.tzinfo else moment.replace(tzinfo=zone)
         parsed[name] = local.isoformat()
     return parsed
 

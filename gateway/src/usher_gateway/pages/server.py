@@ -216,13 +216,17 @@ class PageServer:
         return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
 
     def _csrf_token(self, request: web.Request) -> str:
+        """Return what each form of the session or user contains; empty if there is neither, and no form is accepted."""
         user = self._proxies.user(request)
-        return self._sessions.csrf_token(request) if user is None else self._proxies.csrf_token(user)
+        if user is not None:
+            return self._proxies.csrf_token(user)
+        return self._sessions.csrf_token(request) if self._sessions.token(request) else ""
 
     def _refuse(self, request: web.Request) -> web.Response:
         """Answer a browser without a session, or one whose token is not valid any more."""
         response = self._respond(request, "enter.html", {}, status=401)
-        response.del_cookie(COOKIE, path="/ui")
+        if COOKIE in request.cookies:  # a click on another site comes without it, and must not end the session
+            response.del_cookie(COOKIE, path="/ui")
         return response
 
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
@@ -281,7 +285,8 @@ class PageServer:
             _ForeignFormError: it does not come from a page of this session.
         """
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-        if not hmac.compare_digest(form.get("csrf", "").encode(), self._csrf_token(request).encode()):
+        csrf_token = self._csrf_token(request)
+        if not csrf_token or not hmac.compare_digest(form.get("csrf", "").encode(), csrf_token.encode()):
             raise _ForeignFormError
         return form
 
