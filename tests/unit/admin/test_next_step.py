@@ -1,5 +1,6 @@
 """The sentence about the next step of a delivery."""
 
+import re
 from typing import Any
 
 import pytest
@@ -87,7 +88,9 @@ def delivery(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_next_step_of_a_delivery(changes: dict[str, Any], destination: dict[str, Any] | None, text: str) -> None:
-    assert text in next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail", body_days=30)
+    step = next_step.next_step(delivery(**changes), destination, NOW, held_detail="detail", body_days=30)
+    assert text in step.text
+    assert re.findall("`(usher [^`]* --yes)`", step.text) == ([step.command] if step.command else [])
 
 
 def test_every_hold_reason_says_why_and_what_ends_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from usher_gateway import model
 from usher_gateway.admin import story
+from usher_gateway.admin.next_step import Step
 from usher_gateway.store.base import AttemptRecord
 
 LOBBY = model.ListenerName("agency", "acme", "lobby")
@@ -67,7 +68,7 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
         AttemptRecord(NOW + SECOND, 503, "Status", 120),
         AttemptRecord(NOW + 9 * SECOND, 200, "", 40),
     ]
-    part = story.DeliveryPart(delivery(), attempts, "It was delivered. Nothing follows.")
+    part = story.DeliveryPart(delivery(), attempts, Step("It was delivered. Nothing follows."))
     told = story.tell(arrival(), [(CRM, None)], [part])
     assert texts(told) == [
         ("12:00:00", "A visit arrived at agency/lobby (412 bytes)."),
@@ -91,6 +92,7 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
 def test_quarantined_arrival_says_whether_it_can_be_released(reason: str, text: str) -> None:
     (step,) = story.tell(arrival(countedAs="Quarantined", reason=reason), [], []).next
     assert step.text.endswith(text)
+    assert (step.command == "usher quarantine release 0193 --yes") is (reason == "NoUser")
     assert story.tell(arrival(countedAs="Quarantined", reason=reason, released=True), [], []).next == []
 
 
@@ -131,6 +133,7 @@ def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
 def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str) -> None:
     told = story.tell(arrival(**changes), [], [], earlier="0192")
     assert any(event.text.endswith(text) for event in told.events)
+    assert told.events[0].visit == "0192"
 
 
 @pytest.mark.parametrize(
@@ -152,5 +155,5 @@ def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str
 def test_delivery_tells_what_happened_with_it(
     changes: dict[str, Any], attempts: list[AttemptRecord], text: str
 ) -> None:
-    told = story.tell(arrival(), [], [story.DeliveryPart(delivery(**changes), attempts, "")])
+    told = story.tell(arrival(), [], [story.DeliveryPart(delivery(**changes), attempts, Step(""))])
     assert any(event.text.endswith(text) for event in told.events)

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from usher_gateway import model
 from usher_gateway.admin.listings import SHORT_ID, Row
@@ -23,6 +24,14 @@ HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
 """Why a delivery is held, and what ends that: docs/reasons.md, Held."""
 
 
+class Step(NamedTuple):
+    """What happens next."""
+
+    text: str
+    command: str | None = None
+    """The command in the text, which changes that; None: there is none."""
+
+
 def next_step(
     delivery: Row,
     destination: Mapping[str, object] | None,
@@ -30,7 +39,7 @@ def next_step(
     held_detail: str = "",
     body_days: int = 0,
     when: str = "",
-) -> str:
+) -> Step:
     """Return what happens next with a delivery, and when.
 
     Args:
@@ -44,27 +53,29 @@ def next_step(
     identifier = delivery["id"][:SHORT_ID]
     match delivery["state"]:
         case "delivered":
-            return "It was delivered. Nothing follows."
+            return Step("It was delivered. Nothing follows.")
         case "dead":
-            again = f"`usher dead redrive {identifier} --yes` starts again"
-            return f"It is dead: no attempt follows. {again}{_may_die_again(destination)}."
+            command, but = f"usher dead redrive {identifier} --yes", _may_die_again(destination)
+            return Step(f"It is dead: no attempt follows. `{command}` starts again{but}.", command)
         case "cancelled":
-            again = f"`usher deliveries redrive {identifier} --state cancelled --yes` takes that back"
-            if delivery["cancelled"] == model.CancelReason.Suppressed.name:
-                again += ", but only after `usher person unsuppress`"
-            return f"It was cancelled ({delivery['cancelled']}): no attempt follows. {again}."
+            command = f"usher deliveries redrive {identifier} --state cancelled --yes"
+            is_suppressed = delivery["cancelled"] == model.CancelReason.Suppressed.name
+            but = ", but only after `usher person unsuppress`" if is_suppressed else ""
+            text = f"It was cancelled ({delivery['cancelled']}): no attempt follows. `{command}` takes that back{but}."
+            return Step(text, command)
     if delivery["held"]:
         cause, end = HOLDS[model.HoldReason[delivery["held"]]]
         detail = f" ({held_detail})" if held_detail else ""
         if delivery["held"] == model.HoldReason.FilterError.name and when:
             detail += f": `{when}`"
-        return (
+        return Step(
             f"It is held since {moment(delivery['heldSince'])} because {cause}{detail}. {end} ends that; a retry does "
             f"not.{_held_until(delivery, body_days)}"
         )
     if destination is None:
-        return "Its destination is not in force any more: it will be held with the reason DestinationNotFound."
-    return f"{_waiting(delivery, destination, now)} {_end(delivery, destination)}"
+        return Step("Its destination is not in force any more: it will be held with the reason DestinationNotFound.")
+    step = _waiting(delivery, destination, now)
+    return step._replace(text=f"{step.text} {_end(delivery, destination)}")
 
 
 def _may_die_again(destination: Mapping[str, object] | None) -> str:
@@ -86,19 +97,19 @@ def _held_until(delivery: Row, body_days: int) -> str:
     return f" It is cancelled when its body's retention ends, about {ends_at.date()}."
 
 
-def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> str:
+def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> Step:
     """Return what a pending delivery waits for."""
     if destination["circuit"] == "Open":
         error = _last_error(destination)
-        return (
+        return Step(
             f"It waits, because its destination fails{error}: Usher tries one delivery a minute there, the next at "
             f"{moment(destination['nextTrialAt'])}. If that succeeds, the others follow."
         )
     due_at = delivery["dueAt"]
     if due_at is not None and due_at > model.format_time(now):
-        retry = f"`usher deliveries retry {delivery['id'][:SHORT_ID]} --yes` starts it now."
-        return f"Its next attempt is due at {moment(due_at)}; {retry}"
-    return "It is due, and waits for a free slot of its destination, or an attempt runs."
+        command = f"usher deliveries retry {delivery['id'][:SHORT_ID]} --yes"
+        return Step(f"Its next attempt is due at {moment(due_at)}; `{command}` starts it now.", command)
+    return Step("It is due, and waits for a free slot of its destination, or an attempt runs.")
 
 
 def _last_error(destination: Mapping[str, object]) -> str:

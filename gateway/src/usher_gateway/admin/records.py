@@ -218,7 +218,8 @@ class RecordHandlers:
             }
             for attempt in await self._store.attempts(identifier)
         ]
-        return api.json_response({"rows": rows, "next": self._next_step(delivery)})
+        step = self._next_step(delivery)
+        return api.json_response({"rows": rows, "next": step.text, "command": step.command})
 
     async def _find_visit(self, request: web.Request) -> tuple[bytes, listings.Row]:
         """Return the id and the row of the arrival that a request is about, if the caller may see it.
@@ -242,7 +243,7 @@ class RecordHandlers:
             raise model.NotFoundError("there is no such delivery", "use an id from `usher deliveries list`")
         return identifier, rows[0]
 
-    def _next_step(self, delivery: listings.Row) -> str:
+    def _next_step(self, delivery: listings.Row) -> next_step.Step:
         """Return what happens next with a delivery."""
         destination = self._destination(delivery["destination"])
         live = self._listeners().get(f"{delivery['namespace']}/{delivery['listener']}")

@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.admin.listings import Row
-from usher_gateway.admin.next_step import HOLDS, moment
+from usher_gateway.admin.next_step import HOLDS, Step, moment
 from usher_gateway.store.base import AttemptRecord
 
 
@@ -17,6 +17,8 @@ class StoryEvent(msgspec.Struct, frozen=True):
     at: str
     """RFC 3339."""
     text: str
+    visit: str | None = None
+    """The id of the earlier visit that the text names."""
 
 
 class NextStep(msgspec.Struct, frozen=True):
@@ -26,6 +28,8 @@ class NextStep(msgspec.Struct, frozen=True):
     """Its id; ``""``: the text is about the arrival."""
     route: str
     text: str
+    command: str | None
+    """The command in the text, which changes that; None: there is none."""
 
 
 class Story(msgspec.Struct, frozen=True):
@@ -43,8 +47,7 @@ class DeliveryPart:
     """Of ``GET /api/deliveries``."""
     attempts: Sequence[AttemptRecord]
     """The last ones, the oldest first."""
-    next: str
-    """Of `next_step`."""
+    next: Step
 
 
 RELEASABLE = {
@@ -86,12 +89,14 @@ def tell(
         earlier: the id of the visit that a repeat repeats, if it is known.
     """
     received_at = arrival["receivedAt"]
-    events = [StoryEvent(received_at, text) for text in (*_arrived(arrival, earlier), *map(_verdict, verdicts))]
+    arrived, *unusual = _arrived(arrival, earlier)
+    events = [StoryEvent(received_at, arrived, earlier)]
+    events += [StoryEvent(received_at, text) for text in (*unusual, *map(_verdict, verdicts))]
     for part in deliveries:
         events += _delivery_events(part)
-    steps = [NextStep(part.row["id"], part.row["route"], part.next) for part in deliveries]
+    steps = [NextStep(part.row["id"], part.row["route"], *part.next) for part in deliveries]
     if arrival["countedAs"] == model.CountedAs.Quarantined.name and not arrival["released"]:
-        steps.append(NextStep("", "", _of_quarantined(arrival)))
+        steps.append(NextStep("", "", *_of_quarantined(arrival)))
     return Story(sorted(events, key=lambda event: event.at), steps)
 
 
@@ -117,13 +122,12 @@ def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
         yield "Its body has been deleted since, because its retention ended."
 
 
-def _of_quarantined(arrival: Row) -> str:
+def _of_quarantined(arrival: Row) -> Step:
     """Return what can be done with a quarantined arrival that was not released."""
     if arrival["reason"] in {reason.name for reason in RELEASABLE}:
-        return (
-            f"It can be released after a correction: `usher quarantine release {arrival['id']} --yes` reads it again."
-        )
-    return (
+        command = f"usher quarantine release {arrival['id']} --yes"
+        return Step(f"It can be released after a correction: `{command}` reads it again.", command)
+    return Step(
         "It cannot be released, because its body is not a visit. Find out who sends such bodies: `usher listeners` "
         "has the address that sent the last one."
     )

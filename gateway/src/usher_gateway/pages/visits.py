@@ -1,6 +1,5 @@
 """The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -8,7 +7,7 @@ from aiohttp import web
 
 from usher_gateway.admin import listings
 from usher_gateway.pages import requests
-from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
+from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
 
 _SHOWN = 50
 _ATTEMPTS_OF = 20
@@ -69,7 +68,7 @@ async def show(api: Api, request: web.Request) -> Values:
     """Return the values of one visit."""
     identifier = requests.path_id(request)
     path = f"/api/visits/{identifier}"
-    found, story, reading, listed = await all_of(
+    of_id, story, reading, listed = await all_of(
         api.get("/api/visits", {"id": identifier}),
         api.get(f"{path}/story"),
         api.get(f"{path}/reading"),
@@ -79,17 +78,16 @@ async def show(api: Api, request: web.Request) -> Values:
     attempts = await all_of(
         *[api.get(f"/api/deliveries/{delivery['id']}/attempts") for delivery in deliveries[:_ATTEMPTS_OF]]
     )
-    (visit,) = with_cells(found["rows"])
+    (visit,) = with_cells(of_id["rows"])
     zone = await requests.tenant_zone(api, f"{visit['namespace']}/{visit['tenant']}")
     return {
         "title": f"{visit['countedAs']} at {listings.listener_key(visit)}",
         "visit": visit,
         "tenant_zone": zone if str(zone) != str(requests.viewer_zone(request)) else None,
-        "events": [event | {"earlier": _earlier_visit(event["text"])} for event in story["events"]],
+        "events": story["events"],
         "next": [step for step in story["next"] if not step["delivery"]],
         "deliveries": [
-            delivery
-            | {"result": listings.delivery_result(delivery), "tried": tried, "next": _next(delivery, tried["next"])}
+            delivery | {"result": listings.delivery_result(delivery), "tried": tried, "next": _next(delivery, tried)}
             for delivery, tried in zip(deliveries, attempts, strict=False)
         ],
         "without_attempts": len(deliveries) - len(attempts),
@@ -98,15 +96,10 @@ async def show(api: Api, request: web.Request) -> Values:
     }
 
 
-def _next(delivery: listings.Row, text: str) -> str:
+def _next(delivery: listings.Row, tried: Row) -> str:
     """Return what happens next with a delivery; a dead one has a link instead of a command."""
-    return re.sub("`usher dead redrive [^`]*`", "A redrive", text) if delivery["state"] == "dead" else text
-
-
-def _earlier_visit(text: str) -> str:
-    """Return the id of the visit that a repeat or redelivery came after, from an event of a story; empty: none."""
-    match = re.search("after visit ([0-9a-f-]{36})", text)
-    return match[1] if match else ""
+    text: str = tried["next"]
+    return text.replace(f"`{tried['command']}`", "A redrive") if delivery["state"] == "dead" else text
 
 
 async def show_body(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
