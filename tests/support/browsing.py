@@ -70,6 +70,14 @@ async def opened(served: admin_port.Served, token: str | None = None) -> AsyncIt
         yield browser
 
 
+async def words_of(served: admin_port.Served, path: str) -> str:
+    """Return the words of a page as the operate token sees it."""
+    async with opened(served) as browser:
+        page = await browser.get(path)
+    assert page.status == 200, page.words
+    return page.words
+
+
 @contextlib.asynccontextmanager
 async def entered(url: str, token: str) -> AsyncIterator[Browser]:
     """Enter the pages at an address with a token."""

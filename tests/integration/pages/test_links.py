@@ -97,15 +97,6 @@ async def test_unknown_link_cannot_be_revoked(served: admin_port.Served) -> None
     assert (page.status, "there is no such link" in page.words) == (404, True)
 
 
-async def test_form_of_another_site_creates_and_revokes_nothing(served: admin_port.Served) -> None:
-    _, link = await served.ask("POST", "/api/links", json={"tenant": "agency/acme"})
-    async with browsing.opened(served) as browser:
-        assert (await browser.post(PATH, tenant="agency/acme", days="7")).status == 403
-        assert (await browser.post(f"{PATH}/{link['id']}/revoke", confirm="1")).status == 403
-    (row,) = (await served.get("/api/links"))["rows"]
-    assert row["state"] == "unopened"
-
-
 async def test_token_needs_the_scope_and_sees_links_of_its_tenants_alone(served: admin_port.Served) -> None:
     await served.ask("POST", "/api/links", json={"tenant": "agency/acme"})
     limited = served.create_token("limited", list(tokens.Scope), tenants=("agency/globex",))

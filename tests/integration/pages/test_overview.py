@@ -1,5 +1,7 @@
-"""The overview counts the visits of today, from midnight of the viewer's time zone on."""
+"""The overview counts the visits of the viewer's day, and leads to the tenants that need a person."""
 
+import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,13 @@ import pytest
 from support import admin_port, browsing, samples
 
 HOUR = samples.HOUR
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served
 
 
 @pytest.mark.parametrize(("zone", "visits"), [("UTC", 2), ("Asia/Tokyo", 3), ("America/New_York", 1)])
@@ -36,3 +45,42 @@ async def test_today_is_compared_with_other_days_and_the_last_hour(tmp_path: Pat
             words = (await browser.get("/ui/")).words
     assert "Since 05:00 Today Yesterday by now Usual" in words
     assert "by now visits 2 3 1 2" in words
+
+
+@pytest.mark.parametrize("page", ["9" * 5_000, "9999", "-1", "x", "\u0663"])
+async def test_overview_with_an_odd_page_number_is_shown(served: admin_port.Served, page: str) -> None:
+    assert "Overview" in await browsing.words_of(served, f"/ui/?page={page}")
+
+
+async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        overview = await browser.get("/ui/")
+    assert '<a href="/ui/tenants/agency/acme">agency/acme</a>' in overview.text
+    assert '<a class="step" href="/ui/destinations/agency/crm">Ask who runs crm.</a>' in overview.text
+
+
+async def test_overview_of_the_first_day_knows_no_usual_number(served: admin_port.Served) -> None:
+    served.bench.clock.now += 60 * samples.SECOND
+    words = await browsing.words_of(served, "/ui/")
+    assert "4 visits today no earlier day yet" in words
+    assert "As of 2025-11-25 12:01:00 ; load the page again for newer rows ." in words
+
+
+async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(served: admin_port.Served) -> None:
+    served.bench.clock.now += 4 * 60 * samples.SECOND
+    assert "Last: 1 visits a minute." in await browsing.words_of(served, "/ui/")
+
+
+async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(served: admin_port.Served) -> None:
+    served.is_refusing = True
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/")
+    assert '<a class="step" href="/ui/listeners/agency/lobby">Purple disables the webhook' in page.text
+    assert re.search(r"look at the listener's faults\. 2025-11-25 12:00:00 4 0", page.words)
+    (row,) = (await served.get("/api/tenants"))["rows"]
+    assert row["firstFaults"]["Refusing"]["listener"] == "agency/lobby"
+
+
+async def test_overview_says_how_many_tenants_a_search_selects(served: admin_port.Served) -> None:
+    assert "1 of 1 tenants has “acm” in the name" in await browsing.words_of(served, "/ui/?q=acm")
+    assert "1 of 1 tenants needs attention" in await browsing.words_of(served, "/ui/")

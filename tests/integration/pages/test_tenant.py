@@ -20,21 +20,14 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
         yield served
 
 
-async def words_of(served: admin_port.Served, path: str) -> str:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(path)
-    assert page.status == 200, page.words
-    return page.words
-
-
 async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -> None:
-    words = await words_of(served, PATH)
+    words = await browsing.words_of(served, PATH)
     assert "1 delivery failed for good. See why, and redrive them." in words
     assert "1 delivery is held, because the destination is paused. state: Active of the Destination ends that." in words
 
 
 async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Served) -> None:
-    words = await words_of(served, PATH)
+    words = await browsing.words_of(served, PATH)
     assert re.search(
         r"Arrivals by kind Arrivals Since ..:.. Today Yesterday 30 days visits 4 4 0 4 quarantined 1 1 0 1", words
     )
@@ -43,25 +36,25 @@ async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Se
 
 
 async def test_hold_has_its_cause_and_what_ends_it(served: admin_port.Served) -> None:
-    words = await words_of(served, PATH)
+    words = await browsing.words_of(served, PATH)
     assert "the destination is paused (DestinationPaused) 1 " in words
     assert "state: Active of the Destination" in words
 
 
 async def test_dead_deliveries_are_grouped_by_error_and_destination(served: admin_port.Served) -> None:
-    assert re.search(r"by error .* Status 400 agency/crm 1 20", await words_of(served, PATH))
+    assert re.search(r"by error .* Status 400 agency/crm 1 20", await browsing.words_of(served, PATH))
 
 
 async def test_destination_has_the_deliveries_of_this_tenant(served: admin_port.Served) -> None:
     bar = samples.plan(samples.route(listener=samples.BAR), hold=model.HoldReason.DestinationPaused)
     await served.bench.accept(samples.arrival("bar", listener=samples.BAR, if_visit=(bar,)))
     heads = "Delivered, 24 h Wait Held Failed for good"
-    assert f"{heads} crm Healthy - 1 0 1 1 " in await words_of(served, PATH)
-    assert f"{heads} crm Healthy - 0 0 1 0 " in await words_of(served, "/ui/tenants/agency/globex")
+    assert f"{heads} crm Healthy - 1 0 1 1 " in await browsing.words_of(served, PATH)
+    assert f"{heads} crm Healthy - 0 0 1 0 " in await browsing.words_of(served, "/ui/tenants/agency/globex")
 
 
 async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.Served) -> None:
-    words = await words_of(served, PATH)
+    words = await browsing.words_of(served, PATH)
     for reach in (
         "Bodies 30 days",
         "Visits 30 days",
@@ -82,45 +75,6 @@ async def test_page_leads_to_its_listener_destination_and_visits(served: admin_p
             assert (await browser.get(path)).status == 200
 
 
-@pytest.mark.parametrize("page", ["9" * 5_000, "9999", "-1", "x", "\u0663"])
-async def test_overview_with_an_odd_page_number_is_shown(served: admin_port.Served, page: str) -> None:
-    assert "Overview" in await words_of(served, f"/ui/?page={page}")
-
-
-async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        overview = await browser.get("/ui/")
-    assert f'<a href="{PATH}">agency/acme</a>' in overview.text
-    assert '<a class="step" href="/ui/destinations/agency/crm">Ask who runs crm.</a>' in overview.text
-
-
-async def test_overview_of_the_first_day_knows_no_usual_number(served: admin_port.Served) -> None:
-    served.bench.clock.now += 60 * samples.SECOND
-    words = await words_of(served, "/ui/")
-    assert "4 visits today no earlier day yet" in words
-    assert "As of 2025-11-25 12:01:00 ; load the page again for newer rows ." in words
-
-
-async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(served: admin_port.Served) -> None:
-    served.bench.clock.now += 4 * 60 * samples.SECOND
-    assert "Last: 1 visits a minute." in await words_of(served, "/ui/")
-
-
-async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(served: admin_port.Served) -> None:
-    served.is_refusing = True
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/")
-    assert '<a class="step" href="/ui/listeners/agency/lobby">Purple disables the webhook' in page.text
-    assert re.search(r"look at the listener's faults\. 2025-11-25 12:00:00 4 0", page.words)
-    (row,) = (await served.get("/api/tenants"))["rows"]
-    assert row["firstFaults"]["Refusing"]["listener"] == "agency/lobby"
-
-
-async def test_overview_says_how_many_tenants_a_search_selects(served: admin_port.Served) -> None:
-    assert "1 of 1 tenants has “acm” in the name" in await words_of(served, "/ui/?q=acm")
-    assert "1 of 1 tenants needs attention" in await words_of(served, "/ui/")
-
-
 async def test_counts_of_a_destination_lead_to_their_deliveries(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.get(PATH)
@@ -137,7 +91,7 @@ async def test_days_are_those_of_the_tenants_zone(served: admin_port.Served) -> 
     tenant = documents.TenantDocument("acme", time_zone="Australia/Adelaide")
     changed = documents.ListenerDocument("agency", "lobby", tenant, document.addresses)
     served.state.apply(documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations), 0)
-    assert "Visits by day, last 30 days (Australia/Adelaide)" in await words_of(served, PATH)
+    assert "Visits by day, last 30 days (Australia/Adelaide)" in await browsing.words_of(served, PATH)
 
 
 async def test_hostile_tenant_name_is_escaped(served: admin_port.Served) -> None:
@@ -192,6 +146,6 @@ async def test_long_lists_say_that_they_are_cut(served: admin_port.Served) -> No
     for each in accepted:
         served.bench.store.settle(samples.settlement(each.deliveries[0], model.SettledAs.Delivered, status=200))
     await served.bench.store.flush()
-    words = await words_of(served, PATH)
+    words = await browsing.words_of(served, PATH)
     assert "“Delivered” counts only the newest 1,000." in words
     assert "The newest 20. More" in words
