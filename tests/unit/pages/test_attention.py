@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import story
+from usher_gateway.admin import story, troubles
 from usher_gateway.pages import attention
 
 NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
@@ -32,18 +32,10 @@ def row(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "Quarantining", "ExpressionTooSlow"),
-        *("TimesUntrusted", "UnexpectedSource", "RetiredAddressUsed", "Silent"),
-    ],
-)
-def test_each_fault_of_listeners_has_a_sentence_and_a_next_step(fault: str) -> None:
+@pytest.mark.parametrize("fault", troubles.LISTENER_TROUBLES)
+def test_each_fault_of_listeners_leads_to_the_listener_or_the_list(fault: str) -> None:
     first = {"listener": "agency/lobby", "reason": None, "since": None}
     (need,) = attention.needs_of_tenant(row(faults={fault: 1}, firstFaults={fault: first}), NOW)
-    assert need.sentence.endswith(".")
-    assert need.step.endswith(".")
     is_of_a_list = fault == "Quarantining"
     lists = "/ui/visits?tenant=agency/acme&countedAs=quarantined"
     assert need.path == (lists if is_of_a_list else "/ui/listeners/agency/lobby")

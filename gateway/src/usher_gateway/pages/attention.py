@@ -15,6 +15,34 @@ HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
 """Reason of a hold -> why that holds deliveries, and what ends it."""
 
 
+FAULTS = {
+    "CompanyMismatch": (
+        "Visits of another company arrive here.",
+        "Correct the webhook in the portal, or `companyID` of the Tenant.",
+    ),
+    "ExpressionTooSlow": (
+        "An expression is too slow, so its route holds all deliveries.",
+        "Write a cheaper expression.",
+    ),
+    "TimesUntrusted": (
+        "Many bodies have a time without an offset, or far in the future.",
+        "Set `fields.occurredAtZone` of the Listener.",
+    ),
+    "UnexpectedSource": (
+        "Arrivals come from outside `allowedSources`, and are let in.",
+        "If the source is Purple's, add it; otherwise rotate the URL.",
+    ),
+    "RetiredAddressUsed": (
+        "Purple still posts to a URL that an edit took out of service.",
+        "Enter the present URL in the portal.",
+    ),
+}
+"""Fault of a listener that needs no facts to be told -> the sentence, and the next step."""
+
+MEND_CREDENTIALS = "Create or correct the Secret."
+CHECK_WEBHOOK = "Check the webhook in Purple's portal and the venue's WiFi."
+
+
 class Need(NamedTuple):
     """One thing that a tenant needs."""
 
@@ -163,14 +191,14 @@ def _silent(tenant: Row, now: datetime.datetime) -> Need:
         "Silent",
         tenant,
         f"No arrival for {ago(tenant['lastArrival'], now)}.",
-        "Check the webhook in Purple's portal and the venue's WiFi.",
+        CHECK_WEBHOOK,
     )
 
 
 def _without_secret(tenant: Row, _: datetime.datetime) -> Need:
     count = _counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
     sentence = f"The Secret with the credentials of {count} is missing: every arrival is refused."
-    return _of_fault("AuthenticationUnresolved", tenant, sentence, "Create the Secret.")
+    return _of_fault("AuthenticationUnresolved", tenant, sentence, MEND_CREDENTIALS)
 
 
 def _quota(tenant: Row, _: datetime.datetime) -> Need:
@@ -206,41 +234,17 @@ def _quarantining(tenant: Row, _: datetime.datetime) -> Need:
     )
 
 
-def _plain(fault: str, sentence: str, step: str) -> Callable[[Row, datetime.datetime], Need]:
+def _constant(fault: str) -> Callable[[Row, datetime.datetime], Need]:
     """Return a function for a fault whose sentence is always the same."""
-    return lambda tenant, _: _of_fault(fault, tenant, sentence, step)
+    return lambda tenant, _: _of_fault(fault, tenant, *FAULTS[fault])
 
 
 _TEXTS = {
     "destinations": _destinations,
     "Refusing": _refusing,
     "AuthenticationUnresolved": _without_secret,
-    "CompanyMismatch": _plain(
-        "CompanyMismatch",
-        "Visits of another company arrive here.",
-        "Correct the webhook in the portal, or `companyID` of the Tenant.",
-    ),
-    "ExpressionTooSlow": _plain(
-        "ExpressionTooSlow",
-        "An expression is too slow, so its route holds all deliveries.",
-        "Write a cheaper expression.",
-    ),
-    "TimesUntrusted": _plain(
-        "TimesUntrusted",
-        "Many bodies have a time without an offset, or far in the future.",
-        "Set `fields.occurredAtZone` of the Listener.",
-    ),
+    **{fault: _constant(fault) for fault in FAULTS},
     "quota": _quota,
-    "UnexpectedSource": _plain(
-        "UnexpectedSource",
-        "Arrivals come from outside `allowedSources`, and are let in.",
-        "If the source is Purple's, add it; otherwise rotate the URL.",
-    ),
-    "RetiredAddressUsed": _plain(
-        "RetiredAddressUsed",
-        "Purple still posts to a URL that an edit took out of service.",
-        "Enter the present URL in the portal.",
-    ),
     "Silent": _silent,
     "dead": _dead,
     "held": _held,

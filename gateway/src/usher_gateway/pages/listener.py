@@ -17,7 +17,7 @@ _WHY_REFUSED = {
 }
 
 _AFTER_REFUSALS = {
-    "AuthenticationUnresolved": "Create or correct the Secret.",
+    "AuthenticationUnresolved": attention.MEND_CREDENTIALS,
     "SourceNotAllowed": "Correct `allowedSources` if this source is Purple's.",
     "Unauthenticated": "Enter the same credentials in the portal and in the Secret.",
 }
@@ -123,13 +123,7 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
                 _AFTER_REFUSALS.get(reason, "Purple disables the webhook if this lasts: look the reason up."),
             )
         case "AuthenticationUnresolved":
-            return Fault(f"The credentials are missing: {listener['missing']}.", "Create or correct the Secret.")
-        case "CompanyMismatch":
-            companies = f" ({listener['otherCompany']} instead of {listener['companyID']})"
-            return Fault(
-                f"Visits of another company arrive{companies if listener['otherCompany'] else ''}.",
-                "Correct the webhook in the portal, or `companyID` of the Tenant.",
-            )
+            return Fault(f"The credentials are missing: {listener['missing']}.", attention.MEND_CREDENTIALS)
         case "Quarantining":
             reason = f" ({listener['quarantinedReason']})" if listener["quarantinedReason"] else ""
             share = f"{listener['quarantinedShare']:.0%}"
@@ -138,28 +132,22 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
                 attention.quarantine_step(listener["quarantinedReason"], listener["quarantinedSource"]),
                 attention.quarantine_path(f"{listener['namespace']}/{listener['tenant']}", listener["name"]),
             )
-        case "ExpressionTooSlow":
-            routes = " and ".join([degraded["route"] for degraded in listener["degradedRoutes"]])
-            return Fault(f"An expression of {routes} is too slow, so it holds deliveries.", "Write a cheaper one.")
-        case "TimesUntrusted":
-            return Fault(
-                "Many bodies have a time without an offset, or far in the future.",
-                "Set `fields.occurredAtZone` of the Listener.",
-            )
-        case "UnexpectedSource":
-            return Fault(
-                f"Arrivals from {listener['unexpectedSource']}, outside `allowedSources`, are let in.",
-                "Add the source if it is Purple's; otherwise rotate the URL.",
-            )
-        case "RetiredAddressUsed":
-            return Fault(
-                "Purple still posts to a URL that an edit took out of service.", "Enter the present URL in the portal."
-            )
         case "Silent":
             allowed = attention.duration(listener["silentAfterSeconds"])
             last = f" for {ago(listener['lastArrival'], now)}" if listener["lastArrival"] else ""
-            return Fault(
-                f"No arrival{last}; at most {allowed} would be usual.",
-                "Check the webhook in the portal and the venue's WiFi.",
-            )
-    return Fault(f"{fault}.", "")
+            return Fault(f"No arrival{last}; at most {allowed} would be usual.", attention.CHECK_WEBHOOK)
+    sentence, step = attention.FAULTS.get(fault, (f"{fault}.", ""))
+    fact = _fact(fault, listener)
+    return Fault(f"{sentence.removesuffix('.')} ({fact})." if fact else sentence, step)
+
+
+def _fact(fault: str, listener: Row) -> str:
+    """Return what is known of one listener about a fault with a constant sentence; empty: nothing."""
+    match fault:
+        case "CompanyMismatch" if listener["otherCompany"]:
+            return f"{listener['otherCompany']} instead of {listener['companyID']}"
+        case "ExpressionTooSlow":
+            return " and ".join([degraded["route"] for degraded in listener["degradedRoutes"]])
+        case "UnexpectedSource":
+            return f"the last one from {listener['unexpectedSource']}"
+    return ""
