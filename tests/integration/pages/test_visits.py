@@ -48,6 +48,15 @@ async def test_list_takes_filters_and_times_of_the_viewers_zone(served: admin_po
         assert "2025-11-25 21:00:00" in (await browser.get("/ui/visits?since=2025-11-25T21:00")).words
 
 
+async def test_filters_are_folded_until_one_is_set(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        pages = [
+            await browser.get(f"/ui/visits{query}") for query in ("", "?tenant=", "?tenant=acme", "?since=2025-11-25")
+        ]
+    assert ["<details open>" in page.text for page in pages] == [False, False, True, True]
+    assert "<details>" in pages[0].text
+
+
 async def test_long_list_continues_on_the_next_page_with_its_filters(served: admin_port.Served) -> None:
     await served.bench.accept(*[samples.arrival(f"more {number}", samples.NOW + number) for number in range(60)])
     async with browsing.opened(served) as browser:

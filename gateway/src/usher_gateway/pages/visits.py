@@ -49,6 +49,7 @@ async def list_visits(api: Api, request: web.Request) -> Values:
         "rows": with_cells(answer["rows"]),
         "filters": dict.fromkeys(_FILTERS, "") | filters,
         "times": {"since": "", "until": ""} | requests.field_times(request, moments),
+        "is_filtered": bool(filters or moments),
         "kinds": _KINDS,
         "reasons": _REASONS,
         "events": "" if cursor or moments or filters.keys() - {"tenant"} else requests.link("/ui/events", filters),
