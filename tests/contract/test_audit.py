@@ -62,7 +62,7 @@ async def test_entries_of_a_tenant_are_selected_page_by_page(bench: engines.Benc
             {"tenant": "agency/acme"},
             {"listener": "agency/lobby"},
             {"tenant": "acme", "namespace": "other"},
-            {"tenant": "acme"},
+            {"tenant": "acme", "namespace": None},
         )
     ):
         await bench.store.add_audit_entry(msgspec.structs.replace(entry(count=number), selection=named))

@@ -124,6 +124,18 @@ async def test_looks_at_bodies_answers_and_urls_are_listed_by_tenant(served: adm
     assert await served.output_of("audit", "--tenant", "zoo") == "No entries (--tenant zoo).\n"
 
 
+@pytest.mark.parametrize("named", ["acme", "agency/acme"])
+async def test_requests_about_a_person_are_listed_by_tenant(served: admin_port.Served, named: str) -> None:
+    for arguments in (("suppress", "--yes"), ("erase", "--yes"), ("unsuppress",)):
+        await served.output_of("person", *arguments, "--tenant", named, piped="x@example.org")
+    for tenant in ("acme", "agency/acme"):
+        rows = json.loads(await served.output_of("audit", "--tenant", tenant, "-o", "json"))["rows"]
+        actions = [row["action"] for row in rows]
+        assert actions == ["unsuppress person", "erase person", "suppress person"]
+    (request,) = (await served.get("/api/persons/erasures"))["rows"]
+    assert (rows[1]["selection"]["id"], rows[1]["selection"]["tenants"]) == (request["id"], 1)
+
+
 async def test_table_shows_the_digits_of_an_id_that_commands_take(served: admin_port.Served) -> None:
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     await served.output_of("dead", "show", dead["id"], "--answer")

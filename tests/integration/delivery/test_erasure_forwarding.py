@@ -74,7 +74,7 @@ async def gateway(tmp_path: Path, mailer: Mailer) -> AsyncIterator[gateways.Gate
 
 async def audited(gateway: gateways.Gateway) -> list[dict[str, Any]]:
     place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.admin}", "USHER_DATA": str(gateway.data)}
-    run = await command_line.usher("audit", "-o", "json", **place)
+    run = await command_line.usher("audit", "--tenant", "acme", "-o", "json", **place)
     return [row for row in json.loads(run.out)["rows"] if row["action"] == "forward erasure"]
 
 
@@ -146,7 +146,7 @@ async def test_destination_is_not_asked_without_the_flag_or_by_another_value(
 
 async def test_gateway_killed_while_it_asks_has_erased_nothing(gateway: gateways.Gateway, mailer: Mailer) -> None:
     mailer.is_hanging = True
-    erasing = asyncio.create_task(erase(gateway, "--forward", "--yes"))
+    erasing = asyncio.create_task(erase(gateway, "--forward", "--tenant", "acme", "--yes"))
     await mailer.asked.wait()
     await gateway.kill()
     assert (await erasing).code != 0

@@ -57,16 +57,20 @@ _NAMED_DELIVERIES = 20
 
 @dataclasses.dataclass
 class Changed:
-    """How many rows a change has changed so far, as far as is known."""
+    """What a change has changed so far, as far as is known."""
 
     count: int = 0
+    """Rows."""
+    id: bytes | None = None
+    """Of the erasure or replay that it started."""
     deliveries: list[bytes] = dataclasses.field(default_factory=list)
     """Ids of changed deliveries; the entry names the first ones."""
 
     def described(self, selection: Mapping[str, object]) -> Mapping[str, object]:
-        """Return a selection with the ids of the first changed deliveries."""
+        """Return a selection with the id, and with those of the first changed deliveries."""
+        ids = {} if self.id is None else {"id": model.format_id(self.id)}
         named = [model.format_id(identifier) for identifier in self.deliveries[:_NAMED_DELIVERIES]]
-        return {**selection, "deliveries": named} if named else selection
+        return {**selection, **ids, **({"deliveries": named} if named else {})}
 
 
 class AuditLog:

@@ -79,19 +79,17 @@ class ErasureHandlers:
             store=self._store_type,
             backup_days=self._backup_days,
         )
-        changing: dict[str, object] = {
-            "fields": list(person.fields),
-            "tenants": len(person.tenants),
-            "reference": question.reference or None,
-        }
+        selection = person.audited | {"tenants": len(person.tenants)}
         if question.forward:
             takers = self._forwarder.takers((await self._store.preview_erasure(person.keys)).sent_to, field)
-            await self._audit.record_look(request, "forward erasure", {**changing, "destinations": takers}, len(takers))
+            await self._audit.record_look(
+                request, "forward erasure", {**selection, "destinations": takers}, len(takers)
+            )
             forwarded = await self._forwarder.forward(takers, field, question.value.strip())
             erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
-        async with self._audit.change(request, "erase person", changing) as changed:
+        async with self._audit.change(request, "erase person", selection) as changed:
             erasure = await self._store.start_erasure(erasure_request, self._now())
-            changing["id"], changed.count = model.format_id(erasure.id), 1
+            changed.id, changed.count = erasure.id, 1
         self._wake()
         return api.json_response(erasure_row(erasure), 202)
 

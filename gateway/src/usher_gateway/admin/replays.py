@@ -86,10 +86,9 @@ class ReplayHandlers:
                 raise ValueError(
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
-            starting = api.audited(selection, wanted.where)
-            async with self._audit.change(request, "replay", starting) as changed:
+            async with self._audit.change(request, "replay", api.audited(selection, wanted.where)) as changed:
                 replay = await self._store.start_replay(wanted, self._now())
-                starting["id"], changed.count = model.format_id(replay.id), 1
+                changed.id, changed.count = replay.id, 1
         self._wake()
         return api.json_response(_row(replay), 201)
 

@@ -63,8 +63,8 @@ async def entries(
 def _is_about(tenant: str, selection: Mapping[str, object]) -> bool:
     """Return whether a selection names a tenant; one that names no namespace may mean that of every namespace."""
     namespace, _, name = tenant.rpartition("/")
-    named_namespace, _, named = str(selection.get("tenant", "")).rpartition("/")
-    named_namespace = named_namespace or str(selection.get("namespace", ""))
+    named_namespace, _, named = str(selection.get("tenant") or "").rpartition("/")
+    named_namespace = named_namespace or str(selection.get("namespace") or "")
     return name == named and (not namespace or named_namespace in {"", namespace})
 
 
