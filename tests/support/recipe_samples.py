@@ -7,7 +7,6 @@ from usher_gateway import documents, model, recipes
 from usher_gateway.delivery import erasure_forwarding, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationRequest
-from usher_gateway.ingest.identity import PersonField
 from usher_gateway.resources import compiler
 from usher_gateway.resources.manifests import load_manifests
 
@@ -54,9 +53,8 @@ def erasure_of(name: str) -> DestinationRequest:
     """Return the request by which a recipe asks its system to erase the visitor."""
     prepared = payload.prepare(destination_of(name))
     assert prepared.destination.erasure is not None
-    person: dict[PersonField, str] = {"email": " Jane.Doe@example.com"}
     request = erasure_forwarding.make_request(
-        RouteDocuments(keys=KEYS), prepared, prepared.destination.erasure, person, 0
+        RouteDocuments(keys=KEYS), prepared, prepared.destination.erasure, "email", " Jane.Doe@example.com", 0
     )
     assert isinstance(request, DestinationRequest)
     return request

@@ -67,8 +67,8 @@ class ErasureHandlers:
             await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
             suppressed_at = await self._store.tenants_suppressing(person.keys)
             searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
-            takers = self._forwarder.takers(report.sent_to, field) if question.forward else []
-            return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": takers})
+            destinations = self._forwarder.declaring(report.sent_to, field) if question.forward else []
+            return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
         erasure_request = ErasureRequest(
             persons=tuple(sorted(person.keys)),
             tenants=person.tenants,
@@ -81,11 +81,11 @@ class ErasureHandlers:
         )
         selection = person.audited | {"tenants": len(person.tenants)}
         if question.forward:
-            takers = self._forwarder.takers((await self._store.preview_erasure(person.keys)).sent_to, field)
-            await self._audit.record_look(
-                request, "forward erasure", {**selection, "destinations": takers}, len(takers)
-            )
-            forwarded = await self._forwarder.forward(takers, field, question.value.strip())
+            report = await self._store.preview_erasure(person.keys)
+            destinations = self._forwarder.declaring(report.sent_to, field)
+            forwarding = selection | {"destinations": destinations}
+            await self._audit.record_look(request, "forward erasure", forwarding, len(destinations))
+            forwarded = await self._forwarder.forward(destinations, field, question.value.strip())
             erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
         async with self._audit.change(request, "erase person", selection) as changed:
             erasure = await self._store.start_erasure(erasure_request, self._now())

@@ -26,7 +26,10 @@ _LONGEST_SECONDS = 15
 
 _UNKNOWN_THERE = frozenset((404, 410))
 
-_BODIES: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
+_NOT_DECLARED = "ErasureNotDeclared"
+"""The code for a destination that declared how it erases a person until just now."""
+
+_NAME_IN_BODY: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
 """Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`)."""
 
 
@@ -44,33 +47,36 @@ class ErasureForwarder:
         self._sender = Sender(client)
         self._clock = clock
 
-    def takers(self, destinations: Collection[str], field: PersonField) -> list[str]:
+    def declaring(self, destinations: Collection[str], field: PersonField) -> list[str]:
         """Return those of some destinations that declare how they erase a person by a kind of value."""
         calls = {key: document.erasure for key in destinations if (document := self._documents.destination(key))}
         return sorted([key for key, call in calls.items() if call is not None and call.by.lower() == field])
 
-    async def forward(self, takers: Collection[str], field: PersonField, value: str) -> dict[str, ForwardedErasure]:
-        """Ask the destinations that `takers` returned to erase a person, all at once; return their answers."""
-        answers = await asyncio.gather(
-            *[self._ask(self._documents.prepared_destination(key), {field: value}) for key in takers]
-        )
-        return dict(zip(takers, answers, strict=True))
+    async def forward(
+        self, destinations: Collection[str], field: PersonField, value: str
+    ) -> dict[str, ForwardedErasure]:
+        """Ask the destinations that `declaring` returned to erase a person, all at once; return their answers."""
+        answers = await asyncio.gather(*[self._ask(key, field, value) for key in destinations])
+        return dict(zip(destinations, answers, strict=True))
 
-    async def _ask(
-        self, prepared: payload.PreparedDestination | None, person: Mapping[PersonField, str]
-    ) -> ForwardedErasure:
-        asked_at = self._clock.now()
-        if prepared is None or prepared.destination.erasure is None or prepared.destination.unresolved:
-            return ForwardedErasure(asked_at, error="SecretNotFound")
-        request = make_request(self._documents, prepared, prepared.destination.erasure, person, asked_at)
+    async def _ask(self, key: str, field: PersonField, value: str) -> ForwardedErasure:
+        asked_at, document = self._clock.now(), self._documents.destination(key)
+        if document is None:
+            return ForwardedErasure(asked_at, error=model.HoldReason.DestinationNotFound.name)
+        if document.erasure is None or document.erasure.by.lower() != field:
+            return ForwardedErasure(asked_at, error=_NOT_DECLARED)
+        prepared = self._documents.prepared_destination(key)
+        if prepared is None or document.unresolved:
+            return ForwardedErasure(asked_at, error=model.HoldReason.SecretNotFound.name)
+        request = make_request(self._documents, prepared, document.erasure, field, value, asked_at)
         if isinstance(request, str):
             return ForwardedErasure(asked_at, error=request)
         # The answer rules of visits do not apply to this answer.
         destination = msgspec.structs.replace(
-            prepared.destination,
+            document,
             answers=(),
             success_header=None,
-            timeout_seconds=min(prepared.destination.timeout_seconds, _LONGEST_SECONDS),
+            timeout_seconds=min(document.timeout_seconds, _LONGEST_SECONDS),
         )
         answer = await self._sender.send(request, destination)
         return ForwardedErasure(asked_at, answer.status, _error_of(answer, destination))
@@ -80,11 +86,12 @@ def make_request(
     route_documents: RouteDocuments,
     prepared: payload.PreparedDestination,
     call: documents.ErasureCall,
-    person: Mapping[PersonField, str],
+    field: PersonField,
+    value: str,
     now: int,
 ) -> DestinationRequest | str:
-    """Return the request to erase a person, given by one value, or the code of the reason why it cannot be made."""
-    body = {"user": {_BODIES[field]: value for field, value in person.items()}}
+    """Return the request to erase the person with a value, or the code of the reason why it cannot be made."""
+    body = {"user": {_NAME_IN_BODY[field]: value}}
     delivery = unstored_delivery(msgspec.json.encode(body), now)
     nowhere = model.ListenerName(prepared.destination.namespace, "", "")
     variables = {variable.name: variable.value for variable in call.url_variables if variable.value}
