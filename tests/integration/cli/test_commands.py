@@ -418,7 +418,7 @@ async def test_command_without_yes_prints_what_it_would_change(
             "this would retry 0",
             "They are held (DestinationPaused), and a retry does not end that",
         ),
-        ("visits replay --reason OncePer", "", "this would create 0", "no skipped, delivered or dead verdict"),
+        ("visits replay --reason OncePer", "", "this would create 0", "no skipped, delivered, dead or cancelled"),
         (
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",

@@ -43,7 +43,7 @@ _Reasons = Annotated[
 ]
 _States = Annotated[
     list[str] | None,
-    typer.Option("--state", help="delivered or dead; for both, use a comma or repeat the flag."),
+    typer.Option("--state", help="delivered, dead or cancelled; for several, use commas or repeat the flag."),
 ]
 _Rate = Annotated[int, typer.Option("--rate", help="Deliveries created per second, at most.", min=1, max=1_000)]
 _IgnoreOncePer = Annotated[
@@ -54,7 +54,7 @@ _IgnorePause = Annotated[
     bool, typer.Option("--ignore-pause", help="Also send for routes that are paused or in shadow mode now.")
 ]
 
-_NOTHING = "The selection has no skipped, delivered or dead verdict that can be replayed."
+_NOTHING = "The selection has no skipped, delivered, dead or cancelled verdict that can be replayed."
 
 _LEFT_OUT = {
     "replayedBefore": "{} skipped before and replayed since (--state delivered,dead,cancelled selects those)",
@@ -136,10 +136,10 @@ def replay_visits(
     data: Data = DATA,
     **filters: str | None,
 ) -> None:
-    """Deliver stored visits again: what routes skipped, or what was delivered or died, while the body is stored.
+    """Deliver stored visits again, while the body is stored: skipped, delivered, dead or cancelled ones.
 
-    --yes needs --reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or --state (delivered, dead). Each new
-    delivery has an id of its own, the id of its visit, and the header `usher-replay`. The newest visits come first.
+    --yes needs --reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or --state (delivered, dead, cancelled). Each
+    new delivery has an id of its own, the id of its visit, and the header `usher-replay`. The newest visits come first.
 
     The gateway creates the deliveries at the rate of --rate, and waits while 200 of them are due. The replay goes on if
     this command ends: see `usher replays`.
@@ -150,7 +150,7 @@ def replay_visits(
     if yes and not any(results.values()):
         fail(
             "--yes needs to know what to replay",
-            "give --reason with skip reasons (Paused,Filter) or --state delivered,dead; without --yes, all are counted",
+            "give, for example, --reason Paused,Filter or --state delivered,cancelled; without --yes, all are counted",
             USAGE,
         )
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
