@@ -266,11 +266,6 @@ def _so_far(replay: listings.Row) -> str:
     return f" ({_deliveries(replay)})" if replay["deliveries"] else ""
 
 
-def _full_id(client: AdminClient, identifier: str) -> str:
-    """Return the id of the replay that begins with these digits."""
-    return client.full_id("replays", identifier)
-
-
 def list_replays(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the newest replays, at most 100, with their deliveries."""
     rows = AdminClient(admin, data).get("/api/replays")["rows"]
