@@ -74,6 +74,15 @@ async def test_person_is_erased_with_a_receipt_without_personal_data(served: adm
     assert (ended.code, "the erasure has ended" in ended.err) == (2, True)
 
 
+async def test_beginning_of_an_id_selects_one_request_to_erase(served: admin_port.Served) -> None:
+    for _ in range(2):
+        await served.output_of("person", "erase", "--as", "email", "--yes", piped=EMAIL)
+    several = await served.command("person", "receipt", "01")
+    assert (several.code, "of the requests, several have an id that begins with 01" in several.err) == (2, True)
+    nothing = await served.command("person", "cancel", "02")
+    assert (nothing.code, "use an id from `usher person requests`" in nothing.err) == (1, True)
+
+
 async def test_one_tenant_only_is_erased_if_it_is_named(served: admin_port.Served) -> None:
     await served.output_of("person", "erase", "--tenant", "agency/acme", "--yes", piped=EMAIL)
     assert [row["tenant"] for row in (await served.get("/api/visits"))["rows"]] == ["acme", "globex"]

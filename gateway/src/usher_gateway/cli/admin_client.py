@@ -34,6 +34,8 @@ _ROWS_IN_TERMINAL, _ROWS = 50, 1_000
 """How many rows a list has without --limit."""
 
 _CANDIDATES = 3
+_LISTS = {"requests": ("/api/persons/erasures", "usher person requests")}
+"""Path and command of lists that have another name than their rows."""
 """Rows that are named if the digits of an id are those of several."""
 
 _FULL_ID = 36
@@ -142,17 +144,18 @@ class AdminClient:
         return rows, cursor
 
     def full_id(self, group: str, identifier: str) -> str:
-        """Return the id of ``usher visits`` or ``usher deliveries`` that begins with these digits."""
+        """Return the id of a row that begins with these digits. ``group``: of commands, or of `_LISTS`."""
         if len(identifier) >= _FULL_ID:
             return identifier
-        rows = self.get(f"/api/{group}", id=identifier, limit=_CANDIDATES)["rows"]
+        path, command = _LISTS.get(group, (f"/api/{group}", f"usher {group} list"))
+        rows = self.get(path, id=identifier, limit=_CANDIDATES)["rows"]
         if len(rows) != 1:
             count = "several" if rows else "none"
             fail(
                 f"of the {group}, {count} have an id that begins with {identifier}",
-                f"give more of its digits: {', '.join(row['id'] for row in rows)} ..."
+                f"give more of its digits: {', '.join(row['id'] for row in rows[:_CANDIDATES])} ..."
                 if rows
-                else f"use an id from `usher {group} list`",
+                else f"use an id from `{command}`",
                 USAGE if rows else WRONG,
             )
         return str(rows[0]["id"])

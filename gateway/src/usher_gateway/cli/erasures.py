@@ -201,7 +201,7 @@ def receipt(
     both. The page is one file that loads nothing.
     """
     client = AdminClient(admin, data, operate=True)
-    row = client.get(f"/api/persons/erasures/{quoted(_full_id(client, identifier))}")
+    row = client.get(f"/api/persons/erasures/{quoted(client.full_id('requests', identifier))}")
     if page is None:
         _print(row, output)
         return
@@ -300,13 +300,5 @@ def _read(file: pathlib.Path) -> str:
 def cancel(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """End a request that has not ended: no more visits are erased. Erased ones stay erased."""
     client = AdminClient(admin, data, operate=True)
-    _print(client.post(f"/api/persons/erasures/{quoted(_full_id(client, identifier))}/cancel", {}), output)
-
-
-def _full_id(client: AdminClient, identifier: str) -> str:
-    """Return the id of the request that begins with these digits."""
-    rows = client.get("/api/persons/erasures", id=identifier)["rows"]
-    if len(rows) != 1:
-        count = "several" if rows else "none"
-        fail(f"of the requests, {count} have an id that begins with {identifier}", "see `usher person requests`", WRONG)
-    return str(rows[0]["id"])
+    identifier = client.full_id("requests", identifier)
+    _print(client.post(f"/api/persons/erasures/{quoted(identifier)}/cancel", {}), output)
