@@ -94,7 +94,7 @@ async def test_next_page_has_the_older_visits(served: admin_port.Served) -> None
 
 async def test_nothing_found_says_where_and_since_when(served: admin_port.Served) -> None:
     run = await served.command("find", piped="0170 999999")
-    nothing = "No visit with this user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
+    nothing = "No visit with this Purple user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
     assert (run.code, run.out) == (
         1,
         f"{nothing}Another spelling is another value: try +49…, 0170…, +49 (0)170…\n",
@@ -116,7 +116,7 @@ async def test_nothing_found_by_a_limited_token_says_since_when_at_its_tenants(s
     await served.bench.accept(samples.arrival("d", later, listener=zoo, if_visit=()))
     token = served.create_token("desk", [tokens.Scope.PersonsFind], tenants=("agency/zoo",))
     run = await served.command("find", "--as", "email", piped="no@example.com", USHER_TOKEN=token)
-    assert run.out == "No visit with this e-mail at 1 tenant since 2025-11-25 13:00:00 UTC.\n"
+    assert run.out == "No visit with this e-mail address at 1 tenant since 2025-11-25 13:00:00 UTC.\n"
 
 
 async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: P
         run = await command_line.usher("find", piped=EMAIL, **environment)
     assert run.code == 1
     assert " ".join(run.out.split()) == (
-        "No visit with this e-mail at 1 tenant. A refused visit is not stored, and 1 listener refuses every visit at "
-        "present: agency/wifi. `usher listeners --failing` says why."
+        "No visit with this e-mail address at 1 tenant. A refused visit is not stored, and 1 listener refuses every "
+        "visit at present: agency/wifi. `usher listeners --failing` says why."
     )
 
 

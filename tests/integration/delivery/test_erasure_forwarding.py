@@ -107,9 +107,9 @@ async def test_destination_is_asked_and_the_receipt_has_its_answer(gateway: gate
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (404, "it took the request to erase them (status 404)."),
-        (503, "it did not take the request to erase them, ServerError (status 503): erase them there."),
-        (403, "it did not take the request to erase them, Forbidden (status 403): erase them there."),
+        (404, "the request to erase them was taken (404)."),
+        (503, "the request to erase them was not taken, ServerError (503): erase them there."),
+        (403, "the request to erase them was not taken, Forbidden (403): erase them there."),
     ],
 )
 async def test_person_is_erased_whatever_a_destination_answers(
@@ -131,7 +131,7 @@ async def test_visit_that_a_destination_gets_after_the_request_is_said(
 
     mailer.before_answer = visit_again
     run = await erase(gateway, "--forward", "--yes")
-    words = "it took the request to erase them (status 204), and got a visit after it: erase it there too."
+    words = "the request to erase them was taken (204), but a visit came after it: erase them there."
     assert (run.code, words in run.out) == (0, True), run.out
 
 

@@ -118,7 +118,7 @@ async def test_id_of_a_visit_or_delivery_leads_to_the_visit(served: admin_port.S
 async def test_value_of_several_kinds_can_only_be_found(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await found(browser, "491701234567")
-        assert "Searched by Purple's user id or mobile number" in page.words
+        assert "Searched by Purple user id or mobile number" in page.words
         assert ("search again and say what the value is" in page.words, "Erase…" in page.words) == (True, False)
         assert "Erase…" in (await found(browser, "491701234567", kind="mobile")).words
 

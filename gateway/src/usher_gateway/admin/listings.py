@@ -89,21 +89,6 @@ def named(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
-def suppressed_at(tenants: Sequence[str], searched: int) -> str:
-    """Return at which of the searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
-    if searched == 1:
-        return tenants[0]
-    if len(tenants) == searched:
-        return f"all {searched} tenants"
-    return f"{len(tenants)} of {searched} tenants: {named(tenants)}"
-
-
-def refused_elsewhere(listeners: Sequence[str]) -> str:
-    """Return which listeners refuse everything now: a person who is not found may have been there."""
-    who = "1 listener refuses" if len(listeners) == 1 else f"{len(listeners)} listeners refuse"
-    return f"A refused visit is not stored, and {who} every visit at present: {named(listeners)}."
-
-
 TIMES_UNTRUSTED = "TimesUntrusted"
 """The reason with which a filter selects arrivals whose body has a time that cannot be trusted."""
 

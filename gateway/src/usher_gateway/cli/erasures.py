@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, person_words
 from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -129,7 +129,7 @@ def _preview(answer: Mapping[str, Any], kind: str | None, output: tables.OutputF
     else:
         _print_report(answer)
     count = answer["arrivals"]
-    hint = "give --yes to do it; it cannot be taken back" if count else person_value.nothing_stored(answer, kind)
+    hint = "give --yes to do it; it cannot be taken back" if count else person_words.nothing_stored(answer, kind)
     fail(f"this would erase {listings.counted(count, 'visit')}", hint, USAGE)
 
 
@@ -152,7 +152,9 @@ def _print_report(row: Mapping[str, Any]) -> None:
     if row["deliveries"]:
         typer.echo(f"deliveries: {', '.join([f'{count} {state}' for state, count in row['deliveries'].items()])}")
     for destination, sent in row["sentTo"].items():
-        step = "it is asked to erase them" if destination in row.get("forwardsTo", ()) else _left_to_do(sent)
+        step = (
+            "it is asked to erase them" if destination in row.get("forwardsTo", ()) else person_words.left_to_do(sent)
+        )
         tables.print_text(f"{destination} {_has_got(sent)}: {step}.")
     if is_complete and not row["sentTo"]:
         typer.echo("No destination had got a visit of the person.")
@@ -167,18 +169,6 @@ def _has_got(sent: listings.Row) -> str:
     attempts = f", perhaps {sent['attempted']} more" if sent["attempted"] else ""
     last = f", the last at {listings.time_cell('lastAt')(sent)} UTC" if sent["lastAt"] else ""
     return f"has got {listings.counted(sent['delivered'], 'visit')}{attempts}{last}"
-
-
-def _left_to_do(sent: Mapping[str, Any]) -> str:
-    """Return what a person has to do about a destination, by its answer to the request to erase."""
-    answer = sent["forwarded"]
-    if answer is None:
-        return "erase them there too"
-    status = f" (status {answer['status']})" if answer["status"] else ""
-    if answer["error"]:
-        return f"it did not take the request to erase them, {answer['error']}{status}: erase them there"
-    taken = f"it took the request to erase them{status}"
-    return f"{taken}, and got a visit after it: erase it there too" if receipt_page.has_later_visit(sent) else taken
 
 
 def requests(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, person_words
 from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -27,11 +27,8 @@ from usher_gateway.cli.admin_client import (
 
 _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
-"""An id as the lists print it: whole, or its beginning (RFC 9562 §5.7)."""
-
 _SHORT_ID = re.compile(r"(?=.{0,7}[a-f])[0-9a-f]{8}-[0-9a-f-]{0,5}", re.IGNORECASE)
-"""A shorter beginning. It needs a letter, because digits alone may be a telephone number."""
+"""A shorter beginning than `person_words.ID`. It needs a letter, because digits alone may be a telephone number."""
 
 _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
@@ -70,7 +67,7 @@ def find(
     shell and no list of processes. It needs the operate token, or one with the scope persons:find (for an id:
     visits:read). The audit log records that somebody looked for a person, not for whom. Exit code 1: nothing was found.
     """
-    if identifier is not None and not (_ID.fullmatch(identifier) or _SHORT_ID.fullmatch(identifier)):
+    if identifier is not None and not (person_words.ID.fullmatch(identifier) or _SHORT_ID.fullmatch(identifier)):
         hint = (
             "give of an id at least its first 15 characters; type other values when `usher find` asks, or pipe them "
             "in: arguments reach the history of the shell and other users"
@@ -78,7 +75,7 @@ def find(
         fail("only the id of a visit or delivery may be an argument", hint, USAGE)
     client = AdminClient(admin, data, operate=True)
     value = identifier or person_value.read_value()
-    if kind is None and (identifier or _ID.fullmatch(value)):
+    if kind is None and (identifier or person_words.ID.fullmatch(value)):
         rows = _rows_of_id(client, value)
         _print_visits(rows, output, "No visit or delivery has this id.")
     else:
@@ -95,12 +92,12 @@ def find(
         rows = answer["rows"]
         _print_visits(rows, output, _nothing(answer))
         if not rows and "mobile" in answer["searchedAs"] and output == "text":
-            tables.print_text(person_value.OTHER_SPELLINGS)
+            tables.print_text(person_words.OTHER_SPELLINGS)
         if not rows and answer["refusing"] and output == "text":
-            refused = listings.refused_elsewhere(answer["refusing"])
+            refused = person_words.refused_elsewhere(answer["refusing"])
             tables.print_text(f"{refused} `usher listeners --failing` says why.")
         if answer["suppressedAt"] and output == "text":
-            where = listings.suppressed_at(answer["suppressedAt"], answer["tenants"])
+            where = person_words.suppressed_at(answer["suppressedAt"], answer["tenants"])
             tables.print_text(f"Suppressed at {where}: visits there are only counted.", err=True)
         if answer["nextCursor"] is not None:
             print_next_page(context, str(len(rows)), answer["nextCursor"])
@@ -129,7 +126,6 @@ def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:
 
 def _nothing(answer: Any) -> str:
     """Return where nothing was found, and how far back the search reached."""
-    names = {"user": "user id", "email": "e-mail", "mobile": "mobile number", "device": "MAC"}
-    searched = " or ".join([names[field] for field in answer["searchedAs"]])
+    searched = " or ".join([person_words.FIELDS[field] for field in answer["searchedAs"]])
     since = f" since {listings.time_cell('since')(answer)} UTC" if answer["since"] else ""
     return f"No visit with this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."

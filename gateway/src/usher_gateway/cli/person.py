@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from usher_gateway.admin import listings, person_archive
+from usher_gateway.admin import listings, person_archive, person_words
 from usher_gateway.cli import erasures, person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -84,7 +84,7 @@ def export(
         if sys.stderr.isatty():
             typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
     if not visits:
-        fail(person_value.nothing_stored(answer, kind), "see `usher find`", WRONG)
+        fail(person_words.nothing_stored(answer, kind), "see `usher find`", WRONG)
     archive = person_archive.encode(visits, reference, time.time_ns() // 1_000, answer["suppressedAt"])
     try:
         with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -117,8 +117,7 @@ def suppress(
     if output == "json":
         tables.print_json(answer)
     elif yes:
-        now, earlier = "Suppressed now", "Suppressed before"
-        tables.print_text(_suppression(answer["suppressed"], answer["tenants"], now, earlier))
+        tables.print_text(person_words.suppressed(answer))
         tables.print_text(_effect(answer, "cancelled"))
     else:
         tables.print_text(_effect(answer, "would be cancelled"))
@@ -150,7 +149,7 @@ def unsuppress(
     answer = AdminClient(admin, data, operate=True).post(
         "/api/persons/unsuppress", person_value.question(kind, tenant, namespace, reference)
     )
-    tables.print_text(_suppression(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "Not suppressed"))
+    tables.print_text(person_words.unsuppressed(answer))
 
 
 def suppressions(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -160,11 +159,3 @@ def suppressions(output: OutputOption = "text", admin: Admin = ADMIN, data: Data
     """
     rows = AdminClient(admin, data, operate=True).get("/api/persons/suppressions")["rows"]
     tables.print_rows(rows, _SUPPRESSIONS, output, "No suppressed persons.", _SUPPRESSIONS_CSV)
-
-
-def _suppression(changed: int, tenants: int, done: str, as_before: str) -> str:
-    """Return a sentence about how many tenants changed, and how many were so already."""
-    counts = {done: changed, as_before: tenants - changed}
-    return (
-        "; ".join([f"{what} at {listings.counted(count, 'tenant')}" for what, count in counts.items() if count]) + "."
-    )

@@ -1,18 +1,13 @@
 """The value of a person, as the commands about persons ask for it."""
 
 import sys
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli.admin_client import USAGE, fail
 
 _PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
-
-OTHER_SPELLINGS = "Another spelling is another value: try +49…, 0170…, +49 (0)170…"
-"""After a search by a mobile number that finds nothing."""
 
 As = Annotated[
     Literal["email", "mobile", "mac", "user"] | None,
@@ -40,15 +35,6 @@ def read_value() -> str:
 def field_of(kind: str | None) -> str | None:
     """Return the API's name of a kind of value."""
     return "device" if kind == "mac" else kind
-
-
-def nothing_stored(answer: Mapping[str, Any], kind: str | None) -> str:
-    """Return that no visit of a person is stored, where the person is suppressed, and what else to look for."""
-    text = "nothing is stored of this person"
-    if answer["suppressedAt"]:
-        where = listings.suppressed_at(answer["suppressedAt"], answer["tenants"])
-        text = f"no visit is stored of this person; suppressed at {where} (a keyed digest)"
-    return f"{text}. {OTHER_SPELLINGS}" if kind == "mobile" else text
 
 
 def question(kind: str | None, tenant: str | None, namespace: str | None, reference: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, person_words
 from usher_gateway.pages import receipt_page, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
@@ -28,7 +28,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "title": f"Erasure, {_with_words(row)['status_text']}",
         "erasure": row,
         "reloads": row["status"] in _RUNNING,
-        "fields": ", ".join([receipt_page.FIELDS.get(field, field) for field in row["fields"]]),
+        "fields": ", ".join([person_words.FIELDS.get(field, field) for field in row["fields"]]),
         "tenants": listings.counted(row["tenants"], "tenant"),
         "deliveries": receipt_page.deliveries(row),
         "copies": receipt_page.copies(row) if row["completedAt"] else [],

@@ -4,7 +4,6 @@ The value of a person comes in the body of a form. It is in no address, link or 
 carry it in a hidden field that only this session can read, and for ten minutes.
 """
 
-import re
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import listings, person_archive
+from usher_gateway.admin import listings, person_archive, person_words
 from usher_gateway.pages import receipt_page, visits
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
@@ -25,9 +24,6 @@ _MOST_EXPORTED_BYTES = 8 * 1024 * 1024
 _REFUSING_SHOWN = 5
 """Listeners with a link; `listings.named` has as many."""
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
-"""An id as the lists show it: whole, or its beginning (RFC 9562 §5.7)."""
-
 _ERASE_WORD = "erase"
 """The word that a person types to confirm an erasure."""
 
@@ -37,14 +33,14 @@ class Question(msgspec.Struct, frozen=True):
 
     value: str
     field: str | None
-    """A kind of `receipt_page.FIELDS`; None: the API guesses it."""
+    """A kind of `person_words.FIELDS`; None: the API guesses it."""
     tenant: str | None
     """``namespace/name``, or a name; None: all tenants."""
 
 
 async def show_form(_: Api, __: web.Request) -> Values:
     """Return the values of the form of a search."""
-    return {"title": "Find a person or a visit", "kinds": receipt_page.FIELDS}
+    return {"title": "Find a person or a visit", "kinds": person_words.FIELDS}
 
 
 async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
@@ -54,9 +50,9 @@ async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, V
     value, kind = form.get("value", "").strip(), form.get("kind", "")
     if not value:
         raise ApiProblemError(400, "there is no value to look for", "go back, and enter one")
-    if not kind and _ID.fullmatch(value):
+    if not kind and person_words.ID.fullmatch(value):
         return f"/ui/visits/{await _visit_with_id(api, value)}"
-    question = Question(value, kind if kind in receipt_page.FIELDS else None, form.get("tenant", "").strip() or None)
+    question = Question(value, kind if kind in person_words.FIELDS else None, form.get("tenant", "").strip() or None)
     return await _page_of(api, request, question)
 
 
@@ -83,12 +79,12 @@ async def _page_of(
         "title": "Visits of a person",
         "notice": notice,
         "rows": visits.with_cells(answer["rows"]),
-        "searched_as": " or ".join([receipt_page.FIELDS[field] for field in fields]),
+        "searched_as": " or ".join([person_words.FIELDS[field] for field in fields]),
         "is_one_kind": len(fields) == 1,
         "tenants": listings.counted(answer["tenants"], "tenant"),
         "since": answer["since"],
-        "suppressed_at": listings.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
-        "refused": listings.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
+        "suppressed_at": person_words.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
+        "refused": person_words.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
         "refusing": answer["refusing"][:_REFUSING_SHOWN],
         "person": _seal(request, question),
         "cursor": answer["nextCursor"],
@@ -118,10 +114,7 @@ async def suppress(api: Api, request: web.Request, form: Form) -> tuple[str, Val
     if "confirm" not in form:
         return "person_change.html", await _preview(api, request, question, form, "suppress")
     answer = await api.post("/api/persons/suppress", _change(question, form))
-    as_before = answer["tenants"] - answer["suppressed"]
-    notice = f"Suppressed now at {listings.counted(answer['suppressed'], 'tenant')}"
-    notice += f", before at {listings.counted(as_before, 'tenant')}." if as_before else "."
-    return await _page_of(api, request, question, notice=notice)
+    return await _page_of(api, request, question, notice=person_words.suppressed(answer))
 
 
 async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
@@ -130,8 +123,7 @@ async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, V
     if "confirm" not in form:
         return "person_change.html", await _preview(api, request, question, form, "unsuppress")
     answer = await api.post("/api/persons/unsuppress", _change(question, form))
-    notice = f"Unsuppressed at {listings.counted(answer['unsuppressed'], 'tenant')}."
-    return await _page_of(api, request, question, notice=notice)
+    return await _page_of(api, request, question, notice=person_words.unsuppressed(answer))
 
 
 async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
@@ -156,12 +148,10 @@ async def export(api: Api, request: web.Request, form: Form) -> Download:
             raise ApiProblemError(413, "this is too much for a page", "use `usher person export`, or name one tenant")
         if cursor is None:
             break
-    suppressed_at = answer["suppressedAt"]
     if not rows:
-        where = f"; suppressed at {listings.suppressed_at(suppressed_at, answer['tenants'])} (a keyed digest)"
-        raise ApiProblemError(404, f"no visit is stored of this person{where if suppressed_at else ''}", "")
+        raise ApiProblemError(404, person_words.nothing_stored(answer, question.field), "")
     now = time.time_ns() // 1_000
-    archive = person_archive.encode(rows, form.get("reference", ""), now, suppressed_at)
+    archive = person_archive.encode(rows, form.get("reference", ""), now, answer["suppressedAt"])
     return Download(f"person-{model.format_time(now)[:10]}.json", archive, "application/json")
 
 

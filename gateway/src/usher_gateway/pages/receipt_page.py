@@ -7,15 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from usher_gateway.admin import listings
-
-FIELDS = {
-    "user": "Purple's user id",
-    "email": "e-mail address",
-    "mobile": "mobile number",
-    "device": "MAC of a device",
-}
-"""Kind of a person's value -> its name."""
+from usher_gateway.admin import listings, person_words
 
 _STATES = {
     "delivered": "Delivered to the destination",
@@ -44,7 +36,7 @@ def render(receipt: Mapping[str, Any]) -> str:
         "facts": facts(receipt),
         "deliveries": deliveries(receipt),
         "copies": copies(receipt),
-        "forwarded": _forwarded,
+        "forwarded": person_words.forwarded,
         "signed_lines": ["{", *_lines(receipt), "}"],
     }
     return Renderer().render("receipt.html", values) + "\n"
@@ -59,16 +51,14 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
 def facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked, when, and of which store; also of a request that has not ended."""
     ended_at = receipt["completedAt"]
+    fields = ", ".join([person_words.FIELDS.get(field, field) for field in receipt["fields"]])
     rows = [
         ("Request", receipt["id"]),
         ("Reference", receipt["reference"] or "none"),
         ("Requested", f"{_time(receipt['receivedAt'])} UTC"),
         (receipt["status"].capitalize(), f"{_time(ended_at)} UTC") if ended_at else ("Status", receipt["status"]),
         ("Requested by", f"{receipt['requestedBy']} (name of a token or a user)"),
-        (
-            "Searched by",
-            f"{', '.join([FIELDS.get(field, field) for field in receipt['fields']])}; Usher does not keep it",
-        ),
+        ("Searched by", f"{fields}; Usher does not keep it"),
         ("Searched at", listings.counted(receipt["tenants"], "tenant")),
         ("Oldest visit in the store", _oldest(receipt["since"])),
         ("Store", receipt["store"] or "not stated"),
@@ -108,23 +98,6 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
     else:
         sentences.append("Backups may have the visits; the agency has not stated for how long (`--backup-days`).")
     return sentences
-
-
-def has_later_visit(sent: Mapping[str, Any]) -> bool:
-    """Return whether a destination that was asked to erase the person perhaps got a visit of the person after that."""
-    last_at, asked_at = sent["lastAt"], sent["forwarded"]["at"]
-    return last_at is not None and str(last_at) > str(asked_at)  # both are times in the same form
-
-
-def _forwarded(sent: Mapping[str, Any]) -> str:
-    """Return how a destination answered the request to erase the person."""
-    answer = sent["forwarded"]
-    if answer is None:
-        return "not asked"
-    status = f" ({answer['status']})" if answer["status"] else ""
-    if answer["error"]:
-        return f"failed: {answer['error']}{status}"
-    return f"taken{status}, but a visit came after it" if has_later_visit(sent) else f"taken{status}"
 
 
 def _time(value: str | None) -> str:

@@ -1,0 +1,83 @@
+"""Words about persons, for the commands and the pages: which values there are, and what was done with a person."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from usher_gateway.admin import listings
+
+ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
+"""An id as the lists show it, and no value of a person: whole, or its beginning (RFC 9562 §5.7)."""
+
+FIELDS = {"user": "Purple user id", "email": "e-mail address", "mobile": "mobile number", "device": "device MAC"}
+"""Kind of a person's value -> its name."""
+
+OTHER_SPELLINGS = "Another spelling is another value: try +49…, 0170…, +49 (0)170…"
+"""After a search by a mobile number that finds nothing."""
+
+
+def suppressed_at(tenants: Sequence[str], searched: int) -> str:
+    """Return at which of the searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
+    if searched == 1:
+        return tenants[0]
+    if len(tenants) == searched:
+        return f"all {searched} tenants"
+    return f"{len(tenants)} of {searched} tenants: {listings.named(tenants)}"
+
+
+def nothing_stored(answer: Mapping[str, Any], field: str | None) -> str:
+    """Return that no visit of a person is stored, where the person is suppressed, and what else to look for."""
+    text = "nothing is stored of this person"
+    if answer["suppressedAt"]:
+        where = suppressed_at(answer["suppressedAt"], answer["tenants"])
+        text = f"no visit is stored of this person; suppressed at {where} (a keyed digest)"
+    return f"{text}. {OTHER_SPELLINGS}" if field == "mobile" else text
+
+
+def refused_elsewhere(listeners: Sequence[str]) -> str:
+    """Return which listeners refuse everything now: a person who is not found may have been there."""
+    who = "1 listener refuses" if len(listeners) == 1 else f"{len(listeners)} listeners refuse"
+    return f"A refused visit is not stored, and {who} every visit at present: {listings.named(listeners)}."
+
+
+def suppressed(answer: Mapping[str, Any]) -> str:
+    """Return at how many tenants a person was suppressed."""
+    return _changed(answer["suppressed"], answer["tenants"], "Suppressed now", "Suppressed before")
+
+
+def unsuppressed(answer: Mapping[str, Any]) -> str:
+    """Return at how many tenants the suppression of a person was lifted."""
+    return _changed(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "Not suppressed")
+
+
+def _changed(changed: int, tenants: int, done: str, as_before: str) -> str:
+    """Return a sentence about how many tenants changed, and how many were so already."""
+    counts = {done: changed, as_before: tenants - changed}
+    parts = [f"{what} at {listings.counted(count, 'tenant')}" for what, count in counts.items() if count]
+    return f"{'; '.join(parts)}."
+
+
+def forwarded(sent: Mapping[str, Any]) -> str:
+    """Return how a destination answered the request to erase the person."""
+    answer = sent["forwarded"]
+    if answer is None:
+        return "not asked"
+    status = f" ({answer['status']})" if answer["status"] else ""
+    if answer["error"]:
+        return f"not taken, {answer['error']}{status}"
+    return f"taken{status}, but a visit came after it" if _has_later_visit(sent) else f"taken{status}"
+
+
+def left_to_do(sent: Mapping[str, Any]) -> str:
+    """Return what a person has to do about a destination, by its answer to the request to erase."""
+    answer = sent["forwarded"]
+    if answer is None:
+        return "erase them there too"
+    advice = ": erase them there" if answer["error"] or _has_later_visit(sent) else ""
+    return f"the request to erase them was {forwarded(sent)}{advice}"
+
+
+def _has_later_visit(sent: Mapping[str, Any]) -> bool:
+    """Return whether a destination that was asked to erase the person perhaps got a visit of the person after that."""
+    last_at, asked_at = sent["lastAt"], sent["forwarded"]["at"]
+    return last_at is not None and str(last_at) > str(asked_at)  # both are times in the same form
