@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings
+from usher_gateway.admin import api, listings, replay_words
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.store.base import (
@@ -20,9 +20,6 @@ from usher_gateway.store.base import (
     ReplaySample,
 )
 from usher_gateway.store.records import Records
-
-_DELIVERED_AGAIN = ("delivered", "dead", "cancelled")
-"""States of deliveries that a replay may select."""
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
@@ -99,8 +96,8 @@ class ReplayHandlers:
         )
         for reason in reasons:
             api.check_reason(reason, listings.SKIP_REASONS)
-        if unknown := set(states) - set(_DELIVERED_AGAIN):
-            raise ValueError(f"state must be of {', '.join(_DELIVERED_AGAIN)}, not {min(unknown)[:50]!r}")
+        if unknown := set(states) - set(replay_words.STATES):
+            raise ValueError(f"state must be of {', '.join(replay_words.STATES)}, not {min(unknown)[:50]!r}")
         if not 1 <= selection.per_second <= _MOST_PER_SECOND:
             raise ValueError(f"perSecond must be a number from 1 to {_MOST_PER_SECOND}")
         where = api.filter_from_selection(msgspec.structs.replace(selection, reason=None, state=None))
@@ -112,7 +109,7 @@ class ReplayHandlers:
         where = await self._check_names(where)
         return ReplayRequest(
             where=where,
-            results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *_DELIVERED_AGAIN]),
+            results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *replay_words.STATES]),
             per_second=selection.per_second,
             ignores_once_per=selection.ignore_once_per,
             ignores_expiry=selection.ignore_expiry,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, replay_words
 from usher_gateway.admin.listings import PERIOD_FILTERS, ROUTE_FILTERS, counted
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
@@ -56,14 +56,14 @@ _IgnorePause = Annotated[
 
 _NOTHING = "The selection has no skipped, delivered, dead or cancelled verdict that can be replayed."
 
-_LEFT_OUT = {
-    "replayedBefore": "{} skipped before and replayed since (--state delivered,dead,cancelled selects those)",
-    "withoutBody": "{} without a body, because its retention has ended",
-    "oncePer": "{} by oncePer (--ignore-once-per)",
-    "expired": "{} past the time limit (--ignore-expiry)",
-    "suppressed": "{} of suppressed persons (`usher person unsuppress` lifts that)",
-    "paused": "{} of routes that are paused, in shadow mode, removed, or lead elsewhere now (--ignore-pause)",
+_TO_INCLUDE = {
+    "replayedBefore": " (--state delivered,dead,cancelled selects those)",
+    "oncePer": " (--ignore-once-per)",
+    "expired": " (--ignore-expiry)",
+    "suppressed": " (`usher person unsuppress` lifts that)",
+    "paused": " (--ignore-pause)",
 }
+"""How to replay what a replay leaves out."""
 
 _FILTER_NOT_ASKED = "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
 
@@ -88,24 +88,19 @@ def _deliveries(row: listings.Row) -> str:
     return ", ".join([f"{count} {state}" for state, count in row["deliveries"].items()])
 
 
-def _selection(row: listings.Row) -> str:
-    selected = {name: value for name, value in row["selection"].items() if name != "results"}
-    return ", ".join([*row["selection"]["results"], *[f"{name} {value}" for name, value in selected.items()]])
-
-
 _COLUMNS: tuple[listings.Column, ...] = (
     ("STARTED (UTC)", listings.short_time_cell("startedAt")),
     ("ID", listings.short_id_cell),
     ("STATE", listings.text_cell("state")),
     ("CREATED", listings.text_cell("created")),
     ("DELIVERIES", _deliveries),
-    ("SELECTION", _selection),
+    ("SELECTION", replay_words.selection),
 )
 
 _CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("id", "state", "startedAt", "startedBy", "endedAt", "created", "reachedAt", "perSecond"),
     ("deliveries", _deliveries),
-    ("selection", _selection),
+    ("selection", replay_words.selection),
 )
 
 
@@ -223,9 +218,8 @@ def _preview(
 
 
 def _print_left_out(left_out: Mapping[str, int]) -> None:
-    for reason, count in left_out.items():
-        if count:
-            tables.print_text(f"Left out: {_LEFT_OUT[reason].format(count)}.")
+    for name, text in replay_words.left_out(left_out).items():
+        tables.print_text(f"Left out: {text}{_TO_INCLUDE.get(name, '')}.")
 
 
 def _watch(client: AdminClient, replay: listings.Row) -> None:
@@ -290,8 +284,8 @@ def cancel_replay(
     identifier = client.full_id("replays", identifier)
     row = client.get(f"/api/replays/{quoted(identifier)}")
     if not yes:
-        waiting = row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0)
-        fail(f"this would end the replay and cancel {counted(waiting, 'delivery')}", "give --yes to do it", USAGE)
+        waiting = counted(replay_words.waiting(row), "delivery")
+        fail(f"this would end the replay and cancel {waiting}", "give --yes to do it", USAGE)
     _print_changed(client.post(f"/api/replays/{quoted(identifier)}/cancel", {}), output)
 
 

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
-from usher_gateway.pages import requests, visits
+from usher_gateway.admin import listings, replay_words
+from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Form, Values
 
 _IGNORED = {"oncePer": "rules oncePer", "expiry": "time limits", "pause": "pauses"}
@@ -18,11 +18,10 @@ async def list_replays(api: Api, _: web.Request) -> Values:
 async def show(api: Api, request: web.Request) -> Values:
     """Return the values of one replay."""
     row = await api.get(f"/api/replays/{requests.path_id(request)}")
-    pending = row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0)
     return {
         "title": f"Replay, {row['state']}",
         "replay": _with_words(row),
-        "pending": pending,
+        "pending": replay_words.waiting(row),
         "reloads": row["state"] == "running",
     }
 
@@ -34,8 +33,7 @@ async def cancel(api: Api, request: web.Request, form: Form) -> str | tuple[str,
     if "confirm" in form:
         await api.post(f"{path}/cancel", {})
         return page
-    deliveries = (await api.get(path))["deliveries"]
-    waiting = deliveries.get("pending", 0) + deliveries.get("held", 0)
+    waiting = replay_words.waiting(await api.get(path))
     return "confirm.html", {
         "title": "Cancel a replay",
         "sentences": [
@@ -58,11 +56,9 @@ async def resume(api: Api, request: web.Request, _: Form) -> str:
 
 def _with_words(row: listings.Row) -> listings.Row:
     """Return a replay with what it selects and what it left out in words."""
-    selection = row["selection"]
-    names = [f"{name} {value}" for name, value in selection.items() if name != "results"]
     return row | {
-        "selects": ", ".join([*selection["results"], *names]),
+        "selects": replay_words.selection(row),
         "results": ", ".join([f"{count:,} {state}" for state, count in row["deliveries"].items()]),
-        "left_out": visits.left_out(row["leftOut"]),
+        "left_out": replay_words.left_out(row["leftOut"]).values(),
         "ignores": ", ".join([_IGNORED[name] for name in row["ignored"]]),
     }

@@ -1,11 +1,11 @@
 """The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, replay_words
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
 
@@ -18,19 +18,6 @@ _REASONS = sorted(listings.VISITS.reasons)
 _KINDS = ("visit", "repeat", "redelivery", "quarantined")
 
 _VISIT_CELLS = dict(listings.VISITS.columns)
-
-_LEFT_OUT = {
-    "replayedBefore": "skipped before and replayed since",
-    "withoutBody": "without a body, because its retention has ended",
-    "oncePer": "whose visitor the oncePer rule of the route allows no more",
-    "expired": "past the time limit of the delivery",
-    "suppressed": "of a suppressed person",
-    "paused": "of routes that are paused, in shadow mode, removed, or lead elsewhere now",
-}
-"""Why a replay leaves deliveries out. Source: ``leftOut`` in docs/api.md."""
-
-_STATES = ("delivered", "dead", "cancelled")
-"""Results of a verdict that a replay selects as a state; others are skip reasons."""
 
 _IGNORABLE = {
     "ignoreOncePer": "also what the route's oncePer rule allows no more",
@@ -131,19 +118,14 @@ async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str,
             "id": identifier,
             "results": sorted(preview["reasons"].items()),
             "selected": preview["selected"],
-            "left_out": left_out(preview["leftOut"]),
+            "left_out": replay_words.left_out(preview["leftOut"]).values(),
             "ignorable": [(name, text, ignored[name]) for name, text in _IGNORABLE.items()],
         }
     results = [name.removeprefix("result-") for name in form if name.startswith("result-")]
     if not results:
         raise ApiProblemError(400, "no result was chosen", "go back, and choose what to replay")
-    states = ",".join([result for result in results if result in _STATES])
-    reasons = ",".join([result for result in results if result not in _STATES])
+    states = ",".join([result for result in results if result in replay_words.STATES])
+    reasons = ",".join([result for result in results if result not in replay_words.STATES])
     chosen = {name: value for name, value in (("state", states), ("reason", reasons)) if value}
     started = await api.post("/api/replays", selection | chosen)
     return f"/ui/replays/{started['id']}"
-
-
-def left_out(counts: Mapping[str, int]) -> list[str]:
-    """Return what a replay leaves out, in words."""
-    return [f"{listings.counted(count, 'delivery')} {_LEFT_OUT[name]}" for name, count in counts.items() if count]

@@ -1,0 +1,34 @@
+"""Words about replays, for the commands and the pages: what a replay selects, leaves out, and waits for."""
+
+from collections.abc import Mapping
+
+from usher_gateway.admin import listings
+
+STATES = ("delivered", "dead", "cancelled")
+"""States of deliveries that a replay may select; its other results are skip reasons."""
+
+_LEFT_OUT = {
+    "replayedBefore": "skipped before and replayed since",
+    "withoutBody": "without a body, because its retention has ended",
+    "oncePer": "by the oncePer rule of the route",
+    "expired": "past the time limit",
+    "suppressed": "of a suppressed person",
+    "paused": "of routes that are paused, in shadow mode, removed, or lead elsewhere now",
+}
+"""Why a replay leaves deliveries out. Source: ``leftOut`` in docs/api.md."""
+
+
+def left_out(counts: Mapping[str, int]) -> dict[str, str]:
+    """Return name in ``leftOut`` -> what a replay leaves out for this reason, if it leaves anything out."""
+    return {name: f"{listings.counted(count, 'delivery')} {_LEFT_OUT[name]}" for name, count in counts.items() if count}
+
+
+def selection(row: listings.Row) -> str:
+    """Return what a replay selects: first its results."""
+    names = [f"{name} {value}" for name, value in row["selection"].items() if name != "results"]
+    return ", ".join([*row["selection"]["results"], *names])
+
+
+def waiting(row: listings.Row) -> int:
+    """Return how many deliveries of a replay wait: the end of the replay cancels them."""
+    return int(row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0))
