@@ -110,6 +110,8 @@ async def test_of_browsers_that_open_a_link_at_once_one_gets_in(served: admin_po
         browsers = [await stack.enter_async_context(browsing.visitor(served)) for _ in range(5)]
         pages = await asyncio.gather(*[browser.post(link["path"]) for browser in browsers])
     assert sorted(page.status for page in pages) == [200, 410, 410, 410, 410]
+    entries = (await served.get("/api/audit?action=open%20link"))["rows"]
+    assert sum(entry["count"] for entry in entries) == 1
     assert sum("usher_link" in browser.cookies for browser in browsers) == 1
 
 

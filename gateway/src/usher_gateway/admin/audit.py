@@ -84,10 +84,10 @@ class AuditLog:
     def __init__(self, *, store: Records, now: Callable[[], int]) -> None:
         self._store, self._now = store, now
 
-    async def record_look(
+    async def record_before_answer(
         self, request: web.Request, action: Action, selection: Mapping[str, object], count: int
     ) -> None:
-        """Record that a caller is about to see something. Without the entry, the caller gets no answer.
+        """Record what a caller is about to see or send. Without the entry, the caller gets no answer.
 
         Raises:
             StoreUnavailableError: the entry cannot be stored now.
@@ -96,11 +96,12 @@ class AuditLog:
 
     @contextlib.asynccontextmanager
     async def change(
-        self, request: web.Request, action: Action, selection: Mapping[str, object]
+        self, request: web.Request, action: Action, selection: Mapping[str, object], *, who: str = ""
     ) -> AsyncIterator["Changed"]:
         """Record what the block changes; it sets the count. An error is recorded too: a part may be done.
 
-        The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone.
+        The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone. ``who``: who
+        changes it, if it is not the caller of the request.
         """
         changed = Changed()
         try:
@@ -108,20 +109,22 @@ class AuditLog:
         except (ValueError, model.NotFoundError):  # the request is wrong, so nothing was changed
             raise
         except BaseException:
-            await self._record(request, action, {**changed.described(selection), "interrupted": True}, changed.count)
+            interrupted = {**changed.described(selection), "interrupted": True}
+            await self._record(self._entry(request, action, interrupted, changed.count, who))
             raise
-        await self._record(request, action, changed.described(selection), changed.count)
+        await self._record(self._entry(request, action, changed.described(selection), changed.count, who))
 
-    async def _record(self, request: web.Request, action: Action, selection: Mapping[str, object], count: int) -> None:
-        entry = self._entry(request, action, selection, count)
+    async def _record(self, entry: AuditEntry) -> None:
         try:
             await self._store.add_audit_entry(entry)
         except model.StoreUnavailableError as error:
-            _log.error("audit_entry_not_stored", action=action, reason=str(error))
+            _log.error("audit_entry_not_stored", action=entry.action, reason=str(error))
 
-    def _entry(self, request: web.Request, action: Action, selection: Mapping[str, object], count: int) -> AuditEntry:
+    def _entry(
+        self, request: web.Request, action: Action, selection: Mapping[str, object], count: int, who: str = ""
+    ) -> AuditEntry:
         """Log an entry, and return it for the store."""
-        who, peer = request[api.CALLER].name, request.remote or ""
+        who, peer = who or request[api.CALLER].name, request.remote or ""
         _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
         return AuditEntry(at=self._now(), who=who, action=action, selection=selection, count=count, peer=peer)
 

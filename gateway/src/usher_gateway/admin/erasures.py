@@ -64,7 +64,9 @@ class ErasureHandlers:
         (field,) = person.fields
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
+            await self._audit.record_before_answer(
+                request, "find person", person.audited, sum(report.arrivals.values())
+            )
             suppressed_at = await self._store.tenants_suppressing(person.keys)
             searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
             destinations = self._forwarder.declaring(report.sent_to, field) if question.forward else []
@@ -84,7 +86,7 @@ class ErasureHandlers:
             report = await self._store.preview_erasure(person.keys)
             destinations = self._forwarder.declaring(report.sent_to, field)
             forwarding = selection | {"destinations": destinations}
-            await self._audit.record_look(request, "forward erasure", forwarding, len(destinations))
+            await self._audit.record_before_answer(request, "forward erasure", forwarding, len(destinations))
             forwarded = await self._forwarder.forward(destinations, field, question.value.strip())
             erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
         async with self._audit.change(request, "erase person", selection) as changed:

@@ -128,10 +128,10 @@ class Links:
 
     async def open(self, request: web.Request, link: Link) -> LinkCookie | None:
         """Open a link; return the cookie of its browser, or None if another request was faster."""
-        request[api.CALLER] = _caller_of(link)
-        await self._audit.record_look(request, "open link", {"id": link.id, "tenant": link.tenant}, 1)
-        now = self._now()
-        if not await self._store.open_link(link.id, now):
+        selection, now = {"id": link.id, "tenant": link.tenant}, self._now()
+        async with self._audit.change(request, "open link", selection, who=_caller_of(link).name) as changed:
+            changed.count = int(await self._store.open_link(link.id, now))
+        if not changed.count:
             return None
         seconds = (link.expires_at - now) // model.MICROSECONDS
         return LinkCookie(self._seals.seal(_SESSION, link.id, seconds), seconds)

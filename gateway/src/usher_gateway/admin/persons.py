@@ -72,7 +72,7 @@ class PersonHandlers:
         with api.parsing():
             page = await self._store.of_person(person.keys, question.cursor, limit)
         suppressed_at = await self._store.tenants_suppressing(person.keys)
-        await self._audit.record_look(request, "find person", person.audited, len(page.rows))
+        await self._audit.record_before_answer(request, "find person", person.audited, len(page.rows))
         oldest = await self._lookup.oldest_arrival(request)
         return api.json_response(
             {
@@ -94,7 +94,7 @@ class PersonHandlers:
         with api.parsing():
             page = await self._store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
         suppressed_at = await self._store.tenants_suppressing(person.keys)
-        await self._audit.record_look(request, "export person", person.audited, len(page.rows))
+        await self._audit.record_before_answer(request, "export person", person.audited, len(page.rows))
         rows = [await self._exported(row) for row in page.rows]
         searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
         return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
@@ -121,7 +121,9 @@ class PersonHandlers:
         person = await self._lookup.person(request, question)
         if question.dry_run:
             report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_look(request, "find person", person.audited, sum(report.arrivals.values()))
+            await self._audit.record_before_answer(
+                request, "find person", person.audited, sum(report.arrivals.values())
+            )
             suppressed_at = await self._store.tenants_suppressing(person.keys)
             suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
         else:

@@ -112,7 +112,7 @@ class RecordHandlers:
         """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
         identifier, row = await self._find_visit(request)
         content, content_type = await self._store.body(identifier)
-        await self._audit.record_look(request, "show body", _audited(row), 1)
+        await self._audit.record_before_answer(request, "show body", _audited(row), 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
         return api.raw_response(content, {"Usher-Content-Type": text})
 
@@ -125,7 +125,7 @@ class RecordHandlers:
             where = api.read_filter(request, only={"countedAs": "Visit"})
             where = await self._check_names(where)
             page = await self._store.visits(where, None, _INITIALS)
-        await self._audit.record_look(request, "show initials", {"tenant": where.tenant or ""}, len(page.rows))
+        await self._audit.record_before_answer(request, "show initials", {"tenant": where.tenant or ""}, len(page.rows))
         rows = [
             {name: row[name] for name in ("namespace", "tenant", "listener", "receivedAt")}
             | {"initials": await self._initials(row)}
@@ -203,7 +203,7 @@ class RecordHandlers:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""
         identifier, row = await self._find_delivery(request)
         content = await self._store.answer(identifier)
-        await self._audit.record_look(request, "show answer", _audited(row), 1)
+        await self._audit.record_before_answer(request, "show answer", _audited(row), 1)
         return api.raw_response(content, {})
 
     async def list_attempts(self, request: web.Request) -> web.StreamResponse:

@@ -65,7 +65,7 @@ class SampleHandlers:
             raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
         definition = routing.definition_of(*listener_and_route) if listener_and_route is not None else None
         body = sample.VISIT if asked.body is None else asked.body.encode()
-        await self._audit.record_look(request, "test destination", {"destination": destination}, 1)
+        await self._audit.record_before_answer(request, "test destination", {"destination": destination}, 1)
         try:
             result = await self._sender.send(destination, definition, body)
         except sample.SampleError as error:

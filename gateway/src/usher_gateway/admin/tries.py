@@ -154,7 +154,7 @@ class TryHandlers:
             "until": model.format_time(self._now() if where.until is None else where.until),
         }
         selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
-        await self._audit.record_look(request, "try", selection, sum(result.tried for result in results))
+        await self._audit.record_before_answer(request, "try", selection, sum(result.tried for result in results))
         return api.json_response({**period, "listeners": results})
 
     async def _overlay(self, objects: list[dict[str, object]], caller: Caller) -> Overlay:

@@ -32,7 +32,7 @@ class UrlHandlers:
         if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
             raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
         looked_at = {"listener": key, "tenant": listener.tenant.name}
-        await self._audit.record_look(request, "show urls", looked_at, len(listener.live_addresses))
+        await self._audit.record_before_answer(request, "show urls", looked_at, len(listener.live_addresses))
         rows = [
             {
                 "url": address.url,
