@@ -57,8 +57,10 @@ class PersonRecords(JobRunner):
         If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
         clocks of gateways, and these differ.
         """
-        to_request = not self.settling_seconds
-        return await self._look_up(lambda session: erasures.left_to_erase(session, requests, to_request=to_request))
+        is_alone = not self.settling_seconds
+        return await self._look_up(
+            lambda session: erasures.left_to_erase(session, requests, only_before_request=is_alone)
+        )
 
     async def erase(
         self,

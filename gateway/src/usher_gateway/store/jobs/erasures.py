@@ -5,7 +5,9 @@ of the erasure, in one transaction. So an erasure goes on after a crash at any p
 serves many erasures, because each search and each commit costs about as much for one as for many.
 """
 
+import itertools
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,8 +31,8 @@ LISTED = 100
 """How many erasures a list has, the newest ones."""
 
 _ARRIVALS = """
-    select a.key, b.expires_day, length(b.body), a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor,
-        a.visit_time, a.listener, l.namespace, l.tenant
+    select a.key, coalesce(b.expires_day, 0), length(b.body), a.received_at, a.verdicts, a.persons, a.fingerprint,
+        a.visitor, a.visit_time, a.listener, l.namespace, l.tenant
     from arrivals a left join bodies b on b.key = a.key left join listeners l on l.number = a.listener
     where a.key = any($1::bigint[]) order by a.key
 """
@@ -40,9 +42,7 @@ _DELIVERIES = """
     from deliveries d left join destinations n on n.number = d.destination
     where d.key = any($1::bigint[]) order by d.key
 """
-"""The last value: its destination may have got it. An attempt of a claimed delivery may run; a redrive forgets the
-number of attempts, but not their log.
-"""
+"""An attempt of a claimed delivery may run; a redrive forgets the number of attempts, but not their log."""
 _CANCEL = """
     update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
@@ -57,6 +57,18 @@ _INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
 _COUNT = "update erasures set state = $2, report = $3 where key = $1"
 _FORGET_PERSONS = "update erasures set request = $2 where key = $1 and state in (1, 2)"
 _END = "update erasures set state = $2, ended_at = $3, request = $4 where key = $1 and state in (1, 2)"
+
+
+class _Delivery(NamedTuple):
+    """A delivery of a person."""
+
+    key: int
+    state: int
+    settled_at: int
+    destination: str | None
+    may_be_sent: bool
+    """Its destination may have got it."""
+
 
 Forget = Callable[[Transaction, Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[None]]
 """Deletes arrivals with all their rows. The last value: the keys of their deliveries."""
@@ -75,22 +87,24 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int, sto
         ended_at=0,
         report=report,
     )
-    encoded = msgspec.json.encode(request), msgspec.json.encode(report)
-    await transaction.session.execute(_INSERT, key, erasure.id, encoded[0], int(state), now, encoded[1])
+    request_json, report_json = msgspec.json.encode(request), msgspec.json.encode(report)
+    await transaction.session.execute(_INSERT, key, erasure.id, request_json, int(state), now, report_json)
     return erasure
 
 
-async def left_to_erase(session: Session, erasures: Sequence[Erasure], *, to_request: bool) -> dict[int, list[int]]:
+async def left_to_erase(
+    session: Session, erasures: Sequence[Erasure], *, only_before_request: bool
+) -> dict[int, list[int]]:
     """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
 
-    ``to_request``: only those from before the request.
+    ``only_before_request``: without those that came after the request.
     """
     persons = frozenset().union(*[erasure.request.persons for erasure in erasures])
     arrivals_of_person = await listings.arrivals_of_persons(session, persons)
     arrivals_of_erasure = {}
     for erasure in erasures:
         keys = set().union(*[arrivals_of_person.get(person, ()) for person in erasure.request.persons])
-        arrivals_of_erasure[erasure.key] = sorted([key for key in keys if not to_request or key < erasure.key])
+        arrivals_of_erasure[erasure.key] = sorted([key for key in keys if not only_before_request or key < erasure.key])
     return arrivals_of_erasure
 
 
@@ -129,14 +143,13 @@ async def erase(
     # An arrival that two of the erasures have to erase counts for one of them.
     report_of = {arrival: report for key, report in reports.items() for arrival in arrivals_of[key]}
     await session.fetch(creation.LOCK_ARRIVALS, sorted(report_of))  # then read: retention may have emptied a body
-    arrival_rows = await session.fetch(_ARRIVALS, sorted(report_of))
-    tenants = {row[0]: f"{row[10] or '?'}/{row[11] or '?'}" for row in arrival_rows}
-    arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in arrival_rows]
+    arrivals, tenants = await _arrivals(session, sorted(report_of))
     await transaction.load_listeners([arrival.listener for arrival in arrivals])
     deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
     delivery_keys = sorted(set().union(*deliveries.values()))
-    states = {row[0]: row for row in await session.fetch(f"{_DELIVERIES} for update of d", delivery_keys)}
-    pending = [key for key, row in states.items() if row[1] == model.DeliveryState.Pending]
+    rows = await session.fetch(f"{_DELIVERIES} for update of d", delivery_keys)
+    former = {delivery.key: delivery for delivery in itertools.starmap(_Delivery, rows)}
+    pending = [key for key, delivery in former.items() if delivery.state == model.DeliveryState.Pending]
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Erased)
     cancelled = await session.fetch(_CANCEL, pending, state, now, reason)
     await transaction.meter_routes([route for _, route in cancelled], now, model.Counter.cancelled)
@@ -147,27 +160,33 @@ async def erase(
         retention.release_bytes(transaction, arrival)
         report, tenant = report_of[arrival.key], tenants[arrival.key]
         report.arrivals[tenant] = report.arrivals.get(tenant, 0) + 1
-        for key in deliveries[arrival.key] & states.keys():
-            _count_delivery(report, states[key])
-            if states[key][1] == model.DeliveryState.Pending:
+        for key in deliveries[arrival.key] & former.keys():
+            _count_delivery(report, former[key])
+            if former[key].state == model.DeliveryState.Pending:
                 report.changed_at = store_time
     for key, report in reports.items():
         await session.execute(_COUNT, key, int(ErasureState.InProgress), msgspec.json.encode(report))
     return pending
 
 
-def _count_delivery(report: ErasureReport, row: Row) -> None:
+async def _arrivals(session: Session, keys: Sequence[int]) -> tuple[list[ExpiredArrival], dict[int, str]]:
+    """Return arrivals, and their tenants (``namespace/name``) by row key."""
+    rows = await session.fetch(_ARRIVALS, keys)
+    tenants = {key: f"{namespace or '?'}/{tenant or '?'}" for key, *_, namespace, tenant in rows}
+    return [ExpiredArrival(*arrival) for *arrival, _, _ in rows], tenants
+
+
+def _count_delivery(report: ErasureReport, delivery: _Delivery) -> None:
     """Count a delivery by the state that it had, and what its destination has got."""
-    _, state, settled_at, destination, may_be_sent = row
-    name = model.DeliveryState(state).name.lower()
+    name = model.DeliveryState(delivery.state).name.lower()
     report.deliveries[name] = report.deliveries.get(name, 0) + 1
-    if not may_be_sent:
+    if not delivery.may_be_sent:
         return
-    sent = report.sent_to.setdefault(destination or model.UNKNOWN_DESTINATION, SentTo())
-    if state == model.DeliveryState.Delivered:
+    sent = report.sent_to.setdefault(delivery.destination or model.UNKNOWN_DESTINATION, SentTo())
+    if delivery.state == model.DeliveryState.Delivered:
         sent.delivered += 1
-        sent.first_at = min(sent.first_at or settled_at, settled_at)
-        sent.last_at = max(sent.last_at, settled_at)
+        sent.first_at = min(sent.first_at or delivery.settled_at, delivery.settled_at)
+        sent.last_at = max(sent.last_at, delivery.settled_at)
     else:
         sent.attempted += 1
 
@@ -177,14 +196,12 @@ async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport
     report = ErasureReport()
     keys = sorted(await listings.keys_of_person(session, frozenset(persons)))
     for begin in range(0, len(keys), _SLICE):
-        rows = await session.fetch(_ARRIVALS, keys[begin : begin + _SLICE])
-        arrivals = [ExpiredArrival(row[0], row[1] or 0, *row[2:10]) for row in rows]
-        for row in rows:
-            tenant = f"{row[10] or '?'}/{row[11] or '?'}"
+        arrivals, tenants = await _arrivals(session, keys[begin : begin + _SLICE])
+        for tenant in tenants.values():
             report.arrivals[tenant] = report.arrivals.get(tenant, 0) + 1
         deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
         for row in await session.fetch(_DELIVERIES, sorted(set().union(*deliveries.values()))):
-            _count_delivery(report, row)
+            _count_delivery(report, _Delivery(*row))
     return report
 
 
