@@ -226,7 +226,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     arrival = model.key_of(model.parse_id(visit["id"]))
     deliveries = [model.key_of(model.parse_id(row["id"])) for row in await bench.deliveries()]
     replay = await store.start_replay(bench.replay_request("Filter"), NOW)
-    skipped, facts = replays.Verdict(arrival, group.route, 1, 0), replays.Facts({}, ())
+    skipped, facts = replays.Verdict(arrival, group.route, 1, 0), replays.RouteFacts({}, ())
     said = await statements_of(
         bench,
         lambda opened: claims.claim(opened, "agency/crm", 10, 1000, NOW),

@@ -53,7 +53,8 @@ class ReplayRecords(JobRunner):
             count = functools.partial(
                 replays.preview, verdicts=verdicts, request=request, facts=facts, taken=taken, now=now
             )
-            report, chosen = await self._look_up(count)
+            chosen, report = await self._look_up(count)
+            taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
             replays.add_sample(result, chosen, self.route)
             if cursor is None or time.monotonic() > end:
@@ -137,7 +138,7 @@ class ReplayRecords(JobRunner):
         verdicts: Sequence[replays.Verdict],
         mark_of_route: MarkOfRoute,
         is_paused: IsPaused,
-    ) -> replays.Facts:
+    ) -> replays.RouteFacts:
         """Return the marks of skipped verdicts whose route has a once-per rule, and the routes that are paused."""
         routes = {verdict.route for verdict in verdicts}
         await self._load_routes(routes)
@@ -145,9 +146,9 @@ class ReplayRecords(JobRunner):
         paused = frozenset([route for route in routes if is_paused(self.route(route))])
         keys = {verdict.arrival for verdict in verdicts if verdict.skip and verdict.route in rules}
         if request.ignores_once_per or not keys:
-            return replays.Facts({}, paused)
+            return replays.RouteFacts({}, paused)
         arrivals = await self._look_up(functools.partial(creation.stored_arrivals, keys=keys))
-        return replays.Facts(await replays.make_marks(verdicts, arrivals, rules), paused)
+        return replays.RouteFacts(await replays.make_marks(verdicts, arrivals, rules), paused)
 
     async def _add_holds(self, holds_by_route: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
         """Find out once per route what holds its deliveries."""

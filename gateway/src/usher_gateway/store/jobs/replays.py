@@ -5,7 +5,7 @@ also moves the row's place on. So a replay goes on after a crash, any gateway ca
 step twice. The walk goes from the newest arrival down, as that of a listing does.
 """
 
-import functools
+import collections
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -108,18 +108,27 @@ class Candidate(NamedTuple):
         """The skip reason of the verdict; ``""`` if it created a delivery."""
         return model.SkipReason(self.verdict.skip).name if self.verdict.skip else ""
 
+    def is_selected(self, request: ReplayRequest) -> bool:
+        """Return whether a replay selects the verdict, by what it was or by what it came to."""
+        return not request.results.isdisjoint({self.result, self.skipped_for})
+
 
 Marks = Mapping[tuple[int, int], tuple[bytes, int]]
 """(arrival, route) -> mark of the route's once-per rule, and the instant from which it may be deleted."""
 
 
-class Facts(NamedTuple):
+class RouteFacts(NamedTuple):
     """What the routes of a step's verdicts say now."""
 
     marks: Marks
     """Of the skipped verdicts whose route has a once-per rule."""
     paused: Collection[int]
     """Numbers of the routes that are paused or in shadow mode."""
+
+    def mark_of(self, candidate: Candidate) -> bytes:
+        """Return the once-per mark that a delivery of a candidate takes; ``b""`` if it takes none."""
+        place = (candidate.verdict.arrival, candidate.verdict.route)
+        return b"" if candidate.has_delivery else self.marks.get(place, (b"", 0))[0]
 
 
 async def next_verdicts(
@@ -143,8 +152,7 @@ async def next_verdicts(
         if key in packed
         for verdict in scopes.matching_verdicts(packed[key], scope.routes, None, any_skip=False)
     ]
-    found = await candidates(session, verdicts)
-    selected = [each.verdict for each in found if {each.result, each.skipped_for} & request.results]
+    selected = [each.verdict for each in await candidates(session, verdicts) if each.is_selected(request)]
     step: list[Verdict] = []
     for _, group in itertools.groupby(selected, lambda verdict: verdict.arrival):
         of_arrival = list(group)
@@ -211,46 +219,43 @@ def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int], *
     )
 
 
-def choose(
-    found: Iterable[Candidate],
-    request: ReplayRequest,
-    report: ReplayReport,
-    *,
-    facts: Facts,
-    taken: set[bytes],
-    now: int,
-) -> list[Candidate]:
-    """Return the verdicts that a replay delivers, and count all that it selects in a report. Pure.
+def reason_left_out(
+    candidate: Candidate, request: ReplayRequest, facts: RouteFacts, taken: Collection[bytes], now: int
+) -> str:
+    """Return why a replay leaves out a selected verdict: a count of `ReplayReport`; ``""``: it delivers it."""
+    if candidate.result not in request.results:
+        return "replayed_before"
+    if not candidate.has_body:
+        return "without_body"
+    if candidate.is_suppressed:
+        return "suppressed"
+    if candidate.verdict.route in facts.paused and not request.ignores_pause:
+        return "paused"
+    if 0 < candidate.expires_at <= now and not request.ignores_expiry:
+        return "expired"
+    return "once_per" if facts.mark_of(candidate) in taken else ""
 
-    Args:
-        found: verdicts of a step.
-        request: of the replay.
-        report: is counted up.
-        facts: of the routes.
-        taken: the once-per marks that exist. Those of the returned verdicts are added.
-        now: the present time.
+
+def choose(
+    step: Iterable[Candidate], request: ReplayRequest, facts: RouteFacts, taken: Collection[bytes], now: int
+) -> tuple[list[Candidate], ReplayReport]:
+    """Return the verdicts of a step that a replay delivers, and the counts of all that it selects. Pure.
+
+    ``taken``: the once-per marks that exist. Of the verdicts that share another one, the first is delivered.
     """
-    chosen = []
-    for candidate in found:
-        verdict = candidate.verdict
-        mark = b"" if candidate.has_delivery else facts.marks.get((verdict.arrival, verdict.route), (b"", 0))[0]
-        if candidate.result not in request.results:
-            report.replayed_before += candidate.skipped_for in request.results
-        elif not candidate.has_body:
-            report.without_body += 1
-        elif candidate.is_suppressed:
-            report.suppressed += 1
-        elif verdict.route in facts.paused and not request.ignores_pause:
-            report.paused += 1
-        elif 0 < candidate.expires_at <= now and not request.ignores_expiry:
-            report.expired += 1
-        elif mark and mark in taken:
-            report.once_per += 1
-        else:
-            chosen.append(candidate)
-            report.results[candidate.result] = report.results.get(candidate.result, 0) + 1
-            taken |= {mark} if mark else set()
-    return chosen
+    taken, chosen = set(taken), []
+    left_out, results = collections.Counter[str](), collections.Counter[str]()
+    for candidate in step:
+        if not candidate.is_selected(request):
+            continue
+        if reason := reason_left_out(candidate, request, facts, taken, now):
+            left_out[reason] += 1
+            continue
+        chosen.append(candidate)
+        results[candidate.result] += 1
+        if mark := facts.mark_of(candidate):
+            taken.add(mark)
+    return chosen, ReplayReport(results=dict(results), **left_out)
 
 
 async def make_marks(
@@ -275,19 +280,14 @@ async def preview(
     verdicts: Sequence[Verdict],
     request: ReplayRequest,
     *,
-    facts: Facts,
-    taken: set[bytes],
+    facts: RouteFacts,
+    taken: Collection[bytes],
     now: int,
-) -> tuple[ReplayReport, list[Candidate]]:
-    """Count what a step would do, and return the verdicts that it would deliver.
-
-    ``taken``: the marks of earlier steps; those of this one are added.
-    """
-    report = ReplayReport()
+) -> tuple[list[Candidate], ReplayReport]:
+    """Return the verdicts that a step would deliver, and its counts. ``taken``: the marks of earlier steps."""
     rows = await session.fetch(creation.EXISTING_MARKS, sorted({mark for mark, _ in facts.marks.values()}))
-    taken |= {mark for (mark,) in rows}
-    found = await candidates(session, verdicts)
-    return report, choose(found, request, report, facts=facts, taken=taken, now=now)
+    taken = {*taken, *[mark for (mark,) in rows]}
+    return choose(await candidates(session, verdicts), request, facts, taken, now)
 
 
 def add_sample(
@@ -313,8 +313,8 @@ async def start(transaction: Transaction, request: ReplayRequest, now: int) -> R
         next_at=now,
         report=ReplayReport(),
     )
-    encoded = msgspec.json.encode(request), msgspec.json.encode(replay.report)
-    await transaction.session.execute(_INSERT, key, replay.id, encoded[0], int(replay.state), now, encoded[1])
+    request_json, report_json = msgspec.json.encode(request), msgspec.json.encode(replay.report)
+    await transaction.session.execute(_INSERT, key, replay.id, request_json, int(replay.state), now, report_json)
     return replay
 
 
@@ -325,27 +325,28 @@ async def take_step(
     below: str | None,
     *,
     holds: changes.Holds,
-    facts: Facts,
+    facts: RouteFacts,
     now: int,
 ) -> int | None:
     """Create the deliveries of a step, and move the place on; return how many.
 
     None: another gateway has taken this step, or the replay has ended.
     """
-    session, report = transaction.session, msgspec.structs.replace(replay.report, results=dict(replay.report.results))
+    session = transaction.session
     if [tuple(row) for row in await session.fetch(_LOCK, replay.key)] != [(ReplayState.Running, replay.place)]:
         return None
     # The second of two replays at different gateways waits here, and then finds the deliveries of the first one.
     await session.fetch(creation.LOCK_ARRIVALS, sorted({verdict.arrival for verdict in verdicts}))
     await transaction.load_routes([verdict.route for verdict in verdicts])
     # Nothing could deliver a verdict whose route has no definition any more.
-    known = [verdict for verdict in verdicts if transaction.destination_of_route(verdict.route) is not None]
-    found = await candidates(session, known)
-    choice = functools.partial(choose, found, replay.request, facts=facts, now=now)
+    defined = [verdict for verdict in verdicts if transaction.destination_of_route(verdict.route) is not None]
+    step = await candidates(session, defined)
     # Every new mark gets a delivery: choose() takes the first of the verdicts that share it.
-    until = _marks_of(choice(ReplayReport(), taken=set()), facts.marks)
+    without_taken, _ = choose(step, replay.request, facts, (), now)
+    until = marks_of(without_taken, facts)
     new_marks = await creation.add_marks(session, until)
-    chosen = choice(report, taken=until.keys() - new_marks)
+    chosen, report = choose(step, replay.request, facts, until.keys() - new_marks, now)
+    report.add(replay.report)
     deliveries = [
         creation.new_delivery(
             transaction,
@@ -367,10 +368,10 @@ async def take_step(
     return len(chosen)
 
 
-def _marks_of(chosen: Sequence[Candidate], marks: Marks) -> dict[bytes, int]:
-    """Return the once-per marks that verdicts without a delivery take, with the time until which they count."""
-    places = [(each.verdict.arrival, each.verdict.route) for each in chosen if not each.has_delivery]
-    return dict([marks[place] for place in places if place in marks and marks[place][0]])
+def marks_of(chosen: Sequence[Candidate], facts: RouteFacts) -> dict[bytes, int]:
+    """Return the once-per marks that deliveries of verdicts take, with the time until which they count."""
+    taking = [candidate.verdict for candidate in chosen if facts.mark_of(candidate)]
+    return dict([facts.marks[verdict.arrival, verdict.route] for verdict in taking])
 
 
 async def set_state(transaction: Transaction, key: int, former: ReplayState, present: ReplayState, now: int) -> bool:
