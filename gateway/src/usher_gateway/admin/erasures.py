@@ -140,7 +140,7 @@ def _may_see(request: web.Request, erasure: Erasure) -> bool:
 
 
 def erasure_row(erasure: Erasure) -> dict[str, object]:
-    """Return an erasure as JSON: its receipt, once it is completed. It has no personal data."""
+    """Return an erasure as JSON, without personal data; once it has ended, this is what the receipt signs."""
     request = erasure.request
     return {
         "id": model.format_id(erasure.id),

@@ -1,6 +1,6 @@
 """Turns the value of a person, such as an e-mail address, into person keys.
 
-The value comes in the body of a request and never leaves this module: not into a log, an error or an answer.
+The value comes in the body of a request, and gets into no log, error or answer. Only a forwarded erasure sends it on.
 """
 
 import re

@@ -51,6 +51,6 @@ class Seals:
         return None if is_over else plain[_TIME_BYTES:].decode()
 
     def digest(self, purpose: str, text: str) -> str:
-        """Return what proves that this install has had a text in its hands: 43 letters."""
+        """Return a keyed digest of a text for a purpose, which only this install can make: 43 letters."""
         digest = hmac.digest(self._key, f"{purpose}\0{text}".encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")

@@ -155,7 +155,7 @@ class TokenBook:
         self._read()
 
     def caller_of(self, authorization: str) -> Caller | None:
-        """Return the caller that an Authorization header proves, or None. It takes the same time for every header."""
+        """Return the caller that an Authorization header proves, or None; compares digests in constant time."""
         self._reread()
         scheme, _, given = authorization.partition(" ")
         digest = _digest(given.strip())

@@ -34,5 +34,5 @@ class StaticFiles:
 
 
 def redirect(path: str) -> web.Response:
-    """Lead a browser to another page after a form."""
+    """Lead a browser to another page, which it reads with GET."""
     return web.Response(status=303, headers={**HEADERS, "Location": path})

@@ -1,7 +1,8 @@
 """Sessions of browsers: a cookie that contains the sealed token of its user, so no gateway has to remember it.
 
 `usher open` exchanges a token for a ticket, which is a part of an address. The first request with it gets the cookie;
-a ticket works once, and for a minute. A revoked token ends its sessions, because each page asks the API with it.
+a ticket works for a minute, once at each gateway. A revoked token ends its sessions, because each page asks the API
+with it.
 """
 
 import secrets
