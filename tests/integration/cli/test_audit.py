@@ -161,6 +161,13 @@ async def test_change_that_fails_half_way_has_an_entry(served: admin_port.Served
     assert entry["selection"] == {"all": True, "interrupted": True}
 
 
+async def test_fault_of_the_gateway_is_recorded_and_blames_no_caller(served: admin_port.Served) -> None:
+    with mock.patch.object(served.bench.store, "start_replay", side_effect=ValueError):
+        status, _ = await served.ask("POST", "/api/replays", json={"tenant": "acme", "reason": "Filter"})
+    (entry,) = (await served.get("/api/audit?action=replay"))["rows"]
+    assert (status, entry["selection"]["interrupted"]) == (500, True)
+
+
 async def test_sample_without_an_entry_is_not_sent(served: admin_port.Served) -> None:
     with mock.patch.object(served.bench.store, "add_audit_entry", side_effect=model.StoreUnavailableError("away")):
         status, answer = await served.ask("POST", "/api/destinations/test", json={"destination": "agency/crm"})
@@ -179,7 +186,8 @@ async def test_refused_change_has_no_entry(served: admin_port.Served) -> None:
         {"all": True, "state": "jane.doe@example.com"},
         {"visit": "01920000-0000-7000-8000-000000000001"},
     ):
-        assert (await served.ask("POST", "/api/deliveries/cancel", json=selection))[0] in {400, 404}
+        for path in ("/api/deliveries/cancel", "/api/quarantine/release"):
+            assert (await served.ask("POST", path, json=selection))[0] in {400, 404}
     assert (await served.get("/api/audit"))["rows"] == []
 
 

@@ -106,7 +106,7 @@ class AuditLog:
         changed = Changed()
         try:
             yield changed
-        except (ValueError, model.NotFoundError):  # the request is wrong, so nothing was changed
+        except (api.ProblemError, model.NotFoundError):  # the request is wrong, so nothing was changed
             raise
         except BaseException:
             interrupted = {**changed.described(selection), "interrupted": True}

@@ -96,7 +96,8 @@ class ChangeHandlers:
             selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
             if selection.dry_run:
                 return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
-            async with self._audit.change(request, change, audited) as changed:
+        async with self._audit.change(request, change, audited) as changed:
+            with api.parsing():  # the store refuses states that cannot be changed so
                 changed.count = await apply(where, changed)
         return api.json_response({counted: changed.count})
 
@@ -114,7 +115,8 @@ class ChangeHandlers:
                         {"released": 0, "deliveries": 0, "unfit": released.unfit}, released.reasons
                     )
                 async with self._audit.change(request, "release", audited) as changed:
-                    await self._release(where, released, is_preview=False)
+                    with api.parsing():  # the store refuses filters of deliveries
+                        await self._release(where, released, is_preview=False)
                     changed.count = sum(released.reasons.values())
         answer = {"released": changed.count, "deliveries": released.deliveries, "unfit": released.unfit}
         return api.json_response(answer)

@@ -8,7 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api, receipts
 from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.person_lookup import PersonChange, PersonLookup, parse
+from usher_gateway.admin.person_lookup import PersonLookup, PersonQuestion, parse
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter, ForwardedErasure
 from usher_gateway.store.records import Records
@@ -16,7 +16,7 @@ from usher_gateway.store.records import Records
 _DAY = 86_400 * model.MICROSECONDS
 
 
-class EraseRequest(PersonChange, frozen=True):
+class EraseRequest(PersonQuestion, frozen=True):
     """The body of ``POST /api/persons/erase``."""
 
     forward: bool = False
@@ -120,7 +120,8 @@ class ErasureHandlers:
 
     async def _find_erasure(self, request: web.Request) -> Erasure:
         with api.parsing():
-            erasure = await self._store.find_erasure(api.parse_id(request.match_info["id"]))
+            identifier = api.parse_id(request.match_info["id"])
+        erasure = await self._store.find_erasure(identifier)
         if not _may_see(request, erasure):
             raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
         return erasure

@@ -47,10 +47,6 @@ class PersonQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     """The caller's own id of the request."""
 
 
-class PersonChange(PersonQuestion, frozen=True):
-    """The body of a request that changes or exports a person. It says the ``field`` if the value's form does not."""
-
-
 QuestionT = TypeVar("QuestionT", bound=PersonQuestion)
 
 
@@ -108,8 +104,8 @@ def normalised_values(value: str, fields: Collection[identity.PersonField]) -> d
     return normalised
 
 
-async def parse(request: web.Request, question_type: type[QuestionT]) -> QuestionT:
-    """Parse the body of a request.
+async def parse(request: web.Request, question_type: type[QuestionT], *, may_guess: bool = False) -> QuestionT:
+    """Parse the body of a request. ``may_guess``: it need not say the field of a value that may be of several.
 
     Raises:
         ValueError: the body is not valid; the message contains nothing of it.
@@ -119,7 +115,7 @@ async def parse(request: web.Request, question_type: type[QuestionT]) -> Questio
     except (msgspec.DecodeError, UnicodeDecodeError):
         names = ", ".join(name for name in question_type.__struct_encode_fields__ if name != "value")
         raise ValueError(f"the body must have a `value`, and may have {names}") from None
-    if isinstance(question, PersonChange) and question.field is None and len(fields_of(question.value)) > 1:
+    if not may_guess and question.field is None and len(fields_of(question.value)) > 1:
         raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(question.value))}")
     if not _REFERENCE.fullmatch(question.reference):
         raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")

@@ -8,7 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.person_lookup import Person, PersonChange, PersonLookup, PersonQuestion, parse
+from usher_gateway.admin.person_lookup import Person, PersonLookup, PersonQuestion, parse
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.store.records import Records
 
@@ -23,13 +23,13 @@ class FindRequest(PersonQuestion, frozen=True):
     limit: int = 100
 
 
-class ExportRequest(PersonChange, frozen=True):
+class ExportRequest(PersonQuestion, frozen=True):
     """The body of ``POST /api/persons/export``."""
 
     cursor: str | None = None
 
 
-class SuppressRequest(PersonChange, frozen=True):
+class SuppressRequest(PersonQuestion, frozen=True):
     """The body of ``POST /api/persons/suppress``."""
 
     dry_run: bool = False
@@ -66,7 +66,7 @@ class PersonHandlers:
         The audit log records that somebody looked for a person, by which field, and how many rows the answer has.
         """
         with api.parsing():
-            question = await parse(request, FindRequest)
+            question = await parse(request, FindRequest, may_guess=True)
             limit = api.parse_limit({"limit": str(question.limit)})
         person = await self._lookup.person(request, question)
         with api.parsing():
@@ -147,7 +147,7 @@ class PersonHandlers:
     async def unsuppress(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
         with api.parsing():
-            question = await parse(request, PersonChange)
+            question = await parse(request, PersonQuestion)
         person = await self._lookup.person(request, question)
         async with self._audit.change(request, "unsuppress person", person.audited) as changed:
             changed.count = await self._store.unsuppress(person.keys)

@@ -71,21 +71,22 @@ class ReplayHandlers:
         """Answer ``POST /api/replays``: start a replay; with ``dryRun`` only count and show what it would deliver."""
         with api.parsing():
             selection = api.parse_selection(await request.read(), ReplaySelection)
-            wanted = await self._parse(request, selection)
-            if selection.dry_run:
-                marks, is_paused = self._mark_of_route, self._is_paused
-                found = await self._store.preview_replay(wanted, self._now(), mark_of_route=marks, is_paused=is_paused)
-                row = _preview_row(found)
-                if Scope.VisitsRead not in request[api.CALLER].scopes:
-                    row["sample"] = []
-                return api.json_response(row)
-            if not (selection.reason or selection.state):
+            replay_request = await self._parse(request, selection)
+            if not (selection.dry_run or selection.reason or selection.state):
                 raise ValueError(
                     "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
                 )
-            async with self._audit.change(request, "replay", api.audited(selection, wanted.where)) as changed:
-                replay = await self._store.start_replay(wanted, self._now())
-                changed.id, changed.count = replay.id, 1
+        if selection.dry_run:
+            preview = await self._store.preview_replay(
+                replay_request, self._now(), mark_of_route=self._mark_of_route, is_paused=self._is_paused
+            )
+            row = _preview_row(preview)
+            if Scope.VisitsRead not in request[api.CALLER].scopes:
+                row["sample"] = []
+            return api.json_response(row)
+        async with self._audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
+            replay = await self._store.start_replay(replay_request, self._now())
+            changed.id, changed.count = replay.id, 1
         self._wake()
         return api.json_response(_row(replay), 201)
 
@@ -151,7 +152,8 @@ class ReplayHandlers:
 
     async def _find(self, request: web.Request) -> Replay:
         with api.parsing():
-            replay = await self._store.find_replay(api.parse_id(request.match_info["id"]))
+            identifier = api.parse_id(request.match_info["id"])
+        replay = await self._store.find_replay(identifier)
         if not _may_see(request, replay):
             raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
         return replay
@@ -168,13 +170,13 @@ def _may_see(request: web.Request, replay: Replay) -> bool:
     return all(permitted.selects(*limit.split("/")) for limit in replayed)
 
 
-def _preview_row(found: ReplayPreview) -> Row:
+def _preview_row(preview: ReplayPreview) -> Row:
     return {
-        "selected": found.report.created,
-        "reasons": found.report.results,
-        "leftOut": _left_out(found.report),
-        "complete": found.is_complete,
-        "sample": [_sample_row(sample) for sample in found.sample],
+        "selected": preview.report.created,
+        "reasons": preview.report.results,
+        "leftOut": _left_out(preview.report),
+        "complete": preview.is_complete,
+        "sample": [_sample_row(sample) for sample in preview.sample],
     }
 
 
@@ -204,29 +206,28 @@ def _left_out(report: ReplayReport) -> dict[str, int]:
 
 
 def _row(replay: Replay) -> Row:
-    wanted = replay.request
     return {
         "id": model.format_id(replay.id),
         "state": replay.state.name.lower(),
         "startedAt": model.format_time(replay.created_at),
-        "startedBy": wanted.started_by,
+        "startedBy": replay.request.started_by,
         "endedAt": model.format_time(replay.ended_at) if replay.ended_at else None,
         "created": replay.report.created,
         "reasons": replay.report.results,
         "leftOut": _left_out(replay.report),
         "deliveries": replay.deliveries,
         "reachedAt": _reached_at(replay),
-        "perSecond": wanted.per_second,
+        "perSecond": replay.request.per_second,
         "ignored": [
             name
             for name, is_ignored in (
-                ("oncePer", wanted.ignores_once_per),
-                ("expiry", wanted.ignores_expiry),
-                ("pause", wanted.ignores_pause),
+                ("oncePer", replay.request.ignores_once_per),
+                ("expiry", replay.request.ignores_expiry),
+                ("pause", replay.request.ignores_pause),
             )
             if is_ignored
         ],
-        "selection": _selection_row(wanted),
+        "selection": _selection_row(replay.request),
     }
 
 
@@ -235,9 +236,9 @@ def _reached_at(replay: Replay) -> str | None:
     return model.format_time(replay.reached_at) if replay.reached_at else None
 
 
-def _selection_row(wanted: ReplayRequest) -> Row:
+def _selection_row(request: ReplayRequest) -> Row:
     """Return what a replay selects; many ids as their number."""
-    where = wanted.where
+    where = request.where
     row: Row = {
         name: getattr(where, name)
         for name in ("namespace", "tenant", "listener", "route", "destination")
@@ -248,4 +249,4 @@ def _selection_row(wanted: ReplayRequest) -> Row:
     }
     if where.ids:
         row["ids"] = len(where.ids)
-    return row | {"results": sorted(wanted.results)}
+    return row | {"results": sorted(request.results)}
