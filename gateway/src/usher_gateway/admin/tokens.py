@@ -145,7 +145,7 @@ class TokenBook:
 
     def __init__(self, folder: Path, tokens: Tokens, seals: Seals | None = None) -> None:
         self._file, self._seals = folder / TOKENS_FILE, seals
-        self._known = {
+        self._callers = {
             _digest(tokens.observe): Caller("observe", OBSERVE_SCOPES),
             _digest(tokens.operate): Caller("operate", frozenset(Scope)),
         }
@@ -159,19 +159,19 @@ class TokenBook:
         self._reread()
         scheme, _, given = authorization.partition(" ")
         digest = _digest(given.strip())
-        found: Caller | TokenEntry | None = None
-        callers: dict[bytes, Caller | TokenEntry] = {**self._known, **self._entries}
-        for known, proven in callers.items():
-            if hmac.compare_digest(digest, known):
-                found = proven
+        proven: Caller | TokenEntry | None = None
+        holders: dict[bytes, Caller | TokenEntry] = {**self._callers, **self._entries}
+        for valid_digest, holder in holders.items():
+            if hmac.compare_digest(digest, valid_digest):
+                proven = holder
         if scheme.lower() != "bearer":
             return None
-        if found is None and self._seals is not None and given.startswith(_SEALED):
+        if proven is None and self._seals is not None and given.startswith(_SEALED):
             content = self._seals.open(_CALLER, given.removeprefix(_SEALED))
             return None if content is None else msgspec.json.decode(content, type=Caller)
-        if isinstance(found, TokenEntry):
-            return None if found.is_expired(datetime.datetime.now(datetime.UTC)) else found.caller
-        return found
+        if isinstance(proven, TokenEntry):
+            return None if proven.is_expired(datetime.datetime.now(datetime.UTC)) else proven.caller
+        return proven
 
     def _reread(self) -> None:
         """Read the file again if it has changed. A file that cannot be used changes nothing."""
