@@ -238,7 +238,7 @@ class Records(PersonRecords, ReplayRecords):
 
     async def use_link(self, identifier: str, now: int) -> None:
         """Record that the pages of a link were asked for."""
-        await self._change(lambda transaction: links.use(transaction, identifier, now))
+        await self._change(lambda transaction: links.record_use(transaction, identifier, now))
 
     async def revoke_link(self, identifier: str, now: int) -> bool:
         """Revoke a link for good; return False if it was revoked before."""

@@ -12,6 +12,9 @@ A statement is written once, for PostgreSQL. ``for_sqlite`` translates what SQLi
   placeholder for each value. SQLite runs such a statement for 64 rows at a time, so it must not add up or limit rows.
   A statement has one list or one group of rows.
 
+An ``insert … select … on conflict`` has ``where true``, because without it SQLite reads ``on`` as the beginning of the
+condition of a join. Source: "Parsing Ambiguity" in https://www.sqlite.org/lang_upsert.html
+
 If the engines need different statements, a job names both in a ``Statement``.
 """
 

@@ -50,13 +50,14 @@ _CANCEL = """
 _VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
 _PENDING = "select key from deliveries where key = any($1::bigint[]) and state = 0"
 _ERASURES = "select key, id, request, state, created_at, ended_at, report from erasures"
-_LOCK = """
-    select key, report from erasures where key = any($1::bigint[]) and state in (1, 2) order by key for no key update
-"""
+_RUNNING = f"state in ({ErasureState.Pending:d}, {ErasureState.InProgress:d})"
+_LOCK = f"""
+    select key, report from erasures where key = any($1::bigint[]) and {_RUNNING} order by key for no key update
+"""  # noqa: S608 - numbers
 _INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
 _COUNT = "update erasures set state = $2, report = $3 where key = $1"
-_FORGET_PERSONS = "update erasures set request = $2 where key = $1 and state in (1, 2)"
-_END = "update erasures set state = $2, ended_at = $3, request = $4 where key = $1 and state in (1, 2)"
+_FORGET_PERSONS = f"update erasures set request = $2 where key = $1 and {_RUNNING}"  # noqa: S608
+_END = f"update erasures set state = $2, ended_at = $3, request = $4 where key = $1 and {_RUNNING}"  # noqa: S608
 
 
 class _Delivery(NamedTuple):
@@ -247,7 +248,7 @@ async def end(transaction: Transaction, erasures: Sequence[Erasure], state: Eras
 
 async def running(session: Session, after: int) -> list[Erasure]:
     """Return the erasures that have not ended with higher row keys, the oldest first; at most ``PAGE``."""
-    where = f"where state in (1, 2) and key > $1 order by key limit {PAGE}"
+    where = f"where {_RUNNING} and key > $1 order by key limit {PAGE}"
     return [_erasure(row) for row in await session.fetch(f"{_ERASURES} {where}", after)]
 
 

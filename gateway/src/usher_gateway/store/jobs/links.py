@@ -61,7 +61,7 @@ async def open_once(transaction: Transaction, identifier: str, now: int) -> bool
     return await transaction.session.execute(_OPEN, identifier, now) > 0
 
 
-async def use(transaction: Transaction, identifier: str, now: int) -> None:
+async def record_use(transaction: Transaction, identifier: str, now: int) -> None:
     """Record that a link was used."""
     await transaction.session.execute(_USE, identifier, now)
 
@@ -71,8 +71,8 @@ async def revoke(transaction: Transaction, identifier: str, now: int) -> bool:
     return await transaction.session.execute(_REVOKE, identifier, now) > 0
 
 
-async def prune(session: Session, now: int, tenants: Collection[str], limit: int) -> int:
-    """Revoke the links of tenants that are gone, and delete those whose end is long ago; return how many.
+async def revoke_of_gone(session: Session, now: int, tenants: Collection[str]) -> int:
+    """Revoke the links of tenants that are gone; return how many.
 
     A tenant that comes back under the same name may be another customer, so its old links must not work again. A link
     of the last hour stays, because another gateway may know a new tenant earlier than this one.
@@ -81,12 +81,15 @@ async def prune(session: Session, now: int, tenants: Collection[str], limit: int
         session: of a transaction.
         now: microseconds.
         tenants: those in the configuration, ``namespace/name``.
-        limit: how many to delete at most.
     """
     since = now - _HOUR
     gone = sorted({tenant for (tenant,) in await session.fetch(_TENANTS, since)} - set(tenants))
-    revoked = await session.execute(_REVOKE_OF_TENANTS, gone, now, since) if gone else 0
-    return revoked + await session.execute(_DELETE_ENDED, now - KEPT_DAYS * 24 * _HOUR, limit)
+    return await session.execute(_REVOKE_OF_TENANTS, gone, now, since) if gone else 0
+
+
+async def delete_old(session: Session, now: int, limit: int) -> int:
+    """Delete links whose end is long ago; return how many."""
+    return await session.execute(_DELETE_ENDED, now - KEPT_DAYS * 24 * _HOUR, limit)
 
 
 def _link(row: Row) -> Link:

@@ -383,7 +383,9 @@ async def set_state(transaction: Transaction, key: int, former: ReplayState, pre
 
 async def running(session: Session) -> list[Replay]:
     """Return the replays that have not ended, the oldest first."""
-    return [_replay(row) for row in await session.fetch(f"{_REPLAYS} where state = 1 order by key")]
+    return [
+        _replay(row) for row in await session.fetch(f"{_REPLAYS} where state = {ReplayState.Running:d} order by key")
+    ]
 
 
 async def count_due(session: Session, key: int) -> int:

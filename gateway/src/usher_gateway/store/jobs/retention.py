@@ -137,7 +137,9 @@ async def prune(
     if not count:
         count = await audit.delete_old(transaction.session, now, walk.size)
     if not count:
-        count = await links.prune(transaction.session, now, kept.meter_months, walk.size)
+        count = await links.revoke_of_gone(transaction.session, now, kept.meter_months)
+    if not count:
+        count = await links.delete_old(transaction.session, now, walk.size)
     if not count:
         count = await transaction.session.execute(_DELETE_RECEIPTS, now - kept.receipt_days * _DAY, walk.size)
     return count
