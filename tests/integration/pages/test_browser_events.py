@@ -11,7 +11,6 @@ from playwright import async_api
 from support import admin_port, chromium, samples
 from usher_gateway import documents, model
 from usher_gateway.delivery import sample
-from usher_gateway.pages import live
 
 pytestmark = chromium.needs_chromium
 
@@ -20,9 +19,8 @@ expect = async_api.expect
 
 
 @pytest.fixture
-async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[admin_port.Served]:
-    monkeypatch.setattr(live, "_EVERY_SECONDS", 0.05)
-    async with admin_port.served(tmp_path) as served:
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    async with admin_port.served(tmp_path, streams={"interval_seconds": 0.05}) as served:
         await admin_port.fill(served)
         yield served
 
