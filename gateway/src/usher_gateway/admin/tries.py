@@ -17,7 +17,7 @@ from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.tokens import Caller, Scope
 from usher_gateway.delivery.masked_diff import ValueMask
-from usher_gateway.delivery.tries import DiffBudget, ListenerTry, RouteTry, TriedListener
+from usher_gateway.delivery.tries import ConfiguredListener, DiffBudget, ListenerComparison, RouteResult
 from usher_gateway.model import Counter
 from usher_gateway.resources import conditions, manifests
 from usher_gateway.resources.overlay import Overlay, overlay_documents
@@ -85,7 +85,7 @@ class ListenerResult(msgspec.Struct, rename="camel"):
     """When the oldest tried visit arrived."""
     dedupe_ignored: bool
     """The change is also one of ``dedupe``, which is not tried."""
-    routes: list[RouteTry]
+    routes: list[RouteResult]
 
 
 class TryHandlers:
@@ -182,29 +182,33 @@ class TryHandlers:
     async def _try_listener(
         self, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, budget: DiffBudget, end: float
     ) -> ListenerResult:
-        now, before = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
-        if before is not None and before.tenant.name != now.tenant.name:
-            before = None  # it belongs to another company, so it is another listener
-        transforms = _transforms(overlay, [each for each in (before, now) if each is not None])
-        comparison = ListenerTry(
-            before=TriedListener(before, overlay.in_force.destinations, self._keys) if before is not None else None,
-            now=TriedListener(now, overlay.changed.destinations, self._keys),
+        changed, in_force = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
+        if in_force is not None and in_force.tenant.name != changed.tenant.name:
+            in_force = None  # it belongs to another company, so it is another listener
+        transforms = _transforms(overlay, [each for each in (in_force, changed) if each is not None])
+        comparison = ListenerComparison(
+            in_force=ConfiguredListener(in_force, overlay.in_force.destinations, self._keys)
+            if in_force is not None
+            else None,
+            changed=ConfiguredListener(changed, overlay.changed.destinations, self._keys),
             diffs=asked.diffs,
             budget=budget,
             mask=None if asked.show_values else ValueMask(transforms),
         )
-        visits = msgspec.structs.replace(where, namespace=now.namespace, tenant=now.tenant.name, listener=now.name)
+        visits = msgspec.structs.replace(
+            where, namespace=changed.namespace, tenant=changed.tenant.name, listener=changed.name
+        )
         result = ListenerResult(
-            namespace=now.namespace,
-            tenant=now.tenant.name,
-            listener=now.name,
-            in_force=before is not None,
+            namespace=changed.namespace,
+            tenant=changed.tenant.name,
+            listener=changed.name,
+            in_force=in_force is not None,
             tried=0,
             without_body=0,
             in_period=0,
             ended_by="",
             oldest=None,
-            dedupe_ignored=before is not None and _dedupe(before) != _dedupe(now),
+            dedupe_ignored=in_force is not None and _dedupe(in_force) != _dedupe(changed),
             routes=[],
         )
         await self._take_visits(result, comparison, visits, asked.limit, end)
@@ -215,7 +219,7 @@ class TryHandlers:
         return result
 
     async def _take_visits(
-        self, result: ListenerResult, comparison: ListenerTry, where: Filter, limit: int, end: float
+        self, result: ListenerResult, comparison: ListenerComparison, where: Filter, limit: int, end: float
     ) -> None:
         """Try visits, the newest first, up to a limit of visits and of time."""
         cursor = None

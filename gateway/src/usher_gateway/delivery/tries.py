@@ -71,7 +71,7 @@ class _Failures(ExpressionCounters):
         pass
 
 
-class TriedListener:
+class ConfiguredListener:
     """A listener in one configuration.
 
     Args:
@@ -122,7 +122,7 @@ class TriedListener:
     def _outcome(self, plan: model.RoutePlan, delivery: model.Delivery) -> RouteOutcome:
         failure = self._failures.last.get(plan.route.route, "")
         filter_seconds = 0.0
-        if plan.route.when:
+        if plan.route.when:  # again, because the plan does not say how long the filter took
             filter_seconds = self._documents.evaluate(plan.route.when, "when", delivery, plan.route).cpu_seconds
         if plan.skip is not None:
             # A shadow route's transform is evaluated. The failure of a filter does not matter to a skipped repeat.
@@ -210,7 +210,7 @@ class ExampleVisits(msgspec.Struct, rename="camel"):
 
     newly_sent: list[str] = msgspec.field(default_factory=list)
     newly_skipped: list[str] = msgspec.field(default_factory=list)
-    changed: list[str] = msgspec.field(default_factory=list)
+    changed_requests: list[str] = msgspec.field(default_factory=list, name="changed")
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -221,20 +221,20 @@ class VisitDiff(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-class RouteTry(msgspec.Struct, rename="camel"):
+class RouteResult(msgspec.Struct, rename="camel"):
     """The effect of a change on one route."""
 
     route: str
     destination: str
     """Of the changed route; of the present one if the change removes it."""
-    before: OutcomeCounts | None
+    in_force: OutcomeCounts | None = msgspec.field(name="before")
     """None: the route is new."""
-    now: OutcomeCounts | None
+    changed: OutcomeCounts | None = msgspec.field(name="now")
     """None: the change removes the route."""
     newly_sent: int = 0
     newly_skipped: dict[str, int] = msgspec.field(default_factory=dict)
-    """Sent before and skipped now, by the reason."""
-    changed: int = 0
+    """Sent by the configuration in force and skipped by the changed one, by the reason."""
+    changed_requests: int = msgspec.field(default=0, name="changed")
     """Sent in both configurations, with different requests."""
     mean_milliseconds: float = 0.0
     """CPU time of the changed expressions per visit on this gateway."""
@@ -243,11 +243,11 @@ class RouteTry(msgspec.Struct, rename="camel"):
     diffs: list[VisitDiff] = msgspec.field(default_factory=list)
 
 
-class _Pair(msgspec.Struct):
+class _OutcomePair(msgspec.Struct):
     """The outcomes of one route for one visit."""
 
-    before: RouteOutcome
-    now: RouteOutcome
+    in_force: RouteOutcome
+    changed: RouteOutcome
     is_different: bool
     lines: list[str]
 
@@ -261,12 +261,12 @@ class DiffBudget(msgspec.Struct):
     left: int
 
 
-class ListenerTry:
+class ListenerComparison:
     """Compares two configurations of a listener.
 
     Args:
-        before: the listener in force; None if there is none.
-        now: the changed listener.
+        in_force: the listener in force; None if there is none.
+        changed: the changed listener.
         diffs: for how many visits of each route the difference of the requests is wanted.
         budget: of the differences of all listeners.
         mask: hides values in differences; None shows them.
@@ -275,17 +275,17 @@ class ListenerTry:
     def __init__(
         self,
         *,
-        before: TriedListener | None,
-        now: TriedListener,
+        in_force: ConfiguredListener | None,
+        changed: ConfiguredListener,
         diffs: int = 0,
         budget: DiffBudget,
         mask: ValueMask | None,
     ) -> None:
-        self._before, self._now = before, now
-        self._diffs_left = collections.Counter(dict.fromkeys(now.routes, diffs))
+        self._in_force, self._changed = in_force, changed
+        self._diffs_left = collections.Counter(dict.fromkeys(changed.routes, diffs))
         self._budget, self._mask = budget, mask
         self._turns = timing.EventLoopTurns()
-        self._visits: list[tuple[str, dict[str, _Pair]]] = []
+        self._visits: list[tuple[str, dict[str, _OutcomePair]]] = []
 
     @property
     def tried(self) -> int:
@@ -293,71 +293,74 @@ class ListenerTry:
         return len(self._visits)
 
     async def take(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> None:
-        """Try an arrival, which is older than those before it."""
-        before, now = [
+        """Try an arrival, which is older than the last one."""
+        in_force, changed = [
             await side.outcomes(stored, visit_id, is_repeat=is_repeat, turns=self._turns) if side is not None else {}
-            for side in (self._before, self._now)
+            for side in (self._in_force, self._changed)
         ]
         pairs = {
-            route: await self._pair(route, before.get(route, _ABSENT), now.get(route, _ABSENT), stored)
-            for route in {**now, **before}
+            route: await self._pair(route, in_force.get(route, _ABSENT), changed.get(route, _ABSENT), stored)
+            for route in {**changed, **in_force}
         }
         self._visits.append((model.format_id(visit_id), pairs))
 
-    async def _pair(self, route: str, before: RouteOutcome, now: RouteOutcome, stored: model.Arrival) -> _Pair:
+    async def _pair(
+        self, route: str, in_force: RouteOutcome, changed: RouteOutcome, stored: model.Arrival
+    ) -> _OutcomePair:
         """Compare the requests, and forget them, because bodies are large."""
-        is_different = before.request is not None and now.request is not None and _differ(before.request, now.request)
-        lines: list[str] = []
-        if is_different and before.request and now.request and self._diffs_left[route] and self._budget.left:
-            self._diffs_left[route] -= 1
-            self._budget.left -= 1
-            lines = await asyncio.to_thread(_difference, before.request, now.request, self._mask, stored)
-        return _Pair(
-            msgspec.structs.replace(before, request=None),
-            msgspec.structs.replace(now, request=None),
+        is_different, lines = False, list[str]()
+        if in_force.request is not None and changed.request is not None:
+            is_different = _sent_parts(in_force.request.request) != _sent_parts(changed.request.request)
+            if is_different and self._diffs_left[route] and self._budget.left:
+                self._diffs_left[route] -= 1
+                self._budget.left -= 1
+                lines = await asyncio.to_thread(_difference, in_force.request, changed.request, self._mask, stored)
+        return _OutcomePair(
+            msgspec.structs.replace(in_force, request=None),
+            msgspec.structs.replace(changed, request=None),
             is_different,
             lines,
         )
 
-    async def results(self) -> list[RouteTry]:
+    async def results(self) -> list[RouteResult]:
         """Return what the change does to each route, those of the changed listener last."""
         await self._use_marks()
-        before = self._before.routes if self._before is not None else {}
+        routes_in_force = self._in_force.routes if self._in_force is not None else {}
         results = {
-            route: RouteTry(
+            route: RouteResult(
                 route=route,
                 destination=destination,
-                before=OutcomeCounts() if route in before else None,
-                now=OutcomeCounts() if route in self._now.routes else None,
+                in_force=OutcomeCounts() if route in routes_in_force else None,
+                changed=OutcomeCounts() if route in self._changed.routes else None,
             )
-            for route, destination in {**before, **self._now.routes}.items()
+            for route, destination in {**routes_in_force, **self._changed.routes}.items()
         }
+        milliseconds = dict.fromkeys(results, 0.0)
         for visit, pairs in self._visits:
             for route, pair in pairs.items():
                 _add(results[route], visit, pair)
+                milliseconds[route] += pair.changed.cpu_seconds * 1000
             await self._turns.give_way()
-        for result in results.values():
-            result.mean_milliseconds = round(result.mean_milliseconds / max(1, self.tried), 3)
+        for route, result in results.items():
+            result.mean_milliseconds = round(milliseconds[route] / max(1, self.tried), 3)
         return list(results.values())
 
     async def _use_marks(self) -> None:
         """Let once-per rules skip what they would skip, the oldest visit first."""
-        marks_before, marks_now = set[bytes](), set[bytes]()
+        marks_in_force, marks_changed = set[bytes](), set[bytes]()
         for _, pairs in reversed(self._visits):
             for pair in pairs.values():
-                pair.before = _with_mark(pair.before, marks_before)
-                pair.now = _with_mark(pair.now, marks_now)
+                pair.in_force = _with_mark(pair.in_force, marks_in_force)
+                pair.changed = _with_mark(pair.changed, marks_changed)
             await self._turns.give_way()
 
 
-def _difference(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, stored: model.Arrival) -> list[str]:
+def _difference(
+    in_force: ShownRequest, changed: ShownRequest, mask: ValueMask | None, stored: model.Arrival
+) -> list[str]:
     """Return the lines of a difference. It takes too long for the event loop."""
     document = body.parse(stored.body, stored.content_type.decode("latin-1")).document
-    return diff_lines(before, now, mask, document)
-
-
-def _differ(before: ShownRequest, now: ShownRequest) -> bool:
-    return _sent_parts(before.request) != _sent_parts(now.request)
+    return diff_lines(in_force, changed, mask, document)
 
 
 def _sent_parts(request: DestinationRequest) -> tuple[object, ...]:
@@ -374,27 +377,25 @@ def _with_mark(outcome: RouteOutcome, marks: set[bytes]) -> RouteOutcome:
     return outcome
 
 
-def _add(result: RouteTry, visit: str, pair: _Pair) -> None:
+def _add(result: RouteResult, visit: str, pair: _OutcomePair) -> None:
     """Add the outcomes for a visit to the result of their route."""
-    for counts, outcome in ((result.before, pair.before), (result.now, pair.now)):
+    for counts, outcome in ((result.in_force, pair.in_force), (result.changed, pair.changed)):
         if counts is not None:
             counts.add(outcome)
-    milliseconds = pair.now.cpu_seconds * 1000
-    result.mean_milliseconds += milliseconds  # the sum, until all are added
-    result.longest_milliseconds = max(result.longest_milliseconds, round(milliseconds, 3))
+    result.longest_milliseconds = max(result.longest_milliseconds, round(pair.changed.cpu_seconds * 1000, 3))
     examples = result.examples
-    if pair.now.is_sent and not pair.before.is_sent:
+    if pair.changed.is_sent and not pair.in_force.is_sent:
         result.newly_sent += 1
         _add_example(examples.newly_sent, visit)
-    elif pair.before.is_sent and pair.now.skip:
-        _count(result.newly_skipped, pair.now.skip)
+    elif pair.in_force.is_sent and pair.changed.skip:
+        _count(result.newly_skipped, pair.changed.skip)
         _add_example(examples.newly_skipped, visit)
-    elif pair.before.is_sent and pair.now.is_sent and pair.is_different:
-        result.changed += 1
-        _add_example(examples.changed, visit)
+    elif pair.in_force.is_sent and pair.changed.is_sent and pair.is_different:
+        result.changed_requests += 1
+        _add_example(examples.changed_requests, visit)
         if pair.lines:
             result.diffs.append(VisitDiff(visit, pair.lines))
-    if pair.now.error:
+    if pair.changed.error:
         _add_example(examples.errors, visit)
 
 
