@@ -98,7 +98,7 @@ class FaultLog:
                 return {"missing": state.missing}
             case states.ListenerFault.CompanyMismatch:
                 ids = {"expected": document.tenant.company_id, "came": counters.other_company}
-                return {**ids, "since": _time(counters.mismatching.since)}
+                return {**ids, "since": model.format_time_or_none(counters.mismatching.since)}
             case states.ListenerFault.DeliveriesHeld:
                 since = min(held["since"] for held in state.held_deliveries)
                 return {"held": [describe_held(held) for held in state.held_deliveries], "since": since}
@@ -108,19 +108,22 @@ class FaultLog:
                     "share": state.quarantined_share,
                     "reason": reason.name if reason is not None else None,
                     "source": counters.quarantined_source or None,
-                    "since": _time(counters.quarantining.since),
+                    "since": model.format_time_or_none(counters.quarantining.since),
                 }
             case states.ListenerFault.TimesUntrusted:
                 return {
                     "share": state.untrusted_times_share,
                     "reason": state.untrusted_time_reason,
-                    "since": _time(counters.untrusted_times.since),
+                    "since": model.format_time_or_none(counters.untrusted_times.since),
                     "hint": _TIME_HINTS.get(state.untrusted_time_reason or ""),
                 }
             case states.ListenerFault.UnexpectedSource:
-                return {"source": counters.unexpected_source, "since": _time(counters.unexpected.since)}
+                return {
+                    "source": counters.unexpected_source,
+                    "since": model.format_time_or_none(counters.unexpected.since),
+                }
             case states.ListenerFault.Silent:
-                last = _time(counters.last_accepted)
+                last = model.format_time_or_none(counters.last_accepted)
                 return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}
         return {}
 
@@ -130,10 +133,6 @@ _TIME_HINTS = {
     "InFuture": "compare the clock and the time zone of the venue with `fields.occurredAtZone` of the Listener",
 }
 """Why times are not trusted -> what to do."""
-
-
-def _time(instant: int) -> str | None:
-    return model.format_time(instant) if instant else None
 
 
 def describe_held(held: Mapping[str, str]) -> str:

@@ -171,9 +171,9 @@ class Links:
             "lastVisits": link.shows_visits,
             "createdAt": model.format_time(link.created_at),
             "expiresAt": model.format_time(link.expires_at),
-            "openedAt": _time(link.opened_at),
-            "lastUsedAt": _time(link.used_at),
-            "revokedAt": _time(link.revoked_at),
+            "openedAt": model.format_time_or_none(link.opened_at),
+            "lastUsedAt": model.format_time_or_none(link.used_at),
+            "revokedAt": model.format_time_or_none(link.revoked_at),
         }
 
 
@@ -203,7 +203,3 @@ def _parse(body: bytes) -> LinkRequest:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def _time(at: int) -> str | None:
-    return model.format_time(at) if at else None

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from usher_gateway import config_secret, destinations, documents, model, timing
 from usher_gateway.admin import api, health, run_state, states, tenant_rows, usage
+from usher_gateway.admin.tenant_rows import JsonObject
 from usher_gateway.admin.tenants import TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
@@ -23,9 +24,6 @@ _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 """If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
 
 _State = TypeVar("_State", bound=states.State)
-
-JsonObject = Mapping[str, object]
-"""Plain values, ready for JSON: no secrets, no personal data."""
 
 
 class GatewayStatus:
@@ -73,7 +71,7 @@ class GatewayStatus:
             warnings.append(f"every arrival gets 503: {source.waits_for}")
         heard = source.heard_at
         if heard and self._clock.now() - heard >= _SILENCE_MICROSECONDS:
-            since = _time(heard)
+            since = model.format_time(heard)
             warnings.append(
                 f"the API server has answered nothing since {since}: the configuration of that time is served"
             )
@@ -117,10 +115,10 @@ class GatewayStatus:
                 "complete": changes.complete,
                 "documents": await api.encode_each(health.document_states(changes)),
                 "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
-                "now": _time(self._clock.now()),
+                "now": model.format_time(self._clock.now()),
                 "source": status.origin,
-                "appliedAt": _time(self._state.applied_at),
-                "heardAt": _time(status.heard_at or 0),
+                "appliedAt": model.format_time_or_none(self._state.applied_at),
+                "heardAt": model.format_time_or_none(status.heard_at),
                 "everythingRead": status.everything_read,
                 "removalsHalted": status.removals_halted,
                 "rejected": [_problem(problem) for problem in status.rejected],
@@ -160,14 +158,14 @@ class GatewayStatus:
             and where.listener in {None, live.name.listener}
         ]
         rows = await api.encode_each(row(*each) for each in shown)
-        return api.json_response({"now": _time(self._clock.now()), "rows": rows})
+        return api.json_response({"now": model.format_time(self._clock.now()), "rows": rows})
 
     def _listener_health(self, key: str, state: states.ListenerState) -> JsonObject:
         live = self._registry.listeners.get(key)
         return {
             "applied": self._applied_hash("Listener", key),
-            "lastArrival": _time(live.counters.last_accepted) if live else None,
-            "lastProbe": _time(max(live.counters.probed.values(), default=0)) if live else None,
+            "lastArrival": model.format_time_or_none(live.counters.last_accepted) if live else None,
+            "lastProbe": model.format_time_or_none(max(live.counters.probed.values(), default=0)) if live else None,
             "refusedSince": self._refused_since(live, state),
             "quarantinedReason": _quarantined_reason(live),
             "quarantinedSource": (live.counters.quarantined_source or None) if live else None,
@@ -183,7 +181,7 @@ class GatewayStatus:
         """Return when a listener began to refuse every arrival; None if it does not."""
         if live is None or not state.refusing:
             return None
-        return _time(self._clock.now() - (self._clock.steady() - live.counters.refused_since))
+        return model.format_time(self._clock.now() - (self._clock.steady() - live.counters.refused_since))
 
     def _applied_hash(self, kind: config_secret.Kind, key: str) -> str | None:
         state = self._tracker.document(kind, key)
@@ -216,7 +214,7 @@ class GatewayStatus:
         for usage_row in await self._store.usage_of_day(self._clock.now() // _DAY * _DAY, where):
             today.setdefault((usage_row.listener.namespace, usage_row.listener.tenant), []).append(usage_row)
         encoded = await api.encode_each(rows.row(key, today.get(key, ())) for key in keys)
-        return api.json_response({"now": _time(self._clock.now()), "rows": encoded, **totals})
+        return api.json_response({"now": model.format_time(self._clock.now()), "rows": encoded, **totals})
 
     async def _faults_by_tenant(
         self, where: Filter
@@ -257,7 +255,7 @@ class GatewayStatus:
             case states.ListenerFault.Quarantining:
                 reason = _quarantined_reason(live)
             case states.ListenerFault.Silent:
-                since = _time(live.counters.last_accepted) if live else None
+                since = model.format_time_or_none(live.counters.last_accepted) if live else None
         return {"listener": key, "reason": reason, "since": since}
 
     async def refusing_listeners(self, where: Filter) -> list[str]:
@@ -434,16 +432,12 @@ def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonO
     return {
         "kind": kind,
         "key": key,
-        "since": _time(status.vanished[kind, key]),
+        "since": model.format_time_or_none(status.vanished[kind, key]),
         "uid": owner.uid,
         "install": owner.install,
         "tenant": holds.tenant if holds is not None else None,
         "hostnames": holds.hostnames if holds is not None else (),
     }
-
-
-def _time(instant: int) -> str | None:
-    return model.format_time(instant) if instant else None
 
 
 def _quarantined_reason(live: LiveListener | None) -> str | None:

@@ -138,10 +138,10 @@ class TenantRows:
             "listeners": summary.listeners if summary else 0,
             "silentListeners": summary.silent if summary else 0,
             "refusingListeners": summary.refusing if summary else 0,
-            "lastArrival": _time(summary.last_arrival) if summary else None,
+            "lastArrival": model.format_time_or_none(summary.last_arrival) if summary else None,
             "destinations": self._destinations_of(summary.destinations if summary else (), key[0], counts),
             "backlog": counts.backlog,
-            "oldestInBacklog": _time(counts.oldest_at),
+            "oldestInBacklog": model.format_time_or_none(counts.oldest_at),
             **self._troubles(key),
             "today": usage.total_of(today),
             **_settings(summary.document if summary else None, self._kept_by_gateway),
@@ -172,7 +172,7 @@ class TenantRows:
                 "isFailing": key in self._failing,
                 "isRejecting": key not in self._waited_for and self._tracker.is_rejecting(key),
                 "backlog": backlog.count if backlog else 0,
-                "oldestInBacklog": _time(backlog.oldest_at if backlog else 0),
+                "oldestInBacklog": model.format_time_or_none(backlog.oldest_at if backlog else 0),
                 "dead": counts.died.get(name, 0),
                 **(self._last_failure(key) if key in self._failing else {"lastError": None, "hint": None}),
             }
@@ -195,7 +195,3 @@ def _settings(document: documents.TenantDocument | None, kept_by_gateway: JsonOb
         "quota": quota if document.visits_per_month else None,
         "retention": {**kept, **kept_by_gateway},
     }
-
-
-def _time(instant: int) -> str | None:
-    return model.format_time(instant) if instant else None

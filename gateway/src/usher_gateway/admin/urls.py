@@ -37,7 +37,7 @@ class UrlHandlers:
             {
                 "url": address.url,
                 "action": address.action,
-                "until": model.format_time(address.until) if address.until else None,
+                "until": model.format_time_or_none(address.until),
             }
             for address in listener.live_addresses
         ]

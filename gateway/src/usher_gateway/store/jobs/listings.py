@@ -217,8 +217,8 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
         "attempts": attempts,
         "createdAt": model.format_time(created_at),
         "startedAt": model.format_time(started_at),
-        "expiresAt": _time_or_none(expires_at),
-        "settledAt": _time_or_none(settled_at),
+        "expiresAt": model.format_time_or_none(expires_at),
+        "settledAt": model.format_time_or_none(settled_at),
         "origin": model.Origin(origin).name,
         "replay": model.format_id(replay) if replay is not None else None,
         "cancelled": model.CancelReason(cancel).name if cancel else None,
@@ -230,10 +230,6 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
 
 def _state_name(state: int) -> str:
     return model.DeliveryState(state).name.lower()
-
-
-def _time_or_none(instant: int) -> str | None:
-    return model.format_time(instant) if instant else None
 
 
 # One row's content
