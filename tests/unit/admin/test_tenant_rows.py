@@ -17,9 +17,7 @@ async def test_tenant_that_refuses_all_comes_before_one_with_dead_deliveries() -
     lobby = model.ListenerName(*ZOO, "lobby")
     rows = tenant_rows.TenantRows(
         tracker=tracker,
-        faults={ZOO: {"Refusing": 1}},
-        causes={},
-        first_faults={},
+        faults={ZOO: tenant_rows.TenantFaults({"Refusing": 1})},
         receipt_days=30,
         backup_days=0,
         destinations=(),

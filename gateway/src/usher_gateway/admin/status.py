@@ -107,8 +107,8 @@ class GatewayStatus:
         """Answer ``GET /api/config``: the whole state, or what changed ``since`` the cursor of an earlier answer."""
         status = self._source.status()
         changes = await self._tracker.since(request.query.get("since"))
-        listeners = health.states_of_type(changes, states.ListenerState)
-        destinations = health.states_of_type(changes, states.DestinationState)
+        listener_states = health.states_of_type(changes, states.ListenerState)
+        destination_states = health.states_of_type(changes, states.DestinationState)
         return api.json_response(
             {
                 "cursor": changes.cursor,
@@ -123,8 +123,8 @@ class GatewayStatus:
                 "removalsHalted": status.removals_halted,
                 "rejected": [_problem(problem) for problem in status.rejected],
                 "vanished": [_vanished(status, *identity) for identity in status.vanished],
-                "listeners": await _encode_states(self._listener_health, listeners),
-                "destinations": await _encode_states(self._applied_destination, destinations),
+                "listeners": await _encode_states(self._listener_health, listener_states),
+                "destinations": await _encode_states(self._applied_destination, destination_states),
             }
         )
 
@@ -194,12 +194,9 @@ class GatewayStatus:
         where = await self._read_names(request, *tenant_rows.PARAMETERS)
         await self._tenants.count_deliveries()
         await self._tracker.merge_activity(self._store)
-        faults, causes, first_faults = await self._faults_by_tenant(where)
         rows = tenant_rows.TenantRows(
             tracker=self._tenants,
-            faults=faults,
-            causes=causes,
-            first_faults=first_faults,
+            faults=await self._faults_by_tenant(where),
             receipt_days=self._receipt_days,
             backup_days=self._backup_days,
             destinations=self._state.snapshot.destinations,
@@ -216,34 +213,22 @@ class GatewayStatus:
         encoded = await api.encode_each(rows.row(key, today.get(key, ())) for key in keys)
         return api.json_response({"now": model.format_time(self._clock.now()), "rows": encoded, **totals})
 
-    async def _faults_by_tenant(
-        self, where: Filter
-    ) -> tuple[
-        dict[TenantKey, dict[str, int]], dict[TenantKey, dict[str, str]], dict[TenantKey, dict[str, JsonObject]]
-    ]:
-        """Return the faults of each tenant's listeners.
-
-        Returns:
-            How many listeners have each, a cause if it is short, and the first listener that has it.
-        """
-        faults: dict[TenantKey, dict[str, int]] = {}
-        causes: dict[TenantKey, dict[str, str]] = {}
-        first_faults: dict[TenantKey, dict[str, JsonObject]] = {}
-        health = await self._tracker.listener_states()
+    async def _faults_by_tenant(self, where: Filter) -> dict[TenantKey, tenant_rows.TenantFaults]:
+        faults_by_tenant: dict[TenantKey, tenant_rows.TenantFaults] = {}
+        listener_states = await self._tracker.listener_states()
         turns = timing.EventLoopTurns()
         for key, document in self._state.snapshot.listeners.items():
             tenant = (document.namespace, document.tenant.name)
-            if key in health and where.selects(*tenant):
-                counts = faults.setdefault(tenant, {})
-                for fault in states.faults_of(health[key], document):
-                    counts[fault] = counts.get(fault, 0) + 1
-                    if cause := states.cause_of(fault, health[key]):
-                        causes.setdefault(tenant, {})[fault] = cause
-                    firsts = first_faults.setdefault(tenant, {})
-                    if fault not in firsts:
-                        firsts[fault] = self._first_fault(key, fault, health[key])
+            if key in listener_states and where.selects(*tenant):
+                state, faults = listener_states[key], faults_by_tenant.setdefault(tenant, tenant_rows.TenantFaults())
+                for fault in states.faults_of(state, document):
+                    faults.counts[fault] = faults.counts.get(fault, 0) + 1
+                    if cause := states.cause_of(fault, state):
+                        faults.causes[fault] = cause
+                    if fault not in faults.first:
+                        faults.first[fault] = self._first_fault(key, fault, state)
                 await turns.give_way()
-        return faults, causes, first_faults
+        return faults_by_tenant
 
     def _first_fault(self, key: str, fault: states.ListenerFault, state: states.ListenerState) -> JsonObject:
         """Return which listener has a fault, and of some faults the reason and since when."""
@@ -260,11 +245,13 @@ class GatewayStatus:
 
     async def refusing_listeners(self, where: Filter) -> list[str]:
         """Return the listeners of a filter, as ``namespace/name``, that refuse every arrival now."""
-        health = await self._tracker.listener_states()
+        listener_states = await self._tracker.listener_states()
         return [
             key
             for key, document in sorted(self._state.snapshot.listeners.items())
-            if key in health and health[key].refusing and where.selects(document.namespace, document.tenant.name)
+            if key in listener_states
+            and listener_states[key].refusing
+            and where.selects(document.namespace, document.tenant.name)
         ]
 
     async def _read_names(self, request: web.Request, *more: str) -> Filter:
@@ -403,11 +390,11 @@ def listener_row(live: LiveListener) -> dict[str, object]:
 
 
 async def _encode_states(
-    show: Callable[[str, _State], JsonObject], states: Mapping[str, _State]
+    show: Callable[[str, _State], JsonObject], states_by_key: Mapping[str, _State]
 ) -> dict[str, msgspec.Raw]:
     """Return what ``show`` returns for each state, as JSON."""
-    encoded = await api.encode_each(show(key, state) for key, state in states.items())
-    return dict(zip(states, encoded, strict=True))
+    encoded = await api.encode_each(show(key, state) for key, state in states_by_key.items())
+    return dict(zip(states_by_key, encoded, strict=True))
 
 
 def _fields(state: states.State) -> dict[str, object]:

@@ -65,14 +65,23 @@ def _parse_number(query: Mapping[str, str], name: str, default: int, *, least: i
     return int(text)
 
 
+class TenantFaults(msgspec.Struct):
+    """The faults of a tenant's listeners, by the name of the fault."""
+
+    counts: dict[str, int] = {}
+    """How many listeners have it."""
+    causes: dict[str, str] = {}
+    """Its cause, if that is short."""
+    first: dict[str, JsonObject] = {}
+    """The first listener that has it, with the reason and the time if they are known."""
+
+
 class TenantRows:
     """Makes the rows of tenants: those in force, and those that deliveries still wait for or died for.
 
     Args:
         tracker: has counted deliveries just now.
-        faults: tenant -> fault -> how many of its listeners have it.
-        causes: tenant -> fault -> its cause, if that is short.
-        first_faults: tenant -> fault -> the first listener that has it, with the reason and the time if they are known.
+        faults: those of each tenant that has some.
         receipt_days: days that receipts are kept.
         backup_days: days that backups of the store are kept; 0: not stated.
         destinations: keys of the destinations in force.
@@ -83,9 +92,7 @@ class TenantRows:
         self,
         *,
         tracker: TenantTracker,
-        faults: Mapping[TenantKey, Mapping[str, int]],
-        causes: Mapping[TenantKey, Mapping[str, str]],
-        first_faults: Mapping[TenantKey, Mapping[str, JsonObject]],
+        faults: Mapping[TenantKey, TenantFaults],
         receipt_days: int,
         backup_days: int,
         destinations: Iterable[str],
@@ -93,7 +100,7 @@ class TenantRows:
     ) -> None:
         self._tracker = tracker
         self._summaries, self._deliveries = tracker.summaries(), tracker.deliveries
-        self._faults, self._causes, self._first_faults = faults, causes, first_faults
+        self._faults = faults
         self._kept_by_gateway = {"receiptDays": receipt_days, "backupDays": backup_days or None}
         self._failing = set(tracker.failing(destinations))
         self._waited_for = {
@@ -150,10 +157,11 @@ class TenantRows:
     def _troubles(self, key: TenantKey) -> dict[str, Any]:
         """Return the values of a row that `troubles.trouble_kinds` reads, and what explains them."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
+        faults = self._faults.get(key, TenantFaults())
         return {
-            "faults": self._faults.get(key, {}),
-            "causes": self._causes.get(key, {}),
-            "firstFaults": self._first_faults.get(key, {}),
+            "faults": faults.counts,
+            "causes": faults.causes,
+            "firstFaults": faults.first,
             "failingDestinations": sorted(self._failing & summary.destinations) if summary else [],
             "held": counts.held,
             "dead": counts.dead,
