@@ -10,7 +10,7 @@ from aiohttp import web
 from usher_gateway import config_secret, destinations, documents, model, timing
 from usher_gateway.admin import api, health, run_state, states, tenant_rows, usage
 from usher_gateway.admin.tenant_rows import JsonObject
-from usher_gateway.admin.tenants import TenantKey, TenantTracker
+from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, TenantTracker, count_deliveries
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
@@ -272,54 +272,35 @@ class GatewayStatus:
         where = await self._read_names(request)
         await self._tracker.merge_activity(self._store)
         next_due_at = {backlog.destination: backlog.next_due_at for backlog in await self._store.backlogs()}
-        backlogs: dict[str, int] = {}
-        backlogs_by_tenant: dict[str, dict[str, int]] = {}
-        for waiting in await self._store.backlog_by_route():
-            self._add(backlogs, waiting.route, waiting.count, where)
-            definition = self._store.route(waiting.route)
-            of_tenants = backlogs_by_tenant.setdefault(definition.destination, {})
-            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
-            self._add(of_tenants, waiting.route, waiting.count, where, tenant)
-        dead: dict[str, int] = {}
-        for route, count in (await self._store.dead_by_route()).items():
-            self._add(dead, route, count, where)
-        held: dict[str, dict[str, int]] = {}
-        for group in await self._store.held_groups():
-            reasons = held.setdefault(self._store.route(group.route).destination, {})
-            self._add(reasons, group.route, group.count, where, group.reason.name)
+        counts_by_key = await count_deliveries(
+            self._store, where, lambda route: (route.destination, f"{route.listener.namespace}/{route.listener.tenant}")
+        )
         in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination(where)
         now = self._clock.now()
 
         def row(key: str) -> JsonObject:
             namespace, _, name = key.partition("/")
-            document = in_force.get(key)
+            document, counts = in_force.get(key), counts_by_key.get(key, DeliveryCounts())
             soonest = now + self._tracker.until_trial(key)
             return {
                 "namespace": namespace,
                 "name": name,
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
-                "backlog": backlogs.get(key, 0),
-                "backlogByTenant": backlogs_by_tenant.get(key, {}),
+                "backlog": counts.backlog,
+                "backlogByTenant": {tenant: backlog.count for tenant, backlog in counts.backlogs.items()},
                 "isRejecting": key not in next_due_at and self._tracker.is_rejecting(key),
                 "nextDueAt": model.format_time(max(soonest, next_due_at[key])) if key in next_due_at else None,
-                "held": held.get(key, {}),
-                "dead": dead.get(key, 0),
+                "held": counts.held,
+                "dead": counts.dead,
                 "tenants": sorted(tenants.get(key, ())),
             }
 
-        keys = sorted(in_force.keys() | next_due_at.keys() | held.keys() | dead.keys())
+        keys = sorted(in_force.keys() | next_due_at.keys() | counts_by_key.keys())
         used = {key for key, names in tenants.items() if where.tenant is None or where.tenant in names}
-        used |= backlogs.keys() | {key for key, reasons in held.items() if reasons} | dead.keys()
+        used |= counts_by_key.keys()
         shows_all = where.tenant is None and where.permitted is None
         shown = [key for key in keys if where.namespace in {None, key.partition("/")[0]} and (shows_all or key in used)]
         return api.json_response({"rows": await api.encode_each(map(row, shown))})
-
-    def _add(self, counts: dict[str, int], route: int, count: int, where: Filter, name: str | None = None) -> None:
-        """Add deliveries of a route that a filter selects to those of its destination, or to another name's."""
-        definition = self._store.route(route)
-        if where.selects(definition.listener.namespace, definition.listener.tenant):
-            key = name or definition.destination
-            counts[key] = counts.get(key, 0) + count
 
     def destination(self, key: str) -> JsonObject | None:
         """Return the health of a destination, its next trial and its limit of retries; None if it is not in force."""

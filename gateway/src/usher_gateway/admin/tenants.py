@@ -4,6 +4,7 @@ import asyncio
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -23,6 +24,8 @@ _QUOTA_SECONDS = 60.0
 
 TenantKey = tuple[str, str]
 """(namespace, name)."""
+
+_Key = TypeVar("_Key", TenantKey, str)
 
 TenantDestination = tuple[str, str, str]
 """(namespace, tenant, name) of a destination that visits of the tenant go to."""
@@ -61,14 +64,14 @@ class DestinationBacklog(msgspec.Struct):
 
 
 class DeliveryCounts(msgspec.Struct):
-    """A tenant's deliveries that are not settled as delivered or cancelled, by the ledger."""
+    """The deliveries of a tenant or to a destination that are not settled as delivered or cancelled, by the ledger."""
 
     backlogs: dict[str, DestinationBacklog] = msgspec.field(default_factory=dict)
-    """Destination (its name, because its namespace is the tenant's) -> deliveries in its backlog."""
+    """Name of a destination (its namespace is the tenant's), or ``namespace/tenant`` -> deliveries in the backlog."""
     held: dict[str, int] = msgspec.field(default_factory=dict)
     """Hold reason -> deliveries."""
     died: dict[str, int] = msgspec.field(default_factory=dict)
-    """Destination (its name) -> dead deliveries."""
+    """As ``backlogs``: dead deliveries."""
 
     @property
     def dead(self) -> int:
@@ -84,6 +87,36 @@ class DeliveryCounts(msgspec.Struct):
     def oldest_at(self) -> int:
         """When the oldest delivery in the backlog was created, in microseconds; 0: there is none."""
         return min((backlog.oldest_at for backlog in self.backlogs.values()), default=0)
+
+
+async def count_deliveries(
+    store: Store, where: Filter, names_of: Callable[[model.RouteDefinition], tuple[_Key, str]]
+) -> dict[_Key, DeliveryCounts]:
+    """Count the deliveries of a filter's tenants that wait, are held or are dead.
+
+    ``names_of`` returns the tenant of a route and the name of its destination, or the destination and the tenant.
+    """
+    counts_by_key: dict[_Key, DeliveryCounts] = {}
+
+    def find(number: int) -> tuple[DeliveryCounts, str]:
+        route = store.route(number)
+        if not where.selects(route.listener.namespace, route.listener.tenant):
+            return DeliveryCounts(), ""  # these counts are dropped
+        key, name = names_of(route)
+        return counts_by_key.setdefault(key, DeliveryCounts()), name
+
+    for waiting in await store.backlog_by_route():
+        counts, name = find(waiting.route)
+        backlog = counts.backlogs.setdefault(name, DestinationBacklog(0, waiting.oldest_at))
+        backlog.count += waiting.count
+        backlog.oldest_at = min(backlog.oldest_at, waiting.oldest_at)
+    for group in await store.held_groups():
+        held = find(group.route)[0].held
+        held[group.reason.name] = held.get(group.reason.name, 0) + group.count
+    for number, count in (await store.dead_by_route()).items():
+        counts, name = find(number)
+        counts.died[name] = counts.died.get(name, 0) + count
+    return counts_by_key
 
 
 class TenantTracker:
@@ -141,24 +174,11 @@ class TenantTracker:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        counts_by_tenant: dict[TenantKey, DeliveryCounts] = {}
-
-        def of(route: int) -> DeliveryCounts:
-            name = self._store.route(route).listener
-            return counts_by_tenant.setdefault((name.namespace, name.tenant), DeliveryCounts())
-
-        for waiting in await self._store.backlog_by_route():
-            name = self._store.route(waiting.route).destination.rpartition("/")[2]
-            backlog = of(waiting.route).backlogs.setdefault(name, DestinationBacklog(0, waiting.oldest_at))
-            backlog.count += waiting.count
-            backlog.oldest_at = min(backlog.oldest_at, waiting.oldest_at)
-        for group in await self._store.held_groups():
-            held = of(group.route).held
-            held[group.reason.name] = held.get(group.reason.name, 0) + group.count
-        for route, count in (await self._store.dead_by_route()).items():
-            died, name = of(route).died, self._store.route(route).destination.rpartition("/")[2]
-            died[name] = died.get(name, 0) + count
-        self.deliveries = counts_by_tenant
+        self.deliveries = await count_deliveries(
+            self._store,
+            Filter(),
+            lambda route: ((route.listener.namespace, route.listener.tenant), route.destination.rpartition("/")[2]),
+        )
 
     async def _read_quotas(self) -> dict[TenantKey, float]:
         quotas: dict[TenantKey, float] = {}
