@@ -81,12 +81,11 @@ class Served:
         self.port = 0
         self.check_names = NameCheck(store=bench.store, snapshot=lambda: self.state.snapshot).check
         self.audit = audit.AuditLog(store=bench.store, now=bench.clock)
-        self.links = links.Links(
+        self.links = links.LinkSessions(
             store=bench.store,
             seals=self.seals,
             audit=self.audit,
             snapshot=lambda: self.state.snapshot,
-            check_names=self.check_names,
             now=bench.clock,
         )
         self.proxies = Proxies(seals=self.seals, **proxies)
@@ -232,7 +231,13 @@ class Served:
                 audit=audit_log,
             ),
             urls=UrlHandlers(snapshot=lambda: self.state.snapshot, audit=audit_log),
-            links=self.links,
+            links=links.LinkHandlers(
+                store=self.bench.store,
+                sessions=self.links,
+                audit=audit_log,
+                check_names=check_names,
+                now=self.bench.clock,
+            ),
             metrics_page=MetricsPage([lambda: iter(source)]),
         )
 

@@ -88,15 +88,10 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
     check_names = api.NameCheck(store=parts.store, snapshot=snapshot).check
     audit_log = audit.AuditLog(store=parts.store, now=parts.clock.now)
     person_lookup = PersonLookup(store=parts.store, keys=parts.keys, check_names=check_names, snapshot=snapshot)
-    customer_links = links.Links(
-        store=parts.store,
-        seals=parts.seals,
-        audit=audit_log,
-        snapshot=snapshot,
-        check_names=check_names,
-        now=parts.clock.now,
+    link_sessions = links.LinkSessions(
+        store=parts.store, seals=parts.seals, audit=audit_log, snapshot=snapshot, now=parts.clock.now
     )
-    pages = _make_pages(parts, customer_links, lambda: admin_server.url)
+    pages = _make_pages(parts, link_sessions, lambda: admin_server.url)
     gateway_status = status.GatewayStatus(
         state=parts.state,
         tracker=parts.health,
@@ -181,7 +176,13 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
             audit=audit_log,
         ),
         urls=UrlHandlers(snapshot=snapshot, audit=audit_log),
-        links=customer_links,
+        links=links.LinkHandlers(
+            store=parts.store,
+            sessions=link_sessions,
+            audit=audit_log,
+            check_names=check_names,
+            now=parts.clock.now,
+        ),
         metrics_page=parts.metrics_page,
     )
     admin_server = server.AdminServer(
@@ -194,7 +195,7 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
     return pages, admin_server
 
 
-def _make_pages(parts: Parts, customer_links: links.Links, base_url: Callable[[], str]) -> PageServer:
+def _make_pages(parts: Parts, link_sessions: links.LinkSessions, base_url: Callable[[], str]) -> PageServer:
     settings, seals = parts.settings, parts.seals
     page_proxies = proxies.Proxies(
         seals=seals,
@@ -206,7 +207,7 @@ def _make_pages(parts: Parts, customer_links: links.Links, base_url: Callable[[]
     return PageServer(
         sessions=Sessions(seals, time.monotonic),
         proxies=page_proxies,
-        customers=CustomerPages(links=customer_links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
+        customers=CustomerPages(links=link_sessions, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
         base_url=base_url,
         events=LiveEvents(
             now=lambda: datetime.datetime.fromtimestamp(parts.clock.now() / model.MICROSECONDS, datetime.UTC)

@@ -215,10 +215,9 @@ async def test_customer_cannot_ask_for_another_tenant(served: admin_port.Served,
 async def test_token_of_a_link_permits_one_tenant_and_no_more(served: admin_port.Served) -> None:
     await admin_port.fill(served)
     await served.bench.accept(samples.arrival("theirs", listener=samples.BAR))
-    link = await link_of(served)
-    link_and_state = await served.links.find(link["path"].rpartition("/")[2])
-    assert link_and_state is not None
-    token = served.links.token(link_and_state[0])
+    link = await served.links.find((await link_of(served))["path"].rpartition("/")[2])
+    assert link is not None
+    token = served.links.token(link)
     _, tenants = await served.ask("GET", "/api/tenants", token=token)
     assert {row["name"] for row in tenants["rows"]} == {"acme"}
     for path in ("/api/visits", "/api/visits/initials", "/api/destinations", "/api/audit", "/api/links", "/api/config"):

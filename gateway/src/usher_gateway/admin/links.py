@@ -42,6 +42,8 @@ class LinkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 class LinkState(enum.Enum):
     """The present state of a link."""
 
+    Unknown = "unknown"
+    """There is no such link."""
     Unopened = "unopened"
     Open = "open"
     Expired = "expired"
@@ -57,15 +59,14 @@ class LinkCookie(NamedTuple):
     """How long it is good for."""
 
 
-class Links:
-    """Creates, shows, opens and revokes links.
+class LinkSessions:
+    """Opens links, and finds those that browsers have opened.
 
     Args:
         store: keeps them.
         seals: of this install.
-        audit: records who created, opened and revoked links.
+        audit: records who opened links.
         snapshot: returns the configuration in force.
-        check_names: checks the names of a request.
         now: returns microseconds.
     """
 
@@ -76,11 +77,78 @@ class Links:
         seals: Seals,
         audit: AuditLog,
         snapshot: Callable[[], documents.Snapshot],
+        now: Callable[[], int],
+    ) -> None:
+        self._store, self._seals, self._audit = store, seals, audit
+        self._snapshot, self._now = snapshot, now
+
+    async def find(self, token: str) -> Link | None:
+        """Return the link of a token; None if there is none."""
+        return await self._store.find_link_by_digest(_digest(token))
+
+    async def open(self, request: web.Request, link: Link) -> LinkCookie | None:
+        """Open a link; return the cookie of its browser, or None if another request was faster."""
+        selection, now = {"id": link.id, "tenant": link.tenant}, self._now()
+        async with self._audit.change(request, "open link", selection, who=_caller_of(link).name) as changed:
+            changed.count = int(await self._store.open_link(link.id, now))
+        if not changed.count:
+            return None
+        seconds = (link.expires_at - now) // model.MICROSECONDS
+        return LinkCookie(self._seals.seal(_SESSION, link.id, seconds), seconds)
+
+    async def of_cookie(self, cookie: str) -> Link | None:
+        """Return the link of a cookie; None for another cookie."""
+        identifier = self._seals.open(_SESSION, cookie)
+        return None if identifier is None else await self._store.find_link(identifier)
+
+    async def record_use(self, link: Link) -> None:
+        """Record that a customer looks at the pages of an open link."""
+        now = self._now()
+        if link.used_at < now - _USE_EVERY:
+            await self._store.use_link(link.id, now)
+
+    def token(self, link: Link) -> str:
+        """Return a token of a minute for the API that shows what the link shows."""
+        return seal_caller(self._seals, _caller_of(link))
+
+    def state_of(self, link: Link | None) -> LinkState:
+        """Return what a link is good for now."""
+        if link is None:
+            return LinkState.Unknown
+        if link.revoked_at or not self.is_in_force(link.tenant):
+            return LinkState.Revoked
+        if self._now() >= link.expires_at:
+            return LinkState.Expired
+        return LinkState.Open if link.opened_at else LinkState.Unopened
+
+    def is_in_force(self, tenant: str) -> bool:
+        """Return whether a tenant, as ``namespace/name``, has a listener."""
+        listeners = self._snapshot().listeners.values()
+        return any(f"{listener.namespace}/{listener.tenant.name}" == tenant for listener in listeners)
+
+
+class LinkHandlers:
+    """The handlers of ``/api/links``, which create, show and revoke links.
+
+    Args:
+        store: keeps them.
+        sessions: know the state of a link.
+        audit: records who created and revoked links.
+        check_names: checks the names of a request.
+        now: returns microseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Records,
+        sessions: LinkSessions,
+        audit: AuditLog,
         check_names: api.CheckNames,
         now: Callable[[], int],
     ) -> None:
-        self._store, self._seals, self._audit, self._now = store, seals, audit, now
-        self._snapshot, self._check_names = snapshot, check_names
+        self._store, self._sessions, self._audit, self._now = store, sessions, audit, now
+        self._check_names = check_names
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/links``, the newest first."""
@@ -94,7 +162,7 @@ class Links:
             asked = _parse(await request.read())
         namespace, _, tenant = asked.tenant.partition("/")
         await self._check_names(api.confine(request, Filter(namespace=namespace, tenant=tenant)))
-        if not self._is_in_force(asked.tenant):
+        if not self._sessions.is_in_force(asked.tenant):
             hint = "a link needs a tenant that has a listener: see `usher tenants`"
             raise api.ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
         token, now = secrets.token_urlsafe(32), self._now()
@@ -121,53 +189,11 @@ class Links:
             changed.count = int(await self._store.revoke_link(link.id, self._now()))
         return api.json_response({"revoked": changed.count})
 
-    async def find(self, token: str) -> tuple[Link, LinkState] | None:
-        """Return the link of a token, and what it is good for; None if there is none."""
-        link = await self._store.find_link_by_digest(_digest(token))
-        return None if link is None else (link, self.state_of(link))
-
-    async def open(self, request: web.Request, link: Link) -> LinkCookie | None:
-        """Open a link; return the cookie of its browser, or None if another request was faster."""
-        selection, now = {"id": link.id, "tenant": link.tenant}, self._now()
-        async with self._audit.change(request, "open link", selection, who=_caller_of(link).name) as changed:
-            changed.count = int(await self._store.open_link(link.id, now))
-        if not changed.count:
-            return None
-        seconds = (link.expires_at - now) // model.MICROSECONDS
-        return LinkCookie(self._seals.seal(_SESSION, link.id, seconds), seconds)
-
-    async def of_cookie(self, cookie: str) -> tuple[Link, LinkState] | None:
-        """Return the link of a cookie, and record its use; None for another cookie."""
-        identifier = self._seals.open(_SESSION, cookie)
-        link = None if identifier is None else await self._store.find_link(identifier)
-        if link is None:
-            return None
-        state, now = self.state_of(link), self._now()
-        if state is LinkState.Open and link.used_at < now - _USE_EVERY:
-            await self._store.use_link(link.id, now)
-        return link, state
-
-    def token(self, link: Link) -> str:
-        """Return a token of a minute for the API that shows what the link shows."""
-        return seal_caller(self._seals, _caller_of(link))
-
-    def state_of(self, link: Link) -> LinkState:
-        """Return what a link is good for now."""
-        if link.revoked_at or not self._is_in_force(link.tenant):
-            return LinkState.Revoked
-        if self._now() >= link.expires_at:
-            return LinkState.Expired
-        return LinkState.Open if link.opened_at else LinkState.Unopened
-
-    def _is_in_force(self, tenant: str) -> bool:
-        listeners = self._snapshot().listeners.values()
-        return any(f"{listener.namespace}/{listener.tenant.name}" == tenant for listener in listeners)
-
     def _row(self, link: Link) -> dict[str, object]:
         return {
             "id": link.id,
             "tenant": link.tenant,
-            "state": self.state_of(link).value,
+            "state": self._sessions.state_of(link).value,
             "lastVisits": link.shows_visits,
             "createdAt": model.format_time(link.created_at),
             "expiresAt": model.format_time(link.expires_at),

@@ -108,7 +108,7 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
     samples: samples.SampleHandlers,
     tries: tries.TryHandlers,
     urls: urls.UrlHandlers,
-    links: links.Links,
+    links: links.LinkHandlers,
     metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import listings
-from usher_gateway.admin.links import Links, LinkState
+from usher_gateway.admin.links import LinkSessions, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods, visit_charts
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
@@ -34,7 +34,7 @@ MakeApi = Callable[[Callable[[], str]], Api]
 """Returns the API for a function that returns tokens."""
 
 _PROBLEMS = {
-    None: ("This link is not valid", "Copy the whole address of the link."),
+    LinkState.Unknown: ("This link is not valid", "Copy the whole address of the link."),
     LinkState.Unopened: ("This link is not open yet", "Open the address of the link."),
     LinkState.Expired: ("This link has expired", "A new link shows the pages again."),
     LinkState.Revoked: ("This link was withdrawn", "A new link shows the pages again."),
@@ -53,7 +53,7 @@ class CustomerPages:
     """
 
     def __init__(
-        self, *, links: Links, proxies: Proxies, brand: Brand, now: Callable[[], float] = time.monotonic
+        self, *, links: LinkSessions, proxies: Proxies, brand: Brand, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._links, self._proxies, self._brand = links, proxies, brand
         self._renderer, self._static = Renderer(), StaticFiles()
@@ -103,23 +103,22 @@ class CustomerPages:
 
     async def _ask_to_open(self, request: web.Request) -> web.StreamResponse:
         """Show the button that opens a link."""
-        link_and_state = await self._links.find(request.match_info["token"])
-        match link_and_state:
-            case (_, LinkState.Unopened):
+        match self._links.state_of(await self._links.find(request.match_info["token"])):
+            case LinkState.Unopened:
                 return self._respond("my_open.html", {"title": "Your visits"})
-            case (_, LinkState.Open):
+            case LinkState.Open:
                 return self._respond("my_opened.html", {"title": "This link was opened before"}, 410)
-            case _:
-                return self._refuse(None if link_and_state is None else link_and_state[1])
+            case state:
+                return self._refuse(state)
 
     async def _open(self, request: web.Request) -> web.StreamResponse:
         """Exchange a link for a cookie."""
         if _is_of_another_site(request):
-            return self._refuse(None)
-        link_and_state = await self._links.find(request.match_info["token"])
-        if link_and_state is None or link_and_state[1] is not LinkState.Unopened:
+            return self._refuse(LinkState.Unknown)
+        link = await self._links.find(request.match_info["token"])
+        if link is None or self._links.state_of(link) is not LinkState.Unopened:
             return await self._ask_to_open(request)
-        cookie = await self._links.open(request, link_and_state[0])
+        cookie = await self._links.open(request, link)
         if cookie is None:
             return await self._ask_to_open(request)
         response = redirect("/my/")
@@ -136,19 +135,21 @@ class CustomerPages:
 
     async def _show(self, request: web.Request, make_api: MakeApi) -> web.StreamResponse:
         """Show the tenant of the browser's link."""
-        link_and_state = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
-        if link_and_state is None or link_and_state[1] is not LinkState.Open:
-            return self._refuse(None if link_and_state is None else link_and_state[1])
-        link = link_and_state[0]
+        link = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
+        state = self._links.state_of(link)
+        if link is None or state is not LinkState.Open:
+            return self._refuse(state)
+        await self._links.record_use(link)
         if seconds := self._views.count_attempt(link.id):
             return self._refuse_too_many(seconds)
         api = make_api(lambda: self._links.token(link))
         values = await _read(api, link.tenant, shows_visits=link.shows_visits)
         return self._respond("my.html", values)
 
-    def _refuse(self, state: LinkState | None) -> web.Response:
-        title, detail = _PROBLEMS.get(state) or _PROBLEMS[None]
-        return self._respond("my_problem.html", {"title": title, "detail": detail}, 403 if state is None else 410)
+    def _refuse(self, state: LinkState) -> web.Response:
+        title, detail = _PROBLEMS[state]
+        status = 403 if state is LinkState.Unknown else 410
+        return self._respond("my_problem.html", {"title": title, "detail": detail}, status)
 
     def _refuse_too_many(self, seconds: int) -> web.Response:
         values = {"title": "Too many requests", "detail": "Please try again in a minute."}
