@@ -98,7 +98,7 @@ class FaultLog:
                 return {"missing": state.missing}
             case states.ListenerFault.CompanyMismatch:
                 ids = {"expected": document.tenant.company_id, "came": counters.other_company}
-                return {**ids, "since": model.format_time_or_none(counters.mismatching.since)}
+                return {**ids, "since": model.time_or_none(counters.mismatching.since)}
             case states.ListenerFault.DeliveriesHeld:
                 since = min(held["since"] for held in state.held_deliveries)
                 return {"held": [describe_held(held) for held in state.held_deliveries], "since": since}
@@ -108,22 +108,19 @@ class FaultLog:
                     "share": state.quarantined_share,
                     "reason": reason.name if reason is not None else None,
                     "source": counters.quarantined_source or None,
-                    "since": model.format_time_or_none(counters.quarantining.since),
+                    "since": model.time_or_none(counters.quarantining.since),
                 }
             case states.ListenerFault.TimesUntrusted:
                 return {
                     "share": state.untrusted_times_share,
                     "reason": state.untrusted_time_reason,
-                    "since": model.format_time_or_none(counters.untrusted_times.since),
+                    "since": model.time_or_none(counters.untrusted_times.since),
                     "hint": _TIME_HINTS.get(state.untrusted_time_reason or ""),
                 }
             case states.ListenerFault.UnexpectedSource:
-                return {
-                    "source": counters.unexpected_source,
-                    "since": model.format_time_or_none(counters.unexpected.since),
-                }
+                return {"source": counters.unexpected_source, "since": model.time_or_none(counters.unexpected.since)}
             case states.ListenerFault.Silent:
-                last = model.format_time_or_none(counters.last_accepted)
+                last = model.time_or_none(counters.last_accepted)
                 return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}
         return {}
 

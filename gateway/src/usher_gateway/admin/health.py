@@ -248,7 +248,7 @@ class HealthTracker:
         refusing = counts.refused_in_a_row >= REFUSING_FROM
         return states.ListenerState(
             receiving=receiving,
-            verified_since=model.format_time_or_none(first),
+            verified_since=model.time_or_none(first),
             verified_addresses=tuple(verified),
             probed_addresses=tuple(address for address in present if address in counts.probed),
             refusing=refusing,
@@ -334,7 +334,7 @@ class HealthTracker:
             "at": model.format_time(tried.failed_at),
             "since": model.format_time(tried.failing_since),
             "failures": tried.failures,
-            "recoveredAt": model.format_time_or_none(tried.recovered_at),
+            "recoveredAt": model.time_or_none(tried.recovered_at),
         }
 
 

@@ -197,9 +197,9 @@ class LinkHandlers:
             "lastVisits": link.shows_visits,
             "createdAt": model.format_time(link.created_at),
             "expiresAt": model.format_time(link.expires_at),
-            "openedAt": model.format_time_or_none(link.opened_at),
-            "lastUsedAt": model.format_time_or_none(link.used_at),
-            "revokedAt": model.format_time_or_none(link.revoked_at),
+            "openedAt": model.time_or_none(link.opened_at),
+            "lastUsedAt": model.time_or_none(link.used_at),
+            "revokedAt": model.time_or_none(link.revoked_at),
         }
 
 

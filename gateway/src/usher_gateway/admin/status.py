@@ -117,8 +117,8 @@ class GatewayStatus:
                 "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
                 "now": model.format_time(self._clock.now()),
                 "source": status.origin,
-                "appliedAt": model.format_time_or_none(self._state.applied_at),
-                "heardAt": model.format_time_or_none(status.heard_at),
+                "appliedAt": model.time_or_none(self._state.applied_at),
+                "heardAt": model.time_or_none(status.heard_at),
                 "everythingRead": status.everything_read,
                 "removalsHalted": status.removals_halted,
                 "rejected": [_problem(problem) for problem in status.rejected],
@@ -164,8 +164,8 @@ class GatewayStatus:
         live = self._registry.listeners.get(key)
         return {
             "applied": self._applied_hash("Listener", key),
-            "lastArrival": model.format_time_or_none(live.counters.last_accepted) if live else None,
-            "lastProbe": model.format_time_or_none(max(live.counters.probed.values(), default=0)) if live else None,
+            "lastArrival": model.time_or_none(live.counters.last_accepted) if live else None,
+            "lastProbe": model.time_or_none(max(live.counters.probed.values(), default=0)) if live else None,
             "refusedSince": self._refused_since(live, state),
             "quarantinedReason": _quarantined_reason(live),
             "quarantinedSource": (live.counters.quarantined_source or None) if live else None,
@@ -240,7 +240,7 @@ class GatewayStatus:
             case states.ListenerFault.Quarantining:
                 reason = _quarantined_reason(live)
             case states.ListenerFault.Silent:
-                since = model.format_time_or_none(live.counters.last_accepted) if live else None
+                since = model.time_or_none(live.counters.last_accepted) if live else None
         return {"listener": key, "reason": reason, "since": since}
 
     async def refusing_listeners(self, where: Filter) -> list[str]:
@@ -400,7 +400,7 @@ def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonO
     return {
         "kind": kind,
         "key": key,
-        "since": model.format_time_or_none(status.vanished[kind, key]),
+        "since": model.time_or_none(status.vanished[kind, key]),
         "uid": owner.uid,
         "install": owner.install,
         "tenant": holds.tenant if holds is not None else None,

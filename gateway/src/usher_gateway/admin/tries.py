@@ -66,7 +66,7 @@ class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     """Show differences with personal data: needs the scope ``bodies:read``."""
 
 
-class ListenerResult(msgspec.Struct, rename="camel"):
+class ListenerResult(msgspec.Struct, rename="camel", kw_only=True):
     """The effect of a change on one listener."""
 
     namespace: str
@@ -74,18 +74,18 @@ class ListenerResult(msgspec.Struct, rename="camel"):
     listener: str
     in_force: bool
     """False: the listener is new, so it does nothing before the change."""
-    tried: int
-    without_body: int
+    tried: int = 0
+    without_body: int = 0
     """Visits that cannot be tried, because the retention of their bodies has ended."""
-    in_period: int
+    in_period: int = 0
     """All visits and repeats of the period; from the meters if not all of them were looked at."""
-    ended_by: Literal["", "limit", "time"]
+    ended_by: Literal["", "limit", "time"] = ""
     """Why older visits were not looked at; ``""``: all were."""
-    oldest: str | None
+    oldest: str | None = None
     """When the oldest tried visit arrived."""
     dedupe_ignored: bool
     """The change is also one of ``dedupe``, which is not tried."""
-    routes: list[RouteResult]
+    routes: list[RouteResult] = []
 
 
 class TryHandlers:
@@ -203,13 +203,7 @@ class TryHandlers:
             tenant=changed.tenant.name,
             listener=changed.name,
             in_force=in_force is not None,
-            tried=0,
-            without_body=0,
-            in_period=0,
-            ended_by="",
-            oldest=None,
             dedupe_ignored=in_force is not None and _dedupe(in_force) != _dedupe(changed),
-            routes=[],
         )
         await self._take_visits(result, comparison, visits, asked.limit, end)
         result.routes = await comparison.results()

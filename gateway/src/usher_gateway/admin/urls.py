@@ -34,11 +34,7 @@ class UrlHandlers:
         looked_at = {"listener": key, "tenant": listener.tenant.name}
         await self._audit.record_before_answer(request, "show urls", looked_at, len(listener.live_addresses))
         rows = [
-            {
-                "url": address.url,
-                "action": address.action,
-                "until": model.format_time_or_none(address.until),
-            }
+            {"url": address.url, "action": address.action, "until": model.time_or_none(address.until)}
             for address in listener.live_addresses
         ]
         return api.json_response({"rows": rows})

@@ -130,7 +130,7 @@ def _rows(listener: "documents.ListenerDocument") -> list[dict[str, str]]:
             "tenant": listener.tenant.name,
             "listener": listener.name,
             "url": address.url,
-            "note": _note(address.action, model.format_time_or_none(address.until)),
+            "note": _note(address.action, model.time_or_none(address.until)),
         }
         for address in listener.addresses
     ]

@@ -58,12 +58,4 @@ from usher_gateway.model.identifiers import (
     parse_id,
 )
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
-from usher_gateway.model.meters import (
-    MICROSECONDS,
-    SLOT_SECONDS,
-    Counter,
-    Counts,
-    format_time,
-    format_time_or_none,
-    slot_of,
-)
+from usher_gateway.model.meters import MICROSECONDS, SLOT_SECONDS, Counter, Counts, format_time, slot_of, time_or_none

@@ -63,7 +63,7 @@ def format_time(instant: int) -> str:
     return f"{_format_second(seconds)}.{micros // 1000:03d}Z"
 
 
-def format_time_or_none(instant: int | None) -> str | None:
+def time_or_none(instant: int | None) -> str | None:
     """Return an instant as `format_time` does; None for 0 and None, which stand for never."""
     return format_time(instant) if instant else None
 
