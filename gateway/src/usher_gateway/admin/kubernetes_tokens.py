@@ -140,7 +140,9 @@ class KubernetesTokens:
         now = self._now()
         decision = self._decisions.get(key)
         if decision is None or now >= decision.expires_at:
-            self._make_room(key, now)
+            self._forget_expired(now)
+            self._refuse_strangers(key[0])
+            self._make_room(key)
             task = asyncio.create_task(self._decide(token, scope), name="review a token")
             task.add_done_callback(lambda done: self._forget_failed(key, done))
             decision = _Decision(task, now + _KEPT_SECONDS)
@@ -148,23 +150,26 @@ class KubernetesTokens:
         self._decisions[key] = decision
         return decision.task
 
-    def _make_room(self, new: tuple[bytes, Scope], now: float) -> None:
-        """Forget what is not needed any more before a token is reviewed.
-
-        A token that was accepted for one scope does not count as a stranger at another scope.
-
-        Raises:
-            ProblemError: the token is a stranger's, and too many of them came in the last minute.
-        """
+    def _forget_expired(self, now: float) -> None:
         for key, decision in list(self._decisions.items()):
             if now >= decision.expires_at and not decision.is_accepted:
                 del self._decisions[key]
+
+    def _refuse_strangers(self, digest: bytes) -> None:
+        """Refuse a token that was accepted for no scope, if too many of them came in the last minute.
+
+        Raises:
+            ProblemError: 429.
+        """
         accepted = {token_digest for (token_digest, _), decision in self._decisions.items() if decision.is_accepted}
         strangers = sum(token_digest not in accepted for token_digest, _ in self._decisions)
-        if new[0] not in accepted and strangers >= _MAX_STRANGERS:
+        if digest not in accepted and strangers >= _MAX_STRANGERS:
             detail = "too many tokens were rejected in the last minute"
             raise ProblemError(429, "TooManyTokens", detail, "try again in a minute; the gateway's own tokens work")
-        self._decisions.pop(new, None)
+
+    def _make_room(self, key: tuple[bytes, Scope]) -> None:
+        """Make room for a new decision in place of an older one of the same key, or of the one used longest ago."""
+        self._decisions.pop(key, None)
         while len(self._decisions) >= _MAX_DECISIONS:
             del self._decisions[next(iter(self._decisions))]
 
@@ -180,7 +185,7 @@ class KubernetesTokens:
                 user = await self._review(token)
                 return None if user is None else await self._caller(user, scope)
         except* (ApiError, model.ConfigurationError, TimeoutError) as errors:
-            failure = errors.exceptions[0]
+            failure = errors.exceptions[0]  # what is raised inside of `except*` leaves it in a group
         is_forbidden = isinstance(failure, ApiError) and failure.status == 403
         detail = "the API server does not say whose this token is, or what its user may do"
         raise ProblemError(503, "KubernetesUnavailable", detail, _FORBIDDEN_HINT if is_forbidden else _HINT)
