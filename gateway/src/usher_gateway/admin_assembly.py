@@ -177,11 +177,7 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
         ),
         urls=UrlHandlers(snapshot=snapshot, audit=audit_log),
         links=links.LinkHandlers(
-            store=parts.store,
-            sessions=link_sessions,
-            audit=audit_log,
-            check_names=check_names,
-            now=parts.clock.now,
+            store=parts.store, sessions=link_sessions, audit=audit_log, check_names=check_names, now=parts.clock.now
         ),
         metrics_page=parts.metrics_page,
     )
