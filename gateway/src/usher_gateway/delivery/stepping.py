@@ -31,7 +31,7 @@ _COMPLETION_SECONDS = 1.0
 _SEARCHED_PERSONS = 2_000
 """Person keys of one search."""
 
-_LONGEST_PAUSE = 60 * model.MICROSECONDS
+_LONGEST_PAUSE_SECONDS = 60.0
 """A longer pause comes from a clock that was set back."""
 
 
@@ -40,12 +40,11 @@ class StepRunner:
 
     Args:
         name: of what it runs, in the log.
-        take_all: takes a step of each that runs; returns how many seconds the next one has to wait at least.
+        take_all: takes a step of each that runs; returns the seconds until the next round.
     """
 
     def __init__(self, name: str, take_all: Callable[[], Awaitable[float]]) -> None:
-        self._name = name
-        self._take_all: Callable[[], Awaitable[float]] = take_all
+        self._name, self._take_all = name, take_all
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -91,7 +90,7 @@ class ReplaySteps:
         self._holds_of, self._mark_of_route, self._is_paused = holds_of, mark_of_route, is_paused
 
     async def take_all(self) -> float:
-        """Take a step of each replay; return how many seconds the next one has to wait at least."""
+        """Take a step of each replay; return the seconds until the next round."""
         pauses = [_IDLE_SECONDS]
         for replay in await self._store.running_replays():
             try:
@@ -101,10 +100,10 @@ class ReplaySteps:
         return min(pauses)
 
     async def _take(self, replay: Replay) -> float:
-        """Take a step if its time has come; return how many seconds the next one has to wait at least."""
-        left = replay.next_at - self._now()
-        if 0 < left <= _LONGEST_PAUSE:
-            return left / model.MICROSECONDS
+        """Take a step if its time has come; return the seconds until the next one."""
+        seconds = (replay.next_at - self._now()) / model.MICROSECONDS
+        if 0 < seconds <= _LONGEST_PAUSE_SECONDS:
+            return seconds
         if await self._store.is_replay_waiting(replay):
             return _BUSY_SECONDS
         created = await self._store.step_replay(
@@ -141,7 +140,7 @@ class ErasureSteps:
         self._forget_cancelled, self._mark_of_route = forget_cancelled, mark_of_route
 
     async def take_all(self) -> float:
-        """Take a step of each erasure; return how many seconds the next one has to wait at least."""
+        """Take a step of each erasure; return the seconds until the next round."""
         await asyncio.sleep(_GATHERING_SECONDS)
         pauses, last = [_IDLE_SECONDS], 0
         while erasures := await self._store.running_erasures(last):
@@ -150,23 +149,23 @@ class ErasureSteps:
             due = [each for each in erasures if _is_due(each, settled_to)]
             if len(due) < len(erasures):
                 pauses.append(_COMPLETION_SECONDS)
-            pauses += [await self._try(together) for together in _searched_together(due)]
+            pauses += [await self._take_or_log(together) for together in _searched_together(due)]
         return min(pauses)
 
-    async def _try(self, erasures: Sequence[Erasure]) -> float:
+    async def _take_or_log(self, erasures: Sequence[Erasure]) -> float:
         try:
             return await self._take(erasures)
         except Exception as error:  # noqa: BLE001 - one that fails must not end the others
             if len(erasures) > 1:
-                return min([await self._try([erasure]) for erasure in erasures])
+                return min([await self._take_or_log([erasure]) for erasure in erasures])
             _log_failure("erasure", erasures[0], error)
             return _IDLE_SECONDS
 
     async def _take(self, erasures: Sequence[Erasure]) -> float:
         """Erase what is left of some persons, and end the erasures of which nothing is left."""
         arrivals_of = await self._store.left_to_erase(erasures)
-        steps = _steps({each.key: arrivals_of[each.key] for each in erasures if _begins(each) or arrivals_of[each.key]})
-        for step in steps:
+        unfinished = [each.key for each in erasures if each.state is ErasureState.Pending or arrivals_of[each.key]]
+        for step in _steps({key: arrivals_of[key] for key in unfinished}):
             if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
                 break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
@@ -177,13 +176,9 @@ class ErasureSteps:
         return _IDLE_SECONDS if all_ended else _COMPLETION_SECONDS
 
 
-def _begins(erasure: Erasure) -> bool:
-    return erasure.state is ErasureState.Pending
-
-
 def _is_due(erasure: Erasure, settled_to: int) -> bool:
     """Return whether to look for arrivals: at first, and when the erasure may end."""
-    return _begins(erasure) or erasure.report.changed_at <= settled_to
+    return erasure.state is ErasureState.Pending or erasure.report.changed_at <= settled_to
 
 
 def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
