@@ -92,15 +92,15 @@ def _label(value: object, numbers: dict[tuple[type, object], int]) -> str:
     return f"{_HIDDEN} {name} {number}"
 
 
-def diff_lines(before: ShownRequest, now: ShownRequest, mask: ValueMask | None, body: object) -> list[str]:
+def diff_lines(in_force: ShownRequest, changed: ShownRequest, mask: ValueMask | None, body: object) -> list[str]:
     """Return the lines of a unified diff of two requests, without its head. Without a mask they have personal data.
 
     ``body``: the visit's body as JSON. Its keys are names of fields, so a mask shows them.
     """
     cuts = [_Cut(), _Cut()]
-    requests = [cut.shorten(_readable(request)) for cut, request in zip(cuts, (before, now), strict=True)]
+    requests = [cut.shorten(_readable(request)) for cut, request in zip(cuts, (in_force, changed), strict=True)]
     if mask is not None:
-        shown_keys = _EVENT_KEYS.union(_keys(body), before.url_values, now.url_values)
+        shown_keys = _EVENT_KEYS.union(_keys(body), in_force.url_values, changed.url_values)
         hidden = mask.hide([[request["urlVariables"], request["body"]] for request in requests], shown_keys)
         requests = [
             request | {"urlVariables": variables, "body": content}
