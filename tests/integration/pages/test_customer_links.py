@@ -87,7 +87,7 @@ async def test_program_that_loads_the_address_does_not_open_it(served: admin_por
 @pytest.mark.parametrize("headers", [{"Sec_Fetch_Site": "cross-site"}, {"Origin": "http://other.example:9090"}])
 async def test_other_site_cannot_press_the_button(served: admin_port.Served, headers: dict[str, str]) -> None:
     link = await link_of(served)
-    async with browsing.visitor(served, **headers) as browser:
+    async with browsing.visitor(served, None, **headers) as browser:
         assert (await browser.post(link["path"])).status == 403
     assert await state_of(served) == "unopened"
     async with browsing.visitor(served, Origin=served.url) as browser:
