@@ -46,14 +46,14 @@ async def show_form(_: Api, __: web.Request) -> Values:
 async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
     """Show the visits of a person, or go to the visit with an id."""
     if "person" in form:
-        return await _page_of(api, request, _person(request, form), form.get("cursor"))
+        return await _person_page(api, request, _person(request, form), form.get("cursor"))
     value, kind = form.get("value", "").strip(), form.get("kind", "")
     if not value:
         raise ApiProblemError(400, "there is no value to look for", "go back, and enter one")
     if not kind and person_words.ID.fullmatch(value):
         return f"/ui/visits/{await _visit_with_id(api, value)}"
     question = Question(value, kind if kind in person_words.FIELDS else None, form.get("tenant", "").strip() or None)
-    return await _page_of(api, request, question)
+    return await _person_page(api, request, question)
 
 
 async def _visit_with_id(api: Api, identifier: str) -> str:
@@ -65,7 +65,7 @@ async def _visit_with_id(api: Api, identifier: str) -> str:
     raise ApiProblemError(404, "no visit or delivery has this id", "use an id from a list")
 
 
-async def _page_of(
+async def _person_page(
     api: Api, request: web.Request, question: Question, cursor: str | None = None, notice: str = ""
 ) -> tuple[str, Values]:
     """Return the page with the visits of a person."""
@@ -114,7 +114,7 @@ async def suppress(api: Api, request: web.Request, form: Form) -> tuple[str, Val
     if "confirm" not in form:
         return "person_change.html", await _preview(api, request, question, form, "suppress")
     answer = await api.post("/api/persons/suppress", _change(question, form))
-    return await _page_of(api, request, question, notice=person_words.suppressed(answer))
+    return await _person_page(api, request, question, notice=person_words.suppressed(answer))
 
 
 async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
@@ -123,7 +123,7 @@ async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, V
     if "confirm" not in form:
         return "person_change.html", await _preview(api, request, question, form, "unsuppress")
     answer = await api.post("/api/persons/unsuppress", _change(question, form))
-    return await _page_of(api, request, question, notice=person_words.unsuppressed(answer))
+    return await _person_page(api, request, question, notice=person_words.unsuppressed(answer))
 
 
 async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:

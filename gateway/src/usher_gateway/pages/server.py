@@ -261,9 +261,10 @@ class PageServer:
         """Let the pages of this browser show times of another zone."""
         try:
             name = (await self._form(request)).get("zone", "").strip()
-            zone = datetime.UTC if name.upper() in {"", "UTC"} else parse_zone(name)
         except ApiProblemError as error:
             return self._fail(request, error)
+        try:
+            zone = datetime.UTC if name.upper() in {"", "UTC"} else parse_zone(name)
         except ValueError as error:
             return self._fail(request, ApiProblemError(400, str(error), ""))
         response = redirect("/ui/")
