@@ -13,6 +13,7 @@ from usher_gateway.store.base import (
     Replay,
     ReplayPreview,
     ReplayRequest,
+    ReplaySample,
     ReplayState,
     no_holds,
     no_marks,
@@ -56,7 +57,9 @@ class ReplayRecords(JobRunner):
             chosen, report = await self._look_up(count)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
-            replays.add_sample(result, chosen, self.route)
+            for candidate in chosen[: replays.SAMPLE - len(result.sample)]:
+                route = self.route(candidate.verdict.route)
+                result.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))
             if cursor is None or time.monotonic() > end:
                 result.is_complete = cursor is None
                 return result

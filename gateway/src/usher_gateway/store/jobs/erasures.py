@@ -6,7 +6,7 @@ serves many erasures, because each search and each commit costs about as much fo
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -80,13 +80,7 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int, sto
     key = transaction.ids.next_key()
     state, report = ErasureState.Pending, ErasureReport(changed_at=store_time)
     erasure = Erasure(
-        key=key,
-        id=transaction.ids.id_of(key),
-        request=request,
-        state=state,
-        created_at=now,
-        ended_at=0,
-        report=report,
+        key=key, id=transaction.ids.id_of(key), request=request, state=state, created_at=now, ended_at=0, report=report
     )
     request_json, report_json = msgspec.json.encode(request), msgspec.json.encode(report)
     await transaction.session.execute(_INSERT, key, erasure.id, request_json, int(state), now, report_json)
@@ -137,8 +131,7 @@ async def erase(
         forget: deletes the arrivals.
     """
     session = transaction.session
-    rows = await session.fetch(_LOCK, sorted(arrivals_of))
-    reports = {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
+    reports = await _locked_reports(session, arrivals_of)
     if not reports:
         return None
     # An arrival that two of the erasures have to erase counts for one of them.
@@ -168,6 +161,12 @@ async def erase(
     for key, report in reports.items():
         await session.execute(_COUNT, key, int(ErasureState.InProgress), msgspec.json.encode(report))
     return pending
+
+
+async def _locked_reports(session: Session, erasures: Iterable[int]) -> dict[int, ErasureReport]:
+    """Lock those of some erasures, by row key, that have not ended; return their reports."""
+    rows = await session.fetch(_LOCK, sorted(erasures))
+    return {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
 
 
 async def _arrivals(session: Session, keys: Sequence[int]) -> tuple[list[ExpiredArrival], dict[int, str]]:
@@ -224,8 +223,7 @@ async def forget_persons(transaction: Transaction, erasures: Sequence[Erasure], 
     clock.
     """
     by_key = {erasure.key: erasure for erasure in erasures}
-    rows = await transaction.session.fetch(_LOCK, sorted(by_key))
-    reports = {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
+    reports = await _locked_reports(transaction.session, by_key)
     settled = [by_key[key] for key, report in reports.items() if report.changed_at <= settled_to]
     for erasure in settled:
         await transaction.session.execute(_FORGET_PERSONS, erasure.key, _without_persons(erasure))
@@ -238,12 +236,10 @@ def _without_persons(erasure: Erasure) -> bytes:
 
 async def end(transaction: Transaction, erasures: Sequence[Erasure], state: ErasureState, now: int) -> int:
     """End some erasures, and forget whose they were; return how many ran."""
-    return sum(
-        [
-            await transaction.session.execute(_END, erasure.key, int(state), now, _without_persons(erasure))
-            for erasure in erasures
-        ]
-    )
+    ended = 0
+    for erasure in erasures:
+        ended += await transaction.session.execute(_END, erasure.key, int(state), now, _without_persons(erasure))
+    return ended
 
 
 async def running(session: Session, after: int) -> list[Erasure]:

@@ -7,21 +7,13 @@ step twice. The walk goes from the newest arrival down, as that of a listing doe
 
 import collections
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from usher_gateway import model, timing
-from usher_gateway.store.base import (
-    MarkOf,
-    Replay,
-    ReplayPreview,
-    ReplayReport,
-    ReplayRequest,
-    ReplaySample,
-    ReplayState,
-)
+from usher_gateway.store.base import MarkOf, Replay, ReplayReport, ReplayRequest, ReplayState
 from usher_gateway.store.encodings import first_hold
 from usher_gateway.store.jobs import changes, creation, scopes, suppressions
 from usher_gateway.store.session import Row, Session, columns
@@ -172,12 +164,8 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
         number: (listener, name)
         for number, listener, name in await session.fetch(_ROUTES, sorted({each.route for each in verdicts}))
     }
-    first = {
-        key: (key, *rest)
-        for key, *rest in await session.fetch(
-            _FIRST_DELIVERIES, sorted([each.delivery for each in verdicts if each.delivery])
-        )
-    }
+    first_keys = sorted([each.delivery for each in verdicts if each.delivery])
+    first = {key: (key, *rest) for key, *rest in await session.fetch(_FIRST_DELIVERIES, first_keys)}
     newest: dict[tuple[int, int, str], tuple[int, int, int]] = {}
     for arrival, listener, name, *delivery in await session.fetch(_LATER_DELIVERIES, sorted(arrivals)):
         place = (arrival, listener, name)
@@ -285,18 +273,9 @@ async def preview(
     now: int,
 ) -> tuple[list[Candidate], ReplayReport]:
     """Return the verdicts that a step would deliver, and its counts. ``taken``: the marks of earlier steps."""
-    rows = await session.fetch(creation.EXISTING_MARKS, sorted({mark for mark, _ in facts.marks.values()}))
-    taken = {*taken, *[mark for (mark,) in rows]}
-    return choose(await candidates(session, verdicts), request, facts, taken, now)
-
-
-def add_sample(
-    preview_of: ReplayPreview, chosen: Sequence[Candidate], route_of: Callable[[int], model.RouteDefinition]
-) -> None:
-    """Add verdicts to the sample of a preview while it has room."""
-    for candidate in chosen[: SAMPLE - len(preview_of.sample)]:
-        route = route_of(candidate.verdict.route)
-        preview_of.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))
+    marks = {mark for mark, _ in facts.marks.values()}
+    existing = {mark for (mark,) in await session.fetch(creation.EXISTING_MARKS, sorted(marks))}
+    return choose(await candidates(session, verdicts), request, facts, existing | marks.intersection(taken), now)
 
 
 async def start(transaction: Transaction, request: ReplayRequest, now: int) -> Replay:
