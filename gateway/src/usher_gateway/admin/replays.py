@@ -216,7 +216,7 @@ def _row(replay: Replay) -> Row:
         "reasons": replay.report.results,
         "leftOut": _left_out(replay.report),
         "deliveries": replay.deliveries,
-        "reachedAt": _reached_at(replay),
+        "reachedAt": model.format_time(replay.reached_at) if replay.reached_at else None,
         "perSecond": replay.request.per_second,
         "ignored": [
             name
@@ -229,11 +229,6 @@ def _row(replay: Replay) -> Row:
         ],
         "selection": _selection_row(replay.request),
     }
-
-
-def _reached_at(replay: Replay) -> str | None:
-    """Return when the last arrival came that a replay has looked at; it goes from the newest one to older ones."""
-    return model.format_time(replay.reached_at) if replay.reached_at else None
 
 
 def _selection_row(request: ReplayRequest) -> Row:

@@ -224,7 +224,7 @@ def verify(
     signer = "this install" if public_key is None else "the install with this public key"
     expected = _own_public_key(data) if public_key is None else _given_key(public_key)
     try:
-        given = _read(file)
+        given = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
         signed_text = receipt_page.signed_text(given)
         receipt = receipts.parse(signed_text)
         is_unchanged = receipts.is_intact(receipt)
@@ -281,10 +281,6 @@ def _given_key(given: str) -> str:
         hint = "give the line that `usher person public-key` prints, or a file with it"
         fail(f"there is no public key in {given}", hint, USAGE)
     return key
-
-
-def _read(file: pathlib.Path) -> str:
-    return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
 
 
 def cancel(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:

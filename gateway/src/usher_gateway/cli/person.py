@@ -29,13 +29,8 @@ from usher_gateway.cli.admin_client import (
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, and exit with 2.")]
 _To = Annotated[Path, typer.Option("--to", help="The file to write. It must not exist.", dir_okay=False)]
 
-
-def _tenant_cell(row: listings.Row) -> str:
-    return f"{row['namespace']}/{row['tenant']}"
-
-
 _SUPPRESSIONS: tuple[listings.Column, ...] = (
-    ("TENANT", _tenant_cell),
+    ("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),
     ("PERSONS", listings.text_cell("persons")),
     ("FIRST (UTC)", listings.short_time_cell("firstAt")),
     ("LAST (UTC)", listings.short_time_cell("lastAt")),

@@ -26,9 +26,6 @@ _LONGEST_SECONDS = 15
 
 _UNKNOWN_THERE = frozenset((404, 410))
 
-_NOT_DECLARED = "ErasureNotDeclared"
-"""The code for a destination that declared how it erases a person until just now."""
-
 _NAME_IN_BODY: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
 """Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`)."""
 
@@ -64,7 +61,7 @@ class ErasureForwarder:
         if document is None:
             return ForwardedErasure(asked_at, error=model.HoldReason.DestinationNotFound.name)
         if document.erasure is None or document.erasure.by.lower() != field:
-            return ForwardedErasure(asked_at, error=_NOT_DECLARED)
+            return ForwardedErasure(asked_at, error="ErasureNotDeclared")
         prepared = self._documents.prepared_destination(key)
         if prepared is None or document.unresolved:
             return ForwardedErasure(asked_at, error=model.HoldReason.SecretNotFound.name)
