@@ -14,32 +14,12 @@ import aiohttp
 import msgspec
 
 from support import command_line, engines, ingest_samples, samples
-from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import (
-    audit,
-    changes,
-    erasures,
-    journal,
-    links,
-    persons,
-    records,
-    replays,
-    run_state,
-    server,
-    states,
-    status,
-    tokens,
-    usage,
-)
-from usher_gateway.admin.api import NameCheck
+from usher_gateway import admin_assembly, documents, metrics, model, settings
+from usher_gateway.admin import audit, journal, links, run_state, server, states, tokens
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
-from usher_gateway.admin.person_lookup import PersonLookup
-from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
-from usher_gateway.admin.tries import TryHandlers
-from usher_gateway.admin.urls import UrlHandlers
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
@@ -79,7 +59,6 @@ class Served:
         watcher = ingest_samples.RecordingWatcher()
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
-        self.check_names = NameCheck(store=bench.store, snapshot=lambda: self.state.snapshot).check
         self.audit = audit.AuditLog(store=bench.store, now=bench.clock)
         self.links = links.LinkSessions(
             store=bench.store,
@@ -101,7 +80,6 @@ class Served:
             steady=lambda: 0.0,
         )
         self.sample_sender: Any = mock.Mock()
-        self.forwarder: Any = mock.Mock()
         self.paused_routes: set[str] = set()
         self.health = states.DestinationHealth.Healthy
         self.error: str | None = None
@@ -152,99 +130,43 @@ class Served:
         self.registry.apply(snapshot, now=0.0)
         self.state.apply(snapshot, 0)
 
-    def routes(self) -> tuple[server.AdminRoute, ...]:
+    def parts(self) -> admin_assembly.Parts:
         source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
-        check_names, audit_log, gateway_status = self.check_names, self.audit, self.status()
-        person_lookup = PersonLookup(
-            store=self.bench.store, keys=KEYS, check_names=check_names, snapshot=lambda: self.state.snapshot
-        )
-        return server.make_routes(
-            status=gateway_status,
-            usage=usage.UsageHandlers(
+        clock = mock.Mock(now=self.bench.clock, jump=lambda: 0, steady=lambda: 0)
+        return admin_assembly.Parts(
+            settings=settings.Settings(backup_days=35),
+            keys=KEYS,
+            clock=clock,
+            state=self.state,
+            source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
+            store=self.bench.store,
+            registry=self.registry,
+            dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store"]),
+            hold_reviewer=mock.Mock(held_routes=lambda _: [self.held], current_holds=base.no_holds),
+            sample_sender=self.sample_sender,
+            erasure_forwarder=mock.Mock(),
+            health=self.health_tracker(),
+            tenants=TenantTracker(
+                state=self.state,
+                arrivals=self.arrivals,
+                is_failing=lambda _: True,
+                is_rejecting=self.is_rejecting,
                 store=self.bench.store,
-                now=self.bench.clock,
-                check_names=check_names,
-                snapshot=lambda: self.state.snapshot,
+                clock=clock,
             ),
-            records=records.RecordHandlers(
-                store=self.bench.store,
-                now=self.bench.clock,
-                listeners=lambda: self.registry.listeners,
-                keys=KEYS,
-                check_names=check_names,
-                destination=gateway_status.destination,
-                held_routes=lambda _: [self.held],
-                audit=audit_log,
-            ),
-            changes=changes.ChangeHandlers(
-                store=self.bench.store,
-                now=self.bench.clock,
-                listeners=lambda: self.registry.listeners,
-                forget_cancelled=lambda _: None,
-                ask_store=lambda: None,
-                holds_of=base.no_holds,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            replays=replays.ReplayHandlers(
-                store=self.bench.store,
-                now=self.bench.clock,
-                mark_of_route=base.no_marks,
-                is_paused=lambda route: route.route in self.paused_routes,
-                check_names=check_names,
-                forget_cancelled=lambda _: None,
-                wake=self.replays.wake,
-                audit=audit_log,
-            ),
-            audit=audit_log,
-            persons=persons.PersonHandlers(
-                store=self.bench.store,
-                lookup=person_lookup,
-                audit=audit_log,
-                now=self.bench.clock,
-                forget_cancelled=lambda _: None,
-                refusing=gateway_status.refusing_listeners,
-            ),
-            erasures=erasures.ErasureHandlers(
-                store=self.bench.store,
-                keys=KEYS,
-                lookup=person_lookup,
-                audit=audit_log,
-                now=self.bench.clock,
-                wake=self.erasures.wake,
-                forwarder=self.forwarder,
-                store_type="SQLite",
-                backup_days=35,
-            ),
-            samples=SampleHandlers(
-                sender=self.sample_sender,
-                snapshot=lambda: self.state.snapshot,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            tries=TryHandlers(
-                store=self.bench.store,
-                keys=KEYS,
-                snapshot=lambda: self.state.snapshot,
-                now=self.bench.clock,
-                check_names=check_names,
-                audit=audit_log,
-            ),
-            urls=UrlHandlers(snapshot=lambda: self.state.snapshot, audit=audit_log),
-            links=links.LinkHandlers(
-                store=self.bench.store,
-                sessions=self.links,
-                audit=audit_log,
-                check_names=check_names,
-                now=self.bench.clock,
-            ),
+            tokens=self.book,
+            kubernetes_tokens=None,
             metrics_page=MetricsPage([lambda: iter(source)]),
+            mark_of_route=base.no_marks,
+            is_paused=lambda route: route.route in self.paused_routes,
+            wake_replays=self.replays.wake,
+            wake_erasures=self.erasures.wake,
         )
 
     def is_rejecting(self, _: str) -> bool:
         return states.has_rejecting_error(self.health, self.error)
 
-    def status(self) -> status.GatewayStatus:
+    def health_tracker(self) -> mock.Mock:
         tracker = mock.Mock()
         changes: journal.Changes[states.Key, states.State]
         changes = journal.Changes("c.1", complete=True, present={}, removed=[])
@@ -279,26 +201,7 @@ class Served:
         )
         tracker.last_error.return_value = None
         tracker.is_rejecting.side_effect = self.is_rejecting
-        clock = mock.Mock(now=self.bench.clock, jump=lambda: 0, steady=lambda: 0)
-        return status.GatewayStatus(
-            state=self.state,
-            tracker=tracker,
-            source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
-            registry=self.registry,
-            store=self.bench.store,
-            clock=clock,
-            tenants=TenantTracker(
-                state=self.state,
-                arrivals=self.arrivals,
-                is_failing=lambda _: True,
-                is_rejecting=self.is_rejecting,
-                store=self.bench.store,
-                clock=clock,
-            ),
-            check_names=self.check_names,
-            receipt_days=1_095,
-            backup_days=35,
-        )
+        return tracker
 
     @property
     def url(self) -> str:
@@ -352,7 +255,10 @@ async def served(
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
         admin_server = server.AdminServer(
-            routes=(*served.routes(), *served.pages.routes()),
+            routes=(
+                *admin_assembly.make_api_routes(served.parts(), served.audit, served.links),
+                *served.pages.routes(),
+            ),
             tokens=served.book,
             endpoint=settings.Endpoint("127.0.0.1", 0),
             hosts=("usher.internal",),

@@ -33,9 +33,7 @@ from usher_gateway.config import Source
 from usher_gateway.delivery.dispatcher import Dispatcher
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.holds import HoldReviewer
-from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
-from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages import brand, proxies
 from usher_gateway.pages.customer import CustomerPages
@@ -61,8 +59,8 @@ class Parts:
     registry: ListenerRegistry
     dispatcher: Dispatcher
     hold_reviewer: HoldReviewer
-    route_documents: RouteDocuments
-    destination_client: DestinationClient
+    sample_sender: SampleSender
+    erasure_forwarder: ErasureForwarder
     health: health.HealthTracker
     tenants: TenantTracker
     tokens: tokens.TokenBook
@@ -73,6 +71,10 @@ class Parts:
     wake_replays: Callable[[], None]
     wake_erasures: Callable[[], None]
 
+    def snapshot(self) -> documents.Snapshot:
+        """Return the configuration in force."""
+        return self.state.snapshot
+
     @property
     def seals(self) -> Seals:
         """Seals the cookies of the pages and the addresses of customer links."""
@@ -81,17 +83,28 @@ class Parts:
 
 def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
     """Return the pages and the admin port, which serves them."""
-
-    def snapshot() -> documents.Snapshot:
-        return parts.state.snapshot
-
-    check_names = api.NameCheck(store=parts.store, snapshot=snapshot).check
     audit_log = audit.AuditLog(store=parts.store, now=parts.clock.now)
-    person_lookup = PersonLookup(store=parts.store, keys=parts.keys, check_names=check_names, snapshot=snapshot)
     link_sessions = links.LinkSessions(
-        store=parts.store, seals=parts.seals, audit=audit_log, snapshot=snapshot, now=parts.clock.now
+        store=parts.store, seals=parts.seals, audit=audit_log, snapshot=parts.snapshot, now=parts.clock.now
     )
     pages = _make_pages(parts, link_sessions, lambda: admin_server.url)
+    admin_server = server.AdminServer(
+        routes=(*make_api_routes(parts, audit_log, link_sessions), *pages.routes()),
+        tokens=parts.tokens,
+        endpoint=parts.settings.admin,
+        hosts=parts.settings.admin_host,
+        kubernetes_tokens=parts.kubernetes_tokens,
+    )
+    return pages, admin_server
+
+
+def make_api_routes(
+    parts: Parts, audit_log: audit.AuditLog, link_sessions: links.LinkSessions
+) -> tuple[server.AdminRoute, ...]:
+    """Return the routes of the admin port except those of the pages."""
+    snapshot = parts.snapshot
+    check_names = api.NameCheck(store=parts.store, snapshot=snapshot).check
+    person_lookup = PersonLookup(store=parts.store, keys=parts.keys, check_names=check_names, snapshot=snapshot)
     gateway_status = status.GatewayStatus(
         state=parts.state,
         tracker=parts.health,
@@ -104,7 +117,7 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
         receipt_days=parts.settings.receipt_days,
         backup_days=parts.settings.backup_days,
     )
-    api_routes = server.make_routes(
+    return server.make_routes(
         status=gateway_status,
         usage=usage.UsageHandlers(store=parts.store, now=parts.clock.now, check_names=check_names, snapshot=snapshot),
         records=records.RecordHandlers(
@@ -153,20 +166,11 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
             audit=audit_log,
             now=parts.clock.now,
             wake=parts.wake_erasures,
-            forwarder=ErasureForwarder(
-                route_documents=parts.route_documents, client=parts.destination_client, clock=parts.clock
-            ),
+            forwarder=parts.erasure_forwarder,
             store_type="SQLite" if parts.settings.store is None else "PostgreSQL",
             backup_days=parts.settings.backup_days,
         ),
-        samples=SampleHandlers(
-            sender=SampleSender(
-                route_documents=parts.route_documents, client=parts.destination_client, clock=parts.clock
-            ),
-            snapshot=snapshot,
-            check_names=check_names,
-            audit=audit_log,
-        ),
+        samples=SampleHandlers(sender=parts.sample_sender, snapshot=snapshot, check_names=check_names, audit=audit_log),
         tries=TryHandlers(
             store=parts.store,
             keys=parts.keys,
@@ -181,14 +185,6 @@ def make_admin_server(parts: Parts) -> tuple[PageServer, server.AdminServer]:
         ),
         metrics_page=parts.metrics_page,
     )
-    admin_server = server.AdminServer(
-        routes=(*api_routes, *pages.routes()),
-        tokens=parts.tokens,
-        endpoint=parts.settings.admin,
-        hosts=parts.settings.admin_host,
-        kubernetes_tokens=parts.kubernetes_tokens,
-    )
-    return pages, admin_server
 
 
 def _make_pages(parts: Parts, link_sessions: links.LinkSessions, base_url: Callable[[], str]) -> PageServer:

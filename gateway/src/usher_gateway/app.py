@@ -30,8 +30,10 @@ from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
+from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
@@ -230,8 +232,12 @@ class Gateway:
                 registry=self.registry,
                 dispatcher=self.dispatcher,
                 hold_reviewer=self.hold_reviewer,
-                route_documents=self.route_documents,
-                destination_client=self.destination_client,
+                sample_sender=SampleSender(
+                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
+                ),
+                erasure_forwarder=ErasureForwarder(
+                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
+                ),
                 health=self.health,
                 tenants=self.tenants,
                 tokens=self._tokens,
