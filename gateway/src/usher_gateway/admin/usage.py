@@ -265,7 +265,8 @@ class UsageHandlers:
         if len(usage) > _MAX_USAGE_ROWS:
             detail = f"{len(usage)} rows are too many"
             raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
-        return usage_rows(usage, await self._store.open_deliveries(asked.since), asked.period, zone)
+        open_before = await self._store.open_deliveries(asked.since, where)
+        return usage_rows(usage, open_before, asked.period, zone)
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/check`` with every equation that does not hold.

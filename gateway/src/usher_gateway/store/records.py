@@ -274,7 +274,7 @@ class Records(PersonRecords, ReplayRecords):
         """
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         oldest, youngest = await self._look_up(meters.bounds)
-        parts = list(meters.parts(max(first, oldest), min(end, youngest), self._usage_part_seconds))
+        parts = list(meters.parts(max(first, oldest), min(end, youngest), self._usage_part_seconds, period, zone))
         if first <= 0:
             parts.insert(0, (0, 1))
         totals: dict[tuple[int, int], model.Counts] = {}
@@ -318,13 +318,15 @@ class Records(PersonRecords, ReplayRecords):
             books.add(by_slot.setdefault(row.period, {}), row.counts)
         return by_slot
 
-    async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
+    async def open_deliveries(self, at: int, where: Filter = _ANY) -> Mapping[model.ListenerName, int]:
         """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
+
+        Uses the same names of the filter as usage().
 
         In one snapshot, the store counts the pending rows and subtracts the changes since the border according to the
         meters. So the result for the instant 0 is empty, unless the meters and the rows disagree.
         """
-        return await self._look_up(lambda session: meters.open_deliveries(session, at))
+        return await self._look_up(lambda session: meters.open_deliveries(session, at, where))
 
     async def listener_names(self) -> Collection[model.ListenerName]:
         """Return every listener that something was counted for."""

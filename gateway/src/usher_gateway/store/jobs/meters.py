@@ -5,7 +5,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 import msgspec
@@ -68,8 +68,6 @@ _PENDING = Statement(
 )
 """Count the pending deliveries: in the backlog, held, and claimed; each by an index and without a scan."""
 
-_SINCE = "select listener, counter, sum(count)::bigint from meters where slot >= $1 group by listener, counter"
-
 _ADD = """
     insert into meters (slot, listener, counter, count)
     select * from unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::bigint[]) where true
@@ -82,10 +80,13 @@ Counted = tuple[int, int, int, int]
 """(listener number, slot, counter, count)."""
 
 
-def parts(since: int, until: int, seconds: int) -> Iterator[tuple[int, int]]:
-    """Yield [since, until), cut at multiples of some seconds."""
+def parts(since: int, until: int, seconds: int, period: Period, zone: datetime.tzinfo) -> Iterator[tuple[int, int]]:
+    """Yield [since, until), cut at multiples of some seconds, and where a day or month begins."""
     while since < until:
         end = min(until, (since // seconds + 1) * seconds)
+        if period != "slot":
+            while (begin := books.first_second(end - 1, period, zone)) > since:
+                end = begin
         yield since, end
         since = end
 
@@ -101,32 +102,43 @@ async def bounds(session: Session) -> tuple[int, int]:
 async def usage(
     session: Session, since: int, until: int, where: Filter, period: Period, zone: datetime.tzinfo
 ) -> dict[tuple[int, int], model.Counts]:
-    """Return (first second of the period, listener number) -> counts, for the slots in [since, until) (seconds)."""
+    """Return (first second of the period, listener number) -> counts, for a part of [since, until) (seconds)."""
     listeners = await listener_numbers(session, where)
-    if listeners is None or len(listeners) > _FEW_LISTENERS:
-        rows = await session.fetch(_USAGE, since, until)
+    if period != "slot":
+        first = books.first_second(since, period, zone)
+        sums = await sums_by_listener(session, since, until, listeners)
+        return {(first, listener): counts for listener, counts in sums.items()}
+    if _are_few(listeners):
+        rows = await session.fetch(_USAGE_OF_FEW, _first_slot(since), until, sorted(listeners or ()))
     else:
-        first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
-        rows = await session.fetch(_USAGE_OF_FEW, first, until, sorted(listeners))
+        rows = await session.fetch(_USAGE, since, until)
     counted = [tuple(row) for row in rows]
     counted += [row for row in await unfolded(session) if since <= row[1] < until]
     totals: dict[tuple[int, int], model.Counts] = {}
     for listener, slot, counter, count in counted:
         if slot >= 0 and (listeners is None or listener in listeners):
-            counts = totals.setdefault((books.first_second(slot, period, zone), listener), {})
+            counts = totals.setdefault((slot, listener), {})
             counts[counter] = counts.get(counter, 0) + count
     return totals
+
+
+def _are_few(listeners: AbstractSet[int] | None) -> bool:
+    return listeners is not None and len(listeners) <= _FEW_LISTENERS
+
+
+def _first_slot(since: int) -> int:
+    return -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
 
 
 async def sums_by_listener(
     session: Session, since: int, until: int, listeners: AbstractSet[int] | None
 ) -> dict[int, model.Counts]:
     """Return listener number -> counts, for the slots in [since, until) (seconds). ``listeners``: None: all."""
-    if listeners is None or len(listeners) > _FEW_LISTENERS:
-        counted = [tuple(row) for row in await session.fetch(_SUMS, since, until)]
-    else:
-        rows = await session.fetch(_USAGE_OF_FEW, since, until, sorted(listeners))
+    if _are_few(listeners):
+        rows = await session.fetch(_USAGE_OF_FEW, _first_slot(since), until, sorted(listeners or ()))
         counted = [(listener, counter, count) for listener, _, counter, count in rows]
+    else:
+        counted = [tuple(row) for row in await session.fetch(_SUMS, since, until)]
     counted += [
         (listener, counter, count)
         for listener, slot, counter, count in await unfolded(session)
@@ -197,15 +209,21 @@ async def listener_names(session: Session) -> dict[int, model.ListenerName]:
     return {number: model.ListenerName(*names) for number, *names in rows}
 
 
-async def open_deliveries(session: Session, at: int) -> dict[model.ListenerName, int]:
+async def open_deliveries(session: Session, at: int, where: Filter) -> dict[model.ListenerName, int]:
     """Count the deliveries open at a slot border: the pending rows without the changes since then, by the meters."""
+    listeners = await listener_numbers(session, where)
     totals: dict[int, int] = dict(await session.fetch(_PENDING))
-    border = model.slot_of(at)
-    counted: list[Sequence[int]] = [*await session.fetch(_SINCE, border)]
-    counted += [
-        (listener, counter, count) for listener, slot, counter, count in await unfolded(session) if slot >= border
-    ]
-    for listener, counter, count in counted:
-        totals[listener] = totals.get(listener, 0) - books.OPEN_SIGNS.get(counter, 0) * count
+    border, (oldest, youngest) = model.slot_of(at), await bounds(session)
+    times = [(max(border, oldest), youngest)]
+    if border <= 0:
+        times.append((0, 1))  # the slot of what retention carries on
+    for since, until in times:
+        for listener, counts in (await sums_by_listener(session, since, until, listeners)).items():
+            changed = sum(books.OPEN_SIGNS.get(counter, 0) * count for counter, count in counts.items())
+            totals[listener] = totals.get(listener, 0) - changed
     names = await listener_names(session)
-    return {names.get(listener) or unknown_listener(listener): count for listener, count in totals.items() if count}
+    return {
+        names.get(listener) or unknown_listener(listener): count
+        for listener, count in totals.items()
+        if count and (listeners is None or listener in listeners)
+    }
