@@ -13,7 +13,7 @@ import structlog.testing
 from support import admin_port, command_line, samples
 from support import gateway as gateways
 from usher_gateway import model
-from usher_gateway.admin import health, tokens
+from usher_gateway.admin import health, person_words, tokens
 from usher_gateway.ingest import identity
 
 EMAIL, MOBILE = "ada@example.com", "+49 170 123456"
@@ -93,11 +93,11 @@ async def test_next_page_has_the_older_visits(served: admin_port.Served) -> None
 
 
 async def test_nothing_found_says_where_and_since_when(served: admin_port.Served) -> None:
-    run = await served.command("find", piped="0170 999999")
-    nothing = "No visit with this Purple user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC.\n"
+    run = await served.command("find", piped="0170 999999", COLUMNS="100")
+    nothing = "No readable visit has this Purple user id or mobile number at 2 tenants since 2025-11-25 12:00:00 UTC."
     assert (run.code, run.out) == (
         1,
-        f"{nothing}Another spelling is another value: try +49…, 0170…, +49 (0)170…\n",
+        f"{nothing}\n{person_words.NOT_SEARCHED}\n{person_words.OTHER_SPELLINGS}\n",
     )
     assert "Another spelling" not in (await served.command("find", piped="nobody@example.com")).out
 
@@ -116,7 +116,7 @@ async def test_nothing_found_by_a_limited_token_says_since_when_at_its_tenants(s
     await served.bench.accept(samples.arrival("d", later, listener=zoo, if_visit=()))
     token = served.create_token("desk", [tokens.Scope.PersonsFind], tenants=("agency/zoo",))
     run = await served.command("find", "--as", "email", piped="no@example.com", USHER_TOKEN=token)
-    assert run.out == "No visit with this e-mail address at 1 tenant since 2025-11-25 13:00:00 UTC.\n"
+    assert run.out.startswith("No readable visit has this e-mail address at 1 tenant since 2025-11-25 13:00:00 UTC.\n")
 
 
 async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: Path) -> None:
@@ -131,8 +131,9 @@ async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: P
         run = await command_line.usher("find", piped=EMAIL, **environment)
     assert run.code == 1
     assert " ".join(run.out.split()) == (
-        "No visit with this e-mail address at 1 tenant. A refused visit is not stored, and 1 listener refuses every "
-        "visit at present: agency/wifi. `usher listeners --failing` says why."
+        "No readable visit has this e-mail address at 1 tenant. Bodies that could not be read are not searched: "
+        "`usher quarantine` lists them. A refused visit is not stored, and 1 listener refuses every visit at present: "
+        "agency/wifi. `usher listeners --failing` says why."
     )
 
 

@@ -9,7 +9,7 @@ import structlog.testing
 
 from support import admin_port, samples
 from usher_gateway import model
-from usher_gateway.admin import tokens
+from usher_gateway.admin import receipts, tokens
 from usher_gateway.ingest import identity
 
 EMAIL = "ada@example.com"
@@ -59,7 +59,7 @@ async def test_person_is_erased_with_a_receipt_without_personal_data(served: adm
     assert receipt["sentTo"]["agency/crm"]["delivered"] == 1
     assert len((await served.get("/api/visits"))["rows"]) == 1
     found = await served.command("find", piped=EMAIL)
-    assert (found.code, found.out.startswith("No visit")) == (1, True)
+    assert (found.code, found.out.startswith("No readable visit")) == (1, True)
     (entry, *_) = [row for row in (await served.get("/api/audit"))["rows"] if row["action"] == "erase person"]
     assert (entry["selection"]["fields"], entry["selection"]["id"]) == (["email"], receipt["id"])
     assert "ada@" not in f"{logs} {run.out} {run.err} {entry}".lower()
@@ -89,8 +89,8 @@ async def test_one_tenant_only_is_erased_if_it_is_named(served: admin_port.Serve
 
 
 async def test_nothing_stored_says_so(served: admin_port.Served) -> None:
-    run = await served.command("person", "erase", piped="nobody@example.com")
-    assert (run.code, "nothing is stored of this person" in run.err) == (2, True)
+    run = await served.command("person", "erase", piped="nobody@example.com", COLUMNS="200")
+    assert (run.code, "No readable visit has this value. Bodies that could not be read are" in run.err) == (2, True)
 
 
 async def test_nothing_stored_of_a_mobile_number_names_other_spellings(served: admin_port.Served) -> None:
@@ -100,15 +100,28 @@ async def test_nothing_stored_of_a_mobile_number_names_other_spellings(served: a
 
 async def test_erasure_of_nobody_has_a_signed_receipt_that_says_so(served: admin_port.Served, tmp_path: Path) -> None:
     run = await served.command("person", "erase", "--yes", "--reference", "DSR-0", piped="nobody@example.com")
-    nothing = "\nNo visit of the person was found.\nNo destination had got a visit of the person.\n"
-    assert (run.code, run.out.endswith(nothing)) == (0, True), run.out
+    nothing = "No readable visit has this value. None of the visits that this request found had gone to a destination;"
+    assert (run.code, nothing in " ".join(run.out.split())) == (0, True), run.out
     identifier = run.out.split()[1]
     receipt = json.loads(await served.output_of("person", "receipt", identifier, "-o", "json"))
     assert (receipt["arrivals"], receipt["reference"], bool(receipt["signature"])) == (0, "DSR-0", True)
     file = tmp_path / "receipt.json"
     file.write_text(json.dumps(receipt))
     verified = await served.command("person", "verify", str(file), "--public-key", receipt["publicKey"])
-    assert (verified.code, verified.out.endswith(nothing)) == (0, True), verified.err
+    assert (verified.code, nothing in " ".join(verified.out.split())) == (0, True), verified.err
+
+
+async def test_receipts_in_the_terminal_say_what_was_not_reached(served: admin_port.Served, tmp_path: Path) -> None:
+    erased = await served.command("person", "erase", "--as", "email", "--yes", piped=EMAIL)
+    identifier = erased.out.split()[1]
+    shown = await served.command("person", "receipt", identifier)
+    file = tmp_path / "receipt.json"
+    file.write_text(await served.output_of("person", "receipt", identifier, "-o", "json"))
+    public_key = json.loads(file.read_text())["publicKey"]
+    verified = await served.command("person", "verify", str(file), "--public-key", public_key)
+    for run in (erased, shown, verified):
+        not_reached = " ".join(run.out.partition("Not reached:")[2].split())
+        assert not_reached == " ".join(f"- {sentence}" for sentence in receipts.NOT_REACHED)
 
 
 async def test_erasure_says_that_the_digest_of_a_suppressed_person_stays(served: admin_port.Served) -> None:
@@ -117,9 +130,8 @@ async def test_erasure_says_that_the_digest_of_a_suppressed_person_stays(served:
     run = await served.command("person", "erase", "--as", "email", "--yes", "-o", "json", piped=EMAIL)
     assert "keyed digest by which Usher recognises the person" in json.loads(run.out)["notReached"][-1]
     preview = await served.command("person", "erase", "--as", "email", piped=EMAIL, COLUMNS="200")
-    assert (
-        "no visit is stored of this person; suppressed at 1 of 2 tenants: agency/acme (a keyed digest)" in preview.err
-    )
+    said = "Usher keeps a keyed digest, because the person is suppressed at 1 of 2 tenants: agency/acme."
+    assert said in preview.err
     in_json = json.loads((await served.command("person", "erase", "-o", "json", piped=EMAIL)).out)
     assert (in_json["tenants"], in_json["suppressedAt"]) == (2, ["agency/acme"])
 
@@ -202,7 +214,19 @@ async def test_suppression_without_yes_counts_and_changes_nothing(served: admin_
 
 async def test_suppression_of_an_unknown_person_says_that_nothing_is_stored(served: admin_port.Served) -> None:
     run = await served.command("person", "suppress", "--yes", piped="nobody@example.com")
-    assert (run.code, run.out) == (0, "Suppressed now at 2 tenants.\nNo visit of the person is stored.\n")
+    words = (
+        "Suppressed now at 2 tenants. No readable visit has this value. Bodies that could not be read are not"
+        " searched: `usher quarantine` lists them."
+    )
+    assert (run.code, " ".join(run.out.split())) == (0, words)
+
+
+async def test_unsuppressing_again_says_where_it_had_no_effect(served: admin_port.Served) -> None:
+    await served.output_of("person", "suppress", "--tenant", "agency/acme", "--yes", piped=EMAIL)
+    run = await served.command("person", "unsuppress", piped=EMAIL)
+    assert run.out == "Unsuppressed at 1 tenant; not suppressed at 1 tenant.\n"
+    run = await served.command("person", "unsuppress", piped=EMAIL)
+    assert run.out == "Not suppressed at 2 tenants.\n"
 
 
 async def test_limited_token_suppresses_at_its_own_tenant_alone(served: admin_port.Served) -> None:
@@ -265,7 +289,8 @@ async def test_export_asks_for_all_parts(served: admin_port.Served, tmp_path: Pa
 async def test_export_of_nobody_writes_no_file(served: admin_port.Served, tmp_path: Path) -> None:
     file = ("--to", str(tmp_path / "none.json"), "--reference", "DSR-0")
     run = await served.command("person", "export", *file, piped="nobody@example.com")
-    assert (run.code, "nothing is stored of this person" in run.err) == (1, True)
+    assert (run.code, "No readable visit has this value." in run.err) == (1, True)
+    assert "`usher quarantine` lists them" in run.err
     assert not (tmp_path / "none.json").exists()
     (entry,) = (await served.get("/api/audit?reference=DSR-0"))["rows"]
     assert (entry["action"], entry["count"]) == ("export person", 0)
@@ -279,5 +304,5 @@ async def test_export_says_where_the_person_is_suppressed(served: admin_port.Ser
     await served.output_of("person", "suppress", "--tenant", "agency/globex", "--yes", piped=nobody)
     file = str(tmp_path / "none.json")
     run = await served.command("person", "export", "--to", file, piped=nobody, COLUMNS="200")
-    said = "no visit is stored of this person; suppressed at 1 of 2 tenants: agency/globex (a keyed digest)"
+    said = "Usher keeps a keyed digest, because the person is suppressed at 1 of 2 tenants: agency/globex."
     assert (run.code, said in run.err) == (1, True), run.err

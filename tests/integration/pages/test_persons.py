@@ -65,7 +65,7 @@ async def test_person_is_found_at_all_tenants_or_at_one(served: admin_port.Serve
         assert everywhere.headers["Cache-Control"] == "no-store"
         assert (await found(browser, tenant="agency/globex")).text.count('href="/ui/visits/') == 1
         nobody = await found(browser, "nobody@example.com")
-        assert (nobody.status, "No visit of this person is stored." in nobody.words) == (200, True)
+        assert (nobody.status, "No readable visit has this value." in nobody.words) == (200, True)
 
 
 async def test_listener_that_refuses_a_person_who_is_not_found_has_a_link(served: admin_port.Served) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import receipts
+from usher_gateway.admin import person_words, receipts
 from usher_gateway.pages import receipt_page
 
 KEYS = model.derive_keys(bytes(32))
@@ -87,21 +87,21 @@ def test_page_loads_nothing_and_has_no_script() -> None:
 def test_page_of_a_cancelled_request_says_that_more_may_be_stored() -> None:
     page = receipt_page.render(receipts.sign(ROW | {"status": "cancelled", "sentTo": {}}, KEYS))
     assert "more may still be stored" in page
-    assert "No destination had got a visit" in page
+    assert person_words.NOT_SENT in page
     assert "Completed" not in page
 
 
 def test_page_without_a_deleted_visit_has_no_section_about_copies() -> None:
     empty = {"arrivals": 0, "arrivalsByTenant": {}, "deliveries": {}, "sentTo": {}}
     page = receipt_page.render(receipts.sign(ROW | empty, KEYS))
-    assert "No visit of the person was found." in page
+    assert person_words.NO_VISIT in page
     assert "Copies of the store" not in page
 
 
 def test_copies_are_named_by_the_store_and_without_a_date_if_none_is_stated() -> None:
     on_disk, backups = receipt_page.copies(ROW | {"store": "PostgreSQL", "backups": None})
     assert "until the next vacuum" in on_disk
-    assert backups == "Backups may have the visits; the agency has not stated for how long (`--backup-days`)."
+    assert backups == "Backups may have the visits; the agency has not stated for how long."
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,18 @@ OTHER_SPELLINGS = "Another spelling is another value: try +49…, 0170…, +49 (
 """After a search by a mobile number that finds nothing."""
 
 
+NO_VISIT = "No readable visit has this value."
+"""After a search for a person that finds nothing."""
+
+NOT_SEARCHED = "Bodies that could not be read are not searched: `usher quarantine` lists them."
+
+NOT_SENT = (
+    "None of the visits that this request found had gone to a destination; earlier requests and visits that retention"
+    " deleted are not counted."
+)
+"""On a receipt without a destination."""
+
+
 def suppressed_at(tenants: Sequence[str], searched: int) -> str:
     """Return at which of the searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
     if searched == 1:
@@ -26,12 +38,14 @@ def suppressed_at(tenants: Sequence[str], searched: int) -> str:
 
 
 def nothing_stored(answer: Mapping[str, Any], field: str | None) -> str:
-    """Return that no visit of a person is stored, where the person is suppressed, and what else to look for."""
-    text = "nothing is stored of this person"
+    """Return that no visit of a person is found, where the person is suppressed, and what else to look for."""
+    texts = [NO_VISIT]
     if answer["suppressedAt"]:
         where = suppressed_at(answer["suppressedAt"], answer["tenants"])
-        text = f"no visit is stored of this person; suppressed at {where} (a keyed digest)"
-    return f"{text}. {OTHER_SPELLINGS}" if field == "mobile" else text
+        texts.append(f"Usher keeps a keyed digest, because the person is suppressed at {where}.")
+    if field == "mobile":
+        texts.append(OTHER_SPELLINGS)
+    return " ".join([*texts, NOT_SEARCHED])
 
 
 def refused_elsewhere(listeners: Sequence[str]) -> str:
@@ -42,19 +56,20 @@ def refused_elsewhere(listeners: Sequence[str]) -> str:
 
 def suppressed(answer: Mapping[str, Any]) -> str:
     """Return at how many tenants a person was suppressed."""
-    return _changed(answer["suppressed"], answer["tenants"], "Suppressed now", "Suppressed before")
+    return _changed(answer["suppressed"], answer["tenants"], "Suppressed now", "suppressed before")
 
 
 def unsuppressed(answer: Mapping[str, Any]) -> str:
     """Return at how many tenants the suppression of a person was lifted."""
-    return _changed(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "Not suppressed")
+    return _changed(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "not suppressed")
 
 
 def _changed(changed: int, tenants: int, done: str, as_before: str) -> str:
     """Return a sentence about how many tenants changed, and how many were so already."""
     counts = {done: changed, as_before: tenants - changed}
     parts = [f"{what} at {listings.counted(count, 'tenant')}" for what, count in counts.items() if count]
-    return f"{'; '.join(parts)}."
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def forwarded(sent: Mapping[str, Any]) -> str:

@@ -146,7 +146,7 @@ def _print_report(row: Mapping[str, Any]) -> None:
     """Print what was or would be erased, and which destinations have got visits of the person."""
     is_complete = row.get("status") == "completed"
     if is_complete and not row["arrivals"]:
-        typer.echo("No visit of the person was found.")
+        typer.echo(person_words.NO_VISIT)
     for tenant, count in sorted(row["arrivalsByTenant"].items()):
         typer.echo(f"{tenant}: {listings.counted(count, 'visit')}")
     if row["deliveries"]:
@@ -157,9 +157,13 @@ def _print_report(row: Mapping[str, Any]) -> None:
         )
         tables.print_text(f"{destination} {_has_got(sent)}: {step}.")
     if is_complete and not row["sentTo"]:
-        typer.echo("No destination had got a visit of the person.")
+        tables.print_text(person_words.NOT_SENT)
     if row.get("completedAt"):
         tables.print_text("\n".join(receipt_page.copies(row)))
+    if "notReached" in row:
+        typer.echo("\nNot reached:")
+        for sentence in row["notReached"]:
+            tables.print_text(sentence, lead="- ")
 
 
 def _has_got(sent: listings.Row) -> str:

@@ -91,6 +91,8 @@ def find(
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
         _print_visits(rows, output, _nothing(answer))
+        if not rows and output == "text":
+            tables.print_text(person_words.NOT_SEARCHED)
         if not rows and "mobile" in answer["searchedAs"] and output == "text":
             tables.print_text(person_words.OTHER_SPELLINGS)
         if not rows and answer["refusing"] and output == "text":
@@ -128,4 +130,4 @@ def _nothing(answer: Any) -> str:
     """Return where nothing was found, and how far back the search reached."""
     searched = " or ".join([person_words.FIELDS[field] for field in answer["searchedAs"]])
     since = f" since {listings.time_cell('since')(answer)} UTC" if answer["since"] else ""
-    return f"No visit with this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."
+    return f"No readable visit has this {searched} at {listings.counted(answer['tenants'], 'tenant')}{since}."

@@ -79,7 +79,7 @@ def export(
         if sys.stderr.isatty():
             typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
     if not visits:
-        fail(person_words.nothing_stored(answer, kind), "see `usher find`", WRONG)
+        fail("there is nothing to export", person_words.nothing_stored(answer, kind), WRONG)
     archive = person_archive.encode(visits, reference, time.time_ns() // 1_000, answer["suppressedAt"])
     try:
         with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -126,7 +126,7 @@ def _effect(answer: Mapping[str, Any], cancelled: str) -> str:
     """Return what a suppression does with the data that it meets; ``cancelled``: the verb for pending deliveries."""
     pending, stored = listings.counted(answer["cancelled"], "pending delivery"), answer["stored"]
     if not stored:
-        return "No visit of the person is stored."
+        return f"{person_words.NO_VISIT} {person_words.NOT_SEARCHED}"
     stays = f"{listings.counted(stored, 'stored visit')} {'stays' if stored == 1 else 'stay'}"
     return f"{pending} {cancelled}, {stays} until retention or `usher person erase`."
 

@@ -79,6 +79,7 @@ async def _person_page(
         "title": "Visits of a person",
         "notice": notice,
         "rows": visits.with_cells(answer["rows"]),
+        "no_visit": person_words.NO_VISIT,
         "searched_as": " or ".join([person_words.FIELDS[field] for field in fields]),
         "is_one_kind": len(fields) == 1,
         "tenants": listings.counted(answer["tenants"], "tenant"),

@@ -37,6 +37,8 @@ def render(receipt: Mapping[str, Any]) -> str:
         "deliveries": deliveries(receipt),
         "copies": copies(receipt),
         "forwarded": person_words.forwarded,
+        "no_visit": person_words.NO_VISIT,
+        "not_sent": person_words.NOT_SENT,
         "signed_lines": ["{", *_lines(receipt), "}"],
     }
     return Renderer().render("receipt.html", values) + "\n"
@@ -96,7 +98,7 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
             f"{kept}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
         )
     else:
-        sentences.append("Backups may have the visits; the agency has not stated for how long (`--backup-days`).")
+        sentences.append("Backups may have the visits; the agency has not stated for how long.")
     return sentences
 
 
