@@ -40,6 +40,7 @@ async def test_created_token_works_until_it_is_revoked(served: admin_port.Served
     assert (await served.command("visits", USHER_TOKEN=token)).code == 0
     refused = await served.command("dead", "redrive", "--all", "--yes", USHER_TOKEN=token)
     assert (refused.code, "it lacks the scope deliveries:write" in refused.err) == (2, True)
+    assert "ask who gave you this token for one with the scope deliveries:write" in " ".join(refused.err.split())
     table = await served.output_of("tokens", COLUMNS="120")
     assert re.search(r"^desk  agency/acme  .*  visits:read, bodies:read", table, re.MULTILINE)
     assert "digest" not in await served.output_of("tokens", "list", "-o", "json")
@@ -50,9 +51,21 @@ async def test_created_token_works_until_it_is_revoked(served: admin_port.Served
     assert "No tokens besides" in await served.output_of("tokens")
 
 
+@pytest.mark.parametrize("limit", [("--tenant", "agency/acme"), ("--namespace", "agency")])
+async def test_scope_about_all_tenants_is_refused_to_a_limited_token(
+    served: admin_port.Served, limit: tuple[str, str]
+) -> None:
+    run = await served.command("tokens", "create", "desk", "--scope", "visits:read,audit:read", *limit)
+    assert (run.code, run.out) == (2, "")
+    assert "a token with a limit cannot have the scope audit:read" in " ".join(run.err.split())
+    assert "No tokens besides" in await served.output_of("tokens")
+
+
 async def test_narrow_list_has_the_limit_and_the_end_of_each_token(served: admin_port.Served) -> None:
     limits = ("--tenant", "agency/acme,agency/the-very-long-name-of-a-company-119", "--days", "9")
-    await served.command("tokens", "create", "desk-anna", "--scope", ",".join(tokens.Scope), *limits)
+    await served.command(
+        "tokens", "create", "desk-anna", "--scope", ",".join(set(tokens.Scope) - tokens.UNLIMITED_SCOPES), *limits
+    )
     head, row = (await served.output_of("tokens", COLUMNS="80")).splitlines()
     assert re.split("  +", head)[:3] == ["NAME", "LIMITED TO", "ENDS (UTC)"]
     assert re.fullmatch(r"desk-anna  agency/acme, …? +\d{4}-\d\d-\d\d .*", row)
@@ -61,7 +74,7 @@ async def test_narrow_list_has_the_limit_and_the_end_of_each_token(served: admin
 
 async def test_csv_of_tokens_has_the_names_and_times_of_json(served: admin_port.Served) -> None:
     limits = ("--tenant", "agency/acme", "--namespace", "other", "--days", "9")
-    await served.command("tokens", "create", "desk", "--scope", "visits:read,audit:read", *limits)
+    await served.command("tokens", "create", "desk", "--scope", "visits:read,persons:find", *limits)
     (row,) = json.loads(await served.output_of("tokens", "-o", "json"))["rows"]
     (line,) = csv.DictReader(io.StringIO(await served.output_of("tokens", "-o", "csv")))
     assert line == {name: ", ".join(value) if isinstance(value, list) else value for name, value in row.items()}

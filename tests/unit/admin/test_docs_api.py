@@ -14,14 +14,22 @@ API = (DOCS / "api.md").read_text("utf-8")
 BOOKS = (DOCS / "usage-and-books.md").read_text("utf-8")
 
 
+def routes_of_the_port() -> tuple[server.AdminRoute, ...]:
+    return server.make_routes(**{name: mock.Mock() for name in inspect.signature(server.make_routes).parameters})
+
+
 def test_api_page_lists_every_route_with_its_scope() -> None:
-    routes = server.make_routes(**{name: mock.Mock() for name in inspect.signature(server.make_routes).parameters})
     listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| `?(anybody|\w+:\w+)`? \|", API, re.MULTILINE))
-    assert listed == {(route.method, route.path, route.scope or "anybody") for route in routes}
+    assert listed == {(route.method, route.path, route.scope or "anybody") for route in routes_of_the_port()}
 
 
 def test_api_page_names_every_scope() -> None:
     assert {scope for scope in tokens.Scope if f"| `{scope}` |" not in API} == set()
+
+
+def test_scopes_without_a_request_for_limited_tokens_are_known() -> None:
+    limitable = {route.scope for route in routes_of_the_port() if route.is_confined}
+    assert set(tokens.Scope) - limitable == tokens.UNLIMITED_SCOPES
 
 
 def test_api_page_names_every_filter() -> None:

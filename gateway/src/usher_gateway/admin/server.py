@@ -29,7 +29,7 @@ from usher_gateway.admin import (
     usage,
 )
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
-from usher_gateway.admin.tokens import Caller, Scope, TokenBook
+from usher_gateway.admin.tokens import OBSERVE, Caller, Scope, TokenBook
 
 _MAX_BODY_BYTES = 64 * 1024
 
@@ -308,9 +308,10 @@ class AdminServer:
             raise api.ProblemError(401, "Unauthenticated", "a valid bearer token is needed", hint)
         if scope not in caller.scopes:
             detail = f"the token `{caller.name}` may not do this: it lacks the scope {scope.value}"
-            raise api.ProblemError(
-                403, "Forbidden", detail, "use the one in operate.token, or create one with this scope"
-            )
+            hint = f"ask who gave you this token for one with the scope {scope.value}"
+            if caller.name == OBSERVE:
+                hint = "use the one in operate.token"
+            raise api.ProblemError(403, "Forbidden", detail, hint)
         if caller.permitted is not None and not is_confined:
             detail = f"the token `{caller.name}` is limited to some tenants, and this request is about all"
             raise api.ProblemError(403, "Forbidden", detail, "use a token without a limit")

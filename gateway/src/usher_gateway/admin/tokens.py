@@ -39,7 +39,11 @@ _HINT = "put a long random text into it, or delete the file: the next start crea
 TOKENS_FILE = "tokens.json"
 """File in ``--data`` or in the folder of ``--admin-tokens``: more tokens, as `TokenEntry` each."""
 
-_RESERVED = frozenset({"observe", "operate"})
+OBSERVE = "observe"
+"""The name of the token in ``OBSERVE_FILE``."""
+
+_OPERATE = "operate"
+_RESERVED = frozenset({OBSERVE, _OPERATE})
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CHECK_SECONDS = 1.0
 """How often the file is looked at."""
@@ -73,6 +77,9 @@ class Scope(enum.StrEnum):
 
 
 OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
+
+UNLIMITED_SCOPES = frozenset({Scope.AuditRead})
+"""Scopes that are of no use to a token with a limit, because each of their requests is about all tenants."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -146,8 +153,8 @@ class TokenBook:
     def __init__(self, folder: Path, tokens: Tokens, seals: Seals | None = None) -> None:
         self._file, self._seals = folder / TOKENS_FILE, seals
         self._callers = {
-            _digest(tokens.observe): Caller("observe", OBSERVE_SCOPES),
-            _digest(tokens.operate): Caller("operate", frozenset(Scope)),
+            _digest(tokens.observe): Caller(OBSERVE, OBSERVE_SCOPES),
+            _digest(tokens.operate): Caller(_OPERATE, frozenset(Scope)),
         }
         self._entries: dict[bytes, TokenEntry] = {}
         self._version: tuple[int, ...] | None = None

@@ -107,13 +107,18 @@ def create_token(
     A token without --tenant and --namespace sees all tenants. A limited one cannot read the configuration, the audit
     log or the check of the books, and cannot send samples, because these are about all.
     """
+    scopes = _scopes(scope)
+    is_limited = tenant is not None or namespace is not None
+    if is_limited and (refused := ", ".join(sorted(tokens.UNLIMITED_SCOPES.intersection(scopes)))):
+        hint = "leave the scope out, or give it to a token without --tenant and --namespace"
+        fail(f"a token with a limit cannot have the scope {refused}, which is about all tenants", hint, USAGE)
     file = data / tokens.TOKENS_FILE
     now = time.time_ns() // 1_000
     token, digest = tokens.new_token()
     entry = tokens.TokenEntry(
         name=name,
         digest=digest,
-        scopes=_scopes(scope),
+        scopes=scopes,
         namespaces=None if namespace is None else _listed(namespace),
         tenants=None if tenant is None else _listed(tenant),
         expires_at=None if days is None else model.format_time(now + days * 86_400 * model.MICROSECONDS),
