@@ -119,7 +119,10 @@ def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"countedAs": "Repeat"}, "the same visitor came inside the dedupe window, after visit 0192."),
+        (
+            {"countedAs": "Repeat"},
+            "the same visitor came inside the dedupe window (3600 s now), after visit 0192 of 2026-11-29 11:30:00 UTC.",
+        ),
         ({"countedAs": "Quarantined", "reason": "NoUser"}, "was set aside as NoUser."),
         ({"timeTrusted": False}, "The body has no time that Usher trusts, so the time of the arrival counts."),
         ({"late": True}, "The visitor authenticated at 2026-11-29 11:59:58 UTC, so it is late."),
@@ -131,7 +134,8 @@ def test_every_skip_reason_and_every_stored_kind_has_a_sentence() -> None:
     ],
 )
 def test_unusual_arrival_says_what_is_unusual(changes: dict[str, Any], text: str) -> None:
-    told = story.tell(arrival(**changes), [], [], earlier="0192")
+    earlier = arrival(id="0192", visitTime="2026-11-29T11:30:00.000Z")
+    told = story.tell(arrival(**changes), [], [], earlier, window_seconds=3_600)
     assert any(event.text.endswith(text) for event in told.events)
     assert told.events[0].visit == "0192"
 

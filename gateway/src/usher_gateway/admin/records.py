@@ -196,8 +196,10 @@ class RecordHandlers:
             for delivery in reversed(deliveries)
         ]
         earlier = await self._store.earlier_visit(identifier) if row["countedAs"] == "Repeat" else None
-        told = story.tell(row, verdicts, parts, model.format_id(earlier) if earlier else None)
-        return api.json_response(told)
+        earlier_rows = (await self._store.visits(Filter(ids=(earlier,)), None, 1)).rows if earlier else []
+        live = self._listeners().get(f"{row['namespace']}/{row['listener']}")
+        window_seconds = live.document.window_seconds if live is not None else None
+        return api.json_response(story.tell(row, verdicts, parts, next(iter(earlier_rows), None), window_seconds))
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""

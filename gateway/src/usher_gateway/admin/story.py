@@ -59,7 +59,7 @@ RELEASABLE = {
 
 _ARRIVED = {
     "Visit": "A visit arrived at {listener} ({bodyBytes} bytes)",
-    "Repeat": "A repeat arrived at {listener}: the same visitor came inside the dedupe window{earlier}",
+    "Repeat": "A repeat arrived at {listener}: the same visitor came inside the dedupe window{window}{earlier}",
     "Redelivery": "A redelivery arrived at {listener}: Purple sent again what Usher had{earlier}",
     "Quarantined": "An arrival at {listener} was set aside as {reason}",
 }
@@ -78,7 +78,8 @@ def tell(
     arrival: Row,
     verdicts: Iterable[tuple[model.RouteDefinition, model.SkipReason | None]],
     deliveries: Sequence[DeliveryPart],
-    earlier: str | None = None,
+    earlier: Row | None = None,
+    window_seconds: int | None = None,
 ) -> Story:
     """Return the story of an arrival.
 
@@ -86,11 +87,12 @@ def tell(
         arrival: a row of ``GET /api/visits``.
         verdicts: each route as it was at the arrival, and why it created no delivery.
         deliveries: all deliveries of the arrival, also of a release or a replay.
-        earlier: the id of the visit that a repeat repeats, if it is known.
+        earlier: the visit that a repeat repeats, if it is known; a row of ``GET /api/visits``.
+        window_seconds: the dedupe window that the listener has now; None: the listener is not in force.
     """
     received_at = arrival["receivedAt"]
-    arrived, *unusual = _arrived(arrival, earlier)
-    events = [StoryEvent(received_at, arrived, earlier)]
+    arrived, *unusual = _arrived(arrival, earlier, window_seconds)
+    events = [StoryEvent(received_at, arrived, earlier["id"] if earlier else None)]
     events += [StoryEvent(received_at, text) for text in (*unusual, *map(_verdict, verdicts))]
     for part in deliveries:
         events += _delivery_events(part)
@@ -100,12 +102,13 @@ def tell(
     return Story(sorted(events, key=lambda event: event.at), steps)
 
 
-def _arrived(arrival: Row, earlier: str | None) -> Iterator[str]:
+def _arrived(arrival: Row, earlier: Row | None, window_seconds: int | None) -> Iterator[str]:
     """Yield how an arrival came, and what was unusual about it."""
     listener = f"{arrival['namespace']}/{arrival['listener']}"
-    again = f", after visit {earlier}" if earlier else ""
+    again = f", after visit {earlier['id']} of {moment(earlier['visitTime'])}" if earlier else ""
+    window = f" ({window_seconds} s now)" if window_seconds else ""
     text = _ARRIVED[arrival["countedAs"]]
-    yield f"{text.format_map(arrival | {'listener': listener, 'earlier': again})}."
+    yield f"{text.format_map(arrival | {'listener': listener, 'earlier': again, 'window': window})}."
     if arrival["timeTrusted"]:
         late = ", so it is late" if arrival["late"] else ""
         yield f"The visitor authenticated at {moment(arrival['visitTime'])}{late}."
