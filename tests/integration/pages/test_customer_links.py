@@ -364,6 +364,17 @@ async def test_audit_log_tells_who_created_opened_and_revoked_a_link(served: adm
     assert link["path"].rpartition("/")[2] not in str(rows)
 
 
+@pytest.mark.parametrize(
+    ("pages", "is_warned"),
+    [((), True), (("--pages", "http://localhost:1"), True), (("--pages", "https://u.example"), False)],
+)
+async def test_command_warns_of_a_link_that_only_this_machine_opens(
+    served: admin_port.Served, pages: tuple[str, ...], is_warned: bool
+) -> None:
+    run = await served.command("link", "create", "--tenant", "agency/acme", *pages)
+    assert (run.code, "Only this machine can open this address" in run.err) == (0, is_warned)
+
+
 async def test_command_creates_lists_and_revokes_a_link(served: admin_port.Served) -> None:
     address = (
         await served.output_of("link", "create", "--tenant", "agency/acme", "--pages", "https://u.example/")

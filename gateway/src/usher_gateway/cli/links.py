@@ -1,9 +1,11 @@
 """``usher link``: links that show a customer its own tenant."""
 
+import urllib.parse
 from typing import Annotated
 
 import typer
 
+from usher_gateway import settings
 from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
@@ -79,6 +81,9 @@ def create_link(
     client = AdminClient(admin, data, operate=True)
     link = client.post("/api/links", {"tenant": tenant, "days": days, "lastVisits": last_visits})
     address = (pages or client.url).rstrip("/") + link["path"]
+    if settings.Endpoint(urllib.parse.urlsplit(address).hostname or "", 0).is_loopback:
+        hint = "Only this machine can open this address: give --pages, the address at which customers reach the pages."
+        tables.print_text(hint, err=True)
     if output == "json":
         tables.print_json({**link, "url": address})
         return
