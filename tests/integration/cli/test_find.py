@@ -80,6 +80,7 @@ async def test_table_names_tenant_and_result_and_says_how_to_go_on(served: admin
     assert "pending (crm)" in acme
     assert max(map(len, run.out.splitlines())) <= 80
     assert "usher visits show ID" in run.err
+    assert "a token needs visits:read" in " ".join(run.err.split())
     (first, _) = csv.DictReader(io.StringIO((await served.command("find", "-o", "csv", piped=EMAIL)).out))
     assert first["tenant"] == "globex"
 

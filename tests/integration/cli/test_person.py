@@ -91,6 +91,7 @@ async def test_one_tenant_only_is_erased_if_it_is_named(served: admin_port.Serve
 async def test_nothing_stored_says_so(served: admin_port.Served) -> None:
     run = await served.command("person", "erase", piped="nobody@example.com", COLUMNS="200")
     assert (run.code, "No readable visit has this value. Bodies that could not be read are" in run.err) == (2, True)
+    assert "--yes writes a signed receipt that says so" in " ".join(run.err.split())
 
 
 async def test_nothing_stored_of_a_mobile_number_names_other_spellings(served: admin_port.Served) -> None:
@@ -172,7 +173,10 @@ async def test_limited_token_erases_at_its_tenant_only(served: admin_port.Served
 async def test_suppressed_person_is_counted_until_unsuppressed(served: admin_port.Served) -> None:
     with structlog.testing.capture_logs() as logs:
         run = await served.command("person", "suppress", "--as", "email", "--reference", "DSR-8", "--yes", piped=EMAIL)
-    counts = "1 pending delivery cancelled, 3 stored visits stay until retention or `usher person erase`."
+    counts = (
+        "1 pending delivery cancelled, 3 stored visits stay until retention or `usher person erase`. A destination may"
+        " have got a pending delivery that was attempted."
+    )
     assert (run.code, " ".join(run.out.split())) == (0, f"Suppressed now at 2 tenants. {counts}")
     arrival = samples.arrival("new", person_keys=(person_of(samples.LOBBY),))
     assert await served.bench.words(arrival) == ["Suppressed"]
@@ -201,13 +205,20 @@ async def test_suppressed_person_is_counted_until_unsuppressed(served: admin_por
 
 async def test_suppression_without_yes_counts_and_changes_nothing(served: admin_port.Served) -> None:
     run = await served.command("person", "suppress", "--as", "email", piped=EMAIL)
-    assert (run.code, " ".join(run.out.split())) == (
-        2,
-        "1 pending delivery would be cancelled, 3 stored visits stay until retention or `usher person erase`.",
+    words = (
+        "agency/acme: 2 visits agency/globex: 1 visit 1 pending delivery would be cancelled, 3 stored visits stay until"
+        " retention or `usher person erase`. A destination may have got a pending delivery that was attempted."
     )
+    assert (run.code, " ".join(run.out.split())) == (2, words)
     assert "this would suppress the person at 2 tenants give --yes to do it" in run.said
     counts = await served.command("person", "suppress", "--as", "email", "-o", "json", piped=EMAIL)
-    assert json.loads(counts.out) == {"tenants": 2, "suppressed": 2, "cancelled": 1, "stored": 3}
+    assert json.loads(counts.out) == {
+        "tenants": 2,
+        "suppressed": 2,
+        "cancelled": 1,
+        "stored": 3,
+        "arrivalsByTenant": {"agency/acme": 2, "agency/globex": 1},
+    }
     assert (await served.get("/api/persons/suppressions"))["rows"] == []
     assert (await served.get("/api/deliveries?state=cancelled"))["rows"] == []
 

@@ -17,7 +17,8 @@ async def suppress(gateway: gateways.RunningGateway) -> None:
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
         session.post(url, json=question) as answer,
     ):
-        assert await answer.json() == {"tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
+        report = {"tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
+        assert await answer.json() == report | {"arrivalsByTenant": {"agency/acme": 1}}
 
 
 async def test_suppressed_visit_gets_its_200_and_is_only_counted(tmp_path: Path) -> None:

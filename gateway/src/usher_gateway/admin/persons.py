@@ -130,7 +130,7 @@ class PersonHandlers:
             suppressed, cancelled = await self._suppress(request, person)
             report = await self._store.preview_erasure(person.keys)
         counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
-        return api.json_response({"tenants": len(person.tenants), **counts})
+        return api.json_response({"tenants": len(person.tenants), **counts, "arrivalsByTenant": report.arrivals})
 
     async def _suppress(self, request: web.Request, person: Person) -> tuple[int, int]:
         """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""

@@ -129,7 +129,9 @@ def _preview(answer: Mapping[str, Any], kind: str | None, output: tables.OutputF
     else:
         _print_report(answer)
     count = answer["arrivals"]
-    hint = "give --yes to do it; it cannot be taken back" if count else person_words.nothing_stored(answer, kind)
+    hint = "give --yes to do it; it cannot be taken back"
+    if not count:
+        hint = f"{person_words.nothing_stored(answer, kind)} --yes writes a signed receipt that says so."
     fail(f"this would erase {listings.counted(count, 'visit')}", hint, USAGE)
 
 

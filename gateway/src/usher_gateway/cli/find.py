@@ -107,7 +107,9 @@ def find(
         raise typer.Exit(WRONG)
     if output == "text":
         tables.print_text(
-            "`usher visits show ID` shows one of them, `usher deliveries list --visit ID` its deliveries.", err=True
+            "`usher visits show ID` shows one of them, `usher deliveries list --visit ID` its deliveries (a token needs"
+            " visits:read).",
+            err=True,
         )
 
 

@@ -115,6 +115,8 @@ def suppress(
         tables.print_text(person_words.suppressed(answer))
         tables.print_text(_effect(answer, "cancelled"))
     else:
+        for name, count in sorted(answer["arrivalsByTenant"].items()):
+            typer.echo(f"{name}: {listings.counted(count, 'visit')}")
         tables.print_text(_effect(answer, "would be cancelled"))
     if not yes:
         changes = answer["suppressed"] or answer["cancelled"]
@@ -128,7 +130,9 @@ def _effect(answer: Mapping[str, Any], cancelled: str) -> str:
     if not stored:
         return f"{person_words.NO_VISIT} {person_words.NOT_SEARCHED}"
     stays = f"{listings.counted(stored, 'stored visit')} {'stays' if stored == 1 else 'stay'}"
-    return f"{pending} {cancelled}, {stays} until retention or `usher person erase`."
+    effect = f"{pending} {cancelled}, {stays} until retention or `usher person erase`."
+    perhaps_sent = " A destination may have got a pending delivery that was attempted." if answer["cancelled"] else ""
+    return f"{effect}{perhaps_sent}"
 
 
 def unsuppress(
