@@ -714,15 +714,15 @@ async def test_visit_of_another_company_names_it_and_leaves_room_for_verdicts(se
     )
     shown = await served.output_of("visits", "--limit", "2")
     assert re.search(r"^UTC 11-25  TENANT +ID +COUNTED +VERDICTS$", shown, re.MULTILINE)
-    assert re.search(r"^12:00:00   acme .*  Visit company 8 +pending \(crm\)$", shown, re.MULTILINE)
+    assert re.search(r"^12:00:00   acme .*  Visit +pending \(crm\)\n +company\n +8$", shown, re.MULTILINE)
 
 
 async def test_time_of_the_next_trial_is_whole_in_a_narrow_list(served: admin_port.Served) -> None:
     row = {"held": None, "waitsFor": "CircuitOpen", "nextAttemptAt": "2025-11-25T12:00:41Z"}
     result = dict(listings.DELIVERIES.columns)["RESULT"](row)
-    lines, _ = tables.table_lines(["ID", "RESULT"], [("x" * 30, result)], 50, essential=2, broken="RESULT")
+    lines, _ = tables.table_lines(["ID", "RESULT"], [("x" * 30, result)], 50, essential=2, broken=("RESULT",))
     assert [line.split() for line in lines[1:]] == [["x" * 30, "circuit", "open"], ["12:00:41"]]
-    assert listings.DELIVERIES.wrapped == "RESULT"
+    assert listings.DELIVERIES.wrapped == ("RESULT",)
 
 
 async def test_json_of_a_listing_has_the_cursor_of_the_next_page(served: admin_port.Served) -> None:
@@ -755,3 +755,11 @@ async def test_held_delivery_shows_its_filter_and_the_path_that_failed(served: a
     cause = "because the route's filter `when` failed"
     assert f"{cause} (NoSuchField (body.user.tier)): `body.user.tier == 'gold'`. A correction" in told
     assert f"Route crm: the delivery is held, {cause} (FilterError)." in told
+
+
+async def test_verdicts_go_on_in_further_lines(served: admin_port.Served) -> None:
+    await served.output_of("dead", "redrive", "--all", "--yes")
+    wide = await served.output_of("visits", "--tenant", "acme", COLUMNS="200")
+    narrow = await served.output_of("visits", "--tenant", "acme", COLUMNS="62")
+    assert "…" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 62 < max(map(len, wide.splitlines()))

@@ -74,9 +74,10 @@ async def test_visit_is_found_by_its_id_and_by_that_of_its_delivery(served: admi
 async def test_table_names_tenant_and_result_and_says_how_to_go_on(served: admin_port.Served) -> None:
     run = await served.command("find", piped=EMAIL)
     head, globex, acme = run.out.splitlines()
-    assert head.split()[:4] == ["RECEIVED", "(UTC)", "TENANT", "ID"]
+    assert head.split() == ["UTC", "11-25", "TENANT", "ID", "VERDICTS", "LISTENER"]
     assert "globex" in globex
     assert "acme" in acme
+    assert "All counted as Visit.\n" in run.err
     assert "pending (crm)" in acme
     assert max(map(len, run.out.splitlines())) <= 80
     assert "usher visits show ID" in run.err

@@ -104,7 +104,7 @@ def test_long_name_keeps_its_beginning_and_its_end(name: str, length: int, expec
 
 
 def test_cell_of_the_broken_column_goes_on_in_further_lines() -> None:
-    lines, _ = tables.table_lines(HEADS, ROWS, 50, essential=3, broken="TROUBLES")
+    lines, _ = tables.table_lines(HEADS, ROWS, 50, essential=3, broken=("TROUBLES",))
     assert lines == [
         "NAME         COUNT  TROUBLES",
         "agency/acme      7  1 failing destination, 6 held",
@@ -117,11 +117,21 @@ def test_broken_column_becomes_narrower_so_that_later_columns_fit() -> None:
     troubles = "Refusing SourceNotAllowed since 11-30 08:29:32 from 127.0.0.1, Unverified not probed yet"
     heads = ("LISTENER", "TROUBLES", "LAST (UTC)")
     lines, left_out = tables.table_lines(
-        heads, [("arena", troubles, "11-30 08:58")], 80, essential=2, broken="TROUBLES"
+        heads, [("arena", troubles, "11-30 08:58")], 80, essential=2, broken=("TROUBLES",)
     )
     assert lines[1] == "arena     Refusing SourceNotAllowed since 11-30 08:29:32 from  11-30 08:58"
     assert lines[2] == "          127.0.0.1, Unverified not probed yet"
     assert (max(map(len, lines)) <= 80, left_out) == (True, ())
+
+
+def test_name_stays_whole_while_a_broken_column_can_become_narrower() -> None:
+    row = ("13:00:00", "river-street-stadium", "01a22a47-714e-7000-8e", "delivered (crm), skipped Filter (welcome)")
+    heads = ("UTC 11-30", "TENANT", "ID", "VERDICTS")
+    lines, _ = tables.table_lines(heads, [row], 80, essential=4, broken=("VERDICTS",))
+    assert lines[1:] == [
+        "13:00:00   river-street-stadium  01a22a47-714e-7000-8e  delivered (crm), skipped",
+        f"{'':56}Filter (welcome)",
+    ]
 
 
 def test_tenant_is_left_out_before_the_last_essential_column() -> None:

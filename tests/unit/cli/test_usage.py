@@ -29,9 +29,9 @@ def test_narrow_usage_has_the_total_and_what_matters_most(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed(ANSWER, 60, monkeypatch, capsys).splitlines() == [
-        "PERIOD      LISTENER  VISITS  DELIV.  DIED  REFUSED  SUPPR.",
-        "2026-11-25  lobby       1200    1190     1        2       0",
-        "total       -           1200    1190     1        2       0",
+        "PERIOD      LISTENER  VISITS  DELIV.  DIED  OPEN  REFUSED",
+        "2026-11-25  lobby       1200    1190     1     9        2",
+        "total       -           1200    1190     1     9        2",
     ]
 
 
@@ -81,10 +81,21 @@ def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == answer
 
 
-def test_long_name_leaves_room_for_refused_suppressed_and_troubles(
+def test_long_name_leaves_room_for_what_is_not_delivered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = {**ROW, "listener": "the-very-long-name-of-a-company-119"}
-    head, line, _ = printed({**ANSWER, "rows": [row]}, 80, monkeypatch, capsys).splitlines()
-    assert head.split() == ["PERIOD", "LISTENER", "VISITS", "DELIV.", "DIED", "REFUSED", "SUPPR."]
+    row = {**ROW, "listener": "the-very-long-name-of-a-company-119", "suppressed": 3}
+    total = {**COUNTS, "suppressed": 3}
+    head, line, _ = printed({**ANSWER, "rows": [row], "total": total}, 80, monkeypatch, capsys).splitlines()
+    assert head.split() == ["PERIOD", "LISTENER", "VISITS", "DELIV.", "DIED", "OPEN", "REFUSED", "SUPPR."]
     assert line.split()[1].endswith("y-119")
+
+
+def test_columns_that_are_zero_in_every_row_come_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {**dict.fromkeys(COUNTS, 0), "visits": 7, "probes": 1}
+    open_then_done = [{**ROW, **counts, "openAfter": 2}, {**ROW, **counts, "openAfter": 0}]
+    answer = {"by": "day", "rows": open_then_done, "total": {**counts, "visits": 14, "probes": 2}}
+    head, *_ = printed(answer, 80, monkeypatch, capsys).splitlines()
+    assert head.split()[2:] == ["VISITS", "OPEN", "PROBES", "DELIV.", "REPEATS", "REDELIV.", "DIED"]

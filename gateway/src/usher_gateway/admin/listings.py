@@ -172,8 +172,8 @@ class Listing:
     """The text for no rows."""
     essential: int
     """So many columns are shown also in a narrow terminal."""
-    wrapped: str
-    """The head of the column whose cells go on in further lines."""
+    wrapped: tuple[str, ...]
+    """The heads of the columns whose cells go on in further lines."""
     csv_columns: tuple[Column, ...] | None = None
     """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -280,7 +280,7 @@ VISITS = Listing(
     ),
     nothing="No such visits.",
     essential=5,
-    wrapped="COUNTED",
+    wrapped=("COUNTED", "VERDICTS"),
 )
 
 QUARANTINE = Listing(
@@ -297,12 +297,11 @@ QUARANTINE = Listing(
         ("WHY", _counted_as),
         ("LISTENER", listener_key),
         ("BYTES", text_cell("bodyBytes")),
-        ("VERDICTS", _verdicts),
     ),
     csv_columns=VISITS.csv_columns,
     nothing="Nothing is quarantined.",
     essential=5,
-    wrapped="WHY",
+    wrapped=("WHY",),
 )
 
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
@@ -361,7 +360,7 @@ DELIVERIES = Listing(
     ),
     nothing="No such deliveries.",
     essential=5,
-    wrapped="RESULT",
+    wrapped=("RESULT",),
 )
 
 DEAD = dataclasses.replace(

@@ -1,5 +1,6 @@
 """``usher find``: finds the visits of one person, or one visit or delivery by its id."""
 
+import dataclasses
 import re
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from usher_gateway.cli.admin_client import (
     print_next_page,
     row_limit,
 )
+from usher_gateway.cli.listings import print_listing
 
 _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
 
@@ -34,12 +36,12 @@ _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
 ]
 
-_COLUMNS: tuple[listings.Column, ...] = (
-    ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
-    ("TENANT", listings.text_cell("tenant")),
-    *[column for head in ("ID", "VERDICTS", "COUNTED") for column in listings.VISITS.columns if column[0] == head],
-    ("LISTENER", listings.listener_key),
+_HEADS = ("RECEIVED (UTC)", "TENANT", "ID", "VERDICTS", "COUNTED", "LISTENER")
+_LISTING = dataclasses.replace(
+    listings.VISITS, columns=tuple(sorted(listings.VISITS.columns, key=lambda column: _HEADS.index(column[0])))
 )
+"""The visits with their verdicts before what they were counted as."""
+_SHARED = frozenset({"TENANT", "COUNTED"})
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +79,7 @@ def find(
     value = identifier or person_value.read_value()
     if kind is None and (identifier or person_words.ID.fullmatch(value)):
         rows = _rows_of_id(client, value)
-        _print_visits(rows, output, "No visit or delivery has this id.")
+        print_listing(_LISTING, rows, None, output, "No visit or delivery has this id.", _SHARED)
     else:
         question = {
             "value": value,
@@ -90,7 +92,7 @@ def find(
         }
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
-        _print_visits(rows, output, _nothing(answer))
+        print_listing(_LISTING, rows, answer["nextCursor"], output, _nothing(answer), _SHARED)
         if not rows and output == "text":
             tables.print_text(person_words.NOT_SEARCHED)
         if not rows and "mobile" in answer["searchedAs"] and output == "text":
@@ -111,11 +113,6 @@ def find(
             " visits:read).",
             err=True,
         )
-
-
-def _print_visits(rows: list[listings.Row], output: tables.OutputFormat, nothing: str) -> None:
-    csv_columns = listings.VISITS.csv_columns
-    tables.print_rows(rows, _COLUMNS, output, nothing, csv_columns, essential=5, broken="COUNTED")
 
 
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:

@@ -4,7 +4,7 @@ Each group lists rows, as `admin.listings` defines them, and shows one row; `cha
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -98,27 +98,41 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
         rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
         if output == "text":
             _order_verdicts(rows, filters)
-        columns, same = _columns(listing, rows)
-        essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
         nothing = with_names_of_filters(context, listing.nothing)
-        tables.print_rows(
-            rows,
-            columns,
-            output,
-            nothing,
-            listing.csv_columns,
-            essential=essential,
-            broken=listing.wrapped,
-            beside={"nextCursor": rest},
-        )
-        if output == "text" and same:
-            names = [f"{head.lower()} {name}" for head, name in same.items()]
-            tables.print_text(f"All of {', '.join(names)}.", err=True)
+        print_listing(listing, rows, rest, output, nothing)
         if rest is not None:
             print_next_page(context, str(len(rows)), rest)
 
     list_rows.__doc__ = listing.help
     return list_rows
+
+
+def print_listing(
+    listing: listings.Listing,
+    rows: list[listings.Row],
+    rest: str | None,
+    output: tables.OutputFormat,
+    nothing: str,
+    shared: Collection[str] = tables.NAMES,
+) -> None:
+    """Print a page of a listing. ``shared``: heads of columns that are left out if all rows have the same there."""
+    columns, same = _columns(listing, rows, shared)
+    essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
+    tables.print_rows(
+        rows,
+        columns,
+        output,
+        nothing,
+        listing.csv_columns,
+        essential=essential,
+        broken=listing.wrapped,
+        beside={"nextCursor": rest},
+    )
+    if output == "text" and same:
+        names = [f"{head.lower()} {name}" for head, name in same.items() if head in tables.NAMES]
+        counted = [f"counted as {same['COUNTED']}"] if "COUNTED" in same else []
+        facts = ", ".join([*names, *counted])
+        tables.print_text(f"All {'of ' if names else ''}{facts}.", err=True)
 
 
 def _order_verdicts(rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
@@ -144,8 +158,10 @@ def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bo
     return all(value is None or str(verdict.get(name)).endswith(value) for name, value in chosen.items())
 
 
-def _columns(listing: listings.Listing, rows: list[listings.Row]) -> tuple[list[listings.Column], dict[str, str]]:
-    """Return the columns of a table, and those with the same name in all rows, which is said below the table.
+def _columns(
+    listing: listings.Listing, rows: list[listings.Row], shared: Collection[str]
+) -> tuple[list[listings.Column], dict[str, str]]:
+    """Return the columns of a table, and those with the same cell in all rows, which is said below the table.
 
     If all rows have the same day, the head shows it; if they have the same namespace, the names leave it out.
     """
@@ -154,7 +170,7 @@ def _columns(listing: listings.Listing, rows: list[listings.Row]) -> tuple[list[
     namespaces = {row["namespace"] for row in rows}
     if len(namespaces) == 1:
         columns = [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
-    names = {head: {cell(row) for row in rows} for head, cell in columns if head in tables.NAMES}
+    names = {head: {cell(row) for row in rows} for head, cell in columns if head in shared}
     same = {head: "".join(found) for head, found in names.items() if len(found) == 1 and len(rows) > 1}
     return [(head, cell) for head, cell in columns if head not in same], same
 

@@ -63,7 +63,7 @@ def print_page(
         with_names_of_filters(context, nothing(overview.noun, asked)),
         overview.csv_columns,
         essential=overview.essential,
-        broken="TROUBLES",
+        broken=("TROUBLES",),
     )
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
     total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import typer
@@ -81,7 +81,7 @@ def print_rows(
     cells: Sequence[Column] | None = None,
     *,
     essential: int = 1,
-    broken: str = "",
+    broken: Collection[str] = (),
     beside: Mapping[str, object] | None = None,
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none.
@@ -103,7 +103,9 @@ def print_rows(
         print_table([head for head, _ in columns], table, essential=essential, broken=broken)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1, broken: str = "") -> None:
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1, broken: Collection[str] = ()
+) -> None:
     """Print a table as wide as the terminal; if columns have no room there, say which."""
     (head, *lines), left_out = table_lines(heads, rows, terminal_width(), essential=essential, broken=broken)
     typer.echo(typer.style(head, bold=True))
@@ -114,14 +116,15 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, essentia
 
 
 def table_lines(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1, broken: str = ""
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1, broken: Collection[str] = ()
 ) -> tuple[list[str], Sequence[str]]:
     """Return a table: its heads and one line per row, ``-`` for an empty cell; and the heads that have no room.
 
     The columns are in the order of their importance: the last ones are left out if the line has no room for them. For
     the first ``essential`` ones, wide cells become narrower: a list is cut between its items, and a name in its middle.
     If that is not enough, TENANT is left out. Without essential columns the first cell is whole, and the last column
-    that is shown may be cut. A cell of the column ``broken`` goes on in further lines instead. Numbers are
+    that is shown may be cut. Cells of the columns ``broken`` go on in further lines instead, and these
+    columns become narrower before the names do. Numbers are
     right-aligned.
     """
     cells = [[listings.printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
@@ -137,7 +140,7 @@ def table_lines(
     shown = _fitted(heads, widths, least, width, essential, broken)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
-        cuts = [wrapped(cell, most) if head == broken else [cut(head, cell, most)] for cell in column]
+        cuts = [wrapped(cell, most) if head in broken else [cut(head, cell, most)] for cell in column]
         parts = [part for cell in cuts for part in cell]
         is_empty = set(parts) == {"-"}
         has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
@@ -153,16 +156,21 @@ def table_lines(
     return lines, heads[len(shown) :]
 
 
-def _least_width(head: str, cells: Sequence[str], broken: str) -> int:
+def _least_width(head: str, cells: Sequence[str], broken: Collection[str]) -> int:
     """Return how narrow an essential column may become; one that does not become narrower is as wide as its cells."""
     if head not in NAMES and head not in LISTS:
         return max(map(len, (head, *cells)))
-    longest_word = max(len(part) for cell in cells for part in wrapped(cell, 1)) if head == broken and cells else 0
+    longest_word = max(len(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
     return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
 
 
 def _fitted(
-    heads: Sequence[str], natural: Sequence[int], least: Sequence[int], width: int, essential: int, broken: str
+    heads: Sequence[str],
+    natural: Sequence[int],
+    least: Sequence[int],
+    width: int,
+    essential: int,
+    broken: Collection[str],
 ) -> list[int]:
     """Return the widths of the columns that fit into a line."""
     widths = list(natural[:essential])
@@ -170,15 +178,16 @@ def _fitted(
         wide = [index for index in range(essential) if widths[index] > least[index]]
         if not wide:
             break
-        widths[max(wide, key=widths.__getitem__)] -= 1
+        widths[max(wide, key=lambda index: (heads[index] in broken, widths[index]))] -= 1
     while len(widths) > 1 and _room_of(widths) > width:
         widths.pop()
     for head, needed in zip(heads[len(widths) :], natural[len(widths) :], strict=True):
         room = width - _room_of(widths) - len(_GAP)
         lacking = max(0, needed - room)
-        if broken in heads[: len(widths)] and widths[heads.index(broken)] - lacking >= _LEAST_BROKEN:
-            widths[heads.index(broken)] -= lacking
-            room += lacking
+        for index in [index for index, shown in enumerate(heads[: len(widths)]) if shown in broken]:
+            if room < needed and widths[index] - lacking >= _LEAST_BROKEN:
+                widths[index] -= lacking
+                room += lacking
         if needed > room:
             if room >= max(_LEAST_ROOM, len(head)):
                 widths.append(room)

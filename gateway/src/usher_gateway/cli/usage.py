@@ -77,11 +77,8 @@ _NUMBERS = (
 )
 """Heading and count, in the order of their importance."""
 
-_ALWAYS = {"visits", "delivered", "refused", "suppressed"}
-"""Counts that a narrow terminal shows too: the work, and the arrivals of which nothing is stored."""
-
-_TROUBLES = {"died", "quarantined", "cancelled"}
-"""Counts that it shows too if they are not zero."""
+_SHOWN_FIRST = {"visits", "delivered", "died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
+"""Counts that a narrow terminal shows too unless they are zero in every row: the work, and what is not delivered."""
 
 
 def register(app: typer.Typer) -> None:
@@ -216,8 +213,9 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     names = _name_columns(rows, by=answer["by"])
-    shown_first = _ALWAYS | {name for name in _TROUBLES if total[name]}
-    numbers = sorted(_NUMBERS, key=lambda number: number[1] not in shown_first)
+    counted = {name for _, name in _NUMBERS if total[name] or any(row[name] for row in rows)}
+    shown_first = _SHOWN_FIRST & counted
+    numbers = sorted(_NUMBERS, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
     lines = [
         [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
         for row in rows[begin : begin + limit]
