@@ -189,7 +189,9 @@ class Served:
             untrusted_times_share=0.0,
             untrusted_time_reason=None,
             unexpected_sources=False,
-            held_deliveries=({"route": "crm", "reason": "DestinationPaused", "missing": ""},),
+            held_deliveries=(
+                {"route": "crm", "reason": "DestinationPaused", "missing": "", "since": "2025-11-25T12:00:00.000Z"},
+            ),
             degraded_routes=(),
             retired_arrivals={},
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support import admin_port, waiting
+from support import admin_port, samples, waiting
 from usher_gateway import documents, model
 
 
@@ -55,7 +55,8 @@ async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -
 
 async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served: admin_port.Served) -> None:
     shown = await served.output_of("tenants", "show", "agency/acme")
-    assert "\nTroubles:\nlobby  crm held: DestinationPaused, Quarantining 20%, Unverified not probed yet\n" in shown
+    faults = "crm held: DestinationPaused since 11-25 12:00:00, Quarantining 20%,"
+    assert f"\nTroubles:\nlobby  {faults}\n       Unverified not probed yet\n" in shown
     assert re.search(r"^crm +1 held DestinationPaused, 1 dead$", shown, re.MULTILINE)
     assert re.search(r"^last accepted +none yet\ntoday \(UTC\) +5 arrivals$", shown, re.MULTILINE)
     assert "Visits are kept for 30 days: `usher find` and `usher visits` reach back so far.\n" in shown
@@ -65,6 +66,18 @@ async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served:
     assert (row["timeZone"], row["troubles"][:2]) == ("UTC", ["crm fails", "1 dead"])
     run = await served.command("tenants", "show", "acne")
     assert (run.code, "did you mean `acme`?" in run.err) == (2, True)
+
+
+async def test_fault_says_since_when(served: admin_port.Served) -> None:
+    since = "2025-11-25T12:00:00.000Z"
+    served.arrivals.of(samples.LOBBY).quarantining.add(samples.NOW)
+    (listener,) = json.loads(await served.output_of("listeners", "-o", "json"))["rows"]
+    assert listener["faultsSince"] == {"DeliveriesHeld": since, "Quarantining": since, "Unverified": None}
+    (tenant,) = json.loads(await served.output_of("tenants", "-o", "json"))["rows"]
+    assert tenant["firstFaults"]["Quarantining"]["since"] == since
+    shown = await served.output_of("listeners", "--failing", COLUMNS="200")
+    assert "Quarantining 20% since 11-25 12:00:00\n" in shown
+    assert "Unverified" not in shown
 
 
 async def test_cursor_of_a_row_that_is_gone_begins_again(served: admin_port.Served) -> None:

@@ -25,7 +25,20 @@ def test_empty_listing_repeats_what_was_asked(asked: list[str], said: str) -> No
 def test_listener_in_trouble_says_why() -> None:
     row = {
         "state": "Paused",
-        "faults": ["Refusing", "Quarantining", "DeliveriesHeld", "ExpressionTooSlow", "TimesUntrusted", "Silent"],
+        "faults": [
+            *("Refusing", "CompanyMismatch", "DeliveriesHeld", "Quarantining", "ExpressionTooSlow", "TimesUntrusted"),
+            *("Silent", "Unverified"),
+        ],
+        "faultsSince": {
+            "Refusing": "2026-11-29T12:00:00.000Z",
+            "CompanyMismatch": "2026-11-29T11:20:00.000Z",
+            "Quarantining": "2026-11-29T11:30:00.000Z",
+            "TimesUntrusted": "2026-11-29T11:40:00.000Z",
+            "ExpressionTooSlow": None,
+        },
+        "otherCompany": "8",
+        "companyID": "7",
+        "companyMismatches": 5,
         "refusedReason": "Unauthenticated",
         "refusedSince": "2026-11-29T12:00:00.000Z",
         "missing": None,
@@ -34,16 +47,21 @@ def test_listener_in_trouble_says_why() -> None:
         "untrustedTimesShare": 0.4,
         "untrustedTimeReason": "NoOffset",
         "quarantinedSource": "192.0.2.7",
-        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound", "missing": "Secret token"}],
+        "heldDeliveries": [
+            {"route": "crm", "reason": "SecretNotFound", "missing": "Secret token", "since": "2026-11-29T11:10:00Z"}
+        ],
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
         "lastArrival": "2026-11-29T09:00:00.000Z",
         "silentAfterSeconds": 7200,
     }
     troubles = dict(listeners.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
-        "Paused, Refusing Unauthenticated since 11-29 12:00:00, Quarantining 33% NotJSON from 192.0.2.7, "
-        "crm held: Secret token, "
-        "ExpressionTooSlow mail, TimesUntrusted 40% NoOffset, Silent since 11-29 09:00:00 (it may be so for 2h)"
+        "Paused, Refusing Unauthenticated since 11-29 12:00:00, "
+        "CompanyMismatch 8 instead of 7 (5 arrivals) since 11-29 11:20:00, "
+        "crm held: Secret token since 11-29 11:10:00, "
+        "Quarantining 33% NotJSON from 192.0.2.7 since 11-29 11:30:00, "
+        "ExpressionTooSlow mail, TimesUntrusted 40% NoOffset since 11-29 11:40:00, "
+        "Silent since 11-29 09:00:00 (it may be so for 2h)"
     )
 
 

@@ -7,7 +7,7 @@ import structlog
 
 from usher_gateway import documents, model, timing
 from usher_gateway.admin import states
-from usher_gateway.admin.health import HealthTracker
+from usher_gateway.admin.health import HealthTracker, fault_since
 from usher_gateway.admin.run_state import RunState
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.timing import Clock
@@ -88,19 +88,17 @@ class FaultLog:
     ) -> dict[str, object]:
         """Return what a line of the log says about a fault besides its name."""
         counters = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        since = fault_since(fault, state, counters, self._clock)
         match fault:
             case states.ListenerFault.Refusing:
                 source = counters.unexpected_source if state.refused_reason == "SourceNotAllowed" else None
-                ago = self._clock.steady() - counters.refused_since
-                since = model.format_time(self._clock.now() - ago)
                 return {"reason": state.refused_reason, "since": since, **({"source": source} if source else {})}
             case states.ListenerFault.AuthenticationUnresolved:
                 return {"missing": state.missing}
             case states.ListenerFault.CompanyMismatch:
                 ids = {"expected": document.tenant.company_id, "came": counters.other_company}
-                return {**ids, "since": model.time_or_none(counters.mismatching.since)}
+                return {**ids, "since": since}
             case states.ListenerFault.DeliveriesHeld:
-                since = min(held["since"] for held in state.held_deliveries)
                 return {"held": [describe_held(held) for held in state.held_deliveries], "since": since}
             case states.ListenerFault.Quarantining:
                 reason = counters.quarantined_reason
@@ -108,20 +106,19 @@ class FaultLog:
                     "share": state.quarantined_share,
                     "reason": reason.name if reason is not None else None,
                     "source": counters.quarantined_source or None,
-                    "since": model.time_or_none(counters.quarantining.since),
+                    "since": since,
                 }
             case states.ListenerFault.TimesUntrusted:
                 return {
                     "share": state.untrusted_times_share,
                     "reason": state.untrusted_time_reason,
-                    "since": model.time_or_none(counters.untrusted_times.since),
+                    "since": since,
                     "hint": _TIME_HINTS.get(state.untrusted_time_reason or ""),
                 }
             case states.ListenerFault.UnexpectedSource:
-                return {"source": counters.unexpected_source, "since": model.time_or_none(counters.unexpected.since)}
+                return {"source": counters.unexpected_source, "since": since}
             case states.ListenerFault.Silent:
-                last = model.time_or_none(counters.last_accepted)
-                return {"last_arrival": last, "silent_after_seconds": document.silence_after_seconds}
+                return {"last_arrival": since, "silent_after_seconds": document.silence_after_seconds}
         return {}
 
 

@@ -21,7 +21,7 @@ from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.delivery.outcome import AnswerError
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
-from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
+from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters, RecentCounts
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
@@ -102,6 +102,28 @@ def are_times_untrusted(recent: RecentCounts, *, were_untrusted: bool) -> bool:
 def is_share_high(count: int, recent: RecentCounts, threshold: float, *, was_high: bool) -> bool:
     """Return whether a count's share of the accepted arrivals is a fault, also by whether it was one until now."""
     return count > threshold * (FAULT_ENDS_AT if was_high else 1) * recent.accepted
+
+
+def fault_since(
+    fault: states.ListenerFault, state: states.ListenerState, counters: ListenerCounters, clock: Clock
+) -> str | None:
+    """Return since when a listener has a fault (RFC 3339); None if that is not known."""
+    match fault:
+        case states.ListenerFault.Refusing:
+            return model.format_time(clock.now() - (clock.steady() - counters.refused_since))
+        case states.ListenerFault.CompanyMismatch:
+            return model.time_or_none(counters.mismatching.since)
+        case states.ListenerFault.DeliveriesHeld:
+            return min(held["since"] for held in state.held_deliveries) or None
+        case states.ListenerFault.Quarantining:
+            return model.time_or_none(counters.quarantining.since)
+        case states.ListenerFault.TimesUntrusted:
+            return model.time_or_none(counters.untrusted_times.since)
+        case states.ListenerFault.UnexpectedSource:
+            return model.time_or_none(counters.unexpected.since)
+        case states.ListenerFault.Silent:
+            return model.time_or_none(counters.last_accepted)
+    return None
 
 
 class HealthTracker:

@@ -142,9 +142,13 @@ class GatewayStatus:
         def row(key: str, live: LiveListener) -> JsonObject:
             document = snapshot.listeners[key]
             state = self._tracker.listener(key, document)
+            faults = states.faults_of(state, document)
             return {
                 **listener_row(live),
-                "faults": states.faults_of(state, document),
+                "faults": faults,
+                "faultsSince": {
+                    fault: health.fault_since(fault, state, live.counters, self._clock) for fault in faults
+                },
                 **self._listener_health(key, state),
                 "allowedSources": {"ranges": document.source_ranges, "policy": document.source_policy},
                 "today": usage.total_of(rows_by_listener.get(live.name, [])),
@@ -233,14 +237,13 @@ class GatewayStatus:
     def _first_fault(self, key: str, fault: states.ListenerFault, state: states.ListenerState) -> JsonObject:
         """Return which listener has a fault, and of some faults the reason and since when."""
         live = self._registry.listeners.get(key)
-        reason = since = None
+        reason = None
         match fault:
             case states.ListenerFault.Refusing:
-                reason, since = state.refused_reason, self._refused_since(live, state)
+                reason = state.refused_reason
             case states.ListenerFault.Quarantining:
                 reason = _quarantined_reason(live)
-            case states.ListenerFault.Silent:
-                since = model.time_or_none(live.counters.last_accepted) if live else None
+        since = health.fault_since(fault, state, live.counters, self._clock) if live else None
         return {"listener": key, "reason": reason, "since": since}
 
     async def refusing_listeners(self, where: Filter) -> list[str]:

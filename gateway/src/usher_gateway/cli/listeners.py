@@ -47,7 +47,8 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
         case "UnexpectedSource":
             return str(row["unexpectedSource"])
         case "CompanyMismatch":
-            return f"{row['otherCompany']} instead of {row['companyID']}" if row["otherCompany"] else ""
+            count = f" ({listings.counted(row['companyMismatches'], 'arrival')})" if row["companyMismatches"] else ""
+            return f"{row['otherCompany']} instead of {row['companyID']}{count}" if row["otherCompany"] else ""
         case "Silent":
             last = f"since {listings.short_time_cell('lastArrival')(row)} " if row["lastArrival"] else ""
             return f"{last}(it may be so for {tables.duration(row['silentAfterSeconds'])})"
@@ -62,12 +63,17 @@ def faults(row: listings.Row) -> list[str]:
     """Return the faults of a listener with their causes, the most urgent first."""
     texts: list[str] = []
     for fault in row["faults"]:
-        detail = _fault_detail(fault, row)
         if fault == "DeliveriesHeld":
             texts += [_held_words(held) for held in row["heldDeliveries"]]
         else:
-            texts.append(f"{fault} {detail}" if detail else fault)
+            texts.append(" ".join(filter(None, (fault, _fault_detail(fault, row), _since(fault, row)))))
     return texts
+
+
+def _since(fault: str, row: listings.Row) -> str:
+    """Return since when a listener has a fault, if its detail does not say it."""
+    is_known = row["faultsSince"].get(fault) and fault not in {"Refusing", "Silent"}
+    return f"since {listings.short_time_cell(fault)(row['faultsSince'])}" if is_known else ""
 
 
 _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused", "suppressed")
@@ -85,13 +91,15 @@ def _held_route(held: listings.Row) -> str:
 
 def _held_words(held: listings.Row) -> str:
     """Return which route holds deliveries and why, the cause first, because a table may cut the rest."""
-    return f"{held['route']} held: {held['missing'] or held['reason']}"
+    since = f" since {listings.short_time_cell('since')(held)}" if held["since"] else ""
+    return f"{held['route']} held: {held['missing'] or held['reason']}{since}"
 
 
 def _listener_troubles(row: listings.Row) -> str:
-    """Return what needs a person, the worst first."""
+    """Return what needs a person, the worst first; ``Unverified`` only if there is nothing else."""
     state = [] if row["state"] == "Active" else [str(row["state"])]
-    return ", ".join([*state, *faults(row)])
+    urgent = [fault for fault in row["faults"] if fault != "Unverified"]
+    return ", ".join([*state, *faults(row | {"faults": urgent or row["faults"]})])
 
 
 def _routes_cell(row: listings.Row) -> str:
