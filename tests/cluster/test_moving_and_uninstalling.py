@@ -145,7 +145,7 @@ async def usher_url(file: Path, data: Path) -> str:
     """Return the URL that ``usher url`` prints."""
     command = [sys.executable, "-m", "usher_gateway", "url", str(file), f"--data={data}", "--output=json"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, timeout=60)
-    (entry,) = json.loads(done.stdout)["urls"]
+    (entry,) = json.loads(done.stdout)["rows"]
     return str(entry["url"])
 
 

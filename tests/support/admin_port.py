@@ -86,6 +86,8 @@ class Served:
         """Both of every destination."""
         self.is_refusing = False
         """The listener lobby refuses every arrival."""
+        self.refused_reason: str | None = None
+        """Why it does; None in the tests that need no reason."""
         self.held = holds.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
@@ -174,7 +176,7 @@ class Served:
         tracker.merge_activity = mock.AsyncMock()
         tracker.since = mock.AsyncMock(return_value=changes)
         tracker.document.return_value = states.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
-        state = tracker.listener.return_value = states.ListenerState(
+        state = states.ListenerState(
             receiving="Receiving",
             verified_since=None,
             verified_addresses=(),
@@ -195,6 +197,7 @@ class Served:
             degraded_routes=(),
             retired_arrivals={},
         )
+        tracker.listener.side_effect = lambda *_: msgspec.structs.replace(state, refused_reason=self.refused_reason)
         tracker.listener_states = mock.AsyncMock(
             side_effect=lambda: {"agency/lobby": msgspec.structs.replace(state, refusing=self.is_refusing)}
         )

@@ -229,7 +229,8 @@ class AgencySecrets:
         field_selector: str = "",
     ) -> Reflector[JsonObject]:
         def on_failure(error: model.UsherError, failures: int) -> None:
-            _log.warning("watch_failed", path=path, error=str(error), failures=failures)
+            log = _log.warning if failures else _log.info  # a watch that fails once begins again at once
+            log("watch_failed", path=path, error=str(error), failures=failures)
 
         return Reflector(
             self._client,

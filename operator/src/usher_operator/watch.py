@@ -135,7 +135,8 @@ class Watcher:
 
         def on_failure(error: model.UsherError, failures: int) -> None:
             if not isinstance(error, ApiError) or error.status != 404:
-                _log.warning("watch_failed", kind=kind.name, error=str(error), failures=failures)
+                log = _log.warning if failures else _log.info  # a watch that fails once begins again at once
+                log("watch_failed", kind=kind.name, error=str(error), failures=failures)
 
         return Reflector(
             self._client,

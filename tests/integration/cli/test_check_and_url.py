@@ -78,7 +78,7 @@ def test_url_prints_those_of_one_tenant(tmp_path: pathlib.Path) -> None:
         manifest = text.replace("acme", name).replace("name: lobby", f"name: {name}-lobby")
         (tmp_path / f"{name}.yaml").write_text(manifest.replace("name: crm}\nspec", f"name: {name}}}\nspec"))
     done = usher("url", tmp_path, "--tenant", "zoo", "-o", "json", USHER_INSTALL_KEY=KEY)
-    assert [row["listener"] for row in json.loads(done.out)["urls"]] == ["zoo-lobby"]
+    assert [row["listener"] for row in json.loads(done.out)["rows"]] == ["zoo-lobby"]
     wrong = usher("url", tmp_path, "--tenant", "zooo", USHER_INSTALL_KEY=KEY)
     assert (wrong.code, "did you mean `zoo`?" in wrong.err) == (2, True)
 
@@ -180,7 +180,7 @@ def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
 def test_existing_url_is_printed_with_its_query() -> None:
     done = usher("url", "examples/agency", "--output", "json", USHER_INSTALL_KEY=KEY)
     assert "https://www.stadium.example/hooks/purple.php?k=7" in [
-        entry["url"] for entry in json.loads(done.out)["urls"]
+        entry["url"] for entry in json.loads(done.out)["rows"]
     ]
 
 
@@ -320,7 +320,7 @@ def test_output_means_the_same_in_commands_without_csv() -> None:
 
 def test_urls_are_printed_in_every_format() -> None:
     command = ("url", "examples/agency")
-    rows = json.loads(usher(*command, "-o", "json", USHER_INSTALL_KEY=KEY).out)["urls"]
+    rows = json.loads(usher(*command, "-o", "json", USHER_INSTALL_KEY=KEY).out)["rows"]
     for done in (
         usher(*command, "-o", "csv", USHER_INSTALL_KEY=KEY),
         usher(*command, USHER_OUTPUT="csv", USHER_INSTALL_KEY=KEY),

@@ -49,7 +49,8 @@ async def test_tenants_show_what_waits_for_a_person(served: admin_port.Served) -
     troubles = r"crm fails, 1 dead, 1 held \(DestinationPaused\), quarantines"
     assert re.search(rf"^agency/acme +4 +- +{troubles} ", out, re.MULTILINE)
     (row,) = csv.DictReader(io.StringIO(await served.output_of("tenants", "-o", "csv")))
-    assert (row["name"], row["todayVisits"], row["held"], row["dead"]) == ("acme", "4", "1 DestinationPaused", "1")
+    assert (row["name"], row["todayVisits"], row["dead"]) == ("acme", "4", "1")
+    assert (row["held"], row["heldCount"]) == ("1 DestinationPaused", "1")
     assert "agency/acme" in await served.output_of("tenants", "--silent")
 
 
@@ -80,6 +81,17 @@ async def test_fault_says_since_when(served: admin_port.Served) -> None:
     assert "Unverified" not in shown
 
 
+async def test_tenant_that_refuses_a_source_shows_what_is_allowed(served: admin_port.Served) -> None:
+    lobby = served.state.snapshot.listeners["agency/lobby"]
+    limited = msgspec.structs.replace(lobby, source_ranges=("203.0.113.0/24",), source_policy="Enforce")
+    snapshot = documents.Snapshot({limited.key: limited}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    served.refused_reason = "SourceNotAllowed"
+    shown = await served.output_of("tenants", "show", "agency/acme")
+    assert "allowedSources 203.0.113.0/24 (policy Enforce)" in " ".join(shown.split())
+
+
 async def test_cursor_of_a_row_that_is_gone_begins_again(served: admin_port.Served) -> None:
     rows = json.loads(await served.output_of("tenants", "--cursor", "agency/gone", "-o", "json"))["rows"]
     assert [row["name"] for row in rows] == ["acme"]
@@ -88,7 +100,7 @@ async def test_cursor_of_a_row_that_is_gone_begins_again(served: admin_port.Serv
 async def test_destinations_show_what_waits_and_what_died(served: admin_port.Served) -> None:
     out = await served.output_of("destinations", "list", "--tenant", "acme", COLUMNS="120")
     assert re.search(
-        r"^agency/crm +Healthy +- +- +1 held DestinationPaused, 1 dead +- +crm.example +acme$", out, re.MULTILINE
+        r"^agency/crm +Healthy +- +- +1 held DestinationPaused, 1 dead +- +acme +crm.example$", out, re.MULTILINE
     )
     answer = json.loads(await served.output_of("destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
@@ -118,12 +130,14 @@ async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: adm
     served.registry.apply(snapshot, now=0.0)
     served.state.apply(snapshot, 0)
     run = await served.command("listeners", "--tenant", "acme", "--limit", "2", "-o", "json")
-    assert [row["name"] for row in json.loads(run.out)["rows"]] == ["bar", "lobby"]
+    page = json.loads(run.out)
+    assert ([row["name"] for row in page["rows"]], page["nextCursor"]) == (["bar", "lobby"], "agency/lobby")
     total, _, following = run.err.partition("\nnext: usher ")
     assert total == "Showing 2 of 3 listeners; 3 failing (--failing), 3 unused (--unused)."
     assert following == "listeners --tenant acme --limit 2 --output json --cursor agency/lobby\n"
     last = await served.command(*following.split())
-    assert [row["name"] for row in json.loads(last.out)["rows"]] == ["pool"]
+    page = json.loads(last.out)
+    assert ([row["name"] for row in page["rows"]], page["nextCursor"]) == (["pool"], None)
     assert last.err == ""
 
 

@@ -102,6 +102,9 @@ async def test_sample_of_the_readme_leads_from_purple_to_the_books(shell: Shell)
     counts = await waiting.until(total, lambda counts: counts["delivered"] == 9)
     assert counts["visits"] == 9
     assert counts["repeats"] + counts["redeliveries"] == 2  # one that comes within the same second is a redelivery
-    head, *_, left_out, how_to_see_them = (await shell.run(usage)).splitlines()
-    assert head.rstrip() in README
-    assert f"{left_out}\n{how_to_see_them}\n" in README
+    head, *_ = (await shell.run(usage)).splitlines()
+    shown = set(re.findall(r"\S+", head))
+    assert shown & {"REPEATS", "REDELIV."}
+    in_readme = re.search(r"^PERIOD .*", README, re.MULTILINE)
+    assert in_readme is not None
+    assert shown - {"ARRIVALS"} <= set(in_readme[0].split())  # a column of zeros gives way to it

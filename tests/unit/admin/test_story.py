@@ -20,6 +20,7 @@ def arrival(**changes: Any) -> dict[str, Any]:
     row = {
         "id": "0193",
         "namespace": "agency",
+        "tenant": "acme",
         "listener": "lobby",
         "countedAs": "Visit",
         "reason": None,
@@ -85,13 +86,13 @@ def test_story_of_a_delivered_visit_has_every_step_in_order() -> None:
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        ("NoUser", "`usher quarantine release 0193 --yes` reads it again."),
-        ("NotJSON", "`usher listeners` has the address that sent the last one."),
+        ("NoUser", "`usher quarantine release 0193 --yes` reads it again. "),
+        ("NotJSON", "`usher listeners --tenant agency/acme` has the address that sent the last one. "),
     ],
 )
 def test_quarantined_arrival_says_whether_it_can_be_released(reason: str, text: str) -> None:
     (step,) = story.tell(arrival(countedAs="Quarantined", reason=reason), [], []).next
-    assert step.text.endswith(text)
+    assert step.text.endswith(f"{text}Purple got its 200, so it does not send this again.")
     assert (step.command == "usher quarantine release 0193 --yes") is (reason == "NoUser")
     assert story.tell(arrival(countedAs="Quarantined", reason=reason, released=True), [], []).next == []
 

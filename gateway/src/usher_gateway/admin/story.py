@@ -127,12 +127,14 @@ def _arrived(arrival: Row, earlier: Row | None, window_seconds: int | None) -> I
 
 def _of_quarantined(arrival: Row) -> Step:
     """Return what can be done with a quarantined arrival that was not released."""
+    answered = "" if arrival["unacknowledged"] else " Purple got its 200, so it does not send this again."
     if arrival["reason"] in {reason.name for reason in RELEASABLE}:
         command = f"usher quarantine release {arrival['id']} --yes"
-        return Step(f"It can be released after a correction: `{command}` reads it again.", command)
+        return Step(f"It can be released after a correction: `{command}` reads it again.{answered}", command)
     return Step(
-        "It cannot be released, because its body is not a visit. Find out who sends such bodies: `usher listeners` "
-        "has the address that sent the last one."
+        "It cannot be released, because its body is not a visit. Find out who sends such bodies: "
+        f"`usher listeners --tenant {arrival['namespace']}/{arrival['tenant']}` has the address that sent the last "
+        f"one.{answered}"
     )
 
 

@@ -111,7 +111,9 @@ def show_audit(
             typer.echo(json.dumps(row, ensure_ascii=False))
         return
     rows, rest = client.rows("/api/audit", row_limit(limit), cursor, **asked)
-    tables.print_rows(rows, _COLUMNS, output, with_names_of_filters(context, "No entries."), _CSV_COLUMNS, essential=5)
+    nothing = with_names_of_filters(context, "No entries.")
+    beside = {"nextCursor": rest}
+    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS, essential=5, beside=beside)
     if rest is not None:
         print_next_page(context, str(len(rows)), rest)
 

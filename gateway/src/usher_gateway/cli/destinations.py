@@ -108,15 +108,16 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("LAST ERROR", _short_error),
     ("DELIVERIES", _deliveries),
     ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
-    ("HOST", listings.text_cell("host")),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
+    ("HOST", listings.text_cell("host")),
 )
 
 _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "name", "state", "health", "circuit", "error", "status"),
-    *[_of_last_error(name) for name in ("error", "status", "failures", "since", "at", "recoveredAt")],
+    ("lastError", lambda row: str((row.get("lastError") or {}).get("error", ""))),
+    *[_of_last_error(name) for name in ("status", "failures", "since", "at", "recoveredAt")],
     *listings.fields("unresolved", "hint", "backlog", "nextDueAt"),
-    ("held", overview.held_reasons),
+    *overview.HELD_CSV_COLUMNS,
     *listings.fields("dead", "host"),
     ("tenants", lambda row: ", ".join(row["tenants"])),
 )

@@ -39,13 +39,13 @@ _Answer = Annotated[bool, typer.Option("--answer", help="Print only the destinat
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     dead = _add_group(app, "dead", "Look at dead deliveries; redrive them.", listings.DEAD)
-    _add(dead, "show", show_dead, "usher dead show 01920000-0000-7000-8000-000000000002 --answer")
+    _add(dead, "show", show_delivery, "usher dead show 01920000-0000-7000-8000-000000000002 --answer")
     example = "usher dead redrive --destination agency/crm --yes   or   usher dead redrive ID --yes"
     _add(dead, "redrive", changes.redrive_dead, example)
 
     text = "Look at deliveries; redrive, cancel or retry them."
     deliveries = _add_group(app, "deliveries", text, listings.DELIVERIES)
-    _add(deliveries, "show", show_delivery, "usher deliveries show 01920000-0000-7000-8000-000000000002")
+    _add(deliveries, "show", show_delivery, "usher deliveries show 01920000-0000-7000-8000-000000000002 --answer")
     example = "usher deliveries redrive --destination agency/crm --since 2026-11-24 --yes"
     _add(deliveries, "redrive", changes.redrive_deliveries, example)
     example = "usher deliveries cancel --destination agency/crm --state held --yes"
@@ -241,9 +241,26 @@ def _print_row(row: listings.Row, output: tables.OutputFormat, csv_columns: Sequ
         tables.print_rows([row], (), output, "", csv_columns)
 
 
-def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
-    """Show one delivery with its last 10 attempts."""
-    _show_delivery(AdminClient(admin, data), identifier, output)
+def show_delivery(
+    identifier: Id,
+    answer: _Answer = False,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Show one delivery with its last 10 attempts.
+
+    The destination's answer may be personal data: --answer needs the operate token, or one with the scopes
+    visits:read and bodies:read, and the audit log records it.
+    """
+    client = AdminClient(admin, data, operate=answer)
+    if answer:
+        identifier = client.full_id("deliveries", identifier)
+        if not _find_row(client, "deliveries", identifier)["answerBytes"]:
+            fail("the destination's last answer had no body", "", WRONG)
+        _write_bytes(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
+        return
+    _show_delivery(client, identifier, output)
 
 
 def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
@@ -271,25 +288,3 @@ def _attempt(attempt: listings.Row) -> str:
     status = f" {attempt['status']}" if attempt["status"] else ""
     result = f"{attempt['error']}{status}" if attempt["error"] else f"delivered{status}"
     return f"{listings.time_cell('at')(attempt)} UTC {result} after {attempt['milliseconds']} ms"
-
-
-def show_dead(
-    identifier: Id,
-    answer: _Answer = False,
-    output: OutputOption = "text",
-    admin: Admin = ADMIN,
-    data: Data = DATA,
-) -> None:
-    """Show one dead delivery.
-
-    The destination's answer may be personal data: --answer needs the operate token, or one with the scopes
-    visits:read and bodies:read, and the audit log records it.
-    """
-    client = AdminClient(admin, data, operate=answer)
-    if answer:
-        identifier = client.full_id("deliveries", identifier)
-        if not _find_row(client, "deliveries", identifier)["answerBytes"]:
-            fail("the destination's last answer had no body", "", WRONG)
-        _write_bytes(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
-        return
-    _show_delivery(client, identifier, output)

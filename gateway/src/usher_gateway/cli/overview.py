@@ -55,6 +55,7 @@ def print_page(
     names = [path_of(row) for row in rows]
     page = rows[names.index(cursor) + 1 :] if cursor in names else rows
     shown = page[: row_limit(limit, len(page))]
+    rest = path_of(shown[-1]) if len(page) > len(shown) else None
     printed = [row | overview.add(row) for row in shown] if output == "json" else shown
     tables.print_rows(
         printed,
@@ -64,13 +65,14 @@ def print_page(
         overview.csv_columns,
         essential=overview.essential,
         broken=("TROUBLES",),
+        beside={"nextCursor": rest},
     )
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
     total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
     if parts:
         total += f"; of all {', '.join(parts)}" if asked else f"; {', '.join(parts)}"
-    if len(page) > len(shown):
-        print_next_page(context, f"{len(shown)} of {total}", path_of(shown[-1]))
+    if rest is not None:
+        print_next_page(context, f"{len(shown)} of {total}", rest)
     elif output == "text" and rows:
         tables.print_text(total, err=True)
 
@@ -109,3 +111,10 @@ def minute_cell(name: str) -> Callable[[listings.Row], str]:
 def held_reasons(row: listings.Row) -> str:
     """Return how many deliveries are held, by reason."""
     return ", ".join([f"{count} {reason}" for reason, count in row["held"].items()])
+
+
+HELD_CSV_COLUMNS: tuple[listings.Column, ...] = (
+    ("held", held_reasons),
+    ("heldCount", lambda row: str(sum(row["held"].values()))),
+)
+"""The held deliveries of a tenant or a destination, as one text and as one number."""

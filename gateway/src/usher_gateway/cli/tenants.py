@@ -58,8 +58,9 @@ _TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners"),
     *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in ("visits", "quarantined", "refused")],
     *listings.fields("lastArrival", "backlog", "oldestInBacklog"),
-    ("held", overview.held_reasons),
-    *listings.fields("dead", "quotaUsed"),
+    *overview.HELD_CSV_COLUMNS,
+    *listings.fields("dead"),
+    ("quotaUsed", lambda row: "" if row["quotaUsed"] is None else str(round(row["quotaUsed"], 3))),
     ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
     ("quotaWhenExceeded", lambda row: str((row["quota"] or {}).get("whenExceeded", ""))),
     *listings.fields("timeZone"),
@@ -215,7 +216,7 @@ def _print_troubles(client: AdminClient, row: listings.Row) -> None:
     """Print each trouble with its listener or destination, and the commands that go on from here."""
     path = overview.path_of(row)
     texts = [
-        (listener["name"], ", ".join(listeners.faults(listener)))
+        (listener["name"], ", ".join([*listeners.faults(listener), *_allowed_sources(listener)]))
         for listener in client.get("/api/listeners", tenant=path)["rows"]
         if listeners.is_listener_failing(listener)
     ]
@@ -233,6 +234,14 @@ def _print_troubles(client: AdminClient, row: listings.Row) -> None:
     typer.echo("\nTroubles:")
     tables.print_texts(texts or [("", text) for text in troubles.values()])
     tables.print_text(next_steps(row))
+
+
+def _allowed_sources(listener: listings.Row) -> list[str]:
+    """Return ``allowedSources`` of a listener that refuses arrivals because of them."""
+    if listener["refusedReason"] != "SourceNotAllowed":
+        return []
+    allowed = listener["allowedSources"]
+    return [f"allowedSources {' '.join(allowed['ranges'])} (policy {allowed['policy']})"]
 
 
 def _print_retention(retention: listings.Row | None) -> None:

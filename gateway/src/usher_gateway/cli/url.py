@@ -145,7 +145,7 @@ def _note(action: str, until: str | None) -> str:
 
 def _print(rows: list[dict[str, str]], output: tables.OutputFormat) -> None:
     if output == "json":
-        tables.print_json({"urls": rows})
+        tables.print_json({"rows": rows})
     elif output == "csv":
         tables.print_rows(rows, [(name, listings.text_cell(name)) for name in _COLUMNS], output, "")
     else:
