@@ -21,7 +21,7 @@ from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.view import AGENCY_ROLE, Key, SecretAccess
-from usher_operator.watch import EventHandler
+from usher_operator.watch import EventHandler, log_failure
 from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -229,8 +229,7 @@ class AgencySecrets:
         field_selector: str = "",
     ) -> Reflector[JsonObject]:
         def on_failure(error: model.UsherError, failures: int) -> None:
-            log = _log.warning if failures else _log.info  # a watch that fails once begins again at once
-            log("watch_failed", path=path, error=str(error), failures=failures)
+            log_failure(error, failures, path=path)
 
         return Reflector(
             self._client,

@@ -36,6 +36,7 @@ from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
+
 _PAGE_ROWS = 500
 _POLL_SECONDS = 1.0
 
@@ -46,6 +47,12 @@ _CANCEL_SECONDS = 1.0
 _FIRST_KOPF_DELAY_SECONDS = 1.0
 _LAST_KOPF_DELAY_SECONDS = 60.0
 """Delays before kopf is started again after it failed."""
+
+
+def log_failure(error: model.UsherError, failures: int, **about: str) -> None:
+    """Log that a watch failed, as a warning from its second failure in a row on. ``failures``: those before it."""
+    log = _log.warning if failures else _log.info
+    log("watch_failed", error=str(error), failures=failures, **about)
 
 
 class EventHandler:
@@ -135,8 +142,7 @@ class Watcher:
 
         def on_failure(error: model.UsherError, failures: int) -> None:
             if not isinstance(error, ApiError) or error.status != 404:
-                log = _log.warning if failures else _log.info  # a watch that fails once begins again at once
-                log("watch_failed", kind=kind.name, error=str(error), failures=failures)
+                log_failure(error, failures, kind=kind.name)
 
         return Reflector(
             self._client,

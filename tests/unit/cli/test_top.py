@@ -261,6 +261,14 @@ def test_name_is_cut_only_if_another_line_has_long_troubles() -> None:
     assert "company-wi…e-001" in shown(screen_of(line(name), line("zoo", **troubles)))
 
 
+def test_name_of_a_healthy_tenant_takes_no_room_from_troubles() -> None:
+    troubles = {"failingDestinations": ["agency/warehouse"], "faults": {"TimesUntrusted": 1}, "dead": 12}
+    troubled = line("harbour-hotels", causes={"TimesUntrusted": "40% NoOffset"}, **troubles)
+    drawn = shown(screen_of(troubled, line("company-with-a-rather-long-name-001"), sort="attention"))
+    assert "harbour-hotels      -   42s        -  warehouse fails, 12 dead, untrusted times…" in drawn
+    assert "company-wi…e-001" in drawn
+
+
 def test_once_prints_one_reading_without_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USHER_TOKEN", "token")
     rows = [tenant(f"company-with-a-rather-long-name-{number:03}", visits=99_999, dead=12) for number in range(3)]

@@ -4,6 +4,7 @@ import getpass
 from unittest.mock import Mock
 
 import pytest
+import structlog.testing
 
 from support import certificates
 from usher_gateway import model
@@ -36,6 +37,13 @@ def test_server_name_that_kopf_cannot_check_is_an_error() -> None:
     connection = ApiConnection(server="https://127.0.0.1:6443", server_name="api.test")
     with pytest.raises(model.ConfigurationError, match="tls-server-name"):
         watch.connection_info(connection)
+
+
+def test_watch_that_fails_once_is_no_warning() -> None:
+    with structlog.testing.capture_logs() as logs:
+        for failures in (0, 1):
+            watch.log_failure(model.UsherError("the connection ended", ""), failures, kind="Listener")
+    assert [(line["log_level"], line["failures"]) for line in logs] == [("info", 0), ("warning", 1)]
 
 
 async def test_kopf_runs_as_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

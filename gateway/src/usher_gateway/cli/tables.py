@@ -140,7 +140,7 @@ def table_lines(
     shown = _fitted(heads, widths, least, width, essential, broken)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
-        cuts = [wrapped(cell, most) if head in broken else [cut(head, cell, most)] for cell in column]
+        cuts = [wrapped(cell, most) if head in broken else [cut(head.rstrip("↓"), cell, most)] for cell in column]
         parts = [part for cell in cuts for part in cell]
         is_empty = set(parts) == {"-"}
         has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))

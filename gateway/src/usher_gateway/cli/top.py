@@ -284,7 +284,8 @@ def draw_table(
     no_room = []
     if _name_room(rows, width) < min(_SHORTEST_NAME, max(len(row[0]) for row in rows)):
         rows, no_room = _without_column(rows, "TODAY"), ["TODAY"]
-    longest_name = _longest_name(rows, width)
+    failing = [len(row[0]) for row, line in zip(rows[1:], screen.lines, strict=True) if line.is_failing]
+    longest_name = _longest_name(rows, width, max(failing, default=0))
     rows = [[tables.shortened(name, longest_name), *others] for name, *others in rows]
     (head, *lines), left_out = tables.table_lines(rows[0], rows[1:], width)
     table = rich.text.Text(no_wrap=True)
@@ -307,10 +308,20 @@ def _name_room(rows: list[list[str]], width: int) -> int:
     return _room_of_ends(rows, width) - min(max(len(row[-1]) for row in rows), _SHORTEST_WHY)
 
 
-def _longest_name(rows: list[list[str]], width: int) -> int:
-    """Return how long names can be beside the items of WHY that have room if names are short."""
+def _longest_name(rows: list[list[str]], width: int, longest_failing: int) -> int:
+    """Return how long names can be beside the words of WHY that have room if names are short.
+
+    For the names of failing tenants, only whole items of WHY count.
+    """
     room = _room_of_ends(rows, width)
-    return max(_SHORTEST_NAME, room - max(len(tables.whole_items(row[-1], room - _SHORTEST_NAME)) for row in rows))
+    beside_items, beside_words = (
+        room - max(len(shortened) for shortened in column)
+        for column in (
+            [tables.whole_items(row[-1], room - _SHORTEST_NAME) for row in rows],
+            [tables.cut("WHY", row[-1], room - _SHORTEST_NAME) for row in rows],
+        )
+    )
+    return max(_SHORTEST_NAME, beside_words, min(beside_items, longest_failing))
 
 
 def _room_of_ends(rows: list[list[str]], width: int) -> int:
