@@ -25,6 +25,8 @@ def tenant(name: str, *, visits: int = 0, **changes: Any) -> dict[str, Any]:
         "refusingListeners": 0,
         "lastArrival": "2026-11-25T11:59:18Z",
         "failingDestinations": [],
+        "destinations": [],
+        "firstFaults": {},
         "backlog": 0,
         "oldestInBacklog": None,
         "held": {},
@@ -259,6 +261,22 @@ def test_name_is_cut_only_if_another_line_has_long_troubles() -> None:
     assert name in shown(screen_of(line(name), line("zoo", dead=1)))
     troubles = {"failingDestinations": ["agency/warehouse-north"], "dead": 12, "quotaUsed": 0.95}
     assert "company-wi…e-001" in shown(screen_of(line(name), line("zoo", **troubles)))
+
+
+def test_failing_tenants_show_how_long_their_most_urgent_trouble_lasts() -> None:
+    held = {"listener": "agency/lobby", "reason": None, "since": "2026-11-25T10:00:00Z"}
+    crm = {"name": "agency/crm", "lastError": {"since": "2026-11-25T11:30:00Z"}}
+    lines = [
+        line("a", failingDestinations=["agency/crm"], destinations=[crm], dead=3),
+        line("b", held={"FilterError": 2}, firstFaults={"DeliveriesHeld": held}),
+        line("c", dead=3),
+    ]
+    screen = screen_of(*lines, sort="attention", only_failing=True)
+    table = [row.split()[:3] for row in shown(screen).splitlines()[1:5]]
+    assert table == [["TENANT", "FOR", "LAST"], ["a", "30m", "42s"], ["c", "-", "42s"], ["b", "2h", "42s"]]
+    screen.press("l")
+    assert "LAG↓" in shown(screen)
+    assert "FOR" not in shown(screen)
 
 
 def test_name_of_a_healthy_tenant_takes_no_room_from_troubles() -> None:

@@ -78,6 +78,8 @@ class TenantLine(msgspec.Struct, frozen=True):
     """Seconds since the last accepted arrival; None: never."""
     lag_seconds: float | None
     """Age of the oldest delivery in the backlog; None if there is none."""
+    failing_seconds: float | None
+    """Seconds since the most urgent trouble began; None: none, or not known."""
     why: str
     """The troubles, the most urgent first."""
     waiting: int
@@ -113,6 +115,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         today=visits,
         last_seconds=_age(row["lastArrival"], now),
         lag_seconds=_age(row["oldestInBacklog"], now),
+        failing_seconds=_age(_failing_since(row), now),
         why=", ".join(troubles.tenant_troubles(row).values()),
         waiting=row["backlog"],
         held=sum(row["held"].values()),
@@ -122,6 +125,17 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
         is_failing=troubles.is_tenant_failing(row),
         is_only_silent=troubles.trouble_kinds(row) == ["Silent"],
     )
+
+
+def _failing_since(row: listings.Row) -> str | None:
+    """Return when the most urgent trouble of a tenant began; None: there is none, or that is not known."""
+    kind, *_ = [*troubles.trouble_kinds(row), ""]
+    if kind == "destinations":
+        errors = {each["name"]: each["lastError"] for each in row["destinations"]}
+        error = errors.get(row["failingDestinations"][0])
+        return str(error["since"]) if error else None
+    fault = row["firstFaults"].get("DeliveriesHeld" if kind == "held" else kind)
+    return fault["since"] if fault else None
 
 
 def _moment(text: str) -> float:
@@ -248,7 +262,10 @@ _HEADS: Mapping[str, frozenset[SortKey]] = {
     "TODAY": frozenset(),
     "WHY": frozenset({"attention"}),
 }
-"""Head of a column -> the orders that it marks. A narrow terminal leaves out TODAY first, then the last ones."""
+"""Head of a column -> the orders that it marks. A narrow terminal leaves out TODAY first, then the last ones.
+
+Of failing tenants alone, FOR takes the place of LAG unless LAG is the order.
+"""
 
 _COUNTS: Mapping[SortKey, Callable[[TenantLine], int]] = {
     "held": lambda line: line.held,
@@ -276,6 +293,9 @@ def draw_table(
     namespaces = {line.name.partition("/")[0] for line in screen.lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
     rows = [heads, *(_cells(line, line.name.removeprefix(prefix)) for line in screen.lines)]
+    if screen.only_failing and screen.sort != "lag":
+        ages = ["FOR", *[tables.duration(line.failing_seconds) for line in screen.lines]]
+        rows = [[row[0], age, *row[2:]] for row, age in zip(rows, ages, strict=True)]
     if counted is not None:
         numbers = [f"{screen.sort.upper()}↓", *map(str, map(counted, screen.lines))]
         rows = [[row[0], number, *row[1:]] for row, number in zip(rows, numbers, strict=True)]
@@ -525,7 +545,8 @@ def register(app: typer.Typer) -> None:
         Those with the most urgent trouble come first. A tenant is failing if it has a trouble of
         `usher tenants --failing`: red, or yellow if its only trouble is silence. --sort held, dead or silent adds a
         column with that number. LAG is the age of the oldest delivery that
-        waits for its destination, LAST that of the last accepted arrival. VIS/MIN is the visits per minute since a
+        waits for its destination, LAST that of the last accepted arrival. --failing shows FOR instead of LAG: how long
+        the most urgent trouble lasts, - if that is not known. VIS/MIN is the visits per minute since a
         reading 20 to 60 s ago, - without one.
         """
         if once and sort == "rate":
