@@ -104,6 +104,15 @@ async def test_nothing_is_shown_while_the_entry_cannot_be_stored(served: admin_p
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["audit_entry_not_stored"]
 
 
+async def test_shortened_json_has_the_cursor_of_the_next_page(served: admin_port.Served) -> None:
+    for reference in ("DSR-1", "DSR-2"):
+        await served.command("find", "--reference", reference, piped="ada@example.com")
+    first = json.loads(await served.output_of("audit", "--limit", "1", "-o", "json"))
+    second = json.loads(await served.output_of("audit", "--cursor", first["nextCursor"], "-o", "json"))
+    references = [row["selection"]["reference"] for row in (*first["rows"], *second["rows"])]
+    assert (references[:2], second["nextCursor"]) == (["DSR-2", "DSR-1"], None)
+
+
 async def test_unknown_parameter_is_an_error(served: admin_port.Served) -> None:
     status, problem = await served.ask("GET", "/api/audit?listener=lobby")
     assert (status, "unknown parameter 'listener'" in problem["detail"]) == (400, True)

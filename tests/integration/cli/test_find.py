@@ -53,6 +53,12 @@ async def test_person_is_found_at_every_tenant_or_at_one(served: admin_port.Serv
     assert await found(served, "nobody@example.com") == []
 
 
+async def test_shortened_json_has_the_cursor_of_the_next_page(served: admin_port.Served) -> None:
+    first = json.loads((await served.command("find", "--limit", "1", "-o", "json", piped=EMAIL)).out)
+    assert [row["tenant"] for row in first["rows"]] == ["globex"]
+    assert [row["tenant"] for row in await found(served, EMAIL, "--cursor", first["nextCursor"])] == ["acme"]
+
+
 async def test_international_spellings_of_a_mobile_number_are_one_value(
     served: admin_port.Served,
 ) -> None:
