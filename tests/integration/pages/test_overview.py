@@ -43,8 +43,25 @@ async def test_today_is_compared_with_other_days_and_the_last_hour(tmp_path: Pat
         served.bench.clock.now = now + 60 * samples.SECOND
         async with browsing.opened(served) as browser:
             words = (await browser.get("/ui/")).words
-    assert "Since 05:00 Today Yesterday by now Usual" in words
+    assert "Last hour (since 05:00) Today Yesterday by now Usual" in words
     assert "by now visits 2 3 1 2" in words
+
+
+async def test_tenants_that_need_a_person_stand_above_the_chart(served: admin_port.Served) -> None:
+    words = await browsing.words_of(served, "/ui/")
+    assert re.search("visits today .* needs attention .* Visits a minute, last 24 hours .* Compared", words)
+
+
+async def test_counts_of_today_lead_to_their_arrivals(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/", ("Cookie", "usher_zone=Asia/Tokyo"))
+    links = {kind: f"/ui/visits?countedAs={kind}&amp;since=2025-11-25T00:00" for kind in ("visit", "quarantined")}
+    assert [f'<a href="{link}">' in page.text for link in links.values()] == [True, True]
+
+
+async def test_day_without_counts_is_not_compared(served: admin_port.Served) -> None:
+    words = await browsing.words_of(served, "/ui/")
+    assert re.search(r"Last hour \(since 11:00\) Today visits 4 4 ", words)
 
 
 @pytest.mark.parametrize("page", ["9" * 5_000, "9999", "-1", "x", "\u0663"])

@@ -126,6 +126,13 @@ async def test_limited_token_redrives_deliveries_of_its_tenant_alone(served: adm
     assert len(await dead(served)) == 1
 
 
+async def test_empty_form_leads_to_tenants_with_deliveries_that_failed(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+    assert "Tenant Failed for good agency/acme 1" in page.words
+    assert f'<a href="{OF_ACME}">agency/acme</a>' in page.text
+
+
 @pytest.mark.parametrize("query", ["tenant=<script>", "since=yesterday", "delivery=x", "destination=agency/none"])
 async def test_wrong_selection_gets_a_page_that_says_why(served: admin_port.Served, query: str) -> None:
     async with browsing.opened(served) as browser:

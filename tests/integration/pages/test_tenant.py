@@ -29,10 +29,10 @@ async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -
 async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Served) -> None:
     words = await browsing.words_of(served, PATH)
     assert re.search(
-        r"Arrivals by kind Arrivals Since ..:.. Today Yesterday 30 days visits 4 4 0 4 quarantined 1 1 0 1", words
+        r"Arrivals by kind Arrivals Last hour .since ..:... Today Yesterday 30 days visits 4 4 0 4 quarantined 1 1 0 1", words
     )
     deliveries = "created for new visits 3 3 0 3 delivered 1 1 0 1 failed for good 1 1 0 1"
-    assert re.search(f"Deliveries by result Deliveries Since ..:.. Today Yesterday 30 days {deliveries}", words)
+    assert re.search(f"Deliveries by result Deliveries Last hour .since ..:... Today Yesterday 30 days {deliveries}", words)
 
 
 async def test_hold_has_its_cause_and_what_ends_it(served: admin_port.Served) -> None:

@@ -17,7 +17,7 @@ _WEEKS = 4
 
 _KINDS = {
     "visits": "visits",
-    "delivered": "deliveries made",
+    "delivered": "delivered",
     "died": "deliveries that failed for good",
     "quarantined": "arrivals quarantined",
     "refused": "arrivals refused",
@@ -47,7 +47,9 @@ async def show(api: Api, request: web.Request) -> Values:
     today = [row for row in last_day if datetime.datetime.fromisoformat(row["period"]) >= midnight]
     usual = _usual(weeks)
     heading, of_last_hour = periods.last_hour(last_day, now, zone)
-    compared = {heading: of_last_hour, "Today": today, "Yesterday by now": yesterday}
+    compared = {heading: of_last_hour, "Today": today}
+    if yesterday:
+        compared["Yesterday by now"] = yesterday
     if usual is not None:
         compared[f"Usual {now.astimezone(zone):%A} by now"] = [usual]
     totals = tenants["totals"]
@@ -55,6 +57,8 @@ async def show(api: Api, request: web.Request) -> Values:
         "title": "Overview",
         "today": periods.sums(today, _KINDS),
         "usual": usual,
+        "visits_of_today": _listed("visit", midnight),
+        "quarantine_of_today": _listed("quarantined", midnight),
         "periods": list(compared),
         "counts": periods.counts(_KINDS, compared),
         "waiting": totals["backlog"],
@@ -70,6 +74,11 @@ async def show(api: Api, request: web.Request) -> Values:
         "shows_all": shows_all,
         "chart": _chart(last_day, now, zone),
     }
+
+
+def _listed(counted_as: str, midnight: datetime.datetime) -> str:
+    """Return the path of the list of one kind of arrivals since midnight of the viewer's zone."""
+    return requests.link("/ui/visits", {"countedAs": counted_as}, since=f"{midnight:%Y-%m-%dT%H:%M}")
 
 
 async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) -> Sequence[Row]:

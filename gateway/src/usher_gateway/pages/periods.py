@@ -16,7 +16,7 @@ def last_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinf
     """
     since = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0) - datetime.timedelta(hours=1)
     rows = [row for row in slots if datetime.datetime.fromisoformat(row["period"]) >= since]
-    return f"Since {since.astimezone(zone):%H:%M}", rows
+    return f"Last hour (since {since.astimezone(zone):%H:%M})", rows
 
 
 def recent(days: Sequence[Row], slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Periods:

@@ -30,7 +30,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "done": None,
     }
     if not values["chosen"]:
-        return values
+        return values | {"with_dead": await _tenants_with_dead(api)}
     selection = _selection(filters | moments)
     query = {name: str(value) for name, value in selection.items() if name != "ids"}
     if "delivery" in filters:
@@ -69,6 +69,13 @@ async def start(api: Api, _: web.Request, form: Form) -> str | tuple[str, Values
         "done": answer["redriven"],
         "chosen": {"tenant": "", "destination": ""} | chosen,
     }
+
+
+async def _tenants_with_dead(api: Api) -> list[tuple[str, int]]:
+    """Return the tenants of which deliveries failed for good, with how many, most first."""
+    troubled = await api.get("/api/tenants", {"order": "urgency", "troubled": "true"})
+    counts = [(f"{row['namespace']}/{row['name']}", row["dead"]) for row in troubled["rows"] if row["dead"]]
+    return sorted(counts, key=lambda pair: -pair[1])
 
 
 def _selection(chosen: Mapping[str, str]) -> dict[str, Any]:
