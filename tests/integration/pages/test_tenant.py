@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support import admin_port, browsing, samples
@@ -28,17 +29,41 @@ async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -
 
 async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Served) -> None:
     words = await browsing.words_of(served, PATH)
-    assert re.search(
-        r"Arrivals by kind Arrivals Last hour .since ..:... Today Yesterday 30 days visits 4 4 0 4 quarantined 1 1 0 1", words
-    )
+    heads = r"Last hour \(since ..:..\) Today Yesterday 30 days"
+    assert re.search(rf"Arrivals by kind \(UTC\) Arrivals {heads} visits 4 4 0 4 quarantined 1 1 0 1", words)
     deliveries = "created for new visits 3 3 0 3 delivered 1 1 0 1 failed for good 1 1 0 1"
-    assert re.search(f"Deliveries by result Deliveries Last hour .since ..:... Today Yesterday 30 days {deliveries}", words)
+    assert re.search(rf"Deliveries by result \(UTC\) Deliveries {heads} {deliveries}", words)
+    assert "Of those that have not ended, 0 wait and 1 is held now." in words
+
+
+async def test_page_names_the_routes_that_are_paused(served: admin_port.Served) -> None:
+    present = served.state.snapshot.listeners["agency/lobby"]
+    route = documents.Route("crm", "agency/crm", state="Paused")
+    changed = msgspec.structs.replace(present, routes=(route,))
+    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    assert "Route crm: Paused." in await browsing.words_of(served, PATH)
+
+
+async def test_page_says_when_it_was_read_and_loads_itself_again(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+    assert "As of 2025-11-25 12:00:00" in page.words
+    assert 'data-reloads="60"' in page.text
 
 
 async def test_hold_has_its_cause_and_what_ends_it(served: admin_port.Served) -> None:
     words = await browsing.words_of(served, PATH)
     assert "the destination is paused (DestinationPaused) 1 " in words
     assert "state: Active of the Destination" in words
+
+
+async def test_cause_of_a_hold_has_no_backticks(served: admin_port.Served) -> None:
+    held = samples.plan(samples.route(), hold=model.HoldReason.TokenHeld)
+    await served.bench.accept(samples.arrival("old", if_visit=(held,)))
+    words = await browsing.words_of(served, PATH)
+    assert "it came to an old URL with action: Hold (TokenHeld)" in words
 
 
 async def test_dead_deliveries_are_grouped_by_error_and_destination(served: admin_port.Served) -> None:
@@ -148,4 +173,5 @@ async def test_long_lists_say_that_they_are_cut(served: admin_port.Served) -> No
     await served.bench.store.flush()
     words = await browsing.words_of(served, PATH)
     assert "“Delivered” counts only the newest 1,000." in words
+    assert "crm Healthy - 1,000+ " in words
     assert "The newest 20. More" in words

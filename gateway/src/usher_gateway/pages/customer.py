@@ -228,7 +228,7 @@ async def _nothing() -> None:
 
 _COUNTS = ("visits", "repeats", "delivered", "died")
 
-_KINDS = {"visits": "visits", "delivered": "deliveries made", "died": "deliveries that failed for good"}
+_KINDS = {"visits": "visits", "delivered": "delivered", "died": "deliveries that failed for good"}
 """Count of ``GET /api/usage`` -> words for a customer."""
 
 

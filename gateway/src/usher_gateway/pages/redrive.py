@@ -73,7 +73,7 @@ async def start(api: Api, _: web.Request, form: Form) -> str | tuple[str, Values
 
 async def _tenants_with_dead(api: Api) -> list[tuple[str, int]]:
     """Return the tenants of which deliveries failed for good, with how many, most first."""
-    troubled = await api.get("/api/tenants", {"order": "urgency", "troubled": "true"})
+    troubled = await api.get("/api/tenants", {"order": "urgency", "troubled": "true", "limit": str(_LOOKED_AT)})
     counts = [(f"{row['namespace']}/{row['name']}", row["dead"]) for row in troubled["rows"] if row["dead"]]
     return sorted(counts, key=lambda pair: -pair[1])
 

@@ -77,6 +77,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "title": f"Tenant {key}",
         "key": key,
         "tenant": tenant,
+        "now": answer["now"],
         "zone_of_tenant": zone_name,
         "local_time": now.astimezone(zone).strftime("%H:%M"),
         "needs": attention.needs_of_tenant(tenant, now),
