@@ -31,6 +31,14 @@ async def test_page_shows_health_limits_and_the_last_success(served: admin_port.
     assert re.search(r"Last success 20\d\d-", page.words)
 
 
+async def test_parts_without_a_form_load_themselves_again(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get(PATH)
+    assert re.search(r"As of 20\d\d-", page.words)
+    parts = page.text.split('data-reloads="60"')[1:]
+    assert [("<form" in part.partition("</section>")[0]) for part in parts] == [False, False]
+
+
 async def test_newest_deliveries_have_their_result(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         words = (await browser.get(PATH)).words

@@ -43,6 +43,8 @@ async def test_set_up_is_followed_from_the_check_to_the_first_visit(tmp_path: Pa
             await gateway.post(b'{"user":{"id":7}}')
             in_use = await browser.get(path)
             assert "First visit at " in in_use.words
+            assert "Nothing is left to do." in in_use.words
+            assert "No check of the portal" not in in_use.words
             shown = await browser.send(path, in_use)
     assert [RELOADS in page.text for page in (new, checked, in_use)] == [True, True, False]
     url = f"https://{gateways.HOST}{gateway.target()}"
@@ -59,7 +61,37 @@ async def test_new_listener_that_refuses_everything_does_not_wait_for_the_check(
             page = await browser.get("/ui/listeners/agency/wifi")
     assert "Waiting for" not in page.words
     assert "The credentials are missing: " in page.words
-    assert "Create or correct the Secret." in page.words
+    assert page.words.count("Create or correct the Secret.") == 1
+    assert "None but the one above." in page.words
+
+
+async def test_listener_in_use_without_a_check_says_so(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path) as gateway:
+        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
+        await gateway.post(b'{"user":{"id":7}}')
+        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
+            page = await browser.get("/ui/listeners/agency/wifi")
+    assert "No check of the portal arrived at this gateway yet. Nothing is left to do." in page.words
+
+
+async def test_listener_with_a_fault_has_something_left_to_do(served: admin_port.Served) -> None:
+    present = served.state.snapshot.listeners["agency/lobby"]
+    changed = msgspec.structs.replace(present, addresses=())
+    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    words = await browsing.words_of(served, PATH)
+    assert ("First visit at" in words, "Nothing is left to do." in words) == (True, False)
+
+
+async def test_url_without_a_long_part_is_not_said_to_be_shortened(served: admin_port.Served) -> None:
+    assert "URLs, shortened:" in await browsing.words_of(served, PATH)
+    present = served.state.snapshot.listeners["agency/lobby"]
+    changed = msgspec.structs.replace(present, addresses=(documents.Address("hooks.test", "/pool"),))
+    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
+    served.registry.apply(snapshot, now=0.0)
+    served.state.apply(snapshot, 0)
+    assert "URL: hooks.test/pool" in await browsing.words_of(served, PATH)
 
 
 async def test_page_that_waits_can_be_kept_still(served: admin_port.Served) -> None:

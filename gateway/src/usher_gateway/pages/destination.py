@@ -1,5 +1,7 @@
 """The page about one destination: its health, its newest deliveries, and a marked sample for it."""
 
+import datetime
+
 from aiohttp import web
 
 from usher_gateway.admin import listings
@@ -64,6 +66,7 @@ async def show(api: Api, request: web.Request) -> Values:
     return {
         "title": f"Destination {key}",
         "key": key,
+        "now": datetime.datetime.now(datetime.UTC).isoformat(),
         "destination": destination,
         "meaning": meaning(destination),
         "circuit": _CIRCUITS.get(destination.get("circuit", ""), "-"),

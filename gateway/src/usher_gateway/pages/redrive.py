@@ -10,7 +10,7 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
 
 _LOOKED_AT = 1_000
-"""The newest selected deliveries whose destinations are looked at."""
+"""Rows that are looked at: the newest selected deliveries with their destinations, or the most urgent tenants."""
 
 _FILTERS = ("tenant", "destination")
 
