@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import admin_port, browsing, samples
+from usher_gateway import model
 from usher_gateway.admin import tokens
 
 HOSTILE = '{"name":"<script>alert(1)</script>","note":"\u202e"}'.encode()
@@ -166,6 +167,23 @@ async def test_replay_counts_first_and_delivers_after_the_confirmation(served: a
         assert replay["selection"] == {"ids": 1, "results": ["dead"]}
         listed = await browser.get("/ui/replays")
         assert ("dead, ids 1" in listed.words, replay["id"] in listed.text) == (True, True)
+
+
+async def test_replay_names_the_deliveries_that_have_not_ended(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+        path = f"/ui/visits/{held['visit']}"
+        counted = await browser.send(f"{path}/replay", await browser.get(path))
+    assert "There is nothing to replay. Left out: 1 delivery that waits or is held." in counted.words
+
+
+async def test_arrival_that_is_no_visit_leads_to_its_listener(served: admin_port.Served) -> None:
+    reason = model.QuarantineReason.NotJSON
+    await served.bench.accept(samples.quarantined("text", samples.NOW + 1, body=b"a=1", quarantine=reason))
+    async with browsing.opened(served) as browser:
+        page = await browser.get(await visit_of(served))
+    assert "Find out who sends such bodies: the listener has the address" in page.words
+    assert ("usher listeners" in page.words, "of this visit" in page.words) == (False, False)
 
 
 async def test_replay_leaves_out_paused_routes_until_they_are_wanted(served: admin_port.Served) -> None:
