@@ -1,6 +1,7 @@
 """The page of usage: a month by day and by tenant, compared with the month before, and as CSV."""
 
 import csv
+import datetime
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,6 +76,15 @@ async def test_books_are_downloaded_as_csv(served: admin_port.Served) -> None:
         [("2025-11-01/2025-12-01", "acme", "2"), ("2025-11-01/2025-12-01", "globex", "1")],
         [("2025-10", "acme", "1"), ("2025-11", "acme", "2"), ("2025-11", "globex", "1")],
     ]
+
+
+async def test_books_of_a_month_that_is_not_over_say_so(served: admin_port.Served) -> None:
+    month = f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
+    async with browsing.opened(served) as browser:
+        page = await browser.get(f"/ui/usage?month={month}")
+        file = await browser.get(f"/ui/usage.csv?month={month}&by=day")
+    assert f"days of {month} so far tenants of {month} so far " in page.words
+    assert f'filename="usage-{month}-so-far-by-day.csv"' in file.headers["Content-Disposition"]
 
 
 def rows_of(answer: browsing.Page) -> list[tuple[str, str, str]]:

@@ -129,7 +129,9 @@ async def download(api: Api, request: web.Request) -> Download:
     first = month.plus(1 - _MONTHS) if by == "month" else month
     asked = chosen | {"from": str(first), "to": str(month.plus(1)), "format": "csv"}
     zones = "-own-zones" if by == "tenant" and chosen.get("zone") == "tenant" else ""
-    name = f"usage-{month}-by-{by if by in _CSV else 'day'}{zones}.csv"
+    now = datetime.datetime.now(requests.find_zone(chosen.get("zone", "UTC")))
+    so_far = "-so-far" if month == (now.year, now.month) else ""
+    name = f"usage-{month}{so_far}-by-{by if by in _CSV else 'day'}{zones}.csv"
     return Download(name, await api.get_bytes("/api/usage", asked), "text/csv")
 
 
