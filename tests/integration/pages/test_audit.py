@@ -51,6 +51,14 @@ async def test_actions_are_a_list_and_today_is_a_link(served: admin_port.Served)
         assert (await browser.get(html.unescape(today))).status == 200
 
 
+async def test_selected_times_are_those_of_the_viewers_zone(served: admin_port.Served) -> None:
+    await served.bench.store.add_audit_entry(entry(1, selection={"since": "2025-11-25T12:00:00.000Z", "until": None}))
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/audit", ("Cookie", "usher_zone=Asia/Tokyo"))
+    assert "since 2025-11-25 21:00:00 " in page.words
+    assert "“Rows” is how many visits" in page.words
+
+
 async def test_log_continues_on_the_next_page(served: admin_port.Served) -> None:
     for number in range(60):
         await served.bench.store.add_audit_entry(entry(1_764_072_000_000_000 + number))

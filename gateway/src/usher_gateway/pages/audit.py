@@ -10,6 +10,7 @@ from usher_gateway.admin import listings
 from usher_gateway.admin.audit import ACTIONS
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Values
+from usher_gateway.pages.rendering import time_text
 
 _SHOWN = 50
 
@@ -21,7 +22,7 @@ async def show(api: Api, request: web.Request) -> Values:
     answer = await api.get("/api/audit", {**filters, **moments, **cursor, "limit": str(_SHOWN)})
     return {
         "title": "Audit log",
-        "rows": [_with_links(row, filters | moments) for row in answer["rows"]],
+        "rows": [_with_links(row, filters | moments, requests.viewer_zone(request)) for row in answer["rows"]],
         "filters": {"who": "", "action": ""} | filters,
         "actions": sorted(ACTIONS),
         "today": requests.link("/ui/audit", filters, since=_midnight(request)),
@@ -38,18 +39,19 @@ def _midnight(request: web.Request) -> str:
     return f"{datetime.datetime.now(requests.viewer_zone(request)):%Y-%m-%d}T00:00"
 
 
-def _with_links(row: listings.Row, chosen: Mapping[str, str]) -> listings.Row:
+def _with_links(row: listings.Row, chosen: Mapping[str, str], zone: datetime.tzinfo) -> listings.Row:
     """Return an entry with its selection in words, and with links to others of its caller and of its action."""
     return row | {
-        "selected": _selection(row["selection"]),
+        "selected": _selection(row["selection"], zone),
         "of_who": requests.link("/ui/audit", {**chosen, "who": row["who"]}),
         "of_action": requests.link("/ui/audit", {**chosen, "action": row["action"]}),
     }
 
 
-def _selection(selection: Mapping[str, object]) -> str:
-    """Return what an entry selected, such as ``fields email, tenants 2``."""
-    return ", ".join([f"{name} {_text(value)}" for name, value in selection.items() if value is not None])
+def _selection(selection: Mapping[str, object], zone: datetime.tzinfo) -> str:
+    """Return what an entry selected, such as ``fields email, tenants 2``; times are of the zone."""
+    times = {name: time_text(str(selection[name]), zone) for name in ("since", "until") if selection.get(name)}
+    return ", ".join([f"{name} {_text(value)}" for name, value in {**selection, **times}.items() if value is not None])
 
 
 def _text(value: object) -> str:

@@ -24,7 +24,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(time=time_in_zone, count=count_text, prose=prose)
+        self._environment.filters.update(time=time_in_zone, count=count_text, prose=prose, sentence=sentence)
         self._environment.globals.update(path_to=path_to)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
@@ -42,6 +42,11 @@ def prose(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))  # noqa: S704 - it is escaped
 
 
+def sentence(text: str) -> str:
+    """Return a text of the API with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def path_to(kind: str, key: str) -> str:
     """Return the path of the page about an object: ``kind`` as in ``/ui/tenants/``, ``key`` as in ``agency/acme``."""
     return f"/ui/{kind}/{quote_key(key)}"
@@ -55,9 +60,12 @@ def quote_key(key: str) -> str:
 @jinja2.pass_context
 def time_in_zone(context: jinja2.runtime.Context, text: str | None, zone: datetime.tzinfo | None = None) -> str:
     """Return an RFC 3339 time as ``2026-11-30 12:00:05`` in a zone, by default the viewer's; a dash for None."""
-    if text is None:
-        return "-"
-    return datetime.datetime.fromisoformat(text).astimezone(zone or context["zone"]).strftime("%Y-%m-%d %H:%M:%S")
+    return "-" if text is None else time_text(text, zone or context["zone"])
+
+
+def time_text(text: str, zone: datetime.tzinfo) -> str:
+    """Return an RFC 3339 time as pages show it."""
+    return datetime.datetime.fromisoformat(text).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def count_text(number: int) -> str:
