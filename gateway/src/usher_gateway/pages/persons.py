@@ -85,6 +85,7 @@ async def _person_page(
         "tenants": listings.counted(answer["tenants"], "tenant"),
         "since": answer["since"],
         "suppressed_at": person_words.suppressed_at(suppressed, answer["tenants"]) if suppressed else "",
+        "is_suppressed_everywhere": bool(suppressed) and len(suppressed) == answer["tenants"],
         "refused": person_words.refused_elsewhere(answer["refusing"]) if answer["refusing"] else "",
         "refusing": answer["refusing"][:_REFUSING_SHOWN],
         "person": _seal(request, question),
