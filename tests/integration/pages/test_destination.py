@@ -149,7 +149,7 @@ async def test_sample_that_cannot_be_sent_says_why(served: admin_port.Served) ->
     served.sample_sender.send = mock.AsyncMock(side_effect=sample.SampleError("it lacks a secret", "add it"))
     async with browsing.opened(served) as browser:
         page = await browser.send(PATH, await browser.get(PATH))
-    assert (page.status, "it lacks a secret (status 409). add it" in page.words) == (409, True)
+    assert (page.status, "It lacks a secret (status 409). Add it." in page.words) == (409, True)
 
 
 async def test_sample_needs_its_scope(served: admin_port.Served) -> None:

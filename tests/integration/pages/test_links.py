@@ -31,7 +31,7 @@ async def test_new_link_is_shown_once_and_opens_the_customers_page(served: admin
         assert (page.status, page.headers["Cache-Control"]) == (200, "no-store")
         listed = await browser.get(PATH)
     assert ("/my/open/" in listed.text, "agency/acme" in listed.words) == (False, True)
-    assert re.search(r"unopened 2025-12-02 12:00:00 - shown", listed.words)
+    assert re.search(r"2025-11-25 12:00:00 unopened 2025-12-02 12:00:00 - shown", listed.words)
     async with browsing.visitor(served) as customer:
         assert "visits today" in (await customer.post(address.removeprefix(served.url))).words
 
@@ -52,6 +52,8 @@ async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served) -
     async with browsing.opened(served) as browser:
         asked = await browser.send(path, await browser.get(PATH))
         assert f"The link {link['id']} shows agency/acme." in asked.words
+        times = "It was created at 2025-11-25 12:00:00, and was not opened yet. It ends at 2025-12-25 12:00:00."
+        assert times in asked.words
         assert "unopened" in (await browser.get(PATH)).words
         revoked = await browser.send(path, asked, confirm="1")
     assert "revoked" in revoked.words
@@ -62,8 +64,8 @@ async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served) -
     ("fields", "status", "words"),
     [
         ({"tenant": "agency/acme", "days": "many"}, 400, "enter a number from 1 to 400"),
-        ({"tenant": "agency/acme", "days": "401"}, 400, "days must be a number from 1 to 400"),
-        ({"tenant": "", "days": "30"}, 400, "tenant must be NAMESPACE/NAME"),
+        ({"tenant": "agency/acme", "days": "401"}, 400, "Days must be a number from 1 to 400"),
+        ({"tenant": "", "days": "30"}, 400, "Tenant must be NAMESPACE/NAME"),
         ({"tenant": "acne", "days": "30"}, 404, "did you mean acme ?"),
         ({"tenant": "agency/none", "days": "30"}, 404, "none"),
     ],
@@ -94,7 +96,7 @@ async def test_link_takes_the_name_of_a_tenant_that_is_the_only_one(served: admi
 async def test_unknown_link_cannot_be_revoked(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.send(f"{PATH}/..%2Freplays/revoke", await browser.get(PATH), confirm="1")
-    assert (page.status, "there is no such link" in page.words) == (404, True)
+    assert (page.status, "There is no such link" in page.words) == (404, True)
 
 
 async def test_token_needs_the_scope_and_sees_links_of_its_tenants_alone(served: admin_port.Served) -> None:

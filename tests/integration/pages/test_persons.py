@@ -112,7 +112,7 @@ async def test_id_of_a_visit_or_delivery_leads_to_the_visit(served: admin_port.S
             page = await found(browser, identifier)
             assert (page.status, delivery["visit"] in page.words, "What happened" in page.words) == (200, True, True)
         unknown = await found(browser, "01920000-0000-7000-8000-000000000009")
-        assert (unknown.status, "no visit or delivery has this id" in unknown.words) == (404, True)
+        assert (unknown.status, "No visit or delivery has this id" in unknown.words) == (404, True)
 
 
 async def test_value_of_several_kinds_can_only_be_found(served: admin_port.Served) -> None:
@@ -148,6 +148,7 @@ async def test_person_is_suppressed_and_unsuppressed_after_a_question(served: ad
         done = await follow(browser, asked, "suppress", reference="DSR-8", confirm="1")
         assert "Suppressed now at 2 tenants." in done.words
         assert "Suppressed at all 2 tenants: visits there are only counted." in done.words
+        assert ("Suppress…" in page.words, "Suppress…" in done.words) == (True, False)
         assert "agency/globex" in (await browser.get("/ui/suppressions")).words
         asked = await follow(browser, done, "unsuppress")
         assert "stored and sent again" in asked.words
@@ -180,7 +181,7 @@ async def test_person_is_erased_after_the_typed_word_with_a_receipt(served: admi
         listed = await browser.get("/ui/erasures")
         assert ("DSR-7" in listed.words, path in listed.text) == (True, True)
         ended = await browser.send(f"{path}/cancel", page, confirm="1")
-        assert (ended.status, "the erasure has ended" in ended.words) == (409, True)
+        assert (ended.status, "The erasure has ended" in ended.words) == (409, True)
     assert len((await served.get("/api/visits"))["rows"]) == 1
 
 
@@ -191,7 +192,7 @@ async def test_person_of_another_session_is_refused(served: admin_port.Served, a
         page = await second.get("/ui/find")
         stolen = await second.send(f"/ui/find/{action}", page, person=person, confirm="1", word="erase")
         foreign = await first.post(f"/ui/find/{action}", person=person, confirm="1", word="erase", csrf=page.csrf)
-    assert (stolen.status, "search again" in stolen.words) == (400, True)
+    assert (stolen.status, "Search again" in stolen.words) == (400, True)
     assert foreign.status == 403
     assert (await served.get("/api/persons/erasures"))["rows"] == []
     assert (await served.get("/api/persons/suppressions"))["rows"] == []
@@ -237,10 +238,10 @@ async def test_limited_token_finds_exports_and_erases_at_its_tenant_alone(served
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"value": " "}, "there is no value to look for"),
+        ({"value": " "}, "There is no value to look for"),
         ({"value": "a@b.example", "tenant": "agency/acne<b>"}, "acne<b>"),
         ({"value": "---", "kind": "mobile"}, "has no digit"),
-        ({"person": "x"}, "search again"),
+        ({"person": "x"}, "Search again"),
     ],
 )
 async def test_wrong_search_gets_a_page_that_says_why(

@@ -45,7 +45,7 @@ async def test_headers_of_another_proxy_may_be_named(tmp_path: Path) -> None:
 async def test_user_without_a_role_is_refused(served: admin_port.Served, groups: Any) -> None:
     async with browsing.visitor(served, **ANNA, **groups) as browser:
         page = await browser.get("/ui/")
-    assert (page.status, "none of your groups may see these pages" in page.words) == (403, True)
+    assert (page.status, "None of your groups may see these pages" in page.words) == (403, True)
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ async def test_replay_is_cancelled_after_a_confirmation_and_resumed(served: admi
         resumed = await browser.send(f"{path}/resume", cancelled)
         assert (resumed.status, "Replay, running" in resumed.words) == (200, True)
         again = await browser.send(f"{path}/resume", resumed)
-        assert (again.status, "only a cancelled replay can be resumed" in again.words) == (409, True)
+        assert (again.status, "Only a cancelled replay can be resumed" in again.words) == (409, True)
 
 
 async def test_unknown_replay_gets_a_clear_page(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.get("/ui/replays/01920000-0000-7000-8000-000000000009")
-        assert (page.status, "there is no such replay" in page.words) == (404, True)
+        assert (page.status, "There is no such replay" in page.words) == (404, True)
         assert "No replays." in (await browser.get("/ui/replays")).words

@@ -110,12 +110,35 @@ async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -
         assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "back"),
+    [
+        ("GET", "/ui/redrive?since=yesterday", "/ui/redrive"),
+        ("GET", "/ui/visits/01920000-0000-7000-8000-000000000009", "/ui/visits"),
+        ("GET", "/ui/tenants/agency/acne", "/ui/"),
+        ("POST", "/ui/redrive", "/ui/redrive"),
+        ("POST", "/ui/find/export", "/ui/find"),
+        (
+            "POST",
+            "/ui/visits/01920000-0000-7000-8000-000000000009/replay",
+            "/ui/visits/01920000-0000-7000-8000-000000000009",
+        ),
+        ("POST", "/ui/zone", "/ui/"),
+    ],
+)
+async def test_page_of_an_error_leads_back(served: admin_port.Served, method: str, path: str, back: str) -> None:
+    async with browsing.opened(served) as browser:
+        page = await (browser.get(path) if method == "GET" else browser.post(path))
+    assert "That did not work" in page.words
+    assert f'<p><a href="{back}">' in page.text
+
+
 async def test_wrong_time_zone_gets_a_message_and_changes_nothing(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.get("/ui/")
         for name in ("Berlin", "../etc/passwd", "<script>"):
             answer = await browser.send("/ui/zone", page, zone=name)
-            assert (answer.status, "there is no time zone" in answer.words, "<script>" in answer.text) == (
+            assert (answer.status, "There is no time zone" in answer.words, "<script>" in answer.text) == (
                 400,
                 True,
                 False,
@@ -138,7 +161,7 @@ async def test_every_form_of_another_site_is_refused(served: admin_port.Served, 
     async with browsing.opened(served) as browser:
         address = path.format(id=UNKNOWN_ID, namespace="agency", name="acme")
         page = await browser.post(address, csrf="x", confirm="1")
-    assert (page.status, "the form is not of a page of this session" in page.words) == (403, True)
+    assert (page.status, "The form is not of a page of this session" in page.words) == (403, True)
     assert (await served.get("/api/audit"))["rows"] == []
 
 

@@ -136,7 +136,7 @@ async def test_hostile_tenant_name_is_escaped(served: admin_port.Served) -> None
 async def test_unknown_tenant_gets_a_hint(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.get("/ui/tenants/agency/acne")
-    assert (page.status, "did you mean acme ?" in page.words) == (404, True)
+    assert (page.status, "Did you mean acme ?" in page.words) == (404, True)
 
 
 @pytest.mark.parametrize("kind", ["tenants", "listeners", "destinations"])

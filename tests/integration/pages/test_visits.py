@@ -72,12 +72,12 @@ async def test_long_list_continues_on_the_next_page_with_its_filters(served: adm
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
-        ("/ui/visits?since=yesterday", 400, "since is not a time"),
-        ("/ui/visits?since=0001-01-01T00:00:00%2B14:00", 400, "since is not a time"),
+        ("/ui/visits?since=yesterday", 400, "Since is not a time"),
+        ("/ui/visits?since=0001-01-01T00:00:00%2B14:00", 400, "Since is not a time"),
         ("/ui/visits?tenant=agency/acne", 404, "acne"),
         ("/ui/visits?cursor=x", 400, "cursor"),
-        ("/ui/visits/01920000-0000-7000-8000-000000000009", 404, "there is no such visit"),
-        ("/ui/visits/..%2Fconfig", 404, "there is no such page"),
+        ("/ui/visits/01920000-0000-7000-8000-000000000009", 404, "There is no such visit"),
+        ("/ui/visits/..%2Fconfig", 404, "There is no such page"),
     ],
 )
 async def test_wrong_request_gets_a_page_that_says_why(

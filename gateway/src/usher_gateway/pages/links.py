@@ -6,6 +6,7 @@ from aiohttp import web
 
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values
+from usher_gateway.pages.rendering import time_text
 
 _REVOCABLE = {"unopened", "open"}
 
@@ -54,10 +55,14 @@ async def revoke(api: Api, request: web.Request, form: Form) -> str | tuple[str,
     if "confirm" in form:
         await api.post(f"/api/links/{links[0]['id']}/revoke", {})
         return "/ui/links"
+    link, zone = links[0], requests.viewer_zone(request)
+    opened = f"was opened at {time_text(link['openedAt'], zone)}" if link["openedAt"] else "was not opened yet"
     return "confirm.html", {
         "title": "Revoke a link",
         "sentences": [
-            f"The link {identifier} shows {links[0]['tenant']}.",
+            f"The link {identifier} shows {link['tenant']}.",
+            f"It was created at {time_text(link['createdAt'], zone)}, and {opened}.",
+            f"It ends at {time_text(link['expiresAt'], zone)}.",
             "From now on it shows nothing, also in the browser that opened it.",
             "This cannot be taken back. You can create another link.",
         ],

@@ -230,7 +230,7 @@ class PageServer:
         return response
 
     def _fail(self, request: web.Request, error: ApiProblemError) -> web.Response:
-        values = {"status": error.status, "detail": error.detail, "hint": error.hint}
+        values = {"status": error.status, "detail": error.detail, "hint": error.hint, "back": _form_path(request)}
         if isinstance(error, _ForeignFormError):
             values["csrf"] = ""  # the sender must not learn the right one
         return self._respond(request, "problem.html", values, status=error.status)
@@ -290,6 +290,21 @@ class PageServer:
         if not csrf_token or not hmac.compare_digest(form.get("csrf", "").encode(), csrf_token.encode()):
             raise _ForeignFormError
         return form
+
+
+def _form_path(request: web.Request) -> str:
+    """Return the path of the page that a request came from, as its own path tells: the overview if it does not."""
+    resource, path = request.match_info.route.resource, request.rel_url.raw_path
+    pattern = resource.canonical if resource else ""
+    if request.method == "GET" and not request.query_string:
+        pattern, path = _parent(pattern), _parent(path)
+    while pattern and pattern not in PAGES:
+        pattern, path = _parent(pattern), _parent(path)
+    return path or "/ui/"
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _download(file: Download) -> web.Response:
