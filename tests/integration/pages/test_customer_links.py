@@ -74,6 +74,17 @@ async def test_customer_sees_what_each_destination_rejects(served: admin_port.Se
     assert "crm rejects deliveries at present 1 0 - 1 " in page.words
 
 
+async def test_count_that_is_cut_says_that_there_are_more(served: admin_port.Served) -> None:
+    accepted = await served.bench.accept(*[samples.arrival(f"many {number}") for number in range(1_001)])
+    for each in accepted:
+        served.bench.store.settle(samples.settlement(each.deliveries[0], model.SettledAs.Delivered, status=200))
+    await served.bench.store.flush()
+    link = await link_of(served)
+    async with browsing.visitor(served) as browser:
+        page = await browser.post(link["path"])
+    assert re.search(r"crm takes no deliveries at present 1,000\+ 0 ", page.words)
+
+
 async def test_program_that_loads_the_address_does_not_open_it(served: admin_port.Served) -> None:
     link = await link_of(served)
     async with browsing.visitor(served) as program:
