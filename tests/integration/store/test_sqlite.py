@@ -260,7 +260,7 @@ def fold_all(opened: Transaction) -> None:
 
 async def reads_of(session: Session) -> None:
     await claims.due(session)
-    await meters.open_deliveries(session, 1 << 62)
+    await meters.open_deliveries(session, 1 << 62, Filter())
     for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
         await listings.deliveries(session, Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
     for counted_as in (None, "quarantined", "visit"):
