@@ -91,6 +91,8 @@ _HELD = (
     "deliveries of these routes wait until the cause of the hold ends: {}; "
     "`usher deliveries list --state held` lists them"
 )
+_TRY_CORRECTION = "; `usher try` shows what a corrected expression would do with the stored visits"
+_EXPRESSION_FAILED = (model.HoldReason.FilterError.name, model.HoldReason.TransformError.name)
 _UNTRUSTED = (
     "over a tenth of the bodies of the last 15 minutes have a time without an offset or over 2 minutes in the future, "
     "so that such a visit counts as fresh whatever its age; "
@@ -308,7 +310,8 @@ def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[Stat
         return []
     named = ", ".join(f"`{route}` ({reason})" for route, reason in routes[:_MAX_NAMED])
     more = " and others" if len(routes) > _MAX_NAMED else ""
-    return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(named + more))]
+    advice = _TRY_CORRECTION if any(reason.startswith(_EXPRESSION_FAILED) for _, reason in routes) else ""
+    return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(named + more) + advice)]
 
 
 def _untrusted(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:

@@ -39,6 +39,18 @@ def test_restarted_gateway_does_not_reset_receiving_and_verified(cluster: Cluste
     assert condition(cluster, "Verified") == ("True", "Verified")
 
 
+@pytest.mark.parametrize(
+    ("reason", "advises_a_try"),
+    [("FilterError: `body.tier`", True), ("TransformError", True), ("SecretNotFound", False)],
+)
+def test_hold_of_a_failed_expression_names_usher_try(cluster: Cluster, reason: str, advises_a_try: bool) -> None:
+    cluster.settle()
+    report(cluster, held_routes=(("crm", reason),))
+    cluster.settle()
+    held = cluster.condition("Listener", plan_samples.LISTENER, "DeliveriesHeld")
+    assert ("`usher try`" in held.message) is advises_a_try
+
+
 def test_new_address_starts_verified_over(cluster: Cluster) -> None:
     cluster.settle()
     report(cluster, verified_addresses=addresses(cluster))
