@@ -77,8 +77,11 @@ _NUMBERS = (
 )
 """Heading and count, in the order of their importance."""
 
-_SHOWN_FIRST = {"visits", "delivered", "died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
-"""Counts that a narrow terminal shows too unless they are zero in every row: the work, and what is not delivered."""
+_WORK = {"visits", "delivered"}
+"""Counts that a narrow terminal always shows."""
+
+_NOT_DELIVERED = {"died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
+"""Counts that it shows too unless they are zero in every row."""
 
 
 def register(app: typer.Typer) -> None:
@@ -213,8 +216,8 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
     total = {**answer["total"], "openAfter": sum(open_after.values())}
     names = _name_columns(rows, by=answer["by"])
-    counted = {name for _, name in _NUMBERS if total[name] or any(row[name] for row in rows)}
-    shown_first = _SHOWN_FIRST & counted
+    counted = _WORK | {name for _, name in _NUMBERS if total[name] or any(row[name] for row in rows)}
+    shown_first = (_WORK | _NOT_DELIVERED) & counted
     numbers = sorted(_NUMBERS, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
     lines = [
         [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
