@@ -97,7 +97,15 @@ async def test_totals_are_added_up_by_day_or_month_of_a_zone(served: admin_port.
     days = (await served.get(f"{asked}&by=day"))["rows"]
     assert [(row["period"], row["visits"]) for row in days] == [("2025-11-01", 1), ("2025-11-25", 3)]
     assert [row["visits"] for row in (await served.get(f"{asked}&by=month&tenant=agency/globex"))["rows"]] == [1]
-    assert (await served.ask("GET", f"{asked}&by=tenant"))[0] == 400
+
+
+async def test_totals_by_tenant_are_the_books_without_open_deliveries(served: admin_port.Served) -> None:
+    asked = "from=2025-10&to=2025-12&zone=Asia/Tokyo&by=tenant"
+    books, totals = await served.get(f"/api/usage?{asked}"), await served.get(f"/api/usage/totals?{asked}")
+    assert {row["tenant"]: row["visits"] for row in totals["rows"]} == {"acme": 3, "globex": 1}
+    assert totals["rows"] == [
+        {name: value for name, value in row.items() if not name.startswith("open")} for row in books["rows"]
+    ]
 
 
 async def test_limited_token_sees_the_usage_of_its_tenant_alone(served: admin_port.Served) -> None:

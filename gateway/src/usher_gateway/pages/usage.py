@@ -147,7 +147,7 @@ async def _by_tenant(api: Api, period: Mapping[str, str], of_tenant: Mapping[str
     """Return a row for each tenant; none if one tenant is selected."""
     if of_tenant:
         return []
-    rows: Sequence[Row] = (await api.get("/api/usage", {**period, "by": "tenant"}))["rows"]
+    rows: Sequence[Row] = (await api.get("/api/usage/totals", {**period, "by": "tenant"}))["rows"]
     return rows
 
 

@@ -15,8 +15,8 @@ T = TypeVar("T")
 _SETTLED_SECONDS = 1_800
 """A slot that ended so long ago gets no more counts: clocks of gateways differ by less."""
 
-_MOST_SLOTS = 40 * 96
-"""Slots whose totals are kept: 40 days, about 5 MB."""
+_MOST_SLOTS = 70 * 96
+"""Slots whose totals are kept: 70 days, for two months on the page Usage; about 9 MB."""
 
 
 class LookUp(Protocol):
