@@ -95,13 +95,17 @@ async def test_program_that_loads_the_address_does_not_open_it(served: admin_por
     assert await state_of(served) == "open"
 
 
-@pytest.mark.parametrize("headers", [{"Sec_Fetch_Site": "cross-site"}, {"Origin": "http://other.example:9090"}])
+@pytest.mark.parametrize(
+    "headers", [{"Sec_Fetch_Site": "cross-site"}, {"Origin": "http://other.example:9090"}, {"Origin": "null"}]
+)
 async def test_other_site_cannot_press_the_button(served: admin_port.Served, headers: dict[str, str]) -> None:
     link = await link_of(served)
     async with browsing.visitor(served, None, **headers) as browser:
         assert (await browser.post(link["path"])).status == 403
     assert await state_of(served) == "unopened"
     async with browsing.visitor(served, Origin=served.url) as browser:
+        page = await browser.get(link["path"])
+        assert page.headers["Referrer-Policy"] == "same-origin", "else a browser sends the origin null"
         assert (await browser.post(link["path"])).status == 200
 
 
@@ -398,3 +402,9 @@ async def test_command_creates_lists_and_revokes_a_link(served: admin_port.Serve
     refused = await served.command("link", "revoke", link["id"])
     assert (refused.code, "give --yes" in refused.err) == (2, True)
     assert await served.output_of("link", "revoke", link["id"], "--yes") == f"Revoked: {link['id']}.\n"
+
+
+async def test_wrong_address_of_pages_makes_no_link(served: admin_port.Served) -> None:
+    run = await served.command("link", "create", "--tenant", "agency/acme", "--pages", "http://[::1")
+    assert (run.code, "--pages is not an address" in run.err) == (2, True)
+    assert (await served.get("/api/links"))["rows"] == []

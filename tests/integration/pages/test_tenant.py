@@ -172,6 +172,6 @@ async def test_long_lists_say_that_they_are_cut(served: admin_port.Served) -> No
         served.bench.store.settle(samples.settlement(each.deliveries[0], model.SettledAs.Delivered, status=200))
     await served.bench.store.flush()
     words = await browsing.words_of(served, PATH)
-    assert "“Delivered” counts only the newest 1,000." in words
+    assert "“Delivered” does not count all: at most the newest 1,000 are looked at." in words
     assert "crm Healthy - 1,000+ " in words
     assert "The newest 20. More" in words

@@ -88,6 +88,12 @@ async def test_wrong_request_gets_a_page_that_says_why(
         assert (page.status, words in page.words, "That did not work" in page.words) == (status, True, True)
 
 
+async def test_time_that_has_no_place_in_the_calendar_of_utc_is_none(served: admin_port.Served) -> None:
+    async with browsing.opened(served) as browser:
+        page = await browser.get("/ui/visits?since=0001-01-01T00:00", ("Cookie", "usher_zone=Asia/Tokyo"))
+    assert (page.status, "Since is not a time" in page.words) == (400, True)
+
+
 async def test_visit_tells_what_happened_and_what_happens_next(served: admin_port.Served) -> None:
     async with browsing.opened(served) as browser:
         page = await browser.get(await visit_of(served, id=await dead_visit(served)))

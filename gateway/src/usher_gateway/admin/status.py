@@ -326,8 +326,10 @@ class GatewayStatus:
         return tenants
 
     def _last_failure(self, key: str) -> JsonObject:
-        """Return the last error of a destination in force, and what to do about it."""
-        document = self._state.snapshot.destinations[key]
+        """Return the last error of a destination, and what to do about it; none of one that was just removed."""
+        document = self._state.snapshot.destinations.get(key)
+        if document is None:
+            return {"lastError": None, "hint": None}
         error = self._tracker.destination(key, document).error
         return {"lastError": self._tracker.last_error(document), "hint": destinations.HINTS.get(error or "")}
 

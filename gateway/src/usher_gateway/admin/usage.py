@@ -257,7 +257,8 @@ class UsageHandlers:
     async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
         """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
         listeners = self._snapshot().listeners.values()
-        zones = {(listener.namespace, listener.tenant.name): listener.tenant.time_zone for listener in listeners}
+        tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
+        zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
         rows: list[Row] = []
         for name in sorted({"UTC", *zones.values()}):
             zone = zoneinfo.ZoneInfo(name)

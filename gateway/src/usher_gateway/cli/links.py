@@ -79,9 +79,14 @@ def create_link(
     The customer opens it once, in one browser, which then shows the numbers of this tenant until the link ends.
     """
     client = AdminClient(admin, data, operate=True)
+    base = (pages or client.url).rstrip("/")
+    try:
+        host = urllib.parse.urlsplit(base).hostname
+    except ValueError:
+        fail(f"--pages is not an address: {base}", "write it like https://usher.example.com", USAGE)
     link = client.post("/api/links", {"tenant": tenant, "days": days, "lastVisits": last_visits})
-    address = (pages or client.url).rstrip("/") + link["path"]
-    if settings.Endpoint(urllib.parse.urlsplit(address).hostname or "", 0).is_loopback:
+    address = base + link["path"]
+    if settings.Endpoint(host or "", 0).is_loopback:
         hint = "Only this machine can open this address: give --pages, the address at which customers reach the pages."
         tables.print_text(hint, err=True)
     if output == "json":

@@ -59,7 +59,7 @@ class CustomerPages:
         self._renderer, self._static = Renderer(), StaticFiles()
         self._openings = AttemptLimit(of_key=20, of_all=300, now=now)
         self._views = AttemptLimit(of_key=30, of_all=300, now=now)
-        """By link. A view takes some milliseconds for each 100 tenants of the install."""
+        """By link. A view may look through the deliveries of a day."""
 
     def routes(self, make_api: MakeApi) -> tuple[AdminRoute, ...]:
         """Return the routes, which check the link themselves."""
@@ -105,7 +105,9 @@ class CustomerPages:
         """Show the button that opens a link."""
         match self._links.state_of(await self._links.find(request.match_info["token"])):
             case LinkState.Unopened:
-                return self._respond("my_open.html", {"title": "Your visits"})
+                response = self._respond("my_open.html", {"title": "Your visits"})
+                response.headers["Referrer-Policy"] = "same-origin"  # else its form would hide its origin
+                return response
             case LinkState.Open:
                 return self._respond("my_opened.html", {"title": "This link was opened before"}, 410)
             case state:

@@ -90,7 +90,7 @@ def times(request: web.Request, *names: str) -> dict[str, str]:
         try:
             moment = datetime.datetime.fromisoformat(text)
             local = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-            local.astimezone(zone)
+            local.astimezone(datetime.UTC).astimezone(zone)
         except (ValueError, OverflowError):
             raise ApiProblemError(400, f"{name} is not a time", "write it like 2026-11-25 12:00") from None
         parsed[name] = local.isoformat()
