@@ -9,6 +9,8 @@ from usher_gateway.cli import main, usage
 
 COUNTS = {
     **dict.fromkeys(("arrivals", "redeliveries", "probes", "quarantined", "created", "cancelled", "suppressed"), 0),
+    **dict.fromkeys(("routed", "attempts", "late", "released", "replayed", "redriven"), 0),
+    "skipped": {"Filter": 0},
     "visits": 1200,
     "repeats": 30,
     "refused": 2,
@@ -16,7 +18,7 @@ COUNTS = {
     "died": 1,
 }
 ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
-ANSWER = {"by": "day", "rows": [ROW], "total": COUNTS}
+ANSWER = {"by": "day", "rows": [ROW], "total": {**COUNTS, "openAfter": 9}}
 
 
 def printed(answer: Any, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -38,7 +40,7 @@ def test_narrow_usage_has_the_total_and_what_matters_most(
 def test_usage_names_the_tenant_of_a_listener_that_moved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = {"by": "day", "rows": [ROW, {**ROW, "tenant": "zoo"}], "total": COUNTS}
+    moved = {"by": "day", "rows": [ROW, {**ROW, "tenant": "zoo"}], "total": {**COUNTS, "openAfter": 18}}
     shown = printed(moved, 80, monkeypatch, capsys)
     assert "agency/acme/lobby" in shown
     assert "agency/zoo/lobby" in shown
@@ -85,7 +87,7 @@ def test_long_name_leaves_room_for_what_is_not_delivered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {**ROW, "listener": "the-very-long-name-of-a-company-119", "suppressed": 3}
-    total = {**COUNTS, "suppressed": 3}
+    total = {**COUNTS, "suppressed": 3, "openAfter": 9}
     head, line, _ = printed({**ANSWER, "rows": [row], "total": total}, 80, monkeypatch, capsys).splitlines()
     assert head.split() == ["PERIOD", "LISTENER", "VISITS", "DELIV.", "DIED", "OPEN", "REFUSED", "SUPPR."]
     assert line.split()[1].endswith("y-119")
@@ -94,8 +96,8 @@ def test_long_name_leaves_room_for_what_is_not_delivered(
 def test_columns_that_are_zero_in_every_row_come_last(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = {**dict.fromkeys(COUNTS, 0), "visits": 7, "probes": 1}
+    counts = {**dict.fromkeys(COUNTS, 0), "skipped": {}, "visits": 7, "probes": 1}
     open_then_done = [{**ROW, **counts, "openAfter": 2}, {**ROW, **counts, "openAfter": 0}]
-    answer = {"by": "day", "rows": open_then_done, "total": {**counts, "visits": 14, "probes": 2}}
+    answer = {"by": "day", "rows": open_then_done, "total": {**counts, "visits": 14, "probes": 2, "openAfter": 0}}
     head, *_ = printed(answer, 80, monkeypatch, capsys).splitlines()
     assert head.split()[2:] == ["VISITS", "DELIV.", "OPEN", "PROBES", "REPEATS", "REDELIV.", "DIED"]

@@ -80,10 +80,14 @@ class RecordHandlers:
         return list_rows
 
     async def _add_companies(self, rows: list[listings.Row]) -> None:
-        """Add which other company the bodies of arrivals name, as far as bodies and listeners still exist."""
+        """Add which other company the bodies of arrivals name, and which it should be, as far as that still exists."""
         for row in rows:
             listener = self._listener_of(row)
-            if row["isOtherCompany"] and row["bodyKept"] and listener is not None:
+            row["expectedCompany"] = None
+            if not row["isOtherCompany"] or listener is None:
+                continue
+            row["expectedCompany"] = listener.document.tenant.company_id or None
+            if row["bodyKept"]:
                 with contextlib.suppress(model.NotFoundError):  # retention deleted it since
                     content, content_type = await self._store.body(model.parse_id(str(row["id"])))
                     text = content_type.decode("utf-8", "surrogateescape")

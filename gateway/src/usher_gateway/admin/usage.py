@@ -181,7 +181,8 @@ class UsageHandlers:
             return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
         by = query.get("by", asked.period)
-        return api.json_response({**times, "by": by, "rows": rows, "total": _sum_rows(rows)})
+        total = _sum_rows(rows) | _open_deliveries(rows)
+        return api.json_response({**times, "by": by, "rows": rows, "total": total})
 
     async def totals(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/totals``: the counts of all tenants together, by slot, day or month of ``zone``.
@@ -351,12 +352,13 @@ def _without_open(row: Row) -> Row:
 
 
 def _open_deliveries(rows: Iterable[Row]) -> Row:
-    """Return the open deliveries of a tenant before the first row and after the last one of each listener."""
-    before: dict[object, int] = {}
-    after: dict[object, int] = {}
+    """Return the open deliveries before the first row and after the last one of each listener."""
+    before: dict[tuple[object, ...], int] = {}
+    after: dict[tuple[object, ...], int] = {}
     for row in rows:
-        before.setdefault(row["listener"], int(str(row["openBefore"])))
-        after[row["listener"]] = int(str(row["openAfter"]))
+        listener = (row["namespace"], row["tenant"], row["listener"])
+        before.setdefault(listener, int(str(row["openBefore"])))
+        after[listener] = int(str(row["openAfter"]))
     return {"openBefore": sum(before.values()), "openAfter": sum(after.values())}
 
 

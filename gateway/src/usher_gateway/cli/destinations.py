@@ -116,7 +116,12 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "name", "state", "health", "circuit", "error", "status"),
     ("lastError", lambda row: str((row.get("lastError") or {}).get("error", ""))),
     *[_of_last_error(name) for name in ("status", "failures", "since", "at", "recoveredAt")],
-    *listings.fields("unresolved", "hint", "backlog", "nextDueAt"),
+    *listings.fields("unresolved", "hint", "backlog"),
+    (
+        "backlogByTenant",
+        lambda row: ", ".join([f"{count} {tenant}" for tenant, count in row["backlogByTenant"].items()]),
+    ),
+    *listings.fields("nextDueAt"),
     *overview.HELD_CSV_COLUMNS,
     *listings.fields("dead", "host"),
     ("tenants", lambda row: ", ".join(row["tenants"])),

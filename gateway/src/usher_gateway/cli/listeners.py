@@ -135,6 +135,10 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
         "quarantinedSource",
     ),
     ("faults", lambda row: ", ".join(row["faults"])),
+    (
+        "faultsSince",
+        lambda row: ", ".join([f"{fault} {since}" for fault, since in row["faultsSince"].items() if since]),
+    ),
     *listings.fields(
         "refusedReason",
         "refusedSince",
@@ -189,9 +193,8 @@ def list_listeners(
 
     --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
     or get visits of another company, with times that are not trusted, from other sources, or at a retired URL. The
-    most urgent come first. A listener that waits for
-    its first visit (Unverified) is not one of them. URLs are credentials, so the list shortens them; `usher url` prints
-    whole ones.
+    most urgent come first. A listener that waits for its first visit (Unverified) is not one of them. The list
+    shortens the tokens of URLs, which are credentials; `usher url` prints whole URLs.
     """
     rows = AdminClient(admin, data).get(_LISTENERS.path, namespace=namespace, tenant=tenant)["rows"]
     overview.print_page(

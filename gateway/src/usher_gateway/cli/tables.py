@@ -140,7 +140,12 @@ def table_lines(
     shown = _fitted(heads, widths, least, width, essential, broken)
     columns = []
     for head, column, most in zip(heads, cells, shown, strict=False):
-        cuts = [wrapped(cell, most) if head in broken else [cut(head.rstrip("↓"), cell, most)] for cell in column]
+        cuts = [
+            [shortened(part, most) for part in wrapped(cell, most)]
+            if head in broken
+            else [cut(head.rstrip("↓"), cell, most)]
+            for cell in column
+        ]
         parts = [part for cell in cuts for part in cell]
         is_empty = set(parts) == {"-"}
         has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
@@ -161,6 +166,8 @@ def _least_width(head: str, cells: Sequence[str], broken: Collection[str]) -> in
     if head not in NAMES and head not in LISTS:
         return max(map(len, (head, *cells)))
     longest_word = max(len(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
+    if head == "VERDICTS":
+        longest_word = min(longest_word, _LEAST_LIST)  # whose visit it is counts more than the whole name of a route
     return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
 
 

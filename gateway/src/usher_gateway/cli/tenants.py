@@ -179,10 +179,11 @@ def _print_tenant(row: listings.Row) -> None:
 
 _GO_ON = {
     "AuthenticationUnresolved": "create the Secret",
-    "CompanyMismatch": "`usher visits --reason CompanyMismatch {}`",
+    "CompanyMismatch": "`usher visits --reason CompanyMismatch {}` for the visits; correct the webhook in the portal, "
+    "or `companyID` of the Tenant",
     "destinations": "`usher destinations {}`",
     "dead": "`usher dead {}`",
-    "held": "`usher deliveries --state held {}`",
+    "held": "`usher deliveries --state held {}`, and `usher deliveries show ID` for what ends the hold",
     "Quarantining": "`usher quarantine {}`, and `usher quarantine show ID` for what one lacks",
     "ExpressionTooSlow": "write a cheaper expression",
     "TimesUntrusted": "`usher visits --reason TimesUntrusted {}`, and `usher visits show ID` for the time in one body",

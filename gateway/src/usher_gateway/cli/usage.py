@@ -31,7 +31,14 @@ _EPILOG = (
     "   or   usher usage --check"
 )
 
-_From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
+_From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        "--since",
+        help="today, yesterday, 2h, 3d, 2026-11, 2026-11-25 or 2026-11-25T12:00; default: the first day of this month.",
+    ),
+]
 _To = Annotated[
     str | None, typer.Option("--to", "--until", help="Before this time. Default: the end of this quarter of an hour.")
 ]
@@ -73,7 +80,14 @@ _NUMBERS = (
     ("CANC.", "cancelled"),
     ("SUPPR.", "suppressed"),
     ("CREATED", "created"),
+    ("SKIPPED", "skipped"),
+    ("ROUTED", "routed"),
     ("ARRIVALS", "arrivals"),
+    ("ATTEMPTS", "attempts"),
+    ("LATE", "late"),
+    ("RELEASED", "released"),
+    ("REPLAYED", "replayed"),
+    ("REDRIVEN", "redriven"),
 )
 """Heading and count, in the order of their importance."""
 
@@ -82,6 +96,9 @@ _WORK = {"visits", "delivered"}
 
 _NOT_DELIVERED = {"died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
 """Counts that it shows too unless they are zero in every row."""
+
+_RARE = {"skipped", "routed", "attempts", "late", "released", "replayed", "redriven"}
+"""Counts that have no column if they are zero in every row."""
 
 
 def register(app: typer.Typer) -> None:
@@ -206,19 +223,24 @@ def first_row(cursor: str | None) -> int:
     return int(cursor or 0)
 
 
+def _with_sums(row: listings.Row) -> listings.Row:
+    """Return a row of the books with the skips of all reasons together."""
+    return {**row, "skipped": sum(row["skipped"].values())}
+
+
 def print_text(answer: Any, context: typer.Context, limit: int | None, begin: int) -> None:
     """Print a page of the books as a table, with the total of all pages."""
-    rows = answer["rows"]
+    rows = [_with_sums(row) for row in answer["rows"]]
     limit = row_limit(limit, len(rows))
     if not rows:
         typer.echo("Nothing was counted in that time.")
         return
-    open_after = {listings.listener_of(row): row["openAfter"] for row in rows}  # the last row of each listener
-    total = {**answer["total"], "openAfter": sum(open_after.values())}
+    total = _with_sums(answer["total"])
     names = _name_columns(rows, by=answer["by"])
     counted = _WORK | {name for _, name in _NUMBERS if total[name] or any(row[name] for row in rows)}
     shown_first = (_WORK | _NOT_DELIVERED) & counted
-    numbers = sorted(_NUMBERS, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
+    shown = [number for number in _NUMBERS if number[1] in counted or number[1] not in _RARE]
+    numbers = sorted(shown, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
     lines = [
         [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
         for row in rows[begin : begin + limit]

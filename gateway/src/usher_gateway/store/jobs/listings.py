@@ -157,6 +157,7 @@ def _arrival_row(
         "reason": model.QuarantineReason(reason).name if reason else None,
         "isOtherCompany": bool(flags & FLAG_OTHER_COMPANY) or reason == model.QuarantineReason.CompanyMismatch,
         "otherCompany": None,  # only the body has it
+        "expectedCompany": None,
         "released": bool(flags & FLAG_RELEASED),
         "unacknowledged": bool(flags & FLAG_UNACKNOWLEDGED),
         "hops": hops,
