@@ -168,3 +168,13 @@ def test_control_characters_of_a_body_command_no_terminal(capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert printed.count("ab") == 7
     assert set(printed) & set(ATTACK) == set("]0;pwned[2Jab")
+
+
+def test_long_name_of_a_route_does_not_cost_the_tenant_its_column() -> None:
+    heads = ("UTC 11-30", "TENANT", "ID", "COUNTED", "VERDICTS")
+    route = "the-old-brewery-visitor-centre-062-crm"
+    row = ("13:54:39", "the-old-brewery-visitor-centre-062", "01a22cbc-7aaa-7000-82", "Visit", f"delivered ({route})")
+    lines, left_out = tables.table_lines(heads, [row], 80, essential=5, broken=("COUNTED", "VERDICTS"))
+    assert left_out == ()
+    assert max(map(len, lines)) <= 80
+    assert "062" in lines[1]
