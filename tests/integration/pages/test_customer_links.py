@@ -57,7 +57,7 @@ async def test_link_shows_the_tenant_after_its_button_is_pressed(served: admin_p
     assert (page.status, "4 visits today" in page.words) == (200, True)
     assert "1 delivery is held until the pause ends. Held deliveries are kept for at most 30 days." in page.words
     assert "0 deliveries wait" in page.words, "held ones are not in it, as in the table"
-    assert "crm takes no deliveries at present 1 0 -" in page.words
+    assert "crm takes no deliveries at present 1 1 0 -" in page.words
     assert "Today Yesterday 30 days visits 4 4 0 4 delivered 1 1 0 1" in page.words
     assert "2025-11 4 0 1 1" in page.words
     assert "Last visits" not in page.words
@@ -71,7 +71,7 @@ async def test_customer_sees_what_each_destination_rejects(served: admin_port.Se
         page = await browser.post(link["path"])
     assert "Deliveries to crm fail at present, and are not tried again." in page.words
     assert "1 delivery failed for good." in page.words
-    assert "crm rejects deliveries at present 1 0 - 1 " in page.words
+    assert "crm rejects deliveries at present 1 1 0 - 1 " in page.words
 
 
 async def test_count_that_is_cut_says_that_there_are_more(served: admin_port.Served) -> None:
@@ -82,7 +82,7 @@ async def test_count_that_is_cut_says_that_there_are_more(served: admin_port.Ser
     link = await link_of(served)
     async with browsing.visitor(served) as browser:
         page = await browser.post(link["path"])
-    assert re.search(r"crm takes no deliveries at present 1,000\+ 0 ", page.words)
+    assert re.search(r"crm takes no deliveries at present 1,000\+ 1,000\+ 0 ", page.words)
 
 
 async def test_program_that_loads_the_address_does_not_open_it(served: admin_port.Served) -> None:

@@ -73,9 +73,11 @@ async def test_dead_deliveries_are_grouped_by_error_and_destination(served: admi
 async def test_destination_has_the_deliveries_of_this_tenant(served: admin_port.Served) -> None:
     bar = samples.plan(samples.route(listener=samples.BAR), hold=model.HoldReason.DestinationPaused)
     await served.bench.accept(samples.arrival("bar", listener=samples.BAR, if_visit=(bar,)))
-    heads = "Delivered, 24 h Wait Held Failed for good"
-    assert f"{heads} crm Healthy - 1 0 1 1 " in await browsing.words_of(served, PATH)
-    assert f"{heads} crm Healthy - 0 0 1 0 " in await browsing.words_of(served, "/ui/tenants/agency/globex")
+    heads = "Delivered, 1 h 24 h Wait Held Failed for good"
+    assert f"{heads} crm Healthy - 1 1 0 1 1 " in await browsing.words_of(served, PATH)
+    assert f"{heads} crm Healthy - 0 0 0 1 0 " in await browsing.words_of(served, "/ui/tenants/agency/globex")
+    served.bench.clock.now += 2 * samples.HOUR
+    assert f"{heads} crm Healthy - 0 1 0 1 1 " in await browsing.words_of(served, PATH)
 
 
 async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.Served) -> None:

@@ -19,7 +19,8 @@ from usher_gateway.store.records import Records
 
 Row = dict[str, object]
 
-_DAY = 86_400 * model.MICROSECONDS
+_HOUR = 3_600 * model.MICROSECONDS
+_DAY = 24 * _HOUR
 
 _INITIALS = 20
 """Visits that are shown with initials."""
@@ -140,7 +141,7 @@ class RecordHandlers:
     async def count_delivered(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/delivered``: how many deliveries of the last 24 hours each destination took.
 
-        Of these, the newest 1,000 are counted; ``areMore`` says whether there are others.
+        Of these, the newest 1,000 are counted; ``areMore``: there are others; ``lastHour``: of the last hour.
         """
         with api.parsing():
             if unknown := request.query.keys() - {"namespace", "tenant"}:
@@ -148,8 +149,13 @@ class RecordHandlers:
             where = await self._check_names(api.read_filter(request))
         delivered = msgspec.structs.replace(where, state="delivered", since=self._now() - _DAY)
         page = await self._store.deliveries(delivered, None, LONGEST_PAGE)
-        by_destination = collections.Counter(row["destination"] for row in page.rows)
-        rows = [{"destination": name, "delivered": count} for name, count in sorted(by_destination.items())]
+        hour_ago = model.format_time(self._now() - _HOUR)
+        of_day = collections.Counter(row["destination"] for row in page.rows)
+        of_hour = collections.Counter(row["destination"] for row in page.rows if row["createdAt"] >= hour_ago)
+        rows = [
+            {"destination": name, "delivered": count, "lastHour": of_hour[name]}
+            for name, count in sorted(of_day.items())
+        ]
         return api.json_response({"rows": rows, "areMore": page.next_cursor is not None})
 
     async def _initials(self, row: Row) -> str:

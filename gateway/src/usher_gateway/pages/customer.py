@@ -218,6 +218,7 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
         "periods": list(recent),
         "counts": periods.counts(_KINDS, recent),
         "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
+        "last_hour": {row["destination"]: row["lastHour"] for row in delivered["rows"]},
         "more_delivered": delivered["areMore"],
         "destinations": row["destinations"],
         "visits": visits["rows"] if shows_visits else None,

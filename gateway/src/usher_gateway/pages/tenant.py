@@ -95,6 +95,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "listeners": [(row, listener.fault_sentences(row, now)) for row in listeners["rows"]],
         "destinations": destinations["rows"],
         "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
+        "last_hour": {row["destination"]: row["lastHour"] for row in delivered["rows"]},
         "more_delivered": delivered["areMore"],
         "visits": with_cells(newest["rows"]),
         "more_visits": newest["nextCursor"] is not None,
