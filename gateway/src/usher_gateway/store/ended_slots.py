@@ -1,6 +1,7 @@
 """Sums of the meters of slots that ended a while ago. These change no more, so each is read from the store once."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
@@ -17,6 +18,10 @@ _SETTLED_SECONDS = 1_800
 
 _MOST_SLOTS = 70 * 96
 """Slots whose totals are kept: 70 days, for two months on the page Usage; about 9 MB."""
+
+
+_PART_SECONDS = 86_400
+"""One query reads the slots of so much time at most."""
 
 
 class LookUp(Protocol):
@@ -50,10 +55,11 @@ class EndedSlots:
         slots = range(first, until, model.SLOT_SECONDS)
         unread_from = next((slot for slot in slots if slot not in self._totals), until)
         by_slot = {slot: self._totals[slot] for slot in range(first, unread_from, model.SLOT_SECONDS)}
-        if unread_from < until:
-            unread = await self._look_up(lambda session: meters.totals(session, unread_from, until))
+        for begin in range(unread_from, until, _PART_SECONDS):
+            end = min(begin + _PART_SECONDS, until)
+            unread = await self._look_up(functools.partial(meters.totals, since=begin, until=end))
             by_slot.update(unread)
-            self._keep(range(unread_from, min(until, self._settled_to()), model.SLOT_SECONDS), unread)
+            self._keep(range(begin, min(end, self._settled_to()), model.SLOT_SECONDS), unread)
         return {slot: counts for slot, counts in by_slot.items() if counts}
 
     def _keep(self, slots: range, by_slot: dict[int, model.Counts]) -> None:
