@@ -151,7 +151,7 @@ class RecordHandlers:
         page = await self._store.deliveries(delivered, None, LONGEST_PAGE)
         hour_ago = model.format_time(self._now() - _HOUR)
         of_day = collections.Counter(row["destination"] for row in page.rows)
-        of_hour = collections.Counter(row["destination"] for row in page.rows if row["createdAt"] >= hour_ago)
+        of_hour = collections.Counter(row["destination"] for row in page.rows if str(row["createdAt"]) >= hour_ago)
         rows = [
             {"destination": name, "delivered": count, "lastHour": of_hour[name]}
             for name, count in sorted(of_day.items())
