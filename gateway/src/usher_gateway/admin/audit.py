@@ -57,7 +57,7 @@ _NAMED_DELIVERIES = 20
 
 @dataclasses.dataclass
 class Changed:
-    """What a change has changed so far, as far as is known."""
+    """What a change has done so far."""
 
     count: int = 0
     """Rows."""

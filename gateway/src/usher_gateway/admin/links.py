@@ -43,7 +43,7 @@ class LinkState(enum.Enum):
     """The present state of a link."""
 
     Unknown = "unknown"
-    """There is no such link."""
+    """No link has this token."""
     Unopened = "unopened"
     Open = "open"
     Expired = "expired"

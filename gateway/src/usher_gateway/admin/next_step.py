@@ -25,7 +25,7 @@ HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
 
 
 class Step(NamedTuple):
-    """What happens next."""
+    """The next event of a delivery."""
 
     text: str
     command: str | None = None

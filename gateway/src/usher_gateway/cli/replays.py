@@ -134,7 +134,7 @@ def replay_visits(
     """Deliver stored visits again, while the body is stored: skipped, delivered, dead or cancelled ones.
 
     --yes needs --reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or --state (delivered, dead, cancelled). Each
-    new delivery has an id of its own, the id of its visit, and the header `usher-replay`. The newest visits come first.
+    new delivery has a new id, the id of its visit, and the header `usher-replay`. The newest visits come first.
 
     The gateway creates the deliveries at the rate of --rate, and waits while 200 of them are due. The replay goes on if
     this command ends: see `usher replays`.

@@ -64,7 +64,7 @@ def format_time(instant: int) -> str:
 
 
 def time_or_none(instant: int | None) -> str | None:
-    """Return an instant as `format_time` does; None for 0 and None, which stand for never."""
+    """Return an instant as `format_time` does; None for 0 and None: never."""
     return format_time(instant) if instant else None
 
 

@@ -37,7 +37,7 @@ FAULTS = {
         "Enter the present URL in the portal.",
     ),
 }
-"""Fault of a listener that needs no facts to be told -> the sentence, and the next step."""
+"""Fault of a listener whose sentence is always the same -> that sentence, and the next step."""
 
 MEND_CREDENTIALS = "Create or correct the Secret."
 CHECK_WEBHOOK = "Check the webhook in Purple's portal and the venue's WiFi."

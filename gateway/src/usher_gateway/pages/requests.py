@@ -67,7 +67,7 @@ def path_id(request: web.Request) -> str:
 
 
 def page_number(request: web.Request) -> int:
-    """Return the query parameter ``page``; 1 if it is no number of a page."""
+    """Return the query parameter ``page``; 1 if it is not a number from 1 to 9999."""
     text = request.query.get("page", "")
     return max(1, int(text)) if re.fullmatch(r"\d{1,4}", text, re.ASCII) else 1
 
