@@ -717,12 +717,30 @@ async def test_visit_of_another_company_names_it_and_leaves_room_for_verdicts(se
     assert re.search(r"^12:00:00   acme .*  Visit +pending \(crm\)\n +company\n +8$", shown, re.MULTILINE)
 
 
-async def test_time_of_the_next_trial_is_whole_in_a_narrow_list(served: admin_port.Served) -> None:
-    row = {"held": None, "waitsFor": "CircuitOpen", "nextAttemptAt": "2025-11-25T12:00:41Z"}
-    result = dict(listings.DELIVERIES.columns)["RESULT"](row)
-    lines, _ = tables.table_lines(["ID", "RESULT"], [("x" * 30, result)], 50, essential=2, broken=("RESULT",))
-    assert [line.split() for line in lines[1:]] == [["x" * 30, "circuit", "open"], ["12:00:41"]]
-    assert listings.DELIVERIES.wrapped == ("RESULT",)
+def test_delivery_that_waits_for_a_circuit_takes_one_line_of_80() -> None:
+    row = {
+        "id": "01920000-0000-7000-8000-000000000002",
+        "createdAt": "2025-11-25T11:59:41Z",
+        "tenant": "airport-lounge-003",
+        "destination": "airport-lounge-003-crm",
+        "held": None,
+        "waitsFor": "CircuitOpen",
+        "nextAttemptAt": "2025-11-25T12:00:41Z",
+    }
+    listing = listings.DELIVERIES
+    heads = [head for head, _ in listing.columns[: listing.essential]]
+    cells = [cell(row) for _, cell in listing.columns[: listing.essential]]
+    lines, _ = tables.table_lines(heads, [cells], 80, essential=listing.essential, broken=listing.wrapped)
+    assert len(lines) == 2
+    assert lines[1].endswith("  circuit 12:00:41")
+
+
+def test_retry_of_a_delivery_says_the_error_and_when_it_is_due() -> None:
+    row = {"held": None, "state": "pending", "cancelled": None, "error": "Status", "status": 503}
+    result = dict(listings.DELIVERIES.columns)["RESULT"]
+    assert result({**row, "dueAt": "2999-11-25T12:00:41Z"}) == "Status 503, due 12:00:41"
+    assert result({**row, "dueAt": "2025-11-25T12:00:41Z"}) == "Status 503, due"
+    assert result({**row, "dueAt": "2025-11-25T12:00:41Z", "error": None, "status": None}) == "pending, due"
 
 
 async def test_json_of_a_listing_has_the_cursor_of_the_next_page(served: admin_port.Served) -> None:

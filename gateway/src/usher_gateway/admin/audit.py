@@ -57,7 +57,7 @@ _NAMED_DELIVERIES = 20
 
 @dataclasses.dataclass
 class Changed:
-    """What a change has done so far."""
+    """Counts the rows of a change while it runs."""
 
     count: int = 0
     """Rows."""

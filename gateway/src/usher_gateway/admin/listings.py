@@ -214,17 +214,18 @@ def delivery_result(row: Row) -> str:
 def _result(row: Row) -> str:
     """Return the result of a delivery, and what it waits for.
 
-    A delivery that stays due waits for room in its lane.
+    A delivery that stays due waits for room in its lane. The words are short, because a line has 80 characters.
     """
     if row["held"]:
         return delivery_result(row)
     if row.get("waitsFor") == "CircuitOpen":
-        return f"circuit open {time_cell('nextAttemptAt')(row)[11:]}"
+        return f"circuit {time_cell('nextAttemptAt')(row)[11:]}"
     due = ""
     if row.get("dueAt"):
         is_past = datetime.datetime.fromisoformat(row["dueAt"]) <= datetime.datetime.now(datetime.UTC)
         due = "due" if is_past else f"due {time_cell('dueAt')(row)[11:]}"
-    return ", ".join(filter(None, (delivery_result(row), due)))
+    is_retry = bool(due and error_words(row))
+    return ", ".join(filter(None, (error_words(row) if is_retry else delivery_result(row), due)))
 
 
 def _verdicts(row: Row) -> str:
@@ -321,6 +322,8 @@ DELIVERIES = Listing(
     reasons=DELIVERY_REASONS,
     help="""List deliveries, newest first.
 
+    RESULT is the state, and why it is so. `circuit 15:04:05`: the circuit of the destination is open, and its next
+    attempt is at that time (UTC). `Timeout, due 15:04:05`: the last attempt failed, and the next one is at that time.
     --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
     """,
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
