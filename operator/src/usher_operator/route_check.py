@@ -186,7 +186,7 @@ class RouteChecker:
             self._lookups, lambda: self._look_up(hostname, self._port, type=socket.SOCK_STREAM)
         )
         try:
-            return [str(found[4][0]) for found in await lookup]
+            return [str(address[0]) for *_, address in await lookup]
         except socket.gaierror as error:
             return None if error.errno == socket.EAI_AGAIN else []
         except (OSError, UnicodeError):

@@ -222,12 +222,12 @@ class UsageHandlers:
         where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
         counts = _VenueCounts()
         listeners = self._snapshot().listeners
-        end, after = time.monotonic() + _VENUES_SECONDS, 0
-        while visits := await self._store.visit_bodies(where, _VENUES_SLICE, after):
-            after = visits[-1].key
+        deadline, last_key = time.monotonic() + _VENUES_SECONDS, 0
+        while visits := await self._store.visit_bodies(where, _VENUES_SLICE, last_key):
+            last_key = visits[-1].key
             for visit in visits:
                 counts.add(visit, listeners.get(visit.listener.key))
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise api.ProblemError(
                     400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time"
                 )
@@ -353,13 +353,13 @@ def _without_open(row: Row) -> Row:
 
 def _open_deliveries(rows: Iterable[Row]) -> Row:
     """Return the open deliveries before the first row and after the last one of each listener."""
-    before: dict[tuple[object, ...], int] = {}
-    after: dict[tuple[object, ...], int] = {}
+    first_open: dict[tuple[object, ...], int] = {}
+    last_open: dict[tuple[object, ...], int] = {}
     for row in rows:
         listener = (row["namespace"], row["tenant"], row["listener"])
-        before.setdefault(listener, int(str(row["openBefore"])))
-        after[listener] = int(str(row["openAfter"]))
-    return {"openBefore": sum(before.values()), "openAfter": sum(after.values())}
+        first_open.setdefault(listener, int(str(row["openBefore"])))
+        last_open[listener] = int(str(row["openAfter"]))
+    return {"openBefore": sum(first_open.values()), "openAfter": sum(last_open.values())}
 
 
 def _counts(counts: model.Counts) -> Row:

@@ -226,14 +226,14 @@ def of_listener(
 
 def reachable(view: View, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Reachable, about hostnames that should lead to a gateway."""
-    known = [view.reachability(hostname) for hostname in hostnames]
-    problems = [each.problem for each in known if each is not None and each.problem]
+    checks = [view.reachability(hostname) for hostname in hostnames]
+    problems = [check.problem for check in checks if check is not None and check.problem]
     if problems:
         return [builder.false(_Type.Reachable, _Reason.Unreachable, problems[0])]
-    if None in known:
+    if None in checks:
         kept = builder.carried_over(_Type.Reachable)
         return [kept] if kept is not None else []
-    if not any(each.is_checked for each in known if each is not None):
+    if not any(check.is_checked for check in checks if check is not None):
         return []
     return [builder.true(_Type.Reachable, _Reason.Reachable)]
 
