@@ -1,14 +1,14 @@
 """Changes that people request: redrive, release, cancel and retry; and finding a person."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Change, Filter
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -91,14 +91,19 @@ async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engine
     bench.store.settle(samples.settlement(late, SettledAs.Retry, due_at=NOW + DAY, error="Timeout"))
     bench.store.settle(samples.settlement(due, SettledAs.Retry, due_at=NOW, error="Timeout"))
     await bench.store.flush()
-    preview = bench.store.preview
-    assert await preview("redrive", ANY, NOW) == {"Status": 2}
-    assert await preview("redrive", ANY, NOW + HOUR) == {"Status": 1}
-    assert await preview("retry", ANY, NOW) == {"Timeout": 1}
-    assert await preview("cancel", Filter(route="crm"), NOW) == {"Timeout": 2}
+
+    async def reasons(change: Change, where: Filter, now: int) -> Mapping[str, int]:
+        preview = await bench.store.preview(change, where, now)
+        assert preview.destinations == {"agency/crm": preview.reasons.total()}
+        return preview.reasons
+
+    assert await reasons("redrive", ANY, NOW) == {"Status": 2}
+    assert await reasons("redrive", ANY, NOW + HOUR) == {"Status": 1}
+    assert await reasons("retry", ANY, NOW) == {"Timeout": 1}
+    assert await reasons("cancel", Filter(route="crm"), NOW) == {"Timeout": 2}
     assert await bench.store.cancel(Filter(ids=(late.id,)), NOW, ignore) == 1
     on_request = Filter(state="cancelled", reason="OnRequest")
-    assert await preview("redrive", on_request, NOW) == {"OnRequest": 1}
+    assert await reasons("redrive", on_request, NOW) == {"OnRequest": 1}
     assert await bench.store.redrive(on_request, NOW) == 1
 
 
@@ -287,7 +292,8 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
         samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(hold=model.HoldReason.QuotaExceeded),))
     )
     cancelled: list[int] = []
-    assert await bench.store.preview("cancel", ANY, NOW) == {"NotTried": 1, "QuotaExceeded": 1}
+    preview = await bench.store.preview("cancel", ANY, NOW)
+    assert preview.reasons == {"NotTried": 1, "QuotaExceeded": 1}
     assert await bench.store.cancel(ANY, NOW + HOUR, cancelled.extend) == 2
     assert set(cancelled) >= {lane.deliveries[0].key}
     rows = {row["id"]: row for row in await bench.deliveries(state="cancelled")}

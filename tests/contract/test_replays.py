@@ -173,7 +173,7 @@ async def test_replayed_deliveries_are_held_like_fresh_ones(bench: engines.Bench
 async def test_dead_delivery_that_was_replayed_since_is_not_redriven(bench: engines.Bench) -> None:
     await settled(bench, "a", SettledAs.Dead)
     assert (await bench.replay("dead")).created == 1
-    assert await bench.store.preview("redrive", Filter(), bench.clock.now) == {}
+    assert (await bench.store.preview("redrive", Filter(), bench.clock.now)).reasons == {}
     assert await bench.store.redrive(Filter(), bench.clock.now) == 0
     (delivery,) = await bench.claim()
     await settle(bench, delivery, SettledAs.Dead)
@@ -196,6 +196,7 @@ async def test_preview_counts_and_shows_what_a_replay_does_and_changes_nothing(b
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(130)])
     preview = await bench.store.preview_replay(bench.replay_request(), NOW)
     assert (preview.report, preview.is_complete) == (ReplayReport(results={"Filter": 130, "Paused": 130}), True)
+    assert preview.destinations == {"agency/crm": 130, "agency/mailer": 130}
     newest = (await bench.visits())[:3]
     sample = [(model.format_id(each.visit), each.route.route, each.result) for each in preview.sample]
     assert sample[:2] == [(newest[0]["id"], "crm", "Filter"), (newest[0]["id"], "welcome", "Paused")]

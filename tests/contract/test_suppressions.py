@@ -109,10 +109,10 @@ async def test_redrive_leaves_out_suppressed_persons(bench: engines.Bench) -> No
         bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Dead, NOW, error="Rejected"))
     await bench.store.flush()
     await suppress(bench)
-    assert await bench.store.preview("redrive", Filter(), NOW) == {"Rejected": 1}
+    assert (await bench.store.preview("redrive", Filter(), NOW)).reasons == {"Rejected": 1}
     assert await bench.store.redrive(Filter(), NOW) == 1
     await bench.store.unsuppress([ADA])
-    assert await bench.store.preview("redrive", Filter(), NOW) == {"Rejected": 1}
+    assert (await bench.store.preview("redrive", Filter(), NOW)).reasons == {"Rejected": 1}
     assert await bench.store.redrive(Filter(), NOW) == 1
     assert await bench.violations() == []
 

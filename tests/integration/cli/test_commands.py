@@ -97,7 +97,7 @@ async def test_since_of_deliveries_is_about_their_creation(served: admin_port.Se
     for group in ("dead", "deliveries"):
         for command in ("list", "redrive"):
             shown = " ".join((await served.output_of(group, command, "--help", COLUMNS="200")).split())
-            assert "Created since this time: 2026-11-25T12:00:00Z" in shown
+            assert "Created since this time: 2026-11-25T12:00 or 2026-11-25 (UTC)" in shown
 
 
 async def test_first_digits_of_several_ids_or_of_none_change_nothing(served: admin_port.Served) -> None:
@@ -423,7 +423,7 @@ async def test_command_without_yes_prints_what_it_would_change(
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
             "this would release 0",
-            "None of them can be released",
+            "None of them can be released: `usher quarantine show ID`",
         ),
     ],
 )

@@ -108,6 +108,9 @@ async def test_nothing_found_says_where_and_since_when(served: admin_port.Served
         f"{nothing}\n{person_words.NOT_SEARCHED}\n{person_words.OTHER_SPELLINGS}\n",
     )
     assert "Another spelling" not in (await served.command("find", piped="nobody@example.com")).out
+    as_csv = await served.command("find", "-o", "csv", piped="0170 999999")
+    assert len(as_csv.out.splitlines()) == 1
+    assert " ".join(as_csv.err.split()) == f"{person_words.NOT_SEARCHED} {person_words.OTHER_SPELLINGS}"
 
 
 async def test_reference_of_a_search_is_in_the_audit_log(served: admin_port.Served) -> None:

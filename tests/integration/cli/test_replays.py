@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support import admin_port
+from support import admin_port, samples
+from usher_gateway import model
 from usher_gateway.admin import states
 
 
@@ -25,7 +26,9 @@ async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(ser
     assert (run.code, lines[:3]) == (2, ["Filter: 1 delivery", "dead: 1 delivery", "delivered: 1 delivery"])
     assert lines[3] == "Left out: 1 that wait or are held already; they go by themselves."
     assert lines[5] == "The newest 3 visits:"
-    assert [line.split()[-1] for line in lines[6:]] == ["ROUTE", *["crm"] * 3]
+    assert lines[6].split() == ["UTC", "11-25", "VISIT", "RESULT"]
+    assert [line.split()[-1] for line in lines[7:]] == ["Filter", "dead", "delivered"]
+    assert "All of destination crm, tenant acme, route crm." in run.err
     assert max(map(len, lines)) <= 80
     assert "this would create 3 deliveries, within 0s or longer" in run.err
     assert "The filter `when` is not asked again" in run.err
@@ -66,10 +69,31 @@ async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(serve
     ],
 )
 async def test_preview_warns_of_a_destination_that_fails_now(served: admin_port.Served, command: str) -> None:
-    assert "fail now" not in (await served.command(*command.split())).err
+    assert "fails now" not in (await served.command(*command.split())).err
     served.health = states.DestinationHealth.Failing
     run = await served.command(*command.split())
-    assert run.err.startswith("Deliveries to agency/crm fail now (Failing): they may fail again.\n")
+    warning = "1 delivery would go to agency/crm, which fails now (Failing): they may fail again. "
+    assert " ".join(run.err.split()).startswith(warning)
+
+
+async def test_preview_warns_of_a_destination_that_only_older_visits_have(served: admin_port.Served) -> None:
+    served.health = states.DestinationHealth.Failing
+    newer = (samples.skip(model.SkipReason.Paused, samples.MAILER),)
+    await served.bench.accept(*[samples.arrival(f"newer {number}", if_visit=newer) for number in range(9)])
+    run = await served.command("visits", "replay", "--tenant", "acme")
+    assert [line.split()[-1] for line in run.out.splitlines()[-5:]] == ["Paused"] * 5
+    assert "All of destination mailer," in run.err
+    assert run.err.startswith("3 deliveries would go to agency/crm, which fails now (Failing)")
+
+
+async def test_preview_leaves_out_what_all_its_visits_have_in_common(served: admin_port.Served) -> None:
+    skips = (samples.skip(model.SkipReason.Repeat), samples.skip(model.SkipReason.Repeat, samples.MAILER))
+    await served.bench.accept(samples.arrival("seen", if_visit=skips))
+    run = await served.command("visits", "replay", "--reason", "Repeat", "--ignore-pause")
+    head, *rows = run.out.splitlines()[-3:]
+    assert head.split() == ["UTC", "11-25", "VISIT", "RESULT", "DESTINATION", "ROUTE"]
+    assert [row.split()[3:] for row in rows] == [["crm", "crm"], ["mailer", "welcome"]]
+    assert "All of tenant acme.\n" in run.err
 
 
 async def test_dead_delivery_says_that_its_destination_still_fails(served: admin_port.Served) -> None:

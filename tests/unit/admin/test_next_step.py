@@ -14,6 +14,7 @@ NOW = 1_795_953_600_000_000
 FAILING = {
     "health": "CircuitOpen",
     "circuit": "Open",
+    "isRejecting": False,
     "lastError": {"error": "Status", "status": 503, "since": "2026-11-29T10:12:00.000Z"},
     "nextTrialAt": "2026-11-29T12:00:40.000Z",
     "retryMaxAgeSeconds": 604_800,
@@ -49,6 +50,12 @@ def delivery(**changes: Any) -> dict[str, Any]:
                 "starts again, but its destination fails now (CircuitOpen with Status 503 since 2026-11-29 10:12:00 "
                 "UTC): it may die again."
             ),
+        ),
+        (
+            {"state": "dead"},
+            {**FAILING, "health": "Failing", "isRejecting": True},
+            "starts again, but its destination fails now (Failing with Status 503 since 2026-11-29 10:12:00 UTC): it "
+            "dies again.",
         ),
         ({"state": "dead"}, None, "starts again, but its destination is not in force any more."),
         ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),

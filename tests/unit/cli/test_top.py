@@ -130,7 +130,7 @@ def test_tenant_that_refuses_all_says_how_many_of_today() -> None:
     row["today"]["refused"] = 22242
     (tenant_line,) = top.lines_of(answer(row), None)
     assert tenant_line.why == "refuses all SourceNotAllowed (2) 22242 today"
-    assert top.state_of(row).startswith("0 visits today, none accepted yet, 22242 refused today: refuses all ")
+    assert top.state_of(row).startswith("0 visits today, none accepted yet: refuses all ")
     assert "today, last accepted 2026-11-25 11:59:18: no troubles" in top.state_of(tenant("acme"))
 
 
@@ -170,6 +170,15 @@ def test_keys_sort_filter_choose_and_look_inside() -> None:
     screen.press("\x1b")
     screen.press("?")
     assert screen.only is None
+
+
+def test_keys_move_by_a_page_and_to_both_ends() -> None:
+    screen = screen_of(*(line(f"t{number:03}") for number in range(300)), sort="name")
+    places = []
+    for key in ("\x1b[6~", "\x1b[6~", "\x1b[5~", "\x1b[F", "\x1b[6~", "\x1b[H", "\x1b[5~"):
+        screen.press(key)
+        places.append(screen.chosen)
+    assert places == [18, 36, 18, 299, 299, 0, 0]
 
 
 @pytest.mark.parametrize("key", ["r", "d", "n", "f"])

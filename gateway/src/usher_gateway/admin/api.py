@@ -280,18 +280,20 @@ def parse_limit(query: Mapping[str, str]) -> int:
 
 
 def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
-    """Parse RFC 3339, a date or a month (of a time zone), and return its first instant in microseconds.
+    """Parse a time (ISO 8601), a date or a month, and return its first instant in microseconds.
+
+    One without an offset is of the time zone ``zone``. The separator of date and time may be a space.
 
     Raises:
         ValueError: ``text`` has none of these forms.
     """
     try:
         moment = datetime.datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
-        if moment.tzinfo is None and len(text) <= 10:
+        if moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
         delta = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError("a time must look like 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11") from None
+        raise ValueError("a time must look like 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-11-25 or 2026-11") from None
     return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
 
 

@@ -95,7 +95,8 @@ class ChangeHandlers:
         with api.parsing():
             selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
             if selection.dry_run:
-                return _preview_response({counted: 0}, await self._store.preview(change, where, self._now()))
+                preview = await self._store.preview(change, where, self._now())
+                return _preview_response({counted: 0, "destinations": preview.destinations}, preview.reasons)
         async with self._audit.change(request, change, audited) as changed:
             with api.parsing():  # the store refuses states that cannot be changed so
                 changed.count = await apply(where, changed)

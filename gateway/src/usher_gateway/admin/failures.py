@@ -1,9 +1,9 @@
 """Which destinations take no deliveries now, and what that means. Pure; it takes rows of ``GET /api/destinations``."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from usher_gateway.admin import states
+from usher_gateway.admin import listings, states
 
 Row = Mapping[str, Any]
 
@@ -13,12 +13,15 @@ def is_not_taking(destination: Row) -> bool:
     return destination.get("health") not in states.NOT_FAILING
 
 
-def warnings(destinations: Iterable[Row], keys: Collection[str]) -> list[str]:
-    """Return a sentence about each destination of ``keys`` (``namespace/name``) that takes no deliveries now."""
+def warnings(destinations: Iterable[Row], deliveries: Mapping[str, int]) -> list[str]:
+    """Return a sentence about each destination that takes no deliveries now.
+
+    ``deliveries``: ``namespace/name`` of a destination -> deliveries that would go there; 0: they are not counted.
+    """
     sentences = []
     for row in destinations:
         key, health = f"{row['namespace']}/{row['name']}", row.get("health")
-        if key not in keys or not is_not_taking(row):
+        if key not in deliveries or not is_not_taking(row):
             continue
         error = " ".join([str(row[name]) for name in ("error", "status") if row.get(name)])
         why = ", ".join(filter(None, (health or row["state"], row.get("unresolved") or error)))
@@ -27,5 +30,8 @@ def warnings(destinations: Iterable[Row], keys: Collection[str]) -> list[str]:
             effect = "they fail for good again"
         elif health == states.DestinationHealth.Failing:
             effect = "they may fail again"
-        sentences.append(f"Deliveries to {key} fail now ({why}): {effect}.")
+        fails = f"Deliveries to {key} fail now"
+        if deliveries[key]:
+            fails = f"{listings.counted(deliveries[key], 'delivery')} would go to {key}, which fails now"
+        sentences.append(f"{fails} ({why}): {effect}.")
     return sentences

@@ -127,7 +127,7 @@ LISTENER = FilterFlag("listener", "Of this listener.")
 ROUTE = FilterFlag("route", "Of this route.")
 DESTINATION = FilterFlag("destination", "To this destination: NAME or NAMESPACE/NAME.")
 VISIT = FilterFlag("visit", "Of this visit: an id from `usher visits list`.", metavar="ID")
-_TIME_FORMS = ": 2026-11-25T12:00:00Z, 2026-11-25, today, yesterday (UTC), or 2h (90m, 3d) ago."
+_TIME_FORMS = ": 2026-11-25T12:00 or 2026-11-25 (UTC), 2026-11-25T12:00+01:00, today, yesterday, or 2h (90m, 3d) ago."
 SINCE = FilterFlag(
     "since",
     f"From this time on{_TIME_FORMS}",
@@ -276,7 +276,7 @@ VISITS = Listing(
             (name, boolean_cell(name))
             for name in ("timeTrusted", "late", "released", "unacknowledged", "isOtherCompany", "bodyKept")
         ],
-        *fields("otherCompany", "hops", "bodyBytes"),
+        *fields("otherCompany", "expectedCompany", "hops", "bodyBytes"),
         ("verdicts", _verdicts),
     ),
     nothing="No such visits.",

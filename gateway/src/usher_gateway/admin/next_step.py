@@ -84,7 +84,8 @@ def _may_die_again(destination: Mapping[str, object] | None) -> str:
         return ", but its destination is not in force any more"
     if destination["health"] in NOT_FAILING:
         return ""
-    return f", but its destination fails now ({destination['health']}{_last_error(destination)}): it may die again"
+    end = "it dies again" if destination["isRejecting"] else "it may die again"
+    return f", but its destination fails now ({destination['health']}{_last_error(destination)}): {end}"
 
 
 def _held_until(delivery: Row, body_days: int) -> str:

@@ -174,6 +174,7 @@ def _preview_row(preview: ReplayPreview) -> Row:
     return {
         "selected": preview.report.created,
         "reasons": preview.report.results,
+        "destinations": preview.destinations,
         "leftOut": _left_out(preview.report),
         "complete": preview.is_complete,
         "sample": [_sample_row(sample) for sample in preview.sample],

@@ -312,6 +312,7 @@ class GatewayStatus:
             return None
         return {
             **self._destination_health(key, document),
+            "isRejecting": self._tracker.is_rejecting(key),
             "nextTrialAt": model.format_time(self._clock.now() + self._tracker.until_trial(key)),
             "retryMaxAgeSeconds": document.retry_max_age_seconds,
         }

@@ -293,7 +293,7 @@ def parse_moment(text: str | None) -> str | None:
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if ago is None:
         if not re.match(r"\d{4}-\d\d", text):
-            hint = "write 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11, today, yesterday, or 2h (90m, 3d) ago"
+            hint = "write 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-11-25, 2026-11, today, yesterday, or 2h (90m, 3d)"
             fail(f"{text!r} is not a time", hint, USAGE)
         return text
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]

@@ -5,7 +5,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -105,14 +105,17 @@ def _change(
     *,
     yes: bool,
     output: OutputFormat,
+    sends: bool = False,
 ) -> dict[str, Any]:
     """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command.
 
-    ``nothing`` says why the selection has no row to change: the hint of such a preview. An answer that is printed as
-    JSON ends the command too.
+    ``nothing`` says why the selection has no row to change: the hint of such a preview. If the change ``sends``
+    deliveries, the preview warns of destinations that fail now. An answer that is printed as JSON ends the command too.
     """
     if not yes:
         preview = client.post(path, {**selection, "dryRun": True})
+        if sends:
+            warn_of_failing_destinations(client, preview["destinations"])
         if output == "json":
             tables.print_json(preview)
         else:
@@ -135,11 +138,10 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
         typer.echo(f"{reason}: {counted(count, noun)}")
 
 
-def warn_of_failing_destinations(client: AdminClient, deliveries: Iterable[Row]) -> None:
-    """Name on standard error those destinations of deliveries that fail now, and what that means for them."""
-    keys = {row["destination"] for row in deliveries}
-    rows = client.get("/api/destinations")["rows"] if keys else []
-    for warning in failures.warnings(rows, keys):
+def warn_of_failing_destinations(client: AdminClient, deliveries: Mapping[str, int]) -> None:
+    """Name on standard error the destinations that fail now, and what that means (`failures.warnings`)."""
+    rows = client.get("/api/destinations")["rows"] if deliveries else []
+    for warning in failures.warnings(rows, deliveries):
         tables.print_text(warning, err=True)
 
 
@@ -202,8 +204,8 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
         f"No selected delivery is {state} and still has its body, or a replay sent it since, or its person is"
         f" suppressed{other}."
     )
-    warn_of_failing_destinations(client, _newest(client, selection))
-    answer = _change(client, "/api/deliveries/redrive", selection, "delivery", nothing, yes=yes, output=output)
+    path = "/api/deliveries/redrive"
+    answer = _change(client, path, selection, "delivery", nothing, yes=yes, output=output, sends=True)
     _print_changed("Due again", answer["redriven"], nothing)
 
 
@@ -225,7 +227,8 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
     nothing = _why_none_is_retried(client, selection)
-    warn_of_failing_destinations(client, _newest(client, selection | {"state": "pending"}))
+    pending = _newest(client, selection | {"state": "pending"})  # most of them are not counted, because they are due
+    warn_of_failing_destinations(client, {row["destination"]: 0 for row in pending})
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], nothing)
 
@@ -236,7 +239,7 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
-    nothing = "None of them can be released: they were released before, or their body itself is not a visit."
+    nothing = "None of them can be released: `usher quarantine show ID` says of each one why."
     answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:

@@ -93,13 +93,8 @@ def find(
         answer = client.post("/api/persons/find", question)
         rows = answer["rows"]
         print_listing(_LISTING, rows, answer["nextCursor"], output, _nothing(answer), _SHARED)
-        if not rows and output == "text":
-            tables.print_text(person_words.NOT_SEARCHED)
-        if not rows and "mobile" in answer["searchedAs"] and output == "text":
-            tables.print_text(person_words.OTHER_SPELLINGS)
-        if not rows and answer["refusing"] and output == "text":
-            refused = person_words.refused_elsewhere(answer["refusing"])
-            tables.print_text(f"{refused} `usher listeners --failing` says why.")
+        if not rows:
+            _print_limits(answer, err=output != "text")
         if answer["suppressedAt"] and output == "text":
             where = person_words.suppressed_at(answer["suppressedAt"], answer["tenants"])
             tables.print_text(f"Suppressed at {where}: visits there are only counted.", err=True)
@@ -113,6 +108,16 @@ def find(
             " visits:read).",
             err=True,
         )
+
+
+def _print_limits(answer: Any, *, err: bool) -> None:
+    """Say what a search that found nothing does not prove."""
+    tables.print_text(person_words.NOT_SEARCHED, err=err)
+    if "mobile" in answer["searchedAs"]:
+        tables.print_text(person_words.OTHER_SPELLINGS, err=err)
+    if answer["refusing"]:
+        refused = person_words.refused_elsewhere(answer["refusing"])
+        tables.print_text(f"{refused} `usher listeners --failing` says why.", err=err)
 
 
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:

@@ -116,7 +116,7 @@ def print_listing(
     shared: Collection[str] = tables.NAMES,
 ) -> None:
     """Print a page of a listing. ``shared``: heads of columns that are left out if all rows have the same there."""
-    columns, same = _columns(listing, rows, shared)
+    columns, same = tables.without_shared_cells(listing.columns, rows, shared)
     essential = sum(head not in same for head, _ in listing.columns[: listing.essential])
     tables.print_rows(
         rows,
@@ -129,10 +129,7 @@ def print_listing(
         beside={"nextCursor": rest},
     )
     if output == "text" and same:
-        names = [f"{head.lower()} {name}" for head, name in same.items() if head in tables.NAMES]
-        counted = [f"counted as {same['COUNTED']}"] if "COUNTED" in same else []
-        facts = ", ".join([*names, *counted])
-        tables.print_text(f"All {'of ' if names else ''}{facts}.", err=True)
+        tables.print_shared_cells(same)
 
 
 def _order_verdicts(rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
@@ -156,34 +153,6 @@ def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bo
         "destination": filters.get("destination"),
     }
     return all(value is None or str(verdict.get(name)).endswith(value) for name, value in chosen.items())
-
-
-def _columns(
-    listing: listings.Listing, rows: list[listings.Row], shared: Collection[str]
-) -> tuple[list[listings.Column], dict[str, str]]:
-    """Return the columns of a table, and those with the same cell in all rows, which is said below the table.
-
-    If all rows have the same day, the head shows it; if they have the same namespace, the names leave it out.
-    """
-    columns = list(listing.columns)
-    columns[0] = _of_one_day(columns[0], rows)
-    namespaces = {row["namespace"] for row in rows}
-    if len(namespaces) == 1:
-        columns = [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
-    names = {head: {cell(row) for row in rows} for head, cell in columns if head in shared}
-    same = {head: "".join(found) for head, found in names.items() if len(found) == 1 and len(rows) > 1}
-    return [(head, cell) for head, cell in columns if head not in same], same
-
-
-def _of_one_day(column: listings.Column, rows: list[listings.Row]) -> listings.Column:
-    """Return a column of times (month, day, time) without the day if it is the same in all rows."""
-    head, cell = column
-    days = {cell(row)[:5] for row in rows}
-    return (f"UTC {''.join(days)}", lambda row: cell(row)[6:]) if len(days) == 1 else (head, cell)
-
-
-def _without_prefix(cell: Callable[[listings.Row], str], prefix: str) -> Callable[[listings.Row], str]:
-    return lambda row: cell(row).removeprefix(prefix)
 
 
 def show_visit(

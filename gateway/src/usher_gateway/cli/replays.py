@@ -76,10 +76,10 @@ _LINE_SECONDS = 10.0
 
 _SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
-    ("TENANT", listings.text_cell("tenant")),
     ("VISIT", lambda row: str(row["visit"])[: listings.SHORT_ID]),
     ("RESULT", listings.text_cell("result")),
     ("DESTINATION", listings.text_cell("destination")),
+    ("TENANT", listings.text_cell("tenant")),
     ("ROUTE", listings.text_cell("route")),
 )
 
@@ -153,7 +153,7 @@ def replay_visits(
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
         waiting = _waiting(client, selection) if results["state"] or not results["reason"] else ""
-        warn_of_failing_destinations(client, [*answer["sample"], *_newest_ended(client, selection, results["state"])])
+        warn_of_failing_destinations(client, answer["destinations"])
         _preview(answer, rate, output, has_results=any(results.values()), waiting=waiting)
     replay = client.post("/api/replays", question)
     if output == "json":
@@ -167,21 +167,10 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
-def _filters_of_deliveries(selection: Mapping[str, object]) -> dict[str, str]:
-    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
-    return {name: str(selection[name]) for name in names if name in selection}
-
-
-def _newest_ended(client: AdminClient, selection: Mapping[str, object], states: str | None) -> list[listings.Row]:
-    """Return the newest deliveries with these states, because the sample of a preview is short."""
-    filters = _filters_of_deliveries(selection)
-    asked = states.split(",") if states and "ids" not in selection else []
-    return [row for state in asked for row in client.get("/api/deliveries", state=state, **filters)["rows"]]
-
-
 def _waiting(client: AdminClient, selection: Mapping[str, object]) -> str:
     """Return that deliveries of the selection wait already, if any do; a replay leaves them out."""
-    filters = _filters_of_deliveries(selection)
+    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
+    filters = {name: str(selection[name]) for name in names if name in selection}
     rows, rest = client.rows("/api/deliveries", _WAITING_COUNTED, None, state="pending", **filters)
     if not rows or "ids" in selection:
         return ""
@@ -206,7 +195,10 @@ def _preview(
             tables.print_text(_FILTER_NOT_ASKED, err=True)
         if answer["sample"]:
             typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
-            tables.print_rows(answer["sample"], _SAMPLE_COLUMNS, "text", "")
+            columns, same = tables.without_shared_cells(_SAMPLE_COLUMNS, answer["sample"])
+            tables.print_rows(answer["sample"], columns, "text", "")
+            if same:
+                tables.print_shared_cells(same)
     least = "" if answer["complete"] else "at least "
     hint = "give --yes to do it" if has_results else "give --yes, and --reason or --state with what to replay"
     seconds = tables.duration(count / rate)

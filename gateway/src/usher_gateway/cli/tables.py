@@ -103,6 +103,41 @@ def print_rows(
         print_table([head for head, _ in columns], table, essential=essential, broken=broken)
 
 
+def without_shared_cells(
+    columns: Sequence[Column], rows: Sequence[Row], shared: Collection[str] = NAMES
+) -> tuple[list[Column], dict[str, str]]:
+    """Return the columns of a table, and those of the heads ``shared`` that have the same cell in all rows.
+
+    `print_shared_cells` says these below the table. If all rows have the same day, the head of the first column shows
+    it; if they have the same namespace, the names leave it out.
+    """
+    columns = [_of_one_day(columns[0], rows), *columns[1:]]
+    namespaces = {row["namespace"] for row in rows}
+    if len(namespaces) == 1:
+        columns = [(head, _without_prefix(cell, f"{''.join(namespaces)}/")) for head, cell in columns]
+    names = {head: {cell(row) for row in rows} for head, cell in columns if head in shared}
+    same = {head: "".join(cells) for head, cells in names.items() if len(cells) == 1 and len(rows) > 1}
+    return [(head, cell) for head, cell in columns if head not in same], same
+
+
+def _of_one_day(column: Column, rows: Sequence[Row]) -> Column:
+    """Return a column of times (month, day, time) without the day if it is the same in all rows."""
+    head, cell = column
+    days = {cell(row)[:5] for row in rows}
+    return (f"UTC {''.join(days)}", lambda row: cell(row)[6:]) if len(days) == 1 else (head, cell)
+
+
+def _without_prefix(cell: Callable[[Row], str], prefix: str) -> Callable[[Row], str]:
+    return lambda row: cell(row).removeprefix(prefix)
+
+
+def print_shared_cells(same: Mapping[str, str]) -> None:
+    """Print what all rows of a table have in common (`without_shared_cells`)."""
+    names = [f"{head.lower()} {name}" for head, name in same.items() if head in NAMES]
+    counted = [f"counted as {same['COUNTED']}"] if "COUNTED" in same else []
+    print_text(f"All {'of ' if names else ''}{', '.join([*names, *counted])}.", err=True)
+
+
 def print_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1, broken: Collection[str] = ()
 ) -> None:

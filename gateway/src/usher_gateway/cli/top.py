@@ -42,7 +42,7 @@ SortKey = Literal["attention", "rate", "last", "lag", "held", "dead", "silent", 
 
 _KEYS = (
     "sort a attention, r rate, v last, l lag, h held, d dead, s silent, n name",
-    "f failing, arrows Enter inside, q quit",
+    "f failing, arrows PgUp PgDn move, Enter inside, q quit",
 )
 _KEYS_INSIDE = ("Esc back, q quit",)
 _SORT_LETTERS: Mapping[str, SortKey] = {
@@ -56,13 +56,25 @@ _SORT_LETTERS: Mapping[str, SortKey] = {
     "n": "name",
 }
 _FAREWELL = frozenset({"q", "\x03", "\x04"})
-_ESCAPE, _UP, _DOWN, _ENTER = "\x1b", "\x1b[A", "\x1b[B", frozenset({"\r", "\n"})
+_ESCAPE, _ENTER = "\x1b", frozenset({"\r", "\n"})
+_STEPS: Mapping[str, int] = {
+    "\x1b[A": -1,
+    "\x1b[B": 1,
+    "\x1b[5~": -18,
+    "\x1b[6~": 18,
+    **dict.fromkeys(("\x1b[H", "\x1b[1~", "\x1bOH"), -1_000_000),
+    **dict.fromkeys(("\x1b[F", "\x1b[4~", "\x1bOF"), 1_000_000),
+}
+"""Keys that move the choice, by lines: up, down, PgUp, PgDn, Home, End. Source: xterm control sequences."""
 _RATE_SECONDS = 60.0
 _SHORTEST_RATE_SECONDS = 20.0
 """Two readings that are closer give no rate, because a single visit would count for many."""
 
 _ESCAPE_SECONDS = 0.05
 """An arrow key sends further characters within this time after its escape character."""
+
+_LONGEST_KEY = 8
+"""Characters of a key."""
 
 
 class TenantLine(msgspec.Struct, frozen=True):
@@ -199,9 +211,8 @@ class Screen:
             self.sort, self._chosen = _SORT_LETTERS[key], ""
         elif key == "f":
             self.only_failing, self._chosen = not self.only_failing, ""
-        elif key in {_UP, _DOWN} and self.lines:
-            step = -1 if key == _UP else 1
-            self._chosen = self.lines[min(max(self.chosen + step, 0), len(self.lines) - 1)].name
+        elif key in _STEPS and self.lines:
+            self._chosen = self.lines[min(max(self.chosen + _STEPS[key], 0), len(self.lines) - 1)].name
         elif key in _ENTER and self.lines:
             self.only = self.lines[self.chosen].name
         elif key == _ESCAPE:
@@ -434,9 +445,16 @@ def state_of(row: listings.Row) -> str:
     has_room = row["quotaUsed"] is not None and "quota" not in needs
     quota = f", {row['quotaUsed']:.0%} of the quota" if has_room else ""
     refused = f", {row['today']['refused']} refused today" if row["today"]["refused"] else ""
-    none_yet = f"none accepted yet{refused}"
+    none_yet = (
+        "none accepted yet" if "Refusing" in needs else f"none accepted yet{refused}"
+    )  # its words have the number
     last = f"last accepted {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else none_yet
     return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
+
+
+def _is_begun(key: str) -> bool:
+    """Return whether more characters of a key may follow: after an escape character, or a number such as ``ESC [ 5``."""
+    return key.startswith(_ESCAPE) and (len(key) < len("\x1b[A") or key[-1].isdecimal()) and len(key) < _LONGEST_KEY
 
 
 @contextlib.contextmanager
@@ -455,7 +473,7 @@ def _keyboard() -> Iterator[Callable[[float], str]]:
         if not select.select([terminal], [], [], max(0.0, seconds))[0]:
             return ""
         key = os.read(terminal, 1).decode("latin-1")
-        while key.startswith(_ESCAPE) and len(key) < len(_UP) and select.select([terminal], [], [], _ESCAPE_SECONDS)[0]:
+        while _is_begun(key) and select.select([terminal], [], [], _ESCAPE_SECONDS)[0]:
             key += os.read(terminal, 1).decode("latin-1")
         return key or "q"  # the terminal is gone
 

@@ -36,7 +36,8 @@ _From = Annotated[
     typer.Option(
         "--from",
         "--since",
-        help="today, yesterday, 2h, 3d, 2026-11, 2026-11-25 or 2026-11-25T12:00; default: the first day of this month.",
+        help="From the quarter of an hour of this time on: today, yesterday, 2h, 3d, 2026-11, 2026-11-25, or"
+        " 2026-11-25T12:00 (of --zone, else UTC). Default: the first day of this month.",
     ),
 ]
 _To = Annotated[

@@ -10,7 +10,7 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
 
 _LOOKED_AT = 1_000
-"""Rows that are looked at: the newest selected deliveries with their destinations, or the most urgent tenants."""
+"""The most urgent tenants that are looked at."""
 
 _FILTERS = ("tenant", "destination")
 
@@ -32,19 +32,13 @@ async def show(api: Api, request: web.Request) -> Values:
     if not values["chosen"]:
         return values | {"with_dead": await _tenants_with_dead(api)}
     selection = _selection(filters | moments)
-    query = {name: str(value) for name, value in selection.items() if name != "ids"}
-    if "delivery" in filters:
-        query["id"] = filters["delivery"]
-    preview, newest, destinations = await all_of(
-        api.post("/api/deliveries/redrive", selection | {"dryRun": True}),
-        api.get("/api/deliveries", {**query, "limit": str(_LOOKED_AT)}),
-        api.get("/api/destinations"),
+    preview, destinations = await all_of(
+        api.post("/api/deliveries/redrive", selection | {"dryRun": True}), api.get("/api/destinations")
     )
-    keys = {row["destination"] for row in newest["rows"]}
     return values | {
         "preview": preview,
         "reasons": sorted(preview["reasons"].items()),
-        "warnings": failures.warnings(destinations["rows"], keys),
+        "warnings": failures.warnings(destinations["rows"], preview["destinations"]),
     }
 
 

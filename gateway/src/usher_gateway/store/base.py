@@ -1,6 +1,7 @@
 """The values that the store's callers give and get. All times are microseconds UTC."""
 
 import enum
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
@@ -253,6 +254,8 @@ class ReplayPreview(msgspec.Struct):
     """The effect that a replay would have now."""
 
     report: ReplayReport = msgspec.field(default_factory=ReplayReport)
+    destinations: Counter[str] = msgspec.field(default_factory=Counter)
+    """``namespace/name`` -> new deliveries to this destination."""
     sample: list[ReplaySample] = msgspec.field(default_factory=list)
     """The newest of the selected verdicts."""
     is_complete: bool = True
@@ -440,6 +443,15 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 Change = Literal["redrive", "cancel", "retry"]
 """A change of deliveries that a person requests."""
+
+
+class ChangePreview(msgspec.Struct):
+    """How many deliveries a change would change now."""
+
+    reasons: Counter[str] = msgspec.field(default_factory=Counter)
+    """By hold or cancel reason, or by the error's code; ``NotTried`` without an attempt."""
+    destinations: Counter[str] = msgspec.field(default_factory=Counter)
+    """By ``namespace/name``."""
 
 
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]

@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from usher_gateway import model
@@ -13,6 +12,7 @@ from usher_gateway.store.base import (
     AuditFilter,
     Backlog,
     Change,
+    ChangePreview,
     Filter,
     HoldsOf,
     Link,
@@ -172,19 +172,22 @@ class Records(PersonRecords, ReplayRecords):
             total += len(cancelled)
         return total
 
-    async def preview(self, change: Change, where: Filter, now: int) -> Mapping[str, int]:
-        """Return how many deliveries a change would change: by hold or cancel reason, or by the error's code.
-
-        Those that were never tried count as ``NotTried``.
+    async def preview(self, change: Change, where: Filter, now: int) -> ChangePreview:
+        """Return how many deliveries a change would change, by reason and by destination.
 
         Raises:
             ValueError: ``state`` asks for deliveries that the change does not select.
         """
         query = changes.redrivable if change == "redrive" else changes.pending
-        total: Counter[str] = Counter()
+        preview = ChangePreview()
         async for keys in self._slices(query, where):
-            total += await self._look_up(functools.partial(changes.count_changeable, change=change, keys=keys, now=now))
-        return total
+            job = functools.partial(changes.count_changeable, change=change, keys=keys, now=now)
+            counts = await self._look_up(job)
+            await self._load_routes({route for _, route in counts})
+            for (reason, route), count in counts.items():
+                preview.reasons[reason] += count
+                preview.destinations[self.route(route).destination] += count
+        return preview
 
     async def retry(self, where: Filter, now: int) -> int:
         """Make deliveries of the backlog due at once that wait for a later retry; return how many.

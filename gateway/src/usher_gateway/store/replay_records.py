@@ -57,6 +57,7 @@ class ReplayRecords(JobRunner):
             chosen, report = await self._look_up(count)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
+            result.destinations.update([self.route(candidate.verdict.route).destination for candidate in chosen])
             for candidate in chosen[: replays.SAMPLE - len(result.sample)]:
                 route = self.route(candidate.verdict.route)
                 result.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))

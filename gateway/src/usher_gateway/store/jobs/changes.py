@@ -167,15 +167,17 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
     return await transaction.session.execute(_RETRY, keys, now)
 
 
-async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[str]:
-    """Count by reason the deliveries with given keys that a change would change."""
-    condition = _CHANGEABLE[change]
-    statement = f"select arrival, hold, cancel, error from deliveries d where d.key = any($1::bigint[]) and {condition}"  # noqa: S608
+async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[tuple[str, int]]:
+    """Count by reason and route number the deliveries with given keys that a change would change."""
+    statement = f"""
+        select arrival, route, hold, cancel, error from deliveries d
+        where d.key = any($1::bigint[]) and {_CHANGEABLE[change]}
+    """  # noqa: S608 - constants
     rows = await session.fetch(statement, keys, now)
     suppressed: set[int] = set()
     if change == "redrive":
         suppressed = await suppressions.suppressed_arrivals(session, {row[0] for row in rows})
-    return Counter([_reason_name(*reason) for arrival, *reason in rows if arrival not in suppressed])
+    return Counter([(_reason_name(*reason), route) for arrival, route, *reason in rows if arrival not in suppressed])
 
 
 def _reason_name(hold: int, cancel: int, error: str) -> str:
