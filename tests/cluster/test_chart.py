@@ -165,6 +165,12 @@ async def test_change_of_the_volume_is_refused_with_what_to_do(
     await installed(*command.split()[1:])
 
 
+async def test_other_name_of_the_gateway_is_refused_because_of_its_volume(installed: kubectls.Kubectl) -> None:
+    with pytest.raises(charts.HelmError, match=r"StatefulSet usher-gateway has the visits .* fullnameOverride=usher"):
+        helm(installed, "upgrade", "usher", str(charts.CHART), "--set=fullnameOverride=other")
+    helm(installed, "upgrade", "usher", str(charts.CHART), "--set=fullnameOverride=usher")
+
+
 async def test_same_size_in_another_unit_changes_no_volume(installed: kubectls.Kubectl) -> None:
     upgrade = ("upgrade", "usher", str(charts.CHART), "--set=gateway.storage.size=10240Mi")
     helm(installed, *upgrade)

@@ -105,6 +105,11 @@ async def test_sample_of_the_readme_leads_from_purple_to_the_books(shell: Shell)
     head, *_ = (await shell.run(usage)).splitlines()
     shown = set(re.findall(r"\S+", head))
     assert shown & {"REPEATS", "REDELIV."}
-    in_readme = re.search(r"^PERIOD .*", README, re.MULTILINE)
+    in_readme = re.search(r"^(PERIOD .*)\n.*\n(total .*)$", README, re.MULTILINE)
     assert in_readme is not None
-    assert shown - {"ARRIVALS"} <= set(in_readme[0].split())  # a column of zeros gives way to it
+    heads = in_readme[1].split()
+    assert shown - {"ARRIVALS"} <= set(heads)  # a column of zeros gives way to it
+    total_row = dict(zip(heads, in_readme[2].split(), strict=True))
+    expected = {"VISITS": "visits", "DELIV.": "delivered", "PROBES": "probes", "CREATED": "created"}
+    assert {head: int(total_row[head]) for head in expected} == {head: counts[name] for head, name in expected.items()}
+    assert int(total_row["REPEATS"]) + int(total_row["REDELIV."]) == counts["repeats"] + counts["redeliveries"]
