@@ -444,10 +444,9 @@ def state_of(row: listings.Row) -> str:
     needs = troubles.tenant_troubles(row)
     has_room = row["quotaUsed"] is not None and "quota" not in needs
     quota = f", {row['quotaUsed']:.0%} of the quota" if has_room else ""
-    refused = f", {row['today']['refused']} refused today" if row["today"]["refused"] else ""
-    none_yet = (
-        "none accepted yet" if "Refusing" in needs else f"none accepted yet{refused}"
-    )  # its words have the number
+    none_yet = "none accepted yet"
+    if row["today"]["refused"] and "Refusing" not in needs:  # the words of this trouble have the number
+        none_yet += f", {row['today']['refused']} refused today"
     last = f"last accepted {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else none_yet
     return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
 
