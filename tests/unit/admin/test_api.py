@@ -26,7 +26,14 @@ def test_time_day_or_month_without_an_offset_is_utc(text: str, instant: int) -> 
     assert api.parse_time(text) == instant
 
 
-@pytest.mark.parametrize("text", ["", "now", "2025", "2025-13", "12:00", "25.11.2025", "2025-11-25 12 Uhr"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "now", "2025", "2025-13", "12:00", "25.11.2025", "2025-11-25 12 Uhr", "2025-11-25T24:00", "2025W48"),
+        *("2025-11-25+02:00", "2025-11-25-05:00", "2025-11-25x12:00", "2025-W48", "٢٠٢٥-11-25"),
+        *("1969-12", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59"),
+    ],
+)
 def test_other_text_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="a time must look like"):
         api.parse_time(text)

@@ -279,21 +279,27 @@ def parse_limit(query: Mapping[str, str]) -> int:
     return limit
 
 
-def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
-    """Parse a time (ISO 8601), a date or a month, and return its first instant in microseconds.
+_TIME = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?)?", re.ASCII)
+_TIME_FORMS = "a time must look like 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-11-25 or 2026-11"
 
-    One without an offset is of the time zone ``zone``. The separator of date and time may be a space.
+
+def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
+    """Parse a time as in RFC 3339, a date or a month, and return its first instant in microseconds.
+
+    Seconds may be absent, and the offset: without one the time is of the zone ``zone``.
 
     Raises:
-        ValueError: ``text`` has none of these forms.
+        ValueError: ``text`` has none of these forms, or is outside of the years 1970 to 9998.
     """
+    if _TIME.fullmatch(text) is None or not "1970" <= text[:4] <= "9998":
+        raise ValueError(_TIME_FORMS)
     try:
         moment = datetime.datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
         delta = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError("a time must look like 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-11-25 or 2026-11") from None
+    except ValueError:
+        raise ValueError(_TIME_FORMS) from None
     return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
 
 

@@ -290,9 +290,9 @@ def parse_moment(text: str | None) -> str | None:
     if text in {"today", "yesterday"}:
         today = datetime.datetime.now(datetime.UTC).date()
         return (today - datetime.timedelta(days=text == "yesterday")).isoformat()
-    ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    ago = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
     if ago is None:
-        if not re.match(r"\d{4}-\d\d", text):
+        if not re.match(r"\d{4}-\d\d", text, re.ASCII):
             hint = "write 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-11-25, 2026-11, today, yesterday, or 2h (90m, 3d)"
             fail(f"{text!r} is not a time", hint, USAGE)
         return text
