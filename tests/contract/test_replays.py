@@ -188,6 +188,15 @@ async def test_cancelled_delivery_can_be_replayed(bench: engines.Bench) -> None:
     assert await bench.replay("cancelled") == ReplayReport(results={"cancelled": 1})
 
 
+async def test_preview_counts_deliveries_that_wait_apart_from_held_ones(bench: engines.Bench) -> None:
+    held = (samples.plan(hold=model.HoldReason.FilterError), samples.skip(model.SkipReason.Filter, samples.MAILER))
+    await bench.accept(samples.arrival("waits"), samples.arrival("held", if_visit=held))
+    preview = await bench.store.preview_replay(bench.replay_request("delivered", "Filter"), NOW)
+    assert (preview.waiting, preview.held, preview.report.created) == (1, 1, 1)
+    only_skipped = await bench.store.preview_replay(bench.replay_request("Filter"), NOW)
+    assert (only_skipped.waiting, only_skipped.held, only_skipped.report.created) == (0, 0, 1)
+
+
 # Steps
 
 
@@ -197,6 +206,7 @@ async def test_preview_counts_and_shows_what_a_replay_does_and_changes_nothing(b
     preview = await bench.store.preview_replay(bench.replay_request(), NOW)
     assert (preview.report, preview.is_complete) == (ReplayReport(results={"Filter": 130, "Paused": 130}), True)
     assert preview.destinations == {"agency/crm": 130, "agency/mailer": 130}
+    assert (preview.waiting, preview.held) == (0, 0)
     newest = (await bench.visits())[:3]
     sample = [(model.format_id(each.visit), each.route.route, each.result) for each in preview.sample]
     assert sample[:2] == [(newest[0]["id"], "crm", "Filter"), (newest[0]["id"], "welcome", "Paused")]

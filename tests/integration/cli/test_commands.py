@@ -350,7 +350,11 @@ async def test_redrive_and_release_print_their_counts(served: admin_port.Served)
     assert "Due again: 1 delivery." in await served.output_of("dead", "redrive", "--route", "crm", "--yes")
     redriven = await served.output_of("deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
     assert "Due again: 0 deliveries." in redriven
-    assert "`--state cancelled` selects cancelled ones" in await served.output_of("dead", "redrive", "--all", "--yes")
+    none_dead = "None of them is dead; the newest are: delivered, held DestinationPaused, pending."
+    assert none_dead in " ".join((await served.output_of("dead", "redrive", "--all", "--yes")).split())
+    await served.output_of("deliveries", "cancel", "--all", "--yes")
+    cancelled = " ".join((await served.output_of("dead", "redrive", "--all", "--yes")).split())
+    assert "`usher deliveries redrive --state cancelled` starts cancelled ones again." in cancelled
     unfit = await served.command("quarantine", "release", "--tenant", "agency/acme", "--yes")
     assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
     served.mend(user=("/visitor/ref",))
@@ -410,8 +414,15 @@ async def test_command_without_yes_prints_what_it_would_change(
 @pytest.mark.parametrize(
     ("command", "reasons", "total", "hint"),
     [
-        ("dead redrive --reason Timeout", "", "this would redrive 0", "No selected delivery is dead"),
-        ("deliveries cancel --reason Timeout", "", "this would cancel 0", "No selected delivery is pending"),
+        ("dead redrive --reason Timeout", "", "this would redrive 0", "The selection has no delivery."),
+        ("dead redrive --since 9998-01", "", "this would redrive 0", "The selection has no delivery."),
+        (
+            "deliveries redrive --tenant acme --state cancelled",
+            "",
+            "this would redrive 0",
+            "None of them is cancelled; the newest are: dead, delivered, held",
+        ),
+        ("deliveries cancel --reason Timeout", "", "this would cancel 0", "The selection has no delivery."),
         (
             "deliveries retry --all",
             "",
@@ -423,7 +434,7 @@ async def test_command_without_yes_prints_what_it_would_change(
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
             "this would release 0",
-            "None of them can be released: `usher quarantine show ID`",
+            "Only unreleased arrivals whose body is a visit now can be released",
         ),
     ],
 )

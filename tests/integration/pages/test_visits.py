@@ -180,7 +180,7 @@ async def test_replay_names_the_deliveries_that_have_not_ended(served: admin_por
         (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
         path = f"/ui/visits/{held['visit']}"
         counted = await browser.send(f"{path}/replay", await browser.get(path))
-    assert "There is nothing to replay. Left out: 1 delivery that waits or is held." in counted.words
+    assert "There is nothing to replay. Left out: 1 delivery held until the cause of the hold ends." in counted.words
 
 
 async def test_arrival_that_is_no_visit_leads_to_its_listener(served: admin_port.Served) -> None:

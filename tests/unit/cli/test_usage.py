@@ -18,7 +18,8 @@ COUNTS = {
     "died": 1,
 }
 ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
-ANSWER = {"by": "day", "rows": [ROW], "total": {**COUNTS, "openAfter": 9}}
+TIMES = {"from": "2026-11-25T00:00:00.000Z", "to": "2026-11-25T12:00:00.000Z"}
+ANSWER = {"by": "day", **TIMES, "rows": [ROW], "total": {**COUNTS, "openAfter": 9}}
 
 
 def printed(answer: Any, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -37,10 +38,17 @@ def test_narrow_usage_has_the_total_and_what_matters_most(
     ]
 
 
+def test_usage_of_a_part_of_a_day_says_from_when(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = ANSWER | {"from": "2026-11-25T10:00:00.000Z"}
+    assert printed(part, 60, monkeypatch, capsys).startswith("From 2026-11-25T10:00 to 2026-11-25T12:00 UTC:\nPERIOD ")
+
+
 def test_usage_names_the_tenant_of_a_listener_that_moved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = {"by": "day", "rows": [ROW, {**ROW, "tenant": "zoo"}], "total": {**COUNTS, "openAfter": 18}}
+    moved = {"by": "day", **TIMES, "rows": [ROW, {**ROW, "tenant": "zoo"}], "total": {**COUNTS, "openAfter": 18}}
     shown = printed(moved, 80, monkeypatch, capsys)
     assert "agency/acme/lobby" in shown
     assert "agency/zoo/lobby" in shown

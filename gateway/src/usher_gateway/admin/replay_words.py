@@ -13,6 +13,8 @@ _LEFT_OUT = {
     "oncePer": "by the oncePer rule of the route",
     "expired": "past the time limit",
     "suppressed": "of a suppressed person",
+    "waiting": "waiting, sent without a replay",
+    "held": "held until the cause of the hold ends",
     "paused": "of routes that are paused, in shadow mode, removed, or lead elsewhere now",
 }
 """Why a replay leaves deliveries out. Source: ``leftOut`` in docs/api.md."""

@@ -175,7 +175,7 @@ def _preview_row(preview: ReplayPreview) -> Row:
         "selected": preview.report.created,
         "reasons": preview.report.results,
         "destinations": preview.destinations,
-        "leftOut": _left_out(preview.report),
+        "leftOut": {**_left_out(preview.report), "waiting": preview.waiting, "held": preview.held},
         "complete": preview.is_complete,
         "sample": [_sample_row(sample) for sample in preview.sample],
     }

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn
 
@@ -47,6 +48,12 @@ _Yes = Annotated[
 
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
+
+_RESTARTS = {
+    "dead": "`usher dead redrive` starts dead ones again.",
+    "cancelled": "`usher deliveries redrive --state cancelled` starts cancelled ones again.",
+}
+"""How to send deliveries again that have ended, by state."""
 
 _LOOKED_AT = 100
 """Selected deliveries whose destinations are looked at."""
@@ -101,7 +108,7 @@ def _change(
     path: str,
     selection: dict[str, object],
     noun: str,
-    nothing: str,
+    why_none: Callable[[], str],
     *,
     yes: bool,
     output: OutputFormat,
@@ -109,7 +116,7 @@ def _change(
 ) -> dict[str, Any]:
     """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command.
 
-    ``nothing`` says why the selection has no row to change: the hint of such a preview. If the change ``sends``
+    ``why_none`` says why the selection has no row to change: the hint of such a preview. If the change ``sends``
     deliveries, the preview warns of destinations that fail now. An answer that is printed as JSON ends the command too.
     """
     if not yes:
@@ -121,7 +128,7 @@ def _change(
         else:
             _print_reasons(preview["reasons"], noun)
             _print_unfit(preview.get("unfit", {}))
-        _end_preview(path.rpartition("/")[2], preview["selected"], noun, nothing)
+        _end_preview(path.rpartition("/")[2], preview["selected"], noun, why_none)
     answer = dict(client.post(path, selection))
     if output == "json":
         tables.print_json(answer)
@@ -129,8 +136,8 @@ def _change(
     return answer
 
 
-def _end_preview(verb: str, count: int, noun: str, nothing: str, hint: str = "give --yes to do it") -> NoReturn:
-    fail(f"this would {verb} {counted(count, noun)}", hint if count else nothing, USAGE)
+def _end_preview(verb: str, count: int, noun: str, why_none: Callable[[], str]) -> NoReturn:
+    fail(f"this would {verb} {counted(count, noun)}", "give --yes to do it" if count else why_none(), USAGE)
 
 
 def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
@@ -145,19 +152,54 @@ def warn_of_failing_destinations(client: AdminClient, deliveries: Mapping[str, i
         tables.print_text(warning, err=True)
 
 
-def _why_none_is_retried(client: AdminClient, selection: Mapping[str, object]) -> str:
-    """Return what is to do instead, from the newest of the selected deliveries."""
-    states = {str(row["held"] or row["state"]) for row in _newest(client, selection)}
-    if not states:
+def _why_none_is_redriven(client: AdminClient, selection: dict[str, object]) -> str:
+    """Return why a redrive changes nothing, from the newest of the selected deliveries."""
+    if _newest(client, selection):
+        return (
+            f"The {selection['state']} ones stay as they are: their body is deleted or their time limit is over, a "
+            "replay sent them since, or their person is suppressed."
+        )
+    return _without_state(client, selection)
+
+
+def _without_state(client: AdminClient, selection: dict[str, object]) -> str:
+    """Return that no selected delivery has the state that a change selects, and which states the newest have."""
+    others = {name: value for name, value in selection.items() if name != "state"}
+    rows = _newest(client, others)
+    if not rows:
         return "The selection has no delivery."
-    if states <= {"delivered", "dead", "cancelled"}:
-        return "None is pending: `usher dead redrive` starts dead ones again."
-    held = sorted(states - {"pending", "delivered", "dead", "cancelled"})
-    if held and "pending" not in states:
-        names = ", ".join(held)
-        return f"They are held ({names}), and a retry does not end that: `usher deliveries show ID` says what does."
-    due = "None waits for a later time: those that are due start as soon as their destination takes them."
-    return f"{due} `usher deliveries --state pending` lists them."
+    states = {str(row["state"]) for row in rows if not row["held"]}
+    results = ", ".join(sorted(states | {f"held {row['held']}" for row in rows if row["held"]}))
+    restarts = "".join([f" {text}" for state, text in _RESTARTS.items() if state in states])
+    return f"None of them is {selection['state']}; the newest are: {results}.{restarts}"
+
+
+def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> str:
+    """Return what is to do instead, from the newest of the selected deliveries that are pending."""
+    pending = _newest(client, selection | {"state": "pending"})
+    held = sorted({str(row["held"]) for row in pending if row["held"]})
+    if not pending:
+        return _without_state(client, selection | {"state": "pending"})
+    sentences = []
+    if any(not row["held"] for row in pending):
+        sentences.append(
+            "None waits for a later time: those that are due start as soon as their destination takes them. "
+            "`usher deliveries --state pending` lists them."
+        )
+    if held:
+        who = "Others" if sentences else "They"
+        sentences.append(
+            f"{who} are held ({', '.join(held)}), and a retry does not end that: `usher deliveries show ID` says what "
+            "does."
+        )
+    return " ".join(sentences)
+
+
+def _why_none_is_released() -> str:
+    return (
+        "Only unreleased arrivals whose body is a visit now can be released: `usher quarantine show ID` says why one"
+        " is not."
+    )
 
 
 def _newest(client: AdminClient, selection: Mapping[str, object]) -> list[Row]:
@@ -175,10 +217,10 @@ def _print_unfit(unfit: Mapping[str, int]) -> None:
         typer.echo(f"Still no visit: {counted(count, 'arrival')} ({reason})")
 
 
-def _print_changed(result: str, count: int, nothing: str) -> None:
+def _print_changed(result: str, count: int, why_none: Callable[[], str]) -> None:
     typer.echo(f"{result}: {counted(count, 'delivery')}.")
     if not count:
-        tables.print_text(nothing)
+        tables.print_text(why_none())
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _ENDED_STATE, REASON)
@@ -198,15 +240,10 @@ def redrive_dead(client: AdminClient, selection: dict[str, object], *, yes: bool
 
 
 def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
-    state = selection["state"]
-    other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
-    nothing = (
-        f"No selected delivery is {state} and still has its body, or a replay sent it since, or its person is"
-        f" suppressed{other}."
-    )
+    why_none = functools.partial(_why_none_is_redriven, client, selection)
     path = "/api/deliveries/redrive"
-    answer = _change(client, path, selection, "delivery", nothing, yes=yes, output=output, sends=True)
-    _print_changed("Due again", answer["redriven"], nothing)
+    answer = _change(client, path, selection, "delivery", why_none, yes=yes, output=output, sends=True)
+    _print_changed("Due again", answer["redriven"], why_none)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _PENDING_STATE, REASON)
@@ -215,9 +252,9 @@ def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes:
 
     An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back.
     """
-    nothing = f"No selected delivery is {selection['state']}: `usher deliveries list` shows their states."
-    answer = _change(client, "/api/deliveries/cancel", selection, "delivery", nothing, yes=yes, output=output)
-    _print_changed("Cancelled", answer["cancelled"], nothing)
+    why_none = functools.partial(_without_state, client, selection)
+    answer = _change(client, "/api/deliveries/cancel", selection, "delivery", why_none, yes=yes, output=output)
+    _print_changed("Cancelled", answer["cancelled"], why_none)
 
 
 @_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, REASON)
@@ -226,11 +263,11 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
-    nothing = _why_none_is_retried(client, selection)
+    why_none = functools.partial(_why_none_is_retried, client, selection)
     pending = _newest(client, selection | {"state": "pending"})  # most of them are not counted, because they are due
     warn_of_failing_destinations(client, {row["destination"]: 0 for row in pending})
-    answer = _change(client, "/api/deliveries/retry", selection, "delivery", nothing, yes=yes, output=output)
-    _print_changed("Due now", answer["retried"], nothing)
+    answer = _change(client, "/api/deliveries/retry", selection, "delivery", why_none, yes=yes, output=output)
+    _print_changed("Due now", answer["retried"], why_none)
 
 
 @_change_command("visits", *LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
@@ -239,10 +276,11 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
-    nothing = "None of them can be released: `usher quarantine show ID` says of each one why."
-    answer = _change(client, "/api/quarantine/release", selection, "arrival", nothing, yes=yes, output=output)
+    answer = _change(
+        client, "/api/quarantine/release", selection, "arrival", _why_none_is_released, yes=yes, output=output
+    )
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:
-        tables.print_text(nothing)
+        tables.print_text(_why_none_is_released())
     _print_unfit(answer["unfit"])
     raise typer.Exit(WRONG if answer["unfit"] else 0)

@@ -61,14 +61,12 @@ _TO_INCLUDE = {
     "oncePer": " (--ignore-once-per)",
     "expired": " (--ignore-expiry)",
     "suppressed": " (`usher person unsuppress` lifts that)",
+    "held": " (`usher deliveries list --state held` says why)",
     "paused": " (--ignore-pause)",
 }
 """How to replay what a replay leaves out."""
 
 _FILTER_NOT_ASKED = "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
-
-_WAITING_COUNTED = 1_000
-"""Deliveries that wait already are counted up to this number."""
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
@@ -152,9 +150,8 @@ def replay_visits(
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
-        waiting = _waiting(client, selection) if results["state"] or not results["reason"] else ""
         warn_of_failing_destinations(client, answer["destinations"])
-        _preview(answer, rate, output, has_results=any(results.values()), waiting=waiting)
+        _preview(answer, rate, output, has_results=any(results.values()))
     replay = client.post("/api/replays", question)
     if output == "json":
         tables.print_json(replay)
@@ -167,21 +164,8 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
-def _waiting(client: AdminClient, selection: Mapping[str, object]) -> str:
-    """Return that deliveries of the selection wait already, if any do; a replay leaves them out."""
-    names = ("namespace", "tenant", "listener", "route", "destination", "since", "until")
-    filters = {name: str(selection[name]) for name in names if name in selection}
-    rows, rest = client.rows("/api/deliveries", _WAITING_COUNTED, None, state="pending", **filters)
-    if not rows or "ids" in selection:
-        return ""
-    count = f"at least {len(rows)}" if rest is not None else str(len(rows))
-    return f"Left out: {count} that wait or are held already; they go by themselves."
-
-
-def _preview(
-    answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool, waiting: str
-) -> NoReturn:
-    """Print what a replay would deliver, and end the command. ``waiting``: of `_waiting`."""
+def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
+    """Print what a replay would deliver, and end the command."""
     count = answer["selected"]
     if output == "json":
         tables.print_json(answer)
@@ -189,24 +173,18 @@ def _preview(
         for reason, number in sorted(answer["reasons"].items()):
             typer.echo(f"{reason}: {counted(number, 'delivery')}")
         _print_left_out(answer["leftOut"])
-        if waiting:
-            tables.print_text(waiting)
         if answer["reasons"].get("Filter"):
             tables.print_text(_FILTER_NOT_ASKED, err=True)
         if answer["sample"]:
-            typer.echo(f"\nThe newest {counted(len(answer['sample']), 'visit')}:")
+            typer.echo(f"\nThe newest {len(answer['sample'])}:")
             columns, same = tables.without_shared_cells(_SAMPLE_COLUMNS, answer["sample"])
             tables.print_rows(answer["sample"], columns, "text", "")
             if same:
                 tables.print_shared_cells(same)
     least = "" if answer["complete"] else "at least "
     hint = "give --yes to do it" if has_results else "give --yes, and --reason or --state with what to replay"
-    seconds = tables.duration(count / rate)
-    fail(
-        f"this would create {least}{counted(count, 'delivery')}, within {seconds} or longer",
-        hint if count else _NOTHING,
-        USAGE,
-    )
+    duration = f", in {tables.duration(count / rate)} or more" if count else ""
+    fail(f"this would create {least}{counted(count, 'delivery')}{duration}", hint if count else _NOTHING, USAGE)
 
 
 def _print_left_out(left_out: Mapping[str, int]) -> None:

@@ -248,8 +248,9 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
     ]
     heads = [*[head for head, _ in names], *[head for head, _ in numbers], "TENANT", "NAMESPACE"]
     lines.append(["total", *[""] * (len(names) - 1), *[str(total[key]) for _, key in numbers], "", ""])
-    if answer["by"] == "tenant":
+    if answer["by"] == "tenant" or not answer["from"].endswith("T00:00:00.000Z"):  # then PERIOD is not all of a day
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
+    if answer["by"] == "tenant":
         heads, lines = heads[:-2], [line[:-2] for line in lines]
     tables.print_table(heads, lines, essential=len(names) + len(shown_first))
     if len(rows) > begin + limit:

@@ -112,21 +112,13 @@ async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str,
     ignored = {name: name in form for name in _IGNORABLE}
     selection = {"ids": [identifier], **ignored}
     if "confirm" not in form:
-        preview, stored = await all_of(
-            api.post("/api/replays", selection | {"dryRun": True}), api.get("/api/deliveries", {"visit": identifier})
-        )
-        waiting = sum(row["state"] in {"pending", "held"} for row in stored["rows"])
-        left_out = [*replay_words.left_out(preview["leftOut"]).values()]
-        if waiting:
-            left_out.append(
-                f"{listings.counted(waiting, 'delivery')} that {'waits or is' if waiting == 1 else 'wait or are'} held"
-            )
+        preview = await api.post("/api/replays", selection | {"dryRun": True})
         return "replay_visit.html", {
             "title": "Replay of a visit",
             "id": identifier,
             "results": sorted(preview["reasons"].items()),
             "selected": preview["selected"],
-            "left_out": left_out,
+            "left_out": replay_words.left_out(preview["leftOut"]).values(),
             "ignorable": [(name, text, ignored[name]) for name, text in _IGNORABLE.items()],
         }
     results = [name.removeprefix("result-") for name in form if name.startswith("result-")]

@@ -256,6 +256,9 @@ class ReplayPreview(msgspec.Struct):
     report: ReplayReport = msgspec.field(default_factory=ReplayReport)
     destinations: Counter[str] = msgspec.field(default_factory=Counter)
     """``namespace/name`` -> new deliveries to this destination."""
+    waiting: int = 0
+    """Pending deliveries of the selection, which no replay selects; without those that are held."""
+    held: int = 0
     sample: list[ReplaySample] = msgspec.field(default_factory=list)
     """The newest of the selected verdicts."""
     is_complete: bool = True

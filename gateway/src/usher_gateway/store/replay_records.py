@@ -4,6 +4,8 @@ import functools
 import time
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from usher_gateway import model
 from usher_gateway.store.base import (
     LONGEST_PAGE,
@@ -24,6 +26,8 @@ from usher_gateway.store.transaction import JobRunner
 
 _PREVIEW_SECONDS = 20.0
 """How long the preview of a replay counts."""
+
+_ENDED = {state.name.lower() for state in model.DeliveryState} - {replays.PENDING}
 
 _SCAN_SECONDS = 1.0
 """How long a step of a replay looks for verdicts before it records how far it came."""
@@ -47,14 +51,19 @@ class ReplayRecords(JobRunner):
         """
         result, taken, cursor = ReplayPreview(), set[bytes](), None
         end = time.monotonic() + _PREVIEW_SECONDS
-        find = functools.partial(replays.next_verdicts, request=request, arrivals=LONGEST_PAGE, most=LONGEST_PAGE)
+        with_pending = request
+        if not request.results.isdisjoint(_ENDED):
+            with_pending = msgspec.structs.replace(request, results=request.results | {replays.PENDING})
+        find = functools.partial(replays.next_verdicts, request=with_pending, arrivals=LONGEST_PAGE, most=LONGEST_PAGE)
         while True:
             verdicts, cursor = await self._look_up(functools.partial(find, cursor=cursor))
             facts = await self._replay_facts(request, verdicts, mark_of_route, is_paused)
             count = functools.partial(
                 replays.preview, verdicts=verdicts, request=request, facts=facts, taken=taken, now=now
             )
-            chosen, report = await self._look_up(count)
+            chosen, report, pending = await self._look_up(count)
+            result.held += sum(candidate.is_held for candidate in pending)
+            result.waiting += sum(not candidate.is_held for candidate in pending)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
             result.destinations.update([self.route(candidate.verdict.route).destination for candidate in chosen])

@@ -34,17 +34,22 @@ SAMPLE = 5
 STEP = 100
 """Deliveries that one step creates; arrivals wait for it (docs/performance.md)."""
 
+PENDING = model.DeliveryState.Pending.name.lower()
+"""The result of a verdict whose delivery waits or is held. A replay leaves it out."""
+
 _GONE = "gone"
 """The result of a verdict whose delivery does not exist any more. No replay selects it."""
+
+_NO_DELIVERY = (0, 0, 0, 0)
 
 _VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
 _ARRIVALS = """
     select a.key, a.id, a.received_at, a.flags, b.body is not null from arrivals a left join bodies b on b.key = a.key
     where a.key = any($1::bigint[])
 """
-_FIRST_DELIVERIES = "select key, state, expires_at from deliveries where key = any($1::bigint[])"
+_FIRST_DELIVERIES = "select key, state, expires_at, hold from deliveries where key = any($1::bigint[])"
 _LATER_DELIVERIES = """
-    select d.arrival, r.listener, r.name, d.key, d.state, d.expires_at
+    select d.arrival, r.listener, r.name, d.key, d.state, d.expires_at, d.hold
     from deliveries d join routes r on r.number = d.route where d.origin > 0 and d.arrival = any($1::bigint[])
 """
 _ROUTES = "select number, listener, name from routes where number = any($1::bigint[])"
@@ -92,6 +97,7 @@ class Candidate(NamedTuple):
     has_delivery: bool
     expires_at: int
     """Of that delivery."""
+    is_held: bool
     is_suppressed: bool
     """True if the person of the arrival is suppressed."""
 
@@ -166,17 +172,18 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
     }
     first_keys = sorted([each.delivery for each in verdicts if each.delivery])
     first = {key: (key, *rest) for key, *rest in await session.fetch(_FIRST_DELIVERIES, first_keys)}
-    newest: dict[tuple[int, int, str], tuple[int, int, int]] = {}
+    newest: dict[tuple[int, int, str], tuple[int, ...]] = {}
     for arrival, listener, name, *delivery in await session.fetch(_LATER_DELIVERIES, sorted(arrivals)):
         place = (arrival, listener, name)
-        newest[place] = max(newest.get(place, (0, 0, 0)), tuple(delivery))
+        newest[place] = max(newest.get(place, _NO_DELIVERY), tuple(delivery))
     suppressed = await suppressions.suppressed_arrivals(session, arrivals)
     return [
         _candidate(
             verdict,
             arrivals[verdict.arrival],
             max(
-                newest.get((verdict.arrival, *names[verdict.route]), (0, 0, 0)), first.get(verdict.delivery, (0, 0, 0))
+                newest.get((verdict.arrival, *names[verdict.route]), _NO_DELIVERY),
+                first.get(verdict.delivery, _NO_DELIVERY),
             ),
             is_suppressed=verdict.arrival in suppressed,
         )
@@ -185,10 +192,10 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
     ]
 
 
-def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int], *, is_suppressed: bool) -> Candidate:
-    """``delivery``: key, state and time limit of the newest one; the key is 0 if there is none."""
+def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, ...], *, is_suppressed: bool) -> Candidate:
+    """``delivery``: key, state, time limit and hold of the newest one, or `_NO_DELIVERY`."""
     _, visit, received_at, flags, has_body = arrival
-    key, state, expires_at = delivery
+    key, state, expires_at, hold = delivery
     result = _GONE
     if key:
         result = model.DeliveryState(state).name.lower()
@@ -203,6 +210,7 @@ def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, int, int], *
         result=result,
         has_delivery=bool(key),
         expires_at=expires_at,
+        is_held=hold > 0,
         is_suppressed=is_suppressed,
     )
 
@@ -271,11 +279,17 @@ async def preview(
     facts: RouteFacts,
     taken: Collection[bytes],
     now: int,
-) -> tuple[list[Candidate], ReplayReport]:
-    """Return the verdicts that a step would deliver, and its counts. ``taken``: the marks of earlier steps."""
+) -> tuple[list[Candidate], ReplayReport, list[Candidate]]:
+    """Return the verdicts that a step would deliver, its counts, and the verdicts whose delivery is pending.
+
+    ``taken``: the marks of earlier steps.
+    """
     marks = {mark for mark, _ in facts.marks.values()}
     existing = {mark for (mark,) in await session.fetch(creation.EXISTING_MARKS, sorted(marks))}
-    return choose(await candidates(session, verdicts), request, facts, existing | marks.intersection(taken), now)
+    step = await candidates(session, verdicts)
+    chosen, report = choose(step, request, facts, existing | marks.intersection(taken), now)
+    pending = [each for each in step if each.result == PENDING and not each.is_selected(request)]
+    return chosen, report, pending
 
 
 async def start(transaction: Transaction, request: ReplayRequest, now: int) -> Replay:
