@@ -106,6 +106,11 @@ def test_columns_that_are_zero_in_every_row_come_last(
 ) -> None:
     counts = {**dict.fromkeys(COUNTS, 0), "skipped": {}, "visits": 7, "probes": 1}
     open_then_done = [{**ROW, **counts, "openAfter": 2}, {**ROW, **counts, "openAfter": 0}]
-    answer = {"by": "day", "rows": open_then_done, "total": {**counts, "visits": 14, "probes": 2, "openAfter": 0}}
+    answer = {
+        "by": "day",
+        **TIMES,
+        "rows": open_then_done,
+        "total": {**counts, "visits": 14, "probes": 2, "openAfter": 0},
+    }
     head, *_ = printed(answer, 80, monkeypatch, capsys).splitlines()
     assert head.split()[2:] == ["VISITS", "DELIV.", "OPEN", "PROBES", "REPEATS", "REDELIV.", "DIED"]
