@@ -431,6 +431,12 @@ async def test_command_without_yes_prints_what_it_would_change(
         ),
         ("visits replay --reason OncePer", "", "this would create 0", "no skipped, delivered, dead or cancelled"),
         (
+            "quarantine release --reason Truncated",
+            "",
+            "this would release 0",
+            "The selection has nothing in quarantine.",
+        ),
+        (
             "quarantine release --all",
             "Still no visit: 1 arrival (NoUser)",
             "this would release 0",

@@ -18,7 +18,7 @@ COUNTS = {
     "died": 1,
 }
 ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
-TIMES = {"from": "2026-11-25T00:00:00.000Z", "to": "2026-11-25T12:00:00.000Z"}
+TIMES: dict[str, Any] = {"from": "2026-11-25T00:00:00.000Z", "to": "2026-11-25T12:00:00.000Z"}
 ANSWER = {"by": "day", **TIMES, "rows": [ROW], "total": {**COUNTS, "openAfter": 9}}
 
 

@@ -195,20 +195,23 @@ def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> s
     return " ".join(sentences)
 
 
-def _why_none_is_released() -> str:
+def _why_none_is_released(client: AdminClient, selection: dict[str, object]) -> str:
+    """Return why a release changes nothing; counts of arrivals that are still no visits are printed already."""
+    if not _newest(client, selection, "/api/quarantine"):
+        return "The selection has nothing in quarantine."
     return (
         "Only unreleased arrivals whose body is a visit now can be released: `usher quarantine show ID` says why one"
         " is not."
     )
 
 
-def _newest(client: AdminClient, selection: Mapping[str, object]) -> list[Row]:
-    """Return the newest of the deliveries that a selection has."""
+def _newest(client: AdminClient, selection: Mapping[str, object], path: str = "/api/deliveries") -> list[Row]:
+    """Return the newest of the rows that a selection has."""
     filters = {name: str(value) for name, value in selection.items() if name not in {"ids", "all"}}
     ids = selection.get("ids")
     if isinstance(ids, list):
         filters["id"] = ",".join(ids[:_LOOKED_AT])
-    rows: list[Row] = client.get("/api/deliveries", limit=_LOOKED_AT, **filters)["rows"]
+    rows: list[Row] = client.get(path, limit=_LOOKED_AT, **filters)["rows"]
     return rows
 
 
@@ -276,11 +279,10 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
 
     The rest stays quarantined: the command prints the reasons and exits 1.
     """
-    answer = _change(
-        client, "/api/quarantine/release", selection, "arrival", _why_none_is_released, yes=yes, output=output
-    )
+    why_none = functools.partial(_why_none_is_released, client, selection)
+    answer = _change(client, "/api/quarantine/release", selection, "arrival", why_none, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
     if not answer["released"] and not answer["unfit"]:
-        tables.print_text(_why_none_is_released())
+        tables.print_text(why_none())
     _print_unfit(answer["unfit"])
     raise typer.Exit(WRONG if answer["unfit"] else 0)
