@@ -54,8 +54,7 @@ def delivery(**changes: Any) -> dict[str, Any]:
         (
             {"state": "dead"},
             {**FAILING, "health": "Failing", "isRejecting": True},
-            "starts again, but its destination fails now (Failing with Status 503 since 2026-11-29 10:12:00 UTC): it "
-            "dies again.",
+            "but its destination fails now (Failing with Status 503 since 2026-11-29 10:12:00 UTC): it dies again.",
         ),
         ({"state": "dead"}, None, "starts again, but its destination is not in force any more."),
         ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),
