@@ -165,10 +165,123 @@ async def test_change_of_the_volume_is_refused_with_what_to_do(
     await installed(*command.split()[1:])
 
 
-async def test_other_name_of_the_gateway_is_refused_because_of_its_volume(installed: kubectls.Kubectl) -> None:
-    with pytest.raises(charts.HelmError, match=r"StatefulSet usher-gateway has the visits .* fullnameOverride=usher"):
-        helm(installed, "upgrade", "usher", str(charts.CHART), "--set=fullnameOverride=other")
-    helm(installed, "upgrade", "usher", str(charts.CHART), "--set=fullnameOverride=usher")
+async def test_change_to_another_claim_is_refused_with_what_to_do(installed: kubectls.Kubectl) -> None:
+    orphan = ("delete", "statefulset", "usher-gateway", f"--namespace={NAMESPACE}", "--cascade=orphan")
+    upgrade = ("upgrade", "usher", str(charts.CHART))
+    to_two = (*upgrade, "--set=gateway.storage.existingClaim=two")
+    await installed(*orphan)
+    helm(installed, *upgrade, "--set=gateway.storage.existingClaim=one")
+    with pytest.raises(charts.HelmError, match=f"existingClaim cannot change from one to two .*{' '.join(orphan)}"):
+        helm(installed, *to_two)
+    await installed(*orphan)
+    helm(installed, *to_two)
+    await installed(*orphan)
+
+
+async def wait_for_claim(call: kubectls.Kubectl, claim: str) -> None:
+    """Wait until the cluster has made the claim of a StatefulSet."""
+    await waiting.until(
+        lambda: names(call, "persistentvolumeclaim"), lambda claims: f"persistentvolumeclaim/{claim}" in claims
+    )
+
+
+OTHER_NAME = "--set=fullnameOverride=other"
+EMPTY_VOLUME = (
+    "PersistentVolumeClaim data-usher-gateway-0 has the visits .* other-gateway would begin with an empty volume "
+    r"\(PersistentVolumeClaim data-other-gateway-0\)\. Set fullnameOverride=usher, or "
+    r"gateway\.storage\.existingClaim=data-usher-gateway-0"
+)
+
+
+async def test_other_name_is_refused_because_of_the_volume(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART))
+    with pytest.raises(charts.HelmError, match=EMPTY_VOLUME):
+        helm(installed, *upgrade, OTHER_NAME)
+    helm(installed, *upgrade, "--set=fullnameOverride=usher")
+
+
+async def test_other_name_is_refused_after_the_stateful_set_is_deleted(installed: kubectls.Kubectl) -> None:
+    await wait_for_claim(installed, "data-usher-gateway-0")
+    await installed("delete", "statefulset", "usher-gateway", f"--namespace={NAMESPACE}", "--cascade=orphan")
+    with pytest.raises(charts.HelmError, match=EMPTY_VOLUME):
+        helm(installed, "upgrade", "usher", str(charts.CHART), OTHER_NAME)
+
+
+async def test_other_name_is_refused_in_a_new_install_beside_the_volume(installed: kubectls.Kubectl) -> None:
+    await wait_for_claim(installed, "data-usher-gateway-0")
+    uninstall(installed)
+    with pytest.raises(charts.HelmError, match=EMPTY_VOLUME):
+        helm(installed, "install", "usher", str(charts.CHART), "--take-ownership", OTHER_NAME)
+
+
+async def test_other_name_is_accepted_with_the_claim_of_the_previous_one(installed: kubectls.Kubectl) -> None:
+    await wait_for_claim(installed, "data-usher-gateway-0")
+    claim = "--set=gateway.storage.existingClaim=data-usher-gateway-0"
+    helm(installed, "upgrade", "usher", str(charts.CHART), OTHER_NAME, claim)
+    assert await names(installed, "statefulset") == {"statefulset.apps/other-gateway"}
+    helm(installed, "upgrade", "usher", str(charts.CHART), "--reset-values")
+    assert await names(installed, "statefulset") == {"statefulset.apps/usher-gateway"}
+
+
+async def test_other_name_with_another_claim_is_refused(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART), OTHER_NAME)
+    with pytest.raises(charts.HelmError, match="existingClaim cannot change from data-usher-gateway-0 to visits"):
+        helm(installed, *upgrade, "--set=gateway.storage.existingClaim=visits")
+
+
+async def test_change_of_the_store_with_the_name_needs_a_confirmation(installed: kubectls.Kubectl) -> None:
+    upgrade = ("upgrade", "usher", str(charts.CHART))
+    postgresql = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
+    with pytest.raises(charts.HelmError, match=r"in SQLite .*data-usher-gateway-0.* store.confirmChangeTo=PostgreSQL"):
+        helm(installed, *upgrade, postgresql, OTHER_NAME)
+    helm(installed, *upgrade, postgresql, OTHER_NAME, "--set=store.confirmChangeTo=PostgreSQL")
+    assert "deployment.apps/other-gateway" in await names(installed, "deployment")
+    with pytest.raises(charts.HelmError, match=r"in PostgreSQL .* set store.confirmChangeTo=SQLite"):
+        helm(installed, *upgrade, "--reset-values", "--set=fullnameOverride=third")
+    helm(installed, *upgrade, "--reset-values", "--set=store.confirmChangeTo=SQLite")
+
+
+async def test_volume_of_another_program_refuses_nothing(installed: kubectls.Kubectl) -> None:
+    place = ("--namespace=shared-system", f"--kubeconfig={installed.kubeconfig}")
+    labels = {"app.kubernetes.io/name": "database", "app.kubernetes.io/instance": "second"}
+    labels["app.kubernetes.io/component"] = "gateway"
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    database = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "database", "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "database", "image": "database"}]},
+            },
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}],
+        },
+    }
+    await installed("create", "namespace", "shared-system")
+    await installed("apply", "--namespace=shared-system", "--filename=-", stdin=json.dumps(database))
+    values = f"--values={charts.CHART / 'ci' / 'second-values.yaml'}"
+    charts.run("install", "second", str(charts.CHART), values, *place)
+    charts.run("uninstall", "second", *place)
+
+
+async def test_releases_in_one_namespace_whose_names_contain_each_other(installed: kubectls.Kubectl) -> None:
+    await wait_for_claim(installed, "data-usher-gateway-0")
+    values = (f"--values={charts.CHART / 'ci' / 'second-values.yaml'}", "--set=configurationNamespace.name=two-config")
+    helm(installed, "install", "usher-gateway", str(charts.CHART), *values)
+    await wait_for_claim(installed, "data-usher-gateway-gateway-0")
+    helm(installed, "upgrade", "usher", str(charts.CHART))
+    helm(installed, "upgrade", "usher-gateway", str(charts.CHART), *values)
+    helm(installed, "uninstall", "usher-gateway", "--wait")
+    await installed("delete", "pvc", "data-usher-gateway-gateway-0", f"--namespace={NAMESPACE}")
+
+
+async def test_role_edit_suffices_to_look_for_the_volume(installed: kubectls.Kubectl) -> None:
+    await installed("create", "rolebinding", "anna", "--clusterrole=edit", "--user=anna", f"--namespace={NAMESPACE}")
+    anna = ("--dry-run=server", "--kube-as-user=anna", f"--kubeconfig={installed.kubeconfig}")
+    with pytest.raises(charts.HelmError, match=EMPTY_VOLUME):
+        charts.render(*anna, OTHER_NAME)
 
 
 async def test_same_size_in_another_unit_changes_no_volume(installed: kubectls.Kubectl) -> None:
