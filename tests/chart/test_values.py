@@ -305,6 +305,11 @@ def test_small_volume_is_accepted_with_a_lower_bound_of_free_space() -> None:
     assert charts.render("--set=gateway.storage.size=500Mi,gateway.extraArgs={--accept-min-free-mib=100}")
 
 
+def test_other_settings_of_the_store_are_accepted_as_arguments() -> None:
+    arguments = "--store-durability=Replicated,--store-password-file,/database/password"
+    assert charts.render(f"--set={DATABASE},gateway.extraArgs={{{arguments}}}")
+
+
 @pytest.mark.parametrize("name", ["1usher", "usher.prod"])
 def test_release_whose_services_would_have_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(charts.HelmError, match="set fullnameOverride to a name that starts with a letter"):
@@ -343,6 +348,11 @@ IMPOSSIBLE = {
     "store.type=PostgreSQL": "needs store.postgresql.secret.name",
     "store.postgresql.secret.name=database": "needs store.type PostgreSQL",
     "gateway.replicaCount=2": "above 1 needs store.type PostgreSQL",
+    "gateway.extraArgs={--data=/tmp}": "must not have --data, .* set gateway.storage, or store.type",
+    "gateway.extraArgs={--accept-clock,--data,/tmp}": "must not have --data, ",
+    "gateway.extraArgs={--store=postgresql://usher@db/usher}": "must not have --store, ",
+    f"{DATABASE},gateway.extraArgs={{--store,postgresql://usher@db/usher}}": "must not have --store, ",
+    "gateway.extraEnv[0].name=USHER_STORE,gateway.extraEnv[0].value=x": "extraEnv must not have USHER_STORE, ",
     "gateway.autoscaling.enabled=true": "needs store.type PostgreSQL",
     f"{DATABASE},gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=9": "must not be above maxReplicas",
     f"{DATABASE},store.postgresql.migrationSecret.name=owner": "because only the Job uses it",
