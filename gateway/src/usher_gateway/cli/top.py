@@ -452,7 +452,7 @@ def state_of(row: listings.Row) -> str:
 
 
 def _is_begun(key: str) -> bool:
-    """Return whether more characters of a key may follow: after an escape character, or a number such as ``ESC [ 5``."""
+    """Return whether a key may go on: after an escape character, or a number such as ``ESC [ 5``."""
     return key.startswith(_ESCAPE) and (len(key) < len("\x1b[A") or key[-1].isdecimal()) and len(key) < _LONGEST_KEY
 
 
