@@ -1,24 +1,16 @@
 """`usher tenants`, `destinations`, `listeners` and `top` against a real admin port, in a terminal of 80 columns."""
 
-import asyncio
 import csv
 import io
 import json
-import os
-import pty
 import re
-import signal
-import struct
-import sys
-import termios
 from collections.abc import AsyncIterator
-from fcntl import ioctl
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from support import admin_port, samples, waiting
+from support import admin_port, samples, terminal
 from usher_gateway import documents, model
 
 
@@ -175,63 +167,22 @@ async def test_unknown_name_is_an_error_that_ends_with_2(
     assert said in run.err
 
 
-class Terminal:
-    """A program in a terminal of 80 columns and 24 lines."""
-
-    def __init__(self, main: int, process: asyncio.subprocess.Process) -> None:
-        self._main, self.process = main, process
-        self._written = ""
-        asyncio.get_running_loop().add_reader(main, self._read)
-
-    def _read(self) -> None:
-        try:
-            self._written += os.read(self._main, 65_536).decode("utf-8", "replace")
-        except OSError:  # the program ended
-            asyncio.get_running_loop().remove_reader(self._main)
-
-    @property
-    def text(self) -> str:
-        """The characters drawn since the last key, without colours and cursor movements."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._written)
-
-    async def press(self, key: str, *words: str) -> None:
-        """Press a key, and wait until the screen shows some words."""
-        self._written = ""
-        os.write(self._main, key.encode())
-        await self.wait(*words)
-
-    async def wait(self, *words: str) -> None:
-        try:
-            await waiting.wait_until(lambda: all(word in self.text for word in words))
-        except TimeoutError:
-            raise AssertionError(f"the screen does not show {words}: {self.text[-4000:]}") from None
-
-
 async def test_top_sorts_looks_inside_and_restores_the_terminal(served: admin_port.Served) -> None:
-    main, its_end = pty.openpty()
-    ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    previous_attributes = termios.tcgetattr(its_end)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "usher_gateway", "top", "--seconds", "0.2", "--admin", served.url),
-        *("--data", str(served.data)),
-        stdin=its_end,
-        stdout=its_end,
-        stderr=its_end,
-        env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8"},
-    )
-    terminal = Terminal(main, process)
-    try:
-        await terminal.wait("TENANT", "acme", "1 failing")
-        await terminal.press("d", "DEAD↓", "acme")
-        await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
-        await terminal.press("\x1b", "VIS/MIN")
-        os.write(main, b"q")
-        assert await asyncio.wait_for(process.wait(), 60) == 0
-        assert termios.tcgetattr(its_end) == previous_attributes
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-        asyncio.get_running_loop().remove_reader(main)
-        os.close(main)
-        os.close(its_end)
+    async with terminal.running(served, "top", "--seconds", "0.2") as window:
+        previous_attributes = window.attributes()
+        await window.wait("TENANT", "acme", "1 failing")
+        await window.press("d", "DEAD↓", "acme")
+        await window.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
+        await window.press("\x1b", "VIS/MIN")
+        await window.press("q")
+        assert await window.end() == (0, "")
+        assert window.attributes() == previous_attributes
+
+
+@pytest.mark.parametrize("key", ["", "\x1b", "\x1b["])
+async def test_top_ends_quietly_when_its_terminal_closes(served: admin_port.Served, key: str) -> None:
+    async with terminal.running(served, "top", "--seconds", "3600") as window:
+        await window.wait("TENANT", "acme", "q quit")
+        await window.press(key)
+        window.close()
+        assert await window.end() == (0, "")

@@ -1,6 +1,8 @@
 """The screen of `usher top`, without a terminal."""
 
 import io
+import os
+import pty
 import re
 from collections.abc import Callable
 from typing import Any
@@ -196,6 +198,37 @@ def test_chosen_line_stays_with_its_tenant_at_a_new_reading() -> None:
     screen.press("\x1b[B")
     screen.show([line("a"), line("b", dead=1)])
     assert (screen.lines[screen.chosen].name, screen.chosen) == ("agency/b", 0)
+
+
+def test_arrows_in_application_mode_move_the_choice() -> None:
+    screen = screen_of(line("a"), line("b"), line("c"), sort="name")
+    places = []
+    for key in ("\x1bOB", "\x1bOB", "\x1bOA"):
+        screen.press(key)
+        places.append(screen.chosen)
+    assert places == [1, 2, 1]
+
+
+def test_keys_that_wait_are_pressed_before_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USHER_TOKEN", "token")
+    window, its_end = pty.openpty()
+    places: list[int] = []
+
+    def draw(screen: top.Screen, *_: object, **__: object) -> str:
+        places.append(screen.chosen)
+        assert places in ([0], [0, 100])
+        os.write(window, b"q" if screen.chosen else b"\x1b[B" * 100)
+        return ""
+
+    rows = [tenant(f"t{number:03}") for number in range(300)]
+    with os.fdopen(its_end, "r+b", buffering=0) as stream, io.TextIOWrapper(stream, write_through=True) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        monkeypatch.setattr("sys.stdout", terminal)
+        monkeypatch.setattr(top, "draw", draw)
+        with mock.patch.object(admin_client.AdminClient, "get", return_value=answer(*rows)):
+            main.build()(["top", "--sort", "name", "--seconds", "3600"], standalone_mode=False)
+    os.close(window)
+    assert places == [0, 100]
 
 
 def test_inside_a_tenant_only_escape_leads_back() -> None:

@@ -6,19 +6,19 @@ The screen is drawn from the admin port's listings alone. Rates are differences 
 import collections
 import contextlib
 import datetime
+import errno
 import io
 import os
-import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
 
 from usher_gateway.admin import listings, troubles
-from usher_gateway.cli import destinations, listeners, overview, tables, tenants
+from usher_gateway.cli import destinations, keyboard, listeners, overview, tables, tenants
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -55,11 +55,11 @@ _SORT_LETTERS: Mapping[str, SortKey] = {
     "s": "silent",
     "n": "name",
 }
-_FAREWELL = frozenset({"q", "\x03", "\x04"})
-_ESCAPE, _ENTER = "\x1b", frozenset({"\r", "\n"})
+_FAREWELL = frozenset({keyboard.GONE, "\x03", "\x04"})
+_ENTER = frozenset({"\r", "\n"})
 _STEPS: Mapping[str, int] = {
-    "\x1b[A": -1,
-    "\x1b[B": 1,
+    **dict.fromkeys(("\x1b[A", "\x1bOA"), -1),
+    **dict.fromkeys(("\x1b[B", "\x1bOB"), 1),
     "\x1b[5~": -18,
     "\x1b[6~": 18,
     **dict.fromkeys(("\x1b[H", "\x1b[1~", "\x1bOH"), -1_000_000),
@@ -69,12 +69,6 @@ _STEPS: Mapping[str, int] = {
 _RATE_SECONDS = 60.0
 _SHORTEST_RATE_SECONDS = 20.0
 """Two readings that are closer give no rate, because a single visit would count for many."""
-
-_ESCAPE_SECONDS = 0.05
-"""An arrow key sends further characters within this time after its escape character."""
-
-_LONGEST_KEY = 8
-"""Characters of a key."""
 
 
 class TenantLine(msgspec.Struct, frozen=True):
@@ -205,7 +199,7 @@ class Screen:
 
     def press(self, key: str) -> None:
         """Change what is shown, as a key says; other keys change nothing."""
-        if self.only is not None and key != _ESCAPE:
+        if self.only is not None and key != keyboard.ESCAPE:
             return
         if key in _SORT_LETTERS:
             self.sort, self._chosen = _SORT_LETTERS[key], ""
@@ -215,7 +209,7 @@ class Screen:
             self._chosen = self.lines[min(max(self.chosen + _STEPS[key], 0), len(self.lines) - 1)].name
         elif key in _ENTER and self.lines:
             self.only = self.lines[self.chosen].name
-        elif key == _ESCAPE:
+        elif key == keyboard.ESCAPE:
             self.only, self.details = None, []
         self.show(self._all)
 
@@ -451,38 +445,6 @@ def state_of(row: listings.Row) -> str:
     return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
 
 
-def _is_begun(key: str) -> bool:
-    """Return whether a key may go on: after an escape character, or a number such as ``ESC [ 5``."""
-    return key.startswith(_ESCAPE) and (len(key) < len("\x1b[A") or key[-1].isdecimal()) and len(key) < _LONGEST_KEY
-
-
-@contextlib.contextmanager
-def _keyboard() -> Iterator[Callable[[float], str]]:
-    """Read single keys from the terminal for the duration of a ``with`` block.
-
-    The function waits at most that many seconds for a key, and returns ``""`` if none was pressed.
-    """
-    import termios
-    import tty
-
-    terminal = sys.stdin.fileno()
-    saved_attributes = termios.tcgetattr(terminal)
-
-    def read(seconds: float) -> str:
-        if not select.select([terminal], [], [], max(0.0, seconds))[0]:
-            return ""
-        key = os.read(terminal, 1).decode("latin-1")
-        while _is_begun(key) and select.select([terminal], [], [], _ESCAPE_SECONDS)[0]:
-            key += os.read(terminal, 1).decode("latin-1")
-        return key or "q"  # the terminal is gone
-
-    tty.setcbreak(terminal)
-    try:
-        yield read
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, saved_attributes)
-
-
 class EndedError(Exception):
     """A reading ended the command; ``said`` is for standard error, once the terminal shows its own screen again."""
 
@@ -512,7 +474,9 @@ def read_again(reader: _Reader, screen: Screen, width: int, title: str) -> str:
 
 
 def _follow(reader: _Reader, screen: Screen, seconds: float) -> None:
-    """Show the screen until a person quits."""
+    """Show the screen until a person quits, or the terminal is gone."""
+    import termios
+
     import rich.console
 
     console = rich.console.Console(highlight=False)
@@ -522,24 +486,31 @@ def _follow(reader: _Reader, screen: Screen, seconds: float) -> None:
     except EndedError as end:
         typer.echo(end.said, nl=False, err=True)
         raise typer.Exit(end.exit_code) from None
+    except (OSError, termios.error) as error:
+        if error.args[0] != errno.EIO:
+            raise
+        # The interpreter writes what is left of the screen when it exits, and a terminal that is gone fails that too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _watch(reader: _Reader, screen: Screen, seconds: float, console: "rich.console.Console", title: str) -> None:
     import rich.live
 
-    with rich.live.Live(console=console, screen=True, auto_refresh=False) as live, _keyboard() as next_key:
+    with rich.live.Live(console=console, screen=True, auto_refresh=False) as live, keyboard.keyboard() as next_key:
         due = time.monotonic() + seconds
         while True:
             if time.monotonic() >= due:
                 title, due = read_again(reader, screen, console.width, title), time.monotonic() + seconds
             live.update(draw(screen, title, height=console.height, width=console.width), refresh=True)
             key = next_key(due - time.monotonic())
-            if key in _FAREWELL:
-                return
-            was_inside = screen.only
-            screen.press(key)
-            if screen.only not in {None, was_inside}:
-                due = 0.0  # read the details at once
+            while key:  # also those that were pressed during the drawing, because each drawing takes time
+                if key in _FAREWELL:
+                    return
+                was_inside = screen.only
+                screen.press(key)
+                if screen.only not in {None, was_inside}:
+                    due = 0.0  # read the details at once
+                key = next_key(0.0)
 
 
 def register(app: typer.Typer) -> None:
