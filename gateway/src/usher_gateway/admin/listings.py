@@ -6,6 +6,7 @@ filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scope
 
 import dataclasses
 import datetime
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,15 @@ SHORT_ID = 21
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-_NOT_PRINTED = dict.fromkeys(
-    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT
-)
-"""Control characters of a terminal, and those that change the direction of text."""
+_NOT_PRINTED = frozenset({"Cc", "Cf", "Zl", "Zp"})
+"""Unicode categories: control characters, those without a shape (the direction of text, joiners), and line breaks."""
 
 
 def printable(text: str) -> str:
-    """Return a text without characters that command a terminal: a value from a body may have them."""
-    return text.translate(_NOT_PRINTED)
+    """Return a text on one line, without characters that command a terminal: a value from a body may have them."""
+    if text.isprintable():
+        return text
+    return "".join(_REPLACEMENT if unicodedata.category(each) in _NOT_PRINTED else each for each in text)
 
 
 def time_cell(name: str) -> Callable[[Row], str]:
