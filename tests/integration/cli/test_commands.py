@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support import admin_port, command_line, samples
+from support import admin_port, command_line, samples, terminal
 from support import gateway as gateways
 from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
@@ -235,6 +235,27 @@ async def test_show_prints_a_row_and_its_content(served: admin_port.Served) -> N
     told = json.loads(await served.output_of("visits", "show", dead["visit"], "-o", "json"))["rows"][0]
     assert told["next"][0]["delivery"] == dead["id"]
     assert await served.output_of("dead", "show", dead["id"], "--answer") == "no such field"
+
+
+async def test_body_and_answer_command_no_terminal(served: admin_port.Served) -> None:
+    hostile = b"<p>\r\n\tZo\xc3\xab\x1b]0;title\x07\x1b[31m\xe2\x80\xae\xff\n"
+    said = (
+        "<p>\r\n        Zoë\ufffd]0;title\ufffd\ufffd[31m\ufffd\ufffd\r\n"  # a terminal writes \r\n for each line break
+    )
+    _, accepted = await served.bench.accept(
+        samples.quarantined("hostile", samples.NOW + 1, body=hostile), samples.arrival("answered", samples.NOW + 1)
+    )
+    settled: dict[str, Any] = {"status": 400, "error": "Status", "answer": hostile}
+    served.bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Dead, **settled))
+    await served.bench.store.flush()
+    visit, _ = (await served.get("/api/quarantine"))["rows"]
+    dead, _ = (await served.get("/api/deliveries?state=dead"))["rows"]
+    for command in (("visits", "show", visit["id"], "--body"), ("dead", "show", dead["id"], "--answer")):
+        async with terminal.running(served, *command) as window:
+            assert await window.end() == (0, "")
+            await window.wait("title")
+            assert window.written == said
+        assert "\tZoë\x1b]0;title\x07\x1b[31m" in await served.output_of(*command)
 
 
 async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_port.Served) -> None:

@@ -189,10 +189,12 @@ def show_visit(
 
 
 def _write_bytes(content: bytes) -> None:
-    """Write a body or an answer as it is; for a person, end it with a line break."""
-    sys.stdout.buffer.write(content)
-    if sys.stdout.isatty() and not content.endswith(b"\n"):
-        sys.stdout.buffer.write(b"\n")
+    """Write a body or an answer as it is; to a terminal, as lines without characters that command it."""
+    if sys.stdout.isatty():
+        lines = content.decode(errors="replace").replace("\r\n", "\n").removesuffix("\n").expandtabs().split("\n")
+        typer.echo("\n".join(map(listings.printable, lines)))
+    else:
+        sys.stdout.buffer.write(content)
 
 
 def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
