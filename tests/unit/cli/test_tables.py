@@ -1,5 +1,7 @@
 """How listings use the width of a terminal."""
 
+import csv
+import io
 from unittest import mock
 
 import pytest
@@ -178,3 +180,23 @@ def test_long_name_of_a_route_does_not_cost_the_tenant_its_column() -> None:
     assert left_out == ()
     assert max(map(len, lines)) <= 80
     assert "062" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "value", ["=1", "@1", "=1+1", "+44 20", "-1+1", "@SUM(A1)", "--1", "-", "=", '=HYPERLINK("https://a.example")']
+)
+def test_formula_in_csv_is_a_text(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_rows([{"venue": value}], [("venue", lambda row: str(row["venue"]))], "csv", "")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], [f"'{value}"]]
+
+
+@pytest.mark.parametrize("value", ["-1", "+1", "-1.5", "Leeds", "a=1", "", "'", "\ufffd=1"])
+def test_number_or_word_in_csv_stays_as_it_is(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_rows([{"venue": value}], [("venue", lambda row: str(row["venue"]))], "csv", "")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], [value]]
+
+
+@pytest.mark.parametrize("value", ["\t=1", "\r=1", "\n=1"])
+def test_control_before_a_formula_in_csv_is_replaced(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_rows([{"venue": value}], [("venue", lambda row: str(row["venue"]))], "csv", "")
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], ["\ufffd=1"]]

@@ -59,6 +59,9 @@ _NO_WIDTH = 1_000_000
 
 _NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+[/→]\d+")
 
+_FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
+"""The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none."""
+
 OutputFormat = Literal["text", "json", "csv"]
 
 
@@ -95,12 +98,18 @@ def print_rows(
         writer = csv.writer(sys.stdout)
         cells = cells or columns
         writer.writerow([head for head, _ in cells])
-        writer.writerows([[listings.printable(cell(row)) for _, cell in cells] for row in rows])
+        writer.writerows([[_csv_cell(cell(row)) for _, cell in cells] for row in rows])
     elif not rows:
         typer.echo(nothing)
     else:
         table = [[cell(row) for _, cell in columns] for row in rows]
         print_table([head for head, _ in columns], table, essential=essential, broken=broken)
+
+
+def _csv_cell(cell: str) -> str:
+    """Return a cell of CSV, behind ``'`` if a spreadsheet would run it: a value from a body may be a formula."""
+    text = listings.printable(cell)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def without_shared_cells(
