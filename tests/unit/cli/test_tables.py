@@ -2,9 +2,11 @@
 
 import csv
 import io
+import textwrap
 from unittest import mock
 
 import pytest
+import rich.cells
 
 from usher_gateway.cli import tables
 
@@ -200,3 +202,38 @@ def test_number_or_word_in_csv_stays_as_it_is(value: str, capsys: pytest.Capture
 def test_control_before_a_formula_in_csv_is_replaced(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_rows([{"venue": value}], [("venue", lambda row: str(row["venue"]))], "csv", "")
     assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], ["\ufffd=1"]]
+
+
+TOKYO = "東京駅前ホテル"
+
+
+def test_wide_text_keeps_the_columns_of_a_table_in_line() -> None:
+    lines, _ = tables.table_lines(("VENUE", "VISITS", "PLACE"), [(TOKYO, "7", "東京"), ("zoo", "12", "York")], 80)
+    assert lines == [
+        "VENUE           VISITS  PLACE",
+        f"{TOKYO}       7  東京",
+        "zoo                 12  York",
+    ]
+
+
+@pytest.mark.parametrize("width", [24, 30, 31, 32, 40])
+@pytest.mark.parametrize("broken", [(), ("WHY",)])
+def test_table_of_wide_text_is_never_wider_than_the_terminal(width: int, broken: tuple[str, ...]) -> None:
+    row = (TOKYO * 3, f"{TOKYO} 失敗, {TOKYO} 失敗")
+    lines, _ = tables.table_lines(("TENANT", "WHY"), [row], width, essential=2, broken=broken)
+    assert max(map(rich.cells.cell_len, lines)) <= max(width, 20 + 2 + rich.cells.cell_len(TOKYO))
+
+
+@pytest.mark.parametrize("length", range(4, 15))
+def test_shortened_wide_name_fits_its_length(length: int) -> None:
+    assert rich.cells.cell_len(tables.shortened(TOKYO, length)) <= length
+    assert tables.shortened("東京駅前ホテル12", 10) == "東京駅…l12".replace("l", " ")
+
+
+def test_wide_text_is_broken_by_its_width() -> None:
+    assert tables.wrapped("東京 駅前 abcd ef", 9) == ["東京 駅前", "abcd ef"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "  a  b ", "a " * 30, "one  two   three four", "longer-than-the-line x y"])
+def test_text_is_broken_as_textwrap_breaks_it(text: str) -> None:
+    assert tables.wrapped(text, 12) == textwrap.wrap(text, 12, break_long_words=False, break_on_hyphens=False)

@@ -119,14 +119,14 @@ def _names(listeners: list[str]) -> str:
 
 
 def _print_fields(reading: "body_reading.BodyReading") -> None:
-    rows = [(field_reading.field, field_reading.path, field_reading) for field_reading in reading.fields] + [
-        ("", field_reading.path, field_reading) for field_reading in reading.others
+    rows = [(each.field, listings.printable(each.path) or "-", each) for each in reading.fields] + [
+        ("", listings.printable(each.path) or "-", each) for each in reading.others
     ]
-    width = max(len(path) for _, path, _ in rows)
+    width = max(tables.width_of(path) for _, path, _ in rows)
     for field, path, field_reading in rows:
         shown = f": {listings.printable(field_reading.value)}" if field_reading.value else ""
-        name = listings.printable(path) or "-"
-        typer.echo(f"    {field or '(no field)':<11}  {name:<{width}}  {field_reading.value_class}{shown}")
+        name = tables.padded(path, width)
+        typer.echo(f"    {field or '(no field)':<11}  {name}  {field_reading.value_class}{shown}")
     if reading.outcome == "NoUser":
         _print_note("there is no user: set `fields.user` to the path of the user's id, if it is among the values above")
     if reading.missing_ids:

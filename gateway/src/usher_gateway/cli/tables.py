@@ -5,10 +5,10 @@ import json
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
+import rich.cells
 import typer
 
 from usher_gateway.admin import listings
@@ -112,6 +112,22 @@ def _csv_cell(cell: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def width_of(text: str) -> int:
+    """Return how many cells of a terminal a text takes: a letter of Chinese, Japanese or Korean takes two."""
+    return rich.cells.cell_len(text)
+
+
+def padded(text: str, width: int, *, is_number: bool = False) -> str:
+    """Return a text with spaces up to a width, behind it, or before a number."""
+    spaces = " " * (width - width_of(text))
+    return spaces + text if is_number else text + spaces
+
+
+def _beginning(text: str, width: int) -> str:
+    """Return what fits of the beginning of a text."""
+    return rich.cells.set_cell_size(text, max(0, min(width, width_of(text))))
+
+
 def without_shared_cells(
     columns: Sequence[Column], rows: Sequence[Row], shared: Collection[str] = NAMES
 ) -> tuple[list[Column], dict[str, str]]:
@@ -172,7 +188,7 @@ def table_lines(
     right-aligned.
     """
     cells = [[listings.printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
-    widths = [max(map(len, [head, *column])) for head, column in zip(heads, cells, strict=True)]
+    widths = [max(map(width_of, [head, *column])) for head, column in zip(heads, cells, strict=True)]
     least = [_least_width(*column, broken=broken) for column in zip(heads, cells, strict=True)]
     least[0] = max(least[0], _LEAST_FIRST)
     has_room = _room_of(list(map(min, widths, least))[:essential]) <= width
@@ -193,12 +209,11 @@ def table_lines(
         parts = [part for cell in cuts for part in cell]
         is_empty = set(parts) == {"-"}
         has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
-        place = str.rjust if has_numbers else str.ljust
-        widest = max(map(len, [head, *parts]))
-        columns.append([[place(part, widest) for part in cell] for cell in ([head], *cuts)])
+        widest = max(map(width_of, [head, *parts]))
+        columns.append([[padded(part, widest, is_number=has_numbers) for part in cell] for cell in ([head], *cuts)])
     lines = []
     for row in zip(*columns, strict=True):
-        spaces = [" " * len(cell[0]) for cell in row]
+        spaces = [" " * width_of(cell[0]) for cell in row]
         for index in range(max(map(len, row))):
             line = [cell[index] if index < len(cell) else space for cell, space in zip(row, spaces, strict=True)]
             lines.append(_GAP.join(line).rstrip())
@@ -208,8 +223,8 @@ def table_lines(
 def _least_width(head: str, cells: Sequence[str], broken: Collection[str]) -> int:
     """Return how narrow an essential column may become; one that does not become narrower is as wide as its cells."""
     if head not in NAMES and head not in LISTS:
-        return max(map(len, (head, *cells)))
-    longest_word = max(len(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
+        return max(map(width_of, (head, *cells)))
+    longest_word = max(width_of(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
     if head == "VERDICTS":
         longest_word = min(longest_word, _LEAST_LIST)  # whose visit it is counts more than the whole name of a route
     return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
@@ -252,48 +267,45 @@ def _room_of(widths: Sequence[int]) -> int:
 
 
 def cut(head: str, cell: str, room: int) -> str:
-    """Return a cell in at most ``room`` characters: a name without its middle, or the first items of a list.
+    """Return a cell in at most ``room`` cells of a terminal: a name without its middle, or the first items of a list.
 
     If not even the first item has room, its beginning is shown. WHY also shows the first words of an item.
     """
-    if len(cell) <= room:
+    if width_of(cell) <= room:
         return cell
     if head in NAMES:
         return shortened(cell, room)
     items = whole_items(cell, room)
-    words = f"{cell[: max(0, room)].rpartition(' ')[0]}{_CUT}"
-    return words if head == "WHY" and len(words) > len(items) else items
+    words = f"{_beginning(cell, room).rpartition(' ')[0]}{_CUT}"
+    return words if head == "WHY" and width_of(words) > width_of(items) else items
 
 
 def whole_items(cell: str, room: int) -> str:
     """Return those of the first items of a list that fit; the beginning of the first one if not even that fits."""
-    if len(cell) <= room:
+    if width_of(cell) <= room:
         return cell
     items = cell.split(", ")
-    while items and len(", ".join(items)) + len(", ") + len(_CUT) > room:
+    while items and width_of(", ".join(items)) + len(", ") + len(_CUT) > room:
         items.pop()
-    return ", ".join([*items, _CUT]) if items else cell[: max(0, room - len(_CUT))] + _CUT
+    return ", ".join([*items, _CUT]) if items else _beginning(cell, room - len(_CUT)) + _CUT
 
 
 def shortened(name: str, length: int) -> str:
-    """Return a name with at most ``length`` characters: its beginning, and its end, which often is a number."""
+    """Return a name with at most ``length`` cells: its beginning, and its end, which often is a number."""
     end = min(6, length // 3)
-    return name if len(name) <= length else f"{name[: length - end - 1]}{_CUT}{name[-end:]}"
+    if width_of(name) <= length:
+        return name
+    return f"{_beginning(name, length - end - 1)}{_CUT}{_beginning(name[::-1], end)[::-1]}"
 
 
-def _broken(cell: str, width: int) -> list[str]:
-    """Break a cell into lines of at most ``width`` characters, only between the items of its list.
-
-    A name or a URL stays whole, even if it is wider than a line.
-    """
-    if len(cell) <= width:
-        return [cell] if cell else []
+def _filled(parts: Sequence[str], width: int) -> list[str]:
+    """Join parts, each with the spaces behind it, to lines of at most ``width`` cells; a wider part stays whole."""
     lines = [""]
-    for item in re.findall(r".+?(?:, |$)", cell):
-        if lines[-1] and len(lines[-1]) + len(item.rstrip()) > width:
+    for part in parts:
+        if lines[-1] and width_of(lines[-1]) + width_of(part.rstrip()) > width:
             lines.append("")
-        lines[-1] += item
-    return [line.rstrip() for line in lines]
+        lines[-1] += part
+    return [line.rstrip() for line in lines if line]
 
 
 def duration(seconds: float | None) -> str:
@@ -319,41 +331,43 @@ def machine_cell(name: str) -> Callable[[Row], str]:
 
 
 def print_facts(row: Row) -> None:
-    """Print every field of a row, one per line; a long one goes on below, and is broken only between its items."""
+    """Print every field of a row, one per line; a long one goes on below, and is broken only between its items.
+
+    A name or a URL stays whole, even if it is wider than a line.
+    """
     width = max([len(name) for name in row])
     room = terminal_width() - width - len(_GAP)
     for name, value in row.items():
         facts = [compact(item) for item in value] if isinstance(value, list) else [compact(value)]
-        lines = [line for fact in facts for line in _broken(fact, room)]
+        lines = [line for fact in facts for line in _filled(re.findall(r".+?(?:, |$)", fact), room)]
         for index, line in enumerate(lines or ["-"]):
             typer.echo(f"{name if not index else '':<{width}}{_GAP}{line}")
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return a text as lines of at most ``width`` characters, broken between words, but not inside a command.
+    """Return a text as lines of at most ``width`` cells of a terminal, broken between words, but not inside a command.
 
     A command stands between backticks. Whole, it can be pasted.
     """
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", FIXED_SPACE), listings.printable(text))
-    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace(FIXED_SPACE, " ") for line in lines]
+    return [line.replace(FIXED_SPACE, " ") for line in _filled(re.findall(" *[^ ]+ *", whole), width)]
 
 
 def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
     """Print a text behind its lead, broken between words to fit the terminal. ``err``: to standard error."""
-    room = max(_LEAST_ROOM, terminal_width() - len(lead))
+    room = max(_LEAST_ROOM, terminal_width() - width_of(lead))
     for line in [part for paragraph in text.splitlines() for part in wrapped(paragraph, room)]:
         typer.echo(f"{lead}{line}", err=err)
-        lead = " " * len(lead)
+        lead = " " * width_of(lead)
 
 
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:
     """Print texts, each after its name or time, broken between words to fit the terminal."""
-    width = max([len(name) for name, _ in texts]) + len(_GAP)
+    width = max([width_of(name) for name, _ in texts]) + len(_GAP)
     room = max(_LEAST_ROOM, terminal_width() - width)
     for name, text in texts:
         for index, line in enumerate(wrapped(text, room)):
-            typer.echo(f"{name if not index else '':<{width}}{line}")
+            typer.echo(f"{padded('' if index else name, width)}{line}")
 
 
 def compact(value: object) -> str:

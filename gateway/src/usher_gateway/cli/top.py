@@ -307,9 +307,9 @@ def draw_table(
     if window is None:
         rows = _without_column(rows, "VIS/MIN")
     no_room = []
-    if _name_room(rows, width) < min(_SHORTEST_NAME, max(len(row[0]) for row in rows)):
+    if _name_room(rows, width) < min(_SHORTEST_NAME, max(tables.width_of(row[0]) for row in rows)):
         rows, no_room = _without_column(rows, "TODAY"), ["TODAY"]
-    failing = [len(row[0]) for row, line in zip(rows[1:], screen.lines, strict=True) if line.is_failing]
+    failing = [tables.width_of(row[0]) for row, line in zip(rows[1:], screen.lines, strict=True) if line.is_failing]
     longest_name = _longest_name(rows, width, max(failing, default=0))
     rows = [[tables.shortened(name, longest_name), *others] for name, *others in rows]
     (head, *lines), left_out = tables.table_lines(rows[0], rows[1:], width)
@@ -330,7 +330,7 @@ def _without_column(rows: list[list[str]], name: str) -> list[list[str]]:
 
 def _name_room(rows: list[list[str]], width: int) -> int:
     """Return how long names can be if the last column, WHY, is whole beside them, or long enough."""
-    return _room_of_ends(rows, width) - min(max(len(row[-1]) for row in rows), _SHORTEST_WHY)
+    return _room_of_ends(rows, width) - min(max(tables.width_of(row[-1]) for row in rows), _SHORTEST_WHY)
 
 
 def _longest_name(rows: list[list[str]], width: int, longest_failing: int) -> int:
@@ -340,7 +340,7 @@ def _longest_name(rows: list[list[str]], width: int, longest_failing: int) -> in
     """
     room = _room_of_ends(rows, width)
     beside_items, beside_words = (
-        room - max(len(shortened) for shortened in column)
+        room - max(tables.width_of(shortened) for shortened in column)
         for column in (
             [tables.whole_items(row[-1], room - _SHORTEST_NAME) for row in rows],
             [tables.cut("WHY", row[-1], room - _SHORTEST_NAME) for row in rows],
@@ -351,7 +351,7 @@ def _longest_name(rows: list[list[str]], width: int, longest_failing: int) -> in
 
 def _room_of_ends(rows: list[list[str]], width: int) -> int:
     """Return the room for the first and the last column beside the others."""
-    others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:-1]
+    others = [max(map(tables.width_of, column)) for column in zip(*rows, strict=True)][1:-1]
     return width - sum(others) - (len(others) + 1) * len("  ")
 
 
