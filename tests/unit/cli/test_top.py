@@ -370,6 +370,15 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     assert all(head in shown(screen_of(line("acme"))) for head in ("LAST", "VIS/MIN", "WHY", "TODAY"))
 
 
+def test_columns_stay_where_they_are_while_the_table_scrolls() -> None:
+    lines = [line(f"t{number:03}", visits=number) for number in range(300)]
+    screen = screen_of(*lines, line("u-with-a-long-name", visits=1_234_567, dead=12), sort="name")
+    head = shown(screen).splitlines()[1]
+    screen.press("\x1b[F")
+    assert "1234567  12 dead" in shown(screen)
+    assert shown(screen).splitlines()[1] == head
+
+
 def test_table_scrolls_with_the_chosen_tenant() -> None:
     screen = screen_of(*(line(f"t{number:03}") for number in range(300)), sort="name")
     for _ in range(150):

@@ -114,7 +114,7 @@ def _csv_cell(cell: str) -> str:
 
 def width_of(text: str) -> int:
     """Return how many cells of a terminal a text takes: a letter of Chinese, Japanese or Korean takes two."""
-    return rich.cells.cell_len(text)
+    return len(text) if text.isascii() else rich.cells.cell_len(text)
 
 
 def padded(text: str, width: int, *, is_number: bool = False) -> str:

@@ -312,14 +312,18 @@ def draw_table(
     failing = [tables.width_of(row[0]) for row, line in zip(rows[1:], screen.lines, strict=True) if line.is_failing]
     longest_name = _longest_name(rows, width, max(failing, default=0))
     rows = [[tables.shortened(name, longest_name), *others] for name, *others in rows]
-    (head, *lines), left_out = tables.table_lines(rows[0], rows[1:], width)
+    shown = window if window is not None else range(len(screen.lines))
+    # The widest cells of all lines keep the columns where they are while a person moves through the lines.
+    widest = [[max(column, key=tables.width_of) for column in zip(*rows[1:], strict=True)]] if screen.lines else []
+    shown_rows = [rows[1 + index] for index in shown]
+    (head, *lines), left_out = tables.table_lines(rows[0], [*widest, *shown_rows], width)
     table = rich.text.Text(no_wrap=True)
     table.append(head, style="bold")
-    for index in window if window is not None else range(len(lines)):
+    for index, text in zip(shown, lines[len(widest) :], strict=True):
         tenant = screen.lines[index]
         is_chosen = window is not None and index == screen.chosen
         style = "yellow" if tenant.is_only_silent else "red" if tenant.is_failing else ""
-        table.append(f"\n{lines[index]}", style=f"{style} reverse" if is_chosen else style)
+        table.append(f"\n{text}", style=f"{style} reverse" if is_chosen else style)
     return table, [head.rstrip("↓") for head in (*no_room, *left_out)]
 
 
