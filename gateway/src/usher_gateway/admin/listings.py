@@ -33,14 +33,18 @@ SHORT_ID = 21
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _NOT_PRINTED = frozenset({"Cc", "Cf", "Zl", "Zp"})
-"""Unicode categories: control characters, those without a shape (the direction of text, joiners), and line breaks."""
+"""Unicode categories: control characters, those without a shape (such as the direction of text), and line breaks."""
+
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""Printed, because Persian and Indic names have them."""
 
 
 def printable(text: str) -> str:
     """Return a text on one line, without characters that command a terminal: a value from a body may have them."""
     if text.isprintable():
         return text
-    return "".join(_REPLACEMENT if unicodedata.category(each) in _NOT_PRINTED else each for each in text)
+    replaced = {each for each in text if unicodedata.category(each) in _NOT_PRINTED and each not in _JOINERS}
+    return "".join(_REPLACEMENT if each in replaced else each for each in text)
 
 
 def time_cell(name: str) -> Callable[[Row], str]:
