@@ -197,6 +197,14 @@ async def test_preview_counts_deliveries_that_wait_apart_from_held_ones(bench: e
     assert (only_skipped.waiting, only_skipped.held, only_skipped.report.created) == (0, 0, 1)
 
 
+async def test_replay_of_what_a_filter_held_when_cancelled_holds_it_again(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("undecided", if_visit=(samples.plan(hold=model.HoldReason.ExpressionTooSlow),)))
+    assert await bench.store.cancel(Filter(), NOW, lambda _: None) == 1
+    assert (await bench.replay("cancelled")).created == 1
+    (held,) = await bench.deliveries(state="held")
+    assert (held["held"], await bench.claim()) == ("ExpressionTooSlow", [])
+
+
 # Steps
 
 

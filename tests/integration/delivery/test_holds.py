@@ -11,6 +11,7 @@ from support import waiting, wire
 from usher_gateway import model
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
+from usher_gateway.store.base import Filter
 
 BROKEN = "visit.visitCount > 0"
 """Fails if a body has no count."""
@@ -97,6 +98,22 @@ async def test_review_waits_while_the_namespace_has_no_time_for_filters(
         reviewer._budgets.spend("agency", -1000.0)
         await reviewer.review()
         await wait_held(gateway, {"DestinationNotFound": 1})
+
+
+async def test_cancelled_hold_that_is_redriven_waits_for_its_filter_again(tmp_path: Path) -> None:
+    manifests = gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []\n", ROUTES)
+    async with gateways.running(tmp_path, manifests) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        await wait_held(gateway, {"FilterError": 1})
+        store, now = gateway.gateway.store, gateway.gateway.clock.now
+        assert await store.cancel(Filter(), now(), lambda _: None) == 1
+        assert await held(gateway) == {}
+        assert await store.redrive(Filter(state="cancelled"), now()) == 1
+        assert await held(gateway) == {"FilterError": 1}
+        gateway.write(manifests.replace(BROKEN, "visit.visitCount != null"))
+        await wait_held(gateway, {})
+        (delivery,) = (await store.deliveries(Filter(), None, 10)).rows
+        assert (delivery["state"], delivery["cancelled"]) == ("cancelled", "Filter")
 
 
 async def test_hold_lasts_although_its_filter_fails_again(tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
-    An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back.
+    An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back; what
+    was held because its filter failed is then held again.
     """
     why_none = functools.partial(_without_state, client, selection)
     answer = _change(client, "/api/deliveries/cancel", selection, "delivery", why_none, yes=yes, output=output)

@@ -62,8 +62,8 @@ class ReplayRecords(JobRunner):
                 replays.preview, verdicts=verdicts, request=request, facts=facts, taken=taken, now=now
             )
             chosen, report, pending = await self._look_up(count)
-            result.held += sum(candidate.is_held for candidate in pending)
-            result.waiting += sum(not candidate.is_held for candidate in pending)
+            result.held += sum(candidate.hold > 0 for candidate in pending)
+            result.waiting += sum(candidate.hold == 0 for candidate in pending)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
             result.destinations.update([self.route(candidate.verdict.route).destination for candidate in chosen])

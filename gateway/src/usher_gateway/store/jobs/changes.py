@@ -14,8 +14,10 @@ from usher_gateway import model
 from usher_gateway.store.base import UNRELEASED, Change, Filter
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
+    FILTER_HOLDS,
     FLAG_RELEASED,
     first_hold,
+    hold_again,
     split_person_keys,
 )
 from usher_gateway.store.jobs import creation, scopes, suppressions
@@ -44,7 +46,7 @@ _NOT_REPLAYED = """not exists (
 """It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones."""
 
 _REDRIVABLE = f"""
-    select d.key, d.route, a.flags, d.arrival, d.id from deliveries d join arrivals a on a.key = d.arrival
+    select d.key, d.route, a.flags, d.arrival, d.id, d.hold from deliveries d join arrivals a on a.key = d.arrival
     join bodies b on b.key = d.arrival and b.body is not null
     where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2)
     and {_NOT_REPLAYED} order by d.key
@@ -54,10 +56,14 @@ _REDRIVE = """
         started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
     from unnest($1::bigint[], $2::smallint[]) as new (key, hold) where d.key = new.key
 """
-_CANCEL = """
-    update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
+_CANCEL = f"""
+    update deliveries set state = $2,
+        hold = case when hold in ({", ".join(map(str, FILTER_HOLDS))}) then -hold else 0 end, waiting = false,
+        owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
-"""
+"""  # noqa: S608 - constants
+"""A delivery that the filter of its route has not decided on keeps its hold as a negative number (`hold_again`)."""
+
 _RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2"
 
 _CHANGEABLE: Mapping[Change, str] = {
@@ -132,7 +138,9 @@ async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds
     rows = await session.fetch(_REDRIVABLE, keys, now)
     suppressed = await suppressions.suppressed_arrivals(session, {row[3] for row in rows})
     rows = [row for row in rows if row[3] not in suppressed]
-    new_holds = [(key, first_hold(flags, holds.get(route, ()))) for key, route, flags, *_ in rows]
+    new_holds = [
+        (key, hold_again(hold) or first_hold(flags, holds.get(route, ()))) for key, route, flags, _, _, hold in rows
+    ]
     await session.execute(_REDRIVE, *columns(new_holds, 2), now)
     await transaction.meter_routes([route for _, route, *_ in rows], now, model.Counter.redriven)
     return [bytes(row[4]) for row in rows]
@@ -182,7 +190,7 @@ async def count_changeable(session: Session, change: Change, keys: Sequence[int]
 
 def _reason_name(hold: int, cancel: int, error: str) -> str:
     """Return the reason by which a preview counts a delivery."""
-    if hold:
+    if hold > 0:
         return model.HoldReason(hold).name
     return model.CancelReason(cancel).name if cancel else error or _NOT_TRIED
 

@@ -1,7 +1,8 @@
 """Pending deliveries: the backlog and the held ones, which a job claims, releases or cancels.
 
 A pending delivery is claimed (in a lane or an attempt of its owner), in the backlog (``waiting``), or held
-(``hold > 0``); the column ``due_at`` of a held one says since when. A job that moves many rows moves at most a slice of
+(``hold > 0``); the column ``due_at`` of a held one says since when. A negative ``hold`` is that of a cancelled delivery
+(`encodings.hold_again`). A job that moves many rows moves at most a slice of
 2,000 and locks them in the order of their keys, because arrivals wait for its transaction, and other gateways may move
 them too.
 

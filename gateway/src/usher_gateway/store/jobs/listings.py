@@ -183,12 +183,12 @@ def _verdict_row(
             row["replayed"] = model.format_time(created_at)
             row["delivery"] = model.format_id(identifier)
             row["state"] = _state_name(state)
-            row["held"] = model.HoldReason(hold).name if hold else None
+            row["held"] = model.HoldReason(hold).name if hold > 0 else None
     elif delivery in states:
         _, identifier, state, hold = states[delivery]
         row["delivery"] = model.format_id(identifier)
         row["state"] = _state_name(state)
-        row["held"] = model.HoldReason(hold).name if hold else None
+        row["held"] = model.HoldReason(hold).name if hold > 0 else None
     return row
 
 
@@ -212,8 +212,8 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
         "route": route,
         "destination": destination,
         "state": _state_name(state),
-        "held": model.HoldReason(hold).name if hold else None,
-        "heldSince": model.format_time(due_at) if hold else None,
+        "held": model.HoldReason(hold).name if hold > 0 else None,
+        "heldSince": model.format_time(due_at) if hold > 0 else None,
         "dueAt": model.format_time(due_at) if is_open and in_backlog else None,
         "attempts": attempts,
         "createdAt": model.format_time(created_at),

@@ -14,7 +14,7 @@ import msgspec
 
 from usher_gateway import model, timing
 from usher_gateway.store.base import MarkOf, Replay, ReplayReport, ReplayRequest, ReplayState
-from usher_gateway.store.encodings import first_hold
+from usher_gateway.store.encodings import first_hold, hold_again
 from usher_gateway.store.jobs import changes, creation, scopes, suppressions
 from usher_gateway.store.session import Row, Session, columns
 from usher_gateway.store.transaction import Transaction
@@ -97,7 +97,8 @@ class Candidate(NamedTuple):
     has_delivery: bool
     expires_at: int
     """Of that delivery."""
-    is_held: bool
+    hold: int
+    """The hold of that delivery; negative: it was cancelled while its filter could not decide."""
     is_suppressed: bool
     """True if the person of the arrival is suppressed."""
 
@@ -210,7 +211,7 @@ def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, ...], *, is_
         result=result,
         has_delivery=bool(key),
         expires_at=expires_at,
-        is_held=hold > 0,
+        hold=hold,
         is_suppressed=is_suppressed,
     )
 
@@ -345,7 +346,7 @@ async def take_step(
             transaction,
             candidate.verdict.arrival,
             candidate.verdict.route,
-            hold=first_hold(candidate.flags, holds.get(candidate.verdict.route, ())),
+            hold=hold_again(candidate.hold) or first_hold(candidate.flags, holds.get(candidate.verdict.route, ())),
             expires_at=0 if replay.request.ignores_expiry else candidate.expires_at,
         )
         for candidate in chosen
