@@ -73,7 +73,7 @@ async def test_preview_warns_of_a_destination_that_fails_now(served: admin_port.
     assert "fails now" not in (await served.command(*command.split())).err
     served.health = states.DestinationHealth.Failing
     run = await served.command(*command.split())
-    warning = "1 delivery would go to agency/crm, which fails now (Failing): they may fail again. "
+    warning = "1 delivery would go to agency/crm, which fails now (Failing): it may fail again. "
     assert " ".join(run.err.split()).startswith(warning)
 
 

@@ -63,9 +63,9 @@ async def test_form_carries_the_selection_with_times_of_the_viewers_zone(served:
 @pytest.mark.parametrize(
     ("health", "error", "warning"),
     [
-        ("Failing", "Rejected", "(Failing, Rejected): they fail for good again."),
-        ("Failing", "ServerError", "(Failing, ServerError): they may fail again."),
-        ("CircuitOpen", "ServerError", "(CircuitOpen, ServerError): they wait until it takes some."),
+        ("Failing", "Rejected", "(Failing, Rejected): it fails for good again."),
+        ("Failing", "ServerError", "(Failing, ServerError): it may fail again."),
+        ("CircuitOpen", "ServerError", "(CircuitOpen, ServerError): it waits until the destination takes it."),
     ],
 )
 async def test_failing_destination_is_named_before_the_confirmation(

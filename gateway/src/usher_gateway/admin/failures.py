@@ -25,11 +25,12 @@ def warnings(destinations: Iterable[Row], deliveries: Mapping[str, int]) -> list
             continue
         error = " ".join([str(row[name]) for name in ("error", "status") if row.get(name)])
         why = ", ".join(filter(None, (health or row["state"], row.get("unresolved") or error)))
-        effect = "they wait until it takes some"
+        is_one = deliveries[key] == 1
+        effect = "it waits until the destination takes it" if is_one else "they wait until it takes some"
         if row["isRejecting"]:
-            effect = "they fail for good again"
+            effect = "it fails for good again" if is_one else "they fail for good again"
         elif health == states.DestinationHealth.Failing:
-            effect = "they may fail again"
+            effect = f"{'it' if is_one else 'they'} may fail again"
         fails = f"Deliveries to {key} fail now"
         if deliveries[key]:
             fails = f"{listings.counted(deliveries[key], 'delivery')} would go to {key}, which fails now"
