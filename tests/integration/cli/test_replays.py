@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from support import admin_port, samples
+from support import admin_port, command_line, samples
 from usher_gateway import model
 from usher_gateway.admin import states
 
@@ -104,7 +105,7 @@ async def test_dead_delivery_says_that_its_destination_still_fails(served: admin
     assert "starts again, but its destination fails now (Failing): it may die again." in shown
 
 
-async def test_replays_are_listed_shown_cancelled_and_refused_to_resume(served: admin_port.Served) -> None:
+async def test_replays_are_listed_and_shown(served: admin_port.Served) -> None:
     await served.output_of("visits", "replay", "--tenant", "acme", "--state", "dead", "--since", "2025-11-01", "--yes")
     (row,) = (await served.get("/api/replays"))["rows"]
     table = await served.output_of("replays", COLUMNS="160")
@@ -115,14 +116,75 @@ async def test_replays_are_listed_shown_cancelled_and_refused_to_resume(served: 
     assert (cells["id"], cells["created"], cells["deliveries"]) == (row["id"], "1", "1 pending")
     shown = await served.output_of("replays", "show", row["id"][:21])
     assert "startedBy   operate" in shown
-    asked = await served.command("replays", "cancel", row["id"])
-    assert (asked.code, "this would end the replay and cancel 1 delivery" in asked.err) == (2, True)
-    done = await served.output_of("replays", "cancel", row["id"], "--yes")
-    assert "is done: 1 delivery created (1 cancelled)." in " ".join(done.split())
-    resumed = await served.command("replays", "resume", row["id"])
-    assert (resumed.code, "only a cancelled replay can be resumed" in resumed.err) == (2, True)
+    assert "leftOut     -\n" in shown
     unknown = await served.command("replays", "show", "0192")
     assert (unknown.code, "use an id from `usher replays list`" in unknown.err) == (1, True)
+
+
+async def test_narrow_list_of_replays_shows_whole_selections(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--state", "dead", "--since", "2025-11-01", "--yes")
+    table = await served.output_of("replays", COLUMNS="80")
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.splitlines()[0].split()[-1] == "SELECTION"
+    rest = table.partition("done")[2]
+    assert " ".join(rest.split()) == "dead, tenant acme, since 2025-11-01T00:00:00.000Z"
+
+
+async def start_slow_replay(served: admin_port.Served) -> str:
+    """Start a replay that runs for a minute; return its id."""
+    skipped = (samples.skip(model.SkipReason.Paused),)
+    await served.bench.accept(*[samples.arrival(f"skipped {number}", if_visit=skipped) for number in range(60)])
+    _, replay = await served.ask("POST", "/api/replays", json={"reason": "Paused", "perSecond": 1})
+    return str(replay["id"])
+
+
+async def test_cancelling_a_running_replay_first_names_what_it_ends(served: admin_port.Served) -> None:
+    identifier = await start_slow_replay(served)
+    asked = await served.command("replays", "cancel", identifier)
+    assert (asked.code, asked.said.endswith("give --yes to do it")) == (2, True)
+    assert re.search(
+        r"this would end the replay of Paused, which has created \d+ deliver(y|ies), and cancel", asked.said
+    )
+    printed = await served.command("replays", "cancel", identifier, "-o", "json")
+    assert (printed.code, json.loads(printed.out)["state"]) == (2, "running")
+    cancelled = await served.output_of("replays", "cancel", identifier, "--yes")
+    assert f"Replay {identifier} is cancelled since 20" in cancelled
+    again = await served.command("replays", "cancel", identifier)
+    assert (again.code, "the replay is cancelled since 20" in again.said) == (2, True)
+    assert again.said.endswith(f"none of its deliveries waits `usher replays resume {identifier[:21]}` lets it go on")
+
+
+async def test_cancelling_a_done_replay_cancels_what_still_waits(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--state", "dead", "--yes")
+    (row,) = (await served.get("/api/replays"))["rows"]
+    since = row["endedAt"].replace("T", " ")[:19]
+    asked = await served.command("replays", "cancel", row["id"])
+    would = f"the replay is done since {since} UTC; this would cancel its 1 waiting delivery give --yes to do it"
+    assert (asked.code, would in asked.said) == (2, True)
+    done = await served.output_of("replays", "cancel", row["id"], "--yes")
+    assert f"is done since {since} UTC: 1 delivery created (1 cancelled)." in " ".join(done.split())
+    again = await served.command("replays", "cancel", row["id"])
+    assert (again.code, f"is done since {since} UTC, and none of its deliveries waits" in again.said) == (2, True)
+    assert "--yes" not in again.err
+
+
+async def test_help_of_cancelling_a_replay_says_what_yes_does() -> None:
+    run = await command_line.usher("replays", "cancel", "--help")
+    assert "show what this would end and cancel" in " ".join(run.out.split())
+
+
+async def test_resuming_a_replay_that_is_not_cancelled_says_its_state(served: admin_port.Served) -> None:
+    await served.output_of("visits", "replay", "--tenant", "acme", "--state", "dead", "--yes")
+    (done,) = (await served.get("/api/replays"))["rows"]
+    resumed = await served.command("replays", "resume", done["id"])
+    refused = "only a cancelled replay can be resumed, and this one"
+    assert (resumed.code, resumed.said) == (2, f"usher: {refused} is done")
+    await served.output_of("replays", "cancel", done["id"], "--yes")
+    resumed = await served.command("replays", "resume", done["id"])
+    redrive = f"`usher deliveries redrive --replay {done['id'][:21]} --state cancelled`"
+    assert f"{refused} is done {redrive} starts its 1 cancelled delivery again" in resumed.said
+    resumed = await served.command("replays", "resume", await start_slow_replay(served))
+    assert (resumed.code, resumed.said) == (2, f"usher: {refused} runs")
 
 
 async def test_replay_is_printed_as_json_without_waiting(served: admin_port.Served) -> None:

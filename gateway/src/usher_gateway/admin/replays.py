@@ -18,6 +18,7 @@ from usher_gateway.store.base import (
     ReplayReport,
     ReplayRequest,
     ReplaySample,
+    ReplayState,
 )
 from usher_gateway.store.records import Records
 
@@ -146,7 +147,7 @@ class ReplayHandlers:
         async with self._audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
             changed.count = int(await self._store.resume_replay(replay, self._now()))
         if not changed.count:
-            raise api.ProblemError(409, "NotCancelled", "only a cancelled replay can be resumed")
+            raise _not_cancelled(await self._store.find_replay(replay.id))
         self._wake()
         return await self._answer(replay)
 
@@ -168,6 +169,17 @@ def _may_see(request: web.Request, replay: Replay) -> bool:
     if replayed is None:
         return permitted.permitted is None
     return all(permitted.selects(*limit.split("/")) for limit in replayed)
+
+
+def _not_cancelled(replay: Replay) -> api.ProblemError:
+    """Return the error of a replay that cannot be resumed, with the state that it has."""
+    hint, cancelled = "", replay.deliveries.get("cancelled", 0)
+    if replay.state is ReplayState.Done and cancelled:
+        short = model.format_id(replay.id)[: listings.SHORT_ID]
+        count = listings.counted(cancelled, "cancelled delivery")
+        hint = f"`usher deliveries redrive --replay {short} --state cancelled` starts its {count} again"
+    state = "runs" if replay.state is ReplayState.Running else f"is {replay.state.name.lower()}"
+    return api.ProblemError(409, "NotCancelled", f"only a cancelled replay can be resumed, and this one {state}", hint)
 
 
 def _preview_row(preview: ReplayPreview) -> Row:

@@ -37,6 +37,9 @@ _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
 _Yes = Annotated[
     bool, typer.Option("--yes", help="Do it. Without it, count and show what would be delivered, and exit with 2.")
 ]
+_YesCancel = Annotated[
+    bool, typer.Option("--yes", help="Do it. Without it, show what this would end and cancel, and exit with 2.")
+]
 _Reasons = Annotated[
     list[str] | None,
     typer.Option("--reason", help="Skipped for this reason; for several, use commas or repeat the flag."),
@@ -68,6 +71,8 @@ _TO_INCLUDE = {
 
 _FILTER_NOT_ASKED = "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
 
+_CONFIRM = "give --yes to do it"
+
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 """Seconds between two lines of progress outside a terminal."""
@@ -90,9 +95,9 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("STARTED (UTC)", listings.short_time_cell("startedAt")),
     ("ID", listings.short_id_cell),
     ("STATE", listings.text_cell("state")),
+    ("SELECTION", replay_words.selection),
     ("CREATED", listings.text_cell("created")),
     ("DELIVERIES", _deliveries),
-    ("SELECTION", replay_words.selection),
 )
 
 _CSV_COLUMNS: tuple[listings.Column, ...] = (
@@ -182,7 +187,7 @@ def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, 
             if same:
                 tables.print_shared_cells(same)
     least = "" if answer["complete"] else "at least "
-    hint = "give --yes to do it" if has_results else "give --yes, and --reason or --state with what to replay"
+    hint = _CONFIRM if has_results else "give --yes, and --reason or --state with what to replay"
     duration = f", in {tables.duration(count / rate)} or more" if count else ""
     fail(f"this would create {least}{counted(count, 'delivery')}{duration}", hint if count else _NOTHING, USAGE)
 
@@ -233,7 +238,7 @@ def _so_far(replay: listings.Row) -> str:
 def list_replays(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the newest replays, at most 100, with their deliveries."""
     rows = AdminClient(admin, data).get("/api/replays")["rows"]
-    tables.print_rows(rows, _COLUMNS, output, "No replays.", _CSV_COLUMNS)
+    tables.print_rows(rows, _COLUMNS, output, "No replays.", _CSV_COLUMNS, essential=4, broken=("SELECTION",))
 
 
 def show_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -243,20 +248,45 @@ def show_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = 
     if output == "json":
         tables.print_json(row)
     else:
-        tables.print_facts(row)
+        left_out = {name: count for name, count in row["leftOut"].items() if count}
+        tables.print_facts(row | {"leftOut": left_out})
 
 
 def cancel_replay(
-    identifier: Id, yes: _Yes = False, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA
+    identifier: Id, yes: _YesCancel = False, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA
 ) -> None:
     """End a replay, and cancel those of its deliveries that wait. An attempt that already runs is not interrupted."""
     client = AdminClient(admin, data, operate=True)
     identifier = client.full_id("replays", identifier)
     row = client.get(f"/api/replays/{quoted(identifier)}")
     if not yes:
-        waiting = counted(replay_words.waiting(row), "delivery")
-        fail(f"this would end the replay and cancel {waiting}", "give --yes to do it", USAGE)
+        _preview_cancel(row, output)
     _print_changed(client.post(f"/api/replays/{quoted(identifier)}/cancel", {}), output)
+
+
+def _preview_cancel(row: listings.Row, output: tables.OutputFormat) -> NoReturn:
+    """Print what a cancellation would end and cancel, and end the command."""
+    if output == "json":
+        tables.print_json(row)
+    count = replay_words.waiting(row)
+    waiting = counted(count, "waiting delivery")
+    if row["state"] == "running":
+        created = counted(row["created"], "delivery")
+        selection = replay_words.selection(row)
+        message = f"this would end the replay of {selection}, which has created {created}, and cancel {waiting}"
+        fail(message, _CONFIRM, USAGE)
+    if count:
+        fail(f"the replay is {_state(row)}; this would cancel its {waiting}", _CONFIRM, USAGE)
+    short = listings.short_id_cell(row)
+    hint = f"`usher replays resume {short}` lets it go on"
+    if row["state"] == "done":
+        hint = f"`usher deliveries list --replay {short}` lists its deliveries" if row["created"] else ""
+    fail(f"the replay is {_state(row)}, and none of its deliveries waits", hint, USAGE)
+
+
+def _state(row: listings.Row) -> str:
+    """Return the state of a replay, and since when, if it has ended."""
+    return f"{row['state']} since {listings.time_cell('endedAt')(row)} UTC" if row["endedAt"] else str(row["state"])
 
 
 def resume_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -270,4 +300,4 @@ def _print_changed(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "json":
         tables.print_json(row)
     else:
-        tables.print_text(f"Replay {row['id']} is {row['state']}: {_progress(row)}.")
+        tables.print_text(f"Replay {row['id']} is {_state(row)}: {_progress(row)}.")

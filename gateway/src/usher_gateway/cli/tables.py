@@ -225,8 +225,8 @@ def _least_width(head: str, cells: Sequence[str], broken: Collection[str]) -> in
     if head not in NAMES and head not in LISTS:
         return max(map(width_of, (head, *cells)))
     longest_word = max(width_of(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
-    if head == "VERDICTS":
-        longest_word = min(longest_word, _LEAST_LIST)  # whose visit it is counts more than the whole name of a route
+    if head in {"VERDICTS", "SELECTION"}:
+        longest_word = min(longest_word, _LEAST_LIST)  # the other columns count more than a whole name
     return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
 
 
