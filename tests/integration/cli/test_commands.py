@@ -450,7 +450,12 @@ async def test_command_without_yes_prints_what_it_would_change(
             "this would retry 0",
             "They are held (DestinationPaused), and a retry does not end that",
         ),
-        ("visits replay --reason OncePer", "", "this would create 0", "no skipped, delivered, dead or cancelled"),
+        (
+            "visits replay --reason OncePer",
+            "",
+            "this would create 0",
+            "None of them is skipped OncePer; the newest are",
+        ),
         (
             "quarantine release --reason Truncated",
             "",

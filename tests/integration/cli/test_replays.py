@@ -30,9 +30,9 @@ async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(ser
     heading, columns, *sample = lines[-5:]
     assert (heading, columns.split()) == ("The newest 3:", ["UTC", "11-25", "VISIT", "RESULT"])
     assert [line.split()[-1] for line in sample] == ["Filter", "dead", "delivered"]
-    assert "All of destination crm, tenant acme, route crm." in run.err
+    assert "These 3 are of destination crm, tenant acme, route crm." in run.err
     assert max(map(len, lines)) <= 80
-    assert "this would create 3 deliveries, in 0s or more" in run.err
+    assert "this would create 3 deliveries\n" in run.err
     assert "The filter `when` is not asked again" in run.err
     assert "give --yes, and --reason or --state" in run.err
     assert (await served.get("/api/replays"))["rows"] == []
@@ -84,7 +84,7 @@ async def test_preview_warns_of_a_destination_that_only_older_visits_have(served
     await served.bench.accept(*[samples.arrival(f"newer {number}", if_visit=newer) for number in range(9)])
     run = await served.command("visits", "replay", "--tenant", "acme")
     assert [line.split()[-1] for line in run.out.splitlines()[-5:]] == ["Paused"] * 5
-    assert "All of destination mailer," in run.err
+    assert "These 5 are of destination mailer," in run.err
     assert run.err.startswith("3 deliveries would go to agency/crm, which fails now (Failing)")
 
 
@@ -95,7 +95,7 @@ async def test_preview_leaves_out_what_all_its_visits_have_in_common(served: adm
     head, *rows = run.out.splitlines()[-3:]
     assert head.split() == ["UTC", "11-25", "VISIT", "RESULT", "DESTINATION", "ROUTE"]
     assert [row.split()[3:] for row in rows] == [["crm", "crm"], ["mailer", "welcome"]]
-    assert "All of tenant acme.\n" in run.err
+    assert "These 2 are of tenant acme.\n" in run.err
 
 
 async def test_dead_delivery_says_that_its_destination_still_fails(served: admin_port.Served) -> None:
@@ -187,6 +187,67 @@ async def test_resuming_a_replay_that_is_not_cancelled_says_its_state(served: ad
     assert (resumed.code, resumed.said) == (2, f"usher: {refused} runs")
 
 
+async def test_preview_counts_the_deliveries_of_several_destinations(served: admin_port.Served) -> None:
+    routes = [samples.route(name, destination=f"agency/{name}") for name in ("a", "b", "c", "d", "e", "f", "g")]
+    skips = tuple([samples.skip(model.SkipReason.Repeat, route) for route in routes])
+    await served.bench.accept(samples.arrival("all", if_visit=skips), samples.arrival("last", if_visit=skips[-1:]))
+    run = await served.command("visits", "replay", "--reason", "Repeat", "--ignore-pause")
+    to = ["To agency/g: 2 deliveries.", *[f"To agency/{name}: 1 delivery." for name in "abcd"]]
+    assert run.out.splitlines()[:8] == ["Repeat: 8 deliveries", *to, "And 2 more destinations.", ""]
+    one = await served.command("visits", "replay", "--reason", "Repeat", "--route", "a")
+    assert one.out.startswith("Repeat: 1 delivery\n\nThe newest:\n")
+
+
+async def test_preview_says_what_the_filter_means_for_cancelled_deliveries(served: admin_port.Served) -> None:
+    await served.output_of("deliveries", "cancel", "--all", "--state", "held", "--yes")
+    run = await served.command("visits", "replay", "--all", "--state", "cancelled", "--rate", "1")
+    assert "one that was cancelled while its filter failed is held again." in run.said
+    assert "this would create 1 delivery, in 1s or more" in run.said
+
+
+@pytest.mark.parametrize(
+    ("selection", "reason"),
+    [
+        ("--since 2024-01-01 --until 2024-01-02 --state dead", "The selection has no visit."),
+        (
+            "--tenant acme --reason Paused",
+            "the newest are: dead, delivered, held DestinationPaused, quarantined NoUser, skipped Filter. `usher",
+        ),
+        ("--tenant globex --reason Stale,Shadow", "None of them is skipped Stale or skipped Shadow; the newest are:"),
+        ("--tenant globex --route bar --reason Stale", "the newest are: delivered."),
+        ("--tenant globex --destination mailer --reason Stale", "the newest are: skipped Repeat."),
+        ("--listener pool --reason Stale", "the newest are: quarantined NoUser. `usher quarantine release` reads"),
+    ],
+)
+async def test_empty_replay_says_why_before_and_after_it_ran(
+    served: admin_port.Served, selection: str, reason: str
+) -> None:
+    bar = samples.route("bar", samples.BAR)
+    skip = samples.skip(model.SkipReason.Repeat, samples.route("mail", samples.BAR, "agency/mailer"))
+    arrival = samples.arrival("bar", listener=samples.BAR, if_visit=(samples.plan(bar), skip))
+    (accepted, _) = await served.bench.accept(arrival, samples.quarantined("pool", listener=samples.POOL))
+    served.bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered, status=200))
+    await served.bench.store.flush()
+    run = await served.command("visits", "replay", *selection.split())
+    assert (run.code, run.said.startswith("usher: this would create 0 deliveries")) == (2, True)
+    assert reason in run.said
+    printed = await served.output_of("visits", "replay", *selection.split(), "--yes")
+    assert printed.startswith("Created: 0 deliveries.\n")
+    assert reason in " ".join(printed.split())
+
+
+async def test_empty_preview_of_all_results_says_why(served: admin_port.Served) -> None:
+    run = await served.command("visits", "replay", (await served.get("/api/quarantine"))["rows"][0]["id"])
+    assert "None of them can be replayed; the newest are: quarantined NoUser." in run.said
+
+
+async def test_replay_that_leaves_all_out_points_to_no_deliveries(served: admin_port.Served) -> None:
+    served.paused_routes.add("crm")
+    run = await served.command("visits", "replay", "--reason", "Filter", "--yes")
+    assert (run.code, run.out.splitlines()[-1]) == (0, "All that could be replayed is left out.")
+    assert "lists them" not in run.err
+
+
 async def test_replay_is_printed_as_json_without_waiting(served: admin_port.Served) -> None:
     asked = await served.command("visits", "replay", "--all", "-o", "json")
     assert asked.code == 2
@@ -211,6 +272,10 @@ async def test_deliveries_of_a_replay_can_be_listed(served: admin_port.Served) -
         (["--tenant", "acme", "--state", "pending"], "state must be of delivered, dead, cancelled, not 'pending'"),
         (["--tenant", "acme", "--rate", "0"], "0 is less than 1"),
         (["--reason", "Pause"], "Paused"),
+        (
+            ["--reason", "Paused", "--since", "2025-11-25", "--until", "2025-11-25", "--yes"],
+            "since is not before until",
+        ),
     ],
 )
 async def test_wrong_replay_is_refused(served: admin_port.Served, arguments: list[str], message: str) -> None:

@@ -195,13 +195,13 @@ def listener_key(row: Row) -> str:
     return f"{row['namespace']}/{row['listener']}"
 
 
-def _verdict(verdict: Row) -> str:
-    """Return what a verdict came to, and its route."""
+def verdict_result(verdict: Row) -> str:
+    """Return what a verdict came to, such as ``delivered`` or ``skipped Filter``."""
     skipped = f"skipped {verdict['skipped']}" if "skipped" in verdict else ""
     state = f"held {verdict['held']}" if verdict.get("held") else str(verdict.get("state", "gone"))
     if skipped:
         state = f"{skipped}, replayed {state}" if "replayed" in verdict else skipped
-    return f"{state} ({verdict['route']})"
+    return state
 
 
 def error_words(row: Mapping[str, Any]) -> str:
@@ -234,7 +234,7 @@ def _result(row: Row) -> str:
 
 
 def _verdicts(row: Row) -> str:
-    return ", ".join([_verdict(verdict) for verdict in row["verdicts"]])
+    return ", ".join([f"{verdict_result(verdict)} ({verdict['route']})" for verdict in row["verdicts"]])
 
 
 def _counted_as(row: Row) -> str:

@@ -105,6 +105,8 @@ class ReplayHandlers:
         where = api.filter_from_selection(msgspec.structs.replace(selection, reason=None, state=None))
         if where.visit is not None or where.replay is not None:
             raise ValueError("visit and replay select deliveries; select visits with their ids")
+        if where.since is not None and where.until is not None and where.since >= where.until:
+            raise ValueError("since is not before until, so the selection has no visit")
         if where == Filter() and not selection.all and not reasons:
             raise ValueError('select visits, or send {"all": true} for every one')
         where = api.confine(request, where)

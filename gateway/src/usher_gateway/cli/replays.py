@@ -3,9 +3,10 @@
 The gateway creates the deliveries step by step, so a replay goes on if the command ends or the gateway starts again.
 """
 
+import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -57,8 +58,6 @@ _IgnorePause = Annotated[
     bool, typer.Option("--ignore-pause", help="Also send for routes that are paused or in shadow mode now.")
 ]
 
-_NOTHING = "The selection has no skipped, delivered, dead or cancelled verdict that can be replayed."
-
 _TO_INCLUDE = {
     "replayedBefore": " (--state delivered,dead,cancelled selects those)",
     "oncePer": " (--ignore-once-per)",
@@ -69,9 +68,20 @@ _TO_INCLUDE = {
 }
 """How to replay what a replay leaves out."""
 
-_FILTER_NOT_ASKED = "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now."
+_FILTER_NOTES = {
+    "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
+    "cancelled": "The filter `when` is not asked again of cancelled deliveries, but one that was cancelled while its "
+    "filter failed is held again.",
+}
+"""Result -> what a replay of it means for the filter of the route."""
 
 _CONFIRM = "give --yes to do it"
+
+_LOOKED_AT = 100
+"""Visits of a selection whose verdicts say why nothing can be replayed."""
+
+_DESTINATIONS = 5
+"""Destinations of a preview that have a line."""
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
@@ -139,8 +149,8 @@ def replay_visits(
     --yes needs --reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or --state (delivered, dead, cancelled). Each
     new delivery has a new id, the id of its visit, and the header `usher-replay`. The newest visits come first.
 
-    The gateway creates the deliveries at the rate of --rate, and waits while 200 of them are due. The replay goes on if
-    this command ends: see `usher replays`.
+    The gateway creates the deliveries at the rate of --rate, and waits while 200 of them are due. With --yes the
+    command waits for the end; with -o json it returns at once. A replay goes on if the command ends: `usher replays`.
     """
     client = AdminClient(admin, data, operate=True)
     results = {"reason": _joined(reason), "state": _joined(state)}
@@ -153,15 +163,16 @@ def replay_visits(
         )
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
+    why_none = functools.partial(_why_none, client, selection, question)
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
         warn_of_failing_destinations(client, answer["destinations"])
-        _preview(answer, rate, output, has_results=any(results.values()))
+        _preview(answer, rate, output, why_none, has_results=any(results.values()))
     replay = client.post("/api/replays", question)
     if output == "json":
         tables.print_json(replay)
         return
-    _watch(client, replay)
+    _watch(client, replay, why_none)
 
 
 def _joined(values: list[str] | None) -> str | None:
@@ -169,27 +180,58 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
-def _preview(answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
+_WhyNone = Callable[[Mapping[str, int]], str]
+"""Returns why a replay creates nothing. Its argument: what the replay leaves out."""
+
+
+def _why_none(
+    client: AdminClient, selection: Mapping[str, Any], question: Mapping[str, Any], left_out: Mapping[str, int]
+) -> str:
+    if any(left_out.values()):
+        return "All that could be replayed is left out."
+    filters = {name: value for name, value in selection.items() if name not in {"ids", "all", "reason"}}
+    if "ids" in selection:
+        filters["id"] = ",".join(selection["ids"][:_LOOKED_AT])
+    visits, _ = client.rows("/api/visits", _LOOKED_AT, None, **filters)
+    results = [name for names in (question.get("reason"), question.get("state")) if names for name in names.split(",")]
+    return replay_words.why_none(visits, results, route=filters.get("route"), destination=filters.get("destination"))
+
+
+def _preview(
+    answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, why_none: _WhyNone, *, has_results: bool
+) -> NoReturn:
     """Print what a replay would deliver, and end the command."""
-    count = answer["selected"]
+    count, sample = answer["selected"], answer["sample"]
     if output == "json":
         tables.print_json(answer)
     else:
         for reason, number in sorted(answer["reasons"].items()):
             typer.echo(f"{reason}: {counted(number, 'delivery')}")
         _print_left_out(answer["leftOut"])
-        if answer["reasons"].get("Filter"):
-            tables.print_text(_FILTER_NOT_ASKED, err=True)
-        if answer["sample"]:
-            typer.echo(f"\nThe newest {len(answer['sample'])}:")
-            columns, same = tables.without_shared_cells(_SAMPLE_COLUMNS, answer["sample"])
-            tables.print_rows(answer["sample"], columns, "text", "")
+        _print_destinations(answer["destinations"])
+        for note in [note for result, note in _FILTER_NOTES.items() if answer["reasons"].get(result)]:
+            tables.print_text(note, err=True)
+        if sample:
+            typer.echo(f"\nThe newest {len(sample)}:" if len(sample) > 1 else "\nThe newest:")
+            columns, same = tables.without_shared_cells(_SAMPLE_COLUMNS, sample)
+            tables.print_rows(sample, columns, "text", "")
             if same:
-                tables.print_shared_cells(same)
+                tables.print_shared_cells(same, f"These {len(sample)} are")
     least = "" if answer["complete"] else "at least "
     hint = _CONFIRM if has_results else "give --yes, and --reason or --state with what to replay"
-    duration = f", in {tables.duration(count / rate)} or more" if count else ""
-    fail(f"this would create {least}{counted(count, 'delivery')}{duration}", hint if count else _NOTHING, USAGE)
+    duration = f", in {tables.duration(count / rate)} or more" if count >= rate else ""
+    message = f"this would create {least}{counted(count, 'delivery')}{duration}"
+    fail(message, hint if count else why_none(answer["leftOut"]), USAGE)
+
+
+def _print_destinations(deliveries: Mapping[str, int]) -> None:
+    """Print how many deliveries would go to each of several destinations, the most first."""
+    if len(deliveries) < 2:
+        return
+    for name, count in sorted(deliveries.items(), key=lambda item: (-item[1], item[0]))[:_DESTINATIONS]:
+        typer.echo(f"To {name}: {counted(count, 'delivery')}.")
+    if len(deliveries) > _DESTINATIONS:
+        typer.echo(f"And {counted(len(deliveries) - _DESTINATIONS, 'more destination')}.")
 
 
 def _print_left_out(left_out: Mapping[str, int]) -> None:
@@ -197,8 +239,8 @@ def _print_left_out(left_out: Mapping[str, int]) -> None:
         tables.print_text(f"Left out: {text}{_TO_INCLUDE.get(name, '')}.")
 
 
-def _watch(client: AdminClient, replay: listings.Row) -> None:
-    """Print the progress of a replay until it has created all its deliveries."""
+def _watch(client: AdminClient, replay: listings.Row, why_none: _WhyNone) -> None:
+    """Print the progress of a replay until it has created all its deliveries; why it created none, if it did."""
     identifier = replay["id"]
     short = identifier[: listings.SHORT_ID]
     tables.print_text(
@@ -221,7 +263,10 @@ def _watch(client: AdminClient, replay: listings.Row) -> None:
         typer.echo("\r\x1b[K", nl=False, err=True)
     _print_left_out(replay["leftOut"])
     typer.echo(f"Created: {counted(replay['created'], 'delivery')}{_so_far(replay)}.")
-    typer.echo(f"`usher deliveries list --replay {short}` lists them.", err=True)
+    if replay["created"]:
+        typer.echo(f"`usher deliveries list --replay {short}` lists them.", err=True)
+    elif replay["state"] == "done":
+        tables.print_text(why_none(replay["leftOut"]))
     if replay["state"] == "cancelled":
         fail("the replay was cancelled", f"`usher replays resume {short}` lets it go on", WRONG)
 
