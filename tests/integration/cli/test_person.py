@@ -140,7 +140,8 @@ async def test_erasure_says_that_the_digest_of_a_suppressed_person_stays(served:
 @pytest.mark.parametrize(
     ("arguments", "value", "message"),
     [
-        ([], "0170 123456", "say what the value is: `field` must be one of user, mobile"),
+        ([], "0170 123456", "say which: `--as user` or `--as mobile`"),
+        ([], "00 11 22 33 44 55", "`--as mobile`"),
         (["--as", "mobile"], EMAIL, "has no digit"),
         (["--reference", "for Ada"], EMAIL, "a reference has up to 64 letters"),
         (["--tenant", "nobody"], EMAIL, "there is no tenant `nobody`"),
@@ -213,6 +214,7 @@ async def test_suppression_without_yes_counts_and_changes_nothing(served: admin_
     assert "this would suppress the person at 2 tenants give --yes to do it" in run.said
     counts = await served.command("person", "suppress", "--as", "email", "-o", "json", piped=EMAIL)
     assert json.loads(counts.out) == {
+        "searchedAs": ["email"],
         "tenants": 2,
         "suppressed": 2,
         "cancelled": 1,
@@ -230,6 +232,20 @@ async def test_suppression_of_an_unknown_person_says_that_nothing_is_stored(serv
         " searched: `usher quarantine` lists them."
     )
     assert (run.code, " ".join(run.out.split())) == (0, words)
+
+
+@pytest.mark.parametrize("command", ["suppress", "erase", "export"])
+async def test_value_that_nobody_named_is_said_to_be_read_as_a_user_id(
+    served: admin_port.Served, tmp_path: Path, command: str
+) -> None:
+    target = ["--to", str(tmp_path / "person.json")] if command == "export" else []
+    run = await served.command("person", command, *target, piped="hello")
+    guessed = " ".join(f"{run.out} {run.err}".split())
+    assert "Read as Purple's user id, which no stored visit has; --as says otherwise." in guessed
+    assert "hello" not in guessed
+    run = await served.command("person", command, *target, "--as", "user", piped="hello")
+    named = " ".join(f"{run.out} {run.err}".split())
+    assert ("Read as" in named, "No readable visit has this value." in named) == (False, True)
 
 
 async def test_unsuppressing_again_says_where_it_had_no_effect(served: admin_port.Served) -> None:

@@ -17,7 +17,7 @@ async def suppress(gateway: gateways.RunningGateway) -> None:
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
         session.post(url, json=question) as answer,
     ):
-        report = {"tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
+        report = {"searchedAs": ["email"], "tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
         assert await answer.json() == report | {"arrivalsByTenant": {"agency/acme": 1}}
 
 

@@ -68,7 +68,11 @@ class ErasureHandlers:
                 request, "find person", person.audited, sum(report.arrivals.values())
             )
             suppressed_at = await self._store.tenants_suppressing(person.keys)
-            searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
+            searched = {
+                "searchedAs": person.fields,
+                "tenants": len(person.tenants),
+                "suppressedAt": sorted(suppressed_at),
+            }
             destinations = self._forwarder.declaring(report.sent_to, field) if question.forward else []
             return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
         erasure_request = ErasureRequest(

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api
+from usher_gateway.admin import api, person_words
 from usher_gateway.ingest import identity
 from usher_gateway.store.base import Filter
 from usher_gateway.store.records import Records
@@ -109,14 +109,22 @@ async def parse(request: web.Request, question_type: type[QuestionT], *, may_gue
 
     Raises:
         ValueError: the body is not valid; the message contains nothing of it.
+        ProblemError: the value may be of several fields.
     """
     try:
         question = msgspec.json.decode(await request.read(), type=question_type)
     except (msgspec.DecodeError, UnicodeDecodeError):
         names = ", ".join(name for name in question_type.__struct_encode_fields__ if name != "value")
         raise ValueError(f"the body must have a `value`, and may have {names}") from None
-    if not may_guess and question.field is None and len(fields_of(question.value)) > 1:
-        raise ValueError(f"say what the value is: `field` must be one of {', '.join(fields_of(question.value))}")
+    fields = fields_of(question.value)
+    if not may_guess and question.field is None and len(fields) > 1:
+        raise api.ProblemError(
+            400,
+            "BadRequest",
+            f"the value may be a {' or a '.join([person_words.FIELDS[field] for field in fields])}",
+            f"say which: {' or '.join([f'`--as {person_words.KINDS.get(field, field)}`' for field in fields])}"
+            f" (in the API `field`: {', '.join(fields)})",
+        )
     if not _REFERENCE.fullmatch(question.reference):
         raise ValueError("a reference has up to 64 letters, digits, dots, hyphens and underscores")
     return question

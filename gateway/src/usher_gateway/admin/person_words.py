@@ -12,6 +12,9 @@ ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 FIELDS = {"user": "Purple user id", "email": "e-mail address", "mobile": "mobile number", "device": "device MAC"}
 """Kind of a person's value -> its name."""
 
+KINDS = {"device": "mac"}
+"""Kind of a person's value -> its name in ``--as``, if that is another one."""
+
 OTHER_SPELLINGS = "Another spelling is another value: try +49…, 0170…, +49 (0)170…"
 """After a search by a mobile number that finds nothing."""
 
@@ -37,9 +40,9 @@ def suppressed_at(tenants: Sequence[str], searched: int) -> str:
     return f"{len(tenants)} of {searched} tenants: {listings.named(tenants)}"
 
 
-def nothing_stored(answer: Mapping[str, Any], field: str | None) -> str:
+def nothing_stored(answer: Mapping[str, Any], field: str | None, no_visit: str = NO_VISIT) -> str:
     """Return that no visit of a person is found, where the person is suppressed, and what else to look for."""
-    texts = [NO_VISIT]
+    texts = [no_visit]
     if answer["suppressedAt"]:
         where = suppressed_at(answer["suppressedAt"], answer["tenants"])
         texts.append(f"Usher keeps a keyed digest, because the person is suppressed at {where}.")

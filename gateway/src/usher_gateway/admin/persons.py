@@ -96,7 +96,11 @@ class PersonHandlers:
         suppressed_at = await self._store.tenants_suppressing(person.keys)
         await self._audit.record_before_answer(request, "export person", person.audited, len(page.rows))
         rows = [await self._exported(row) for row in page.rows]
-        searched = {"tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
+        searched = {
+            "searchedAs": person.fields,
+            "tenants": len(person.tenants),
+            "suppressedAt": sorted(suppressed_at),
+        }
         return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
 
     async def _exported(self, visit: Mapping[str, object]) -> Mapping[str, object]:
@@ -130,7 +134,8 @@ class PersonHandlers:
             suppressed, cancelled = await self._suppress(request, person)
             report = await self._store.preview_erasure(person.keys)
         counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
-        return api.json_response({"tenants": len(person.tenants), **counts, "arrivalsByTenant": report.arrivals})
+        searched = {"searchedAs": person.fields, "tenants": len(person.tenants)}
+        return api.json_response({**searched, **counts, "arrivalsByTenant": report.arrivals})
 
     async def _suppress(self, request: web.Request, person: Person) -> tuple[int, int]:
         """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""

@@ -131,7 +131,8 @@ def _preview(answer: Mapping[str, Any], kind: str | None, output: tables.OutputF
     count = answer["arrivals"]
     hint = "give --yes to do it; it cannot be taken back"
     if not count:
-        hint = f"{person_words.nothing_stored(answer, kind)} --yes writes a signed receipt that says so."
+        nothing = person_words.nothing_stored(answer, kind, person_value.no_visit(answer, kind))
+        hint = f"{nothing} --yes writes a signed receipt that says so."
     fail(f"this would erase {listings.counted(count, 'visit')}", hint, USAGE)
 
 

@@ -79,7 +79,8 @@ def export(
         if sys.stderr.isatty():
             typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
     if not visits:
-        fail("there is nothing to export", person_words.nothing_stored(answer, kind), WRONG)
+        nothing = person_words.nothing_stored(answer, kind, person_value.no_visit(answer, kind))
+        fail("there is nothing to export", nothing, WRONG)
     archive = person_archive.encode(visits, reference, time.time_ns() // 1_000, answer["suppressedAt"])
     try:
         with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -113,22 +114,25 @@ def suppress(
         tables.print_json(answer)
     elif yes:
         tables.print_text(person_words.suppressed(answer))
-        tables.print_text(_effect(answer, "cancelled"))
+        tables.print_text(_effect(answer, "cancelled", kind))
     else:
         for name, count in sorted(answer["arrivalsByTenant"].items()):
             typer.echo(f"{name}: {listings.counted(count, 'visit')}")
-        tables.print_text(_effect(answer, "would be cancelled"))
+        tables.print_text(_effect(answer, "would be cancelled", kind))
     if not yes:
         changes = answer["suppressed"] or answer["cancelled"]
         hint = "give --yes to do it" if changes else "the person is suppressed at every tenant"
         fail(f"this would suppress the person at {listings.counted(answer['suppressed'], 'tenant')}", hint, USAGE)
 
 
-def _effect(answer: Mapping[str, Any], cancelled: str) -> str:
-    """Return what a suppression does with the data that it meets; ``cancelled``: the verb for pending deliveries."""
+def _effect(answer: Mapping[str, Any], cancelled: str, kind: str | None) -> str:
+    """Return what a suppression does with the data that it meets.
+
+    ``cancelled``: the verb for pending deliveries; ``kind``: what the caller said that the value is.
+    """
     pending, stored = listings.counted(answer["cancelled"], "pending delivery"), answer["stored"]
     if not stored:
-        return f"{person_words.NO_VISIT} {person_words.NOT_SEARCHED}"
+        return f"{person_value.no_visit(answer, kind)} {person_words.NOT_SEARCHED}"
     stays = f"{listings.counted(stored, 'stored visit')} {'stays' if stored == 1 else 'stay'}"
     effect = f"{pending} {cancelled}, {stays} until retention or `usher person erase`."
     perhaps_sent = " A destination may have got a pending delivery that was attempted." if answer["cancelled"] else ""

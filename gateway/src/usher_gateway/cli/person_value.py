@@ -1,10 +1,12 @@
 """The value of a person, as the commands about persons ask for it."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
+from usher_gateway.admin import person_words
 from usher_gateway.cli.admin_client import USAGE, fail
 
 _PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
@@ -35,6 +37,13 @@ def read_value() -> str:
 def field_of(kind: str | None) -> str | None:
     """Return the API's name of a kind of value."""
     return "device" if kind == "mac" else kind
+
+
+def no_visit(answer: Mapping[str, Any], kind: str | None) -> str:
+    """Return that no visit has the value, and that it was read as a user id if nobody said so: any text can be one."""
+    if kind is None and answer["searchedAs"] == ["user"]:
+        return "Read as Purple's user id, which no stored visit has; --as says otherwise."
+    return person_words.NO_VISIT
 
 
 def question(kind: str | None, tenant: str | None, namespace: str | None, reference: str) -> dict[str, Any]:
