@@ -170,7 +170,13 @@ def make_api_routes(
             store_type="SQLite" if parts.settings.store is None else "PostgreSQL",
             backup_days=parts.settings.backup_days,
         ),
-        samples=SampleHandlers(sender=parts.sample_sender, snapshot=snapshot, check_names=check_names, audit=audit_log),
+        samples=SampleHandlers(
+            sender=parts.sample_sender,
+            snapshot=snapshot,
+            held_routes=parts.hold_reviewer.held_routes,
+            check_names=check_names,
+            audit=audit_log,
+        ),
         tries=TryHandlers(
             store=parts.store,
             keys=parts.keys,

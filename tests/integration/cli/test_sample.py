@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import test_utils, web
 
-from support import command_line, source
+from support import command_line, source, waiting
 from support import gateway as gateways
 from usher_gateway.delivery import activity, sample
 
@@ -18,7 +18,10 @@ MANIFESTS = (
         "routes: []",
         """routes:
   - {name: crm, destinationRef: {name: crm}, transform: "{'id': body.user.id}"}
-  - {name: raw, destinationRef: {name: crm}}""",
+  - {name: raw, destinationRef: {name: crm}}
+  - {name: stopped, destinationRef: {name: crm}, state: Paused}
+  - {name: silent, destinationRef: {name: crm}, state: Shadow}
+  - {name: strict, destinationRef: {name: crm}, when: body.user.level > 3}""",
     )
     + """
 apiVersion: v1
@@ -171,6 +174,25 @@ async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: 
     run = await bench.test("unused")
     assert "No route leads to this destination yet, so no transform of a route was tried." in run.out
     assert [body for _, body in bench.receiver.received] == [b'{"user": {"id": 4}}', sample.VISIT]
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ("stopped", "This route is paused: its visits are skipped."),
+        ("silent", "This route is in shadow mode: its visits are skipped."),
+        ("strict", "This route holds its deliveries now (FilterError); the filter was not asked."),
+        ("raw", ""),
+    ],
+)
+async def test_sample_says_why_its_route_sends_no_visits_now(bench: Bench, route: str, said: str) -> None:
+    assert (await bench.gateway.post(b'{"user": {"id": 4}}')).acknowledges
+    reviewer, listeners = bench.gateway.gateway.hold_reviewer, bench.gateway.gateway.registry.listeners
+    await waiting.wait_until(lambda: reviewer.held_routes(listeners["agency/wifi"].name))
+    run = await bench.test("agency/crm", "--route", route)
+    assert (run.code, "a visit would be delivered" in run.out) == (0, True)
+    shown = " ".join(run.out.split())
+    assert (shown.count("This route "), said in shown) == (1 if said else 0, True)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 """The handler that sends a sample visit to a destination."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway import documents
+from usher_gateway import documents, model
 from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.delivery import sample
+from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter
 
@@ -28,6 +29,7 @@ class SampleHandlers:
     Args:
         sender: sends the sample.
         snapshot: returns the configuration in force.
+        held_routes: returns the routes of a listener whose deliveries are held.
         check_names: checks the names in the question.
         audit: records each sample.
     """
@@ -37,11 +39,12 @@ class SampleHandlers:
         *,
         sender: sample.SampleSender,
         snapshot: Callable[[], documents.Snapshot],
+        held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
         check_names: api.CheckNames,
         audit: AuditLog,
     ) -> None:
         self._sender, self._audit = sender, audit
-        self._snapshot = snapshot
+        self._snapshot, self._held_routes = snapshot, held_routes
         self._check_names = check_names
 
     async def test(self, request: web.Request) -> web.StreamResponse:
@@ -70,7 +73,14 @@ class SampleHandlers:
             result = await self._sender.send(destination, definition, body)
         except sample.SampleError as error:
             raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
-        return api.json_response(result)
+        kept = self._not_sent_because(*listener_and_route) if listener_and_route is not None else []
+        return api.json_response({**msgspec.to_builtins(result), "notSentBecause": kept})
+
+    def _not_sent_because(self, listener: documents.ListenerDocument, route: documents.Route) -> list[str]:
+        """Return why a route sends no visits now: its state, and the reasons of its held deliveries."""
+        name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
+        states = [] if route.state == "Active" else [route.state]
+        return [*states, *[held.reason for held in self._held_routes(name) if held.route == route.name]]
 
     def _find_route(self, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:
         """Return the first route to the destination, of a listener and with a name if they are given."""

@@ -217,6 +217,8 @@ def _print_sample(answer: listings.Row) -> None:
     missing = "no access token" if answer["error"].startswith("Token") else "no answer"
     status = f"status {answer['status']}" if answer["status"] else missing
     typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    for reason in answer["notSentBecause"]:
+        tables.print_text(_NOT_SENT.get(reason, f"This route holds its deliveries now ({reason})."))
     if answer["hint"]:
         tables.print_text(f"Hint: {answer['hint']}.")
     if answer["rule"]:
@@ -231,6 +233,14 @@ _OUTCOMES = {
     "Retry": "a visit would be tried again",
     "Dead": "a visit would be dead at once",
 }
+
+
+_NOT_SENT = {
+    "Paused": "This route is paused: its visits are skipped.",
+    "Shadow": "This route is in shadow mode: its visits are skipped.",
+    "FilterError": "This route holds its deliveries now (FilterError); the filter was not asked.",
+}
+"""Why the route of a sample sends no visits now -> a sentence; other reasons hold its deliveries."""
 
 
 def _because(error: str) -> str:
