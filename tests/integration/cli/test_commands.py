@@ -514,18 +514,19 @@ async def test_check_against_a_gateway_lists_the_urls_that_an_edit_moves(
 
 async def test_url_without_files_asks_the_gateway(served: admin_port.Served) -> None:
     urls = "  https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz\n  https://www.acme.example/hooks/purple.php?k=secret7"
-    for names in (["--tenant", "agency/acme"], ["--listener", "lobby"]):
+    for names in (["--tenant", "agency/acme"], ["--listener", "lobby"], ["--namespace", "agency"]):
         assert await served.output_of("url", *names) == f"agency/lobby (tenant acme)\n{urls}\n"
     (row, _) = json.loads(await served.output_of("url", "--tenant", "acme", "-o", "json"))["rows"]
     assert row["url"] == "https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz"
     looks = (await served.get("/api/audit?action=show%20urls"))["rows"]
-    assert [look["selection"] for look in looks] == [{"listener": "agency/lobby", "tenant": "acme"}] * 3
+    assert [look["selection"] for look in looks] == [{"listener": "agency/lobby", "tenant": "acme"}] * 4
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "give --tenant or --listener to ask a running gateway, or name manifests"),
+        ([], "give --tenant, --listener or --namespace to ask a running gateway, or name manifests"),
+        (["--namespace", "agenzy"], "did you mean `agency`?"),
         (["--tenant", "acne"], "did you mean `acme`?"),
         (["--listener", "loby"], "did you mean `lobby`?"),
     ],

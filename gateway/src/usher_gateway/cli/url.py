@@ -51,17 +51,17 @@ def register(app: typer.Typer) -> None:
         (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again. Without a key the command
         fails, because URLs of another key than the gateway's would not work.
 
-        Without files the command asks a running gateway for the URLs of a tenant or a listener. Its audit log records
-        that.
+        Without files the command asks a running gateway for the URLs of a tenant, a listener or a namespace. Its audit
+        log records that.
         """
         from usher_gateway import model
         from usher_gateway.config import install_key
         from usher_gateway.config.files import load_once
 
         if not files:
-            if tenant is None and listener is None:
+            if tenant is None and listener is None and namespace is None:
                 hint = (
-                    "give --tenant or --listener to ask a running gateway, or name manifests, as in "
+                    "give --tenant, --listener or --namespace to ask a running gateway, or name manifests, as in "
                     "`usher url manifests/`; in a cluster the Secret LISTENER-url has them too"
                 )
                 admin_client.fail("this needs to know whose URLs to print", hint, admin_client.USAGE)
