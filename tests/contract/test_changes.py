@@ -309,6 +309,8 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
     cancelled: list[int] = []
     preview = await bench.store.preview("cancel", ANY, NOW)
     assert preview.reasons == {"NotTried": 1, "QuotaExceeded": 1}
+    assert preview.tenants == {"agency/acme": 2}
+    assert [row["id"] for row in await bench.deliveries(reason="NotTried")] == [model.format_id(lane.deliveries[0].id)]
     assert await bench.store.cancel(ANY, NOW + HOUR, cancelled.extend) == 2
     assert set(cancelled) >= {lane.deliveries[0].key}
     rows = {row["id"]: row for row in await bench.deliveries(state="cancelled")}

@@ -106,9 +106,10 @@ DELIVERY_REASONS = frozenset[str](
         *SendError,
         *outcome.AnswerError,
         outcome.INTERNAL_ERROR,
+        "NotTried",
     }
 )
-"""Of holds, of cancelled deliveries, and of failed attempts."""
+"""Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +330,8 @@ DELIVERIES = Listing(
 
     RESULT is the state, and why it is so. `circuit 15:04:05`: the circuit of the destination is open, and its next
     attempt is at that time (UTC). `Timeout, due 15:04:05`: the last attempt failed, and the next one is at that time.
-    --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
+    --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), an error's code (Timeout ...), or
+    NotTried (pending ones without an attempt).
     """,
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
     filters=(*ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, STATE, REASON),

@@ -455,6 +455,8 @@ class ChangePreview(msgspec.Struct):
     """By hold or cancel reason, or by the error's code; ``NotTried`` without an attempt."""
     destinations: Counter[str] = msgspec.field(default_factory=Counter)
     """By ``namespace/name``."""
+    tenants: Counter[str] = msgspec.field(default_factory=Counter)
+    """By ``namespace/tenant``."""
 
 
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]

@@ -173,7 +173,7 @@ class Records(PersonRecords, ReplayRecords):
         return total
 
     async def preview(self, change: Change, where: Filter, now: int) -> ChangePreview:
-        """Return how many deliveries a change would change, by reason and by destination.
+        """Return how many deliveries a change would change, by reason, by destination and by tenant.
 
         Raises:
             ValueError: ``state`` asks for deliveries that the change does not select.
@@ -185,8 +185,10 @@ class Records(PersonRecords, ReplayRecords):
             counts = await self._look_up(job)
             await self._load_routes({route for _, route in counts})
             for (reason, route), count in counts.items():
+                definition = self.route(route)
                 preview.reasons[reason] += count
-                preview.destinations[self.route(route).destination] += count
+                preview.destinations[definition.destination] += count
+                preview.tenants[f"{definition.listener.namespace}/{definition.listener.tenant}"] += count
         return preview
 
     async def retry(self, where: Filter, now: int) -> int:

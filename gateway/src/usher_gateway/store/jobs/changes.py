@@ -30,9 +30,6 @@ SLICE = 100
 Holds = dict[int, Sequence[model.HoldReason]]
 """Route number -> the reasons that hold its deliveries now (``store.base.HoldsOf``)."""
 
-_NOT_TRIED = "NotTried"
-"""The reason that a preview gives for pending deliveries without an attempt."""
-
 _ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
 _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
@@ -192,7 +189,7 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
     """Return the reason by which a preview counts a delivery."""
     if hold > 0:
         return model.HoldReason(hold).name
-    return model.CancelReason(cancel).name if cancel else error or _NOT_TRIED
+    return model.CancelReason(cancel).name if cancel else error or scopes.NOT_TRIED
 
 
 # Quarantined arrivals: release

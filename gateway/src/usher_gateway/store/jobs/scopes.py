@@ -25,6 +25,9 @@ _BEHIND = 3_600 * model.MICROSECONDS
 HELD = "held"
 """The state of pending deliveries that wait for a cause to end."""
 
+NOT_TRIED = "NotTried"
+"""The reason of pending deliveries without an attempt, unless they are held."""
+
 _PAGE_SECONDS = 1.5
 """A page ends after this time, with the rows found so far and a cursor."""
 
@@ -193,6 +196,8 @@ def _add_delivery_reason(scope: RowScope, reason: str) -> None:
         scope.add("hold = {}", int(model.HoldReason[reason]))
     elif reason in model.CancelReason.__members__:
         scope.add("cancel = {}", int(model.CancelReason[reason]))
+    elif reason == NOT_TRIED:
+        scope.terms.append("state = 0 and hold = 0 and error = ''")
     else:
         scope.add("error = {}", reason)
 
