@@ -83,7 +83,8 @@ class Served:
         self.paused_routes: set[str] = set()
         self.health = states.DestinationHealth.Healthy
         self.error: str | None = None
-        """Both of every destination."""
+        self.circuit = "Closed"
+        """Health, error and circuit of every destination."""
         self.is_refusing = False
         """The listener lobby refuses every arrival."""
         self.refused_reason: str | None = None
@@ -202,7 +203,7 @@ class Served:
             side_effect=lambda: {"agency/lobby": msgspec.structs.replace(state, refusing=self.is_refusing)}
         )
         tracker.destination.side_effect = lambda *_: states.DestinationState(
-            self.health, "Closed", error=self.error, status=None, unresolved=None
+            self.health, self.circuit, error=self.error, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
         tracker.is_rejecting.side_effect = self.is_rejecting

@@ -15,7 +15,7 @@ import pytest
 from support import admin_port, command_line, samples, terminal
 from support import gateway as gateways
 from usher_gateway import documents, model
-from usher_gateway.admin import listings, tokens
+from usher_gateway.admin import listings, states, tokens
 from usher_gateway.cli import tables
 from usher_gateway.delivery import holds
 
@@ -378,6 +378,7 @@ async def test_redrive_and_release_print_their_counts(served: admin_port.Served)
     assert "`usher deliveries redrive --state cancelled` starts cancelled ones again." in cancelled
     unfit = await served.command("quarantine", "release", "--tenant", "agency/acme", "--yes")
     assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
+    assert "`usher quarantine show ID` says why one is not." in " ".join(unfit.out.split())
     served.mend(user=("/visitor/ref",))
     (row,) = (await served.get("/api/quarantine"))["rows"]
     assert "Released: 1 arrival, with 1 delivery." in await served.output_of(
@@ -426,7 +427,7 @@ async def test_command_without_yes_prints_what_it_would_change(
     unchanged = await served.get("/api/deliveries")
     run = await served.command(*command.split())
     assert run.code == 2
-    assert run.out.strip() == reasons
+    assert run.out.splitlines() == [reasons, "Of tenant agency/acme (1).", "To agency/crm (1)."]
     assert total in run.err
     assert "--yes" in run.err
     assert await served.get("/api/deliveries") == unchanged
@@ -478,6 +479,98 @@ async def test_preview_without_rows_says_why_and_does_not_ask_for_yes(
     assert total in run.err
     assert hint in run.err
     assert "--yes" not in run.err
+
+
+async def test_preview_names_the_tenants_and_destinations_with_most_deliveries(served: admin_port.Served) -> None:
+    for number in range(6):
+        listener = model.ListenerName("agency", f"gym-{number}", "lobby")
+        route = model.RouteDefinition(listener, "out", "agency/mail" if number else "agency/warehouse")
+        plans = (samples.plan(route),)
+        await served.bench.accept(
+            *[
+                samples.arrival(f"{number}{n}", listener=listener, if_visit=plans)
+                for n in range(3 if number == 5 else 2)
+            ]
+        )
+    run = await served.command("deliveries", "cancel", "--all", COLUMNS="200")
+    assert run.out.splitlines() == [
+        "DestinationPaused: 1 delivery",
+        "NotTried: 13 deliveries",
+        f"Of tenants agency/gym-5 (3), {', '.join([f'agency/gym-{number} (2)' for number in range(4)])} and 2 more.",
+        "To agency/mail (11), agency/warehouse (2), agency/crm (1).",
+    ]
+
+
+async def test_redrive_warns_of_a_failing_destination_before_the_change(served: admin_port.Served) -> None:
+    served.health, served.error = states.DestinationHealth.Failing, "Timeout"
+    run = await served.command("dead", "redrive", "--all", "--yes")
+    assert (run.code, run.out) == (0, "Due again: 1 delivery.\n")
+    assert "1 delivery would go to agency/crm, which fails now (Failing, Timeout)" in run.said
+
+
+async def test_not_tried_selects_pending_deliveries_without_an_attempt(served: admin_port.Served) -> None:
+    await served.bench.accept(samples.arrival("new"))
+    preview = await served.command("deliveries", "cancel", "--reason", "NotTried")
+    assert "NotTried: 1 delivery" in preview.out
+    (row,) = (await served.get("/api/deliveries?reason=NotTried"))["rows"]
+    assert (row["state"], row["attempts"], row["held"]) == ("pending", 0, None)
+
+
+@pytest.mark.parametrize("length", [listings.SHORT_ID, 36])
+@pytest.mark.parametrize("command", ["deliveries show", "dead redrive", "deliveries cancel"])
+async def test_id_of_a_visit_is_named_by_commands_of_deliveries(
+    served: admin_port.Served, command: str, length: int
+) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    run = await served.command(*command.split(), dead["visit"][:length])
+    short_id = dead["visit"][: listings.SHORT_ID]
+    assert f"That is the id of a visit: `usher deliveries list --visit {short_id}` lists its deliveries." in run.said
+
+
+@pytest.mark.parametrize(
+    ("command", "length"), [("show", listings.SHORT_ID), ("show", 36), ("replay", listings.SHORT_ID)]
+)
+async def test_id_of_a_delivery_is_named_by_commands_of_visits(
+    served: admin_port.Served, command: str, length: int
+) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    run = await served.command("visits", command, dead["id"][:length])
+    short_id = dead["id"][: listings.SHORT_ID]
+    assert f"That is the id of a delivery: `usher deliveries show {short_id}` shows it." in run.said
+
+
+async def test_release_of_an_id_that_is_not_quarantined_names_the_list(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    for identifier in (dead["visit"], dead["visit"][: listings.SHORT_ID]):
+        run = await served.command("quarantine", "release", identifier)
+        assert "`usher quarantine list`" in run.said
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("cancel --state heldd", "this changes no deliveries of the state `heldd` did you mean `held`?"),
+        ("cancel --state dead", "this changes no deliveries of the state `dead` give pending or held"),
+        ("redrive --state canceled", "did you mean `cancelled`?"),
+        ("redrive --state held", "give dead or cancelled"),
+    ],
+)
+async def test_wrong_state_is_named_before_a_missing_selection(
+    served: admin_port.Served, command: str, said: str
+) -> None:
+    run = await served.command("deliveries", *command.split())
+    assert (run.code, run.out) == (2, "")
+    assert said in run.said
+
+
+async def test_retry_behind_an_open_circuit_says_when_the_next_trial_is(served: admin_port.Served) -> None:
+    await served.output_of("dead", "redrive", "--all", "--yes")
+    served.circuit = "Open"
+    run = await served.command("deliveries", "retry", "--all")
+    rows = (await served.get("/api/deliveries?state=pending"))["rows"]
+    (trial,) = [row["nextAttemptAt"].replace("T", " ")[:19] for row in rows if row["waitsFor"] == "CircuitOpen"]
+    assert f"The circuit of agency/crm is open: its next trial is at {trial} UTC" in run.said
+    assert "None waits for a later time" not in run.said
 
 
 async def test_held_delivery_names_what_it_lacks_in_json(served: admin_port.Served) -> None:

@@ -34,9 +34,22 @@ _ROWS_IN_TERMINAL, _ROWS = 50, 1_000
 """How many rows a list has without --limit."""
 
 _CANDIDATES = 3
-_LISTS = {"requests": ("/api/persons/erasures", "usher person requests")}
-"""Path and command of lists that have another name than their rows."""
 """Rows that are named if the digits of an id are those of several."""
+
+_LISTS = {
+    "requests": ("/api/persons/erasures", "usher person requests"),
+    "quarantined arrivals": ("/api/quarantine", "usher quarantine list"),
+}
+"""Path and command of lists that have another name than their rows."""
+
+_OTHER_KINDS = {
+    "visits": ("/api/deliveries", "That is the id of a delivery: `usher deliveries show {}` shows it."),
+    "deliveries": (
+        "/api/visits",
+        "That is the id of a visit: `usher deliveries list --visit {}` lists its deliveries.",
+    ),
+}
+"""What an id may be instead: the path of its list, and a hint."""
 
 _FULL_ID = 36
 """Characters of a whole id."""
@@ -149,16 +162,24 @@ class AdminClient:
             return identifier
         path, command = _LISTS.get(group, (f"/api/{group}", f"usher {group} list"))
         rows = self.get(path, id=identifier, limit=_CANDIDATES)["rows"]
-        if len(rows) != 1:
-            count = "several" if rows else "none"
-            fail(
-                f"of the {group}, {count} have an id that begins with {identifier}",
-                f"give more of its digits: {', '.join(row['id'] for row in rows[:_CANDIDATES])} ..."
-                if rows
-                else f"use an id from `{command}`",
-                USAGE if rows else WRONG,
-            )
+        if not rows:
+            hint = self.hint_of_other_kind(group, identifier) or f"use an id from `{command}`"
+            fail(f"of the {group}, none have an id that begins with {identifier}", hint, WRONG)
+        if len(rows) > 1:
+            hint = f"give more of its digits: {', '.join(row['id'] for row in rows[:_CANDIDATES])} ..."
+            fail(f"of the {group}, several have an id that begins with {identifier}", hint, USAGE)
         return str(rows[0]["id"])
+
+    def hint_of_other_kind(self, group: str, identifier: str) -> str:
+        """Return what to do with an id, or its first digits, if it is of a visit instead of a delivery, or vice versa.
+
+        ``group``: what the command expects. ``""``: it is none of them.
+        """
+        if group not in _OTHER_KINDS:
+            return ""
+        path, hint = _OTHER_KINDS[group]
+        rows = self.get(path, id=identifier, limit=_CANDIDATES)["rows"]
+        return hint.format(rows[0]["id"][: listings.SHORT_ID]) if len(rows) == 1 else ""
 
     def _send(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}

@@ -6,7 +6,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -24,6 +24,8 @@ from usher_gateway.admin.listings import (
     FilterFlag,
     Row,
     counted,
+    named,
+    time_cell,
 )
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
@@ -39,6 +41,7 @@ from usher_gateway.cli.admin_client import (
     with_filters,
 )
 from usher_gateway.cli.tables import OutputFormat
+from usher_gateway.resources import conditions
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every row.")]
@@ -48,6 +51,8 @@ _Yes = Annotated[
 
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
+_ENDED, _PENDING = ("dead", "cancelled"), ("pending", "held")
+"""The states that these flags take."""
 
 _RESTARTS = {
     "dead": "`usher dead redrive` starts dead ones again.",
@@ -64,7 +69,7 @@ def select(
 ) -> dict[str, object]:
     """Return the selection of a request. If it has no more than a state, it needs ``everything``.
 
-    ``group``: what the ids belong to, ``visits`` or ``deliveries``.
+    ``group``: what the ids belong to, as in `AdminClient.full_id`.
     """
     selection: dict[str, object] = {name: value for name, value in filters.items() if value is not None}
     for name in ("visit", "replay"):
@@ -79,8 +84,21 @@ def select(
     return selection
 
 
-def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function that changes selected visits or deliveries, with the flags that select them."""
+def _check_state(state: str, states: Sequence[str]) -> None:
+    """End the command if its change does not select a state."""
+    if state.lower() not in states:
+        meant = conditions.nearest(state, states)
+        hint = f"did you mean `{meant}`?" if meant else f"give {' or '.join(states)}"
+        fail(f"this changes no deliveries of the state `{state}`", hint, USAGE)
+
+
+def _change_command(
+    group: str, *flags: FilterFlag, states: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function that changes selected rows, with the flags that select them.
+
+    ``group``: as in `select`; ``states``: those that the change selects, if it has a flag for them.
+    """
 
     def make(change: Callable[..., None]) -> Callable[..., None]:
         @with_filters(*flags)
@@ -94,6 +112,8 @@ def _change_command(group: str, *flags: FilterFlag) -> Callable[[Callable[..., N
             data: Data = DATA,
             **filters: str | None,
         ) -> None:
+            if states:
+                _check_state(str(filters["state"]), states)
             client = AdminClient(admin, data, operate=True)
             change(client, select(client, group, ids, filters, everything=everything), yes=yes, output=output)
 
@@ -117,16 +137,17 @@ def _change(
     """Change the selected rows and return the answer; without ``yes`` print what would change, and end the command.
 
     ``why_none`` says why the selection has no row to change: the hint of such a preview. If the change ``sends``
-    deliveries, the preview warns of destinations that fail now. An answer that is printed as JSON ends the command too.
+    deliveries, the command warns of destinations that fail now. An answer that is printed as JSON ends the command too.
     """
+    preview = client.post(path, {**selection, "dryRun": True}) if sends or not yes else {}
+    if sends:
+        warn_of_failing_destinations(client, preview["destinations"])
     if not yes:
-        preview = client.post(path, {**selection, "dryRun": True})
-        if sends:
-            warn_of_failing_destinations(client, preview["destinations"])
         if output == "json":
             tables.print_json(preview)
         else:
             _print_reasons(preview["reasons"], noun)
+            _print_places(preview)
             _print_unfit(preview.get("unfit", {}))
         _end_preview(path.rpartition("/")[2], preview["selected"], noun, why_none)
     answer = dict(client.post(path, selection))
@@ -143,6 +164,16 @@ def _end_preview(verb: str, count: int, noun: str, why_none: Callable[[], str]) 
 def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
     for reason, count in sorted(reasons.items()):
         typer.echo(f"{reason}: {counted(count, noun)}")
+
+
+def _print_places(preview: Mapping[str, Any]) -> None:
+    """Print of which tenants and to which destinations the deliveries of a preview are, the most frequent first."""
+    tenants = preview.get("tenants", {})
+    of_tenants = "Of tenant" if len(tenants) == 1 else "Of tenants"
+    for words, places in ((of_tenants, tenants), ("To", preview.get("destinations"))):
+        if places:
+            most_first = sorted(places.items(), key=lambda place: (-place[1], place[0]))
+            tables.print_text(f"{words} {named([f'{name} ({count})' for name, count in most_first])}.")
 
 
 def warn_of_failing_destinations(client: AdminClient, deliveries: Mapping[str, int]) -> None:
@@ -167,7 +198,9 @@ def _without_state(client: AdminClient, selection: dict[str, object]) -> str:
     others = {name: value for name, value in selection.items() if name != "state"}
     rows = _newest(client, others)
     if not rows:
-        return "The selection has no delivery."
+        ids = selection.get("ids")
+        other_kind = client.hint_of_other_kind("deliveries", ids[0]) if isinstance(ids, list) else ""
+        return f"The selection has no delivery. {other_kind}".rstrip()
     states = {str(row["state"]) for row in rows if not row["held"]}
     results = ", ".join(sorted(states | {f"held {row['held']}" for row in rows if row["held"]}))
     restarts = "".join([f" {text}" for state, text in _RESTARTS.items() if state in states])
@@ -180,8 +213,14 @@ def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> s
     held = sorted({str(row["held"]) for row in pending if row["held"]})
     if not pending:
         return _without_state(client, selection | {"state": "pending"})
-    sentences = []
-    if any(not row["held"] for row in pending):
+    # None is due later than now, so all rows of a destination have the time of its next trial.
+    trials = {row["destination"]: row for row in pending if row["waitsFor"] == "CircuitOpen"}
+    sentences = [
+        f"The circuit of {destination} is open: its next trial is at {time_cell('nextAttemptAt')(row)} UTC, and a retry"
+        " does not hasten it."
+        for destination, row in sorted(trials.items())
+    ]
+    if any(not row["held"] and row["destination"] not in trials for row in pending):
         sentences.append(
             "None waits for a later time: those that are due start as soon as their destination takes them. "
             "`usher deliveries --state pending` lists them."
@@ -198,7 +237,7 @@ def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> s
 def _why_none_is_released(client: AdminClient, selection: dict[str, object]) -> str:
     """Return why a release changes nothing; counts of arrivals that are still no visits are printed already."""
     if not _newest(client, selection, "/api/quarantine"):
-        return "The selection has nothing in quarantine."
+        return "The selection has nothing in quarantine. `usher quarantine list` has the ids."
     return (
         "Only unreleased arrivals whose body is a visit now can be released: `usher quarantine show ID` says why one"
         " is not."
@@ -226,7 +265,9 @@ def _print_changed(result: str, count: int, why_none: Callable[[], str]) -> None
         tables.print_text(why_none())
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _ENDED_STATE, REASON)
+@_change_command(
+    "deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _ENDED_STATE, REASON, states=_ENDED
+)
 def redrive_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
@@ -249,7 +290,9 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
     _print_changed("Due again", answer["redriven"], why_none)
 
 
-@_change_command("deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _PENDING_STATE, REASON)
+@_change_command(
+    "deliveries", *ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, _PENDING_STATE, REASON, states=_PENDING
+)
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
@@ -274,7 +317,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     _print_changed("Due now", answer["retried"], why_none)
 
 
-@_change_command("visits", *LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
+@_change_command("quarantined arrivals", *LISTENER_FILTERS, *PERIOD_FILTERS, REASON)
 def release_quarantined(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Read quarantined arrivals again, by the listener as it is now, and deliver those that are visits.
 
@@ -283,7 +326,7 @@ def release_quarantined(client: AdminClient, selection: dict[str, object], *, ye
     why_none = functools.partial(_why_none_is_released, client, selection)
     answer = _change(client, "/api/quarantine/release", selection, "arrival", why_none, yes=yes, output=output)
     typer.echo(f"Released: {counted(answer['released'], 'arrival')}, with {counted(answer['deliveries'], 'delivery')}.")
-    if not answer["released"] and not answer["unfit"]:
-        tables.print_text(why_none())
     _print_unfit(answer["unfit"])
+    if not answer["released"] or answer["unfit"]:
+        tables.print_text(why_none())
     raise typer.Exit(WRONG if answer["unfit"] else 0)

@@ -201,7 +201,8 @@ def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
     """Return a row of ``usher visits`` or ``usher deliveries``."""
     rows, _ = client.rows(f"/api/{group}", 1, None, id=identifier)
     if not rows:
-        fail(f"there is no {identifier} among the {group}", f"use an id from `usher {group} list`", WRONG)
+        hint = client.hint_of_other_kind(group, identifier) or f"use an id from `usher {group} list`"
+        fail(f"there is no {identifier} among the {group}", hint, WRONG)
     return rows[0]
 
 
