@@ -192,10 +192,10 @@ async def test_preview_counts_the_deliveries_of_several_destinations(served: adm
     skips = tuple([samples.skip(model.SkipReason.Repeat, route) for route in routes])
     await served.bench.accept(samples.arrival("all", if_visit=skips), samples.arrival("last", if_visit=skips[-1:]))
     run = await served.command("visits", "replay", "--reason", "Repeat", "--ignore-pause")
-    to = ["To agency/g: 2 deliveries.", *[f"To agency/{name}: 1 delivery." for name in "abcd"]]
-    assert run.out.splitlines()[:8] == ["Repeat: 8 deliveries", *to, "And 2 more destinations.", ""]
+    to = "To agency/g (2), agency/a (1), agency/b (1), agency/c (1), agency/d (1) and 2 more."
+    assert f"Repeat: 8 deliveries Of tenant agency/acme (8). {to} " in " ".join(run.out.split())
     one = await served.command("visits", "replay", "--reason", "Repeat", "--route", "a")
-    assert one.out.startswith("Repeat: 1 delivery\n\nThe newest:\n")
+    assert one.out.startswith("Repeat: 1 delivery\nOf tenant agency/acme (1).\nTo agency/a (1).\n\nThe newest:\n")
 
 
 async def test_preview_says_what_the_filter_means_for_cancelled_deliveries(served: admin_port.Served) -> None:

@@ -48,7 +48,8 @@ async def test_replay_of_a_paused_route_respects_its_once_per_rule(tmp_path: Pat
                     return await answer_of(admin.get(path))
 
                 done = await waiting.until(replay, lambda row: row["state"] == "done")
-                assert (done["reasons"], done["leftOut"]) == (preview["reasons"], preview["leftOut"])
+                assert done["reasons"] == preview["reasons"]
+                assert done["leftOut"].items() <= preview["leftOut"].items()
                 replays.append((done["created"], {name: count for name, count in done["leftOut"].items() if count}))
     assert replays == [(0, {"paused": 3}), (1, {"oncePer": 2}), (2, {"replayedBefore": 1})]
 

@@ -189,6 +189,7 @@ def _preview_row(preview: ReplayPreview) -> Row:
         "selected": preview.report.created,
         "reasons": preview.report.results,
         "destinations": preview.destinations,
+        "tenants": preview.tenants,
         "leftOut": {**_left_out(preview.report), "waiting": preview.waiting, "held": preview.held},
         "complete": preview.is_complete,
         "sample": [_sample_row(sample) for sample in preview.sample],

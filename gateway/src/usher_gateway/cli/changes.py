@@ -147,7 +147,7 @@ def _change(
             tables.print_json(preview)
         else:
             _print_reasons(preview["reasons"], noun)
-            _print_places(preview)
+            print_places(preview)
             _print_unfit(preview.get("unfit", {}))
         _end_preview(path.rpartition("/")[2], preview["selected"], noun, why_none)
     answer = dict(client.post(path, selection))
@@ -166,7 +166,7 @@ def _print_reasons(reasons: Mapping[str, int], noun: str) -> None:
         typer.echo(f"{reason}: {counted(count, noun)}")
 
 
-def _print_places(preview: Mapping[str, Any]) -> None:
+def print_places(preview: Mapping[str, Any]) -> None:
     """Print of which tenants and to which destinations the deliveries of a preview are, the most frequent first."""
     tenants = preview.get("tenants", {})
     of_tenants = "Of tenant" if len(tenants) == 1 else "Of tenants"

@@ -31,7 +31,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import select, warn_of_failing_destinations
+from usher_gateway.cli.changes import print_places, select, warn_of_failing_destinations
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
@@ -79,9 +79,6 @@ _CONFIRM = "give --yes to do it"
 
 _LOOKED_AT = 100
 """Visits of a selection whose verdicts say why nothing can be replayed."""
-
-_DESTINATIONS = 5
-"""Destinations of a preview that have a line."""
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
@@ -208,7 +205,7 @@ def _preview(
         for reason, number in sorted(answer["reasons"].items()):
             typer.echo(f"{reason}: {counted(number, 'delivery')}")
         _print_left_out(answer["leftOut"])
-        _print_destinations(answer["destinations"])
+        print_places(answer)
         for note in [note for result, note in _FILTER_NOTES.items() if answer["reasons"].get(result)]:
             tables.print_text(note, err=True)
         if sample:
@@ -222,16 +219,6 @@ def _preview(
     duration = f", in {tables.duration(count / rate)} or more" if count >= rate else ""
     message = f"this would create {least}{counted(count, 'delivery')}{duration}"
     fail(message, hint if count else why_none(answer["leftOut"]), USAGE)
-
-
-def _print_destinations(deliveries: Mapping[str, int]) -> None:
-    """Print how many deliveries would go to each of several destinations, the most first."""
-    if len(deliveries) < 2:
-        return
-    for name, count in sorted(deliveries.items(), key=lambda item: (-item[1], item[0]))[:_DESTINATIONS]:
-        typer.echo(f"To {name}: {counted(count, 'delivery')}.")
-    if len(deliveries) > _DESTINATIONS:
-        typer.echo(f"And {counted(len(deliveries) - _DESTINATIONS, 'more destination')}.")
 
 
 def _print_left_out(left_out: Mapping[str, int]) -> None:

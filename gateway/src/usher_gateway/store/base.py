@@ -256,6 +256,8 @@ class ReplayPreview(msgspec.Struct):
     report: ReplayReport = msgspec.field(default_factory=ReplayReport)
     destinations: Counter[str] = msgspec.field(default_factory=Counter)
     """``namespace/name`` -> new deliveries to this destination."""
+    tenants: Counter[str] = msgspec.field(default_factory=Counter)
+    """``namespace/name`` -> new deliveries of this tenant."""
     waiting: int = 0
     """Pending deliveries of the selection, which no replay selects; without those that are held."""
     held: int = 0

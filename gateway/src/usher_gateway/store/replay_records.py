@@ -66,7 +66,9 @@ class ReplayRecords(JobRunner):
             result.waiting += sum(candidate.hold == 0 for candidate in pending)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
-            result.destinations.update([self.route(candidate.verdict.route).destination for candidate in chosen])
+            routes = [self.route(candidate.verdict.route) for candidate in chosen]
+            result.destinations.update([route.destination for route in routes])
+            result.tenants.update([f"{route.listener.namespace}/{route.listener.tenant}" for route in routes])
             for candidate in chosen[: replays.SAMPLE - len(result.sample)]:
                 route = self.route(candidate.verdict.route)
                 result.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))
