@@ -61,7 +61,7 @@ _RESTARTS = {
 """How to send deliveries again that have ended, by state."""
 
 _LOOKED_AT = 100
-"""Selected deliveries whose destinations are looked at."""
+"""The newest rows of a selection that are looked at."""
 
 
 def select(
@@ -185,7 +185,7 @@ def warn_of_failing_destinations(client: AdminClient, deliveries: Mapping[str, i
 
 def _why_none_is_redriven(client: AdminClient, selection: dict[str, object]) -> str:
     """Return why a redrive changes nothing, from the newest of the selected deliveries."""
-    if _newest(client, selection):
+    if newest(client, selection):
         return (
             f"The {selection['state']} ones stay as they are: their body is deleted or their time limit is over, a "
             "replay sent them since, or their person is suppressed."
@@ -196,7 +196,7 @@ def _why_none_is_redriven(client: AdminClient, selection: dict[str, object]) -> 
 def _without_state(client: AdminClient, selection: dict[str, object]) -> str:
     """Return that no selected delivery has the state that a change selects, and which states the newest have."""
     others = {name: value for name, value in selection.items() if name != "state"}
-    rows = _newest(client, others)
+    rows = newest(client, others)
     if not rows:
         ids = selection.get("ids")
         other_kind = client.hint_of_other_kind("deliveries", ids[0]) if isinstance(ids, list) else ""
@@ -209,7 +209,7 @@ def _without_state(client: AdminClient, selection: dict[str, object]) -> str:
 
 def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> str:
     """Return what is to do instead, from the newest of the selected deliveries that are pending."""
-    pending = _newest(client, selection | {"state": "pending"})
+    pending = newest(client, selection | {"state": "pending"})
     held = sorted({str(row["held"]) for row in pending if row["held"]})
     if not pending:
         return _without_state(client, selection | {"state": "pending"})
@@ -236,7 +236,7 @@ def _why_none_is_retried(client: AdminClient, selection: dict[str, object]) -> s
 
 def _why_none_is_released(client: AdminClient, selection: dict[str, object]) -> str:
     """Return why a release changes nothing; counts of arrivals that are still no visits are printed already."""
-    if not _newest(client, selection, "/api/quarantine"):
+    if not newest(client, selection, "/api/quarantine"):
         return "The selection has nothing in quarantine. `usher quarantine list` has the ids."
     return (
         "Only unreleased arrivals whose body is a visit now can be released: `usher quarantine show ID` says why one"
@@ -244,7 +244,7 @@ def _why_none_is_released(client: AdminClient, selection: dict[str, object]) -> 
     )
 
 
-def _newest(client: AdminClient, selection: Mapping[str, object], path: str = "/api/deliveries") -> list[Row]:
+def newest(client: AdminClient, selection: Mapping[str, object], path: str = "/api/deliveries") -> list[Row]:
     """Return the newest of the rows that a selection has."""
     filters = {name: str(value) for name, value in selection.items() if name not in {"ids", "all"}}
     ids = selection.get("ids")
@@ -311,7 +311,7 @@ def retry_deliveries(client: AdminClient, selection: dict[str, object], *, yes: 
     It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
     """
     why_none = functools.partial(_why_none_is_retried, client, selection)
-    pending = _newest(client, selection | {"state": "pending"})  # most of them are not counted, because they are due
+    pending = newest(client, selection | {"state": "pending"})  # most of them are not counted, because they are due
     warn_of_failing_destinations(client, {row["destination"]: 0 for row in pending})
     answer = _change(client, "/api/deliveries/retry", selection, "delivery", why_none, yes=yes, output=output)
     _print_changed("Due now", answer["retried"], why_none)

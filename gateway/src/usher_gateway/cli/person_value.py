@@ -40,7 +40,7 @@ def field_of(kind: str | None) -> str | None:
 
 
 def no_visit(answer: Mapping[str, Any], kind: str | None) -> str:
-    """Return that no visit has the value, and that it was read as a user id if nobody said so: any text can be one."""
+    """Return that no visit has the value, and that Usher read it as a user id, if the caller gave no kind."""
     if kind is None and answer["searchedAs"] == ["user"]:
         return "Read as Purple's user id, which no stored visit has; --as says otherwise."
     return person_words.NO_VISIT

@@ -31,7 +31,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import print_places, select, warn_of_failing_destinations
+from usher_gateway.cli.changes import newest, print_places, select, warn_of_failing_destinations
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
@@ -76,9 +76,6 @@ _FILTER_NOTES = {
 """Result -> what a replay of it means for the filter of the route."""
 
 _CONFIRM = "give --yes to do it"
-
-_LOOKED_AT = 100
-"""Visits of a selection whose verdicts say why nothing can be replayed."""
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
@@ -186,10 +183,8 @@ def _why_none(
 ) -> str:
     if any(left_out.values()):
         return "All that could be replayed is left out."
-    filters = {name: value for name, value in selection.items() if name not in {"ids", "all", "reason"}}
-    if "ids" in selection:
-        filters["id"] = ",".join(selection["ids"][:_LOOKED_AT])
-    visits, _ = client.rows("/api/visits", _LOOKED_AT, None, **filters)
+    filters = {name: value for name, value in selection.items() if name != "reason"}
+    visits = newest(client, filters, "/api/visits")
     results = [name for names in (question.get("reason"), question.get("state")) if names for name in names.split(",")]
     return replay_words.why_none(visits, results, route=filters.get("route"), destination=filters.get("destination"))
 
