@@ -501,6 +501,30 @@ async def test_preview_names_the_tenants_and_destinations_with_most_deliveries(s
     ]
 
 
+async def test_redrive_names_the_ids_and_deliveries_that_it_leaves_out(served: admin_port.Served) -> None:
+    rows = (await served.get("/api/deliveries"))["rows"]
+    ids = {row["state"]: row["id"] for row in rows if not row["held"]}
+    run = await served.command("dead", "redrive", ids["dead"], ids["delivered"], rows[0]["visit"])
+    said = " ".join(run.err.split())
+    assert "Left out: 1 id that none of the deliveries has. That is the id of a visit: " in said
+    assert "Left out: those that are not dead, but delivered." in said
+    assert "this would redrive 1 delivery" in said
+    await served.output_of("visits", "replay", "--state", "dead", "--tenant", "acme", "--yes")
+    run = await served.command("dead", "redrive", "--tenant", "acme")
+    assert "Left out: 1 delivery whose body is deleted," in run.err
+    assert (await served.post("/api/deliveries/redrive", all=True, dryRun=True))["leftOut"] == 1
+
+
+async def test_dead_delivery_that_was_replayed_names_the_new_one(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    await served.output_of("visits", "replay", "--state", "dead", "--tenant", "acme", "--yes")
+    (replayed,) = [row for row in (await served.get("/api/deliveries"))["rows"] if row["origin"] == "Replayed"]
+    shown = " ".join((await served.output_of("dead", "show", dead["id"])).split())
+    again = f"A replay sent the visit again (pending): `usher deliveries show {replayed['id'][:21]}` shows that."
+    assert f"It is dead. {again}" in shown
+    assert again in " ".join((await served.output_of("visits", "show", dead["visit"])).split())
+
+
 async def test_redrive_warns_of_a_failing_destination_before_the_change(served: admin_port.Served) -> None:
     served.health, served.error = states.DestinationHealth.Failing, "Timeout"
     run = await served.command("dead", "redrive", "--all", "--yes")

@@ -187,6 +187,13 @@ async def test_resuming_a_replay_that_is_not_cancelled_says_its_state(served: ad
     assert (resumed.code, resumed.said) == (2, f"usher: {refused} runs")
 
 
+async def test_replay_of_the_id_of_a_delivery_says_so(served: admin_port.Served) -> None:
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    run = await served.command("visits", "replay", dead["id"], "--state", "dead")
+    said = " ".join(run.err.split())
+    assert "The selection has no visit. That is the id of a delivery: `usher deliveries show " in said
+
+
 async def test_preview_counts_the_deliveries_of_several_destinations(served: admin_port.Served) -> None:
     routes = [samples.route(name, destination=f"agency/{name}") for name in ("a", "b", "c", "d", "e", "f", "g")]
     skips = tuple([samples.skip(model.SkipReason.Repeat, route) for route in routes])

@@ -96,8 +96,12 @@ class ChangeHandlers:
             selection, audited, where = await self._read_selection(request, listings.DELIVERY_REASONS)
             if selection.dry_run:
                 preview = await self._store.preview(change, where, self._now())
-                places = {"destinations": preview.destinations, "tenants": preview.tenants}
-                return _preview_response({counted: 0, **places}, preview.reasons)
+                more = {
+                    "destinations": preview.destinations,
+                    "tenants": preview.tenants,
+                    "leftOut": preview.left_out,
+                }
+                return _preview_response({counted: 0, **more}, preview.reasons)
         async with self._audit.change(request, change, audited) as changed:
             with api.parsing():  # the store refuses states that cannot be changed so
                 changed.count = await apply(where, changed)

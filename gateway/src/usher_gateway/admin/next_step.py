@@ -78,6 +78,12 @@ def next_step(
     return step._replace(text=f"{step.text} {_end(delivery, destination)}")
 
 
+def sent_again(replayed: Row) -> Step:
+    """Return what happens next with a dead delivery whose visit a replay sent again. ``replayed``: its new delivery."""
+    command = f"usher deliveries show {replayed['id'][:SHORT_ID]}"
+    return Step(f"It is dead. A replay sent the visit again ({replayed['state']}): `{command}` shows that.", command)
+
+
 def _may_die_again(destination: Mapping[str, object] | None) -> str:
     """Return that a dead delivery would not fare better now, if its destination fails or is gone."""
     if destination is None:

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -201,7 +201,7 @@ class RecordHandlers:
             story.DeliveryPart(
                 delivery,
                 await self._store.attempts(model.parse_id(str(delivery["id"]))),
-                self._next_step(delivery),
+                self._next_step(delivery, deliveries),
             )
             for delivery in reversed(deliveries)
         ]
@@ -230,7 +230,8 @@ class RecordHandlers:
             }
             for attempt in await self._store.attempts(identifier)
         ]
-        step = self._next_step(delivery)
+        visit = model.parse_id(str(delivery["visit"]))
+        step = self._next_step(delivery, (await self._store.deliveries(Filter(visit=visit), None, LONGEST_PAGE)).rows)
         return api.json_response({"rows": rows, "next": step.text, "command": step.command})
 
     async def _find_visit(self, request: web.Request) -> tuple[bytes, listings.Row]:
@@ -255,13 +256,17 @@ class RecordHandlers:
             raise model.NotFoundError("there is no such delivery", "use an id from `usher deliveries list`")
         return identifier, rows[0]
 
-    def _next_step(self, delivery: listings.Row) -> next_step.Step:
-        """Return what happens next with a delivery."""
+    def _next_step(self, delivery: listings.Row, of_visit: Sequence[listings.Row]) -> next_step.Step:
+        """Return what happens next with a delivery. ``of_visit``: the deliveries of its visit, the newest first."""
         destination = self._destination(delivery["destination"])
         live = self._listeners().get(f"{delivery['namespace']}/{delivery['listener']}")
         body_days = live.document.tenant.body_days if live is not None else 0
         routes = live.document.routes if live is not None else ()
         when = "".join([route.when for route in routes if route.name == delivery["route"]])
+        later = [each for each in of_visit if each["id"] > delivery["id"] and each["route"] == delivery["route"]]
+        replayed = [each for each in later if each["origin"] == "Replayed" and each["state"] != "cancelled"]
+        if delivery["state"] == "dead" and replayed:
+            return next_step.sent_again(replayed[0])
         return next_step.next_step(delivery, destination, self._now(), self._missing(delivery), body_days, when)
 
     def _missing(self, delivery: listings.Row) -> str:

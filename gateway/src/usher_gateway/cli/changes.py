@@ -54,6 +54,12 @@ _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or hel
 _ENDED, _PENDING = ("dead", "cancelled"), ("pending", "held")
 """The states that these flags take."""
 
+_NOT_REDRIVEN = (
+    "whose body is deleted, whose time limit is over, whose person is suppressed, or that a replay sent since"
+    " (`usher deliveries show ID` says that)"
+)
+"""Why a redrive leaves deliveries out."""
+
 _RESTARTS = {
     "dead": "`usher dead redrive` starts dead ones again.",
     "cancelled": "`usher deliveries redrive --state cancelled` starts cancelled ones again.",
@@ -142,6 +148,10 @@ def _change(
     preview = client.post(path, {**selection, "dryRun": True}) if sends or not yes else {}
     if sends:
         warn_of_failing_destinations(client, preview["destinations"])
+    group = "quarantined arrivals" if noun == "arrival" else "deliveries"
+    print_left_out_ids(client, selection, group)
+    if sends and preview["leftOut"]:
+        tables.print_text(f"Left out: {counted(preview['leftOut'], 'delivery')} {_NOT_REDRIVEN}.", err=True)
     if not yes:
         if output == "json":
             tables.print_json(preview)
@@ -155,6 +165,28 @@ def _change(
         tables.print_json(answer)
         raise typer.Exit(WRONG if answer.get("unfit") else 0)
     return answer
+
+
+_PATHS = {"deliveries": "/api/deliveries", "visits": "/api/visits", "quarantined arrivals": "/api/quarantine"}
+
+
+def print_left_out_ids(client: AdminClient, selection: Mapping[str, Any], group: str) -> None:
+    """Say which of several ids select nothing: those of no row, and of rows in another state.
+
+    ``group``: as in `select`.
+    """
+    ids = selection.get("ids", [])
+    if not 1 < len(ids) <= _LOOKED_AT:  # why a single one selects nothing is the hint of an empty preview
+        return
+    rows = newest(client, {"ids": ids}, _PATHS[group])
+    unknown = sorted(set(ids) - {row["id"] for row in rows})
+    if unknown:
+        hint = client.hint_of_other_kind(group, unknown[0])
+        tables.print_text(f"Left out: {counted(len(unknown), 'id')} that none of the {group} has. {hint}", err=True)
+    state = selection.get("state") if group == "deliveries" else None
+    others = {str(row["state"]) for row in rows if state not in {None, row["state"], "held" if row["held"] else ""}}
+    if others:
+        tables.print_text(f"Left out: those that are not {state}, but {' or '.join(sorted(others))}.", err=True)
 
 
 def _end_preview(verb: str, count: int, noun: str, why_none: Callable[[], str]) -> NoReturn:
@@ -186,10 +218,7 @@ def warn_of_failing_destinations(client: AdminClient, deliveries: Mapping[str, i
 def _why_none_is_redriven(client: AdminClient, selection: dict[str, object]) -> str:
     """Return why a redrive changes nothing, from the newest of the selected deliveries."""
     if newest(client, selection):
-        return (
-            f"The {selection['state']} ones stay as they are: their body is deleted or their time limit is over, a "
-            "replay sent them since, or their person is suppressed."
-        )
+        return f"The {selection['state']} ones stay as they are."
     return _without_state(client, selection)
 
 

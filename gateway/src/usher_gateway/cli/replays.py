@@ -31,7 +31,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import newest, print_places, select, warn_of_failing_destinations
+from usher_gateway.cli.changes import newest, print_left_out_ids, print_places, select, warn_of_failing_destinations
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
@@ -158,6 +158,7 @@ def replay_visits(
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
     why_none = functools.partial(_why_none, client, selection, question)
+    print_left_out_ids(client, selection, "visits")
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
         warn_of_failing_destinations(client, answer["destinations"])
@@ -186,7 +187,9 @@ def _why_none(
     filters = {name: value for name, value in selection.items() if name != "reason"}
     visits = newest(client, filters, "/api/visits")
     results = [name for names in (question.get("reason"), question.get("state")) if names for name in names.split(",")]
-    return replay_words.why_none(visits, results, route=filters.get("route"), destination=filters.get("destination"))
+    hint = client.hint_of_other_kind("visits", selection["ids"][0]) if "ids" in selection and not visits else ""
+    reason = replay_words.why_none(visits, results, route=filters.get("route"), destination=filters.get("destination"))
+    return f"{reason} {hint}".rstrip()
 
 
 def _preview(

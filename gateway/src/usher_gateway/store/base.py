@@ -459,6 +459,8 @@ class ChangePreview(msgspec.Struct):
     """By ``namespace/name``."""
     tenants: Counter[str] = msgspec.field(default_factory=Counter)
     """By ``namespace/tenant``."""
+    left_out: int = 0
+    """Selected deliveries that it would not change."""
 
 
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]

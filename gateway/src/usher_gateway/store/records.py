@@ -183,6 +183,7 @@ class Records(PersonRecords, ReplayRecords):
         async for keys in self._slices(query, where):
             job = functools.partial(changes.count_changeable, change=change, keys=keys, now=now)
             counts = await self._look_up(job)
+            preview.left_out += len(keys) - counts.total()
             await self._load_routes({route for _, route in counts})
             for (reason, route), count in counts.items():
                 definition = self.route(route)
