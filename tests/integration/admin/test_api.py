@@ -343,12 +343,19 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     await admin_port.fill(served)
     served.mend(user=("/visitor/ref",))
     unchanged = await served.get("/api/deliveries"), await served.get("/api/visits")
-    one = {"leftOut": 0, "selected": 1, "destinations": {"agency/crm": 1}, "tenants": {"agency/acme": 1}}
+    one = {
+        "leftOut": 0,
+        "heldAgain": 0,
+        "selected": 1,
+        "destinations": {"agency/crm": 1},
+        "tenants": {"agency/acme": 1},
+    }
     cancelled = {**one, "cancelled": 0, "reasons": {"DestinationPaused": 1}}
     assert await served.post("/api/deliveries/cancel", state="held", dryRun=True) == cancelled
     redriven = {**one, "redriven": 0, "reasons": {"Status": 1}}
     assert await served.post("/api/deliveries/redrive", tenant="acme", dryRun=True) == redriven
-    retried = {"retried": 0, "leftOut": 1, "selected": 0, "reasons": {}, "destinations": {}, "tenants": {}}
+    none: dict[str, object] = {"reasons": {}, "destinations": {}, "tenants": {}}
+    retried = {**none, "retried": 0, "leftOut": 1, "heldAgain": 0, "selected": 0}
     assert await served.post("/api/deliveries/retry", all=True, dryRun=True) == retried
     released = {"released": 0, "deliveries": 0, "unfit": {}, "selected": 1, "reasons": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", all=True, dryRun=True) == released

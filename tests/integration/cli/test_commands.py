@@ -71,7 +71,7 @@ async def test_every_command_takes_the_first_digits_of_an_id(served: admin_port.
     short_id = dead["id"][: listings.SHORT_ID].replace("-", "")
     for group in ("dead", "deliveries"):
         assert await served.output_of(group, "show", short_id, "--answer") == "no such field"
-    assert "Due again: 1 delivery." in await served.output_of("dead", "redrive", short_id, "--yes")
+    assert "Redriven: 1 delivery." in await served.output_of("dead", "redrive", short_id, "--yes")
     (row,) = (await served.get("/api/quarantine"))["rows"]
     body = await served.output_of("quarantine", "show", row["id"][: listings.SHORT_ID], "--body")
     assert body.encode() == admin_port.BODY
@@ -368,9 +368,9 @@ async def test_usage_of_a_namespace_leaves_out_the_others(
 
 
 async def test_redrive_and_release_print_their_counts(served: admin_port.Served) -> None:
-    assert "Due again: 1 delivery." in await served.output_of("dead", "redrive", "--route", "crm", "--yes")
+    assert "Redriven: 1 delivery." in await served.output_of("dead", "redrive", "--route", "crm", "--yes")
     redriven = await served.output_of("deliveries", "redrive", "--all", "--state", "cancelled", "--yes")
-    assert "Due again: 0 deliveries." in redriven
+    assert "Redriven: 0 deliveries." in redriven
     none_dead = "None of them is dead; the newest are: delivered, held DestinationPaused, pending."
     assert none_dead in " ".join((await served.output_of("dead", "redrive", "--all", "--yes")).split())
     await served.output_of("deliveries", "cancel", "--all", "--yes")
@@ -515,6 +515,18 @@ async def test_redrive_names_the_ids_and_deliveries_that_it_leaves_out(served: a
     assert (await served.post("/api/deliveries/redrive", all=True, dryRun=True))["leftOut"] == 1
 
 
+async def test_redrive_says_that_a_failed_filter_holds_its_deliveries_again(served: admin_port.Served) -> None:
+    undecided = samples.plan(samples.MAILER, hold=model.HoldReason.FilterError)
+    await served.bench.accept(samples.arrival("undecided", if_visit=(undecided,)))
+    selection = ("--route", samples.MAILER.route, "--state")
+    await served.output_of("deliveries", "cancel", *selection, "held", "--yes")
+    run = await served.command("deliveries", "redrive", *selection, "cancelled")
+    assert "Held again, because the filter had failed: 1 delivery." in run.err
+    run = await served.command("deliveries", "redrive", *selection, "cancelled", "--yes")
+    assert run.out == "Redriven: 1 delivery.\n"
+    assert "Deliveries of the selection are held (FilterError): " in " ".join(run.err.split())
+
+
 async def test_dead_delivery_that_was_replayed_names_the_new_one(served: admin_port.Served) -> None:
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     await served.output_of("visits", "replay", "--state", "dead", "--tenant", "acme", "--yes")
@@ -528,7 +540,7 @@ async def test_dead_delivery_that_was_replayed_names_the_new_one(served: admin_p
 async def test_redrive_warns_of_a_failing_destination_before_the_change(served: admin_port.Served) -> None:
     served.health, served.error = states.DestinationHealth.Failing, "Timeout"
     run = await served.command("dead", "redrive", "--all", "--yes")
-    assert (run.code, run.out) == (0, "Due again: 1 delivery.\n")
+    assert (run.code, run.out) == (0, "Redriven: 1 delivery.\n")
     assert "1 delivery would go to agency/crm, which fails now (Failing, Timeout)" in run.said
 
 

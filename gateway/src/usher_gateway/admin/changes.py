@@ -100,6 +100,7 @@ class ChangeHandlers:
                     "destinations": preview.destinations,
                     "tenants": preview.tenants,
                     "leftOut": preview.left_out,
+                    "heldAgain": preview.held_again,
                 }
                 return _preview_response({counted: 0, **more}, preview.reasons)
         async with self._audit.change(request, change, audited) as changed:

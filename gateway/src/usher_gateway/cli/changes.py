@@ -150,6 +150,9 @@ def _change(
         warn_of_failing_destinations(client, preview["destinations"])
     group = "quarantined arrivals" if noun == "arrival" else "deliveries"
     print_left_out_ids(client, selection, group)
+    if sends and preview["heldAgain"]:
+        again = counted(preview["heldAgain"], "delivery")
+        tables.print_text(f"Held again, because the filter had failed: {again}.", err=True)
     if sends and preview["leftOut"]:
         tables.print_text(f"Left out: {counted(preview['leftOut'], 'delivery')} {_NOT_REDRIVEN}.", err=True)
     if not yes:
@@ -316,7 +319,16 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
     why_none = functools.partial(_why_none_is_redriven, client, selection)
     path = "/api/deliveries/redrive"
     answer = _change(client, path, selection, "delivery", why_none, yes=yes, output=output, sends=True)
-    _print_changed("Due again", answer["redriven"], why_none)
+    _print_changed("Redriven", answer["redriven"], why_none)
+    others = {name: value for name, value in selection.items() if name != "reason"}
+    held = (
+        sorted({str(row["held"]) for row in newest(client, others | {"state": "held"})}) if answer["redriven"] else []
+    )
+    if held:
+        tables.print_text(
+            f"Deliveries of the selection are held ({', '.join(held)}): `usher deliveries --state held` lists them.",
+            err=True,
+        )
 
 
 @_change_command(

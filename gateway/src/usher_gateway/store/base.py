@@ -461,6 +461,8 @@ class ChangePreview(msgspec.Struct):
     """By ``namespace/tenant``."""
     left_out: int = 0
     """Selected deliveries that it would not change."""
+    held_again: int = 0
+    """Cancelled deliveries that a redrive holds again, because their filter had failed."""
 
 
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]

@@ -6,7 +6,7 @@ rows in the order of their keys and checks them again before it changes them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -172,8 +172,17 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
     return await transaction.session.execute(_RETRY, keys, now)
 
 
-async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[tuple[str, int]]:
-    """Count by reason and route number the deliveries with given keys that a change would change."""
+class ChangeCount(NamedTuple):
+    """What a preview counts of a delivery."""
+
+    reason: str
+    route: int
+    is_held_again: bool
+    """A redrive holds it again (`hold_again`)."""
+
+
+async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[ChangeCount]:
+    """Count the deliveries with given keys that a change would change."""
     statement = f"""
         select arrival, route, hold, cancel, error from deliveries d
         where d.key = any($1::bigint[]) and {_CHANGEABLE[change]}
@@ -182,7 +191,13 @@ async def count_changeable(session: Session, change: Change, keys: Sequence[int]
     suppressed: set[int] = set()
     if change == "redrive":
         suppressed = await suppressions.suppressed_arrivals(session, {row[0] for row in rows})
-    return Counter([(_reason_name(*reason), route) for arrival, route, *reason in rows if arrival not in suppressed])
+    return Counter(
+        [
+            ChangeCount(_reason_name(hold, cancel, error), route, is_held_again=hold < 0)
+            for arrival, route, hold, cancel, error in rows
+            if arrival not in suppressed
+        ]
+    )
 
 
 def _reason_name(hold: int, cancel: int, error: str) -> str:
