@@ -20,7 +20,7 @@ class Terminal:
     def __init__(self, main: int, its_end: int, process: asyncio.subprocess.Process) -> None:
         self._main, self._its_end, self.process = main, its_end, process
         self.written = ""
-        """What the command has written since the last key."""
+        """The output of the command since the last key."""
         asyncio.get_running_loop().add_reader(main, self._read)
 
     def _read(self) -> None:

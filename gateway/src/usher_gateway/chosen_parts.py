@@ -123,7 +123,7 @@ def check_key(settings: Settings, environ: Mapping[str, str]) -> None:
     file = data / install_key.FILE_NAME
     if settings.from_cluster and not environ.get(install_key.VARIABLE) and not file.exists():
         raise model.ConfigurationError(
-            "there is no install key, and a gateway with --from-cluster needs the operator's",
+            "a gateway with --from-cluster needs the operator's install key",
             f"Set {install_key.VARIABLE} from the entry {install_key.FILE_NAME} of the Secret usher-install-key.",
         )
     if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():

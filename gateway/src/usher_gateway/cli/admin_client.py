@@ -49,7 +49,7 @@ _OTHER_KINDS = {
         "That is the id of a visit: `usher deliveries list --visit {}` lists its deliveries.",
     ),
 }
-"""What an id may be instead: the path of its list, and a hint."""
+"""Group that a command expects -> the list that may have the id instead, and a hint."""
 
 _FULL_ID = 36
 """Characters of a whole id."""

@@ -173,7 +173,7 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
 
 
 class ChangeCount(NamedTuple):
-    """What a preview counts of a delivery."""
+    """The key by which a preview counts deliveries."""
 
     reason: str
     route: int
