@@ -4,8 +4,10 @@ import asyncio
 import pathlib
 import socket
 import struct
+import sys
 import threading
 import tracemalloc
+import types
 from collections.abc import AsyncIterator
 
 import pytest
@@ -179,6 +181,33 @@ async def test_endless_head_is_a_bad_answer(client: DestinationClient, chunk: by
     assert answer.error is SendError.BadAnswer
     assert peer.written < 20 * MEGABYTE
     assert peak < 4 * MEGABYTE
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b""])
+async def test_answer_of_blank_lines_is_not_read_line_by_line(client: DestinationClient, head: bytes) -> None:
+    calls = 0
+
+    def count(frame: types.FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    async with peers.serving(peers.answering(head + b"\r\n\r\n" * 15_000)) as peer:
+        sys.setprofile(count)
+        try:
+            await client.send(DestinationRequest("POST", peer.url(), [], b"{}"), LIMIT_SECONDS)
+        finally:
+            sys.setprofile(None)
+    assert calls < 15_000
+
+
+async def test_costly_answer_is_charged_and_an_ordinary_one_is_free(client: DestinationClient) -> None:
+    charges: list[float] = []
+    small_chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000
+    for answer in (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", small_chunks):
+        async with peers.serving(peers.answering(answer)) as peer:
+            request = DestinationRequest("POST", peer.url(), [], b"", charge=charges.append)
+            assert (await client.send(request, 5)).status == 200
+    assert len(charges) == 1
 
 
 async def test_endless_chunk_extension_is_cut(client: DestinationClient) -> None:

@@ -15,10 +15,10 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 from usher_gateway.ingest.cpu_limits import (
+    ATTEMPTS_BURST_SECONDS,
     SLOW_SECONDS,
-    TRANSFORM_BURST_SECONDS,
+    AttemptPacer,
     CpuBudgets,
-    TransformPacer,
 )
 
 KEYS = model.derive_keys(b"k" * 32)
@@ -32,6 +32,8 @@ class Surroundings:
         self.definition = delivery_samples.ROUTE
         self.sent: list[DestinationRequest] = []
         self.answer = DestinationAnswer(200)
+        self.answer_seconds = 0.0
+        """CPU time that reading an answer takes."""
 
     def literal_refusal(self, url: str) -> str | None:
         return "Private" if "//10." in url else None
@@ -41,6 +43,9 @@ class Surroundings:
 
     async def send(self, request: DestinationRequest, _: float) -> DestinationAnswer:
         self.sent.append(request)
+        if self.answer_seconds:
+            assert request.charge is not None
+            request.charge(self.answer_seconds)
         return self.answer
 
 
@@ -125,13 +130,13 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         route_documents=newest,
         budgets=CpuBudgets(),
         activity=ActivityRecorder(key=KEYS.document),
-        pacer=TransformPacer(now=lambda: moment),
+        pacer=AttemptPacer(now=lambda: moment),
     )
     worker.apply(delivery_samples.snapshot(TRANSFORM))
 
     def evaluate(*_: object) -> list[expressions.Evaluation]:
         started = time.thread_time()
-        while time.thread_time() - started < TRANSFORM_BURST_SECONDS / 10:
+        while time.thread_time() - started < ATTEMPTS_BURST_SECONDS / 10:
             pass
         return [expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)]
 
@@ -139,13 +144,25 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
     attempts = [asyncio.create_task(worker.attempt(delivery_samples.delivery())) for _ in range(20)]
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
-    worker.apply(delivery_samples.snapshot(""))  # deliveries without a transform do not wait
-    sent_before = len(surroundings.sent)
-    await worker.attempt(delivery_samples.delivery())
-    assert len(surroundings.sent) == sent_before + 1
     moment = 1_000.0
     await asyncio.gather(*attempts)
-    assert len(surroundings.sent) == 21
+    assert len(surroundings.sent) == 20
+
+
+async def test_costly_answers_delay_only_attempts_of_their_tenant(
+    surroundings: Surroundings, worker: DeliveryWorker
+) -> None:
+    worker.apply(delivery_samples.snapshot(""))
+    surroundings.answer_seconds = 100.0
+    await worker.attempt(delivery_samples.delivery())
+    waiting = asyncio.create_task(worker.attempt(delivery_samples.delivery()))
+    await asyncio.sleep(0)
+    listener = msgspec.structs.replace(delivery_samples.ROUTE.listener, tenant="globex")
+    surroundings.definition = msgspec.structs.replace(delivery_samples.ROUTE, listener=listener)
+    await worker.attempt(delivery_samples.delivery())
+    assert len(surroundings.sent) == 2
+    assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:

@@ -118,12 +118,6 @@ class RouteDocuments:
         own = live.transform if live is not None else definition.transform
         return own or (destination.transform if destination is not None else "")
 
-    def needs_expressions(self, definition: model.RouteDefinition) -> bool:
-        """Return whether an attempt evaluates expressions."""
-        destination = self.destination(definition.destination)
-        has_own = destination is not None and (destination.url_variables or destination.answers)
-        return bool(has_own or self.transform_of(definition))
-
     def destination_of(self, listener: model.ListenerName, route: str) -> str | None:
         """Return the destination of a route that exists."""
         live = self._routes.get((listener.key, route))

@@ -4,6 +4,7 @@ The worker reads the newest documents (``RouteDocuments``) when an attempt start
 attempt on.
 """
 
+import functools
 import random
 import time
 
@@ -18,7 +19,7 @@ from usher_gateway.destinations import HINTS, DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.counters import ExpressionCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets, RouteCost, TransformPacer
+from usher_gateway.ingest.cpu_limits import AttemptPacer, CpuBudgets, RouteCost
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
@@ -64,7 +65,7 @@ class DeliveryWorker:
         budgets: CpuBudgets,
         activity: ActivityRecorder,
         expressions: ExpressionCounters | None = None,
-        pacer: TransformPacer | None = None,
+        pacer: AttemptPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
         self.forbidden: set[str] = set()
@@ -77,17 +78,18 @@ class DeliveryWorker:
         self._documents = route_documents
         self._budgets = budgets
         self._expressions = expressions or ExpressionCounters()
-        self._pacer = pacer or TransformPacer()
+        self._pacer = pacer or AttemptPacer()
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
         """(listener, route) -> what the evaluations of its transform cost, after the first one."""
 
     async def attempt(self, delivery: model.Delivery) -> AttemptResult:
         """Make one attempt. Return its result for the store; a failure of the destination is a result too."""
         definition = self._store.route(delivery.route)
+        owner = (definition.listener.namespace, definition.listener.tenant)
 
         # Wait first, so that all that follows uses the newest documents.
-        if self._documents.needs_expressions(definition):
-            await self._pacer.wait(definition.listener.namespace, definition.listener.tenant)
+        if self._pacer.must_wait(*owner):
+            await self._pacer.wait(*owner)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
         now = self._clock.now()
@@ -114,6 +116,7 @@ class DeliveryWorker:
             return outcome.held(delivery, model.HoldReason.FormatError, now)
 
         # Send it, and classify the answer.
+        request.charge = functools.partial(self._pacer.spend, *owner)
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
@@ -157,7 +160,7 @@ class DeliveryWorker:
         evaluated = self._documents.evaluate_delivery(delivery, definition, destination)
         if evaluated is NOTHING_EVALUATED:
             return evaluated
-        self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
+        self._pacer.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)
         if cost is None:
             cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
         cost.note(evaluated.cpu_seconds)
@@ -181,7 +184,7 @@ class DeliveryWorker:
         started = time.thread_time()
         result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed, milliseconds=milliseconds)
         if destination.answers:
-            self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
+            self._pacer.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self.counters.count(definition, settled_as, error)

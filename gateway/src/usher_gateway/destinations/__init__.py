@@ -5,7 +5,7 @@ example into a status. ARCHITECTURE.md lists the files of a new type.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -73,6 +73,8 @@ class DestinationRequest(msgspec.Struct):
     tls: documents.Tls | None = None
     namespace: str = ""
     """Of the destination. Its share of the lookups is used to resolve the URL's host."""
+    charge: Callable[[float], None] | None = None
+    """Called with the CPU seconds that reading the answer took beyond those of an ordinary one."""
 
 
 class DestinationAnswer(msgspec.Struct):

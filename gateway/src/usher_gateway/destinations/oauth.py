@@ -87,8 +87,16 @@ class AccessTokens:
         token = self._tokens.get(destination)
         return token.value if token is not None else ""
 
-    async def get(self, destination: documents.DestinationDocument, deadline: float) -> str | SendError:
-        """Return a token that is valid now, or why there is none. Returns by ``deadline``, on the clock of ``now``."""
+    async def get(
+        self,
+        destination: documents.DestinationDocument,
+        deadline: float,
+        charge: Callable[[float], None] | None = None,
+    ) -> str | SendError:
+        """Return a token that is valid now, or why there is none. Returns by ``deadline``, on the clock of ``now``.
+
+        ``charge``: see ``DestinationRequest``.
+        """
         oauth2, key = destination.oauth2, destination.key
         if oauth2 is None:
             raise ValueError("the destination wants no token")
@@ -97,7 +105,7 @@ class AccessTokens:
             task = self._requests.get((key, oauth2))
             if task is None:
                 failures = token.failures if token is not None and token.oauth2 == oauth2 else 0
-                task = asyncio.create_task(self._renew(destination, oauth2, failures), name="oauth-token")
+                task = asyncio.create_task(self._renew(destination, oauth2, failures, charge), name="oauth-token")
                 self._requests[key, oauth2] = task
                 task.add_done_callback(lambda _: self._requests.pop((key, oauth2), None))
             done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - self._now()))
@@ -113,7 +121,11 @@ class AccessTokens:
             self._tokens[destination] = msgspec.structs.replace(token, until=-math.inf)
 
     async def _renew(
-        self, destination: documents.DestinationDocument, oauth2: documents.OAuth2, failures: int
+        self,
+        destination: documents.DestinationDocument,
+        oauth2: documents.OAuth2,
+        failures: int,
+        charge: Callable[[float], None] | None,
     ) -> _Token:
         try:
             form = await asyncio.to_thread(token_form, oauth2, int(self._wall()))
@@ -131,6 +143,7 @@ class AccessTokens:
             is_url_secret=True,
             reads_answer=True,
             namespace=destination.namespace,
+            charge=charge,
         )
         answer = await self._client.send(request, _REQUEST_SECONDS)
         if answer.error is not None or answer.status >= 500 or answer.status == 429:

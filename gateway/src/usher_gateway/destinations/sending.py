@@ -53,7 +53,7 @@ class Sender:
             return await self._send_by(request, deadline)
         answer = DestinationAnswer()
         for _ in range(2):
-            token = await self.tokens.get(destination, deadline)
+            token = await self.tokens.get(destination, deadline, request.charge)
             if isinstance(token, SendError):
                 return DestinationAnswer(error=token)
             headers = [*request.headers, ("authorization", f"Bearer {token}")]

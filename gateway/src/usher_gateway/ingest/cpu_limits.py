@@ -8,8 +8,8 @@ these limits bound the sum:
 - The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
 - The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`CpuBudgets`). Beyond it
   a route with an expensive evaluation is held, and each arrival has ``EXPENSIVE_SECONDS``.
-- All transforms of a namespace's deliveries take at most ``TRANSFORM_SHARE`` of a core (`TransformPacer`). Beyond it
-  they wait, because no sender waits for a delivery.
+- Transforms and costly answers of a namespace's deliveries take at most ``ATTEMPTS_SHARE`` of a core (`AttemptPacer`).
+  Its tenants share it equally. Beyond it a tenant's attempts wait, because no sender waits for a delivery.
 
 A route beyond one of the first three limits is held (``ExpressionTooSlow``). All times are CPU times of the evaluating
 thread.
@@ -50,8 +50,8 @@ NAMESPACE_SHARE = 0.1
 NAMESPACE_BURST_SECONDS = 0.5
 """A namespace that used less than its share may use up to this much at once."""
 
-TRANSFORM_SHARE = 0.25
-TRANSFORM_BURST_SECONDS = 0.05
+ATTEMPTS_SHARE = 0.25
+ATTEMPTS_BURST_SECONDS = 0.05
 """Short, because the event loop may stop for all of it."""
 
 
@@ -87,29 +87,57 @@ class CpuBudgets:
         """Return how long until an owner has time again; 0.0 if it has."""
         return max(0.0, -self._left_now(owner)[0] / self._share)
 
+    def forget_full(self, owner: str) -> bool:
+        """Forget an owner that has all of its time again; return whether it had."""
+        is_full = self._left_now(owner)[0] >= self._burst_seconds
+        if is_full:
+            self._left.pop(owner, None)
+        return is_full
+
     def _left_now(self, owner: str) -> tuple[float, float]:
         now = self._now()
         left, at = self._left.get(owner, (self._burst_seconds, now))
         return min(self._burst_seconds, left + (now - at) * self._share), now
 
 
-class TransformPacer:
-    """Delays the transforms of a namespace beyond its share. The tenants of a namespace wait separately."""
+class AttemptPacer:
+    """Delays the attempts of tenants that use more CPU time than their part of the namespace's share.
+
+    The time that a tenant uses counts once for each tenant of its namespace that has used some lately. So together they
+    use the share of one, and a tenant that uses less than its part never waits for the others.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._budgets = CpuBudgets(now, share=TRANSFORM_SHARE, burst_seconds=TRANSFORM_BURST_SECONDS)
-        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
+        self._budgets = CpuBudgets(now, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
+        self._recent: dict[str, dict[str, None]] = {}
+        """Namespace -> the tenants that have used time lately."""
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    def must_wait(self, namespace: str, tenant: str) -> bool:
+        """Return whether a tenant has used up its time."""
+        return self._budgets.is_spent(f"{namespace}/{tenant}")
 
     async def wait(self, namespace: str, tenant: str) -> None:
-        """Wait until a tenant may evaluate a transform. Call `spend` after it without an await in between."""
-        async with self._turns.setdefault((namespace, tenant), asyncio.Lock()):
-            seconds = self._budgets.seconds_until_left(namespace)
+        """Wait until a tenant has time again. Only one of its attempts at a time waits for that."""
+        owner = f"{namespace}/{tenant}"
+        async with self._turns.setdefault(owner, asyncio.Lock()):
+            seconds = self._budgets.seconds_until_left(owner)
             if seconds:
                 await asyncio.sleep(seconds)
 
-    def spend(self, namespace: str, cpu_seconds: float) -> None:
-        """Subtract the time of a transform."""
-        self._budgets.spend(namespace, cpu_seconds)
+    def spend(self, namespace: str, tenant: str, cpu_seconds: float) -> None:
+        """Subtract the time that an attempt has used."""
+        recent = self._recent.setdefault(namespace, {})
+        while (
+            recent
+        ):  # forget tenants up to the first that lacks time; it goes behind the others, which are checked next
+            other = next(iter(recent))
+            del recent[other]
+            if not self._budgets.forget_full(f"{namespace}/{other}"):
+                recent[other] = None
+                break
+        recent[tenant] = None
+        self._budgets.spend(f"{namespace}/{tenant}", cpu_seconds * len(recent))
 
 
 class RouteCost:
