@@ -1,6 +1,7 @@
 """A dispatcher on a real store, whose attempts send nothing."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ class DispatcherBench:
         self.store: Any = (engine or engines.Sqlite()).make(folder, engines.Clock())
         self.tried: list[tuple[int, int]] = []
         """(key of the delivery, attempts before) of each attempt."""
+        self.sent: list[int] = []
+        """Keys of the deliveries whose attempts wrote a request."""
         self.may_answer = asyncio.Event()
         self.answers: list[model.SettledAs] = []
         """The results of the first attempts; after that, each delivers."""
@@ -61,11 +64,16 @@ class DispatcherBench:
                 return None
 
         class Worker(DeliveryWorker):
-            async def attempt(self, delivery: model.Delivery) -> AttemptResult:
+            async def attempt(
+                self, delivery: model.Delivery, may_send: Callable[[], bool] | None = None
+            ) -> AttemptResult | None:
                 bench.tried.append((delivery.key, delivery.attempts))
                 settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered
                 if settled_as is model.SettledAs.Delivered:
                     await bench.may_answer.wait()
+                if may_send is not None and not may_send():
+                    return None
+                bench.sent.append(delivery.key)
                 if bench.failure is not None:
                     retried = samples.settlement(delivery, model.SettledAs.Retry, due_at=clock.now() + samples.HOUR)
                     return AttemptResult(retried, bench.failure)

@@ -1,11 +1,14 @@
 """Deliveries that a user cancels while they wait in a lane."""
 
+import asyncio
 from pathlib import Path
 
-from support import dispatching, engines, samples, waiting
+import pytest
+
+from support import dispatching, engines, erasing, samples, waiting
 from usher_gateway import model
 from usher_gateway.delivery.dispatcher import DispatcherLimits
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import CLAIMS_SECONDS, Filter
 
 
 async def test_cancelled_delivery_leaves_its_lane_without_an_attempt(tmp_path: Path) -> None:
@@ -51,6 +54,83 @@ async def test_delivery_that_another_gateway_cancelled_leaves_its_lane(tmp_path:
     await waiting.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 60, "its end")
     await bench.stop()
     await other.store.close()
+    engine.forget(place)
+
+
+@pytest.mark.parametrize("engine", [engines.Sqlite(), engines.Postgresql()], ids=["sqlite", "postgresql"])
+async def test_delivery_cancelled_while_its_attempt_connects_is_not_sent(
+    tmp_path: Path, engine: engines.Engine
+) -> None:
+    bench = dispatching.DispatcherBench(tmp_path / "data", engine)
+    await bench.start(concurrency=8)
+    cancelled, other = await bench.accept("ab")
+    await waiting.wait_until(lambda: len(bench.tried) == 2, 60, "both attempts")
+    assert await bench.cancel(cancelled) == 1
+    bench.may_answer.set()
+    scheduler = bench.dispatcher.scheduler
+    await waiting.wait_until(lambda: scheduler.in_flight == 0, 60, "their end")
+    assert bench.sent == [other.key]
+    assert scheduler.bytes == 0
+    await bench.stop()
+    engine.forget(tmp_path / "data")
+
+
+async def test_delivery_another_gateway_erased_during_its_attempt_is_not_sent(tmp_path: Path) -> None:
+    engine, place = engines.Postgresql(), tmp_path / "data"
+    bench, other = dispatching.DispatcherBench(place, engine), engines.Bench(engine, place)
+    await bench.start(1, DispatcherLimits(review_seconds=0.05))
+    await other.open()
+    person = samples.digest("person", 8)
+    accepted = await bench.store.accept(samples.arrival("a", person_keys=(person,)))
+    bench.dispatcher.offer(accepted.deliveries)
+    await waiting.wait_until(lambda: len(bench.tried) == 1, 60, "the attempt")
+    erasure = await erasing.start(other, person)
+    while not await erasing.step(other, erasure) and await erasing.left_to_erase(other, erasure):
+        pass
+    compare_claims, lost = bench.store.compare_claims, set[int]()
+
+    async def noted_compare_claims(keys: list[int]) -> object:
+        cancelled = await compare_claims(keys)
+        lost.update(cancelled)
+        return cancelled
+
+    bench.store.compare_claims = noted_compare_claims
+    await waiting.wait_until(lambda: bool(lost), 60, "a comparison after the erasure")
+    bench.may_answer.set()
+    await waiting.wait_until(lambda: bench.dispatcher.scheduler.in_flight == 0, 60, "the end of the attempt")
+    assert bench.sent == []
+    await bench.stop()
+    await other.store.close()
+    engine.forget(place)
+
+
+async def test_attempt_sends_nothing_long_after_the_last_comparison_of_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a gateway that was suspended while it connected."""
+    engine, place = engines.Postgresql(), tmp_path / "data"
+    bench = dispatching.DispatcherBench(place, engine)
+    await bench.start(concurrency=8)
+    (delivery,) = await bench.accept("a")
+    await waiting.wait_until(lambda: len(bench.tried) == 1, 60, "the attempt")
+    comparing, compare_claims = asyncio.Event(), bench.store.compare_claims
+
+    async def late_compare_claims(keys: list[int]) -> object:
+        await comparing.wait()
+        return await compare_claims(keys)
+
+    bench.store.compare_claims = late_compare_claims
+    loop = asyncio.get_running_loop()
+    now, heartbeat = loop.time, bench.store.ownership.beat
+    monkeypatch.setattr(loop, "time", lambda: now() + CLAIMS_SECONDS)
+    await heartbeat()
+    assert bench.store.may_attempt
+    bench.may_answer.set()
+    await waiting.wait_until(lambda: bench.dispatcher.scheduler.in_flight == 0, 60, "the end of the attempt")
+    assert (bench.sent, len(bench.tried)) == ([], 1)
+    comparing.set()
+    await waiting.wait_until(lambda: bench.sent == [delivery.key], 60, "an attempt after a comparison")
+    await bench.stop()
     engine.forget(place)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import resource
 import socket
 import threading
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support import peers
-from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http, resolver
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError, address_guard, http, resolver
 from usher_gateway.destinations.http import DestinationClient
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nwifiWebhookListener: 1\r\n\r\nok"
@@ -44,6 +45,26 @@ async def test_client_sends_the_request_and_returns_the_answer(client: Destinati
     assert answer.headers["WIFIWEBHOOKLISTENER"] == "1"
     head = f"POST /hook?a=1 HTTP/1.1\r\nHost: 127.0.0.1:{peer.port}\r\ncontent-type: application/json\r\n"
     assert peer.requests == [f'{head}webhook-id: x\r\nContent-Length: 7\r\n\r\n{{"a":1}}'.encode()]
+
+
+@pytest.mark.parametrize(
+    ("body", "may_send"),
+    [
+        pytest.param(b"{}", [False], id="withdrawn while it connects"),
+        pytest.param(b"{}", [True, False], id="withdrawn once it is connected"),
+        pytest.param(b"", [False], id="without a body"),
+    ],
+)
+async def test_withdrawn_request_is_not_written(client: DestinationClient, body: bytes, may_send: list[bool]) -> None:
+    async with peers.serving(peers.answering(OK)) as peer:
+        for connections in (1, 2):  # the second time over a kept connection
+            request, answers = request_to(peer.url(), body), iter(may_send)
+            request.may_send = functools.partial(next, answers)
+            assert await client.send(request, 5) == DestinationAnswer(is_withdrawn=True)
+            assert peer.requests == []
+            assert (await client.send(request_to(peer.url()), 5)).status == 200
+            assert peer.connections == connections + 1
+            peer.requests.clear()
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 60000\r\n\r\n", b"Connection: close\r\n\r\n"])

@@ -73,8 +73,15 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
     return delivery_worker
 
 
+async def settled(worker: DeliveryWorker, **delivery: int) -> model.Settlement:
+    """Make an attempt; return what the store gets of its result."""
+    result = await worker.attempt(delivery_samples.delivery(**delivery))
+    assert result is not None
+    return result.settlement
+
+
 async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
-    return (await worker.attempt(delivery_samples.delivery())).settlement.hold
+    return (await settled(worker)).hold
 
 
 async def test_slow_transform_holds_its_route_until_it_changes(
@@ -176,7 +183,7 @@ async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
     worker: DeliveryWorker, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing.Clock, "confirmed", lambda _: 1_000)
-    result = (await worker.attempt(delivery_samples.delivery(expires_at=1_001))).settlement
+    result = await settled(worker, expires_at=1_001)
     assert (result.settled_as, result.attempts) == (model.SettledAs.Retry, result.attempts_before)
     assert result.due_at == result.at + 60_000_000
     assert surroundings.sent == []
@@ -184,7 +191,7 @@ async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
 
 async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
     worker.apply(delivery_samples.snapshot(TRANSFORM, state="Paused"))
-    result = (await worker.attempt(delivery_samples.delivery(expires_at=1))).settlement
+    result = await settled(worker, expires_at=1)
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert await hold_of_attempt(worker) is model.HoldReason.DestinationPaused
 
@@ -240,10 +247,8 @@ async def test_answer_is_judged_by_the_document_that_the_request_was_made_of(
     for snapshot in (delivery_samples.snapshot(), documents.Snapshot({}, {})):
         worker.apply(delivery_samples.snapshot(answers=rules))
         after.append(snapshot)
-        result = await worker.attempt(delivery_samples.delivery())
-        assert result.settlement.error == "RetriedByRule"
+        assert (await settled(worker)).error == "RetriedByRule"
     worker.apply(delivery_samples.snapshot())
     after.append(delivery_samples.snapshot(answers=rules, url="https://moved.example/"))
-    result = await worker.attempt(delivery_samples.delivery())
-    assert result.settlement.settled_as is model.SettledAs.Delivered
+    assert (await settled(worker)).settled_as is model.SettledAs.Delivered
     assert not activity.is_tried(worker.activity.of(after[-1].destinations["agency/crm"]))

@@ -24,7 +24,7 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, RateLimit
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import HINTS
-from usher_gateway.store.base import Replicas
+from usher_gateway.store.base import CLAIMS_SECONDS, Replicas
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
@@ -106,6 +106,8 @@ class Dispatcher:
         self._rates: dict[str, RateLimit] = {}
         """See ``rate_limits``."""
         self._next_poll = self._next_review = 0.0
+        self._compared_at = self._loop.time()
+        """Loop time before the last comparison with the store of which deliveries are claimed."""
         self._clock_difference = self._clock.now() - self._clock.steady()
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
@@ -171,7 +173,7 @@ class Dispatcher:
             self._schedule_pump()
 
     def forget_cancelled(self, keys: Collection[int]) -> None:
-        """Make no attempt of deliveries in lanes that were cancelled in the store. Running attempts continue."""
+        """Write no request of deliveries that were cancelled in the store. Attempts that have written theirs go on."""
         self._cancelled.update(self._claimed.intersection(keys))
         self._schedule_pump()
 
@@ -239,7 +241,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def _return(self, entry: LaneEntry) -> None:
-        """Return a delivery to the backlog, due at once, for a gateway that knows its destination."""
+        """Return a delivery of which nothing was sent to the backlog, due at once, if it is still this gateway's."""
         key = entry.delivery.key
         self._outdated.discard(key)
         self._cancelled.discard(key)
@@ -289,7 +291,7 @@ class Dispatcher:
         if self._stopping.is_set():
             return
         now = self._clock.steady()
-        while self._store.may_attempt and self._store.unsettled < self._limits.unsettled:
+        while self._may_send and self._store.unsettled < self._limits.unsettled:
             ready = self.scheduler.next_ready(now)
             if ready.entry is None:
                 self._pump_at(ready.ask_again_at, now)
@@ -313,11 +315,25 @@ class Dispatcher:
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
 
+    @property
+    def _may_send(self) -> bool:
+        """False if other gateways may have taken over what this one has, or cancelled it long ago."""
+        is_current = not self._store.is_shared or self._loop.time() - self._compared_at < CLAIMS_SECONDS
+        return is_current and self._store.may_attempt
+
+    def _is_still_ours(self, key: int) -> bool:
+        """Return whether the request of a delivery may be written. Asked again after the attempt has connected."""
+        return key not in self._cancelled and self._may_send
+
     async def _attempt(self, entry: LaneEntry) -> None:
         """Make one attempt and settle its result. After an error in Usher, only this delivery is retried later."""
         started = self._loop.time()
         try:
-            result = await self._worker.attempt(entry.delivery)
+            key = entry.delivery.key
+            result = await self._worker.attempt(entry.delivery, functools.partial(self._is_still_ours, key))
+            if result is None:
+                self._return(entry)
+                return
             self._settle(entry, result)
             self.attempt_seconds.observe(self._loop.time() - started)
         except asyncio.CancelledError:
@@ -354,7 +370,9 @@ class Dispatcher:
                 self._next_review = self._loop.time() + self._limits.review_seconds
                 await self._store.note_oldest_claimed()
                 if self._store.is_shared:
+                    began = self._loop.time()
                     self.forget_cancelled(await self._store.compare_claims([*self._claimed, *self._deferred]))
+                    self._compared_at = began
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):

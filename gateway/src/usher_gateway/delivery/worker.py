@@ -7,6 +7,7 @@ attempt on.
 import functools
 import random
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -82,8 +83,14 @@ class DeliveryWorker:
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
         """(listener, route) -> what the evaluations of its transform cost, after the first one."""
 
-    async def attempt(self, delivery: model.Delivery) -> AttemptResult:
-        """Make one attempt. Return its result for the store; a failure of the destination is a result too."""
+    async def attempt(
+        self, delivery: model.Delivery, may_send: Callable[[], bool] | None = None
+    ) -> AttemptResult | None:
+        """Make one attempt. Return its result for the store; a failure of the destination is a result too.
+
+        ``may_send``: asked right before the request is written. If it returns False, nothing is sent, and no result is
+        returned.
+        """
         definition = self._store.route(delivery.route)
         owner = (definition.listener.namespace, definition.listener.tenant)
 
@@ -116,10 +123,12 @@ class DeliveryWorker:
             return outcome.held(delivery, model.HoldReason.FormatError, now)
 
         # Send it, and classify the answer.
-        request.charge = functools.partial(self._pacer.spend, *owner)
+        request.charge, request.may_send = functools.partial(self._pacer.spend, *owner), may_send
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
+        if answer.is_withdrawn:
+            return None
         return self._classify(delivery, definition, prepared.destination, answer, milliseconds)
 
     def apply(self, snapshot: documents.Snapshot) -> None:

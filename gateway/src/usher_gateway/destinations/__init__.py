@@ -75,6 +75,8 @@ class DestinationRequest(msgspec.Struct):
     """Of the destination. Its share of the lookups is used to resolve the URL's host."""
     charge: Callable[[float], None] | None = None
     """Called with the CPU seconds that reading the answer took beyond those of an ordinary one."""
+    may_send: Callable[[], bool] | None = None
+    """Asked right before the request is written. False: the client sends nothing, and the answer is withdrawn."""
 
 
 class DestinationAnswer(msgspec.Struct):
@@ -88,3 +90,5 @@ class DestinationAnswer(msgspec.Struct):
     error: SendError | None = None
     is_complete: bool = True
     """False if there was more of the body, or its end is missing."""
+    is_withdrawn: bool = False
+    """True: nothing was sent, because ``DestinationRequest.may_send`` did not allow it any more."""

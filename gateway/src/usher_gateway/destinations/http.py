@@ -32,7 +32,7 @@ from typing import Any
 
 import aiohttp
 import yarl
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.connector import Connection
 
 from usher_gateway import destinations
@@ -131,14 +131,14 @@ class DestinationClient:
         clock = asyncio.get_running_loop().time
         started = clock()
         deadline = started + timeout_seconds
-        attempt = _Attempt(url, request.namespace)
+        attempt = _Attempt(url, request)
         answer = await self._send_once(request, attempt, deadline)
         if answer.error is None:
             return answer
         is_stale = answer.error is SendError.Reset and attempt.is_silent_on_kept_connection
         if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
-            return await self._send_once(request, _Attempt(url, request.namespace, needs_new_connection=True), deadline)
+            return await self._send_once(request, _Attempt(url, request, needs_new_connection=True), deadline)
         return answer
 
     async def close(self) -> None:
@@ -174,6 +174,8 @@ class DestinationClient:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             attempt.abort_connection()
+            if attempt.is_withdrawn:
+                return DestinationAnswer(is_withdrawn=True)
             return DestinationAnswer(error=attempt.error_code(error))
         except asyncio.CancelledError:
             attempt.abort_connection()
@@ -283,20 +285,37 @@ class _PlainRequest(aiohttp.ClientRequest):
     def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
         """Add no header."""
 
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+    ) -> None:
+        """Write head and body, unless the attempt was withdrawn since it got its connection."""
+        if _current_attempt.get().may_send():
+            await super().write_bytes(writer, conn, content_length)
+        else:
+            conn.close()  # the task that waits for the answer gets an error
+
 
 class _Attempt:
     """One try to send a request: the input of the connector, and what happened during the try."""
 
-    def __init__(self, url: yarl.URL, namespace: str, *, needs_new_connection: bool = False) -> None:
+    def __init__(self, url: yarl.URL, request: DestinationRequest, *, needs_new_connection: bool = False) -> None:
         self.url = url
-        self.namespace = namespace
+        self.namespace = request.namespace
         self.needs_new_connection = needs_new_connection
+        self.is_withdrawn = False
+        """True if the request may not be sent any more."""
+        self._ask_may_send = request.may_send
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
         self._was_address_refused = False
         self._made_socket = False
         self._limiter: _ReceiveLimiter | None = None
         self._is_connection_kept = False
+
+    def may_send(self) -> bool:
+        """Return whether the request may be written now."""
+        self.is_withdrawn = self._ask_may_send is not None and not self._ask_may_send()
+        return not self.is_withdrawn
 
     def note_refused_address(self) -> None:
         """Record that the guard refused an address of the URL's host."""
@@ -437,6 +456,10 @@ class _GuardedConnector(aiohttp.TCPConnector):
             # A new TLS connection is not quiet, because the peer sends its session tickets after the handshake.
             is_usable = not is_kept or (limiter.is_quiet and not attempt.needs_new_connection)
             if is_usable and limiter.is_clean:
+                if not attempt.may_send():  # here too, because write_bytes() is not called for an empty body
+                    limiter.abort()
+                    connection.close()
+                    raise aiohttp.ClientConnectionError("the request may not be sent any more")
                 limiter.begin()
                 connection.add_callback(functools.partial(self._finish, limiter))
                 attempt.note_connection(limiter, is_kept=is_kept)

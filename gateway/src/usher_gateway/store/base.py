@@ -140,6 +140,9 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """How long it took."""
 
 
+CLAIMS_SECONDS = 30.0
+"""A gateway of a shared store sends only for this long after it compared which deliveries it has claimed."""
+
 LONGEST_PAGE = 1_000
 """The most rows of one page, whatever the caller asks for."""
 

@@ -24,8 +24,7 @@ class PersonRecords(JobRunner):
     """The part of the store that finds, erases and suppresses persons."""
 
     settling_seconds = 0
-    """Seconds after which each gateway of the store knows of a change, and attempts that ran before have ended; 0: only
-    one gateway uses the store."""
+    """Seconds after which no gateway of the store sends what a change has cancelled; 0: only one gateway uses it."""
 
     async def store_time(self, now: int) -> int:
         """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
@@ -108,7 +107,7 @@ class PersonRecords(JobRunner):
     async def settled_to(self, now: int) -> int:
         """Return until when an erasure can have changed, by the store's clock, if it may end now.
 
-        No gateway has a delivery that was cancelled before then in a lane or in an attempt.
+        No gateway will send a delivery that was cancelled before then.
         """
         return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
 

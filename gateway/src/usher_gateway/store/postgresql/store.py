@@ -14,6 +14,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
+    CLAIMS_SECONDS,
     USUAL_TIMES,
     ApplyReplicas,
     KeptTimes,
@@ -77,7 +78,7 @@ class PostgresStore(Store):
     """The store over one PostgreSQL database."""
 
     _usage_part_seconds = 31 * 86_400
-    settling_seconds = 45  # a comparison of claims every 10 s, and then an attempt of up to 30 s
+    settling_seconds = int(CLAIMS_SECONDS) + 15  # 15 s for the commit of the change
 
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
