@@ -95,7 +95,7 @@ def test_listener_with_successful_retries_survives_with_remarks() -> None:
     ("listener", "words"),
     [
         (books.SenderBooks(name="x", header_missing=3), "wifiWebhookListener: 1"),
-        (books.SenderBooks(name="x", failed_by_status={404: 1, 500: 1}), "1 times 404"),
+        (books.SenderBooks(name="x", failed_by_status={404: 1, 500: 1}), "Wrong answers (404: 1)"),
         (books.SenderBooks(name="x", unacknowledged=5, never_sent=2), "Still unacknowledged: 3"),
         (books.SenderBooks(name="x", unacknowledged=5, disabled=True, never_sent=4), "DISABLED"),
         (books.SenderBooks(name="x", tls_failed=1), "certificate"),
@@ -120,6 +120,30 @@ def test_verdict_names_each_problem(listener: books.SenderBooks, words: str) -> 
     judged = _judge(listener)
     assert not judged.survives
     assert words in " ".join(judged.lines)
+
+
+_ABSENT = books.Validation("GET", Outcome.WrongStatus, 404, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("listener", "is_wrong_url"),
+    [
+        pytest.param(books.SenderBooks(name="x", validations=[_ABSENT, _ABSENT]), True, id="each call of the portal"),
+        pytest.param(books.SenderBooks(name="x", sent=5, failed_by_status={404: 5}), True, id="each post"),
+        pytest.param(books.SenderBooks(name="x", sent=5, failed_by_status={404: 4, 503: 1}), False, id="a post less"),
+        pytest.param(
+            books.SenderBooks(
+                name="x", validations=[_ABSENT, books.Validation("HEAD", Outcome.Acknowledged, 200, 0.1)]
+            ),
+            False,
+            id="a call less",
+        ),
+        pytest.param(books.SenderBooks(name="x", visits=5, never_sent=5, unacknowledged=5), False, id="no request"),
+    ],
+)
+def test_verdict_on_nothing_but_404_is_that_the_url_is_wrong(listener: books.SenderBooks, is_wrong_url: bool) -> None:
+    says_so = any("no URL that `usher url` prints now" in line for line in _judge(listener).lines)
+    assert says_so is is_wrong_url
 
 
 def test_interrupted_run_has_no_verdict_but_lists_problems() -> None:

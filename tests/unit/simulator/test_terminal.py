@@ -36,7 +36,7 @@ def test_many_listeners_end_with_a_summary(capsys: pytest.CaptureFixture[str]) -
     assert any(line.split()[1:4] == ["failed", "│", "404:"] for line in lines)
     assert sum(line.endswith(": Would not survive Purple.") for line in lines) == 21
     assert lines[-4:] == [
-        "5 more listeners have remarks: `-o json` has all.",
+        "More listeners with remarks: 5 (`-o json` has all).",
         f"All: {HTTPS}",
         "575 of 600 listeners: Would survive Purple if its URL were https.",
         "25 of 600 listeners: Would not survive Purple.",

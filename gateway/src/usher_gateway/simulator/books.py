@@ -283,7 +283,7 @@ class SimulationContext(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge_books(listener: SenderBooks, context: SimulationContext) -> Verdict:
     """Return the verdict on one listener."""
-    wrongs = _validation(listener)
+    wrongs = [*_wrong_url(listener), *_validation(listener)]
     notes = [*_header_case(listener), *_transport(context)]
     if not context.validate_only:
         wrongs += _answers(listener)
@@ -303,6 +303,17 @@ def _success(listener: SenderBooks, context: SimulationContext) -> str:
         return "The portal would accept it." if context.https else "The portal would accept it if its URL were https."
     verdict = "Would survive Purple" if context.https else "Would survive Purple if its URL were https"
     return f"{verdict}: what failed was acknowledged after a retry." if listener.failures else f"{verdict}."
+
+
+def _wrong_url(listener: SenderBooks) -> list[str]:
+    """Return a sentence if every answer was 404."""
+    answers = {*[each.status for each in listener.validations], *listener.failed_by_status}
+    if answers != {404} or listener.failed_by_status.get(404, 0) != listener.sent:
+        return []
+    sentence = "Every answer was 404, so no listener has this URL."
+    return [
+        f"{sentence} If it is one of Usher, it is no URL that `usher url` prints now, with the gateway's data folder."
+    ]
 
 
 def _validation(listener: SenderBooks) -> list[str]:
@@ -339,9 +350,9 @@ def _answers(listener: SenderBooks) -> list[str]:
         if RequestResult(RequestOutcome.WrongStatus, status).is_wrong
     }
     if wrong:
-        shown = ", ".join(f"{count} times {status}" for status, count in wrong.items())
+        shown = ", ".join(f"{status}: {count}" for status, count in wrong.items())
         lines.append(
-            f"It answered {shown}: only 200 is success (redirects are not followed). After a 4xx Purple sends the "
+            f"Wrong answers ({shown}): only 200 is success (redirects are not followed). After a 4xx Purple sends the "
             "visit again until it disables the webhook. Answer 200, and quarantine bodies that are not valid."
         )
     if listener.tls_failed:
@@ -364,7 +375,7 @@ def _remarks(listener: SenderBooks) -> list[str]:
     lines = []
     if listener.failures:
         lines.append(f"Failed requests: {listener.failures} ({failures(listener)}); retries: {listener.retries}.")
-        lines += [f"No connection: {count} times {cause}." for cause, count in listener.causes.items()]
+        lines += [f"No connection ({count}): {cause}." for cause, count in listener.causes.items()]
     if listener.timed_out or listener.hung_up:
         lines.append(
             f"Given up without an answer: {listener.timed_out + listener.hung_up}. What the listener had stored all "

@@ -41,7 +41,7 @@ def progress_line(so_far: books.SimulationBooks) -> str:
     total = sum(each.authentications for each in listeners)
     failed = sum(each.failures for each in listeners)
     sent = sum(each.sent for each in listeners)
-    return f"{done} of {total} visits acknowledged; {sent} requests, {failed} failed"
+    return f"visits acknowledged: {done} of {total}; requests: {sent}, failed: {failed}"
 
 
 def books_table(result: books.SimulationBooks) -> rich.table.Table:
@@ -279,7 +279,7 @@ def _show_summary(console: rich.console.Console, result: Report, *, validate_onl
     for judged, name, notes in told[:_SHOWN]:
         _print_verdict(console, name, judged, notes)
     if len(told) > _SHOWN:
-        _print_line(console, f"{len(told) - _SHOWN} more listeners have remarks: `-o json` has all.")
+        _print_line(console, f"More listeners with remarks: {len(told) - _SHOWN} (`-o json` has all).")
     for note in sorted(notes_of_all):
         _print_line(console, f"All: {note}")
     verdicts = collections.Counter((judged.survives, judged.lines[0]) for judged in result.verdicts)
