@@ -306,8 +306,9 @@ class RemovalGuard:
         class_name = min(
             (listener_class.resource.metadata.name for listener_class in self._cache.our_classes()), default="NAME"
         )
+        waiting = "1 removal waits" if halt.count == 1 else f"{halt.count} removals wait"
         message = (
-            f"{halt.count} removals wait ({described}), because they exceed the removal limit, and gateways still "
+            f"{waiting} ({described}), because they exceed the removal limit, and gateways still "
             "serve what they remove; to undo them, apply the objects again; to confirm them, the platform's owner must "
             f"run: {removal_limit.confirm_command(class_name, halt)}"
         )

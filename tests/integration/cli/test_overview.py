@@ -53,12 +53,22 @@ async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served:
     assert re.search(r"^crm +1 held DestinationPaused, 1 dead$", shown, re.MULTILINE)
     assert re.search(r"^last accepted +none yet\ntoday \(UTC\) +5 arrivals$", shown, re.MULTILINE)
     assert "Visits are kept for 30 days: `usher find` and `usher visits` reach back so far.\n" in shown
-    assert "Receipts of erasure are kept for 1095 days" in shown
+    assert "Receipts of erasure are kept for 1,095 days" in shown
     assert shown.endswith("Backups: kept 35 days.\n")
     row = json.loads(await served.output_of("tenants", "show", "acme", "-o", "json"))
     assert (row["timeZone"], row["troubles"][:2]) == ("UTC", ["crm fails", "1 dead"])
     run = await served.command("tenants", "show", "acne")
     assert (run.code, "did you mean `acme`?" in run.err) == (2, True)
+
+
+async def test_tenant_with_one_arrival_of_each_kind_shows_it_in_the_singular(tmp_path: Path) -> None:
+    async with admin_port.served(tmp_path) as served:
+        for at in (samples.NOW, samples.NOW + samples.SECOND):  # the second one is a redelivery
+            await served.bench.accept(samples.arrival("1", at, visit_time=samples.NOW, time_trusted=True))
+        shown = await served.output_of("tenants", "show", "agency/acme")
+    today = re.search(r"^today \(UTC\) +(.*?)^waiting ", shown, re.MULTILINE | re.DOTALL)
+    assert today is not None
+    assert [line.strip() for line in today[1].splitlines()] == ["2 arrivals", "1 visit", "1 redelivery"]
 
 
 async def test_fault_says_since_when(served: admin_port.Served) -> None:

@@ -264,7 +264,7 @@ async def test_visits_without_a_body_are_counted_and_not_tried(tried: Tried) -> 
     bench.clock.now = samples.NOW + 3 * samples.DAY
     await bench.prune_all()
     run = await tried.run(lobby(gateways.route("crm", "crm", when=HAS_EMAIL)))
-    assert "Not tried: 1 whose bodies were deleted at the end of their retention." in run.out
+    assert "Not tried: 1, because bodies were deleted at the end of their retention." in run.out
     assert run.out.startswith("agency/lobby (tenant acme): 3 visits and repeats")
 
 

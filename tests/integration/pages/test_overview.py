@@ -98,6 +98,12 @@ async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(s
     assert row["firstFaults"]["Refusing"]["listener"] == "agency/lobby"
 
 
+async def test_list_of_one_visit_has_no_plural(tmp_path: Path) -> None:
+    async with admin_port.served(tmp_path) as served:
+        await served.bench.accept(samples.arrival("1", samples.NOW))
+        assert "1 arrival." in await browsing.words_of(served, "/ui/visits")
+
+
 async def test_overview_says_how_many_tenants_a_search_selects(served: admin_port.Served) -> None:
-    assert "1 of 1 tenants has “acm” in the name" in await browsing.words_of(served, "/ui/?q=acm")
-    assert "1 of 1 tenants needs attention" in await browsing.words_of(served, "/ui/")
+    assert "1 of 1 tenant has “acm” in the name" in await browsing.words_of(served, "/ui/?q=acm")
+    assert "1 of 1 tenant needs attention" in await browsing.words_of(served, "/ui/")

@@ -28,3 +28,16 @@ def test_printable_replaces_controls_marks_and_line_breaks(character: str) -> No
 @pytest.mark.parametrize("text", ["", "東京", "a\u00a0b", "a\u200cb\u200dc", "e\u0301", "🏨", "\ue000", "\ufffd"])
 def test_printable_keeps_letters_marks_and_spaces(text: str) -> None:
     assert listings.printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [
+        (1, "redelivery", "1 redelivery"),
+        (2, "redelivery", "2 redeliveries"),
+        (0, "day", "0 days"),
+        (1_200, "visit", "1,200 visits"),
+    ],
+)
+def test_counted_noun_agrees_with_its_number(count: int, noun: str, text: str) -> None:
+    assert listings.counted(count, noun) == text

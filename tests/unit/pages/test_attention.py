@@ -75,6 +75,28 @@ def test_hold_for_one_reason_says_what_ends_it(held: dict[str, int], need: tuple
     assert shown.path == "/ui/tenants/agency/acme#waiting-heading"
 
 
+def _failing(*names: str) -> dict[str, Any]:
+    rows = [{"name": name, "isRejecting": False, "lastError": None, "hint": None} for name in names]
+    return {"failingDestinations": list(names), "destinations": rows}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"faults": {"Quarantining": 1}, "today": {"quarantined": 1}}, "1 arrival of today is no valid visit."),
+        ({"faults": {"Quarantining": 1}, "today": {"quarantined": 2}}, "2 arrivals of today are no valid visits."),
+        ({**_failing("agency/crm"), "backlog": 1}, "crm fails with an error; 1 delivery waits."),
+        ({**_failing("agency/crm"), "backlog": 2}, "crm fails with an error; 2 deliveries wait."),
+        (_failing("agency/crm", "agency/db"), "crm fails with an error. 1 other destination fails too."),
+        (_failing("agency/crm", "agency/db", "agency/x"), "crm fails with an error. 2 other destinations fail too."),
+    ],
+)
+def test_sentence_agrees_with_its_number(changes: dict[str, Any], sentence: str) -> None:
+    first = {"Quarantining": {"listener": "agency/lobby", "reason": None, "since": None}}
+    (need,) = attention.needs_of_tenant(row(**changes, firstFaults=first), NOW)
+    assert need.sentence == sentence
+
+
 def test_tenant_without_a_trouble_needs_nothing() -> None:
     assert attention.needs_of_tenant(row(), NOW) == []
     assert attention.of_tenant(row(), NOW).sentence == "Nothing to do. Last arrival 60 min ago."

@@ -79,9 +79,9 @@ def text_cell(name: str) -> Callable[[Row], str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
+    """Return a number, with separators of thousands, and its noun in singular or plural."""
     many = f"{noun[:-1]}ies" if noun.endswith("y") and noun != "day" else f"{noun}s"
-    return f"{count} {noun if count == 1 else many}"
+    return f"{count:,} {noun if count == 1 else many}"
 
 
 _NAMED = 5

@@ -36,8 +36,8 @@ def suppressed_at(tenants: Sequence[str], searched: int) -> str:
     if searched == 1:
         return tenants[0]
     if len(tenants) == searched:
-        return f"all {searched} tenants"
-    return f"{len(tenants)} of {searched} tenants: {listings.named(tenants)}"
+        return f"all {listings.counted(searched, 'tenant')}"
+    return f"{len(tenants)} of {listings.counted(searched, 'tenant')}: {listings.named(tenants)}"
 
 
 def nothing_stored(answer: Mapping[str, Any], field: str | None, no_visit: str = NO_VISIT) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.admin.listings import Row
+from usher_gateway.admin.listings import Row, counted
 from usher_gateway.admin.next_step import HOLDS, Step, moment
 from usher_gateway.store.base import AttemptRecord
 
@@ -155,9 +155,9 @@ def _delivery_events(part: DeliveryPart) -> Iterator[StoryEvent]:
         yield StoryEvent(row["createdAt"], f"{about}: {row['origin'].lower()}{by}, a delivery to {destination}.")
     if row["attempts"] > len(part.attempts) and part.attempts:
         first = model.format_time(part.attempts[0].at)
-        yield StoryEvent(
-            first, f"{about}: {row['attempts'] - len(part.attempts)} earlier attempts are not kept one by one."
-        )
+        count = row["attempts"] - len(part.attempts)
+        earlier = f"{counted(count, 'earlier attempt')} {'is' if count == 1 else 'are'} not kept one by one"
+        yield StoryEvent(first, f"{about}: {earlier}.")
     for attempt in part.attempts:
         answer = f"answered {attempt.status}" if attempt.status else "gave no answer"
         error = f" ({attempt.error})" if attempt.error and attempt.error != "Status" else ""

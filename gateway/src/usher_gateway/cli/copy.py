@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class _ProgressPrinter:
     def __call__(self, verb: str, kind: str, rows: int) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SECONDS
-            typer.echo(f"{verb} {rows} rows of kind {kind}", err=True)
+            typer.echo(f"{verb} {listings.counted(rows, 'row')} of kind {kind}", err=True)
 
 
 def _print_comparison(comparison: "copy.Comparison") -> None:

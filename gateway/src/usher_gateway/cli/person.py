@@ -77,7 +77,7 @@ def export(
         if answer["nextCursor"] is None:
             break
         if sys.stderr.isatty():
-            typer.echo(f"\r{len(visits)} visits", nl=False, err=True)
+            typer.echo(f"\r{listings.counted(len(visits), 'visit')}", nl=False, err=True)
     if not visits:
         nothing = person_words.nothing_stored(answer, kind, person_value.no_visit(answer, kind))
         fail("there is nothing to export", nothing, WRONG)

@@ -121,18 +121,19 @@ def list_tenants(
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
 
-_SHOWN_TODAY = (
-    "arrivals",
-    "visits",
-    "repeats",
-    "redeliveries",
-    "quarantined",
-    "probes",
-    "refused",
-    "suppressed",
-    "delivered",
-    "died",
-)
+_SHOWN_TODAY = {
+    "arrivals": "arrival",
+    "visits": "visit",
+    "repeats": "repeat",
+    "redeliveries": "redelivery",
+    "quarantined": "",
+    "probes": "probe",
+    "refused": "",
+    "suppressed": "",
+    "delivered": "",
+    "died": "",
+}
+"""Count of a day -> its noun in the singular; empty: the name is no noun."""
 
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -155,7 +156,7 @@ def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin =
 def _print_tenant(row: listings.Row) -> None:
     """Print what a tenant has and did today."""
     today = [
-        f"{count} {name.removesuffix('s') if count == 1 else name}"
+        listings.counted(count, _SHOWN_TODAY[name]) if _SHOWN_TODAY[name] else f"{count:,} {name}"
         for name, count in row["today"].items()
         if name in _SHOWN_TODAY and count
     ]
@@ -172,7 +173,7 @@ def _print_tenant(row: listings.Row) -> None:
         "time zone": row["timeZone"],
     }
     if row["quota"]:
-        used = f"{row['quotaUsed']:.0%} of {row['quota']['visitsPerMonth']} visits a month"
+        used = f"{row['quotaUsed']:.0%} of {listings.counted(row['quota']['visitsPerMonth'], 'visit')} a month"
         facts["quota"] = f"{used} (counted every minute), then {row['quota']['whenExceeded']}"
     tables.print_facts(facts)
 
@@ -250,13 +251,17 @@ def _print_retention(retention: listings.Row | None) -> None:
     if retention is None:
         return
     reaches = {
-        "Bodies": (f"{retention['bodyDays']} days", "`usher visits show --body`, replay and release reach"),
-        "Visits": (f"{retention['visitDays']} days", "`usher find` and `usher visits` reach"),
-        "Counts": (f"{retention['meterMonths']} months", "`usher usage` reaches"),
-        "Receipts of erasure": (f"{retention['receiptDays']} days", "`usher person receipt` reaches"),
+        "Bodies": (
+            listings.counted(retention["bodyDays"], "day"),
+            "`usher visits show --body`, replay and release reach",
+        ),
+        "Visits": (listings.counted(retention["visitDays"], "day"), "`usher find` and `usher visits` reach"),
+        "Counts": (listings.counted(retention["meterMonths"], "month"), "`usher usage` reaches"),
+        "Receipts of erasure": (listings.counted(retention["receiptDays"], "day"), "`usher person receipt` reaches"),
     }
     typer.echo()
     for what, (kept, commands) in reaches.items():
         tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
     backups = retention["backupDays"]
-    tables.print_text(f"Backups: {f'kept {backups} days' if backups else 'not stated (--backup-days)'}.")
+    stated = f"kept {listings.counted(backups, 'day')}" if backups else "not stated (--backup-days)"
+    tables.print_text(f"Backups: {stated}.")

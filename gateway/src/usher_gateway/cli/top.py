@@ -446,7 +446,8 @@ def state_of(row: listings.Row) -> str:
     if row["today"]["refused"] and "Refusing" not in needs:  # the words of this trouble have the number
         none_yet += f", {row['today']['refused']} refused today"
     last = f"last accepted {listings.time_cell('lastArrival')(row)}" if row["lastArrival"] else none_yet
-    return f"{row['today']['visits']} visits today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
+    visits = listings.counted(row["today"]["visits"], "visit")
+    return f"{visits} today{quota}, {last}: {', '.join(needs.values()) or 'no troubles'}"
 
 
 class EndedError(Exception):
@@ -556,7 +557,9 @@ def register(app: typer.Typer) -> None:
             table, left_out = draw_table(screen, console.width)
             console.print(table)
             if len(screen.lines) < total:
-                typer.echo(f"Showing {len(screen.lines)} of {total} tenants: --limit shows more.", err=True)
+                typer.echo(
+                    f"Showing {len(screen.lines)} of {listings.counted(total, 'tenant')}: --limit shows more.", err=True
+                )
             if left_out:
                 tables.print_text(f"No room for {', '.join(left_out)}: widen the terminal.", err=True)
         elif not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -238,6 +238,10 @@ def _print(answer: listings.Row, objects: list[dict[str, Any]], *, has_diffs: bo
         typer.echo("The manifests change no listener that is in force.")
 
 
+def _arrivals(count: int) -> str:
+    return "1 visit or repeat" if count == 1 else f"{count:,} visits and repeats"
+
+
 def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> None:
     name = f"{listener['namespace']}/{listener['listener']} (tenant {listener['tenant']})"
     if not listener["inForce"]:
@@ -249,13 +253,13 @@ def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> N
         return
     if listener["endedBy"]:
         limit = "--limit" if listener["endedBy"] == "limit" else "the time of a try"
-        tried = f"the newest {listener['tried']} of about {listener['inPeriod']} visits and repeats since {since} UTC"
+        tried = f"the newest {listener['tried']:,} of about {_arrivals(listener['inPeriod'])} since {since} UTC"
         tables.print_text(f"{name}: {tried}, because of {limit}")
     else:
-        tables.print_text(f"{name}: {listener['tried']} visits and repeats since {since} UTC")
+        tables.print_text(f"{name}: {_arrivals(listener['tried'])} since {since} UTC")
     if listener["withoutBody"]:
         tables.print_text(
-            f"Not tried: {listener['withoutBody']} whose bodies were deleted at the end of their retention."
+            f"Not tried: {listener['withoutBody']}, because bodies were deleted at the end of their retention."
         )
     tables.print_rows(listener["routes"], _COLUMNS, "text", "It has no route.", essential=8)
     for route in listener["routes"]:

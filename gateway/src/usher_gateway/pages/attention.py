@@ -138,11 +138,6 @@ def _with_separators(words: str) -> str:
     return re.sub(r"^\d+(?= (dead|held)\b)", lambda number: f"{int(number[0]):,}", words)
 
 
-def _counted(count: int, noun: str) -> str:
-    """Return a number with separators of thousands and its noun."""
-    return f"{count:,} {listings.counted(count, noun).partition(' ')[2]}"
-
-
 def _key(tenant: Row) -> str:
     return f"{tenant['namespace']}/{tenant['name']}"
 
@@ -166,8 +161,10 @@ def _destinations(tenant: Row, now: datetime.datetime) -> Need:
         waiting = ": it rejects deliveries, and they fail for good"
     elif tenant["backlog"]:
         oldest = f", the oldest for {ago(tenant['oldestInBacklog'], now)}" if tenant["oldestInBacklog"] else ""
-        waiting = f"; {_counted(tenant['backlog'], 'delivery')} wait{oldest}"
-    more = f" {_counted(len(others), 'other destination')} fail too." if others else ""
+        verb = "waits" if tenant["backlog"] == 1 else "wait"
+        waiting = f"; {listings.counted(tenant['backlog'], 'delivery')} {verb}{oldest}"
+    verb = "fails" if len(others) == 1 else "fail"
+    more = f" {listings.counted(len(others), 'other destination')} {verb} too." if others else ""
     is_losing = tenant["dead"] or row["isRejecting"]
     return Need(
         f"{name} {answer}{since}{waiting}.{more}",
@@ -196,7 +193,7 @@ def _silent(tenant: Row, now: datetime.datetime) -> Need:
 
 
 def _without_secret(tenant: Row, _: datetime.datetime) -> Need:
-    count = _counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
+    count = listings.counted(tenant["faults"]["AuthenticationUnresolved"], "listener")
     sentence = f"The Secret with the credentials of {count} is missing: every arrival is refused."
     return _of_fault("AuthenticationUnresolved", tenant, sentence, MEND_CREDENTIALS)
 
@@ -209,13 +206,13 @@ def _quota(tenant: Row, _: datetime.datetime) -> Need:
 
 
 def _dead(tenant: Row, _: datetime.datetime) -> Need:
-    sentence = f"{_counted(tenant['dead'], 'delivery')} failed for good."
+    sentence = f"{listings.counted(tenant['dead'], 'delivery')} failed for good."
     return Need(sentence, "See why, and redrive them.", f"{path_to('tenants', _key(tenant))}#dead-heading")
 
 
 def _held(tenant: Row, _: datetime.datetime) -> Need:
     count = sum(tenant["held"].values())
-    held = f"{_counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
+    held = f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
     path = f"{path_to('tenants', _key(tenant))}#waiting-heading"
     reason, *others = sorted(tenant["held"])
     if others or reason not in HOLDS:
@@ -227,8 +224,9 @@ def _held(tenant: Row, _: datetime.datetime) -> Need:
 def _quarantining(tenant: Row, _: datetime.datetime) -> Need:
     count = tenant["today"]["quarantined"]
     reason = tenant["firstFaults"].get("Quarantining", {}).get("reason")
+    what = "arrival of today is no valid visit" if count == 1 else "arrivals of today are no valid visits"
     return Need(
-        f"{_counted(count, 'arrival')} of today are no valid visits{f' ({reason})' if reason else ''}.",
+        f"{count:,} {what}{f' ({reason})' if reason else ''}.",
         quarantine_step(reason, None),
         quarantine_path(_key(tenant)),
     )

@@ -282,7 +282,8 @@ def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
         for until, count in held.items()
     ]
     if held:
-        lines.append(f"Held deliveries are kept for at most {tenant['retention']['bodyDays']} days.")
+        kept = listings.counted(tenant["retention"]["bodyDays"], "day")
+        lines.append(f"Held deliveries are kept for at most {kept}.")
     if tenant["dead"]:
-        lines.append(f"{tenant['dead']:,} {'delivery' if tenant['dead'] == 1 else 'deliveries'} failed for good.")
+        lines.append(f"{listings.counted(tenant['dead'], 'delivery')} failed for good.")
     return lines

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from usher_gateway.admin.listings import printable
+from usher_gateway.admin.listings import counted, printable
 
 
 class Renderer:
@@ -24,7 +24,9 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(time=time_in_zone, count=count_text, prose=prose, sentence=sentence)
+        self._environment.filters.update(
+            time=time_in_zone, count=count_text, counted=counted, prose=prose, sentence=sentence
+        )
         self._environment.globals.update(path_to=path_to)
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ async def cancel(api: Api, request: web.Request, form: Form) -> str | tuple[str,
     return "confirm.html", {
         "title": "Cancel a replay",
         "sentences": [
-            f"This ends the replay and cancels {listings.counted(waiting, 'delivery')} that wait.",
+            f"This ends the replay and cancels {listings.counted(waiting, 'waiting delivery')}.",
             "An attempt that already runs is not interrupted.",
             "A cancelled replay can be resumed. Its cancelled deliveries stay cancelled.",
         ],

@@ -107,7 +107,7 @@ class OwnedDatabase(msgspec.Struct):
         noted = _MARK_FORM.match(os.pread(self.lock.fileno(), 64, 0))
         if noted is not None and commit < int(noted[1]):
             raise model.StoreCorruptError(
-                f"{self.folder / FILE_NAME} lacks the last {int(noted[1]) - commit} commits:"
+                f"{self.folder / FILE_NAME} lacks the last commits ({int(noted[1]) - commit}):"
                 f" {self.log_file.name} is missing or damaged",
                 f"Restore both files. To continue without the missing visits, delete {self.folder / 'lock'}.",
             )
