@@ -90,7 +90,7 @@ def test_pods_are_selected_by_labels_that_no_upgrade_changes() -> None:
         for (kind, _), manifest in objects.items()
         if kind in {"StatefulSet", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
     ]
-    assert len(selectors) == 9
+    assert len(selectors) == 10
     expected_labels = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
     assert [selector for selector in selectors if selector.keys() != expected_labels] == []
 
@@ -104,6 +104,32 @@ def test_replicas_spread_over_zones_and_hosts(component: str) -> None:
         ("kubernetes.io/hostname", "ScheduleAnyway"),
     ]
     assert [constraint["labelSelector"] for constraint in spread] == [spec["selector"]] * 2
+
+
+@pytest.mark.parametrize("values", [(), (POSTGRESQL, "--set=store.postgresql.migrations=Hook")])
+def test_every_pod_has_a_network_policy(values: tuple[str, ...]) -> None:
+    objects = charts.objects(*values)
+    selected = [
+        manifest["spec"]["podSelector"]["matchLabels"]
+        for (kind, _), manifest in objects.items()
+        if kind == "NetworkPolicy" and set(manifest["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+    ]
+    pods = {key: manifest for key, manifest in objects.items() if key[0] in PODS}
+    assert len(pods) >= 6
+    for key, manifest in pods.items():
+        pod = manifest if key[0] == "Pod" else manifest["spec"]["template"]
+        labels = pod["metadata"]["labels"].items()
+        assert [selector for selector in selected if selector.items() <= labels], key
+
+
+def test_policy_of_the_migration_is_there_before_its_job() -> None:
+    """Helm makes no object of the release before its hooks, so a policy of the release would come after the Job."""
+    objects = charts.objects(POSTGRESQL, "--set=store.postgresql.migrations=Hook")
+    name = "usher-system/usher-migration"
+    policy, job = (objects[kind, name]["metadata"]["annotations"] for kind in ("NetworkPolicy", "Job"))
+    assert policy["helm.sh/hook"] == job["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert int(policy["helm.sh/hook-weight"]) < int(job.get("helm.sh/hook-weight", 0))
+    assert {entry["ports"][0]["port"] for entry in objects["NetworkPolicy", name]["spec"]["egress"]} == {53, 5432}
 
 
 POD_SPECS = {

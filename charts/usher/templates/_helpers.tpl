@@ -117,6 +117,11 @@ resources: {{- toYaml $values.resources | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{- /* Name servers, as a rule of a NetworkPolicy. */ -}}
+{{- define "usher.dnsEgress" -}}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- end -}}
+
 {{- /* Addresses of the API server, as a rule of a NetworkPolicy. */ -}}
 {{- define "usher.apiServerEgress" -}}
 - ports:

@@ -28,3 +28,11 @@
     items: [{key: {{ $authority.key | quote }}, path: ca.crt}]
 {{- end -}}
 {{- end -}}
+
+{{- /* The address of the database, as a rule of a NetworkPolicy. */ -}}
+{{- define "usher.database.egress" -}}
+- ports: [{port: {{ .Values.store.postgresql.port }}}]
+  {{- with .Values.store.postgresql.peers }}
+  to: {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
