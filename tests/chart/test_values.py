@@ -365,6 +365,8 @@ IMPOSSIBLE = {
     "pages.proxies={10.0.0.0/8}": "go together",
     "pages.roles={desk=look}": "go together",
     "pages.proxies={10.0.0.1/8},pages.roles={desk=look}": "write 10.0.0.0/8",
+    "pages.proxies={0.0.0.0/0},pages.roles={desk=look}": "everybody",
+    "pages.proxies={::/0},pages.roles={desk=look}": "everybody",
     "apiServer.cidrs={10.0.0.10/24}": "apiServer.cidrs has 10.0.0.10/24, .* write 10.0.0.0/24",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }

@@ -77,5 +77,8 @@ def test_proxies_of_pages_need_roles_and_are_checked() -> None:
     for changes in ({"page_proxies": ()}, {"page_role": ()}):
         with pytest.raises(model.ConfigurationError, match="go together"):
             settings.check_settings(msgspec.structs.replace(valid, **changes))
+    for everybody in ("0.0.0.0/0", "::/0", "10.0.0.0/0"):
+        with pytest.raises(model.ConfigurationError, match=f"must not have {everybody}, which is everybody"):
+            settings.check_settings(msgspec.structs.replace(valid, page_proxies=("10.0.0.0/8", everybody)))
     with pytest.raises(model.ConfigurationError, match="--page-proxies: 'banana' is not a CIDR"):
         settings.check_settings(msgspec.structs.replace(valid, page_proxies=("banana",)))

@@ -179,7 +179,12 @@ def check_settings(settings: Settings) -> None:
 def _check_proxies(settings: Settings) -> None:
     for flag, networks in (("--trusted-proxies", settings.trusted_proxies), ("--page-proxies", settings.page_proxies)):
         for network in networks:
-            _check_network(flag, network)
+            is_everybody = _parse_network(flag, network).prefixlen == 0
+            if is_everybody and flag == "--page-proxies":
+                raise model.ConfigurationError(
+                    f"--page-proxies must not have {network}, which is everybody",
+                    "Anyone who reaches the port could name the user. Write the addresses of the proxies.",
+                )
     if bool(settings.page_proxies) != bool(settings.page_role):
         raise model.ConfigurationError(
             "--page-proxies and --page-role go together", "Give both, such as --page-role desk=look, or neither."
@@ -226,9 +231,9 @@ def read_store_password(file: Path | None) -> str | None:
         raise model.ConfigurationError(f"{file} cannot be read: {reason}", "Check --store-password-file.") from None
 
 
-def _check_network(flag: str, text: str) -> None:
+def _parse_network(flag: str, text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
-        ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise model.ConfigurationError(
             f"{flag}: {text!r} is not a CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
