@@ -13,6 +13,11 @@ from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.timing import TokenBucket
 
+RATE_WINDOW_SECONDS = 8
+"""The rate of a listener is a mean over this time, in which every arrival is answered. After a stall of the gateway
+all posts of that time are read at once, although their sender is below the rate, and Purple repeats a refused one only
+after three hours."""
+
 
 class LiveListener:
     """A listener's document with everything that is prepared from it; replaced when the document changes.
@@ -71,7 +76,7 @@ class LiveListener:
         self.trusted_proxies = auth.networks(document.trusted_proxies)
         self.is_open = document.authentication.type == "None"
         rate = document.requests_per_second
-        self.bucket = TokenBucket(rate, burst=rate, now=now)
+        self.bucket = TokenBucket(rate, burst=rate * RATE_WINDOW_SECONDS, now=now)
         self.hold = _hold_of(document)
         self.late_after = _shared(document.late_after_seconds * model.MICROSECONDS)
         self.window = _shared(document.window_seconds * model.MICROSECONDS)

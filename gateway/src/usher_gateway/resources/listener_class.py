@@ -211,7 +211,7 @@ class Maximums(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=1,
                 le=100_000,
-                description="Requests per second of one listener. The gateway answers more with 503.",
+                description="Requests per second of one listener, as a mean over 8 s. Above it the answer is 503.",
             ),
         ]
         | None
