@@ -411,3 +411,22 @@ def test_every_value_has_a_comment() -> None:
     rows = [line for line in (charts.CHART / "README.md").read_text("utf-8").splitlines() if line.startswith("| `")]
     assert rows
     assert [row for row in rows if row.endswith("|  |")] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ((), []),
+        (("operator.certificateSecrets={wildcard}",), ["wildcard"]),
+        (("listenerClass.spec.tls.mode=Provided", "listenerClass.spec.tls.secretName=own"), ["own"]),
+        (("listenerClass.spec.tls.mode=Class", "listenerClass.spec.tls.secretName=own"), []),
+    ],
+)
+def test_operator_gets_only_the_certificates_that_the_values_name(values: tuple[str, ...], names: list[str]) -> None:
+    given = ["listenerClass.create=true", "listenerClass.spec.hostname=hooks.example.com", *values]
+    objects = charts.objects(*[f"--set={value}" for value in given], *charts.OTHER_APIS)
+    key = "usher-system/usher-operator-certificates"
+    assert ("RoleBinding", key) in objects if names else ("RoleBinding", key) not in objects
+    rules = objects["Role", key]["rules"] if names else []
+    expected = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]}
+    assert rules == ([expected] if names else [])

@@ -85,12 +85,26 @@ async def test_ingress_keeps_its_class_until_the_new_one_exists(agency: agencies
             await waiting.until(ingress_class, lambda name: name == new_name)
 
 
+async def _permit_certificate(agency: agencies.Agency, name: str) -> None:
+    """Let the operator see whether a Secret exists beside the gateways, as the chart's `certificateSecrets` does."""
+    install = agency.platform.install
+    metadata = {"name": f"certificate-{name}", "namespace": install.system}
+    rbac = "rbac.authorization.k8s.io"
+    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}
+    subject = {"kind": "ServiceAccount", "name": "usher-operator", "namespace": install.system}
+    reference = {"apiGroup": rbac, "kind": "Role", "name": metadata["name"]}
+    about = {"apiVersion": f"{rbac}/v1", "metadata": metadata}
+    await agency.platform.server.create({**about, "kind": "Role", "rules": [rule]})
+    await agency.platform.server.create({**about, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]})
+
+
 async def test_class_reports_a_missing_certificate_until_it_exists(
     agency: agencies.Agency,
 ) -> None:
     system = agency.platform.install.system
     async with edge_class(agency) as klass:
         name = klass["metadata"]["name"]
+        await _permit_certificate(agency, name)
         tls = {"mode": "Provided", "secretName": name}
         await agency.apply({**klass, "spec": {**klass["spec"], "tls": tls}})
         await agency.wait("Listener", "lobby", "CertificateReady", "False", "SecretNotFound")

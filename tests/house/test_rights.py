@@ -23,6 +23,18 @@ def test_no_role_grants_secrets_in_all_namespaces_or_any_wildcard() -> None:
             assert not (is_bound_everywhere and "secrets" in rule["resources"])
 
 
+def test_operator_gets_only_named_secrets_beside_the_gateways() -> None:
+    """It may create Secrets there, so with `get` it could make and read a token of each account."""
+    unnamed = [
+        role["metadata"]["name"]
+        for role in rights.roles()
+        for rule in role["rules"]
+        if role["metadata"].get("namespace") == "usher-system" and "secrets" in rule["resources"]
+        if "get" in rule["verbs"] and not rule.get("resourceNames")
+    ]
+    assert unnamed == []
+
+
 def test_manifests_bind_the_role_of_agencies_nowhere() -> None:
     bindings = [
         manifest

@@ -196,8 +196,14 @@ class Reconciler:
             planned: the key that is planned again anyway.
         """
         namespace, _, name = path.partition("/")
-        async with self._lookups:
-            raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
+        try:
+            async with self._lookups:
+                raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
+        except ApiError as error:
+            if error.status != _FORBIDDEN or namespace != self._cache.install.data_plane_namespace:
+                raise
+            self._add(self._cache.note_missing(path, "Forbidden") - {planned})
+            return
         if raw is None:
             concerned = self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":

@@ -327,8 +327,9 @@ class ChildState(msgspec.Struct, frozen=True):
     """``spec.ingressClassName`` of an Ingress; ``""``: it has none."""
 
 
-SecretState = Literal["Found", "NotLabelled", "NotFound"]
-"""Found: the Secret has the label ``usher.dev/watch``. The other two states come from one GET."""
+SecretState = Literal["Found", "NotLabelled", "NotFound", "Forbidden"]
+"""Found: the Secret has the label ``usher.dev/watch``. The other states come from one GET. Forbidden: the operator may
+not read it; beside the gateways, it may read only the Secrets that the platform named."""
 
 
 SecretAccess = Literal["Unknown", "Permitted", "Denied"]

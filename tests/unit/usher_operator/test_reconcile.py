@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from support.cache_samples import ACME, CRM, destination, klass, raw, secret
+from support.cache_samples import ACME, CRM, LOBBY, destination, klass, listener, raw, secret
 from support.planning import Cluster
+from usher_gateway.kube.client import ApiError
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.reconcile import Reconciler
@@ -22,9 +23,12 @@ class Server:
 
     def __init__(self) -> None:
         self.secret: dict[str, Any] | None = None
+        self.forbidden_namespace = ""
 
-    async def get(self, _path: str, *, missing_ok: bool) -> dict[str, Any] | None:
+    async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:
         assert missing_ok
+        if f"/namespaces/{self.forbidden_namespace}/" in path:
+            raise ApiError(403, "Forbidden", "GET")
         return self.secret
 
     async def apply(self, _path: str, manifest: dict[str, Any], *, is_status: bool = False) -> dict[str, Any]:
@@ -84,3 +88,17 @@ async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it()
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     await reconciler(cluster, server, queue).reconcile(CRM)
     assert OTHER in set(iter(queue.take, None))
+
+
+async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
+    cluster, server = Cluster(), Server()
+    cluster.set_gateways()
+    tls = {"mode": "Provided", "secretName": "wildcard"}
+    for manifest in (klass(tls=tls), raw("Tenant", ACME.name, {}), destination(), listener()):
+        cluster.put(manifest)
+    server.forbidden_namespace = cluster.cache.install.data_plane_namespace
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    await reconciler(cluster, server, queue).reconcile(LOBBY)
+    condition = cluster.condition("Listener", LOBBY.path, "CertificateReady")
+    assert (condition.status, condition.reason) == ("Unknown", "Pending")
+    assert "`operator.certificateSecrets` must have its name" in condition.message

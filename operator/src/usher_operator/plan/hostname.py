@@ -112,6 +112,12 @@ def _provided(view: View, name: str) -> ConditionState:
         case "NotFound":
             message = f"Secret `{name}` with the certificate must exist in namespace `{namespace}`"
             return ConditionState("False", OperatorReason.SecretNotFound, message)
+        case "Forbidden":
+            message = (
+                f"the operator may not look whether Secret `{name}` exists in namespace `{namespace}`; the chart's "
+                "`operator.certificateSecrets` must have its name"
+            )
+            return ConditionState("Unknown", PENDING, message)
         case _:
             return ConditionState("True", OperatorReason.Provided)
 
