@@ -149,6 +149,29 @@ class TestServed:
             assert (await agency.post(urls[room], agencies.visit(10 + number))).acknowledges
         await agency.until_received(1, 10, 11, 12, 13)
 
+    async def test_what_another_agency_makes_gets_no_visits_of_the_former_one(self, agency: agencies.Agency) -> None:
+        install, namespace, urls = await self.deleted(agency, ROOMS)
+        await wait_halted(install, halted=True)
+        await recreate(install, namespace)
+        bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": "new", "key": "token"}}}
+        url = f"{agency.platform.receiver.url}{agency.path_of('new')}"
+        await agency.apply(
+            agency.tenant("newcomer"),
+            agency.destination("crm", http={"url": url, "authentication": bearer}),
+            agency.listener("office", tenantRef={"name": "newcomer"}),
+        )
+        office = await agency.url("office")
+        await agency.until_answers(office, 200)
+        assert (await agency.post(office, agencies.visit(20))).acknowledges
+        await agency.until_held("SecretNotFound", 1)
+        await agency.apply(agency.secret("new", token="token-of-the-newcomer-4713"))
+        await agency.until_received(20, destination="new")
+        assert (await agency.post(urls[ROOMS[0]], agencies.visit(21))).acknowledges
+        await agency.until_held("DestinationNotFound", 1)
+        await agency.until_received(1)
+        await agency.until_received(20, destination="new")
+        await confirm_removals(install)
+
     async def test_a_tombstone_removes_nothing_of_what_came_after_it(self, agency: agencies.Agency) -> None:
         platform, few = agency.platform, ROOMS[:3]
         await platform.restart_operator("--tombstone-seconds", "10")

@@ -72,6 +72,8 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     uid: str = ""
     install: str = ""
     """install_label() of the install whose operator wrote the document."""
+    namespace_uid: str = ""
+    """``metadata.uid`` of the namespace, which another agency may have deleted and made again; ``""``: not known."""
 
     @property
     def key(self) -> str:
@@ -142,12 +144,14 @@ _decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
 _decoders = {kind: msgspec.json.Decoder(document_type).decode for kind, document_type in _TYPES.items()}
 
 
-def envelope_of(document: Document, owner_uid: str, key: bytes, *, install: str = "") -> Envelope:
-    """Return the envelope of a document. ``key``: ``Keys.document``; ``install``: see Owner."""
+def envelope_of(
+    document: Document, owner_uid: str, key: bytes, *, install: str = "", namespace_uid: str = ""
+) -> Envelope:
+    """Return the envelope of a document. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
     kind: Kind = "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
     return Envelope(
         kind=kind,
-        owner=Owner(document.namespace, document.name, owner_uid, install),
+        owner=Owner(document.namespace, document.name, owner_uid, install, namespace_uid),
         generation=document.generation,
         hash=documents.content_hash(document, key),
         document=document,

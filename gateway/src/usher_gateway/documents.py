@@ -128,6 +128,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     destination: str
     """``namespace/name`` of a destination. If it has no document, the gateway holds the deliveries."""
+    destination_uid: str | msgspec.UnsetType = msgspec.UNSET
+    """``DestinationDocument.uid`` of the object that the route means. If the document is another object's, the gateway
+    holds the deliveries: somebody deleted the Destination and made another one with its name."""
     state: Literal["Active", "Paused", "Shadow"] = "Active"
     when: str = ""
     """CEL; ``""`` means always."""
@@ -273,6 +276,8 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     name: str
     url: str
     """May have variables in path and query; with their values it is a secret."""
+    uid: str | msgspec.UnsetType = msgspec.UNSET
+    """``metadata.uid`` of the Destination; objects from files have none."""
     schema_version: int = SCHEMA_VERSION
     generation: int = 0
     type: Literal["HTTP"] = "HTTP"

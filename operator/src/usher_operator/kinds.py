@@ -268,7 +268,9 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
             (raw.get("spec") or {}).get("ingressClassName", "") if ref.kind == "Ingress" else "",
         ),
         digest=digest_of(raw),
-        published=PublishedDocument(_share_defaults(document), envelope.hash, metadata["resourceVersion"])
+        published=PublishedDocument(
+            _share_defaults(document), envelope.hash, envelope.owner, metadata["resourceVersion"]
+        )
         if envelope is not None and document
         else None,
         tombstone=envelope.tombstone if envelope is not None else "",

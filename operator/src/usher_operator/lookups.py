@@ -298,6 +298,11 @@ class Lookups(View):
         return self._namespaces.get(namespace, {})
 
     @lookup("Namespace")
+    def namespace_uid(self, namespace: str) -> str:
+        """``metadata.uid`` of a namespace."""
+        return self._versions.get((kinds.NAMESPACE.name, "", namespace), ("", ""))[0]
+
+    @lookup("Namespace")
     def secret_access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
         return self._secrets.access(namespace)

@@ -165,9 +165,9 @@ class RemovalGuard:
         self._drop_if_empty(namespace)
 
     def review_retirement(self, plan: Plan) -> bool:
-        """Request what a plan of a Listener would take out of service; True if the plan has to be made again.
+        """Request what a plan of a Listener would take out of service.
 
-        The cache then allows it.
+        If it is allowed, the cache allows it from now on, and this returns True: the plan has to be made again.
         """
         key = plan.key
         if key.kind != "Listener":
@@ -178,7 +178,7 @@ class RemovalGuard:
             return False
         may_retire = self.request(plan.retiring) or self._may_retire_now(plan.retiring)
         self._cache.allow_retirement(key, frozenset(plan.retiring.addresses) if may_retire else frozenset())
-        return may_retire and plan.children is None
+        return may_retire
 
     def _may_retire_now(self, retiring: Removal) -> bool:
         """Allow an edit of a Listener itself, if it stays within the limit and nothing of its namespace waits."""

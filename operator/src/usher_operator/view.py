@@ -12,6 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.config_secret import HeldHostnames
+from usher_gateway.config_secret import Owner as DocumentOwner
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
@@ -311,6 +312,8 @@ class PublishedDocument(msgspec.Struct, frozen=True):
 
     document: documents.ListenerDocument | documents.DestinationDocument
     hash: str
+    owner: DocumentOwner
+    """The object that it was made for."""
     version: str = ""
     """``resourceVersion`` of the config Secret."""
 
@@ -563,6 +566,9 @@ class View(Protocol):
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Labels of a namespace; empty if the namespace is not known."""
+
+    def namespace_uid(self, namespace: str) -> str:
+        """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
 
     def secret_access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace."""

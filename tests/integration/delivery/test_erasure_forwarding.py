@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import test_utils, web
 
 from support import command_line, gateways, waiting
@@ -156,3 +157,16 @@ async def test_gateway_killed_while_it_asks_has_erased_nothing(gateway: gateways
     assert [row["selection"]["destinations"] for row in await audited(gateway)] == [["default/mailer"]]
     assert (await erase(gateway, "--forward", "--yes")).code == 0
     assert (len(mailer.requests), gateway.store.count("arrivals")) == (2, 0)
+
+
+async def test_destination_that_another_tenant_has_now_is_not_asked(gateway: gateways.Gateway, mailer: Mailer) -> None:
+    tenant, wifi, its_mailer, crm = yaml.safe_load_all(gateway.file.read_text())
+    its_mailer["spec"]["tenantRef"] = {"name": "globex"}
+    gateway.configure([tenant, {**tenant, "metadata": {"name": "globex"}}, wifi, its_mailer, crm])
+
+    async def preview() -> str:
+        return next(line for line in (await erase(gateway, "--forward")).out.splitlines() if "mailer" in line)
+
+    await waiting.until(preview, lambda line: line.endswith(": erase them there too."))
+    assert (await erase(gateway, "--forward", "--yes")).code == 0
+    assert mailer.requests == []

@@ -46,6 +46,30 @@ def test_listener_of_another_tenant_is_not_the_one_of_a_route(newest: RouteDocum
     assert newest.live_route(delivery_samples.ROUTE) is None
 
 
+@pytest.mark.parametrize(
+    ("listener_uid", "uid", "hold"),
+    [
+        ("new", "new", None),
+        ("former", "new", model.HoldReason.DestinationNotFound),
+        ("new", "former", model.HoldReason.DestinationNotFound),
+        (None, "former", None),
+        (None, "new", model.HoldReason.DestinationNotFound),
+    ],
+    ids=["both-new", "destination-made-again", "removal-halted", "route-removed", "route-removed-and-made-again"],
+)
+def test_delivery_goes_only_to_the_destination_that_its_route_means(
+    newest: RouteDocuments, listener_uid: str | None, uid: str, hold: model.HoldReason | None
+) -> None:
+    accepted_for_former = msgspec.structs.replace(delivery_samples.ROUTE, destination_uid="former")
+    sample = delivery_samples.snapshot(uid=uid)
+    (lobby,) = sample.listeners.values()
+    routes = tuple(msgspec.structs.replace(route, destination_uid=listener_uid or "") for route in lobby.routes)
+    listeners = {lobby.key: msgspec.structs.replace(lobby, routes=routes)} if listener_uid is not None else {}
+    newest.apply(documents.Snapshot(listeners, sample.destinations))
+    assert newest.hold_of(accepted_for_former) is hold
+    assert newest.can_send(accepted_for_former) is (hold is None)
+
+
 def test_apply_names_the_changed_documents(newest: RouteDocuments) -> None:
     changed = newest.apply(delivery_samples.snapshot(state="Paused"))
     assert (changed.listeners, changed.destinations) == (set(), {"agency/crm"})

@@ -88,6 +88,7 @@ def test_hold_of_the_listener_holds_every_route() -> None:
     ("destination", "hold"),
     [
         (None, Hold.DestinationNotFound),
+        (ingest_samples.destination(uid="of-another-object"), Hold.DestinationNotFound),
         (ingest_samples.destination(tenant="other"), Hold.DestinationNotFound),
         (ingest_samples.destination(tenant="acme"), None),
         (ingest_samples.destination(state="Paused"), Hold.DestinationPaused),
@@ -97,7 +98,7 @@ def test_hold_of_the_listener_holds_every_route() -> None:
     ],
 )
 def test_unusable_destination_holds_the_delivery(destination: documents.DestinationDocument | None, hold: Any) -> None:
-    assert routing.destination_hold(destination, "acme") is hold
+    assert routing.destination_hold(destination, "acme", msgspec.UNSET) is hold
 
 
 def test_missing_destination_holds_and_does_not_skip() -> None:

@@ -362,6 +362,16 @@ def test_last_good_credential_keeps_its_url() -> None:
     assert after.headers == previous.destinations["default/crm"].headers
 
 
+def test_destination_of_another_tenant_gets_no_former_url_and_credential() -> None:
+    owned = SECURED.replace("type: HTTP", "type: HTTP\n  tenantRef: {name: acme}")
+    previous = compiled(CLASS, TENANT, SECRET, owned).snapshot
+    moved = owned.replace("{name: acme}", "{name: globex}").replace("crm.example", "globex.example")
+    after = compiled(CLASS, TENANT.replace("acme", "globex"), moved, previous=previous).snapshot
+    destination = after.destinations["default/crm"]
+    assert (destination.tenant, destination.url, destination.headers) == ("globex", "https://globex.example/", ())
+    assert destination.unresolved == "SecretNotFound"
+
+
 ACCOUNT = json.dumps(
     {"client_email": "usher@x.example", "private_key": "-----BEGIN", "private_key_id": "k1", "type": "x"}
 )
@@ -461,6 +471,17 @@ def test_bad_expression_keeps_last_good_listener_with_new_tenant() -> None:
     assert listener.routes == previous.listeners["default/lobby"].routes
     assert listener.tenant.state == "Suspended"
     assert reasons(after) == ["ExpressionInvalid"]
+
+
+def test_listener_of_another_tenant_gets_no_former_url_and_credential() -> None:
+    previous = compiled(CLASS, TENANT, SECRET, DESTINATION, AUTHENTICATED).snapshot.listeners["default/lobby"]
+    assert previous.authentication.digest
+    moved = AUTHENTICATED.replace("{name: acme}", "{name: globex}") + WRONG.removeprefix(LISTENER)
+    in_force = documents.Snapshot({previous.key: previous}, {})
+    after = compiled(CLASS, TENANT.replace("acme", "globex"), DESTINATION, moved, previous=in_force)
+    listener = after.snapshot.listeners["default/lobby"]
+    assert (listener.tenant.name, listener.authentication.type) == ("globex", "Unresolved")
+    assert not {address.url for address in listener.addresses} & {address.url for address in previous.addresses}
 
 
 def test_new_listener_with_bad_expression_gets_a_document() -> None:

@@ -49,6 +49,16 @@ def test_equal_manifest_changes_no_listener() -> None:
     assert overlay.overlay_documents(in_force(), objects(wifi(ROUTE))).changed_listeners == ()
 
 
+def test_manifests_mean_the_objects_that_are_in_force() -> None:
+    bound = in_force()
+    routes = (documents.Route("crm", "acme/crm", destination_uid="of-crm"),)
+    listener = msgspec.structs.replace(bound.listeners["acme/wifi"], routes=routes)
+    crm = msgspec.structs.replace(bound.destinations["acme/crm"], uid="of-crm")
+    present = documents.Snapshot({listener.key: listener}, {crm.key: crm})
+    same = objects(wifi(ROUTE), in_acme(gateways.destination("crm", "https://crm.example.com/")))
+    assert overlay.overlay_documents(present, same).changed_listeners == ()
+
+
 def test_no_document_of_an_overlay_has_a_credential() -> None:
     signed = {"signing": {"secretRefs": [{"name": "keys", "key": "new"}]}}
     destination = in_acme(gateways.destination("erp", "https://erp.example", signed))

@@ -73,7 +73,7 @@ class ErasureHandlers:
                 "tenants": len(person.tenants),
                 "suppressedAt": sorted(suppressed_at),
             }
-            destinations = self._forwarder.declaring(report.sent_to, field) if question.forward else []
+            destinations = self._forwarder.declaring(report, field) if question.forward else []
             return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
         erasure_request = ErasureRequest(
             persons=tuple(sorted(person.keys)),
@@ -88,7 +88,7 @@ class ErasureHandlers:
         selection = person.audited | {"tenants": len(person.tenants)}
         if question.forward:
             report = await self._store.preview_erasure(person.keys)
-            destinations = self._forwarder.declaring(report.sent_to, field)
+            destinations = self._forwarder.declaring(report, field)
             forwarding = selection | {"destinations": destinations}
             await self._audit.record_before_answer(request, "forward erasure", forwarding, len(destinations))
             forwarded = await self._forwarder.forward(destinations, field, question.value.strip())

@@ -18,7 +18,7 @@ from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.identity import PersonField
-from usher_gateway.store.base import ForwardedErasure
+from usher_gateway.store.base import ErasureReport, ForwardedErasure
 from usher_gateway.timing import Clock
 
 _LONGEST_SECONDS = 15
@@ -44,10 +44,18 @@ class ErasureForwarder:
         self._sender = Sender(client)
         self._clock = clock
 
-    def declaring(self, destinations: Collection[str], field: PersonField) -> list[str]:
-        """Return those of some destinations that declare how they erase a person by a kind of value."""
-        calls = {key: document.erasure for key in destinations if (document := self._documents.destination(key))}
-        return sorted([key for key, call in calls.items() if call is not None and call.by.lower() == field])
+    def declaring(self, report: ErasureReport, field: PersonField) -> list[str]:
+        """Return the destinations that got visits of a person and that declare how they erase one by a kind of value.
+
+        A destination that belongs to a tenant at which the person was not is left out: it got its name later.
+        """
+        present = {key: document for key in report.sent_to if (document := self._documents.destination(key))}
+        return sorted(
+            key
+            for key, document in present.items()
+            if document.erasure is not None and document.erasure.by.lower() == field
+            if not document.tenant or f"{document.namespace}/{document.tenant}" in report.arrivals
+        )
 
     async def forward(
         self, destinations: Collection[str], field: PersonField, value: str

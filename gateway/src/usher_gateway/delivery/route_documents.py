@@ -130,12 +130,23 @@ class RouteDocuments:
             return model.HoldReason.TenantSuspended
         if listener is not None and listener.state == "Suspended":
             return model.HoldReason.ListenerSuspended
-        return routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        return self._destination_hold(definition)
 
     def can_send(self, definition: model.RouteDefinition) -> bool:
         """Return whether the destination of a route exists, is active, and has all that attempts need."""
-        hold = routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        hold = self._destination_hold(definition)
         return hold is None and self.prepared_destination(definition.destination) is not None
+
+    def _destination_hold(self, definition: model.RouteDefinition) -> model.HoldReason | None:
+        """Return why the destination takes no deliveries of a route.
+
+        A route that exists follows a Destination that was made again. The open deliveries of a removed route belong to
+        the object that they were accepted for, because the namespace and its names may be somebody else's by now.
+        """
+        live, uid = self.live_route(definition), definition.destination_uid
+        if live is not None and live.destination == definition.destination:
+            uid = live.destination_uid
+        return routing.destination_hold(self.destination(definition.destination), definition.listener.tenant, uid)
 
     def evaluate_delivery(
         self, delivery: model.Delivery, definition: model.RouteDefinition, destination: documents.DestinationDocument

@@ -157,7 +157,7 @@ class _PlannedRoute:
         self._name = self._definition.listener
         destination = destinations.get(route.destination)
         self._transform = route.transform or (destination.transform if destination is not None else "")
-        self._destination_hold = destination_hold(destination, listener.tenant.name)
+        self._destination_hold = destination_hold(destination, listener.tenant.name, route.destination_uid)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
         self._filter_cost = RouteCost(listener.namespace, budgets)
         self._shadow_cost = RouteCost(listener.namespace, budgets)
@@ -259,12 +259,20 @@ def definition_of(listener: documents.ListenerDocument, route: documents.Route) 
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     has_default_fields = listener.fields == documents.DEFAULT_FIELDS
     fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())
-    return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, tuple(fields))
+    return model.RouteDefinition(
+        name, route.name, route.destination, route.when, route.transform, tuple(fields), route.destination_uid
+    )
 
 
-def destination_hold(destination: documents.DestinationDocument | None, tenant: str) -> model.HoldReason | None:
-    """Return why a tenant's deliveries to a destination are held. Another tenant's destination counts as missing."""
-    if destination is None or destination.tenant not in {"", tenant}:
+def destination_hold(
+    destination: documents.DestinationDocument | None, tenant: str, uid: str | msgspec.UnsetType
+) -> model.HoldReason | None:
+    """Return why a tenant's deliveries to a destination are held.
+
+    Another tenant's destination counts as missing, and so does another object with the name of the one that is meant
+    (``uid``).
+    """
+    if destination is None or destination.tenant not in {"", tenant} or destination.uid != uid:
         return model.HoldReason.DestinationNotFound
     if destination.state == "Paused":
         return model.HoldReason.DestinationPaused

@@ -87,6 +87,8 @@ class RouteDefinition(msgspec.Struct, frozen=True):
     """CEL; ``""`` means the destination's format."""
     fields: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """How the listener reads a body: (field, JSON pointers in the order in which they are tried)."""
+    destination_uid: str | msgspec.UnsetType = msgspec.UNSET
+    """As in the route's document at acceptance."""
 
 
 class RoutePlan(msgspec.Struct, frozen=True, gc=False):

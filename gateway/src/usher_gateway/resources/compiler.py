@@ -74,7 +74,8 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: model.Keys
     previous: documents.Snapshot = documents.Snapshot({}, {})
-    """The documents in force, for the cases in which the last good one stays."""
+    """The documents in force, for the cases in which the last good one stays. Those that were made for another tenant
+    count as documents of other resources with the same names: nothing of them stays."""
     reserved_hostnames: Container[str] | None = None
     """The hostnames that no listener may name: those of all ListenerClasses, also of other installs, and those that
     classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
@@ -266,13 +267,16 @@ def compile_destination(
         context: Options.
         is_over_limit: Returns True if at least this many destinations of the namespace come before this one.
     """
+    previous = context.previous.destinations.get(destination.key)
+    tenant_name = destination.spec.tenant_ref.name if destination.spec.tenant_ref else ""
+    if previous is not None and previous.tenant != tenant_name:
+        previous = None
     limit = destination_limit(
         (each.spec for each in resources.classes.values()), resources.labels_of(destination.metadata.namespace)
     )
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(destination, limit)]
     resolver = _resolver(destination, resources, context)
-    previous = context.previous.destinations.get(destination.key)
     document, findings = destination_document(destination, resolver, previous, context.now)
     if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
         return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name), *findings]
@@ -300,7 +304,7 @@ def compile_listener(
         claims: With the owners of the hostnames that it names, and the addresses that others have before it.
         is_over_limit: Returns True if at least this many listeners of the namespace come before this one.
     """
-    previous = context.previous.listeners.get(listener.key)
+    previous = _previous(listener, context)
     found_class = resources.classes.get(listener.class_name)
     limit = listener_limit(found_class.spec) if found_class else None
     if limit is not None and is_over_limit(limit):
@@ -339,6 +343,15 @@ def compile_listener(
     return document, findings
 
 
+def _previous(listener: Listener, context: CompileContext) -> documents.ListenerDocument | None:
+    """Return the document in force of a listener. One that gets another tenant is a new one.
+
+    Another company knows the old URLs, and the old routes are its own.
+    """
+    previous = context.previous.listeners.get(listener.key)
+    return previous if previous is not None and previous.tenant.name == listener.spec.tenant_ref.name else None
+
+
 _MAX_RETIRED_ADDRESSES = 256
 """Of one listener. Otherwise edits that move a path again and again fill the memory of every gateway."""
 
@@ -355,8 +368,7 @@ def retire_addresses(
 
     Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
     its token is past its ``untilTime``. Of very many only those used last stay. Without any other address, the document
-    is the previous one. A listener that gets another tenant counts as a new one, because its old URLs are known to
-    another company.
+    is the previous one.
 
     Args:
         listener: The listener.
@@ -365,8 +377,8 @@ def retire_addresses(
         context: Options.
         claims: With the addresses that listeners have taken.
     """
-    previous, owner = context.previous.listeners.get(listener.key), resources.tenant_of(listener)
-    if not context.now or previous is None or owner is None or previous.tenant.name != owner.metadata.name:
+    previous, owner = _previous(listener, context), resources.tenant_of(listener)
+    if not context.now or previous is None or owner is None:
         return document
     days = _retired_address_days(listener, resources)
     live = document.live_addresses if document is not None else ()

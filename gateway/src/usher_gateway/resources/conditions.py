@@ -340,7 +340,9 @@ class DestinationStatus(Status, frozen=True, kw_only=True):
     """The state of the object. Only the operator writes it."""
 
     host: (
-        Annotated[str, msgspec.Meta(max_length=260, description="Host (and port) of the URL, for `kubectl get`.")]
+        Annotated[
+            str, msgspec.Meta(max_length=260, description="Host (and port) of the URL in force, for `kubectl get`.")
+        ]
         | None
     ) = None
 

@@ -170,8 +170,13 @@ def listener_document(
         redelivery_seconds=pick(dedupe.redelivery_seconds, "Listener.spec.dedupe.redeliverySeconds"),
         late_after_seconds=pick(spec.late and spec.late.after_seconds, "Listener.spec.late.afterSeconds"),
         silence_after_seconds=pick(spec.silence and spec.silence.after_seconds, "Listener.spec.silence.afterSeconds"),
-        routes=tuple(_route(listener, route) for route in spec.routes or ()),
+        routes=routes_of(listener),
     )
+
+
+def routes_of(listener: Listener) -> tuple[documents.Route, ...]:
+    """Return the routes that a listener declares."""
+    return tuple(_route(listener, route) for route in listener.spec.routes or ())
 
 
 _FIELD_NAMES = tuple(

@@ -5,7 +5,7 @@ listener keeps the addresses, credentials and maximums that it has, and no docum
 is enough to evaluate routes on stored visits, and to make the documents that they would send.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -65,7 +65,7 @@ def overlay_documents(in_force: documents.Snapshot, objects: Iterable[resources.
             reason = conditions.Reason.TenantNotFound
             findings.append(conditions.finding(listener, "spec.tenantRef.name", reason, message))
         elif not _has_errors(findings):
-            listeners[key] = _listener(listener, tenant, in_force.listeners.get(key))
+            listeners[key] = _bound(_listener(listener, tenant, in_force.listeners.get(key)), destinations)
     changed_destinations = dict(destinations)
     for key, destination in declared.destinations.items():
         resolver = _PlaceholderResolver({}, destination.identity, require_label=False)
@@ -119,6 +119,18 @@ def _listener(
     )
 
 
+def _bound(
+    document: documents.ListenerDocument, destinations: Mapping[str, documents.DestinationDocument]
+) -> documents.ListenerDocument:
+    """Return a document whose routes mean the destinations that are in force, and else those of the manifests."""
+    uids = {key: destination.uid for key, destination in destinations.items()}
+    routes = tuple(
+        msgspec.structs.replace(route, destination_uid=uids.get(route.destination, msgspec.UNSET))
+        for route in document.routes
+    )
+    return msgspec.structs.replace(document, routes=routes)
+
+
 def _without_credentials(document: documents.DestinationDocument) -> documents.DestinationDocument:
     variables = tuple(
         msgspec.structs.replace(variable, secret=_SECRET if variable.secret else "")
@@ -136,5 +148,9 @@ def _in_place_of(
     if present is None:
         return document
     return msgspec.structs.replace(
-        document, generation=present.generation, unresolved=present.unresolved, missing=present.missing
+        document,
+        uid=present.uid,
+        generation=present.generation,
+        unresolved=present.unresolved,
+        missing=present.missing,
     )

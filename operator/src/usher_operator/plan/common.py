@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from usher_gateway import model
+from usher_gateway import config_secret, model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of, install_label
 from usher_gateway.resources import conditions
 from usher_operator import children
-from usher_operator.plan import compiling
+from usher_operator.plan import compiling, versions
 from usher_operator.view import (
     AGENCY_ROLE,
     FINGERPRINT_FIELD,
@@ -251,6 +251,8 @@ class Publication(msgspec.Struct, frozen=True):
     """Its config Secret."""
     wanted: WantedDocument | None = None
     """The document that gateways should run."""
+    document: config_secret.Document | None = None
+    """The same; None if gateways should run none of this object, though they may still run that of a former one."""
     stays: bool = False
     """True if every child stays as it is."""
     accepted: StatusCondition | None = None
@@ -262,20 +264,31 @@ def publish(
 ) -> Publication:
     """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force."""
     builder = ConditionBuilder(cached.resource.metadata.generation, ())
-    published = view.published(key)
-    last_good = WantedDocument(published.hash, is_last_good=True) if published else None
     if compiled.is_blocked:
-        return Publication(wanted=last_good, stays=True)
+        return leave(view, cached)
     if compiled.document is None or view.keys is None:
         return Publication()
-    install = install_label(view.install.controller_name)
-    envelope = envelope_of(compiled.document, cached.uid, view.keys.document, install=install)
+    envelope = envelope_of(
+        compiled.document,
+        cached.uid,
+        view.keys.document,
+        install=install_label(view.install.controller_name),
+        namespace_uid=view.namespace_uid(key.namespace),
+    )
     try:
         child = children.build_config_secret(envelope, view.install)
     except model.DocumentTooLargeError:
-        return Publication(wanted=last_good, stays=True, accepted=_too_large(builder))
+        return msgspec.structs.replace(leave(view, cached), accepted=_too_large(builder))
     is_last_good = compiled.document.generation < cached.resource.metadata.generation
-    return Publication(child, WantedDocument(envelope.hash, is_last_good))
+    return Publication(child, WantedDocument(envelope.hash, is_last_good), compiled.document)
+
+
+def leave(view: View, cached: compiling.DocumentResource) -> Publication:
+    """Leave in force what is published. Of a former object it counts for nothing."""
+    published = versions.own_version(view, cached)
+    if published is None:
+        return Publication(stays=True)
+    return Publication(None, WantedDocument(published.hash, is_last_good=True), published.document, stays=True)
 
 
 def _too_large(builder: ConditionBuilder) -> StatusCondition:

@@ -7,16 +7,16 @@ already published come first, then the oldest (creationTimestamp, then uid).
 
 import itertools
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener_document import addresses_of, fixed_addresses, token_paths
+from usher_operator.plan import versions
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View, address_path
 
-_DocumentT = TypeVar("_DocumentT", documents.ListenerDocument, documents.DestinationDocument)
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
 """A resource that is compiled to a document."""
 
@@ -30,6 +30,8 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     """See ``Plan.unknown_secrets``."""
     is_blocked: bool = False
     """True if an unreadable resource prevents compiling, so that the published document stays."""
+    held: documents.ListenerDocument | None = None
+    """Of a Listener that was made again: the document that is in force while its own one cannot be."""
 
 
 class _SecretLookup(Mapping[str, resources.Secret]):
@@ -93,11 +95,13 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
     listener = cached.resource
     namespace = listener.metadata.namespace
     tenant = _tenant(view, namespace, listener.spec.tenant_ref.name)
+    own, held = versions.own_listener_document(view, cached), versions.held_version(view, cached)
+    held = versions.bind_routes(view, held, own) if held is not None else None
     if isinstance(tenant, UnreadableResource):
-        return _blocked(listener, listener.spec.tenant_ref.name)
+        return _blocked(listener, listener.spec.tenant_ref.name, held)
     own_class = our_class(view, listener.class_name)
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Listener", namespace, listener.metadata.name), documents.ListenerDocument)
+    previous = held or own
     declared = compiler.Resources(
         classes={listener.class_name: own_class.resource} if own_class else {},
         tenants={tenant.key: tenant} if tenant else {},
@@ -122,7 +126,16 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
         is_over_limit=lambda limit: view.rank(Key("Listener", namespace, listener.metadata.name)) >= limit,
     )
     document = compiler.retire_addresses(listener, document, declared, context, claims=claims)
-    return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown))
+    if document is not None:
+        if held is not None and _lacks_credential(findings):
+            document = versions.hold(document)
+        document = versions.bind_routes(view, document, own)
+    return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown), held=held)
+
+
+def _lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
+    """True if the credential that Purple has to send is missing, so that the last known one counts."""
+    return any(each.severity == "error" and each.path.startswith("spec.authentication") for each in findings)
 
 
 def _retired_arrivals(view: View, path: str) -> dict[str, int]:
@@ -146,7 +159,8 @@ def compile_destination(
     if isinstance(tenant, UnreadableResource):
         return _blocked(destination, ref.name if ref else "")
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Destination", namespace, destination.metadata.name), documents.DestinationDocument)
+    published = versions.own_version(view, cached)
+    previous = published.document if published is not None else None
     document, findings = compiler.compile_destination(
         destination,
         compiler.Resources(
@@ -160,10 +174,15 @@ def compile_destination(
             namespaces={namespace: view.namespace_labels(namespace)},
         ),
         compiler.CompileContext(
-            keys=keys, previous=documents.Snapshot({}, {destination.key: previous} if previous else {})
+            keys=keys,
+            previous=documents.Snapshot(
+                {}, {destination.key: previous} if isinstance(previous, documents.DestinationDocument) else {}
+            ),
         ),
         is_over_limit=lambda limit: view.rank(Key("Destination", namespace, destination.metadata.name)) >= limit,
     )
+    if document is not None:
+        document = msgspec.structs.replace(document, uid=cached.uid)
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
@@ -173,12 +192,16 @@ def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | Unreada
     return cached.resource if cached else view.unreadable(key)
 
 
-def _blocked(resource: resources.Listener | resources.Destination, tenant: str) -> CompiledDocument:
+def _blocked(
+    resource: resources.Listener | resources.Destination,
+    tenant: str,
+    held: documents.ListenerDocument | None = None,
+) -> CompiledDocument:
     """The result for a tenant that this version cannot read: it is not treated as gone."""
     message = f"Tenant `{tenant}` exists, but this version of Usher cannot read it; its conditions say why"
     reason = conditions.Reason.TenantNotFound
     finding = conditions.Finding(resource.kind_name, resource.key, "spec.tenantRef.name", reason, message)
-    return CompiledDocument(None, [finding], (), is_blocked=True)
+    return CompiledDocument(held, [finding], (), is_blocked=held is None, held=held)
 
 
 def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
@@ -202,11 +225,6 @@ def _is_there(finding: conditions.Finding) -> conditions.Finding:
     kind, path = finding.missing or ("", "")
     message = f"{kind} `{path.rpartition('/')[2]}` exists, but this version of Usher cannot read it; its"
     return msgspec.structs.replace(finding, message=f"{message} conditions say why")
-
-
-def _previous(view: View, key: Key, document_type: type[_DocumentT]) -> _DocumentT | None:
-    published = view.published(key)
-    return published.document if published is not None and isinstance(published.document, document_type) else None
 
 
 def _destinations(view: View, listener: resources.Listener) -> dict[str, resources.Destination]:
@@ -257,7 +275,8 @@ def _claims(
 def _is_alone_at(view: View, listener: resources.Listener, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
     key = Key("Listener", listener.metadata.namespace, listener.metadata.name)
-    return view.holds(key, host) and view.only_holder(host) == key
+    is_holder = view.holds(key, host) and view.only_holder(host) == key
+    return is_holder and versions.is_of_present_namespace(view, key)
 
 
 def _owner_of(view: View, host: str) -> hostnames.Owner | None:
@@ -359,8 +378,7 @@ def _take_before(
 
 def _serves(view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey) -> bool:
     """True if the published document of a listener has an address that is not retired."""
-    meta = cached.resource.metadata
-    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)
+    document = _published(view, cached)
     return document is not None and address in map(hostnames.address_key, document.live_addresses)
 
 
@@ -373,11 +391,18 @@ def _take_for_absent(
         claims.take(address, absent.path)
 
 
+def _published(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+    """The document that is published under the name of a listener, also if it is a former listener's."""
+    meta = cached.resource.metadata
+    published = view.published(Key("Listener", meta.namespace, meta.name))
+    document = published.document if published is not None else None
+    return document if isinstance(document, documents.ListenerDocument) else None
+
+
 def _precedence(
     view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
 ) -> tuple[bool, tuple[str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
-    meta = cached.resource.metadata
-    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)
+    document = _published(view, cached)
     has_it = any(hostnames.address_key(published) == address for published in (document.addresses if document else ()))
     return not has_it, age(cached)

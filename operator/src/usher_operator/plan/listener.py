@@ -53,8 +53,8 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     if view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
         publication = common.publish(view, key, cached, compiled)
     else:
-        publication = _unchanged(view, key)
-    document = _in_force(view, key, compiled, publication)
+        publication = _unchanged(view, key, cached, compiled)
+    document = publication.document if isinstance(publication.document, documents.ListenerDocument) else None
     hosts = _HostnameStates.of(view, cached.resource, document)
     parts = builder.from_findings([*compiled.findings, *hosts.findings], [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = publication.accepted or parts[0]
@@ -112,11 +112,19 @@ def _retiring(
     return Removal("Address", key.namespace, key.name, leaving, cached.uid, published.version)
 
 
-def _unchanged(view: View, key: Key) -> common.Publication:
-    """Leave the published document in force, because taking addresses out of service was not allowed yet."""
-    published = view.published(key)
-    last_good = common.WantedDocument(published.hash, is_last_good=True, why_last_good=_WAITS) if published else None
-    return common.Publication(wanted=last_good, stays=True)
+def _unchanged(
+    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+) -> common.Publication:
+    """Take no address out of service, because that was not allowed yet."""
+    if compiled.held is None:
+        publication = common.leave(view, cached)
+    else:
+        publication = common.publish(view, key, cached, msgspec.structs.replace(compiled, document=compiled.held))
+    if publication.wanted is None:
+        return publication
+    return msgspec.structs.replace(
+        publication, wanted=msgspec.structs.replace(publication.wanted, why_last_good=_WAITS)
+    )
 
 
 def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
@@ -137,15 +145,6 @@ def _granted(listener: resources.Listener, document: documents.ListenerDocument 
     """The hostnames that a listener names and that its document has."""
     named = {address.hostname for address in listener.spec.addresses or ()}
     return tuple(sorted(named & {address.host for address in (document.live_addresses if document else ())}))
-
-
-def _in_force(
-    view: View, key: Key, compiled: compiling.CompiledDocument, publication: common.Publication
-) -> documents.ListenerDocument | None:
-    """The document that gateways should run."""
-    stored = view.published(key) if publication.stays else None
-    document = stored.document if stored else compiled.document
-    return document if isinstance(document, documents.ListenerDocument) else None
 
 
 def _reported_suspension(

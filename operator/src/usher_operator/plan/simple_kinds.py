@@ -9,7 +9,7 @@ import urllib.parse
 
 import msgspec
 
-from usher_gateway import model, resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import hostnames, types
 from usher_gateway.resources.listener_class import check_class
 from usher_gateway.resources.removal_limit import (
@@ -36,7 +36,8 @@ from usher_operator.view import (
 )
 
 HOST_FIELD = "host"
-"""Status field of a Destination: host and port of its URL, for a column. The whole URL may contain a secret."""
+"""Status field of a Destination: host and port of the URL in its document, for a column. The whole URL may contain a
+secret."""
 
 _Type = ConditionType
 _NEEDED_OF_CLASS = (_Type.CertificateReady, _Type.Exposed)
@@ -215,7 +216,7 @@ def plan_destination(view: View, key: Key) -> Plan:
         builder.status(
             parts,
             "`state` is Paused: deliveries are held" if is_paused else "",
-            fields={HOST_FIELD: _host(cached.resource)},
+            fields={HOST_FIELD: _host(publication.document)},
         ),
         is_behind=programmed.is_behind,
         again_at=programmed.again_at,
@@ -223,8 +224,11 @@ def plan_destination(view: View, key: Key) -> Plan:
     )
 
 
-def _host(destination: resources.Destination) -> str:
+def _host(document: config_secret.Document | None) -> str:
+    """The host to which visits are sent. It may be another one than the spec's, until a Secret is there."""
+    if not isinstance(document, documents.DestinationDocument):
+        return ""
     try:
-        return urllib.parse.urlsplit(destination.spec.url).netloc
-    except ValueError:  # the condition Accepted says what is wrong with the URL
+        return urllib.parse.urlsplit(document.url).netloc
+    except ValueError:
         return ""

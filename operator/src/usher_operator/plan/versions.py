@@ -1,0 +1,99 @@
+"""Says which published document is a previous version of an object. Pure.
+
+An object is what has one uid. Its name may be made again: for another tenant, by another agency in a namespace that was
+deleted and made again, or for the same tenant, as a rebuild of a cluster does, which gives every object a new uid.
+
+- The document of the same object is its previous version, with its URL, its credentials and its addresses.
+- A Listener that was made again for its tenant keeps its addresses and the credential that Purple sends. Until it is
+  valid itself, its deliveries are held, so that nothing is sent by the former routes.
+- Any other document is somebody else's. It may stay in force until the removal guard lets it go, but nothing of it gets
+  into a new document.
+
+A document has the uid of its Destination, and a route that of the Destination that it means. A gateway holds deliveries
+where the two differ. So a Listener whose removal is halted sends nothing to a Destination that somebody made again,
+and a new Listener sends nothing to a Destination whose removal is halted, whichever document a gateway reads first.
+"""
+
+from typing import Any
+
+import msgspec
+
+from usher_gateway import documents, resources
+from usher_gateway.resources.listener_document import routes_of
+from usher_operator.view import CachedResource, Key, PublishedDocument, View
+
+_NOT_VALID_YET = 0
+"""Generation in the document of a Listener that was made again, until it is valid."""
+
+
+def own_version(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:
+    """The published document of this very object."""
+    published = _published(view, cached)
+    if published is None or published.owner.uid != cached.uid:
+        return None
+    # they differ if the operator heard of the new namespace after it had published the document
+    namespace_uids = {published.owner.namespace_uid, view.namespace_uid(cached.resource.metadata.namespace)}
+    return published if len(namespace_uids - {""}) <= 1 else None
+
+
+def own_listener_document(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+    """The document in ``own_version``."""
+    published = own_version(view, cached)
+    document = published.document if published is not None else None
+    return document if isinstance(document, documents.ListenerDocument) else None
+
+
+def held_version(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+    """The document of a Listener that was made again for its tenant, while it is not valid; None for any other one."""
+    listener, published = cached.resource, _published(view, cached)
+    document = published.document if published is not None else None
+    if published is None or not isinstance(document, documents.ListenerDocument):
+        return None
+    if own_version(view, cached) is not None:
+        is_made_again = document.generation == _NOT_VALID_YET
+    else:
+        is_made_again = published.owner.namespace_uid == view.namespace_uid(listener.metadata.namespace)
+    if not is_made_again or document.tenant.name != listener.spec.tenant_ref.name:
+        return None
+    return hold(msgspec.structs.replace(document, routes=routes_of(listener)))
+
+
+def hold(document: documents.ListenerDocument) -> documents.ListenerDocument:
+    """The document with deliveries held until the Listener, which was made again, is valid."""
+    return msgspec.structs.replace(document, generation=_NOT_VALID_YET, state="Suspended")
+
+
+def is_of_present_namespace(view: View, key: Key) -> bool:
+    """False if the published document of a name is of a namespace that was deleted and made again since."""
+    published = view.published(key)
+    return published is None or published.owner.namespace_uid in {"", view.namespace_uid(key.namespace)}
+
+
+def bind_routes(
+    view: View, document: documents.ListenerDocument, own: documents.ListenerDocument | None
+) -> documents.ListenerDocument:
+    """Return a document whose routes have the uids of their Destinations.
+
+    If a Destination is absent, the Listener that used it until now (``own``) stays bound to it, because its removal may
+    be halted.
+    """
+    used = {route.destination: route.destination_uid for route in own.routes} if own is not None else {}
+    uids = {path: _uid_of(view, path) or used.get(path, msgspec.UNSET) for path in _destinations(document)}
+    routes = [msgspec.structs.replace(route, destination_uid=uids[route.destination]) for route in document.routes]
+    return msgspec.structs.replace(document, routes=tuple(routes))
+
+
+def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
+    return dict.fromkeys(route.destination for route in document.routes)
+
+
+def _uid_of(view: View, path: str) -> str:
+    """The uid of a Destination, also of one that this version cannot read; ``""`` if it is absent."""
+    namespace, _, name = path.partition("/")
+    present = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
+    return present.uid if present is not None else ""
+
+
+def _published(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:
+    meta = cached.resource.metadata
+    return view.published(Key(cached.resource.kind_name, meta.namespace, meta.name))

@@ -1,0 +1,108 @@
+"""One edit gives a destination's name to another tenant: no visit goes to the other tenant's system.
+
+Objects from files have no uid, so a destination is what has the same namespace, name and tenant.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import test_utils, web
+
+from support import gateway as in_process
+from support import gateways, waiting
+from usher_gateway import model
+
+NOT_FOUND, NO_SECRET = model.HoldReason.DestinationNotFound, model.HoldReason.SecretNotFound
+
+
+class System:
+    """A tenant's system: it keeps what it gets, and answers with ``status``."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.received: list[tuple[str, bytes]] = []
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.received.append((request.headers.get("authorization", ""), await request.read()))
+        return web.Response(status=self.status)
+
+    @property
+    def visits(self) -> list[bytes]:
+        return [body for _, body in self.received]
+
+
+class Agency:
+    """A gateway with one listener and one destination, each of one tenant, and the systems of two tenants."""
+
+    def __init__(self, gateway: in_process.RunningGateway, systems: dict[str, System], urls: dict[str, str]) -> None:
+        self.gateway, self.systems, self.urls = gateway, systems, urls
+
+    async def edit(self, tenant: str, *secrets: str) -> None:
+        """Give the listener and the destination to a tenant, with its URL and Secret, and wait until it is in force."""
+        self.gateway.configure(manifests(tenant, self.urls[tenant], secrets))
+        destinations = self.gateway.gateway.snapshot.destinations
+        await waiting.wait_until(lambda: self.gateway.gateway.snapshot.destinations is not destinations)
+
+    async def post(self, *numbers: int) -> None:
+        for number in numbers:
+            assert (await gateways.post(self.gateway.port, "/wifi", gateways.visit(number))).is_acknowledgement
+
+    async def until_held(self, reason: model.HoldReason, count: int) -> None:
+        """Wait until exactly this number of deliveries is held, all for this reason."""
+
+        async def look() -> list[tuple[Any, ...]]:
+            await self.gateway.gateway.store.flush()
+            return self.gateway.store.rows("select hold from deliveries where state = 0 and hold <> 0")
+
+        await waiting.until(look, lambda rows: rows == [(int(reason),)] * count)
+
+
+def manifests(tenant: str, url: str, secrets: tuple[str, ...]) -> list[gateways.Manifest]:
+    bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": tenant, "key": "token"}}}
+    reference = {"tenantRef": {"name": tenant}}
+    return [
+        *({**gateways.TENANT, "metadata": {"name": name}} for name in ("acme", "globex")),
+        *(gateways.secret(name, token=f"token-of-{name}") for name in secrets),
+        gateways.destination("crm", url, {"authentication": bearer}, **reference),
+        gateways.listener("wifi", [gateways.route("crm", "crm")], **reference),
+    ]
+
+
+@pytest.fixture
+async def agency(tmp_path: Path) -> AsyncIterator[Agency]:
+    systems = {"acme": System(), "globex": System()}
+    async with (
+        test_utils.RawTestServer(systems["acme"].answer) as acme,
+        test_utils.RawTestServer(systems["globex"].answer) as globex,
+    ):
+        urls = {"acme": str(acme.make_url("/")), "globex": str(globex.make_url("/"))}
+        async with in_process.running(tmp_path, manifests("acme", urls["acme"], ("acme",))) as gateway:
+            yield Agency(gateway, systems, urls)
+
+
+async def test_visits_wait_for_the_secret_of_their_own_tenant(agency: Agency) -> None:
+    await agency.post(1)
+    await waiting.wait_until(lambda: agency.systems["acme"].received)
+    await agency.edit("globex", "acme")
+    await agency.post(2, 3, 4)
+    await agency.until_held(NO_SECRET, 3)
+    await agency.edit("globex", "globex")
+    await waiting.wait_until(lambda: len(agency.systems["globex"].received) == 3)
+    assert {token for token, _ in agency.systems["globex"].received} == {"Bearer token-of-globex"}
+    assert agency.systems["acme"].received == [("Bearer token-of-acme", gateways.visit(1))]
+
+
+async def test_open_delivery_waits_while_another_tenant_has_its_destination(agency: Agency) -> None:
+    agency.systems["acme"].status = 503
+    await agency.post(1)
+    await waiting.wait_until(lambda: agency.systems["acme"].received)
+    await agency.edit("globex", "globex")
+    await agency.until_held(NOT_FOUND, 1)
+    await agency.post(2)
+    await waiting.wait_until(lambda: agency.systems["globex"].received)
+    agency.systems["acme"].status = 200
+    await agency.edit("acme", "acme")
+    await waiting.wait_until(lambda: agency.systems["acme"].visits[1:] == [gateways.visit(1)])
+    assert agency.systems["globex"].visits == [gateways.visit(2)]

@@ -1,0 +1,236 @@
+"""Names that are made again: what a new object gets of the document of the one before it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from support import plan_reasons, plan_samples
+from support.planning import Cluster
+from usher_gateway import documents
+from usher_operator.view import Key
+
+LOBBY = Key("Listener", "default", "lobby")
+CRM = Key("Destination", "default", "crm")
+BEARER = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
+GLOBEX = {"tenantRef": {"name": "globex"}}
+ROUTE = {"name": "crm", "destinationRef": {"name": "crm"}}
+INVALID = {"routes": [{**ROUTE, "when": "visit.emial == ''"}]}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = plan_samples.agency()
+    cluster.put(namespace("first"))
+    cluster.add(plan_samples.tenant("globex"))
+    cluster.settle()
+    return cluster
+
+
+def namespace(uid: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "uid": uid}}
+
+
+def make_again(cluster: Cluster, key: Key, **spec: Any) -> None:
+    """Delete a resource and create it with another uid and some fields of its spec; its document is still in force."""
+    raw = cluster.raw(key.kind, key.path)
+    cluster.delete(key.kind, key.path)
+    raw["metadata"] |= {"uid": f"another-{raw['metadata']['uid']}", "generation": 1}
+    cluster.put({**raw, "spec": {**raw["spec"], **spec}, "status": {}})
+
+
+def destination(cluster: Cluster) -> documents.DestinationDocument:
+    published = cluster.cache.published(CRM)
+    assert published is not None
+    assert isinstance(published.document, documents.DestinationDocument)
+    return published.document
+
+
+def listener(cluster: Cluster, key: Key = LOBBY) -> documents.ListenerDocument:
+    published = cluster.cache.published(key)
+    assert published is not None
+    assert isinstance(published.document, documents.ListenerDocument)
+    return published.document
+
+
+def status_field(cluster: Cluster, key: Key, name: str) -> object:
+    status = cluster.plan(key).status
+    assert status is not None
+    return status.fields[name]
+
+
+# Destinations
+
+
+@pytest.mark.parametrize("tenant", ["", "acme", "globex"])
+def test_destination_made_again_gets_no_former_url_and_credential(cluster: Cluster, tenant: str) -> None:
+    former = {"url": "https://former.example/", "authentication": BEARER}
+    cluster.edit("Destination", CRM.path, tenantRef={"name": "acme"}, http=former)
+    cluster.settle()
+    assert destination(cluster).headers == (("Authorization", "Bearer tok"),)
+    cluster.delete("Secret", "default/purple")
+    reference = {"tenantRef": {"name": tenant}} if tenant else {}
+    raw = cluster.raw("Destination", CRM.path)
+    del raw["spec"]["tenantRef"]
+    cluster.put(raw)
+    make_again(cluster, CRM, http={"url": "https://new.example/", "authentication": BEARER}, **reference)
+    cluster.settle()
+    document = destination(cluster)
+    assert (document.tenant, document.url, document.headers) == (tenant, "https://new.example/", ())
+    assert document.unresolved == "SecretNotFound"
+    assert status_field(cluster, CRM, "host") == "new.example"
+
+
+def test_invalid_destination_made_again_has_no_document(cluster: Cluster) -> None:
+    make_again(cluster, CRM, transform="visit.emial")
+    assert cluster.plan(CRM).children == ()
+    assert status_field(cluster, CRM, "host") == ""
+
+
+def test_deleted_secret_keeps_credential_url_and_shown_host(cluster: Cluster) -> None:
+    cluster.edit("Destination", CRM.path, http={"url": "https://first.example/", "authentication": BEARER})
+    cluster.settle()
+    cluster.delete("Secret", "default/purple")
+    cluster.edit("Destination", CRM.path, http={"url": "https://second.example/", "authentication": BEARER})
+    cluster.settle()
+    assert destination(cluster).url == "https://first.example/"
+    assert destination(cluster).headers == (("Authorization", "Bearer tok"),)
+    assert status_field(cluster, CRM, "host") == "first.example"
+
+
+# Routes
+
+
+def test_route_follows_the_destination_that_was_made_again(cluster: Cluster) -> None:
+    make_again(cluster, CRM)
+    assert LOBBY in cluster.queue
+    cluster.settle()
+    assert listener(cluster).routes[0].destination_uid == destination(cluster).uid == "another-uid-of-destination-crm"
+
+
+def test_absent_listener_is_not_bound_to_a_destination_made_again(cluster: Cluster) -> None:
+    cluster.delete("Listener", LOBBY.path)
+    make_again(cluster, CRM)
+    cluster.apply(cluster.plan(CRM))
+    assert listener(cluster).routes[0].destination_uid != destination(cluster).uid
+
+
+def test_only_former_users_stay_bound_to_an_absent_destination(cluster: Cluster) -> None:
+    cluster.delete("Destination", CRM.path)
+    cluster.edit("Listener", LOBBY.path, silence={"afterSeconds": 60})
+    cluster.add(plan_samples.listener("new", "routes: [{name: crm, destinationRef: {name: crm}}]"))
+    for key in (LOBBY, new := Key("Listener", "default", "new")):
+        cluster.apply(cluster.plan(key))
+    assert listener(cluster).routes[0].destination_uid == destination(cluster).uid
+    assert listener(cluster, new).routes[0].destination_uid is msgspec.UNSET
+
+
+def test_route_is_not_bound_to_the_former_of_an_unreadable_destination(cluster: Cluster) -> None:
+    make_again(cluster, CRM, http=["unreadable"])
+    cluster.settle()
+    assert listener(cluster).routes[0].destination_uid == "another-uid-of-destination-crm"
+    assert destination(cluster).uid == "uid-of-destination-crm"
+
+
+# Listeners
+
+
+def test_invalid_listener_made_again_for_another_tenant_gets_its_own_urls(cluster: Cluster) -> None:
+    former = listener(cluster)
+    make_again(cluster, LOBBY, **INVALID, **GLOBEX)
+    cluster.settle()
+    document = listener(cluster)
+    assert document.tenant.name == "globex"
+    assert not {address.url for address in document.addresses} & {address.url for address in former.addresses}
+
+
+def test_listener_of_another_tenant_shows_no_former_url_while_it_waits(cluster: Cluster) -> None:
+    former = listener(cluster)
+    cluster.waiting.add(LOBBY)
+    make_again(cluster, LOBBY, **GLOBEX)
+    planned = cluster.plan(LOBBY)
+    assert planned.children is None
+    assert status_field(cluster, LOBBY, "addresses") == []
+    assert cluster.condition("Listener", LOBBY.path, "Programmed").status == "Unknown"
+    assert listener(cluster) == former
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [INVALID, {"fields": {"occurredAtZone": "Nowhere/None"}}, {"listenerClassName": "missing"}],
+    ids=["expression", "value", "class"],
+)
+def test_invalid_listener_made_again_keeps_its_url_and_holds(cluster: Cluster, mistake: dict[str, Any]) -> None:
+    former = listener(cluster)
+    routes = [{**ROUTE, "name": "other", "transform": "visit.email"}]
+    make_again(cluster, LOBBY, **{"routes": routes, **mistake})
+    cluster.settle()
+    document = listener(cluster)
+    assert (document.addresses, document.state) == (former.addresses, "Suspended")
+    assert [route.name for route in document.routes] == [route["name"] for route in mistake.get("routes", routes)]
+    assert cluster.condition("Listener", LOBBY.path, "Programmed").status != "True"
+    cluster.edit("Listener", LOBBY.path, routes=[ROUTE], fields=None, listenerClassName=None)
+    cluster.settle()
+    assert (listener(cluster).addresses, listener(cluster).state) == (former.addresses, "Active")
+
+
+def test_listener_made_again_without_its_secret_answers_and_holds(cluster: Cluster) -> None:
+    cluster.edit("Listener", LOBBY.path, authentication=plan_reasons.BASIC)
+    cluster.settle()
+    former, secret = listener(cluster), cluster.raw("Secret", "default/purple")
+    cluster.delete("Secret", "default/purple")
+    make_again(cluster, LOBBY)
+    cluster.settle()
+    cluster.edit("Listener", LOBBY.path, silence={"afterSeconds": 60})
+    cluster.settle()
+    assert (listener(cluster).authentication, listener(cluster).state) == (former.authentication, "Suspended")
+    cluster.put(secret)
+    cluster.settle()
+    assert (listener(cluster).authentication, listener(cluster).state) == (former.authentication, "Active")
+
+
+def test_listener_made_again_holds_while_its_new_addresses_wait(cluster: Cluster) -> None:
+    former = listener(cluster)
+    cluster.waiting.add(LOBBY)
+    make_again(cluster, LOBBY, **yaml.safe_load("addresses: [{name: a, hostname: www.example.org}]"))
+    cluster.settle()
+    assert (listener(cluster).addresses, listener(cluster).state) == (former.addresses, "Suspended")
+    cluster.waiting.clear()
+    cluster.settle()
+    hosts = [address.host for address in listener(cluster).addresses]
+    assert (hosts, listener(cluster).state) == (["www.example.org", "hooks.example.com"], "Active")
+
+
+def test_listener_of_a_namespace_made_again_gets_nothing_of_the_former_one(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    cluster.edit("Listener", LOBBY.path, authentication=plan_reasons.BASIC)
+    cluster.settle()
+    present, retired = listener(cluster).addresses
+    assert retired.host == "hooks.example.com"
+    cluster.delete("Secret", "default/purple")
+    cluster.put(namespace("second"))
+    make_again(cluster, LOBBY)
+    cluster.settle()
+    document = listener(cluster)
+    assert (document.addresses, document.authentication.type) == ((present,), "Unresolved")
+
+
+def test_namespace_that_is_seen_late_takes_back_what_a_listener_got(cluster: Cluster) -> None:
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    cluster.settle()
+    make_again(cluster, LOBBY)
+    cluster.settle()
+    assert len(listener(cluster).addresses) == 2
+    assert LOBBY in cluster.put(namespace("second"))
+    cluster.settle()
+    assert [address.host for address in listener(cluster).addresses] == ["new.example.com"]
+
+
+def test_hostname_of_a_former_namespace_does_not_go_to_another_tenant(cluster: Cluster) -> None:
+    www = yaml.safe_load("addresses: [{name: a, hostname: www.example.org}]")
+    cluster.edit("Listener", LOBBY.path, **www)
+    cluster.settle()
+    cluster.put(namespace("second"))
+    make_again(cluster, LOBBY, **GLOBEX)
+    assert cluster.condition("Listener", LOBBY.path, "Accepted").reason == "HostnameConflict"
