@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from support import agencies
+from support import agencies, api, installs, waiting
 
 INVALID = "visit.emial"
 OFFICE = "office"
@@ -83,3 +83,34 @@ class TestServed:
         await agency.until_held("TransformError", 1)
         rows = (await agency.platform.ask(f"/api/usage?namespace={agency.namespace}"))["rows"]
         assert {row["tenant"] for row in rows if row["namespace"] == agency.namespace and row["visits"]} == {"globex"}
+
+
+async def published(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Return the owner of each document and tombstone of a namespace, with its kind of content."""
+    documents = await install.documents()
+    return {
+        owner: "tombstone" if b'"tombstone"' in installs.decoded(secret)["config.json"] else "document"
+        for owner, secret in documents.items()
+        if f" {namespace}/" in owner
+    }
+
+
+async def test_namespace_that_may_not_publish_has_no_destination(
+    install: installs.Install, make_namespace: installs.Namespaces
+) -> None:
+    """Namespaces that nobody admitted, and those that no class of the install permits."""
+    server, labels = install.server, {"usher-test": "permitted"}
+    await install.start_operator()
+    await server.apply(install.klass(namespaces={"from": "Selector", "selector": {"matchLabels": labels}}))
+    stranger, other = await make_namespace("stranger", labels, is_admitted=False), await make_namespace("other")
+    permitted = await make_namespace("agency", labels)
+    for namespace in (stranger, other, permitted):
+        await server.apply(installs.destination(namespace))
+    crm = api.Resource("Destination", "crm", stranger)
+    await server.wait(crm, agencies.says("Accepted", "False", "NamespaceNotPermitted"))
+    owner = f"Destination {permitted}/crm"
+    await waiting.until(lambda: published(install, permitted), lambda contents: contents == {owner: "document"})
+    assert [await published(install, namespace) for namespace in (stranger, other)] == [{}, {}]
+    refused = {"metadata": {"labels": {"usher-test": "refused"}}}
+    await server.merge(api.Resource("Namespace", permitted), refused)
+    await waiting.until(lambda: published(install, permitted), lambda contents: contents == {owner: "tombstone"})

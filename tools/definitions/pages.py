@@ -38,7 +38,7 @@ _CONDITIONS = {
 
 _REASONS = {
     "ClassNotFound": ("Listener",),
-    "ClassNotPermitted": ("Listener",),
+    "ClassNotPermitted": ("Listener", "Destination"),
     "HostnameConflict": ("Listener",),
     "HostnameReserved": ("Listener",),
     "HostnameNotAllowed": ("Listener",),

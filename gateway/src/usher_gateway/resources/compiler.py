@@ -29,6 +29,8 @@ IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=h
 
 _DAY = 86_400 * model.MICROSECONDS
 
+_NO_CLASS = "no ListenerClass permits this namespace; the platform's owner can change `namespaces` of one"
+
 _REFUSALS = {
     Reason.HostnameReserved: (
         "is the hostname of a class, or was until its retired URLs end; leave `addresses` out to be served at the "
@@ -259,7 +261,10 @@ def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[
 def compile_destination(
     destination: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
 ) -> tuple[documents.DestinationDocument | None, list[Finding]]:
-    """Return the document of a destination, and the findings. Without its tenant it gets no document.
+    """Return the document of a destination, and the findings.
+
+    It gets no document without its tenant, or in a namespace that no class permits. Without any class the document in
+    force stays.
 
     Args:
         destination: The destination.
@@ -271,9 +276,12 @@ def compile_destination(
     tenant_name = destination.spec.tenant_ref.name if destination.spec.tenant_ref else ""
     if previous is not None and previous.tenant != tenant_name:
         previous = None
-    limit = destination_limit(
-        (each.spec for each in resources.classes.values()), resources.labels_of(destination.metadata.namespace)
-    )
+    labels = resources.labels_of(destination.metadata.namespace)
+    specs = [each.spec for each in resources.classes.values()]
+    permitting = [spec for spec in specs if hostnames.permits(spec.namespaces, labels)]
+    if not permitting and (specs or not context.allow_implicit_class):
+        return (None if specs else previous), [finding(destination, "", Reason.ClassNotPermitted, _NO_CLASS)]
+    limit = destination_limit(permitting)
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(destination, limit)]
     resolver = _resolver(destination, resources, context)
@@ -541,10 +549,9 @@ def listener_limit(spec: ListenerClassSpec) -> int | None:
     return spec.maximums.listeners_per_namespace if spec.maximums else None
 
 
-def destination_limit(classes: Iterable[ListenerClassSpec], labels: Mapping[str, str]) -> int | None:
-    """Return how many destinations a namespace may have: the highest number among the classes that it may use."""
-    usable = [spec for spec in classes if hostnames.permits(spec.namespaces, labels)]
-    limits = [spec.maximums.destinations_per_namespace if spec.maximums else None for spec in usable]
+def destination_limit(permitting: Iterable[ListenerClassSpec]) -> int | None:
+    """Return how many destinations a namespace may have: the highest number among the classes that permit it."""
+    limits = [spec.maximums.destinations_per_namespace if spec.maximums else None for spec in permitting]
     given = [limit for limit in limits if limit is not None]
     return max(given) if given and len(given) == len(limits) else None
 

@@ -181,9 +181,19 @@ def compile_destination(
         ),
         is_over_limit=lambda limit: view.rank(Key("Destination", namespace, destination.metadata.name)) >= limit,
     )
+    unreadable_class = _unreadable_class(view, destination)
+    if unreadable_class is not None and any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
+        findings = [msgspec.structs.replace(each, missing=("ListenerClass", unreadable_class)) for each in findings]
+        return CompiledDocument(None, _not_missing(view, findings), (), is_blocked=True)
     if document is not None:
         document = msgspec.structs.replace(document, uid=cached.uid)
     return CompiledDocument(document, findings, tuple(secrets.unknown))
+
+
+def _unreadable_class(view: View, destination: resources.Destination) -> str | None:
+    """The name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
+    names = view.classes_using(Key("Destination", destination.metadata.namespace, destination.metadata.name))
+    return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
 
 def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:

@@ -199,7 +199,7 @@ def plan_destination(view: View, key: Key) -> Plan:
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
         return common.plan_held_back(key, cached, keys, _NEEDED_OF_DESTINATION)
-    if any(types.secret_keys(cached.resource.spec)) and view.secret_access(key.namespace) != "Permitted":
+    if view.secret_access(key.namespace) != "Permitted":
         return common.plan_without_secrets(view, key, cached, _NEEDED_OF_DESTINATION)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     compiled = compiling.compile_destination(view, cached, keys)

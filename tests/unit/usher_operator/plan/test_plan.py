@@ -54,8 +54,12 @@ def test_namespace_without_admission_keeps_what_is_published(cluster: Cluster) -
     cluster.set_access("default", "Denied")
     cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
     cluster.add(plan_samples.listener("new"))
+    destination = cluster.raw("Destination", DESTINATION.path)
+    cluster.put({**destination, "metadata": {"name": "new"}})
     assert document(cluster) == published_before
-    assert cluster.cache.published(Key("Listener", "default", "new")) is None
+    for kind in ("Listener", "Destination"):
+        assert cluster.cache.published(Key(kind, "default", "new")) is None
+        assert cluster.condition(kind, "default/new", "Accepted").reason == "NamespaceNotPermitted"
 
 
 def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector(cluster: Cluster) -> None:
@@ -65,11 +69,6 @@ def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector(clust
     after_removal = cluster.plan(KEY)
     assert after_removal.children == ()
     assert [child.name for child in after_removal.staying] == ["lobby-url"]
-
-
-def test_destination_without_secrets_needs_no_admission(cluster: Cluster) -> None:
-    cluster.set_access("default", "Denied")
-    assert cluster.condition("Destination", plan_samples.DESTINATION, "Accepted").status == "True"
 
 
 def test_deleted_secret_leaves_the_last_good_document_in_force(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ import yaml
 from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
-from usher_operator.view import Key
+from usher_operator.view import Key, Kind
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")
@@ -234,3 +234,40 @@ def test_hostname_of_a_former_namespace_does_not_go_to_another_tenant(cluster: C
     cluster.put(namespace("second"))
     make_again(cluster, LOBBY, **GLOBEX)
     assert cluster.condition("Listener", LOBBY.path, "Accepted").reason == "HostnameConflict"
+
+
+# Namespaces that may publish nothing
+
+
+@pytest.mark.parametrize("kind", ["Listener", "Destination"])
+def test_namespace_that_no_class_permits_has_no_documents(cluster: Cluster, kind: Kind) -> None:
+    plan_reasons.only_these_namespaces(cluster)
+    path = LOBBY.path if kind == "Listener" else CRM.path
+    assert cluster.condition(kind, path, "Accepted").reason == "ClassNotPermitted"
+    cluster.apply(cluster.plan(CRM))
+    assert cluster.cache.published(CRM) is None
+
+
+def test_destination_stays_while_there_is_no_class(cluster: Cluster) -> None:
+    document = destination(cluster)
+    cluster.delete("ListenerClass", "public")
+    cluster.add(
+        "{apiVersion: usher.dev/v1alpha1, kind: Destination, metadata: {name: new}, "
+        "spec: {type: HTTP, http: {url: 'https://new.example/'}}}"
+    )
+    cluster.settle()
+    assert destination(cluster) == document
+    assert cluster.cache.published(Key("Destination", "default", "new")) is None
+    assert cluster.condition("Destination", CRM.path, "Accepted").reason == "ClassNotPermitted"
+
+
+def test_destination_stays_while_its_class_cannot_be_read(cluster: Cluster) -> None:
+    cluster.add(
+        "{apiVersion: usher.dev/v1alpha1, kind: ListenerClass, metadata: {name: other}, spec: "
+        "{controllerName: usher.dev/usher, hostname: other.example.com, exposure: {type: None}, "
+        "tls: {mode: External}, namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}}"
+    )
+    cluster.settle()
+    cluster.make_unreadable("ListenerClass", "public")
+    assert cluster.plan(CRM).children is None
+    assert "this version of Usher cannot read it" in cluster.condition("Destination", CRM.path, "Accepted").message
