@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -160,6 +161,34 @@ async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(
         await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, VISITS, VISITS)
         assert_each_once(peer.kept("/"), VISITS)
+
+
+@pytest.mark.parametrize("token", [{"generation": 1}, {"generation": 1, "alsoAccept": [{"generation": 0}]}])
+async def test_old_url_does_not_end_by_a_clock_that_jumped_ahead(
+    tmp_path: Path, clock: WallClock, token: dict[str, Any]
+) -> None:
+    """An edit retires the old URL, or declares until when it is accepted."""
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    for old in token.get("alsoAccept", ()):
+        old["untilTime"] = tomorrow.isoformat(timespec="seconds")
+    tenant, listener = (
+        gateways.TENANT,
+        gateways.listener("first", [], addresses=[{"name": "a", "hostname": gateways.HOST}]),
+    )
+    async with in_process.running(tmp_path, [tenant, listener]) as gateway:
+        (old_address,) = gateway.gateway.snapshot.listeners["default/first"].addresses
+        for jump, state in ((0, "Active"), (60 * DAY, "Suspended")):
+            clock.ahead_seconds = jump
+            edited = {**listener, "spec": {**listener["spec"], "token": token, "state": state}}
+            gateway.configure([tenant, edited])
+            await waiting.wait_until(functools.partial(has_state, gateway, state))
+            answer = await gateways.post(gateway.port, old_address.path, gateways.visit(jump))
+            assert answer.is_acknowledgement, f"after a jump of {jump} s"
+
+
+def has_state(gateway: in_process.RunningGateway, state: str) -> bool:
+    listener = gateway.gateway.snapshot.listeners["default/first"]
+    return (listener.state, len(listener.addresses)) == (state, 2)
 
 
 async def has_warning(gateway: in_process.RunningGateway) -> bool:

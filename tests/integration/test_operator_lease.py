@@ -13,6 +13,7 @@ from aiohttp import web
 
 from usher_gateway.kube import access, client
 from usher_operator import leader, settings
+from usher_operator.confirmed_clock import ConfirmedClock
 from usher_operator.settings import OperatorSettings
 
 
@@ -35,6 +36,29 @@ async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, h
             acquiring.cancel()
     assert (part.is_leader, part.reached_at) == (False, None)
     assert [hint in line["hint"] for line in logs[:2]] == [True, True]
+
+
+async def test_next_leader_goes_on_from_the_saved_time_whatever_its_wall_clock() -> None:
+    stored: dict[str, Any] = {}
+    hour = 3600 * 1_000_000
+
+    async def store(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
+        written = await request.json()
+        stored.update(written, metadata={**written["metadata"], "resourceVersion": str(len(passed))})
+        return web.json_response(stored)
+
+    passed: list[int] = []
+    for wall in (1_800_000_000_000_000, 1_900_000_000_000_000, 0):
+        steady = 5
+        clock = ConfirmedClock(steady=lambda: steady, wall=lambda: wall)  # noqa: B023 - used within the turn
+        async with replica(store, settings.OperatorTiming(), clock) as part:
+            await part.acquire()
+            steady += hour
+            passed.append(clock.now())
+            await part.release()
+    assert passed == [1_800_000_000_000_000 + number * hour for number in (1, 2, 3)]
 
 
 async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
@@ -71,7 +95,9 @@ async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
 
 @contextlib.asynccontextmanager
 async def replica(
-    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], timing: settings.OperatorTiming
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    timing: settings.OperatorTiming,
+    confirmed_clock: ConfirmedClock | None = None,
 ) -> AsyncIterator[leader.LeaderLease]:
     """Yield one replica's part in the election at an API server that answers as given."""
     app = web.Application()
@@ -84,6 +110,11 @@ async def replica(
     connection = access.ApiConnection(server=f"http://{host}:{port}")
     try:
         async with client.Client(access.Access(lambda _: connection)) as opened:
-            yield leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)
+            yield leader.LeaderLease(
+                opened,
+                OperatorSettings(timing=timing, identity="me"),
+                clock=time.monotonic,
+                confirmed_clock=confirmed_clock or ConfirmedClock(),
+            )
     finally:
         await runner.cleanup()

@@ -55,13 +55,13 @@ class Cluster:
     ) -> None:
         self.now = NOW
         settings = OperatorSettings(controller_name=controller_name, backend=BackendService(service_port=8080))
-        self.cache = Cache(settings, clock=lambda: self.now, wall_clock=lambda: self.now)
+        self.cache = Cache(settings, clock=lambda: self.now, confirmed_clock=lambda: self.now)
         self.cache.set_keys(keys)
         self.cache.set_secret_access("", "Permitted")
         self.queue: set[Key] = set()
         """The keys that changes concern and that were not applied since."""
         self.waiting: set[Key] = set()
-        """Listeners whose edits may not take addresses out of service yet."""
+        """Listeners of which no address may go out of service yet."""
         self._objects: dict[ObjectRef, dict[str, Any]] = {}
         """Everything as it is stored."""
         self._removes_at_once = removes_at_once
@@ -214,8 +214,9 @@ class Cluster:
             for path in planned.unknown_secrets:
                 self.look_up(path)
             planned = self.cache.plan(key)
-        if planned.retiring and key not in self.waiting:
-            self.cache.allow_retirement(key, frozenset(planned.retiring.addresses))
+        leaving = [removal for removal in (planned.retiring, planned.ending) if removal is not None]
+        if leaving and key not in self.waiting:
+            self.cache.allow_retirement(key, frozenset(address for removal in leaving for address in removal.addresses))
             planned = self.cache.plan(key)
             self.cache.allow_retirement(key, frozenset())
         return planned

@@ -50,6 +50,14 @@ def test_confirmed_time_does_not_follow_a_jump(machine: Machine) -> None:
     assert clock.jump() == 0
 
 
+@pytest.mark.parametrize("jump", [YEARS, -YEARS])
+def test_time_since_the_start_never_follows_a_jump(machine: Machine, jump: int) -> None:
+    clock = timing.Clock()
+    machine.wall += jump
+    machine.advance(2 * HOUR)
+    assert clock.since_start() == START + 2 * HOUR
+
+
 def test_jump_is_accepted_after_an_hour_of_steady_time(machine: Machine) -> None:
     clock = timing.Clock()
     machine.wall += YEARS

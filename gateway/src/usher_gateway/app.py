@@ -124,7 +124,7 @@ class Gateway:
             environ,
             keys=self._keys,
             check=self._check_document,
-            now=self.clock.now,
+            clock=self.clock,
             arrivals=lambda: self.counters.retired_arrivals,
         )
 

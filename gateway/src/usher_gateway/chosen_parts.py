@@ -12,6 +12,7 @@ from usher_gateway.settings import Settings, read_store_password
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.store.store import Store
+from usher_gateway.timing import Clock
 
 
 def make_store(settings: Settings, keys: model.Keys, now: Callable[[], int]) -> Store:
@@ -48,7 +49,7 @@ def make_source(
     *,
     keys: model.Keys,
     check: Callable[[documents.ListenerDocument | documents.DestinationDocument], None],
-    now: Callable[[], int],
+    clock: Clock,
     arrivals: Callable[[], Mapping[str, int]],
 ) -> Source:
     """Return the source of configuration: files, or the API server of a cluster.
@@ -58,14 +59,16 @@ def make_source(
         environ: may say how to reach the API server.
         keys: of the install.
         check: builds what would run a document; it raises an error if that is not possible.
-        now: returns microseconds.
+        clock: of the gateway.
         arrivals: returns `Address.id` of each retired address -> its last arrival in microseconds.
     """
     if not settings.from_cluster:
         options = files.FileOptions(
             keys=keys, trusted_proxies=settings.trusted_proxies, removal_limit=settings.removal_limit
         )
-        return files.FileSource(settings.files, options, now=now, arrivals=arrivals)
+        return files.FileSource(
+            settings.files, options, now=clock.since_start, arrivals=lambda: _since_start(clock, arrivals())
+        )
     from usher_gateway.config import cluster  # imports cryptography, which files do not need
 
     return cluster.ClusterSource(
@@ -77,8 +80,14 @@ def make_source(
         ),
         client=client.Client(access.find_access(settings.kubeconfig, environ), limits=cluster.CLIENT_LIMITS),
         check=check,
-        now=now,
+        now=clock.now,
     )
+
+
+def _since_start(clock: Clock, arrivals: Mapping[str, int]) -> dict[str, int]:
+    """Return arrivals by `Clock.since_start`; a wall clock that was set back makes none of them earlier."""
+    ahead = max(0, clock.since_start() - clock.now())
+    return {address: at + ahead for address, at in arrivals.items()}
 
 
 def make_kubernetes_tokens(

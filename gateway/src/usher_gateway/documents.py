@@ -378,6 +378,21 @@ def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now
     )
 
 
+def ended_addresses(previous: ListenerDocument, newest: ListenerDocument, now: int) -> tuple[Address, ...]:
+    """Return the retired addresses that a newer document of the same tenant does not have any more.
+
+    An address past its ``untilTime`` is not among them. ``now``: microseconds.
+    """
+    if previous.tenant.name != newest.tenant.name:
+        return ()
+    present = {address.place for address in newest.addresses}
+    return tuple(
+        address
+        for address in previous.retired_addresses
+        if address.place not in present and not 0 < address.until <= now
+    )
+
+
 def shorten_url(url: str) -> str:
     """Return a form of a URL that may be shown, because the path and the query of a listener's URL are a credential.
 

@@ -56,8 +56,10 @@ class Clock:
 
     def now(self) -> int:
         """Return the current instant (microseconds since the epoch, UTC)."""
-        if self.scale == 1.0:
-            return time.time_ns() // 1000
+        return time.time_ns() // 1000 if self.scale == 1.0 else self.since_start()
+
+    def since_start(self) -> int:
+        """Return the instant of the start plus the steady time since, which no jump of the wall clock changes."""
         elapsed = (_since_boot_ns() - self._since_boot) // 1000
         return self._start + int(elapsed * self.scale)
 

@@ -29,14 +29,14 @@ from usher_operator import (
 )
 from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
+from usher_operator.confirmed_clock import ConfirmedClock
 from usher_operator.events import EventLogger
 from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
-from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.removals import RemovalGuard
 from usher_operator.route_check import RouteChecker
-from usher_operator.server_clock import ServerClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key
@@ -96,14 +96,13 @@ class Operator:
         self.admin = HealthServer(
             settings.admin, health=self.health, metrics=self.metrics, before_scrape=self._update_gauges
         )
-        self.clock = ServerClock()
+        self.clock = ConfirmedClock()
         self.api = Client(
             self._access,
             limits=ClientLimits(page_bytes=_PAGE_BYTES),
             field_manager=kinds.field_manager(settings.controller_name),
             count_request=self.metrics.count_request,
             may_write=lambda: self.lease.may_write,
-            saw_date=self.clock.saw_date,
         )
         self.watch_api = Client(
             self._access,
@@ -116,8 +115,8 @@ class Operator:
             count_request=self.metrics.count_request,
         )
         """Reads the Secrets of agencies, with a connection for each namespace."""
-        self.lease = leader.LeaderLease(self.api, settings, time.monotonic)
-        self.cache = Cache(settings, wall_clock=self.clock.now, expect_event=self.health.expect_event)
+        self.lease = leader.LeaderLease(self.api, settings, clock=time.monotonic, confirmed_clock=self.clock)
+        self.cache = Cache(settings, confirmed_clock=self.clock.now, expect_event=self.health.expect_event)
         self.queue: Workqueue[Key] = Workqueue(
             clock=time.monotonic,
             random=random.random,
@@ -233,7 +232,7 @@ class Operator:
             queue=self.queue,
             writer=self.children,
             removal_guard=self.removal_guard,
-            tombstones=AgeClock(timing.tombstone_seconds),
+            tombstone_seconds=timing.tombstone_seconds,
             event_logger=self.event_logger,
         )
 

@@ -132,8 +132,8 @@ class GatewayAnswers:
         self._stale: dict[Key, str] = {}
         self._held: dict[Key, HeldHostnames] = {}
 
-    def take(self, answer: ConfigReport) -> set[Key]:
-        """Take an answer; returns the keys whose state changed."""
+    def take(self, answer: ConfigReport, now: int = 0) -> set[Key]:
+        """Take an answer; returns the keys whose state changed. ``now``: the operator's confirmed time."""
         entries: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
         named = {_key(entry.kind, entry.key) for entry in entries}
         named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *self._stale}
@@ -152,8 +152,9 @@ class GatewayAnswers:
             self._applied[_key(document.kind, document.key)] = AppliedDocument(
                 document.hash or "", document.rejected or ""
             )
+        ahead = _hours_ahead(answer.now, now)
         for path, state in answer.listeners.items():
-            self._listeners[path] = _listener(state)
+            self._listeners[path] = _listener(state, ahead)
         for path, destination in answer.destinations.items():
             error = destination.error or ""
             self._destinations[path] = DestinationReport(
@@ -197,7 +198,20 @@ class GatewayAnswers:
         )
 
 
-def _listener(state: _Listener) -> ListenerReport:
+def _hours_ahead(gateway_time: datetime.datetime | None, now: int) -> int:
+    """Return by how many microseconds the confirmed time is ahead of a gateway's clock, in whole hours; 0 if it is not.
+
+    Without it an address in use could end, because its last arrival would count as an old one. Whole hours keep
+    documents as they are while clocks differ by minutes.
+    """
+    if gateway_time is None:
+        return 0
+    hours = round((now / model.MICROSECONDS - gateway_time.timestamp()) / 3600)
+    return max(0, hours) * 3600 * model.MICROSECONDS
+
+
+def _listener(state: _Listener, ahead: int) -> ListenerReport:
+    """Return the report of a listener. ``ahead``: microseconds that are added to the gateway's times."""
     receiving = _RECEIVING.get(state.receiving, "NoVisitYet")
     return ListenerReport(
         receiving=receiving,
@@ -214,7 +228,7 @@ def _listener(state: _Listener) -> ListenerReport:
         ),
         times_untrusted=state.times_untrusted,
         retired_arrivals={
-            address: int(at.timestamp()) * model.MICROSECONDS for address, at in state.retired_arrivals.items()
+            address: int(at.timestamp()) * model.MICROSECONDS + ahead for address, at in state.retired_arrivals.items()
         },
     )
 
@@ -329,7 +343,7 @@ class GatewayObserver:
                 if response.status != 200:
                     is_refusal = response.status == HTTPStatus.UNAUTHORIZED
                     return self._not_reached(gateway, f"answered {response.status}", refuses_token=is_refusal)
-                return gateway.take(_decode(await response.read()))
+                return gateway.take(_decode(await response.read()), self._cache.time)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             return self._not_reached(gateway, type(error).__name__)
 

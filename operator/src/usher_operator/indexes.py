@@ -126,8 +126,8 @@ class ChildIndex:
         """Keys whose document is in force, by kind and namespace."""
         self._tombstones: GroupIndex[str] = GroupIndex()
         """Keys that have a tombstone, by namespace."""
-        self._addresses: Counter[str] = Counter()
-        """Number of addresses of each namespace that are in force and not retired."""
+        self._addresses: Counter[tuple[RemovalKind, str]] = Counter()
+        """Number of addresses of each namespace that are in force: ``Address`` counts those that are not retired."""
         self.listeners_in_force = 0
         """Number of published documents of Listeners."""
         self.held = HolderIndex()
@@ -190,11 +190,12 @@ class ChildIndex:
         return frozenset(namespace for kind_in_force, namespace in self._in_force.groups if kind_in_force == kind)
 
     def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
-        """Number of published documents of a namespace, and of addresses in them that are not retired."""
+        """Number of published documents of a namespace, and of addresses in them."""
         return {
             "Listener": len(self._in_force.keys_of(("Listener", namespace))),
             "Destination": len(self._in_force.keys_of(("Destination", namespace))),
-            "Address": self._addresses[namespace],
+            "Address": self._addresses["Address", namespace],
+            "RetiredAddress": self._addresses["RetiredAddress", namespace],
         }
 
     def tombstones_in(self, namespace: str) -> AbstractSet[Key]:
@@ -216,7 +217,7 @@ class ChildIndex:
         self._by_key.setdefault(child.key, {})[ref] = child
         if child.published is not None:
             self.listeners_in_force += child.key.kind == "Listener"
-            self._addresses[child.key.namespace] += _address_count(child)
+            self._addresses.update(_address_counts(child))
         if child.is_config:
             self._index_config(child.key)
         return child
@@ -240,7 +241,7 @@ class ChildIndex:
             return
         if child.published is not None:
             self.listeners_in_force -= child.key.kind == "Listener"
-            self._addresses[child.key.namespace] -= _address_count(child)
+            self._addresses.subtract(_address_counts(child))
         del self.by_ref[ref]
         siblings = self._by_key[child.key]
         del siblings[ref]
@@ -263,10 +264,13 @@ class ChildIndex:
         self.held.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
 
 
-def _address_count(child: kinds.ChildRecord) -> int:
-    """The number of addresses in a document that are not retired."""
+def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:
+    """The number of addresses in a document, and of retired ones."""
     document = child.published.document if child.published is not None else None
-    return len(document.live_addresses) if isinstance(document, documents.ListenerDocument) else 0
+    if not isinstance(document, documents.ListenerDocument):
+        return {}
+    retired, namespace = len(document.retired_addresses), child.key.namespace
+    return {("Address", namespace): len(document.addresses) - retired, ("RetiredAddress", namespace): retired}
 
 
 class ClassUseIndex:

@@ -2,6 +2,8 @@
 
 A replica counts the age of the Lease by its own monotonic clock, from the moment at which it saw the record change. It
 never reads the times in the record, so clocks of machines may differ by a minute. Source: client-go's leaderelection.
+
+Each renewal also saves the leader's confirmed time (`confirmed_clock`), from which the next leader goes on.
 """
 
 import asyncio
@@ -13,7 +15,9 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
+from usher_gateway import model
 from usher_gateway.kube.client import ApiError, Client, JsonObject
+from usher_operator.confirmed_clock import ConfirmedClock
 from usher_operator.settings import OperatorSettings
 
 _log = structlog.get_logger(__name__)
@@ -23,6 +27,9 @@ GROUP_PATH = "/apis/coordination.k8s.io/v1"
 
 NAME = "usher-operator"
 """Name of the Lease, in the operator's namespace."""
+
+CONFIRMED_TIME_ANNOTATION = "usher.dev/confirmed-time"
+"""The leader's confirmed time at the last renewal (RFC 3339)."""
 
 _ATTEMPTS = 2
 """Requests that fit into the renew deadline if each takes its whole time. So neither one request without an answer nor
@@ -44,6 +51,8 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     duration_seconds: float = 0.0
     transitions: int = 0
     resource_version: str = ""
+    confirmed_time: int = 0
+    """The time that the leader saved, in microseconds; 0: none."""
 
 
 class LeaseDecision(msgspec.Struct, frozen=True):
@@ -92,14 +101,39 @@ def read_lease(raw: dict[str, Any]) -> LeaseRecord:
         duration_seconds=float(spec.get("leaseDurationSeconds") or 0),
         transitions=int(spec.get("leaseTransitions") or 0),
         resource_version=raw["metadata"].get("resourceVersion", ""),
+        confirmed_time=_read_time((raw["metadata"].get("annotations") or {}).get(CONFIRMED_TIME_ANNOTATION, "")),
     )
 
 
-class LeaderLease:
-    """One replica's part in the election. ``clock``: monotonic seconds."""
+def _read_time(text: str) -> int:
+    """Read a time as microseconds; 0 if the text is not one."""
+    try:
+        return round(datetime.datetime.fromisoformat(text).timestamp() * model.MICROSECONDS)
+    except ValueError:
+        return 0
 
-    def __init__(self, api: Client, settings: OperatorSettings, clock: Callable[[], float]) -> None:
+
+class LeaderLease:
+    """One replica's part in the election.
+
+    Args:
+        api: client of the API server.
+        settings: namespace, identity and time limits.
+        clock: monotonic seconds.
+        confirmed_clock: goes on from the time in the Lease when this replica leads, and is saved there with each
+            renewal.
+    """
+
+    def __init__(
+        self,
+        api: Client,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], float],
+        confirmed_clock: ConfirmedClock,
+    ) -> None:
         self._api, self._clock, self._timing = api, clock, settings.timing
+        self._confirmed_clock = confirmed_clock
         self._namespace = settings.namespace
         self.identity = settings.identity
         self._observed = ObservedLease(self.identity)
@@ -122,12 +156,19 @@ class LeaderLease:
                 async with asyncio.timeout(self._attempt_seconds):
                     decision = await self._read()
                     if decision.action != "Wait":
+                        self._continue_confirmed_time()
                         await self._write(decision.action)
                 if decision.action == "Wait":
                     await self._watch(decision.seconds)
             except (ApiError, TimeoutError) as error:
                 await self._not_reached(error, is_new=decision is not None and decision.action == "Create")
         _log.info("lease_acquired", identity=self.identity)
+
+    def _continue_confirmed_time(self) -> None:
+        """Go on from the confirmed time of the previous leader, if the Lease has one."""
+        record = self._observed.record
+        if record is not None and record.confirmed_time:
+            self._confirmed_clock.start_from(record.confirmed_time)
 
     async def hold(self) -> None:
         """Renew the Lease; return when no renewal has succeeded within the deadline or another replica holds it."""
@@ -229,7 +270,12 @@ class LeaderLease:
             "renewTime": now,
             "leaseTransitions": record.transitions + (action == "Take"),
         }
-        metadata = {"name": NAME, "namespace": self._namespace}
+        confirmed_time = model.format_time(self._confirmed_clock.now())
+        metadata: dict[str, Any] = {
+            "name": NAME,
+            "namespace": self._namespace,
+            "annotations": {CONFIRMED_TIME_ANNOTATION: confirmed_time},
+        }
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         # The renewal counts from before the request. A standby counts from when it sees the new record, which is later,
         # so this replica stops writing before a standby takes the Lease.

@@ -58,7 +58,7 @@ class Lookups(View):
     Args:
         settings: the install that the operator serves.
         clock: monotonic microseconds.
-        wall_clock: the time of day in microseconds.
+        confirmed_clock: the time by which addresses end, in microseconds.
         expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
             report.
     """
@@ -68,11 +68,11 @@ class Lookups(View):
         settings: OperatorSettings,
         *,
         clock: Callable[[], int] = _monotonic_microseconds,
-        wall_clock: Callable[[], int] = _wall_microseconds,
+        confirmed_clock: Callable[[], int] = _wall_microseconds,
         expect_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._expect_event = expect_event
-        self._clock, self._wall_clock = clock, wall_clock
+        self._clock, self._confirmed_clock = clock, confirmed_clock
         self._install = Install(
             controller_name=settings.controller_name,
             operator_namespace=settings.namespace,
@@ -133,8 +133,8 @@ class Lookups(View):
 
     @property
     def time(self) -> int:
-        """The wall clock in microseconds."""
-        return self._wall_clock()
+        """The time by which addresses end, in microseconds."""
+        return self._confirmed_clock()
 
     @property
     def install(self) -> Install:

@@ -15,7 +15,6 @@ after a restart.
 """
 
 import asyncio
-import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -27,7 +26,7 @@ from usher_gateway.resources.removal_limit import HaltedRemovals, Identity, Remo
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorTiming
-from usher_operator.view import Key, ObjectRef, OperatorReason, Plan, StatusCondition
+from usher_operator.view import Key, OperatorReason, Plan, StatusCondition
 from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +46,8 @@ class _NamespaceRemovals(msgspec.Struct):
     allowed: dict[Identity, Removal] = {}
     """Removals that may go ahead, until they are done or a plan wants what they remove."""
     retired: dict[Identity, tuple[float, int]] = {}
-    """When a Listener last took addresses out of service (monotonic seconds), and how many; without a confirmation."""
+    """When addresses of a Listener last went out of service (monotonic seconds), and how many; without a
+    confirmation."""
     messages: tuple[HaltedRemovals, ...] = ()
     """``RemovalDecision.messages``."""
     undecided_since: float | None = None
@@ -85,7 +85,7 @@ class _NamespaceRemovals(msgspec.Struct):
     def allow(self, removal: Removal, now: float, *, is_confirmed: bool = False) -> None:
         """Let a requested removal go ahead."""
         self.allowed[removal.identity] = self.requested.pop(removal.identity)
-        if removal.kind == "Address" and not is_confirmed:
+        if removal.kind in removal_limit.ADDRESS_KINDS and not is_confirmed:
             self.retired[removal.identity] = now, removal.count
 
     def forget(self, identity: Identity) -> bool:
@@ -99,14 +99,16 @@ class _NamespaceRemovals(msgspec.Struct):
         self.retired = {identity: retired for identity, retired in self.retired.items() if retired[0] > since}
 
     def count_removed(self, tombstones: Iterable[Key]) -> Counter[RemovalKind]:
-        """Count by kind the documents that have a tombstone or will have one, and the addresses that were retired.
+        """Count by kind the documents that have a tombstone or will have one, and the addresses that left.
 
         A Listener that is edited again counts only with what it requests now.
         """
         identities = {*map(_identity_of, tombstones), *self.allowed}
-        removed = Counter(kind for kind, _ in identities if kind != "Address")
-        retired = (count for identity, (_, count) in self.retired.items() if identity not in self.requested)
-        return removed + Counter({"Address": sum(retired)})
+        removed = Counter(kind for kind, _ in identities if kind not in removal_limit.ADDRESS_KINDS)
+        for identity, (_, count) in self.retired.items():
+            if identity not in self.requested:
+                removed[identity[0]] += count
+        return removed
 
 
 class RemovalGuard:
@@ -172,13 +174,16 @@ class RemovalGuard:
         key = plan.key
         if key.kind != "Listener":
             return False
-        if plan.retiring is None:
-            self._withdraw(key.namespace, ("Address", key.name))
-            self._cache.allow_retirement(key, frozenset())
-            return False
-        may_retire = self.request(plan.retiring) or self._may_retire_now(plan.retiring)
-        self._cache.allow_retirement(key, frozenset(plan.retiring.addresses) if may_retire else frozenset())
-        return may_retire
+        allowed: set[str] = set()
+        requested: dict[RemovalKind, Removal | None] = {"Address": plan.retiring, "RetiredAddress": plan.ending}
+        for kind, removal in requested.items():
+            if removal is None:
+                self._withdraw(key.namespace, (kind, key.name))
+            elif self.request(removal) or (kind == "Address" and self._may_retire_now(removal)):
+                allowed.update(removal.addresses)
+        was_allowed = self._cache.may_retire(key, frozenset(allowed))
+        self._cache.allow_retirement(key, frozenset(allowed))
+        return not was_allowed
 
     def _may_retire_now(self, retiring: Removal) -> bool:
         """Allow an edit of a Listener itself, if it stays within the limit and nothing of its namespace waits."""
@@ -329,44 +334,3 @@ def _key_of(removal: Removal) -> Key:
 
 def _identity_of(key: Key) -> Identity:
     return "Destination" if key.kind == "Destination" else "Listener", key.name
-
-
-class AgeClock:
-    """Counts how old each tombstone is, or for how long each Certificate has been unused. Pure.
-
-    The age when a timestamp is first read is taken from the wall clock; from then on a monotonic clock counts. So a
-    wall clock that jumps forward ends no tombstone early, and one that jumps back does not prolong it.
-    """
-
-    def __init__(self, seconds: float = 600.0) -> None:
-        self._seconds = seconds
-        """Age at which an object may be deleted."""
-        self._ends: dict[ObjectRef, tuple[str, float]] = {}
-        """Timestamp of each object, and its end by the monotonic clock."""
-
-    def seconds_left(self, ref: ObjectRef, written_at: str, wall: datetime.datetime, monotonic: float) -> float:
-        """Seconds until an object may be deleted; zero or negative if it may be deleted now.
-
-        Args:
-            ref: the config Secret or the Certificate.
-            written_at: timestamp in the object (RFC 3339); an unreadable one counts as long ago.
-            wall: the present wall-clock time.
-            monotonic: the present time by the monotonic clock, in seconds.
-        """
-        counted = self._ends.get(ref)
-        if counted is None or counted[0] != written_at:
-            counted = (written_at, monotonic + self._seconds - max(0.0, _age_seconds(written_at, wall)))
-            self._ends[ref] = counted
-        return counted[1] - monotonic
-
-    def forget(self, ref: ObjectRef) -> None:
-        """Forget an object that was deleted."""
-        self._ends.pop(ref, None)
-
-
-def _age_seconds(written_at: str, wall: datetime.datetime) -> float:
-    try:
-        written = datetime.datetime.fromisoformat(written_at)
-    except ValueError:
-        return float("inf")
-    return (wall - written).total_seconds()

@@ -234,6 +234,8 @@ class Plan(msgspec.Struct, frozen=True):
     retiring: Removal | None = None
     """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
     published document stays."""
+    ending: Removal | None = None
+    """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""
@@ -447,7 +449,7 @@ class View(Protocol):
 
     @property
     def time(self) -> int:
-        """The wall clock in microseconds, for retired addresses."""
+        """The time by which addresses end, in microseconds: no jump of a wall clock changes it."""
 
     @property
     def install(self) -> Install:

@@ -20,14 +20,14 @@ from typing import Any
 
 import structlog
 
-from usher_gateway import config_secret
+from usher_gateway import config_secret, model
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.removals import RemovalGuard
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -236,7 +236,7 @@ class ChildRemover:
         queue: keys whose tombstones end later, and keys that a deletion changed, are added here.
         writer: writes the tombstones.
         removal_guard: allows or delays the removal of documents.
-        tombstones: counts the age of tombstones.
+        tombstone_seconds: age at which a tombstone is deleted.
         event_logger: logs what was deleted.
     """
 
@@ -248,12 +248,12 @@ class ChildRemover:
         queue: Workqueue[Key],
         writer: ChildWriter,
         removal_guard: RemovalGuard,
-        tombstones: AgeClock,
+        tombstone_seconds: float,
         event_logger: EventLogger,
     ) -> None:
         self._api, self._cache, self._queue, self._writer = api, cache, queue, writer
-        self._removal_guard, self._tombstones, self._event_logger = removal_guard, tombstones, event_logger
-        self._unused_certificates = AgeClock(_UNUSED_CERTIFICATE_SECONDS)
+        self._removal_guard, self._tombstone_seconds = removal_guard, tombstone_seconds
+        self._event_logger = event_logger
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
@@ -310,7 +310,7 @@ class ChildRemover:
         elif not child.is_config or removal is None:
             await self._delete(child)
         elif child.tombstone:
-            left = self._tombstone_seconds_left(ref, child.tombstone)
+            left = self._seconds_left(child.tombstone, self._tombstone_seconds)
             if left > 0:
                 self._queue.add_after(child.key, left)
                 return
@@ -330,20 +330,23 @@ class ChildRemover:
                 child.key.name, raw["spec"], self._cache.install, counts_for=child.counts_for, since=since
             )
             await self._writer.write(child.key, ref, unused.manifest)
-        left = self._unused_certificates.seconds_left(ref, since, self._wall(), time.monotonic())
+        left = self._seconds_left(since, _UNUSED_CERTIFICATE_SECONDS)
         if left > 0:
             self._queue.add_after(child.key, left)
         else:
             await self._delete(child)
 
-    def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
-        return self._tombstones.seconds_left(ref, written_at, self._wall(), time.monotonic())
-
-    def _wall(self) -> datetime.datetime:
-        return datetime.datetime.fromtimestamp(self._cache.time / 1e6, datetime.UTC)
+    def _seconds_left(self, written_at: str, lifetime: float) -> float:
+        """Seconds until an object may be deleted, by a timestamp in it; an unreadable one counts as long ago."""
+        try:
+            written = datetime.datetime.fromisoformat(written_at).timestamp()
+        except ValueError:
+            return 0.0
+        return lifetime - max(0.0, self._cache.time / model.MICROSECONDS - written)
 
     def _timestamp(self) -> str:
-        return self._wall().isoformat(timespec="seconds").replace("+00:00", "Z")
+        present = datetime.datetime.fromtimestamp(self._cache.time / model.MICROSECONDS, datetime.UTC)
+        return present.isoformat(timespec="seconds").replace("+00:00", "Z")
 
     async def _delete(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
@@ -353,8 +356,6 @@ class ChildRemover:
         for key in self._cache.remove(kind, ref.namespace, ref.name):
             self._queue.add(key)
         self._writer.forget(ref)
-        self._tombstones.forget(ref)
-        self._unused_certificates.forget(ref)
         self._event_logger.deleted(ref)
 
     async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:

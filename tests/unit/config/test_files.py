@@ -1,5 +1,7 @@
 import pathlib
 
+import msgspec
+
 from usher_gateway import model
 from usher_gateway.config import files
 from usher_gateway.resources import compiler
@@ -25,13 +27,15 @@ def after(
     gaps: tuple[str, ...] = (),
     removal_limit: int | None = None,
     seconds: float = 0.0,
+    day: int = 0,
 ) -> files.FileConfiguration:
+    """Return the configuration after a reading. ``day``: since the epoch; 0: no address is retired."""
     parts = [load_manifests(text.encode(), f"d/{index}.yaml") for index, text in enumerate(texts)]
     return files.apply_reading(
         running,
         merge_manifests(parts),
         gaps,
-        OPTIONS,
+        msgspec.structs.replace(OPTIONS, now=day * 86_400_000_000),
         lambda file: (0, file),
         removal_limit=removal_limit,
         now=seconds,
@@ -235,6 +239,36 @@ def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
     assert (hosts, confirmed.removal_history.halted) == (["new.example.com"], ())
     reverted = after(waiting, TENANT + listeners(10) + annotated("", "old.example.com"))
     assert reverted.removal_history.halted == ()
+
+
+def moved_hostname(count: int) -> tuple[files.FileConfiguration, str]:
+    """Return listeners whose class moved to another hostname on day 20,000, and their files."""
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(count) + annotated("", "old.example.com"), day=20_000)
+    waiting = after(running, TENANT + listeners(count) + annotated("", "new.example.com"), day=20_000)
+    digest = "".join(halt.digest for halt in waiting.removal_history.halted)
+    text = TENANT + listeners(count) + annotated(digest, "new.example.com")
+    running = after(waiting, text, day=20_000)
+    assert [len(listener.addresses) for listener in running.snapshot.listeners.values()] == [2] * count
+    return running, text
+
+
+def test_many_retired_addresses_of_files_end_only_after_a_confirmation() -> None:
+    running, text = moved_hostname(6)
+    over = after(running, text.replace("spec: {tenantRef", "spec: {state: Suspended, tenantRef"), day=20_007)
+    listener = over.snapshot.listeners["default/l0"]
+    assert [address.host for address in listener.addresses] == ["new.example.com", "old.example.com"]
+    assert listener.state == "Suspended", "edits go on"
+    assert any("retired addresses of Listener `l0`" in problem.message for problem in over.rejected)
+    (halted,) = over.removal_history.halted
+    ended = after(over, TENANT + listeners(6) + annotated(halted.digest, "new.example.com"), day=20_007)
+    assert not any(listener.retired_addresses for listener in ended.snapshot.listeners.values())
+    assert ended.removal_history.halted == ()
+
+
+def test_few_retired_addresses_of_files_end_without_a_confirmation() -> None:
+    running, text = moved_hostname(2)
+    ended = after(running, text, day=20_007)
+    assert [len(listener.addresses) for listener in ended.snapshot.listeners.values()] == [1, 1]
 
 
 def test_confirmation_that_matches_nothing_shows_in_the_problem() -> None:

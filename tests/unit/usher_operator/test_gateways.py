@@ -1,12 +1,13 @@
 """The answers of gateways become reports, and EndpointSlices become the URLs to ask."""
 
+import datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from support import work
-from usher_gateway import config_secret
+from usher_gateway import config_secret, model
 from usher_operator import gateways
 from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
 
@@ -59,6 +60,24 @@ def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> No
 def test_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
     assert CRM not in report.report().applied
+
+
+@pytest.mark.parametrize(("gateway_day", "counted_day"), [(10, 10), (40, 40), (3, 10)])
+def test_arrival_counts_never_earlier_than_by_the_confirmed_time(
+    report: gateways.GatewayAnswers, gateway_day: int, counted_day: int
+) -> None:
+    """The day is the 10th by the confirmed time; the gateway's clock may differ."""
+    now = datetime.datetime(2027, 1, 10, 12, 20, tzinfo=datetime.UTC)
+    by_gateway = now + datetime.timedelta(days=gateway_day - 10, minutes=1)
+    arrival = by_gateway.replace(minute=0) + datetime.timedelta(hours=1)
+    state = {"retiredArrivals": {"a": arrival.isoformat()}}
+    report.take(
+        answer(now=by_gateway.isoformat(), listeners={LOBBY.path: state}), round(now.timestamp()) * model.MICROSECONDS
+    )
+    counted = arrival + datetime.timedelta(days=counted_day - gateway_day)
+    assert report.report().listeners[LOBBY.path].retired_arrivals == {
+        "a": round(counted.timestamp()) * model.MICROSECONDS
+    }
 
 
 def vanished(**fields: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from usher_gateway.kube.client import ApiError
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.reconcile import Reconciler
-from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.removals import RemovalGuard
 from usher_operator.settings import OperatorTiming
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key
@@ -58,7 +58,7 @@ def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconcil
         queue=queue,
         writer=children,
         removal_guard=guard,
-        tombstones=AgeClock(),
+        tombstone_seconds=600,
         event_logger=event_logger,
     )
     return Reconciler(

@@ -1,6 +1,5 @@
 """Removals are collected and decided per namespace, and halted if they are many; tombstones have their time."""
 
-import datetime
 from typing import Any
 
 import msgspec
@@ -224,12 +223,10 @@ def test_withdrawn_removals_leave_the_halt_one_by_one(operator: Guarded) -> None
     assert operator.decide(8) == {"l0"}, "it is decided again"
 
 
-def move(operator: Guarded, name: str, *leaving: str) -> Plan:
-    """Review a plan that takes addresses of a Listener out of service."""
+def move(operator: Guarded, name: str, *leaving: str) -> bool:
+    """Review a plan that takes addresses of a Listener out of service; returns whether it is made again."""
     removal = Removal("Address", "agency", name, leaving) if leaving else None
-    plan = Plan(Key("Listener", "agency", name), None, retiring=removal)
-    operator.guard.review_retirement(plan)
-    return plan
+    return operator.guard.review_retirement(Plan(Key("Listener", "agency", name), None, retiring=removal))
 
 
 def test_moved_addresses_are_decided_for_the_namespace_as_a_whole(operator: Guarded) -> None:
@@ -239,9 +236,9 @@ def test_moved_addresses_are_decided_for_the_namespace_as_a_whole(operator: Guar
     assert operator.halted == {"agency": 6}
     operator.put_class(confirmed=operator.cache.halted[0].digest)
     assert operator.decide(3) == {"l0", "l1", "l2"}
-    assert operator.guard.review_retirement(move(operator, "l0", "a", "b"))
+    assert move(operator, "l0", "a", "b")
     assert operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a", "b"}))
-    assert not operator.guard.review_retirement(move(operator, "l0", "a", "c")), "another edit is decided again"
+    assert not move(operator, "l0", "a", "c"), "another edit is decided again"
     assert not operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a"}))
 
 
@@ -256,7 +253,7 @@ def edit(operator: Guarded, *names: str) -> None:
 
 def test_edit_of_a_listener_within_the_limit_takes_effect_at_once(operator: Guarded) -> None:
     edit(operator, "l0")
-    assert operator.guard.review_retirement(move(operator, "l0", "a"))
+    assert move(operator, "l0", "a")
     assert operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a"}))
 
 
@@ -274,6 +271,43 @@ def test_edits_of_listeners_count_together_for_ten_minutes(operator: Guarded) ->
     operator.decide(601)
     move(operator, "l5", "l5-a")
     assert operator.cache.may_retire(Key("Listener", "agency", "l5"), frozenset({"l5-a"}))
+
+
+def end(operator: Guarded, name: str, *ended: str) -> bool:
+    """Review a plan in which the time of retired addresses is over; returns whether it is made again."""
+    removal = Removal("RetiredAddress", "agency", name, ended) if ended else None
+    return operator.guard.review_retirement(Plan(Key("Listener", "agency", name), ending=removal))
+
+
+def test_many_retired_addresses_end_only_after_a_confirmation(operator: Guarded) -> None:
+    names = [f"l{number}" for number in range(6)]
+    assert [end(operator, name, f"{name}-a") for name in names] == [False] * 6
+    operator.decide(2)
+    assert operator.halted == {"agency": 6}
+    assert "retired addresses of Listener `l0`" in describe_halts(operator.cache.halted)
+    assert [end(operator, name, f"{name}-a") for name in names] == [False] * 6
+    operator.put_class(confirmed=operator.cache.halted[0].digest)
+    assert operator.decide(3) == set(names)
+    assert [end(operator, name, f"{name}-a") for name in names] == [True] * 6
+    assert not end(operator, "l0", "l0-a"), "the plan was made again"
+
+
+def test_few_retired_addresses_end_and_count_for_ten_minutes(operator: Guarded) -> None:
+    for number in range(5):
+        end(operator, f"l{number}", "a")
+    assert len(operator.decide(2)) == 5
+    assert [end(operator, f"l{number}", "a") for number in range(5)] == [True] * 5
+    end(operator, "l5", "a")
+    operator.decide(4)
+    assert operator.halted == {"agency": 1}
+
+
+def test_retired_addresses_that_end_do_not_count_as_edits(operator: Guarded) -> None:
+    for number in range(5):
+        end(operator, f"l{number}", "a")
+        move(operator, f"l{number}", "b")
+    assert len(operator.decide(2)) == 5
+    assert operator.halted == {}
 
 
 def test_reverted_edit_withdraws_its_addresses(operator: Guarded) -> None:
@@ -333,51 +367,10 @@ def test_halt_warns_in_its_namespace_with_the_command_that_confirms_it(operator:
     assert condition.message.endswith(f"listenerclasses.usher.dev NAME usher.dev/confirm-removals={digest}")
 
 
-REF = ObjectRef("v1", "Secret", "usher-config", "listener-1")
-SAID = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=datetime.UTC)
 SAID_AT = "2026-11-25T12:00:00Z"
-DAY = datetime.timedelta(days=1)
 
 
 def test_halt_of_destinations_alone_warns_about_one_of_them(operator: Guarded) -> None:
     operator.request(*(Removal("Destination", "agency", f"d{number}") for number in range(6)))
     operator.decide(2)
     assert [key for key, _, _ in operator.warnings] == [Key("Destination", "agency", "d0")]
-
-
-def after(seconds: float) -> datetime.datetime:
-    return SAID + datetime.timedelta(seconds=seconds)
-
-
-def test_tombstone_age_counts_from_its_timestamp() -> None:
-    count = removals.AgeClock()
-    assert count.seconds_left(REF, SAID_AT, after(0), 50.0) == 600
-    assert count.seconds_left(REF, SAID_AT, after(200), 250.0) == 400
-    assert count.seconds_left(REF, SAID_AT, after(600), 650.0) == 0
-
-
-def test_tombstone_found_later_has_the_remaining_time() -> None:
-    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(500), 50.0) == 100
-    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(700), 50.0) < 0
-    assert removals.AgeClock().seconds_left(REF, "nonsense", after(0), 50.0) < 0
-
-
-def test_wall_clock_set_forward_ends_no_tombstone_early() -> None:
-    count = removals.AgeClock()
-    count.seconds_left(REF, SAID_AT, after(0), 50.0)
-    assert count.seconds_left(REF, SAID_AT, after(10) + DAY, 60.0) == 590
-
-
-def test_wall_clock_set_back_prolongs_no_tombstone() -> None:
-    count = removals.AgeClock()
-    count.seconds_left(REF, SAID_AT, after(0), 50.0)
-    assert count.seconds_left(REF, SAID_AT, after(600) - DAY, 650.0) == 0
-    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(0) - DAY, 50.0) == 600
-
-
-def test_later_tombstone_of_the_same_name_starts_over() -> None:
-    count = removals.AgeClock()
-    count.seconds_left(REF, SAID_AT, after(0), 50.0)
-    count.forget(REF)
-    assert count.seconds_left(REF, SAID_AT, after(300), 950.0) == 300
-    assert count.seconds_left(REF, "2026-11-25T12:10:00Z", after(600), 1250.0) == 600

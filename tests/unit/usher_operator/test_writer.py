@@ -13,9 +13,9 @@ from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import AgeClock, RemovalGuard
+from usher_operator.removals import RemovalGuard
 from usher_operator.settings import OperatorSettings, OperatorTiming
-from usher_operator.view import DesiredChild, GatewayReport, Key, Plan, hostname_key
+from usher_operator.view import DesiredChild, GatewayReport, Key, ObjectRef, Plan, hostname_key
 from usher_operator.workqueue import Workqueue
 
 KEY = hostname_key("www.example.com")
@@ -203,6 +203,29 @@ async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
     assert queue.take() == cache_samples.LOBBY
 
 
+@pytest.mark.parametrize(
+    ("removed_at", "stays"),
+    [
+        ("2026-11-25T11:50:01Z", True),
+        ("2026-11-25T11:50:00Z", False),
+        ("2026-11-26T00:00:00Z", True),
+        ("nonsense", False),
+    ],
+)
+async def test_tombstone_is_deleted_ten_minutes_after_its_time(removed_at: str, stays: bool) -> None:
+    present = round(datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
+    cache, queue = Cache(OperatorSettings(), confirmed_clock=lambda: present), new_queue()
+    cache.set_keys(planning.KEYS)
+    owner = config_secret.Owner("agency", "lobby", "1", config_secret.install_label("usher.dev/usher"))
+    envelope = config_secret.tombstone_of("Listener", owner, 1, removed_at, planning.KEYS.document)
+    ref = ObjectRef("v1", "Secret", "usher-config", config_secret.secret_name("Listener", "agency/lobby"))
+    manifest = children.build_tombstone(envelope, ref, cache.install).manifest
+    cache.put(kinds.SECRET, {**manifest, "metadata": {**manifest["metadata"], "uid": "u", "resourceVersion": "1"}})
+    server = CertificateServer(manifest)
+    await child_remover(server, cache, queue, removal_guard(cache, queue)).remove(NOTHING_WANTED)
+    assert (server.raw is not None) is stays
+
+
 async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
     raw = cache_samples.certificate(KEY.name)
     certificate, cache = await give_up(raw)
@@ -270,7 +293,7 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: Remov
         queue=queue,
         writer=child_writer(server, cache, queue),
         removal_guard=guard,
-        tombstones=AgeClock(),
+        tombstone_seconds=600,
         event_logger=EventLogger(lambda: 0.0),
     )
 

@@ -2,9 +2,10 @@
 
 A document whose removal waits stays in the snapshot, so the next reading asks for its removal again. ``RemovalHistory``
 holds everything else that the next reading has to know. A restart forgets it, and uses the files as they are.
+While retired addresses may not end, edits of their Listener go on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +14,7 @@ from usher_gateway.resources import types
 from usher_gateway.resources.conditions import Problem
 from usher_gateway.resources.manifests import ObjectsByIdentity
 from usher_gateway.resources.removal_limit import (
+    ADDRESS_KINDS,
     WINDOW_SECONDS,
     HaltedRemovals,
     Removal,
@@ -103,7 +105,8 @@ def limit_removals(
         if decision.messages:
             messages[namespace] = decision.messages
         is_confirmed = namespace in history.messages
-        removed += [(seconds, removal) for removal in decision.allowed if removal.kind != "Address" or not is_confirmed]
+        counted = (removal for removal in decision.allowed if removal.kind not in ADDRESS_KINDS or not is_confirmed)
+        removed += [(seconds, removal) for removal in counted]
     decided = RemovalHistory(messages, recent=(*recent, *removed))
     ignored = (history.ignored | (decided.digests - history.digests)) & confirmed
     return msgspec.structs.replace(decided, ignored=ignored)
@@ -115,9 +118,11 @@ def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: i
         newest = declared.listeners.get(key)
         if newest is None:
             yield Removal("Listener", listener.namespace, listener.name)
-        elif retiring := documents.retiring_addresses(listener, newest, time):
-            addresses = tuple(address.id for address in retiring)
-            yield Removal("Address", listener.namespace, listener.name, addresses)
+            continue
+        if retiring := documents.retiring_addresses(listener, newest, time):
+            yield Removal("Address", listener.namespace, listener.name, tuple(address.id for address in retiring))
+        if ended := documents.ended_addresses(listener, newest, time):
+            yield Removal("RetiredAddress", listener.namespace, listener.name, tuple(address.id for address in ended))
     for key, destination in in_force.destinations.items():
         if key not in declared.destinations:
             yield Removal("Destination", destination.namespace, destination.name)
@@ -125,7 +130,7 @@ def _removed(in_force: documents.Snapshot, declared: documents.Snapshot, time: i
 
 def _is_declared(removal: Removal, declared: documents.Snapshot) -> bool:
     """Return whether a removed document is back."""
-    if removal.kind == "Address":
+    if removal.kind in ADDRESS_KINDS:
         return False
     present = declared.destinations if removal.kind == "Destination" else declared.listeners
     return _key(removal) in present
@@ -153,11 +158,27 @@ def with_kept_documents(
         key = _key(removal)
         if removal.kind == "Destination":
             destinations[key] = in_force.destinations[key]
-            continue
-        kept = in_force.listeners[key].without_places(taken)
-        if kept.addresses:
+        elif removal.kind == "RetiredAddress":
+            if key not in changed:  # if it is, the whole document in force stays
+                listeners[key] = _with_retired(declared.listeners[key], in_force.listeners[key], removal, taken)
+        elif (kept := in_force.listeners[key].without_places(taken)).addresses:
             listeners[key] = kept
     return documents.Snapshot(listeners, destinations)
+
+
+def _with_retired(
+    declared: documents.ListenerDocument,
+    in_force: documents.ListenerDocument,
+    removal: Removal,
+    taken: Container[object],
+) -> documents.ListenerDocument:
+    """Return a document with the retired addresses that may not end yet."""
+    waiting = [
+        address
+        for address in in_force.retired_addresses
+        if address.id in removal.addresses and address.place not in taken
+    ]
+    return msgspec.structs.replace(declared, addresses=(*declared.addresses, *waiting))
 
 
 def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[Problem]:
@@ -185,5 +206,10 @@ def _count(snapshot: documents.Snapshot, namespace: str) -> dict[RemovalKind, in
         "Destination": sum(destination.namespace == namespace for destination in snapshot.destinations.values()),
         "Address": sum(
             len(listener.live_addresses) for listener in snapshot.listeners.values() if listener.namespace == namespace
+        ),
+        "RetiredAddress": sum(
+            len(listener.retired_addresses)
+            for listener in snapshot.listeners.values()
+            if listener.namespace == namespace
         ),
     }

@@ -117,8 +117,8 @@ class ArrivalPipeline:
         """Accept one arrival. Every step may refuse it, and 200 is answered only for what is durable."""
         match: Match | None = None
         try:
-            now = self._clock.now()
-            match = self._find(request, now)
+            now, confirmed = self._clock.now(), self._clock.confirmed()
+            match = self._find(request, confirmed)
             self._authenticate(match.listener, request)
             if match.address.retired_at:
                 self._counters.add_retired(match.listener.counters, match.address, now)
@@ -133,9 +133,7 @@ class ArrivalPipeline:
             else:
                 work = functools.partial(identify_body, match.listener, request.headers, content, parsed, now)
                 identified = await self._run_in_thread(match.listener, _DIGESTERS, work, request.deadline)
-            arrival = build_arrival(
-                match, request.headers, content, parsed, now, self._clock.confirmed(), identified=identified
-            )
+            arrival = build_arrival(match, request.headers, content, parsed, now, confirmed, identified=identified)
             # They may be hundreds of objects, which must not live until the commit (docs/performance.md).
             del parsed, identified
             if arrival.quarantine is not None:
@@ -158,14 +156,14 @@ class ArrivalPipeline:
 
     # the steps
 
-    def _find(self, request: Request, now: int) -> Match:
+    def _find(self, request: Request, confirmed: int) -> Match:
         """Find the listener. Raises RefusedError: NotConfigured, NotFound."""
         host, target = request.host_and_target
         if not self._registry.is_configured:
             raise answers.RefusedError(
                 model.RefusedReason.NotConfigured, is_route_check=target == documents.ROUTE_CHECK_PATH
             )
-        match = self._registry.find(host, target, now)
+        match = self._registry.find(host, target, confirmed)
         if match is None:
             raise answers.RefusedError(
                 model.RefusedReason.NotFound, is_route_check=target == documents.ROUTE_CHECK_PATH

@@ -190,7 +190,8 @@ class ListenerRegistry:
     def find(self, host: str, target: str, now: int) -> Match | None:
         """Find the listener for a Host header and a request target (path and query as sent); None if there is none.
 
-        Of several addresses at one path, the one with the most matching query pairs wins. ``now``: microseconds.
+        Of several addresses at one path, the one with the most matching query pairs wins. ``now``: confirmed
+        microseconds, because no jump of the clock may end an address.
         """
         path, _, query = target.partition("?")
         candidates = self._by_host_and_path.get((host, path)) or self._by_host_and_path.get((host_name(host), path))

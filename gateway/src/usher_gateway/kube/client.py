@@ -167,7 +167,6 @@ class Client:
         limits: ClientLimits | None = None,
         count_request: Callable[[str, int], None] = lambda _, __: None,
         may_write: Callable[[], bool] = lambda: True,
-        saw_date: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare a client.
 
@@ -177,13 +176,12 @@ class Client:
             limits: sizes and waiting times.
             count_request: called with verb and status of each response; status 0: there was none.
             may_write: called before each write that only a leader may send; if it returns False, nothing is sent.
-            saw_date: called with the header ``Date`` of each response when it arrives.
         """
         self._access = access
         self._field_manager = field_manager
         self._limits = limits if limits is not None else ClientLimits()
         self._count_request = count_request
-        self._may_write, self._saw_date = may_write, saw_date
+        self._may_write = may_write
         self._page_rows = min(self._limits.first_page_rows, self._limits.page_rows)
         self._session: aiohttp.ClientSession | None = None
         self._tls: tuple[ApiConnection, ssl.SSLContext | None] | None = None
@@ -402,7 +400,6 @@ class Client:
         limits = self._limits
         timeout = aiohttp.ClientTimeout(total=limits.request_seconds, sock_connect=limits.connect_seconds)
         async with self._start_request(request, connection, timeout) as response:
-            self._saw_date(response.headers.get("Date", ""))
             if not 200 <= response.status < 300:
                 self._count_request(request.verb, response.status)
                 raise await self._refusal(request, response)

@@ -2,8 +2,9 @@
 
 If more than ``max(5, 10 %)`` of the listeners or destinations of a namespace would be removed within ten minutes, none
 of them is removed until a user confirms it, and neither is the last listener of the whole install. Edits that would
-take more of its addresses than that out of service wait in the same way. A user confirms exactly the removals that a
-message named, with the annotation ``usher.dev/confirm-removals``, whose value is the hash in that message.
+take more of its addresses than that out of service wait in the same way, and so do retired addresses that would end. A
+user confirms exactly the removals that a message named, with the annotation ``usher.dev/confirm-removals``, whose value
+is the hash in that message.
 
 A mistake such as a deleted folder or namespace looks like a wish to remove everything in it, and a list that is wrong
 looks like a wish to remove everything. Files and the operator share this rule.
@@ -31,7 +32,11 @@ WINDOW_SECONDS = 600.0
 _MAX_MESSAGES = 16
 """How many messages about one halt a confirmation may name: the newest ones."""
 
-RemovalKind = Literal["Listener", "Destination", "Address"]
+RemovalKind = Literal["Listener", "Destination", "Address", "RetiredAddress"]
+
+ADDRESS_KINDS: frozenset[RemovalKind] = frozenset({"Address", "RetiredAddress"})
+"""Kinds of removals after which the document of the Listener stays in force."""
+
 Identity = tuple[RemovalKind, str]
 """Kind and name of a removal; it is unique in a namespace."""
 
@@ -40,7 +45,8 @@ class Removal(msgspec.Struct, frozen=True, order=True):
     """A document, or addresses of one Listener, that would go out of service."""
 
     kind: RemovalKind
-    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires addresses of a Listener."""
+    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires addresses of a Listener.
+    ``RetiredAddress``: retired addresses of a Listener end."""
     namespace: str
     name: str
     """Name of the Listener or Destination."""
@@ -253,4 +259,6 @@ def describe_removals(halted: HaltedRemovals) -> str:
 def _describe(removal: Removal) -> str:
     if removal.kind == "Address":
         return f"addresses of Listener `{removal.name}`"
+    if removal.kind == "RetiredAddress":
+        return f"retired addresses of Listener `{removal.name}`"
     return f"{removal.kind} `{removal.name}`"

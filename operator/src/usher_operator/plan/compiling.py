@@ -32,6 +32,9 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     """True if an unreadable resource prevents compiling, so that the published document stays."""
     held: documents.ListenerDocument | None = None
     """Of a Listener that was made again: the document that is in force while its own one cannot be."""
+    ended: tuple[str, ...] = ()
+    """``Address.id`` of each retired address whose time is over. The document has it while the view does not allow that
+    it ends."""
 
 
 class _SecretLookup(Mapping[str, resources.Secret]):
@@ -126,11 +129,39 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
         is_over_limit=lambda limit: view.rank(Key("Listener", namespace, listener.metadata.name)) >= limit,
     )
     document = compiler.retire_addresses(listener, document, declared, context, claims=claims)
+    ended: tuple[documents.Address, ...] = ()
     if document is not None:
+        ended = _ended_addresses(view, listener, previous, document, claims)
+        key = Key("Listener", namespace, listener.metadata.name)
+        waiting = [address for address in ended if not view.may_retire(key, frozenset((address.id,)))]
+        document = msgspec.structs.replace(document, addresses=(*document.addresses, *waiting))
         if held is not None and _lacks_credential(findings):
             document = versions.hold(document)
         document = versions.bind_routes(view, document, own)
-    return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown), held=held)
+    return CompiledDocument(
+        document,
+        _not_missing(view, findings),
+        tuple(secrets.unknown),
+        held=held,
+        ended=tuple(address.id for address in ended),
+    )
+
+
+def _ended_addresses(
+    view: View,
+    listener: resources.Listener,
+    previous: documents.ListenerDocument | None,
+    document: documents.ListenerDocument,
+    claims: hostnames.AddressClaims,
+) -> tuple[documents.Address, ...]:
+    """The retired addresses whose time is over, without those that another listener has now."""
+    if previous is None:
+        return ()
+    return tuple(
+        address
+        for address in documents.ended_addresses(previous, document, view.time)
+        if claims.may_keep(address, listener.owner) and claims.take(address, listener.key)
+    )
 
 
 def _lacks_credential(findings: Iterable[conditions.Finding]) -> bool:

@@ -85,6 +85,9 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         retiring=retiring,
+        ending=Removal("RetiredAddress", key.namespace, key.name, compiled.ended, cached.uid)
+        if compiled.ended
+        else None,
         granted=_granted(cached.resource, document) if publication.child else (),
     )
 

@@ -662,6 +662,39 @@ def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document(cluste
     assert cluster.plan(KEY).retiring is None
 
 
+def test_listener_is_edited_while_its_retired_address_may_not_end(cluster: Cluster) -> None:
+    cluster.settle()
+    cluster.edit("ListenerClass", "public", hostname="new.example.com")
+    assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
+    cluster.waiting.add(KEY)
+    cluster.now += 7 * DAY
+    cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
+    listener = document(cluster)
+    assert isinstance(listener, documents.ListenerDocument)
+    assert (listener.state, addresses(cluster)) == ("Suspended", ["new.example.com", "hooks.example.com"])
+    ending = cluster.plan(KEY).ending
+    assert ending is not None
+    assert ending.addresses == tuple(address.id for address in listener.retired_addresses)
+    cluster.waiting.clear()
+    cluster.settle()
+    assert addresses(cluster) == ["new.example.com"]
+    assert cluster.plan(KEY).ending is None
+
+
+def test_retired_address_that_may_not_end_yields_to_a_claim(cluster: Cluster) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    cluster.settle()
+    cluster.edit("Listener", plan_samples.LISTENER, addresses=None)
+    cluster.settle()
+    cluster.waiting.add(KEY)
+    cluster.now += 7 * DAY
+    assert addresses(cluster) == ["hooks.example.com", "www.example.org"]
+    cluster.add(plan_samples.listener("second", WWW))
+    cluster.settle()
+    assert addresses(cluster) == ["hooks.example.com"]
+    assert addresses(cluster, Key("Listener", "default", "second")) == ["www.example.org"]
+
+
 def test_edit_that_keeps_the_addresses_waits_for_nothing(cluster: Cluster) -> None:
     cluster.settle()
     cluster.waiting.add(KEY)

@@ -1,0 +1,33 @@
+"""The time by which retired addresses, tombstones and unused Certificates end.
+
+It is the last time that a leader saved in the Lease, plus the steady time since. So a wall clock that jumps, of this
+machine or of another one, ends nothing, restarts add up, and time in which no operator runs does not count. Only the
+first leader of an install starts from its wall clock.
+"""
+
+import time
+from collections.abc import Callable
+
+
+def _steady() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def _wall() -> int:
+    return time.time_ns() // 1000
+
+
+class ConfirmedClock:
+    """Microseconds since the epoch: a saved time plus the steady time since. ``wall``: read once, at the start."""
+
+    def __init__(self, *, steady: Callable[[], int] = _steady, wall: Callable[[], int] = _wall) -> None:
+        self._steady = steady
+        self._offset = wall() - steady()
+
+    def now(self) -> int:
+        """The present time."""
+        return self._steady() + self._offset
+
+    def start_from(self, saved: int) -> None:
+        """Go on from the time that the previous leader saved."""
+        self._offset = saved - self._steady()
