@@ -61,6 +61,24 @@ async def test_next_leader_goes_on_from_the_saved_time_whatever_its_wall_clock()
     assert passed == [1_800_000_000_000_000 + number * hour for number in (1, 2, 3)]
 
 
+async def test_replica_leads_although_each_request_takes_half_of_its_time() -> None:
+    """A reading and a write together take longer than one request may."""
+    stored: dict[str, Any] = {}
+
+    async def store(request: web.Request) -> web.Response:
+        await asyncio.sleep(2.6)
+        if request.method == "GET":
+            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
+        written = await request.json()
+        stored.update(written, metadata={**written["metadata"], "resourceVersion": "1"})
+        return web.json_response(stored)
+
+    async with replica(store, settings.OperatorTiming()) as part:
+        async with asyncio.timeout(60):
+            await part.acquire()
+        assert part.may_write
+
+
 async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
     """The next renewal conflicts with the lost one, and is the last one before the deadline."""
     stored: dict[str, Any] = {}

@@ -59,6 +59,14 @@ def class_is_gone(cluster: Cluster) -> None:
     cluster.delete("ListenerClass", "public")
 
 
+def nobody_serves_the_class(cluster: Cluster) -> None:
+    """Create the class again, for an operator that does not run."""
+    class_is_gone(cluster)
+    cluster.add(plan_samples.listener_class("public", "example.com/other", "hooks.example.com"))
+    cluster.settle()
+    cluster.now += 60 * model.MICROSECONDS
+
+
 def gone(kind: Kind, name: str) -> Callable[[Cluster], object]:
     return lambda cluster: cluster.delete(kind, f"default/{name}")
 
@@ -421,6 +429,7 @@ _TENANT = [
     ("CompanyShared", "True", "CompanyShared", company_is_shared),
 ]
 _CLASS = [
+    ("Accepted", "False", "NotServed", nobody_serves_the_class),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "False", "RemovalsHalted", halted),
     ("Ready", "False", "RemovalsHalted", halted),

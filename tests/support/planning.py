@@ -76,6 +76,11 @@ class Cluster:
             other._take(ref, raw)
         return other
 
+    @property
+    def objects(self) -> dict[ObjectRef, dict[str, Any]]:
+        """Everything as it is stored."""
+        return self._objects
+
     def _next_version(self) -> str:
         self._version += 1
         return str(self._version)

@@ -33,11 +33,14 @@ _LABELS = '    {{- include "usher.labels" (list . "%s") | nindent 4 }}\n'
 _ANNOTATIONS = '  {{- include "usher.annotations" (list . "%s") | nindent 2 }}\n'
 
 _KEPT = ' (dict "helm.sh/resource-policy" "keep")'
-"""The annotation that keeps a definition, and with it all resources, when the release is uninstalled."""
+"""The annotation that keeps a definition, and with it all resources, when the release is uninstalled. It also keeps the
+rights in the configuration namespace, so that the operator finds its documents there after the release got another."""
+
+_CONFIGURATION_NAMESPACE = 'namespace: {{ include "usher.configurationNamespace" . | quote }}'
 
 _NAMES = (
     ("namespace: usher-system", "namespace: {{ .Release.Namespace | quote }}"),
-    ("namespace: usher-config", 'namespace: {{ include "usher.configurationNamespace" . | quote }}'),
+    ("namespace: usher-config", _CONFIGURATION_NAMESPACE),
     (
         "kind: ServiceAccount, name: usher-operator,",
         'kind: ServiceAccount, name: {{ include "usher.operator.serviceAccount" . | quote }},',
@@ -91,7 +94,8 @@ def _labelled(text: str, component: str, annotations: str = "") -> str:
             labels = f"{_ANNOTATIONS % component}  labels:\n{_LABELS % component}"
             documents[index] = document.replace("\n  labels:\n", f"\n{labels}", 1)
         else:
-            metadata = _METADATA % (component, annotations)
+            is_kept = f"\n  {_CONFIGURATION_NAMESPACE}\n" in document
+            metadata = _METADATA % (component, _KEPT if is_kept else annotations)
             documents[index] = document.replace("\nmetadata:\n", f"\nmetadata:\n{metadata}", 1)
     return "---\n".join(documents)
 

@@ -22,6 +22,7 @@ from usher_gateway import logs, process
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
 from usher_operator import (
+    install_change,
     kinds,
     leader,
     resync,
@@ -323,6 +324,8 @@ class Operator:
             await asyncio.sleep(self.settings.timing.lease_retry_seconds)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
         await self.agency_secrets.read_start()
+        if await install_change.apply_change(self.api, self.cache, self.lease.saved_install):
+            self.lease.save_install()
         self.resync.add_all_keys()
         _log.info(
             "cluster_read",

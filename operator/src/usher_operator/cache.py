@@ -27,6 +27,7 @@ from usher_operator.view import (
     GatewayReport,
     Key,
     ObjectRef,
+    OperatorReason,
     Plan,
     Reachability,
     SecretAccess,
@@ -57,6 +58,14 @@ class Cache(Lookups):
         for host in hosts:
             del self._granted[host]
         return self._readers_of_hostnames(hosts) - {key}
+
+    def abandon_classes(self, controller_name: str) -> None:
+        """Note that this install does not serve a controllerName any more that it served before."""
+        self._abandoned = {
+            name
+            for name, listener_class in self._classes.items()
+            if listener_class.resource.spec.controller_name == controller_name
+        }
 
     def allow_retirement(self, key: Key, addresses: frozenset[str]) -> None:
         """Let the next plan of a Listener take these addresses out of service, and no others."""
@@ -265,6 +274,8 @@ class Cache(Lookups):
         self._classes.pop(name, None)
         if isinstance(present, CachedResource):
             self._classes[name] = present
+            if any(condition.reason == OperatorReason.NotServed for condition in present.conditions):
+                self._abandoned.discard(name)
         if _read_by_others(former) == _read_by_others(present):
             return
         maximums = [each.resource.spec.maximums for each in self.our_classes() if each.resource.spec.maximums]

@@ -3,7 +3,8 @@
 A replica counts the age of the Lease by its own monotonic clock, from the moment at which it saw the record change. It
 never reads the times in the record, so clocks of machines may differ by a minute. Source: client-go's leaderelection.
 
-Each renewal also saves the leader's confirmed time (`confirmed_clock`), from which the next leader goes on.
+Each renewal also saves the leader's confirmed time (`confirmed_clock`), from which the next leader goes on, and the
+settings by which the next leader sees that the install changed (`install_change`).
 """
 
 import asyncio
@@ -31,9 +32,13 @@ NAME = "usher-operator"
 CONFIRMED_TIME_ANNOTATION = "usher.dev/confirmed-time"
 """The leader's confirmed time at the last renewal (RFC 3339)."""
 
-_ATTEMPTS = 2
-"""Requests that fit into the renew deadline if each takes its whole time. So neither one request without an answer nor
-a slow server costs the Lease."""
+_CONTROLLER_NAME_ANNOTATION = "usher.dev/controller-name"
+_CONFIGURATION_NAMESPACE_ANNOTATION = "usher.dev/configuration-namespace"
+
+_REQUESTS = 2
+"""Requests that fit into the renew deadline if each takes its whole time. So one request without an answer does not
+cost the Lease. The limit holds for each request, not for a reading and a write together, so that a replica leads also
+while the server is slow. Source: client-go's clients of leader election."""
 
 _RELEASE_SECONDS = 1.5
 
@@ -42,6 +47,13 @@ _NO_ACCOUNT = (
 )
 _NO_RIGHT = "the account needs the rights of operator/rbac/operator.yaml"
 _NO_NAMESPACE = "the namespace that --namespace names must exist"
+
+
+class SavedInstall(msgspec.Struct, frozen=True):
+    """Settings of the leader that the Lease has; ``""``: it has none."""
+
+    controller_name: str = ""
+    configuration_namespace: str = ""
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
@@ -53,6 +65,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     resource_version: str = ""
     confirmed_time: int = 0
     """The time that the leader saved, in microseconds; 0: none."""
+    install: SavedInstall = SavedInstall()
 
 
 class LeaseDecision(msgspec.Struct, frozen=True):
@@ -95,13 +108,16 @@ class ObservedLease:
 
 def read_lease(raw: dict[str, Any]) -> LeaseRecord:
     """Read the record of a Lease as the server sends it."""
-    spec = raw.get("spec") or {}
+    spec, annotations = raw.get("spec") or {}, raw["metadata"].get("annotations") or {}
     return LeaseRecord(
         holder=spec.get("holderIdentity") or "",
         duration_seconds=float(spec.get("leaseDurationSeconds") or 0),
         transitions=int(spec.get("leaseTransitions") or 0),
         resource_version=raw["metadata"].get("resourceVersion", ""),
-        confirmed_time=_read_time((raw["metadata"].get("annotations") or {}).get(CONFIRMED_TIME_ANNOTATION, "")),
+        confirmed_time=_read_time(annotations.get(CONFIRMED_TIME_ANNOTATION, "")),
+        install=SavedInstall(
+            annotations.get(_CONTROLLER_NAME_ANNOTATION, ""), annotations.get(_CONFIGURATION_NAMESPACE_ANNOTATION, "")
+        ),
     )
 
 
@@ -134,6 +150,9 @@ class LeaderLease:
     ) -> None:
         self._api, self._clock, self._timing = api, clock, settings.timing
         self._confirmed_clock = confirmed_clock
+        self._install = SavedInstall(settings.controller_name, settings.configuration_namespace)
+        self.saved_install = SavedInstall()
+        """The settings in the Lease: those of the previous leader, until `save_install`."""
         self._namespace = settings.namespace
         self.identity = settings.identity
         self._observed = ObservedLease(self.identity)
@@ -153,21 +172,25 @@ class LeaderLease:
         while not self.is_leader:
             decision: LeaseDecision | None = None
             try:
-                async with asyncio.timeout(self._attempt_seconds):
-                    decision = await self._read()
-                    if decision.action != "Wait":
-                        self._continue_confirmed_time()
-                        await self._write(decision.action)
+                decision = await self._read()
                 if decision.action == "Wait":
                     await self._watch(decision.seconds)
+                else:
+                    self._continue()
+                    await self._write(decision.action)
             except (ApiError, TimeoutError) as error:
                 await self._not_reached(error, is_new=decision is not None and decision.action == "Create")
         _log.info("lease_acquired", identity=self.identity)
 
-    def _continue_confirmed_time(self) -> None:
-        """Go on from the confirmed time of the previous leader, if the Lease has one."""
-        record = self._observed.record
-        if record is not None and record.confirmed_time:
+    def save_install(self) -> None:
+        """Save this leader's settings with the next renewal."""
+        self.saved_install = self._install
+
+    def _continue(self) -> None:
+        """Go on from what the previous leader saved."""
+        record = self._observed.record or LeaseRecord()
+        self.saved_install = record.install
+        if record.confirmed_time:
             self._confirmed_clock.start_from(record.confirmed_time)
 
     async def hold(self) -> None:
@@ -175,8 +198,7 @@ class LeaderLease:
         while (left := self._renewed + self._timing.renew_deadline_seconds - self._clock()) > 0:
             await asyncio.sleep(min(left, self._timing.lease_retry_seconds))
             try:
-                async with asyncio.timeout(self._attempt_seconds):
-                    await self._write("Renew")
+                await self._write("Renew")
             except (ApiError, TimeoutError) as error:
                 if not await self._may_retry(error):
                     break
@@ -217,16 +239,14 @@ class LeaderLease:
         if error.status not in {404, 409}:
             return True
         with contextlib.suppress(ApiError, TimeoutError):
-            async with asyncio.timeout(self._attempt_seconds):
-                decision = await self._read()
-                if decision.action not in {"Create", "Renew"}:
-                    return False
-                await self._write(decision.action)
+            decision = await self._read()
+            if decision.action not in {"Create", "Renew"}:
+                return False
+            await self._write(decision.action)
         return True
 
-    @property
-    def _attempt_seconds(self) -> float:
-        return self._timing.renew_deadline_seconds / _ATTEMPTS
+    def _time_limit(self) -> asyncio.Timeout:
+        return asyncio.timeout(self._timing.renew_deadline_seconds / _REQUESTS)
 
     @property
     def _path(self) -> str:
@@ -234,7 +254,8 @@ class LeaderLease:
 
     async def _read(self) -> LeaseDecision:
         asked = self._clock()
-        raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
+        async with self._time_limit():
+            raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
         if raw is not None:  # a 404 may also mean that the namespace does not exist
             self.reached_at = self._clock()
         self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
@@ -274,17 +295,22 @@ class LeaderLease:
         metadata: dict[str, Any] = {
             "name": NAME,
             "namespace": self._namespace,
-            "annotations": {CONFIRMED_TIME_ANNOTATION: confirmed_time},
+            "annotations": {
+                CONFIRMED_TIME_ANNOTATION: confirmed_time,
+                _CONTROLLER_NAME_ANNOTATION: self.saved_install.controller_name,
+                _CONFIGURATION_NAMESPACE_ANNOTATION: self.saved_install.configuration_namespace,
+            },
         }
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         # The renewal counts from before the request. A standby counts from when it sees the new record, which is later,
         # so this replica stops writing before a standby takes the Lease.
         asked = self._clock()
-        if action == "Create":
-            raw = await self._api.create(self._path, body, attempts=1, is_fenced=False)
-        else:
-            metadata["resourceVersion"] = record.resource_version
-            raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
+        async with self._time_limit():
+            if action == "Create":
+                raw = await self._api.create(self._path, body, attempts=1, is_fenced=False)
+            else:
+                metadata["resourceVersion"] = record.resource_version
+                raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
         self.reached_at, self._renewed = self._clock(), asked
         self._observed.see(read_lease(raw), asked)
         self.is_leader = action != "Release"

@@ -115,6 +115,8 @@ class Lookups(View):
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
         """Of the objects that were deleted last."""
+        self._abandoned: set[str] = set()
+        """Names of the classes that this install served under another controllerName, until they are told so."""
         self._retirements: dict[Key, frozenset[str]] = {}
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
@@ -333,6 +335,10 @@ class Lookups(View):
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
         """True if the removal guard allowed it."""
         return addresses <= self._retirements.get(key, frozenset())
+
+    def is_abandoned(self, class_name: str) -> bool:
+        """True if this install served a class under another controllerName, and the class does not say so yet."""
+        return class_name in self._abandoned
 
     def is_edited(self, key: Key) -> bool:
         """True if a resource was edited while the operator runs, and its document was compiled before the edit."""

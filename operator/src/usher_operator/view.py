@@ -132,6 +132,7 @@ class OperatorReason(enum.StrEnum):
     SecretNameTaken = "SecretNameTaken"
     ConfigTooLarge = "ConfigTooLarge"
     InstallKeyChanged = "InstallKeyChanged"
+    NotServed = "NotServed"
     RemovalsHalted = "RemovalsHalted"
     Issued = "Issued"
     Provided = "Provided"
@@ -221,7 +222,8 @@ class Plan(msgspec.Struct, frozen=True):
     """None if no status is to be written: the resource is gone, another install owns it (``plan.ownership``), or the
     key is a Hostname."""
     is_behind: bool = False
-    """True if some gateway does not run the wanted document. The cache remembers since when (View.behind_since)."""
+    """True if some gateway does not run the wanted document, or if no operator has written the status of a class. The
+    cache remembers since when (View.behind_since)."""
     again_at: int | None = None
     """When to plan again even if nothing changes, by View.now; None: never."""
     unknown_secrets: tuple[str, ...] = ()
@@ -580,6 +582,9 @@ class View(Protocol):
 
     def secret_state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
+
+    def is_abandoned(self, class_name: str) -> bool:
+        """True if this install served a class under another controllerName, and the class does not say so yet."""
 
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
         """True if a Listener's new document may take these addresses (``Address.id``) out of service."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from usher_operator.plan import hostname, listener, ownership, simple_kinds
-from usher_operator.view import Key, Kind, Plan, View
+from usher_operator.view import ConditionType, Key, Kind, OperatorReason, Plan, View
 
 _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
     "ListenerClass": simple_kinds.plan_listener_class,
@@ -24,5 +24,8 @@ def plan(view: View, key: Key) -> Plan:
     """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
     planned = _PLANS[key.kind](view, key)
     if planned.status is None or ownership.owner_of(view, key) == view.install.controller_name:
+        return planned
+    accepted = planned.status.condition(ConditionType.Accepted)
+    if accepted is not None and accepted.reason == OperatorReason.NotServed:
         return planned
     return msgspec.structs.replace(planned, status=None)

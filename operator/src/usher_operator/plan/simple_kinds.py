@@ -44,6 +44,9 @@ _NEEDED_OF_CLASS = (_Type.CertificateReady, _Type.Exposed)
 _NEEDED_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed)
 """Conditions besides Accepted on which Ready depends."""
 
+_UNSERVED_MICROSECONDS = 60 * model.MICROSECONDS
+"""A class that has no condition for this long is served by no operator."""
+
 _MAX_NAMES = 3
 """Listeners that a message names."""
 
@@ -54,7 +57,7 @@ def plan_listener_class(view: View, key: Key) -> Plan:
     if cached is None:
         return common.plan_absent(view, key, _NEEDED_OF_CLASS)
     if not compiling.is_ours(view, cached):
-        return Plan(key)
+        return _plan_foreign_class(view, key, cached)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     certificate = hostname.certificate_state(view, cached.resource.spec, cached.resource.spec.hostname)
     parts = [
@@ -69,6 +72,30 @@ def plan_listener_class(view: View, key: Key) -> Plan:
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
     status = builder.status(parts, fields=_class_fields(view, cached))
     return Plan(key, (), status, unknown_secrets=unknown)
+
+
+def _plan_foreign_class(view: View, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
+    """The plan of a class of another install: its status says so if no operator serves it.
+
+    That is known of a class that no operator wrote to within a minute, and of one that this install served before under
+    another controllerName. The operator that serves the class replaces the status.
+    """
+    if cached.conditions:
+        is_told = any(condition.reason == OperatorReason.NotServed for condition in cached.conditions)
+        if not is_told and not view.is_abandoned(key.name):
+            return Plan(key)
+    else:
+        since = view.behind_since(key)
+        until = (view.now if since is None else since) + _UNSERVED_MICROSECONDS
+        if view.now < until:
+            return Plan(key, is_behind=True, again_at=until)
+    builder, name = ConditionBuilder(cached.resource.metadata.generation, ()), cached.resource.spec.controller_name
+    message = (
+        f"no operator serves the `controllerName` `{name}`: run one with `--controller-name={name}` (in the chart: "
+        "`controllerName`), or create another class with the name that the operator has"
+    )
+    accepted = builder.false(_Type.Accepted, OperatorReason.NotServed, message)
+    return Plan(key, status=builder.status([accepted], fields=dict(cached.fields)))
 
 
 def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:

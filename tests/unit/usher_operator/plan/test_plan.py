@@ -630,6 +630,27 @@ def test_hostname_of_another_install_changes_no_child(cluster: Cluster) -> None:
     assert cluster.plan(HOSTNAME).children is None
 
 
+def test_class_without_a_status_is_not_served_after_a_minute(cluster: Cluster) -> None:
+    cluster.add(plan_samples.listener_class("theirs", "example.com/other", "theirs.example.com"))
+    theirs = Key("ListenerClass", "", "theirs")
+    assert cluster.plan(theirs).status is None
+    cluster.settle()
+    cluster.now += 60 * model.MICROSECONDS
+    cluster.settle()
+    condition = cluster.condition("ListenerClass", "theirs", "Accepted")
+    assert (condition.reason, "`example.com/other`" in condition.message) == ("NotServed", True)
+
+
+def test_class_that_another_operator_serves_gets_no_status_of_ours(cluster: Cluster) -> None:
+    cluster.add(plan_samples.listener_class("theirs", "example.com/other", "theirs.example.com"))
+    other = cluster.restarted(controller_name="example.com/other")
+    other.settle()
+    ours = other.restarted()
+    ours.now += 60 * model.MICROSECONDS
+    ours.settle()
+    assert ours.plan(Key("ListenerClass", "", "theirs")).status is None
+
+
 def test_class_certificate_covers_no_other_hostname(cluster: Cluster) -> None:
     tls = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
     cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=tls)
