@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from aiohttp import web
 
 from local_cluster import ports
-from support import certificates, plan_reasons, plan_samples
+from support import certificates, plan_reasons, plan_samples, waiting
 from support import gateway as gateways
 from usher_gateway import documents, settings
 from usher_operator import route_check
@@ -30,9 +32,16 @@ class Names:
         self.addresses = ["127.0.0.1"]
         self.error = 0
         self.lookups = 0
+        self.hanging: set[str] = set()
+        """Hostnames that get no answer until `released`."""
+        self.released = threading.Event()
+        self.answered: list[str] = []
 
-    def look_up(self, _: str, port: int, **__: object) -> list[tuple[Any, ...]]:
+    def look_up(self, hostname: str, port: int, **_: object) -> list[tuple[Any, ...]]:
         self.lookups += 1
+        if hostname in self.hanging:
+            self.released.wait()
+        self.answered.append(hostname)
         if self.error:
             raise socket.gaierror(self.error, "")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
@@ -55,6 +64,7 @@ class Site:
             port=self.port,
             trusted=certificates.trusting(CERTIFICATE),
             look_up=self.names.look_up,
+            lookup_seconds=0.5,
             clock=lambda: self.now,
         )
 
@@ -253,6 +263,52 @@ async def test_controller_that_closes_connections_may_reject_a_provided_certific
 async def test_name_server_that_never_answered_is_named(site: Site) -> None:
     site.names.error = socket.EAI_AGAIN
     assert (await site.problem()).startswith(f"DNS does not answer for `{HOSTNAME}`")
+
+
+@contextlib.asynccontextmanager
+async def running(site: Site) -> AsyncIterator[None]:
+    """Run the checks; at the end the name server answers, because no thread can be cancelled."""
+    checks = asyncio.create_task(site.checker.run())
+    try:
+        yield
+    finally:
+        checks.cancel()
+        site.names.released.set()
+        await asyncio.wait({checks})
+
+
+async def test_name_server_that_hangs_delays_only_its_own_namespace(site: Site) -> None:
+    """More hostnames of one namespace hang than there are threads for lookups."""
+    hosts = [f"h{number}.example.org" for number in range(40)]
+    site.cluster.add(plan_samples.tenant("evil", "attacker"))
+    for host in hosts:
+        raw = yaml.safe_load(plan_samples.listener(host.partition(".")[0], namespace="attacker", tenant="evil"))
+        site.cluster.put({**raw, "spec": {**raw["spec"], **plan_reasons.address(host)}})
+    site.cluster.settle()
+    site.cluster.controllers_say("Ingress", BALANCER)
+    site.cluster.settle()
+    site.names.hanging = set(hosts)
+    async with running(site):
+        await waiting.wait_until(lambda: answers_later(site) >= 2, what="two answers for the neighbour")
+        assert not site.names.hanging.intersection(site.names.answered)
+
+
+def answers_later(site: Site) -> int:
+    """Return how often the name server answered for the hostname, some time later."""
+    site.now += route_check.GRACE_SECONDS
+    return site.names.answered.count(HOSTNAME)
+
+
+async def test_name_server_that_hangs_is_named(site: Site) -> None:
+    site.names.hanging = {HOSTNAME}
+
+    def problem_later() -> str:
+        site.now += route_check.GRACE_SECONDS
+        reachability = site.cluster.cache.reachability(HOSTNAME)
+        return reachability.problem if reachability is not None else ""
+
+    async with running(site):
+        await waiting.wait_until(lambda: problem_later().startswith("DNS does not answer"), what="the problem")
 
 
 async def test_silent_name_server_changes_nothing_that_was_known(site: Site, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ that the Ingress itself has, so that no tenant can look at the platform's privat
 """
 
 import asyncio
+import collections
 import concurrent.futures
 import ipaddress
 import socket
@@ -25,7 +26,7 @@ from usher_gateway.destinations import address_guard
 from usher_operator.cache import Cache
 from usher_operator.plan import hostname as hostname_plan
 from usher_operator.plan import reports
-from usher_operator.view import Key, Reachability
+from usher_operator.view import Key, Reachability, hostname_key
 from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -34,8 +35,13 @@ _TIME_LIMITS = aiohttp.ClientTimeout(total=20, sock_connect=5)
 """An Ingress controller gives up on a gateway after 15 to 30 s."""
 
 _AT_ONCE = 32
-_LOOKUPS_AT_ONCE = 4
-"""Lookups have threads of their own, so that a slow name server delays no request to the API server."""
+"""Requests, and lookups, at the same time. Lookups have threads of their own, so that a slow name server delays no
+request to the API server."""
+
+_OF_NAMESPACE_AT_ONCE = 2
+"""Hostnames of one namespace that are checked at the same time, so that its name server or its firewall does not delay
+the checks of other namespaces."""
+
 
 _TICK_SECONDS = 2.0
 _INTERVAL_SECONDS = 600.0
@@ -63,6 +69,7 @@ class _Check(msgspec.Struct):
     settled_at: float = 0.0
     """Until then, the hostname is asked often."""
     failing_since: float | None = None
+    is_running: bool = False
 
 
 class RouteChecker:
@@ -74,6 +81,8 @@ class RouteChecker:
         port: of the hostnames.
         trusted: the authorities that Purple is taken to trust; None: those of the system.
         look_up: like `socket.getaddrinfo`.
+        lookup_seconds: after this time a name server counts as away. The lookup goes on, because no thread can be
+            cancelled.
         clock: monotonic seconds.
     """
 
@@ -85,29 +94,34 @@ class RouteChecker:
         port: int = 443,
         trusted: ssl.SSLContext | None = None,
         look_up: Callable[..., Sequence[tuple[Any, ...]]] = socket.getaddrinfo,
+        lookup_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache, self._queue, self._port = cache, queue, port
         self._trusted = trusted or ssl.create_default_context()
-        self._look_up, self._clock = look_up, clock
+        self._look_up, self._lookup_seconds, self._clock = look_up, lookup_seconds, clock
         self._checks: dict[str, _Check] = {}
-        self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "route check")
+        self._lookups = concurrent.futures.ThreadPoolExecutor(_AT_ONCE, "route check")
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._of_namespace: dict[str, asyncio.Semaphore] = collections.defaultdict(
+            lambda: asyncio.Semaphore(_OF_NAMESPACE_AT_ONCE)
+        )
 
     async def run(self) -> None:
         """Check until cancelled: each hostname every ten minutes, sooner while it fails and after its route changed."""
-        async with aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True),  # else a start leaves an idle connection per hostname
             timeout=_TIME_LIMITS,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-        ) as session:
+        )
+        async with session, asyncio.TaskGroup() as checks:
             while True:
-                await self.check_due(session)
+                checks.create_task(self.check_due(session))  # not awaited, because some checks take long
                 await asyncio.sleep(_TICK_SECONDS)
 
     async def check_due(self, session: aiohttp.ClientSession) -> None:
-        """Check the hostnames that are due."""
+        """Check the hostnames that are due and not being checked."""
         of_classes = (each.resource.spec.hostname for each in self._cache.our_classes())
         hostnames = {*self._cache.child_index.hosts, *of_classes}
         for gone in self._checks.keys() - hostnames:
@@ -115,23 +129,39 @@ class RouteChecker:
             self._set(gone, None)
         now = self._clock()
         for changed in self._cache.take_changed_routes() & self._checks.keys():
-            self._checks[changed] = _Check(due_at=now, settled_at=now + _SETTLING_SECONDS)
-        due = [name for name in hostnames if self._checks.setdefault(name, _Check()).due_at <= now]
-        await asyncio.gather(*(self._check(session, hostname) for hostname in due))
+            check = self._checks[changed]
+            check.due_at, check.settled_at, check.failing_since = now, now + _SETTLING_SECONDS, None
+        due = [name for name in hostnames if self._is_due(self._checks.setdefault(name, _Check()), now)]
+        for hostname in due:
+            self._checks[hostname].is_running = True
+        await asyncio.gather(*(self._check(session, hostname, self._checks[hostname]) for hostname in due))
+
+    def _is_due(self, check: _Check, now: float) -> bool:
+        return check.due_at <= now and not check.is_running
 
     def _set(self, hostname: str, reachability: Reachability | None) -> None:
         for key in self._cache.set_reachability(hostname, reachability):
             self._queue.add(key)
 
-    async def _check(self, session: aiohttp.ClientSession, hostname: str) -> None:
-        check = self._checks[hostname]
+    async def _check(self, session: aiohttp.ClientSession, hostname: str, check: _Check) -> None:
         route_addresses = hostname_plan.checked_addresses(self._cache, hostname)
         if route_addresses is None:
-            check.due_at, check.failing_since = self._clock() + _RETRY_SECONDS, None
+            check.is_running, check.due_at, check.failing_since = False, self._clock() + _RETRY_SECONDS, None
             self._set(hostname, Reachability(is_checked=False))
             return
-        async with self._slots:
-            problem = await self._problem(session, hostname, route_addresses)
+        async with self._of_namespace[self._cache.lane_of(hostname_key(hostname))]:
+            lookup = asyncio.get_running_loop().run_in_executor(
+                self._lookups, lambda: self._look_up(hostname, self._port, type=socket.SOCK_STREAM)
+            )
+            problem = await self._problem(session, hostname, route_addresses, lookup)
+            check.is_running = False
+            if self._checks.get(hostname) is check:  # else no document has the hostname any more
+                self._note(hostname, check, problem)
+            await asyncio.wait({lookup})  # a lookup beyond its time limit goes on to occupy a thread
+            lookup.exception()
+
+    def _note(self, hostname: str, check: _Check, problem: str | None) -> None:
+        """Note the result of a check. ``problem``: see `_problem`."""
         now = self._clock()
         if problem is None:
             if self._cache.reachability(hostname) == Reachability():  # what was known stays
@@ -154,10 +184,14 @@ class RouteChecker:
             self._set(hostname, Reachability(problem))
 
     async def _problem(
-        self, session: aiohttp.ClientSession, hostname: str, route_addresses: Collection[str]
+        self,
+        session: aiohttp.ClientSession,
+        hostname: str,
+        route_addresses: Collection[str],
+        lookup: asyncio.Future[Sequence[tuple[Any, ...]]],
     ) -> str | None:
         """Return why Purple could not post to a hostname; ``""`` if it could, None if the name server is away."""
-        resolved = await self._resolve(hostname)
+        resolved = await _addresses_of(lookup, self._lookup_seconds)
         if resolved is None:
             return None
         if not resolved:
@@ -174,23 +208,12 @@ class RouteChecker:
             )
         # of the preferred family; the first one would change with the order of the answers, and so would the message
         address = min(each for each in usable if (":" in each) == (":" in usable[0]))
-        try:
-            return await self._ask(session, hostname, address, self._trusted)
-        except aiohttp.ClientConnectorCertificateError as error:
-            # without verification, because a route that leads elsewhere often has another certificate
-            return await self._ask(session, hostname, address, False) or _untrusted(hostname, error)
-
-    async def _resolve(self, hostname: str) -> list[str] | None:
-        """Return the addresses of a hostname, perhaps none; None if no name server answers."""
-        lookup = asyncio.get_running_loop().run_in_executor(
-            self._lookups, lambda: self._look_up(hostname, self._port, type=socket.SOCK_STREAM)
-        )
-        try:
-            return [str(address[0]) for *_, address in await lookup]
-        except socket.gaierror as error:
-            return None if error.errno == socket.EAI_AGAIN else []
-        except (OSError, UnicodeError):
-            return None
+        async with self._slots:
+            try:
+                return await self._ask(session, hostname, address, self._trusted)
+            except aiohttp.ClientConnectorCertificateError as error:
+                # without verification, because a route that leads elsewhere often has another certificate
+                return await self._ask(session, hostname, address, False) or _untrusted(hostname, error)
 
     def _controller(self, hostname: str) -> str:
         """Name the Ingress controller that serves a hostname."""
@@ -259,6 +282,17 @@ class RouteChecker:
     def _behind(self) -> str:
         """Say why a controller has no answer of a gateway."""
         return f", and {reports.NO_GATEWAY_READY}" if self._cache.gateways == () else _BEHIND
+
+
+async def _addresses_of(lookup: asyncio.Future[Sequence[tuple[Any, ...]]], lookup_seconds: float) -> list[str] | None:
+    """Return the addresses that a lookup finds, perhaps none; None if no name server answers in time."""
+    try:
+        async with asyncio.timeout(lookup_seconds):
+            return [str(address[0]) for *_, address in await asyncio.shield(lookup)]
+    except socket.gaierror as error:
+        return None if error.errno == socket.EAI_AGAIN else []
+    except (OSError, UnicodeError):  # a TimeoutError is an OSError
+        return None
 
 
 def _is_public(address: str) -> bool:
