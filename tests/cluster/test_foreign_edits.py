@@ -1,5 +1,6 @@
 """Edits of an agency's resources and children by others, and values at their limits."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -230,3 +231,23 @@ async def test_foreign_secret_with_the_name_of_the_url_secret_stays(agency: agen
     await agency.kubectl("delete", "secret", "lobby-url")
     await agency.wait_ready("listeners.usher.dev/lobby")
     assert (await agency.url()).startswith("https://")
+
+
+async def change_url_secret(agency: agencies.Agency) -> None:
+    """Change the Secret with the URL as soon as the operator has written it, until cancelled."""
+    server = agency.platform.server
+    secret = api.Resource("Secret", "lobby-url", agency.namespace)
+    while True:
+        await server.merge(secret, {"data": {"url": "aHR0cHM6Ly9ldmlsLmV4YW1wbGU="}})
+        await server.wait(secret, lambda raw: raw and raw["data"]["url"] != "aHR0cHM6Ly9ldmlsLmV4YW1wbGU=")
+
+
+async def test_conflict_about_a_child_is_named_until_it_ends(agency: agencies.Agency) -> None:
+    await stand(agency)
+    fight = asyncio.create_task(change_url_secret(agency))
+    listener = await agency.wait("Listener", "lobby", "Programmed", "False", "WriteConflict")
+    message = (api.condition(listener, "Programmed") or {})["message"]
+    assert message.startswith("Secret `lobby-url` is changed by the field manager `")
+    fight.cancel()
+    await asyncio.wait({fight})
+    await agency.wait("Listener", "lobby", "Programmed", "True", "Programmed")

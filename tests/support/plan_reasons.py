@@ -311,10 +311,9 @@ LOBBY = Key("Listener", "default", "lobby")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def write_fails(key: Key, *, is_forbidden: bool = False, is_name_taken: bool = False) -> Callable[[Cluster], None]:
+def write_fails(key: Key, **why: bool) -> Callable[[Cluster], None]:
     def happens(cluster: Cluster) -> None:
-        error = "apply /a/b: 403 Forbidden"
-        cluster.fail_writes(key, WriteFailure(error, is_forbidden=is_forbidden, is_name_taken=is_name_taken))
+        cluster.fail_writes(key, WriteFailure("apply /a/b: 403 Forbidden", **why))
 
     return happens
 
@@ -374,6 +373,7 @@ _LISTENER = [
     ),
     ("Exposed", "False", "WriteForbidden", write_fails(HOSTNAME, is_forbidden=True)),
     ("Exposed", "False", "ObjectNameTaken", write_fails(HOSTNAME, is_name_taken=True)),
+    ("Exposed", "False", "WriteConflict", write_fails(HOSTNAME, is_contested=True)),
     ("Exposed", "Unknown", "Pending", write_fails(HOSTNAME)),
     ("Programmed", "True", "Programmed", nothing),
     ("Programmed", "Unknown", "Pending", edit(silence={"afterSeconds": 60})),
@@ -382,6 +382,7 @@ _LISTENER = [
     ("Programmed", "False", "GatewayUnavailable", no_gateway),
     ("Programmed", "False", "PartiallyProgrammed", late("gateway-new")),
     ("Programmed", "False", "WriteForbidden", write_fails(LOBBY, is_forbidden=True)),
+    ("Programmed", "False", "WriteConflict", write_fails(LOBBY, is_contested=True)),
     ("Ready", "True", "Ready", nothing),
     ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),

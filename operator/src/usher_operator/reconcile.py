@@ -158,6 +158,8 @@ class Reconciler:
         if error is not None:
             is_name_taken = error.reason == NAME_TAKEN
             failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN, is_name_taken=is_name_taken)
+        elif conflict := self._children.conflict_of(planned):
+            failure = WriteFailure(conflict, is_contested=True)
         changed = self._cache.set_write_failure(planned.key, failure)
         self._add(changed - {planned.key})
         return self._cache.plan(planned.key) if planned.key in changed else planned

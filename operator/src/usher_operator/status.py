@@ -3,7 +3,7 @@
 A status is written only if it differs from the stored one, and an Event reports a condition that changed.
 
 Only the install that owns a resource writes its status, so two installs never write one. If something else changes a
-status again and again, each write waits for twice as long as the one before.
+status again and again, each write waits for twice as long as the one before (`rewrites`).
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, conditions_to_report, event_of
 from usher_operator.health import OperatorMetrics
+from usher_operator.rewrites import RewriteBackoff
 from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,
     ConditionType,
@@ -36,48 +37,10 @@ _log = structlog.get_logger(__name__)
 INFORMATIONAL_PER_SECOND = 5.0
 """Statuses written per second in which only informational conditions differ."""
 
-FIRST_REWRITE_SECONDS = 1.0
-"""Delay before a status is written for the second time because something else changed it; it doubles each time."""
-
-LAST_REWRITE_SECONDS = 300.0
-"""Longest delay before such a write."""
-
 _MAX_QUEUED_EVENTS = 50
 """Events of one namespace that wait; further ones are dropped."""
 
 _EVENT_INTERVAL_SECONDS = 0.1
-
-
-class RewriteBackoff:
-    """Delays writes of statuses that something else changes again and again after this operator wrote them. Pure."""
-
-    def __init__(self) -> None:
-        self._writes: dict[Key, tuple[int, float, int]] = {}
-        """Hash of the status that was written, when, and how many writes in a row replaced somebody's change."""
-
-    def seconds_left(self, key: Key, record: kinds.ResourceRecord, now: float) -> float:
-        """Seconds until the stored status may be replaced; zero or negative if it may be now.
-
-        The first replacement needs no delay.
-        """
-        content, written_at, replaced = self._writes.get(key, (0, 0.0, 0))
-        if not replaced or _hash_of_stored(record) == content:
-            return 0.0
-        return written_at + min(FIRST_REWRITE_SECONDS * 2.0 ** min(replaced - 1, 30), LAST_REWRITE_SECONDS) - now
-
-    def written(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: float) -> None:
-        """Note that a status was written over the stored one in ``record``."""
-        content, written_at, replaced = self._writes.get(key, (_hash_of_stored(record), now, 0))
-        if _hash_of_stored(record) != content:
-            replaced += 1
-        elif now - written_at > LAST_REWRITE_SECONDS:
-            replaced = 0
-        written = _hash_of(status.conditions.values(), status.fields, status.observed_generation)
-        self._writes[key] = written, now, replaced
-
-    def forget(self, key: Key) -> None:
-        """Forget a resource whose status this operator does not write any more."""
-        self._writes.pop(key, None)
 
 
 def _hash_of_stored(record: kinds.ResourceRecord) -> int:
@@ -122,7 +85,7 @@ class StatusWriter:
         self._events: Lanes[dict[str, Any]] = Lanes()
         """Events to post; namespaces take turns."""
         self._has_events = asyncio.Event()
-        self._rewrites = RewriteBackoff()
+        self._rewrites: RewriteBackoff[Key] = RewriteBackoff()
         self._were_ready: set[Key] = set()
         """Keys whose Ready was True before it became Unknown."""
 
@@ -149,7 +112,8 @@ class StatusWriter:
         changed = differences(status, record)
         if not changed:
             return "noop"
-        seconds = self._rewrites.seconds_left(key, record, self._clock())
+        stored = _hash_of_stored(record)
+        seconds = self._rewrites.seconds_left(key, stored, self._clock())
         if seconds > 0:
             self._queue.add_after(key, seconds)
             return "delayed"
@@ -166,7 +130,10 @@ class StatusWriter:
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
-        self._rewrites.written(key, status, record, self._clock())
+        written = _hash_of(status.conditions.values(), status.fields, status.observed_generation)
+        self._rewrites.written(key, written, stored, self._clock())
+        if self._rewrites.conflict_seconds_left(key, self._clock()) > 0:
+            _log.warning("status_changed_again", kind=key.kind, key=key.path)
         # if the answer shows an edit, reconcile the key too: the cache has the edit, so no event will report it
         is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
         changed_keys = self._cache.take_answer(kind, raw, record.resource_version)

@@ -155,6 +155,7 @@ class OperatorReason(enum.StrEnum):
     GatewayUnavailable = "GatewayUnavailable"
     PartiallyProgrammed = "PartiallyProgrammed"
     WriteForbidden = "WriteForbidden"
+    WriteConflict = "WriteConflict"
     Ready = "Ready"
     Suspended = "Suspended"
     ListenersNotReady = "ListenersNotReady"
@@ -431,6 +432,8 @@ class WriteFailure(msgspec.Struct, frozen=True):
     """True if the API server refused it (403), so that another attempt does not help."""
     is_name_taken: bool = False
     """True if an object that is not the key's has the name of a child."""
+    is_contested: bool = False
+    """True if another program changes a child again and again; ``error`` names both."""
 
 
 class Reachability(msgspec.Struct, frozen=True):

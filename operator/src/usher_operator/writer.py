@@ -28,6 +28,7 @@ from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import RemovalGuard
+from usher_operator.rewrites import RewriteBackoff
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -65,6 +66,7 @@ class ChildWriter:
         metrics: the operator's metrics.
         event_logger: logs what was written.
         on_published: called after a document or a tombstone was written.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -76,13 +78,19 @@ class ChildWriter:
         metrics: OperatorMetrics,
         event_logger: EventLogger,
         on_published: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self._cache, self._queue = api, cache, queue
         self._metrics, self._event_logger = metrics, event_logger
-        self._on_published = on_published
+        self._on_published, self._clock = on_published, clock
         self._verified: dict[ObjectRef, str] = {}
         """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
         self._unverified: set[ObjectRef] = set()
+        self._rewrites: RewriteBackoff[ObjectRef] = RewriteBackoff()
+        self._desired: dict[ObjectRef, str] = {}
+        """``DesiredChild.desired`` of the last write of each child."""
+        self._managers: dict[ObjectRef, str] = {}
+        """The field manager that last changed a child that is contested."""
         self._pauses: dict[Key, float] = {}
         """Seconds to pause after the large documents that were written."""
 
@@ -97,6 +105,9 @@ class ChildWriter:
     def forget(self, ref: ObjectRef) -> None:
         """Forget a child that was deleted."""
         self._verified.pop(ref, None)
+        self._desired.pop(ref, None)
+        self._managers.pop(ref, None)
+        self._rewrites.forget(ref)
 
     async def apply(self, plan: Plan, *, documents_only: bool = False) -> list[ApiError]:
         """Write the children that a plan wants, and return the failures, after every child was tried.
@@ -108,13 +119,46 @@ class ChildWriter:
         failures = []
         for child in plan.children or ():
             is_left_out = documents_only and child.ref.namespace != self._cache.install.config_namespace
-            if is_left_out or self._is_in_place(child):
+            is_repeated = self._desired.get(child.ref) == child.desired  # an edit never waits
+            if is_left_out or self._is_in_place(child) or (is_repeated and self.must_wait(plan.key, child.ref)):
                 continue
             try:
                 await self.write(plan.key, child.ref, child.manifest)
             except ApiError as error:
                 failures.append(error)
         return failures
+
+    def must_wait(self, key: Key, ref: ObjectRef) -> bool:
+        """Return whether something else changes a child so often that its next write waits; the key is queued then."""
+        seconds = self._rewrites.seconds_left(ref, self._stored_digest(ref), self._clock())
+        if seconds > 0:
+            self._queue.add_after(key, seconds)
+        return seconds > 0
+
+    def _stored_digest(self, ref: ObjectRef) -> str:
+        existing = self._cache.child_index.by_ref.get(ref)
+        return existing.digest if existing is not None else ""
+
+    def conflict_of(self, plan: Plan) -> str:
+        """Name what changes a child of a plan again and again; ``""`` if nothing does."""
+        for child in plan.children or ():
+            seconds = self._rewrites.conflict_seconds_left(child.ref, self._clock())
+            if seconds > 0:
+                self._queue.add_after(plan.key, seconds)  # the end of the conflict causes no event
+                manager = self._managers.get(child.ref, "")
+                by = f"the field manager `{manager}`" if manager else "another program"
+                return f"{child.ref.kind} `{child.ref.name}` is changed by {by}"
+        return ""
+
+    async def _note_manager(self, path: str, ref: ObjectRef) -> None:
+        """Note who last changed a contested child."""
+        raw = await self._api.get(path, missing_ok=True) or {"metadata": {}}
+        own = kinds.field_manager(self._cache.install.controller_name)
+        entries = [entry for entry in raw["metadata"].get("managedFields") or () if entry.get("manager") != own]
+        manager = str(max(entries, key=lambda entry: str(entry.get("time", "")))["manager"]) if entries else ""
+        if self._managers.get(ref) != manager:
+            _log.warning("child_changed_again", kind=ref.kind, namespace=ref.namespace, name=ref.name, manager=manager)
+        self._managers[ref] = manager
 
     def _is_in_place(self, child: DesiredChild) -> bool:
         existing = self._cache.child_index.by_ref.get(child.ref)
@@ -141,6 +185,9 @@ class ChildWriter:
             raise _name_taken(path, "the object of another hostname has this name")
         if previous_child is None and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path, ref, key)
+        stored_digest = self._stored_digest(ref)
+        if self._rewrites.is_conflict(ref, stored_digest):
+            await self._note_manager(path, ref)
         try:
             raw = await self._api.apply(path, manifest)
         except ApiError as error:
@@ -154,6 +201,8 @@ class ChildWriter:
         size = len((manifest.get("data") or {}).get(config_secret.DATA_KEY, ""))
         if size > _SMALL_BYTES:
             self._pauses[key] = (size - _SMALL_BYTES) / _BYTES_PER_SECOND
+        self._rewrites.written(ref, kinds.digest_of(raw), stored_digest, self._clock())
+        self._desired[ref] = manifest["metadata"].get("annotations", {}).get(config_secret.DESIRED_ANNOTATION, "")
         self._take_answer(key, kind, raw, previous_child.resource_version if previous_child is not None else "")
         self._unverified.discard(ref)
         existing = self._cache.child_index.by_ref.get(ref)
@@ -322,6 +371,8 @@ class ChildRemover:
         """Mark a Certificate as unused, or delete it if it has been unused for long enough."""
         ref, since = child.state.ref, child.unused_since
         if not since:
+            if self._writer.must_wait(child.key, ref):
+                return
             raw = await self._api.get(kinds.CERTIFICATE.path(ref.namespace, ref.name), missing_ok=True)
             if raw is None:
                 return  # the watch will report it

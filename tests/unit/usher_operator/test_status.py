@@ -14,7 +14,6 @@ from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import (
-    RewriteBackoff,
     StatusWriter,
     body_of,
     differences,
@@ -85,34 +84,6 @@ def test_status_body_names_the_uid_of_the_object() -> None:
         "namespace": "agency",
         "uid": "uid",
     }
-
-
-def test_first_rewrite_waits_for_nothing_and_each_further_one_twice_as_long() -> None:
-    backoff, planned, foreign = RewriteBackoff(), status(condition()), record(condition(status="False"))
-    now, waits = 0.0, []
-    for _ in range(12):
-        wait = backoff.seconds_left(LOBBY, foreign, now)
-        waits.append(wait)
-        now += wait
-        backoff.written(LOBBY, planned, foreign, now)
-    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
-
-
-def test_own_change_of_a_status_never_waits() -> None:
-    backoff, states = RewriteBackoff(), [status(condition(reason=f"Reason{number}")) for number in range(20)]
-    stored = record()
-    for number, planned in enumerate(states):
-        assert backoff.seconds_left(LOBBY, stored, float(number)) == 0
-        backoff.written(LOBBY, planned, stored, float(number))
-        stored = record(*planned.conditions.values())
-
-
-def test_rewrites_count_from_the_start_again_after_a_quiet_time() -> None:
-    backoff, planned, foreign = RewriteBackoff(), status(condition()), record(condition(status="False"))
-    for now in (0.0, 0.0, 1.0):
-        backoff.written(LOBBY, planned, foreign, now)
-    backoff.written(LOBBY, status(condition(reason="Suspended")), record(condition()), 400.0)
-    assert backoff.seconds_left(LOBBY, foreign, 400.0) == 0
 
 
 def test_condition_of_another_manager_is_left_out_of_the_next_version() -> None:

@@ -65,7 +65,11 @@ def new_queue() -> Workqueue[Key]:
 
 
 def child_writer(
-    server: Any, cache: Cache, queue: Workqueue[Key] | None = None, event_logger: EventLogger | None = None
+    server: Any,
+    cache: Cache,
+    queue: Workqueue[Key] | None = None,
+    event_logger: EventLogger | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> writer.ChildWriter:
     return writer.ChildWriter(
         api=server,
@@ -73,6 +77,7 @@ def child_writer(
         queue=queue if queue is not None else new_queue(),
         metrics=OperatorMetrics(),
         event_logger=event_logger or EventLogger(lambda: 0.0),
+        clock=clock,
     )
 
 
@@ -152,6 +157,56 @@ async def test_object_of_another_hostname_is_never_written(is_in_cache: bool) ->
     writes = child_writer(ReadingServer(theirs), cache)
     failures = await writes.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert [failure.reason for failure in failures] == [writer.NAME_TAKEN]
+
+
+class FoughtServer:
+    """Another program changes an object as soon as it is written."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.version, self.writes = cache, 0, 0
+
+    async def get(self, _path: str, *, missing_ok: bool) -> dict[str, Any]:
+        assert missing_ok
+        entries = [
+            {"manager": "usher-operator-usher.dev_usher", "time": "2026-11-25T12:00:02Z"},
+            {"manager": "gardener", "time": "2026-11-25T12:00:01Z"},
+            {"manager": "kubectl", "time": "2026-11-25T11:00:00Z"},
+        ]
+        return {"metadata": {"managedFields": entries}}
+
+    async def apply(self, _path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.writes += 1
+        return self._stored(manifest["spec"])
+
+    def change(self) -> None:
+        self.cache.put(kinds.INGRESS, self._stored({"rules": []}))
+
+    def _stored(self, spec: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        return ingress(str(self.version), spec=spec)
+
+
+async def test_child_that_is_changed_again_and_again_is_written_less_often() -> None:
+    cache, queue = Cache(OperatorSettings()), new_queue()
+    server, now = FoughtServer(cache), 0.0
+    writes = child_writer(server, cache, queue, clock=lambda: now)
+    child = DesiredChild(REF, ingress(spec={"rules": [{}]}), "wanted")
+    child.manifest["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION] = "wanted"
+    plan, times = Plan(KEY, (child,)), []
+    for second in range(32):
+        now = float(second)
+        for _ in range(100):
+            count = server.writes
+            assert await writes.apply(plan) == []
+            if server.writes > count:
+                times.append(second)
+                server.change()
+    assert times == [0, 0, 1, 3, 7, 15, 31]
+    assert writes.conflict_of(plan) == "Ingress `usher-www` is changed by the field manager `gardener`"
+    edited = ingress(spec={"rules": [{}, {}]})
+    edited["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION] = "edited"
+    await writes.apply(Plan(KEY, (DesiredChild(REF, edited, "edited"),)))
+    assert server.writes == len(times) + 1, "an edit does not wait"
 
 
 class CertificateServer:

@@ -60,6 +60,14 @@ def forbidden_message(error: str) -> str:
     )
 
 
+def contested_message(error: str) -> str:
+    """The message of WriteConflict."""
+    return (
+        f"{error} again and again after Usher wrote it, so Usher waits before each write for longer, up to five "
+        "minutes: that program must leave the object alone"
+    )
+
+
 class ConditionBuilder:
     """Builds the conditions and the status of one resource.
 

@@ -180,6 +180,8 @@ def _write_state(view: View, host: str) -> ConditionState | None:
         return None
     if failure.is_forbidden:
         return ConditionState("False", OperatorReason.WriteForbidden, common.forbidden_message(failure.error))
+    if failure.is_contested:
+        return ConditionState("False", OperatorReason.WriteConflict, common.contested_message(failure.error))
     if failure.is_name_taken:
         message = (
             f"the route or the certificate of `{host}` is not written, because an object that is not this hostname's "

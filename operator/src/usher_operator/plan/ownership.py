@@ -12,7 +12,7 @@ Classes of the same second are ordered by name. Each install publishes the docum
 for resources whose status another install writes.
 
 Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs of two versions
-may disagree while one of them cannot read a class. ``status.RewriteBackoff`` bounds what these two cases cost.
+may disagree while one of them cannot read a class. ``rewrites.RewriteBackoff`` bounds what these two cases cost.
 """
 
 from collections.abc import Iterable

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import documents, model
-from usher_operator.plan.common import ConditionBuilder, WantedDocument, forbidden_message
+from usher_operator.plan.common import ConditionBuilder, WantedDocument, contested_message, forbidden_message
 from usher_operator.view import (
     AppliedDocument,
     ConditionType,
@@ -127,8 +127,10 @@ def programmed(view: View, key: Key, document: WantedDocument | None, builder: C
     if failure is not None and failure.is_forbidden:
         message = forbidden_message(failure.error)
         return Programmed(builder.false(_Type.Programmed, _Reason.WriteForbidden, message))
+    if failure is not None and failure.is_contested:
+        return Programmed(builder.false(_Type.Programmed, _Reason.WriteConflict, contested_message(failure.error)))
     previous = builder.previous_if_current(_Type.Programmed)
-    if previous is not None and previous.reason == _Reason.WriteForbidden:
+    if previous is not None and previous.reason in {_Reason.WriteForbidden, _Reason.WriteConflict}:
         previous = None  # it could be written now
     if view.gateways is None:
         return Programmed(previous or _waiting(builder))
