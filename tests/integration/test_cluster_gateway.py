@@ -282,8 +282,8 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
         await waiting.wait_until(gateway.state.configured.is_set)
-        await post_without_offset(running_gateway, 0)
         with structlog.testing.capture_logs() as logs:
+            await post_without_offset(running_gateway, 0)
             for _ in range(2):
                 await gateway.hold_reviewer.review()
         for number in range(1, 10):

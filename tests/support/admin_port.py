@@ -21,7 +21,7 @@ from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
-from usher_gateway.delivery import holds
+from usher_gateway.delivery import held_routes
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
@@ -89,7 +89,7 @@ class Served:
         """The listener lobby refuses every arrival."""
         self.refused_reason: str | None = None
         """Why it does; None in the tests that need no reason."""
-        self.held = holds.HeldRoute("crm", "DestinationPaused", "")
+        self.held = held_routes.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
             store=bench.store,
@@ -145,7 +145,8 @@ class Served:
             store=self.bench.store,
             registry=self.registry,
             dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store"]),
-            hold_reviewer=mock.Mock(held_routes=lambda _: [self.held], current_holds=base.no_holds),
+            hold_reviewer=mock.Mock(current_holds=base.no_holds),
+            held_routes=mock.Mock(of=lambda _: [self.held]),
             sample_sender=self.sample_sender,
             erasure_forwarder=mock.Mock(),
             health=self.health_tracker(),

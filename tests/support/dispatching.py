@@ -50,7 +50,12 @@ class DispatcherBench:
         clock, newest = timing.Clock(), RouteDocuments(keys=ingest_samples.KEYS)
         worker = self._worker(clock, newest)
         self.dispatcher = Dispatcher(
-            store=self.store, worker=worker, route_documents=newest, clock=clock, limits=limits or DispatcherLimits()
+            store=self.store,
+            worker=worker,
+            route_documents=newest,
+            clock=clock,
+            limits=limits or DispatcherLimits(),
+            note_holds=lambda _: None,
         )
         destinations = [delivery_samples.destination(name=name, concurrency=concurrency) for name in ("crm", *more)]
         self.dispatcher.apply(documents.Snapshot({}, {destination.key: destination for destination in destinations}))

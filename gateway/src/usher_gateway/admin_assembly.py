@@ -32,6 +32,7 @@ from usher_gateway.admin.urls import UrlHandlers
 from usher_gateway.config import Source
 from usher_gateway.delivery.dispatcher import Dispatcher
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
+from usher_gateway.delivery.held_routes import HeldRoutes
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -59,6 +60,7 @@ class Parts:
     registry: ListenerRegistry
     dispatcher: Dispatcher
     hold_reviewer: HoldReviewer
+    held_routes: HeldRoutes
     sample_sender: SampleSender
     erasure_forwarder: ErasureForwarder
     health: health.HealthTracker
@@ -127,7 +129,7 @@ def make_api_routes(
             keys=parts.keys,
             check_names=check_names,
             destination=gateway_status.destination,
-            held_routes=parts.hold_reviewer.held_routes,
+            held_routes=parts.held_routes.of,
             audit=audit_log,
         ),
         changes=changes.ChangeHandlers(
@@ -173,7 +175,7 @@ def make_api_routes(
         samples=SampleHandlers(
             sender=parts.sample_sender,
             snapshot=snapshot,
-            held_routes=parts.hold_reviewer.held_routes,
+            held_routes=parts.held_routes.of,
             check_names=check_names,
             audit=audit_log,
         ),

@@ -31,6 +31,7 @@ from usher_gateway.config import files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
+from usher_gateway.delivery.held_routes import HeldRoutes
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
@@ -147,12 +148,14 @@ class Gateway:
             activity=ActivityRecorder(key=self._keys.document),
             expressions=self._expressions,
         )
+        self.held_routes = HeldRoutes(store=self.store, route_documents=route_documents, expressions=self._expressions)
         self.dispatcher = dispatcher.Dispatcher(
             store=self.store,
             worker=self.worker,
             route_documents=route_documents,
             clock=self.clock,
             limits=dispatcher.DispatcherLimits(settings.lane_bytes, descriptors.attempts),
+            note_holds=self.held_routes.note,
         )
         self.hold_reviewer = HoldReviewer(
             store=self.store,
@@ -160,7 +163,7 @@ class Gateway:
             clock=self.clock,
             offer=functools.partial(self.dispatcher.offer, fresh=False),
             has_slow_transform=self.worker.is_too_slow,
-            last_failure=self._expressions.last_failure,
+            held_routes=self.held_routes,
             budgets=budgets,
         )
 
@@ -176,6 +179,7 @@ class Gateway:
             counters=self.counters,
             budgets=BodyBudgets(),
             deliver=self.dispatcher.offer,
+            note_holds=self.held_routes.note,
         )
         self.server = PublicServer(
             handler=self.pipeline.accept,
@@ -206,7 +210,8 @@ class Gateway:
             counters=self.counters,
             dispatcher=self.dispatcher,
             worker=self.worker,
-            held_routes=self.hold_reviewer.held_routes,
+            held_routes=self.held_routes.of,
+            take_changed_holds=self.held_routes.take_changed,
         )
         self.tenants = TenantTracker(
             state=self.state,
@@ -232,6 +237,7 @@ class Gateway:
                 registry=self.registry,
                 dispatcher=self.dispatcher,
                 hold_reviewer=self.hold_reviewer,
+                held_routes=self.held_routes,
                 sample_sender=SampleSender(
                     route_documents=self.route_documents, client=self.destination_client, clock=self.clock
                 ),

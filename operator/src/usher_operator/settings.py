@@ -47,8 +47,9 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Age at which a tombstone is deleted. The removals of a namespace within this time count together."""
     stale_document_seconds: float = 60.0
     """A document of this install that a gateway runs without its config Secret for this long is removed there."""
-    gateway_poll_seconds: float = 5.0
-    """Interval between two polls of the gateways while every document is in force everywhere."""
+    gateway_poll_seconds: float = 2.0
+    """Interval between two polls of the gateways while every document is in force everywhere. A hold shows in a
+    condition within 5 s."""
     gateway_poll_pending_seconds: float = 1.0
     """Interval between two polls while some ready gateway does not run a document yet."""
     lease_seconds: float = 15.0

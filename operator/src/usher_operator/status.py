@@ -35,7 +35,8 @@ from usher_operator.workqueue import Lanes, Workqueue
 _log = structlog.get_logger(__name__)
 
 INFORMATIONAL_PER_SECOND = 5.0
-"""Statuses written per second in which only informational conditions differ."""
+"""Statuses written per second in which only informational conditions differ, except those in which a hold begins or
+ends."""
 
 _MAX_QUEUED_EVENTS = 50
 """Events of one namespace that wait; further ones are dropped."""
@@ -117,7 +118,8 @@ class StatusWriter:
         if seconds > 0:
             self._queue.add_after(key, seconds)
             return "delayed"
-        if changed <= INFORMATIONAL_CONDITIONS and not is_released and not self._may_write_informational(key):
+        is_informational = changed <= INFORMATIONAL_CONDITIONS and not _starts_or_ends_hold(status, record)
+        if is_informational and not is_released and not self._may_write_informational(key):
             return "deferred"
         kind = kinds.BY_NAME[key.kind]
         try:
@@ -206,6 +208,12 @@ class StatusWriter:
             except ApiError as error:
                 _log.debug("event_not_posted", status=error.status, reason=error.reason)
             await asyncio.sleep(_EVENT_INTERVAL_SECONDS)
+
+
+def _starts_or_ends_hold(status: ResourceStatus, record: kinds.ResourceRecord) -> bool:
+    """True if DeliveriesHeld appears or disappears, which has to show within 5 s, however many others wait."""
+    was_held = any(stored.type == ConditionType.DeliveriesHeld for stored in record.parsed.conditions)
+    return was_held != (ConditionType.DeliveriesHeld in status.conditions)
 
 
 def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozenset[str]:

@@ -187,8 +187,8 @@ async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: 
 )
 async def test_sample_says_why_its_route_sends_no_visits_now(bench: Bench, route: str, said: str) -> None:
     assert (await bench.gateway.post(b'{"user": {"id": 4}}')).acknowledges
-    reviewer, listeners = bench.gateway.gateway.hold_reviewer, bench.gateway.gateway.registry.listeners
-    await waiting.wait_until(lambda: reviewer.held_routes(listeners["agency/wifi"].name))
+    held_routes, listeners = bench.gateway.gateway.held_routes, bench.gateway.gateway.registry.listeners
+    await waiting.wait_until(lambda: held_routes.of(listeners["agency/wifi"].name))
     run = await bench.test("agency/crm", "--route", route)
     assert (run.code, "a visit would be delivered" in run.out) == (0, True)
     shown = " ".join(run.out.split())

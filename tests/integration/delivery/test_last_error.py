@@ -1,5 +1,6 @@
 """The last error of a destination is shown from the first failure on, also after a restart."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -13,9 +14,10 @@ import structlog
 
 from support import gateway as gateways
 from support import waiting
-from usher_gateway.admin import fault_log
+from usher_gateway.admin import fault_log, states
 from usher_gateway.simulator import receiver, receiving
 
+CRM_ROUTE = "name: crm, destinationRef: {name: crm}"
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 DESTINATION = """
@@ -159,3 +161,19 @@ async def test_failure_at_one_gateway_is_listed_by_the_others_of_its_store(
         await post(first, 1)
         row = await waiting.until(lambda: row_of(second), lambda row: row["health"] == "Failing")
     assert (row["error"], row["circuit"]) == ("ServerError", "Closed")
+
+
+@pytest.mark.parametrize("expression", ["transform: body.guest.room", "when: body.guest.room == 'a'"])
+async def test_hold_is_reported_within_five_seconds(tmp_path: Path, manifests: str, expression: str) -> None:
+    held = manifests.replace("{name: crm, destinationRef: {name: crm}}", f"{{{CRM_ROUTE}, {expression}}}")
+    async with gateways.running(tmp_path, held) as gateway:
+        await gateway.gateway.health.since(None)
+        await post(gateway, 1)
+        async with asyncio.timeout(5):
+            row = await waiting.until(lambda: row_of(gateway, "listeners"), lambda row: bool(row["heldDeliveries"]))
+        changes = await gateway.gateway.health.since(None)
+        state = changes.present["observed", "Listener", "agency/wifi"]
+    (held_delivery,) = row["heldDeliveries"]
+    assert (held_delivery["route"], held_delivery["missing"]) == ("crm", "NoSuchField (body.guest)")
+    assert isinstance(state, states.ListenerState)
+    assert [shown["missing"] for shown in state.held_deliveries] == ["NoSuchField (body.guest)"]

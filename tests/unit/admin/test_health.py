@@ -128,6 +128,7 @@ def tracked(
         dispatcher=mock.Mock(),
         worker=mock.Mock(is_too_slow=lambda *_: False),
         held_routes=lambda _: (),
+        take_changed_holds=tuple,
     )
     return tracker, state
 

@@ -252,3 +252,19 @@ async def test_informational_writes_of_one_namespace_do_not_delay_another() -> N
     now[0] += 0.4
     statuses.release()
     assert {*iter(queue.take, None)} == {keys[5], keys[-1]}
+
+
+async def test_hold_is_written_although_other_informational_writes_wait() -> None:
+    cache = Cache(OperatorSettings())
+    keys = [Key("Listener", "agency", f"l{number}") for number in range(8)]
+    for key in keys:
+        listener = {**cache_samples.listener(key.name, namespace="agency"), "status": {"observedGeneration": 1}}
+        cache.put(kinds.BY_NAME["Listener"], listener)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    server: Any = StatusServer()
+    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
+    for key in keys:
+        await statuses.write(Plan(key, (), status(condition("Receiving"))))
+    assert server.writes == 5
+    await statuses.write(Plan(keys[-1], (), status(condition("Receiving"), condition("DeliveriesHeld"))))
+    assert server.writes == 6

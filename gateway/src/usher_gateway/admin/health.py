@@ -17,7 +17,7 @@ from usher_gateway.admin.journal import ChangeJournal, Changes
 from usher_gateway.admin.run_state import RunState
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import activity, circuit, dispatcher
-from usher_gateway.delivery.holds import HeldRoute
+from usher_gateway.delivery.held_routes import HeldRoute
 from usher_gateway.delivery.outcome import AnswerError
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
@@ -140,8 +140,12 @@ class HealthTracker:
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
         held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
+        take_changed_holds: Callable[[], Iterable[str]],
     ) -> None:
-        """``held_routes`` returns the routes of a listener whose deliveries are held."""
+        """``held_routes`` returns the routes of a listener whose deliveries are held.
+
+        ``take_changed_holds`` returns the listeners (``namespace/name``) for which that changed since its last call.
+        """
         self._state = state
         self._clock = clock
         self._source = source
@@ -150,6 +154,7 @@ class HealthTracker:
         self._dispatcher = dispatcher
         self._worker = worker
         self._held_routes = held_routes
+        self._take_changed_holds = take_changed_holds
         self._journal: ChangeJournal[states.Key, states.State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._high_shares: set[tuple[str, states.ListenerFault]] = set()
@@ -157,7 +162,7 @@ class HealthTracker:
         self._asked_at = self._swept_at = -math.inf
         self._sweeping = asyncio.Lock()
         self._touched: dict[tuple[config_secret.Kind, str], None] = {}
-        """Documents that are noted, but the health of their listeners and destinations is not yet."""
+        """The documents that changed, and the listeners whose holds changed: their health is not noted yet."""
 
     async def run(self) -> None:
         """Sweep every few seconds while callers ask. Runs until cancelled."""
@@ -224,9 +229,12 @@ class HealthTracker:
         return state if isinstance(state, states.DocumentState) else None
 
     def _note_touched_documents(self) -> None:
-        """Note the documents that the source touched, and at once the health of their listeners and destinations."""
+        """Note the documents that the source touched, and at once the health of what changed."""
         self._note_documents()
         snapshot = self._state.snapshot
+        for key in self._take_changed_holds():
+            if key in snapshot.listeners:
+                self._touched["Listener", key] = None
         for kind, key in self._touched:
             observed: states.State | None = None
             if kind == "Listener" and key in snapshot.listeners:

@@ -11,7 +11,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api, listings, next_step, story
 from usher_gateway.admin.audit import AuditLog
-from usher_gateway.delivery.holds import HeldRoute
+from usher_gateway.delivery.held_routes import HeldRoute
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import LONGEST_PAGE, Filter

@@ -9,7 +9,7 @@ from usher_gateway import documents, model
 from usher_gateway.admin import api
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.delivery import sample
-from usher_gateway.delivery.holds import HeldRoute
+from usher_gateway.delivery.held_routes import HeldRoute
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter
 

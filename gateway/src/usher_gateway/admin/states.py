@@ -61,7 +61,7 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     unexpected_sources: bool
     """An arrival of the last 15 minutes came from outside ``allowedSources``, and the policy Report let it in."""
     held_deliveries: tuple[dict[str, str], ...]
-    """``HeldRoute`` of the deliveries that were held at the last review, at most half a minute ago."""
+    """``HeldRoute`` of the deliveries that are held. The end of a hold shows after a review, half a minute later."""
     degraded_routes: tuple[dict[str, str], ...]
     """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
     retired_arrivals: dict[str, str]

@@ -11,7 +11,7 @@ feeds the scheduler and starts attempts:
 import asyncio
 import contextlib
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -70,7 +70,9 @@ class Dispatcher:
         route_documents: RouteDocuments,
         clock: Clock,
         limits: DispatcherLimits,
+        note_holds: Callable[[Sequence[model.Hold]], None],
     ) -> None:
+        """``note_holds`` takes the holds of deliveries that attempts hold."""
         self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
@@ -79,6 +81,7 @@ class Dispatcher:
         self._documents = route_documents
         self._clock = clock
         self._limits = limits
+        self._note_holds = note_holds
         self._claimed: set[int] = set()
         """Keys of the claimed deliveries: those in lanes and attempts."""
         self._cancelled: set[int] = set()
@@ -227,6 +230,8 @@ class Dispatcher:
         if self._documents.destination(entry.destination) is None:
             outcome = None  # an open circuit would keep its deliveries in the backlog, where nothing holds them
         self._store.settle(settlement)
+        if settlement.hold is not None:
+            self._note_holds([model.Hold(entry.delivery.route, settlement.hold, settlement.at)])
         self._claimed.discard(key)
         self._cancelled.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:

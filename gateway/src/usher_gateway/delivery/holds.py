@@ -6,12 +6,12 @@ deliveries in groups by reason and route, so a review costs little however many 
 
 import zoneinfo
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import structlog
 
 from usher_gateway import documents, model
 from usher_gateway.delivery import outcome
+from usher_gateway.delivery.held_routes import HeldRoutes
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
@@ -21,9 +21,6 @@ from usher_gateway.timing import Clock
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """How long a Destination may be missing before its held deliveries are cancelled."""
-
-_MAX_LOGGED = 8
-"""Routes that a line of the log names."""
 
 _CLAIM_ROWS = 200
 _FILTER_ROWS = 20
@@ -48,17 +45,6 @@ _DESTINATION_HOLDS = {
 }
 
 
-class HeldRoute(NamedTuple):
-    """A route whose deliveries are held."""
-
-    route: str
-    reason: str
-    missing: str
-    """Which Secret must have what, or how the expression failed last; ``""`` for other reasons."""
-    since: str = ""
-    """Since when the route holds deliveries for this reason, as far as this gateway knows (RFC 3339)."""
-
-
 class HoldReviewer:
     """Reviews every group of held deliveries and releases those that may continue."""
 
@@ -70,7 +56,7 @@ class HoldReviewer:
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
         has_slow_transform: Callable[[model.ListenerName, str], bool],
-        last_failure: Callable[[str, str], str],
+        held_routes: HeldRoutes,
         budgets: CpuBudgets,
     ) -> None:
         """Take the parts that a review needs.
@@ -81,7 +67,7 @@ class HoldReviewer:
             clock: The clock.
             offer: Puts deliveries into lanes.
             has_slow_transform: Returns whether a route is held because its transform is too slow.
-            last_failure: Returns how an expression of a route failed last; ``""`` if none did.
+            held_routes: Learns what is held after each review.
             budgets: The CPU time that namespaces have for expressions.
         """
         self._store = store
@@ -89,17 +75,16 @@ class HoldReviewer:
         self._clock = clock
         self._offer = offer
         self._has_slow_transform = has_slow_transform
-        self._last_failure = last_failure
+        self._held_routes = held_routes
         self._budgets = budgets
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
-        self._held: dict[model.ListenerName, dict[tuple[str, model.HoldReason], int]] = {}
-        """Listener -> (route, reason) of the deliveries that were held after the last review -> since when."""
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
         """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
     async def review(self) -> None:
         """Expire, release, cancel or reevaluate each group of held deliveries."""
+        has_new = self._held_routes.begin_review()
         expired = await self._store.expire_held(self._clock.confirmed())
         if expired:
             _log.info("held_deliveries_expired", deliveries=expired)
@@ -116,67 +101,9 @@ class HoldReviewer:
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
-        if any(group.reason in _EXPRESSION_HOLDS for group in groups):
-            await self._store.flush()  # else what is held again is in no group yet
-        self._note_held(await self._store.held_groups(), groups)
-
-    def held_routes(self, listener: model.ListenerName) -> list[HeldRoute]:
-        """Return the routes of a listener whose deliveries were held after the last review, sorted."""
-        held = self._held.get(listener, {})
-        return sorted(
-            HeldRoute(route, reason.name, self._missing(listener, route, reason), model.format_time(since))
-            for (route, reason), since in held.items()
-        )
-
-    def _missing(self, listener: model.ListenerName, route: str, reason: model.HoldReason) -> str:
-        """Return which Secret a route waits for, or how its expression failed last; ``""`` for other reasons."""
-        if reason in {model.HoldReason.FilterError, model.HoldReason.TransformError}:
-            return self._last_failure(listener.key, route)
-        key = self._documents.destination_of(listener, route)
-        destination = self._documents.destination(key) if key is not None else None
-        return destination.missing if destination is not None and reason is model.HoldReason.SecretNotFound else ""
-
-    def _note_held(self, groups: Sequence[HeldGroup], reviewed: Sequence[HeldGroup]) -> None:
-        """Note what is held, and log each reason that is new or has ended for a listener.
-
-        ``reviewed``: the holds before the review. A delivery whose expression fails again gets a new hold, but the
-        hold of its route has lasted.
-        """
-        previously_held, self._held = self._held, {}
-        counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
-        for group in groups:
-            definition = self._store.route(group.route)
-            name = definition.listener
-            held_since = self._held.setdefault(name, {})
-            key = (definition.route, group.reason)
-            since = previously_held.get(name, {}).get(key, group.since)
-            held_since[key] = min(group.since, since, held_since.get(key, since))
-            counts[name, group.reason] = counts.get((name, group.reason), 0) + group.count
-        for group in reviewed:
-            definition = self._store.route(group.route)
-            held_since, key = self._held.get(definition.listener, {}), (definition.route, group.reason)
-            if key in held_since:
-                held_since[key] = min(held_since[key], group.since)
-        for (name, reason), count in counts.items():
-            was_held = any(reason is held_reason for _, held_reason in previously_held.get(name, ()))
-            if not was_held:
-                routes = sorted(route for route, held_reason in self._held[name] if held_reason is reason)
-                missing = sorted({self._missing(name, route, reason) for route in routes} - {""})
-                _log.warning(
-                    "deliveries_held",
-                    listener=name.key,
-                    tenant=name.tenant,
-                    reason=reason.name,
-                    routes=routes[:_MAX_LOGGED],
-                    missing=missing[:_MAX_LOGGED],
-                    count=count,
-                    since=model.format_time(min(self._held[name][route, reason] for route in routes)),
-                )
-
-        for name, held in previously_held.items():
-            present_reasons = {reason for _, reason in self._held.get(name, ())}
-            for reason in sorted({reason for _, reason in held} - present_reasons):
-                _log.info("hold_ended", listener=name.key, tenant=name.tenant, reason=reason.name)
+        if has_new or any(group.reason in _EXPRESSION_HOLDS for group in groups):
+            await self._store.flush()  # else what is held again, or since the last review, may be in no group yet
+        self._held_routes.end_review(await self._store.held_groups(), groups)
 
     async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""

@@ -82,6 +82,7 @@ class ArrivalPipeline:
         counters: counts every arrival.
         budgets: limit the CPU time that bodies take.
         deliver: takes the deliveries of a committed arrival.
+        note_holds: takes the holds of those that are held.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ArrivalPipeline:
         counters: ArrivalCounters,
         budgets: cpu_limits.BodyBudgets,
         deliver: Callable[[Sequence[model.Delivery]], None],
+        note_holds: Callable[[Sequence[model.Hold]], None],
     ) -> None:
         self._registry = registry
         self._store = store
@@ -102,6 +104,7 @@ class ArrivalPipeline:
         self._counters = counters
         self._budgets = budgets
         self._deliver = deliver
+        self._note_holds = note_holds
         self._commits: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
         self._next_refusal_at = 0.0
@@ -141,6 +144,8 @@ class ArrivalPipeline:
             accepted = await self._commit(arrival, request.deadline)
             self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
             self._deliver(accepted.deliveries)
+            if accepted.holds:
+                self._note_holds(accepted.holds)
             return answers.accepted()
         except answers.RefusedError as refusal:
             if refusal.is_route_check:

@@ -22,6 +22,7 @@ from usher_gateway.model.delivery import (
     CancelReason,
     Delivery,
     DeliveryState,
+    Hold,
     HoldReason,
     Origin,
     RouteDefinition,

@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from usher_gateway.model.delivery import Delivery, RoutePlan, SkipReason
+from usher_gateway.model.delivery import Delivery, Hold, RoutePlan, SkipReason
 from usher_gateway.model.identifiers import ListenerName
 
 REDELIVERY_KEEP_SECONDS = 7 * 86400
@@ -169,3 +169,4 @@ class Accepted(msgspec.Struct, gc=False):
     """The deliveries that are due at once; held ones stay in the store."""
     skipped: tuple[SkipReason, ...] = ()
     """One reason for each route that created no delivery."""
+    holds: tuple[Hold, ...] = ()

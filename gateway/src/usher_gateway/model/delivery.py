@@ -1,6 +1,7 @@
 """Routes' decisions about arrivals, and the deliveries that they create."""
 
 import enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -106,6 +107,16 @@ class RoutePlan(msgspec.Struct, frozen=True, gc=False):
     """The store may delete the mark from this instant on (microseconds)."""
     expires_at: int = 0
     """The delivery expires at this instant (microseconds); 0 means no limit."""
+
+
+class Hold(NamedTuple):
+    """A delivery of a route is held."""
+
+    route: int
+    """Number of the route."""
+    reason: HoldReason
+    since: int
+    """Microseconds."""
 
 
 class Delivery(msgspec.Struct, gc=False):

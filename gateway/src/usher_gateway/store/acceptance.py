@@ -174,6 +174,7 @@ class ArrivalRows:
         listener = self._names.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
+        holds: tuple[model.Hold, ...] = ()
         for plan in plans:
             route = self._names.route(plan.route)
             if plan.skip is not None:
@@ -183,6 +184,8 @@ class ArrivalRows:
                 verdicts.append((route.number, 0, delivery.key))
                 if plan.hold is None:
                     due.append(delivery)
+                else:
+                    holds += (model.Hold(route.number, plan.hold, self._now),)
         plan_skips = self._skips.get(id(plans))
         if plan_skips is None or plan_skips.plans is not plans:
             plan_skips = self._skips[id(plans)] = _PlanSkips.of(plans)
@@ -192,7 +195,7 @@ class ArrivalRows:
         if tally is None:
             tally = self._tallies[kind] = {}
         tally[meter] = tally.get(meter, 0) + 1
-        self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons))
+        self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons, holds))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
         flags = _flags(arrival, is_first=is_first, is_over_quota=decision.is_over_quota)
         self.add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
