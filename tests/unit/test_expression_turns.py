@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from usher_gateway import expressions
-from usher_gateway.expression_turns import CHEAP_SECONDS, PAUSE_FACTOR, ExpressionTurns
+from usher_gateway import expression_samples, expressions
+from usher_gateway.expression_turns import CHEAP_SECONDS, PAUSE_FACTOR, ExpressionTurns, checking_turns
 
 
 class Machine:
@@ -105,3 +105,10 @@ async def test_complete_reading_never_pauses(slept: list[float]) -> None:
     await machine.turns.take_all(sources("b"))
     assert machine.turns.are_prepared([*sources("a"), *sources("b")])
     assert set(slept) == {0}
+
+
+async def test_operator_tries_the_samples_in_turns() -> None:
+    source: expressions.Source = ("body.tried.in.turns", "transform")
+    assert not expression_samples.is_checked(*source)
+    assert await checking_turns().take("agency", [source]) == 0.0
+    assert expression_samples.is_checked(*source)

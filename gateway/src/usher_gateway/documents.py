@@ -173,6 +173,8 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     late_after_seconds: int = 300
     silence_after_seconds: int = 86_400
     routes: tuple[Route, ...] = ()
+    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """What lists should warn of; not written if there is nothing."""
 
     @property
     def key(self) -> str:
@@ -318,6 +320,8 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""
     missing: str = ""
     """Which Secret must have what, if ``unresolved`` is set."""
+    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """As in ``ListenerDocument``."""
 
     @property
     def key(self) -> str:

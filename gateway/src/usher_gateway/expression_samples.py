@@ -1,6 +1,8 @@
-"""Try an expression on sample visits, to find before the first visit that it fails or takes long."""
+"""Checks expressions, and tries them on sample visits, to find before the first visit that one fails or takes long.
 
-import functools
+The samples are Usher's own. An expression over a customer's own fields may rightly fail on them, so that is a warning.
+"""
+
 from typing import Any
 
 import msgspec
@@ -60,6 +62,10 @@ SAMPLES: tuple[Sample, ...] = (
 )
 """One body with every field that Purple is known to send, and one with the least that is accepted."""
 
+_SAMPLE_OF = {sample.name: sample for sample in SAMPLES}
+
+MAX_CHECKED = 16_384
+"""Expressions whose check is remembered. If there are more, all of them are checked again once."""
 
 _MEASUREMENTS = 5
 
@@ -69,47 +75,111 @@ _ANSWERS: dict[str, dict[str, object]] = {
 }
 """Answers whose fields nobody knows: a rule may fail on them, but must not be anything else than true or false."""
 
-
-class SampleEvaluation(msgspec.Struct, frozen=True):
-    """The results of an expression with the samples."""
-
-    failed: dict[str, str]
-    """The samples on which it fails: name -> error code."""
-    cpu_seconds: float
-    """Of one evaluation, with the sample that takes longest."""
-    always_fails: bool = False
-    """True if it fails on every sample body, or is no rule for answers because it is not true or false."""
-    missing_field: str = ""
-    """As in ``expressions.Evaluation``, of the last sample on which it fails."""
+_HINTS = {
+    "NoSuchField": "guard a field that bodies may lack, here called `body.room`: in a filter "
+    "`has(body.room) && body.room != ''`, in a transform `has(body.room) ? body.room : ''`; `visit` has all its fields",
+    "NotJSON": "a map cannot have true or false as a key, because JSON has only text as keys",
+    "NotTextOrInteger": "a variable of a URL must be a text or a whole number: convert with string()",
+    "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
+    "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
+    "TooExpensive": "it copies too much: use fewer fields, or shorter lists",
+}
+_ANSWER_HINT = "a rule must give true or false, as in `answer.body != ''`"
 
 
-@functools.lru_cache(maxsize=16_384)
-def try_samples(source: str, where: expressions.Where) -> SampleEvaluation:
-    """Evaluate a valid expression on every sample, and measure it."""
-    program = expressions.compile_expression(source, where)
-    if where == "answer":
-        return _try_answers(program)
-    failed, longest, missing_field = {}, 0.0, ""
-    for sample in SAMPLES:
-        values = expressions.visit_values(
-            sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
-        )
-        evaluations = [program.evaluate(values, sample.body) for _ in range(_MEASUREMENTS)]
-        longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
-        code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")
-        if code:
-            failed[sample.name], missing_field = code, evaluations[0].missing_field
-    return SampleEvaluation(failed, longest, len(failed) == len(SAMPLES), missing_field)
+class ExpressionWarning(msgspec.Struct, frozen=True):
+    """Says that an expression fails on bodies, and how to correct it."""
+
+    message: str
+    hint: str
 
 
-def _try_answers(program: expressions.Program) -> SampleEvaluation:
-    failed, longest = {}, 0.0
-    for name, answer in _ANSWERS.items():
-        evaluations = [program.evaluate_answer(answer) for _ in range(_MEASUREMENTS)]
-        longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
-        if evaluations[0].error_code == "NotBoolean":
-            failed[name] = "NotBoolean"
-    return SampleEvaluation(failed, longest, bool(failed))
+class ExpressionCheck(msgspec.Struct, frozen=True):
+    """Everything that is known of an expression before the first visit."""
+
+    problems: tuple[str, ...]
+    """Why it cannot be used, each with a way to correct it."""
+    warning: ExpressionWarning | None = None
+    """On which samples it fails; None if it fails on none, or cannot be used."""
+
+
+_checks: dict[expressions.Source, ExpressionCheck] = {}
+
+
+def check_expression(source: str, where: expressions.Where) -> ExpressionCheck:
+    """Check an expression, and try it on every sample. Keeps no program in memory."""
+    key = source, where
+    check = _checks.get(key)
+    if check is None:
+        program = _program(source, where)
+        failures = {} if program.problems else _failures(program)
+        check = ExpressionCheck(program.problems, _warning(failures, where) if failures else None)
+        if len(_checks) >= MAX_CHECKED:
+            _checks.clear()
+        _checks[key] = check
+    return check
+
+
+def is_checked(source: str, where: expressions.Where) -> bool:
+    """Return whether `check_expression` would return at once."""
+    return (source, where) in _checks
+
+
+def measure(source: str, where: expressions.Where) -> float:
+    """Return the CPU time in seconds of one evaluation of a valid expression, with the sample that takes longest."""
+    program = _program(source, where)
+    return max(min(_evaluate_sample(program, name).cpu_seconds for _ in range(_MEASUREMENTS)) for name in _names(where))
+
+
+def failure_of(evaluation: expressions.Evaluation) -> str:
+    """Return the error code of an evaluation with a body; ``""`` if its value can be used."""
+    return evaluation.error_code or ("" if _has_json_form(evaluation.value) else "NotJSON")
+
+
+def warning_of(code: str, missing_field: str, on: str, where: expressions.Where) -> ExpressionWarning:
+    """Return the words about an expression that fails. ``on``: with what, such as ``every sample body``."""
+    field = f" ({missing_field})" if missing_field else ""
+    if where == "answer":  # its only error is NotBoolean
+        return ExpressionWarning(f"fails with {code} on {on}; attempts would end with RuleFailed", _ANSWER_HINT)
+    hint = _HINTS.get(code, "see docs/expressions.md")
+    return ExpressionWarning(f"fails with {code}{field} on {on}; deliveries would be held", hint)
+
+
+def _evaluate_sample(program: expressions.Program, name: str) -> expressions.Evaluation:
+    """Evaluate an expression with a sample body or a sample answer."""
+    if name in _ANSWERS:
+        return program.evaluate_answer(_ANSWERS[name])
+    sample = _SAMPLE_OF[name]
+    values = expressions.visit_values(
+        sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
+    )
+    return program.evaluate(values, sample.body)
+
+
+def _program(source: str, where: expressions.Where) -> expressions.Program:
+    is_compiled = expressions.is_compiled(source, where)
+    return expressions.compile_expression(source, where) if is_compiled else expressions.Program(source, where)
+
+
+def _names(where: expressions.Where) -> tuple[str, ...]:
+    return tuple(_ANSWERS if where == "answer" else _SAMPLE_OF)
+
+
+def _failures(program: expressions.Program) -> dict[str, tuple[str, str]]:
+    """Return the samples on which an expression fails: name -> error code and missing field."""
+    failures = {}
+    for name in _names(program.where):
+        evaluation = _evaluate_sample(program, name)
+        code = failure_of(evaluation)
+        if code and (program.where != "answer" or code == "NotBoolean"):
+            failures[name] = code, evaluation.missing_field
+    return failures
+
+
+def _warning(failures: dict[str, tuple[str, str]], where: expressions.Where) -> ExpressionWarning:
+    code, missing_field = next(iter(failures.values()))
+    fails_always = where != "answer" and len(failures) == len(SAMPLES)
+    return warning_of(code, missing_field, "every sample body" if fails_always else " and on ".join(failures), where)
 
 
 def _has_json_form(value: object) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from usher_gateway import expressions
+from usher_gateway import expression_samples, expressions
 
 CHEAP_SECONDS = 0.001
 """An expression that takes less CPU time causes no pause before the next one of its document."""
@@ -112,5 +112,5 @@ def compiling_turns() -> ExpressionTurns:
 
 
 def checking_turns() -> ExpressionTurns:
-    """Turns that only look for problems, for an operator."""
-    return ExpressionTurns(expressions.check_expression, expressions.is_checked)
+    """Turns that only look for problems and try the samples, for an operator."""
+    return ExpressionTurns(expression_samples.check_expression, expression_samples.is_checked)

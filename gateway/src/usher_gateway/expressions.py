@@ -1,4 +1,4 @@
-"""Expressions (CEL) that tenants write: compiled and checked once, and evaluated within bounds.
+"""Expressions (CEL) that tenants write: compiled once, and evaluated within bounds.
 
 The native core that evaluates them holds the interpreter's lock, has no cost limit, and crashes on long or deep input.
 Measured with common-expression-language 0.10:
@@ -41,10 +41,6 @@ MAX_WORK = 50_000_000
 
 MAX_CACHED_CHARACTERS = 2_000_000
 """Most characters of the expressions whose programs stay in memory. A character takes up to 85 bytes."""
-
-MAX_CHECKED = 16_384
-"""Expressions whose check is remembered. If there are more, all of them are checked again once."""
-
 
 _PROGRAM_CHARACTERS = 50
 """A program takes as much memory as this many characters, besides those of its text."""
@@ -234,8 +230,6 @@ def _weight(key: Source) -> int:
 
 
 _cache = _ProgramCache(MAX_CACHED_CHARACTERS)
-_problems: dict[Source, tuple[str, ...]] = {}
-"""Problems of the expressions that were checked."""
 
 
 def compile_expression(source: str, where: Where) -> Program:
@@ -246,23 +240,6 @@ def compile_expression(source: str, where: Where) -> Program:
 def is_compiled(source: str, where: Where) -> bool:
     """Return whether `compile_expression` would return at once."""
     return (source, where) in _cache
-
-
-def check_expression(source: str, where: Where) -> list[str]:
-    """Return every problem of an expression, each with a way to correct it. Keeps no program in memory."""
-    key = source, where
-    problems = _problems.get(key)
-    if problems is None:
-        problems = _cache.get(*key).problems if key in _cache else Program(*key).problems
-        if len(_problems) >= MAX_CHECKED:
-            _problems.clear()
-        _problems[key] = problems
-    return list(problems)
-
-
-def is_checked(source: str, where: Where) -> bool:
-    """Return whether `check_expression` would return at once."""
-    return (source, where) in _problems
 
 
 def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:

@@ -33,6 +33,9 @@ _Reason = OperatorReason
 
 _REPORTED = frozenset({ConditionType.Ready, *INFORMATIONAL_CONDITIONS})
 
+_WITH_WARNINGS = frozenset({ConditionType.Accepted, ConditionType.ResolvedRefs})
+"""Conditions whose message is a warning while they are True. While they are False, Ready reports them."""
+
 _NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
 """Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives."""
 
@@ -46,6 +49,13 @@ def is_wrong(condition: StatusCondition | None) -> bool:
     if condition.type in ABNORMAL_CONDITIONS:
         return condition.status == "True"
     return condition.status == "False" and condition.reason not in _NO_ACTION_NEEDED
+
+
+def is_warning(condition: StatusCondition | None) -> bool:
+    """True if a condition holds, and its message warns of something."""
+    if condition is None or condition.type not in _WITH_WARNINGS:
+        return False
+    return condition.status == "True" and bool(condition.message)
 
 
 def conditions_to_report(
@@ -69,7 +79,7 @@ def conditions_to_report(
     return [
         msgspec.structs.replace(now, message=_change(previous, now))
         for previous, now in pairs
-        if now.type in _REPORTED and _is_news(previous, now)
+        if (now.type in _REPORTED and _is_news(previous, now)) or _is_new_warning(previous, now)
     ]
 
 
@@ -87,6 +97,10 @@ def _is_news(previous: StatusCondition | None, now: StatusCondition) -> bool:
     return now.status == "True" or previous.status == "True"
 
 
+def _is_new_warning(previous: StatusCondition | None, now: StatusCondition) -> bool:
+    return is_warning(now) and (not is_warning(previous) or previous is None or previous.message != now.message)
+
+
 def _cause(condition: StatusCondition) -> str:
     """The message without its numbers: another address or status code is not another cause."""
     return re.sub(r"\d+", "", condition.message)
@@ -94,7 +108,9 @@ def _cause(condition: StatusCondition) -> str:
 
 def _change(previous: StatusCondition | None, now: StatusCondition) -> str:
     change = f"{now.type} is {now.status}"
-    if previous is not None and (previous.status, previous.reason) == (now.status, now.reason):
+    if is_warning(now):
+        change += " with a warning"
+    elif previous is not None and (previous.status, previous.reason) == (now.status, now.reason):
         change = f"{now.type} is still {now.status}, for another cause"
     elif previous is not None:
         parts = (
@@ -115,7 +131,7 @@ def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[s
         "kind": "Event",
         "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
         "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
-        "type": "Warning" if stopped_holding or is_wrong(condition) else "Normal",
+        "type": "Warning" if stopped_holding or is_wrong(condition) or is_warning(condition) else "Normal",
         "reason": condition.reason,
         "message": condition.message,
         "firstTimestamp": now,
@@ -137,7 +153,7 @@ MAX_LINES = 50
 
 
 class EventLogger:
-    """Logs what was published, removed and written, and changes of Ready.
+    """Logs what was published, removed and written, warnings, and changes of Ready.
 
     Args:
         clock: monotonic seconds.
@@ -170,6 +186,11 @@ class EventLogger:
         """Log that a child was deleted."""
         if self._may_log("children_deleted"):
             _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+    def warned(self, key: Key, condition: StatusCondition) -> None:
+        """Log that a resource is accepted with a warning."""
+        if self._may_log("resource_warnings"):
+            _log.warning("resource_warning_found", kind=key.kind, resource=key.path, message=condition.message)
 
     def ready(self, key: Key, condition: StatusCondition) -> None:
         """Log that the Ready condition of a resource changed."""

@@ -19,7 +19,7 @@ from usher_gateway.resources import types
 from usher_gateway.timing import TokenBucket
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger, conditions_to_report, event_of
+from usher_operator.events import EventLogger, conditions_to_report, event_of, is_warning
 from usher_operator.health import OperatorMetrics
 from usher_operator.rewrites import RewriteBackoff
 from usher_operator.view import (
@@ -144,6 +144,8 @@ class StatusWriter:
         self._log_ready(key, status, record)
         for condition in conditions_to_report(status, record, was_ready=key in self._were_ready):
             self.queue_event(key, record.uid, condition)
+            if is_warning(condition):
+                self._event_logger.warned(key, condition)
         self._remember_ready(key, status, record)
         return "success"
 

@@ -177,3 +177,4 @@ async def test_hold_is_reported_within_five_seconds(tmp_path: Path, manifests: s
     assert (held_delivery["route"], held_delivery["missing"]) == ("crm", "NoSuchField (body.guest)")
     assert isinstance(state, states.ListenerState)
     assert [shown["missing"] for shown in state.held_deliveries] == ["NoSuchField (body.guest)"]
+    assert ["fails with NoSuchField (body.guest)" in warning for warning in row["warnings"]] == [True]

@@ -53,6 +53,7 @@ def test_listener_in_trouble_says_why() -> None:
         "degradedRoutes": [{"route": "mail", "reason": "ExpressionTooSlow"}],
         "lastArrival": "2026-11-29T09:00:00.000Z",
         "silentAfterSeconds": 7200,
+        "warnings": ["`spec.routes[0].when`: fails with NoSuchField"],
     }
     troubles = dict(listeners.LISTENER_COLUMNS)["TROUBLES"]
     assert troubles(row) == (
@@ -61,7 +62,7 @@ def test_listener_in_trouble_says_why() -> None:
         "crm held: Secret token since 11-29 11:10:00, "
         "Quarantining 33% NotJSON from 192.0.2.7 since 11-29 11:30:00, "
         "ExpressionTooSlow mail, TimesUntrusted 40% NoOffset since 11-29 11:40:00, "
-        "Silent since 11-29 09:00:00 (it may be so for 2h)"
+        "Silent since 11-29 09:00:00 (it may be so for 2h), warning: `spec.routes[0].when`: fails with NoSuchField"
     )
 
 

@@ -171,3 +171,27 @@ def test_logger_sums_up_many_lines_and_starts_over_per_window() -> None:
         "ready_true": 5_000 - events.MAX_LINES // 2,
     }
     assert logs[-1]["event"] == "document_removed"
+
+
+WARNED = StatusCondition("Accepted", "True", "Accepted", "`spec.routes[0].when`: fails", 1)
+
+
+@pytest.mark.parametrize(
+    ("previous", "now", "messages"),
+    [
+        (None, WARNED, ["Accepted is True with a warning: `spec.routes[0].when`: fails"]),
+        (
+            msgspec.structs.replace(WARNED, message=""),
+            WARNED,
+            ["Accepted is True with a warning: `spec.routes[0].when`: fails"],
+        ),
+        (WARNED, msgspec.structs.replace(WARNED, observed_generation=2), []),
+        (WARNED, msgspec.structs.replace(WARNED, message=""), []),
+    ],
+)
+def test_new_warning_gets_a_warning_event(
+    previous: StatusCondition | None, now: StatusCondition, messages: list[str]
+) -> None:
+    reported = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    assert [changed.message for changed in reported] == messages
+    assert all(events.event_of(KEY, "uid", changed, "")["type"] == "Warning" for changed in reported)

@@ -145,6 +145,7 @@ class GatewayStatus:
             faults = states.faults_of(state, document)
             return {
                 **listener_row(live),
+                "warnings": document.warnings or (),
                 "faults": faults,
                 "faultsSince": {
                     fault: health.fault_since(fault, state, live.counters, self._clock) for fault in faults
@@ -340,6 +341,7 @@ class GatewayStatus:
         return {
             "state": document.state,
             "host": parse.urlsplit(document.url).hostname,
+            "warnings": document.warnings or (),
             **_fields(state),
             "hint": destinations.HINTS.get(state.error or ""),
             "lastError": self._tracker.last_error(document),

@@ -14,7 +14,7 @@ from usher_gateway.cli import admin_client, check_body, tables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from usher_gateway import documents, expression_samples, expressions, model
+    from usher_gateway import documents, expressions, model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
@@ -30,16 +30,6 @@ How does Usher read a body?  usher check listener.yaml --body visit.json   or   
 
 Which URLs would an edit move?  usher check new/ --against old/   or   usher check new/ --against http://127.0.0.1:9090
 """
-
-_CODES = {
-    "NoSuchField": "guard a field that bodies may lack, here called `body.room`: in a filter "
-    "`has(body.room) && body.room != ''`, in a transform `has(body.room) ? body.room : ''`; `visit` has all its fields",
-    "NotJSON": "a map cannot have true or false as a key, because JSON has only text as keys",
-    "NotTextOrInteger": "a variable of a URL must be a text or a whole number: convert with string()",
-    "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
-    "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
-    "TooExpensive": "it copies too much: use fewer fields, or shorter lists",
-}
 
 _FOLLOWING = 5
 """Most objects that are named as failing because of one problem."""
@@ -88,7 +78,8 @@ def register(app: typer.Typer) -> None:
                 metavar="FILE|-",
                 envvar="USHER_BODY",
                 help="Print how each listener reads a body: the place and class of each field, and whether the time is "
-                "trusted. Values of personal fields are not printed. No manifests are needed.",
+                "trusted. An expression that fails on it is a problem. Values of personal fields are not printed. No "
+                "manifests are needed.",
             ),
         ] = None,
         strict: Annotated[
@@ -98,8 +89,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """List everything that is wrong with manifests: file and line, field, problem, and a hint.
 
-        Each expression is tried and measured on sample bodies. The exit code is 1 if there is a problem, else 0.
-        Warnings, notices and moved addresses do not count as problems.
+        Each expression is tried and measured on sample bodies, where a failure is a warning, and tried on the body of
+        --body, where it is a problem. The exit code is 1 if there is a problem, else 0. Warnings, notices and moved
+        addresses do not count as problems.
         """
         import msgspec
 
@@ -122,18 +114,19 @@ def register(app: typer.Typer) -> None:
         configuration = load_once(files, keys) if files else NO_CONFIGURATION
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []
-        tried = [*_try_expressions(configuration)]
-        all_problems = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
+        costs = sorted(_costs(configuration), key=lambda cost: -cost.microseconds)
+        content = check_body.read_content(body) if body else None
+        all_problems = (*configuration.problems, *_expensive(costs), *_out_of_reach(configuration, guard))
         all_problems = (
             *all_problems,
             *_shared_companies(configuration),
             *_different_periods(configuration),
             *_placeholders(configuration),
             *(_inherited_urls(old, configuration) if old else ()),
+            *(check_body.find_failures(content, configuration) if content is not None else ()),
         )
         problems = sorted(_as_errors(all_problems) if strict else all_problems)
-        readings = check_body.read_body(body, _listeners(configuration)) if body else []
-        costs = sorted((expression.cost for expression in tried), key=lambda cost: -cost.microseconds)
+        readings = check_body.read_body(content, _listeners(configuration)) if content is not None else []
         if output == "json":
             report = {"problems": problems, "moves": moves, "expressions": costs, "bodies": readings}
             tables.print_json(msgspec.to_builtins(report))
@@ -185,24 +178,15 @@ class ExpressionCost:
     microseconds: float
 
 
-@dataclass(frozen=True)
-class _TriedExpression:
-    cost: ExpressionCost
-    where: "expressions.Where"
-    result: "expression_samples.SampleEvaluation"
-
-
-def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpression]":
-    """Try every valid expression on the sample bodies."""
-    from usher_gateway import expression_samples, expressions
+def _costs(configuration: "FileConfiguration") -> "Iterator[ExpressionCost]":
+    """Measure every valid expression on the samples."""
+    from usher_gateway import expression_samples
 
     for resource, declared, sources in _expressions_of(configuration):
         for path, source, where in sources:
-            if not expressions.check_expression(source, where):
-                result = expression_samples.try_samples(source, where)
-                microseconds = round(result.cpu_seconds * 1e6, 1)
-                cost = ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
-                yield _TriedExpression(cost, where, result)
+            if not expression_samples.check_expression(source, where).problems:
+                microseconds = round(expression_samples.measure(source, where) * 1e6, 1)
+                yield ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
 
 
 def _expressions_of(
@@ -218,34 +202,13 @@ def _expressions_of(
         yield f"{unread.kind} {unread.key}", unread, unread.expressions
 
 
-def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Problem]":
-    """Yield an error for each expression that fails on every sample body, and a warning for one that fails on some."""
+def _expensive(costs: list[ExpressionCost]) -> "Iterator[conditions.Problem]":
+    """Yield a warning for each expression that takes long on a sample."""
     from usher_gateway.ingest import cpu_limits
     from usher_gateway.resources import conditions
 
-    for expression in tried:
-        cost, failed = expression.cost, expression.result.failed
-        if failed:
-            code = next(iter(failed.values()))
-            where = " and on ".join(failed)
-            field = f" ({expression.result.missing_field})" if expression.result.missing_field else ""
-            if expression.where == "answer":  # its only error is NotBoolean
-                effect = "attempts would end with RuleFailed"
-                hint = "a rule must give true or false, as in `answer.body != ''`"
-            else:
-                effect = "deliveries would be held"
-                hint = _CODES.get(code, "see docs/expressions.md")
-                where = "every sample body" if expression.result.always_fails else where
-            yield conditions.Problem(
-                cost.file,
-                cost.line,
-                cost.path,
-                f"fails with {code}{field} on {where}; {effect}",
-                hint,
-                "error" if expression.result.always_fails else "warning",
-                cost.resource,
-            )
-        if expression.result.cpu_seconds >= cpu_limits.EXPENSIVE_SECONDS:
+    for cost in costs:
+        if cost.microseconds >= cpu_limits.EXPENSIVE_SECONDS * 1e6:
             message = (
                 f"takes {cost.microseconds / 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
             )

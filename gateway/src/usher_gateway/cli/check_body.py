@@ -1,9 +1,9 @@
-"""``usher check --body``: prints how listeners read a body."""
+"""``usher check --body``: prints how listeners read a body, and finds the expressions that fail on it."""
 
 import pathlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,11 @@ from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
-    from usher_gateway import documents
+    from usher_gateway import documents, expressions, model
+    from usher_gateway.config.files import FileConfiguration
     from usher_gateway.ingest import body_reading
+    from usher_gateway.ingest.registry import LiveListener
+    from usher_gateway.resources import conditions
 
 STANDARD_INPUT = pathlib.Path("-")
 
@@ -46,34 +49,89 @@ class SharedReading:
         return self.reading.outcome not in {"Visit", "Probe"}
 
 
-def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocument]") -> list[SharedReading]:
-    """Return how listeners read the body in a file; listeners that read it in the same way together."""
+def read_content(path: pathlib.Path) -> bytes:
+    """Return the body in a file; ends the program if there is none."""
+    try:
+        return sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
+    except OSError:
+        admin_client.fail(f"{path} cannot be read", "name a file that holds one body", admin_client.USAGE)
+
+
+def read_body(content: bytes, listeners: "Iterable[documents.ListenerDocument]") -> list[SharedReading]:
+    """Return how listeners read a body; listeners that read it in the same way together."""
     import msgspec
 
     from usher_gateway import documents, model
     from usher_gateway.ingest import body_reading
-    from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-    from usher_gateway.ingest.cpu_limits import CpuBudgets
-    from usher_gateway.ingest.registry import ListenerRegistry
 
-    try:
-        content = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
-    except OSError:
-        admin_client.fail(f"{path} cannot be read", "name a file that holds one body", admin_client.USAGE)
-    keys = model.derive_keys(bytes(32))
-    registry = ListenerRegistry(
-        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=CpuBudgets()
-    )
     nameless = documents.ListenerDocument("", "", documents.TenantDocument(""), addresses=())
-    now = time.time_ns() // 1000
+    keys, now = model.derive_keys(bytes(32)), time.time_ns() // 1000
     readings: dict[bytes, SharedReading] = {}
     for document in [*listeners] or [nameless]:
-        live = registry.prepare(msgspec.structs.replace(document, routes=()), {}, 0.0)
-        reading = body_reading.read_body(live, content, "", now, keys)
+        reading = body_reading.read_body(_live(document, keys), content, "", now, keys)
         shared = readings.setdefault(msgspec.json.encode(reading), SharedReading([], reading))
         if document is not nameless:
             shared.listeners.append(document.key)
     return list(readings.values())
+
+
+def _live(document: "documents.ListenerDocument", keys: "model.Keys") -> "LiveListener":
+    """Return a listener without its routes."""
+    import msgspec
+
+    from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+    from usher_gateway.ingest.cpu_limits import CpuBudgets
+    from usher_gateway.ingest.registry import ListenerRegistry
+
+    registry = ListenerRegistry(
+        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=CpuBudgets()
+    )
+    return registry.prepare(msgspec.structs.replace(document, routes=()), {}, 0.0)
+
+
+def find_failures(content: bytes, configuration: "FileConfiguration") -> "list[conditions.Problem]":
+    """Return an error for each expression that fails on a body with which a listener would evaluate it."""
+    from usher_gateway import expression_samples, expressions, model
+    from usher_gateway.ingest import body_reading
+    from usher_gateway.resources import conditions
+
+    problems: dict[conditions.Problem, None] = {}
+    keys, now = model.derive_keys(bytes(32)), time.time_ns() // 1000
+    for document in configuration.snapshot.listeners.values():
+        values = body_reading.expression_values(_live(document, keys), content, now)
+        if values is None:
+            continue
+        for identity, path, source, where in _evaluated(document, configuration, values):
+            evaluation = expressions.compile_expression(source, where).evaluate(*values)
+            code, loaded = expression_samples.failure_of(evaluation), configuration.objects.get(identity)
+            if code and loaded is not None:
+                warning = expression_samples.warning_of(code, evaluation.missing_field, "this body", where)
+                place, resource = (loaded.file, loaded.line_of(path), path), " ".join(identity)
+                problems[conditions.Problem(*place, warning.message, warning.hint, resource=resource)] = None
+    return list(problems)
+
+
+def _evaluated(
+    document: "documents.ListenerDocument", configuration: "FileConfiguration", values: "body_reading.Values"
+) -> "Iterator[tuple[tuple[str, str], str, str, expressions.Where]]":
+    """Yield the expressions that a listener evaluates for a visit: whose, path, source and field."""
+    from usher_gateway import expressions
+
+    for index, route in enumerate(document.routes):
+        listener, path = ("Listener", document.key), f"spec.routes[{index}]"
+        if route.when:
+            yield listener, f"{path}.when", route.when, "when"
+            if not expressions.compile_expression(route.when, "when").evaluate(*values).value:
+                continue  # the visit does not reach the transform
+        destination = configuration.snapshot.destinations.get(route.destination)
+        if route.transform:
+            yield listener, f"{path}.transform", route.transform, "transform"
+        elif destination is not None and destination.transform:
+            yield ("Destination", destination.key), "spec.transform", destination.transform, "transform"
+        for number, variable in enumerate(destination.url_variables if destination is not None else ()):
+            if variable.value:
+                field = f"spec.http.urlVariables[{number}].value"
+                yield ("Destination", route.destination), field, variable.value, "variable"
 
 
 def print_readings(path: pathlib.Path, readings: list[SharedReading]) -> None:

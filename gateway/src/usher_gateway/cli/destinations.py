@@ -101,11 +101,15 @@ def _health(row: listings.Row) -> str:
     return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
 
 
+def _warnings(row: listings.Row) -> str:
+    return ", ".join([f"warning: {warning}" for warning in row.get("warnings", ())])
+
+
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", overview.path_of),
     ("HEALTH", _health),
     ("FOR", _failing_for),
-    ("LAST ERROR", _short_error),
+    ("LAST ERROR", lambda row: _short_error(row) or _warnings(row)),
     ("DELIVERIES", _deliveries),
     ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
@@ -116,6 +120,7 @@ _DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
     *listings.fields("namespace", "name", "state", "health", "circuit", "error", "status"),
     ("lastError", lambda row: str((row.get("lastError") or {}).get("error", ""))),
     *[_of_last_error(name) for name in ("status", "failures", "since", "at", "recoveredAt")],
+    ("warnings", lambda row: "; ".join(row.get("warnings", ()))),
     *listings.fields("unresolved", "hint", "backlog"),
     (
         "backlogByTenant",

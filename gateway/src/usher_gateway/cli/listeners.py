@@ -99,7 +99,8 @@ def _listener_troubles(row: listings.Row) -> str:
     """Return what needs a person, the worst first; ``Unverified`` only if there is nothing else."""
     state = [] if row["state"] == "Active" else [str(row["state"])]
     urgent = [fault for fault in row["faults"] if fault != "Unverified"]
-    return ", ".join([*state, *faults(row | {"faults": urgent or row["faults"]})])
+    warnings = [f"warning: {warning}" for warning in row["warnings"]]
+    return ", ".join([*state, *faults(row | {"faults": urgent if urgent or warnings else row["faults"]}), *warnings])
 
 
 def _routes_cell(row: listings.Row) -> str:
@@ -150,6 +151,7 @@ _LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
         "untrustedTimeReason",
     ),
     ("heldDeliveries", _held_routes),
+    ("warnings", lambda row: "; ".join(row["warnings"])),
     ("routes", _routes_cell),
     ("addresses", _addresses_cell),
 )

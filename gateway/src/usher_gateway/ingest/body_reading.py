@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from usher_gateway import documents, model
-from usher_gateway.ingest import body, identity, pipeline
+from usher_gateway import documents, expressions, model
+from usher_gateway.ingest import body, identity, pipeline, routing
 from usher_gateway.ingest.registry import LiveListener, Match
 
 MAX_OTHERS = 50
@@ -23,6 +23,9 @@ _PLAIN_NAME = re.compile(r"(?!.*\d{4})(?!(?:[0-9A-Fa-f]{2}[-_]?){6}$)[A-Za-z_][A
 """A member's name that cannot be the number of a person or a telephone, or a MAC address."""
 
 _END_OF_TIME = 2**62
+
+Values = tuple[dict[str, object], dict[str, object]]
+"""``visit`` and ``body`` as expressions see them."""
 
 TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
 """``Trusted``, or the reason why the time in a body is not trusted."""
@@ -92,6 +95,21 @@ def read_body(
         missing_ids=missing,
         others=tuple(_read_others(parsed.document, {field.path for field in fields})),
     )
+
+
+def expression_values(listener: LiveListener, content: bytes, received_at: int) -> Values | None:
+    """Return the values of expressions for a body; None if it is no visit of the listener."""
+    parsed = body.parse(content, "")
+    if parsed.is_probe or parsed.document is None or len(content) > listener.max_body_bytes:
+        return None
+    identified = pipeline.identify_body(listener, {}, content, parsed, received_at)
+    if identified.quarantine is not None:
+        return None
+    person = identified.identity
+    occurred_at = person.visit_time if person.time_trusted else None
+    visit = routing.Normaliser(listener.document.fields).visit(parsed.document, occurred_at)
+    late = received_at - person.visit_time > listener.late_after
+    return expressions.visit_values(visit, received_at, listener.name, late=late), parsed.document
 
 
 def read_venue(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:

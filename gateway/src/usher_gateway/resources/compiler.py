@@ -9,7 +9,7 @@ the order of the resources counts: in files their order, in a cluster their age.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=h
 _DAY = 86_400 * model.MICROSECONDS
 
 _NO_CLASS = "no ListenerClass permits this namespace; the platform's owner can change `namespaces` of one"
+
+_Document = TypeVar("_Document", documents.ListenerDocument, documents.DestinationDocument)
 
 _REFUSALS = {
     Reason.HostnameReserved: (
@@ -288,7 +290,9 @@ def compile_destination(
     document, findings = destination_document(destination, resolver, previous, context.now)
     if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
         return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name), *findings]
-    return document, findings
+    if document is None or document is previous:
+        return document, findings
+    return _with_warnings(document, findings), findings
 
 
 def compile_listener(
@@ -348,7 +352,13 @@ def compile_listener(
         class_spec=policy.spec,
         trusted_proxies=context.trusted_proxies,
     )
-    return document, findings
+    return _with_warnings(document, findings), findings
+
+
+def _with_warnings(document: _Document, findings: Iterable[Finding]) -> _Document:
+    """Return a document with the warnings of its findings."""
+    warnings = tuple(warning.place_and_message for warning in findings if warning.severity == "warning")
+    return msgspec.structs.replace(document, warnings=warnings) if warnings else document
 
 
 def _previous(listener: Listener, context: CompileContext) -> documents.ListenerDocument | None:

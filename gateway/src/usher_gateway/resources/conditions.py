@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from usher_gateway import expressions
+from usher_gateway import expression_samples, expressions
 from usher_gateway.resources import types
 
 Severity = Literal["error", "warning", "notice"]
@@ -119,6 +119,8 @@ class Reason(enum.StrEnum):
     SecretNotLabelled = "SecretNotLabelled"
     CertificateInvalid = "CertificateInvalid"
     """A certificate or key in a Secret cannot be used, or has ended."""
+    ExpressionFails = "ExpressionFails"
+    """Only a warning: an expression fails on a sample body."""
     NoSecretInAddress = "NoSecretInAddress"
     """Only a warning: the path can be guessed, and the listener does not authenticate."""
     ImplicitClass = "ImplicitClass"
@@ -148,6 +150,13 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Severity = "error"
     missing: tuple[str, str] | None = None
     """(kind, key) of an object that the resource refers to and that does not exist."""
+    hint: str = ""
+    """How to correct it, if the message does not say so."""
+
+    @property
+    def place_and_message(self) -> str:
+        """The field and the message, without the hint."""
+        return f"`{self.path}`: {self.message}" if self.path else self.message
 
 
 def finding(
@@ -164,10 +173,19 @@ def finding(
 
 
 def expression_findings(resource: types.ResourceBase) -> Iterator[Finding]:
-    """Yield a finding for each problem of a resource's expressions."""
+    """Yield a finding for each problem of a resource's expressions, and a warning for each that fails on samples."""
     for path, source, where in resource.expressions:
-        for message in expressions.check_expression(source, where):
-            yield finding(resource, path, Reason.ExpressionInvalid, message)
+        yield from findings_of_expression(resource.kind_name, resource.key, path, source, where)
+
+
+def findings_of_expression(kind: str, key: str, path: str, source: str, where: expressions.Where) -> Iterator[Finding]:
+    """Yield what is wrong with one expression of a resource."""
+    check = expression_samples.check_expression(source, where)
+    for message in check.problems:
+        yield Finding(kind, key, path, Reason.ExpressionInvalid, message)
+    if check.warning is not None:
+        warning = check.warning
+        yield Finding(kind, key, path, Reason.ExpressionFails, warning.message, "warning", hint=warning.hint)
 
 
 class CompiledCondition(msgspec.Struct, frozen=True):
@@ -197,9 +215,7 @@ def _type_of(finding: Finding) -> str:
 def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
     errors = [finding for finding in findings if finding.severity == "error"]
     shown = errors or [finding for finding in findings if finding.severity == "warning"]
-    message = "; ".join(
-        f"`{finding.path}`: {finding.message}" if finding.path else finding.message for finding in shown
-    )
+    message = "; ".join(": ".join(filter(None, (finding.place_and_message, finding.hint))) for finding in shown)
     if errors:
         return CompiledCondition(kind, "False", str(errors[0].reason), message[:1024])
     return CompiledCondition(kind, "True", kind, message[:1024])

@@ -66,7 +66,7 @@ def destination_document(
         *conditions.expression_findings(destination),
     ]
     findings = [*resolver.findings, *invalid]
-    if invalid:
+    if any(finding.severity == "error" for finding in invalid):
         return previous, findings
     return _with_last_credentials(document, resolver, previous), findings
 

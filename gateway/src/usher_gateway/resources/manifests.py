@@ -320,7 +320,7 @@ def _located(
         line=line,
         path=finding.path,
         message=finding.message,
-        hint="" if because else hints.hint_for(finding),
+        hint="" if because else finding.hint or hints.hint_for(finding),
         severity=finding.severity,
         resource=f"{finding.kind} {finding.key}".strip(),
         reason=str(finding.reason),

@@ -128,5 +128,4 @@ def unread_findings(unread: UnreadObject, identities: Container[tuple[str, str]]
             message = f"{kind} `{name}` must exist" + ("" if is_class else " in the same namespace")
             yield conditions.Finding(unread.kind, unread.key, path, _REASONS[kind], message, "error", missing)
     for path, source, where in unread.expressions:
-        for message in expressions.check_expression(source, where):
-            yield conditions.Finding(unread.kind, unread.key, path, conditions.Reason.ExpressionInvalid, message)
+        yield from conditions.findings_of_expression(unread.kind, unread.key, path, source, where)

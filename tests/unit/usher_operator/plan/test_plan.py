@@ -751,3 +751,24 @@ def test_missing_install_key_keeps_the_shared_company_of_a_tenant(cluster: Clust
     cluster.settle()
     assert cluster.condition("Tenant", "default/acme", "Accepted").reason == "Pending"
     assert cluster.condition("Tenant", "default/acme", "CompanyShared") == shared
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("Listener", {"routes": None}), ("Destination", {})])
+def test_transform_that_fails_on_the_samples_is_a_warning(cluster: Cluster, kind: Kind, spec: dict[str, Any]) -> None:
+    transform = "{'room': body.guest.room}"
+    if kind == "Listener":
+        spec = {"routes": [{"name": "crm", "destinationRef": {"name": "crm"}, "transform": transform}]}
+    else:
+        spec = {"transform": transform}
+    key = KEY if kind == "Listener" else DESTINATION
+    cluster.edit(kind, key.path, **spec)
+    accepted = cluster.condition(kind, key.path, "Accepted")
+    ready_document = document(cluster, key)
+    assert (accepted.status, accepted.reason) == ("True", "Accepted")
+    assert "fails with NoSuchField (body.guest) on every sample body; deliveries would be held" in accepted.message
+    assert "guard a field that bodies may lack" in accepted.message
+    assert ready_document.generation == cluster.raw(kind, key.path)["metadata"]["generation"]
+    assert transform in str(ready_document)
+    assert [warning.partition(": ")[2].partition(";")[0] for warning in ready_document.warnings or ()] == [
+        "fails with NoSuchField (body.guest) on every sample body"
+    ]

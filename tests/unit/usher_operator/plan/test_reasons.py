@@ -26,7 +26,7 @@ def _generation(cluster: Cluster, case: plan_reasons.Case) -> int:
 
 def test_each_reason_has_a_case() -> None:
     words = {str(operator_reason) for operator_reason in OperatorReason} | {str(reason) for reason in Reason}
-    notices = {"ImplicitClass", "NoSecretInAddress"}
+    notices = {"ImplicitClass", "NoSecretInAddress", "ExpressionFails"}
     cases = {case.reason for case in plan_reasons.CASES} - {"ResolvedRefs"}
     assert words - notices == cases, "tests/support/plan_reasons.py has a case for each reason"
 
