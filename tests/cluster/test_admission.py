@@ -64,6 +64,19 @@ async def test_withdrawn_admission_leaves_the_listener_in_service_until_it_is_de
     await agency.until_answers(url, 404)
 
 
+async def test_admission_without_the_right_to_get_secrets_shows_in_the_conditions(stranger: agencies.Agency) -> None:
+    kubectl, namespace = stranger.platform.install.cluster.kubectl, f"--namespace={stranger.namespace}"
+    refused = await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    account = shlex.split(message_of(refused).partition("kubectl ")[2])[-1]
+    await kubectl("create", "role", "usher-agency", namespace, "--verb=list,watch,create,patch", "--resource=secrets")
+    await kubectl("create", "rolebinding", "usher-agency", namespace, "--role=usher-agency", account)
+    await stranger.apply(stranger.listener("new"))
+    await stranger.wait("Listener", "new", "Accepted", "False", "NamespaceNotPermitted")
+    await kubectl("delete", "rolebinding", "usher-agency", namespace)
+    await kubectl("create", "rolebinding", "usher-agency", namespace, "--clusterrole=usher-agency", account)
+    await stranger.wait_ready("listeners.usher.dev/lobby", "listeners.usher.dev/new")
+
+
 async def test_operator_has_no_right_on_the_secrets_of_other_namespaces(stranger: agencies.Agency) -> None:
     server, user = stranger.platform.server, stranger.platform.install.operator.user
     for namespace in ("kube-system", "default", stranger.namespace, ""):

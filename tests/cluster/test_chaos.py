@@ -7,6 +7,7 @@ agency than its owner. The agencies have different credentials, so an answer's s
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import signal
 from collections.abc import Awaitable, Callable
@@ -317,3 +318,44 @@ async def test_deleted_crds_remove_no_document(
     assert await live(install, namespace) == everything
     await declare(install, namespace, "lobby")
     await install.server.wait(klass, lambda current: api.condition(current, "Ready").get("reason") != "RemovalsHalted")
+
+
+async def test_stored_object_that_does_not_fit_its_definition_gets_a_status(
+    restorable: clusters.Restorable,
+    restorable_namespaces: installs.Namespaces,
+    restorable_install: installs.Install,
+) -> None:
+    """The test uses a separate cluster, because it changes a definition for a moment."""
+    install, namespace = restorable_install, await restorable_namespaces("agency")
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby", "bar")
+    assert await operator.stop() == 0
+    definition = api.Resource("CustomResourceDefinition", "listeners.usher.dev", "")
+    strict = (await install.server.get(definition))["spec"]["versions"]
+    loose = json.loads(json.dumps(strict))
+    fields = loose[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    fields["silence"] = {"x-kubernetes-preserve-unknown-fields": True}
+    lobby, bar = (api.Resource("Listener", name, namespace) for name in ("lobby", "bar"))
+
+    numbers = itertools.count()
+
+    async def answer_to_edit(listener: api.Resource) -> int:
+        """Return the answer to another value each time, because the API server accepts an invalid one that stays."""
+        try:
+            await install.server.merge(listener, {"spec": {"silence": f"never {next(numbers)}"}})
+        except api.ApiError as error:
+            return error.status
+        return 200
+
+    try:
+        await install.server.merge(definition, {"spec": {"versions": loose}})
+        await waiting.until(lambda: answer_to_edit(lobby), lambda status: status == 200)
+    finally:
+        await install.server.merge(definition, {"spec": {"versions": strict}})
+    await waiting.until(lambda: answer_to_edit(bar), lambda status: status == 422)
+    await install.start_operator()
+    listener = await install.server.wait(
+        lobby, lambda listener: api.condition(listener, "Accepted").get("reason") == "UnsupportedValue"
+    )
+    assert "last good configuration stays in force" in api.condition(listener, "Accepted")["message"]
+    assert api.condition(listener, "Ready")["status"] == "False"

@@ -95,6 +95,9 @@ async def test_deleted_resources_with_a_foreign_finalizer_are_taken_out_of_servi
     await waiting.until(lambda: live(install, agency.namespace), lambda names: names == {"bar"})
     assert all(["deletionTimestamp" in (await server.get(resource))["metadata"] for resource in kept])
     for resource in kept:
+        ending = await agency.wait(resource.kind, resource.name, "Ready", "False", "Deleted")
+        assert {condition["type"] for condition in ending["status"]["conditions"]} == {"Accepted", "Ready"}
+    for resource in kept:
         await server.merge(resource, {"metadata": {"finalizers": []}})
     await agency.apply(agency.destination(), agency.listener())
     await waiting.until(lambda: live(install, agency.namespace), lambda names: names == {"bar", "crm", "lobby"})

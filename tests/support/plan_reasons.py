@@ -318,6 +318,19 @@ def write_fails(key: Key, **why: bool) -> Callable[[Cluster], None]:
     return happens
 
 
+def write_fails_for_long(cluster: Cluster) -> None:
+    write_fails(LOBBY)(cluster)
+    cluster.settle()
+    cluster.now = planning.NOW + 31 * model.MICROSECONDS
+
+
+def deleted(kind: Kind, path: str) -> Callable[[Cluster], object]:
+    """Let somebody delete an object that a foreign finalizer keeps."""
+    return lambda cluster: cluster.edit_metadata(
+        kind, path, deletionTimestamp="2026-01-02T00:00:00Z", finalizers=["example.com/hold"]
+    )
+
+
 def listener_fails(cluster: Cluster) -> None:
     cluster.edit("Listener", plan_samples.LISTENER, **address("www.elsewhere.example"))
     cluster.settle()
@@ -338,6 +351,7 @@ _LISTENER = [
     ("Accepted", "Unknown", "Pending", lambda cluster: cluster.cache.set_keys(None)),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
     ("Accepted", "False", "SecretNameTaken", url_secret_name_taken),
+    ("Accepted", "False", "Deleted", deleted("Listener", plan_samples.LISTENER)),
     ("ResolvedRefs", "True", "ResolvedRefs", nothing),
     ("ResolvedRefs", "False", "TenantNotFound", gone("Tenant", "acme")),
     ("ResolvedRefs", "False", "DestinationNotFound", gone("Destination", "crm")),
@@ -383,6 +397,7 @@ _LISTENER = [
     ("Programmed", "False", "PartiallyProgrammed", late("gateway-new")),
     ("Programmed", "False", "WriteForbidden", write_fails(LOBBY, is_forbidden=True)),
     ("Programmed", "False", "WriteConflict", write_fails(LOBBY, is_contested=True)),
+    ("Programmed", "False", "WriteFailed", write_fails_for_long),
     ("Ready", "True", "Ready", nothing),
     ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
@@ -408,6 +423,7 @@ _DESTINATION = [
     ("Accepted", "False", "ConfigTooLarge", too_large),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted_and_a_secret_referenced),
+    ("Accepted", "False", "Deleted", deleted("Destination", plan_samples.DESTINATION)),
     ("Ready", "True", "Suspended", and_run(edit_destination(state="Paused"))),
     ("ResolvedRefs", "False", "CertificateInvalid", edit_destination(http=_BAD_TLS)),
     ("ResolvedRefs", "False", "TenantNotFound", edit_destination(tenantRef={"name": "nobody"})),
@@ -424,6 +440,7 @@ _TENANT = [
     ("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus")),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Ready", "True", "Ready", nothing),
+    ("Ready", "False", "Deleted", deleted("Tenant", TENANT)),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
     ("Ready", "False", "ListenersNotReady", listener_fails),
     ("Ready", "Unknown", "Pending", lambda cluster: cluster.add(plan_samples.listener("new"))),

@@ -1,7 +1,7 @@
 """Reads and watches the Secrets of agencies, in the namespaces that the platform admitted.
 
 The operator may read the Secrets of a namespace if the platform bound the ClusterRole `usher-agency` there. When a plan
-first needs the Secrets of a namespace, the operator asks the API server whether it may list them
+first needs the Secrets of a namespace, the operator asks the API server whether it may read them
 (SelfSubjectAccessReview), lists them, and watches them from then on. If the platform bound the role in all namespaces
 at once, one list and one watch serve them all.
 
@@ -28,6 +28,9 @@ _log = structlog.get_logger(__name__)
 
 _BINDINGS = "/apis/rbac.authorization.k8s.io/v1"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_VERBS = ("list", "get", "watch")
+"""Without one of them, a key would fail for ever before its status is written."""
+
 _EVERYWHERE = ""
 """Stands for all namespaces at once."""
 
@@ -149,14 +152,18 @@ class AgencySecrets:
         return version
 
     async def _is_admitted(self, namespace: str) -> bool:
-        attributes = {"verb": "list", "resource": "secrets", "namespace": namespace}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        answer = await self._client.create(_REVIEWS, review, is_fenced=False)
-        return bool(answer["status"]["allowed"])
+        """Return whether the operator may read Secrets in each way that it needs."""
+        for verb in _VERBS:
+            attributes = {"verb": verb, "resource": "secrets", "namespace": namespace}
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+            answer = await self._client.create(_REVIEWS, review, is_fenced=False)
+            if not answer["status"]["allowed"]:
+                return False
+        return True
 
     def _set(self, namespace: str, access: SecretAccess) -> None:
         former_access = self._cache.secret_access(namespace)

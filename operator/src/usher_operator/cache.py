@@ -110,7 +110,7 @@ class Cache(Lookups):
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             if kind is not kinds.LISTENER_CLASS and "deletionTimestamp" in raw["metadata"]:
-                self._ending[key] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
+                self._ending[key] = kinds.parse_resource(key.kind, raw)
                 return self._set_own(key, None)
             self._ending.pop(key, None)
             return self._set_own(key, kinds.parse_resource(key.kind, raw))

@@ -17,7 +17,7 @@ import msgspec
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener_document import token_paths
-from usher_operator.view import CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
+from usher_operator.view import ADDRESSES_FIELD, CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
 """Label selector of every child."""
@@ -158,12 +158,16 @@ def build_url_secret(
 
 
 def named_addresses(
-    listener: resources.Listener, document: documents.ListenerDocument, install_key: bytes
+    cached: CachedResource[resources.Listener], document: documents.ListenerDocument, install_key: bytes
 ) -> dict[str, documents.Address]:
     """The addresses to paste into the portal: one for each declared address that the document has.
 
-    Addresses of older tokens that the gateway still accepts are left out.
+    Addresses of older tokens that the gateway still accepts are left out. If the document has retired addresses alone,
+    because an edit was refused, these are the ones that the status showed before.
     """
+    listener = cached.resource
+    if not document.live_addresses:
+        return _shown_before(cached, document)
     token = token_paths(listener, install_key)[0].path
     if not listener.spec.addresses:
         return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
@@ -175,6 +179,15 @@ def named_addresses(
         if address is not None:
             named[declared.name] = address
     return named
+
+
+def _shown_before(
+    cached: CachedResource[resources.Listener], document: documents.ListenerDocument
+) -> dict[str, documents.Address]:
+    """The addresses of a document that the stored status shows, by their names."""
+    by_url = {documents.shorten_url(address.url): address for address in document.addresses}
+    shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
+    return {entry["name"]: by_url[entry["url"]] for entry in shown if entry.get("url") in by_url and "name" in entry}
 
 
 MAX_PATHS_PER_ROUTE = 64

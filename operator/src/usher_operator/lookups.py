@@ -87,9 +87,9 @@ class Lookups(View):
         self._halted: tuple[HaltedRemovals, ...] = ()
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
-        self._ending: dict[Key, tuple[str, str]] = {}
-        """(uid, resourceVersion) of resources that somebody deleted and another program's finalizer still keeps. Plans
-        treat them as gone. A deleted ListenerClass counts until it is gone, because its Listeners need it."""
+        self._ending: dict[Key, kinds.ResourceRecord] = {}
+        """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
+        deleted ListenerClass counts until it is gone, because its Listeners need it."""
         self._edited: dict[Key, int] = {}
         """Generation of each resource after its last edit while the operator runs."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
@@ -188,6 +188,28 @@ class Lookups(View):
         """A resource that exists but that this version cannot parse."""
         record = self.records.get(key)
         return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
+
+    @lookup()
+    def ending(self, key: Key) -> UnreadableResource | None:
+        """A resource that was deleted and still exists."""
+        record = self._ending.get(key)
+        if record is None:
+            return None
+        class_name = getattr(record.parsed, "class_name", "") or getattr(
+            getattr(record.parsed, "resource", None), "class_name", ""
+        )
+        return UnreadableResource(
+            uid=record.uid,
+            generation=record.generation,
+            message="",
+            class_name=class_name,
+            conditions=record.parsed.conditions,
+            fields=record.parsed.fields,
+        )
+
+    def record_of(self, key: Key) -> kinds.ResourceRecord | None:
+        """A resource as it was last read, also one that was deleted and still exists."""
+        return self.records.get(key) or self._ending.get(key)
 
     @lookup()
     def rank(self, key: Key) -> int:
@@ -364,11 +386,11 @@ class Lookups(View):
         return namespaces.pop() if len(namespaces) == 1 else ""
 
     def all_keys(self) -> KeySet:
-        """Every key with a resource or a child, and every hostname in a published document."""
+        """Every key with a resource, perhaps a deleted one, or a child, and every hostname in a published document."""
         hosts = itertools.chain(
             self.child_index.hosts, (each.resource.spec.hostname for each in self._classes.values())
         )
-        return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, hosts)))
+        return frozenset((*self.records, *self._ending, *self.child_index.keys, *map(hostname_key, hosts)))
 
     def published_keys(self) -> list[Key]:
         """The keys whose document is in force."""
@@ -399,8 +421,8 @@ class Lookups(View):
         """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
-            record = self.records.get(key)
-            return (record.uid, record.resource_version) if record is not None else self._ending.get(key, ("", ""))
+            record = self.record_of(key)
+            return (record.uid, record.resource_version) if record is not None else ("", "")
         if kind is kinds.AGENCY_SECRET:
             return self._secrets.version_of(namespace, name)
         if kind not in kinds.CHILDREN:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 
 import structlog
 
@@ -30,7 +31,8 @@ _LOOKUP_INTERVAL_SECONDS = 5.0
 _LOOKUP_PAUSE_SECONDS = 0.05
 """Pause between two lookups: it limits the requests, however many Secrets are missing."""
 
-_FORBIDDEN = 403
+_REFUSALS = frozenset({400, 403, 413, 422})
+"""Answers of an API server that a repetition does not change: no permission, a quota, a policy, an invalid object."""
 
 _CONCURRENT_LOOKUPS = 4
 """Secrets that are looked up at the same time, because each may have 1 MiB."""
@@ -157,7 +159,7 @@ class Reconciler:
         failure = None
         if error is not None:
             is_name_taken = error.reason == NAME_TAKEN
-            failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN, is_name_taken=is_name_taken)
+            failure = WriteFailure(str(error), is_forbidden=error.status in _REFUSALS, is_name_taken=is_name_taken)
         elif conflict := self._children.conflict_of(planned):
             failure = WriteFailure(conflict, is_contested=True)
         changed = self._cache.set_write_failure(planned.key, failure)
@@ -202,7 +204,7 @@ class Reconciler:
             async with self._lookups:
                 raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         except ApiError as error:
-            if error.status != _FORBIDDEN or namespace != self._cache.install.data_plane_namespace:
+            if error.status != HTTPStatus.FORBIDDEN or namespace != self._cache.install.data_plane_namespace:
                 raise
             self._add(self._cache.note_missing(path, "Forbidden") - {planned})
             return

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway.kube.client import ApiError, Client
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_gateway.resources import types
 from usher_gateway.timing import TokenBucket
 from usher_operator import kinds
@@ -37,6 +37,8 @@ _log = structlog.get_logger(__name__)
 INFORMATIONAL_PER_SECOND = 5.0
 """Statuses written per second in which only informational conditions differ, except those in which a hold begins or
 ends."""
+
+_CANNOT_APPLY = 500
 
 _MAX_QUEUED_EVENTS = 50
 """Events of one namespace that wait; further ones are dropped."""
@@ -96,7 +98,7 @@ class StatusWriter:
         Raises:
             ApiError: the API server did not accept the status.
         """
-        record = self._cache.records.get(plan.key)
+        record = self._cache.record_of(plan.key)
         if plan.status is None or record is None:
             self._rewrites.forget(plan.key)
             self._were_ready.discard(plan.key)
@@ -124,9 +126,7 @@ class StatusWriter:
         kind = kinds.BY_NAME[key.kind]
         try:
             body = body_of(key, status, record, _now())
-            raw = await self._api.apply(kind.path(key.namespace, key.name), body, is_status=True)
-            if leftover_types(raw, status):
-                raw = await self._api.merge_status(kind.path(key.namespace, key.name), without_leftovers(raw, status))
+            raw = await self._apply(kind.path(key.namespace, key.name), body, status)
         except ApiError as error:
             if error.status == 404:  # the resource was deleted meanwhile
                 return "gone"
@@ -148,6 +148,24 @@ class StatusWriter:
                 self._event_logger.warned(key, condition)
         self._remember_ready(key, status, record)
         return "success"
+
+    async def _apply(self, path: str, body: dict[str, Any], status: ResourceStatus) -> dict[str, Any]:
+        """Apply a status; returns the object with it."""
+        try:
+            raw = await self._api.apply(path, body, is_status=True)
+        except ApiError as error:
+            if error.status != _CANNOT_APPLY:
+                raise
+            # The API server applies nothing to a stored object that does not fit its definition, but it merges.
+            collection, _, name = path.rpartition("/")
+            pages = self._api.pages(collection, JsonObject, field_selector=f"metadata.name={name}")
+            stored = [raw async for page in pages for raw in page.items]
+            if not stored:
+                raise
+            return await self._api.merge_status(path, merge_of(stored[0], body))
+        if not leftover_types(raw, status):
+            return raw
+        return await self._api.merge_status(path, without_leftovers(raw, status))
 
     def _may_write_informational(self, key: Key) -> bool:
         """Return whether the rate limit permits a write now; otherwise ``release`` queues the key again."""
@@ -239,6 +257,14 @@ def leftover_types(raw: dict[str, Any], status: ResourceStatus) -> frozenset[str
     """
     stored = {condition["type"] for condition in raw.get("status", {}).get("conditions") or ()}
     return frozenset(stored.intersection(ConditionType) - status.conditions.keys())
+
+
+def merge_of(raw: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """The body of the merge that does what an apply would do, to the version in ``raw``."""
+    stored = (raw.get("status") or {}).get("conditions") or ()
+    theirs = [condition for condition in stored if condition["type"] not in {*ConditionType}]
+    status = {**body["status"], "conditions": [*theirs, *body["status"]["conditions"]]}
+    return {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "status": status}
 
 
 def without_leftovers(raw: dict[str, Any], status: ResourceStatus) -> dict[str, Any]:

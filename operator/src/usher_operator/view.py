@@ -128,6 +128,7 @@ class OperatorReason(enum.StrEnum):
     """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
 
     Accepted = "Accepted"
+    Deleted = "Deleted"
     NamespaceNotPermitted = "NamespaceNotPermitted"
     SecretNameTaken = "SecretNameTaken"
     ConfigTooLarge = "ConfigTooLarge"
@@ -156,6 +157,7 @@ class OperatorReason(enum.StrEnum):
     PartiallyProgrammed = "PartiallyProgrammed"
     WriteForbidden = "WriteForbidden"
     WriteConflict = "WriteConflict"
+    WriteFailed = "WriteFailed"
     Ready = "Ready"
     Suspended = "Suspended"
     ListenersNotReady = "ListenersNotReady"
@@ -491,6 +493,9 @@ class View(Protocol):
 
     def unreadable(self, key: Key) -> UnreadableResource | None:
         """A resource that exists but that the lookups above do not find."""
+
+    def ending(self, key: Key) -> UnreadableResource | None:
+        """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
 
     def rank(self, key: Key) -> int:
         """How many Listeners, Destinations or hostnames of its namespace come before one that this install serves.

@@ -156,6 +156,6 @@ def test_url_secret_leaves_out_older_and_retired_tokens(cluster: Cluster) -> Non
     assert isinstance(published.document, documents.ListenerDocument)
     listener = cluster.cache.listener(plan_samples.LISTENER)
     assert listener is not None
-    named = children.named_addresses(listener.resource, published.document, planning.INSTALL_KEY)
+    named = children.named_addresses(listener, published.document, planning.INSTALL_KEY)
     assert [address.retired_at > 0 for address in published.document.addresses] == [False, False, True]
     assert list(named.values()) == [published.document.addresses[0]]

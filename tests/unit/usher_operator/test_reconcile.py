@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from support import plan_samples
 from support.cache_samples import ACME, CRM, LOBBY, destination, klass, listener, raw, secret
 from support.planning import Cluster
 from usher_gateway.kube.client import ApiError
@@ -24,6 +27,9 @@ class Server:
     def __init__(self) -> None:
         self.secret: dict[str, Any] | None = None
         self.forbidden_namespace = ""
+        self.refused = "nothing"
+        """Part of the paths of objects that cannot be written."""
+        self.status = 422
 
     async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:
         assert missing_ok
@@ -31,7 +37,9 @@ class Server:
             raise ApiError(403, "Forbidden", "GET")
         return self.secret
 
-    async def apply(self, _path: str, manifest: dict[str, Any], *, is_status: bool = False) -> dict[str, Any]:
+    async def apply(self, path: str, manifest: dict[str, Any], *, is_status: bool = False) -> dict[str, Any]:
+        if self.refused in path:
+            raise ApiError(self.status, "Refused", f"apply {path}", "policy `urls` denied it")
         about = {"uid": "uid", "resourceVersion": "2", "generation": 1, **manifest["metadata"]}
         return {**manifest, "metadata": about, **({"spec": {}} if is_status else {})}
 
@@ -102,3 +110,16 @@ async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
     condition = cluster.condition("Listener", LOBBY.path, "CertificateReady")
     assert (condition.status, condition.reason) == ("Unknown", "Pending")
     assert "`operator.certificateSecrets` must have its name" in condition.message
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+async def test_refused_secret_with_the_url_shows_in_the_status(cluster: Cluster, status: int) -> None:
+    server = Server()
+    cluster.delete("Secret", "default/lobby-url")
+    server.refused, server.status = "/secrets/lobby-url", status
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    with pytest.raises(ApiError):
+        await reconciler(cluster, server, queue).reconcile(Key("Listener", "default", "lobby"))
+    programmed = cluster.condition("Listener", plan_samples.LISTENER, "Programmed")
+    assert (programmed.status, programmed.reason) == ("False", "WriteForbidden")
+    assert "policy `urls` denied it" in programmed.message

@@ -180,7 +180,7 @@ def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
     if unreadable is None:
         own_namespace = {key.namespace} - {view.install.config_namespace}
         owned = tuple(child.ref for child in view.children(key) if child.ref.namespace in own_namespace)
-        return Plan(key, None if publishing_state(view) else (), staying=owned)
+        return Plan(key, None if publishing_state(view) else (), _ending_status(view, key), staying=owned)
     builder = ConditionBuilder(unreadable.generation, unreadable.conditions)
     message = (
         "this version of Usher cannot read the resource, so the last good configuration stays in force: "
@@ -188,6 +188,20 @@ def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
     )
     accepted = builder.false(_Type.Accepted, "UnsupportedValue", message)
     return Plan(key, None, builder.status([accepted, *builder.all_kept(needed)], fields=dict(unreadable.fields)))
+
+
+def _ending_status(view: View, key: Key) -> ResourceStatus | None:
+    """The status of a resource that was deleted and still exists; None if it is gone."""
+    ending = view.ending(key)
+    if ending is None:
+        return None
+    message = (
+        f"the {key.kind} was deleted, so Usher removes its configuration as far as the removal limit allows; the "
+        "object is still there because whoever is named in `metadata.finalizers` has not removed its finalizer"
+    )
+    builder = ConditionBuilder(ending.generation, ending.conditions)
+    fields = dict(ending.fields) if view.published(key) else {}
+    return builder.status([builder.false(_Type.Accepted, OperatorReason.Deleted, message)], fields=fields)
 
 
 def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState, needed: Iterable[str]) -> Plan:

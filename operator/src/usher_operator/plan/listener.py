@@ -63,7 +63,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         parts[0] = name_taken
     parts += hosts.conditions(builder)
     programmed = reports.programmed(view, key, publication.wanted, builder)
-    addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
+    addresses = children.named_addresses(cached, document, keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}

@@ -26,7 +26,7 @@ _Class = CachedResource[resources.ListenerClass]
 
 def owner_of(view: View, key: Key) -> str:
     """The controllerName of the install that owns a resource."""
-    unreadable = view.unreadable(key)
+    unreadable = view.unreadable(key) or view.ending(key)
     match key.kind:
         case "ListenerClass":
             own_class = view.classes.get(key.name)

@@ -135,15 +135,12 @@ def programmed(view: View, key: Key, document: WantedDocument | None, builder: C
     if view.gateways is None:
         return Programmed(previous or _waiting(builder))
     problem = _problem(view.gateways, key, document.hash)
+    if failure is not None:
+        problem = _Reason.WriteFailed, f"an object of this resource could not be written: {failure.error}"
     if problem is None and document.is_last_good:
         return Programmed(builder.pending(_Type.Programmed, document.why_last_good))
     if problem is None:
         return Programmed(builder.true(_Type.Programmed, _Reason.Programmed))
-    if failure is not None:
-        problem = (
-            _Reason.GatewayUnavailable,
-            f"the configuration could not be written for the gateways: {failure.error}",
-        )
     since = view.behind_since(key)
     until = (view.now if since is None else since) + GRACE_MICROSECONDS
     if view.now < until:

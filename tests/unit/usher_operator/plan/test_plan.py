@@ -772,3 +772,27 @@ def test_transform_that_fails_on_the_samples_is_a_warning(cluster: Cluster, kind
     assert [warning.partition(": ")[2].partition(";")[0] for warning in ready_document.warnings or ()] == [
         "fails with NoSuchField (body.guest) on every sample body"
     ]
+
+
+@pytest.mark.parametrize(
+    "withdraw",
+    [
+        plan_reasons.edit(**plan_reasons.address("www.elsewhere.example")),
+        plan_reasons.edit_class(allowedHostnames=[{"hostname": "*.elsewhere.example"}]),
+    ],
+    ids=["edit of the listener", "edit of the class"],
+)
+def test_refused_address_leaves_the_url_that_is_served_in_secret_and_status(
+    cluster: Cluster, withdraw: Callable[[Cluster], object]
+) -> None:
+    cluster.edit("Listener", plan_samples.LISTENER, **plan_reasons.address("www.example.org"))
+    cluster.settle()
+    url = cluster.raw("Secret", "default/lobby-url")["data"]
+    shown = cluster.raw("Listener", plan_samples.LISTENER)["status"]["addresses"]
+    withdraw(cluster)
+    cluster.settle()
+    assert cluster.condition("Listener", plan_samples.LISTENER, "Accepted").reason == "HostnameNotAllowed"
+    assert "www.example.org" in addresses(cluster)
+    assert cluster.raw("Secret", "default/lobby-url")["data"] == url
+    assert cluster.raw("Listener", plan_samples.LISTENER)["status"]["addresses"] == shown
+    assert [entry["hostname"] for entry in shown] == ["www.example.org"]

@@ -196,7 +196,7 @@ def test_failed_write_is_named_once_the_grace_period_is_over(cluster: Cluster) -
     cluster.settle()
     assert programmed(cluster) == ("Unknown", "Pending")
     cluster.now = planning.NOW + reports.GRACE_MICROSECONDS
-    assert programmed(cluster) == ("False", "GatewayUnavailable")
+    assert programmed(cluster) == ("False", "WriteFailed")
     assert "500 InternalError" in cluster.condition("Listener", plan_samples.LISTENER, "Programmed").message
 
 
