@@ -100,6 +100,24 @@ async def test_gateway_of_a_new_install_is_ready_and_answers_503(
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
 
 
+async def test_unknown_url_is_not_found_only_after_the_first_publication(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    slow = (documents.Route("crm", "acme/crm", transform="visit.email + visit.mobile"),)
+    async with running(server, tmp_path) as running_gateway:
+        gateway = running_gateway.gateway
+        server.put(followers.wrap(config_samples.listener("a")))
+        await waiting.wait_until(gateway.state.configured.is_set)
+        assert [await running_gateway.status(name) for name in ("a", "b")] == [200, 503]
+        server.put(followers.wrap(config_samples.listener("b", routes=slow)))
+        server.put_mark()
+        await waiting.wait_until(lambda: gateway.registry.is_complete)
+        assert [await running_gateway.status(name) for name in ("a", "b", "none")] == [200, 200, 404]
+    async with running(server, tmp_path) as running_gateway:
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+        assert [await running_gateway.status(name) for name in ("b", "none")] == [200, 404]
+
+
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +205,7 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
         while not removed:
             removed = (await running_gateway.changes())["removed"]
         assert removed == [{"kind": "Listener", "key": "acme/a"}]
-        assert await running_gateway.status("a") == 404
+        assert await running_gateway.status("a") == 503  # another document could still have this address
 
 
 async def _documents(running_gateway: Running) -> list[dict[str, Any]]:

@@ -89,6 +89,10 @@ class ApiServer:
         self.put_raw(name, config_secret.secret_data(envelope), envelope.owner.key)
         return name
 
+    def put_mark(self) -> None:
+        """Say that everything was published once."""
+        self.put_raw(config_secret.mark_name("install"), {}, "")
+
     def put_raw(self, name: str, data: dict[str, str], owner: str) -> None:
         self.version += 1
         kind = "MODIFIED" if name in self.secrets else "ADDED"

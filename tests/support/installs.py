@@ -270,7 +270,8 @@ class Install:
 
     async def documents(self) -> dict[str, dict[str, Any]]:
         """Return the config Secrets of this install by ``Kind namespace/name``."""
-        config_secrets = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
+        listed = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
+        config_secrets = [secret for secret in listed if not config_secret.is_mark(secret["metadata"]["name"])]
         owners = [secret["metadata"]["annotations"] for secret in config_secrets]
         names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
         return dict(zip(names, config_secrets, strict=True))

@@ -307,6 +307,19 @@ def secret_name(kind: Kind, owner_key: str) -> str:
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
 
 
+_MARK_PREFIX = "published-"
+
+
+def mark_name(install: str) -> str:
+    """Return the name of the Secret that says that an install has published everything once. ``install``: see Owner."""
+    return f"{_MARK_PREFIX}{hashlib.sha256(install.encode()).hexdigest()[:32]}"
+
+
+def is_mark(name: str) -> bool:
+    """Return whether a config Secret holds no document but says that everything was published once."""
+    return name.startswith(_MARK_PREFIX)
+
+
 def secret_type(kind: Kind) -> str:
     """Return the type of a config Secret."""
     return f"usher.dev/{kind.lower()}-config"

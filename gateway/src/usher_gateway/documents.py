@@ -334,6 +334,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     listeners: dict[str, ListenerDocument]
     destinations: dict[str, DestinationDocument]
+    is_complete: bool = True
+    """False while the operator has not published everything once, so that an unknown address may be valid."""
 
     def first_tenants_of(self, destination: str) -> list[str]:
         """Return the tenants with a route to a destination, sorted, as many as a line of the log names."""

@@ -32,6 +32,7 @@ from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
 from usher_operator.confirmed_clock import ConfirmedClock
 from usher_operator.events import EventLogger
+from usher_operator.first_pass import FirstPass
 from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
@@ -136,6 +137,7 @@ class Operator:
             metrics=self.metrics,
         )
         self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
+        self.first_pass = FirstPass(api=self.api, install=self.cache.install, gate=self.gate)
         self._build_writers()
         self._build_watches()
         self.reconciler = Reconciler(
@@ -226,6 +228,7 @@ class Operator:
             metrics=self.metrics,
             event_logger=self.event_logger,
             on_published=self.gateways.ask_soon,
+            on_applied=self.first_pass.done,
         )
         self.remover = ChildRemover(
             api=self.api,
@@ -327,6 +330,7 @@ class Operator:
         if await install_change.apply_change(self.api, self.cache, self.lease.saved_install):
             self.lease.save_install()
         self.resync.add_all_keys()
+        self.first_pass.begin(self.cache.all_keys())
         _log.info(
             "cluster_read",
             objects=len(self.cache.records),
@@ -347,6 +351,7 @@ class Operator:
     def _start_tasks(self) -> list[asyncio.Task[Any]]:
         """Start the tasks of a leader; none of them ends by itself."""
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "first pass": self.first_pass.run,
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
             "check watches": lambda: self.resync.run_checks(self.settings.timing.watch_check_seconds),
             "watches": self.watcher.run,

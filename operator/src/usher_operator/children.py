@@ -113,6 +113,13 @@ def _config_secret(envelope: config_secret.Envelope, name: str, install: Install
     return finish(manifest)
 
 
+def build_mark(install: Install) -> DesiredChild:
+    """The Secret that says that everything was published once. It counts as no document, so it is no child of a key."""
+    name = config_secret.mark_name(config_secret.install_label(install.controller_name))
+    metadata = {"name": name, "namespace": install.config_namespace, "labels": {config_secret.CONFIG_LABEL: "true"}}
+    return finish({"apiVersion": "v1", "kind": "Secret", "metadata": {**metadata, "annotations": {}}, "type": "Opaque"})
+
+
 CLASS_ADDRESS = "class"
 """Name of the only address of a listener without ``addresses``: it is on the class's hostname."""
 

@@ -67,6 +67,7 @@ class ChildWriter:
         event_logger: logs what was written.
         on_published: called after a document or a tombstone was written.
         clock: monotonic seconds.
+        on_applied: called with a key whose documents are as planned.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class ChildWriter:
         event_logger: EventLogger,
         on_published: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        on_applied: Callable[[Key], None] = lambda _: None,
     ) -> None:
         self._api, self._cache, self._queue = api, cache, queue
         self._metrics, self._event_logger = metrics, event_logger
-        self._on_published, self._clock = on_published, clock
+        self._on_published, self._on_applied, self._clock = on_published, on_applied, clock
         self._verified: dict[ObjectRef, str] = {}
         """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
         self._unverified: set[ObjectRef] = set()
@@ -126,6 +128,8 @@ class ChildWriter:
                 await self.write(plan.key, child.ref, child.manifest)
             except ApiError as error:
                 failures.append(error)
+        if not failures:
+            self._on_applied(plan.key)
         return failures
 
     def must_wait(self, key: Key, ref: ObjectRef) -> bool:

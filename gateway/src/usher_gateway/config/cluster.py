@@ -93,6 +93,11 @@ class _Secret(msgspec.Struct, frozen=True):
         desired = self.metadata.annotations.get(config_secret.DESIRED_ANNOTATION, "")
         return f"{self.metadata.uid} {self.metadata.resource_version} {desired}"
 
+    @property
+    def is_mark(self) -> bool:
+        """True if it holds no document, but says that everything was published once."""
+        return config_secret.is_mark(self.metadata.name)
+
     def published(self) -> published.PublishedSecret:
         owner = self.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
         return published.PublishedSecret(self.metadata.name, self.version, owner, self.data)
@@ -139,6 +144,11 @@ class ClusterSource:
         """Name of a Secret -> its newest version, while the expressions of that are not compiled."""
         self._compiling: dict[str, asyncio.Task[None]] = {}
         """Namespace -> the task that compiles its waiting documents."""
+        self._has_mark = False
+        """True once the operator had published everything once, or if the configuration comes from the cache."""
+        self._due: set[str] = set()
+        """Names of Secrets that came before the mark and whose expressions are not compiled yet."""
+        self._was_complete = False
         self._origin: Origin | None = None
         self._heard_at = 0
         self._touched_in_force: dict[config_secret.Identity, DocumentStatus | None] = {}
@@ -205,7 +215,8 @@ class ClusterSource:
                 while True:
                     self._touched.clear()  # before reading, so that what changes during the yield is read afterwards
                     touched = self._published.take_touched()
-                    if self._published.is_changed:
+                    is_completed = self._is_complete and not self._was_complete and bool(self._published.in_force)
+                    if self._published.is_changed or is_completed:
                         yield self._snapshot()
                         self._cache_is_old.set()
                     self._touched_in_force |= touched  # now the consumer asked again, so the snapshot is in force
@@ -224,10 +235,12 @@ class ClusterSource:
                     await self._write_cache()
 
     def _snapshot(self) -> documents.Snapshot:
-        snapshot = self._published.snapshot()
+        self._was_complete = self._was_complete or self._is_complete
+        snapshot = msgspec.structs.replace(self._published.snapshot(), is_complete=self._was_complete)
         _log.info(
             "configuration_applied",
             source=self._origin,
+            complete=snapshot.is_complete,
             listeners=len(snapshot.listeners),
             destinations=len(snapshot.destinations),
             rejected=len(self._published.rejected),
@@ -243,6 +256,7 @@ class ClusterSource:
         if not self._listed.is_set() and self._published.in_force:
             _log.warning("configuration_loaded_from_cache", namespace=self._options.namespace)
             self._origin = "cache"
+            self._has_mark = True  # nothing says what is missing, and what was valid before is in the cache
             return
         await self._listed.wait()
 
@@ -251,16 +265,21 @@ class ClusterSource:
         secrets: list[published.PublishedSecret] = []
         version = ""
         pages = self._client.pages(self._path, _Secret, selector=config_secret.SELECTOR, attempts=1)
+        has_mark = False
         async for page in pages:
-            secrets += [secret.published() for secret in page.items]
+            secrets += [secret.published() for secret in page.items if not secret.is_mark]
+            has_mark = has_mark or any(secret.is_mark for secret in page.items)
             version = page.resource_version
         await self._apply_list(secrets)
+        if has_mark:
+            self._note_mark()
         return version
 
     async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
         rejected = []
         self._waiting.clear()  # the list has a version at least as new
+        self._due.clear()
         for index, secret in enumerate(fresh):
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
@@ -296,7 +315,9 @@ class ClusterSource:
             self._path, _Secret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
         )
         async for page in pages:
-            listed |= {item.metadata.name: item.version for item in page.items}
+            listed |= {item.metadata.name: item.version for item in page.items if not item.is_mark}
+            if any(item.is_mark for item in page.items):
+                self._note_mark()
         self._heard_at = self._now()
         await asyncio.sleep(self._options.grace_seconds)
         present = self._versions()
@@ -313,8 +334,13 @@ class ClusterSource:
         self._heard_at = self._now()
         if event.type == "BOOKMARK":
             return
+        if event.item.is_mark:
+            if event.type != "DELETED":
+                self._note_mark()
+            return
         secret = event.item.published()
         self._waiting.pop(secret.name, None)
+        self._due.discard(secret.name)
         if event.type == "DELETED":
             identity = self._published.remove_secret(secret.name, self._now())
             self._log_vanished([identity] if identity is not None else [])
@@ -329,7 +355,19 @@ class ClusterSource:
     def _take(self, decoded: published.DecodedSecret) -> None:
         rejected = self._published.take(decoded)
         self._log_rejected([rejected] if rejected is not None else [])
+        self._due.discard(decoded.secret.name)
         self._touched.set()
+
+    def _note_mark(self) -> None:
+        """Note that everything was published once. What came before and waits has to come into force first."""
+        if not self._has_mark:
+            self._has_mark, self._due = True, set(self._waiting)
+            self._touched.set()
+
+    @property
+    def _is_complete(self) -> bool:
+        """True if an unknown address is not valid."""
+        return self._has_mark and not self._due
 
     def _wait_for_compilation(self, decoded: published.DecodedSecret) -> None:
         namespace = decoded.namespace

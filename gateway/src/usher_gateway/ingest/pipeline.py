@@ -164,15 +164,11 @@ class ArrivalPipeline:
     def _find(self, request: Request, confirmed: int) -> Match:
         """Find the listener. Raises RefusedError: NotConfigured, NotFound."""
         host, target = request.host_and_target
-        if not self._registry.is_configured:
-            raise answers.RefusedError(
-                model.RefusedReason.NotConfigured, is_route_check=target == documents.ROUTE_CHECK_PATH
-            )
         match = self._registry.find(host, target, confirmed)
         if match is None:
-            raise answers.RefusedError(
-                model.RefusedReason.NotFound, is_route_check=target == documents.ROUTE_CHECK_PATH
-            )
+            is_complete = self._registry.is_complete
+            reason = model.RefusedReason.NotFound if is_complete else model.RefusedReason.NotConfigured
+            raise answers.RefusedError(reason, is_route_check=target == documents.ROUTE_CHECK_PATH)
         request.note_listener(match.listener.name)
         return match
 

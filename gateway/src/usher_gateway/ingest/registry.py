@@ -136,8 +136,8 @@ class ListenerRegistry:
         self._snapshot = documents.Snapshot({}, {})
         self._by_host_and_path: dict[tuple[str, str], list[Match]] = {}
         """(host, path) -> its addresses in order of precedence."""
-        self.is_configured = False
-        """True once a configuration was applied."""
+        self.is_complete = False
+        """True once a complete configuration was applied, so that an unknown address is not valid."""
 
     @property
     def listeners(self) -> Mapping[str, LiveListener]:
@@ -184,7 +184,7 @@ class ListenerRegistry:
             self._add_addresses(listener)
         self._listeners |= built
         self._snapshot = snapshot
-        self.is_configured = True
+        self.is_complete = snapshot.is_complete
         return len(built)
 
     def find(self, host: str, target: str, now: int) -> Match | None:

@@ -1,0 +1,83 @@
+"""Tells gateways when everything that the cluster declared at the start of a leader was published once.
+
+An operator publishes documents one by one. A new gateway cannot tell a URL that does not exist from one whose document
+is still missing, so it answers 503 at unknown addresses until it reads the mark, and 404 from then on. The mark is a
+Secret beside the documents, so that a gateway that restarts while no operator runs reads it too.
+
+A key that waits or fails, such as one whose namespace's Secrets cannot be read, delays the mark only for a while.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+import structlog
+
+from usher_gateway.kube.client import ApiError, Client
+from usher_operator import children, kinds
+from usher_operator.view import Install, Key
+from usher_operator.workqueue import PauseGate
+
+_log = structlog.get_logger(__name__)
+
+_PATIENCE_SECONDS = 30.0
+"""The pass counts as complete if no further key was reconciled for this long."""
+
+_REPEAT_SECONDS = 600.0
+"""Interval at which the mark is written again, in case that somebody deleted it."""
+
+_RETRY_SECONDS = 5.0
+
+
+class FirstPass:
+    """Waits until each key was reconciled once, and then writes the mark.
+
+    Args:
+        api: client of the API server.
+        install: the install whose documents are published.
+        gate: while it is closed, no key is reconciled.
+        patience_seconds: see `_PATIENCE_SECONDS`.
+    """
+
+    def __init__(
+        self, *, api: Client, install: Install, gate: PauseGate, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> None:
+        self._api, self._gate, self._patience_seconds = api, gate, patience_seconds
+        self._mark = children.build_mark(install)
+        self._left: set[Key] = set()
+        self._progress = asyncio.Event()
+
+    def begin(self, keys: Iterable[Key]) -> None:
+        """Wait for these keys."""
+        self._left = {key for key in keys if key.kind in {"Listener", "Destination"}}
+
+    def done(self, key: Key) -> None:
+        """Note that the children of a key are as planned."""
+        if key in self._left:
+            self._left.discard(key)
+            self._progress.set()
+
+    async def run(self) -> None:
+        """Write the mark after the first pass, and again at an interval, until cancelled."""
+        await self._wait()
+        while True:
+            try:
+                await self._api.apply(
+                    kinds.SECRET.path(self._mark.ref.namespace, self._mark.ref.name), self._mark.manifest
+                )
+            except ApiError as error:
+                _log.warning("first_pass_not_marked", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                await asyncio.sleep(_REPEAT_SECONDS)
+
+    async def _wait(self) -> None:
+        while self._left:
+            self._progress.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_seconds):
+                    await self._progress.wait()
+            if not self._progress.is_set() and not self._gate.reasons:
+                _log.warning("first_pass_ended_early", waiting=len(self._left))
+                return
+        _log.info("first_pass_ended")
