@@ -84,6 +84,20 @@ async def test_destination_reports_each_problem_of_its_secret(agency: agencies.A
     await agency.until_received(1)
 
 
+async def test_transform_that_fails_is_a_warning_and_its_deliveries_are_held(agency: agencies.Agency) -> None:
+    route = {"name": "crm", "destinationRef": {"name": "crm"}, "transform": "{'room': body.guest.room}"}
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener(routes=[route]))
+    await agency.wait_ready(LISTENER)
+    accepted = await agency.wait("Listener", "lobby", "Accepted", "True", "Accepted")
+    warning = "`spec.routes[0].transform`: fails with NoSuchField (body.guest) on every sample body"
+    assert warning in api.condition(accepted, "Accepted")["message"]
+    await waiting.until(lambda: agency.kubectl("describe", LISTENER), lambda text: f"with a warning: {warning}" in text)
+    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    held = await agency.wait("Listener", "lobby", "DeliveriesHeld", "True", "DeliveriesHeld")
+    assert "`crm` (TransformError: NoSuchField (body.guest))" in api.condition(held, "DeliveriesHeld")["message"]
+    assert api.condition(held, "Ready")["status"] == "True"
+
+
 async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)
