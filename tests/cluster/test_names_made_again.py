@@ -42,9 +42,8 @@ class TestServed:
         await agency.kubectl("delete", "destinations.usher.dev/crm", "secrets/acme")
         await agency.apply(destination(agency, "globex"))
         await agency.wait("Destination", "crm", "ResolvedRefs", "False", "SecretNotFound")
-        await agency.wait("Listener", OFFICE, "ResolvedRefs", "True", "ResolvedRefs")
         assert (await agency.post(office, agencies.visit(2))).acknowledges
-        await agency.until_held("SecretNotFound", 1)
+        await agency.until_any_held(1)
         await agency.apply(agency.secret("globex", token="token-of-globex-4712"))
         (second,) = await agency.until_received(2, destination="globex")
         assert second.headers["authorization"] == "Bearer token-of-globex-4712"
@@ -63,6 +62,7 @@ class TestServed:
         await agency.kubectl("delete", "listeners.usher.dev/lobby")
         await agency.apply(agency.listener("lobby", routes=[{**route, "transform": INVALID}]))
         await agency.wait("Listener", "lobby", "Accepted", "False", "ExpressionInvalid")
+        await agency.until_in_force("Listener", "lobby")
         assert (await agency.post(url, agencies.visit(1))).acknowledges
         await agency.until_held("ListenerSuspended", 1)
         assert await agency.url("lobby") == url

@@ -133,12 +133,30 @@ class Agency:
 
     async def until_held(self, reason: str, count: int) -> None:
         """Wait until exactly this number of the agency's deliveries are held, all for this reason."""
+        await waiting.until(self._held, lambda reasons: reasons == [reason] * count)
+
+    async def until_any_held(self, count: int) -> None:
+        """Wait until exactly this number of the agency's deliveries are held, while edits may change the reason."""
+        await waiting.until(self._held, lambda reasons: len(reasons) == count)
+
+    async def _held(self) -> list[str]:
         path = f"/api/deliveries?namespace={self.namespace}&state=held"
+        return [row["held"] for row in (await self.platform.ask(path))["rows"]]
 
-        async def look() -> list[str]:
-            return [row["held"] for row in (await self.platform.ask(path))["rows"]]
+    async def until_in_force(self, kind: str, name: str) -> None:
+        """Wait until the gateway runs a document of the present object of a name."""
+        present = await self.platform.server.get(api.Resource(kind, name, self.namespace))
+        assert present is not None
 
-        await waiting.until(look, lambda reasons: reasons == [reason] * count)
+        async def look() -> tuple[str, str, str]:
+            secret = (await self.platform.install.documents()).get(f"{kind} {self.namespace}/{name}")
+            envelope = json.loads(installs.decoded(secret)["config.json"]) if secret is not None else {}
+            running = (await self.platform.ask("/api/config"))["documents"]
+            hashes = {(document["kind"], document["key"]): document["hash"] for document in running}
+            owner = envelope.get("owner", {}).get("uid", "")
+            return owner, envelope.get("hash", ""), hashes.get((kind, f"{self.namespace}/{name}"), "")
+
+        await waiting.until(look, lambda found: found[0] == present["metadata"]["uid"] and found[1] == found[2])
 
 
 class Make(Protocol):
