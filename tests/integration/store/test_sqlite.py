@@ -212,6 +212,21 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
     return large_scans
 
 
+async def test_counts_of_the_backlog_take_no_memory_for_each_delivery(bench: engines.Bench) -> None:
+    """SQLite sorts in memory, and the process keeps what a sort took: 100 MB for a million deliveries."""
+
+    async def count(opened: Transaction) -> None:
+        await claims.backlogs(opened.session)
+        await claims.backlog_by_route(opened.session)
+        await claims.held_groups(opened.session)
+
+    statements = [said for said in await statements_of(bench, count) if said.lstrip().startswith("select")]
+    with file_of(bench.place) as connection:
+        plans = [row[3] for said in statements for row in connection.execute(f"explain query plan {said}")]
+    assert len(statements) == 3
+    assert [plan for plan in plans if "TEMP B-TREE" in plan] == []
+
+
 async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     from usher_gateway.store.jobs import retention
     from usher_gateway.store.sqlite import prune

@@ -85,7 +85,10 @@ _BACKLOG_BY_ROUTE = """
         from deliveries where waiting group by route) w
     join deliveries d on d.key = w.oldest
 """
-"""Count in the index alone. The lowest row key of a route is its oldest row."""
+"""Count in the order of an index (SQLite), without a sort of the whole backlog.
+
+The lowest row key of a route is its oldest row.
+"""
 
 _LOCK_HELD = """
     select key from deliveries where hold = $1 and hold > 0 and route = $2

@@ -222,6 +222,11 @@ def checkpoint(folder: Path) -> None:
         connection.execute("pragma wal_checkpoint(passive)")
 
 
+_WRITER_CACHE_KIB = 64 * 1024
+_READER_CACHE_KIB = 8 * 1024
+"""Small, because each commit empties the caches of readers, and the memory that a query took stays with the process."""
+
+
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Connect with the durability settings. The file must exist."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
@@ -236,7 +241,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma wal_autocheckpoint = 0")
         connection.execute("pragma journal_size_limit = 67108864")
-    connection.execute("pragma cache_size = -65536")
+    connection.execute(f"pragma cache_size = -{_READER_CACHE_KIB if read_only else _WRITER_CACHE_KIB}")
     connection.execute("pragma temp_store = memory")
     return connection
 
