@@ -30,7 +30,8 @@ STOPS = {
     "destination": Stop("/ui/destinations/agency/warehouse", "At most 8 attempts at the same time"),
     "destination-sample": Stop("/ui/destinations/agency/crm", "Status 200 after", buttons=("Send the sample to crm",)),
     "listener": Stop("/ui/listeners/agency/park-spa", "The steps in the portal"),
-    "listener-urls": Stop("/ui/listeners/agency/park-spa", "URL 1 of 1", buttons=("Show the whole URL",)),
+    # Without JavaScript the page would load itself again, perhaps while the button is pressed.
+    "listener-urls": Stop("/ui/listeners/agency/park-spa?still=1", "URL 1 of 1", buttons=("Show the whole URL",)),
     "visits": Stop("/ui/visits", "Arrivals that were accepted, newest first"),
     "visit": Stop("/ui/visits/{visit}", "What happened"),
     "visit-body": Stop("/ui/visits/{visit}", "grace.hopper@example.org", buttons=("Show the body",)),

@@ -76,9 +76,11 @@ async def test_pages_show_and_replay_visits_without_javascript(
     agency: staged_agency.Agency, browser: async_api.Browser
 ) -> None:
     async with page_tour.begun(agency, browser, java_script_enabled=False) as tour:
-        page = await tour.context.new_page()
         for stop in page_tour.STOPS.values():
+            page = await tour.context.new_page()  # a page that loads itself again would interrupt the way to the next
             await tour.go(page, stop)
+            await page.close()
+        page = await tour.context.new_page()
         await tour.go(page, page_tour.STOPS["visit-replay"])
         await page.get_by_role("button", name="Deliver again").click()
         await async_api.expect(page.locator("h1")).to_have_text("Replay, done")  # it loads itself again until then
