@@ -102,6 +102,7 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
         store._folder_task.cancel()
+        store._sweeper_task.cancel()
         assert isinstance(store._commits.committer, WriterThread)
         store._commits.committer.join()
         for reader in (store._reader, store._query_reader):

@@ -161,11 +161,17 @@ async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.
     pragmas: dict[str, Any] = {}
 
     def look(opened: Transaction) -> None:
-        for name in ("journal_mode", "synchronous", "secure_delete"):
+        for name in ("journal_mode", "synchronous", "secure_delete", "auto_vacuum", "max_page_count"):
             pragmas[name] = opened.connection.execute(f"pragma {name}").fetchone()[0]
 
     await run_job(bench, look)
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+    assert pragmas == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "secure_delete": 1,
+        "auto_vacuum": 0,
+        "max_page_count": 2**25 - 1,  # the scrubber knows the pages of rows by their first byte
+    }
 
 
 # Indexes

@@ -25,6 +25,12 @@ def test_same_erasure_gets_the_same_signature_from_every_gateway() -> None:
     assert receipts.sign(ROW, KEYS) == receipts.sign(ROW, model.derive_keys(bytes(32)))
 
 
+@pytest.mark.parametrize(("store", "is_named"), [("PostgreSQL", True), ("SQLite", False)])
+def test_signed_receipt_names_what_postgresql_keeps(store: str, is_named: bool) -> None:
+    receipt = receipts.sign(ROW | {"store": store}, KEYS)
+    assert ("until the next vacuum" in str(receipt["notReached"])) is is_named
+
+
 def test_receipt_survives_another_order_and_indentation() -> None:
     receipt = receipts.sign(ROW, KEYS)
     reordered = json.dumps(dict(reversed(receipt.items())), indent=4)

@@ -24,6 +24,12 @@ NO_VISIT = "No readable visit has this value."
 
 NOT_SEARCHED = "Bodies that could not be read are not searched: `usher quarantine` lists them."
 
+ROWS_ON_DISK = (
+    "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the write-ahead"
+    " log and its archives as long as the server is set to keep these."
+)
+"""On a receipt of a store on PostgreSQL."""
+
 NOT_SENT = (
     "None of the visits that this request found had gone to a destination; earlier requests and visits that retention"
     " deleted are not counted."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import usher_gateway
 from usher_gateway import model
+from usher_gateway.admin import person_words
 
 if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase anybody
     from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -39,7 +40,7 @@ def sign(row: Mapping[str, object], keys: model.Keys) -> dict[str, object]:
     """Return an erasure that has ended, as a signed receipt. The same erasure always gets the same signature."""
     content = {
         **row,
-        "notReached": NOT_REACHED,
+        "notReached": [*([person_words.ROWS_ON_DISK] if row.get("store") == "PostgreSQL" else []), *NOT_REACHED],
         "version": usher_gateway.__version__,
         "install": model.key_fingerprint(keys.install),
         "publicKey": public_key(keys),

@@ -15,10 +15,6 @@ _STATES = {
     "pending": "Not delivered yet: cancelled by the erasure",
     "cancelled": "Cancelled before the erasure",
 }
-_ROWS_ON_DISK = (
-    "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the"
-    " write-ahead log as long as the server is set to keep that."
-)
 _GONE_FROM_FILES = (
     "The deleted visits are gone from the files of the store. A body that could not be read is deleted when its"
     " retention ends."
@@ -86,7 +82,8 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
         return []
     sentences = []
     if receipt["store"] == "PostgreSQL":
-        sentences.append(_ROWS_ON_DISK)
+        if "notReached" not in receipt:
+            sentences.append(person_words.ROWS_ON_DISK)
     elif receipt["status"] == "completed":
         sentences.append(_GONE_FROM_FILES)
     else:

@@ -17,6 +17,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 
 FILE_NAME = "usher.sqlite3"
 """The store's file inside ``--data``."""
@@ -41,7 +42,8 @@ _SQLITE_OLDEST = (3, 38, 0)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_SECONDS = 1.0
 _MARK = b"commit %019d\n"
-_MARK_FORM = re.compile(rb"commit (\d{19})\n")
+_MARK_FORM = re.compile(rb"commit (\d{19})\n(scrubbed\n)?")
+_SCRUBBED = b"scrubbed\n"
 
 _PROGRESS_STEPS = 10_000
 """SQLite calls the progress handler of a reader, which checks the clock, after this many steps."""
@@ -51,7 +53,8 @@ class OwnedDatabase(msgspec.Struct):
     """An open database that this process owns, by flock on the file ``lock`` and on the database file itself.
 
     The second lock holds even if somebody deletes ``lock``. ``lock`` also contains the mark: the number of the last
-    commit, outside of the write-ahead log, so that the next start notices a log that is missing or cut.
+    commit, outside of the write-ahead log, so that the next start notices a log that is missing or cut. While no
+    process owns the database, the mark also says whether all of the file is scrubbed.
     """
 
     folder: Path
@@ -61,9 +64,13 @@ class OwnedDatabase(msgspec.Struct):
     connection: sqlite3.Connection
     files: dict[Path, tuple[int, int]]
     """SQLite's files -> device and inode when they were opened."""
+    scrubbed_at: int | None
+    """The number of the commit after which the last owner had scrubbed all of the file; None: it had not."""
     marked: int = 0
     syncing: threading.Lock = msgspec.field(default_factory=threading.Lock)
     """Held while the mark is flushed, because the lock of a file lasts until the flush ends."""
+    copying: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    """Held while copy_log() runs, because another checkpoint would fail."""
 
     @property
     def log_file(self) -> Path:
@@ -115,6 +122,16 @@ class OwnedDatabase(msgspec.Struct):
         os.pwrite(self.lock.fileno(), _MARK % commit, 0)  # so that later marks fit even if the disk is full
         self.sync_mark()
 
+    def scrubber(self) -> Scrubber:
+        """Return what scrubs the file."""
+        (page_bytes,) = self.connection.execute("pragma page_size").fetchone()
+        return Scrubber(self.file_lock, self.log_file, page_bytes, is_swept=self.scrubbed_at == self.marked)
+
+    def mark_scrubbed(self) -> None:
+        """Note for the next owner that there is nothing to scrub. No commit may follow."""
+        os.pwrite(self.lock.fileno(), _MARK % self.marked + _SCRUBBED, 0)
+        self.sync_mark()
+
     def close(self) -> None:
         """Close the file, then give up ownership."""
         with contextlib.suppress(sqlite3.Error):
@@ -153,10 +170,22 @@ def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
             connection = undo.enter_context(contextlib.closing(connect(folder / FILE_NAME)))
             _check_integrity(connection)
             _migrate(connection, key_fingerprint)
+            _check_form(folder, connection)
         files = {folder / f"{FILE_NAME}{suffix}" for suffix in ("", "-wal", "-shm")}
         identities = {path: identity for path in files if (identity := _identity(path)) is not None}
+        scrubbed_at = _take_scrubbed(lock)
         undo.pop_all()
-        return OwnedDatabase(folder, lock, file_lock, connection, identities)
+        return OwnedDatabase(folder, lock, file_lock, connection, identities, scrubbed_at)
+
+
+def _take_scrubbed(lock: IO[bytes]) -> int | None:
+    """Return ``OwnedDatabase.scrubbed_at``, and delete it from the mark, because this process will write."""
+    noted = _MARK_FORM.match(os.pread(lock.fileno(), 64, 0))
+    if noted is None or noted[2] is None:
+        return None
+    os.pwrite(lock.fileno(), bytes(len(_SCRUBBED)), noted.start(2))
+    os.fdatasync(lock.fileno())
+    return int(noted[1])
 
 
 @contextlib.contextmanager
@@ -216,10 +245,19 @@ def _damaged(what: str) -> sqlite3.DatabaseError:
     return error
 
 
-def checkpoint(folder: Path) -> None:
+def copy_log(owned: OwnedDatabase, scrubber: Scrubber) -> None:
     """Copy the write-ahead log into the database file, as far as possible without waiting for readers."""
-    with contextlib.closing(connect(folder / FILE_NAME)) as connection:
-        connection.execute("pragma wal_checkpoint(passive)")
+    path = owned.folder / FILE_NAME
+    with (
+        owned.copying,
+        contextlib.closing(connect(path, read_only=True)) as reader,
+        contextlib.closing(connect(path)) as connection,
+    ):
+        # This snapshot keeps the writer from restarting the log before its pages are noted.
+        reader.execute("begin")
+        reader.execute("select 1 from meta limit 1").fetchall()
+        _, frames, _ = connection.execute("pragma wal_checkpoint(passive)").fetchone()
+        scrubber.add_log(frames)
 
 
 _WRITER_CACHE_KIB = 64 * 1024
@@ -236,10 +274,12 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection.execute(f"pragma busy_timeout = {BUSY_MILLISECONDS}")
     if not read_only:
         connection.execute("pragma page_size = 8192")  # for a new file: bodies of 1 to 2 KB waste less space
+        connection.execute("pragma auto_vacuum = none")  # for a new file
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma wal_autocheckpoint = 0")
+        connection.execute(f"pragma max_page_count = {MOST_PAGES}")
         connection.execute("pragma journal_size_limit = 67108864")
     connection.execute(f"pragma cache_size = -{_READER_CACHE_KIB if read_only else _WRITER_CACHE_KIB}")
     connection.execute("pragma temp_store = memory")
@@ -313,6 +353,16 @@ def _file_system_of(folder: Path) -> str:
             if inside and len(point) >= len(best):
                 best, kind = point, this_kind
     return kind
+
+
+def _check_form(folder: Path, connection: sqlite3.Connection) -> None:
+    """Refuse a file with pages of a kind that the scrubber could take for others; another SQLite's defaults make it."""
+    (auto_vacuum,) = connection.execute("pragma auto_vacuum").fetchone()
+    if auto_vacuum:
+        raise model.ConfigurationError(
+            f"{folder / FILE_NAME} was made with auto_vacuum",
+            "Use a copy of it, which sqlite3 makes with `pragma auto_vacuum = none; vacuum into 'FILE';`.",
+        )
 
 
 def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:

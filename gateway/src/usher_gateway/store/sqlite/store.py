@@ -41,6 +41,14 @@ _FOLD_SECONDS = 5.0
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 """Size of the write-ahead log from which on it is copied into the file."""
 
+_SWEEP_PAUSE_SECONDS = 0.05
+"""Pause after each piece of the file that is swept: at most 80 MB are read in a second."""
+
+_SWEEP_RETRY_SECONDS = 5.0
+
+_SWEPT_SECONDS = 60.0
+"""How long an erasure waits for the sweep before it lets others go on."""
+
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit."""
 
@@ -80,6 +88,8 @@ class SqliteStore(Store):
         self._next_truncate = 0.0
         self._reusable_bytes = 0
         """Pages of the file that deleted data left."""
+        self._copying_log = asyncio.Lock()
+        self._is_swept = asyncio.Event()
         self._files_problem: str | None = None
         """Which of the files was deleted, moved or replaced; None: all are in place."""
 
@@ -102,13 +112,14 @@ class SqliteStore(Store):
         self._is_open = True
         self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
         self._folder_task = asyncio.create_task(self._fold_regularly(), name="store-meter-folder")
+        self._sweeper_task = asyncio.create_task(self._sweep(), name="store-sweeper")
         return self.writer.report
 
     async def close(self) -> None:
         if not self._is_open:
             return
         self._is_open = False
-        for task in (self._folder_task, self._upkeep_task):
+        for task in (self._folder_task, self._upkeep_task, self._sweeper_task):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -180,11 +191,14 @@ class SqliteStore(Store):
         await prune.forget_arrivals(transaction, arrivals, deliveries)
 
     async def _purge(self) -> bool:
-        """Empty the write-ahead log, which still has the deleted rows; a reader may be in the way."""
-        await asyncio.to_thread(database.checkpoint, self.settings.folder)
-        await self._commits.run_job(truncate_after_commit)
-        log_file = self.writer.owned.log_file
-        return not log_file.exists() or log_file.stat().st_size == 0
+        """Scrub the file and empty the log, which still has the deleted rows; a reader may be in the way."""
+        try:
+            async with asyncio.timeout(_SWEPT_SECONDS):
+                await self._is_swept.wait()
+        except TimeoutError:
+            return False
+        await self._copy_log(truncate_after_commit)
+        return self.writer.is_purged
 
     # Background work
 
@@ -221,18 +235,36 @@ class SqliteStore(Store):
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
             self._commits.schedule()
 
+    async def _sweep(self) -> None:
+        """Scrub what an earlier process left, if it was killed: read the whole file slowly, because visits go first."""
+        scrubber = self.writer.scrubber
+        while not scrubber.is_swept:
+            try:
+                if await asyncio.to_thread(scrubber.sweep):
+                    await self._copy_log(checkpoint_after_commit)
+                await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - the top of the task: without it, no erasure would be completed
+                _log.warning("store_upkeep_failed", error=type(error).__name__)
+                await asyncio.sleep(_SWEEP_RETRY_SECONDS)
+        self._is_swept.set()
+
     async def _checkpoint(self) -> None:
-        """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile."""
+        """Copy the log into the file if it has grown or become old."""
         log_file = self.writer.owned.log_file
         size = log_file.stat().st_size if log_file.exists() else 0
         loop = asyncio.get_running_loop()
         truncate = size > 0 and loop.time() >= self._next_truncate
         if size < _CHECKPOINT_BYTES and not truncate:
             return
-        await asyncio.to_thread(database.checkpoint, self.settings.folder)
-        await self._commits.run_job(truncate_after_commit if truncate else checkpoint_after_commit)
-        if truncate:
+        await self._copy_log(truncate_after_commit if truncate else checkpoint_after_commit)
+        if truncate and self.writer.is_purged:
             self._next_truncate = loop.time() + self.settings.truncate_seconds
+
+    async def _copy_log(self, job: Callable[[Transaction], None]) -> None:
+        """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile."""
+        async with self._copying_log:
+            await asyncio.to_thread(database.copy_log, self.writer.owned, self.writer.scrubber)
+            await self._commits.run_job(job)
 
 
 def truncate_after_commit(transaction: Transaction) -> None:

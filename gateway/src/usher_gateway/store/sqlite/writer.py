@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from usher_gateway import model
 from usher_gateway.store.base import OpenReport
@@ -85,6 +86,9 @@ class Writer(BisectingWriter):
     ) -> None:
         self.owned = owned
         self.connection = owned.connection
+        self.scrubber = owned.scrubber()
+        self.is_purged = False
+        """Whether the last checkpoint that had to empty the log did, and the file had nothing left to scrub."""
         self._names = names
         self._stored_listeners: set[int] = set()
         """Numbers of listeners that the file has."""
@@ -106,6 +110,10 @@ class Writer(BisectingWriter):
 
     def close(self) -> None:
         """Close the database and give up its ownership."""
+        with contextlib.suppress(sqlite3.Error, OSError), self.owned.copying:
+            self._checkpoint("truncate")
+            if self.is_purged:
+                self.owned.mark_scrubbed()
         self.owned.close()
 
     def _explained(self, error: Exception, batch: Batch) -> Exception:
@@ -255,13 +263,34 @@ class Writer(BisectingWriter):
         self.claimed.difference_update([settlement.key for settlement in batch.settlements])
         self.claimed.difference_update(opened.returned)
 
-    def _checkpoint(self, mode: str) -> None:
+    def _checkpoint(self, mode: Literal["passive", "truncate"]) -> None:
+        """Copy the log into the file, scrub the pages that it had, and if the mode is ``truncate`` empty the log."""
         # Arrivals wait for this, so it does not wait long for a reader.
         self.connection.execute(f"pragma busy_timeout = {_CHECKPOINT_BUSY_MILLISECONDS}")
         try:
-            self.connection.execute(f"pragma wal_checkpoint({mode})")
+            frames, copied = self._copy_log("full" if mode == "truncate" else "passive")
+            self.scrubber.add_log(frames)
+            is_copied = 0 <= frames == copied
+            if is_copied:
+                self.scrubber.scrub()
+            if mode == "truncate":
+                self.is_purged = is_copied and self._empty_log() and self.scrubber.is_done
         finally:
             self.connection.execute(f"pragma busy_timeout = {database.BUSY_MILLISECONDS}")
+
+    def _copy_log(self, mode: str) -> tuple[int, int]:
+        """Do a checkpoint; return how many frames the log has, and how many of them are in the file."""
+        _, frames, copied = self.connection.execute(f"pragma wal_checkpoint({mode})").fetchone()
+        return frames, copied
+
+    def _empty_log(self) -> bool:
+        """Empty the log, which the file has whole; return False if a reader is in the way."""
+        if self.scrubber.has_written:
+            self.scrubber.flush()
+            # The page cache still has what was scrubbed, and would write it into the log again with its pages.
+            self.connection.execute("pragma shrink_memory")
+        is_busy, _, _ = self.connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+        return not is_busy
 
 
 class WriterThread:
