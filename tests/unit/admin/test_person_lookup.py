@@ -18,6 +18,8 @@ from usher_gateway.ingest.identity import PersonField
         ("aabb.cc00.1122", ("user", "device")),
         ("001122334455", ("user", "mobile", "device")),
         ("guest-17", ("user",)),
+        ("ada\uff20example.com", ("email",)),
+        ("\u200e+\u0664\u0669 170/123456", ("user", "mobile")),
     ],
 )
 def test_value_is_searched_as_what_it_looks_like(value: str, fields: tuple[PersonField, ...]) -> None:

@@ -166,6 +166,28 @@ def test_mac_is_reduced_to_its_hexadecimal_digits(mac: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("field", "spelling", "value"),
+    [
+        ("email", "\uff41\uff44\uff41\uff20example.org", "ada@example.org"),
+        ("email", "ada\u200b@exam\u00adple.org\ufeff", "ada@example.org"),
+        ("email", "\u200eada@example.org\u200f ", "ada@example.org"),
+        ("email", "A\ufb01@example.org", "afi@example.org"),
+        ("mobile", "+\uff14\uff19 170 1", "+491701"),
+        ("mobile", "+\u0664\u0669\u0661\u0667\u0660\u0661", "+491701"),
+        ("mobile", "\u202a+49 170 1\u202c", "+491701"),
+        ("id", "\u06f4\u06f7\u06f1\u06f1", "4711"),
+        ("id", "4711\u200d", "4711"),
+        ("mac", "\uff21\uff21:BB:CC:00:11:22\u200b", "aabbcc001122"),
+    ],
+    ids=ascii,
+)
+def test_unicode_spelling_gives_the_person_key_of_the_plain_value(field: str, spelling: str, value: str) -> None:
+    spelled, plain = [ingest_samples.identity({"user": {field: text}}).person_keys for text in (spelling, value)]
+    assert spelled == plain
+    assert len(plain) == 1
+
+
 def test_device_id_that_is_no_mac_keeps_all_its_letters() -> None:
     one_device, another_device = (with_user(device={"mac": mac}) for mac in ("guest-1", "phone-1"))
     assert ingest_samples.identity(one_device).person_keys != ingest_samples.identity(another_device).person_keys

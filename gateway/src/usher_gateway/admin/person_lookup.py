@@ -77,7 +77,7 @@ class Person(msgspec.Struct, frozen=True):
 
 def fields_of(value: str) -> tuple[identity.PersonField, ...]:
     """Return what a value can be; a number of some digits may be a user id as well as a mobile number."""
-    value = value.strip()
+    value = identity.plain(value).strip()
     if "@" in value:
         return ("email",)
     is_mobile = _MOBILE.fullmatch(value) and sum(letter.isdigit() for letter in value) >= _SHORTEST_MOBILE

@@ -30,6 +30,7 @@ NOT_REACHED = (
     "Visits that were being sent during the erasure: this receipt counts them as perhaps sent.",
     f"Bodies that could not be read (quarantined as {_UNREADABLE}): no search finds them. Retention deletes them.",
     "Values in a part of a body that its listener does not read: no search finds them. Retention deletes them too.",
+    "Values in a list, and values whose name the same object has again later: the same holds for them.",
     "Marks of routes that send once per day, week or month, if the body was deleted before: keyed digests until then.",
     _SUPPRESSION,
 )

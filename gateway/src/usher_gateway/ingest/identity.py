@@ -208,8 +208,8 @@ def _digits(text: str) -> str:
     digits = text.lstrip("+")
     if len(digits) > _LONGEST_NORMALISED:
         return digits
-    if not digits.isdigit():
-        digits = "".join([letter for letter in text if letter.isdigit()])
+    if not digits.isdecimal():
+        digits = "".join([letter for letter in text if letter.isdecimal()])
     return digits.removeprefix("00") or digits
 
 
@@ -221,10 +221,20 @@ def _hexadecimal(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    folded = text.strip().casefold()
-    if folded.isascii() or len(folded) > _LONGEST_NORMALISED:
-        return folded
-    return unicodedata.normalize("NFC", folded)
+    return plain(text.strip().casefold())
+
+
+def plain(text: str) -> str:
+    """Return a text without differences that a person does not see, or types by another keyboard.
+
+    Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits of all scripts those of ASCII,
+    and format characters, such as a zero-width space or a mark of direction, go.
+    """
+    if text.isascii() or len(text) > _LONGEST_NORMALISED:
+        return text
+    letters = [letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf"]
+    digits = [str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in letters]
+    return unicodedata.normalize("NFKC", "".join(digits))
 
 
 PersonField = Literal["user", "email", "mobile", "device"]
@@ -241,7 +251,7 @@ _NORMALISERS: Mapping[str, Callable[[str], str]] = {
 
 def normalise_person(field: PersonField, value: str) -> str:
     """Return a value of a person in the form in which spellings are equal; ``""`` if nothing is left."""
-    return _NORMALISERS[field](value)
+    return _NORMALISERS[field](plain(value))
 
 
 class PersonKeys:
