@@ -347,6 +347,7 @@ class Gateway:
                 await stack.enter_async_context(self._kubernetes_tokens)
             if self.settings.store is not None:
                 stack.enter_context(unused_store(self.settings.data))
+            stack.push_async_callback(self.store.close)  # closes the store if a later step of the start fails
             recovery = await self._open_store()
             if recovery is None:
                 return
@@ -356,15 +357,10 @@ class Gateway:
                 durability=recovery.durability,
                 guarantee=_GUARANTEES[recovery.durability],
             )
-            self.clock.start_from(recovery.confirmed_at, accept=self.settings.accept_clock)
-            stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
             await stack.enter_async_context(self.pages)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.destination_client.close)  # closes it before the store
-            self.counters.restore_activity(await self.store.listener_activity())
-            self.worker.activity.merge(await self.store.destination_activity())
-            await self.store.hasten_forbidden(self.clock.now())  # this start may allow other addresses
             stack.push_async_callback(self._save_activity)
             tasks = self._start_tasks()
             stack.push_async_callback(self._stop_tasks, tasks)
@@ -377,12 +373,20 @@ class Gateway:
         _log.info("gateway_stopped")
 
     async def _open_store(self) -> OpenReport | None:
-        """Open the store; while its database is away, answer the probes and try again. None: stopped meanwhile."""
+        """Open and read the store; while its database is away, answer the probes and try again.
+
+        Returns:
+            None if the gateway was stopped meanwhile.
+        """
         pause = _STORE_PAUSE_FIRST_SECONDS
+        report: OpenReport | None = None
         async with contextlib.AsyncExitStack() as waiting:
             while not self._stopped.is_set():
                 try:
-                    report = await self.store.open()
+                    if report is None:
+                        report = await self.store.open()
+                        self.clock.start_from(report.confirmed_at, accept=self.settings.accept_clock)
+                    await self._restore_activity()
                 except model.StoreUnavailableError as error:
                     if self.settings.store is None:
                         raise
@@ -405,6 +409,13 @@ class Gateway:
                     await asyncio.wait_for(self._stopped.wait(), pause)
                 pause = min(2 * pause, _STORE_PAUSE_LONGEST_SECONDS)
         return None
+
+    async def _restore_activity(self) -> None:
+        """Continue with what earlier gateways saved of listeners and destinations."""
+        listeners, destinations = await self.store.listener_activity(), await self.store.destination_activity()
+        await self.store.hasten_forbidden(self.clock.now())  # this start may allow other addresses
+        self.counters.restore_activity(listeners)
+        self.worker.activity.merge(destinations)
 
     def _start_tasks(self) -> list[asyncio.Task[None]]:
         jobs: dict[str, Coroutine[Any, Any, None]] = {

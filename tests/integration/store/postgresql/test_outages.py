@@ -119,6 +119,27 @@ async def test_visits_while_others_use_every_connection(tmp_path: Path, database
         await sender.assert_recovers()
 
 
+@pytest.mark.parametrize("table", ["activity", "destination_activity"])
+async def test_connection_cut_in_the_last_step_of_a_start_is_waited_for(
+    tmp_path: Path, database: str, table: str
+) -> None:
+    nowhere = gateways.one_route("http://127.0.0.1:1")
+    waiters = f"select pid from pg_stat_activity where datname = '{database}' and wait_event_type = 'Lock'"
+    somebody = await asyncpg.connect(databases.server().dsn(database))
+    async with gateways.Gateway(tmp_path, nowhere, database=database) as gateway:
+        transaction = somebody.transaction()
+        await transaction.start()
+        await somebody.execute(f"lock table {table} in access exclusive mode")
+        await gateway.launch()
+        ((process,),) = await waiting.until(lambda: asyncio.to_thread(databases.server().rows, waiters))
+        await execute(f"select pg_terminate_backend({process})")
+        await transaction.rollback()
+        await somebody.close()
+        await gateway.wait_ready()
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        assert await gateway.terminate() == 0
+
+
 # A full disk
 
 
