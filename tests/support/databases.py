@@ -88,10 +88,9 @@ def _template() -> str:
     return name
 
 
-def let_gateways_die(name: str) -> None:
-    """Let the gateways of a database count as dead, as they would after 60 s without a heartbeat."""
-    statement = "update incarnations set beat_at = beat_at - interval '61 s' where ended_at is null"
-    server().execute(statement, name)
+def let_gateways_die(name: str, which: str = "ended_at is null") -> None:
+    """End all or some gateways of a database, as another gateway does after 60 s without their heartbeats."""
+    server().execute(f"update incarnations set ended_at = clock_timestamp() where {which}", name)
 
 
 def drop(name: str) -> None:

@@ -156,7 +156,7 @@ class Postgresql:
         crashed.writer.cancel()
         crashed._pool.terminate()
         await asyncio.gather(*crashed._tasks, return_exceptions=True)
-        databases.let_gateways_die(databases.name_in(crashed.settings.dsn))
+        databases.let_gateways_die(databases.name_in(crashed.settings.dsn), f"number = {crashed.incarnation.number}")
 
     def forget(self, place: Path) -> None:
         databases.drop(databases.name_of(place))

@@ -239,6 +239,21 @@ async def test_pending_deliveries_can_be_claimed_once_after_a_copy(places: Path,
         await second.store.close()
 
 
+async def test_copy_is_refused_by_a_gateway_that_only_missed_heartbeats(places: Path) -> None:
+    """The database was away for 61 s. The gateway sends its next heartbeat while the copy waits for it."""
+    bench = bench_of("postgresql", places / "first")
+    await bench.open()
+    name = databases.name_of(bench.place)
+    databases.server().execute("update incarnations set beat_at = beat_at - interval '61 s'", name)
+    try:
+        copying = asyncio.create_task(copied(("postgresql", bench.place), ("sqlite", places / "second")))
+        with pytest.raises(model.StoreLockedError, match="gateways that use this database: 1"):
+            await copying
+        assert await bench.store.outage() is None
+    finally:
+        await bench.store.close()
+
+
 async def test_every_person_is_found_after_a_copy_of_a_table_in_another_order(places: Path) -> None:
     first, second = bench_of("postgresql", places / "first"), bench_of("sqlite", places / "second")
     await first.open()

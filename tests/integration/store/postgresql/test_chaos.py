@@ -22,7 +22,7 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 DISCONNECT = (
     "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and application_name = 'usher'"
 )
-DIE = "update incarnations set beat_at = beat_at - interval '61 s' where number = {}"
+CLAIMED = "select 1 from deliveries where owner = {} and state = 0 and hold = 0 and not waiting limit 1"
 
 
 def manifests(url: str) -> list[gateways.Manifest]:
@@ -98,8 +98,8 @@ class Chaos:
         await self.transactions_ended()
         self.note_unsettled()
         await self.let_die(place)
-        ended = f"select 1 from incarnations where number = {self.incarnations[place]} and ended_at is not null"
-        await waiting.wait_until(lambda: bool(self.fleet[place].store.rows(ended)), 90, "a takeover")
+        claimed = CLAIMED.format(self.incarnations[place])
+        await waiting.wait_until(lambda: not self.fleet[place].store.rows(claimed), 90, "a takeover")
         process.send_signal(signal.SIGCONT)
         assert await self.fleet[place].exit_code() == 1
         await self.start(place)
@@ -109,7 +109,7 @@ class Chaos:
         await asyncio.to_thread(databases.server().rows, DISCONNECT.format(self.database))
 
     async def let_die(self, place: int) -> None:
-        await asyncio.to_thread(databases.server().execute, DIE.format(self.incarnations[place]), self.database)
+        await asyncio.to_thread(databases.let_gateways_die, self.database, f"number = {self.incarnations[place]}")
 
     async def transactions_ended(self) -> None:
         """Wait until every transaction that is open now has ended. The server ends those of a suspended gateway."""

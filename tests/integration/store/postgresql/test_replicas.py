@@ -27,7 +27,8 @@ DEAD = "update incarnations set beat_at = beat_at - interval '61 s' where number
 
 @pytest.fixture(autouse=True)
 def heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let gateways send a heartbeat, and take over, only when a test says so."""
+    """Let gateways send a heartbeat, and take over, only when a test says so, and then without a grace period."""
+    monkeypatch.setattr(incarnations, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 3_600.0)
     monkeypatch.setattr(incarnations, "_JOINING_SECONDS", 3_600.0)
     monkeypatch.setattr(postgresql_store, "_FLUSH_SECONDS", 1.0)  # a gateway that counts as dead commits nothing
@@ -210,6 +211,71 @@ async def test_deliveries_of_a_stopped_gateway_are_taken_over_at_once(gateways: 
     await first.store.close()
     await beat(second)
     assert [claimed.id for claimed in await second.claim()] == [delivery.id]
+
+
+async def test_starting_gateway_gives_silent_ones_time_for_a_heartbeat(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was away for all: the running gateway has sent no heartbeat for 61 s either."""
+    monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
+    await deliver(bench)
+    await let_die(bench)
+    starting = engines.Bench(bench.engine, bench.place)
+    await starting.open()
+    try:
+        await beat(starting)
+        assert await starting.claim() == []
+        await beat(bench)
+        assert await bench.store.outage() is None
+    finally:
+        await starting.store.close()
+
+
+async def test_gateway_that_was_silent_gives_others_time_for_a_heartbeat(
+    gateways: Gateways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was suspended for as long as the other one."""
+    first, second = gateways
+    await deliver(first)
+    await let_die(first)
+    monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
+    engines.postgresql(second.store).ownership._beat_at -= 61
+    await beat(second)
+    assert await second.claim() == []
+    await beat(first)
+    assert await first.store.outage() is None
+
+
+async def test_starting_gateway_takes_over_from_ended_ones_at_once(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
+    delivery = await deliver(bench)
+    await bench.store.close()
+    starting = engines.Bench(bench.engine, bench.place)
+    await starting.open()
+    try:
+        assert [claimed.id for claimed in await starting.claim()] == [delivery.id]
+    finally:
+        await starting.store.close()
+
+
+async def test_slots_of_gateways_that_crash_at_their_start_become_free(bench: engines.Bench) -> None:
+    """None of them runs for long enough to end the others."""
+    await bench.store.close()
+    server, name = databases.server(), databases.name_of(bench.place)
+    server.execute("delete from incarnations", name)
+    server.execute(
+        "insert into incarnations (number, slot, beat_at)"
+        f" select slot, slot, now() - interval '61 s' from generate_series(0, {incarnations.SLOTS} - 1) slot",
+        name,
+    )
+    starting = engines.Bench(bench.engine, bench.place)
+    with pytest.raises(model.StoreLockedError):
+        await starting.open()
+    server.execute("update incarnations set ended_at = ended_at - interval '601 s'", name)
+    await starting.open()
+    await starting.store.close()
 
 
 async def test_gateway_that_comes_back_commits_nothing(gateways: Gateways) -> None:

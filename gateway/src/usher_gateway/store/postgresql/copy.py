@@ -1,6 +1,8 @@
 """A PostgreSQL store as the source or the target of a copy (see store/copy.py)."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +22,9 @@ _BODIES = 16
 """A slice of bodies is smaller, because they are held in memory together."""
 
 _STATEMENT_SECONDS = 3_600.0
+
+_LOOK_SECONDS = 1.0
+"""Pause between two looks for heartbeats."""
 
 _DUMPED = {
     "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold = 0)::integer"),
@@ -103,6 +108,7 @@ class PostgresCopy:
 
     async def begin_reading(self, now: int) -> None:
         """Set the mark while no gateway can start; the counts of ended gateways are folded after it."""
+        await self._wait_for_heartbeats()
         async with self._locked() as connection:
             refuse_unusable(None, await schema.meta(connection, UNFINISHED))
             await self._refuse_live(connection)
@@ -115,6 +121,15 @@ class PostgresCopy:
             await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK, timeout=35)
             while await meters.fold(connection):
                 pass
+
+    async def _wait_for_heartbeats(self) -> None:
+        """Give gateways that seem dead the time to send a heartbeat, because the database may have been away."""
+        until = time.monotonic() + incarnations.GRACE_SECONDS
+        async with self._connected() as connection:
+            while time.monotonic() < until:
+                if not await connection.fetchval(_LIVE) or await incarnations.any_runs(connection):
+                    return
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def _refuse_live(self, connection: Connection) -> None:
         await incarnations.end_dead(connection)
@@ -144,6 +159,7 @@ class PostgresCopy:
 
     async def begin_writing(self) -> bool:
         """Set the mark, or delete all rows."""
+        await self._wait_for_heartbeats()
         async with self._locked() as connection:
             refuse_unusable(await schema.meta(connection, COPIED), None)
             await self._refuse_live(connection)

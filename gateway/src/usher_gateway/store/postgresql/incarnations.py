@@ -2,6 +2,9 @@
 
 A gateway whose last heartbeat is 60 s old counts as dead, and another one moves its deliveries to the backlog. It may
 commit nothing after that, because each commit checks that its incarnation has not ended.
+
+An outage of the database silences all gateways. So a gateway that starts, or that was silent itself, ends no other one
+before it has given them the time to send a heartbeat.
 """
 
 import asyncio
@@ -38,6 +41,9 @@ LONGEST_ATTEMPT_SECONDS = 30.0
 
 SEND_SECONDS = DEAD_SECONDS - LONGEST_ATTEMPT_SECONDS - HEARTBEAT_SECONDS
 """A gateway starts attempts only for this long after its last heartbeat, so that they end before it counts as dead."""
+
+GRACE_SECONDS = DEAD_SECONDS
+"""A gateway that starts, or was silent itself, gives the others this long to send a heartbeat."""
 
 SLOTS = 64
 """The most gateways on one database. Their slots make the row keys of all gateways different."""
@@ -130,6 +136,10 @@ _KNOWN = """
     from incarnations i left join known_destinations k on k.incarnation = i.number
     where i.ended_at is null and i.number <> $1
 """
+_ANY_RUNS = """
+    select exists (select 1 from incarnations
+        where ended_at is null and beat_at >= clock_timestamp() - make_interval(secs => $1))
+"""
 _END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
 
 
@@ -161,8 +171,12 @@ def replicas_of(incarnation: Incarnation, members: Sequence[Member], *, has_join
 
 
 async def end_dead(connection: Connection) -> None:
-    """End the incarnations without a heartbeat, and forget those that ended long ago. Needs MIGRATION_LOCK."""
+    """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK."""
     await connection.execute(_END_DEAD, DEAD_SECONDS)
+
+
+async def forget_ended(connection: Connection) -> None:
+    """Forget the incarnations that ended long ago. Needs MIGRATION_LOCK."""
     forgotten = [noted_at for (noted_at,) in await connection.fetch(_FORGET, _FORGET_SECONDS)]
     noted = await schema.meta(connection, "noted_at")
     if forgotten and max(forgotten) > int(noted or 0):
@@ -220,12 +234,17 @@ async def destinations_of_others(
     return [frozenset(keys) for (keys,) in rows]
 
 
+async def any_runs(connection: Connection) -> bool:
+    """Return whether an incarnation has sent a heartbeat lately."""
+    return bool(await connection.fetchval(_ANY_RUNS, DEAD_SECONDS))
+
+
 async def adjust_backlog(connection: Connection, now: int) -> None:
     """If the clock was set back since the last start, make the backlog due earlier by the same amount.
 
     Not while another gateway runs, because then the times in the backlog are those of its clock too.
     """
-    if await connection.fetchval("select exists (select 1 from incarnations where ended_at is null)"):
+    if await any_runs(connection):
         return
     noted = int(await schema.meta(connection, "noted_at") or 0)
     noted = max(noted, await connection.fetchval("select coalesce(max(noted_at), 0) from incarnations"))
@@ -256,8 +275,8 @@ class Ownership:
         self._loop = asyncio.get_running_loop()
         self._beat_at = begun_at
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
-        self._judges_from = 0.0
-        """Loop time from which on this gateway may declare others dead."""
+        self._ends_others_from = begun_at + GRACE_SECONDS
+        """A heartbeat of this gateway after this loop time lets it end others."""
         self._hastens_from = 0.0
         """Loop time of the next look for due times that are too far ahead."""
         self._durability = durability
@@ -294,8 +313,6 @@ class Ownership:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._send()
             except UNAVAILABLE as error:
-                # The database may have been away for all gateways: first they get the time to send a heartbeat.
-                self._judges_from = self._loop.time() + DEAD_SECONDS
                 _log.warning("heartbeat_failed", error=describe(error))
                 has_failed = True
                 continue
@@ -347,14 +364,19 @@ class Ownership:
         self.replicas = replicas_of(self.incarnation, running, has_joined=self.replicas.has_joined)
         if self._apply_replicas is None or self._apply_replicas(self.replicas):
             self._seen = self.replicas.newest
+        if not self.may_attempt:
+            # What silenced this gateway may have silenced the others, which come back now too.
+            self._ends_others_from = sent_at + GRACE_SECONDS
         self._beat_at = sent_at
 
     async def _take_over(self) -> None:
-        if self.is_lost or self._beat_at < self._judges_from:
+        if self.is_lost:
             return
         async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection, connection.transaction():
             if await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.MIGRATION_LOCK):
-                await end_dead(connection)
+                if self._beat_at >= self._ends_others_from:
+                    await end_dead(connection)
+                await forget_ended(connection)
                 recovered = await take_over(connection, self._now())
                 if recovered:
                     _log.warning("deliveries_recovered", count=recovered)

@@ -88,7 +88,7 @@ async def _open(
             await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK, timeout=35)
             await schema.check_key(connection, settings.key_fingerprint)
             refuse_unusable(await schema.meta(connection, COPIED), await schema.meta(connection, UNFINISHED))
-            await incarnations.end_dead(connection)
+            await incarnations.forget_ended(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())
             session = PostgresSession(connection)
@@ -101,10 +101,13 @@ async def _open(
             begun_at = asyncio.get_running_loop().time()
             incarnation = await incarnations.begin(connection)
             if incarnation is None:
-                raise model.StoreLockedError(
-                    f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
-                )
-            replicas = replicas_of(incarnation, await incarnations.members(connection))
+                # Otherwise gateways that crash soon after their start use up the slots, and nobody ends them.
+                await incarnations.end_dead(connection)
+            running = await incarnations.members(connection)
+    if incarnation is None:
+        raise model.StoreLockedError(
+            f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
+        )
     writer = Writer(
         pool=pool,
         incarnation=incarnation.number,
@@ -116,7 +119,7 @@ async def _open(
         pool=pool,
         incarnation=incarnation,
         begun_at=begun_at,
-        replicas=replicas,
+        replicas=replicas_of(incarnation, running),
         durability=settings.durability,
         lost=writer.lost,
         now=now,
