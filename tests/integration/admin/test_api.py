@@ -87,6 +87,78 @@ async def test_invalid_request_is_answered_with_a_problem(
     assert problem["detail"]
 
 
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.scope], ids=lambda route: route.path)
+async def test_request_refuses_parameters_that_it_does_not_take(
+    served: admin_port.Served, route: server.AdminRoute
+) -> None:
+    assert route.parameters is not None
+    query = "&".join([f"{name}=1" for name in [*route.parameters, "nonsense"]])
+    path = route.path.replace("{id}", "1").replace("{namespace}/{name}", "agency/lobby")
+    status, problem = await served.ask(route.method, f"{path}?{query}")
+    parameters = ", ".join(sorted(route.parameters))
+    there_are = f"there are {parameters}" if parameters else "this request takes none"
+    assert (status, problem["code"]) == (400, "BadRequest")
+    assert problem["detail"] == f"unknown parameter 'nonsense': {there_are}"
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("usage?since=2026-10&until=2026-11", "unknown parameter 'since': there are by, format, from, "),
+        (
+            "usage?route=crm",
+            "unknown parameter 'route': there are by, format, from, listener, namespace, tenant, to, zone",
+        ),
+        ("usage/check?tenant=acme", "unknown parameter 'tenant': there are from, to"),
+        ("usage/venues?by=month", "unknown parameter 'by': there are from, listener, namespace, tenant, to, zone"),
+        ("quarantine?countedAs=visit", "unknown parameter 'countedAs': there are cursor, id, "),
+        ("deliveries?countedAs=visit", "unknown parameter 'countedAs': there are cursor, destination, id, "),
+        ("visits?visit=01920000-0000-7000-8000-000000000001", "unknown parameter 'visit': there are countedAs, "),
+        ("listeners?id=01920000", "unknown parameter 'id': there are listener, namespace, tenant"),
+        ("usage?from=2026-10&from=2026-11", "the parameter 'from' may be given only once"),
+    ],
+)
+async def test_parameter_that_would_be_ignored_is_refused(served: admin_port.Served, query: str, detail: str) -> None:
+    status, problem = await served.ask("GET", f"/api/{query}")
+    assert (status, problem["detail"][: len(detail)]) == (400, detail)
+
+
+def errors_in(logs: list[Any], caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """Return the error lines of the gateway and of its libraries."""
+    libraries = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    return [line for line in logs if line["log_level"] == "error"] + libraries
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("path", ["/api/deliveries/redrive", "/api/try"])
+async def test_body_that_does_not_inflate_is_refused(
+    served: admin_port.Served, path: str, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        status, problem = await served.ask("POST", path, data=b"{}", headers={"Content-Encoding": encoding})
+    assert (status, problem["code"]) == (400, "BadRequest")
+    assert errors_in(logs, caplog) == []
+
+
+@pytest.mark.parametrize("path", ["/api/deliveries/redrive", "/api/try"])
+async def test_caller_that_hangs_up_is_no_error_in_the_log(
+    served: admin_port.Served, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {served.tokens.operate}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    with structlog.testing.capture_logs() as logs:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(request.encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        # The gateway handles connections in their order, so it has noticed the end of the first one by then.
+        await served.get("/healthz")
+    assert errors_in(logs, caplog) == []
+
+
 async def test_too_large_request_body_is_rejected(served: admin_port.Served) -> None:
     status, problem = await served.ask("POST", "/api/replays", data=b" " * 70_000)
     assert (status, problem["code"]) == (413, "RequestEntityTooLarge")
@@ -239,7 +311,7 @@ async def test_unknown_name_is_a_problem_with_the_nearest_one(
     served: admin_port.Served, query: str, detail: str, hint: str
 ) -> None:
     await admin_port.fill(served)
-    for path in ("usage", "visits", "deliveries"):
+    for path in ("visits", "deliveries"):
         status, problem = await served.ask("GET", f"/api/{path}?{query}")
         assert (status, problem["code"], problem["detail"], problem["hint"]) == (404, "UnknownName", detail, hint)
     name, _, value = query.partition("=")

@@ -6,7 +6,7 @@ Parameters are names, ids and times only, so that no personal data can get into 
 import contextlib
 import datetime
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -123,7 +123,9 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
     except Exception as error:  # noqa: BLE001 - the top of a request
         resource = request.match_info.route.resource  # not the path: that of a link or a ticket is a secret
         path = "" if resource is None else resource.canonical
-        _log.error("admin_request_failed", path=path, error=type(error).__name__)
+        has_hung_up = isinstance(error, ConnectionResetError) and request.transport is None
+        if not has_hung_up:
+            _log.error("admin_request_failed", path=path, error=type(error).__name__)
         return problem_response(ProblemError(500, "Internal", "the gateway failed to answer", "see its log"))
 
 
@@ -156,18 +158,31 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """Change nothing, and answer how many rows would change, by reason."""
 
 
-def read_filter(request: web.Request, *more: str, only: Mapping[str, str] | None = None) -> Filter:
+def check_parameters(request: web.Request, parameters: Collection[str]) -> None:
+    """Check that a request has only parameters that it takes, each once, because it would ignore the others.
+
+    Raises:
+        ProblemError: 400; it names the parameter and those that the request takes.
+    """
+    for name in request.query:
+        if name not in parameters:
+            there_are = f"there are {', '.join(sorted(parameters))}" if parameters else "this request takes none"
+            raise ProblemError(400, "BadRequest", f"unknown parameter {name[:50]!r}: {there_are}")
+        if len(request.query.getall(name)) > 1:
+            raise ProblemError(400, "BadRequest", f"the parameter {name!r} may be given only once")
+
+
+def read_filter(request: web.Request, only: Mapping[str, str] | None = None) -> Filter:
     """Return the filter of a request's query string, limited to what the caller may see.
 
     Args:
-        request: the request.
-        more: names of further parameters that it may have.
+        request: the request; its route says which parameters it may have.
         only: filters that are always set.
 
     Raises:
-        ValueError: a parameter is unknown or cannot be parsed.
+        ValueError: a parameter cannot be parsed.
     """
-    return confine(request, parse_filter({**request.query, **(only or {})}, *more))
+    return confine(request, parse_filter({**request.query, **(only or {})}))
 
 
 def confine(request: web.Request, where: Filter) -> Filter:
@@ -175,17 +190,13 @@ def confine(request: web.Request, where: Filter) -> Filter:
     return msgspec.structs.replace(where, permitted=request[CALLER].permitted)
 
 
-def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
-    """Return the filter of a query string; ``more`` names further parameters that it may have.
+def parse_filter(query: Mapping[str, str]) -> Filter:
+    """Return the filter of a query string, which may have other parameters too.
 
     Raises:
-        ValueError: a parameter is unknown or cannot be parsed.
+        ValueError: a parameter cannot be parsed.
     """
     texts = {name: query[name] for name in _PARAMETERS if name in query}
-    parameters = {*_PARAMETERS, "id", *more}
-    unknown = sorted(set(query) - parameters)
-    if unknown:
-        raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(parameters))}")
     counted_as = texts.pop("countedAs", None)
     if counted_as in _NOT_STORED:
         raise ValueError(f"arrivals counted as {counted_as} are only counted: see `usher usage` and `usher listeners`")

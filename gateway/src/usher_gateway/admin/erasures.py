@@ -101,9 +101,11 @@ class ErasureHandlers:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/persons/erasures``: the newest ones; with ``id`` those whose id begins so."""
+        with api.parsing():
+            limit = api.parse_limit(request.query)
         prefix = request.query.get("id", "")
         rows = [erasure_row(each) for each in await self._store.list_erasures() if _may_see(request, each)]
-        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)]})
+        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/persons/erasures/{id}``; once the request has ended, with its signed receipt."""

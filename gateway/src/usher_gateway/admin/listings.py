@@ -155,7 +155,7 @@ DELIVERY_PERIOD_FILTERS = (
 )
 """A delivery is created with its visit, or by a replay; it may die hours later."""
 FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, REPLAY, COUNTED_AS, REASON, STATE)
-"""All of them, without ids. The endpoints take all; a command has those that fit its rows."""
+"""All of them, without ids. An endpoint and its command have those that fit their rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Listing:
     """Of the command."""
     example: str
     filters: tuple[FilterFlag, ...]
-    """The flags of the command."""
+    """The flags of the command, and the parameters of the endpoint."""
     columns: tuple[Column, ...]
     nothing: str
     """The text for no rows."""
@@ -184,6 +184,11 @@ class Listing:
     """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Filters that are always set."""
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """All parameters of the endpoint."""
+        return frozenset({"id", "limit", "cursor", *[flag.name for flag in self.filters]})
 
 
 def listener_of(row: Row) -> str:

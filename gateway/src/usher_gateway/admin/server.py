@@ -24,6 +24,7 @@ from usher_gateway.admin import (
     replays,
     samples,
     status,
+    tenant_rows,
     tries,
     urls,
     usage,
@@ -83,6 +84,13 @@ def _write(families: list[metrics.Family]) -> tuple[bytes, float]:
     return text, time.thread_time() - started
 
 
+_TENANTS = frozenset({"namespace", "tenant"})
+_LISTENERS = _TENANTS | {"listener"}
+_PERIOD = frozenset({"from", "to"})
+_IDS = frozenset({"id", "limit"})
+_AUDIT = frozenset({"since", "until", "who", "action", "reference", "tenant", "limit", "cursor"})
+
+
 class AdminRoute(NamedTuple):
     """One request that the admin port answers."""
 
@@ -93,6 +101,8 @@ class AdminRoute(NamedTuple):
     handler: api.Handler
     is_confined: bool = False
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
+    parameters: frozenset[str] | None = frozenset()
+    """Names that the query of a request with a scope may have; None: any."""
 
 
 def make_routes(  # noqa: PLR0913 - one argument for each group of requests
@@ -117,19 +127,58 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("GET", "/readyz", None, status.readyz),
         AdminRoute("GET", "/metrics", None, metrics_page.show),
         AdminRoute("GET", "/api/whoami", Scope.StatusRead, _whoami, is_confined=True),
-        AdminRoute("GET", "/api/config", Scope.StatusRead, status.config),
-        AdminRoute("GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True),
+        AdminRoute("GET", "/api/config", Scope.StatusRead, status.config, parameters=frozenset({"since"})),
+        AdminRoute(
+            "GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True, parameters=_LISTENERS
+        ),
         AdminRoute("GET", "/api/listeners/{namespace}/{name}/urls", Scope.UrlsRead, urls.show, is_confined=True),
-        AdminRoute("GET", "/api/tenants", Scope.StatusRead, status.tenants, is_confined=True),
-        AdminRoute("GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True),
+        AdminRoute(
+            "GET",
+            "/api/tenants",
+            Scope.StatusRead,
+            status.tenants,
+            is_confined=True,
+            parameters=_TENANTS | {*tenant_rows.PARAMETERS},
+        ),
+        AdminRoute(
+            "GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True, parameters=_TENANTS
+        ),
         AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),
         AdminRoute("POST", "/api/try", Scope.VisitsTry, tries.run, is_confined=True),
-        AdminRoute("GET", "/api/usage", Scope.StatusRead, usage.usage, is_confined=True),
-        AdminRoute("GET", "/api/usage/totals", Scope.StatusRead, usage.totals, is_confined=True),
-        AdminRoute("GET", "/api/usage/venues", Scope.StatusRead, usage.venues, is_confined=True),
-        AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check),
+        AdminRoute(
+            "GET",
+            "/api/usage",
+            Scope.StatusRead,
+            usage.usage,
+            is_confined=True,
+            parameters=_LISTENERS | _PERIOD | {"by", "zone", "format"},
+        ),
+        AdminRoute(
+            "GET",
+            "/api/usage/totals",
+            Scope.StatusRead,
+            usage.totals,
+            is_confined=True,
+            parameters=_LISTENERS | _PERIOD | {"by", "zone"},
+        ),
+        AdminRoute(
+            "GET",
+            "/api/usage/venues",
+            Scope.StatusRead,
+            usage.venues,
+            is_confined=True,
+            parameters=_LISTENERS | _PERIOD | {"zone"},
+        ),
+        AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check, parameters=_PERIOD),
         *[
-            AdminRoute("GET", listing.path, Scope.VisitsRead, records.lister(listing), is_confined=True)
+            AdminRoute(
+                "GET",
+                listing.path,
+                Scope.VisitsRead,
+                records.lister(listing),
+                is_confined=True,
+                parameters=listing.parameters,
+            )
             for listing in listings.ENDPOINTS
         ],
         AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
@@ -138,11 +187,27 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("POST", "/api/persons/suppress", Scope.PersonsErase, persons.suppress, is_confined=True),
         AdminRoute("POST", "/api/persons/unsuppress", Scope.PersonsErase, persons.unsuppress, is_confined=True),
         AdminRoute("GET", "/api/persons/suppressions", Scope.PersonsErase, persons.list_suppressions, is_confined=True),
-        AdminRoute("GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True),
+        AdminRoute(
+            "GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True, parameters=_IDS
+        ),
         AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, erasures.show, is_confined=True),
         AdminRoute("POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, erasures.cancel, is_confined=True),
-        AdminRoute("GET", "/api/deliveries/delivered", Scope.StatusRead, records.count_delivered, is_confined=True),
-        AdminRoute("GET", "/api/visits/initials", Scope.VisitsInitials, records.list_initials, is_confined=True),
+        AdminRoute(
+            "GET",
+            "/api/deliveries/delivered",
+            Scope.StatusRead,
+            records.count_delivered,
+            is_confined=True,
+            parameters=_TENANTS,
+        ),
+        AdminRoute(
+            "GET",
+            "/api/visits/initials",
+            Scope.VisitsInitials,
+            records.list_initials,
+            is_confined=True,
+            parameters=_LISTENERS,
+        ),
         AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
         AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),
@@ -152,11 +217,11 @@ def make_routes(  # noqa: PLR0913 - one argument for each group of requests
         AdminRoute("POST", "/api/deliveries/cancel", Scope.DeliveriesWrite, changes.cancel, is_confined=True),
         AdminRoute("POST", "/api/deliveries/retry", Scope.DeliveriesWrite, changes.retry, is_confined=True),
         AdminRoute("POST", "/api/quarantine/release", Scope.DeliveriesWrite, changes.release, is_confined=True),
-        AdminRoute("GET", "/api/audit", Scope.AuditRead, audit.list_entries),
+        AdminRoute("GET", "/api/audit", Scope.AuditRead, audit.list_entries, parameters=_AUDIT),
         AdminRoute("GET", "/api/links", Scope.LinksWrite, links.list, is_confined=True),
         AdminRoute("POST", "/api/links", Scope.LinksWrite, links.create, is_confined=True),
         AdminRoute("POST", "/api/links/{id}/revoke", Scope.LinksWrite, links.revoke, is_confined=True),
-        AdminRoute("GET", "/api/replays", Scope.VisitsRead, replays.list_replays, is_confined=True),
+        AdminRoute("GET", "/api/replays", Scope.VisitsRead, replays.list_replays, is_confined=True, parameters=_IDS),
         AdminRoute("POST", "/api/replays", Scope.DeliveriesWrite, replays.start, is_confined=True),
         AdminRoute("GET", "/api/replays/{id}", Scope.VisitsRead, replays.show, is_confined=True),
         AdminRoute("POST", "/api/replays/{id}/cancel", Scope.DeliveriesWrite, replays.cancel, is_confined=True),
@@ -178,7 +243,7 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
     return (
         AdminRoute("GET", "/healthz", None, _healthz),
         AdminRoute("GET", "/readyz", None, readyz),
-        AdminRoute("*", "/api/{path:.*}", Scope.StatusRead, refuse, is_confined=True),
+        AdminRoute("*", "/api/{path:.*}", Scope.StatusRead, refuse, is_confined=True, parameters=None),
     )
 
 
@@ -193,6 +258,16 @@ def _check_sender(request: web.Request) -> None:
     if "webhook-id" in request.headers:
         hint = "let the Destination lead to another port"
         raise api.ProblemError(403, "SentByGateway", "the admin port takes no deliveries", hint)
+
+
+def _check_encoding(request: web.Request) -> None:
+    """Refuse a compressed body: aiohttp would answer 500 to one that does not inflate.
+
+    Raises:
+        ProblemError: the body is compressed.
+    """
+    if "Content-Encoding" in request.headers:
+        raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
 
 async def _healthz(_: web.Request) -> web.StreamResponse:
@@ -243,7 +318,7 @@ class AdminServer:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(self._application(), access_log=None)
+        self._runner = web.AppRunner(self._application(), access_log=None, auto_decompress=False)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port)
         try:
@@ -270,8 +345,11 @@ class AdminServer:
         async def handle(request: web.Request) -> web.StreamResponse:
             self._check_host(request.headers.get("Host", ""))
             _check_sender(request)
+            _check_encoding(request)
             if route.scope is not None:
                 request[api.CALLER] = await self._authenticate(request, route.scope, is_confined=route.is_confined)
+                if route.parameters is not None:
+                    api.check_parameters(request, route.parameters)
             return await route.handler(request)
 
         return handle

@@ -165,7 +165,7 @@ class UsageHandlers:
         query = request.query
         zone = query.get("zone", "UTC")
         with api.parsing():
-            where = api.read_filter(request, "from", "to", "by", "format", "zone")
+            where = api.read_filter(request)
             common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
             asked = parse_range(query, self._now(), common)
             if query.get("format", "json") not in {"json", "csv"}:
@@ -190,7 +190,7 @@ class UsageHandlers:
         By tenant it has the counts of the whole time, without open deliveries, which cost a look at all later counts.
         """
         with api.parsing():
-            where = api.read_filter(request, "from", "to", "by", "zone")
+            where = api.read_filter(request)
             zone = parse_zone(request.query.get("zone", "UTC"))
             asked = parse_range({"by": "slot", **request.query}, self._now(), zone)
         where = await self._check_names(where)
@@ -215,7 +215,7 @@ class UsageHandlers:
         data.
         """
         with api.parsing():
-            where = api.read_filter(request, "from", "to", "zone")
+            where = api.read_filter(request)
             zone = parse_zone(request.query.get("zone", "UTC"))
             asked = parse_range(request.query, self._now(), zone)
         where = await self._check_names(where)
@@ -282,7 +282,6 @@ class UsageHandlers:
         It also compares all meters ever counted with the deliveries themselves: at the epoch no delivery was open.
         """
         with api.parsing():
-            api.parse_filter(request.query, "from", "to")
             asked = parse_range(request.query, self._now())
         store = self._store
         until = min(asked.until, model.slot_of(self._now() - _SETTLED) * model.MICROSECONDS)

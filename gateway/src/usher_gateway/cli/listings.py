@@ -95,7 +95,8 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
         for name in ("visit", "replay"):
             if filters.get(name):
                 filters[name] = client.full_id(f"{name}s", str(filters[name]))
-        rows, rest = client.rows(listing.path, row_limit(limit), cursor, **listing.only, **filters)
+        only = {} if listing in listings.ENDPOINTS else listing.only  # an endpoint sets its own filters itself
+        rows, rest = client.rows(listing.path, row_limit(limit), cursor, **only, **filters)
         if output == "text":
             _order_verdicts(rows, filters)
         nothing = with_names_of_filters(context, listing.nothing)
