@@ -77,11 +77,12 @@ class Receiver:
     def __init__(self) -> None:
         self.status = 200
         self.repeats_request = False
+        self.text = "thank you"
         self.received: list[tuple[dict[str, str], bytes]] = []
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         self.received.append(({name.lower(): value for name, value in request.headers.items()}, await request.read()))
-        text = f"{request.url} {dict(request.headers)}" if self.repeats_request else "thank you"
+        text = f"{request.url} {dict(request.headers)}" if self.repeats_request else self.text
         return web.Response(status=self.status, text=text)
 
 
@@ -146,6 +147,16 @@ async def test_sample_shows_no_credential(bench: Bench) -> None:
     for secret in ("sesame", SECRET, "a-very-secret-path", "agent-with-a-secret", "secret%2Bkey", "secret+key"):
         assert secret not in run.out + run.err
     assert "Bearer …" in json.loads(run.out)["answer"]
+
+
+async def test_sample_shows_no_command_to_the_terminal(bench: Bench, tmp_path: Path) -> None:
+    bench.receiver.text = "good\x1b]0;owned\x07\r\n\x1b[2Jbye\u202e"
+    body = tmp_path / "body.json"
+    body.write_text('{"user":{"id":"7"}} \x1b[2J')
+    run = await bench.test("agency/crm", "--route", "raw", "--body", str(body))
+    assert run.code == 0
+    assert "good\ufffd]0;owned\ufffd\n\ufffd[2Jbye\ufffd\n" in run.out
+    assert '{"user":{"id":"7"}} \ufffd[2J\n' in run.out
 
 
 async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:

@@ -213,10 +213,8 @@ def send_sample(
 
 def _print_sample(answer: listings.Row) -> None:
     request = answer["request"]
-    typer.echo(f"{request['method']} {request['url']}")
-    for header, value in request["headers"]:
-        typer.echo(f"{header}: {value}")
-    typer.echo(f"\n{request['body'].rstrip()}\n")
+    headers = [f"{header}: {value}" for header, value in request["headers"]]
+    tables.print_lines("\n".join([f"{request['method']} {request['url']}", *headers, "", request["body"].rstrip(), ""]))
     if answer["route"] is None:
         typer.echo("No route leads to this destination yet, so no transform of a route was tried.")
     missing = "no access token" if answer["error"].startswith("Token") else "no answer"
@@ -230,7 +228,7 @@ def _print_sample(answer: listings.Row) -> None:
         failed = f"cannot be evaluated: {answer['ruleError']}" if answer["ruleError"] else "decided"
         typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")
     if answer["answer"]:
-        typer.echo(answer["answer"].rstrip())
+        tables.print_lines(answer["answer"].rstrip())
 
 
 _OUTCOMES = {

@@ -192,8 +192,7 @@ def show_visit(
 def _write_bytes(content: bytes) -> None:
     """Write a body or an answer as it is; to a terminal, as lines without characters that command it."""
     if sys.stdout.isatty():
-        lines = content.decode(errors="replace").replace("\r\n", "\n").removesuffix("\n").expandtabs().split("\n")
-        typer.echo("\n".join(map(listings.printable, lines)))
+        tables.print_lines(content.decode(errors="replace").removesuffix("\n"))
     else:
         sys.stdout.buffer.write(content)
 

@@ -67,8 +67,7 @@ OutputFormat = Literal["text", "json", "csv"]
 
 def print_json(value: object) -> None:
     """Print a value, indented, because people read it too."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    typer.echo("\n".join(map(listings.printable, text.split("\n"))))  # json escapes the controls below U+0020
+    print_lines(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def terminal_width() -> int:
@@ -318,18 +317,6 @@ def duration(seconds: float | None) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-def machine_cell(name: str) -> Callable[[Row], str]:
-    """Return a cell function for a value as JSON writes it; a text is without quotes, and None is an empty cell."""
-
-    def cell(row: Row) -> str:
-        value = row[name]
-        if value is None:
-            return ""
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-    return cell
-
-
 def print_facts(row: Row) -> None:
     """Print every field of a row, one per line; a long one goes on below, and is broken only between its items.
 
@@ -351,6 +338,12 @@ def wrapped(text: str, width: int) -> list[str]:
     """
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", FIXED_SPACE), listings.printable(text))
     return [line.replace(FIXED_SPACE, " ") for line in _filled(re.findall(" *[^ ]+ *", whole), width)]
+
+
+def print_lines(text: str) -> None:
+    """Print the lines of a text as they are, without characters that command a terminal."""
+    lines = text.replace("\r\n", "\n").expandtabs().split("\n")
+    typer.echo("\n".join(map(listings.printable, lines)))
 
 
 def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
