@@ -7,6 +7,7 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
+from usher_gateway.delivery import stepping
 from usher_gateway.store import base
 from usher_gateway.store.base import Filter, MarkOf, ReplayReport, ReplayState
 from usher_gateway.store.jobs import replays
@@ -25,6 +26,25 @@ async def settled(bench: engines.Bench, content: str, settled_as: SettledAs, **c
 async def settle(bench: engines.Bench, delivery: model.Delivery, settled_as: SettledAs) -> None:
     bench.store.settle(samples.settlement(delivery, settled_as, bench.clock.now))
     await bench.store.flush()
+
+
+async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) -> None:
+    steps = stepping.ReplaySteps(
+        store=bench.store,
+        now=bench.clock,
+        holds_of=base.no_holds,
+        mark_of_route=base.no_marks,
+        is_paused=lambda _: False,
+        ask_store=lambda: None,
+    )
+    requests = [bench.replay_request(where=Filter(permitted=frozenset({"agency/acme"}))) for _ in range(5)]
+    requests.append(bench.replay_request(where=Filter(permitted=frozenset({"agency/globex"}))))
+    started = [await bench.store.start_replay(request, bench.clock.now) for request in requests]
+    await steps.take_all()
+    states = [(await bench.store.find_replay(replay.id)).state for replay in started]
+    assert states == [ReplayState.Done] * 3 + [ReplayState.Running] * 2 + [ReplayState.Done]
+    await steps.take_all()
+    assert await bench.store.running_replays() == []
 
 
 # What is selected

@@ -1,6 +1,7 @@
 """`usher try` says what changed manifests would do with stored visits, and changes nothing."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from support import admin_port, command_line, gateways, samples
 from usher_gateway import documents
 from usher_gateway.admin import tokens
+from usher_gateway.store.base import Filter
 
 ADA = b'{"user":{"id":1,"email":"ada@example.org","firstName":"Ada","venue":{"id":7}}}'
 BOB = b'{"user":{"id":2,"email":"","firstName":"Bob","venue":{"id":7}}}'
@@ -268,8 +270,8 @@ async def test_visits_without_a_body_are_counted_and_not_tried(tried: Tried) -> 
     assert run.out.startswith("agency/lobby (tenant acme): 3 visits and repeats")
 
 
-async def test_limited_token_tries_the_visits_of_its_tenant_alone(tried: Tried) -> None:
-    served = tried.served
+def add_listener_of_globex(served: admin_port.Served) -> None:
+    """Put the listener bar of another tenant, with the same destination, into force."""
     globex = documents.ListenerDocument(
         "agency",
         "bar",
@@ -279,6 +281,11 @@ async def test_limited_token_tries_the_visits_of_its_tenant_alone(tried: Tried) 
     )
     in_force = served.state.snapshot
     served.state.apply(documents.Snapshot({**in_force.listeners, globex.key: globex}, in_force.destinations), 0)
+
+
+async def test_limited_token_tries_the_visits_of_its_tenant_alone(tried: Tried) -> None:
+    served = tried.served
+    add_listener_of_globex(served)
     token = served.create_token("desk", [tokens.Scope.VisitsTry], tenants=("agency/acme",))
     status, answer = await tried.ask(token, crm("{'name': visit.firstName}"))
     assert (status, [each["listener"] for each in answer["listeners"]]) == (200, ["lobby"])
@@ -301,22 +308,35 @@ async def test_limited_token_does_not_learn_of_the_destinations_of_others(tried:
     assert errors == [{"DestinationNotFound": 3}] * 2
 
 
-async def test_second_try_is_refused_while_one_runs(tried: Tried) -> None:
-    store, has_begun, may_end = tried.served.bench.store, asyncio.Event(), asyncio.Event()
+async def test_tries_of_tenants_take_turns_and_a_fifth_one_is_refused(tried: Tried) -> None:
+    add_listener_of_globex(tried.served)
+    store, may_end, tried_listeners = tried.served.bench.store, asyncio.Event(), []
     read_visits = store.visits
 
-    async def wait_and_read(*arguments: Any) -> Any:
-        has_begun.set()
+    async def wait_and_read(where: Filter, *arguments: Any) -> Any:
+        tried_listeners.append(where.listener)
         await may_end.wait()
-        return await read_visits(*arguments)
+        return await read_visits(where, *arguments)
 
-    operate, change = tried.served.tokens.operate, crm("{'name': visit.firstName}")
+    acme, globex = [
+        tried.served.create_token(name, [tokens.Scope.VisitsTry], tenants=(f"agency/{name}",))
+        for name in ("acme", "globex")
+    ]
+
+    async def ask_until_one_is_refused(token: str) -> set[asyncio.Task[Any]]:
+        tries = [asyncio.create_task(tried.ask(token, change)) for _ in range(5)]
+        refused, waiting = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+        assert [(status, problem["code"]) for status, problem in [task.result() for task in refused]] == [
+            (409, "TryRuns")
+        ]
+        return waiting
+
+    change = crm("{'name': visit.firstName}")
     with mock.patch.object(store, "visits", wait_and_read):
-        first = asyncio.create_task(tried.ask(operate, change))
-        await has_begun.wait()
-        status, problem = await tried.ask(operate, change)
+        waiting = await ask_until_one_is_refused(acme) | await ask_until_one_is_refused(globex)
         may_end.set()
-        assert ((await first)[0], status, problem["code"]) == (200, 409, "TryRuns")
+        assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * 8
+    assert [listener for listener, _ in itertools.groupby(tried_listeners)] == ["lobby", "bar"] * 4
 
 
 async def test_too_large_manifests_are_refused_before_they_are_sent(tried: Tried) -> None:

@@ -5,8 +5,10 @@ own, and why the audit log records each.
 """
 
 import asyncio
+import collections
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -38,6 +40,9 @@ _MAX_VISITS = 10_000
 
 _TRY_SECONDS = 20.0
 """How long a request tries visits."""
+
+_MOST_TRIES = 4
+"""Most tries of the same tenants that run or wait; each holds a request in memory."""
 
 _PAGE = 20
 """Arrivals read at once, because each body may have 256 KiB."""
@@ -117,6 +122,10 @@ class TryHandlers:
         self._turns = expression_turns.compiling_turns()
         self._running = asyncio.Lock()
         """One try at a time, because each takes much of a core."""
+        self._turn_of: dict[frozenset[str] | None, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
+        """The tenants that a token is limited to -> held by the try of theirs that runs or is the next."""
+        self._tries_of: collections.Counter[frozenset[str] | None] = collections.Counter()
+        """The same -> their tries that run or wait."""
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/try``: evaluate changed manifests on stored visits. Nothing is sent or stored."""
@@ -136,9 +145,7 @@ class TryHandlers:
         if asked.show_values and Scope.BodiesRead not in caller.scopes:
             detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
             raise api.ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
-        if self._running.locked():
-            raise api.ProblemError(409, "TryRuns", "another try runs on this gateway", "try again in half a minute")
-        async with self._running:
+        async with self._turn(caller.permitted):
             overlay = await self._overlay(asked.manifests, caller)
             keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
             if not keys:
@@ -156,6 +163,24 @@ class TryHandlers:
         selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
         await self._audit.record_before_answer(request, "try", selection, sum(result.tried for result in results))
         return api.json_response({**period, "listeners": results})
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, tenants: frozenset[str] | None) -> AsyncIterator[None]:
+        """Wait until no other try runs.
+
+        Raises:
+            ProblemError: too many tries of these tenants wait.
+        """
+        if self._tries_of[tenants] >= _MOST_TRIES:
+            detail = f"{_MOST_TRIES} tries of these tenants run or wait on this gateway"
+            raise api.ProblemError(409, "TryRuns", detail, "try again in half a minute")
+        self._tries_of[tenants] += 1
+        try:
+            # A lock serves in order. Of those who wait for the second one, each has other tenants, so all take turns.
+            async with self._turn_of[tenants], self._running:
+                yield
+        finally:
+            self._tries_of[tenants] -= 1
 
     async def _overlay(self, objects: list[dict[str, object]], caller: Caller) -> Overlay:
         """Lay the caller's manifests over the configuration in force.

@@ -1,8 +1,9 @@
 """Takes the steps of replays and erasures that run: each gateway of a store tries, and one of them takes each step."""
 
 import asyncio
+import collections
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -15,6 +16,9 @@ _log = structlog.get_logger(__name__)
 
 _IDLE_SECONDS = 5.0
 """How often a gateway looks for what another one started, or a crash interrupted."""
+
+_REPLAYS_OF_TENANT = 3
+"""Replays of a tenant, or of the tenants of one limited token, that take steps at a time."""
 
 _BUSY_SECONDS = 1.0
 """Pause of a replay that has many due deliveries."""
@@ -90,9 +94,15 @@ class ReplaySteps:
         self._holds_of, self._mark_of_route, self._is_paused = holds_of, mark_of_route, is_paused
 
     async def take_all(self) -> float:
-        """Take a step of each replay; return the seconds until the next round."""
+        """Take a step of the oldest replays of each tenant; return the seconds until the next round."""
         pauses = [_IDLE_SECONDS]
+        taken: collections.Counter[Hashable] = collections.Counter()
         for replay in await self._store.running_replays():
+            where = replay.request.where
+            tenants = where.permitted or (where.namespace, where.tenant)
+            taken[tenants] += 1
+            if taken[tenants] > _REPLAYS_OF_TENANT:
+                continue
             try:
                 pauses.append(await self._take(replay))
             except Exception as error:  # noqa: BLE001 - one that fails must not end the others
