@@ -88,12 +88,14 @@ node: $(READY) ## start the real node of test-node, and a shell on it with kubec
 	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
 	@PYTHONPATH=tools $(BIN)/python -m local_cluster inside $(BIN)/python -m playground $(ARGS)
 
-check: $(READY) ## check format, lint, types, import contracts and spelling
+check: $(READY) ## check format, lint, types, import contracts, spelling and declared dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy gateway/src operator/src tests bench demo tools
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/deptry --config gateway/pyproject.toml gateway/src
+	$(BIN)/deptry --config operator/pyproject.toml operator/src
 
 format: $(READY) ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format .

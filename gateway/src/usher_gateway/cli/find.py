@@ -36,9 +36,11 @@ _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
 ]
 
-_HEADS = ("RECEIVED (UTC)", "TENANT", "ID", "VERDICTS", "COUNTED", "LISTENER")
+_SWAPPED = {"COUNTED": "VERDICTS", "VERDICTS": "COUNTED"}
+_CELLS = dict(listings.VISITS.columns)
 _LISTING = dataclasses.replace(
-    listings.VISITS, columns=tuple(sorted(listings.VISITS.columns, key=lambda column: _HEADS.index(column[0])))
+    listings.VISITS,
+    columns=tuple([(head, _CELLS[head]) for head in [_SWAPPED.get(each, each) for each in _CELLS]]),
 )
 """The visits with their verdicts before what they were counted as."""
 _SHARED = frozenset({"TENANT", "COUNTED"})

@@ -1,11 +1,10 @@
-"""The errors of the gateway. Each has a code, is permanent or not, and has a hint for the person who can fix it."""
+"""The errors of the gateway. Each has a code, and a hint for the person who can fix it."""
 
 
 class UsherError(Exception):
     """The base class. ``hint`` says how to fix the error. Messages never contain personal data."""
 
     code = "Internal"
-    permanent = False
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -16,7 +15,6 @@ class ConfigurationError(UsherError):
     """The configuration or a flag is invalid."""
 
     code = "Configuration"
-    permanent = True
 
 
 class DocumentUnreadableError(ConfigurationError):
@@ -47,14 +45,12 @@ class InstallKeyError(UsherError):
     """The data was created with another install key."""
 
     code = "InstallKeyChanged"
-    permanent = True
 
 
 class NotFoundError(UsherError):
     """The requested object does not exist."""
 
     code = "NotFound"
-    permanent = True
 
 
 class StoreUnavailableError(UsherError):
@@ -85,18 +81,15 @@ class StoreLockedError(UsherError):
     """Another process uses the data, or they were copied to another store, or a copy to them is unfinished."""
 
     code = "StoreLocked"
-    permanent = True
 
 
 class SchemaTooOldError(UsherError):
     """The database lacks migrations, and this gateway may not make them."""
 
     code = "SchemaTooOld"
-    permanent = True
 
 
 class StoreCorruptError(UsherError):
     """The store's file is damaged or does not belong to Usher."""
 
     code = "StoreCorrupt"
-    permanent = True
