@@ -107,7 +107,7 @@ def test_replicas_spread_over_zones_and_hosts(component: str) -> None:
 
 
 @pytest.mark.parametrize("values", [(), (POSTGRESQL, "--set=store.postgresql.migrations=Hook")])
-def test_every_pod_has_a_network_policy(values: tuple[str, ...]) -> None:
+def test_every_pod_has_a_network_policy_and_requests_disk(values: tuple[str, ...]) -> None:
     objects = charts.objects(*values)
     selected = [
         manifest["spec"]["podSelector"]["matchLabels"]
@@ -120,6 +120,8 @@ def test_every_pod_has_a_network_policy(values: tuple[str, ...]) -> None:
         pod = manifest if key[0] == "Pod" else manifest["spec"]["template"]
         labels = pod["metadata"]["labels"].items()
         assert [selector for selector in selected if selector.items() <= labels], key
+        (container,) = pod["spec"]["containers"]
+        assert "ephemeral-storage" in container["resources"]["requests"], key
 
 
 def test_policy_of_the_migration_is_there_before_its_job() -> None:

@@ -47,6 +47,10 @@ class Node:
         self.load(scratch_image.write(self.files.state / "pause.tar", node_files.PAUSE, programs.pause()))
         self._start_kubernetes()
         self._wait("the node", self._is_ready)
+        # The kubelet reports no disk without localStorageCapacityIsolation, so no pod that requests some would be
+        # scheduled. It keeps what somebody else reports.
+        disk = json.dumps({"status": {"capacity": {"ephemeral-storage": "100Gi"}}})
+        self.kubectl.run("patch", "node", NAME, "--subresource=status", "--type=merge", f"--patch={disk}")
         self._start_routes()
 
     def load(self, archive: Path) -> None:
