@@ -128,9 +128,8 @@ class AttemptPacer:
     def spend(self, namespace: str, tenant: str, cpu_seconds: float) -> None:
         """Subtract the time that an attempt has used."""
         recent = self._recent.setdefault(namespace, {})
-        while (
-            recent
-        ):  # forget tenants up to the first that lacks time; it goes behind the others, which are checked next
+        # Forget tenants up to the first that lacks time; it goes behind the others, which are checked next.
+        while recent:
             other = next(iter(recent))
             del recent[other]
             if not self._budgets.forget_full(f"{namespace}/{other}"):
