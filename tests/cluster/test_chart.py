@@ -31,9 +31,9 @@ def helm(call: kubectls.Kubectl, *arguments: str) -> str:
 
 
 def uninstall(call: kubectls.Kubectl) -> None:
-    """Uninstall the release, if there is one, and wait for the namespace that the cluster removes a while later."""
+    """Uninstall the release, if there is one, and delete the namespace that it leaves."""
     helm(call, "uninstall", "usher", "--ignore-not-found")
-    call.run("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+    call.run("delete", "namespace", "usher-system-config", "--ignore-not-found", "--timeout=60s")
 
 
 async def names(call: kubectls.Kubectl, *kinds: str) -> set[str]:
