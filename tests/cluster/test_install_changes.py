@@ -1,5 +1,6 @@
 """Another configuration namespace, or another controllerName, takes nothing out of service."""
 
+import base64
 import json
 from typing import Any
 
@@ -64,3 +65,30 @@ async def test_class_says_that_its_controller_name_is_gone(
     assert await operator.stop() == 0
     await install.start_operator("--controller-name", f"{install.controller}-renamed")
     await server.wait(public, lambda raw: raw and (api.condition(raw, "Ready") or {}).get("reason") == "NotServed")
+
+
+async def test_gateways_await_documents_while_the_install_key_is_wrong(
+    install: installs.Install, server: api.Api, namespace: str
+) -> None:
+    """The documents are lost and another install key is there: nothing says that everything was published."""
+    for manifest in (install.klass(), installs.tenant(namespace), installs.listener(install, namespace)):
+        await server.apply(manifest)
+    operator = await install.start_operator()
+    mark = api.Resource(
+        "Secret", config_secret.mark_name(config_secret.install_label(install.controller)), install.config
+    )
+    await server.wait(mark, bool)
+    assert await operator.stop() == 0
+    for secret in await server.list(api.Resource("Secret", "", install.config), "usher.dev/config=true"):
+        await server.delete(api.Resource("Secret", secret["metadata"]["name"], install.config))
+    key = api.Resource("Secret", "usher-install-key", install.system)
+    right = (await server.get(key))["data"]["install.key"]
+    wrong = base64.b64encode(base64.b64encode(bytes(32))).decode()
+    await server.merge(key, {"data": {"install.key": wrong}})
+    await install.start_operator()
+    listener = api.Resource("Listener", "lobby", namespace)
+    await server.wait(listener, lambda raw: (api.condition(raw, "Accepted") or {}).get("reason") == "InstallKeyChanged")
+    assert await server.get(mark) is None
+    await server.merge(key, {"data": {"install.key": right}})
+    await server.wait(mark, bool)
+    assert f"Listener {namespace}/lobby" in await install.documents()

@@ -137,7 +137,7 @@ class Operator:
             metrics=self.metrics,
         )
         self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
-        self.first_pass = FirstPass(api=self.api, install=self.cache.install, gate=self.gate)
+        self.first_pass = FirstPass(api=self.api, install=self.cache.install, may_publish=self._may_publish)
         self._build_writers()
         self._build_watches()
         self.reconciler = Reconciler(
@@ -216,7 +216,7 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             metrics=self.metrics,
-            may_decide=lambda: self.installation.is_key_known and not self.gate.reasons,
+            may_decide=self._may_publish,
             warn=self.statuses.queue_event,
             timing=timing,
             clock=time.monotonic,
@@ -239,6 +239,10 @@ class Operator:
             tombstone_seconds=timing.tombstone_seconds,
             event_logger=self.event_logger,
         )
+
+    def _may_publish(self) -> bool:
+        """False while nothing is published or removed."""
+        return self.installation.is_key_known and not self.gate.reasons
 
     def _kinds(self) -> tuple[kinds.WatchedKind, ...]:
         """The kinds to watch: those of APIs that are switched off are left out."""

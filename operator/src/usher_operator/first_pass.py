@@ -4,19 +4,19 @@ An operator publishes documents one by one. A new gateway cannot tell a URL that
 is still missing, so it answers 503 at unknown addresses until it reads the mark, and 404 from then on. The mark is a
 Secret beside the documents, so that a gateway that restarts while no operator runs reads it too.
 
-A key that waits or fails, such as one whose namespace's Secrets cannot be read, delays the mark only for a while.
+A key that waits or fails, such as one whose namespace's Secrets cannot be read, delays the mark only for a while. While
+nothing is published at all, such as with another install key, the mark waits for as long as that lasts.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from usher_gateway.kube.client import ApiError, Client
 from usher_operator import children, kinds
 from usher_operator.view import Install, Key
-from usher_operator.workqueue import PauseGate
 
 _log = structlog.get_logger(__name__)
 
@@ -35,14 +35,19 @@ class FirstPass:
     Args:
         api: client of the API server.
         install: the install whose documents are published.
-        gate: while it is closed, no key is reconciled.
+        may_publish: while it returns False, no document is published, so the pass does not end.
         patience_seconds: see `_PATIENCE_SECONDS`.
     """
 
     def __init__(
-        self, *, api: Client, install: Install, gate: PauseGate, patience_seconds: float = _PATIENCE_SECONDS
+        self,
+        *,
+        api: Client,
+        install: Install,
+        may_publish: Callable[[], bool],
+        patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        self._api, self._gate, self._patience_seconds = api, gate, patience_seconds
+        self._api, self._may_publish, self._patience_seconds = api, may_publish, patience_seconds
         self._mark = children.build_mark(install)
         self._left: set[Key] = set()
         self._progress = asyncio.Event()
@@ -74,10 +79,11 @@ class FirstPass:
     async def _wait(self) -> None:
         while self._left:
             self._progress.clear()
+            may_end = self._may_publish()  # if not, the keys need time once documents are published again
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_seconds):
                     await self._progress.wait()
-            if not self._progress.is_set() and not self._gate.reasons:
+            if may_end and self._may_publish() and not self._progress.is_set():
                 _log.warning("first_pass_ended_early", waiting=len(self._left))
                 return
         _log.info("first_pass_ended")

@@ -67,7 +67,8 @@ class ChildWriter:
         event_logger: logs what was written.
         on_published: called after a document or a tombstone was written.
         clock: monotonic seconds.
-        on_applied: called with a key whose documents are as planned.
+        on_applied: called with a key whose documents are as planned. A plan that leaves them as they are, because
+            nothing is published now or gateways were not asked yet, does not count if there is no document.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ class ChildWriter:
                 await self.write(plan.key, child.ref, child.manifest)
             except ApiError as error:
                 failures.append(error)
-        if not failures:
+        is_planned = plan.children is not None or self._cache.child_index.published(plan.key) is not None
+        if is_planned and not failures:
             self._on_applied(plan.key)
         return failures
 

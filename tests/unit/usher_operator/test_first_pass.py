@@ -1,13 +1,13 @@
 """Gateways learn that everything was published once, and never wait for it without end."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from support import waiting
 from usher_gateway.kube.client import ApiError
 from usher_operator.first_pass import FirstPass
 from usher_operator.view import Install, Key
-from usher_operator.workqueue import PauseGate
 
 KEYS = [Key("Listener", "agency", "lobby"), Key("Destination", "agency", "crm"), Key("Tenant", "agency", "acme")]
 
@@ -25,13 +25,15 @@ class Server:
         return {}
 
 
-def first_pass(server: Any, gate: PauseGate, patience_seconds: float = 600.0) -> FirstPass:
-    return FirstPass(api=server, install=Install(), gate=gate, patience_seconds=patience_seconds)
+def first_pass(
+    server: Any, patience_seconds: float = 600.0, may_publish: Callable[[], bool] = lambda: True
+) -> FirstPass:
+    return FirstPass(api=server, install=Install(), may_publish=may_publish, patience_seconds=patience_seconds)
 
 
 async def test_mark_is_written_after_every_document() -> None:
     server = Server()
-    started = first_pass(server, PauseGate())
+    started = first_pass(server)
     started.begin(KEYS)
     running = asyncio.create_task(started.run())
     started.done(KEYS[0])
@@ -46,22 +48,21 @@ async def test_mark_is_written_after_every_document() -> None:
 
 async def test_document_that_cannot_be_written_delays_the_mark_for_a_while() -> None:
     server = Server()
-    started = first_pass(server, PauseGate(), patience_seconds=0.01)
+    started = first_pass(server, patience_seconds=0.01)
     started.begin(KEYS)
     running = asyncio.create_task(started.run())
     await waiting.wait_until(lambda: server.written)
     running.cancel()
 
 
-async def test_mark_waits_while_the_operator_is_paused() -> None:
-    server, gate = Server(), PauseGate()
-    gate.pause("key", "there is no install key")
-    started = first_pass(server, gate, patience_seconds=0.001)
+async def test_mark_waits_while_nothing_is_published() -> None:
+    server, published = Server(), asyncio.Event()
+    started = first_pass(server, 0.001, published.is_set)
     started.begin(KEYS)
     running = asyncio.create_task(started.run())
     for _ in range(20):
         await asyncio.sleep(0.001)
     assert server.written == []
-    gate.resume("key")
+    published.set()
     await waiting.wait_until(lambda: server.written)
     running.cancel()

@@ -70,6 +70,7 @@ def child_writer(
     queue: Workqueue[Key] | None = None,
     event_logger: EventLogger | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    on_applied: Callable[[Key], None] = lambda _: None,
 ) -> writer.ChildWriter:
     return writer.ChildWriter(
         api=server,
@@ -78,6 +79,7 @@ def child_writer(
         metrics=OperatorMetrics(),
         event_logger=event_logger or EventLogger(lambda: 0.0),
         clock=clock,
+        on_applied=on_applied,
     )
 
 
@@ -130,6 +132,17 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
         Plan(cache_samples.LOBBY, (DesiredChild(ref, manifest, "new"),))
     )
     assert event_logger.is_new == [True]
+
+
+@pytest.mark.parametrize("stored", [[], [cache_samples.config()]])
+async def test_plan_without_children_counts_if_a_document_is_there(stored: list[dict[str, Any]]) -> None:
+    cache, applied = Cache(OperatorSettings()), list[Key]()
+    cache.set_keys(planning.KEYS)
+    for raw in stored:
+        cache.put(kinds.SECRET, raw)
+    writes = child_writer(Server({}), cache, on_applied=applied.append)
+    await writes.apply(Plan(cache_samples.LOBBY, None))
+    assert len(applied) == len(stored)
 
 
 class ReadingServer:
