@@ -47,8 +47,18 @@ async def wait_held(gateway: gateways.RunningGateway, expected: dict[str, int]) 
     await waiting.until(lambda: held(gateway), lambda held_by_reason: held_by_reason == expected)
 
 
-async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Path) -> None:
-    rotated = "  token: {generation: 1, alsoAccept: [{generation: 0, action: Hold}]}\n"
+OLD_TOKEN = ", alsoAccept: [{generation: 0, action: Hold}]"
+
+
+@pytest.mark.parametrize(
+    "lifted",
+    [
+        pytest.param(OLD_TOKEN.replace("Hold", "Accept"), id="accepted"),
+        pytest.param("", id="removed, so that its address is retired"),
+    ],
+)
+async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Path, lifted: str) -> None:
+    rotated = f"  token: {{generation: 1{OLD_TOKEN}}}\n"
     listener = gateways.LISTENER.replace("  routes: []\n", rotated + ROUTES)
     manifests = gateways.CLASS + gateways.TENANT + listener
     async with gateways.running(tmp_path, manifests) as gateway:
@@ -58,7 +68,7 @@ async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Pat
         manifests = manifests.replace(BROKEN, MENDED)
         gateway.write(manifests)
         await wait_held(gateway, {"DestinationNotFound": 1, "TokenHeld": 1})
-        gateway.write(manifests.replace("Hold", "Accept"))
+        gateway.write(manifests.replace(OLD_TOKEN, lifted))
         await wait_held(gateway, {"DestinationNotFound": 2})
 
 

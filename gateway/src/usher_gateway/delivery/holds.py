@@ -125,7 +125,7 @@ class HoldReviewer:
         if reason is model.HoldReason.ListenerSuspended:
             return listener.state == "Active" and listener.tenant.state == "Active"
         if reason is model.HoldReason.TokenHeld:
-            return all(address.action == "Accept" for address in listener.addresses)
+            return all(address.action == "Accept" for address in listener.live_addresses)
         return await self._is_under_quota(listener)
 
     async def _is_under_quota(self, listener: documents.ListenerDocument) -> bool:
