@@ -17,7 +17,7 @@ from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, kinds
 from usher_operator.lookups import KeySet, Lookups
-from usher_operator.plan import plan
+from usher_operator.plan import ownership, plan
 from usher_operator.reads import Subject
 from usher_operator.siblings import Claim, Place
 from usher_operator.view import (
@@ -27,7 +27,6 @@ from usher_operator.view import (
     GatewayReport,
     Key,
     ObjectRef,
-    OperatorReason,
     Plan,
     Reachability,
     SecretAccess,
@@ -274,7 +273,7 @@ class Cache(Lookups):
         self._classes.pop(name, None)
         if isinstance(present, CachedResource):
             self._classes[name] = present
-            if any(condition.reason == OperatorReason.NotServed for condition in present.conditions):
+            if ownership.is_unserved(present):
                 self._abandoned.discard(name)
         if _read_by_others(former) == _read_by_others(present):
             return
@@ -429,7 +428,7 @@ def _read_by_others(parsed: object) -> tuple[object, ...]:
     """The part of a class that plans of other keys read; ``parsed``: of its record, None without one."""
     match parsed:
         case CachedResource(resource=resources.ListenerClass(spec=spec)):
-            return parsed.uid, parsed.created, spec, parsed.fields.get(FINGERPRINT_FIELD)
+            return parsed.uid, parsed.created, spec, parsed.fields.get(FINGERPRINT_FIELD), ownership.is_unserved(parsed)
         case UnreadableResource():
             return parsed.uid, parsed.generation, parsed.message
     return ()

@@ -7,6 +7,8 @@ its classes:
 - A Tenant or a Destination belongs to the install of the oldest ListenerClass among those of the Listeners that refer
   to it.
 - If no class is left by that, the oldest class that permits the namespace decides, else the oldest class of all.
+- A class whose status says that no operator serves it decides nothing beside other classes, because nobody would write
+  the statuses.
 
 Classes of the same second are ordered by name. Each install publishes the documents that its own gateways need, also
 for resources whose status another install writes.
@@ -19,7 +21,7 @@ from collections.abc import Iterable
 
 from usher_gateway import resources
 from usher_gateway.resources import hostnames, types
-from usher_operator.view import CachedResource, Key, View
+from usher_operator.view import CachedResource, Key, OperatorReason, View
 
 _Class = CachedResource[resources.ListenerClass]
 
@@ -40,21 +42,27 @@ def owner_of(view: View, key: Key) -> str:
             used: Iterable[str] = ()
         case _:
             used = view.classes_using(key)
-    permitted = _permitting(view, key.namespace)
+    served = [each for each in view.classes.values() if not is_unserved(each)] or [*view.classes.values()]
+    permitted = _permitting(view, served, key.namespace)
     used_and_permitted = [each for each in permitted if each.resource.metadata.name in used]
-    oldest = min(used_and_permitted or permitted or view.classes.values(), key=_age, default=None)
+    oldest = min(used_and_permitted or permitted or served, key=_age, default=None)
     return oldest.resource.spec.controller_name if oldest is not None else view.install.controller_name
+
+
+def is_unserved(listener_class: _Class) -> bool:
+    """True if the status of a class says that no operator serves it. One that serves it replaces the status."""
+    return any(condition.reason == OperatorReason.NotServed for condition in listener_class.conditions)
 
 
 def is_foreign_namespace(view: View, namespace: str) -> bool:
     """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
-    names = {each.resource.spec.controller_name for each in _permitting(view, namespace)}
+    names = {each.resource.spec.controller_name for each in _permitting(view, view.classes.values(), namespace)}
     return bool(names) and view.install.controller_name not in names
 
 
-def _permitting(view: View, namespace: str) -> list[_Class]:
+def _permitting(view: View, classes: Iterable[_Class], namespace: str) -> list[_Class]:
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
-    return [each for each in view.classes.values() if hostnames.permits(each.resource.spec.namespaces, labels)]
+    return [each for each in classes if hostnames.permits(each.resource.spec.namespaces, labels)]
 
 
 def _age(listener_class: _Class) -> tuple[str, str]:

@@ -81,8 +81,7 @@ def _plan_foreign_class(view: View, key: Key, cached: CachedResource[resources.L
     another controllerName. The operator that serves the class replaces the status.
     """
     if cached.conditions:
-        is_told = any(condition.reason == OperatorReason.NotServed for condition in cached.conditions)
-        if not is_told and not view.is_abandoned(key.name):
+        if not ownership.is_unserved(cached) and not view.is_abandoned(key.name):
             return Plan(key)
     else:
         since = view.behind_since(key)

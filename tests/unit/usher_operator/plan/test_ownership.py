@@ -48,6 +48,20 @@ def test_oldest_class_that_permits_the_namespace_decides_without_listeners() -> 
     assert owner_of(cluster.cache, Key("Tenant", "default", "globex")) == OTHER
 
 
+def test_class_that_nobody_serves_owns_nothing_beside_another() -> None:
+    cluster = with_other_class(created="00")
+    cluster.add(plan_samples.listener("bar", "listenerClassName: other"))
+    assert owner_of(cluster.cache, TENANT) == OTHER
+    cluster.queue.clear()
+    raw = cluster.raw("ListenerClass", "other")
+    unserved = {"type": "Accepted", "status": "False", "reason": "NotServed", "message": "", "observedGeneration": 1}
+    cluster.put({**raw, "status": {"conditions": [unserved]}})
+    assert {TENANT, DESTINATION} <= cluster.queue
+    assert [owner_of(cluster.cache, key) for key in (TENANT, DESTINATION)] == [OURS, OURS]
+    cluster.put(raw)
+    assert owner_of(cluster.cache, TENANT) == OTHER
+
+
 def test_listener_of_an_absent_class_belongs_to_the_oldest_class() -> None:
     cluster = with_other_class(created="02")
     cluster.add(plan_samples.listener("bar", "listenerClassName: absent"))
