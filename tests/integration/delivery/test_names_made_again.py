@@ -41,7 +41,11 @@ class Agency:
 
     async def edit(self, tenant: str, *secrets: str) -> None:
         """Give the listener and the destination to a tenant, with its URL and Secret, and wait until it is in force."""
-        self.gateway.configure(manifests(tenant, self.urls[tenant], secrets))
+        await self.configure(manifests(tenant, self.urls[tenant], secrets))
+
+    async def configure(self, documents: list[gateways.Manifest]) -> None:
+        """Configure the gateway, and wait until its destinations are in force."""
+        self.gateway.configure(documents)
         destinations = self.gateway.gateway.snapshot.destinations
         await waiting.wait_until(lambda: self.gateway.gateway.snapshot.destinations is not destinations)
 
@@ -106,3 +110,14 @@ async def test_open_delivery_waits_while_another_tenant_has_its_destination(agen
     await agency.edit("acme", "acme")
     await waiting.wait_until(lambda: agency.systems["acme"].visits[1:] == [gateways.visit(1)])
     assert agency.systems["globex"].visits == [gateways.visit(2)]
+
+
+async def test_open_delivery_of_a_removed_route_waits_while_its_destination_is_shared(agency: Agency) -> None:
+    agency.systems["acme"].status = 503
+    await agency.post(1)
+    await waiting.wait_until(lambda: agency.systems["acme"].received)
+    shared = manifests("globex", agency.urls["globex"], ("globex",))
+    del shared[3]["spec"]["tenantRef"]
+    await agency.configure(shared)
+    await agency.until_held(NOT_FOUND, 1)
+    assert agency.systems["globex"].visits == []

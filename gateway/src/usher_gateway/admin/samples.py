@@ -59,14 +59,15 @@ class SampleHandlers:
             )
         where = await self._check_names(where)
         destination = str(where.destination)
-        if destination not in self._snapshot().destinations:
+        document = self._snapshot().destinations.get(destination)
+        if document is None:
             detail = f"the destination `{destination}` is not in force any more"
             raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
         listener_and_route = self._find_route(where)
         if listener_and_route is None and (asked.listener or asked.route):
             detail = f"no such route leads to the destination `{destination}`"
             raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
-        definition = routing.definition_of(*listener_and_route) if listener_and_route is not None else None
+        definition = routing.definition_of(*listener_and_route, document) if listener_and_route is not None else None
         body = sample.VISIT if asked.body is None else asked.body.encode()
         await self._audit.record_before_answer(request, "test destination", {"destination": destination}, 1)
         try:

@@ -160,7 +160,8 @@ class HoldReviewer:
         if is_as_accepted and self._last_editions.get(key) == edition:
             return
         self._last_editions[key] = edition
-        newest, left = routing.definition_of(listener, live), group.count
+        newest = routing.definition_of(listener, live, self._documents.destination(live.destination))
+        left = group.count
         is_filtered, namespace = group.reason in _FILTER_HOLDS, listener.namespace
         rerun = _FilterRerun(self._documents, self._clock, RouteCost(namespace, self._budgets))
         lasting = await self._lasting(newest)

@@ -142,11 +142,14 @@ class RouteDocuments:
 
         A route that exists follows a Destination that was made again. The open deliveries of a removed route belong to
         the object that they were accepted for, because the namespace and its names may be somebody else's by now.
+        Objects from files have no uid, so there another tenantRef means another object.
         """
-        live, uid = self.live_route(definition), definition.destination_uid
+        live, destination = self.live_route(definition), self.destination(definition.destination)
         if live is not None and live.destination == definition.destination:
-            uid = live.destination_uid
-        return routing.destination_hold(self.destination(definition.destination), definition.listener.tenant, uid)
+            return routing.destination_hold(destination, definition.listener.tenant, live.destination_uid)
+        if destination is not None and definition.destination_tenant not in {destination.tenant, msgspec.UNSET}:
+            return model.HoldReason.DestinationNotFound
+        return routing.destination_hold(destination, definition.listener.tenant, definition.destination_uid)
 
     def evaluate_delivery(
         self, delivery: model.Delivery, definition: model.RouteDefinition, destination: documents.DestinationDocument

@@ -153,9 +153,9 @@ class _PlannedRoute:
         self._identifier = identifier
         self._watcher = watcher
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
-        self._definition = definition_of(listener, route)
-        self._name = self._definition.listener
         destination = destinations.get(route.destination)
+        self._definition = definition_of(listener, route, destination)
+        self._name = self._definition.listener
         self._transform = route.transform or (destination.transform if destination is not None else "")
         self._destination_hold = destination_hold(destination, listener.tenant.name, route.destination_uid)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
@@ -254,13 +254,22 @@ class _PlannedRoute:
         return self._identifier.once_key(self._route.name, rule, ids, period), max(ends_at, now) + _MARK_KEPT
 
 
-def definition_of(listener: documents.ListenerDocument, route: documents.Route) -> model.RouteDefinition:
+def definition_of(
+    listener: documents.ListenerDocument, route: documents.Route, destination: documents.DestinationDocument | None
+) -> model.RouteDefinition:
     """Return the part of a route that its deliveries keep."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     has_default_fields = listener.fields == documents.DEFAULT_FIELDS
     fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())
     return model.RouteDefinition(
-        name, route.name, route.destination, route.when, route.transform, tuple(fields), route.destination_uid
+        name,
+        route.name,
+        route.destination,
+        route.when,
+        route.transform,
+        tuple(fields),
+        route.destination_uid,
+        msgspec.UNSET if destination is None else destination.tenant,
     )
 
 

@@ -90,6 +90,8 @@ class RouteDefinition(msgspec.Struct, frozen=True):
     """How the listener reads a body: (field, JSON pointers in the order in which they are tried)."""
     destination_uid: str | msgspec.UnsetType = msgspec.UNSET
     """As in the route's document at acceptance."""
+    destination_tenant: str | msgspec.UnsetType = msgspec.UNSET
+    """The one tenant of the destination at acceptance, ``""`` for a shared one; not set: it had no document."""
 
 
 class RoutePlan(msgspec.Struct, frozen=True, gc=False):
