@@ -22,6 +22,9 @@ from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import encodings
 from usher_gateway.store.sqlite import store as sqlite_store
 
+STOP_SECONDS = 35
+"""The grace period of the chart's pods (45 s) without `preStopSeconds` (10 s)."""
+
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
@@ -122,7 +125,7 @@ async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: recei
             posting = asyncio.create_task(gateways.post(gateway.port, "/hook", gateways.visit(2)))
             await waiting.wait_until(lambda: gateway.gateway.pipeline.uncommitted)
             started = time.monotonic()
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < STOP_SECONDS
         assert (await posting).status == 503
         other.execute("rollback")
     async with in_process.running(tmp_path, manifests(peer)) as gateway:
