@@ -118,7 +118,7 @@ async def test_stop_under_load_loses_no_acknowledged_visit(
 async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: receiver.Receiver) -> None:
     limits = server.ServerLimits(answer_seconds=2.0, header_seconds=1.5)
     with contextlib.closing(sqlite3.connect(":memory:")) as other:
-        async with in_process.running(tmp_path, manifests(peer), limits) as gateway:
+        async with in_process.running(tmp_path, manifests(peer), limits, drain_seconds=10.0) as gateway:
             assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
             other.execute("attach ? as store", (str(gateway.file),))
             other.execute("begin immediate")
