@@ -1,4 +1,4 @@
-"""Templates of the chart that repeat files of crds/ and operator/rbac/, so that both always say the same. Pure."""
+"""Templates of the chart that repeat files of crds/access/ and operator/rbac/, so that both say the same. Pure."""
 
 import json
 import re
@@ -33,8 +33,8 @@ _LABELS = '    {{- include "usher.labels" (list . "%s") | nindent 4 }}\n'
 _ANNOTATIONS = '  {{- include "usher.annotations" (list . "%s") | nindent 2 }}\n'
 
 _KEPT = ' (dict "helm.sh/resource-policy" "keep")'
-"""The annotation that keeps a definition, and with it all resources, when the release is uninstalled. It also keeps the
-rights in the configuration namespace, so that the operator finds its documents there after the release got another."""
+"""Keeps the rights in the configuration namespace when the release is uninstalled, so that the operator finds its
+documents there after the release got another."""
 
 _CONFIGURATION_NAMESPACE = 'namespace: {{ include "usher.configurationNamespace" . | quote }}'
 
@@ -55,13 +55,9 @@ _NAMES = (
 """Names in the manifests -> what the chart calls them."""
 
 
-def files(definitions: dict[str, str]) -> dict[str, str]:
-    """Return the generated templates: path -> text. ``definitions``: path -> text of the files in crds/."""
+def files() -> dict[str, str]:
+    """Return the generated templates: path -> text."""
     templates = {}
-    for path, definition in definitions.items():
-        name = path.rpartition("/")[2]
-        text = _labelled(definition, "definitions", _KEPT)
-        templates[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.enabled", text)
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
         templates[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
@@ -86,7 +82,7 @@ def _only_if(value: str, text: str) -> str:
     return f"{{{{- if {value} }}}}\n{text}{{{{- end }}}}\n"
 
 
-def _labelled(text: str, component: str, annotations: str = "") -> str:
+def _labelled(text: str, component: str) -> str:
     """Add the chart's labels and annotations to each document."""
     documents = text.split("---\n")
     for index, document in enumerate(documents):
@@ -94,8 +90,7 @@ def _labelled(text: str, component: str, annotations: str = "") -> str:
             labels = f"{_ANNOTATIONS % component}  labels:\n{_LABELS % component}"
             documents[index] = document.replace("\n  labels:\n", f"\n{labels}", 1)
         else:
-            is_kept = f"\n  {_CONFIGURATION_NAMESPACE}\n" in document
-            metadata = _METADATA % (component, _KEPT if is_kept else annotations)
+            metadata = _METADATA % (component, _KEPT if f"\n  {_CONFIGURATION_NAMESPACE}\n" in document else "")
             documents[index] = document.replace("\nmetadata:\n", f"\nmetadata:\n{metadata}", 1)
     return "---\n".join(documents)
 

@@ -6,7 +6,7 @@ import yaml
 
 from definitions import chart, definition, pages
 
-FOLDERS = ("crds", "docs/reference", "charts/usher/templates/crds", "charts/usher/templates/rbac")
+FOLDERS = ("crds", "docs/reference", "charts/usher/templates/rbac")
 """Folders in which all files are generated, except WRITTEN_BY_HAND."""
 
 WRITTEN_BY_HAND = ("crds/README.md", "charts/usher/templates/rbac/admission.yaml")
@@ -18,7 +18,7 @@ _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit 
 def files() -> dict[str, str]:
     """Return the path below the repository -> content of each generated file."""
     definitions = {f"crds/{name}": to_yaml(document) for name, document in definition.definitions().items()}
-    return definitions | pages.pages() | chart.files(definitions) | chart.readme() | chart.schema()
+    return definitions | pages.pages() | chart.files() | chart.readme() | chart.schema()
 
 
 def to_yaml(*objects: dict[str, Any]) -> str:
