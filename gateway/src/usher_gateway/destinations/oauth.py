@@ -142,7 +142,6 @@ class AccessTokens:
             body,
             is_url_secret=True,
             reads_answer=True,
-            namespace=destination.namespace,
             charge=charge,
         )
         answer = await self._client.send(request, _REQUEST_SECONDS)
