@@ -160,7 +160,7 @@ class Served:
             ),
             tokens=self.book,
             kubernetes_tokens=None,
-            metrics_page=MetricsPage([lambda: iter(source)]),
+            metrics_page=MetricsPage(lambda: iter(source)),
             mark_of_route=base.no_marks,
             is_paused=lambda route: route.route in self.paused_routes,
             wake_replays=self.replays.wake,

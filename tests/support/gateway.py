@@ -121,7 +121,7 @@ class RunningGateway:
 
     def exposition(self) -> str:
         """Return the text of ``/metrics``."""
-        return metrics.write(family for source in self.gateway.metric_sources for family in source())
+        return metrics.write(self.gateway.metrics.collect())
 
 
 @contextlib.asynccontextmanager

@@ -13,13 +13,13 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
-from usher_gateway import admin_assembly, chosen_parts, documents, gateway_metrics, logs, metrics, model, process
+from usher_gateway import admin_assembly, chosen_parts, documents, gateway_metrics, logs, model, process
 from usher_gateway.admin import (
     fault_log,
     health,
@@ -195,13 +195,6 @@ class Gateway:
             mark_of_route=self._mark_of_route,
         )
         self._erasures = StepRunner("erasure", erasing.take_all)
-        self._ingest_metrics = gateway_metrics.IngestMetrics(
-            pipeline=self.pipeline,
-            registry=self.registry,
-            counters=self.counters,
-            server=self.server,
-            certificates=self.certificates,
-        )
         self.health = health.HealthTracker(
             state=self.state,
             clock=self.clock,
@@ -221,8 +214,23 @@ class Gateway:
             store=self.store,
             clock=self.clock,
         )
-        self.metric_sources = self._make_metric_sources()
-        """Each yields metrics at a scrape."""
+        self._loop_lag = gateway_metrics.LoopLag()
+        self.metrics = gateway_metrics.GatewayMetrics(
+            pipeline=self.pipeline,
+            registry=self.registry,
+            arrivals=self.counters,
+            expressions=self._expressions,
+            server=self.server,
+            certificates=self.certificates,
+            loop_lag=self._loop_lag,
+            tracker=self.tenants,
+            dispatcher=self.dispatcher,
+            worker=self.worker,
+            store=self.store,
+            clock=self.clock,
+            state=self.state,
+            source=self.source,
+        )
         self.pages, self.admin = self._make_admin_server()
 
     def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
@@ -248,38 +256,13 @@ class Gateway:
                 tenants=self.tenants,
                 tokens=self._tokens,
                 kubernetes_tokens=self._kubernetes_tokens,
-                metrics_page=server.MetricsPage(self.metric_sources),
+                metrics_page=server.MetricsPage(self.metrics.collect),
                 mark_of_route=self._mark_of_route,
                 is_paused=self._is_paused,
                 wake_replays=self._replays.wake,
                 wake_erasures=self._erasures.wake,
             )
         )
-
-    def _make_metric_sources(self) -> list[Callable[[], Iterator[metrics.Family]]]:
-        """Make what yields the metrics at a scrape."""
-        store_metrics = gateway_metrics.StoreMetrics(
-            store=self.store, dispatcher=self.dispatcher, tracker=self.tenants, clock=self.clock
-        )
-        delivery_metrics = gateway_metrics.DeliveryMetrics(
-            tracker=self.tenants,
-            dispatcher=self.dispatcher,
-            worker=self.worker,
-            expressions=self._expressions,
-            state=self.state,
-        )
-        tenant_metrics = gateway_metrics.TenantMetrics(
-            tracker=self.tenants, arrivals=self.counters, deliveries=self.worker.counters
-        )
-        configuration_metrics = gateway_metrics.ConfigurationMetrics(state=self.state, source=self.source)
-        return [
-            self._ingest_metrics.collect,
-            tenant_metrics.collect,
-            delivery_metrics.collect,
-            store_metrics.collect,
-            configuration_metrics.collect,
-            metrics.build_info,
-        ]
 
     async def _namespaces(self) -> set[str]:
         """Return the namespaces with listeners in force, and those that something is stored of.
@@ -428,7 +411,7 @@ class Gateway:
             "replays": self._run_replays(),
             "erasures": self._erasures.run(),
             "retention": self._prune(),
-            "event loop lag": self._ingest_metrics.watch_loop(),
+            "event loop lag": self._loop_lag.measure(),
             "tenants": self.tenants.watch(),
             "health": self.health.run(),
             "faults": fault_log.FaultLog(

@@ -1,6 +1,7 @@
 """The gateway's own Prometheus metrics, collected from its parts at every scrape. docs/metrics.md lists them."""
 
 import asyncio
+import dataclasses
 from collections.abc import Collection, Mapping
 
 from usher_gateway import logs, metrics, model
@@ -8,7 +9,7 @@ from usher_gateway.admin import run_state
 from usher_gateway.admin.tenants import ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source
 from usher_gateway.delivery import circuit, dispatcher
-from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryCounters, DeliveryWorker
+from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest.certificates import Certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
@@ -25,40 +26,60 @@ _COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.Counte
 _NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)
 
 
-class IngestMetrics:
-    """Metrics of the public port and the event loop, and those of arrivals that have no tenant."""
+class LoopLag:
+    """How late the event loop is."""
 
-    def __init__(
-        self,
-        *,
-        pipeline: ArrivalPipeline,
-        registry: ListenerRegistry,
-        counters: ArrivalCounters,
-        server: PublicServer,
-        certificates: Certificates | None,
-    ) -> None:
-        self._pipeline = pipeline
-        self._registry = registry
-        self._counters = counters
-        self._server = server
-        self._certificates = certificates
-        self.loop_lag_seconds = 0.0
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
-    async def watch_loop(self) -> None:
-        """Measure how late the event loop is. Runs until cancelled."""
+    async def measure(self) -> None:
+        """Measure until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
             await asyncio.sleep(0.5)
-            self.loop_lag_seconds = max(0.0, loop.time() - started - 0.5)
+            self.seconds = max(0.0, loop.time() - started - 0.5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatewayMetrics:
+    """The parts of a gateway that its metrics are read from.
+
+    Each configured tenant has its metrics from the start, because ``increase()`` does not see the first event of a
+    series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
+    """
+
+    pipeline: ArrivalPipeline
+    registry: ListenerRegistry
+    arrivals: ArrivalCounters
+    expressions: ExpressionCounters
+    server: PublicServer
+    certificates: Certificates | None
+    loop_lag: LoopLag
+    tracker: TenantTracker
+    dispatcher: dispatcher.Dispatcher
+    worker: DeliveryWorker
+    store: Store
+    clock: Clock
+    state: run_state.RunState
+    source: Source
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
         yield from self._collect_arrivals()
         yield from self._collect_listeners()
+        tenants = self.tracker.summaries()
+        yield from self._collect_gauges(tenants)
+        yield from self._collect_counters(dict.fromkeys([*tenants, *self.tracker.deliveries]))
+        yield from self._collect_attempts()
+        yield from self._collect_errors()
+        yield from self._collect_open_deliveries()
+        yield from self._collect_store()
+        yield from self._collect_configuration()
+        yield from metrics.build_info()
 
     def _collect_arrivals(self) -> metrics.Metrics:
-        counters, server = self._counters, self._server
+        counters, server = self.arrivals, self.server
         yield metrics.counter(
             "usher_refused",
             "Arrivals refused, with and without a tenant.",
@@ -94,17 +115,17 @@ class IngestMetrics:
             "usher_certificate_expiry_timestamp_seconds",
             "When a certificate that the public port serves expires.",
             ["file"],
-            {(file,): at for file, at in self._certificates.expiry_times.items()} if self._certificates else {},
+            {(file,): at for file, at in self.certificates.expiry_times.items()} if self.certificates else {},
         )
-        yield metrics.plain_gauge("usher_inflight", "Arrivals that wait for their commit.", self._pipeline.uncommitted)
-        yield metrics.plain_gauge("usher_event_loop_lag_seconds", "How late the event loop is.", self.loop_lag_seconds)
+        yield metrics.plain_gauge("usher_inflight", "Arrivals that wait for their commit.", self.pipeline.uncommitted)
+        yield metrics.plain_gauge("usher_event_loop_lag_seconds", "How late the event loop is.", self.loop_lag.seconds)
         yield metrics.plain_counter(
             "usher_log_lines_lost", "Lines of the log that could not be written.", logs.lines_lost()
         )
 
     def _collect_listeners(self) -> metrics.Metrics:
         """Metrics per listener, as long as there are at most 2,000 listeners."""
-        listeners = self._registry.listeners
+        listeners = self.registry.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
         displaced: dict[tuple[str, ...], float] = {}
@@ -113,7 +134,7 @@ class IngestMetrics:
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
                 last[key] = live.counters.last_accepted / model.MICROSECONDS
                 refused[key] = float(live.counters.refused_in_a_row)
-                displaced[key] = float(self._server.displaced_bodies.get(live.name.key, 0))
+                displaced[key] = float(self.server.displaced_bodies.get(live.name.key, 0))
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",
@@ -134,28 +155,9 @@ class IngestMetrics:
             displaced,
         )
 
-
-class TenantMetrics:
-    """The metrics of each tenant.
-
-    Each configured tenant has all of them from the start, because ``increase()`` does not see the first event of a
-    series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
-    """
-
-    def __init__(self, *, tracker: TenantTracker, arrivals: ArrivalCounters, deliveries: DeliveryCounters) -> None:
-        self._tracker = tracker
-        self._arrivals = arrivals
-        self._deliveries = deliveries
-
-    def collect(self) -> metrics.Metrics:
-        """Yield the metrics."""
-        tenants = self._tracker.summaries()
-        yield from self._collect_gauges(tenants)
-        yield from self._collect_counters(dict.fromkeys([*tenants, *self._tracker.deliveries]))
-
     def _collect_counters(self, tenants: Collection[TenantKey]) -> metrics.Metrics:
         """Yield the counters of the tenants in force, and of removed ones with deliveries that wait or are dead."""
-        arrivals, outcomes, labels = self._arrivals, self._deliveries.outcomes, ["tenant_namespace", "tenant"]
+        arrivals, outcomes, labels = self.arrivals, self.worker.counters.outcomes, ["tenant_namespace", "tenant"]
         counted = arrivals.counted
         yield metrics.counter(
             "usher_arrivals",
@@ -173,7 +175,7 @@ class TenantMetrics:
             [*labels, "destination", "outcome"],
             {
                 (*destination, outcome): outcomes.get((*destination, outcome), 0)
-                for destination in self._tracker.destinations()
+                for destination in self.tracker.destinations()
                 for outcome in OUTCOME_LABELS.values()
             },
         )
@@ -209,7 +211,7 @@ class TenantMetrics:
         )
 
     def _collect_gauges(self, tenants: Mapping[TenantKey, ListenerSummary]) -> metrics.Metrics:
-        labels, deliveries = ["tenant_namespace", "tenant"], self._tracker.deliveries
+        labels, deliveries = ["tenant_namespace", "tenant"], self.tracker.deliveries
         held = {(*key, reason): n for key, counts in deliveries.items() for reason, n in counts.held.items()}
         yield metrics.gauge(
             "usher_tenant_listeners",
@@ -248,31 +250,11 @@ class TenantMetrics:
             "usher_quota_used_ratio",
             "Visits of the tenant's present month as a share of its quota.",
             labels,
-            self._tracker.quota_used,
+            self.tracker.quota_used,
         )
 
-
-class DeliveryMetrics:
-    """Metrics of attempts, lanes and circuits."""
-
-    def __init__(
-        self,
-        *,
-        tracker: TenantTracker,
-        dispatcher: dispatcher.Dispatcher,
-        worker: DeliveryWorker,
-        expressions: ExpressionCounters,
-        state: run_state.RunState,
-    ) -> None:
-        self._tracker = tracker
-        self._dispatcher = dispatcher
-        self._worker = worker
-        self._expressions = expressions
-        self._state = state
-
-    def collect(self) -> metrics.Metrics:
-        """Yield the metrics."""
-        dispatcher, worker = self._dispatcher, self._worker
+    def _collect_attempts(self) -> metrics.Metrics:
+        dispatcher, worker = self.dispatcher, self.worker
         yield metrics.counter(
             "usher_attempt_errors",
             "Attempts that were not delivered.",
@@ -280,7 +262,7 @@ class DeliveryMetrics:
             _by_word(dict.fromkeys(SendError, 0) | worker.counters.errors),
         )
         yield metrics.counter(
-            "usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(self._expressions.errors)
+            "usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(self.expressions.errors)
         )
         yield metrics.histogram(
             "usher_attempt_duration_seconds", "From the start of an attempt to its end.", dispatcher.attempt_seconds
@@ -288,7 +270,7 @@ class DeliveryMetrics:
         lanes = dispatcher.scheduler
         yield metrics.plain_gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", lanes.bytes)
         yield metrics.plain_gauge("usher_attempts_in_flight", "Attempts that run.", lanes.in_flight)
-        in_force = self._state.snapshot.destinations
+        in_force = self.state.snapshot.destinations
         are_open = {key for key in in_force if lanes.circuit_of(key).state is circuit.CircuitState.Open}
         yield metrics.plain_gauge("usher_circuits_open", "Destinations whose circuit is open.", len(are_open))
         yield metrics.gauge(
@@ -297,17 +279,16 @@ class DeliveryMetrics:
             ["tenant_namespace", "tenant", "destination"],
             {
                 (namespace, tenant, name): f"{namespace}/{name}" in are_open
-                for namespace, tenant, name in self._tracker.destinations()
+                for namespace, tenant, name in self.tracker.destinations()
             },
         )
-        yield from self._collect_errors()
 
     def _collect_errors(self) -> metrics.Metrics:
         """Yield the last error of each destination. A restart keeps it."""
         in_a_row: dict[tuple[str, ...], float] = {}
         last: dict[tuple[str, ...], float] = {}
-        for key, document in self._state.snapshot.destinations.items():
-            tried, name = self._worker.activity.of(document), key.split("/")
+        for key, document in self.state.snapshot.destinations.items():
+            tried, name = self.worker.activity.of(document), key.split("/")
             in_a_row[*name] = 0.0 if tried.recovered_at else float(tried.failures)
             if tried.failures:
                 last[*name, tried.error] = tried.failed_at / model.MICROSECONDS
@@ -324,31 +305,14 @@ class DeliveryMetrics:
             last,
         )
 
-
-class StoreMetrics:
-    """Metrics of commits, and of the deliveries that are open in the store and in lanes."""
-
-    def __init__(
-        self, *, store: Store, dispatcher: dispatcher.Dispatcher, tracker: TenantTracker, clock: Clock
-    ) -> None:
-        self._store = store
-        self._dispatcher = dispatcher
-        self._tracker = tracker
-        self._clock = clock
-
-    def collect(self) -> metrics.Metrics:
-        """Yield the metrics."""
-        yield from self._collect_open_deliveries()
-        yield from self._collect_store()
-
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, in_store = self._dispatcher.scheduler, self._tracker.deliveries
+        lanes, in_store = self.dispatcher.scheduler, self.tracker.deliveries
         waiting = sum(counts.backlog + sum(counts.held.values()) for counts in in_store.values())
         total = waiting + lanes.count + lanes.in_flight
         yield metrics.plain_gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
-        now, labels = self._clock.now(), ["tenant_namespace", "tenant", "destination"]
+        now, labels = self.clock.now(), ["tenant_namespace", "tenant", "destination"]
         backlogs, in_lanes, oldest_at, fresh_at = {}, {}, {}, {}
         for tenant, counts in in_store.items():
             for destination, backlog in counts.backlogs.items():
@@ -379,7 +343,7 @@ class StoreMetrics:
         )
 
     def _collect_store(self) -> metrics.Metrics:
-        store = self._store.statistics()
+        store = self.store.statistics()
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
         yield metrics.plain_gauge("usher_store_available", "1 while commits succeed.", store.is_available)
@@ -390,27 +354,18 @@ class StoreMetrics:
         yield metrics.plain_gauge(
             "usher_clock_jump_seconds",
             "By how much the clock jumped ahead, while retention and expiry wait for a confirmation; 0: not at all.",
-            self._clock.jump() / model.MICROSECONDS,
+            self.clock.jump() / model.MICROSECONDS,
         )
         yield metrics.plain_gauge("usher_unsettled", "Results of attempts that wait for their commit.", store.unsettled)
 
-
-class ConfigurationMetrics:
-    """Metrics of the configuration in force and of its source."""
-
-    def __init__(self, *, state: run_state.RunState, source: Source) -> None:
-        self._state = state
-        self._source = source
-
-    def collect(self) -> metrics.Metrics:
-        """Yield the metrics."""
-        snapshot = self._state.snapshot
+    def _collect_configuration(self) -> metrics.Metrics:
+        snapshot = self.state.snapshot
         count: dict[tuple[str, ...], float] = {
             ("listener",): float(len(snapshot.listeners)),
             ("destination",): float(len(snapshot.destinations)),
         }
         yield metrics.gauge("usher_config_documents", "Documents in force.", ["kind"], count)
-        status = self._source.status()
+        status = self.source.status()
         yield metrics.plain_gauge(
             "usher_config_rejected", "Problems that keep something from applying.", len(status.rejected)
         )
@@ -431,7 +386,7 @@ class ConfigurationMetrics:
         yield metrics.plain_gauge(
             "usher_config_last_applied_timestamp_seconds",
             "When a configuration was applied last.",
-            self._state.applied_at / model.MICROSECONDS,
+            self.state.applied_at / model.MICROSECONDS,
         )
 
 

@@ -27,7 +27,7 @@ async def test_metrics_that_many_ask_for_are_made_once() -> None:
         take_10_milliseconds()
         yield metrics.gauge("collected", "How often.", [], {(): collected})
 
-    page = MetricsPage([expensive], now=lambda: now)
+    page = MetricsPage(expensive, now=lambda: now)
     answers = await asyncio.gather(*[page.show(REQUEST) for _ in range(20)])
     assert collected == 1
     assert all(isinstance(answer, web.Response) and answer.body for answer in answers)
@@ -52,6 +52,6 @@ async def test_arrivals_get_a_turn_between_two_expensive_metrics() -> None:
     async def arrive() -> None:
         turns.append("arrival")
 
-    page = MetricsPage([source])
+    page = MetricsPage(source)
     await asyncio.gather(page.show(REQUEST), arrive())
     assert turns == ["first", "arrival", "second"]
