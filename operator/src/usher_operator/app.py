@@ -31,7 +31,6 @@ from usher_operator import (
 from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
 from usher_operator.confirmed_clock import ConfirmedClock
-from usher_operator.events import EventLogger
 from usher_operator.first_pass import FirstPass
 from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
@@ -203,13 +202,11 @@ class Operator:
 
     def _build_writers(self) -> None:
         timing = self.settings.timing
-        self.event_logger = EventLogger(time.monotonic, logs_every_line=self.settings.logs_every_line)
         self.statuses = StatusWriter(
             api=self.api,
             cache=self.cache,
             queue=self.queue,
             metrics=self.metrics,
-            event_logger=self.event_logger,
             clock=time.monotonic,
         )
         self.removal_guard = RemovalGuard(
@@ -226,7 +223,6 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             metrics=self.metrics,
-            event_logger=self.event_logger,
             on_published=self.gateways.ask_soon,
             on_applied=self.first_pass.done,
         )
@@ -237,7 +233,6 @@ class Operator:
             writer=self.children,
             removal_guard=self.removal_guard,
             tombstone_seconds=timing.tombstone_seconds,
-            event_logger=self.event_logger,
         )
 
     def _may_publish(self) -> bool:
@@ -367,7 +362,6 @@ class Operator:
             "missing Secrets": self.reconciler.look_up_missing_secrets,
             "events": self.statuses.post_events,
             "informational statuses": self.statuses.release_deferred,
-            "log summaries": self.event_logger.run,
         }
         tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]
         workers = range(self.settings.workers)

@@ -151,7 +151,6 @@ def run(  # noqa: PLR0917 - each is a flag
             checks_routes=check_routes,
             admin=parse_endpoint(admin),
             workers=workers,
-            logs_every_line=log_level == "debug",
             timing=OperatorTiming(resync_seconds=resync_seconds, tombstone_seconds=tombstone_seconds),
         )
         operator = Operator(settings, dict(os.environ))

@@ -1,20 +1,12 @@
-"""Reports what changed: Events on resources, and lines in the log.
+"""Decides which conditions get a Kubernetes Event. Pure.
 
-``conditions_to_report()`` decides which conditions get a Kubernetes Event. The stored status is what was reported, so a
-restart reports nothing twice.
-
-``EventLogger`` logs single documents and resources while they are few, and counts the rest. A start with 10,000
-resources writes some lines and some sums; at level debug, every line.
+The stored status is what was reported, so a restart reports nothing twice.
 """
 
-import asyncio
-import collections
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import structlog
 
 from usher_gateway.resources import types
 from usher_operator import kinds
@@ -23,7 +15,6 @@ from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,
     ConditionType,
     Key,
-    ObjectRef,
     OperatorReason,
     ResourceStatus,
     StatusCondition,
@@ -141,91 +132,3 @@ def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[s
         "reportingComponent": _COMPONENT,
         "reportingInstance": _COMPONENT,
     }
-
-
-_log = structlog.get_logger(__name__)
-
-WINDOW_SECONDS = 10.0
-"""Length of the window in which lines are counted."""
-
-MAX_LINES = 50
-"""Lines written per window; more are only counted."""
-
-
-class EventLogger:
-    """Logs what was published, removed and written, warnings, and changes of Ready.
-
-    Args:
-        clock: monotonic seconds.
-        logs_every_line: whether to write every line, however many there are.
-    """
-
-    def __init__(self, clock: Callable[[], float], *, logs_every_line: bool = False) -> None:
-        self._clock = clock
-        self._logs_every_line = logs_every_line
-        self._begun = clock()
-        self._lines = 0
-        self._left_out: collections.Counter[str] = collections.Counter()
-
-    def published(self, key: Key, /, *, is_new: bool) -> None:
-        """Log that a document was written."""
-        if self._may_log("documents_published"):
-            _log.info("document_published", kind=key.kind, document=key.path, change="new" if is_new else "edited")
-
-    def removed(self, key: Key) -> None:
-        """Log that the tombstone of a document was written."""
-        if self._may_log("documents_removed"):
-            _log.info("document_removed", kind=key.kind, document=key.path)
-
-    def applied(self, ref: ObjectRef) -> None:
-        """Log that a child other than a Secret was written."""
-        if self._may_log("children_applied"):
-            _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
-
-    def deleted(self, ref: ObjectRef) -> None:
-        """Log that a child was deleted."""
-        if self._may_log("children_deleted"):
-            _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
-
-    def warned(self, key: Key, condition: StatusCondition) -> None:
-        """Log that a resource is accepted with a warning."""
-        if self._may_log("resource_warnings"):
-            _log.warning("resource_warning_found", kind=key.kind, resource=key.path, message=condition.message)
-
-    def ready(self, key: Key, condition: StatusCondition) -> None:
-        """Log that the Ready condition of a resource changed."""
-        if self._may_log(f"ready_{condition.status.lower()}"):
-            message = condition.message if condition.status == "False" else ""
-            _log.info(
-                "ready_changed",
-                kind=key.kind,
-                resource=key.path,
-                ready=condition.status,
-                reason=condition.reason,
-                message=message,
-            )
-
-    async def run(self) -> None:
-        """Log a summary per window, until cancelled."""
-        try:
-            while True:
-                await asyncio.sleep(WINDOW_SECONDS)
-                self.log_summary()
-        finally:
-            self.log_summary()
-
-    def log_summary(self) -> None:
-        """Log how many lines of each kind were left out since the last summary."""
-        if self._left_out:
-            _log.info("lines_left_out", **self._left_out)
-            self._left_out.clear()
-
-    def _may_log(self, what: str) -> bool:
-        now = self._clock()
-        if now - self._begun >= WINDOW_SECONDS:
-            self._begun, self._lines = now, 0
-        self._lines += 1
-        if self._lines > MAX_LINES and not self._logs_every_line:
-            self._left_out[what] += 1
-            return False
-        return True

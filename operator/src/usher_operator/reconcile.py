@@ -21,10 +21,6 @@ from usher_operator.writer import NAME_TAKEN, ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
-_LONG_QUEUE = 200
-"""Above this queue depth the operator first writes the documents that gateways run, and everything else afterwards. A
-key whose namespace has no other key in the queue is written completely, so that it does not wait for others' keys."""
-
 _LOOKUP_INTERVAL_SECONDS = 5.0
 """Interval between lookups of missing Secrets, because the watch reports no Secret without the label."""
 
@@ -86,7 +82,6 @@ class Reconciler:
                     self._queue.add(key)
                 else:
                     await self._try(key)
-                    await asyncio.sleep(self._children.take_pause(key))
             finally:
                 self._queue.done(key)
             await asyncio.sleep(0)  # a key that needs no I/O must not block the event loop
@@ -128,16 +123,12 @@ class Reconciler:
         self._add(self._cache.grant(key, planned.granted))
         self._cache.set_behind(key, is_behind=planned.is_behind)
         self._remover.withdraw(planned)
-        is_late = self._queue.depth > _LONG_QUEUE and self._queue.depth_beside(key) > 0
         try:
-            failures = await self._children.apply(planned, documents_only=is_late)
+            failures = await self._children.apply(planned)
         finally:
             self._add(self._cache.end_grant(key))
-        if is_late:
-            self._queue.add_last(key)
-        else:
-            failures += await self._remover.remove(planned)
-            await self._statuses.write(self._with_failure(planned, failures))
+        failures += await self._remover.remove(planned)
+        await self._statuses.write(self._with_failure(planned, failures))
         if planned.again_at is not None:
             self._queue.add_after(key, max(0.05, (planned.again_at - self._cache.now) / 1e6))
         if failures:

@@ -93,8 +93,6 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of health and metrics."""
     workers: int = 16
     """Number of keys reconciled at the same time."""
-    logs_every_line: bool = False
-    """True: the log names every change. False: only the first ones of a window, and the number of the others."""
     timing: OperatorTiming = OperatorTiming()
 
     @property

@@ -19,7 +19,7 @@ from usher_gateway.resources import types
 from usher_gateway.timing import TokenBucket
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger, conditions_to_report, event_of, is_warning
+from usher_operator.events import conditions_to_report, event_of, is_warning
 from usher_operator.health import OperatorMetrics
 from usher_operator.rewrites import RewriteBackoff
 from usher_operator.view import (
@@ -62,7 +62,6 @@ class StatusWriter:
         cache: what the operator knows; the writer puts each answer of the server into it.
         queue: keys that are written later, or that an answer changed, are added here.
         metrics: the operator's metrics.
-        event_logger: logs resources whose Ready condition changed.
         clock: monotonic seconds.
     """
 
@@ -73,11 +72,10 @@ class StatusWriter:
         cache: Cache,
         queue: Workqueue[Key],
         metrics: OperatorMetrics,
-        event_logger: EventLogger,
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
-        self._metrics, self._event_logger = metrics, event_logger
+        self._metrics = metrics
         self._bucket = TokenBucket(INFORMATIONAL_PER_SECOND, INFORMATIONAL_PER_SECOND, clock())
         self._deferred: Lanes[Key] = Lanes()
         """Keys whose informational write waits for the rate limit; namespaces take turns."""
@@ -145,7 +143,7 @@ class StatusWriter:
         for condition in conditions_to_report(status, record, was_ready=key in self._were_ready):
             self.queue_event(key, record.uid, condition)
             if is_warning(condition):
-                self._event_logger.warned(key, condition)
+                _log.warning("resource_warning_found", kind=key.kind, resource=key.path, message=condition.message)
         self._remember_ready(key, status, record)
         return "success"
 
@@ -197,7 +195,14 @@ class StatusWriter:
             (condition for condition in record.parsed.conditions if condition.type == ConditionType.Ready), None
         )
         if ready is not None and ready.status != "Unknown" and (previous is None or previous.status != ready.status):
-            self._event_logger.ready(key, ready)
+            _log.info(
+                "ready_changed",
+                kind=key.kind,
+                resource=key.path,
+                ready=ready.status,
+                reason=ready.reason,
+                message=ready.message if ready.status == "False" else "",
+            )
 
     def _remember_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
         ready = status.condition(ConditionType.Ready)

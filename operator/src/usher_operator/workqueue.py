@@ -30,18 +30,11 @@ ItemT = TypeVar("ItemT")
 K = TypeVar("K", bound=Hashable)
 
 
-class _NamespaceLane(Generic[ItemT]):
-    def __init__(self) -> None:
-        self.ready: deque[ItemT] = deque()
-        self.last: OrderedDict[ItemT, None] = OrderedDict()
-        """Items that wait until no other item of the lane is ready."""
-
-
 class Lanes(Generic[ItemT]):
     """Items in lanes, which take turns: one item of each lane, then the next one of each."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[str, _NamespaceLane[ItemT]] = OrderedDict()
+        self._lanes: OrderedDict[str, deque[ItemT]] = OrderedDict()
         """Lanes with items; the lane whose turn it is comes first."""
 
     def __bool__(self) -> bool:
@@ -52,18 +45,7 @@ class Lanes(Generic[ItemT]):
 
     def add(self, lane: str, item: ItemT) -> None:
         """Add an item at the end of a lane."""
-        self._lane(lane).ready.append(item)
-
-    def add_last(self, lane: str, item: ItemT) -> None:
-        """Add an item behind the items of a lane that are there, and behind those that are added later."""
-        self._lane(lane).last[item] = None
-
-    def discard_last(self, lane: str, item: ItemT) -> None:
-        """Remove an item that ``add_last`` added."""
-        queued = self._lanes[lane]
-        del queued.last[item]
-        if not queued.ready and not queued.last:
-            del self._lanes[lane]
+        self._lanes.setdefault(lane, deque()).append(item)
 
     def take(self, blocked: Collection[str] = ()) -> ItemT | None:
         """Remove and return the next item, of a lane that is not blocked; None if there is none."""
@@ -71,19 +53,16 @@ class Lanes(Generic[ItemT]):
         if name is None:
             return None
         lane = self._lanes[name]
-        item = lane.ready.popleft() if lane.ready else lane.last.popitem(last=False)[0]
-        if lane.ready or lane.last:
+        item = lane.popleft()
+        if lane:
             self._lanes.move_to_end(name)
         else:
             del self._lanes[name]
         return item
 
     def depth(self, lane: str) -> int:
-        """Number of items in a lane, except those that ``add_last`` added."""
-        return len(self._lanes[lane].ready) if lane in self._lanes else 0
-
-    def _lane(self, name: str) -> _NamespaceLane[ItemT]:
-        return self._lanes.setdefault(name, _NamespaceLane())
+        """Number of items in a lane."""
+        return len(self._lanes.get(lane, ()))
 
 
 def in_turns(items: Iterable[ItemT], lane_of: Callable[[ItemT], str]) -> Iterator[ItemT]:
@@ -123,16 +102,14 @@ class Workqueue(Generic[K]):
         self._waiting: Lanes[K] = Lanes()
         self._since: dict[K, float] = {}
         """When each ready key became ready."""
-        self._last: dict[K, str] = {}
-        """Lane of each key that waits until no other key of the lane is ready."""
         self._processing: dict[K, str] = {}
         """Lane of each key that is processed."""
         self._workers: Counter[str] = Counter()
         """Number of keys of each lane that are processed."""
         self._full: set[str] = set()
         """Lanes that occupy as many workers as they may."""
-        self._again: dict[K, bool] = {}
-        """Keys added while they were processed; True: by ``add_last``."""
+        self._again: set[K] = set()
+        """Keys added while they were processed."""
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
@@ -142,31 +119,17 @@ class Workqueue(Generic[K]):
     def add(self, key: K) -> None:
         """Reconcile a key as soon as a worker is free. Repeated calls before that count once."""
         self._due.pop(key, None)
-        if key in self._last:
-            self._waiting.discard_last(self._last.pop(key), key)
         if key in self._processing:
-            self._again[key] = False
+            self._again.add(key)
         elif key not in self._since:
             self._since[key] = self._clock()
             self._waiting.add(self._lane_of(key), key)
             self._wake.set()
 
-    def add_last(self, key: K) -> None:
-        """Reconcile a key once no other key of its lane is ready, unless another call adds it earlier."""
-        if key in self._since or key in self._last:
-            return
-        if key in self._processing:
-            self._again.setdefault(key, True)
-            return
-        lane = self._lane_of(key)
-        self._last[key] = lane
-        self._waiting.add_last(lane, key)
-        self._wake.set()
-
     def add_after(self, key: K, seconds: float) -> None:
         """Reconcile a key after a delay, unless it is due earlier anyway."""
         due = self._clock() + seconds
-        if key in self._since or self._again.get(key) is False or self._due.get(key, due + 1) <= due:
+        if key in self._since or key in self._again or self._due.get(key, due + 1) <= due:
             return
         self._due[key] = due
         self._count += 1
@@ -193,10 +156,7 @@ class Workqueue(Generic[K]):
         key = self._waiting.take(self._full)
         if key is None:
             return None
-        since = self._since.pop(key, None)
-        if since is not None:
-            self._observe_wait(self._clock() - since)
-        self._last.pop(key, None)
+        self._observe_wait(self._clock() - self._since.pop(key))
         lane = self._processing[key] = self._lane_of(key)
         self._workers[lane] += 1
         if self._workers[lane] >= self._max_per_lane:
@@ -212,9 +172,9 @@ class Workqueue(Generic[K]):
         if lane in self._full:
             self._full.discard(lane)
             self._wake.set()
-        is_last = self._again.pop(key, None)
-        if is_last is not None:
-            (self.add_last if is_last else self.add)(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
 
     async def get(self) -> K:
         """Wait for the next key. Cancel-safe: a key leaves the queue only when it is returned."""
@@ -239,10 +199,6 @@ class Workqueue(Generic[K]):
     def depth(self) -> int:
         """Number of keys that are ready and wait for a worker."""
         return len(self._since)
-
-    def depth_beside(self, key: K) -> int:
-        """Number of ready keys in the lane of a key."""
-        return self._waiting.depth(self._lane_of(key))
 
     def is_busy(self, lane: str) -> bool:
         """Return whether a key of a lane waits for a worker or is processed."""

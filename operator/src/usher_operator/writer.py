@@ -25,7 +25,6 @@ from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import RemovalGuard
 from usher_operator.rewrites import RewriteBackoff
@@ -48,13 +47,6 @@ _UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
 """How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
 registered domain in 7 days."""
 
-_SMALL_BYTES = 64 * 1024
-"""A document of this size, in base64, is written without a pause."""
-
-_BYTES_PER_SECOND = 256 * 1024
-"""How fast a worker writes larger documents. One edit of a Secret may change hundreds of documents of almost 1 MB, and
-these writes delay those of everybody, at the API server and in its watches."""
-
 
 class ChildWriter:
     """Writes the children that plans want, unless they are in place already.
@@ -64,7 +56,6 @@ class ChildWriter:
         cache: what the operator knows; the writer puts each answer of the server into it.
         queue: keys that an answer changed are added here.
         metrics: the operator's metrics.
-        event_logger: logs what was written.
         on_published: called after a document or a tombstone was written.
         clock: monotonic seconds.
         on_applied: called with a key whose documents are as planned. A plan that leaves them as they are, because
@@ -78,13 +69,12 @@ class ChildWriter:
         cache: Cache,
         queue: Workqueue[Key],
         metrics: OperatorMetrics,
-        event_logger: EventLogger,
         on_published: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         on_applied: Callable[[Key], None] = lambda _: None,
     ) -> None:
         self._api, self._cache, self._queue = api, cache, queue
-        self._metrics, self._event_logger = metrics, event_logger
+        self._metrics = metrics
         self._on_published, self._on_applied, self._clock = on_published, on_applied, clock
         self._verified: dict[ObjectRef, str] = {}
         """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
@@ -94,12 +84,6 @@ class ChildWriter:
         """``DesiredChild.desired`` of the last write of each child."""
         self._managers: dict[ObjectRef, str] = {}
         """The field manager that last changed a child that is contested."""
-        self._pauses: dict[Key, float] = {}
-        """Seconds to pause after the large documents that were written."""
-
-    def take_pause(self, key: Key) -> float:
-        """Return for how many seconds the worker has to pause after what it wrote for a key. Forgets the pause."""
-        return self._pauses.pop(key, 0.0)
 
     def rewrite_all(self) -> None:
         """Apply every child again except Secrets, whose content shows drift; an apply without changes is free."""
@@ -112,18 +96,12 @@ class ChildWriter:
         self._managers.pop(ref, None)
         self._rewrites.forget(ref)
 
-    async def apply(self, plan: Plan, *, documents_only: bool = False) -> list[ApiError]:
-        """Write the children that a plan wants, and return the failures, after every child was tried.
-
-        Args:
-            plan: the plan of one key.
-            documents_only: write only config Secrets.
-        """
+    async def apply(self, plan: Plan) -> list[ApiError]:
+        """Write the children that a plan wants, and return the failures, after every child was tried."""
         failures = []
         for child in plan.children or ():
-            is_left_out = documents_only and child.ref.namespace != self._cache.install.config_namespace
             is_repeated = self._desired.get(child.ref) == child.desired  # an edit never waits
-            if is_left_out or self._is_in_place(child) or (is_repeated and self.must_wait(plan.key, child.ref)):
+            if self._is_in_place(child) or (is_repeated and self.must_wait(plan.key, child.ref)):
                 continue
             try:
                 await self.write(plan.key, child.ref, child.manifest)
@@ -204,9 +182,6 @@ class ChildWriter:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
-        size = len((manifest.get("data") or {}).get(config_secret.DATA_KEY, ""))
-        if size > _SMALL_BYTES:
-            self._pauses[key] = (size - _SMALL_BYTES) / _BYTES_PER_SECOND
         self._rewrites.written(ref, kinds.digest_of(raw), stored_digest, self._clock())
         self._desired[ref] = manifest["metadata"].get("annotations", {}).get(config_secret.DESIRED_ANNOTATION, "")
         self._take_answer(key, kind, raw, previous_child.resource_version if previous_child is not None else "")
@@ -224,11 +199,14 @@ class ChildWriter:
             self._metrics.published.set(time.time())
             self._on_published()
             if existing.tombstone:
-                self._event_logger.removed(key)
+                _log.info("document_removed", kind=key.kind, document=key.path)
             else:
-                self._event_logger.published(key, is_new=previous_child is None or bool(previous_child.tombstone))
+                is_new = previous_child is None or bool(previous_child.tombstone)
+                change = "new" if is_new else "edited"
+                _log.info("document_published", kind=key.kind, document=key.path, change=change)
         elif existing.state.ref.kind != "Secret":
-            self._event_logger.applied(existing.state.ref)
+            ref = existing.state.ref
+            _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _delete_unwritable(self, path: str, manifest: dict[str, Any]) -> bool:
         """Delete one of our Secrets if it is immutable or has another type, since no write can change either.
@@ -292,7 +270,6 @@ class ChildRemover:
         writer: writes the tombstones.
         removal_guard: allows or delays the removal of documents.
         tombstone_seconds: age at which a tombstone is deleted.
-        event_logger: logs what was deleted.
     """
 
     def __init__(
@@ -304,11 +281,9 @@ class ChildRemover:
         writer: ChildWriter,
         removal_guard: RemovalGuard,
         tombstone_seconds: float,
-        event_logger: EventLogger,
     ) -> None:
         self._api, self._cache, self._queue, self._writer = api, cache, queue, writer
         self._removal_guard, self._tombstone_seconds = removal_guard, tombstone_seconds
-        self._event_logger = event_logger
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
@@ -413,7 +388,7 @@ class ChildRemover:
         for key in self._cache.remove(kind, ref.namespace, ref.name):
             self._queue.add(key)
         self._writer.forget(ref)
-        self._event_logger.deleted(ref)
+        _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:
         keys, kind, install, written_at = self._cache.keys, key.kind, self._cache.install, self._timestamp()

@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-import structlog
 
 from usher_operator import events, kinds
 from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus, StatusCondition, UnreadableResource
@@ -128,49 +127,6 @@ def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
 
 RESOURCE = Key("Listener", "agency", "lobby")
 REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
-
-
-def test_logger_writes_each_line_while_they_are_few() -> None:
-    logger = events.EventLogger(lambda: 0.0)
-    with structlog.testing.capture_logs() as logs:
-        logger.published(RESOURCE, is_new=True)
-        logger.published(RESOURCE, is_new=False)
-        logger.removed(RESOURCE)
-        logger.applied(REF)
-        logger.deleted(REF)
-        logger.ready(RESOURCE, StatusCondition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
-        logger.log_summary()
-    assert [line["event"] for line in logs] == [
-        "document_published",
-        "document_published",
-        "document_removed",
-        "child_applied",
-        "child_deleted",
-        "ready_changed",
-    ]
-    assert [line["change"] for line in logs[:2]] == ["new", "edited"]
-    assert (logs[5]["resource"], logs[5]["reason"], logs[5]["log_level"]) == ("agency/lobby", "TenantNotFound", "info")
-
-
-def test_logger_sums_up_many_lines_and_starts_over_per_window() -> None:
-    now = [0.0]
-    logger = events.EventLogger(lambda: now[0])
-    with structlog.testing.capture_logs() as logs:
-        for _ in range(5_000):
-            logger.published(RESOURCE, is_new=True)
-            logger.ready(RESOURCE, StatusCondition("Ready", "True", "Ready", "", 1))
-        logger.log_summary()
-        now[0] = events.WINDOW_SECONDS
-        logger.removed(RESOURCE)
-        logger.log_summary()
-    assert len(logs) == events.MAX_LINES + 2
-    assert logs[-2] == {
-        "event": "lines_left_out",
-        "log_level": "info",
-        "documents_published": 5_000 - events.MAX_LINES // 2,
-        "ready_true": 5_000 - events.MAX_LINES // 2,
-    }
-    assert logs[-1]["event"] == "document_removed"
 
 
 WARNED = StatusCondition("Accepted", "True", "Accepted", "`spec.routes[0].when`: fails", 1)

@@ -8,7 +8,6 @@ from support import plan_samples
 from support.cache_samples import ACME, CRM, LOBBY, destination, klass, listener, raw, secret
 from support.planning import Cluster
 from usher_gateway.kube.client import ApiError
-from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.reconcile import Reconciler
 from usher_operator.removals import RemovalGuard
@@ -46,10 +45,8 @@ class Server:
 
 def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconciler:
     """A reconciler with its real parts."""
-    cache, metrics, event_logger = cluster.cache, OperatorMetrics(), EventLogger(lambda: 0.0)
-    statuses = StatusWriter(
-        api=server, cache=cache, queue=queue, metrics=metrics, event_logger=event_logger, clock=lambda: 0.0
-    )
+    cache, metrics = cluster.cache, OperatorMetrics()
+    statuses = StatusWriter(api=server, cache=cache, queue=queue, metrics=metrics, clock=lambda: 0.0)
     guard = RemovalGuard(
         cache=cache,
         queue=queue,
@@ -59,7 +56,7 @@ def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconcil
         timing=OperatorTiming(),
         clock=lambda: 0.0,
     )
-    children = ChildWriter(api=server, cache=cache, queue=queue, metrics=metrics, event_logger=event_logger)
+    children = ChildWriter(api=server, cache=cache, queue=queue, metrics=metrics)
     remover = ChildRemover(
         api=server,
         cache=cache,
@@ -67,7 +64,6 @@ def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconcil
         writer=children,
         removal_guard=guard,
         tombstone_seconds=600,
-        event_logger=event_logger,
     )
     return Reconciler(
         api=server,

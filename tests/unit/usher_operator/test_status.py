@@ -10,7 +10,6 @@ import pytest
 from support import cache_samples
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import (
@@ -116,7 +115,6 @@ def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Ca
         cache=cache,
         queue=queue,
         metrics=OperatorMetrics(),
-        event_logger=EventLogger(lambda: 0.0),
         clock=clock,
     )
 

@@ -39,7 +39,7 @@ def drain(queue: Workqueue[str]) -> list[str]:
 def test_lane_is_busy_while_a_key_waits_or_is_processed(clock: Clock) -> None:
     queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, lane_of=lambda key: key[0])
     queue.add("a1")
-    queue.add_last("b1")
+    queue.add("b1")
     queue.add_after("c1", 5)
     assert [queue.is_busy(lane) for lane in "abc"] == [True, True, False]
     assert queue.take() == "a1"
@@ -99,13 +99,6 @@ def test_success_resets_the_retry_delay(queue: Workqueue[str]) -> None:
     assert queue.retry("a") == first
 
 
-def test_last_keys_are_taken_after_all_others(queue: Workqueue[str]) -> None:
-    queue.add_last("late")
-    queue.add("a")
-    queue.add("b")
-    assert drain(queue) == ["a", "b", "late"]
-
-
 def test_depth_and_age_count_waiting_keys(clock: Clock) -> None:
     waited: list[float] = []
     queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, observe_wait=waited.append)
@@ -131,14 +124,6 @@ def test_namespaces_take_turns(clock: Clock) -> None:
     assert drain(queue) == ["a/1", "b/1", "c/1", "a/2", "b/2", "a/3"]
 
 
-def test_last_keys_wait_for_their_own_namespace_only(clock: Clock) -> None:
-    queue = lanes(clock)
-    queue.add_last("b/late")
-    for key in ("a/1", "a/2", "a/3", "b/1"):
-        queue.add(key)
-    assert drain(queue) == ["b/1", "a/1", "b/late", "a/2", "a/3"]
-
-
 def test_one_namespace_never_occupies_all_workers(clock: Clock) -> None:
     queue = lanes(clock, max_per_lane=2)
     for key in ("a/1", "a/2", "a/3"):
@@ -148,13 +133,6 @@ def test_one_namespace_never_occupies_all_workers(clock: Clock) -> None:
     assert queue.take() == "b/1"
     queue.done("a/1")
     assert queue.take() == "a/3"
-
-
-def test_depth_of_a_namespace_counts_its_own_waiting_keys(clock: Clock) -> None:
-    queue = lanes(clock)
-    for key in ("a/1", "a/2", "b/1"):
-        queue.add(key)
-    assert (queue.depth_beside("a/1"), queue.depth_beside("c/1")) == (2, 0)
 
 
 async def test_freed_place_of_a_namespace_wakes_a_waiting_worker(clock: Clock) -> None:
@@ -187,7 +165,7 @@ async def test_cancelled_worker_loses_no_key(queue: Workqueue[str]) -> None:
     assert queue.take() == "a"
 
 
-Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry", "pass"]), st.integers(0, 3))
+Step = st.tuples(st.sampled_from(["add", "after", "take", "done", "retry", "pass"]), st.integers(0, 3))
 
 
 @settings(max_examples=60)
@@ -199,11 +177,11 @@ def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[s
     processing: set[int] = set()
     for step, key in steps:
         match step:
-            case "add" | "after" | "last":
+            case "add" | "after":
                 if step == "after":
                     queue.add_after(key, 1)
                 else:
-                    (queue.add if step == "add" else queue.add_last)(key)
+                    queue.add(key)
                 expected.add(key)
             case "take":
                 taken = queue.take()

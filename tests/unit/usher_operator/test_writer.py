@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from support import cache_samples, planning
 from usher_gateway import config_secret
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache
-from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import RemovalGuard
 from usher_operator.settings import OperatorSettings, OperatorTiming
@@ -49,17 +49,6 @@ class Server:
         return self._answer
 
 
-class RecordingEventLogger(EventLogger):
-    """Records the calls of published()."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self.is_new: list[bool] = []
-
-    def published(self, _key: Key, *, is_new: bool) -> None:
-        self.is_new.append(is_new)
-
-
 def new_queue() -> Workqueue[Key]:
     return Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
 
@@ -68,7 +57,6 @@ def child_writer(
     server: Any,
     cache: Cache,
     queue: Workqueue[Key] | None = None,
-    event_logger: EventLogger | None = None,
     clock: Callable[[], float] = lambda: 0.0,
     on_applied: Callable[[Key], None] = lambda _: None,
 ) -> writer.ChildWriter:
@@ -77,7 +65,6 @@ def child_writer(
         cache=cache,
         queue=queue if queue is not None else new_queue(),
         metrics=OperatorMetrics(),
-        event_logger=event_logger or EventLogger(lambda: 0.0),
         clock=clock,
         on_applied=on_applied,
     )
@@ -125,13 +112,11 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
     raw = cache_samples.config()
     ref = kinds.ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
-    event_logger = RecordingEventLogger(lambda: 0.0)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
-    await child_writer(server, cache, event_logger=event_logger).apply(
-        Plan(cache_samples.LOBBY, (DesiredChild(ref, manifest, "new"),))
-    )
-    assert event_logger.is_new == [True]
+    with structlog.testing.capture_logs() as logs:
+        await child_writer(server, cache).apply(Plan(cache_samples.LOBBY, (DesiredChild(ref, manifest, "new"),)))
+    assert [line["change"] for line in logs if line["event"] == "document_published"] == ["new"]
 
 
 @pytest.mark.parametrize("stored", [[], [cache_samples.config()]])
@@ -362,7 +347,6 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: Remov
         writer=child_writer(server, cache, queue),
         removal_guard=guard,
         tombstone_seconds=600,
-        event_logger=EventLogger(lambda: 0.0),
     )
 
 
@@ -424,15 +408,3 @@ async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
     not_seen_yet = SecretServer(NAME)
     await remove_stale(not_seen_yet, Cache(OperatorSettings()), NOTHING_WANTED)
     assert (server.written, not_seen_yet.written) == ({}, {})
-
-
-@pytest.mark.parametrize(("characters", "seconds"), [(1_000, 0.0), (65_536, 0.0), (65_536 + 262_144, 1.0)])
-async def test_worker_pauses_after_a_large_document(characters: int, seconds: float) -> None:
-    cache = Cache(OperatorSettings())
-    document = cache_samples.config()
-    ref = kinds.ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
-    large = {**document, "data": {config_secret.DATA_KEY: "x" * characters}}
-    writes = child_writer(Server(document), cache)
-    await writes.write(cache_samples.LOBBY, ref, large)
-    assert writes.take_pause(cache_samples.LOBBY) == seconds
-    assert writes.take_pause(cache_samples.LOBBY) == 0.0
