@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from support import work
 from support.cache_samples import (
     ACME,
@@ -25,6 +27,8 @@ from support.cache_samples import (
 )
 from support.planning import Cluster
 from usher_operator.view import Key, hostname_key
+
+pytestmark = pytest.mark.long
 
 Calls = dict[str, Callable[[], object]]
 
