@@ -48,7 +48,6 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.pages.server import PageServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings
 from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
-from usher_gateway.store.sqlite.copy import unused_store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -328,8 +327,6 @@ class Gateway:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
             if self._kubernetes_tokens is not None:
                 await stack.enter_async_context(self._kubernetes_tokens)
-            if self.settings.store is not None:
-                stack.enter_context(unused_store(self.settings.data))
             stack.push_async_callback(self.store.close)  # closes the store if a later step of the start fails
             recovery = await self._open_store()
             if recovery is None:

@@ -98,8 +98,9 @@ def register(app: typer.Typer) -> None:
         """Copy all data of a store to an empty one, then compare both. Stop the gateways first.
 
         Gateways refuse the store of --from afterwards, so that nothing is delivered twice, and the store of --to until
-        it has all data. If the command is interrupted, run it again: it begins again. --undo lets gateways serve the
-        store of --from again. Exit code 0: both stores are equal; 1: they differ, or one is in use; 2: wrong usage.
+        it has all data. If the command is interrupted, run --undo, empty the store of --to, and copy again. --undo
+        lets gateways serve the store of --from again. Exit code 0: both stores are equal; 1: they differ, or one is in
+        use; 2: wrong usage.
         """
         if (target is None) != undo:
             admin_client.fail("give either --to or --undo", "", admin_client.USAGE)

@@ -3,10 +3,10 @@
 Both engines give and take the same rows (COLUMNS). Numbers of names and row keys stay the same, so rows refer to each
 other as before. From these rows, an engine builds its indexes for dedupe and persons.
 
-The source is marked as copied before its first row is read, and a gateway refuses it from then on. So a delivery is
-never sent from both stores. The target is marked as unfinished until all its rows are equal to those of the source. A
-copy that was interrupted begins again: it deletes what it had copied. The source is marked as copied completely once
-the target has all data, because a gateway may have run on the target since: a second target would deliver again.
+The source is marked as copied before its first row is read. Gateways refuse it from then on, and so does another copy,
+so a delivery is never sent from two stores. The target is marked as unfinished until all its rows are equal to those of
+the source, and gateways refuse it until then. After an interruption a person undoes the mark of the source, empties the
+target, and copies again.
 """
 
 import hashlib
@@ -73,9 +73,6 @@ TIMES = ("confirmed_at", "noted_at")
 COPIED = "copied"
 """The name in the table meta that marks a store as copied to another one; its value is the time."""
 
-COMPLETE = "copy_complete"
-"""The name in the table meta that marks a store of which another one has all data."""
-
 UNFINISHED = "copy_unfinished"
 """The name in the table meta that marks a store to which a copy is unfinished."""
 
@@ -94,26 +91,18 @@ class CopyableStore(Protocol):
     async def begin_reading(self, now: int) -> None:
         """Mark the store as copied, move what gateways had claimed to the backlog, and fold the counts.
 
-        In a marked store nothing has changed since the mark, so this changes no rows: a complete copy stays equal.
-
         Raises:
-            StoreLockedError: a gateway serves the store, or a copy to it is unfinished.
+            StoreLockedError: a gateway serves the store, it was copied before, or a copy to it is unfinished.
         """
 
-    async def is_copied_completely(self) -> bool:
-        """Return whether another store has had all data of this one."""
-
-    async def end_reading(self) -> None:
-        """Mark the store as copied completely."""
-
     async def undo(self) -> bool:
-        """Remove both marks; return False if the store is not marked as copied."""
+        """Remove the mark; return False if the store is not marked as copied."""
 
-    async def begin_writing(self) -> bool:
-        """Mark the store as unfinished, and delete what an interrupted copy left; return False if it has other data.
+    async def begin_writing(self) -> None:
+        """Mark the store as unfinished.
 
         Raises:
-            StoreLockedError: a gateway serves the store, or it was copied to another one.
+            StoreLockedError: a gateway serves the store, it has data, or it was copied to another one.
         """
 
     def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
@@ -137,7 +126,8 @@ def refuse_unusable(copied_at: str | None, unfinished: str | None) -> None:
     """
     if unfinished is not None:
         raise model.StoreLockedError(
-            "a copy to this store is unfinished", "Run `usher copy` again with the same stores."
+            "a copy to this store is unfinished",
+            "Empty it, run `usher copy --undo` for the store that was copied, and copy again.",
         )
     if copied_at is not None:
         raise model.StoreLockedError(
@@ -207,35 +197,24 @@ Progress = Callable[[str, str, int], None]
 async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progress: Progress) -> Comparison:
     """Copy all rows to an empty store, then compare both. If they differ, the target keeps the mark.
 
-    If the target was copied from the source before and not used since, this only compares both.
-
     Raises:
-        StoreLockedError: a gateway serves one of the stores, or the target has other data, or another store has had all
-            data of the source.
+        StoreLockedError: a gateway serves one of the stores, the source was copied before, or the target has data.
     """
-    was_complete = await source.is_copied_completely()
-    is_writable = await target.begin_writing()
-    if is_writable and was_complete:
+    await target.begin_writing()
+    try:
+        await source.begin_reading(now)
+    except model.UsherError:
         await target.end_writing()
-        raise _copied_completely()
-    if not is_writable and await source.copied_at() is None:
-        raise _not_empty()
-    await source.begin_reading(now)
+        raise
     tally = Tally()
     async for kind, rows in source.dump():
-        if is_writable:
-            await target.load(kind, rows)
+        await target.load(kind, rows)
         tally.add(kind, rows)
-        progress("copied" if is_writable else "compared", kind, tally.counts[kind])
-    if is_writable:
-        await target.finish_loading()
+        progress("copied", kind, tally.counts[kind])
+    await target.finish_loading()
     comparison = Comparison(tally, await _count(target, progress))
     if comparison.is_complete:
-        if is_writable:
-            await target.end_writing()
-        await source.end_reading()
-    elif not is_writable:
-        raise _copied_completely() if was_complete else _not_empty()
+        await target.end_writing()
     return comparison
 
 
@@ -247,12 +226,6 @@ async def _count(store: CopyableStore, progress: Progress) -> Tally:
     return tally
 
 
-def _copied_completely() -> model.StoreLockedError:
-    return model.StoreLockedError(
-        "the data of --from were copied completely before, and the store of --to is another one or has changed since",
-        "Serve or copy the store that got the data. If no gateway ran on it, run `usher copy --undo` for --from first.",
-    )
-
-
-def _not_empty() -> model.StoreLockedError:
+def not_empty() -> model.StoreLockedError:
+    """Return the error of a target that has data."""
     return model.StoreLockedError("the store of --to has other data", "Name a new folder or an empty database.")

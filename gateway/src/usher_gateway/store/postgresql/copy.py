@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COMPLETE, COPIED, TABLES, TIMES, UNFINISHED, Row, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, TIMES, UNFINISHED, Row, not_empty, refuse_unusable
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
@@ -110,12 +110,10 @@ class PostgresCopy:
         """Set the mark while no gateway can start; the counts of ended gateways are folded after it."""
         await self._wait_for_heartbeats()
         async with self._locked() as connection:
-            refuse_unusable(None, await schema.meta(connection, UNFINISHED))
-            await self._refuse_live(connection)
-            if await schema.meta(connection, COPIED) is None:
-                await incarnations.adjust_backlog(connection, now)
-                await incarnations.take_over(connection, now)
-                await schema.set_meta(connection, COPIED, model.format_time(now))
+            await self._refuse_unusable(connection)
+            await incarnations.adjust_backlog(connection, now)
+            await incarnations.take_over(connection, now)
+            await schema.set_meta(connection, COPIED, model.format_time(now))
         async with self._connected() as connection, connection.transaction():
             await connection.execute(schema.LOCK_LIMITS)
             await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK, timeout=35)
@@ -131,7 +129,8 @@ class PostgresCopy:
                     return
                 await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _refuse_live(self, connection: Connection) -> None:
+    async def _refuse_unusable(self, connection: Connection) -> None:
+        refuse_unusable(await schema.meta(connection, COPIED), await schema.meta(connection, UNFINISHED))
         await incarnations.end_dead(connection)
         count = await connection.fetchval(_LIVE)
         if count:
@@ -140,36 +139,21 @@ class PostgresCopy:
                 "Stop them first. A gateway that was killed counts as stopped after 60 s.",
             )
 
-    async def is_copied_completely(self) -> bool:
-        """Return whether there is the mark."""
-        async with self._locked() as connection:
-            return await schema.meta(connection, COMPLETE) is not None
-
-    async def end_reading(self) -> None:
-        """Set the mark."""
-        async with self._locked() as connection:
-            await schema.set_meta(connection, COMPLETE, "1")
-
     async def undo(self) -> bool:
-        """Remove the marks."""
+        """Remove the mark."""
         async with self._locked() as connection:
-            await connection.execute("delete from meta where name = $1", COMPLETE)
             deleted = await connection.fetchval("delete from meta where name = $1 returning name", COPIED)
         return deleted is not None
 
-    async def begin_writing(self) -> bool:
-        """Set the mark, or delete all rows."""
+    async def begin_writing(self) -> None:
+        """Set the mark."""
         await self._wait_for_heartbeats()
         async with self._locked() as connection:
-            refuse_unusable(await schema.meta(connection, COPIED), None)
-            await self._refuse_live(connection)
-            if await schema.meta(connection, UNFINISHED) is None:
-                for table in _ALL_TABLES:
-                    if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
-                        return False
-            await connection.execute(f"truncate {', '.join(_ALL_TABLES)}")
+            await self._refuse_unusable(connection)
+            for table in _ALL_TABLES:
+                if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
+                    raise not_empty()
             await schema.set_meta(connection, UNFINISHED, "1")
-        return True
 
     async def load(self, kind: str, rows: list[Row]) -> None:
         """Add rows."""

@@ -5,10 +5,8 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import structlog
-
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COMPLETE, COPIED, TABLES, UNFINISHED, Row, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, not_empty, refuse_unusable
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
@@ -30,45 +28,11 @@ _DUMPED = {
 }
 """Kinds that are only a part of a table."""
 
-_log = structlog.get_logger(__name__)
-
 _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
 
 _FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'noted_at', 'folded_to', 'persons_to', 'lanes_from')"
 
 _SET_META = "insert or replace into meta values (?, ?)"
-
-
-@contextlib.contextmanager
-def unused_store(folder: Path) -> Iterator[None]:
-    """Keep a SQLite store in a folder from being served while a gateway on another store uses the folder.
-
-    Otherwise both would send the same deliveries if one store has the data of the other. Warns if the data of the store
-    were not copied to another store.
-
-    Raises:
-        StoreLockedError: a gateway serves it, or a command uses it.
-    """
-    path = folder / database.FILE_NAME
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            stack.enter_context(database.shared_lock(path))
-            if not _is_copied(path):
-                _log.warning("unused_store_found", file=str(path), hint=_UNUSED_HINT)
-        yield
-
-
-_UNUSED_HINT = (
-    "This gateway uses --store. Copy the visits and pending deliveries with `usher copy`, or move the file away."
-)
-
-
-def _is_copied(path: Path) -> bool:
-    try:
-        with contextlib.closing(database.connect(path, read_only=True)) as connection:
-            return connection.execute("select 1 from meta where name = ?", (COPIED,)).fetchone() is not None
-    except sqlite3.Error:
-        return False
 
 
 class SqliteCopy:
@@ -98,9 +62,7 @@ class SqliteCopy:
     async def begin_reading(self, now: int) -> None:
         """Mark, recover and fold in two transactions; the second one has the mark."""
         with database.explained_errors(self._folder):
-            refuse_unusable(None, self._meta(UNFINISHED))
-            if self._meta(COPIED) is not None:
-                return
+            refuse_unusable(self._meta(COPIED), self._meta(UNFINISHED))
             writer = recover(self._owned, NameNumbers(), FOLD_ROWS, now)
             with self._transaction():
                 generation = writer.recent_index.growing
@@ -118,35 +80,21 @@ class SqliteCopy:
         run_to_end(meters.add(SqliteSession(self._connection), meters.sums(packed_counts)))
         self._connection.execute("delete from meter_batches")
 
-    async def is_copied_completely(self) -> bool:
-        """Return whether there is the mark."""
-        with database.explained_errors(self._folder):
-            return self._meta(COMPLETE) is not None
-
-    async def end_reading(self) -> None:
-        """Set the mark."""
-        with self._transaction():
-            self._connection.execute(_SET_META, (COMPLETE, "1"))
-
     async def undo(self) -> bool:
-        """Remove the marks."""
+        """Remove the mark."""
         with self._transaction():
-            self._connection.execute("delete from meta where name = ?", (COMPLETE,))
             return self._connection.execute("delete from meta where name = ?", (COPIED,)).rowcount > 0
 
-    async def begin_writing(self) -> bool:
-        """Set the mark, or delete all rows but those of the table meta that belong to the file."""
+    async def begin_writing(self) -> None:
+        """Set the mark."""
         with database.explained_errors(self._folder):
-            refuse_unusable(self._meta(COPIED), None)
-            tables = [name for (name,) in self._connection.execute(_TABLE_NAMES)]
-            if self._meta(UNFINISHED) is None and any(self._has_rows(table) for table in tables):
-                return False
+            refuse_unusable(self._meta(COPIED), self._meta(UNFINISHED))
+            tables = self._connection.execute(_TABLE_NAMES).fetchall()
+            if any(self._has_rows(table) for (table,) in tables):
+                raise not_empty()
             with self._transaction():
-                for table in tables:
-                    self._connection.execute(f"delete from {table}")  # noqa: S608 - a table of the schema
                 self._connection.execute(_FORGET_LOADED)
                 self._connection.execute(_SET_META, (UNFINISHED, "1"))
-        return True
 
     def _has_rows(self, table: str) -> bool:
         return self._connection.execute(f"select 1 from {table} limit 1").fetchone() is not None  # noqa: S608

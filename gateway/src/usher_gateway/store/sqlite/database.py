@@ -323,25 +323,6 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def shared_lock(path: Path) -> IO[bytes]:
-    """Lock a database file so that no gateway can serve it; several processes can hold this lock.
-
-    Raises:
-        OSError: the file does not exist, or it cannot be locked.
-        StoreLockedError: a gateway or a command uses it.
-    """
-    file = path.open("rb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise model.StoreLockedError(
-            f"another gateway, or a command, uses the SQLite store in {path.parent}, and this one uses --store",
-            "Two gateways with the same visits would send them twice: stop one, or give this one another --data.",
-        ) from error
-    return file
-
-
 def _file_system_of(folder: Path) -> str:
     """Return the type of a folder's file system, by the longest mount point above it; ``""`` if unknown."""
     real, best, kind = os.path.realpath(folder), "", ""
