@@ -173,61 +173,7 @@ def test_strict_leaves_notices_alone() -> None:
     assert (done.code, "notice: ListenerClass: there is no ListenerClass" in done.text) == (0, True), done.text
 
 
-# Form, references and expressions together
-
-MISTAKEN = """\
-apiVersion: usher.dev/v1alpha1
-kind: Listener
-metadata: {name: lobby}
-spec:
-  tenantRef: {name: acmee}
-  silence: {afterSecond: 60}
-  authentication: {type: Basic, basic: {secretRef: {name: passwort}}}
-  routes:
-  - name: crm
-    destinationRef: {name: crn}
-    when: visit.emial != ''
-    repeats: Never
-  - name: Mailer
-    destinationRef: {name: crm}
-    transform: visit.emial + 1
----
-apiVersion: usher.dev/v1alpha1
-kind: Destination
-metadata: {name: mailer}
-spec:
-  tenantRef: {name: acme2}
-  type: HTTP
-  transform: visit.emial
-  http:
-    url: "https://mailer.example"
-    verb: PUT
-    authentication: {type: Bearer, bearer: {secretRef: {name: token, key: t}}}
-"""
-
-
-def test_form_references_and_expressions_are_reported_together() -> None:
-    done = check("-", "--output", "json", piped=TENANT + DESTINATION + MISTAKEN)
-    errors = [(problem["resource"], problem["path"]) for problem in done.problems if problem["severity"] == "error"]
-    assert sorted(errors) == [
-        ("Destination default/mailer", "spec.http.authentication.bearer.secretRef"),
-        ("Destination default/mailer", "spec.http.verb"),
-        ("Destination default/mailer", "spec.tenantRef.name"),
-        ("Destination default/mailer", "spec.transform"),
-        ("Listener default/lobby", "spec.authentication.basic.secretRef"),
-        ("Listener default/lobby", "spec.routes[0].destinationRef.name"),
-        ("Listener default/lobby", "spec.routes[0].repeats"),
-        ("Listener default/lobby", "spec.routes[0].when"),
-        ("Listener default/lobby", "spec.routes[1].name"),
-        ("Listener default/lobby", "spec.routes[1].transform"),
-        ("Listener default/lobby", "spec.silence.afterSecond"),
-        ("Listener default/lobby", "spec.tenantRef.name"),
-    ]
-    hints = {
-        problem["path"]: problem["hint"] for problem in done.problems if problem["resource"].startswith("Listener")
-    }
-    assert hints["spec.tenantRef.name"] == "did you mean `acme`?"
-    assert hints["spec.routes[0].destinationRef.name"] == "did you mean `crm`?"
+# References
 
 
 def test_listener_without_its_tenant_shows_its_other_mistakes_too() -> None:

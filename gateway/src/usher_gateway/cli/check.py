@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
     from usher_gateway.resources.manifests import LoadedObject
-    from usher_gateway.resources.unread import UnreadObject
 
 _EPILOG = """\
 Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
@@ -191,15 +190,13 @@ def _costs(configuration: "FileConfiguration") -> "Iterator[ExpressionCost]":
 
 def _expressions_of(
     configuration: "FileConfiguration",
-) -> "Iterator[tuple[str, LoadedObject | UnreadObject, Iterable[tuple[str, str, expressions.Where]]]]":
-    """Yield each Listener and Destination, also with mistakes of form: its name, its place, and its expressions."""
+) -> "Iterator[tuple[str, LoadedObject, Iterable[tuple[str, str, expressions.Where]]]]":
+    """Yield each Listener and Destination: its name, its place, and its expressions."""
     from usher_gateway import resources
 
     for (kind, key), loaded in configuration.objects.items():
         if isinstance(loaded.resource, resources.Listener | resources.Destination):
             yield f"{kind} {key}", loaded, loaded.resource.expressions
-    for unread in configuration.unread:
-        yield f"{unread.kind} {unread.key}", unread, unread.expressions
 
 
 def _expensive(costs: list[ExpressionCost]) -> "Iterator[conditions.Problem]":

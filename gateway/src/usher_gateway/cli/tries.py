@@ -161,7 +161,7 @@ def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     from usher_gateway.resources import conditions, manifests, overlay
 
     standard_input = sys.stdin.buffer.read() if files.STANDARD_INPUT in paths else b""
-    reading = msgspec.structs.replace(files.FileReader(paths, standard_input).read().manifests, unread=())
+    reading = files.FileReader(paths, standard_input).read().manifests
     objects = {each.resource.identity: each for each in reading.objects}
     findings = overlay.overlay_documents(
         documents.Snapshot({}, {}), [each.resource for each in reading.objects]

@@ -37,7 +37,6 @@ from usher_gateway.resources.manifests import (
     locate,
     merge_manifests,
 )
-from usher_gateway.resources.unread import UnreadObject
 
 POLL_SECONDS = 5.0
 """Interval of readings without any notice, because some file systems send none."""
@@ -219,8 +218,6 @@ class FileConfiguration(msgspec.Struct, frozen=True):
     removal_history: removals.RemovalHistory = removals.RemovalHistory()
     complete: bool = True
     """False if some object of the files could not be identified."""
-    unread: tuple[UnreadObject, ...] = ()
-    """The readable parts of objects with mistakes of form, for ``usher check``."""
 
     @property
     def rejected(self) -> tuple[Problem, ...]:
@@ -283,7 +280,6 @@ def apply_reading(
         namespaces=namespaces,
         removal_history=history,
         complete=manifests.complete,
-        unread=manifests.unread,
     )
 
 

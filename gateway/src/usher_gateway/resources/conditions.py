@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from usher_gateway import expression_samples, expressions
+from usher_gateway import expression_samples
 from usher_gateway.resources import types
 
 Severity = Literal["error", "warning", "notice"]
@@ -174,18 +174,13 @@ def finding(
 
 def expression_findings(resource: types.ResourceBase) -> Iterator[Finding]:
     """Yield a finding for each problem of a resource's expressions, and a warning for each that fails on samples."""
+    kind, key = resource.identity
     for path, source, where in resource.expressions:
-        yield from findings_of_expression(resource.kind_name, resource.key, path, source, where)
-
-
-def findings_of_expression(kind: str, key: str, path: str, source: str, where: expressions.Where) -> Iterator[Finding]:
-    """Yield what is wrong with one expression of a resource."""
-    check = expression_samples.check_expression(source, where)
-    for message in check.problems:
-        yield Finding(kind, key, path, Reason.ExpressionInvalid, message)
-    if check.warning is not None:
-        warning = check.warning
-        yield Finding(kind, key, path, Reason.ExpressionFails, warning.message, "warning", hint=warning.hint)
+        check = expression_samples.check_expression(source, where)
+        for message in check.problems:
+            yield Finding(kind, key, path, Reason.ExpressionInvalid, message)
+        if (warning := check.warning) is not None:
+            yield Finding(kind, key, path, Reason.ExpressionFails, warning.message, "warning", hint=warning.hint)
 
 
 class CompiledCondition(msgspec.Struct, frozen=True):

@@ -16,7 +16,6 @@ from msgspec import inspect
 from usher_gateway import resources
 from usher_gateway.resources import conditions, types, yaml_reader
 from usher_gateway.resources.conditions import Problem
-from usher_gateway.resources.unread import UnreadObject, read_unread, unread_findings
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest file that is read; it holds about 40,000 listeners."""
@@ -75,8 +74,6 @@ class Manifests(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     invalid: frozenset[tuple[str, str]] = frozenset()
     """(kind, key) of objects with errors."""
-    unread: tuple[UnreadObject, ...] = ()
-    """The readable parts of objects with errors."""
     namespaces: dict[str, dict[str, str]] = {}
     """Labels of the Namespace objects found."""
     complete: bool = True
@@ -112,20 +109,18 @@ def merge_manifests(parts: Iterable[Manifests]) -> Manifests:
     objects: dict[tuple[str, str], LoadedObject] = {}
     problems: list[Problem] = []
     invalid: set[tuple[str, str]] = set()
-    unread: list[UnreadObject] = []
     namespaces: dict[str, dict[str, str]] = {}
     complete = True
     for part in parts:
         problems.extend(part.problems)
         invalid |= part.invalid
-        unread.extend(part.unread)
         namespaces |= part.namespaces
         complete = complete and part.complete
         for loaded in part.objects:
             first = objects.setdefault(loaded.resource.identity, loaded)
             if first is not loaded:
                 problems.append(_duplicate(loaded, first))
-    return Manifests(tuple(objects.values()), tuple(problems), frozenset(invalid), tuple(unread), namespaces, complete)
+    return Manifests(tuple(objects.values()), tuple(problems), frozenset(invalid), namespaces, complete)
 
 
 def _duplicate(loaded: LoadedObject, first: LoadedObject) -> Problem:
@@ -146,7 +141,6 @@ class _Collector:
         self._objects: list[LoadedObject] = []
         self._problems: list[Problem] = []
         self._invalid: set[tuple[str, str]] = set()
-        self._unread: list[UnreadObject] = []
         self._namespaces: dict[str, dict[str, str]] = {}
         self._complete = True
 
@@ -155,7 +149,6 @@ class _Collector:
             tuple(self._objects),
             tuple(self._problems),
             frozenset(self._invalid),
-            tuple(self._unread),
             self._namespaces,
             self._complete,
         )
@@ -210,8 +203,6 @@ class _Collector:
         self._problems.extend(reader.problems)
         if key:
             self._invalid.add((kind.kind_name, key))
-            mistakes = {problem.path for problem in reader.problems}
-            self._unread.append(read_unread(node, kind.kind_name, key, self._file, mistakes))
         else:
             self._complete = False
 
@@ -290,26 +281,17 @@ def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
 def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, manifests: Manifests) -> list[Problem]:
     """Return findings of the compiler as problems: with file and line, a hint, and the problem that caused them.
 
-    Findings about objects with mistakes of form are added.
-
     Args:
         findings: About the objects.
         objects: The objects in force.
         manifests: The files as they are now.
     """
     hints = _HintFinder(objects, manifests)
-    located = [_located(finding, objects.get((finding.kind, finding.key)), manifests, hints) for finding in findings]
-    identities = objects.keys() | manifests.invalid
-    if not any(kind == "ListenerClass" for kind, _ in identities):
-        # the implicit class exists under every name
-        identities |= {("ListenerClass", name) for unread in manifests.unread for _, _, name in unread.references}
-    for unread in manifests.unread:
-        located += [_located(finding, unread, manifests, hints) for finding in unread_findings(unread, identities)]
-    return located
+    return [_located(finding, objects.get((finding.kind, finding.key)), manifests, hints) for finding in findings]
 
 
 def _located(
-    finding: conditions.Finding, loaded: LoadedObject | UnreadObject | None, manifests: Manifests, hints: "_HintFinder"
+    finding: conditions.Finding, loaded: LoadedObject | None, manifests: Manifests, hints: "_HintFinder"
 ) -> Problem:
     file, line = (loaded.file, loaded.line_of(finding.path)) if loaded else ("", 0)
     if not file and manifests.objects:
