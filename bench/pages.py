@@ -22,7 +22,7 @@ VISITS = 10_000_000
 DAYS = 30
 SECONDS = 30.0
 PAUSES = (1.0, 5.0)
-"""Seconds between two views: of 60 people, and of 12, whose pages load themselves again each minute."""
+"""Seconds between two views: of 10 people, and of 2, whose pages load themselves again every 10 s."""
 
 _FILL = f"""
     insert into arrivals (key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size,

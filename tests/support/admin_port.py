@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import datetime
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +27,6 @@ from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.customer import CustomerPages
-from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
@@ -46,7 +44,6 @@ class Served:
         bench: engines.Bench,
         data: Path,
         brand: Brand | None = None,
-        streams: Mapping[str, Any] | None = None,
         **proxies: Any,
     ) -> None:
         self.bench, self.data = bench, data
@@ -73,10 +70,6 @@ class Served:
             proxies=self.proxies,
             customers=CustomerPages(links=self.links, proxies=self.proxies, brand=brand or Brand(), now=lambda: 0.0),
             base_url=lambda: self.url,
-            events=LiveEvents(
-                now=lambda: datetime.datetime.fromtimestamp(bench.clock.now / model.MICROSECONDS, datetime.UTC),
-                **(streams or {}),
-            ),
             steady=lambda: 0.0,
         )
         self.sample_sender: Any = mock.Mock()
@@ -252,13 +245,12 @@ async def served(
     folder: Path,
     kubernetes_tokens: KubernetesTokens | None = None,
     brand: Brand | None = None,
-    streams: Mapping[str, Any] | None = None,
     **proxies: Any,
 ) -> AsyncIterator[Served]:
-    """Run an admin port with an empty store. ``streams``: arguments of `LiveEvents`; ``proxies``: of `Proxies`."""
+    """Run an admin port with an empty store. ``proxies``: arguments of `Proxies`."""
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
-    served = Served(bench, folder, brand, streams, **proxies)
+    served = Served(bench, folder, brand, **proxies)
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
     try:
         admin_server = server.AdminServer(

@@ -46,13 +46,6 @@ class Browser:
         async with self._client.get(self._url + path, headers=headers) as answer:
             return Page(answer.status, await answer.text(), answer.headers)
 
-    @contextlib.asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[aiohttp.StreamReader]:
-        """Return an answer that does not end."""
-        async with self._client.get(self._url + path) as answer:
-            assert answer.status == 200
-            yield answer.content
-
     async def send(self, path: str, page: Page, **fields: str) -> Page:
         """Send a form of a page."""
         return await self.post(path, csrf=page.csrf, **fields)

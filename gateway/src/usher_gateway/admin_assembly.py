@@ -1,7 +1,6 @@
 """Builds the admin port with its handlers, and the pages that it serves."""
 
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable
 
@@ -38,7 +37,6 @@ from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages import brand, proxies
 from usher_gateway.pages.customer import CustomerPages
-from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
 from usher_gateway.settings import Settings
@@ -209,7 +207,4 @@ def _make_pages(parts: Parts, link_sessions: links.LinkSessions, base_url: Calla
         proxies=page_proxies,
         customers=CustomerPages(links=link_sessions, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
         base_url=base_url,
-        events=LiveEvents(
-            now=lambda: datetime.datetime.fromtimestamp(parts.clock.now() / model.MICROSECONDS, datetime.UTC)
-        ),
     )

@@ -1,6 +1,5 @@
 """Pages in a real browser that change while they are open, and pages with hostile texts."""
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from unittest import mock
@@ -20,7 +19,7 @@ expect = async_api.expect
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path, streams={"interval_seconds": 0.05}) as served:
+    async with admin_port.served(tmp_path) as served:
         await admin_port.fill(served)
         yield served
 
@@ -34,20 +33,26 @@ async def context(served: admin_port.Served) -> AsyncIterator[async_api.BrowserC
         yield context
 
 
-async def test_visit_that_arrives_appears_and_a_lost_connection_shows(
-    served: admin_port.Served, context: async_api.BrowserContext
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [("/ui/", "4 visits today", "5 visits today"), ("/ui/visits", "5 arrivals.", "6 arrivals.")],
+)
+async def test_visit_that_arrives_appears_after_ten_seconds_unless_text_is_selected(
+    served: admin_port.Served, context: async_api.BrowserContext, path: str, before: str, after: str
 ) -> None:
-    overview, visits = await context.new_page(), await context.new_page()
-    await overview.goto(f"{served.url}/ui/")
-    await visits.goto(f"{served.url}/ui/visits")
-    for page in (overview, visits):
-        await expect(page.locator("#live-state")).to_have_text("Live.")
+    page = await context.new_page()
+    await page.clock.install()
+    await page.goto(f"{served.url}{path}")
+    await expect(page.locator("main")).to_contain_text(before)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     await served.bench.accept(samples.arrival("later"))
-    await expect(overview.locator("[data-count=visits]")).to_have_text("5")
-    await expect(visits.locator("#live-visits a")).to_have_text("Visit at agency/acme")
-    await served.pages.__aexit__()
-    for page in (overview, visits):
-        await expect(page.locator("#live-state")).to_have_text(re.compile("connection is lost|load the page again"))
+    await page.evaluate("getSelection().selectAllChildren(document.querySelector('h1'))")
+    await page.clock.run_for(10_000)
+    assert asked == []
+    await page.evaluate("getSelection().removeAllRanges()")
+    await page.clock.run_for(10_000)
+    await expect(page.locator("main")).to_contain_text(after)
 
 
 async def test_hostile_texts_run_no_script(served: admin_port.Served, context: async_api.BrowserContext) -> None:

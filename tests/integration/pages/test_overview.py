@@ -80,7 +80,7 @@ async def test_overview_of_the_first_day_knows_no_usual_number(served: admin_por
     served.bench.clock.now += 60 * samples.SECOND
     words = await browsing.words_of(served, "/ui/")
     assert "4 visits today no earlier day yet" in words
-    assert "As of 2025-11-25 12:01:00 ; load the page again for newer rows ." in words
+    assert "As of 2025-11-25 12:01:00 ; load the page again for newer numbers ." in words
 
 
 async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(served: admin_port.Served) -> None:

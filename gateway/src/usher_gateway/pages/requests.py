@@ -17,9 +17,6 @@ ZONE_COOKIE = "usher_zone"
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)
 """Scheme and host of the pages as the browser knows them, such as ``https://usher.example.com``."""
 
-CSRF_TOKEN: web.RequestKey[str] = web.RequestKey("csrf_token", str)
-"""The CSRF token of the session or user of a request, by which the pages tell viewers apart."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Download:

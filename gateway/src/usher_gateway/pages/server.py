@@ -30,10 +30,9 @@ from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.limits import AttemptLimit, network_of
-from usher_gateway.pages.live import LiveEvents
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer
-from usher_gateway.pages.requests import CSRF_TOKEN, ORIGIN, ZONE_COOKIE, Download, viewer_zone
+from usher_gateway.pages.requests import ORIGIN, ZONE_COOKIE, Download, viewer_zone
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
 Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
@@ -103,7 +102,6 @@ class PageServer:
         proxies: which people come through.
         customers: the pages of links.
         base_url: returns the address of this gateway's admin port.
-        events: for open pages.
         steady: returns monotonic seconds.
     """
 
@@ -114,11 +112,10 @@ class PageServer:
         proxies: Proxies,
         customers: CustomerPages,
         base_url: Callable[[], str],
-        events: LiveEvents,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
-        self._events, self._renderer, self._static = events, Renderer(), StaticFiles()
+        self._renderer, self._static = Renderer(), StaticFiles()
         self._logins = AttemptLimit(of_key=20, of_all=300, now=steady)
         self._client: aiohttp.ClientSession | None = None
 
@@ -127,7 +124,6 @@ class PageServer:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._events.stop()
         if self._client is not None:
             await self._client.close()
 
@@ -138,7 +134,6 @@ class PageServer:
             AdminRoute("GET", "/", None, self._redirect_to_overview),
             AdminRoute("GET", "/ui/enter/{ticket}", None, self._enter),
             AdminRoute("GET", "/ui/static/{name}", None, self._show_file),
-            AdminRoute("GET", "/ui/events", None, self._in_session(self._events.stream)),
             AdminRoute("POST", "/ui/zone", None, self._set_zone),
             AdminRoute("POST", "/ui/leave", None, self._leave),
             *[AdminRoute("GET", path, None, self._page_handler(*page)) for path, page in PAGES.items()],
@@ -186,8 +181,7 @@ class PageServer:
             user, token = self._proxies.user(request), self._sessions.token(request)
             scheme = "https" if self._proxies.is_secure(request) else "http"
             request[ORIGIN] = f"{scheme}://{request.host}"
-            request[CSRF_TOKEN] = self._csrf_token(request)
-            request[FIELD_SEAL] = self._sessions.field_seal(request[CSRF_TOKEN])
+            request[FIELD_SEAL] = self._sessions.field_seal(self._csrf_token(request))
             try:
                 if user is not None:
                     return await handler(request, self._api(self._proxies.token_of(request, user)))

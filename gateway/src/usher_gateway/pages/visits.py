@@ -39,7 +39,7 @@ async def list_visits(api: Api, request: web.Request) -> Values:
         "is_filtered": bool(filters or moments),
         "kinds": _KINDS,
         "reasons": _REASONS,
-        "events": "" if cursor or moments or filters.keys() - {"tenant"} else requests.link("/ui/events", filters),
+        "is_newest": not (cursor or moments or filters.keys() - {"tenant"}),
         "is_first": not cursor,
         "first": requests.link("/ui/visits", filters | moments),
         "next": requests.link("/ui/visits", filters | moments, cursor=answer["nextCursor"]),
