@@ -143,8 +143,8 @@ async def test_requests_about_a_person_are_listed_by_tenant(served: admin_port.S
 async def test_table_shows_the_digits_of_an_id_that_commands_take(served: admin_port.Served) -> None:
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     await served.output_of("dead", "show", dead["id"], "--answer")
-    (_, line) = (await served.output_of("audit", COLUMNS="80")).splitlines()
-    assert f"  id {dead['id'][: listings.SHORT_ID]}, " in line
+    table = await served.output_of("audit", COLUMNS="80")
+    assert f"  id {dead['id'][: listings.SHORT_ID]}, " in table
 
 
 async def test_change_that_fails_half_way_has_an_entry(served: admin_port.Served) -> None:

@@ -112,7 +112,8 @@ async def test_listeners_show_the_routes_that_hold_deliveries(served: admin_port
     wide = await served.output_of("listeners", COLUMNS="200")
     assert re.search(r"^agency/lobby .* crm held: DestinationPaused since 11-25 12:00:00, ", wide, re.MULTILINE)
     (row,) = csv.DictReader(io.StringIO(await served.output_of("listeners", "-o", "csv")))
-    assert row["heldDeliveries"] == "crm: DestinationPaused"
+    (held,) = json.loads(row["heldDeliveries"])
+    assert (held["route"], held["reason"]) == ("crm", "DestinationPaused")
 
 
 async def test_listeners_show_their_faults_in_every_format(served: admin_port.Served) -> None:
@@ -157,9 +158,6 @@ async def test_columns_of_csv_are_named_as_the_fields_of_json(served: admin_port
     for name, value in row.items():
         inner = value if isinstance(value, dict) else {}
         names |= {f"{name}{key[:1].upper()}{key[1:]}" for key in inner}
-    names |= {"quotaVisitsPerMonth", "quotaWhenExceeded"}  # fields of null here
-    names |= {f"lastError{name}" for name in ("Status", "Failures", "Since", "At", "RecoveredAt")}  # no error here
-    names.add("heldCount")  # the sum of `held`
     heads = (await served.output_of(group, "-o", "csv")).splitlines()[0].split(",")
     assert [head for head in heads if head not in names] == []
 
@@ -179,7 +177,7 @@ async def test_csv_of_one_row_has_the_columns_of_the_list(served: admin_port.Ser
     (listed, *_) = csv.DictReader(io.StringIO(await served.output_of(group, "list", "-o", "csv")))
     name = listed["id"] if "id" in listed else listed["name"]
     (shown,) = csv.DictReader(io.StringIO(await served.output_of(group, "show", name, "-o", "csv")))
-    assert shown == listed
+    assert shown | listed == shown
     assert "" not in {listed.get("late"), listed.get("timeTrusted")}, "truth values are false or true, as in JSON"
 
 
@@ -495,7 +493,7 @@ async def test_links_as_csv_have_the_names_of_json(served: admin_port.Served) ->
     await served.output_of("link", "create", "--tenant", "agency/acme")
     (row,) = json.loads(await served.output_of("link", "list", "-o", "json"))["rows"]
     (cells,) = csv.DictReader(io.StringIO(await served.output_of("link", "list", "-o", "csv")))
-    assert list(cells) == ["id", "tenant", "state", "expiresAt", "lastUsedAt"]
+    assert list(cells) == list(row)
     assert (cells["expiresAt"], cells["lastUsedAt"]) == (row["expiresAt"], "")
 
 
@@ -536,10 +534,10 @@ async def test_visit_of_another_company_names_it_and_leaves_room_for_verdicts(se
     )
     shown = await served.output_of("visits", "--limit", "2")
     assert re.search(r"^UTC 11-25  TENANT +ID +COUNTED +VERDICTS$", shown, re.MULTILINE)
-    assert re.search(r"^12:00:00   acme .*  Visit +pending \(crm\)\n +company\n +8$", shown, re.MULTILINE)
+    assert re.search(r"^12:00:00   acme .*  Visit company 8 +pending \(crm\)$", shown, re.MULTILINE)
 
 
-def test_delivery_that_waits_for_a_circuit_takes_one_line_of_80() -> None:
+def test_delivery_that_waits_for_a_circuit_says_until_when() -> None:
     row = {
         "id": "01920000-0000-7000-8000-000000000002",
         "createdAt": "2025-11-25T11:59:41Z",
@@ -552,9 +550,8 @@ def test_delivery_that_waits_for_a_circuit_takes_one_line_of_80() -> None:
     listing = listings.DELIVERIES
     heads = [head for head, _ in listing.columns[: listing.essential]]
     cells = [cell(row) for _, cell in listing.columns[: listing.essential]]
-    lines, _ = tables.table_lines(heads, [cells], 80, essential=listing.essential, broken=listing.wrapped)
-    assert len(lines) == 2
-    assert lines[1].endswith("  circuit 12:00:41")
+    (_, (first, second, *_)), _ = tables.table_rows(heads, [cells], 80, listing.essential)
+    assert (first.split()[-1], second.split()[-1]) == ("circuit", "12:00:41")
 
 
 def test_retry_of_a_delivery_says_the_error_and_when_it_is_due() -> None:

@@ -109,7 +109,7 @@ async def test_nothing_found_says_where_and_since_when(served: admin_port.Served
     )
     assert "Another spelling" not in (await served.command("find", piped="nobody@example.com")).out
     as_csv = await served.command("find", "-o", "csv", piped="0170 999999")
-    assert len(as_csv.out.splitlines()) == 1
+    assert as_csv.out == ""
     assert " ".join(as_csv.err.split()) == f"{person_words.NOT_SEARCHED} {person_words.OTHER_SPELLINGS}"
 
 
@@ -155,10 +155,10 @@ async def test_narrow_table_has_the_verdicts_of_long_names(served: admin_port.Se
     person = person_of(listener, "email", "bob@example.com")
     await served.bench.accept(samples.arrival("long", listener=listener, person_keys=(person,)))
     run = await served.command("find", piped="bob@example.com", COLUMNS="80")
-    head, row = run.out.splitlines()
-    assert (len(head) <= 80, len(row) <= 80) == (True, True)
+    head, row, *_ = lines = run.out.splitlines()
+    assert max(map(len, lines)) <= 80
     assert head.split()[3:5] == ["ID", "VERDICTS"]
-    assert "pending (crm)" in row
+    assert "  pending (crm)  " in row
 
 
 async def test_suppressed_person_is_said_to_be_so_at_all_tenants_or_some(served: admin_port.Served) -> None:

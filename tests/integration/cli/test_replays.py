@@ -113,7 +113,7 @@ async def test_replays_are_listed_and_shown(served: admin_port.Served) -> None:
     assert "dead, tenant acme, since 2025-11-01T00:00:00.000Z" in table
     assert json.loads(await served.output_of("replays", "list", "-o", "json"))["rows"] == [row]
     (cells,) = csv.DictReader(io.StringIO(await served.output_of("replays", "-o", "csv")))
-    assert (cells["id"], cells["created"], cells["deliveries"]) == (row["id"], "1", "1 pending")
+    assert (cells["id"], cells["created"], cells["deliveries"]) == (row["id"], "1", '{"pending": 1}')
     shown = await served.output_of("replays", "show", row["id"][:21])
     assert "startedBy   operate" in shown
     assert "leftOut     -\n" in shown

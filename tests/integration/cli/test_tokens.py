@@ -66,10 +66,10 @@ async def test_narrow_list_has_the_limit_and_the_end_of_each_token(served: admin
     await served.command(
         "tokens", "create", "desk-anna", "--scope", ",".join(set(tokens.Scope) - tokens.UNLIMITED_SCOPES), *limits
     )
-    head, row = (await served.output_of("tokens", COLUMNS="80")).splitlines()
-    assert re.split("  +", head)[:3] == ["NAME", "LIMITED TO", "ENDS (UTC)"]
-    assert re.fullmatch(r"desk-anna  agency/acme, …? +\d{4}-\d\d-\d\d .*", row)
-    assert (len(head) <= 80, len(row) <= 80) == (True, True)
+    head, row, *_ = lines = (await served.output_of("tokens", COLUMNS="80")).splitlines()
+    assert re.split("  +", head) == ["NAME", "LIMITED TO", "ENDS (UTC)"]
+    assert re.fullmatch(r"desk-anna  agency/acme, +\d{4}-\d\d-\d\d \S+", row)
+    assert max(map(len, lines)) <= 80
 
 
 async def test_csv_of_tokens_has_the_names_and_times_of_json(served: admin_port.Served) -> None:

@@ -68,7 +68,9 @@ async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.
     times = ("--from", "2025-11", "--to", "2100-01")
     out = await served.output_of("usage", *times)
     assert max(len(line) for line in out.splitlines()) <= 80
-    assert re.search(r"^2025-11-25  another-ag\S*-hotel  ", out, re.MULTILINE)
+    assert re.search(
+        r"^2025-11-25  another-agency-with-a-long-name/ .*\n +lobby-of-the-grand-hotel$", out, re.MULTILINE
+    )
     assert "agency/lobby" in out
     wide = await served.output_of("usage", *times, COLUMNS="200")
     assert "another-agency-with-a-long-name/lobby-of-the-grand-hotel" in wide
@@ -114,8 +116,7 @@ async def test_usage_check_of_books_that_balance_prints_an_empty_document(served
     served.bench.clock.now += samples.DAY
     answer = json.loads(await served.output_of("usage", "--check", "--from", "2025-11", "-o", "json"))
     assert answer["violations"] == []
-    lines = (await served.output_of("usage", "--check", "--from", "2025-11", "-o", "csv")).splitlines()
-    assert lines == ["namespace,tenant,listener,period,equation,left,right"]
+    assert await served.output_of("usage", "--check", "--from", "2025-11", "-o", "csv") == ""
 
 
 @pytest.mark.parametrize(("namespace", "visits"), [("agency", 4), ("other", 1)])

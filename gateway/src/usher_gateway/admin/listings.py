@@ -68,11 +68,6 @@ def flag_cell(name: str, word: str) -> Callable[[Row], str]:
     return lambda row: word if row.get(name) else ""
 
 
-def boolean_cell(name: str) -> Callable[[Row], str]:
-    """Return a cell function for a truth value in CSV, written as in JSON."""
-    return lambda row: str(bool(row.get(name))).lower()
-
-
 def text_cell(name: str) -> Callable[[Row], str]:
     """Return a cell function for a value; None is an empty cell."""
     return lambda row: "" if row.get(name) is None else str(row[name])
@@ -178,10 +173,6 @@ class Listing:
     """The text for no rows."""
     essential: int
     """So many columns are shown also in a narrow terminal."""
-    wrapped: tuple[str, ...]
-    """The heads of the columns whose cells go on in further lines."""
-    csv_columns: tuple[Column, ...] | None = None
-    """For CSV: their heads are the names of the fields in JSON."""
     only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Filters that are always set."""
 
@@ -254,11 +245,6 @@ def _counted_as(row: Row) -> str:
     return f"{row['reason'] or row['countedAs']}{company}{late}{released}"
 
 
-def fields(*names: str) -> tuple[Column, ...]:
-    """Return columns of CSV for fields of JSON."""
-    return tuple([(name, text_cell(name)) for name in names])
-
-
 VISITS = Listing(
     path="/api/visits",
     page=lambda store: store.visits,
@@ -280,19 +266,8 @@ VISITS = Listing(
         ("VERDICTS", _verdicts),
         ("LISTENER", listener_key),
     ),
-    csv_columns=(
-        *fields("id", "receivedAt", "namespace", "tenant", "listener", "visitTime"),
-        *fields("countedAs", "reason"),
-        *[
-            (name, boolean_cell(name))
-            for name in ("timeTrusted", "late", "released", "unacknowledged", "isOtherCompany", "bodyKept")
-        ],
-        *fields("otherCompany", "expectedCompany", "hops", "bodyBytes"),
-        ("verdicts", _verdicts),
-    ),
     nothing="No such visits.",
     essential=5,
-    wrapped=("COUNTED", "VERDICTS"),
 )
 
 QUARANTINE = Listing(
@@ -310,10 +285,8 @@ QUARANTINE = Listing(
         ("LISTENER", listener_key),
         ("BYTES", text_cell("bodyBytes")),
     ),
-    csv_columns=VISITS.csv_columns,
     nothing="Nothing is quarantined.",
     essential=5,
-    wrapped=("WHY",),
 )
 
 _DELIVERY_COLUMNS: tuple[Column, ...] = (
@@ -341,41 +314,8 @@ DELIVERIES = Listing(
     example="usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d",
     filters=(*ROUTE_FILTERS, VISIT, REPLAY, *DELIVERY_PERIOD_FILTERS, STATE, REASON),
     columns=_DELIVERY_COLUMNS,
-    csv_columns=(
-        *fields(
-            "id",
-            "createdAt",
-            "visit",
-            "namespace",
-            "tenant",
-            "listener",
-            "route",
-            "destination",
-            "origin",
-            "replay",
-            "state",
-        ),
-        *fields(
-            "held",
-            "heldSince",
-            "missing",
-            "cancelled",
-            "error",
-            "status",
-            "dueAt",
-            "waitsFor",
-            "nextAttemptAt",
-            "startedAt",
-            "expiresAt",
-            "retriedUntil",
-            "settledAt",
-            "attempts",
-            "answerBytes",
-        ),
-    ),
     nothing="No such deliveries.",
     essential=5,
-    wrapped=("RESULT",),
 )
 
 DEAD = dataclasses.replace(

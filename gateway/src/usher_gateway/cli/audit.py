@@ -66,12 +66,6 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("PEER", listings.text_cell("peer")),
 )
 
-_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("id", "at", "who", "action", "count"),
-    ("selection", _selection),
-    *listings.fields("peer"),
-)
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -113,7 +107,7 @@ def show_audit(
     rows, rest = client.rows("/api/audit", row_limit(limit), cursor, **asked)
     nothing = with_names_of_filters(context, "No entries.")
     beside = {"nextCursor": rest}
-    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS, essential=5, beside=beside)
+    tables.print_rows(rows, _COLUMNS, output, nothing, essential=5, beside=beside)
     if rest is not None:
         print_next_page(context, str(len(rows)), rest)
 

@@ -91,11 +91,6 @@ def _deliveries(row: listings.Row, space: str = " ") -> str:
     return ", ".join([f"{count}{space}{state}" for state, count in counts.items() if count])
 
 
-def _of_last_error(name: str) -> listings.Column:
-    cell = listings.text_cell(name)
-    return f"lastError{name[:1].upper()}{name[1:]}", lambda row: cell(row.get("lastError") or {})
-
-
 def _health(row: listings.Row) -> str:
     """Return the health of a destination, or the state of one that is not active."""
     return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
@@ -116,22 +111,6 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HOST", listings.text_cell("host")),
 )
 
-_DESTINATION_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("namespace", "name", "state", "health", "circuit", "error", "status"),
-    ("lastError", lambda row: str((row.get("lastError") or {}).get("error", ""))),
-    *[_of_last_error(name) for name in ("status", "failures", "since", "at", "recoveredAt")],
-    ("warnings", lambda row: "; ".join(row.get("warnings", ()))),
-    *listings.fields("unresolved", "hint", "backlog"),
-    (
-        "backlogByTenant",
-        lambda row: ", ".join([f"{count} {tenant}" for tenant, count in row["backlogByTenant"].items()]),
-    ),
-    *listings.fields("nextDueAt"),
-    *overview.HELD_CSV_COLUMNS,
-    *listings.fields("dead", "host"),
-    ("tenants", lambda row: ", ".join(row["tenants"])),
-)
-
 _WORST_FIRST = (
     "Gone",
     "AddressForbidden",
@@ -148,7 +127,6 @@ _DESTINATIONS = overview.Overview(
     path="/api/destinations",
     noun="destination",
     columns=DESTINATION_COLUMNS,
-    csv_columns=_DESTINATION_CSV_COLUMNS,
     states={"failing": is_destination_failing},
     essential=6,
     urgency=lambda row: _WORST_FIRST.index(row["health"]) if row.get("health") in _WORST_FIRST else -1,

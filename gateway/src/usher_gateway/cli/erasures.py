@@ -64,10 +64,6 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("COMPLETED (UTC)", listings.short_time_cell("completedAt")),
 )
 
-_CSV_COLUMNS = listings.fields(
-    "id", "status", "receivedAt", "completedAt", "requestedBy", "reference", "arrivals", "tenants"
-)
-
 
 def register(group: typer.Typer) -> None:
     """Add the commands to those about persons."""
@@ -181,7 +177,7 @@ def _has_got(sent: listings.Row) -> str:
 def requests(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the newest requests to erase a person, at most 100, without personal data."""
     rows = AdminClient(admin, data, operate=True).get("/api/persons/erasures")["rows"]
-    tables.print_rows(rows, _COLUMNS, output, "No requests.", _CSV_COLUMNS, essential=4)
+    tables.print_rows(rows, _COLUMNS, output, "No requests.", essential=4)
 
 
 def receipt(

@@ -45,8 +45,6 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("LAST USE (UTC)", listings.short_time_cell("lastUsedAt")),
 )
 
-_CSV_COLUMNS = listings.fields("id", "tenant", "state", "expiresAt", "lastUsedAt")
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -61,7 +59,7 @@ def register(app: typer.Typer) -> None:
 def list_links(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the links, the newest first. A link stays in the list for 30 days after its end."""
     rows = AdminClient(admin, data, operate=True).get("/api/links")["rows"]
-    tables.print_rows(rows, _COLUMNS, output, "No links.", _CSV_COLUMNS)
+    tables.print_rows(rows, _COLUMNS, output, "No links.")
 
 
 def create_link(

@@ -76,21 +76,8 @@ def _since(fault: str, row: listings.Row) -> str:
     return f"since {listings.short_time_cell(fault)(row['faultsSince'])}" if is_known else ""
 
 
-_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused", "suppressed")
-
-
-def _held_routes(row: listings.Row) -> str:
-    """Return the routes that hold deliveries, each with the reason."""
-    return ", ".join([_held_route(held) for held in row["heldDeliveries"]])
-
-
-def _held_route(held: listings.Row) -> str:
-    missing = f" ({held['missing']})" if held["missing"] else ""
-    return f"{held['route']}: {held['reason']}{missing}"
-
-
 def _held_words(held: listings.Row) -> str:
-    """Return which route holds deliveries and why, the cause first, because a table may cut the rest."""
+    """Return which route holds deliveries, why, and since when."""
     since = f" since {listings.short_time_cell('since')(held)}" if held["since"] else ""
     return f"{held['route']} held: {held['missing'] or held['reason']}{since}"
 
@@ -122,40 +109,6 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("ADDRESSES", _addresses_cell),
 )
 
-_LISTENER_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("namespace", "tenant", "name", "state"),
-    *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in _COUNTS],
-    *listings.fields(
-        "lastArrival",
-        "receiving",
-        "verifiedSince",
-        "silentAfterSeconds",
-        "companyID",
-        "otherCompany",
-        "unexpectedSource",
-        "quarantinedSource",
-    ),
-    ("faults", lambda row: ", ".join(row["faults"])),
-    (
-        "faultsSince",
-        lambda row: ", ".join([f"{fault} {since}" for fault, since in row["faultsSince"].items() if since]),
-    ),
-    *listings.fields(
-        "refusedReason",
-        "refusedSince",
-        "missing",
-        "quarantinedShare",
-        "quarantinedReason",
-        "companyMismatches",
-        "untrustedTimesShare",
-        "untrustedTimeReason",
-    ),
-    ("heldDeliveries", _held_routes),
-    ("warnings", lambda row: "; ".join(row["warnings"])),
-    ("routes", _routes_cell),
-    ("addresses", _addresses_cell),
-)
-
 _FAULTS = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "DeliveriesHeld", "Quarantining"),
     *("ExpressionTooSlow", "TimesUntrusted", "UnexpectedSource", "RetiredAddressUsed", "Silent", "Unverified"),
@@ -166,7 +119,6 @@ _LISTENERS = overview.Overview(
     path="/api/listeners",
     noun="listener",
     columns=LISTENER_COLUMNS,
-    csv_columns=_LISTENER_CSV_COLUMNS,
     states={
         "failing": is_listener_failing,
         "silent": lambda row: row["receiving"] == "Silent",

@@ -4,7 +4,7 @@ Each group lists rows, as `admin.listings` defines them, and shows one row; `cha
 """
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated
 
 import typer
@@ -124,9 +124,7 @@ def print_listing(
         columns,
         output,
         nothing,
-        listing.csv_columns,
         essential=essential,
-        broken=listing.wrapped,
         beside={"nextCursor": rest},
     )
     if output == "text" and same:
@@ -177,7 +175,7 @@ def show_visit(
     answer = client.get(f"/api/visits/{quoted(identifier)}/reading")
     told = client.get(f"/api/visits/{quoted(identifier)}/story")
     if output != "text":
-        _print_row(row | {"reading": answer["reading"], **told}, output, listings.VISITS.csv_columns)
+        _print_row(row | {"reading": answer["reading"], **told}, output)
         return
     typer.echo(f"Arrival {identifier} of {listings.listener_of(row)}\n")
     tables.print_texts([(listings.time_cell("at")(event), event["text"]) for event in told["events"]])
@@ -206,11 +204,11 @@ def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
     return rows[0]
 
 
-def _print_row(row: listings.Row, output: tables.OutputFormat, csv_columns: Sequence[listings.Column] | None) -> None:
+def _print_row(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "text":
         tables.print_facts(row)
     else:
-        tables.print_rows([row], (), output, "", csv_columns)
+        tables.print_rows([row], (), output, "")
 
 
 def show_delivery(
@@ -248,7 +246,7 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
         typer.echo()
         row = {name: value for name, value in row.items() if value is not None and name not in _TOLD}
         row["lastAttempts"] = [_attempt(attempt) for attempt in answer["rows"]] or None
-    _print_row(row, output, listings.DELIVERIES.csv_columns)
+    _print_row(row, output)
 
 
 _TOLD = frozenset({"dueAt", "expiresAt", "retriedUntil"})

@@ -23,13 +23,12 @@ class Overview:
     """Of the endpoint."""
     noun: str
     columns: tuple[listings.Column, ...]
-    csv_columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
     """Name of a flag that selects rows -> whether it selects a row."""
     essential: int = 4
     """So many columns are shown also in a narrow terminal."""
     add: Callable[[listings.Row], listings.Row] = lambda _: {}
-    """Returns fields that JSON gets besides those of the API."""
+    """Returns fields that JSON and CSV get besides those of the API."""
     urgency: Callable[[listings.Row], int] = lambda _: 0
     """The rank of a row in a list of those that need a person."""
 
@@ -56,15 +55,13 @@ def print_page(
     page = rows[names.index(cursor) + 1 :] if cursor in names else rows
     shown = page[: row_limit(limit, len(page))]
     rest = path_of(shown[-1]) if len(page) > len(shown) else None
-    printed = [row | overview.add(row) for row in shown] if output == "json" else shown
+    printed = [row | overview.add(row) for row in shown] if output != "text" else shown
     tables.print_rows(
         printed,
         overview.columns,
         output,
         with_names_of_filters(context, nothing(overview.noun, asked)),
-        overview.csv_columns,
         essential=overview.essential,
-        broken=("TROUBLES",),
         beside={"nextCursor": rest},
     )
     parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
@@ -111,10 +108,3 @@ def minute_cell(name: str) -> Callable[[listings.Row], str]:
 def held_reasons(row: listings.Row) -> str:
     """Return how many deliveries are held, by reason."""
     return ", ".join([f"{count} {reason}" for reason, count in row["held"].items()])
-
-
-HELD_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    ("held", held_reasons),
-    ("heldCount", lambda row: str(sum(row["held"].values()))),
-)
-"""The held deliveries of a tenant or a destination, as one text and as one number."""

@@ -35,7 +35,6 @@ _SUPPRESSIONS: tuple[listings.Column, ...] = (
     ("FIRST (UTC)", listings.short_time_cell("firstAt")),
     ("LAST (UTC)", listings.short_time_cell("lastAt")),
 )
-_SUPPRESSIONS_CSV = listings.fields("namespace", "tenant", "persons", "firstAt", "lastAt")
 
 
 def register(app: typer.Typer) -> None:
@@ -161,4 +160,4 @@ def suppressions(output: OutputOption = "text", admin: Admin = ADMIN, data: Data
     To see whether one person is suppressed, use `usher find`.
     """
     rows = AdminClient(admin, data, operate=True).get("/api/persons/suppressions")["rows"]
-    tables.print_rows(rows, _SUPPRESSIONS, output, "No suppressed persons.", _SUPPRESSIONS_CSV)
+    tables.print_rows(rows, _SUPPRESSIONS, output, "No suppressed persons.")

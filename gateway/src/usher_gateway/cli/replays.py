@@ -104,12 +104,6 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("DELIVERIES", _deliveries),
 )
 
-_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("id", "state", "startedAt", "startedBy", "endedAt", "created", "reachedAt", "perSecond"),
-    ("deliveries", _deliveries),
-    ("selection", replay_words.selection),
-)
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands ``usher replays``; `listings` adds ``usher visits replay``."""
@@ -268,7 +262,7 @@ def _so_far(replay: listings.Row) -> str:
 def list_replays(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the newest replays, at most 100, with their deliveries."""
     rows = AdminClient(admin, data).get("/api/replays")["rows"]
-    tables.print_rows(rows, _COLUMNS, output, "No replays.", _CSV_COLUMNS, essential=4, broken=("SELECTION",))
+    tables.print_rows(rows, _COLUMNS, output, "No replays.", essential=4)
 
 
 def show_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:

@@ -1,12 +1,13 @@
 """Prints rows: a table with one line per row, JSON or CSV for programs."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import rich.cells
 import typer
@@ -17,47 +18,25 @@ from usher_gateway.admin.listings import Column, Row
 _GAP = "  "
 """Between two columns."""
 
-_CUT = "…"
-
-_LEAST_ROOM = 16
-"""A column that would be cut below this width is left out."""
-
-_LEAST_NAME, _LEAST_FIRST, _LEAST_LIST, _LEAST_WORD, _LEAST_COUNTED = 12, 20, 18, 12, 7
-"""No essential column becomes narrower: names, the first column, lists, DELIVERIES, and why an arrival is what it is.
-
-A column that goes on in further lines also does not become narrower than its longest word.
-"""
-
-_LEAST_BROKEN = 40
-"""A column that goes on in further lines becomes as narrow as this so that the columns after the essential ones fit."""
-
-_LEFT_OUT_FIRST = "TENANT"
-"""The essential column that is left out first, because the listener or the route often has the same name."""
+_NARROWEST = 10  # width of a column whose cells go on in further lines
+_NARROW_WORDS = 16  # down to this width, words are broken rather than names
+_READABLE = 30  # columns after the essential ones are shown if they leave names whole and words this width
 
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
 """Heads of columns with names."""
 
-LISTS = frozenset(
-    {"TROUBLES", "VERDICTS", "RESULT", "WHY", "COUNTED", "LAST ERROR", "DELIVERIES", "SELECTION", "LIMITED TO"}
-)
-"""Heads of columns with lists."""
-
-NUMBERS = frozenset({"VISITS", "WAIT", "QUOTA", "LISTENERS", "FOR", "LAG", "LAST", "VIS/MIN", "TODAY", "HELD", "DEAD"})
-"""Heads of columns that are right-aligned even while no row has a number."""
-
-_LEAST_WIDTHS = {
-    **dict.fromkeys(NAMES, _LEAST_NAME),
-    **dict.fromkeys(("COUNTED", "WHY"), _LEAST_COUNTED),
-    "DELIVERIES": _LEAST_WORD,
-}
+_WHOLE = frozenset({"ID", "VISIT", "PERIOD"})
+"""Heads of columns whose cells stay on one line, beside those of times and numbers."""
 
 FIXED_SPACE = "\N{NO-BREAK SPACE}"
 """A space at which `wrapped` does not break; it prints an ordinary one."""
 
-_NO_WIDTH = 1_000_000
-"""The width of output that is not a terminal, so that programs get whole lines."""
+_NO_WIDTH = 1_000_000  # of output that is not a terminal, so that programs get whole lines
 
 _NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+[/→]\d+")
+
+_PARTS = re.compile(r"[^/-]*[/-]?")
+"""Parts of a name."""
 
 _FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
 """The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none."""
@@ -80,35 +59,60 @@ def print_rows(
     columns: Sequence[Column],
     output: OutputFormat,
     nothing: str,
-    cells: Sequence[Column] | None = None,
     *,
     essential: int = 1,
-    broken: Collection[str] = (),
     beside: Mapping[str, object] | None = None,
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none.
 
-    ``cells`` replaces the columns for CSV, whose heads are the names of the fields in JSON. ``essential`` and
-    ``broken``: as in `table_lines`. ``beside``: fields that JSON has beside ``rows``.
+    ``essential``: as in `table_rows`. ``beside``: fields that JSON has beside ``rows``.
     """
     if output == "json":
         print_json({"rows": rows, **(beside or {})})
     elif output == "csv":
-        writer = csv.writer(sys.stdout)
-        cells = cells or columns
-        writer.writerow([head for head, _ in cells])
-        writer.writerows([[_csv_cell(cell(row)) for _, cell in cells] for row in rows])
+        print_csv(rows)
     elif not rows:
         typer.echo(nothing)
     else:
-        table = [[cell(row) for _, cell in columns] for row in rows]
-        print_table([head for head, _ in columns], table, essential=essential, broken=broken)
+        print_table([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], essential)
 
 
-def _csv_cell(cell: str) -> str:
-    """Return a cell of CSV, behind ``'`` if a spreadsheet would run it: a value from a body may be a formula."""
-    text = listings.printable(cell)
-    return f"'{text}" if _FORMULA.match(text) else text
+_OBJECTS = frozenset({"today", "quota", "retention", "lastError"})
+"""Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row."""
+
+
+def print_csv(rows: Sequence[Row]) -> None:
+    """Print rows as CSV: a column for each field of JSON."""
+    lines = [_csv_cells(row) for row in rows]
+    writer = csv.DictWriter(sys.stdout, dict.fromkeys(itertools.chain(*lines)), restval="")
+    if lines:
+        writer.writeheader()
+    writer.writerows(lines)
+
+
+def _csv_cells(row: Row) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, value in row.items():
+        if name in _OBJECTS:
+            cells |= {f"{name}{field[0].upper()}{field[1:]}": _csv_cell(value[field]) for field in value or ()}
+        else:
+            cells[name] = _csv_cell(value)
+    return cells
+
+
+def _csv_cell(value: object) -> str:
+    """Return a cell of CSV: a text, texts with commas, or JSON.
+
+    It begins with ``'`` if a spreadsheet would run it, because a value from a body may be a formula.
+    """
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    if value in (None, {}):
+        cell = ""
+    elif all(isinstance(text, str) for text in texts):
+        cell = listings.printable(", ".join(texts))
+    else:
+        cell = listings.printable(json.dumps(value, ensure_ascii=False))
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def width_of(text: str) -> int:
@@ -120,11 +124,6 @@ def padded(text: str, width: int, *, is_number: bool = False) -> str:
     """Return a text with spaces up to a width, behind it, or before a number."""
     spaces = " " * (width - width_of(text))
     return spaces + text if is_number else text + spaces
-
-
-def _beginning(text: str, width: int) -> str:
-    """Return what fits of the beginning of a text."""
-    return rich.cells.set_cell_size(text, max(0, min(width, width_of(text))))
 
 
 def without_shared_cells(
@@ -162,139 +161,67 @@ def print_shared_cells(same: Mapping[str, str], rows: str = "All") -> None:
     print_text(f"{rows} {'of ' if names else ''}{', '.join([*names, *counted])}.", err=True)
 
 
-def print_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, essential: int = 1, broken: Collection[str] = ()
-) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], essential: int = 1) -> None:
     """Print a table as wide as the terminal; if columns have no room there, say which."""
-    (head, *lines), left_out = table_lines(heads, rows, terminal_width(), essential=essential, broken=broken)
+    ((head,), *lines), left_out = table_rows(heads, rows, terminal_width(), essential)
     typer.echo(typer.style(head, bold=True))
-    for line in lines:
+    for line in itertools.chain(*lines):
         typer.echo(line)
     if left_out:
         print_text(f"No room for {', '.join(left_out)}: widen the terminal, or use `-o json`.", err=True)
 
 
-def table_lines(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, essential: int = 1, broken: Collection[str] = ()
-) -> tuple[list[str], Sequence[str]]:
-    """Return a table: its heads and one line per row, ``-`` for an empty cell; and the heads that have no room.
+class _TableColumn:
+    """A column of a table that is laid out."""
 
-    The columns are in the order of their importance: the last ones are left out if the line has no room for them. For
-    the first ``essential`` ones, wide cells become narrower: a list is cut between its items, and a name in its middle.
-    If that is not enough, TENANT is left out. Without essential columns the first cell is whole, and the last column
-    that is shown may be cut. Cells of the columns ``broken`` go on in further lines instead, and these
-    columns become narrower before the names do. Numbers are
-    right-aligned.
+    def __init__(self, head: str, cells: Sequence[str]) -> None:
+        self.head = head
+        self.cells = [listings.printable(cell) or "-" for cell in cells]
+        self.has_numbers = set(self.cells) != {"-"} and all(map(_NUMBER.fullmatch, self.cells))
+        self.width = max(map(width_of, [head, *self.cells]))
+        is_whole = self.has_numbers or head in _WHOLE or "UTC" in head
+        self.has_words = not is_whole and any(" " in cell for cell in self.cells)
+        self.narrowest = self.width if is_whole else min(self.width, max(len(head), _NARROWEST))
+        self.readable = min(self.width, _READABLE) if self.has_words else self.width
+
+    def lines(self, cell: str) -> list[str]:
+        """Return a cell as lines that fit the column; a word that is wider is broken behind a hyphen if it has one."""
+        if width_of(cell) <= self.width:
+            return [cell]
+        parts = [part for word in wrapped(cell, self.width) for part in _filled(_PARTS.findall(word), self.width)]
+        return [line for part in parts for line in rich.cells.chop_cells(part, self.width)]
+
+    def padded(self, line: str) -> str:
+        """Return a line with spaces up to the column's width."""
+        return padded(line, self.width, is_number=self.has_numbers)
+
+
+def table_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, essential: int
+) -> tuple[list[list[str]], Sequence[str]]:
+    """Return the lines of each row of a table, the heads first, and the heads of the columns that have no room.
+
+    The columns are in the order of their importance: the last ones are left out if they have no room, but for the first
+    ``essential`` ones. A cell that is wider than its column goes on in further lines. Numbers are right-aligned, and
+    ``-`` is an empty cell.
     """
-    cells = [[listings.printable(row[index]) or "-" for row in rows] for index in range(len(heads))]
-    widths = [max(map(width_of, [head, *column])) for head, column in zip(heads, cells, strict=True)]
-    least = [_least_width(*column, broken=broken) for column in zip(heads, cells, strict=True)]
-    least[0] = max(least[0], _LEAST_FIRST)
-    has_room = _room_of(list(map(min, widths, least))[:essential]) <= width
-    if _LEFT_OUT_FIRST in heads[1:essential] and not has_room:
-        kept = [index for index, head in enumerate(heads) if head != _LEFT_OUT_FIRST]
-        heads, rows = [heads[index] for index in kept], [[row[index] for index in kept] for row in rows]
-        lines, left_out = table_lines(heads, rows, width, essential=essential - 1, broken=broken)
-        return lines, [_LEFT_OUT_FIRST, *left_out]
-    shown = _fitted(heads, widths, least, width, essential, broken)
-    columns = []
-    for head, column, most in zip(heads, cells, shown, strict=False):
-        cuts = [
-            [shortened(part, most) for part in wrapped(cell, most)]
-            if head in broken
-            else [cut(head.rstrip("↓"), cell, most)]
-            for cell in column
-        ]
-        parts = [part for cell in cuts for part in cell]
-        is_empty = set(parts) == {"-"}
-        has_numbers = head.rstrip("↓") in NUMBERS if is_empty else all(map(_NUMBER.fullmatch, parts))
-        widest = max(map(width_of, [head, *parts]))
-        columns.append([[padded(part, widest, is_number=has_numbers) for part in cell] for cell in ([head], *cuts)])
+    columns = [_TableColumn(head, [row[index] for row in rows]) for index, head in enumerate(heads)]
+    while len(columns) > essential and _room_of([column.readable for column in columns]) > width:
+        columns.pop()
+    excess = _room_of([column.width for column in columns]) - width
+    while excess > 0 and (wide := [column for column in columns if column.width > column.narrowest]):
+        # Words are broken before names.
+        max(wide, key=lambda column: (column.has_words and column.width > _NARROW_WORDS, column.width)).width -= 1
+        excess -= 1
     lines = []
-    for row in zip(*columns, strict=True):
-        spaces = [" " * width_of(cell[0]) for cell in row]
-        for index in range(max(map(len, row))):
-            line = [cell[index] if index < len(cell) else space for cell, space in zip(row, spaces, strict=True)]
-            lines.append(_GAP.join(line).rstrip())
-    return lines, heads[len(shown) :]
-
-
-def _least_width(head: str, cells: Sequence[str], broken: Collection[str]) -> int:
-    """Return how narrow an essential column may become; one that does not become narrower is as wide as its cells."""
-    if head not in NAMES and head not in LISTS:
-        return max(map(width_of, (head, *cells)))
-    longest_word = max(width_of(part) for cell in cells for part in wrapped(cell, 1)) if head in broken and cells else 0
-    if head in {"VERDICTS", "SELECTION"}:
-        longest_word = min(longest_word, _LEAST_LIST)  # the other columns count more than a whole name
-    return max(_LEAST_WIDTHS.get(head, _LEAST_LIST), len(head), longest_word)
-
-
-def _fitted(
-    heads: Sequence[str],
-    natural: Sequence[int],
-    least: Sequence[int],
-    width: int,
-    essential: int,
-    broken: Collection[str],
-) -> list[int]:
-    """Return the widths of the columns that fit into a line."""
-    widths = list(natural[:essential])
-    while essential > 1 and _room_of(widths) > width:
-        wide = [index for index in range(essential) if widths[index] > least[index]]
-        if not wide:
-            break
-        widths[max(wide, key=lambda index: (heads[index] in broken, widths[index]))] -= 1
-    while len(widths) > 1 and _room_of(widths) > width:
-        widths.pop()
-    for head, needed in zip(heads[len(widths) :], natural[len(widths) :], strict=True):
-        room = width - _room_of(widths) - len(_GAP)
-        lacking = max(0, needed - room)
-        for index in [index for index, shown in enumerate(heads[: len(widths)]) if shown in broken]:
-            if room < needed and widths[index] - lacking >= _LEAST_BROKEN:
-                widths[index] -= lacking
-                room += lacking
-        if needed > room:
-            if room >= max(_LEAST_ROOM, len(head)):
-                widths.append(room)
-            break
-        widths.append(needed)
-    return widths
+    for row in zip(*[[column.head, *column.cells] for column in columns], strict=True):
+        parts = itertools.zip_longest(*map(_TableColumn.lines, columns, row), fillvalue="")
+        lines.append([_GAP.join(map(_TableColumn.padded, columns, line)).rstrip() for line in parts])
+    return lines, heads[len(columns) :]
 
 
 def _room_of(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
-
-
-def cut(head: str, cell: str, room: int) -> str:
-    """Return a cell in at most ``room`` cells of a terminal: a name without its middle, or the first items of a list.
-
-    If not even the first item has room, its beginning is shown. WHY also shows the first words of an item.
-    """
-    if width_of(cell) <= room:
-        return cell
-    if head in NAMES:
-        return shortened(cell, room)
-    items = whole_items(cell, room)
-    words = f"{_beginning(cell, room).rpartition(' ')[0]}{_CUT}"
-    return words if head == "WHY" and width_of(words) > width_of(items) else items
-
-
-def whole_items(cell: str, room: int) -> str:
-    """Return those of the first items of a list that fit; the beginning of the first one if not even that fits."""
-    if width_of(cell) <= room:
-        return cell
-    items = cell.split(", ")
-    while items and width_of(", ".join(items)) + len(", ") + len(_CUT) > room:
-        items.pop()
-    return ", ".join([*items, _CUT]) if items else _beginning(cell, room - len(_CUT)) + _CUT
-
-
-def shortened(name: str, length: int) -> str:
-    """Return a name with at most ``length`` cells: its beginning, and its end, which often is a number."""
-    end = min(6, length // 3)
-    if width_of(name) <= length:
-        return name
-    return f"{_beginning(name, length - end - 1)}{_CUT}{_beginning(name[::-1], end)[::-1]}"
 
 
 def _filled(parts: Sequence[str], width: int) -> list[str]:
@@ -348,7 +275,7 @@ def print_lines(text: str) -> None:
 
 def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
     """Print a text behind its lead, broken between words to fit the terminal. ``err``: to standard error."""
-    room = max(_LEAST_ROOM, terminal_width() - width_of(lead))
+    room = max(_NARROW_WORDS, terminal_width() - width_of(lead))
     for line in [part for paragraph in text.splitlines() for part in wrapped(paragraph, room)]:
         typer.echo(f"{lead}{line}", err=err)
         lead = " " * width_of(lead)
@@ -357,7 +284,7 @@ def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:
     """Print texts, each after its name or time, broken between words to fit the terminal."""
     width = max([width_of(name) for name, _ in texts]) + len(_GAP)
-    room = max(_LEAST_ROOM, terminal_width() - width)
+    room = max(_NARROW_WORDS, terminal_width() - width)
     for name, text in texts:
         for index, line in enumerate(wrapped(text, room)):
             typer.echo(f"{padded('' if index else name, width)}{line}")

@@ -54,29 +54,10 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENERS", listings.text_cell("listeners")),
 )
 
-_TENANT_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    *listings.fields("namespace", "name", "state", "listeners", "silentListeners", "refusingListeners"),
-    *[(f"today{name.capitalize()}", overview.today_cell(name)) for name in ("visits", "quarantined", "refused")],
-    *listings.fields("lastArrival", "backlog", "oldestInBacklog"),
-    *overview.HELD_CSV_COLUMNS,
-    *listings.fields("dead"),
-    ("quotaUsed", lambda row: "" if row["quotaUsed"] is None else str(round(row["quotaUsed"], 3))),
-    ("quotaVisitsPerMonth", lambda row: str((row["quota"] or {}).get("visitsPerMonth", ""))),
-    ("quotaWhenExceeded", lambda row: str((row["quota"] or {}).get("whenExceeded", ""))),
-    *listings.fields("timeZone"),
-    ("retentionBodyDays", lambda row: str((row["retention"] or {}).get("bodyDays", ""))),
-    ("retentionMeterMonths", lambda row: str((row["retention"] or {}).get("meterMonths", ""))),
-    ("troubles", _tenant_troubles),
-    ("faults", lambda row: ", ".join([f"{count} {fault}" for fault, count in row["faults"].items()])),
-    ("causes", lambda row: ", ".join([f"{fault} {cause}" for fault, cause in row["causes"].items()])),
-    ("failingDestinations", lambda row: ", ".join(row["failingDestinations"])),
-)
-
 _TENANTS = overview.Overview(
     path="/api/tenants",
     noun="tenant",
     columns=_TENANT_COLUMNS,
-    csv_columns=_TENANT_CSV_COLUMNS,
     states={
         "failing": is_tenant_failing,
         "silent": lambda row: bool(row["silentListeners"]),
@@ -146,7 +127,7 @@ def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin =
     if output == "json":
         tables.print_json(row | _TENANTS.add(row))
     elif output == "csv":
-        tables.print_rows([row], (), output, "", _TENANT_CSV_COLUMNS)
+        tables.print_csv([row | _TENANTS.add(row)])
     else:
         _print_tenant(row)
         _print_troubles(client, row)

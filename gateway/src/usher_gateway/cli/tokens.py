@@ -64,12 +64,6 @@ _COLUMNS: tuple[listings.Column, ...] = (
     ("CREATED (UTC)", listings.time_cell("createdAt")),
 )
 
-_CSV_COLUMNS: tuple[listings.Column, ...] = (
-    ("name", listings.text_cell("name")),
-    *[(name, _listed_cell(name)) for name in ("scopes", "namespaces", "tenants")],
-    *listings.fields("expiresAt", "createdAt"),
-)
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -88,7 +82,7 @@ def list_tokens(output: OutputOption = "text", data: Data = DATA) -> None:
         entries = tokens.read_entries(data / tokens.TOKENS_FILE)
     rows = [_shown(entry) for entry in entries]
     nothing = "No tokens besides observe.token and operate.token."
-    tables.print_rows(rows, _COLUMNS, output, nothing, _CSV_COLUMNS, essential=3)
+    tables.print_rows(rows, _COLUMNS, output, nothing, essential=3)
 
 
 def create_token(

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 _EPILOG = "Example:  usher url examples/quickstart.yaml   or   usher url --tenant agency/acme"
 
-_COLUMNS = ("namespace", "tenant", "listener", "url", "note")
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -147,7 +145,7 @@ def _print(rows: list[dict[str, str]], output: tables.OutputFormat) -> None:
     if output == "json":
         tables.print_json({"rows": rows})
     elif output == "csv":
-        tables.print_rows(rows, [(name, listings.text_cell(name)) for name in _COLUMNS], output, "")
+        tables.print_csv(rows)
     else:
         _print_text(rows)
 

@@ -159,7 +159,6 @@ _VENUE_COLUMNS: tuple[listings.Column, ...] = (
     ("VISITS", listings.text_cell("visits")),
     ("REPEATS", listings.text_cell("repeats")),
 )
-_VENUE_CSV_COLUMNS = listings.fields("period", "namespace", "tenant", "venue", "visits", "repeats")
 
 
 def print_venues(
@@ -173,7 +172,7 @@ def print_venues(
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
     nothing = "No visit with a stored body in that time."
     beside = {name: value for name, value in answer.items() if name != "rows"}
-    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, _VENUE_CSV_COLUMNS, beside=beside)
+    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, beside=beside)
     if output == "text" and rows:
         visits, repeats = answer["total"]["visits"], answer["total"]["repeats"]
         typer.echo(f"total: {listings.counted(visits, 'visit')}, {listings.counted(repeats, 'repeat')}")
@@ -187,19 +186,13 @@ def print_venues(
         )
 
 
-_VIOLATION_COLUMNS = tuple(
-    (name, listings.text_cell(name))
-    for name in ("namespace", "tenant", "listener", "period", "equation", "left", "right")
-)
-
-
 def _print_check(answer: Any, output: tables.OutputFormat) -> None:
     """Print the equations that do not hold. If there are any, or nothing was counted, end with exit code 1."""
     violations = answer["violations"]
     if output == "json":
         tables.print_json(answer)
     elif output == "csv":
-        tables.print_rows(violations, _VIOLATION_COLUMNS, output, "")
+        tables.print_csv(violations)
     else:
         for row in violations:
             where = f"{row['period'] or 'in all'}: {row['equation']}"
@@ -252,7 +245,7 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
     if answer["by"] == "tenant":
         heads, lines = heads[:-2], [line[:-2] for line in lines]
-    tables.print_table(heads, lines, essential=len(names) + len(shown_first))
+    tables.print_table(heads, lines, len(names) + len(shown_first))
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
