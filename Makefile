@@ -116,7 +116,7 @@ bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the s
 bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
-bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas claims retention find")
+bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas claims retention")
 	PYTHONPATH=bench:tools $(BIN)/python bench/on_postgresql.py $(ARGS)
 
 bench-erasing: $(READY) ## measure 10,000 erasures beside arrivals, on both engines (ARGS="sqlite postgresql")
@@ -124,9 +124,6 @@ bench-erasing: $(READY) ## measure 10,000 erasures beside arrivals, on both engi
 
 bench-pages: $(READY) ## measure the overview in a browser with 2,000 tenants and 10 million visits, beside arrivals
 	PYTHONPATH=bench:tools $(BIN)/python bench/pages.py $(ARGS)
-
-bench-boards: $(READY) ## measure every query of the boards with 2,000 tenants
-	PYTHONPATH=bench:tools:. $(BIN)/python bench/board_queries.py
 
 bench-node: $(READY) ## measure the chart on a real node (Linux, root; ARGS="install edits memory")
 	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
@@ -158,4 +155,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache, but never data/ (install key and visits of usher run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node node check format crds dashboards pictures bench bench-operator bench-postgresql bench-erasing bench-pages bench-boards bench-node image release kind kind-down requirements clean
+.PHONY: help try venv run run-kubernetes quick mutants test test-oldest-postgresql test-long test-node node check format crds dashboards pictures bench bench-operator bench-postgresql bench-erasing bench-pages bench-node image release kind kind-down requirements clean

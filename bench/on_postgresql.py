@@ -19,7 +19,6 @@ import run
 
 from postgresql.server import PostgresServer
 from usher_gateway import logs, model
-from usher_gateway.ingest import identity
 from usher_gateway.store.names import NameNumbers, UsedNames, add_names
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import PostgresSession
@@ -117,68 +116,6 @@ def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
     slow, fast = statistics.median(p99[REPLICAS]), statistics.median(p99[1])
     measured = f"{slow:.0f} ms against {fast:.0f} ms = {slow / fast:.1f}x"
     yield report.Result("the same, p99 of the answer", measured, "<= 2x", slow <= 2 * fast)
-
-
-FIND_AMONG = 10_000_000
-TENANTS = 300
-SEARCHES = 200
-
-_FILL = f"""
-    alter table persons drop constraint persons_pkey;
-    insert into listeners
-        select number + 1, 'bench', 't' || number, 'wifi' from generate_series(0, {TENANTS - 1}) number;
-    insert into arrivals
-        select number, decode(lpad(to_hex(number), 32, '0'), 'hex'), 1 + number % {TENANTS}, 0, 0, 1, 1, 0, 0, 1200,
-            decode(md5(number::text), 'hex'), decode(md5('v' || number), 'hex'),
-            decode(md5('p' || number) || md5('q' || number), 'hex'), '\\x90'
-        from generate_series(1, {FIND_AMONG}) number;
-"""
-_FILL_PERSONS = """
-    insert into persons select substr(persons, 1 + 8 * place, 8), key from arrivals, generate_series(0, 3) place;
-    alter table persons add primary key (person, arrival);
-    analyze
-"""
-
-
-def find(rounds: int, seconds: float) -> Iterator[report.Result]:
-    """Measure the search for a person by e-mail over all tenants, with 10 million visits of 4 person keys each."""
-    del rounds, seconds
-    with PostgresServer(is_durable=True, settings=SERVER) as server:
-        server.execute("create database find")
-        first, *others = asyncio.run(_find(server))
-        ((size,),) = server.rows("select pg_database_size('find')")
-    p99 = sorted(others)[len(others) * 99 // 100]
-    measured = f"p50 {statistics.median(others) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms ({SEARCHES})"
-    yield report.Result(
-        f"find a person among {FIND_AMONG:,} visits of {TENANTS} tenants", measured, "p99 <= 1 s", p99 <= 1
-    )
-    yield report.Result("the first search", f"{first * 1000:.0f} ms", "")
-    yield report.Result("size of the database without bodies", f"{size / 1e6:,.0f} MB", "")
-
-
-async def _find(server: PostgresServer) -> list[float]:
-    """Fill a database and search it; return the seconds of each search."""
-    store = PostgresStore(PostgresSettings(dsn=server.dsn("find"), key_fingerprint="bench"), time.time_ns)
-    await store.open()
-    keys = model.derive_keys(bytes(32))
-    tenants = [identity.PersonKeys(keys, "bench", f"t{number}") for number in range(TENANTS)]
-    visitors = {1 + number * (FIND_AMONG // (SEARCHES + 1)): f"v{number}@example.org" for number in range(SEARCHES + 1)}
-    connection = await asyncpg.connect(server.dsn("find"))
-    await connection.execute(_FILL)
-    await connection.executemany(
-        "update arrivals set persons = $2::bytea || substr(persons, 9) where key = $1",
-        [(key, tenants[key % TENANTS].key("email", visitor)) for key, visitor in visitors.items()],
-    )
-    await connection.execute(_FILL_PERSONS)
-    await connection.close()
-    took = []
-    for visitor in visitors.values():
-        began = time.perf_counter()
-        page = await store.of_person([person_keys.key("email", visitor) for person_keys in tenants], None, 100)
-        took.append(time.perf_counter() - began)
-        assert len(page.rows) == 1, visitor
-    await store.close()
-    return took
 
 
 PENDING = 10_000_000
@@ -386,7 +323,6 @@ BENCHMARKS = {
     "replicas": replicas,
     "claims": claims,
     "retention": retention,
-    "find": find,
 }
 
 

@@ -1,8 +1,10 @@
 """The overview of 2,000 tenants with 10 million visits, beside arrivals at half load: `make bench-pages`."""
 
+import asyncio
 import contextlib
 import http.cookiejar
 import json
+import os
 import sqlite3
 import statistics
 import sys
@@ -16,6 +18,8 @@ import report
 import run
 
 from usher_gateway import model
+from usher_gateway.config import install_key
+from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 TENANTS = 2_000
 VISITS = 10_000_000
@@ -94,9 +98,17 @@ class Viewer:
             assert b"Overview" in page.read()
 
 
+async def _create(settings: SqliteSettings) -> None:
+    store = SqliteStore(settings, lambda: time.time_ns() // 1_000)
+    await store.open()
+    await store.close()
+
+
 def _fill(data: Path) -> None:
     """Write a store with the visits of the last days, and their counts."""
-    run.create_store(data)
+    data.mkdir()
+    keys = model.derive_keys(install_key.load_install_key(data, os.environ))
+    asyncio.run(_create(SqliteSettings(data, model.key_fingerprint(keys.install), keys.name)))
     with contextlib.closing(sqlite3.connect(data / "usher.sqlite3", isolation_level=None)) as connection:
         connection.execute("pragma synchronous = off")
         connection.executemany(
