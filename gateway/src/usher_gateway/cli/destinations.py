@@ -44,20 +44,6 @@ def is_destination_failing(row: listings.Row) -> bool:
     return failures.is_not_taking(row) or bool(row["dead"])
 
 
-def last_error(row: listings.Row) -> str:
-    """Return what keeps a destination from taking deliveries: a missing Secret, or the last error and how often."""
-    if row.get("unresolved"):
-        return str(row["unresolved"])
-    last = row.get("lastError")
-    if not last:
-        return ""
-    status = f" {last['status']}" if last["status"] else ""
-    since = listings.short_time_cell("since")(last)
-    times = f", {last['failures']} times since {since}" if last["failures"] > 1 else ""
-    recovered = ", recovered" if last["recoveredAt"] else ""
-    return f"{last['error']}{status}{times}, last {listings.short_time_cell('at')(last)}{recovered}"
-
-
 def _short_error(row: listings.Row) -> str:
     """Return what keeps a destination from taking deliveries, in few characters."""
     last = row.get("lastError")

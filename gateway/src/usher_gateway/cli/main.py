@@ -101,8 +101,8 @@ def _shown_parameter(error: typer.BadParameter) -> str:
     parameter: Any = error.param
     assert error.ctx is not None
     source = error.ctx.get_parameter_source(parameter.name)
-    if source is not None and source.name == "ENVIRONMENT" and parameter.envvar:
-        return str(parameter.envvar)
+    if source is not None and source.name == "ENVIRONMENT":
+        return str(parameter.envvar or f"{error.ctx.auto_envvar_prefix}_{parameter.name.upper()}")
     return str(parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name)
 
 

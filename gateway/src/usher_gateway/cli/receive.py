@@ -18,116 +18,50 @@ _EPILOG = (
 _HostileAnswer = Literal["none", "reset", "drip", "garbage", "huge"]
 """Answers that no well-behaved server gives."""
 
-_Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.", envvar="USHER_RECEIVE_LISTEN")]
-
-_Secret = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="Verify Standard Webhooks signatures with the secret in env:NAME or file:PATH; several during a rotation.",
-        envvar="USHER_RECEIVE_SECRET",
-    ),
-]
-
-_Tolerance = Annotated[
-    float,
-    typer.Option(
-        min=0, help="The most seconds between webhook-timestamp and now; 0: any.", envvar="USHER_RECEIVE_TOLERANCE"
-    ),
-]
-
-_SuccessHeader = Annotated[
-    bool,
-    typer.Option(
-        "--success-header",
-        help="Answer with wifiWebhookListener: 1, like a listener of Purple.",
-        envvar="USHER_RECEIVE_SUCCESS_HEADER",
-    ),
-]
-
-_ShowBodies = Annotated[
-    bool,
-    typer.Option(
-        "--show-bodies", help="Print every body. Bodies contain personal data.", envvar="USHER_RECEIVE_SHOW_BODIES"
-    ),
-]
-
-_Path = Annotated[
-    list[str] | None,
-    typer.Option(help="Misbehave only at this path; may be repeated.", envvar="USHER_RECEIVE_PATH"),
-]
-
-_Fail = Annotated[int, typer.Option(min=200, max=599, help="Answer with this status.", envvar="USHER_RECEIVE_FAIL")]
-
-_RetryAfter = Annotated[
-    str, typer.Option(help="With --fail: value of Retry-After.", envvar="USHER_RECEIVE_RETRY_AFTER")
-]
-
-_Location = Annotated[
-    str, typer.Option(help="With --fail 301 …: the target of the redirect.", envvar="USHER_RECEIVE_LOCATION")
-]
-
-_Delay = Annotated[float, typer.Option(min=0, help="Answer this many seconds late.", envvar="USHER_RECEIVE_DELAY")]
-
-_Hang = Annotated[bool, typer.Option("--hang", help="Never answer.", envvar="USHER_RECEIVE_HANG")]
-
-_Hostile = Annotated[
-    _HostileAnswer,
-    typer.Option(
-        help="Reset the connection, send one byte per second, answer garbage, or answer 300 MB.",
-        envvar="USHER_RECEIVE_HOSTILE",
-    ),
-]
-
-_DownAfter = Annotated[
-    float, typer.Option(min=0, help="Misbehave only after this many seconds.", envvar="USHER_RECEIVE_DOWN_AFTER")
-]
-
-_DownFor = Annotated[
-    float,
-    typer.Option(min=0, help="Misbehave only for this many seconds; 0: without end.", envvar="USHER_RECEIVE_DOWN_FOR"),
-]
-
-_TLSCert = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-cert",
-        exists=True,
-        dir_okay=False,
-        help="Serve https: certificate (PEM).",
-        envvar="USHER_RECEIVE_TLS_CERT",
-    ),
-]
-
-_TLSKey = Annotated[
-    Path | None,
-    typer.Option("--tls-key", exists=True, dir_okay=False, help="Its key (PEM).", envvar="USHER_RECEIVE_TLS_KEY"),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=_EPILOG)(receive)
+    app.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "USHER_RECEIVE"})(receive)
 
 
 def receive(
     *,
-    listen: _Listen = "127.0.0.1:9000",
-    secret: _Secret = None,
-    tolerance: _Tolerance = 300.0,
-    success_header: _SuccessHeader = False,
-    show_bodies: _ShowBodies = False,
-    path: _Path = None,
-    fail: _Fail = 200,
-    retry_after: _RetryAfter = "",
-    location: _Location = "",
-    delay: _Delay = 0.0,
-    hang: _Hang = False,
-    hostile: _Hostile = "none",
-    down_after: _DownAfter = 0.0,
-    down_for: _DownFor = 0.0,
-    tls_cert: _TLSCert = None,
-    tls_key: _TLSKey = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:9000",
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Verify Standard Webhooks signatures with the secret in env:NAME or file:PATH; "
+            "several during a rotation.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="The most seconds between webhook-timestamp and now; 0: any.")
+    ] = 300.0,
+    success_header: Annotated[
+        bool, typer.Option("--success-header", help="Answer with wifiWebhookListener: 1, like a listener of Purple.")
+    ] = False,
+    show_bodies: Annotated[
+        bool, typer.Option("--show-bodies", help="Print every body. Bodies contain personal data.")
+    ] = False,
+    path: Annotated[list[str] | None, typer.Option(help="Misbehave only at this path; may be repeated.")] = None,
+    fail: Annotated[int, typer.Option(min=200, max=599, help="Answer with this status.")] = 200,
+    retry_after: Annotated[str, typer.Option(help="With --fail: value of Retry-After.")] = "",
+    location: Annotated[str, typer.Option(help="With --fail 301 …: the target of the redirect.")] = "",
+    delay: Annotated[float, typer.Option(min=0, help="Answer this many seconds late.")] = 0.0,
+    hang: Annotated[bool, typer.Option("--hang", help="Never answer.")] = False,
+    hostile: Annotated[
+        _HostileAnswer,
+        typer.Option(help="Reset the connection, send one byte per second, answer garbage, or answer 300 MB."),
+    ] = "none",
+    down_after: Annotated[float, typer.Option(min=0, help="Misbehave only after this many seconds.")] = 0.0,
+    down_for: Annotated[float, typer.Option(min=0, help="Misbehave only for this many seconds; 0: without end.")] = 0.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="Serve https: certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its key (PEM).")
+    ] = None,
     output: admin_client.DocumentOutput = "text",
 ) -> None:
     """Receive at any path, count per path, and show the counts until Ctrl-C.

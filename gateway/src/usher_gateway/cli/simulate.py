@@ -16,203 +16,89 @@ _EPILOG = (
 )
 
 
-_Urls = Annotated[
-    list[str],
-    typer.Argument(metavar="URL…", help="Listeners to post to; each has its own books.", envvar="USHER_SIMULATE_URLS"),
-]
-
-_Visits = Annotated[
-    int, typer.Option(min=1, help="Authentications for each URL, including repeats.", envvar="USHER_SIMULATE_VISITS")
-]
-
-_Rate = Annotated[
-    float, typer.Option(min=0.01, help="Authentications per real second for each URL.", envvar="USHER_SIMULATE_RATE")
-]
-
-_Duration = Annotated[
-    str,
-    typer.Option(
-        help="Instead of --rate: spread the visits over this simulated time (30m, 24h) with busy and quiet hours.",
-        envvar="USHER_SIMULATE_DURATION",
-    ),
-]
-
-_Day = Annotated[
-    Literal["hotel", "cafe", "stadium", "flat"],
-    typer.Option(help="With --duration: the kind of place, which sets the busy hours.", envvar="USHER_SIMULATE_DAY"),
-]
-
-_TimeScale = Annotated[
-    float,
-    typer.Option(
-        min=0.001,
-        help="Run simulated time this many times as fast; Usher needs the same value (usher run --time-scale).",
-        envvar="USHER_SIMULATE_TIME_SCALE",
-    ),
-]
-
-_Seed = Annotated[
-    int,
-    typer.Option(min=0, help="The same seed sends the same visitors at the same times.", envvar="USHER_SIMULATE_SEED"),
-]
-
-_Repeats = Annotated[
-    float,
-    typer.Option(
-        min=0, max=1, help="Share that is the same visitor again within the hour.", envvar="USHER_SIMULATE_REPEATS"
-    ),
-]
-
-_Redeliveries = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        help="Share that is sent again after --retry-after although it was acknowledged.",
-        envvar="USHER_SIMULATE_REDELIVERIES",
-    ),
-]
-
-_HangUps = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        help="Share on which the sender hangs up before the answer and retries.",
-        envvar="USHER_SIMULATE_HANG_UPS",
-    ),
-]
-
-_Lates = Annotated[
-    float,
-    typer.Option(
-        min=0, max=1, help="Share that arrives minutes or hours after the login.", envvar="USHER_SIMULATE_LATES"
-    ),
-]
-
-_Company = Annotated[
-    list[str] | None,
-    typer.Option(help="Company id for the first URL, the second …; default 77, 78 …", envvar="USHER_SIMULATE_COMPANY"),
-]
-
-_Venues = Annotated[int, typer.Option(min=1, help="Venues of each company.", envvar="USHER_SIMULATE_VENUES")]
-
-_Connect = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Connect to this address; Host header, SNI and certificate name stay those of the URL.",
-        envvar="USHER_SIMULATE_CONNECT",
-    ),
-]
-
-_Ca = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="CA certificate (PEM) to trust instead of those of the system.",
-        envvar="USHER_SIMULATE_CA",
-    ),
-]
-
-_Insecure = Annotated[
-    bool,
-    typer.Option(
-        "--insecure", help="Do not check the certificate, although Purple does.", envvar="USHER_SIMULATE_INSECURE"
-    ),
-]
-
-_Basic = Annotated[
-    str,
-    typer.Option(
-        metavar="SOURCE",
-        help="Basic authentication: env:NAME or file:PATH with user:password.",
-        envvar="USHER_SIMULATE_BASIC",
-    ),
-]
-
-_Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=SOURCE",
-        help="A header with a credential: X-Key=env:NAME or X-Key=file:PATH.",
-        envvar="USHER_SIMULATE_HEADER",
-    ),
-]
-
-_Concurrency = Annotated[
-    int,
-    typer.Option(min=1, help="The most requests at the same time for each URL.", envvar="USHER_SIMULATE_CONCURRENCY"),
-]
-
-_RetryAfter = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="Simulated seconds until a failed request is sent again; Purple: 3 hours.",
-        envvar="USHER_SIMULATE_RETRY_AFTER",
-    ),
-]
-
-_DisableAfter = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="Simulated seconds with failures only until the hook is disabled.",
-        envvar="USHER_SIMULATE_DISABLE_AFTER",
-    ),
-]
-
-_Patience = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        help="At the end, stop after this many real seconds of retries without success.",
-        envvar="USHER_SIMULATE_PATIENCE",
-    ),
-]
-
-_Validate = Annotated[
-    bool, typer.Option(help='Begin with the portal\'s "Save and Validate".', envvar="USHER_SIMULATE_VALIDATE")
-]
-
-_ValidateOnly = Annotated[
-    bool, typer.Option("--validate-only", help="Only validate.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
-]
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=_EPILOG)(simulate)
+    app.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "USHER_SIMULATE"})(simulate)
 
 
 def simulate(
     *,
-    urls: _Urls,
-    visits: _Visits = 200,
-    rate: _Rate = 20.0,
-    duration: _Duration = "",
-    day: _Day = "hotel",
-    time_scale: _TimeScale = 1.0,
-    seed: _Seed = 1,
-    repeats: _Repeats = 0.15,
-    redeliveries: _Redeliveries = 0.02,
-    hang_ups: _HangUps = 0.0,
-    lates: _Lates = 0.03,
-    company: _Company = None,
-    venues: _Venues = 3,
-    connect: _Connect = "",
-    ca: _Ca = None,
-    insecure: _Insecure = False,
-    basic: _Basic = "",
-    header: _Header = None,
-    concurrency: _Concurrency = 256,
-    retry_after: _RetryAfter = 10_800.0,
-    disable_after: _DisableAfter = 259_200.0,
-    patience: _Patience = 60.0,
-    validate: _Validate = True,
-    validate_only: _ValidateOnly = False,
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL…", help="Listeners to post to; each has its own books.", envvar="USHER_SIMULATE_URLS"
+        ),
+    ],
+    visits: Annotated[int, typer.Option(min=1, help="Authentications for each URL, including repeats.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.01, help="Authentications per real second for each URL.")] = 20.0,
+    duration: Annotated[
+        str,
+        typer.Option(
+            help="Instead of --rate: spread the visits over this simulated time (30m, 24h) with busy and quiet hours."
+        ),
+    ] = "",
+    day: Annotated[
+        Literal["hotel", "cafe", "stadium", "flat"],
+        typer.Option(help="With --duration: the kind of place, which sets the busy hours."),
+    ] = "hotel",
+    time_scale: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="Run simulated time this many times as fast; Usher needs the same value (usher run --time-scale).",
+        ),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same visitors at the same times.")] = 1,
+    repeats: Annotated[
+        float, typer.Option(min=0, max=1, help="Share that is the same visitor again within the hour.")
+    ] = 0.15,
+    redeliveries: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share that is sent again after --retry-after although it was acknowledged."),
+    ] = 0.02,
+    hang_ups: Annotated[
+        float, typer.Option(min=0, max=1, help="Share on which the sender hangs up before the answer and retries.")
+    ] = 0.0,
+    lates: Annotated[
+        float, typer.Option(min=0, max=1, help="Share that arrives minutes or hours after the login.")
+    ] = 0.03,
+    company: Annotated[
+        list[str] | None, typer.Option(help="Company id for the first URL, the second …; default 77, 78 …")
+    ] = None,
+    venues: Annotated[int, typer.Option(min=1, help="Venues of each company.")] = 3,
+    connect: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Connect to this address; Host header, SNI and certificate name stay those of the URL.",
+        ),
+    ] = "",
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CA certificate (PEM) to trust instead of those of the system."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do not check the certificate, although Purple does.")
+    ] = False,
+    basic: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Basic authentication: env:NAME or file:PATH with user:password.")
+    ] = "",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SOURCE", help="A header with a credential: X-Key=env:NAME or X-Key=file:PATH."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="The most requests at the same time for each URL.")] = 256,
+    retry_after: Annotated[
+        float, typer.Option(min=0.1, help="Simulated seconds until a failed request is sent again; Purple: 3 hours.")
+    ] = 10_800.0,
+    disable_after: Annotated[
+        float, typer.Option(min=0.1, help="Simulated seconds with failures only until the hook is disabled.")
+    ] = 259_200.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="At the end, stop after this many real seconds of retries without success.")
+    ] = 60.0,
+    validate: Annotated[bool, typer.Option(help='Begin with the portal\'s "Save and Validate".')] = True,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Only validate.")] = False,
     output: admin_client.DocumentOutput = "text",
 ) -> None:
     """Post visits to listeners as Purple does, and say whether they would survive it.
