@@ -4,7 +4,7 @@ Each group lists rows, as `admin.listings` defines them, and shows one row; `cha
 """
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import typer
@@ -97,8 +97,6 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
                 filters[name] = client.full_id(f"{name}s", str(filters[name]))
         only = {} if listing in listings.ENDPOINTS else listing.only  # an endpoint sets its own filters itself
         rows, rest = client.rows(listing.path, row_limit(limit), cursor, **only, **filters)
-        if output == "text":
-            _order_verdicts(rows, filters)
         nothing = with_names_of_filters(context, listing.nothing)
         print_listing(listing, rows, rest, output, nothing)
         if rest is not None:
@@ -129,29 +127,6 @@ def print_listing(
     )
     if output == "text" and same:
         tables.print_shared_cells(same)
-
-
-def _order_verdicts(rows: list[listings.Row], filters: Mapping[str, str | None]) -> None:
-    """Put verdicts that the filters select first, then those not delivered, because a table may cut the rest."""
-    for row in rows:
-        if "verdicts" in row:
-            row["verdicts"].sort(key=lambda verdict: (not _is_selected(verdict, filters), _rank(verdict)))
-
-
-def _rank(verdict: listings.Row) -> int:
-    """Return the place of a verdict in its cell, by its state."""
-    states = ("dead", "pending", "cancelled", "delivered")
-    return states.index(verdict["state"]) if verdict.get("state") in states else len(states) - 1
-
-
-def _is_selected(verdict: listings.Row, filters: Mapping[str, str | None]) -> bool:
-    """Return whether a verdict has the skip reason, the route and the destination of the filters."""
-    chosen = {
-        "skipped": filters.get("reason"),
-        "route": filters.get("route"),
-        "destination": filters.get("destination"),
-    }
-    return all(value is None or str(verdict.get(name)).endswith(value) for name, value in chosen.items())
 
 
 def show_visit(
@@ -239,9 +214,9 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     row = _find_row(client, "deliveries", identifier)
     answer = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")
     row["lastAttempts"] = answer["rows"]
-    if output == "json":
+    if output != "text":
         row["next"] = answer["next"]
-    if output == "text":
+    else:
         tables.print_text(answer["next"])
         typer.echo()
         row = {name: value for name, value in row.items() if value is not None and name not in _TOLD}

@@ -284,10 +284,8 @@ def print_text(text: str, *, lead: str = "", err: bool = False) -> None:
 def print_texts(texts: Sequence[tuple[str, str]]) -> None:
     """Print texts, each after its name or time, broken between words to fit the terminal."""
     width = max([width_of(name) for name, _ in texts]) + len(_GAP)
-    room = max(_NARROW_WORDS, terminal_width() - width)
     for name, text in texts:
-        for index, line in enumerate(wrapped(text, room)):
-            typer.echo(f"{padded('' if index else name, width)}{line}")
+        print_text(text, lead=padded(name, width))
 
 
 def compact(value: object) -> str:

@@ -46,32 +46,20 @@ _SHORTEST_RATE_SECONDS = 20.0
 class TenantLine(msgspec.Struct, frozen=True):
     """A tenant as a line of the screen."""
 
-    name: str
-    """``namespace/name``."""
-    rate: float | None
-    """Visits per minute since a reading 20 to 60 s ago; None without such a reading."""
-    today: int
-    """Visits of today (UTC)."""
-    last_seconds: float | None
-    """Seconds since the last accepted arrival; None: never."""
-    lag_seconds: float | None
-    """Age of the oldest delivery in the backlog; None if there is none."""
-    failing_seconds: float | None
-    """Seconds since the most urgent trouble began; None: none, or not known."""
-    why: str
-    """The troubles, the most urgent first."""
-    waiting: int
-    """Deliveries, as ``held`` and ``dead``."""
+    name: str  # namespace/name
+    rate: float | None  # visits per minute since a reading 20 to 60 s ago; None without such a reading
+    today: int  # visits of today (UTC)
+    last_seconds: float | None  # since the last accepted arrival; None: never
+    lag_seconds: float | None  # age of the oldest delivery in the backlog; None: there is none
+    failing_seconds: float | None  # since the most urgent trouble began; None: there is none, or that is not known
+    why: str  # the troubles, the most urgent first
+    waiting: int  # deliveries, as held and dead
     held: int
     dead: int
-    silent: int
-    """Listeners."""
-    urgency: int
-    """`troubles.urgency`."""
-    is_failing: bool
-    """It has a trouble."""
-    is_only_silent: bool
-    """Its only trouble is silence."""
+    silent: int  # listeners
+    urgency: int  # as in troubles.urgency
+    is_failing: bool  # it has a trouble
+    is_only_silent: bool  # its only trouble is silence
 
 
 def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
