@@ -13,11 +13,11 @@ import aiohttp
 import msgspec
 
 from support import command_line, engines, ingest_samples, samples
-from usher_gateway import admin_assembly, documents, metrics, model, settings
-from usher_gateway.admin import audit, journal, links, run_state, server, states, tokens
+from usher_gateway import documents, metrics, model, settings
+from usher_gateway.admin import audit, journal, link_sessions, parts, routes, run_state, server, states, tokens
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
+from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.server import MetricsPage
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import held_routes
@@ -57,7 +57,7 @@ class Served:
         self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
         self.port = 0
         self.audit = audit.AuditLog(store=bench.store, now=bench.clock)
-        self.links = links.LinkSessions(
+        self.links = link_sessions.LinkSessions(
             store=bench.store,
             seals=self.seals,
             audit=self.audit,
@@ -126,10 +126,10 @@ class Served:
         self.registry.apply(snapshot, now=0.0)
         self.state.apply(snapshot, 0)
 
-    def parts(self) -> admin_assembly.Parts:
+    def parts(self) -> parts.Parts:
         source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
         clock = mock.Mock(now=self.bench.clock, jump=lambda: 0, steady=lambda: 0)
-        return admin_assembly.Parts(
+        return parts.Parts(
             settings=settings.Settings(backup_days=35),
             keys=KEYS,
             clock=clock,
@@ -154,6 +154,8 @@ class Served:
             tokens=self.book,
             kubernetes_tokens=None,
             metrics_page=MetricsPage(lambda: iter(source)),
+            audit=self.audit,
+            links=self.links,
             mark_of_route=base.no_marks,
             is_paused=lambda route: route.route in self.paused_routes,
             wake_replays=self.replays.wake,
@@ -255,7 +257,7 @@ async def served(
     try:
         admin_server = server.AdminServer(
             routes=(
-                *admin_assembly.make_api_routes(served.parts(), served.audit, served.links),
+                *routes.make_routes(served.parts()),
                 *served.pages.routes(),
             ),
             tokens=served.book,

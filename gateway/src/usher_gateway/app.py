@@ -23,9 +23,15 @@ from usher_gateway import admin_assembly, chosen_parts, documents, gateway_metri
 from usher_gateway.admin import (
     fault_log,
     health,
+    routes,
     run_state,
     server,
 )
+from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.link_sessions import LinkSessions
+from usher_gateway.admin.metrics_page import MetricsPage
+from usher_gateway.admin.parts import Parts
+from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import files, install_key
 from usher_gateway.delivery import dispatcher, payload
@@ -233,8 +239,9 @@ class Gateway:
         self.pages, self.admin = self._make_admin_server()
 
     def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
+        audit_log = AuditLog(store=self.store, now=self.clock.now)
         return admin_assembly.make_admin_server(
-            admin_assembly.Parts(
+            Parts(
                 settings=self.settings,
                 keys=self._keys,
                 clock=self.clock,
@@ -255,7 +262,15 @@ class Gateway:
                 tenants=self.tenants,
                 tokens=self._tokens,
                 kubernetes_tokens=self._kubernetes_tokens,
-                metrics_page=server.MetricsPage(self.metrics.collect),
+                metrics_page=MetricsPage(self.metrics.collect),
+                audit=audit_log,
+                links=LinkSessions(
+                    store=self.store,
+                    seals=Seals(self._keys.page),
+                    audit=audit_log,
+                    snapshot=lambda: self.state.snapshot,
+                    now=self.clock.now,
+                ),
                 mark_of_route=self._mark_of_route,
                 is_paused=self._is_paused,
                 wake_replays=self._replays.wake,
@@ -374,7 +389,7 @@ class Gateway:
                     if not self._store_reason:
                         await waiting.enter_async_context(
                             server.AdminServer(
-                                routes=server.make_waiting_routes(lambda: self._store_reason),
+                                routes=routes.make_waiting_routes(lambda: self._store_reason),
                                 tokens=self._tokens,
                                 endpoint=self.settings.admin,
                                 hosts=self.settings.admin_host,

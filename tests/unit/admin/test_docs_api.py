@@ -1,12 +1,10 @@
 """docs/api.md and docs/usage-and-books.md agree with the code."""
 
-import inspect
 import re
 from pathlib import Path
-from unittest import mock
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, server, tokens, usage
+from usher_gateway.admin import api, listings, routes, tokens, usage
 from usher_gateway.store.base import UsageRow
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -14,13 +12,9 @@ API = (DOCS / "api.md").read_text("utf-8")
 BOOKS = (DOCS / "usage-and-books.md").read_text("utf-8")
 
 
-def routes_of_the_port() -> tuple[server.AdminRoute, ...]:
-    return server.make_routes(**{name: mock.Mock() for name in inspect.signature(server.make_routes).parameters})
-
-
 def test_api_page_lists_every_route_with_its_scope() -> None:
     listed = set(re.findall(r"^\| `(GET|POST) (\S+)` \| `?(anybody|\w+:\w+)`? \|", API, re.MULTILINE))
-    assert listed == {(route.method, route.path, route.scope or "anybody") for route in routes_of_the_port()}
+    assert listed == {(route.method, route.path, route.scope or "anybody") for route in routes.ROUTES}
 
 
 def test_api_page_names_every_scope() -> None:
@@ -28,7 +22,7 @@ def test_api_page_names_every_scope() -> None:
 
 
 def test_scopes_without_a_request_for_limited_tokens_are_known() -> None:
-    limitable = {route.scope for route in routes_of_the_port() if route.is_confined}
+    limitable = {route.scope for route in routes.ROUTES if route.is_confined}
     assert set(tokens.Scope) - limitable == tokens.UNLIMITED_SCOPES
 
 
@@ -43,7 +37,7 @@ def test_books_page_names_every_usage_column() -> None:
 
 
 def test_api_page_names_every_problem_code() -> None:
-    sources = Path(server.__file__).parent.glob("*.py")
+    sources = Path(routes.__file__).parent.glob("*.py")
     raised = {
         code for file in sources for code in re.findall(r'ProblemError\(\s*\d+, "(\w+)"', file.read_text("utf-8"))
     }

@@ -6,7 +6,7 @@ import time
 from aiohttp import test_utils, web
 
 from usher_gateway import metrics
-from usher_gateway.admin.server import MetricsPage
+from usher_gateway.admin.metrics_page import MetricsPage
 
 REQUEST = test_utils.make_mocked_request("GET", "/metrics")
 

@@ -13,12 +13,11 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from usher_gateway import documents, model, timing
+from usher_gateway import model, timing
 from usher_gateway.admin import listings
 from usher_gateway.admin.tokens import Caller
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import LONGEST_PAGE, Filter
-from usher_gateway.store.records import Records
 
 _log = structlog.get_logger(__name__)
 
@@ -336,98 +335,6 @@ def parse_id_prefix(text: str) -> tuple[bytes, bytes]:
     if not re.fullmatch("[0-9a-fA-F]+", digits):
         raise ValueError("an id must be a UUID, as the listings show it, or its first digits")
     return bytes.fromhex(digits.ljust(_ID_DIGITS, "0")), bytes.fromhex(digits.ljust(_ID_DIGITS, "f"))
-
-
-CheckNames = Callable[[Filter], Awaitable[Filter]]
-"""Raises ProblemError if a name of the filter does not exist and never did; returns it with the destination's
-``namespace/name``."""
-
-
-class NameCheck:
-    """Checks the names in a question, because a mistyped tenant would otherwise give an empty bill.
-
-    It knows the names in the configuration in force and those in the store, whose rows outlive their resources.
-
-    Args:
-        store: the store.
-        snapshot: returns the configuration in force.
-    """
-
-    def __init__(self, *, store: Records, snapshot: Callable[[], documents.Snapshot]) -> None:
-        self._store = store
-        self._snapshot = snapshot
-
-    async def check(self, where: Filter) -> Filter:
-        """Check that every name of a filter exists, or existed; return it with the destination's ``namespace/name``.
-
-        Raises:
-            ProblemError: 404; the hint has the name that was probably meant. 400: several destinations have the name.
-        """
-        if not (where.namespace or where.tenant or where.listener or where.route or where.destination):
-            return where
-        permitted = Filter(permitted=where.permitted)
-        snapshot = self._snapshot()
-        routes = [route for route in self._store.routes() if _is_permitted(permitted, route.listener)]
-        in_force = {
-            model.ListenerName(document.namespace, document.tenant.name, document.name): document
-            for document in snapshot.listeners.values()
-        }
-        names = {*in_force, *await self._store.listener_names()}
-        listeners = {name for name in names if _is_permitted(permitted, name)}
-        destinations = {route.destination for route in routes}
-        destinations |= {route.destination for name in listeners & in_force.keys() for route in in_force[name].routes}
-        if where.permitted is None:
-            destinations |= snapshot.destinations.keys()
-        _check_name(
-            "namespace",
-            where.namespace,
-            {listener.namespace for listener in listeners} | set(_namespaces(destinations)),
-        )
-        inside = {listener for listener in listeners if where.namespace in {None, listener.namespace}}
-        _check_name("tenant", where.tenant, {listener.tenant for listener in inside})
-        inside = {listener for listener in inside if where.tenant in {None, listener.tenant}}
-        _check_name("listener", where.listener, {listener.listener for listener in inside})
-        route_names = {route.route for route in routes}
-        route_names |= {route.name for name in listeners & in_force.keys() for route in in_force[name].routes}
-        _check_name("route", where.route, route_names)
-        destination = _with_namespace(where.destination, destinations)
-        if destination is not None and "/" not in destination:  # no destination has this name without a namespace
-            destinations = {key.partition("/")[2] for key in destinations}
-        _check_name("destination", destination, destinations)
-        return msgspec.structs.replace(where, destination=destination)
-
-
-def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
-    return permitted.selects(listener.namespace, listener.tenant)
-
-
-def _namespaces(keys: Iterable[str]) -> Iterable[str]:
-    return (key.partition("/")[0] for key in keys)
-
-
-def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | None:
-    """Return the ``namespace/name`` of the only destination that has a name; other names as they are.
-
-    Raises:
-        ProblemError: 400, because several have it; the hint has some of them.
-    """
-    if destination is None or "/" in destination:
-        return destination
-    candidates = sorted(key for key in existing if key.partition("/")[2] == destination)
-    if len(candidates) > 1:
-        hint = f"give one of {', '.join(candidates[:_SHOWN_CANDIDATES])}"
-        raise ProblemError(400, "BadRequest", f"{len(candidates)} destinations have the name `{destination}`", hint)
-    return candidates[0] if candidates else destination
-
-
-_LISTED_BY = {what: f"`usher {what}s` lists them" for what in ("tenant", "listener", "destination")}
-
-
-def _check_name(what: str, name: str | None, existing: Iterable[str]) -> None:
-    if name is None or name in existing:
-        return
-    hint = conditions.did_you_mean(name, existing) or _LISTED_BY.get(what, "")
-    raise ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
 
 
 def check_reason(reason: str | None, reasons: frozenset[str]) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api
-from usher_gateway.store.base import AuditEntry, AuditFilter
+from usher_gateway.store.base import AuditEntry
 from usher_gateway.store.records import Records
 
 _audit_log = structlog.get_logger("usher_gateway.audit")
@@ -45,9 +45,6 @@ Action = Literal[
     "revoke link",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-
-_FIRST = frozenset({"reference", "id"})
-"""Parts of a selection that lead to a request of a person, a replay or a row, and so come first."""
 
 _NAMED_DELIVERIES = 20
 """Most deliveries of a change that its entry names."""
@@ -125,38 +122,3 @@ class AuditLog:
         who, peer = who or request[api.CALLER].name, request.remote or ""
         _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
         return AuditEntry(at=self._now(), who=who, action=action, selection=selection, count=count, peer=peer)
-
-    async def list_entries(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/audit``: the newest entries first."""
-        with api.parsing():
-            for name in ("who", "reference", "tenant"):
-                if not request.query.get(name, "").isprintable():
-                    raise ValueError(f"{name} has characters that no name has")
-            action = request.query.get("action")
-            if action is not None and action not in ACTIONS:
-                raise ValueError(f"there is no such action: there are {', '.join(ACTIONS)}")
-            since, until = request.query.get("since"), request.query.get("until")
-            where = AuditFilter(
-                since=None if since is None else api.parse_time(since),
-                until=None if until is None else api.parse_time(until),
-                who=request.query.get("who"),
-                action=action,
-                reference=request.query.get("reference"),
-                tenant=request.query.get("tenant"),
-            )
-            limit = api.parse_limit(request.query)
-            entries, cursor = await self._store.audit_entries(where, request.query.get("cursor"), limit)
-        return api.json_response({"rows": [_row(entry) for entry in entries], "nextCursor": cursor})
-
-
-def _row(entry: AuditEntry) -> dict[str, object]:
-    names = sorted(entry.selection, key=lambda name: name not in _FIRST)
-    return {
-        "id": model.format_id(entry.id),
-        "at": model.format_time(entry.at),
-        "who": entry.who,
-        "action": entry.action,
-        "count": entry.count,
-        "selection": {name: entry.selection[name] for name in names},
-        "peer": entry.peer or None,
-    }

@@ -1,17 +1,15 @@
 """Handlers over erasures: preview and start one, follow it, and give its signed receipt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, receipts
-from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.person_lookup import PersonLookup, PersonQuestion, parse
-from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
+from usher_gateway.admin.parts import Parts
+from usher_gateway.admin.person_lookup import PersonQuestion, find_person, oldest_arrival, parse
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter, ForwardedErasure
-from usher_gateway.store.records import Records
 
 _DAY = 86_400 * model.MICROSECONDS
 
@@ -24,113 +22,84 @@ class EraseRequest(PersonQuestion, frozen=True):
     dry_run: bool = False
 
 
-class ErasureHandlers:
-    """The handlers of ``/api/persons/erase`` and ``/api/persons/erasures``.
+async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/erase``: erase a person at all tenants or at one; with ``dryRun`` only count."""
+    with api.parsing():
+        question = await parse(request, EraseRequest)
+    person = await find_person(parts, request, question)
+    (field,) = person.fields
+    if question.dry_run:
+        report = await parts.store.preview_erasure(person.keys)
+        await parts.audit.record_before_answer(request, "find person", person.audited, sum(report.arrivals.values()))
+        suppressed_at = await parts.store.tenants_suppressing(person.keys)
+        searched = {
+            "searchedAs": person.fields,
+            "tenants": len(person.tenants),
+            "suppressedAt": sorted(suppressed_at),
+        }
+        destinations = parts.erasure_forwarder.declaring(report, field) if question.forward else []
+        return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
+    erasure_request = ErasureRequest(
+        persons=tuple(sorted(person.keys)),
+        tenants=person.tenants,
+        fields=person.fields,
+        reference=question.reference,
+        requested_by=request[api.CALLER].name,
+        since=await oldest_arrival(parts, request) or 0,
+        store="SQLite" if parts.settings.store is None else "PostgreSQL",
+        backup_days=parts.settings.backup_days,
+    )
+    selection = person.audited | {"tenants": len(person.tenants)}
+    if question.forward:
+        report = await parts.store.preview_erasure(person.keys)
+        destinations = parts.erasure_forwarder.declaring(report, field)
+        forwarding = selection | {"destinations": destinations}
+        await parts.audit.record_before_answer(request, "forward erasure", forwarding, len(destinations))
+        forwarded = await parts.erasure_forwarder.forward(destinations, field, question.value.strip())
+        erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
+    async with parts.audit.change(request, "erase person", selection) as changed:
+        erasure = await parts.store.start_erasure(erasure_request, parts.clock.now())
+        changed.id, changed.count = erasure.id, 1
+    parts.wake_erasures()
+    return api.json_response(erasure_row(erasure), 202)
 
-    Args:
-        store: the store.
-        keys: the keys of the install, which sign receipts.
-        lookup: finds the keys of a person.
-        audit: records each preview and each change.
-        now: microseconds.
-        wake: lets the gateway take the first step of an erasure at once.
-        forwarder: asks destinations to erase a person.
-        store_type: ``SQLite`` or ``PostgreSQL``.
-        backup_days: days that backups of the store are kept; 0: not stated.
-    """
 
-    def __init__(
-        self,
-        *,
-        store: Records,
-        keys: model.Keys,
-        lookup: PersonLookup,
-        audit: AuditLog,
-        now: Callable[[], int],
-        wake: Callable[[], None],
-        forwarder: ErasureForwarder,
-        store_type: str,
-        backup_days: int,
-    ) -> None:
-        self._store, self._keys, self._lookup, self._audit = store, keys, lookup, audit
-        self._now, self._wake, self._forwarder = now, wake, forwarder
-        self._store_type, self._backup_days = store_type, backup_days
+async def list_erasures(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/persons/erasures``: the newest ones; with ``id`` those whose id begins so."""
+    with api.parsing():
+        limit = api.parse_limit(request.query)
+    prefix = request.query.get("id", "")
+    rows = [erasure_row(each) for each in await parts.store.list_erasures() if _may_see(request, each)]
+    return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
 
-    async def erase(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/erase``: erase a person at all tenants or at one; with ``dryRun`` only count."""
-        with api.parsing():
-            question = await parse(request, EraseRequest)
-        person = await self._lookup.person(request, question)
-        (field,) = person.fields
-        if question.dry_run:
-            report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_before_answer(
-                request, "find person", person.audited, sum(report.arrivals.values())
-            )
-            suppressed_at = await self._store.tenants_suppressing(person.keys)
-            searched = {
-                "searchedAs": person.fields,
-                "tenants": len(person.tenants),
-                "suppressedAt": sorted(suppressed_at),
-            }
-            destinations = self._forwarder.declaring(report, field) if question.forward else []
-            return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
-        erasure_request = ErasureRequest(
-            persons=tuple(sorted(person.keys)),
-            tenants=person.tenants,
-            fields=person.fields,
-            reference=question.reference,
-            requested_by=request[api.CALLER].name,
-            since=await self._lookup.oldest_arrival(request) or 0,
-            store=self._store_type,
-            backup_days=self._backup_days,
-        )
-        selection = person.audited | {"tenants": len(person.tenants)}
-        if question.forward:
-            report = await self._store.preview_erasure(person.keys)
-            destinations = self._forwarder.declaring(report, field)
-            forwarding = selection | {"destinations": destinations}
-            await self._audit.record_before_answer(request, "forward erasure", forwarding, len(destinations))
-            forwarded = await self._forwarder.forward(destinations, field, question.value.strip())
-            erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
-        async with self._audit.change(request, "erase person", selection) as changed:
-            erasure = await self._store.start_erasure(erasure_request, self._now())
-            changed.id, changed.count = erasure.id, 1
-        self._wake()
-        return api.json_response(erasure_row(erasure), 202)
 
-    async def list(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/persons/erasures``: the newest ones; with ``id`` those whose id begins so."""
-        with api.parsing():
-            limit = api.parse_limit(request.query)
-        prefix = request.query.get("id", "")
-        rows = [erasure_row(each) for each in await self._store.list_erasures() if _may_see(request, each)]
-        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
+async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/persons/erasures/{id}``; once the request has ended, with its signed receipt."""
+    return api.json_response(_receipt(parts, await _find_erasure(parts, request)))
 
-    async def show(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/persons/erasures/{id}``; once the request has ended, with its signed receipt."""
-        return api.json_response(self._receipt(await self._find_erasure(request)))
 
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/erasures/{id}/cancel``: end the request. Erased visits stay erased."""
-        erasure = await self._find_erasure(request)
-        async with self._audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
-            changed.count = int(await self._store.cancel_erasure(erasure, self._now()))
-        if not changed.count:
-            raise api.ProblemError(409, "HasEnded", "the erasure has ended")
-        return api.json_response(self._receipt(await self._store.find_erasure(erasure.id)))
+async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/erasures/{id}/cancel``: end the request. Erased visits stay erased."""
+    erasure = await _find_erasure(parts, request)
+    async with parts.audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
+        changed.count = int(await parts.store.cancel_erasure(erasure, parts.clock.now()))
+    if not changed.count:
+        raise api.ProblemError(409, "HasEnded", "the erasure has ended")
+    return api.json_response(_receipt(parts, await parts.store.find_erasure(erasure.id)))
 
-    def _receipt(self, erasure: Erasure) -> dict[str, object]:
-        row = erasure_row(erasure)
-        return receipts.sign(row, self._keys) if erasure.ended_at else row
 
-    async def _find_erasure(self, request: web.Request) -> Erasure:
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
-        erasure = await self._store.find_erasure(identifier)
-        if not _may_see(request, erasure):
-            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
-        return erasure
+def _receipt(parts: Parts, erasure: Erasure) -> dict[str, object]:
+    row = erasure_row(erasure)
+    return receipts.sign(row, parts.keys) if erasure.ended_at else row
+
+
+async def _find_erasure(parts: Parts, request: web.Request) -> Erasure:
+    with api.parsing():
+        identifier = api.parse_id(request.match_info["id"])
+    erasure = await parts.store.find_erasure(identifier)
+    if not _may_see(request, erasure):
+        raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
+    return erasure
 
 
 def _may_see(request: web.Request, erasure: Erasure) -> bool:

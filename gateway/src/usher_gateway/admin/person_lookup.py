@@ -4,17 +4,16 @@ The value comes in the body of a request, and gets into no log, error or answer.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway import documents, model
-from usher_gateway.admin import api, person_words
+from usher_gateway.admin import api, name_check, person_words
+from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest import identity
 from usher_gateway.store.base import Filter
-from usher_gateway.store.records import Records
 
 _LONGEST_VALUE = 1_000
 
@@ -130,55 +129,37 @@ async def parse(request: web.Request, question_type: type[QuestionT], *, may_gue
     return question
 
 
-class PersonLookup:
-    """Finds the keys of a person at the tenants that a request selects and its caller may see.
+async def find_person(parts: Parts, request: web.Request, question: PersonQuestion) -> Person:
+    """Return the person of a question.
 
-    Args:
-        store: the store.
-        keys: the keys of the install.
-        check_names: checks the names of a question.
-        snapshot: returns the configuration in force.
+    Raises:
+        ProblemError: the value is none of its field, or a name is unknown.
     """
+    with api.parsing():
+        selection = api.Selection(namespace=question.namespace, tenant=question.tenant)
+        where = api.confine(request, api.filter_from_selection(selection))
+        fields = (question.field,) if question.field else fields_of(question.value)
+        normalised = normalised_values(question.value, fields)
+    await name_check.check_names(parts, where)
+    tenants = await _tenants(parts, where)
+    keys = {
+        person_keys.key(field, text): f"{namespace}/{tenant}"
+        for namespace, tenant in tenants
+        for person_keys in [identity.PersonKeys(parts.keys, namespace, tenant)]
+        for field, text in normalised.items()
+    }
+    names = sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])
+    return Person(keys, tuple(normalised), tuple(names), where, question.reference)
 
-    def __init__(
-        self,
-        *,
-        store: Records,
-        keys: model.Keys,
-        check_names: api.CheckNames,
-        snapshot: Callable[[], documents.Snapshot],
-    ) -> None:
-        self._store, self._keys, self._check_names, self._snapshot = store, keys, check_names, snapshot
 
-    async def person(self, request: web.Request, question: PersonQuestion) -> Person:
-        """Return the person of a question.
+async def oldest_arrival(parts: Parts, request: web.Request) -> int | None:
+    """Return how far back the store reaches; for a caller with a limit, only at its own tenants."""
+    return await parts.store.oldest_arrival(Filter(permitted=request[api.CALLER].permitted))
 
-        Raises:
-            ProblemError: the value is none of its field, or a name is unknown.
-        """
-        with api.parsing():
-            selection = api.Selection(namespace=question.namespace, tenant=question.tenant)
-            where = api.confine(request, api.filter_from_selection(selection))
-            fields = (question.field,) if question.field else fields_of(question.value)
-            normalised = normalised_values(question.value, fields)
-        await self._check_names(where)
-        tenants = await self._tenants(where)
-        keys = {
-            person_keys.key(field, text): f"{namespace}/{tenant}"
-            for namespace, tenant in tenants
-            for person_keys in [identity.PersonKeys(self._keys, namespace, tenant)]
-            for field, text in normalised.items()
-        }
-        names = sorted([f"{namespace}/{tenant}" for namespace, tenant in tenants])
-        return Person(keys, tuple(normalised), tuple(names), where, question.reference)
 
-    async def oldest_arrival(self, request: web.Request) -> int | None:
-        """Return how far back the store reaches; for a caller with a limit, only at its own tenants."""
-        return await self._store.oldest_arrival(Filter(permitted=request[api.CALLER].permitted))
-
-    async def _tenants(self, where: Filter) -> set[tuple[str, str]]:
-        """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
-        documents_in_force = self._snapshot().listeners.values()
-        names = {(document.namespace, document.tenant.name) for document in documents_in_force}
-        names |= {(name.namespace, name.tenant) for name in await self._store.listener_names()}
-        return {(namespace, tenant) for namespace, tenant in names if where.selects(namespace, tenant)}
+async def _tenants(parts: Parts, where: Filter) -> set[tuple[str, str]]:
+    """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
+    documents_in_force = parts.state.snapshot.listeners.values()
+    names = {(document.namespace, document.tenant.name) for document in documents_in_force}
+    names |= {(name.namespace, name.tenant) for name in await parts.store.listener_names()}
+    return {(namespace, tenant) for namespace, tenant in names if where.selects(namespace, tenant)}

@@ -1,16 +1,15 @@
 """Handlers over persons: find or export the visits of one person, and suppress the person."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api
-from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.person_lookup import Person, PersonLookup, PersonQuestion, parse
+from usher_gateway.admin import api, status
+from usher_gateway.admin.parts import Parts
+from usher_gateway.admin.person_lookup import Person, PersonQuestion, find_person, oldest_arrival, parse
 from usher_gateway.store.base import LONGEST_PAGE, Filter
-from usher_gateway.store.records import Records
 
 _EXPORTED_VISITS = 20
 """Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that."""
@@ -35,145 +34,124 @@ class SuppressRequest(PersonQuestion, frozen=True):
     dry_run: bool = False
 
 
-class PersonHandlers:
-    """The handlers of ``/api/persons``.
+async def find(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/find`` with the arrivals of a person, newest first, of all tenants or of one.
 
-    Args:
-        store: the store.
-        lookup: finds the keys of a person.
-        audit: records each search and each change.
-        now: microseconds.
-        forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
-        refusing: returns the keys of the listeners of a filter that refuse every arrival now.
+    The audit log records that somebody looked for a person, by which field, and how many rows the answer has.
     """
-
-    def __init__(
-        self,
-        *,
-        store: Records,
-        lookup: PersonLookup,
-        audit: AuditLog,
-        now: Callable[[], int],
-        forget_cancelled: Callable[[Sequence[int]], None],
-        refusing: Callable[[Filter], Awaitable[list[str]]],
-    ) -> None:
-        self._store, self._lookup, self._audit, self._now = store, lookup, audit, now
-        self._forget_cancelled, self._refusing = forget_cancelled, refusing
-
-    async def find(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/find`` with the arrivals of a person, newest first, of all tenants or of one.
-
-        The audit log records that somebody looked for a person, by which field, and how many rows the answer has.
-        """
-        with api.parsing():
-            question = await parse(request, FindRequest, may_guess=True)
-            limit = api.parse_limit({"limit": str(question.limit)})
-        person = await self._lookup.person(request, question)
-        with api.parsing():
-            page = await self._store.of_person(person.keys, question.cursor, limit)
-        suppressed_at = await self._store.tenants_suppressing(person.keys)
-        await self._audit.record_before_answer(request, "find person", person.audited, len(page.rows))
-        oldest = await self._lookup.oldest_arrival(request)
-        return api.json_response(
-            {
-                "rows": page.rows,
-                "nextCursor": page.next_cursor,
-                "searchedAs": person.fields,
-                "tenants": len(person.tenants),
-                "suppressedAt": sorted(suppressed_at),
-                "since": None if oldest is None else model.format_time(oldest),
-                "refusing": await self._refusing(person.where),
-            }
-        )
-
-    async def export(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/export`` with a part of what is stored of a person: visits, bodies, deliveries."""
-        with api.parsing():
-            question = await parse(request, ExportRequest)
-        person = await self._lookup.person(request, question)
-        with api.parsing():
-            page = await self._store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
-        suppressed_at = await self._store.tenants_suppressing(person.keys)
-        await self._audit.record_before_answer(request, "export person", person.audited, len(page.rows))
-        rows = [await self._exported(row) for row in page.rows]
-        searched = {
+    with api.parsing():
+        question = await parse(request, FindRequest, may_guess=True)
+        limit = api.parse_limit({"limit": str(question.limit)})
+    person = await find_person(parts, request, question)
+    with api.parsing():
+        page = await parts.store.of_person(person.keys, question.cursor, limit)
+    suppressed_at = await parts.store.tenants_suppressing(person.keys)
+    await parts.audit.record_before_answer(request, "find person", person.audited, len(page.rows))
+    oldest = await oldest_arrival(parts, request)
+    return api.json_response(
+        {
+            "rows": page.rows,
+            "nextCursor": page.next_cursor,
             "searchedAs": person.fields,
             "tenants": len(person.tenants),
             "suppressedAt": sorted(suppressed_at),
+            "since": None if oldest is None else model.format_time(oldest),
+            "refusing": await status.refusing_listeners(parts, person.where),
         }
-        return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
+    )
 
-    async def _exported(self, visit: Mapping[str, object]) -> Mapping[str, object]:
-        """Return a visit with its body and its deliveries."""
-        identifier = api.parse_id(str(visit["id"]))
-        try:
-            body, content_type = await self._store.body(identifier)
-        except model.NotFoundError:
-            exported: dict[str, object] = {"body": None}  # its retention has ended
-        else:
-            exported = {"body": _json_or_text(body), "contentType": content_type.decode("latin-1")}
-        deliveries = await self._store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)
-        return {**visit, **exported, "deliveries": deliveries.rows}
 
-    async def suppress(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one.
+async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/export`` with a part of what is stored of a person: visits, bodies, deliveries."""
+    with api.parsing():
+        question = await parse(request, ExportRequest)
+    person = await find_person(parts, request, question)
+    with api.parsing():
+        page = await parts.store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
+    suppressed_at = await parts.store.tenants_suppressing(person.keys)
+    await parts.audit.record_before_answer(request, "export person", person.audited, len(page.rows))
+    rows = [await _exported(parts, row) for row in page.rows]
+    searched = {
+        "searchedAs": person.fields,
+        "tenants": len(person.tenants),
+        "suppressedAt": sorted(suppressed_at),
+    }
+    return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
 
-        With ``dryRun`` only count what would change.
-        """
-        with api.parsing():
-            question = await parse(request, SuppressRequest)
-        person = await self._lookup.person(request, question)
-        if question.dry_run:
-            report = await self._store.preview_erasure(person.keys)
-            await self._audit.record_before_answer(
-                request, "find person", person.audited, sum(report.arrivals.values())
-            )
-            suppressed_at = await self._store.tenants_suppressing(person.keys)
-            suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
-        else:
-            suppressed, cancelled = await self._suppress(request, person)
-            report = await self._store.preview_erasure(person.keys)
-        counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
-        searched = {"searchedAs": person.fields, "tenants": len(person.tenants)}
-        return api.json_response({**searched, **counts, "arrivalsByTenant": report.arrivals})
 
-    async def _suppress(self, request: web.Request, person: Person) -> tuple[int, int]:
-        """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""
-        cancelled: list[int] = []
+async def _exported(parts: Parts, visit: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a visit with its body and its deliveries."""
+    identifier = api.parse_id(str(visit["id"]))
+    try:
+        body, content_type = await parts.store.body(identifier)
+    except model.NotFoundError:
+        exported: dict[str, object] = {"body": None}  # its retention has ended
+    else:
+        exported = {"body": _json_or_text(body), "contentType": content_type.decode("latin-1")}
+    deliveries = await parts.store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)
+    return {**visit, **exported, "deliveries": deliveries.rows}
 
-        def forget(keys: Sequence[int]) -> None:
-            cancelled.extend(keys)
-            self._forget_cancelled(keys)
 
-        async with self._audit.change(request, "suppress person", person.audited) as changed:
-            changed.count = await self._store.suppress(person.keys, self._now(), forget)
-        return changed.count, len(cancelled)
+async def suppress(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one.
 
-    async def unsuppress(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
-        with api.parsing():
-            question = await parse(request, PersonQuestion)
-        person = await self._lookup.person(request, question)
-        async with self._audit.change(request, "unsuppress person", person.audited) as changed:
-            changed.count = await self._store.unsuppress(person.keys)
-        return api.json_response({"tenants": len(person.tenants), "unsuppressed": changed.count})
+    With ``dryRun`` only count what would change.
+    """
+    with api.parsing():
+        question = await parse(request, SuppressRequest)
+    person = await find_person(parts, request, question)
+    if question.dry_run:
+        report = await parts.store.preview_erasure(person.keys)
+        await parts.audit.record_before_answer(request, "find person", person.audited, sum(report.arrivals.values()))
+        suppressed_at = await parts.store.tenants_suppressing(person.keys)
+        suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
+    else:
+        suppressed, cancelled = await _suppress(parts, request, person)
+        report = await parts.store.preview_erasure(person.keys)
+    counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
+    searched = {"searchedAs": person.fields, "tenants": len(person.tenants)}
+    return api.json_response({**searched, **counts, "arrivalsByTenant": report.arrivals})
 
-    async def list_suppressions(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/persons/suppressions``: each tenant that has suppressed persons, and how many."""
-        where = Filter(permitted=request[api.CALLER].permitted)
-        rows = [
-            {
-                "namespace": namespace,
-                "tenant": tenant,
-                "persons": suppressed.persons,
-                "firstAt": model.format_time(suppressed.first_at),
-                "lastAt": model.format_time(suppressed.last_at),
-            }
-            for suppressed in await self._store.suppressed_by_tenant()
-            for namespace, _, tenant in [suppressed.tenant.partition("/")]
-            if where.selects(namespace, tenant)
-        ]
-        return api.json_response({"rows": rows})
+
+async def _suppress(parts: Parts, request: web.Request, person: Person) -> tuple[int, int]:
+    """Suppress a person; return at how many tenants that is new, and how many deliveries were cancelled."""
+    cancelled: list[int] = []
+
+    def forget(keys: Sequence[int]) -> None:
+        cancelled.extend(keys)
+        parts.dispatcher.forget_cancelled(keys)
+
+    async with parts.audit.change(request, "suppress person", person.audited) as changed:
+        changed.count = await parts.store.suppress(person.keys, parts.clock.now(), forget)
+    return changed.count, len(cancelled)
+
+
+async def unsuppress(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
+    with api.parsing():
+        question = await parse(request, PersonQuestion)
+    person = await find_person(parts, request, question)
+    async with parts.audit.change(request, "unsuppress person", person.audited) as changed:
+        changed.count = await parts.store.unsuppress(person.keys)
+    return api.json_response({"tenants": len(person.tenants), "unsuppressed": changed.count})
+
+
+async def list_suppressions(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/persons/suppressions``: each tenant that has suppressed persons, and how many."""
+    where = Filter(permitted=request[api.CALLER].permitted)
+    rows = [
+        {
+            "namespace": namespace,
+            "tenant": tenant,
+            "persons": suppressed.persons,
+            "firstAt": model.format_time(suppressed.first_at),
+            "lastAt": model.format_time(suppressed.last_at),
+        }
+        for suppressed in await parts.store.suppressed_by_tenant()
+        for namespace, _, tenant in [suppressed.tenant.partition("/")]
+        if where.selects(namespace, tenant)
+    ]
+    return api.json_response({"rows": rows})
 
 
 def _json_or_text(body: bytes) -> object:

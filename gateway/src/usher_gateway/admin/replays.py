@@ -1,18 +1,14 @@
 """The handlers of ``/api/replays``: deliver again what routes skipped, delivered, or could not deliver."""
 
-from collections.abc import Callable, Sequence
-
 import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, replay_words
-from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin import api, listings, name_check, replay_words
+from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.store.base import (
     Filter,
-    IsPaused,
-    MarkOfRoute,
     Replay,
     ReplayPreview,
     ReplayReport,
@@ -20,7 +16,6 @@ from usher_gateway.store.base import (
     ReplaySample,
     ReplayState,
 )
-from usher_gateway.store.records import Records
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
@@ -37,130 +32,108 @@ class ReplaySelection(api.Selection, frozen=True, forbid_unknown_fields=True, re
     ignore_pause: bool = False
 
 
-class ReplayHandlers:
-    """The handlers of ``/api/replays``.
-
-    Args:
-        store: has the replays.
-        now: microseconds.
-        mark_of_route: returns how the once-per marks of a route are made.
-        is_paused: returns whether a route is paused or in shadow mode.
-        check_names: checks the names of a selection.
-        forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
-        wake: lets the gateway take the first step at once.
-        audit: records what callers start and end.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Records,
-        now: Callable[[], int],
-        mark_of_route: MarkOfRoute,
-        is_paused: IsPaused,
-        check_names: api.CheckNames,
-        forget_cancelled: Callable[[Sequence[int]], None],
-        wake: Callable[[], None],
-        audit: AuditLog,
-    ) -> None:
-        self._audit = audit
-        self._store, self._now, self._wake = store, now, wake
-        self._mark_of_route, self._is_paused = mark_of_route, is_paused
-        self._check_names, self._forget_cancelled = check_names, forget_cancelled
-
-    async def start(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/replays``: start a replay; with ``dryRun`` only count and show what it would deliver."""
-        with api.parsing():
-            selection = api.parse_selection(await request.read(), ReplaySelection)
-            replay_request = await self._parse(request, selection)
-            if not (selection.dry_run or selection.reason or selection.state):
-                raise ValueError(
-                    "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
-                )
-        if selection.dry_run:
-            preview = await self._store.preview_replay(
-                replay_request, self._now(), mark_of_route=self._mark_of_route, is_paused=self._is_paused
+async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/replays``: start a replay; with ``dryRun`` only count and show what it would deliver."""
+    with api.parsing():
+        selection = api.parse_selection(await request.read(), ReplaySelection)
+        replay_request = await _parse(parts, request, selection)
+        if not (selection.dry_run or selection.reason or selection.state):
+            raise ValueError(
+                "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
             )
-            row = _preview_row(preview)
-            if Scope.VisitsRead not in request[api.CALLER].scopes:
-                row["sample"] = []
-            return api.json_response(row)
-        async with self._audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
-            replay = await self._store.start_replay(replay_request, self._now())
-            changed.id, changed.count = replay.id, 1
-        self._wake()
-        return api.json_response(_row(replay), 201)
-
-    async def _parse(self, request: web.Request, selection: ReplaySelection) -> ReplayRequest:
-        """Return the request of a selection; one without a reason and a state selects all that can be replayed."""
-        reasons, states = (
-            [name for name in (text or "").split(",") if name] for text in (selection.reason, selection.state)
+    if selection.dry_run:
+        preview = await parts.store.preview_replay(
+            replay_request, parts.clock.now(), mark_of_route=parts.mark_of_route, is_paused=parts.is_paused
         )
-        for reason in reasons:
-            api.check_reason(reason, listings.SKIP_REASONS)
-        if unknown := set(states) - set(replay_words.STATES):
-            raise ValueError(f"state must be of {', '.join(replay_words.STATES)}, not {min(unknown)[:50]!r}")
-        if not 1 <= selection.per_second <= _MOST_PER_SECOND:
-            raise ValueError(f"perSecond must be a number from 1 to {_MOST_PER_SECOND}")
-        where = api.filter_from_selection(msgspec.structs.replace(selection, reason=None, state=None))
-        if where.visit is not None or where.replay is not None:
-            raise ValueError("visit and replay select deliveries; select visits with their ids")
-        if where.since is not None and where.until is not None and where.since >= where.until:
-            raise ValueError("since is not before until, so the selection has no visit")
-        if where == Filter() and not selection.all and not reasons:
-            raise ValueError('select visits, or send {"all": true} for every one')
-        where = api.confine(request, where)
-        where = await self._check_names(where)
-        return ReplayRequest(
-            where=where,
-            results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *replay_words.STATES]),
-            per_second=selection.per_second,
-            ignores_once_per=selection.ignore_once_per,
-            ignores_expiry=selection.ignore_expiry,
-            ignores_pause=selection.ignore_pause,
-            started_by=request[api.CALLER].name,
+        row = _preview_row(preview)
+        if Scope.VisitsRead not in request[api.CALLER].scopes:
+            row["sample"] = []
+        return api.json_response(row)
+    async with parts.audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
+        replay = await parts.store.start_replay(replay_request, parts.clock.now())
+        changed.id, changed.count = replay.id, 1
+    parts.wake_replays()
+    return api.json_response(_row(replay), 201)
+
+
+async def _parse(parts: Parts, request: web.Request, selection: ReplaySelection) -> ReplayRequest:
+    """Return the request of a selection; one without a reason and a state selects all that can be replayed."""
+    reasons, states = (
+        [name for name in (text or "").split(",") if name] for text in (selection.reason, selection.state)
+    )
+    for reason in reasons:
+        api.check_reason(reason, listings.SKIP_REASONS)
+    if unknown := set(states) - set(replay_words.STATES):
+        raise ValueError(f"state must be of {', '.join(replay_words.STATES)}, not {min(unknown)[:50]!r}")
+    if not 1 <= selection.per_second <= _MOST_PER_SECOND:
+        raise ValueError(f"perSecond must be a number from 1 to {_MOST_PER_SECOND}")
+    where = api.filter_from_selection(msgspec.structs.replace(selection, reason=None, state=None))
+    if where.visit is not None or where.replay is not None:
+        raise ValueError("visit and replay select deliveries; select visits with their ids")
+    if where.since is not None and where.until is not None and where.since >= where.until:
+        raise ValueError("since is not before until, so the selection has no visit")
+    if where == Filter() and not selection.all and not reasons:
+        raise ValueError('select visits, or send {"all": true} for every one')
+    where = api.confine(request, where)
+    where = await name_check.check_names(parts, where)
+    return ReplayRequest(
+        where=where,
+        results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *replay_words.STATES]),
+        per_second=selection.per_second,
+        ignores_once_per=selection.ignore_once_per,
+        ignores_expiry=selection.ignore_expiry,
+        ignores_pause=selection.ignore_pause,
+        started_by=request[api.CALLER].name,
+    )
+
+
+async def list_replays(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/replays``: the newest ones; with ``id`` those whose id begins so."""
+    with api.parsing():
+        limit = api.parse_limit(request.query)
+    prefix = request.query.get("id", "")
+    rows = [_row(replay) for replay in await parts.store.list_replays() if _may_see(request, replay)]
+    return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
+
+
+async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/replays/{id}``."""
+    return api.json_response(_row(await _find(parts, request)))
+
+
+async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
+    replay = await _find(parts, request)
+    async with parts.audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as changed:
+        await parts.store.cancel_replay(replay, parts.clock.now())
+        changed.count = await parts.store.cancel(
+            Filter(replay=replay.id), parts.clock.now(), parts.dispatcher.forget_cancelled
         )
+    return await _answer(parts, replay)
 
-    async def list_replays(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/replays``: the newest ones; with ``id`` those whose id begins so."""
-        with api.parsing():
-            limit = api.parse_limit(request.query)
-        prefix = request.query.get("id", "")
-        rows = [_row(replay) for replay in await self._store.list_replays() if _may_see(request, replay)]
-        return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
 
-    async def show(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/replays/{id}``."""
-        return api.json_response(_row(await self._find(request)))
+async def resume(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
+    replay = await _find(parts, request)
+    async with parts.audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
+        changed.count = int(await parts.store.resume_replay(replay, parts.clock.now()))
+    if not changed.count:
+        raise _not_cancelled(await parts.store.find_replay(replay.id))
+    parts.wake_replays()
+    return await _answer(parts, replay)
 
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
-        replay = await self._find(request)
-        async with self._audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as changed:
-            await self._store.cancel_replay(replay, self._now())
-            changed.count = await self._store.cancel(Filter(replay=replay.id), self._now(), self._forget_cancelled)
-        return await self._answer(replay)
 
-    async def resume(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
-        replay = await self._find(request)
-        async with self._audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
-            changed.count = int(await self._store.resume_replay(replay, self._now()))
-        if not changed.count:
-            raise _not_cancelled(await self._store.find_replay(replay.id))
-        self._wake()
-        return await self._answer(replay)
+async def _find(parts: Parts, request: web.Request) -> Replay:
+    with api.parsing():
+        identifier = api.parse_id(request.match_info["id"])
+    replay = await parts.store.find_replay(identifier)
+    if not _may_see(request, replay):
+        raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
+    return replay
 
-    async def _find(self, request: web.Request) -> Replay:
-        with api.parsing():
-            identifier = api.parse_id(request.match_info["id"])
-        replay = await self._store.find_replay(identifier)
-        if not _may_see(request, replay):
-            raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
-        return replay
 
-    async def _answer(self, replay: Replay) -> web.StreamResponse:
-        return api.json_response(_row(await self._store.find_replay(replay.id)))
+async def _answer(parts: Parts, replay: Replay) -> web.StreamResponse:
+    return api.json_response(_row(await parts.store.find_replay(replay.id)))
 
 
 def _may_see(request: web.Request, replay: Replay) -> bool:

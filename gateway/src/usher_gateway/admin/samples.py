@@ -1,15 +1,12 @@
 """The handler that sends a sample visit to a destination."""
 
-from collections.abc import Callable, Iterable
-
 import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api
-from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin import api, name_check
+from usher_gateway.admin.parts import Parts
 from usher_gateway.delivery import sample
-from usher_gateway.delivery.held_routes import HeldRoute
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter
 
@@ -23,72 +20,50 @@ class _SampleQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     """The body to send; None: a visit of a person who does not exist."""
 
 
-class SampleHandlers:
-    """The handler of ``/api/destinations/test``.
-
-    Args:
-        sender: sends the sample.
-        snapshot: returns the configuration in force.
-        held_routes: returns the routes of a listener whose deliveries are held.
-        check_names: checks the names in the question.
-        audit: records each sample.
-    """
-
-    def __init__(
-        self,
-        *,
-        sender: sample.SampleSender,
-        snapshot: Callable[[], documents.Snapshot],
-        held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
-        check_names: api.CheckNames,
-        audit: AuditLog,
-    ) -> None:
-        self._sender, self._audit = sender, audit
-        self._snapshot, self._held_routes = snapshot, held_routes
-        self._check_names = check_names
-
-    async def test(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/destinations/test``: send a sample, and return the request and the answer."""
-        with api.parsing():
-            try:
-                asked = msgspec.json.decode(await request.read(), type=_SampleQuestion)
-            except msgspec.DecodeError as error:
-                raise ValueError(f"the body does not name a destination: {error}") from error
-            where = api.filter_from_selection(
-                api.Selection(destination=asked.destination, listener=asked.listener, route=asked.route)
-            )
-        where = await self._check_names(where)
-        destination = str(where.destination)
-        document = self._snapshot().destinations.get(destination)
-        if document is None:
-            detail = f"the destination `{destination}` is not in force any more"
-            raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
-        listener_and_route = self._find_route(where)
-        if listener_and_route is None and (asked.listener or asked.route):
-            detail = f"no such route leads to the destination `{destination}`"
-            raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
-        definition = routing.definition_of(*listener_and_route, document) if listener_and_route is not None else None
-        body = sample.VISIT if asked.body is None else asked.body.encode()
-        await self._audit.record_before_answer(request, "test destination", {"destination": destination}, 1)
+async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/destinations/test``: send a sample, and return the request and the answer."""
+    with api.parsing():
         try:
-            result = await self._sender.send(destination, definition, body)
-        except sample.SampleError as error:
-            raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
-        kept = self._not_sent_because(*listener_and_route) if listener_and_route is not None else []
-        return api.json_response({**msgspec.to_builtins(result), "notSentBecause": kept})
+            asked = msgspec.json.decode(await request.read(), type=_SampleQuestion)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"the body does not name a destination: {error}") from error
+        where = api.filter_from_selection(
+            api.Selection(destination=asked.destination, listener=asked.listener, route=asked.route)
+        )
+    where = await name_check.check_names(parts, where)
+    destination = str(where.destination)
+    document = parts.state.snapshot.destinations.get(destination)
+    if document is None:
+        detail = f"the destination `{destination}` is not in force any more"
+        raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
+    listener_and_route = _find_route(parts, where)
+    if listener_and_route is None and (asked.listener or asked.route):
+        detail = f"no such route leads to the destination `{destination}`"
+        raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
+    definition = routing.definition_of(*listener_and_route, document) if listener_and_route is not None else None
+    body = sample.VISIT if asked.body is None else asked.body.encode()
+    await parts.audit.record_before_answer(request, "test destination", {"destination": destination}, 1)
+    try:
+        result = await parts.sample_sender.send(destination, definition, body)
+    except sample.SampleError as error:
+        raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
+    kept = _not_sent_because(parts, *listener_and_route) if listener_and_route is not None else []
+    return api.json_response({**msgspec.to_builtins(result), "notSentBecause": kept})
 
-    def _not_sent_because(self, listener: documents.ListenerDocument, route: documents.Route) -> list[str]:
-        """Return why a route sends no visits now: its state, and the reasons of its held deliveries."""
-        name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
-        states = [] if route.state == "Active" else [route.state]
-        return [*states, *[held.reason for held in self._held_routes(name) if held.route == route.name]]
 
-    def _find_route(self, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:
-        """Return the first route to the destination, of a listener and with a name if they are given."""
-        for _, listener in sorted(self._snapshot().listeners.items()):
-            if where.listener not in {None, listener.name}:
-                continue
-            for route in listener.routes:
-                if route.destination == where.destination and where.route in {None, route.name}:
-                    return listener, route
-        return None
+def _not_sent_because(parts: Parts, listener: documents.ListenerDocument, route: documents.Route) -> list[str]:
+    """Return why a route sends no visits now: its state, and the reasons of its held deliveries."""
+    name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
+    states = [] if route.state == "Active" else [route.state]
+    return [*states, *[held.reason for held in parts.held_routes.of(name) if held.route == route.name]]
+
+
+def _find_route(parts: Parts, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:
+    """Return the first route to the destination, of a listener and with a name if they are given."""
+    for _, listener in sorted(parts.state.snapshot.listeners.items()):
+        if where.listener not in {None, listener.name}:
+            continue
+        for route in listener.routes:
+            if route.destination == where.destination and where.route in {None, route.name}:
+                return listener, route
+    return None

@@ -1,247 +1,34 @@
-"""The admin port: its routes, which role each one needs, the page of metrics, and the HTTP server."""
+"""The HTTP server of the admin port, which checks the token of each request before its handler."""
 
-import asyncio
 import ipaddress
 import re
-import time
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from collections.abc import Awaitable, Callable
+from typing import Generic, NamedTuple, Self, TypeVar
 
-import prometheus_client
 from aiohttp import web
 
-from usher_gateway import metrics, settings, timing
-from usher_gateway.admin import (
-    api,
-    audit,
-    changes,
-    erasures,
-    links,
-    listings,
-    persons,
-    records,
-    replays,
-    samples,
-    status,
-    tenant_rows,
-    tries,
-    urls,
-    usage,
-)
+from usher_gateway import settings
+from usher_gateway.admin import api
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.tokens import OBSERVE, Caller, Scope, TokenBook
 
 _MAX_BODY_BYTES = 64 * 1024
 
-_METRICS_SHARE = 0.1
-"""The share of a core that ``/metrics`` may take. With 2,000 tenants a text is kept for about half a second."""
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 
-class MetricsPage:
-    """The text of ``/metrics``, which needs no token and is expensive with many tenants.
-
-    One text is made at a time, and requests meanwhile and for a while after it get the same one. So the requests of a
-    stranger take at most ``_METRICS_SHARE`` of a core from arrivals.
-
-    Args:
-        collect: yields families. It runs on the event loop, because other threads could see values change.
-        now: returns monotonic seconds.
-    """
-
-    def __init__(self, collect: Callable[[], metrics.Metrics], now: Callable[[], float] = time.monotonic) -> None:
-        self._collect = collect
-        self._now = now
-        self._making = asyncio.Lock()
-        """Held while the page is made, so that concurrent requests get the same page."""
-        self._text = b""
-        self._kept_until = 0.0
-
-    async def show(self, _: web.Request) -> web.StreamResponse:
-        """Answer ``GET /metrics``."""
-        async with self._making:
-            if self._now() >= self._kept_until:
-                await self._make()
-        return web.Response(body=self._text, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
-
-    async def _make(self) -> None:
-        families: list[metrics.Family] = []
-        turns = timing.EventLoopTurns()
-        for family in self._collect():
-            families.append(family)
-            await turns.give_way()
-        # with 2,000 tenants this takes 25 ms, in which arrivals must not wait
-        self._text, writing = await asyncio.to_thread(_write, families)
-        self._kept_until = self._now() + (turns.used_seconds + writing) / _METRICS_SHARE
-
-
-def _write(families: list[metrics.Family]) -> tuple[bytes, float]:
-    """Return the metrics as text, and the seconds of CPU time that this took."""
-    started = time.thread_time()
-    text = (metrics.process_text() + metrics.write(families)).encode()
-    return text, time.thread_time() - started
-
-
-_TENANTS = frozenset({"namespace", "tenant"})
-_LISTENERS = _TENANTS | {"listener"}
-_PERIOD = frozenset({"from", "to"})
-_IDS = frozenset({"id", "limit"})
-_AUDIT = frozenset({"since", "until", "who", "action", "reference", "tenant", "limit", "cursor"})
-
-
-class AdminRoute(NamedTuple):
+class AdminRoute(NamedTuple, Generic[HandlerT]):
     """One request that the admin port answers."""
 
     method: str
     path: str
     scope: Scope | None
     """The scope that the caller's token must have; None: anybody may call it."""
-    handler: api.Handler
+    handler: HandlerT
     is_confined: bool = False
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
     parameters: frozenset[str] | None = frozenset()
     """Names that the query of a request with a scope may have; None: any."""
-
-
-def make_routes(  # noqa: PLR0913 - one argument for each group of requests
-    *,
-    status: status.GatewayStatus,
-    usage: usage.UsageHandlers,
-    records: records.RecordHandlers,
-    changes: changes.ChangeHandlers,
-    replays: replays.ReplayHandlers,
-    audit: audit.AuditLog,
-    persons: persons.PersonHandlers,
-    erasures: erasures.ErasureHandlers,
-    samples: samples.SampleHandlers,
-    tries: tries.TryHandlers,
-    urls: urls.UrlHandlers,
-    links: links.LinkHandlers,
-    metrics_page: MetricsPage,
-) -> tuple[AdminRoute, ...]:
-    """Return every route of the admin port. docs/api.md has the same list."""
-    return (
-        AdminRoute("GET", "/healthz", None, _healthz),
-        AdminRoute("GET", "/readyz", None, status.readyz),
-        AdminRoute("GET", "/metrics", None, metrics_page.show),
-        AdminRoute("GET", "/api/whoami", Scope.StatusRead, _whoami, is_confined=True),
-        AdminRoute("GET", "/api/config", Scope.StatusRead, status.config, parameters=frozenset({"since"})),
-        AdminRoute(
-            "GET", "/api/listeners", Scope.StatusRead, status.listeners, is_confined=True, parameters=_LISTENERS
-        ),
-        AdminRoute("GET", "/api/listeners/{namespace}/{name}/urls", Scope.UrlsRead, urls.show, is_confined=True),
-        AdminRoute(
-            "GET",
-            "/api/tenants",
-            Scope.StatusRead,
-            status.tenants,
-            is_confined=True,
-            parameters=_TENANTS | {*tenant_rows.PARAMETERS},
-        ),
-        AdminRoute(
-            "GET", "/api/destinations", Scope.VisitsRead, status.destinations, is_confined=True, parameters=_TENANTS
-        ),
-        AdminRoute("POST", "/api/destinations/test", Scope.DeliveriesWrite, samples.test),
-        AdminRoute("POST", "/api/try", Scope.VisitsTry, tries.run, is_confined=True),
-        AdminRoute(
-            "GET",
-            "/api/usage",
-            Scope.StatusRead,
-            usage.usage,
-            is_confined=True,
-            parameters=_LISTENERS | _PERIOD | {"by", "zone", "format"},
-        ),
-        AdminRoute(
-            "GET",
-            "/api/usage/totals",
-            Scope.StatusRead,
-            usage.totals,
-            is_confined=True,
-            parameters=_LISTENERS | _PERIOD | {"by", "zone"},
-        ),
-        AdminRoute(
-            "GET",
-            "/api/usage/venues",
-            Scope.StatusRead,
-            usage.venues,
-            is_confined=True,
-            parameters=_LISTENERS | _PERIOD | {"zone"},
-        ),
-        AdminRoute("GET", "/api/usage/check", Scope.StatusRead, usage.check, parameters=_PERIOD),
-        *[
-            AdminRoute(
-                "GET",
-                listing.path,
-                Scope.VisitsRead,
-                records.lister(listing),
-                is_confined=True,
-                parameters=listing.parameters,
-            )
-            for listing in listings.ENDPOINTS
-        ],
-        AdminRoute("POST", "/api/persons/find", Scope.PersonsFind, persons.find, is_confined=True),
-        AdminRoute("POST", "/api/persons/export", Scope.PersonsExport, persons.export, is_confined=True),
-        AdminRoute("POST", "/api/persons/erase", Scope.PersonsErase, erasures.erase, is_confined=True),
-        AdminRoute("POST", "/api/persons/suppress", Scope.PersonsErase, persons.suppress, is_confined=True),
-        AdminRoute("POST", "/api/persons/unsuppress", Scope.PersonsErase, persons.unsuppress, is_confined=True),
-        AdminRoute("GET", "/api/persons/suppressions", Scope.PersonsErase, persons.list_suppressions, is_confined=True),
-        AdminRoute(
-            "GET", "/api/persons/erasures", Scope.PersonsErase, erasures.list, is_confined=True, parameters=_IDS
-        ),
-        AdminRoute("GET", "/api/persons/erasures/{id}", Scope.PersonsErase, erasures.show, is_confined=True),
-        AdminRoute("POST", "/api/persons/erasures/{id}/cancel", Scope.PersonsErase, erasures.cancel, is_confined=True),
-        AdminRoute(
-            "GET",
-            "/api/deliveries/delivered",
-            Scope.StatusRead,
-            records.count_delivered,
-            is_confined=True,
-            parameters=_TENANTS,
-        ),
-        AdminRoute(
-            "GET",
-            "/api/visits/initials",
-            Scope.VisitsInitials,
-            records.list_initials,
-            is_confined=True,
-            parameters=_LISTENERS,
-        ),
-        AdminRoute("GET", "/api/visits/{id}/body", Scope.BodiesRead, records.show_body, is_confined=True),
-        AdminRoute("GET", "/api/visits/{id}/story", Scope.VisitsRead, records.show_story, is_confined=True),
-        AdminRoute("GET", "/api/visits/{id}/reading", Scope.VisitsRead, records.show_reading, is_confined=True),
-        AdminRoute("GET", "/api/deliveries/{id}/attempts", Scope.VisitsRead, records.list_attempts, is_confined=True),
-        AdminRoute("GET", "/api/deliveries/{id}/answer", Scope.BodiesRead, records.show_answer, is_confined=True),
-        AdminRoute("POST", "/api/deliveries/redrive", Scope.DeliveriesWrite, changes.redrive, is_confined=True),
-        AdminRoute("POST", "/api/deliveries/cancel", Scope.DeliveriesWrite, changes.cancel, is_confined=True),
-        AdminRoute("POST", "/api/deliveries/retry", Scope.DeliveriesWrite, changes.retry, is_confined=True),
-        AdminRoute("POST", "/api/quarantine/release", Scope.DeliveriesWrite, changes.release, is_confined=True),
-        AdminRoute("GET", "/api/audit", Scope.AuditRead, audit.list_entries, parameters=_AUDIT),
-        AdminRoute("GET", "/api/links", Scope.LinksWrite, links.list, is_confined=True),
-        AdminRoute("POST", "/api/links", Scope.LinksWrite, links.create, is_confined=True),
-        AdminRoute("POST", "/api/links/{id}/revoke", Scope.LinksWrite, links.revoke, is_confined=True),
-        AdminRoute("GET", "/api/replays", Scope.VisitsRead, replays.list_replays, is_confined=True, parameters=_IDS),
-        AdminRoute("POST", "/api/replays", Scope.DeliveriesWrite, replays.start, is_confined=True),
-        AdminRoute("GET", "/api/replays/{id}", Scope.VisitsRead, replays.show, is_confined=True),
-        AdminRoute("POST", "/api/replays/{id}/cancel", Scope.DeliveriesWrite, replays.cancel, is_confined=True),
-        AdminRoute("POST", "/api/replays/{id}/resume", Scope.DeliveriesWrite, replays.resume, is_confined=True),
-    )
-
-
-def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
-    """Return the routes of a gateway that waits for its database: alive, and not ready for a reason."""
-
-    async def readyz(_: web.Request) -> web.StreamResponse:
-        answer = {"ready": False, "reasons": [f"the store is away: {reason()}"], "warnings": []}
-        return api.json_response(answer, 503)
-
-    async def refuse(_: web.Request) -> web.StreamResponse:
-        hint = "the gateway tries again every few seconds; its log says why it waits"
-        raise api.ProblemError(503, "StoreUnavailable", f"the gateway waits for its store: {reason()}", hint)
-
-    return (
-        AdminRoute("GET", "/healthz", None, _healthz),
-        AdminRoute("GET", "/readyz", None, readyz),
-        AdminRoute("*", "/api/{path:.*}", Scope.StatusRead, refuse, is_confined=True, parameters=None),
-    )
 
 
 def _check_sender(request: web.Request) -> None:
@@ -267,23 +54,6 @@ def _check_encoding(request: web.Request) -> None:
         raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
 
-async def _healthz(_: web.Request) -> web.StreamResponse:
-    """Answer that the process is alive. It never touches the store, so that a slow disk does not cause a restart."""
-    return web.Response(text="ok\n")
-
-
-async def _whoami(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/whoami``: the name, the scopes and the limits of the caller's token."""
-    caller = request[api.CALLER]
-    is_known, permitted = not caller.has_unknown_scopes, caller.permitted
-    answer = {
-        "name": caller.name,
-        "scopes": sorted(caller.scopes) if is_known else None,
-        "permitted": sorted(permitted) if permitted is not None and is_known else None,
-    }
-    return api.json_response(answer)
-
-
 class AdminServer:
     """Serves the admin port during an ``async with`` block.
 
@@ -294,7 +64,7 @@ class AdminServer:
     def __init__(
         self,
         *,
-        routes: tuple[AdminRoute, ...],
+        routes: tuple[AdminRoute[api.Handler], ...],
         tokens: TokenBook,
         endpoint: settings.Endpoint,
         hosts: tuple[str, ...] = (),
@@ -336,7 +106,7 @@ class AdminServer:
             application.router.add_route(route.method, route.path, self._guard(route))
         return application
 
-    def _guard(self, route: AdminRoute) -> api.Handler:
+    def _guard(self, route: AdminRoute[api.Handler]) -> api.Handler:
         """Return a handler that checks the caller's token before it calls the route's handler."""
 
         async def handle(request: web.Request) -> web.StreamResponse:

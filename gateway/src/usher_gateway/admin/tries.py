@@ -5,29 +5,24 @@ own, and why the audit log records each.
 """
 
 import asyncio
-import collections
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway import documents, expression_turns, model, resources
-from usher_gateway.admin import api
-from usher_gateway.admin.audit import AuditLog
+from usher_gateway import documents, model, resources
+from usher_gateway.admin import api, name_check
+from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tokens import Caller, Scope
+from usher_gateway.admin.try_limits import MAX_MANIFEST_BYTES
 from usher_gateway.delivery.masked_diff import ValueMask
 from usher_gateway.delivery.tries import ConfiguredListener, DiffBudget, ListenerComparison, RouteResult
 from usher_gateway.model import Counter
 from usher_gateway.resources import conditions, manifests
 from usher_gateway.resources.overlay import Overlay, overlay_documents
 from usher_gateway.store.base import Filter
-from usher_gateway.store.records import Records
-
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-"""Most bytes of a request. 1,000 listeners take about 1 MiB."""
 
 _MAX_DIFFS = 20
 """Most differences that a caller may ask for, per route."""
@@ -40,9 +35,6 @@ _MAX_VISITS = 10_000
 
 _TRY_SECONDS = 20.0
 """How long a request tries visits."""
-
-_MOST_TRIES = 4
-"""Most tries of the same tenants that run or wait; each holds a request in memory."""
 
 _PAGE = 20
 """Arrivals read at once, because each body may have 256 KiB."""
@@ -93,185 +85,137 @@ class ListenerResult(msgspec.Struct, rename="camel", kw_only=True):
     routes: list[RouteResult] = []
 
 
-class TryHandlers:
-    """The handler of ``/api/try``.
-
-    Args:
-        store: has the visits.
-        keys: of this installation.
-        snapshot: returns the configuration in force.
-        now: microseconds.
-        check_names: checks the names of a selection.
-        audit: records each try.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Records,
-        keys: model.Keys,
-        snapshot: Callable[[], documents.Snapshot],
-        now: Callable[[], int],
-        check_names: api.CheckNames,
-        audit: AuditLog,
-    ) -> None:
-        self._store, self._keys, self._now = store, keys, now
-        self._snapshot = snapshot
-        self._check_names = check_names
-        self._audit = audit
-        self._turns = expression_turns.compiling_turns()
-        self._running = asyncio.Lock()
-        """One try at a time, because each takes much of a core."""
-        self._turn_of: dict[frozenset[str] | None, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
-        """The tenants that a token is limited to -> held by the try of theirs that runs or is the next."""
-        self._tries_of: collections.Counter[frozenset[str] | None] = collections.Counter()
-        """The same -> their tries that run or wait."""
-
-    async def run(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/try``: evaluate changed manifests on stored visits. Nothing is sent or stored."""
-        with api.parsing():
-            asked = _parse(await _read(request))
-            where = api.filter_from_selection(
-                api.Selection(
-                    namespace=asked.namespace,
-                    tenant=asked.tenant,
-                    listener=asked.listener,
-                    since=asked.since,
-                    until=asked.until,
-                )
+async def run(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /api/try``: evaluate changed manifests on stored visits. Nothing is sent or stored."""
+    with api.parsing():
+        asked = _parse(await _read(request))
+        where = api.filter_from_selection(
+            api.Selection(
+                namespace=asked.namespace,
+                tenant=asked.tenant,
+                listener=asked.listener,
+                since=asked.since,
+                until=asked.until,
             )
-        where = api.confine(request, where)
-        caller = request[api.CALLER]
-        if asked.show_values and Scope.BodiesRead not in caller.scopes:
-            detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
-            raise api.ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
-        async with self._turn(caller.permitted):
-            overlay = await self._overlay(asked.manifests, caller)
-            keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
-            if not keys:
-                await self._check_names(where)
-            results, end = [], time.monotonic() + _TRY_SECONDS
-            budget = DiffBudget(_MAX_DIFFS_IN_ALL)
-            for index, key in enumerate(keys):
-                left = max(0.0, end - time.monotonic())
-                own_end = time.monotonic() + left / (len(keys) - index)
-                results.append(await self._try_listener(overlay, key, where, asked, budget, own_end))
-        period = {
-            "since": model.format_time(where.since or 0),
-            "until": model.format_time(self._now() if where.until is None else where.until),
-        }
-        selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
-        await self._audit.record_before_answer(request, "try", selection, sum(result.tried for result in results))
-        return api.json_response({**period, "listeners": results})
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, tenants: frozenset[str] | None) -> AsyncIterator[None]:
-        """Wait until no other try runs.
-
-        Raises:
-            ProblemError: too many tries of these tenants wait.
-        """
-        if self._tries_of[tenants] >= _MOST_TRIES:
-            detail = f"{_MOST_TRIES} tries of these tenants run or wait on this gateway"
-            raise api.ProblemError(409, "TryRuns", detail, "try again in half a minute")
-        self._tries_of[tenants] += 1
-        try:
-            # A lock serves in order. Of those who wait for the second one, each has other tenants, so all take turns.
-            async with self._turn_of[tenants], self._running:
-                yield
-        finally:
-            self._tries_of[tenants] -= 1
-
-    async def _overlay(self, objects: list[dict[str, object]], caller: Caller) -> Overlay:
-        """Lay the caller's manifests over the configuration in force.
-
-        Raises:
-            ProblemError: they have mistakes, or are about a tenant that the caller may not see.
-        """
-        text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
-        loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
-        tried = [each.resource for each in loaded.objects]
-        _check_permitted(tried, caller)
-        await self._turns.take_all((source, where) for each in tried for _, source, where in each.expressions)
-        overlay = await asyncio.to_thread(overlay_documents, _visible(self._snapshot(), caller), tried)
-        problems = [
-            *loaded.problems,
-            *manifests.locate(overlay.findings, {each.resource.identity: each for each in loaded.objects}, loaded),
-        ]
-        if conditions.has_errors(problems):
-            errors = [problem for problem in problems if problem.severity == "error"]
-            shown = "; ".join([f"{each.resource}: {each.path}: {each.message}" for each in errors[:_SHOWN_PROBLEMS]])
-            raise api.ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
-        return overlay
-
-    async def _try_listener(
-        self, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, budget: DiffBudget, end: float
-    ) -> ListenerResult:
-        changed, in_force = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
-        if in_force is not None and in_force.tenant.name != changed.tenant.name:
-            in_force = None  # it belongs to another company, so it is another listener
-        transforms = _transforms(overlay, [each for each in (in_force, changed) if each is not None])
-        comparison = ListenerComparison(
-            in_force=ConfiguredListener(in_force, overlay.in_force.destinations, self._keys)
-            if in_force is not None
-            else None,
-            changed=ConfiguredListener(changed, overlay.changed.destinations, self._keys),
-            diffs=asked.diffs,
-            budget=budget,
-            mask=None if asked.show_values else ValueMask(transforms),
         )
-        visits = msgspec.structs.replace(
-            where, namespace=changed.namespace, tenant=changed.tenant.name, listener=changed.name
-        )
-        result = ListenerResult(
-            namespace=changed.namespace,
-            tenant=changed.tenant.name,
-            listener=changed.name,
-            in_force=in_force is not None,
-            dedupe_ignored=in_force is not None and _dedupe(in_force) != _dedupe(changed),
-        )
-        await self._take_visits(result, comparison, visits, asked.limit, end)
-        result.routes = await comparison.results()
-        result.in_period = result.tried + result.without_body
-        if result.ended_by:
-            result.in_period = max(result.in_period, await self._count(visits))
-        return result
+    where = api.confine(request, where)
+    caller = request[api.CALLER]
+    if asked.show_values and Scope.BodiesRead not in caller.scopes:
+        detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
+        raise api.ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
+    async with parts.try_turns.turn(caller.permitted):
+        overlay = await _overlay(parts, asked.manifests, caller)
+        keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
+        if not keys:
+            await name_check.check_names(parts, where)
+        results, end = [], time.monotonic() + _TRY_SECONDS
+        budget = DiffBudget(_MAX_DIFFS_IN_ALL)
+        for index, key in enumerate(keys):
+            left = max(0.0, end - time.monotonic())
+            own_end = time.monotonic() + left / (len(keys) - index)
+            results.append(await _try_listener(parts, overlay, key, where, asked, budget=budget, end=own_end))
+    period = {
+        "since": model.format_time(where.since or 0),
+        "until": model.format_time(parts.clock.now() if where.until is None else where.until),
+    }
+    selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
+    await parts.audit.record_before_answer(request, "try", selection, sum(result.tried for result in results))
+    return api.json_response({**period, "listeners": results})
 
-    async def _take_visits(
-        self, result: ListenerResult, comparison: ListenerComparison, where: Filter, limit: int, end: float
-    ) -> None:
-        """Try visits, the newest first, up to a limit of visits and of time."""
-        cursor = None
-        while True:
-            if time.monotonic() > end:  # a page may be empty and have a next one
-                result.ended_by = "time"
+
+async def _overlay(parts: Parts, objects: list[dict[str, object]], caller: Caller) -> Overlay:
+    """Lay the caller's manifests over the configuration in force.
+
+    Raises:
+        ProblemError: they have mistakes, or are about a tenant that the caller may not see.
+    """
+    text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
+    loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
+    tried = [each.resource for each in loaded.objects]
+    _check_permitted(tried, caller)
+    await parts.try_turns.compiling.take_all((source, where) for each in tried for _, source, where in each.expressions)
+    overlay = await asyncio.to_thread(overlay_documents, _visible(parts.state.snapshot, caller), tried)
+    problems = [
+        *loaded.problems,
+        *manifests.locate(overlay.findings, {each.resource.identity: each for each in loaded.objects}, loaded),
+    ]
+    if conditions.has_errors(problems):
+        errors = [problem for problem in problems if problem.severity == "error"]
+        shown = "; ".join([f"{each.resource}: {each.path}: {each.message}" for each in errors[:_SHOWN_PROBLEMS]])
+        raise api.ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
+    return overlay
+
+
+async def _try_listener(
+    parts: Parts, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, *, budget: DiffBudget, end: float
+) -> ListenerResult:
+    changed, in_force = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
+    if in_force is not None and in_force.tenant.name != changed.tenant.name:
+        in_force = None  # it belongs to another company, so it is another listener
+    transforms = _transforms(overlay, [each for each in (in_force, changed) if each is not None])
+    comparison = ListenerComparison(
+        in_force=ConfiguredListener(in_force, overlay.in_force.destinations, parts.keys)
+        if in_force is not None
+        else None,
+        changed=ConfiguredListener(changed, overlay.changed.destinations, parts.keys),
+        diffs=asked.diffs,
+        budget=budget,
+        mask=None if asked.show_values else ValueMask(transforms),
+    )
+    visits = msgspec.structs.replace(
+        where, namespace=changed.namespace, tenant=changed.tenant.name, listener=changed.name
+    )
+    result = ListenerResult(
+        namespace=changed.namespace,
+        tenant=changed.tenant.name,
+        listener=changed.name,
+        in_force=in_force is not None,
+        dedupe_ignored=in_force is not None and _dedupe(in_force) != _dedupe(changed),
+    )
+    await _take_visits(parts, result, comparison, visits, asked.limit, end)
+    result.routes = await comparison.results()
+    result.in_period = result.tried + result.without_body
+    if result.ended_by:
+        result.in_period = max(result.in_period, await _count(parts, visits))
+    return result
+
+
+async def _take_visits(
+    parts: Parts, result: ListenerResult, comparison: ListenerComparison, where: Filter, limit: int, end: float
+) -> None:
+    """Try visits, the newest first, up to a limit of visits and of time."""
+    cursor = None
+    while True:
+        if time.monotonic() > end:  # a page may be empty and have a next one
+            result.ended_by = "time"
+            return
+        page = await parts.store.visits(where, cursor, _PAGE)
+        rows = {model.parse_id(str(row["id"])): row for row in page.rows if row["countedAs"] in _TRIED}
+        stored = await parts.store.stored_arrivals([model.key_of(identifier) for identifier in rows])
+        arrivals = {arrival.key: arrival for arrival in stored}
+        for identifier, row in rows.items():
+            if result.tried >= limit:
+                result.ended_by = "limit"
                 return
-            page = await self._store.visits(where, cursor, _PAGE)
-            rows = {model.parse_id(str(row["id"])): row for row in page.rows if row["countedAs"] in _TRIED}
-            stored = await self._store.stored_arrivals([model.key_of(identifier) for identifier in rows])
-            arrivals = {arrival.key: arrival for arrival in stored}
-            for identifier, row in rows.items():
-                if result.tried >= limit:
-                    result.ended_by = "limit"
-                    return
-                arrival = arrivals.get(model.key_of(identifier))
-                if arrival is None:
-                    result.without_body += 1
-                    continue
-                is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
-                await comparison.take(arrival, identifier, is_repeat=is_repeat)
-                result.tried, result.oldest = comparison.tried, str(row["receivedAt"])
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+            arrival = arrivals.get(model.key_of(identifier))
+            if arrival is None:
+                result.without_body += 1
+                continue
+            is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
+            await comparison.take(arrival, identifier, is_repeat=is_repeat)
+            result.tried, result.oldest = comparison.tried, str(row["receivedAt"])
+        cursor = page.next_cursor
+        if cursor is None:
+            return
 
-    async def _count(self, where: Filter) -> int:
-        """Return how many visits and repeats the meters counted; quarters of an hour count as a whole."""
-        slot = model.SLOT_SECONDS * model.MICROSECONDS
-        since = (where.since or 0) // slot * slot
-        until = -(-(where.until or self._now() + 1) // slot) * slot
-        counted = await self._store.usage(since, until, where, "month")
-        return sum(row.counts.get(counter, 0) for row in counted for counter in (Counter.visits, Counter.repeats))
+
+async def _count(parts: Parts, where: Filter) -> int:
+    """Return how many visits and repeats the meters counted; quarters of an hour count as a whole."""
+    slot = model.SLOT_SECONDS * model.MICROSECONDS
+    since = (where.since or 0) // slot * slot
+    until = -(-(where.until or parts.clock.now() + 1) // slot) * slot
+    counted = await parts.store.usage(since, until, where, "month")
+    return sum(row.counts.get(counter, 0) for row in counted for counter in (Counter.visits, Counter.repeats))
 
 
 async def _read(request: web.Request) -> bytes:

@@ -1,40 +1,27 @@
 """The handler that shows the whole URLs of a listener, which are credentials."""
 
-from collections.abc import Callable
-
 from aiohttp import web
 
-from usher_gateway import documents, model
+from usher_gateway import model
 from usher_gateway.admin import api
-from usher_gateway.admin.audit import AuditLog
+from usher_gateway.admin.parts import Parts
 from usher_gateway.store.base import Filter
 
 
-class UrlHandlers:
-    """The handler of ``/api/listeners/{namespace}/{name}/urls``.
+async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/listeners/{namespace}/{name}/urls`` with the URLs of a listener in force that are not retired.
 
-    Args:
-        snapshot: returns the configuration in force.
-        audit: records each look at a URL.
+    A listener that the caller may not see gets the same answer as one that does not exist.
     """
-
-    def __init__(self, *, snapshot: Callable[[], documents.Snapshot], audit: AuditLog) -> None:
-        self._snapshot, self._audit = snapshot, audit
-
-    async def show(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the URLs of a listener in force that are not retired.
-
-        A listener that the caller may not see gets the same answer as one that does not exist.
-        """
-        key = f"{request.match_info['namespace']}/{request.match_info['name']}"
-        listener = self._snapshot().listeners.get(key)
-        permitted = api.confine(request, Filter())
-        if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
-            raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
-        looked_at = {"listener": key, "tenant": listener.tenant.name}
-        await self._audit.record_before_answer(request, "show urls", looked_at, len(listener.live_addresses))
-        rows = [
-            {"url": address.url, "action": address.action, "until": model.time_or_none(address.until)}
-            for address in listener.live_addresses
-        ]
-        return api.json_response({"rows": rows})
+    key = f"{request.match_info['namespace']}/{request.match_info['name']}"
+    listener = parts.state.snapshot.listeners.get(key)
+    permitted = api.confine(request, Filter())
+    if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
+        raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
+    looked_at = {"listener": key, "tenant": listener.tenant.name}
+    await parts.audit.record_before_answer(request, "show urls", looked_at, len(listener.live_addresses))
+    rows = [
+        {"url": address.url, "action": address.action, "until": model.time_or_none(address.until)}
+        for address in listener.live_addresses
+    ]
+    return api.json_response({"rows": rows})

@@ -5,18 +5,18 @@ import datetime
 import io
 import time
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api
+from usher_gateway.admin import api, name_check
+from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest import body_reading
 from usher_gateway.model import Counter
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period, UsageRow, VisitBody
-from usher_gateway.store.records import Records
 
 _MAX_USAGE_ROWS = 50_000
 
@@ -137,168 +137,147 @@ _TENANT_ZONE = "tenant"
 """The value of ``zone`` for the time zone of each tenant."""
 
 
-class UsageHandlers:
-    """The handlers of ``/api/usage`` and ``/api/usage/check``.
+async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant."""
+    query = request.query
+    zone = query.get("zone", "UTC")
+    with api.parsing():
+        where = api.read_filter(request)
+        common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
+        asked = parse_range(query, parts.clock.now(), common)
+        if query.get("format", "json") not in {"json", "csv"}:
+            raise ValueError("format must be json or csv")
+    where = await name_check.check_names(parts, where)
+    unsorted_rows = (
+        await _read_by_zone(parts, where, query) if zone == _TENANT_ZONE else await _read(parts, where, asked, common)
+    )
+    if query.get("by") == "tenant":
+        unsorted_rows = _tenant_rows(parts, unsorted_rows, where, name_range(asked, common))
+    rows = sorted(unsorted_rows, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
+    if query.get("format") == "csv":
+        return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
+    times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
+    by = query.get("by", asked.period)
+    total = _sum_rows(rows) | _open_deliveries(rows)
+    return api.json_response({**times, "by": by, "rows": rows, "total": total})
 
-    Args:
-        store: the store.
-        now: returns microseconds.
-        check_names: checks the names of a question.
-        snapshot: returns the configuration in force, which has the time zones of the tenants.
+
+async def show_totals(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/usage/totals``: the counts of all tenants together, by slot, day or month of ``zone``.
+
+    By tenant it has the counts of the whole time, without open deliveries, which cost a look at all later counts.
     """
+    with api.parsing():
+        where = api.read_filter(request)
+        zone = parse_zone(request.query.get("zone", "UTC"))
+        asked = parse_range({"by": "slot", **request.query}, parts.clock.now(), zone)
+    where = await name_check.check_names(parts, where)
+    if request.query.get("by") == "tenant":
+        usage = await parts.store.usage(asked.since, asked.until, where, asked.period, zone)
+        rows = _tenant_rows(parts, usage_rows(usage, {}, asked.period, zone), where, name_range(asked, zone))
+        return api.json_response({"rows": [_without_open(row) for row in rows]})
+    by_period: dict[str, model.Counts] = {}
+    for slot, counts in sorted((await parts.store.totals(asked.since, asked.until, where)).items()):
+        if slot > 0:
+            period = name_period(books.first_second(slot, asked.period, zone), asked.period, zone)
+            books.add(by_period.setdefault(period, {}), counts)
+    return api.json_response({"rows": [{"period": period} | _counts(counts) for period, counts in by_period.items()]})
 
-    def __init__(
-        self,
-        *,
-        store: Records,
-        now: Callable[[], int],
-        check_names: api.CheckNames,
-        snapshot: Callable[[], documents.Snapshot],
-    ) -> None:
-        self._store = store
-        self._now = now
-        self._check_names = check_names
-        self._snapshot = snapshot
 
-    async def usage(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant."""
-        query = request.query
-        zone = query.get("zone", "UTC")
-        with api.parsing():
-            where = api.read_filter(request)
-            common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
-            asked = parse_range(query, self._now(), common)
-            if query.get("format", "json") not in {"json", "csv"}:
-                raise ValueError("format must be json or csv")
-        where = await self._check_names(where)
-        unsorted_rows = (
-            await self._read_by_zone(where, query) if zone == _TENANT_ZONE else await self._read(where, asked, common)
-        )
-        if query.get("by") == "tenant":
-            unsorted_rows = self._tenant_rows(unsorted_rows, where, name_range(asked, common))
-        rows = sorted(unsorted_rows, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
-        if query.get("format") == "csv":
-            return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
-        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
-        by = query.get("by", asked.period)
-        total = _sum_rows(rows) | _open_deliveries(rows)
-        return api.json_response({**times, "by": by, "rows": rows, "total": total})
+async def show_venues(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
 
-    async def totals(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage/totals``: the counts of all tenants together, by slot, day or month of ``zone``.
+    ``withoutBody`` says how many more the meters counted, whose bodies retention has deleted. A venue is read by
+    the listener as it is now, and only where Purple puts it, because a listener's own path may lead to personal
+    data.
+    """
+    with api.parsing():
+        where = api.read_filter(request)
+        zone = parse_zone(request.query.get("zone", "UTC"))
+        asked = parse_range(request.query, parts.clock.now(), zone)
+    where = await name_check.check_names(parts, where)
+    where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
+    counts = _VenueCounts()
+    listeners = parts.state.snapshot.listeners
+    deadline, last_key = time.monotonic() + _VENUES_SECONDS, 0
+    while visits := await parts.store.visit_bodies(where, _VENUES_SLICE, last_key):
+        last_key = visits[-1].key
+        for visit in visits:
+            counts.add(visit, listeners.get(visit.listener.key))
+        if time.monotonic() > deadline:
+            raise api.ProblemError(400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time")
+    metered = await parts.store.usage(asked.since, asked.until, where, "month")
+    in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
+    times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
+    rows = counts.rows(name_range(asked, zone))
+    total = {name: sum(int(str(row[name])) for row in rows) for name in ("visits", "repeats")}
+    without_body = max(0, in_all - counts.total)
+    return api.json_response({**times, "rows": rows, "total": total, "withoutBody": without_body})
 
-        By tenant it has the counts of the whole time, without open deliveries, which cost a look at all later counts.
-        """
-        with api.parsing():
-            where = api.read_filter(request)
-            zone = parse_zone(request.query.get("zone", "UTC"))
-            asked = parse_range({"by": "slot", **request.query}, self._now(), zone)
-        where = await self._check_names(where)
-        if request.query.get("by") == "tenant":
-            usage = await self._store.usage(asked.since, asked.until, where, asked.period, zone)
-            rows = self._tenant_rows(usage_rows(usage, {}, asked.period, zone), where, name_range(asked, zone))
-            return api.json_response({"rows": [_without_open(row) for row in rows]})
-        by_period: dict[str, model.Counts] = {}
-        for slot, counts in sorted((await self._store.totals(asked.since, asked.until, where)).items()):
-            if slot > 0:
-                period = name_period(books.first_second(slot, asked.period, zone), asked.period, zone)
-                books.add(by_period.setdefault(period, {}), counts)
-        return api.json_response(
-            {"rows": [{"period": period} | _counts(counts) for period, counts in by_period.items()]}
-        )
 
-    async def venues(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
+def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, period: str) -> list[Row]:
+    """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
+    listeners = parts.state.snapshot.listeners.values()
+    rows_by_tenant: dict[tuple[str, str], list[Row]] = {
+        (document.namespace, document.tenant.name): []
+        for document in listeners
+        if where.selects(document.namespace, document.tenant.name) and where.listener in {None, document.name}
+    }
+    for row in sorted(rows, key=lambda row: str(row["period"])):
+        rows_by_tenant.setdefault((str(row["namespace"]), str(row["tenant"])), []).append(row)
+    return [
+        {"period": period, "namespace": namespace, "tenant": tenant, "listener": "", **_sum_rows(of_tenant)}
+        | _open_deliveries(of_tenant)
+        for (namespace, tenant), of_tenant in rows_by_tenant.items()
+    ]
 
-        ``withoutBody`` says how many more the meters counted, whose bodies retention has deleted. A venue is read by
-        the listener as it is now, and only where Purple puts it, because a listener's own path may lead to personal
-        data.
-        """
-        with api.parsing():
-            where = api.read_filter(request)
-            zone = parse_zone(request.query.get("zone", "UTC"))
-            asked = parse_range(request.query, self._now(), zone)
-        where = await self._check_names(where)
-        where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
-        counts = _VenueCounts()
-        listeners = self._snapshot().listeners
-        deadline, last_key = time.monotonic() + _VENUES_SECONDS, 0
-        while visits := await self._store.visit_bodies(where, _VENUES_SLICE, last_key):
-            last_key = visits[-1].key
-            for visit in visits:
-                counts.add(visit, listeners.get(visit.listener.key))
-            if time.monotonic() > deadline:
-                raise api.ProblemError(
-                    400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time"
-                )
-        metered = await self._store.usage(asked.since, asked.until, where, "month")
-        in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
-        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
-        rows = counts.rows(name_range(asked, zone))
-        total = {name: sum(int(str(row[name])) for row in rows) for name in ("visits", "repeats")}
-        without_body = max(0, in_all - counts.total)
-        return api.json_response({**times, "rows": rows, "total": total, "withoutBody": without_body})
 
-    def _tenant_rows(self, rows: Iterable[Row], where: Filter, period: str) -> list[Row]:
-        """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
-        listeners = self._snapshot().listeners.values()
-        rows_by_tenant: dict[tuple[str, str], list[Row]] = {
-            (document.namespace, document.tenant.name): []
-            for document in listeners
-            if where.selects(document.namespace, document.tenant.name) and where.listener in {None, document.name}
-        }
-        for row in sorted(rows, key=lambda row: str(row["period"])):
-            rows_by_tenant.setdefault((str(row["namespace"]), str(row["tenant"])), []).append(row)
-        return [
-            {"period": period, "namespace": namespace, "tenant": tenant, "listener": "", **_sum_rows(of_tenant)}
-            | _open_deliveries(of_tenant)
-            for (namespace, tenant), of_tenant in rows_by_tenant.items()
-        ]
+async def _read_by_zone(parts: Parts, where: Filter, query: Mapping[str, str]) -> list[Row]:
+    """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
+    listeners = parts.state.snapshot.listeners.values()
+    tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
+    zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
+    rows: list[Row] = []
+    for name in sorted({"UTC", *zones.values()}):
+        zone = zoneinfo.ZoneInfo(name)
+        zone_rows = await _read(parts, where, parse_range(query, parts.clock.now(), zone), zone)
+        rows += [row for row in zone_rows if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
+    return rows
 
-    async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
-        """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
-        listeners = self._snapshot().listeners.values()
-        tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
-        zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
-        rows: list[Row] = []
-        for name in sorted({"UTC", *zones.values()}):
-            zone = zoneinfo.ZoneInfo(name)
-            zone_rows = await self._read(where, parse_range(query, self._now(), zone), zone)
-            rows += [row for row in zone_rows if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
-        return rows
 
-    async def _read(self, where: Filter, asked: UsageRange, zone: datetime.tzinfo) -> list[Row]:
-        usage = await self._store.usage(asked.since, asked.until, where, asked.period, zone)
-        if len(usage) > _MAX_USAGE_ROWS:
-            detail = f"{len(usage)} rows are too many"
-            raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
-        open_before = await self._store.open_deliveries(asked.since, where)
-        return usage_rows(usage, open_before, asked.period, zone)
+async def _read(parts: Parts, where: Filter, asked: UsageRange, zone: datetime.tzinfo) -> list[Row]:
+    usage = await parts.store.usage(asked.since, asked.until, where, asked.period, zone)
+    if len(usage) > _MAX_USAGE_ROWS:
+        detail = f"{len(usage)} rows are too many"
+        raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
+    open_before = await parts.store.open_deliveries(asked.since, where)
+    return usage_rows(usage, open_before, asked.period, zone)
 
-    async def check(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage/check`` with every equation that does not hold.
 
-        The check ends at a slot border that passed at least a minute ago, because nothing more is counted before it.
-        It also compares all meters ever counted with the deliveries themselves: at the epoch no delivery was open.
-        """
-        with api.parsing():
-            asked = parse_range(request.query, self._now())
-        store = self._store
-        until = min(asked.until, model.slot_of(self._now() - _SETTLED) * model.MICROSECONDS)
-        usage = await store.usage(asked.since, until) if asked.since < until else []
-        open_before, open_after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
-        violations = books.check(usage, open_before, open_after if asked.since < until else open_before)
-        violations += books.check([], await store.open_deliveries(0), {})
-        rows = [_violation_row(violation) for violation in violations]
-        times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
-        counted = {row.listener for row in usage}
-        in_force = {
-            model.ListenerName(document.namespace, document.tenant.name, document.name)
-            for document in self._snapshot().listeners.values()
-        }
-        numbers = {"listeners": len(counted), "ofListeners": len(counted | in_force)}
-        is_whole = until == asked.until
-        return api.json_response({**times, "isWholeTime": is_whole, **numbers, "violations": rows})
+async def check_books(parts: Parts, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/usage/check`` with every equation that does not hold.
+
+    The check ends at a slot border that passed at least a minute ago, because nothing more is counted before it.
+    It also compares all meters ever counted with the deliveries themselves: at the epoch no delivery was open.
+    """
+    with api.parsing():
+        asked = parse_range(request.query, parts.clock.now())
+    store = parts.store
+    until = min(asked.until, model.slot_of(parts.clock.now() - _SETTLED) * model.MICROSECONDS)
+    usage = await store.usage(asked.since, until) if asked.since < until else []
+    open_before, open_after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
+    violations = books.check(usage, open_before, open_after if asked.since < until else open_before)
+    violations += books.check([], await store.open_deliveries(0), {})
+    rows = [_violation_row(violation) for violation in violations]
+    times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
+    counted = {row.listener for row in usage}
+    in_force = {
+        model.ListenerName(document.namespace, document.tenant.name, document.name)
+        for document in parts.state.snapshot.listeners.values()
+    }
+    numbers = {"listeners": len(counted), "ofListeners": len(counted | in_force)}
+    is_whole = until == asked.until
+    return api.json_response({**times, "isWholeTime": is_whole, **numbers, "violations": rows})
 
 
 def usage_rows(

@@ -156,7 +156,7 @@ def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     References may lead to objects that only the gateway has, so an unknown name counts as valid here.
     """
     from usher_gateway import documents
-    from usher_gateway.admin.tries import MAX_MANIFEST_BYTES
+    from usher_gateway.admin.try_limits import MAX_MANIFEST_BYTES
     from usher_gateway.config import files
     from usher_gateway.resources import conditions, manifests, overlay
 

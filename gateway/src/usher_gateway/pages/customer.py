@@ -12,7 +12,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import listings
-from usher_gateway.admin.links import LinkSessions, LinkState
+from usher_gateway.admin.link_sessions import LinkSessions, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods, visit_charts
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
@@ -61,7 +61,7 @@ class CustomerPages:
         self._views = AttemptLimit(of_key=30, of_all=300, now=now)
         """By link. A view may look through the deliveries of a day."""
 
-    def routes(self, make_api: MakeApi) -> tuple[AdminRoute, ...]:
+    def routes(self, make_api: MakeApi) -> tuple[AdminRoute[Handler], ...]:
         """Return the routes, which check the link themselves."""
 
         async def show(request: web.Request) -> web.StreamResponse:

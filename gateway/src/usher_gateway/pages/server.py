@@ -9,6 +9,7 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
+from usher_gateway.admin.api import Handler
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.admin.usage import parse_zone
@@ -127,7 +128,7 @@ class PageServer:
         if self._client is not None:
             await self._client.close()
 
-    def routes(self) -> tuple[AdminRoute, ...]:
+    def routes(self) -> tuple[AdminRoute[Handler], ...]:
         """Return the routes of the pages, which check the session themselves."""
         return (
             AdminRoute("POST", "/api/pages/tickets", Scope.StatusRead, self._sessions.create_ticket, is_confined=True),
