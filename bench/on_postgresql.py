@@ -152,7 +152,6 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
         routes = [model.RouteDefinition(listener, "all", _destination(number)) for number in range(DESTINATIONS + 1)]
         names, used = NameNumbers(), UsedNames()
         used.routes = {number: names.route(route) for number, route in enumerate(routes)}
-        used.highest_key = PENDING
         await add_names(PostgresSession(connection), used)
         await connection.close()
         await _fill(server, database, "pending.sql", DESTINATIONS=DESTINATIONS, DUE=DUE, PENDING=PENDING)

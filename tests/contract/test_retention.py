@@ -138,39 +138,3 @@ async def test_prune_deletes_small_slices(bench: engines.Bench) -> None:
     await bench.accept(*[samples.arrival(f"{number}", body_days=1, if_visit=()) for number in range(200)])
     bench.clock.now = NOW + 3 * DAY
     assert 0 < await bench.store.prune(bench.clock.now) <= 100
-
-
-async def test_route_definition_ends_when_no_arrival_refers_to_it(folding_engine: engines.Engine) -> None:
-    """Every edit of a route makes a definition."""
-    old, same = samples.route("crm"), samples.route("welcome")
-    new = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="visit.email != ''")
-    async with engines.opened(folding_engine) as bench:
-        await bench.accept(samples.arrival("a", if_visit=(samples.plan(old), samples.plan(same))))
-        await bench.prune_all()
-        assert set(bench.store.routes()) == {old, same}
-        await bench.store.cancel(Filter(), bench.clock.now, lambda _: None)
-        bench.clock.now = NOW + 40 * DAY
-        await bench.prune_all()
-        assert await bench.visits() == []
-        await bench.store.close()
-        folding_engine.age_routes(bench.place)
-        await bench.reopen()
-        edited = samples.arrival("b", bench.clock.now, if_visit=(samples.plan(new), samples.plan(same)), if_repeat=())
-        await bench.accept(edited)
-        await bench.prune_all()
-        await bench.reopen()
-        assert set(bench.store.routes()) == {new, same}
-        (visit,) = await bench.visits()
-        assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm", "welcome"]
-
-
-async def test_next_visit_adds_the_route_that_retention_deleted(folding_engine: engines.Engine) -> None:
-    async with engines.opened(folding_engine) as bench:
-        await settled(bench)
-        await later(bench, 40)
-        folding_engine.age_routes(bench.place)
-        assert await bench.prune_all() == 1
-        await bench.accept(samples.arrival("b", bench.clock.now))
-        await bench.reopen()
-        (visit,) = await bench.visits()
-        assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from postgresql.server import PostgresServer
 from support import waiting
+from usher_gateway.store.migrations import Migration, all_migrations
 from usher_gateway.store.postgresql import schema
 
 PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"
@@ -48,10 +49,10 @@ def create_empty(name: str) -> None:
     server().use(name, _as_owner(lambda connection: connection.execute(rights)))
 
 
-def migrate(name: str, *migrations: schema.Migration) -> None:
+def migrate(name: str, *further: Migration) -> None:
     """Make the migrations of this release and further ones, as the owner."""
-    all_migrations = [*schema.all_migrations(), *migrations]
-    server().use(name, _as_owner(lambda connection: schema.migrate(connection, all_migrations)))
+    migrations = [*all_migrations("usher_gateway.store.postgresql"), *further]
+    server().use(name, _as_owner(lambda connection: schema.migrate(connection, migrations)))
 
 
 def _as_owner(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Coroutine[Any, Any, None]]:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from usher_gateway.store.postgresql.store import PostgresStore
 
 
-AGE_ROUTES = f"update routes set used_key = used_key - 4 * {model.KEYS_PER_DAY}"
-
 ANY = Filter()
 
 FOREVER = 1 << 62
@@ -49,9 +47,6 @@ class Engine(Protocol):
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         """Make the database refuse every body that contains a text."""
-
-    def age_routes(self, place: Path) -> None:
-        """Let four days pass for the route definitions, after which no arrival has referred to them any more."""
 
     async def fold(self, store: Store) -> None:
         """Move all that the engine has in memory into its tables, if it is made to fold at once."""
@@ -85,10 +80,6 @@ class Sqlite:
                 f"create trigger refuse before insert on bodies when instr(new.body, cast('{fragment}' as blob))"
                 " begin select raise(abort, 'refused'); end"
             )
-
-    def age_routes(self, place: Path) -> None:
-        with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
-            connection.executescript(AGE_ROUTES)
 
     async def fold(self, store: Store) -> None:
         for _ in range(300 if self._fold_rows == 1 else 0):  # each commit moves one of 256 parts
@@ -139,9 +130,6 @@ class Postgresql:
             """,
             databases.name_of(place),
         )
-
-    def age_routes(self, place: Path) -> None:
-        databases.server().execute(AGE_ROUTES, databases.name_of(place))
 
     async def fold(self, store: Store) -> None:
         """Do nothing, because this engine has no index in memory."""

@@ -49,7 +49,6 @@ from usher_gateway.model.errors import (
     UsherError,
 )
 from usher_gateway.model.identifiers import (
-    KEYS_PER_DAY,
     IdFactory,
     ListenerName,
     format_id,

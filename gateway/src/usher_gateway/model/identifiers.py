@@ -16,9 +16,6 @@ import msgspec
 _COUNTER_BITS = 15
 _RANDOM_BITS = 59
 
-KEYS_PER_DAY = 86_400_000 << _COUNTER_BITS
-"""By how much row keys grow in a day."""
-
 
 class ListenerName(msgspec.Struct, frozen=True, order=True):
     """The full name of a listener with its tenant: the key of all meters.
@@ -55,11 +52,6 @@ class IdFactory:
         self._last = floor - floor % slots + slot
         self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
         """The second half of every id except the last three bits of the counter: variant and random bits."""
-
-    @property
-    def last(self) -> int:
-        """The last row key, or at first about the highest one in use."""
-        return self._last
 
     def next_key(self) -> int:
         """Return the next row key: above every earlier one, and close to the current millisecond."""

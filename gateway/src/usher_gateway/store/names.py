@@ -6,12 +6,11 @@ last step of a transaction adds the names of the numbers that it wrote, if the d
 SQLite's writer remembers which names its file has, and PostgreSQL's commit looks them up in the statement that inserts
 its rows (``LACKS_NONE``).
 
-Retention deletes a route definition when no arrival refers to it. For that its row has the highest row key that an
-arrival with it may have (``used_key``), which a transaction moves on by a day before it is reached.
+Nothing deletes a name. An edit of a route adds a definition of about 1 KB.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -27,21 +26,19 @@ _ADD_DESTINATIONS = """
     insert into destinations (number, key)
     select * from unnest($1::bigint[], $2::text[]) where true on conflict do nothing
 """
-# Both wait for a gateway that adds the same name now, in whichever unique index they meet its row.
+# Each waits for a gateway that adds the same name now, in whichever unique index it meets its row.
 _ADD_ROUTES = """
-    insert into routes (number, listener, destination, name, definition, used_key)
-    select number, listener, destination, name, definition, $6
-    from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[])
-        as new (number, listener, destination, name, definition) where true
-    on conflict (number) do update set used_key = greatest(routes.used_key, excluded.used_key)
+    insert into routes (number, listener, destination, name, definition)
+    select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[]) where true
+    on conflict do nothing
 """
 LACKS_NONE = """
     not exists (select from unnest({}::bigint[]) as used (number)
         where not exists (select from listeners where listeners.number = used.number))
     and not exists (select from unnest({}::bigint[]) as used (number)
-        where not exists (select from routes where routes.number = used.number and routes.used_key >= {}))
+        where not exists (select from routes where routes.number = used.number))
 """
-"""A condition on PostgreSQL: the database has the names of ``UsedNames.columns()``, and keeps the routes."""
+"""A condition on PostgreSQL: the database has the names of ``UsedNames.columns()``."""
 
 _CACHED_ROUTES = 100_000
 
@@ -61,22 +58,15 @@ class UsedNames:
         self.listeners: dict[model.ListenerName, int] = {}
         self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
         """By the identity of the definition."""
-        self.highest_key = 0
-        """The highest row key of the arrivals that refer to these routes."""
 
     def columns(self) -> list[object]:
         """Return the values of ``LACKS_NONE``.
 
-        The listener of a route needs no check: the transaction that added the route added it too, and nothing deletes
-        listeners.
+        The listener of a route needs no check, because the transaction that added the route added it too.
         """
         with_route = {numbers.listener for _, numbers in self.routes.values()}
         listeners = [number for number in self.listeners.values() if number not in with_route]
-        return [listeners, list(self.route_numbers()), self.highest_key]
-
-    def route_numbers(self) -> set[int]:
-        """Return the numbers of the routes."""
-        return {numbers.number for _, numbers in self.routes.values()}
+        return [listeners, list({numbers.number for _, numbers in self.routes.values()})]
 
 
 class NameNumbers:
@@ -155,27 +145,9 @@ class NameNumbers:
         for number, packed in await session.fetch(statement, new):
             self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
 
-    async def drop_deleted(self, session: Session) -> None:
-        """Forget the definitions that retention has deleted at any gateway.
-
-        What was used since the last call stays, because a running commit may add it.
-        """
-        numbers = set(self.definitions)  # before the query, because others may be loaded during it
-        stored = {number for (number,) in await session.fetch("select number from routes")}
-        used = {route.number for _, route in self._routes.values()}
-        self._routes.clear()
-        for number in numbers - stored - used:
-            self.definitions.pop(number, None)
-
-    def drop(self, routes: Iterable[int]) -> None:
-        """Forget definitions that retention has deleted."""
-        self._routes.clear()
-        for number in routes:
-            self.definitions.pop(number, None)
-
 
 async def add_names(session: Session, used: UsedNames) -> None:
-    """Add names that the database lacks, and let the arrivals refer to the routes."""
+    """Add names that the database lacks."""
     routes = {numbers.number: (definition, numbers) for definition, numbers in used.routes.values()}
     listeners = {number: name for name, number in used.listeners.items()}
     listeners |= {numbers.listener: definition.listener for definition, numbers in routes.values()}
@@ -194,4 +166,4 @@ async def add_names(session: Session, used: UsedNames) -> None:
         definition, numbers = routes[number]
         packed = msgspec.json.encode(definition)
         rows.append((number, numbers.listener, numbers.destination, definition.route, packed))
-    await session.execute(_ADD_ROUTES, *columns(rows, 5), used.highest_key + model.KEYS_PER_DAY)
+    await session.execute(_ADD_ROUTES, *columns(rows, 5))

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -56,10 +56,6 @@ class Transaction:
         if route is None:
             route = self.used.routes[id(definition)] = self._names.route(definition)
         return route[1]
-
-    def keep_routes(self, arrivals: Iterable[int]) -> None:
-        """Let arrivals refer to the routes that this transaction writes."""
-        self.used.highest_key = max([self.used.highest_key, *arrivals])
 
     def destination_of_route(self, route: int) -> int | None:
         """Return the number of a loaded route's destination; None if the database has lost the route."""

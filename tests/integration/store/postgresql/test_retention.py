@@ -11,7 +11,6 @@ import pytest
 from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
-from usher_gateway.store.group_commit import MANY_WAITING
 from usher_gateway.store.postgresql import prune
 
 Gateways = list[engines.Bench]
@@ -191,62 +190,3 @@ async def test_slice_that_fails_is_followed_by_a_small_one(gateways: Gateways) -
 )
 def test_slices_take_a_tenth_of_a_second(size: int, seconds: float, expected: int) -> None:
     assert prune.next_size(size, seconds) == expected
-
-
-async def end_route(bench: engines.Bench) -> None:
-    """Let the route of a visit have no arrivals any more."""
-    await accept_settled(bench, SettledAs.Delivered, samples.arrival("a"))
-    bench.clock.now = NOW + 40 * DAY
-    await bench.prune_all()
-    assert await bench.visits() == []
-    await asyncio.to_thread(bench.engine.age_routes, bench.place)
-    await bench.prune_all()
-
-
-async def look_for_deleted_routes(bench: engines.Bench) -> None:
-    """Do what a gateway does once a day."""
-    store = engines.postgresql(bench.store)
-    store._drops_from = 0.0
-    reread: Any = store._commits.run_job(store._read_others)
-    await reread
-
-
-async def test_gateways_forget_the_route_that_one_of_them_deleted(gateways: Gateways) -> None:
-    first, second = gateways
-    await accept_settled(second, SettledAs.Delivered, samples.arrival("b"))
-    await look_for_deleted_routes(second)
-    await end_route(first)
-    assert await rows(first, "select from routes") == []
-    assert len(second.store.routes()) == 1
-    await look_for_deleted_routes(second)
-    assert list(second.store.routes()) == []
-
-
-async def test_route_that_a_running_commit_adds_is_not_forgotten(gateways: Gateways) -> None:
-    """The first line looks for deleted routes, while the second one waits with a new route."""
-    _, bench = gateways
-    await bench.accept(samples.arrival("a"))
-    await asyncio.to_thread(bench.engine.age_routes, bench.place)  # so that a commit updates the row, which is locked
-    waiters = WAITING.format(databases.name_of(bench.place))
-    plans = (samples.plan(), samples.plan(samples.MAILER))
-    arrivals = [samples.arrival(f"b {number}", if_visit=plans) for number in range(MANY_WAITING + 1)]
-    async with locked(bench, "select from routes for update"):
-        async with locked(bench, "select from prints for update"):
-            first_line = asyncio.create_task(bench.accept(samples.arrival("a", if_repeat=())))
-            await waiting.until(lambda: rows(bench, waiters))
-            second_line = asyncio.create_task(bench.accept(*arrivals))
-            await waiting.until(lambda: rows(bench, waiters), lambda pids: len(pids) == 2)
-        await first_line
-        await look_for_deleted_routes(bench)
-    (accepted, *_) = await second_line
-    assert [bench.store.route(delivery.route) for delivery in accepted.deliveries] == [samples.CRM, samples.MAILER]
-
-
-async def test_route_that_retention_deleted_is_added_again_by_its_next_visit(gateways: Gateways) -> None:
-    first, second = gateways
-    await accept_settled(second, SettledAs.Delivered, samples.arrival("b"))
-    await end_route(first)
-    assert await rows(first, "select from routes") == []
-    await second.accept(samples.arrival("c", first.clock.now))
-    (visit,) = await first.visits()
-    assert [verdict["route"] for verdict in visit["verdicts"]] == ["crm"]

@@ -239,7 +239,6 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     )
     for arrival in sorted(arrivals, key=lambda arrival: arrival.key):
         deliveries += await _release_arrival(transaction, arrival, now, marks)
-    transaction.keep_routes([arrival.key for arrival in arrivals])
     await session.execute(DELETE_MARKS, sorted(marks))
     await session.execute(creation.INSERT, *columns(deliveries, 7), int(model.Origin.Released), now, None)
     return len(deliveries)

@@ -259,7 +259,6 @@ async def claim_held(
     claimed = await load(session, keys)
     for delivery in claimed:
         delivery.route = route.number
-    transaction.keep_routes([delivery.arrival for delivery in claimed])
     await session.execute(_CLAIM_HELD, keys, route.number, route.destination, transaction.owner, now)
     transaction.add_claimed(keys)
     return claimed

@@ -112,26 +112,13 @@ Forget = Callable[[Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[
 deliveries."""
 
 
-async def prune(
-    transaction: Transaction,
-    now: int,
-    kept: KeptTimes,
-    walk: RetentionWalk,
-    *,
-    forget: Forget,
-    delete_routes: Callable[[int], Awaitable[int]],
-) -> int:
-    """Delete one slice of bodies and ledger; if nothing of them is left, of the other tables. Return the rows touched.
-
-    ``delete_routes`` deletes up to a number of route definitions to which no arrival refers, and returns how many.
-    """
+async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk, forget: Forget) -> int:
+    """Delete one slice of bodies and ledger, or else of the other tables; return the rows touched."""
     count = await _prune_arrivals(transaction, now, walk, forget)
     if not count:
         count = await transaction.session.execute(_DELETE_MARKS, now, walk.size)
     if not count:
         count = await _prune_meters(transaction.session, now, kept.meter_months, walk)
-    if not count:
-        count = await delete_routes(walk.size)
     if not count:
         count = await replays.delete_old(transaction.session, now, walk.size)
     if not count:

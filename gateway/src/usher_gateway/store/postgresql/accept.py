@@ -83,7 +83,7 @@ _INSERT = f"""
             as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
     insert into commits (incarnation, number, counts)
     select number, $32, $33 from incarnations where number = $31 and ended_at is null
-    and {LACKS_NONE.format("$34", "$35", "$36")}
+    and {LACKS_NONE.format("$34", "$35")}
     returning number
 """  # noqa: S608 - numbered values
 """Insert the rows of all arrivals, and the row of the commit, in one statement.
@@ -278,7 +278,6 @@ class Acceptance(ArrivalRows):
             {(person, row[0]) for row in self.arrival_rows for person in split_person_keys(row[12])}  # type: ignore[arg-type]
         )
         transaction = self._transaction
-        transaction.keep_routes(self.keys[-1:])
         number = await self._connection.fetchval(
             _INSERT,
             *columns(self.arrival_rows, 14),

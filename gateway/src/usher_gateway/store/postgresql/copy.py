@@ -183,11 +183,9 @@ class PostgresCopy:
             await connection.execute(_ADD_PERSONS, *columns(persons, 2), timeout=_STATEMENT_SECONDS)
 
     async def finish_loading(self) -> None:
-        """Let arrivals refer to the routes, and give the planner its statistics."""
+        """Give the planner its statistics."""
         async with self._connected() as connection:
             await connection.execute("set statement_timeout = 0")
-            statement = "update routes set used_key = coalesce((select max(key) from arrivals), 0) + $1"
-            await connection.execute(statement, model.KEYS_PER_DAY)
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
     async def end_writing(self) -> None:

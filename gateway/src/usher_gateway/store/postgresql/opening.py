@@ -12,6 +12,7 @@ from usher_gateway import model
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.jobs import meters
+from usher_gateway.store.migrations import Migration
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, schema
 from usher_gateway.store.postgresql.connections import (
@@ -23,7 +24,6 @@ from usher_gateway.store.postgresql.connections import (
     open_pool,
 )
 from usher_gateway.store.postgresql.incarnations import SLOTS, Ownership, replicas_of
-from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -138,7 +138,7 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
     try:
         async with pool.acquire() as connection:
             if dry_run:
-                return await schema.pending(connection, schema.all_migrations())
+                return await schema.pending(connection)
             return await schema.migrate(connection)
     except asyncpg.InsufficientPrivilegeError:
         raise model.ConfigurationError(

@@ -53,19 +53,6 @@ _FORGET = """
 """
 """Delete arrivals with the rows that nothing else uses, in one statement."""
 
-_DELETE_ROUTES = """
-    delete from routes where number = any(array(select number from routes where used_key < least(
-            (select min(key) from arrivals), ((extract(epoch from clock_timestamp()) * 1000)::bigint - $2) << 15)
-        order by used_key limit $1 for update skip locked))
-"""
-"""Delete route definitions to which no arrival refers.
-
-A definition that was used in the last two days stays even if no arrival refers to it, because a running commit may do
-so. A gateway can lose the route of an arrival only if its clock is days behind and the route was unused for as long.
-"""
-
-_ROUTES_STAY_MILLISECONDS = 2 * 86_400_000
-
 
 def next_size(size: int, seconds: float) -> int:
     """Return the size of the next slice, because the last one took some time (pure)."""
@@ -84,10 +71,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
         await forget_arrivals(connection, ending, deliveries)
         return ending
 
-    async def delete_routes(limit: int) -> int:
-        return await transaction.session.execute(_DELETE_ROUTES, limit, _ROUTES_STAY_MILLISECONDS)
-
-    count = await retention.prune(transaction, now, kept, walk, forget=forget, delete_routes=delete_routes)
+    count = await retention.prune(transaction, now, kept, walk, forget)
     if transaction.meters:
         sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
         await meters.add(transaction.session, sums)

@@ -1,19 +1,16 @@
 """The schema: ordered migrations under an advisory lock, and checks that the database is ours.
 
-A migration only expands the schema, so that older gateways can still run on it. It waits only 2 s for the lock of a
-table and then tries again, because commits queue behind a migration that waits. So it should change one table, and must
-not rewrite a large one.
+A migration waits only 2 s for the lock of a table and then tries again, because commits queue behind a migration that
+waits. So it should change one table, and must not rewrite a large one.
 """
 
 import asyncio
-import importlib.resources
-from collections.abc import Sequence
 
 import asyncpg
-import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.store.migrations import MIN_GATEWAY, Migration, all_migrations, check_version
 from usher_gateway.store.postgresql.connections import Connection
 
 _log = structlog.get_logger(__name__)
@@ -45,49 +42,29 @@ _TRIES = 100
 _PAUSE_SECONDS = 1.0
 """Pause between two tries, in which the commits go on that waited."""
 
-_MIN_GATEWAY = "0.1.0"
-"""The oldest gateway that can run on this schema."""
-
-
 _TABLES = "select tablename from pg_tables where schemaname = any(current_schemas(false))"
 """One query over one snapshot. `to_regclass` could miss tables that were created while it waited for MIGRATION_LOCK."""
 
 
-class Migration(msgspec.Struct, frozen=True):
-    """A step that brings the schema from one version to the next."""
-
-    number: int
-    """The version of the schema after it."""
-    title: str
-    sql: str
-
-
-def all_migrations() -> list[Migration]:
-    """Return every migration that this release knows, in order."""
-    folder = importlib.resources.files(__package__) / "migrations"
-    migrations = []
-    for script in folder.iterdir():
-        name, dot, ending = script.name.rpartition(".")
-        if dot and ending == "sql":
-            number, _, title = name.partition("_")
-            migrations.append(Migration(int(number), title.replace("_", " "), script.read_text("utf-8")))
-    return sorted(migrations, key=lambda migration: migration.number)
-
-
-async def pending(connection: Connection, migrations: Sequence[Migration]) -> list[Migration]:
+async def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Return the migrations that the database lacks. Changes nothing.
 
+    Args:
+        connection: of the database.
+        migrations: in order; None: all of this release.
+
     Raises:
-        ConfigurationError: this gateway is too old for the schema.
+        ConfigurationError: this gateway is too old for the schema, or the schema is too old for it.
         StoreCorruptError: the database belongs to another program.
     """
+    of_release = all_migrations(__package__)
     version = await version_of(connection)
     if version:
-        _check_gateway(await meta(connection, "min_gateway") or _MIN_GATEWAY)
-    return [migration for migration in migrations if migration.number > version]
+        check_version(version, await meta(connection, "min_gateway"), first=of_release[0].number)
+    return [migration for migration in migrations or of_release if migration.number > version]
 
 
-async def migrate(connection: Connection, migrations: Sequence[Migration] | None = None) -> list[Migration]:
+async def migrate(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Bring the schema up to date, each migration in a separate transaction; return the migrations that were made.
 
     Args:
@@ -100,7 +77,7 @@ async def migrate(connection: Connection, migrations: Sequence[Migration] | None
         StoreUnavailableError: other transactions kept a table locked for minutes.
     """
     done = []
-    for migration in await pending(connection, all_migrations() if migrations is None else migrations):
+    for migration in await pending(connection, migrations):
         for _ in range(_TRIES):
             try:
                 if await _apply(connection, migration):
@@ -134,7 +111,7 @@ async def _apply(connection: Connection, migration: Migration) -> bool:
         await connection.execute(_TABLE_LOCK_LIMIT)
         await connection.execute(migration.sql, timeout=_MIGRATION_SECONDS)
         await set_meta(connection, "schema_version", str(migration.number))
-        await set_meta(connection, "min_gateway", _MIN_GATEWAY)
+        await set_meta(connection, "min_gateway", MIN_GATEWAY)
     _log.info("migration_applied", number=migration.number, title=migration.title)
     return True
 
@@ -147,7 +124,7 @@ async def require_newest(connection: Connection) -> None:
         ConfigurationError: this gateway is too old for the schema.
         StoreCorruptError: the database belongs to another program.
     """
-    lacking = await pending(connection, all_migrations())
+    lacking = await pending(connection)
     if lacking:
         numbers = ", ".join(str(migration.number) for migration in lacking)
         raise model.SchemaTooOldError(
@@ -206,16 +183,3 @@ async def set_meta(connection: Connection, name: str, value: str) -> None:
     """Write a value of the table meta."""
     statement = "insert into meta values ($1, $2) on conflict (name) do update set value = excluded.value"
     await connection.execute(statement, name, value)
-
-
-def _check_gateway(oldest: str) -> None:
-    from usher_gateway import __version__
-
-    if _numbers(__version__) < _numbers(oldest):
-        raise model.ConfigurationError(
-            f"the store needs Usher {oldest} or later, this is {__version__}", "Run the newer release again."
-        )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:3])

@@ -46,12 +46,6 @@ _log = structlog.get_logger(__name__)
 _UPKEEP_SECONDS = 5.0
 """Interval at which counts are moved into the meters, and what other gateways changed is read."""
 
-_DROP_SECONDS = 86_400.0
-"""Interval at which deleted route definitions leave the memory.
-
-Long, because a delivery in a lane needs its definition, also if the database went back to before the route was added.
-"""
-
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit, and to each step after it."""
 
@@ -90,8 +84,6 @@ class PostgresStore(Store):
         self._retention_walk = RetentionWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._lookups = asyncio.Semaphore(_LOOKUPS)
-        self._drops_from = 0.0
-        """Monotonic time of the next look for route definitions that were deleted."""
         self._forgotten: set[int] = set()
         """Keys that the last compare_claims() found."""
 
@@ -295,9 +287,6 @@ class PostgresStore(Store):
         by_listener = await stored_meters.stored_bytes(session)
         await transaction.load_listeners(by_listener)
         self.writer.stored_bytes = self._names.by_tenant(by_listener)
-        if time.monotonic() > self._drops_from:
-            self._drops_from = time.monotonic() + _DROP_SECONDS
-            await self._names.drop_deleted(session)
 
     async def _run_upkeep(self) -> None:
         while True:

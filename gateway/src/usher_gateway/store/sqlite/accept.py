@@ -48,7 +48,6 @@ class Acceptance(ArrivalRows):
         super().__init__(arrivals, now=now, names=transaction, ids=transaction.ids, meters=transaction.meters)
         self._transaction = transaction
         self._session = transaction.session
-        transaction.keep_routes(self.keys[-1:])
         self._recent: list[RecentArrival] = []
 
     async def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:

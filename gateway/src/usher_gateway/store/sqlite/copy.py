@@ -130,7 +130,6 @@ class SqliteCopy:
         with self._transaction():
             (highest,) = self._connection.execute(statement).fetchone()
             self._connection.execute(_SET_META, ("lanes_from", str(highest + 1)))
-            self._connection.execute("update routes set used_key = ?", (highest + model.KEYS_PER_DAY,))
 
     async def end_writing(self) -> None:
         """Remove the mark."""

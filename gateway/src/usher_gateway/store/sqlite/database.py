@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import fcntl
-import importlib.resources
 import os
 import re
 import sqlite3
@@ -17,6 +16,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.migrations import MIN_GATEWAY, all_migrations, check_version
 from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 
 FILE_NAME = "usher.sqlite3"
@@ -32,10 +32,6 @@ LONGEST_READ_SECONDS = 5.0
 """The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot."""
 
 T = TypeVar("T")
-
-_SCHEMA_VERSION = 1
-_MIN_GATEWAY = "0.1.0"
-"""The oldest gateway that can run on this schema."""
 
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", "ocfs2", "fuse.sshfs", "fuse.gluster")
 _SQLITE_OLDEST = (3, 38, 0)
@@ -347,10 +343,8 @@ def _check_form(folder: Path, connection: sqlite3.Connection) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
-    """Bring the schema up to date, unless another install key made the file.
-
-    Migrations only expand the schema, so older gateways can still run on it.
-    """
+    """Bring the schema up to date, unless another install key made the file."""
+    migrations = all_migrations(__package__)
     (application_id,) = connection.execute("pragma application_id").fetchone()
     (version,) = connection.execute("pragma user_version").fetchone()
     (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
@@ -359,37 +353,22 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
     is_ours = False  # also after a crash between creating the schema and writing the key
     if version:
         meta = dict(connection.execute("select name, value from meta"))
-        _check_gateway(meta.get("min_gateway", _MIN_GATEWAY))
+        check_version(version, meta.get("min_gateway"), first=migrations[0].number)
         is_ours = "key_fingerprint" in meta
         if is_ours and meta["key_fingerprint"] != key_fingerprint:
             raise model.InstallKeyError(
                 "another install key made this store",
                 "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
             )
-    folder = importlib.resources.files(__package__) / "migrations"
-    for script in sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name):
-        number = int(script.name.split("_")[0])
-        if number > version:
+    for migration in migrations:
+        if migration.number > version:
             connection.executescript(
-                f"begin immediate;\n{script.read_text('utf-8')}\n"
-                f"pragma user_version = {number}; pragma application_id = {APPLICATION_ID};\ncommit;"
+                f"begin immediate;\n{migration.sql}\n"
+                f"pragma user_version = {migration.number}; pragma application_id = {APPLICATION_ID};\ncommit;"
             )
-    if version < _SCHEMA_VERSION or not is_ours:
-        values = [("key_fingerprint", key_fingerprint), ("min_gateway", _MIN_GATEWAY)]
+    if version < migrations[-1].number or not is_ours:
+        values = [("key_fingerprint", key_fingerprint), ("min_gateway", MIN_GATEWAY)]
         connection.executemany("insert or replace into meta values (?, ?)", values)
-
-
-def _check_gateway(oldest: str) -> None:
-    from usher_gateway import __version__
-
-    if _numbers(__version__) < _numbers(oldest):
-        raise model.ConfigurationError(
-            f"the store needs Usher {oldest} or later, this is {__version__}", "Run the newer release again."
-        )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:3])
 
 
 # Reading beside the writer

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from usher_gateway import model
 from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import split_person_keys
 from usher_gateway.store.jobs import retention
@@ -22,9 +21,6 @@ _DELETE_OLDEST_SEGMENT = """
     delete from person_segments where segment = (select min(segment) from person_segments)
     and not exists (select 1 from arrivals where key between first_arrival and last_arrival)
 """
-_UNUSED_ROUTES = """
-    select number from routes where used_key < (select coalesce(min(key), $1) from arrivals) limit $2
-"""
 
 
 async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk) -> int:
@@ -35,14 +31,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
     async def forget(ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> Sequence[ExpiredArrival]:
         return await _forget_folded(transaction, ending, deliveries)
 
-    async def delete_routes(limit: int) -> int:
-        session, oldest_use = transaction.session, transaction.ids.last - model.KEYS_PER_DAY
-        unused = [number for (number,) in await session.fetch(_UNUSED_ROUTES, oldest_use, limit)]
-        await session.execute("delete from routes where number = any($1::bigint[])", unused)
-        transaction.deleted_routes.update(unused)
-        return len(unused)
-
-    return await retention.prune(transaction, now, kept, walk, forget=forget, delete_routes=delete_routes)
+    return await retention.prune(transaction, now, kept, walk, forget)
 
 
 async def _forget_folded(

@@ -46,8 +46,6 @@ class Transaction(transaction.Transaction):
         """Keys of the deliveries that this transaction claims for the lanes of this process."""
         self.returned: list[int] = []
         """Keys of the claimed deliveries that this transaction returns to the backlog, or ends."""
-        self.deleted_routes: set[int] = set()
-        """Numbers of the definitions that this transaction deletes."""
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
 

@@ -92,8 +92,8 @@ class Writer(BisectingWriter):
         self._names = names
         self._stored_listeners: set[int] = set()
         """Numbers of listeners that the file has."""
-        self._stored_routes: dict[int, int] = {}
-        """Number of a route that the file has -> the highest row key of an arrival that may refer to it."""
+        self._stored_routes: set[int] = set()
+        """Numbers of routes that the file has."""
         self.recent_index = recent_index
         self.report = report
         self.month_visits: dict[tuple[str, str, int], int] = {}
@@ -154,8 +154,6 @@ class Writer(BisectingWriter):
                 opened.meter(opened.listener(listener), slot, counter, count)
             self._write_meters(opened)
             self._fold_persons(len(recent))
-            for route in opened.deleted_routes:  # after a rollback, the next use only adds what is there
-                self._stored_routes.pop(route, None)
             new_names = self._new_names(opened.used)
             await add_names(opened.session, new_names)
             number = self.commit_number
@@ -168,7 +166,6 @@ class Writer(BisectingWriter):
             raise
         self.commit_number = number
         self._note_stored(new_names)
-        self._names.drop(opened.deleted_routes - opened.used.route_numbers())
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
@@ -192,21 +189,17 @@ class Writer(BisectingWriter):
             opened.meter(listener, slot, model.Counter.unacknowledged)
 
     def _new_names(self, used: UsedNames) -> UsedNames:
-        """Return the names that the file lacks, and the routes to which its arrivals may not refer yet."""
+        """Return the names that the file may lack."""
         new = UsedNames()
-        new.highest_key = used.highest_key
         new.listeners = {
             name: number for name, number in used.listeners.items() if number not in self._stored_listeners
         }
-        for key, route in used.routes.items():
-            if self._stored_routes.get(route[1].number, -1) < used.highest_key:
-                new.routes[key] = route
+        new.routes = {key: route for key, route in used.routes.items() if route[1].number not in self._stored_routes}
         return new
 
     def _note_stored(self, new: UsedNames) -> None:
         self._stored_listeners.update(new.listeners.values())
-        for _, numbers in new.routes.values():
-            self._stored_routes[numbers.number] = new.highest_key + model.KEYS_PER_DAY
+        self._stored_routes.update([numbers.number for _, numbers in new.routes.values()])
 
     def _write_meters(self, opened: Transaction) -> None:
         packed = opened.packed_meters()

@@ -13,11 +13,8 @@ create table destinations (number integer primary key, key text not null unique)
 create table routes (
     number integer primary key,
     listener integer not null, destination integer not null, name text not null,
-    definition blob not null,           -- model.RouteDefinition as JSON
-    -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
-    used_key integer not null default 9223372036854775807
+    definition blob not null            -- model.RouteDefinition as JSON
 );
-create index routes_used on routes (used_key);
 
 -- The ledger: one row per accepted arrival, only ever appended (but for the mark unacknowledged, and retention).
 create table arrivals (

@@ -29,11 +29,8 @@ create table destinations (number bigint primary key, key text not null unique);
 create table routes (
     number bigint primary key,
     listener bigint not null, destination bigint not null, name text not null,
-    definition bytea not null,          -- model.RouteDefinition as JSON
-    -- Only arrivals up to this row key refer to the definition. When all arrivals have higher ones, retention deletes it.
-    used_key bigint not null default 9223372036854775807
+    definition bytea not null           -- model.RouteDefinition as JSON
 );
-create index routes_used on routes (used_key);
 
 -- The ledger: one row per accepted arrival.
 create table arrivals (

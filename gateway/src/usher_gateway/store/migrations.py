@@ -1,0 +1,58 @@
+"""Migrations, which bring the tables of a store up to date, and the versions of tables that this gateway can use.
+
+Each engine has a folder ``migrations`` with numbered scripts. The number of the last one is the version of the tables.
+A migration only expands the tables, so that older gateways can still run on them. Tables older than the first script
+are of a version before the first release, and are refused.
+"""
+
+import importlib.resources
+
+import msgspec
+
+from usher_gateway import model
+
+MIN_GATEWAY = "0.1.0"
+"""The oldest gateway that can run on these tables."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """A step that brings the tables from one version to the next."""
+
+    number: int
+    """The version of the tables after it."""
+    title: str
+    sql: str
+
+
+def all_migrations(engine: str) -> list[Migration]:
+    """Return every migration that this release knows, in order. ``engine``: its package."""
+    migrations = []
+    for script in (importlib.resources.files(engine) / "migrations").iterdir():
+        name, dot, ending = script.name.rpartition(".")
+        if dot and ending == "sql":
+            number, _, title = name.partition("_")
+            migrations.append(Migration(int(number), title.replace("_", " "), script.read_text("utf-8")))
+    return sorted(migrations, key=lambda migration: migration.number)
+
+
+def check_version(version: int, oldest_gateway: str | None, *, first: int) -> None:
+    """Check that this gateway can use tables of a version. ``first``: the version that the first migration makes.
+
+    Raises:
+        ConfigurationError: this gateway is too old for the tables, or they are too old for it.
+    """
+    from usher_gateway import __version__
+
+    if oldest_gateway is not None and _numbers(__version__) < _numbers(oldest_gateway):
+        raise model.ConfigurationError(
+            f"the store needs Usher {oldest_gateway} or later, this is {__version__}", "Run the newer release again."
+        )
+    if version < first:
+        raise model.ConfigurationError(
+            f"the store has tables of version {version}, and this Usher needs {first} or later",
+            "A version before the first release made it. Name an empty folder or an empty database.",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])
