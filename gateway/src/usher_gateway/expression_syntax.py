@@ -256,20 +256,6 @@ def variables_of(tokens: list[Token]) -> Iterator[Token]:
             yield token
 
 
-def map_keys(tokens: list[Token]) -> Iterator[tuple[str, ...]]:
-    """Yield the keys of each literal of a map, those that are literals of text, in their order."""
-    open_brackets: list[list[str]] = []
-    for previous, token, following in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
-        if token.text in {"(", "[", "{"}:
-            open_brackets.append([])
-        elif token.text in {")", "]", "}"} and open_brackets:
-            keys = open_brackets.pop()
-            if keys:
-                yield tuple(keys)
-        elif token.kind == "text" and previous and following and previous.text in {"{", ","} and following.text == ":":
-            open_brackets[-1].append(literal_value(token.text))
-
-
 Members = dict[str, "Members | None"]
 """The members that an expression reads, nested. None means the whole value."""
 

@@ -24,7 +24,7 @@ from typing import Any
 import cel
 import msgspec
 
-from usher_gateway import expression_functions, expression_order, expression_patterns, model
+from usher_gateway import expression_functions, expression_patterns, model
 from usher_gateway import expression_syntax as syntax
 
 Where = syntax.Where
@@ -105,7 +105,6 @@ class Program:
         self._match_work: int = _STATE_WORK * sum(map(expression_patterns.program_size, patterns))
         self._functions = {_MATCHES: expression_patterns.matches} if patterns else {}
         self._own_functions = expression_functions.FUNCTIONS.keys() & {token.text for token in tokens}
-        self._key_orders = expression_order.orders_of(syntax.map_keys(tokens)) if where == "transform" else {}
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
         self._paths: dict[str, str] | None = None
@@ -160,7 +159,7 @@ class Program:
         if self.where == "variable" and (isinstance(value, bool) or not isinstance(value, str | int)):
             return None, "NotTextOrInteger", ""
         if self.where == "transform":
-            value = expression_order.in_order(value, self._key_orders, given["body"])
+            value = _sorted_by_key(value)
         return value, "", ""
 
     def _missing_field(self, error: Exception) -> str:
@@ -295,6 +294,13 @@ def _parse_problem(text: str) -> str:
         what = f"found {there} where {instead} was expected" if instead else f"{there} was not expected here"
     what = re.sub("'?<EOF>'?", "the end", what)
     return f"cannot be parsed at line {line}, column {column}: {what}"
+
+
+def _sorted_by_key(value: Any) -> Any:
+    """Return a value with the keys of its maps in alphabetical order, because the core gives them in any order."""
+    if isinstance(value, dict):
+        return {key: _sorted_by_key(value[key]) for key in sorted(value, key=str)}
+    return [_sorted_by_key(item) for item in value] if isinstance(value, list) else value
 
 
 def _code_of(error: Exception) -> str:
