@@ -212,6 +212,19 @@ async def test_body_is_returned_only_for_the_whole_id(bench: engines.Bench) -> N
         await bench.store.answer(identifier)
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * 200_000, bytes(range(256)) * 400], ids=["empty", "large", "binary"])
+async def test_body_is_read_as_it_came(bench: engines.Bench, body: bytes) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a", body=body))
+    (visit,) = await bench.visits()
+    assert await bench.store.body(model.parse_id(visit["id"])) == (body, b"application/json")
+    await bench.store.defer([accepted.deliveries[0].key])
+    (claimed,) = await bench.claim()
+    assert claimed.body == body
+    await bench.accept(samples.quarantined("q", body=body))
+    (quarantined,) = await bench.store.quarantined(Filter(), 10)
+    assert quarantined.body == body
+
+
 async def test_id_that_differs_in_its_random_part_selects_nothing(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a"))
     (visit,), (delivery,) = await bench.visits(), await bench.deliveries()

@@ -24,7 +24,7 @@ from support import gateway as in_process
 from usher_gateway import model
 from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
-from usher_gateway.store import books, encodings
+from usher_gateway.store import books
 from usher_gateway.store.sqlite.store import SqliteStore
 
 TIME_SCALE = 500.0
@@ -208,7 +208,7 @@ def check_ledger(stored: gateways.StoreData, acknowledged: collections.Counter[b
     kept: collections.Counter[bytes] = collections.Counter()
     statement = "select body, body_size, reason from bodies join arrivals using (key)"
     for body, size, reason in stored.rows(statement):
-        kept[b"%d" % size if reason == model.QuarantineReason.Unstorable else encodings.unpack_body(body)] += 1
+        kept[b"%d" % size if reason == model.QuarantineReason.Unstorable else body] += 1
     expected: collections.Counter[bytes] = collections.Counter()
     for body, count in acknowledged.items():
         expected[b"%d" % len(body) if b"poison" in body else body] += count

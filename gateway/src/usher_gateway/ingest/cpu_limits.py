@@ -203,7 +203,7 @@ class ArrivalBudget:
 ORDINARY_SECONDS = 0.00025
 
 _SECONDS_PER_STORED_BYTE = 1e-8
-"""CPU time of the store's writer, which compresses large bodies."""
+"""Estimated time that the store takes to write a byte of a body."""
 
 LISTENER_SHARE = 0.05
 LISTENER_BURST_SECONDS = 0.1

@@ -20,7 +20,6 @@ from usher_gateway.store.encodings import (
     FLAG_UNTRUSTED_TIME,
     HOLD_FLAGS,
     STORED_SLOT,
-    pack_body,
     row_bytes,
 )
 from usher_gateway.store.names import RouteNumbers
@@ -119,7 +118,7 @@ class ArrivalRows:
         """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
         fingerprint, visitor key, person keys, verdicts as MessagePack)."""
         self.body_rows: list[Row] = []
-        """(key, day of expiry, content type, packed body)."""
+        """(key, day of expiry, content type, body)."""
         self.delivery_rows: list[Row] = []
         """(key, id, arrival, route, destination, hold reason or 0, due at, created at, started at, expires at)."""
         self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}
@@ -271,10 +270,9 @@ class ArrivalRows:
             )
         )
         expires_day = received_at // _DAY + arrival.body_days + 1
-        body = pack_body(arrival.body)
-        self.body_rows.append((key, expires_day, arrival.content_type, body))
+        self.body_rows.append((key, expires_day, arrival.content_type, arrival.body))
         stored = (listener, STORED_SLOT, int(model.Counter.stored_bytes))
-        self._meters[stored] = self._meters.get(stored, 0) + len(body) + row_bytes(verdicts)
+        self._meters[stored] = self._meters.get(stored, 0) + len(arrival.body) + row_bytes(verdicts)
 
     def _count(self) -> None:
         meters = self._meters

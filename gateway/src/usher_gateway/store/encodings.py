@@ -1,7 +1,6 @@
-"""The encodings that the engines share: flags of an arrival, bodies, person keys, and estimated sizes."""
+"""The encodings that the engines share: flags of an arrival, person keys, and estimated sizes."""
 
 import struct
-import zlib
 from collections.abc import Sequence
 
 from usher_gateway import model
@@ -36,36 +35,6 @@ def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
 def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
     """Return the estimated bytes of an arrival's rows besides its body. ``verdicts``: (route, skip, delivery)."""
     return _ARRIVAL_BYTES + DELIVERY_BYTES * sum([delivery > 0 for _, _, delivery in verdicts])
-
-
-# Bodies: large ones are stored compressed. A prefix marks them, and not a column, because older gateways insert whole
-# rows into the table.
-
-PACKED = b"\x00usher\x00deflate\x00"
-"""The first bytes of a compressed body. A body that happens to start with them is compressed too."""
-
-PACK_FROM_BYTES = 16_384
-"""Smaller bodies stay as they are: compressing 1 KiB would cost more than the rest of its acceptance."""
-
-_SAMPLE_BYTES = 4_096
-"""A body whose first bytes do not halve stays as it is, because compressing all of it would cost too much."""
-
-
-def pack_body(body: bytes) -> bytes:
-    """Return a body as it is stored."""
-    looks_packed = body.startswith(PACKED)
-    if looks_packed or (len(body) >= PACK_FROM_BYTES and _halves(body[:_SAMPLE_BYTES])):
-        return PACKED + zlib.compress(body, level=1)
-    return body
-
-
-def _halves(sample: bytes) -> bool:
-    return len(zlib.compress(sample, level=1)) < len(sample) / 2
-
-
-def unpack_body(stored: bytes) -> bytes:
-    """Return a stored body as it came."""
-    return zlib.decompress(stored[len(PACKED) :]) if stored.startswith(PACKED) else stored
 
 
 # The log of a delivery's last attempts: records of one length, so that a statement can append and cut them.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, RouteBacklog
-from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, unpack_body
+from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import SLICE_ROWS, Transaction
 
@@ -176,7 +176,7 @@ def _delivery(row: Row) -> model.Delivery:
         started_at=started_at,
         expires_at=expires_at,
         hold=None,
-        body=unpack_body(body) if body is not None else None,
+        body=body,
         content_type=content_type,
         arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
         replay=replay or b"",

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from usher_gateway import model
-from usher_gateway.store.encodings import FLAG_LATE, FLAG_TRUSTED, split_person_keys, unpack_body
+from usher_gateway.store.encodings import FLAG_LATE, FLAG_TRUSTED, split_person_keys
 from usher_gateway.store.session import Row, Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -52,7 +52,7 @@ def _arrival(row: Row) -> model.Arrival:
         fingerprint=fingerprint,
         visitor_key=visitor,
         person_keys=split_person_keys(packed),
-        body=unpack_body(body),
+        body=body,
         content_type=content_type or b"",
         hops=hops,
         body_days=0,

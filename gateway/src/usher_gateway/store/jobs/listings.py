@@ -19,7 +19,6 @@ from usher_gateway.store.encodings import (
     split_person_keys,
     unknown_route,
     unpack_attempts,
-    unpack_body,
 )
 from usher_gateway.store.jobs import scopes
 from usher_gateway.store.session import Row, Session, Statement
@@ -247,7 +246,7 @@ async def visit_bodies(session: Session, where: Filter, limit: int, after: int) 
             model.ListenerName(namespace, tenant, listener),
             model.CountedAs(counted_as),
             content_type or b"",
-            unpack_body(body) if body is not None else None,
+            body,
         )
         for key, namespace, tenant, listener, counted_as, content_type, body in await session.fetch(
             _VISIT_BODIES.format(scope.condition(), limit), *scope.all_values()
@@ -260,7 +259,7 @@ async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
     rows = await session.fetch(_BODY, model.key_of(arrival), arrival)
     if not rows:
         raise model.NotFoundError("there is no such arrival, or its body was deleted")
-    return unpack_body(rows[0][0]), rows[0][1] or b""
+    return rows[0][0], rows[0][1] or b""
 
 
 async def answer(session: Session, delivery: bytes) -> bytes:

@@ -59,7 +59,6 @@ create table bodies (
     content_type bytea,
     body bytea
 );
-alter table bodies alter column body set storage external;  -- the gateway compresses large bodies
 create index bodies_expiry on bodies (expires_day, key);
 
 -- What dedupe looks up. Accepting locks these rows, so that of two equal arrivals at two gateways one waits for the other.
