@@ -25,13 +25,13 @@ async def test_link_is_found_by_its_id_and_by_the_digest_of_its_token(bench: eng
 
 async def test_links_are_listed_with_the_newest_first(bench: engines.Bench) -> None:
     old, new = await add(bench, "old"), await add(bench, "new", created_at=NOW + 1)
-    assert await bench.store.links() == [new, old]
+    assert await bench.store.list_links() == [new, old]
 
 
 async def test_link_opens_once(bench: engines.Bench) -> None:
     await add(bench, "a")
     assert [await bench.store.open_link("a", NOW + 1), await bench.store.open_link("a", NOW + 2)] == [True, False]
-    (link,) = await bench.store.links()
+    (link,) = await bench.store.list_links()
     assert (link.opened_at, link.used_at) == (NOW + 1, NOW + 1)
 
 
@@ -44,7 +44,7 @@ async def test_revoked_link_does_not_open(bench: engines.Bench) -> None:
     await add(bench, "a")
     assert [await bench.store.revoke_link("a", NOW + 1), await bench.store.revoke_link("a", NOW + 2)] == [True, False]
     assert await bench.store.open_link("a", NOW + 3) is False
-    (link,) = await bench.store.links()
+    (link,) = await bench.store.list_links()
     assert link.revoked_at == NOW + 1
 
 
@@ -52,7 +52,7 @@ async def test_last_use_of_a_link_only_moves_on(bench: engines.Bench) -> None:
     await add(bench, "a")
     for at in (NOW + 5, NOW + 3):
         await bench.store.use_link("a", at)
-    (link,) = await bench.store.links()
+    (link,) = await bench.store.list_links()
     assert link.used_at == NOW + 5
 
 
@@ -74,6 +74,6 @@ async def test_ended_links_are_deleted_after_30_days(bench: engines.Bench) -> No
         await add(bench, name, expires_at=NOW + (1 if name == "expired" else 90) * DAY)
     await bench.store.revoke_link("revoked", NOW + DAY)
     await bench.store.prune(NOW + 31 * DAY, ACME)
-    assert len(await bench.store.links()) == 3
+    assert len(await bench.store.list_links()) == 3
     await bench.store.prune(NOW + 31 * DAY + 1, ACME)
-    assert [link.id for link in await bench.store.links()] == ["in use"]
+    assert [link.id for link in await bench.store.list_links()] == ["in use"]

@@ -296,11 +296,11 @@ async def test_replay_waits_while_many_of_its_deliveries_are_due(bench: engines.
     waits = []
     for _ in range(2):
         await bench.store.step_replay(await bench.store.find_replay(started.id), NOW)
-        waits.append(await bench.store.is_replay_waiting(started))
+        waits.append(await bench.store.is_replay_waiting(started.key))
     assert waits == [False, True]
     (one,) = await bench.claim(limit=1)
     await settle(bench, one, SettledAs.Delivered)
-    assert not await bench.store.is_replay_waiting(started)
+    assert not await bench.store.is_replay_waiting(started.key)
 
 
 async def test_cancelled_replay_stops_and_can_be_resumed(bench: engines.Bench) -> None:

@@ -155,7 +155,7 @@ async def contents(bench: engines.Bench) -> dict[str, Any]:
         "replays": await store.list_replays(),
         "erasures": await store.list_erasures(),
         "suppressed": await store.suppressed_by_tenant(),
-        "links": await store.links(),
+        "links": await store.list_links(),
         "audit": await store.audit_entries(AuditFilter(), None, 10),
         "tried": await store.destination_activity(),
         "routes": sorted(store.routes(), key=repr),

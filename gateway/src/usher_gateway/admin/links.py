@@ -28,7 +28,8 @@ class LinkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 async def list_links(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/links``, the newest first."""
     permitted = Filter(permitted=request[api.CALLER].permitted)
-    rows = [_row(parts, link) for link in await parts.store.links() if permitted.selects(*link.tenant.split("/"))]
+    links = await parts.store.list_links()
+    rows = [_row(parts, link) for link in links if permitted.selects(*link.tenant.split("/"))]
     return api.json_response({"rows": rows})
 
 

@@ -114,7 +114,7 @@ class ReplaySteps:
         seconds = (replay.next_at - self._now()) / model.MICROSECONDS
         if 0 < seconds <= _LONGEST_PAUSE_SECONDS:
             return seconds
-        if await self._store.is_replay_waiting(replay):
+        if await self._store.is_replay_waiting(replay.key):
             return _BUSY_SECONDS
         created = await self._store.step_replay(
             replay,

@@ -188,6 +188,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return is_permitted and self.namespace in {None, namespace} and self.tenant in {None, tenant}
 
 
+ANY = Filter()
+"""Matches every row."""
+
+
 class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The verdicts for which a replay creates deliveries, and how."""
 

@@ -2,22 +2,19 @@
 
 import abc
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from usher_gateway import model
 from usher_gateway.store.base import (
     Erasure,
-    ErasureReport,
     ErasureRequest,
     ErasureState,
-    ListingPage,
     MarkOfRoute,
-    SuppressedTenant,
     no_marks,
 )
 from usher_gateway.store.jobs import changes, creation, erasures, listings, suppressions
 from usher_gateway.store.jobs.retention import ExpiredArrival
-from usher_gateway.store.transaction import JobRunner, Transaction
+from usher_gateway.store.transaction import JobRunner, Transaction, change, look_up, read
 
 
 class PersonRecords(JobRunner):
@@ -33,17 +30,16 @@ class PersonRecords(JobRunner):
     async def _end_of_older_writes(self) -> None:
         """Wait until transactions of other gateways have ended that may not have seen the last commit."""
 
-    async def of_person(self, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
-        """List the arrivals that have any of these person keys, newest first, as `visits` does.
-
-        Raises:
-            ValueError: the cursor is invalid.
-        """
-        return await self._look_up(lambda session: listings.of_person(session, frozenset(persons), cursor, limit))
-
-    async def preview_erasure(self, persons: Collection[bytes]) -> ErasureReport:
-        """Return what an erasure of these person keys would erase now."""
-        return await self._look_up(lambda session: erasures.preview(session, persons))
+    of_person = look_up(listings.of_person)
+    preview_erasure = look_up(erasures.preview)
+    cancel_erasure = change(erasures.cancel)
+    running_erasures = read(erasures.running)
+    list_erasures = look_up(erasures.listed)
+    find_erasure = look_up(erasures.find)
+    unsuppress = change(suppressions.remove)
+    suppressed = look_up(suppressions.among)
+    tenants_suppressing = look_up(suppressions.tenants_of)
+    suppressed_by_tenant = look_up(suppressions.by_tenant)
 
     async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
         """Write an erasure, whose steps delete what is stored of the person."""
@@ -122,30 +118,6 @@ class PersonRecords(JobRunner):
         await self._change(lambda transaction: erasures.end(transaction, settled, ErasureState.Completed, now))
         return len(settled) == len(requests)
 
-    async def cancel_erasure(self, erasure: Erasure, now: int) -> bool:
-        """End an erasure that runs; return whether it ran. Erased visits stay erased."""
-        cancelled = ErasureState.Cancelled
-        return bool(await self._change(lambda transaction: erasures.end(transaction, [erasure], cancelled, now)))
-
-    async def running_erasures(self, after: int = 0) -> list[Erasure]:
-        """Return erasures that have not ended, the oldest first, from a row key on; at most `erasures.PAGE`."""
-        return await self._read(lambda session: erasures.running(session, after))
-
-    async def list_erasures(self) -> list[Erasure]:
-        """Return the newest erasures, at most 100."""
-        return await self._look_up(erasures.listed)
-
-    async def find_erasure(self, identifier: bytes) -> Erasure:
-        """Return an erasure.
-
-        Raises:
-            NotFoundError: it does not exist.
-        """
-        erasures_with_id = await self._look_up(lambda session: erasures.listed(session, identifier))
-        if not erasures_with_id:
-            raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
-        return erasures_with_id[0]
-
     async def suppress(
         self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]
     ) -> int:
@@ -167,22 +139,6 @@ class PersonRecords(JobRunner):
             cancel = functools.partial(changes.cancel, keys=keys, now=now, reason=reason)
             on_cancelled(await self._change(cancel))
         return added
-
-    async def unsuppress(self, persons: Collection[bytes]) -> int:
-        """Store and send visits of some person keys again; return how many were suppressed."""
-        return await self._change(lambda transaction: suppressions.remove(transaction, persons))
-
-    async def suppressed(self, persons: Collection[bytes]) -> set[bytes]:
-        """Return those of some person keys that are suppressed."""
-        return await self._look_up(lambda session: suppressions.among(session, persons))
-
-    async def tenants_suppressing(self, persons: Collection[bytes]) -> set[str]:
-        """Return the tenants, as ``namespace/name``, at which some person keys are suppressed."""
-        return await self._look_up(lambda session: suppressions.tenants_of(session, persons))
-
-    async def suppressed_by_tenant(self) -> list[SuppressedTenant]:
-        """Return each tenant that has suppressed persons."""
-        return await self._look_up(suppressions.by_tenant)
 
     @abc.abstractmethod
     async def _forget_arrivals(

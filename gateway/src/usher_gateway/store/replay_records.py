@@ -16,13 +16,12 @@ from usher_gateway.store.base import (
     ReplayPreview,
     ReplayRequest,
     ReplaySample,
-    ReplayState,
     no_holds,
     no_marks,
     not_paused,
 )
 from usher_gateway.store.jobs import changes, creation, replays
-from usher_gateway.store.transaction import JobRunner
+from usher_gateway.store.transaction import JobRunner, change, look_up, read
 
 _PREVIEW_SECONDS = 20.0
 """How long the preview of a replay counts."""
@@ -35,6 +34,14 @@ _SCAN_SECONDS = 1.0
 
 class ReplayRecords(JobRunner):
     """The part of the store that replays visits."""
+
+    start_replay = change(replays.start)
+    is_replay_waiting = look_up(replays.is_waiting)
+    running_replays = read(replays.running)
+    list_replays = look_up(replays.listed)
+    find_replay = look_up(replays.find)
+    cancel_replay = change(replays.cancel)
+    resume_replay = change(replays.resume)
 
     async def preview_replay(
         self,
@@ -76,10 +83,6 @@ class ReplayRecords(JobRunner):
                 result.is_complete = cursor is None
                 return result
 
-    async def start_replay(self, request: ReplayRequest, now: int) -> Replay:
-        """Write a replay, whose steps create the deliveries."""
-        return await self._change(lambda transaction: replays.start(transaction, request, now))
-
     async def step_replay(
         self,
         replay: Replay,
@@ -111,41 +114,6 @@ class ReplayRecords(JobRunner):
             replays.take_step, replay=replay, verdicts=verdicts, below=below, holds=holds, facts=facts, now=now
         )
         return await self._change(step)
-
-    async def is_replay_waiting(self, replay: Replay) -> bool:
-        """Return whether so many deliveries of a replay are due that it must create no more."""
-        due = await self._look_up(lambda session: replays.count_due(session, replay.key))
-        return due >= replays.WAITING_AT_MOST
-
-    async def running_replays(self) -> list[Replay]:
-        """Return the replays that have not ended, the oldest first."""
-        return await self._read(replays.running)
-
-    async def list_replays(self) -> list[Replay]:
-        """Return the newest replays, at most 100, with the numbers of their deliveries."""
-        return await self._look_up(replays.listed)
-
-    async def find_replay(self, identifier: bytes) -> Replay:
-        """Return a replay with the numbers of its deliveries.
-
-        Raises:
-            NotFoundError: the replay does not exist.
-        """
-        replays_with_id = await self._look_up(lambda session: replays.listed(session, identifier))
-        if not replays_with_id:
-            raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
-        return replays_with_id[0]
-
-    async def cancel_replay(self, replay: Replay, now: int) -> bool:
-        """End a replay that runs; return whether it ran. Its deliveries stay as they are."""
-        return await self._set_replay_state(replay, ReplayState.Running, ReplayState.Cancelled, now)
-
-    async def resume_replay(self, replay: Replay, now: int) -> bool:
-        """Let a cancelled replay go on where it was; return whether it was cancelled."""
-        return await self._set_replay_state(replay, ReplayState.Cancelled, ReplayState.Running, now)
-
-    async def _set_replay_state(self, replay: Replay, former: ReplayState, present: ReplayState, now: int) -> bool:
-        return await self._change(lambda transaction: replays.set_state(transaction, replay.key, former, present, now))
 
     async def _replay_facts(
         self,

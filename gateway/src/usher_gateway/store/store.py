@@ -18,7 +18,6 @@ from usher_gateway.store.base import (
     AbandonedCallback,
     ApplyReplicas,
     DestinationActivity,
-    DueDestination,
     HeldGroup,
     KeptTimes,
     ListenerActivity,
@@ -30,7 +29,7 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import activity, claims
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.records import Records
-from usher_gateway.store.transaction import JobRunner, Transaction
+from usher_gateway.store.transaction import JobRunner, Transaction, change, change_in_slices, read
 
 _log = structlog.get_logger(__name__)
 
@@ -100,6 +99,15 @@ class DeliveryQueue(JobRunner):
     A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
     """
 
+    claim = change(claims.claim)
+    claim_held = change(claims.claim_held)
+    unhold = change_in_slices(claims.unhold)
+    cancel_held = change_in_slices(claims.cancel_held)
+    expire_held = change_in_slices(claims.expire_held)
+    hasten = change_in_slices(claims.hasten)
+    hasten_forbidden = change_in_slices(claims.hasten_forbidden)
+    due = read(claims.due)
+
     def settle(self, settlement: model.Settlement) -> None:
         """Record the outcome of an attempt with the next commit; ignored if the delivery has changed meanwhile."""
         self._commits.settle(settlement)
@@ -118,10 +126,6 @@ class DeliveryQueue(JobRunner):
         """Return the claimed deliveries of arrivals that were committed after abandon(), since the last call."""
         return self._commits.take_orphans()
 
-    async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-        """Claim due deliveries of a destination from the backlog, the longest due first."""
-        return await self._change(lambda transaction: claims.claim(transaction, destination, limit, max_bytes, now))
-
     async def defer(self, keys: Sequence[int]) -> None:
         """Return claimed deliveries to the backlog, due at once (no room, or shutting down)."""
         if keys:
@@ -138,47 +142,11 @@ class DeliveryQueue(JobRunner):
 
         await self._change(note)
 
-    async def hasten(self, destination: str, now: int) -> int:
-        """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
-        return await self._in_slices(lambda transaction: claims.hasten(transaction, destination, now))
-
-    async def hasten_forbidden(self, now: int) -> int:
-        """Make the backlog whose last attempt met a forbidden address due at once; return how many changed."""
-        return await self._in_slices(lambda transaction: claims.hasten_forbidden(transaction, now))
-
-    async def due(self) -> list[DueDestination]:
-        """Return every destination with deliveries in the backlog, with the time at which the first is due."""
-        return await self._read(claims.due)
-
     async def held_groups(self) -> list[HeldGroup]:
         """Return the held deliveries, grouped by reason and route."""
         groups = await self._read(claims.held_groups)
         await self._load_routes([group.route for group in groups])
         return groups
-
-    async def claim_held(
-        self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
-    ) -> list[model.Delivery]:
-        """Claim held deliveries of a group, under another route definition."""
-        return await self._change(lambda transaction: claims.claim_held(transaction, group, definition, limit, now))
-
-    async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
-        """Make held deliveries of a group due at once (backlog); return how many left the group.
-
-        If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that
-        reason.
-        """
-        return await self._in_slices(lambda transaction: claims.unhold(transaction, group, now, lasting))
-
-    async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
-        """Cancel the deliveries of a group that are held since before an instant; return how many."""
-        return await self._in_slices(
-            lambda transaction: claims.cancel_held(transaction, group, cancel, held_before, now)
-        )
-
-    async def expire_held(self, now: int) -> int:
-        """Cancel held deliveries that are past their time limit (``Expired``); return how many."""
-        return await self._in_slices(lambda transaction: claims.expire_held(transaction, now))
 
     @property
     def is_shared(self) -> bool:
@@ -222,6 +190,9 @@ class Store(Ledger, DeliveryQueue, Records):
     a commit that has begun.
     """
 
+    listener_activity = read(activity.read)
+    destination_activity = read(activity.read_destinations)
+
     @abc.abstractmethod
     async def open(self) -> OpenReport:
         """Take ownership of the data, migrate the schema, and recover from a crash.
@@ -262,14 +233,6 @@ class Store(Ledger, DeliveryQueue, Records):
 
         ``now`` must be confirmed, because deleted data are lost. The store records it for the next start.
         """
-
-    async def listener_activity(self) -> Mapping[model.ListenerName, ListenerActivity]:
-        """Return the saved activity of every listener that was ever used."""
-        return await self._read(activity.read)
-
-    async def destination_activity(self) -> Mapping[str, DestinationActivity]:
-        """Return the saved activity of every destination that was ever tried, by ``namespace/name``."""
-        return await self._read(activity.read_destinations)
 
     async def save_activity(
         self,

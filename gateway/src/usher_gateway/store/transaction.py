@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.names import NameNumbers, RouteNumbers, UsedNames
 from usher_gateway.store.session import Session
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 SLICE_ROWS = 2_000
@@ -154,15 +155,6 @@ class JobRunner(abc.ABC):
         """Return the route definition of a delivery or of a held group."""
         return self._names.definition(number)
 
-    async def _in_slices(self, job: Job[int]) -> int:
-        """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
-        total = 0
-        while True:
-            changed = await self._change(job)
-            total += changed
-            if changed < SLICE_ROWS:
-                return total
-
     async def _slices(
         self,
         query: Callable[..., Coroutine[Any, Any, tuple[list[T], str | None]]],
@@ -176,3 +168,54 @@ class JobRunner(abc.ABC):
                 yield selected
             if cursor is None:
                 return
+
+
+# Methods of the store, made from jobs: `visits = look_up(listings.visits)`. A method takes what the job takes after the
+# session or transaction, and the job's docstring is its contract.
+
+Method = Callable[Concatenate[JobRunner, P], Coroutine[Any, Any, T]]
+
+
+def read(query: Callable[Concatenate[Session, P], Coroutine[Any, Any, T]]) -> Method[P, T]:
+    """Return a method that runs a query for the gateway itself."""
+
+    @functools.wraps(query)
+    async def method(self: JobRunner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._read(lambda session: query(session, *args, **kwargs))
+
+    return method
+
+
+def look_up(query: Callable[Concatenate[Session, P], Coroutine[Any, Any, T]]) -> Method[P, T]:
+    """Return a method that runs a query for a person."""
+
+    @functools.wraps(query)
+    async def method(self: JobRunner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._look_up(lambda session: query(session, *args, **kwargs))
+
+    return method
+
+
+def change(job: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]]) -> Method[P, T]:
+    """Return a method that runs a job in a separate transaction."""
+
+    @functools.wraps(job)
+    async def method(self: JobRunner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._change(lambda transaction: job(transaction, *args, **kwargs))
+
+    return method
+
+
+def change_in_slices(job: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, int]]) -> Method[P, int]:
+    """Return a method that runs a job until it changes less than a whole slice; the method returns how many in all."""
+
+    @functools.wraps(job)
+    async def method(self: JobRunner, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        total = 0
+        while True:
+            changed = await self._change(lambda transaction: job(transaction, *args, **kwargs))
+            total += changed
+            if changed < SLICE_ROWS:
+                return total
+
+    return method

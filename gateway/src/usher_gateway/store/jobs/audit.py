@@ -26,7 +26,7 @@ _DELETE_OLD = """
 
 
 async def add(transaction: Transaction, entry: AuditEntry) -> None:
-    """Add an entry."""
+    """Add an entry to the audit log; it is durable afterwards."""
     key = transaction.ids.next_key()
     selection = msgspec.json.encode(entry.selection)
     values = (entry.at, entry.who, entry.action, selection, entry.count, entry.peer)
@@ -36,10 +36,13 @@ async def add(transaction: Transaction, entry: AuditEntry) -> None:
 async def entries(
     session: Session, where: AuditFilter, cursor: str | None, limit: int
 ) -> tuple[list[AuditEntry], str | None]:
-    """Return a page of entries, newest first, and the cursor of the next page (``Store.audit_entries``).
+    """Return a page of the audit log, newest first, and the cursor of the next page; None at the end.
 
     A page with a filter of the tenant may be short, because it is what the longest page has of the tenant: selections
     are not indexed.
+
+    Raises:
+        ValueError: the cursor is invalid.
     """
     scope = scopes.RowScope("audit_entries")
     if where.who is not None:

@@ -210,8 +210,12 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
 # Quarantined arrivals: release
 
 
-async def quarantined(session: Session, where: Filter, limit: int, after: int) -> list[model.Arrival]:
-    """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
+async def quarantined(session: Session, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
+    """Return quarantined arrivals that can be released, oldest first, with bodies but without plans.
+
+    ``after`` is the row key of the last arrival of the previous call. ``Truncated`` and ``Unstorable`` arrivals are
+    never returned.
+    """
     scope = await scopes.arrivals_scope(
         session, msgspec.structs.replace(where, counted_as="Quarantined", state=UNRELEASED)
     )

@@ -134,7 +134,10 @@ _UNHOLD = """
 async def claim(
     transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int
 ) -> list[model.Delivery]:
-    """Claim due deliveries of a destination from the backlog, the longest due first (``Store.claim``)."""
+    """Claim due deliveries of a destination from the backlog, the longest due first.
+
+    Claims at most ``limit`` deliveries, with bodies of at most ``max_bytes`` together, but at least one.
+    """
     claimed: list[model.Delivery] = []
     size = 0
     due_keys = [key for (key,) in await transaction.session.fetch(_LOCK_DUE, destination, now, limit)]
@@ -196,12 +199,12 @@ async def claimed(session: Session, owner: int) -> list[int]:
 
 
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:
-    """Make a slice of a destination's backlog due at once; return how many changed."""
+    """Make a slice of a destination's backlog due at once, because its cause may be gone; return how many changed."""
     return await _hasten(transaction, await transaction.session.fetch(_LATE, destination, now, SLICE_ROWS), now)
 
 
 async def hasten_forbidden(transaction: Transaction, now: int) -> int:
-    """Make a slice of the deliveries whose address was forbidden due at once; return how many changed."""
+    """Make a slice of the backlog whose last attempt met a forbidden address due at once; return how many changed."""
     return await _hasten(transaction, await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE_ROWS), now)
 
 
@@ -276,7 +279,7 @@ async def cancel_held(
 
 
 async def expire_held(transaction: Transaction, now: int) -> int:
-    """Cancel a slice of the held deliveries that are past their time limit; return how many."""
+    """Cancel a slice of the held deliveries that are past their time limit (``Expired``); return how many."""
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
     expired = await transaction.session.fetch(_EXPIRE_HELD, state, reason, now, SLICE_ROWS)
     await transaction.meter_routes([route for (route,) in expired], now, model.Counter.cancelled)

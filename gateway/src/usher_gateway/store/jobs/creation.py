@@ -36,7 +36,7 @@ _ARRIVALS = """
 
 
 async def stored_arrivals(session: Session, keys: Collection[int]) -> list[model.Arrival]:
-    """Return the arrivals with given keys that have a body, without plans, oldest first."""
+    """Return the arrivals with given row keys whose bodies are stored, without plans, oldest first."""
     return [_arrival(row) for row in sorted(await session.fetch(_ARRIVALS, sorted(keys)), key=lambda row: row[0])]
 
 

@@ -192,7 +192,7 @@ def _count_delivery(report: ErasureReport, delivery: _Delivery) -> None:
 
 
 async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport:
-    """Return what an erasure would erase now."""
+    """Return what an erasure of these person keys would erase now."""
     report = ErasureReport()
     keys = sorted(await listings.keys_of_person(session, frozenset(persons)))
     for begin in range(0, len(keys), _SLICE):
@@ -242,19 +242,32 @@ async def end(transaction: Transaction, erasures: Sequence[Erasure], state: Eras
     return ended
 
 
-async def running(session: Session, after: int) -> list[Erasure]:
-    """Return the erasures that have not ended with higher row keys, the oldest first; at most ``PAGE``."""
+async def cancel(transaction: Transaction, erasure: Erasure, now: int) -> bool:
+    """End an erasure that runs; return whether it ran. Erased visits stay erased."""
+    return await end(transaction, [erasure], ErasureState.Cancelled, now) > 0
+
+
+async def running(session: Session, after: int = 0) -> list[Erasure]:
+    """Return erasures that have not ended, the oldest first, from a row key on; at most ``PAGE``."""
     where = f"where {_RUNNING} and key > $1 order by key limit {PAGE}"
     return [_erasure(row) for row in await session.fetch(f"{_ERASURES} {where}", after)]
 
 
-async def listed(session: Session, identifier: bytes | None = None) -> list[Erasure]:
-    """Return the newest erasures, or one."""
-    if identifier is not None:
-        rows = await session.fetch(f"{_ERASURES} where key = $1 and id = $2", model.key_of(identifier), identifier)
-    else:
-        rows = await session.fetch(f"{_ERASURES} order by key desc limit {LISTED}")
-    return [_erasure(row) for row in rows]
+async def listed(session: Session) -> list[Erasure]:
+    """Return the newest erasures, at most ``LISTED``."""
+    return [_erasure(row) for row in await session.fetch(f"{_ERASURES} order by key desc limit {LISTED}")]
+
+
+async def find(session: Session, identifier: bytes) -> Erasure:
+    """Return an erasure.
+
+    Raises:
+        NotFoundError: it does not exist.
+    """
+    rows = await session.fetch(f"{_ERASURES} where key = $1 and id = $2", model.key_of(identifier), identifier)
+    if not rows:
+        raise model.NotFoundError("there is no such erasure", "use an id from `usher person requests`")
+    return _erasure(rows[0])
 
 
 def _erasure(row: Row) -> Erasure:

@@ -36,7 +36,7 @@ _DELETE_ENDED = """
 
 
 async def add(transaction: Transaction, link: Link, digest: bytes) -> None:
-    """Add a link that was not opened yet."""
+    """Add a link that was not opened yet; ``digest``: of its token."""
     values = (link.id, link.tenant, digest, link.created_at, link.expires_at, int(link.shows_visits))
     await transaction.session.execute(_ADD, *values)
 
@@ -47,27 +47,30 @@ async def listed(session: Session) -> list[Link]:
 
 
 async def find(session: Session, identifier: str) -> Link | None:
-    """Return a link."""
+    """Return a link by its id."""
     return next((_link(row) for row in await session.fetch(_FIND, identifier)), None)
 
 
 async def find_by_digest(session: Session, digest: bytes) -> Link | None:
-    """Return the link whose token has a digest."""
+    """Return a link by the digest of its token."""
     return next((_link(row) for row in await session.fetch(_FIND_BY_DIGEST, digest)), None)
 
 
 async def open_once(transaction: Transaction, identifier: str, now: int) -> bool:
-    """Record that a link was opened, if it may be. Of two transactions at once, one gets True."""
+    """Record that a link was opened; return False if it was opened before, is revoked or has expired.
+
+    Of two transactions at once, one gets True.
+    """
     return await transaction.session.execute(_OPEN, identifier, now) > 0
 
 
 async def record_use(transaction: Transaction, identifier: str, now: int) -> None:
-    """Record that a link was used."""
+    """Record that the pages of a link were asked for."""
     await transaction.session.execute(_USE, identifier, now)
 
 
 async def revoke(transaction: Transaction, identifier: str, now: int) -> bool:
-    """Revoke a link; return whether it was not revoked before."""
+    """Revoke a link for good; return False if it was revoked before."""
     return await transaction.session.execute(_REVOKE, identifier, now) > 0
 
 

@@ -3,7 +3,7 @@
 Listings contain no bodies and no person keys. ``jobs/scopes.py`` selects their rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -85,13 +85,26 @@ _decode = msgspec.msgpack.decode
 
 
 async def visits(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of arrivals with their verdicts, newest first (``Store.visits``)."""
+    """Return a page of the arrivals of the ledger with their verdicts.
+
+    If few rows match, a page ends early with a cursor. ``reason`` is a quarantine or skip reason; ``state`` is
+    ``released`` or ``unreleased`` (quarantined arrivals).
+
+    Raises:
+        ValueError: the filter or the cursor is invalid.
+    """
     keys, below = await scopes.newest(session, await scopes.arrivals_scope(session, where), cursor, limit)
     return ListingPage(await _arrival_rows(session, keys), scopes.cursor_of(below))
 
 
 async def deliveries(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of deliveries, newest first (``Store.deliveries``)."""
+    """Return a page of deliveries of every state; the state ``held`` selects the held part of the pending ones.
+
+    ``reason`` is a hold or cancel reason, or the code of an error. Pages end early as those of visits() do.
+
+    Raises:
+        ValueError: the filter or the cursor is invalid.
+    """
     keys, below = await scopes.delivery_keys(session, where, cursor, limit)
     rows = _by_key(await session.fetch(_DELIVERIES, keys))
     names = await _route_names(session, {row[2] for row in rows.values()})
@@ -235,8 +248,11 @@ def _state_name(state: int) -> str:
 # One row's content
 
 
-async def visit_bodies(session: Session, where: Filter, limit: int, after: int) -> list[VisitBody]:
-    """Return the bodies of visits and repeats (``Store.visit_bodies``)."""
+async def visit_bodies(session: Session, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
+    """Return the bodies of visits and repeats, oldest first, after a row key.
+
+    Uses the names and the period of the filter.
+    """
     scope = await scopes.arrivals_scope(session, where)
     scope.add_numbers("counted_as", [int(model.CountedAs.Visit), int(model.CountedAs.Repeat)])
     scope.low = max(scope.low, after + 1)
@@ -255,7 +271,11 @@ async def visit_bodies(session: Session, where: Filter, limit: int, after: int) 
 
 
 async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
-    """Return body and content type of an arrival (``Store.body``)."""
+    """Return body and content type of an arrival.
+
+    Raises:
+        NotFoundError: the arrival does not exist, or the retention of its body has ended.
+    """
     rows = await session.fetch(_BODY, model.key_of(arrival), arrival)
     if not rows:
         raise model.NotFoundError("there is no such arrival, or its body was deleted")
@@ -263,7 +283,11 @@ async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
 
 
 async def answer(session: Session, delivery: bytes) -> bytes:
-    """Return the last answer to a dead delivery (``Store.answer``)."""
+    """Return the last answer of a dead delivery's destination (at most 256 bytes).
+
+    Raises:
+        NotFoundError: the delivery does not exist, or it has no answer.
+    """
     statement = "select answer from deliveries where key = $1 and id = $2 and answer is not null"
     rows = await session.fetch(statement, model.key_of(delivery), delivery)
     if not rows:
@@ -272,7 +296,11 @@ async def answer(session: Session, delivery: bytes) -> bytes:
 
 
 async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
-    """Return the last attempts of a delivery, the oldest first (``Store.attempts``)."""
+    """Return the last 10 attempts of a delivery, the oldest first. A redrive keeps those before it.
+
+    Raises:
+        NotFoundError: the delivery does not exist.
+    """
     statement = """
         select log from deliveries left join attempts on attempts.delivery = deliveries.key
         where deliveries.key = $1 and deliveries.id = $2
@@ -284,7 +312,7 @@ async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
 
 
 async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
-    """Return (route, skip reason or 0) of each verdict on an arrival (``Store.verdicts``)."""
+    """Return (route, skip reason or 0) of each verdict on an arrival."""
     rows = await session.fetch(
         "select verdicts from arrivals where key = $1 and id = $2", model.key_of(arrival), arrival
     )
@@ -294,7 +322,7 @@ async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
 
 
 async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
-    """Return the last visit of the same visitor before an arrival (``Store.earlier_visit``)."""
+    """Return the id of the visit of the same visitor before a repeat; None if the body had no ids of a person."""
     key = model.key_of(arrival)
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
@@ -318,7 +346,10 @@ _OLDEST = f"""
 
 
 async def oldest_arrival(session: Session, where: Filter) -> int | None:
-    """Return when the oldest arrival of a filter's listeners was received (``Store.oldest_arrival``)."""
+    """Return when the oldest arrival of the listeners that a filter selects by names and permits was received.
+
+    None: there is none, or only newer ones than the oldest 10,000 of the store.
+    """
     numbers = await scopes.listener_numbers(session, where)
     if not numbers and numbers is not None:
         return None
@@ -329,9 +360,13 @@ async def oldest_arrival(session: Session, where: Filter) -> int | None:
     return min([int(received_at) for (received_at,) in rows], default=None)
 
 
-async def of_person(session: Session, persons: frozenset[bytes], cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of the arrivals that have any of these person keys, newest first (``Store.of_person``)."""
-    page, below = scopes.page_of(await keys_of_person(session, persons), cursor, limit)
+async def of_person(session: Session, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
+    """Return a page of the arrivals that have any of these person keys, newest first, as visits() does.
+
+    Raises:
+        ValueError: the cursor is invalid.
+    """
+    page, below = scopes.page_of(await keys_of_person(session, frozenset(persons)), cursor, limit)
     return ListingPage(await _arrival_rows(session, page), scopes.cursor_of(below))
 
 

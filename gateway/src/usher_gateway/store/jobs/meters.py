@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import books
-from usher_gateway.store.base import Filter, Period
+from usher_gateway.store.base import ANY, Filter, Period
 from usher_gateway.store.encodings import STORED_SLOT, unknown_listener
 from usher_gateway.store.jobs.scopes import listener_numbers
 from usher_gateway.store.session import Session, Statement, columns
@@ -209,8 +209,13 @@ async def listener_names(session: Session) -> dict[int, model.ListenerName]:
     return {number: model.ListenerName(*names) for number, *names in rows}
 
 
-async def open_deliveries(session: Session, at: int, where: Filter) -> dict[model.ListenerName, int]:
-    """Count the deliveries open at a slot border: the pending rows without the changes since then, by the meters."""
+async def open_deliveries(session: Session, at: int, where: Filter = ANY) -> dict[model.ListenerName, int]:
+    """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
+
+    Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Counts the pending rows, and subtracts the
+    changes since the border according to the meters. So the result for the instant 0 is empty, unless the meters and
+    the rows disagree.
+    """
     listeners = await listener_numbers(session, where)
     totals: dict[int, int] = dict(await session.fetch(_PENDING))
     border, (oldest, youngest) = model.slot_of(at), await bounds(session)

@@ -294,7 +294,7 @@ async def preview(
 
 
 async def start(transaction: Transaction, request: ReplayRequest, now: int) -> Replay:
-    """Write a replay, which begins at the newest arrival."""
+    """Write a replay, whose steps create the deliveries, from the newest arrival on."""
     key = transaction.ids.next_key()
     replay = Replay(
         key=key,
@@ -368,11 +368,16 @@ def marks_of(chosen: Sequence[Candidate], facts: RouteFacts) -> dict[bytes, int]
     return dict([facts.marks[verdict.arrival, verdict.route] for verdict in taking])
 
 
-async def set_state(transaction: Transaction, key: int, former: ReplayState, present: ReplayState, now: int) -> bool:
-    """Change the state of a replay if it is the former one; return whether it was."""
-    ended_at = 0 if present is ReplayState.Running else now
-    values = (key, int(former), int(present), ended_at, now)
-    return bool(await transaction.session.execute(_SET_STATE, *values))
+async def cancel(transaction: Transaction, replay: Replay, now: int) -> bool:
+    """End a replay that runs; return whether it ran. Its deliveries stay as they are."""
+    values = (int(ReplayState.Running), int(ReplayState.Cancelled), now, now)
+    return await transaction.session.execute(_SET_STATE, replay.key, *values) > 0
+
+
+async def resume(transaction: Transaction, replay: Replay, now: int) -> bool:
+    """Let a cancelled replay go on where it was; return whether it was cancelled."""
+    values = (int(ReplayState.Cancelled), int(ReplayState.Running), 0, now)
+    return await transaction.session.execute(_SET_STATE, replay.key, *values) > 0
 
 
 async def running(session: Session) -> list[Replay]:
@@ -382,18 +387,30 @@ async def running(session: Session) -> list[Replay]:
     ]
 
 
-async def count_due(session: Session, key: int) -> int:
-    """Return how many deliveries of a replay are due or in an attempt; counts no further than WAITING_AT_MOST."""
+async def is_waiting(session: Session, key: int) -> bool:
+    """Return whether so many deliveries of a replay are due, or in an attempt, that it must create no more."""
     ((count,),) = await session.fetch(_COUNT_DUE, key, WAITING_AT_MOST)
-    return int(count)
+    return int(count) >= WAITING_AT_MOST
 
 
-async def listed(session: Session, identifier: bytes | None = None) -> list[Replay]:
-    """Return the newest replays, or one, with the numbers of their deliveries."""
-    if identifier is not None:
-        rows = await session.fetch(f"{_REPLAYS} where key = $1 and id = $2", model.key_of(identifier), identifier)
-    else:
-        rows = await session.fetch(f"{_REPLAYS} order by key desc limit {LISTED}")
+async def listed(session: Session) -> list[Replay]:
+    """Return the newest replays, at most ``LISTED``, with the numbers of their deliveries."""
+    return await _with_deliveries(session, await session.fetch(f"{_REPLAYS} order by key desc limit {LISTED}"))
+
+
+async def find(session: Session, identifier: bytes) -> Replay:
+    """Return a replay with the numbers of its deliveries.
+
+    Raises:
+        NotFoundError: the replay does not exist.
+    """
+    rows = await session.fetch(f"{_REPLAYS} where key = $1 and id = $2", model.key_of(identifier), identifier)
+    if not rows:
+        raise model.NotFoundError("there is no such replay", "use an id from `usher replays`")
+    return (await _with_deliveries(session, rows))[0]
+
+
+async def _with_deliveries(session: Session, rows: Sequence[Row]) -> list[Replay]:
     counts: dict[int, dict[str, int]] = {}
     for key, state, is_held, count in await session.fetch(_COUNT, sorted([row[0] for row in rows])):
         name = "held" if is_held else model.DeliveryState(state).name.lower()

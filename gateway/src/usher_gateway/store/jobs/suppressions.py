@@ -53,5 +53,5 @@ async def add(transaction: Transaction, tenants: Mapping[bytes, str], now: int) 
 
 
 async def remove(transaction: Transaction, persons: Collection[bytes]) -> int:
-    """Take suppressions back; return how many there were."""
+    """Store and send visits of some person keys again; return how many were suppressed."""
     return await transaction.session.execute(_REMOVE, sorted(persons))
