@@ -169,7 +169,7 @@ async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:
     assert await bench.gateway.meters() == {}
     assert (gateway.worker.counters.outcomes, gateway.worker.counters.errors) == ({}, {})
     assert not activity.is_tried(gateway.worker.activity.of(gateway.snapshot.destinations["agency/crm"]))
-    assert await gateway.store.backlogs() == []
+    assert await gateway.store.due() == {}
     rows = (await bench.usher("list", "-o", "json")).out
     assert {row["health"] for row in json.loads(rows)["rows"] if row["name"] == "crm"} == {"NotTried"}
     assert "Nothing is stored or counted." in (await bench.usher("test", "--help")).out

@@ -254,7 +254,7 @@ async def list_destinations(parts: Parts, request: web.Request) -> web.StreamRes
     """
     where = await _read_names(parts, request)
     await parts.health.merge_activity(parts.store)
-    next_due_at = {backlog.destination: backlog.next_due_at for backlog in await parts.store.backlogs()}
+    next_due_at = await parts.store.due()
     counts_by_key = await count_deliveries(
         parts.store, where, lambda route: (route.destination, f"{route.listener.namespace}/{route.listener.tenant}")
     )

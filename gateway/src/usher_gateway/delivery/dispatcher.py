@@ -396,7 +396,7 @@ class Dispatcher:
     async def _poll(self) -> None:
         self._ask_store = False  # before the query, so that a change during the query asks again
         # The answer may lack a retry that was settled during the query. The next poll finds it.
-        self._due = {due.destination: due.next_due_at for due in await self._store.due()}
+        self._due = await self._store.due()
         apart = self._clock.now() - self._clock.steady()
         if apart < self._clock_difference - _MIN_SET_BACK:
             _log.warning("clock_was_set_back", seconds=(self._clock_difference - apart) // model.MICROSECONDS)

@@ -45,13 +45,6 @@ class RouteBacklog(msgspec.Struct, frozen=True):
     """When the oldest of them was created, in microseconds."""
 
 
-class DueDestination(msgspec.Struct, frozen=True):
-    """A destination with deliveries in the backlog."""
-
-    destination: str
-    next_due_at: int
-
-
 class VisitBody(msgspec.Struct, frozen=True):
     """The body of a visit or of a repeat."""
 
@@ -78,14 +71,6 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     commit_seconds: metrics.Histogram
     batch_sizes: metrics.Histogram
     """Arrivals per commit."""
-
-
-class Backlog(msgspec.Struct, frozen=True):
-    """The deliveries of one destination in the backlog."""
-
-    destination: str
-    count: int
-    next_due_at: int
 
 
 class UsageRow(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from usher_gateway.store.jobs import (
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.person_records import PersonRecords
 from usher_gateway.store.replay_records import ReplayRecords
-from usher_gateway.store.transaction import change, look_up, read
+from usher_gateway.store.transaction import change, look_up
 
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
@@ -65,7 +65,6 @@ class Records(PersonRecords, ReplayRecords):
     audit_entries = look_up(audit.entries)
 
     open_deliveries = look_up(meters.open_deliveries)
-    backlogs = read(claims.backlogs)
 
     _usage_part_seconds: int
     """The longest period that one query of usage() reads."""

@@ -14,7 +14,7 @@ engine uses a partial index only if a query repeats the condition of the index.
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, RouteBacklog
+from usher_gateway.store.base import HeldGroup, RouteBacklog
 from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import SLICE_ROWS, Transaction
@@ -75,11 +75,6 @@ _DUE_DESTINATIONS = """
 """
 """Jump through the index of the backlog from one destination to the next."""
 
-_BACKLOGS = """
-    select d.key, w.number, w.due_at from (select destination, count(*) as number, min(due_at) as due_at
-        from deliveries where waiting group by destination) w
-    join destinations d on d.number = w.destination
-"""
 _BACKLOG_BY_ROUTE = """
     select w.route, w.number, d.created_at from (select route, count(*) as number, min(key) as oldest
         from deliveries where waiting group by route) w
@@ -212,14 +207,9 @@ async def _hasten(transaction: Transaction, rows: Sequence[Row], now: int) -> in
     return await transaction.session.execute(_HASTEN, now, [key for (key,) in rows])
 
 
-async def due(session: Session) -> list[DueDestination]:
-    """Return the destinations with deliveries in the backlog, with the time at which the first is due."""
-    return [DueDestination(key, due_at) for key, due_at in await session.fetch(_DUE_DESTINATIONS)]
-
-
-async def backlogs(session: Session) -> list[Backlog]:
-    """Return the destinations with deliveries in the backlog, with their number."""
-    return [Backlog(key, count, due_at) for key, count, due_at in await session.fetch(_BACKLOGS)]
+async def due(session: Session) -> dict[str, int]:
+    """Return each destination (``namespace/name``) with deliveries in the backlog -> when the first of them is due."""
+    return {key: due_at for key, due_at in await session.fetch(_DUE_DESTINATIONS)}  # noqa: C416 - as in dead_by_route()
 
 
 async def backlog_by_route(session: Session) -> list[RouteBacklog]:
