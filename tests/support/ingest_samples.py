@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from support import samples
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
@@ -82,7 +83,14 @@ class Planning:
     ) -> tuple[Plans, Plans]:
         fields = self.identifier.extract(body)
         visitor = self.identifier.identify(body, plain=True, fields=fields, received_at=received_at)
-        return self.planner.plan(RoutingContext(body, fields, visitor, received_at, received_at, late=False, hold=hold))
+        arrival = samples.arrival(
+            "a",
+            received_at,
+            visit_time=visitor.visit_time,
+            time_trusted=visitor.time_trusted,
+            fingerprint=visitor.fingerprint,
+        )
+        return self.planner.plan(RoutingContext(body, fields, arrival, received_at, hold))
 
     def first(self, body: dict[str, Any], received_at: int = NOON) -> model.RoutePlan:
         """The plan of the first route, if the arrival is a visit."""

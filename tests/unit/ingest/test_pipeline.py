@@ -5,7 +5,7 @@ import pytest
 from support.quarantine_samples import MENDED, NOW, listener, stored
 from usher_gateway import documents, model
 from usher_gateway.ingest import body
-from usher_gateway.ingest.pipeline import build_arrival, identify_body, rebuild_arrival
+from usher_gateway.ingest.pipeline import identify_body, rebuild_arrival
 from usher_gateway.ingest.registry import Match
 
 HOUR = 3600 * model.MICROSECONDS
@@ -74,7 +74,6 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     of_acme = listener(tenant=tenant, fields=documents.DEFAULT_FIELDS)
     address = documents.Address("hooks.test", "/x")
     parsed = body.parse(content, "")
-    identified = identify_body(of_acme, {}, content, parsed, NOW)
-    arrival = build_arrival(Match(of_acme, address, "an-id"), {}, content, parsed, NOW, NOW, identified=identified)
+    arrival, _ = identify_body(Match(of_acme, address, "an-id"), {}, content, parsed, NOW)
     assert (arrival.quarantine, arrival.other_company) == (quarantine, other_company)
     assert of_acme.counters.company_mismatches == 0

@@ -75,8 +75,7 @@ def read_body(
         return BodyReading("Probe")
     match = Match(listener, documents.Address(host="", path=""), "")
     headers = {"Content-Type": content_type}
-    identified = pipeline.identify_body(listener, headers, content, parsed, received_at)
-    arrival = pipeline.build_arrival(match, headers, content, parsed, received_at, received_at, identified=identified)
+    arrival, _ = pipeline.identify_body(match, headers, content, parsed, received_at)
     outcome = arrival.quarantine.name if arrival.quarantine is not None else "Visit"
     if parsed.document is None:
         return BodyReading(outcome)
@@ -102,14 +101,13 @@ def expression_values(listener: LiveListener, content: bytes, received_at: int) 
     parsed = body.parse(content, "")
     if parsed.is_probe or parsed.document is None or len(content) > listener.max_body_bytes:
         return None
-    identified = pipeline.identify_body(listener, {}, content, parsed, received_at)
-    if identified.quarantine is not None:
+    match = Match(listener, documents.Address(host="", path=""), "")
+    arrival, _ = pipeline.identify_body(match, {}, content, parsed, received_at)
+    if arrival.quarantine is not None:
         return None
-    person = identified.identity
-    occurred_at = person.visit_time if person.time_trusted else None
+    occurred_at = arrival.visit_time if arrival.time_trusted else None
     visit = routing.Normaliser(listener.document.fields).visit(parsed.document, occurred_at)
-    late = received_at - person.visit_time > listener.late_after
-    return expressions.visit_values(visit, received_at, listener.name, late=late), parsed.document
+    return expressions.visit_values(visit, received_at, listener.name, late=arrival.late), parsed.document
 
 
 def read_venue(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:

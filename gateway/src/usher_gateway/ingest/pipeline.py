@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import msgspec
 import structlog
 
 from usher_gateway import documents, model, timing
@@ -131,14 +130,14 @@ class ArrivalPipeline:
                 self._count_probe(match, now)
                 return answers.accepted()
             if _is_hashed_inline(parsed, content):
-                identified = identify_body(match.listener, request.headers, content, parsed, now)
+                arrival, fields = identify_body(match, request.headers, content, parsed, now)
                 self._charge(match.listener, began, len(content))
             else:
-                work = functools.partial(identify_body, match.listener, request.headers, content, parsed, now)
-                identified = await self._run_in_thread(match.listener, _DIGESTERS, work, request.deadline)
-            arrival = build_arrival(match, request.headers, content, parsed, now, confirmed, identified=identified)
+                work = functools.partial(identify_body, match, request.headers, content, parsed, now)
+                arrival, fields = await self._run_in_thread(match.listener, _DIGESTERS, work, request.deadline)
+            plan_routes(match.listener, arrival, parsed, fields, confirmed)
             # They may be hundreds of objects, which must not live until the commit (docs/performance.md).
-            del parsed, identified
+            del parsed, fields
             if arrival.quarantine is not None:
                 match.listener.counters.quarantined_source = _client_of(match.listener, request)
             accepted = await self._commit(arrival, request.deadline)
@@ -396,22 +395,11 @@ def _client_of(listener: LiveListener, request: Request) -> str:
     return auth.client_address(request.remote or "", forwarded, listener.trusted_proxies)
 
 
-class IdentifiedBody(msgspec.Struct, frozen=True, gc=False):
-    """The visitor that a body names, and the reason if it is not a visit of its listener."""
-
-    fields: dict[str, object]
-    identity: identity.Identity
-    hops: int
-    other_company: str
-    """`_other_company`."""
-    quarantine: model.QuarantineReason | None
-
-
 def identify_body(
-    listener: LiveListener, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
-) -> IdentifiedBody:
-    """Identify an inflated body (pure). ``now``: microseconds."""
-    document, quarantine = parsed.document, parsed.quarantine
+    match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
+) -> tuple[model.Arrival, dict[str, object]]:
+    """Return the arrival of an inflated body, without plans, and the body's fields (pure). ``now``: microseconds."""
+    listener, document, quarantine = match.listener, parsed.document, parsed.quarantine
     hops = _hops(headers.get("Usher-Hops", ""))
     fields: dict[str, object] = {}
     other_company = ""
@@ -421,61 +409,31 @@ def identify_body(
         is_other = bool(other_company)
         quarantine = quarantine or _quarantine_of(listener, document, fields, hops, is_other_company=is_other)
     if document is None or quarantine in {model.QuarantineReason.Truncated, model.QuarantineReason.NoUser}:
-        identified = listener.identifier.identify_unparsed(content, now, fields)
+        person = listener.identifier.identify_unparsed(content, now, fields)
     else:
-        identified = listener.identifier.identify(document, parsed.is_plain, fields, now, is_wide=parsed.is_wide)
-    return IdentifiedBody(fields, identified, hops, other_company, quarantine)
-
-
-def build_arrival(
-    match: Match,
-    headers: Mapping[str, str],
-    content: bytes,
-    parsed: body.ParsedBody,
-    now: int,
-    confirmed: int,
-    *,
-    identified: IdentifiedBody,
-) -> model.Arrival:
-    """Plan the routes of a body, and build its arrival (pure).
-
-    ``content``: the inflated body. ``now``: microseconds. ``confirmed``: the time by which a visit may be stale
-    (``Clock.confirmed``).
-    """
-    listener, document = match.listener, parsed.document
-    person, quarantine, fields = identified.identity, identified.quarantine, identified.fields
-    late = now - person.visit_time > listener.late_after
-    if_visit: routing.Plans = ()
-    if_repeat: routing.Plans = ()
-    if quarantine is None and document is not None:
-        hold = model.HoldReason.TokenHeld if match.address.action == "Hold" else listener.hold
-        if listener.planner.is_constant:
-            if_visit, if_repeat = listener.planner.constant(hold)
-        else:
-            context = routing.RoutingContext(document, fields, person, now, confirmed, late, hold)
-            if_visit, if_repeat = listener.planner.plan(context)
+        person = listener.identifier.identify(document, parsed.is_plain, fields, now, is_wide=parsed.is_wide)
     is_truncated = quarantine is model.QuarantineReason.Truncated
     content_type = headers.get("Content-Type", "").encode("utf-8", "surrogateescape")
-    return model.Arrival(
+    arrival = model.Arrival(
         listener=listener.name,
         received_at=now,
         visit_time=person.visit_time,
         time_trusted=person.time_trusted,
-        late=late,
+        late=now - person.visit_time > listener.late_after,
         fingerprint=person.fingerprint,
         visitor_key=person.visitor_key,
         person_keys=person.person_keys,
         body=content[:TRUNCATED_BYTES] if is_truncated else content,
         content_type=content_type[:_MAX_CONTENT_TYPE_BYTES],
         future_time=person.future_time,
-        hops=min(identified.hops, _MAX_STORED_HOPS),
+        hops=min(hops, _MAX_STORED_HOPS),
         body_days=listener.body_days,
         window=listener.window,
         redelivery=listener.redelivery,
-        if_visit=if_visit,
-        if_repeat=if_repeat,
+        if_visit=(),
+        if_repeat=(),
         quarantine=quarantine,
-        other_company=identified.other_company if quarantine is None else "",
+        other_company=other_company if quarantine is None else "",
         has_untrusted_time=quarantine is None and not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
@@ -485,6 +443,24 @@ def build_arrival(
         body_size=len(content),
         address=match.address_id,
     )
+    return arrival, fields
+
+
+def plan_routes(
+    listener: LiveListener, arrival: model.Arrival, parsed: body.ParsedBody, fields: dict[str, object], confirmed: int
+) -> None:
+    """Add the plans of the routes to an arrival, unless it is quarantined (pure).
+
+    ``confirmed``: the time by which a visit may be stale (``Clock.confirmed``).
+    """
+    if arrival.quarantine is not None or parsed.document is None:
+        return
+    hold = model.HoldReason.TokenHeld if arrival.token_held else listener.hold
+    if listener.planner.is_constant:
+        arrival.if_visit, arrival.if_repeat = listener.planner.constant(hold)
+    else:
+        context = routing.RoutingContext(parsed.document, fields, arrival, confirmed, hold)
+        arrival.if_visit, arrival.if_repeat = listener.planner.plan(context)
 
 
 def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> model.Arrival | model.QuarantineReason:
@@ -503,11 +479,11 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
     match = Match(listener, documents.Address(host="", path=""), "")
-    headers, received_at = {"Content-Type": content_type}, stored.received_at
-    identified = identify_body(listener, headers, stored.body, parsed, received_at)
-    arrival = build_arrival(match, headers, stored.body, parsed, received_at, now, identified=identified)
+    headers = {"Content-Type": content_type}
+    arrival, fields = identify_body(match, headers, stored.body, parsed, stored.received_at)
     if arrival.quarantine is not None:
         return arrival.quarantine
+    plan_routes(listener, arrival, parsed, fields, now)
     arrival.key = stored.key
     arrival.hops = stored.hops
     return arrival
@@ -521,10 +497,7 @@ def once_marker(listener: LiveListener, route: str, now: int) -> Callable[[model
 
     def mark(stored: model.Arrival) -> tuple[bytes, int]:
         document = body.parse(stored.body, stored.content_type.decode("utf-8", "surrogateescape")).document
-        identified = identity.Identity(
-            stored.fingerprint, stored.visitor_key, stored.person_keys, stored.visit_time, stored.time_trusted
-        )
-        return marker({} if document is None else listener.identifier.extract(document), identified, now)
+        return marker({} if document is None else listener.identifier.extract(document), stored, now)
 
     return mark
 

@@ -6,7 +6,7 @@ depend on earlier arrivals. The planner therefore prepares both results and neve
 
 import datetime
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -37,10 +37,8 @@ _TEXT_FIELDS = {
 
 Plans = tuple[model.RoutePlan, ...]
 
-Marker = Callable[[Mapping[str, object], identity.Identity, int], tuple[bytes, int]]
-"""Makes the once-per mark from (fields of the body, identity, present time); also returns until when it is kept."""
-
-_NOBODY = identity.Identity(b"", b"", (), 0, time_trusted=False)
+Marker = Callable[[Mapping[str, object], model.Arrival, int], tuple[bytes, int]]
+"""Makes the once-per mark from (fields of the body, arrival, present time); also returns until when it is kept."""
 
 
 class RoutingContext(msgspec.Struct, frozen=True, gc=False):
@@ -48,11 +46,9 @@ class RoutingContext(msgspec.Struct, frozen=True, gc=False):
 
     body: dict[str, object]
     fields: dict[str, object]
-    identity: identity.Identity
-    received_at: int
+    arrival: model.Arrival
     confirmed: int
-    """``received_at``, or earlier if the clock jumped ahead: a visit is stale only by this time."""
-    late: bool
+    """``arrival.received_at``, or earlier if the clock jumped ahead: a visit is stale only by this time."""
     hold: model.HoldReason | None
     """The hold of the address, the listener or the tenant."""
 
@@ -103,8 +99,7 @@ class Planner:
         """Return what `plan` returns for any body, if all routes are constant."""
         plans = self._constants.get(hold)
         if plans is None:
-            context = RoutingContext({}, {}, _NOBODY, 0, 0, late=False, hold=hold)
-            plans = self._constants[hold] = self._plan(context, {})
+            plans = self._constants[hold] = self._with_repeats([route.constant(hold) for route in self._routes])
         return plans
 
     @property
@@ -120,23 +115,22 @@ class Planner:
         """Return (plans for a visit, plans for a repeat), with one plan per route."""
         if self.is_constant:
             return self.constant(context.hold)
-        occurred_at = context.identity.visit_time if context.identity.time_trusted else None
+        arrival = context.arrival
+        occurred_at = arrival.visit_time if arrival.time_trusted else None
         visit = expressions.visit_values(
-            self._normaliser.visit(context.body, occurred_at), context.received_at, self._listener, late=context.late
+            self._normaliser.visit(context.body, occurred_at), arrival.received_at, self._listener, late=arrival.late
         )
-        return self._plan(context, visit)
-
-    def _plan(self, context: RoutingContext, visit: dict[str, object]) -> tuple[Plans, Plans]:
         budget = ArrivalBudget(self._namespace, self._budgets)
-        if_visit = tuple([route.plan(context, visit, budget) for route in self._routes])
+        if_visit = [route.plan(context, visit, budget) for route in self._routes]
         budget.close()
-        if_repeat = tuple(
-            [
-                plan if route.forwards_repeats or plan.skip is model.SkipReason.Paused else route.repeat
-                for route, plan in zip(self._routes, if_visit, strict=True)
-            ]
-        )
-        return if_visit, if_repeat
+        return self._with_repeats(if_visit)
+
+    def _with_repeats(self, if_visit: Sequence[model.RoutePlan]) -> tuple[Plans, Plans]:
+        if_repeat = [
+            plan if route.forwards_repeats or plan.skip is model.SkipReason.Paused else route.repeat
+            for route, plan in zip(self._routes, if_visit, strict=True)
+        ]
+        return tuple(if_visit), tuple(if_repeat)
 
 
 class _PlannedRoute:
@@ -182,6 +176,12 @@ class _PlannedRoute:
     def is_too_slow(self) -> bool:
         return self._filter_cost.is_too_slow or self._shadow_cost.is_too_slow
 
+    def constant(self, hold: model.HoldReason | None) -> model.RoutePlan:
+        """Return what `plan` returns for any body, if the route is constant."""
+        if self._route.state in {"Paused", "Shadow"}:
+            return self._skip(model.SkipReason[self._route.state])
+        return model.RoutePlan(self._definition, hold=hold or self._destination_hold)
+
     def plan(self, context: RoutingContext, visit: dict[str, object], budget: ArrivalBudget) -> model.RoutePlan:
         """Decide in this order: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
@@ -192,13 +192,13 @@ class _PlannedRoute:
             return self._skip(model.SkipReason.Filter)
         expires_at = 0
         if self._route.deliver_within_seconds:
-            expires_at = context.identity.visit_time + self._route.deliver_within_seconds * model.MICROSECONDS
+            expires_at = context.arrival.visit_time + self._route.deliver_within_seconds * model.MICROSECONDS
             if expires_at <= context.confirmed:
                 return self._skip(model.SkipReason.Stale)
         if self._route.state == "Shadow":
             self._render_shadow(visit, context.body, budget)
             return self._skip(model.SkipReason.Shadow)
-        mark, until = self.mark(context.fields, context.identity, context.received_at)
+        mark, until = self.mark(context.fields, context.arrival, context.arrival.received_at)
         return model.RoutePlan(
             self._definition, hold=filter_hold or hold, once_key=mark, once_until=until, expires_at=expires_at
         )
@@ -240,17 +240,17 @@ class _PlannedRoute:
             code, field = evaluation.error_code, evaluation.missing_field
             self._watcher.expression_failed(self._name, self._route.name, code, field)
 
-    def mark(self, fields: Mapping[str, object], identified: identity.Identity, now: int) -> tuple[bytes, int]:
+    def mark(self, fields: Mapping[str, object], arrival: model.Arrival, now: int) -> tuple[bytes, int]:
         """Return the mark of the once-per rule, and when the store may delete it; an empty mark if there is no rule."""
         rule = self._route.once_per
         if rule is None:
             return b"", 0
-        period, ends_at = period_of(identified.visit_time, rule.every, self._zone)
+        period, ends_at = period_of(arrival.visit_time, rule.every, self._zone)
         ids = dict(fields)
         for part in rule.per:
             # All visitors without an id would share one mark, so the fingerprint replaces a missing id.
             if not identity.as_text(ids.get(identity.FIELD_OF[part])):
-                ids[identity.FIELD_OF[part]] = identified.fingerprint.hex()
+                ids[identity.FIELD_OF[part]] = arrival.fingerprint.hex()
         return self._identifier.once_key(self._route.name, rule, ids, period), max(ends_at, now) + _MARK_KEPT
 
 
