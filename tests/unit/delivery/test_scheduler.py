@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from support import delivery_samples
 from usher_gateway.delivery import circuit, outcome
-from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, NextDelivery, RateLimit
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, RateLimit
 
 SECOND = 1_000_000
 FAILED = outcome.Outcome(outcome.OutcomeKind.Retry, "Timeout", blames_destination=True)
@@ -21,7 +21,7 @@ def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, si
 def started(scheduler: LaneScheduler, now: int) -> list[LaneEntry]:
     """Start every delivery that may start now."""
     entries: list[LaneEntry] = []
-    while (ready := scheduler.next_ready(now).entry) is not None:
+    while (ready := scheduler.next_ready(now)) is not None:
         entries.append(ready)
     return entries
 
@@ -279,12 +279,12 @@ def test_rate_limit_holds_in_every_period(requests: int, seconds: int, destinati
     now, starts = SECOND, []
     while scheduler.count:
         ready = scheduler.next_ready(now)
-        if ready.entry is not None:
+        if ready is not None:
             starts.append(now)
-            finish(scheduler, [ready.entry], outcome.DELIVERED, now)
+            finish(scheduler, [ready], outcome.DELIVERED, now)
             continue
-        assert ready.ask_again_at > now
-        now = ready.ask_again_at
+        assert scheduler.wakes_at > now
+        now = scheduler.wakes_at
     period = seconds * SECOND
     assert all(later - earlier >= period for earlier, later in zip(starts, starts[requests:], strict=False))
     burst = max(1, requests // 10)
@@ -301,11 +301,11 @@ def test_destinations_that_share_a_rate_limit_take_turns() -> None:
     while scheduler.count:
         ready = scheduler.next_ready(now)
         looks += 1
-        if ready.entry is None:
-            now = ready.ask_again_at
+        if ready is None:
+            now = scheduler.wakes_at
             continue
-        starts.append(ready.entry.destination)
-        finish(scheduler, [ready.entry], outcome.DELIVERED, now)
+        starts.append(ready.destination)
+        finish(scheduler, [ready], outcome.DELIVERED, now)
     assert len(set(starts[:51])) == 50
     assert {starts[:101].count(f"n/{number}") for number in range(50)} <= {2, 3}
     assert looks < 3 * len(starts)
@@ -348,8 +348,8 @@ def test_delivery_in_an_open_lane_starts_when_the_trial_is_due() -> None:
     for _ in range(12):
         assert scheduler.offer(entry(), 0)
     finish(scheduler, started(scheduler, 0), FAILED, 0)
-    ready = scheduler.next_ready(1)
-    assert ready == NextDelivery(None, 60 * SECOND)
+    assert scheduler.next_ready(1) is None
+    assert scheduler.wakes_at == 60 * SECOND
     assert len(started(scheduler, 60 * SECOND)) == 1
 
 
@@ -474,9 +474,9 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
             if not self.expected.waiting:
                 return
             if not self.expected.running:
-                moment = self.scheduler.next_ready(self.now).ask_again_at
-                assert moment > self.now
-                self.now = moment
+                assert self.scheduler.next_ready(self.now) is None
+                assert self.scheduler.wakes_at > self.now
+                self.now = self.scheduler.wakes_at
         raise AssertionError("deliveries never started")
 
 

@@ -297,14 +297,14 @@ class Dispatcher:
             return
         now = self._clock.steady()
         while self._may_send and self._store.unsettled < self._limits.unsettled:
-            ready = self.scheduler.next_ready(now)
-            if ready.entry is None:
-                self._pump_at(ready.ask_again_at, now)
+            entry = self.scheduler.next_ready(now)
+            if entry is None:
+                self._pump_at(self.scheduler.wakes_at, now)
                 break
-            if ready.entry.delivery.key in self._cancelled:
-                self._drop(ready.entry)
+            if entry.delivery.key in self._cancelled:
+                self._drop(entry)
             else:
-                self._start(ready.entry)
+                self._start(entry)
         if self._deferred:
             self._wake.set()
 

@@ -82,13 +82,6 @@ class LaneEntry(msgspec.Struct, frozen=True, gc=False):
     """Bytes that it uses in memory."""
 
 
-class NextDelivery(msgspec.Struct, frozen=True, gc=False):
-    """The delivery to attempt now, or the time to ask again (0: after another call has changed something)."""
-
-    entry: LaneEntry | None
-    ask_again_at: int = 0
-
-
 class LaneRoom(msgspec.Struct, frozen=True):
     """How many deliveries to claim from the store for one destination."""
 
@@ -437,7 +430,7 @@ class LaneScheduler:
         self._join_round(lane, now)
         return True
 
-    def next_ready(self, now: int) -> NextDelivery:
+    def next_ready(self, now: int) -> LaneEntry | None:
         """Return the next delivery that may start. It takes a slot until ``done`` is called for it."""
         self._wake(now)
         for turn in range(len(LanePace)):
@@ -446,8 +439,13 @@ class LaneScheduler:
                 entry = self._search(pace, now)
                 if entry is not None:
                     self._next_pace = (pace + 1) % len(LanePace)
-                    return NextDelivery(entry)
-        return NextDelivery(None, self._sleeping[0][0] if self._sleeping else 0)
+                    return entry
+        return None
+
+    @property
+    def wakes_at(self) -> int:
+        """When the next lane wakes that waits for a moment; 0: none does."""
+        return self._sleeping[0][0] if self._sleeping else 0
 
     def _search(self, pace: LanePace, now: int) -> LaneEntry | None:
         """Start the next delivery of a round, if one may start."""
