@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,9 +31,6 @@ Which URLs would an edit move?  usher check new/ --against old/   or   usher che
 
 _FOLLOWING = 5
 """Most objects that are named as failing because of one problem."""
-
-_SHOWN_COSTS = 3
-"""Most expressions whose cost is printed as text, the most expensive first."""
 
 
 def register(app: typer.Typer) -> None:
@@ -113,9 +109,8 @@ def register(app: typer.Typer) -> None:
         configuration = load_once(files, keys) if files else NO_CONFIGURATION
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []
-        costs = sorted(_costs(configuration), key=lambda cost: -cost.microseconds)
         content = check_body.read_content(body) if body else None
-        all_problems = (*configuration.problems, *_expensive(costs), *_out_of_reach(configuration, guard))
+        all_problems = (*configuration.problems, *_expensive(configuration), *_out_of_reach(configuration, guard))
         all_problems = (
             *all_problems,
             *_shared_companies(configuration),
@@ -127,13 +122,13 @@ def register(app: typer.Typer) -> None:
         problems = sorted(_as_errors(all_problems) if strict else all_problems)
         readings = check_body.read_body(content, _listeners(configuration)) if content is not None else []
         if output == "json":
-            report = {"problems": problems, "moves": moves, "expressions": costs, "bodies": readings}
+            report = {"problems": problems, "moves": moves, "bodies": readings}
             tables.print_json(msgspec.to_builtins(report))
         else:
             if body:
                 check_body.print_readings(body, readings)
             if files:
-                _print_text(problems, configuration, costs)
+                _print_text(problems, configuration)
                 _print_next_step(files, problems, configuration)
             if against:
                 _print_moves(moves, against)
@@ -166,28 +161,6 @@ def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.Listen
             )
 
 
-@dataclass(frozen=True)
-class ExpressionCost:
-    """The CPU time of one evaluation on this machine, with the sample that takes longest."""
-
-    file: str
-    line: int
-    path: str
-    resource: str
-    microseconds: float
-
-
-def _costs(configuration: "FileConfiguration") -> "Iterator[ExpressionCost]":
-    """Measure every valid expression on the samples."""
-    from usher_gateway import expression_samples
-
-    for resource, declared, sources in _expressions_of(configuration):
-        for path, source, where in sources:
-            if not expression_samples.check_expression(source, where).problems:
-                microseconds = round(expression_samples.measure(source, where) * 1e6, 1)
-                yield ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
-
-
 def _expressions_of(
     configuration: "FileConfiguration",
 ) -> "Iterator[tuple[str, LoadedObject, Iterable[tuple[str, str, expressions.Where]]]]":
@@ -199,18 +172,22 @@ def _expressions_of(
             yield f"{kind} {key}", loaded, loaded.resource.expressions
 
 
-def _expensive(costs: list[ExpressionCost]) -> "Iterator[conditions.Problem]":
-    """Yield a warning for each expression that takes long on a sample."""
+def _expensive(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Yield a warning for each valid expression that takes long on a sample, on this machine."""
+    from usher_gateway import expression_samples
     from usher_gateway.ingest import cpu_limits
     from usher_gateway.resources import conditions
 
-    for cost in costs:
-        if cost.microseconds >= cpu_limits.EXPENSIVE_SECONDS * 1e6:
-            message = (
-                f"takes {cost.microseconds / 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
-            )
-            hint = "see the limits of time in docs/expressions.md"
-            yield conditions.Problem(cost.file, cost.line, cost.path, message, hint, "warning", cost.resource)
+    for resource, declared, sources in _expressions_of(configuration):
+        for path, source, where in sources:
+            if expression_samples.check_expression(source, where).problems:
+                continue
+            seconds = expression_samples.measure(source, where)
+            if seconds >= cpu_limits.EXPENSIVE_SECONDS:
+                message = f"takes {seconds * 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
+                hint = "see the limits of time in docs/expressions.md"
+                line = declared.line_of(path)
+                yield conditions.Problem(declared.file, line, path, message, hint, "warning", resource)
 
 
 def _shared_companies(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
@@ -399,9 +376,7 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
 
 
-def _print_text(
-    problems: "list[conditions.Problem]", configuration: "FileConfiguration", costs: list[ExpressionCost]
-) -> None:
+def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfiguration") -> None:
     following: dict[str, list[conditions.Problem]] = {}
     for problem in problems:
         if problem.because:
@@ -414,7 +389,6 @@ def _print_text(
         for name in _names(problem):
             if name in following and last[name] == index:
                 _print_following(following[name])
-    _print_costs(costs)
     errors = sum(problem.severity == "error" for problem in causes)
     snapshot = configuration.snapshot
     listeners = listings.counted(len(snapshot.listeners), "listener")
@@ -434,20 +408,6 @@ def _print_next_step(
     if configuration.snapshot.listeners and not conditions.has_errors(problems):
         command = shlex.join(["usher", "try", *map(str, files)])
         tables.print_text(f"`{command}` tries this on the visits that a running gateway has stored.", err=True)
-
-
-def _print_costs(costs: list[ExpressionCost]) -> None:
-    from usher_gateway.ingest import cpu_limits
-
-    if not costs:
-        return
-    counted = listings.counted(len(costs), "expression")
-    limit = f"{cpu_limits.SLOW_SECONDS * 1000:.0f} ms"
-    typer.echo(f"{counted} measured on sample bodies; a filter or transform over {limit} is slow")
-    for cost in costs[:_SHOWN_COSTS]:
-        typer.echo(f"    {cost.resource}: {cost.path}: {cost.microseconds:.1f} us")
-    if len(costs) > _SHOWN_COSTS:
-        typer.echo(f"    {len(costs) - _SHOWN_COSTS} more take less; `--output json` lists all")
 
 
 def _names(problem: "conditions.Problem") -> tuple[str, str]:
