@@ -20,7 +20,6 @@ class Terminal:
     def __init__(self, main: int, its_end: int, process: asyncio.subprocess.Process) -> None:
         self._main, self._its_end, self.process = main, its_end, process
         self.written = ""
-        """The output of the command since the last key."""
         asyncio.get_running_loop().add_reader(main, self._read)
 
     def _read(self) -> None:
@@ -33,12 +32,6 @@ class Terminal:
     def text(self) -> str:
         """`written` without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written)
-
-    async def press(self, key: str, *words: str) -> None:
-        """Press a key, and wait until the screen shows some words."""
-        self.written = ""
-        os.write(self._main, key.encode())
-        await self.wait(*words)
 
     async def wait(self, *words: str) -> None:
         try:
@@ -55,11 +48,8 @@ class Terminal:
         return termios.tcgetattr(self._its_end)
 
     def close(self) -> None:
-        """Close the window, as a person does."""
-        if self._main >= 0:
-            asyncio.get_running_loop().remove_reader(self._main)
-            os.close(self._main)
-            self._main = -1
+        asyncio.get_running_loop().remove_reader(self._main)
+        os.close(self._main)
 
 
 @contextlib.asynccontextmanager

@@ -161,15 +161,15 @@ def draw_table(
     return table
 
 
-_TableColumn = tuple[str, SortKey | None, Callable[[TenantLine], str]]
+_TenantColumn = tuple[str, SortKey | None, Callable[[TenantLine], str]]
 """Head, the order that it marks, and cell function."""
 
 
-def _columns(lines: list[TenantLine], *, sort: SortKey, only_failing: bool, has_rates: bool) -> list[_TableColumn]:
+def _columns(lines: list[TenantLine], *, sort: SortKey, only_failing: bool, has_rates: bool) -> list[_TenantColumn]:
     """Return the columns. Of failing tenants alone, FOR takes the place of LAG unless LAG is the order."""
     namespaces = {line.name.partition("/")[0] for line in lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
-    columns: list[_TableColumn] = [("TENANT", "name", lambda line: line.name.removeprefix(prefix))]
+    columns: list[_TenantColumn] = [("TENANT", "name", lambda line: line.name.removeprefix(prefix))]
     if sort in {"held", "dead", "silent"}:
         columns.append((sort.upper(), sort, lambda line: str(getattr(line, sort))))
     if only_failing and sort != "lag":
@@ -218,8 +218,8 @@ class _Reader:
             self._answers.popleft()
         lines = lines_of(answer, self._answers[0] if self._answers else None)
         self._answers.append(answer)
-        shown = [line for line in lines if line.is_failing or not self._only_failing]
-        return title_of(lines, answer["now"]), sort_lines(shown, self._sort)
+        selected_lines = [line for line in lines if line.is_failing or not self._only_failing]
+        return title_of(lines, answer["now"]), sort_lines(selected_lines, self._sort)
 
 
 def _follow(reader: _Reader, seconds: float, sort: SortKey, *, only_failing: bool) -> None:
@@ -282,14 +282,14 @@ def register(app: typer.Typer) -> None:
             import rich.console
 
             title, lines = reader.read()
-            shown = lines[: row_limit(limit, len(lines))]
-            table = draw_table(shown, tables.terminal_width(), sort=sort, only_failing=failing, has_rates=False)
+            page = lines[: row_limit(limit, len(lines))]
+            table = draw_table(page, tables.terminal_width(), sort=sort, only_failing=failing, has_rates=False)
             console = rich.console.Console(highlight=False)
             console.print(title, soft_wrap=True, markup=False)
             console.print(table, soft_wrap=True)
-            if len(shown) < len(lines):
+            if len(page) < len(lines):
                 total = listings.counted(len(lines), "tenant")
-                typer.echo(f"Showing {len(shown)} of {total}: --limit shows more.", err=True)
+                typer.echo(f"Showing {len(page)} of {total}: --limit shows more.", err=True)
         elif not (sys.stdin.isatty() and sys.stdout.isatty()):
             fail("this is not a terminal", "give --once to print the table once, or use `usher tenants -o json`", USAGE)
         else:
