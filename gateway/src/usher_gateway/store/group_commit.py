@@ -172,8 +172,12 @@ class GroupCommit:
                 break
         return future
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None) -> None:
-        """Cancel an arrival's future, and call ``on_result`` once the outcome of its commit is known."""
+    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
+        """Stop waiting for an accept() because its deadline has come.
+
+        Cancels the future. If the commit of the arrival has not begun, the arrival is withdrawn. Otherwise the commit
+        goes on, and if it succeeds the arrival becomes unacknowledged(). Then ``on_result`` is called.
+        """
         if future.cancel() and on_result is not None:
             self._abandoned[future] = on_result
 
@@ -184,14 +188,14 @@ class GroupCommit:
         return orphans
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """Mark a committed arrival as unacknowledged with the next commit. A suppressed one has nothing to mark."""
-        if not arrival.key:
+        """Record that a committed arrival's 200 was not sent: its content is a redelivery for 7 days."""
+        if not arrival.key:  # a suppressed one
             return
         self._unacknowledged.append(arrival)
         self.schedule()
 
     def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
-        """Count in memory; a commit writes the counts every 2 s."""
+        """Count a probe or a refusal in memory. A commit writes such counts every 2 s, exactly once."""
         key = (listener, model.slot_of(at), int(counter))
         self._counts[key] = self._counts.get(key, 0) + 1
 

@@ -15,7 +15,6 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.base import (
     USUAL_TIMES,
-    AbandonedCallback,
     ApplyReplicas,
     DestinationActivity,
     HeldGroup,
@@ -39,6 +38,10 @@ class Ledger(JobRunner):
 
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
         super().__init__(commits=commits, names=names, now=now)
+        self.abandon = commits.abandon
+        self.unacknowledged = commits.unacknowledged
+        self.count = commits.count
+        self.flush = commits.flush
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
@@ -71,26 +74,6 @@ class Ledger(JobRunner):
         """
         self._check_arrival(arrival)
         return self._commits.accept(arrival)
-
-    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
-        """Stop waiting for an accept() because its deadline has come.
-
-        Cancels the future. If the commit of the arrival has not begun, the store withdraws the arrival. Otherwise the
-        commit goes on, and if it succeeds the store records it as unacknowledged() does. Then it calls ``on_result``.
-        """
-        self._commits.abandon(future, on_result)
-
-    def unacknowledged(self, arrival: model.Arrival) -> None:
-        """Record that a committed arrival's 200 was not sent: its content is a redelivery for 7 days."""
-        self._commits.unacknowledged(arrival)
-
-    def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
-        """Count a probe or a refusal in memory. The store flushes such counts within seconds, exactly once."""
-        self._commits.count(listener, counter, at)
-
-    async def flush(self) -> None:
-        """Wait until everything handed in before this call is committed."""
-        await self._commits.flush()
 
 
 class DeliveryQueue(JobRunner):
