@@ -114,7 +114,7 @@ def test_input_that_is_no_receipt_or_no_key_is_a_usage_error(
     (tmp_path / "given").write_bytes(content)
     keep_key(tmp_path)
     run = command_line.run("person", "verify", tmp_path / "given", *arguments, USHER_DATA=str(tmp_path))
-    assert (run.code, message in run.err) == (2, True), run.err
+    assert (run.code, message in run.said) == (2, True), run.err
 
 
 async def test_request_that_runs_has_no_signature_yet(served: admin_port.Served) -> None:
