@@ -8,7 +8,7 @@ of accepting in the engine's folder. One suite (tests/contract) tests all engine
 
 import abc
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -16,10 +16,8 @@ from usher_gateway import model
 from usher_gateway.store.base import (
     USUAL_TIMES,
     ApplyReplicas,
-    DestinationActivity,
     HeldGroup,
     KeptTimes,
-    ListenerActivity,
     OpenReport,
     Replicas,
     StoreStatistics,
@@ -175,6 +173,7 @@ class Store(Ledger, DeliveryQueue, Records):
 
     listener_activity = read(activity.read)
     destination_activity = read(activity.read_destinations)
+    save_activity = change(activity.save)
 
     @abc.abstractmethod
     async def open(self) -> OpenReport:
@@ -216,18 +215,3 @@ class Store(Ledger, DeliveryQueue, Records):
 
         ``now`` must be confirmed, because deleted data are lost. The store records it for the next start.
         """
-
-    async def save_activity(
-        self,
-        listeners: Mapping[model.ListenerName, ListenerActivity],
-        destinations: Mapping[str, DestinationActivity] = {},
-    ) -> None:
-        """Replace the saved activity of some listeners and destinations."""
-
-        async def save(transaction: Transaction) -> None:
-            if listeners:
-                await activity.save(transaction, listeners)
-            if destinations:
-                await activity.save_destinations(transaction, destinations)
-
-        await self._change(save)

@@ -69,7 +69,19 @@ async def read_destinations(session: Session) -> dict[str, DestinationActivity]:
     }
 
 
-async def save_destinations(transaction: Transaction, activity: Mapping[str, DestinationActivity]) -> None:
+async def save(
+    transaction: Transaction,
+    listeners: Mapping[model.ListenerName, ListenerActivity],
+    destinations: Mapping[str, DestinationActivity] = {},
+) -> None:
+    """Save the activity of some listeners and destinations (``namespace/name``)."""
+    if listeners:
+        await _save_listeners(transaction, listeners)
+    if destinations:
+        await _save_destinations(transaction, destinations)
+
+
+async def _save_destinations(transaction: Transaction, activity: Mapping[str, DestinationActivity]) -> None:
     """Replace what is saved of some destinations, unless another gateway has saved something newer."""
     rows = [
         (
@@ -88,7 +100,7 @@ async def save_destinations(transaction: Transaction, activity: Mapping[str, Des
     await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
 
 
-async def save(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
+async def _save_listeners(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
     """Add the activity of some listeners to what the gateways have saved."""
     new = {transaction.listener(name): used for name, used in activity.items()}
     merged = dict(new)
