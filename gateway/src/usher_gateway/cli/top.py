@@ -7,8 +7,10 @@ import collections
 import contextlib
 import datetime
 import io
+import signal
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -230,9 +232,17 @@ def _follow(reader: _Reader, seconds: float, sort: SortKey, *, only_failing: boo
     console = rich.console.Console(highlight=False)
     title, lines = reader.read()  # without a gateway the command ends with a message
     said = io.StringIO()
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: types.FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    # Python drops an exception that is raised while it deletes an object, so the loop looks at the list too.
+    signal.signal(signal.SIGINT, interrupt)
     try:
         with rich.live.Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
+            while not interrupts:
                 size = {"height": console.height, "width": console.width}
                 live.update(draw_screen(title, lines, **size, sort=sort, only_failing=only_failing), refresh=True)
                 time.sleep(seconds)
